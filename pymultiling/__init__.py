@@ -1,0 +1,41 @@
+"""pymultiling: which neurons of a language model a language uses, and what happens without them.
+
+Importing is light: torch, transformers and the kernels are loaded with the first name that needs them.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "pymultiling.errors": (
+        "BackendUnavailable",
+        "CheckpointError",
+        "CorpusError",
+        "NonFiniteActivations",
+        "UnsupportedModel",
+    ),
+    "pymultiling.methods.ablation": ("ablation_matrix", "perplexity"),
+    "pymultiling.methods.plnd": ("Detection", "detect", "importance"),
+    "pymultiling.models.masking": ("deactivate",),
+    "pymultiling.neurons": ("NeuronSet",),
+    "pymultiling.selection": ("Threshold", "TopK"),
+    "pymultiling.sites": ("SITES",),
+    "pymultiling.statistics": ("NeuronStatistics",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("embedded", "ops", "triton_kernels")
+
+__all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,108 @@
+"""Reading texts: from any iterable of strings or rows, or from txt, jsonl (both also .gz) and parquet files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pymultiling.errors import CorpusError
+
+FIELD = "text"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass
+class CorpusReport:
+    """What became of a corpus's texts: nothing is left out silently.
+
+    Attributes:
+        texts: read.
+        empty: left out because there was nothing in them.
+        replaced: kept, with bytes that are not UTF-8 replaced by U+FFFD.
+        cut: documents shortened to the longest length allowed.
+        left_over: tokens at the end of a packed corpus that did not fill a document.
+    """
+
+    texts: int = 0
+    empty: int = 0
+    replaced: int = 0
+    cut: int = 0
+    left_over: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(self).items() if count)
+
+
+def read_texts(source, report: CorpusReport) -> Iterator[str]:
+    """The texts of a corpus that have something in them.
+
+    Args:
+        source: a path, or an iterable of strings or of rows (dicts) with a "text" field, such as a datasets.Dataset.
+        report: is added to.
+
+    Raises:
+        CorpusError: the source cannot be read as text.
+    """
+    for text in _from_path(Path(source)) if isinstance(source, (str, Path)) else _from_rows(source):
+        report.texts += 1
+        if not text.strip():
+            report.empty += 1
+            continue
+        report.replaced += REPLACEMENT in text
+        yield text
+
+
+def _from_path(path: Path) -> Iterator[str]:
+    readers = {".txt": _lines, ".jsonl": _json_lines, ".parquet": _parquet}
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind not in readers:
+        raise CorpusError(f"{path}: looked for a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file")
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
+    try:
+        yield from readers[kind](path)
+    except (OSError, EOFError, json.JSONDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if "\0" in line:
+                raise CorpusError(f"{path} is a binary file, not text: give a UTF-8 text with one document a line")
+            yield line.rstrip("\n")
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield _field(json.loads(line), f"{path}, line {number}")
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            if FIELD not in file.schema_arrow.names:
+                raise CorpusError(f"{path} has no column {FIELD!r}, only {', '.join(file.schema_arrow.names)}")
+            for batch in file.iter_batches(columns=[FIELD]):
+                yield from (value or "" for value in batch.column(0).to_pylist())
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{path} is no parquet file: {error}") from None
+
+
+def _from_rows(source: Iterable) -> Iterator[str]:
+    for number, row in enumerate(source, 1):
+        yield row if isinstance(row, str) else _field(row, f"row {number}")
+
+
+def _field(row, where: str) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
+        raise CorpusError(f"{where}: looked for a string, or an object with a string {FIELD!r}")
+    return row[FIELD]

@@ -1,0 +1,21 @@
+"""The library's own errors: each message says what was looked for and what to do."""
+
+
+class UnsupportedModel(TypeError):
+    """The model's modules are not where any known family has them."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend that was asked for cannot run these tensors on this machine."""
+
+
+class CorpusError(ValueError):
+    """A corpus cannot be read, or has nothing in it."""
+
+
+class CheckpointError(ValueError):
+    """A saved file is damaged, of another kind, or of another model."""
+
+
+class NonFiniteActivations(ArithmeticError):
+    """An activation is NaN or infinite, so no importance can be given."""

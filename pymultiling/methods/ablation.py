@@ -1,0 +1,119 @@
+"""What switching neurons off does to each language (arXiv 2402.18815, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pymultiling.data.batches import Batch, batches
+from pymultiling.data.corpora import CorpusReport, read_texts
+from pymultiling.data.documents import longest_document, tokenise
+from pymultiling.errors import CorpusError
+from pymultiling.models.decoder import model_device
+from pymultiling.models.masking import deactivate
+from pymultiling.neurons import NeuronSet
+from pymultiling.progress import progress as show_progress
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def perplexity(
+    model: nn.Module, tokenizer, texts, *, max_length: int = 512, batch_tokens: int = 4096, pack: int | None = None
+) -> float:
+    """Perplexity of texts, over all their tokens.
+
+        exp( - sum_t log p(token_t | tokens before it) / #t ),   t over every predicted token of every text
+
+    Weighted by token, of the true token only. A text's first token is not predicted.
+
+    Args:
+        model: a Hugging Face decoder with a language-model head.
+        tokenizer: its tokenizer.
+        texts: an iterable of str or rows, or a path, as `detect` takes them.
+        max_length: longer texts are cut to this many tokens (or to the model's positions).
+        batch_tokens: tokens in one forward, padding included.
+        pack: join consecutive texts into documents of this many tokens; None: a text is a document.
+
+    Raises:
+        CorpusError: the texts cannot be read, or have no token to predict.
+    """
+    documents = _documents(model, tokenizer, texts, max_length, pack)
+    return math.exp(_mean_loss(model, batches(documents, batch_tokens), "the texts"))
+
+
+def ablation_matrix(
+    model: nn.Module,
+    tokenizer,
+    sets: Mapping[str, NeuronSet],
+    texts: Mapping[str, object],
+    *,
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+    pack: int | None = None,
+    progress: bool = False,
+) -> pandas.DataFrame:
+    """Perplexity of every language with each set of neurons off.
+
+    Args:
+        model, tokenizer, max_length, batch_tokens, pack: as in `perplexity`.
+        sets: {name: NeuronSet}.
+        texts: {language: texts}, as `perplexity` takes them; held-out ones, not those that the sets were found with.
+        progress: show it on stderr.
+
+    Returns:
+        DataFrame of perplexities; rows: "none" and the sets; columns: languages.
+
+    Raises:
+        CorpusError: naming the language; UnsupportedModel, ValueError: as `deactivate`.
+    """
+    import pandas
+
+    prepared = {
+        language: list(batches(_documents(model, tokenizer, source, max_length, pack), batch_tokens))
+        for language, source in texts.items()
+    }
+    rows = {}
+    with show_progress("ablation", "sets x languages", progress, (len(sets) + 1) * len(texts)) as bar:
+        for name, neurons in {"none": None, **sets}.items():
+            with nullcontext() if neurons is None else deactivate(model, neurons):
+                rows[name] = {}
+                for language, of_language in prepared.items():
+                    rows[name][language] = math.exp(_mean_loss(model, of_language, f"language {language!r}"))
+                    bar.update()
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def _documents(model: nn.Module, tokenizer, texts, max_length: int, pack: int | None) -> Iterable[list[int]]:
+    report = CorpusReport()
+    return tokenise(read_texts(texts, report), tokenizer, longest_document(model, max_length), report, pack)
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
+    """Mean negative log-likelihood of the predicted tokens, in nats."""
+    device, was_training = model_device(model), model.training
+    total, predicted = 0.0, 0
+    model.eval()
+    try:
+        for batch in prepared:
+            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            for row_logits, row_ids, length in zip(logits, ids, batch.attention_mask.sum(1).tolist()):
+                total += _loss(row_logits[: length - 1], row_ids[1:length])
+                predicted += length - 1
+    finally:
+        model.train(was_training)
+    if predicted == 0:
+        raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
+    return total / predicted
+
+
+def _loss(logits: Tensor, targets: Tensor) -> float:
+    return F.cross_entropy(logits.float(), targets, reduction="sum").item()

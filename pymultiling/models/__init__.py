@@ -1,0 +1,1 @@
+"""Hugging Face decoders: where their neurons are, probes that measure them and masks that switch them off."""

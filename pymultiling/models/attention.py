@@ -1,0 +1,55 @@
+"""Seeing the rotated queries and keys of every attention layer, through transformers' attention interface.
+
+The model's own implementation computes the attention: a registered function tells the listener and delegates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PREFIX = "pymultiling_"
+
+_listeners: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()
+
+
+@contextmanager
+def listening(model: nn.Module, listeners: dict[nn.Module, Callable]) -> Iterator[None]:
+    """Inside, listeners[attention module](query, key, arguments) is called before that module's attention.
+
+    query (B, H, l, d) and key (B, K, l, d) are rotated; arguments are the keywords that the model passes
+    (scaling, sliding_window, softcap, ...).
+    """
+    own = model.config._attn_implementation
+    for module, listener in listeners.items():
+        _listeners.setdefault(module, []).append(listener)
+    try:
+        model.set_attn_implementation(_register(own.removeprefix(PREFIX)))
+        yield
+    finally:
+        model.set_attn_implementation(own)
+        for module, listener in listeners.items():
+            _listeners[module].remove(listener)
+
+
+def _register(own: str) -> str:
+    name = PREFIX + own
+
+    def attend(module, query, key, value, attention_mask, **arguments):
+        for listener in _listeners.get(module, ()):
+            listener(query, key, arguments)
+        # transformers keeps each model's eager attention in the model's own file.
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        run = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
+        return run(module, query, key, value, attention_mask, **arguments)
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[own])
+    return name

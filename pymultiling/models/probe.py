@@ -1,0 +1,245 @@
+"""Every neuron's importance from one forward: what the hooks see is reduced inside the hook.
+
+Nothing of the size of the activations outlives its layer. The model is not changed: hooks and the attention interface
+are registered on entry and removed on exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.errors import NonFiniteActivations
+from pymultiling.models.attention import listening
+from pymultiling.models.decoder import Decoder, Layer, Projection
+from pymultiling.models.fused import fused_ffn
+from pymultiling.models.hooks import Hooks
+from pymultiling.ops import GatedFFN, column_energy, qk_importance, value_energy, value_gram
+from pymultiling.reference import normed_energy
+from pymultiling.reference.segments import document_sum, wide
+from pymultiling.sites import SITES, check_sites
+
+SCORES = ("importance", "released")
+ROPES = ("pre", "post")
+
+
+class ImportanceProbe:
+    """Measures batches of documents inside a `with` block.
+
+    Weights must not change inside the block: what depends on them alone is computed once. With `fused` the FFNs' product
+    is computed by `gated_ffn`, which gives its statistics in the same pass; the model's output then agrees to rounding,
+    and bit for bit without.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites=SITES, rope: str = "pre", score: str = "importance", fused: bool = False
+    ):
+        if rope not in ROPES or score not in SCORES:
+            raise ValueError(f"rope must be one of {ROPES} and score one of {SCORES}, got {rope!r} and {score!r}")
+        self.decoder = Decoder(model)
+        self.sites = check_sites(sites)
+        self.rope, self.score, self.fused = rope, score, fused
+        self._from_weights: dict[tuple, Tensor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ImportanceProbe:
+        with ExitStack() as stack:
+            hooks = stack.enter_context(Hooks())
+            scores = {}
+            for index, layer in enumerate(self.decoder.layers):
+                if "ffn" in self.sites:
+                    self._watch_ffn(stack, hooks, index, layer)
+                if {"v", "o"} & set(self.sites):
+                    self._watch_output(hooks, index, layer)
+                if {"q", "k"} & set(self.sites):
+                    scores[layer.attention] = self._watch_scores(hooks, index, layer)
+            if scores:
+                stack.enter_context(listening(self.decoder.model, scores))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+
+    @torch.no_grad()
+    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """(documents, length) tokens -> {site: (documents, layers, neurons)}.
+
+        Raises:
+            NonFiniteActivations: naming site, layer and document.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        self._count = input_ids.shape[0]
+        self._valid = attention_mask.bool()
+        rows = torch.arange(self._count, device=input_ids.device)[:, None]
+        self._documents = torch.where(self._valid, rows, -1).flatten()
+        self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
+        self.decoder.base(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+        found, self._found = self._found, {}
+        return {site: self._stacked(site, values, input_ids.device) for site, values in found.items()}
+
+    def _stacked(self, site: str, values: dict[int, Tensor], device: torch.device) -> Tensor:
+        stacked = torch.stack([values[index].to(device) for index in range(len(self.decoder.layers))], 1)
+        finite = stacked.isfinite().all(-1)
+        if not finite.all():
+            layer, document = (~finite).T.nonzero()[0].tolist()
+            raise NonFiniteActivations(
+                f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
+                "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)"
+            )
+        return stacked
+
+    def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
+        released = self.score == "released"
+        if released or (self.fused and layer.ffn_norm is None):
+
+            def keep(ffn: GatedFFN) -> None:
+                norms = 1 if released else self._column_norms(layer.down)
+                self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
+
+            stack.enter_context(fused_ffn(self.decoder.model.config, layer, lambda: (self._documents, self._count), keep))
+        elif layer.ffn_norm is not None:
+            self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (1, 1)}, index)
+        else:
+            hooks.before(layer.down, lambda _, args: self._keep_energy("ffn", index, layer.down, args[0]))
+
+    def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
+        """V and O: the input of o_proj."""
+        group = layer.heads // layer.kv_heads
+        sites = [site for site in ("v", "o") if site in self.sites]
+        if layer.attention_norm is not None and self.score == "importance":
+            groups = {"v": (group, layer.head_size), "o": (1, 1)}
+            self._watch_normed(hooks, layer.o, layer.attention_norm, {site: groups[site] for site in sites}, index)
+            return
+
+        def watch(_, args) -> None:
+            x = args[0].flatten(0, 1)
+            documents = self._documents.to(x.device)
+            if self.score == "released":
+                magnitude = document_sum(wide(x).abs(), documents, self._count)
+                by_head = magnitude.view(self._count, layer.kv_heads, group, layer.head_size)
+                found = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
+                for site in sites:
+                    self._found[site][index] = found[site]
+                return
+            if "o" in sites:
+                self._keep_energy("o", index, layer.o, args[0])
+            if "v" in sites:
+                gram = self._once(
+                    ("gram", layer.o), lambda: value_gram(layer.o.weight.detach(), layer.kv_heads, layer.head_size)
+                )
+                self._found["v"][index] = value_energy(x, gram, documents, self._count)
+
+        hooks.before(layer.o, watch)
+
+    def _watch_normed(
+        self, hooks: Hooks, linear: nn.Module, norm: nn.Module, groups: dict[str, tuple[int, int]], index: int
+    ) -> None:
+        """Sites whose projection's output passes a norm: needs the projection's input and its output."""
+        inputs = []
+        hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, 1)))
+
+        def watch(_, args) -> None:
+            x = inputs.pop()
+            for site, (group, size) in groups.items():
+                self._found[site][index] = normed_energy(
+                    x,
+                    args[0].flatten(0, 1),
+                    linear.weight.detach(),
+                    self.decoder.multiplier(norm),
+                    _epsilon(norm),
+                    self._documents.to(x.device),
+                    self._count,
+                    group,
+                    size,
+                )
+
+        hooks.before(norm, watch)
+
+    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> Callable:
+        """Q and K: returns what listens to the attention; raw projections and rotation tables are caught before it."""
+        caught: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+        pre = self.rope == "pre" and self.score == "importance"
+        if pre:
+
+            def catch_rotation(_, args, kwargs) -> None:
+                caught["rotation"] = kwargs["position_embeddings"]
+
+            hooks.before(layer.attention, catch_rotation, with_kwargs=True)
+            for site, projection in (("q", layer.q), ("k", layer.k)):
+                hooks.after(projection.module, _catcher(caught, site, projection))
+
+        def listen(query: Tensor, key: Tensor, arguments: dict) -> None:
+            scale = arguments["scaling"]
+            cos = sin = q_gain = k_gain = None
+            if self.score == "released":
+                q_plain, k_plain = query / scale, key / scale
+            elif pre:
+                cos, sin = caught.pop("rotation")
+                q_plain, q_gain = self._plain(caught.pop("q"), layer, layer.q_norm)
+                k_plain, k_gain = self._plain(caught.pop("k"), layer, layer.k_norm)
+            else:
+                q_plain = k_plain = None
+            q, k = qk_importance(
+                query,
+                key,
+                q_plain,
+                k_plain,
+                cos,
+                sin,
+                self._valid.to(query.device),
+                q_gain,
+                k_gain,
+                scale=scale,
+                window=arguments.get("sliding_window"),
+                softcap=arguments.get("softcap"),
+                interleaved=self.decoder.family.interleaved,
+            )
+            for site, importance in (("q", q), ("k", k)):
+                if site in self.sites:
+                    self._found[site][index] = importance
+
+        return listen
+
+    def _plain(self, raw: Tensor, layer: Layer, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+        """(B, l, heads d) raw projection -> (B, heads, l, d) as it enters the rotation, and its gain (qk_importance)."""
+        raw = raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2)
+        if norm is None:
+            return raw, None
+        x = wide(raw)
+        r2 = x.square().mean(-1, keepdim=True) + _epsilon(norm)
+        gain = (r2 / (r2 - x.square() / layer.head_size)).sqrt()
+        return x * r2.rsqrt() * self.decoder.multiplier(norm), gain
+
+    def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
+        energy = column_energy(x.flatten(0, 1), self._documents.to(x.device), self._count)
+        self._found[site][index] = energy * self._column_norms(linear)
+
+    def _column_norms(self, linear: nn.Module) -> Tensor:
+        """||W[:, n]||^2 of every column: the energy of the weight's columns over its rows."""
+        return self._once(("norms", linear), lambda: column_energy(linear.weight.detach(), count=1))
+
+    def _once(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        if key not in self._from_weights:
+            self._from_weights[key] = compute()
+        return self._from_weights[key]
+
+
+def _catcher(caught: dict, site: str, projection: Projection) -> Callable:
+    def catch(_, args, output) -> None:
+        caught[site] = projection.of(output)
+
+    return catch
+
+
+def _epsilon(norm: nn.Module) -> float:
+    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps

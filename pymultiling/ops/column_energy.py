@@ -1,0 +1,49 @@
+"""Sum of squares of every column, document by document."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymultiling.ops.arguments import document_ids, require_matrix
+from pymultiling.ops.dispatch import implementation
+
+
+def column_energy(
+    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: str = "auto"
+) -> Tensor:
+    """Sum of squares of every column, document by document.
+
+        energy[c, n] = sum over the tokens t of document c of x[t, n]^2
+
+    Times the squared norm of a projection's column n this is the importance of neuron n of the FFN or of O
+    (arXiv 2402.18815, eq. 1).
+
+    Args:
+        x: (tokens, N), any floating dtype; rows may be strided.
+        documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
+        count: number of documents; None: the largest id + 1 (reads the device).
+        backend: "auto", "cpp" or "torch".
+
+    Returns:
+        (count, N) float32; float64 for float64 input. No token may have an id of `count` or more.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        BackendUnavailable: a forced backend cannot run here.
+    """
+    require_matrix("x", x)
+    documents, count = document_ids(x, documents, count)
+    if backend == "auto":
+        return _column_energy(x, documents, count)
+    return implementation("column_energy", x, backend)(x, documents, count)
+
+
+@torch.library.custom_op("pymultiling::column_energy", mutates_args=())
+def _column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    return implementation("column_energy", x)(x, documents, count)
+
+
+@_column_energy.register_fake
+def _(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    return x.new_empty(count, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))

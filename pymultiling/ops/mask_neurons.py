@@ -1,0 +1,69 @@
+"""Switching neurons off in a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymultiling.ops.arguments import require_masks, require_matrix
+from pymultiling.ops.dispatch import implementation
+
+
+def mask_neurons(
+    x: Tensor, masks: Tensor, mask_ids: Tensor | None = None, *, inplace: bool = False, backend: str = "auto"
+) -> Tensor:
+    """Zeroes, in each row of x, the columns of that row's set.
+
+        y[t, n] = 0 if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n]
+
+    Args:
+        x: (tokens, N), any floating dtype; rows may be strided.
+        masks: (sets, N) bool, True where a neuron is off.
+        mask_ids: (tokens,) int64, the set of each token, -1 for none; None: set 0 for all.
+        inplace: write into x and return it (no gradient flows).
+        backend: "auto", "cpp" or "torch".
+
+    Returns:
+        As x. Differentiable in x unless in place.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        BackendUnavailable: a forced backend cannot run here.
+    """
+    require_matrix("x", x)
+    if mask_ids is None:
+        mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
+    require_masks(x, masks, mask_ids)
+    name = "mask_neurons_" if inplace else "mask_neurons"
+    if backend != "auto":
+        run = implementation(name, x, backend)
+    else:
+        run = _mask_neurons_ if inplace else _mask_neurons
+    result = run(x, masks, mask_ids)
+    return x if inplace else result
+
+
+@torch.library.custom_op("pymultiling::mask_neurons", mutates_args=())
+def _mask_neurons(x: Tensor, masks: Tensor, mask_ids: Tensor) -> Tensor:
+    return implementation("mask_neurons", x)(x, masks, mask_ids)
+
+
+@_mask_neurons.register_fake
+def _(x: Tensor, masks: Tensor, mask_ids: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    return _mask_neurons(grad, *ctx.saved_tensors), None, None
+
+
+_mask_neurons.register_autograd(_gradient, setup_context=_save)
+
+
+@torch.library.custom_op("pymultiling::mask_neurons_", mutates_args={"x"})
+def _mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
+    implementation("mask_neurons_", x)(x, masks, mask_ids)

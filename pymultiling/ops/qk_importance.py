@@ -1,0 +1,127 @@
+"""Importance of every query and key neuron of an attention layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymultiling.ops.arguments import require
+from pymultiling.ops.dispatch import implementation
+
+
+def qk_importance(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None = None,
+    k_plain: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    valid: Tensor | None = None,
+    q_gain: Tensor | None = None,
+    k_gain: Tensor | None = None,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    interleaved: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Importance of every query and key neuron: the squared change of causal attention's probabilities.
+
+        importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)       (arXiv 2402.18815, eq. 9-11)
+
+    S are the scores; y_n is their change when neuron n's row of the projection is zero, before the rotation (q_plain and
+    k_plain given) or after it (left out). One sweep over the scores serves any neuron,
+
+        u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2,
+
+    exact, and nothing of size l x l x d is made. A row of the batch is a document.
+
+    Args:
+        q: (B, H, l, d), rotated queries; any floating dtype.
+        k: (B, K, l, d), rotated keys, K dividing H: query heads k G ... k G + G - 1 share key head k.
+        q_plain, k_plain: as q and k, before the rotation but after their norm, if they have one. None: neurons are zeroed
+            after the rotation, as the paper's published code does; then cos and sin are not used.
+        cos, sin: (B or 1, l, r), the rotation's tables, r <= d even: the first r dimensions turn. None: no rotation.
+        valid: (B, l) bool, False for padding; None: all tokens are valid.
+        q_gain, k_gain: as q and k, where a norm over the head comes before the rotation: the factor by which the rest of
+            the head grows when the neuron is gone, sqrt(r^2 / (r^2 - x^2 / d)) for the raw projection x with
+            r^2 = mean(x^2) + eps. None: no norm.
+        scale: factor of the scores, usually d^-1/2.
+        window: a query sees its own and the window - 1 positions before it; None: all before it.
+        softcap: scores pass softcap * tanh(score / softcap); None: they do not.
+        interleaved: True if dimensions 2m and 2m + 1 turn together, False if m and m + r/2 do.
+        backend: "auto", "cpp" or "torch".
+
+    Returns:
+        (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        BackendUnavailable: a forced backend cannot run here.
+    """
+    _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain)
+    if valid is None:
+        valid = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+    require(valid.shape == (q.shape[0], q.shape[2]) and valid.dtype == torch.bool, "valid must be bool (B, l)")
+    require(window is None or window > 0, f"window must be positive, got {window}")
+    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+    if q_plain is None:
+        cos = sin = None
+    run = _qk_importance if backend == "auto" else implementation("qk_importance", q, backend)
+    return run(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
+
+
+def _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain) -> None:
+    require(
+        q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
+        f"q must be (B, H, l, d) and k (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
+    )
+    require(q.is_floating_point() and q.dtype == k.dtype, f"q and k must share a floating dtype: {q.dtype}, {k.dtype}")
+    require(k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0, f"{q.shape[1]} query heads cannot share {k.shape[1]} keys")
+    require((q_plain is None) == (k_plain is None), "q_plain and k_plain go together")
+    require((cos is None) == (sin is None), "cos and sin go together")
+    require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain")
+    for name, tensor, like in (("q_plain", q_plain, q), ("q_gain", q_gain, q), ("k_plain", k_plain, k), ("k_gain", k_gain, k)):
+        require(tensor is None or tensor.shape == like.shape, f"{name} must be {tuple(like.shape)}")
+    if cos is not None:
+        require(
+            cos.shape == sin.shape
+            and cos.ndim == 3
+            and cos.shape[0] in (1, q.shape[0])
+            and cos.shape[1] == q.shape[2]
+            and cos.shape[2] <= q.shape[3]
+            and cos.shape[2] % 2 == 0,
+            f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
+        )
+
+
+@torch.library.custom_op("pymultiling::qk_importance", mutates_args=())
+def _qk_importance(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None,
+    k_plain: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    valid: Tensor,
+    q_gain: Tensor | None,
+    k_gain: Tensor | None,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor]:
+    return implementation("qk_importance", q)(
+        q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved
+    )
+
+
+@_qk_importance.register_fake
+def _(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved):
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    rows = q.shape[0]
+    return (
+        q.new_empty(rows, q.shape[1] * q.shape[3], dtype=dtype),
+        k.new_empty(rows, k.shape[1] * k.shape[3], dtype=dtype),
+    )

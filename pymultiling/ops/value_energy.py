@@ -1,0 +1,77 @@
+"""Importance of the value neurons of grouped-query attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymultiling.ops.arguments import document_ids, require, require_matrix
+from pymultiling.ops.dispatch import implementation
+
+
+def value_energy(
+    attention: Tensor,
+    gram: Tensor,
+    documents: Tensor | None = None,
+    count: int | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Importance of the value neurons of grouped-query attention: the squared change of o_proj's output.
+
+        energy[c, k d + j] = sum_{g, g'} (sum_{t in c} a[t, kG + g, j] a[t, kG + g', j]) gram[k, j, g, g']
+
+    A value neuron reaches the output through the G query heads that share it, so their contributions add before they
+    are squared (arXiv 2402.18815, eq. 1). Attention probabilities sum to one: a bias of v needs nothing more.
+
+    Args:
+        attention: (tokens, K G d), the concatenated heads, the input of o_proj; any floating dtype.
+        gram: (K, d, G, G), the products of o_proj's columns, from `value_gram`; float32, or float64 with float64.
+        documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
+        count: number of documents; None: the largest id + 1 (reads the device).
+        backend: "auto", "cpp" or "torch".
+
+    Returns:
+        (count, K d) float32; float64 for float64 input.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        BackendUnavailable: a forced backend cannot run here.
+    """
+    require_matrix("attention", attention)
+    require(
+        gram.ndim == 4 and gram.shape[2] == gram.shape[3] and gram[..., 0].numel() == attention.shape[1],
+        f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
+    )
+    documents, count = document_ids(attention, documents, count)
+    if backend == "auto":
+        return _value_energy(attention, gram, documents, count)
+    return implementation("value_energy", attention, backend)(attention, gram, documents, count)
+
+
+def value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
+    """Products of the columns of o_proj that one value neuron reaches.
+
+        gram[k, j, g, g'] = W[:, (kG + g) d + j] . W[:, (kG + g') d + j]
+
+    Args:
+        weight: o_proj's weight, (D, K G d), as torch.nn.Linear stores it.
+        kv_heads: K.
+        size: d, the head size.
+
+    Returns:
+        (K, d, G, G) float32; float64 for a float64 weight.
+    """
+    columns = weight.to(torch.promote_types(weight.dtype, torch.float32)).view(weight.shape[0], kv_heads, -1, size)
+    return torch.einsum("okgj,okhj->kjgh", columns, columns)
+
+
+@torch.library.custom_op("pymultiling::value_energy", mutates_args=())
+def _value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+    return implementation("value_energy", attention)(attention, gram, documents, count)
+
+
+@_value_energy.register_fake
+def _(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+    dtype = torch.promote_types(attention.dtype, torch.float32)
+    return attention.new_empty(count, gram.shape[0] * gram.shape[1], dtype=dtype)

@@ -1,0 +1,22 @@
+"""Every operator as its equation in plain PyTorch: the oracle of the tests, and the backend that is always there.
+
+Any floating dtype and any device. Sums are float32, or float64 for float64 input.
+"""
+
+from pymultiling.reference.column_energy import column_energy
+from pymultiling.reference.gated_ffn import ACTIVATIONS, gated_ffn
+from pymultiling.reference.mask_neurons import mask_neurons, mask_neurons_
+from pymultiling.reference.normed_energy import normed_energy
+from pymultiling.reference.qk_importance import qk_importance
+from pymultiling.reference.value_energy import value_energy
+
+__all__ = [
+    "ACTIVATIONS",
+    "column_energy",
+    "gated_ffn",
+    "mask_neurons",
+    "mask_neurons_",
+    "normed_energy",
+    "qk_importance",
+    "value_energy",
+]

@@ -1,0 +1,48 @@
+"""Files: written whole or not at all, and read with a sentence where they are something else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pymultiling.errors import CheckpointError
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yields a path to write to, beside `path`; it takes the place of `path` when the block ends well."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file that names its format."""
+    with written_whole(path) as partial:
+        save_file(tensors, partial, metadata={"format": form, **metadata})
+
+
+def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a file of the format `form`; CheckpointError where it is damaged or another."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file; {what} was looked for")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not {what}, or is damaged ({error}); make it again") from None
+    if metadata.get("format") != form:
+        found = metadata.get("format", "another safetensors file")
+        raise CheckpointError(f"{path} is {found}; {what} ({form}) was looked for")
+    return tensors, metadata

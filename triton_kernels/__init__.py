@@ -1,0 +1,1 @@
+"""Triton kernels of the operators, imported as pymultiling.triton_kernels."""

@@ -11,7 +11,7 @@ import pymultiling
 
 
 def describe() -> dict[str, str | int]:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "date": date.today().isoformat(),
         "commit": commit.stdout.strip(),

@@ -9,6 +9,8 @@ is at least 0.1, five times the others' mean and five times the random one's.
 """
 
 import argparse
+from collections.abc import Iterator
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy
@@ -26,11 +28,16 @@ from pymultiling.statistics import NeuronStatistics
 FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
 SHARES = (0.5, 0.7, 0.9, 1.0)
 LENGTH = 128
-RANDOM_SEEDS = 1
 
 
-def packed(texts: list[str], tokenizer, documents: int) -> list[list[int]]:
-    return list(tokenise(texts, tokenizer, LENGTH, CorpusReport(), pack=LENGTH))[:documents]
+def packed(texts: list[str], tokenizer) -> Iterator[list[int]]:
+    return tokenise(texts, tokenizer, LENGTH, CorpusReport(), pack=LENGTH)
+
+
+def first_texts(texts: list[str], tokenizer, tokens: int) -> list[str]:
+    """The first texts that together have about so many tokens."""
+    lengths = accumulate(len(ids) for ids in tokenizer(texts)["input_ids"])
+    return [text for text, length in zip(texts, lengths) if length <= tokens]
 
 
 def importance_by_language(model, tokenizer, documents: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -40,7 +47,7 @@ def importance_by_language(model, tokenizer, documents: int) -> dict[str, dict[s
         for language, texts in embedded.corpora().items():
             parts = [
                 probe.measure(batch.input_ids, batch.attention_mask)
-                for batch in batches(packed(texts, tokenizer, documents), 2048)
+                for batch in batches(islice(packed(texts, tokenizer), documents), 2048)
             ]
             found[language] = {site: torch.cat([part[site] for part in parts]) for site in pml.SITES}
     return found
@@ -93,7 +100,7 @@ def main() -> None:
     model, tokenizer = embedded.load()
     found = importance_by_language(model, tokenizer, options.documents)
     texts = {
-        language: [tokenizer.decode(ids) for ids in packed(lines, tokenizer, options.heldout)]
+        language: first_texts(lines, tokenizer, options.heldout * LENGTH)
         for language, lines in embedded.heldout().items()
     }
     rows = []

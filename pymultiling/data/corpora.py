@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class CorpusReport:
     Attributes:
         texts: read.
         empty: left out because there was nothing in them.
-        replaced: kept, with bytes that are not UTF-8 replaced by U+FFFD.
+        replaced: kept, with bytes that are not UTF-8, and halves of surrogate pairs, replaced by U+FFFD.
         cut: documents shortened to the longest length allowed.
         left_over: tokens at the end of a packed corpus that did not fill a document.
     """
@@ -51,8 +52,18 @@ def read_texts(source, report: CorpusReport) -> Iterator[str]:
         if not text.strip():
             report.empty += 1
             continue
+        text = _without_half_pairs(text)
         report.replaced += REPLACEMENT in text
         yield text
+
+
+def _without_half_pairs(text: str) -> str:
+    """JSON can escape half of a surrogate pair, which is no character, and which tokenizers refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _from_path(path: Path) -> Iterator[str]:
@@ -64,13 +75,13 @@ def _from_path(path: Path) -> Iterator[str]:
         raise CorpusError(f"{path}: no such file")
     try:
         yield from readers[kind](path)
-    except (OSError, EOFError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+    with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if "\0" in line:
                 raise CorpusError(f"{path} is a binary file, not text: give a UTF-8 text with one document a line")
@@ -79,8 +90,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _json_lines(path: Path) -> Iterator[str]:
     for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            yield _field(json.loads(line), f"{path}, line {number}")
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
+        yield _field(row, f"{path}, line {number}")
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -92,7 +108,7 @@ def _parquet(path: Path) -> Iterator[str]:
             if FIELD not in file.schema_arrow.names:
                 raise CorpusError(f"{path} has no column {FIELD!r}, only {', '.join(file.schema_arrow.names)}")
             for batch in file.iter_batches(columns=[FIELD]):
-                yield from (value or "" for value in batch.column(0).to_pylist())
+                yield from (_field({FIELD: value or ""}, str(path)) for value in batch.column(0).to_pylist())
     except pyarrow.ArrowException as error:
         raise CorpusError(f"{path} is no parquet file: {error}") from None
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 from pymultiling.data.corpora import CorpusReport
 
-TEXTS_AT_A_TIME = 256  # tokenizers work on batches in parallel
+TEXTS_AT_A_TIME = 256  # tokenizers work on several texts in parallel
 
 
 def tokenise(
@@ -20,33 +20,37 @@ def tokenise(
         tokenizer: a Hugging Face tokenizer; its special tokens are kept.
         max_length: longer documents are cut to this many tokens.
         report: is added to.
-        pack: join consecutive texts and cut the whole into documents of this many tokens (at most max_length); the rest
-            at the end is left over. None: a text is a document.
+        pack: join consecutive texts, an end-of-text token behind each where the tokenizer has one, and cut the whole into
+            documents of this many tokens (at most max_length), each opened as the tokenizer opens a text; what does not
+            fill a document at the end is left over. None: a text is a document.
     """
-    token_lists = _token_lists(texts, tokenizer)
     if pack is not None:
-        yield from _packed(token_lists, min(pack, max_length), report)
+        yield from _packed(texts, tokenizer, min(pack, max_length), report)
         return
-    for tokens in token_lists:
+    for tokens in _token_lists(texts, tokenizer, add_special_tokens=True):
         report.cut += len(tokens) > max_length
         if tokens:
             yield tokens[:max_length]
 
 
-def _token_lists(texts: Iterable[str], tokenizer) -> Iterator[list[int]]:
-    texts = iter(texts)
-    while some := list(islice(texts, TEXTS_AT_A_TIME)):
-        yield from tokenizer(some, add_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
-
-
-def _packed(token_lists: Iterable[list[int]], size: int, report: CorpusReport) -> Iterator[list[int]]:
-    rest: list[int] = []
-    for tokens in token_lists:
-        rest += tokens
+def _packed(texts: Iterable[str], tokenizer, size: int, report: CorpusReport) -> Iterator[list[int]]:
+    opening = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
+    closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if size <= len(opening):
+        raise ValueError(f"documents of {size} tokens have no room for text; pack more tokens")
+    rest = list(opening)
+    for tokens in _token_lists(texts, tokenizer, add_special_tokens=False):
+        rest += tokens + closing
         while len(rest) >= size:
             yield rest[:size]
-            rest = rest[size:]
-    report.left_over += len(rest)
+            rest = opening + rest[size:]
+    report.left_over += len(rest) - len(opening)
+
+
+def _token_lists(texts: Iterable[str], tokenizer, **options) -> Iterator[list[int]]:
+    texts = iter(texts)
+    while some := list(islice(texts, TEXTS_AT_A_TIME)):
+        yield from tokenizer(some, return_attention_mask=False, verbose=False, **options)["input_ids"]
 
 
 def longest_document(model, max_length: int) -> int:

@@ -15,7 +15,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import longest_document, tokenise
 from pymultiling.errors import CorpusError
-from pymultiling.models.decoder import model_device
+from pymultiling.models.decoder import evaluation, model_device
 from pymultiling.models.masking import deactivate
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
@@ -98,18 +98,15 @@ def _documents(model: nn.Module, tokenizer, texts, max_length: int, pack: int | 
 @torch.no_grad()
 def _mean_loss(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
     """Mean negative log-likelihood of the predicted tokens, in nats."""
-    device, was_training = model_device(model), model.training
+    device = model_device(model)
     total, predicted = 0.0, 0
-    model.eval()
-    try:
+    with evaluation(model):
         for batch in prepared:
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for row_logits, row_ids, length in zip(logits, ids, batch.attention_mask.sum(1).tolist()):
                 total += _loss(row_logits[: length - 1], row_ids[1:length])
                 predicted += length - 1
-    finally:
-        model.train(was_training)
     if predicted == 0:
         raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
     return total / predicted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -157,23 +156,18 @@ def detect(
     widths = {site: decoder.widths()[site] for site in sites}
     statistics: dict[str, NeuronStatistics] = {}
     reports: dict[str, CorpusReport] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with ImportanceProbe(model, sites, rope, score) as probe:
-            for language, source in corpora.items():
-                report = reports[language] = CorpusReport()
-                documents = tokenise(read_texts(source, report), tokenizer, length, report, pack)
-                total = NeuronStatistics.of_nothing(widths, len(decoder.layers), select.rule())
-                with show_progress(f"{language}: measuring", "documents", progress) as bar:
-                    for batch in batches(documents, batch_tokens):
-                        total += _measure(probe, batch, select, language)
-                        bar.update(len(batch.order))
-                if total.documents == 0:
-                    raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
-                statistics[language] = total
-    finally:
-        model.train(was_training)
+    with ImportanceProbe(model, sites, rope, score) as probe:
+        for language, source in corpora.items():
+            report = reports[language] = CorpusReport()
+            documents = tokenise(read_texts(source, report), tokenizer, length, report, pack)
+            total = NeuronStatistics.of_nothing(widths, len(decoder.layers), select.rule())
+            with show_progress(f"{language}: measuring", "documents", progress) as bar:
+                for batch in batches(documents, batch_tokens):
+                    total += _measure(probe, batch, select, language)
+                    bar.update(len(batch.order))
+            if total.documents == 0:
+                raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
+            statistics[language] = total
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, reports)
 

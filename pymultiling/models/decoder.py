@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -156,3 +158,14 @@ def _find(parent: nn.Module, path: str, where: str):
 def model_device(model: nn.Module) -> torch.device:
     """Where the model takes its input."""
     return model.get_input_embeddings().weight.device
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode (no dropout)."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,20 +1,20 @@
 """Every neuron's importance from one forward: what the hooks see is reduced inside the hook.
 
 Nothing of the size of the activations outlives its layer. The model is not changed: hooks and the attention interface
-are registered on entry and removed on exit.
+are registered for the forward that is measured, and for no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations
 from pymultiling.models.attention import listening
-from pymultiling.models.decoder import Decoder, Layer, Projection
+from pymultiling.models.decoder import Decoder, Layer, Projection, evaluation
 from pymultiling.models.fused import fused_ffn
 from pymultiling.models.hooks import Hooks
 from pymultiling.ops import GatedFFN, column_energy, qk_importance, value_energy, value_gram
@@ -24,6 +24,7 @@ from pymultiling.sites import SITES, check_sites
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
+COMPUTED = ("q", "k", "v", "o", "ffn")  # the sites in the order in which a layer computes them
 
 
 class ImportanceProbe:
@@ -43,9 +44,15 @@ class ImportanceProbe:
         self.sites = check_sites(sites)
         self.rope, self.score, self.fused = rope, score, fused
         self._from_weights: dict[tuple, Tensor] = {}
-        self._stack = ExitStack()
 
     def __enter__(self) -> ImportanceProbe:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._from_weights.clear()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
         with ExitStack() as stack:
             hooks = stack.enter_context(Hooks())
             scores = {}
@@ -58,11 +65,7 @@ class ImportanceProbe:
                     scores[layer.attention] = self._watch_scores(hooks, index, layer)
             if scores:
                 stack.enter_context(listening(self.decoder.model, scores))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._stack.close()
+            yield
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -78,24 +81,19 @@ class ImportanceProbe:
         rows = torch.arange(self._count, device=input_ids.device)[:, None]
         self._documents = torch.where(self._valid, rows, -1).flatten()
         self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
-        self.decoder.base(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-        )
-        found, self._found = self._found, {}
-        return {site: self._stacked(site, values, input_ids.device) for site, values in found.items()}
-
-    def _stacked(self, site: str, values: dict[int, Tensor], device: torch.device) -> Tensor:
-        stacked = torch.stack([values[index].to(device) for index in range(len(self.decoder.layers))], 1)
-        finite = stacked.isfinite().all(-1)
-        if not finite.all():
-            layer, document = (~finite).T.nonzero()[0].tolist()
-            raise NonFiniteActivations(
-                f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
-                "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)"
+        with evaluation(self.decoder.model), self._watching():
+            self.decoder.base(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
             )
+        found, self._found = self._found, {}
+        stacked = {
+            site: torch.stack([values[index].to(input_ids.device) for index in range(len(self.decoder.layers))], 1)
+            for site, values in found.items()
+        }
+        _require_finite(stacked)
         return stacked
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
@@ -182,7 +180,7 @@ class ImportanceProbe:
             scale = arguments["scaling"]
             cos = sin = q_gain = k_gain = None
             if self.score == "released":
-                q_plain, k_plain = query / scale, key / scale
+                q_plain, k_plain = wide(query) / scale, wide(key) / scale
             elif pre:
                 cos, sin = caught.pop("rotation")
                 q_plain, q_gain = self._plain(caught.pop("q"), layer, layer.q_norm)
@@ -232,6 +230,18 @@ class ImportanceProbe:
         if key not in self._from_weights:
             self._from_weights[key] = compute()
         return self._from_weights[key]
+
+
+def _require_finite(found: dict[str, Tensor]) -> None:
+    """NonFiniteActivations, naming where it began: the first layer, and in it the site that is computed first."""
+    bad = {site: (~values.isfinite().all(-1)).T for site, values in found.items()}  # (layers, documents)
+    broken = [(*bad[site].nonzero()[0].tolist(), site) for site in COMPUTED if site in bad and bad[site].any()]
+    if broken:
+        layer, document, site = min(broken, key=lambda where: where[0])
+        raise NonFiniteActivations(
+            f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
+            "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)"
+        )
 
 
 def _catcher(caught: dict, site: str, projection: Projection) -> Callable:

@@ -1,0 +1,62 @@
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "documents.h"
+#include "ops.h"
+
+namespace pymultiling {
+
+static Activation activation_named(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  TORCH_CHECK_VALUE(name == "relu", "activation ", name, " is not one of silu, gelu, gelu_tanh, relu");
+  return Activation::relu;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
+    const at::Tensor& gate, const OptionalTensor& up, const std::string& activation, const at::Tensor& documents,
+    int64_t count, const OptionalTensor& masks, const OptionalTensor& mask_ids) {
+  const bool bfloat16 = is_bfloat16(gate);
+  const at::Tensor gate_rows = contiguous_rows(gate);
+  const int64_t tokens = gate.size(0), width = gate.size(1);
+  at::Tensor up_rows, sets, ids;
+  if (up) {
+    TORCH_CHECK(up->sizes() == gate.sizes() && up->scalar_type() == gate.scalar_type() && up->device().is_cpu(),
+                "up must have gate's shape and dtype");
+    up_rows = contiguous_rows(*up);
+  }
+  TORCH_CHECK(masks.has_value() == mask_ids.has_value(), "masks and mask_ids go together");
+  if (masks) {
+    sets = checked_masks(*masks, width);
+    ids = checked_mask_ids(*mask_ids, tokens, masks->size(0));
+  }
+  const auto runs = document_runs(documents, tokens, count);
+  at::Tensor hidden = at::empty({tokens, width}, gate.options());
+  const at::Tensor squares = at::zeros({count, width}, at::kDouble), magnitude = at::zeros_like(squares);
+  at::Tensor active = at::zeros({count, width}, at::kLong);
+  const GatedFfn arguments{
+      {gate_rows.const_data_ptr(), gate_rows.stride(0)},
+      {up ? up_rows.const_data_ptr() : nullptr, up ? up_rows.stride(0) : 0},
+      bfloat16,
+      width,
+      activation_named(activation),
+      runs.data(),
+      static_cast<int64_t>(runs.size()),
+      masks ? sets.const_data_ptr<bool>() : nullptr,
+      masks ? ids.const_data_ptr<int64_t>() : nullptr,
+      hidden.mutable_data_ptr(),
+      squares.mutable_data_ptr<double>(),
+      active.mutable_data_ptr<int64_t>(),
+      magnitude.mutable_data_ptr<double>(),
+  };
+  const Kernels& kernel = kernels();
+  at::parallel_for(0, (width + COLUMNS - 1) / COLUMNS, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; task++) kernel.gated_ffn(arguments, task * COLUMNS);
+  });
+  return {hidden, squares.to(at::kFloat), active, magnitude.to(at::kFloat)};
+}
+
+}  // namespace pymultiling

@@ -1,0 +1,82 @@
+// gated_ffn: hidden = act(gate) * up, or act(gate); per document the sum of hidden^2, the number of tokens with
+// act(gate) > 0, and the sum of |up| (|gate| without up). Masked neurons are 0 in all of them.
+//
+// gate, up, hidden (tokens, width); sums (count, width). A task takes COLUMNS columns and reads them row by row; the
+// three sums of a run stay in L1, hidden is written as it is made.
+#include "functions.h"
+#include "level.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+template <Activation activation>
+PYMULTILING_INLINE vec activate(vec x) {
+  if constexpr (activation == Activation::silu) return x / (1.0f + exp(-x));
+  if constexpr (activation == Activation::gelu) return x * normal_cdf(x);
+  // 1 + tanh(z) = 2 / (1 + e^(-2z))
+  if constexpr (activation == Activation::gelu_tanh)
+    return x / (1.0f + exp(-1.59576912f * (x + 0.044715f * (x * x * x))));
+  return x < 0.0f ? vec{} : x;
+}
+
+// All ones where the neuron is on.
+PYMULTILING_INLINE ivec on(const bool* off, int64_t count) {
+  byte_vec x{};
+  __builtin_memcpy(&x, off, count < LANES ? count : LANES);
+  return __builtin_convertvector(x, ivec) == 0;
+}
+
+template <typename T, Activation activation>
+static void columns(const GatedFfn& a, int64_t first) {
+  const T *gate = static_cast<const T*>(a.gate.data) + first, *up = static_cast<const T*>(a.up.data);
+  T* hidden = static_cast<T*>(a.hidden) + first;
+  const int64_t width = a.width - first < COLUMNS ? a.width - first : COLUMNS;
+  for (int64_t r = 0; r < a.run_count; r++) {
+    const Run run = a.runs[r];
+    vec squares[COLUMNS / LANES] = {}, magnitude[COLUMNS / LANES] = {};
+    ivec active[COLUMNS / LANES] = {};
+    for (int64_t t = run.begin; t < run.end; t++) {
+      const bool* off = a.masks && a.mask_ids[t] >= 0 ? a.masks + a.mask_ids[t] * a.width + first : nullptr;
+      for (int64_t n = 0; n < width; n += LANES) {
+        const vec x = load_some(gate + t * a.gate.stride + n, width - n);
+        vec activated = activate<activation>(x), linear = x, product = activated;
+        if (up) {
+          linear = load_some(up + t * a.up.stride + first + n, width - n);
+          product = activated * linear;
+        }
+        if (off) {
+          const ivec keep = on(off + n, width - n);
+          activated = keep ? activated : vec{};
+          linear = keep ? linear : vec{};
+          product = keep ? product : vec{};
+        }
+        store_some(hidden + t * a.width + n, product, width - n);
+        squares[n / LANES] += product * product;
+        magnitude[n / LANES] += abs(linear);
+        active[n / LANES] -= activated > 0.0f;
+      }
+    }
+    if (run.document < 0) continue;
+    const int64_t at = run.document * a.width + first;
+    for (int64_t n = 0; n < width; n++) {
+      a.squares[at + n] += squares[n / LANES][n % LANES];
+      a.magnitude[at + n] += magnitude[n / LANES][n % LANES];
+      a.active[at + n] += active[n / LANES][n % LANES];
+    }
+  }
+}
+
+template <typename T>
+static void typed(const GatedFfn& a, int64_t first) {
+  switch (a.activation) {
+    case Activation::silu: return columns<T, Activation::silu>(a, first);
+    case Activation::gelu: return columns<T, Activation::gelu>(a, first);
+    case Activation::gelu_tanh: return columns<T, Activation::gelu_tanh>(a, first);
+    case Activation::relu: return columns<T, Activation::relu>(a, first);
+  }
+}
+
+void gated_ffn(const GatedFfn& a, int64_t first_column) {
+  a.bfloat16 ? typed<uint16_t>(a, first_column) : typed<float>(a, first_column);
+}
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

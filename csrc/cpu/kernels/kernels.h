@@ -1,0 +1,86 @@
+// The device code's side of every operator: plain structs of pointers and sizes, and one table of functions per
+// instruction set. Tensors stop at the files one folder up.
+#pragma once
+
+#include <cstdint>
+
+namespace pymultiling {
+
+// Rows [begin, end) that belong to one document, or to none (-1). Never longer than RUN rows: sums over a run are
+// float32 in registers, sums of runs float64, so long documents keep their digits.
+struct Run {
+  int64_t begin, end, document;
+};
+constexpr int64_t RUN = 128;
+
+// Columns that one task of an operator on (tokens, N) handles; a task owns its columns for all tokens, so results do
+// not depend on the number of threads.
+constexpr int64_t COLUMNS = 128;
+
+struct Matrix {  // float32 or bfloat16; rows `stride` elements apart, each row contiguous
+  const void* data;
+  int64_t stride;
+};
+
+struct ColumnEnergy {
+  Matrix x;
+  bool bfloat16;
+  int64_t width;
+  const Run* runs;
+  int64_t run_count;
+  double* energy;  // (count, width), zero on entry
+};
+
+struct ValueEnergy {
+  Matrix attention;
+  bool bfloat16;
+  int64_t kv_heads, group, size;
+  const float* gram;  // (kv_heads, group, group, size)
+  const Run* runs;
+  int64_t run_count;
+  double* energy;  // (count, kv_heads * size), zero on entry
+};
+
+enum class Activation { silu, gelu, gelu_tanh, relu };
+
+struct GatedFfn {
+  Matrix gate, up;  // up.data null: plain
+  bool bfloat16;
+  int64_t width;
+  Activation activation;
+  const Run* runs;
+  int64_t run_count;
+  const bool* masks;       // (sets, width), or null
+  const int64_t* mask_ids;
+  void* hidden;            // (tokens, width), as gate
+  double* squares;         // (count, width), zero on entry, as the next two
+  int64_t* active;
+  double* magnitude;
+};
+
+struct MaskNeurons {
+  Matrix x;
+  int element_size;  // 2 or 4 bytes
+  int64_t width;
+  const bool* masks;
+  const int64_t* mask_ids;
+  void* result;
+  int64_t result_stride;
+};
+
+struct QkImportance;  // qk_importance.h
+
+struct Kernels {
+  const char* level;
+  void (*column_energy)(const ColumnEnergy&, int64_t first_column);
+  void (*value_energy)(const ValueEnergy&, int64_t kv_head);
+  void (*gated_ffn)(const GatedFfn&, int64_t first_column);
+  void (*mask_neurons)(const MaskNeurons&, int64_t first_row, int64_t last_row);
+  void (*qk_panels)(const QkImportance&, int64_t document, int64_t kv_head);
+  void (*qk_tile)(const QkImportance&, int64_t task, float* scratch);
+};
+
+// The table of the instruction set in use: the best that the machine has, or the one that was chosen.
+const Kernels& kernels();
+
+}  // namespace pymultiling

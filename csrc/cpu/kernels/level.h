@@ -1,0 +1,16 @@
+// The kernels of the instruction set that this file is compiled for.
+#pragma once
+
+#include "kernels.h"
+#include "qk_importance.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+void column_energy(const ColumnEnergy&, int64_t first_column);
+void value_energy(const ValueEnergy&, int64_t kv_head);
+void gated_ffn(const GatedFfn&, int64_t first_column);
+void mask_neurons(const MaskNeurons&, int64_t first_row, int64_t last_row);
+void qk_panels(const QkImportance&, int64_t document, int64_t kv_head);
+void qk_tile(const QkImportance&, int64_t task, float* scratch);
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

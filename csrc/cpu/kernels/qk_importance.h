@@ -1,0 +1,84 @@
+// What the two kernels of qk_importance share: the problem, and where its panels lie.
+#pragma once
+
+#include <cstdint>
+
+namespace pymultiling {
+
+constexpr int64_t ROWS = 16;   // query rows of a tile; they share a panel's keys while those are in L1
+constexpr int64_t KEYS = 128;  // keys of a panel that stay in L1 (16 KB), and the length of one float32 partial sum
+constexpr int64_t BLOCK = 16;  // neurons side by side in a panel: one cache line
+constexpr int64_t SPAN = 32;   // keys side by side in the scores' panel: two vectors of the widest instruction set
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct Heads {  // (B, heads, l, d) float32, each d contiguous; data null: not given
+  const float* data;
+  int64_t batch_stride, head_stride, token_stride;
+  const float* at(int64_t b, int64_t h, int64_t t) const {
+    return data + b * batch_stride + h * head_stride + t * token_stride;
+  }
+};
+
+// Row n of the projection reaches dimension n of the rotated head, times near[t, n], and n's partner, times far[t, n].
+struct Rotation {  // (B or 1, l, d) float32, contiguous; near null: none
+  const float *near, *far;
+  int64_t batch_stride;
+};
+
+// The change of the scores has the same form for both sites, lanes running over neurons n:
+//
+//   query neurons:  y_ij = near_i[n] k'_j[n] + far_i[n] k'_j[p] + (gain_i[n] - 1) S_ij    a panel holds k'[n], k'[p]
+//   key neurons:    y_ij = q'_i[n] near_j[n] + q'_i[p] far_j[n] + (gain_j[n] - 1) S_ij    a panel holds near, far, gain
+//
+// A panel is (blocks, keys, vectors, BLOCK), so what the sweep reads for one key is contiguous. The mean over the keys
+// is taken out of k', near and far: softmax ignores it, float32 does not (a key's bias may be a few hundred).
+struct Panel {
+  float* data;
+  float* mean;     // (blocks, vectors, BLOCK)
+  float* largest;  // (blocks, vectors, BLOCK): the largest magnitude in data
+  int64_t vectors;
+};
+
+struct QkImportance {
+  Heads q, k, q_plain, k_plain, q_gain, k_gain;
+  Rotation rotation;
+  const int64_t* partner;  // (d,)
+  const int64_t* tokens;   // the valid positions of all documents; document b has [offsets[b], offsets[b + 1])
+  const int64_t* offsets;
+  int64_t kv_heads, group, size;
+  float scale, softcap;  // softcap 0: none
+  int64_t window;
+
+  const int64_t* tasks;         // (tasks, 3): document, query head, tile
+  float* panels;                // document b's start at panel_offsets[b], panels_size(l) for each key head
+  const int64_t* panel_offsets;
+  float* sums;  // (tasks, 2, width): the tile's importance of query neurons and of key neurons
+
+  int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
+  int64_t width() const { return round_up(size, BLOCK); }
+  bool rotates() const { return rotation.near != nullptr; }
+  // Zeroed after the rotation, query neuron n and key neuron n change the same scores by the same amount.
+  bool one_site() const { return q_plain.data == nullptr; }
+
+  // The panels of a key head with l keys: k' (spans, width, SPAN) for the scores, query neurons', key neurons'.
+  static int64_t keys_stride(int64_t l) { return round_up(l, SPAN); }
+  int64_t panels_size(int64_t l) const { return width() * (keys_stride(l) + 5 * (l + 2)); }
+  float* keys(int64_t b, int64_t kv) const { return panels + panel_offsets[b] + kv * panels_size(length(b)); }
+  Panel query_panel(int64_t b, int64_t kv) const {
+    return panel(keys(b, kv) + width() * keys_stride(length(b)), length(b), rotates() ? 2 : 1);
+  }
+  Panel key_panel(int64_t b, int64_t kv) const {
+    const Panel before = query_panel(b, kv);
+    return panel(before.largest + width() * before.vectors, length(b), (rotates() ? 2 : 1) + (k_gain.data ? 1 : 0));
+  }
+  Panel panel(float* start, int64_t l, int64_t vectors) const {
+    float* mean = start + width() * vectors * l;
+    return {start, mean, mean + width() * vectors, vectors};
+  }
+
+  // A tile's scratch: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_tile.cpp.
+  int64_t scratch_size(int64_t l) const { return ROWS * (6 * keys_stride(l) + 4 * width()); }
+};
+
+}  // namespace pymultiling

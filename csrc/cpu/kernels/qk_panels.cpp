@@ -1,0 +1,82 @@
+// qk_importance, first pass: the panels of one document's key head (see qk_importance.h), from its valid tokens only.
+//
+// Reads k', and for key neurons before the rotation k_plain, k_gain and the rotation; writes 5 floats or fewer for
+// every key and neuron. Lanes past the head's size are zero.
+#include "level.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+constexpr float LOG2_E = 1.44269504f;  // the sweep's exponentials have base 2
+
+// Takes the mean of one vector of a block out of its keys and finds the largest magnitude left.
+static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool take_out) {
+  const int64_t step = panel.vectors * BLOCK;
+  float* data = panel.data + block * keys * step + vector * BLOCK;
+  float* mean = panel.mean + block * step + vector * BLOCK;
+  float* largest = panel.largest + block * step + vector * BLOCK;
+  float total[BLOCK] = {}, most[BLOCK] = {};
+  for (int64_t j = 0; j < keys; j++)
+    for (int64_t i = 0; i < BLOCK; i++) total[i] += data[j * step + i];
+  for (int64_t i = 0; i < BLOCK; i++) mean[i] = total[i] / keys;
+  for (int64_t j = 0; j < keys; j++) {
+    for (int64_t i = 0; i < BLOCK; i++) {
+      float& x = data[j * step + i];
+      x -= take_out ? mean[i] : 0.0f;
+      most[i] = __builtin_fabsf(x) > most[i] ? __builtin_fabsf(x) : most[i];
+    }
+  }
+  for (int64_t i = 0; i < BLOCK; i++) largest[i] = most[i];
+}
+
+// Fills a panel: `key(j)` gives a function of (vector, neuron).
+template <typename Key>
+static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred, Key key) {
+  const int64_t blocks = (size + BLOCK - 1) / BLOCK;
+  for (int64_t j = 0; j < keys; j++) {
+    const auto value = key(j);
+    for (int64_t block = 0; block < blocks; block++) {
+      float* at = panel.data + (block * keys + j) * panel.vectors * BLOCK;
+      for (int64_t v = 0; v < panel.vectors; v++)
+        for (int64_t i = 0; i < BLOCK; i++)
+          at[v * BLOCK + i] = block * BLOCK + i < size ? value(v, block * BLOCK + i) : 0.0f;
+    }
+  }
+  for (int64_t block = 0; block < blocks; block++)
+    for (int64_t v = 0; v < panel.vectors; v++) centre(panel, keys, block, v, v < centred);
+}
+
+void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
+  const int64_t keys = a.length(document);
+  const int64_t* tokens = a.tokens + a.offsets[document];
+
+  const Panel query = a.query_panel(document, kv_head);
+  fill(query, keys, a.size, query.vectors, [&](int64_t j) {
+    const float* k = a.k.at(document, kv_head, tokens[j]);
+    return [=, &a](int64_t v, int64_t n) { return k[v == 0 ? n : a.partner[n]]; };
+  });
+
+  float* spans = a.keys(document, kv_head);
+  for (int64_t j = 0; j < a.keys_stride(keys); j++) {
+    for (int64_t n = 0; n < a.width(); n++) {
+      const float* k = query.data + (n / BLOCK * keys + j) * query.vectors * BLOCK + n % BLOCK;
+      spans[(j / SPAN * a.width() + n) * SPAN + j % SPAN] = j < keys ? *k : 0.0f;
+    }
+  }
+
+  if (a.one_site()) return;
+  const Panel key = a.key_panel(document, kv_head);
+  fill(key, keys, a.size, query.vectors, [&](int64_t j) {
+    const int64_t t = tokens[j];
+    const float* plain = a.k_plain.at(document, kv_head, t);
+    const float* gain = a.k_gain.data ? a.k_gain.at(document, kv_head, t) : nullptr;
+    const int64_t turn = document * a.rotation.batch_stride + t * a.size;
+    return [=, &a](int64_t v, int64_t n) {
+      const float coefficient = -LOG2_E * plain[n] * (gain ? gain[n] : 1.0f);
+      if (v == 0) return a.rotates() ? coefficient * a.rotation.near[turn + n] : coefficient;
+      if (v == 1 && a.rotates()) return coefficient * a.rotation.far[turn + n];
+      return LOG2_E * (gain[n] - 1.0f);
+    };
+  });
+}
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

@@ -1,0 +1,13 @@
+// The table of kernels of one instruction set.
+#include "level.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+#define PYMULTILING_NAME(x) #x
+#define PYMULTILING_QUOTED(x) PYMULTILING_NAME(x)
+
+extern const Kernels table;
+const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), column_energy, value_energy, gated_ffn, mask_neurons,
+                       qk_panels, qk_tile};
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

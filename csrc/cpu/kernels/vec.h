@@ -1,0 +1,124 @@
+// Vectors of LANES floats, written once with the compilers' vector extensions: 4, 8 or 16 lanes by instruction set.
+//
+// A file that includes this is compiled once per instruction set with PYMULTILING_LEVEL = portable, avx2 or avx512.
+// It must not instantiate anything from the standard library: the linker keeps one copy of an inline function, and
+// that copy could hold instructions that the machine lacks.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES)));
+typedef int8_t byte_vec __attribute__((vector_size(LANES)));
+
+#define PYMULTILING_INLINE static inline __attribute__((always_inline))
+
+template <typename To, typename From>
+PYMULTILING_INLINE To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  __builtin_memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+PYMULTILING_INLINE vec splat(float x) { return x - vec{}; }
+
+PYMULTILING_INLINE vec load(const float* p) {
+  vec x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+
+PYMULTILING_INLINE void store(float* p, vec x) { __builtin_memcpy(p, &x, sizeof x); }
+
+// bfloat16 is the upper half of a float.
+PYMULTILING_INLINE vec load(const uint16_t* p) {
+  half_vec x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return bits<vec>(__builtin_convertvector(x, uvec) << 16);
+}
+
+// Rounds to the nearest, ties to even; NaN stays NaN (quiet).
+PYMULTILING_INLINE void store(uint16_t* p, vec x) {
+  uvec u = bits<uvec>(x);
+  uvec rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  half_vec y = __builtin_convertvector(x == x ? rounded : (u >> 16 | 0x40), half_vec);
+  __builtin_memcpy(p, &y, sizeof y);
+}
+
+// As load and store, of the first `count` elements where that is fewer than LANES; the other lanes are zero.
+template <typename T>
+PYMULTILING_INLINE vec load_some(const T* p, int64_t count) {
+  if (count >= LANES) return load(p);
+  T x[LANES] = {};
+  __builtin_memcpy(x, p, sizeof(T) * count);
+  return load(x);
+}
+
+template <typename T>
+PYMULTILING_INLINE void store_some(T* p, vec x, int64_t count) {
+  if (count >= LANES) return store(p, x);
+  T y[LANES];
+  store(y, x);
+  __builtin_memcpy(p, y, sizeof(T) * count);
+}
+
+PYMULTILING_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
+PYMULTILING_INLINE vec abs(vec x) { return bits<vec>(bits<ivec>(x) & 0x7fffffff); }
+PYMULTILING_INLINE bool any(ivec mask) {
+  int found = 0;
+  for (int i = 0; i < LANES; i++) found |= mask[i];
+  return found != 0;
+}
+PYMULTILING_INLINE float sum(vec x) {
+  float total = 0;
+  for (int i = 0; i < LANES; i++) total += x[i];
+  return total;
+}
+PYMULTILING_INLINE float largest(vec x) {
+  float most = x[0];
+  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// To the nearest integer, ties to even. The portable form needs |x| < 2^22.
+PYMULTILING_INLINE vec nearest(vec x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_roundscale_ps((__m512)x, 8);
+#elif defined(__AVX2__)
+  return (vec)_mm256_round_ps((__m256)x, 8);
+#else
+  const vec shift = splat(0x1.8p23f);
+  return (x + shift) - shift;
+#endif
+}
+
+// x * 2^n for integral n. Outside AVX-512 n is cut to [-126, 127].
+PYMULTILING_INLINE vec times_power_of_two(vec x, vec n) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_scalef_ps((__m512)x, (__m512)n);
+#else
+  n = n < -126.0f ? splat(-126.0f) : n;
+  n = n > 127.0f ? splat(127.0f) : n;
+  return x * bits<vec>((__builtin_convertvector(n, ivec) + 127) << 23);
+#endif
+}
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

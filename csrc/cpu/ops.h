@@ -1,0 +1,32 @@
+// The operators on tensors; semantics and arguments as in pymultiling/reference.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+
+namespace pymultiling {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+at::Tensor column_energy(const at::Tensor& x, const at::Tensor& documents, int64_t count);
+
+at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,
+                        int64_t count);
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
+    const at::Tensor& gate, const OptionalTensor& up, const std::string& activation, const at::Tensor& documents,
+    int64_t count, const OptionalTensor& masks, const OptionalTensor& mask_ids);
+
+at::Tensor mask_neurons(const at::Tensor& x, const at::Tensor& masks, const at::Tensor& mask_ids);
+void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids);
+
+std::tuple<at::Tensor, at::Tensor> qk_importance(
+    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
+    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
+    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
+    bool interleaved);
+
+}  // namespace pymultiling

@@ -1,0 +1,30 @@
+// Registers the CPU operators as torch.ops.pymultiling_cpp.*; they are documented in pymultiling/ops.
+#include "cpu/ops.h"
+
+#include <torch/library.h>
+
+#include "cpu/dispatch.h"
+
+TORCH_LIBRARY(pymultiling_cpp, m) {
+  m.def("column_energy(Tensor x, Tensor documents, int count) -> Tensor");
+  m.def("value_energy(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor");
+  m.def(
+      "gated_ffn(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, "
+      "Tensor? mask_ids) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("mask_neurons(Tensor x, Tensor masks, Tensor mask_ids) -> Tensor");
+  m.def("mask_neurons_(Tensor(a!) x, Tensor masks, Tensor mask_ids) -> ()");
+  m.def(
+      "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
+      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
+      "-> (Tensor, Tensor)");
+  m.def("instruction_set(str level) -> str", &pymultiling::instruction_set);
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
+  m.impl("column_energy", &pymultiling::column_energy);
+  m.impl("value_energy", &pymultiling::value_energy);
+  m.impl("gated_ffn", &pymultiling::gated_ffn);
+  m.impl("mask_neurons", &pymultiling::mask_neurons);
+  m.impl("mask_neurons_", &pymultiling::mask_neurons_);
+  m.impl("qk_importance", &pymultiling::qk_importance);
+}

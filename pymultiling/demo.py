@@ -1,0 +1,109 @@
+"""`pymultiling demo`: detection and ablation on the model and texts of the package.
+
+Importing loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pymultiling.report import (
+    change_table,
+    counts_by_layer,
+    counts_by_site,
+    log_change,
+    own_and_others,
+    own_table,
+    perplexity_table,
+    with_random,
+)
+from pymultiling.runs import Run, result_folder, text_hash
+
+# The embedded model's settings. Evidence: to be filled in from the sweep.
+DOCUMENTS = 20  # a language, for detection
+HELDOUT = 16  # a language, for perplexity
+TOKENS = 128  # a document
+TOP_FFN, TOP_ATTENTION, SHARE = 0.05, 0.05, 0.7
+SEED = 0
+
+
+def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int = SEED) -> None:
+    """Finds each language's neurons, switches them off, prints and writes what happens.
+
+    Args:
+        out: folder for the results.
+        documents: a language, of TOKENS tokens, to detect with.
+        heldout: held-out documents a language to measure perplexity on.
+        seed: of the random sets.
+    """
+    record = Run("demo", {"out": out, "documents": documents, "heldout": heldout, "seed": seed})
+    with result_folder(out) as folder:
+        with record.stage("load"):
+            from pymultiling import embedded
+            from pymultiling.commands import write_ablation, write_detection
+            from pymultiling.loading import quieten
+
+            quieten()
+            model, tokenizer = embedded.load()
+            corpora = {name: _enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
+            apart = {name: _enough(texts, tokenizer, heldout) for name, texts in embedded.heldout().items()}
+        detection = _detect(model, tokenizer, corpora, record)
+        perplexities = _ablate(model, tokenizer, detection.specific(at_most=1), apart, seed, record)
+        with record.stage("write"):
+            write_detection(detection, folder, "embedded")
+            write_ablation(perplexities, folder)
+        record.note(
+            model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
+            device="cpu",
+            seed=seed,
+            corpora={
+                name: {"detection": text_hash(corpora[name]), "heldout": text_hash(apart[name])} for name in corpora
+            },
+        )
+        record.write(folder)
+    print(f"\nresults in {out}: neuron sets, statistics, tables, plots and run.json")
+    print(f"the demo took {record.elapsed:.1f} s")
+
+
+def _enough(texts: list[str], tokenizer, documents: int) -> list[str]:
+    """The first texts that fill this many documents."""
+    tokens = 0
+    for number, ids in enumerate(tokenizer(texts)["input_ids"], 1):
+        tokens += len(ids)
+        if tokens >= documents * TOKENS:
+            return texts[:number]
+    return texts
+
+
+def _detect(model, tokenizer, corpora: dict[str, list[str]], record: Run):
+    from pymultiling.methods.plnd import detect
+    from pymultiling.selection import TopK
+
+    rule = TopK(TOP_FFN, TOP_ATTENTION, SHARE)
+    with record.stage("detect"):
+        detection = detect(model, tokenizer, corpora, select=rule, pack=TOKENS)
+    report = detection.report()
+    print(f"Neurons among the top {TOP_FFN:.0%} (FFN) and {TOP_ATTENTION:.0%} (q, k, v, o) of their layer in at least")
+    print(f"{SHARE:.0%} of a language's documents: all, and those selected for that language alone\n")
+    print(counts_by_site(report), end="\n\n")
+    print("Those selected for one language alone, by site and layer\n")
+    print(counts_by_layer(report), end="\n\n", flush=True)
+    return detection
+
+
+def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, record: Run):
+    from pymultiling.methods.ablation import ablation_matrix
+
+    with record.stage("ablate"):
+        perplexities = ablation_matrix(model, tokenizer, with_random(specific, seed), texts, pack=TOKENS, progress=True)
+    change = log_change(perplexities)
+    print(
+        "Perplexity of held-out text (columns) with neurons off (rows): none, a language's own, as many random ones\n"
+    )
+    print(perplexity_table(perplexities), end="\n\n")
+    print("The same as change of log-perplexity against none\n")
+    print(change_table(change), end="\n\n")
+    print("A language's own neurons off: change for itself, mean change for the others; random ones off: for itself")
+    print("(ratios: - where the other neurons do no harm to compare with)\n")
+    print(own_table(own_and_others(change)))
+    return perplexities

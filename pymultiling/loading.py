@@ -1,0 +1,85 @@
+"""Models for the command line: from a folder or the Hugging Face Hub, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pymultiling.errors import BackendUnavailable, CheckpointError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called "cpu", "cuda", or "auto": CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"torch {torch.__version__} finds no CUDA device here: use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_model(name: str, device: torch.device, dtype: str = "auto", revision: str | None = None):
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: a folder that `save_pretrained` wrote, or a model's name on the Hub.
+        device: where to put it.
+        dtype: "float32", "bfloat16", or "auto": as it is stored, but float16, which overflows early, as float32.
+        revision: of a model on the Hub.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or weights are missing.
+    """
+    check_name(name)
+    quieten()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # every library below has errors of its own
+        raise CheckpointError(_cannot_load(name, error)) from error
+    if found["missing_keys"]:
+        some = sorted(found["missing_keys"])
+        raise CheckpointError(
+            f"{name} lacks {len(some)} weights, such as {some[0]}: load a complete causal language model"
+        )
+    if dtype == "auto" and model.dtype == torch.float16:
+        model.float()
+    return model.to(device).eval(), tokenizer
+
+
+def load_skeleton(name: str, revision: str | None = None):
+    """The modules of a model with the shapes of its weights, without their values: reads the configuration only."""
+    check_name(name)
+    quieten()
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        raise CheckpointError(_cannot_load(name, error)) from error
+
+
+def check_name(name: str) -> None:
+    """CheckpointError where `name` can be neither a folder's nor a model's on the Hub."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{name} has no config.json: give a folder that save_pretrained wrote")
+        return
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or os.sep * 2 in name:
+        raise CheckpointError(f"{name}: no such folder; give a folder that save_pretrained wrote, or a name on the Hub")
+
+
+def quieten() -> None:
+    """Turns off the bars and remarks of transformers: errors are raised all the same."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    where = "folder" if Path(name).is_dir() else "folder or name on the Hub"
+    return f"{name} cannot be loaded ({type(error).__name__}: {reason}): check the {where}, its weights and tokenizer"

@@ -1,0 +1,98 @@
+"""Tables to read: neurons by language, site and layer, and what switching them off does. Importing is light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pymultiling.neurons import NeuronSet
+
+
+def with_random(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:
+    """The sets, and for each as many random neurons, drawn with seeds from `seed` on."""
+    drawn = {
+        random_name(name): neurons.random_like(seed + number) for number, (name, neurons) in enumerate(sets.items())
+    }
+    return {**sets, **drawn}
+
+
+def counts_by_site(report: pandas.DataFrame) -> str:
+    """A table of `Detection.report()`: languages down; selected and specific neurons by site across."""
+    import pandas
+
+    tables = {}
+    for which in ("selected", "specific"):
+        table = _pivot(report, ["language"], "site", which)
+        tables[which] = table.assign(total=table.sum(axis=1))
+    return pandas.concat(tables, axis=1).to_string()
+
+
+def counts_by_layer(report: pandas.DataFrame, which: str = "specific") -> str:
+    """A table of `Detection.report()`: sites and layers down; languages across."""
+    return _pivot(report, ["site", "layer"], "language", which).to_string()
+
+
+def _pivot(report: pandas.DataFrame, down: list[str], across: str, which: str) -> pandas.DataFrame:
+    """Sums, in the report's own order of languages and sites."""
+    table = report.pivot_table(index=down, columns=across, values=which, aggfunc="sum", sort=False)
+    return table.rename_axis(index=[None] * len(down), columns=None)
+
+
+def log_change(perplexities: pandas.DataFrame) -> pandas.DataFrame:
+    """Change of log-perplexity against row "none", in nats a token; `perplexities` is of `ablation_matrix`."""
+    import numpy
+
+    logs = numpy.log(perplexities)
+    return (logs - logs.loc["none"]).drop(index="none")
+
+
+def random_name(name: str) -> str:
+    """The row of as many random neurons as set `name` has."""
+    return f"random as {name}"
+
+
+def own_and_others(change: pandas.DataFrame) -> pandas.DataFrame:
+    """What each language's own neurons do to it, against what they do to the others and what random ones do to it.
+
+    Args:
+        change: of `log_change`; rows with the names of columns are languages' own sets.
+
+    Returns:
+        Rows: those languages, and their mean. Columns: own, others (mean over the other languages), random (where there
+        is such a row), and the ratios own/others and own/random, NaN where what is divided by is not above zero.
+    """
+    import pandas
+
+    languages = [name for name in change.index if name in change.columns]
+    table = pandas.DataFrame(index=languages)
+    table["own"] = [change.loc[name, name] for name in languages]
+    table["others"] = [change.loc[name].drop(name).mean() for name in languages]
+    if all(random_name(name) in change.index for name in languages):
+        table["random"] = [change.loc[random_name(name), name] for name in languages]
+    table.loc["mean"] = table.mean()
+    for other in table.columns[1:]:
+        table[f"own/{other}"] = table["own"] / table[other].where(table[other] > 0)
+    return table
+
+
+def perplexity_table(perplexities: pandas.DataFrame) -> str:
+    """A table of `ablation_matrix`."""
+    return perplexities.to_string(float_format=lambda value: f"{value:,.2f}" if value < 1000 else f"{value:,.0f}")
+
+
+def change_table(change: pandas.DataFrame) -> str:
+    """A table of `log_change`."""
+    return (change.round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0: no minus before a zero
+
+
+def own_table(table: pandas.DataFrame) -> str:
+    """`own_and_others` to read: changes with their sign, ratios as multiples; what exceeds 100 is mostly noise."""
+    formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in table}
+    return table.round(3).to_string(formatters=formats, na_rep="-")
+
+
+def _multiple(ratio: float) -> str:
+    return "> 100x" if ratio > 100 else f"{ratio:.1f}x"

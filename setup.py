@@ -1,0 +1,74 @@
+"""Builds the C++ kernels, pymultiling._cpp, where a compiler and torch are at hand; without them the package installs
+all the same and runs on plain PyTorch. Everything else about the package is in pyproject.toml.
+
+Files in csrc/cpu/kernels hold device code without torch headers. They are compiled once per instruction set of x86-64
+(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs.
+"""
+
+import platform
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+FLAGS = ["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
+FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 finds it in its own AVX-512 headers
+LEVELS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+}
+ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def sources(folder: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob("*.cpp"))
+
+
+def extension_arguments() -> dict:
+    """ext_modules and cmdclass for setup(); none where torch cannot be imported."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        _warn(error)
+        return {}
+
+    class BuildKernels(BuildExtension):
+        def run(self) -> None:
+            try:
+                super().run()
+            except Exception as error:  # whatever a compiler, a linker or torch's checks of them may raise
+                self.extensions.clear()
+                _warn(error)
+
+        def build_extensions(self) -> None:
+            levels = LEVELS if ON_X86 else ["portable"]
+            with ThreadPoolExecutor(2) as pool:
+                objects = pool.map(self._compile_level, levels)
+                self.extensions[0].extra_objects += [path for level in objects for path in level]
+            super().build_extensions()
+
+        def _compile_level(self, level: str) -> list[str]:
+            return self.compiler.compile(
+                sources("csrc/cpu/kernels"),
+                output_dir=str(Path(self.build_temp) / level),
+                macros=[("PYMULTILING_LEVEL", level)],
+                extra_preargs=["-fPIC", *FLAGS, *LEVELS[level]],
+                depends=[str(path) for path in ROOT.glob("csrc/**/*.h")],
+            )
+
+    extension: Extension = CppExtension(
+        "pymultiling._cpp",
+        sources("csrc") + sources("csrc/cpu"),
+        extra_compile_args=[*FLAGS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildKernels}}
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(f"pymultiling's C++ kernels are not built, it will run on plain PyTorch: {error}", stacklevel=2)
+
+
+setup(**extension_arguments())

@@ -1,0 +1,74 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_text import WORDS, tiny_tokenizer
+
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import TEXTS_AT_A_TIME, longest_document, tokenise
+
+TOKENIZER = tiny_tokenizer()
+BOS, EOS = 1, 2
+some_texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join), max_size=12)
+
+
+def documents(texts, max_length=99, pack=None, tokenizer=TOKENIZER) -> tuple[list[list[int]], CorpusReport]:
+    report = CorpusReport()
+    return list(tokenise(texts, tokenizer, max_length, report, pack)), report
+
+
+def test_a_text_is_a_document():
+    assert documents(["w3 w4", "w5"]) == ([[BOS, 3, 4], [BOS, 5]], CorpusReport())
+
+
+def test_long_documents_are_cut_and_counted():
+    assert documents(["w3 w4 w5", "w6 w7", "w8"], max_length=3) == (
+        [[BOS, 3, 4], [BOS, 6, 7], [BOS, 8]],
+        CorpusReport(cut=1),
+    )
+
+
+def test_texts_without_a_token_are_no_documents():
+    assert documents(["w3", "", "w4"], tokenizer=tiny_tokenizer(bos=False))[0] == [[3], [4]]
+
+
+@given(some_texts, st.integers(2, 12))
+def test_packed(texts, size):
+    """Every token stands once, in order; documents are full and open as a text does."""
+    found, report = documents(texts, pack=size)
+    assert all(len(document) == size and document[0] == BOS for document in found)
+    whole = [token for text in texts for token in [*(int(word[1:]) for word in text.split()), EOS]]
+    inside = [token for document in found for token in document[1:]]
+    assert inside == whole[: len(inside)]
+    assert report == CorpusReport(left_over=len(whole) - len(inside))
+    assert report.left_over < size - 1
+
+
+def test_packed_documents_are_no_longer_than_allowed():
+    assert documents(["w3 w4 w5 w6"], max_length=3, pack=50)[0] == [[BOS, 3, 4], [BOS, 5, 6]]
+    with pytest.raises(ValueError, match="no room"):
+        documents(["w3"], pack=1)
+
+
+def test_texts_are_read_as_documents_are_asked_for():
+    given = 0
+
+    def endless():
+        nonlocal given
+        while True:
+            given += 1
+            yield "w3 w4"
+
+    for pack in (None, 5):
+        given = 0
+        next(tokenise(endless(), TOKENIZER, 99, CorpusReport(), pack))
+        assert given == TEXTS_AT_A_TIME
+
+
+def test_longest_document():
+    class Model:
+        class config:
+            max_position_embeddings = 64
+
+    assert (longest_document(Model, 10), longest_document(Model, 100)) == (10, 64)
+    del Model.config.max_position_embeddings
+    assert longest_document(Model, 100) == 100

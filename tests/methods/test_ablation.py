@@ -1,0 +1,82 @@
+"""Perplexities against a plain loop, one text at a time."""
+
+import math
+
+import pytest
+import torch
+from tiny import tiny_model
+from tiny_text import LANGUAGES, texts, tiny_tokenizer
+
+import pymultiling as pml
+
+MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
+TEXTS = {language: texts(language, seed=1) for language in LANGUAGES}
+
+
+@torch.no_grad()
+def plain_perplexity(some: list[str], max_length: int = 512) -> float:
+    losses = []
+    for text in some:
+        ids = TOKENIZER(text)["input_ids"][:max_length]
+        logs = MODEL(torch.tensor([ids])).logits[0].log_softmax(-1)
+        losses += [-logs[place, token].item() for place, token in enumerate(ids[1:])]
+    return math.exp(sum(losses) / len(losses))
+
+
+def draw(seed: int) -> pml.NeuronSet:
+    generator = torch.Generator().manual_seed(seed)
+    widths = dict(ffn=37, q=48, k=24, v=24, o=48)
+    return pml.NeuronSet({site: torch.rand(2, width, generator=generator) < 0.3 for site, width in widths.items()})
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 4096])
+@pytest.mark.parametrize("max_length", [5, 512])
+def test_perplexity(batch_tokens, max_length):
+    found = pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], max_length=max_length, batch_tokens=batch_tokens)
+    assert found == pytest.approx(plain_perplexity(TEXTS["fr"], max_length), rel=1e-6)
+
+
+def test_every_token_weighs_the_same():
+    """Of one long and one short text the perplexity is not the mean of the two."""
+    both = pml.perplexity(MODEL, TOKENIZER, ["w3 w4 w5 w6 w7", "w8"])
+    long, short = (math.log(pml.perplexity(MODEL, TOKENIZER, [text])) for text in ("w3 w4 w5 w6 w7", "w8"))
+    assert math.log(both) == pytest.approx((5 * long + short) / 6)
+
+
+def test_matrix():
+    sets = {"a": draw(0), "b": draw(1).only("k"), "empty": draw(0) - draw(0)}
+    matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=30)
+    assert list(matrix.index) == ["none", "a", "b", "empty"] and list(matrix.columns) == ["fr", "de"]
+    for language, some in TEXTS.items():
+        plain = plain_perplexity(some)
+        assert matrix.loc["none", language] == pytest.approx(plain, rel=1e-6)
+        assert matrix.loc["empty", language] == pytest.approx(plain, rel=1e-6)
+        for name in ("a", "b"):
+            with pml.deactivate(MODEL, sets[name]):
+                masked = plain_perplexity(some)
+            assert matrix.loc[name, language] == pytest.approx(masked, rel=1e-6)
+            assert abs(masked - plain) > 1e-3
+
+
+def test_nothing_to_predict():
+    with pytest.raises(pml.CorpusError, match="at least two tokens"):
+        pml.perplexity(MODEL, tiny_tokenizer(bos=False), ["w3", "w4"])
+    with pytest.raises(pml.CorpusError, match="'fr'"):
+        pml.ablation_matrix(MODEL, TOKENIZER, {}, {"fr": []})
+
+
+def test_a_text_of_one_token_adds_nothing():
+    tokenizer = tiny_tokenizer(bos=False)
+    with_it = pml.perplexity(MODEL, tokenizer, ["w3 w4 w5", "w6"])
+    assert with_it == pytest.approx(pml.perplexity(MODEL, tokenizer, ["w3 w4 w5"]))
+
+
+def test_a_set_of_another_model():
+    other = pml.NeuronSet({"ffn": torch.zeros(2, 36, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="another model"):
+        pml.ablation_matrix(MODEL, TOKENIZER, {"a": other}, TEXTS)
+
+
+def test_progress(capsys):
+    pml.ablation_matrix(MODEL, TOKENIZER, {"a": draw(0)}, TEXTS, progress=True)
+    assert capsys.readouterr().err.startswith("ablation: 4 of 4 sets x languages")

@@ -1,0 +1,158 @@
+"""pml.detect against a loop over single documents."""
+
+import math
+
+import pytest
+import torch
+from tiny import tiny_batch, tiny_model
+from tiny_text import LANGUAGES, texts, tiny_tokenizer
+
+import pymultiling as pml
+from pymultiling.data.batches import DOCUMENTS_SORTED
+from pymultiling.methods import plnd
+
+MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
+CORPORA = {language: texts(language) for language in LANGUAGES}
+
+
+def detect(corpora=None, **options) -> pml.Detection:
+    return pml.detect(MODEL, TOKENIZER, corpora or CORPORA, **{"progress": False, "batch_tokens": 30, **options})
+
+
+def one_by_one(language: str, max_length: int = 512, **options) -> dict[str, torch.Tensor]:
+    """{site: (documents, layers, neurons)} from a forward for each document."""
+    ids = [TOKENIZER(text, return_tensors="pt")["input_ids"][:, :max_length] for text in CORPORA[language]]
+    found = [pml.importance(MODEL, one, **options) for one in ids]
+    return {site: torch.cat([one[site] for one in found]) for site in found[0]}
+
+
+@pytest.mark.parametrize("options", [{}, {"rope": "post"}, {"score": "released"}, {"max_length": 6}, {"sites": "k"}])
+def test_statistics_are_those_of_a_loop(options):
+    rule = pml.TopK(ffn=0.2, attention=0.4)
+    detection = detect(select=rule, **options)
+    for language, statistics in detection.statistics.items():
+        truth = one_by_one(language, **options)
+        assert statistics.documents == len(CORPORA[language])
+        for site, values in truth.items():
+            torch.testing.assert_close(statistics.minimum[site], values.amin(0))
+            torch.testing.assert_close(statistics.sum[site], values.sum(0))
+            assert torch.equal(statistics.votes[site], rule.votes(truth)[site].sum(0))
+        assert detection.neurons[language] == pml.NeuronSet({site: rule.votes(truth)[site].all(0) for site in truth})
+        assert 0 < len(detection.neurons[language])
+
+
+def test_threshold_is_in_every_document():
+    truth = one_by_one("fr", sites="ffn")["ffn"]
+    epsilon = truth.amin(0).median().item()
+    neurons = detect(select=pml.Threshold(epsilon), sites="ffn").neurons["fr"]
+    assert torch.equal(neurons.sites["ffn"], (truth >= epsilon).all(0))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
+def test_batching_does_not_change_the_result(batch_tokens):
+    a, b = detect(), detect(batch_tokens=batch_tokens)
+    for language in CORPORA:
+        assert a.neurons[language] == b.neurons[language]
+        for site in pml.SITES:
+            assert torch.equal(a.statistics[language].votes[site], b.statistics[language].votes[site])
+            torch.testing.assert_close(a.statistics[language].sum[site], b.statistics[language].sum[site])
+
+
+def test_packed():
+    detection = detect(pack=10)
+    tokens = sum(len(text.split()) + 1 for text in CORPORA["fr"])  # </s> behind each
+    assert detection.statistics["fr"].documents == tokens // 9  # <s> in front of each
+    assert detection.corpora["fr"].left_over == tokens % 9
+
+
+def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
+    """A generator is never held whole: no more is drawn than one window of sorted documents before measuring starts."""
+    drawn, drawn_at_batch = 0, []
+
+    def corpus():
+        nonlocal drawn
+        for _ in range(2 * DOCUMENTS_SORTED + 1):
+            drawn += 1
+            yield "w3"
+
+    measure = plnd._measure
+
+    def watched(*arguments):
+        drawn_at_batch.append(drawn)
+        return measure(*arguments)
+
+    monkeypatch.setattr(plnd, "_measure", watched)
+    detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=2048)
+    assert detection.statistics["fr"].documents == 2 * DOCUMENTS_SORTED + 1
+    assert drawn_at_batch == [DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED + 1]
+
+
+def test_specific():
+    def neurons(*members: int) -> pml.NeuronSet:
+        mask = torch.zeros(1, 4, dtype=torch.bool)
+        mask[0, list(members)] = True
+        return pml.NeuronSet({"ffn": mask})
+
+    detection = pml.Detection({"en": neurons(0, 1), "de": neurons(1, 2), "fr": neurons(0, 1, 3)}, {})
+    assert detection.specific() == {"en": neurons(), "de": neurons(2), "fr": neurons(3)}
+    assert detection.specific(at_most=2) == {"en": neurons(0), "de": neurons(2), "fr": neurons(0, 3)}
+    assert detection.specific(at_most=3) == detection.neurons
+    assert detection.specific(at_most=3, minus=["en"]) == {"en": neurons(0, 1), "de": neurons(2), "fr": neurons(3)}
+    with pytest.raises(ValueError, match="'it'"):
+        detection.specific(minus=["it"])
+
+
+def test_report():
+    detection = detect()
+    report = detection.report()
+    assert list(report.columns) == ["language", "site", "layer", "selected", "specific"]
+    assert len(report) == 2 * len(pml.SITES) * 2
+    specific = detection.specific()
+    for language, part in report.groupby("language"):
+        assert part.selected.sum() == len(detection.neurons[language])
+        assert part.specific.sum() == len(specific[language])
+    row = report.set_index(["language", "site", "layer"]).loc[("de", "q", 1)]
+    assert row.selected == detection.neurons["de"].count("layer")["q"][1]
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model("llama").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pml.detect(model, TOKENIZER, CORPORA, progress=False)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_nan_is_named():
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn.o_proj.weight.data[3, 2] = math.nan
+    with pytest.raises(pml.NonFiniteActivations, match="'fr'.*site v, layer 1"):
+        pml.detect(model, TOKENIZER, CORPORA, sites=["v"], progress=False)
+    again = pml.importance(tiny_model("llama"), **tiny_batch())  # nothing is left behind
+    assert all(values.isfinite().all() for values in again.values())
+
+
+def test_bad_input():
+    for corpora, words in (({}, "no corpora"), ({"fr": []}, "'fr' has no documents"), ({"fr": [" "]}, "empty 1")):
+        with pytest.raises(pml.CorpusError, match=words):
+            pml.detect(MODEL, TOKENIZER, corpora, progress=False)
+    for options in (
+        {"max_length": 0},
+        {"batch_tokens": 0},
+        {"pack": 0},
+        {"sites": "z"},
+        {"rope": "mid"},
+        {"score": "x"},
+    ):
+        with pytest.raises(ValueError):
+            detect(**options)
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    detect(progress=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert [line.partition(",")[0] for line in printed.err.splitlines()] == [
+        "fr: measuring: 6 documents",
+        "de: measuring: 6 documents",
+    ]

@@ -1,0 +1,45 @@
+"""Inputs that the operators' tests share."""
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+# The fixtures are made once a module and hold no state of an example.
+examples = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+widths = st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 200])
+tokens = st.sampled_from([0, 1, 2, 7, 63, 129, 300])
+counts = st.integers(0, 5)
+layouts = st.sampled_from(["contiguous", "row stride", "column stride", "transposed"])
+
+
+def dtypes(backend: str) -> list[torch.dtype]:
+    return [torch.float32, torch.bfloat16] + ([torch.float64, torch.float16] if backend == "torch" else [])
+
+
+def matrix(seed: int, rows: int, columns: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
+    torch.manual_seed(seed)
+    if layout == "row stride":
+        return torch.randn(rows, columns + 5).to(dtype)[:, 3 : 3 + columns]
+    if layout == "column stride":
+        return torch.randn(rows, 2 * columns).to(dtype)[:, ::2]
+    if layout == "transposed":
+        return torch.randn(columns, rows).to(dtype).T
+    return torch.randn(rows, columns).to(dtype)
+
+
+def document_ids(seed: int, tokens: int, count: int) -> Tensor:
+    """Runs of ids in any order, padding among them, some documents without a token."""
+    torch.manual_seed(seed)
+    return torch.randint(-1, count, (tokens // 3 + 1,)).repeat_interleave(3)[:tokens] if count else torch.full((tokens,), -1)
+
+
+def mask_sets(seed: int, tokens: int, width: int, sets: int = 3) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return torch.rand(sets, width) < 0.4, torch.randint(-1, sets, (tokens,))
+
+
+def per_document(values: Tensor, documents: Tensor, count: int) -> Tensor:
+    """The plainest sum: one document after another, in the dtype of `values`."""
+    return torch.stack([values[documents == c].sum(0) for c in range(count)]) if count else values[:0]

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from budget import within
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import counts, document_ids, dtypes, examples, layouts, matrix, per_document, tokens, widths
+
+from pymultiling import reference
+from pymultiling.ops import column_energy
+
+
+def check(x, documents, count, backend):
+    actual = column_energy(x, documents, count, backend=backend)
+    exact = per_document(x.double().square(), documents, count)
+    assert actual.dtype == torch.promote_types(x.dtype, torch.float32)
+    within("column_energy", actual, reference.column_energy(x, documents, count), exact)
+
+
+@examples
+@given(st.data(), tokens, widths, counts, layouts, st.integers(0, 99))
+def test_equals_the_sum_over_each_document(backend, data, tokens, width, count, layout, seed):
+    dtype = data.draw(st.sampled_from(dtypes(backend)))
+    check(matrix(seed, tokens, width, dtype, layout), document_ids(seed, tokens, count), count, backend)
+
+
+def test_one_document_without_ids(backend):
+    x = matrix(0, 50, 63, torch.float32)
+    within("column_energy", column_energy(x, backend=backend)[0], x.square().sum(0), x.double().square().sum(0))
+
+
+@pytest.mark.parametrize("documents", ["one", "taking turns"])
+def test_long_documents_keep_their_digits(backend, documents):
+    x = matrix(0, 200_000, 3, torch.float32) + 3
+    ids = torch.zeros(len(x), dtype=torch.int64) if documents == "one" else torch.arange(len(x)) % 2
+    exact = per_document(x.double().square(), ids, 2)
+    actual = column_energy(x, ids, 2, backend=backend)
+    if backend == "cpp":
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-6, atol=0)
+    within("column_energy", actual, reference.column_energy(x, ids, 2), exact)
+
+
+def test_nan_and_infinity_stay_in_their_document(backend):
+    x = torch.ones(6, 40)
+    x[1, 3], x[4, 39] = torch.nan, torch.inf
+    energy = column_energy(x, torch.tensor([0, 0, 0, 1, 1, 1]), 2, backend=backend)
+    assert energy[0, 3].isnan() and energy[1, 39].isinf()
+    assert energy.isfinite().sum() == energy.numel() - 2
+
+
+def test_an_id_out_of_range_is_refused(backend):
+    with pytest.raises((IndexError, RuntimeError)):
+        column_energy(torch.ones(2, 3), torch.tensor([0, 7]), 2, backend=backend)
+
+
+@pytest.mark.parametrize("wrong", [-2, 2])
+def test_kernels_refuse_the_nearest_wrong_ids(backend, wrong):
+    if backend == "torch":
+        pytest.skip("the reference takes negative ids and `count` for padding")
+    with pytest.raises(IndexError, match=f"token 1 has document {wrong}, there are 2"):
+        column_energy(torch.ones(2, 3), torch.tensor([0, wrong]), 2, backend=backend)
+
+
+@pytest.mark.parametrize("x, documents", [(torch.ones(3), None), (torch.ones(2, 3), torch.zeros(3, dtype=torch.int64)),
+                                          (torch.ones(2, 3), torch.zeros(2)), (torch.ones(2, 3).int(), None)])
+def test_wrong_arguments(x, documents):
+    with pytest.raises(ValueError):
+        column_energy(x, documents, 1)
+
+
+def test_threads_change_no_bit(backend, two_threads):
+    x, ids = matrix(0, 500, 1000, torch.float32), document_ids(0, 500, 3)
+    two = column_energy(x, ids, 3, backend=backend)
+    torch.set_num_threads(1)
+    assert torch.equal(two, column_energy(x, ids, 3, backend=backend))
+
+
+def test_registered_as_a_torch_operator():
+    args = (matrix(0, 9, 5, torch.float32), document_ids(0, 9, 2), 2)
+    torch.library.opcheck(torch.ops.pymultiling.column_energy.default, args)
+    compiled = torch.compile(lambda *a: column_energy(*a) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*args), column_energy(*args) + 1)

@@ -1,0 +1,121 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from budget import within
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import counts, document_ids, dtypes, examples, layouts, mask_sets, matrix, per_document, tokens, widths
+
+from pymultiling import reference
+from pymultiling.ops import gated_ffn
+
+ACTIVATIONS = {
+    "silu": lambda x: x * torch.sigmoid(x),
+    "gelu": lambda x: x * torch.special.ndtr(x),
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": lambda x: x.clamp(min=0),
+}
+
+
+def exactly(gate, up, activation, documents, count, masks, mask_ids):
+    gate, up = gate.double(), None if up is None else up.double()
+    activated = ACTIVATIONS[activation](gate)
+    linear = gate if up is None else up
+    hidden = activated if up is None else activated * up
+    if masks is not None:
+        on = torch.stack([~masks[i] if i >= 0 else torch.ones_like(masks[0]) for i in mask_ids]) if len(gate) else gate > 0
+        hidden, activated, linear = (torch.where(on, x, 0.0) for x in (hidden, activated, linear))
+    return (
+        hidden,
+        per_document(hidden.square(), documents, count),
+        per_document((activated > 0).long(), documents, count),
+        per_document(linear.abs(), documents, count),
+    )
+
+
+def check(gate, up, activation, documents, count, masks, mask_ids, backend):
+    arguments = dict(activation=activation, documents=documents, count=count, masks=masks, mask_ids=mask_ids)
+    actual = gated_ffn(gate, up, **arguments, backend=backend)
+    plain = reference.gated_ffn(gate, up, *arguments.values())
+    exact = exactly(gate, up, *arguments.values())
+    assert [x.dtype for x in actual] == [x.dtype for x in plain]
+    within("gated_ffn, hidden", actual.hidden, plain[0], exact[0])
+    within("gated_ffn", actual.squares, plain[1], exact[1])
+    assert torch.equal(actual.active, exact[2])
+    within("gated_ffn", actual.magnitude, plain[3], exact[3])
+
+
+@examples
+@given(
+    st.data(), tokens, widths, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), st.booleans(), counts, layouts,
+    st.integers(0, 99),
+)  # fmt: skip
+def test_equals_the_formula(backend, data, tokens, width, activation, gated, masked, count, layout, seed):
+    dtype = data.draw(st.sampled_from(dtypes(backend)))
+    gate = 3 * matrix(seed, tokens, width, dtype, layout)
+    up = matrix(seed + 1, tokens, width, dtype, layout) if gated else None
+    masks, mask_ids = mask_sets(seed, tokens, width) if masked else (None, None)
+    check(gate, up, activation, document_ids(seed, tokens, count), count, masks, mask_ids, backend)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_over_their_whole_range(backend, activation):
+    gate = torch.linspace(-12, 12, 20_001)[:, None]
+    check(gate, None, activation, torch.zeros(len(gate), dtype=torch.int64), 1, None, None, backend)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hostile_values(backend, activation):
+    gate = torch.tensor([[torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 1e30, -1e30, 88.8, -88.8, -104.0, 1e38]]).T
+    if backend == "torch" and activation == "gelu":
+        gate = gate[2:]  # PyTorch's own vectorised gelu(inf) is NaN
+    ids = torch.zeros(len(gate), dtype=torch.int64)
+    actual = gated_ffn(gate, torch.full_like(gate, 0.5), activation=activation, backend=backend)
+    hidden, _, active, _ = exactly(gate, torch.full_like(gate, 0.5), activation, ids, 1, None, None)
+    torch.testing.assert_close(actual.hidden.double(), hidden, rtol=1e-6, atol=1e-36, equal_nan=True)
+    assert torch.equal(actual.active, active)
+    assert not actual.squares.isfinite().any()
+
+
+def test_masked_nan_is_zero(backend):
+    gate = torch.full((3, 20), torch.nan)
+    masks, ids = torch.ones(1, 20, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    for x in gated_ffn(gate, gate, masks=masks, mask_ids=ids, backend=backend):
+        assert not x.any()
+
+
+def test_long_document_keeps_its_digits(backend):
+    gate = matrix(0, 100_000, 2, torch.float32) + 2
+    check(gate, gate, "silu", torch.zeros(len(gate), dtype=torch.int64), 1, None, None, backend)
+
+
+@pytest.mark.parametrize("documents, mask_ids", [([0, 7], [0, 0]), ([0, 0], [0, 2])])
+def test_an_id_out_of_range_is_refused(backend, documents, mask_ids):
+    masks = torch.zeros(2, 3, dtype=torch.bool)
+    with pytest.raises((IndexError, RuntimeError)):
+        gated_ffn(torch.ones(2, 3), documents=torch.tensor(documents), count=1, masks=masks,
+                  mask_ids=torch.tensor(mask_ids), backend=backend)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"activation": "tanh"}, {"up": torch.ones(2, 4)}, {"masks": torch.ones(1, 3).bool()}])
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError):
+        gated_ffn(torch.ones(2, 3), **wrong)
+
+
+def test_threads_change_no_bit(backend, two_threads):
+    if backend == "torch":
+        pytest.skip("PyTorch's vectorised activations differ from its scalar ones, and threads move the border")
+    gate, ids = matrix(0, 300, 1000, torch.float32), document_ids(0, 300, 3)
+    two = gated_ffn(gate, gate, documents=ids, count=3, backend=backend)
+    torch.set_num_threads(1)
+    one = gated_ffn(gate, gate, documents=ids, count=3, backend=backend)
+    assert all(map(torch.equal, one, two))
+
+
+def test_registered_as_a_torch_operator():
+    gate, up, ids = matrix(0, 9, 5, torch.float32), matrix(1, 9, 5, torch.float32), document_ids(0, 9, 2)
+    args = (gate, up, "silu", ids, 2, *mask_sets(0, 9, 5))
+    torch.library.opcheck(torch.ops.pymultiling.gated_ffn.default, args)
+    compiled = torch.compile(lambda *a: torch.ops.pymultiling.gated_ffn(*a), fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.gated_ffn(*args)))

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import dtypes, examples, layouts, mask_sets, matrix, tokens, widths
+
+from pymultiling.ops import mask_neurons
+
+
+def row_by_row(x, masks, mask_ids):
+    y = x.clone()
+    for t, i in enumerate(mask_ids.tolist()):
+        if i >= 0:
+            y[t, masks[i]] = 0
+    return y
+
+
+@examples
+@given(st.data(), tokens, widths, layouts, st.booleans(), st.integers(0, 99))
+def test_zeroes_the_columns_of_each_rows_set(backend, data, tokens, width, layout, inplace, seed):
+    x = matrix(seed, tokens, width, data.draw(st.sampled_from(dtypes(backend))), layout)
+    masks, ids = mask_sets(seed, tokens, width)
+    expected, before = row_by_row(x, masks, ids), x.clone()
+    y = mask_neurons(x, masks, ids, inplace=inplace, backend=backend)
+    assert torch.equal(y, expected)
+    assert torch.equal(x, expected if inplace else before)
+    assert (y is x) == inplace
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_set_0_without_ids_and_nan_only_where_on(backend, inplace):
+    x = torch.full((4, 33), torch.nan)
+    masks = torch.arange(33)[None] % 2 == 0
+    assert torch.equal(mask_neurons(x, masks, inplace=inplace, backend=backend).isnan(), ~masks.expand(4, -1))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_id_out_of_range_is_refused(backend, inplace):
+    with pytest.raises((IndexError, RuntimeError)):
+        mask_neurons(torch.ones(2, 3), torch.ones(2, 3).bool(), torch.tensor([0, 2]), inplace=inplace, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "masks, ids", [(torch.ones(1, 4).bool(), None), (torch.ones(1, 3), None), (torch.ones(1, 3).bool(), torch.zeros(3).long())]
+)
+def test_wrong_arguments(masks, ids):
+    with pytest.raises(ValueError):
+        mask_neurons(torch.ones(2, 3), masks, ids)
+
+
+def test_gradient_is_masked_too():
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    masks, ids = mask_sets(0, 5, 7)
+    torch.autograd.gradcheck(lambda x: mask_neurons(x, masks, ids), (x,))
+
+
+def test_threads_change_no_bit(backend, two_threads):
+    x, (masks, ids) = matrix(0, 500, 300, torch.float32), mask_sets(0, 500, 300)
+    two = mask_neurons(x, masks, ids, backend=backend)
+    torch.set_num_threads(1)
+    assert torch.equal(two, mask_neurons(x, masks, ids, backend=backend))
+
+
+def test_registered_as_torch_operators():
+    args = (matrix(0, 9, 5, torch.float32), *mask_sets(0, 9, 5))
+    torch.library.opcheck(torch.ops.pymultiling.mask_neurons.default, args)
+    torch.library.opcheck(torch.ops.pymultiling.mask_neurons_.default, args)
+    for inplace in (False, True):
+        compiled = torch.compile(lambda x, *a: mask_neurons(x * 2, *a, inplace=inplace) + 1, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(*args), row_by_row(args[0] * 2, *args[1:]) + 1)

@@ -1,0 +1,366 @@
+"""Importance of query and key neurons: the reference against brute force, then every backend against the reference."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from budget import error, within
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import examples
+
+from pymultiling import reference
+from pymultiling.ops import qk_importance
+from pymultiling.reference.qk_importance import rotation_pairs
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attention layer's projections, made from a seed."""
+
+    batch: int = 2
+    kv_heads: int = 2
+    group: int = 2
+    length: int = 12
+    size: int = 8
+    rotation: str | None = "half"  # "half", "interleaved", "partial", None
+    before: bool = True  # rows of the projection are zeroed, before the rotation
+    norm: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    padding: str | None = None  # "left", "right", "some", "one row"
+    key_bias: float = 0
+    query_factor: float = 1
+    seed: int = 0
+
+    def projections(self):
+        torch.manual_seed(self.seed)
+        shape = (self.length, self.size)
+        q = self.query_factor * torch.randn(self.batch, self.kv_heads * self.group, *shape, dtype=torch.float64)
+        k = torch.randn(self.batch, self.kv_heads, *shape, dtype=torch.float64)
+        bias = self.key_bias * torch.randn(1, self.kv_heads, 1, self.size, dtype=torch.float64).sign()
+        return q, k + bias
+
+    def normed(self, x):
+        if not self.norm:
+            return x
+        weight = torch.linspace(0.5, 1.5, self.size, dtype=torch.float64)
+        return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
+
+    def gain(self, x):
+        if not self.norm:
+            return None
+        r2 = x.square().mean(-1, keepdim=True) + EPS
+        return (r2 / (r2 - x.square() / self.size)).sqrt()
+
+    def tables(self):
+        if self.rotation is None:
+            return None, None
+        turned = self.size // 4 * 2 if self.rotation == "partial" else self.size
+        angle = torch.arange(self.length, dtype=torch.float64)[:, None] * 0.3 ** torch.arange(turned // 2)
+        angle = angle.repeat_interleave(2, 1) if self.rotation == "interleaved" else angle.repeat(1, 2)
+        return angle.cos()[None], angle.sin()[None]
+
+    def rotated(self, x):
+        """Pair by pair, as a rotation of the plane: independent of how the library stores pairs."""
+        if self.rotation is None:
+            return x
+        cos, sin = self.tables()
+        turned, x = cos.shape[-1], x.clone()
+        first = slice(0, turned, 2) if self.rotation == "interleaved" else slice(0, turned // 2)
+        second = slice(1, turned, 2) if self.rotation == "interleaved" else slice(turned // 2, turned)
+        a, b = x[..., first].clone(), x[..., second].clone()
+        x[..., first] = a * cos[..., first] - b * sin[..., first]
+        x[..., second] = b * cos[..., second] + a * sin[..., second]
+        return x
+
+    def valid(self):
+        valid = torch.ones(self.batch, self.length, dtype=torch.bool)
+        third = self.length // 3
+        if self.padding == "left":
+            valid[0, :third] = False
+        if self.padding == "right":
+            valid[-1, self.length - third :] = False
+        if self.padding == "some":
+            valid = torch.rand(self.batch, self.length) < 0.7
+        if self.padding == "one row":
+            valid[0] = False
+        return valid
+
+    def arguments(self):
+        q, k = self.projections()
+        plain = (self.normed(q), self.normed(k))
+        rotated = tuple(map(self.rotated, plain))
+        gains = (self.gain(q), self.gain(k)) if self.before else (None, None)
+        if not self.before:
+            return (*rotated, None, None, None, None, self.valid(), None, None)
+        return (*rotated, *plain, *self.tables(), self.valid(), *gains)
+
+    def settings(self):
+        return dict(
+            scale=self.size**-0.5, window=self.window, softcap=self.softcap, interleaved=self.rotation == "interleaved"
+        )
+
+    def probabilities(self, q, k, b):
+        """(H, l', l') of document b's valid tokens, from rotated queries and keys."""
+        tokens = self.valid_once[b].nonzero().squeeze(1)
+        scores = self.size**-0.5 * q[b][:, tokens] @ k[b][:, tokens].repeat_interleave(self.group, 0).mT
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        distance = tokens[:, None] - tokens
+        hidden = distance < 0
+        if self.window is not None:
+            hidden |= distance >= self.window
+        return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+def brute_force(case: Case, valid):
+    """Zeroes one dimension of one head's projection after the other and does attention again."""
+    object.__setattr__(case, "valid_once", valid)
+    projections = case.projections()
+    heads = (case.kv_heads * case.group, case.kv_heads)
+
+    def layer(q, k, zero=None):
+        out = []
+        for site, x in enumerate((q, k)):
+            x = x.clone()
+            at = None if zero is None or zero[0] != site else zero[1:]
+            if at is not None and case.before:
+                x[:, at[0], :, at[1]] = 0
+            x = case.rotated(case.normed(x))
+            if at is not None and not case.before:
+                x[:, at[0], :, at[1]] = 0
+            out.append(x)
+        return [case.probabilities(*out, b) for b in range(case.batch)]
+
+    whole = layer(*projections)
+    results = []
+    for site in (0, 1):
+        change = torch.zeros(case.batch, heads[site], case.size, dtype=torch.float64)
+        for h in range(heads[site]):
+            for n in range(case.size):
+                without = layer(*projections, (site, h, n))
+                for b in range(case.batch):
+                    change[b, h, n] = (without[b] - whole[b]).square().sum()
+        results.append(change.flatten(1))
+    return results
+
+
+BRUTE_FORCE = {
+    "half": Case(),
+    "interleaved": Case(rotation="interleaved"),
+    "partial": Case(rotation="partial"),
+    "no rotation": Case(rotation=None, size=5),
+    "after the rotation": Case(before=False),
+    "norm": Case(norm=True),
+    "norm, no rotation": Case(norm=True, rotation=None),
+    "soft cap": Case(softcap=1.5),
+    "soft cap, norm": Case(softcap=2.0, norm=True),
+    "window, left padding": Case(window=4, padding="left"),
+    "some padding": Case(window=5, padding="some"),
+    "one row of padding": Case(padding="one row"),
+    "large scores": Case(query_factor=30),
+}
+
+
+@pytest.mark.parametrize("case", BRUTE_FORCE.values(), ids=BRUTE_FORCE)
+def test_reference_is_what_zeroing_a_row_does(case):
+    arguments = case.arguments()
+    actual = reference.qk_importance(*arguments, *case.settings().values())
+    for found, exact in zip(actual, brute_force(case, arguments[6])):
+        assert error(found, exact) < 1e-9
+
+
+def largest_score(arguments, case):
+    q, k = arguments[0], arguments[1].repeat_interleave(case.group, 1)
+    scores = case.size**-0.5 * torch.einsum("bhid,bhjd->bhij", q, k)
+    return float(scores.abs().max()) if scores.numel() else 0.0
+
+
+def cast(arguments, dtype):
+    return tuple(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in arguments)
+
+
+def check(case, dtype, backend):
+    arguments = cast(case.arguments(), dtype)
+    actual = qk_importance(*arguments, **case.settings(), backend=backend)
+    plain = reference.qk_importance(*arguments, *case.settings().values())
+    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    for a, p, e in zip(actual, plain, exact):
+        assert a.dtype == torch.promote_types(dtype, torch.float32)
+        within("qk_importance", a, p, e, times=1 + largest_score(cast(arguments, torch.float64), case))
+    return actual, exact
+
+
+cases = st.builds(
+    Case,
+    batch=st.integers(1, 2),
+    kv_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    length=st.sampled_from([1, 2, 5, 16, 17, 33]),
+    size=st.sampled_from([4, 8, 16, 20, 36]),
+    rotation=st.sampled_from(["half", "interleaved", "partial", None]),
+    before=st.booleans(),
+    norm=st.booleans(),
+    window=st.sampled_from([None, 1, 3, 20]),
+    softcap=st.sampled_from([None, 2.0, 50.0]),
+    padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+    seed=st.integers(0, 99),
+)
+
+
+@examples
+@given(cases, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_backends_equal_the_reference(backend, case, dtype):
+    check(case, dtype, backend)
+
+
+HOSTILE = {
+    "more keys than a partial sum, rows than a tile": Case(batch=1, kv_heads=1, length=300, size=24, window=200),
+    "odd size": Case(size=63, rotation=None, length=40),
+    "size 1": Case(size=1, rotation=None, length=40),
+    "key bias 300": Case(key_bias=300, rotation=None, length=70),
+    "key bias 300, zeroed after no rotation": Case(key_bias=300, rotation=None, before=False, length=70),
+    "key bias 300 under the rotation": Case(key_bias=300, length=70),
+    "key bias 300, soft cap": Case(key_bias=300, softcap=50.0, length=40),
+    "scores of 100": Case(query_factor=40, length=70),
+    "scores of 100, norm": Case(query_factor=40, key_bias=3, norm=True, length=70),
+    "scores far over the cap": Case(query_factor=100, softcap=2.0, length=40),
+    "scores of 1e4": Case(query_factor=4e3, length=40),
+    "tiny changes": Case(query_factor=1e-4, length=70),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_inputs(backend, case):
+    check(case, torch.float32, backend)
+
+
+@pytest.mark.parametrize("strength", [12.0, 60.0, 400.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_neuron_that_dominates_its_head(backend, strength, sign):
+    case = Case(batch=1, kv_heads=1, group=1, length=50, rotation=None)
+    q, k, *rest = case.arguments()
+    q[..., 3], k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
+    arguments = (q, k, q, k, *rest[2:])
+    single = cast(arguments, torch.float32)
+    actual = qk_importance(*single, **case.settings(), backend=backend)
+    exact = reference.qk_importance(*cast(single, torch.float64), *case.settings().values())
+    for a, e in zip(actual, exact):
+        assert int(e.argmax()) == 3
+        important = e > 1e-6 * e.max()
+        torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)
+
+
+def test_a_single_token_has_no_importance(backend):
+    for case in (Case(length=1, query_factor=50), Case(length=9, window=1), Case(length=1, norm=True, softcap=3.0)):
+        for importance in qk_importance(*cast(case.arguments(), torch.float32), **case.settings(), backend=backend):
+            assert not importance.any()
+
+
+def test_no_tokens(backend):
+    for case in (Case(length=0), Case(batch=0)):
+        for importance in qk_importance(*cast(case.arguments(), torch.float32), **case.settings(), backend=backend):
+            assert importance.shape[0] == case.batch and not importance.any()
+
+
+def test_padding_is_not_read(backend):
+    case = Case(padding="some")
+    arguments = cast(case.arguments(), torch.float32)
+    expected = qk_importance(*arguments, **case.settings(), backend=backend)
+    for x in arguments[:4]:
+        x.masked_fill_(~arguments[6][:, None, :, None], torch.nan)
+    actual = qk_importance(*arguments, **case.settings(), backend=backend)
+    assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("which", [0, 1])
+def test_nan_shows(backend, which, softcap):
+    case = Case(softcap=softcap)
+    arguments = cast(case.arguments(), torch.float32)
+    arguments[which][0, 0, 5, 2] = torch.nan
+    q_importance, k_importance = qk_importance(*arguments, **case.settings(), backend=backend)
+    assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
+    assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
+
+
+def test_strided_heads(backend):
+    """As a model has them: (B, l, H, d) transposed, tables per document, gains in another dtype."""
+    case = Case(norm=True)
+    arguments = list(cast(case.arguments(), torch.float32))
+    expected = qk_importance(*arguments, **case.settings(), backend=backend)
+    for i in (0, 1, 2, 3, 7, 8):
+        arguments[i] = arguments[i].transpose(1, 2).contiguous().transpose(1, 2)
+    arguments[0] = arguments[0].mT.contiguous().mT  # the last dimension strided too
+    arguments[4], arguments[5] = (x.repeat(case.batch, 1, 1) for x in arguments[4:6])
+    arguments[7] = arguments[7].double()
+    actual = qk_importance(*arguments, **case.settings(), backend=backend)
+    for a, e in zip(actual, expected):
+        torch.testing.assert_close(a.float(), e, rtol=1e-6, atol=0)
+
+
+def test_rotation_tables_of_each_document(backend):
+    case = Case(batch=1)
+    one = cast(case.arguments(), torch.float32)
+    late = tuple(x.roll(3, 1) for x in one[4:6])
+    both = [torch.cat([x, x]) if x is not None else None for x in one]
+    both[4], both[5] = (torch.cat([a, b]) for a, b in zip(one[4:6], late))
+    importance = qk_importance(*both, **case.settings(), backend=backend)
+    alone = qk_importance(*one[:4], *late, *one[6:], **case.settings(), backend=backend)
+    for a, b in zip(importance, alone):
+        torch.testing.assert_close(a[1:], b, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("case", [Case(length=90, size=20), Case(length=90, size=20, norm=True, softcap=5.0)])
+def test_threads_change_no_bit(backend, two_threads, case):
+    if backend == "torch":
+        pytest.skip("PyTorch's products of matrices depend on the number of threads")
+    arguments = cast(case.arguments(), torch.float32)
+    two = qk_importance(*arguments, **case.settings(), backend=backend)
+    torch.set_num_threads(1)
+    assert all(map(torch.equal, two, qk_importance(*arguments, **case.settings(), backend=backend)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"k": torch.ones(1, 3, 4, 8)},
+        {"k_plain": None},
+        {"sin": None},
+        {"valid": torch.ones(1, 4)},
+        {"q_gain": torch.ones(1, 2, 4, 7)},
+        {"window": 0},
+        {"softcap": -1.0},
+        {"cos": torch.ones(1, 4, 3), "sin": torch.ones(1, 4, 3)},
+        {"q_plain": None, "k_plain": None, "q_gain": torch.ones(1, 2, 4, 8)},
+    ],
+)
+def test_wrong_arguments(wrong):
+    names = ("q", "k", "q_plain", "k_plain", "cos", "sin")
+    right = dict(zip(names, Case(batch=1, kv_heads=1, length=4).arguments()[:6]))
+    with pytest.raises(ValueError):
+        qk_importance(**{**right, "scale": 1.0, **wrong})
+
+
+def test_registered_as_a_torch_operator():
+    case = Case(length=5, size=4, norm=True)
+    args = (*cast(case.arguments(), torch.float32), *case.settings().values())
+    torch.library.opcheck(torch.ops.pymultiling.qk_importance.default, args)
+    compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_importance(*a), fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.qk_importance(*args)))
+
+
+def test_pairs_turn_into_each_other():
+    for interleaved in (False, True):
+        partner, sign = rotation_pairs(10, 6, interleaved, torch.device("cpu"))
+        assert torch.equal(partner[partner], torch.arange(10))
+        assert (sign[:6] * sign[partner[:6]] == -1).all() and torch.equal(partner[6:], torch.arange(6, 10))
+
+
+def test_case_helpers_agree_with_each_other():
+    case = replace(Case(), rotation="partial")
+    x = torch.randn(1, 1, case.length, case.size, dtype=torch.float64)
+    torch.testing.assert_close(case.rotated(x).norm(dim=-1), x.norm(dim=-1))

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from budget import within
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import counts, document_ids, dtypes, examples, layouts, matrix, per_document, tokens
+
+from pymultiling import reference
+from pymultiling.ops import value_energy, value_gram
+
+
+def by_output(attention, weight, kv_heads, size):
+    """(tokens, K d): the squared change of o_proj's output without each value neuron, column by column."""
+    a = attention.double().view(-1, kv_heads, attention.shape[1] // (kv_heads * size), 1, size)
+    w = weight.double().view(len(weight), kv_heads, -1, size).permute(1, 2, 0, 3)
+    return (a * w).sum(2).square().sum(2).flatten(1)
+
+
+def check(attention, weight, kv_heads, size, documents, count, backend):
+    gram = value_gram(weight, kv_heads, size)
+    actual = value_energy(attention, gram, documents, count, backend=backend)
+    exact = per_document(by_output(attention, weight, kv_heads, size), documents, count)
+    assert actual.dtype == torch.promote_types(attention.dtype, torch.float32)
+    within("value_energy", actual, reference.value_energy(attention, gram, documents, count), exact)
+
+
+@examples
+@given(
+    st.data(), tokens, st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 3, 16, 17, 40]), counts, layouts,
+    st.integers(0, 99),
+)  # fmt: skip
+def test_equals_the_change_of_the_output(backend, data, tokens, kv_heads, group, size, count, layout, seed):
+    dtype = data.draw(st.sampled_from(dtypes(backend)))
+    attention = matrix(seed, tokens, kv_heads * group * size, dtype, layout)
+    weight = matrix(seed + 1, 30, kv_heads * group * size, torch.promote_types(dtype, torch.float32))
+    check(attention, weight, kv_heads, size, document_ids(seed, tokens, count), count, backend)
+
+
+def test_long_document_keeps_its_digits(backend):
+    attention = matrix(0, 50_000, 2 * 3, torch.float32) + 1
+    check(attention, matrix(1, 8, 6, torch.float32), 1, 3, torch.zeros(len(attention), dtype=torch.int64), 1, backend)
+
+
+def test_nan_stays_in_its_neuron(backend):
+    attention = torch.ones(4, 2 * 2 * 5)
+    attention[2, 1 * 10 + 5 + 3] = torch.nan  # key head 1, its second query head, j = 3
+    energy = value_energy(attention, torch.ones(2, 5, 2, 2), backend=backend)
+    assert energy.isnan().nonzero().tolist() == [[0, 1 * 5 + 3]]
+
+
+def test_an_id_out_of_range_is_refused(backend):
+    with pytest.raises((IndexError, RuntimeError)):
+        value_energy(torch.ones(2, 6), torch.ones(1, 3, 2, 2), torch.tensor([0, 7]), 1, backend=backend)
+
+
+def test_wrong_gram():
+    with pytest.raises(ValueError, match="gram must be"):
+        value_energy(torch.ones(2, 6), torch.ones(2, 3, 2, 2))
+
+
+def test_threads_change_no_bit(backend, two_threads):
+    attention, gram, ids = matrix(0, 300, 4 * 3 * 20, torch.float32), torch.rand(4, 20, 3, 3), document_ids(0, 300, 3)
+    two = value_energy(attention, gram, ids, 3, backend=backend)
+    torch.set_num_threads(1)
+    assert torch.equal(two, value_energy(attention, gram, ids, 3, backend=backend))
+
+
+def test_registered_as_a_torch_operator():
+    args = (matrix(0, 9, 12, torch.float32), torch.rand(2, 3, 2, 2), document_ids(0, 9, 2), 2)
+    torch.library.opcheck(torch.ops.pymultiling.value_energy.default, args)
+    compiled = torch.compile(lambda *a: value_energy(*a) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*args), value_energy(*args) + 1)

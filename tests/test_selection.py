@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling import NeuronStatistics, Threshold, TopK
+
+IMPORTANCE = {  # (3 documents, 1 layer, 4 neurons)
+    "ffn": torch.tensor([[[4.0, 3, 2, 1]], [[4.0, 3, 2, 5]], [[4.0, 0, 3, 5]]]),
+    "q": torch.tensor([[[0.0, 0, 0, 1]], [[0.0, 0, 0, 1]], [[2.0, 0, 0, 1]]]),
+}
+
+
+def select(rule) -> dict[str, list[int]]:
+    statistics = NeuronStatistics.of_batch(IMPORTANCE, rule.votes(IMPORTANCE), 9, rule.rule())
+    return {site: mask[0].nonzero().flatten().tolist() for site, mask in rule.select(statistics).sites.items()}
+
+
+@pytest.mark.parametrize(
+    "rule, ffn",
+    [
+        (TopK(ffn=2), [0]),
+        (TopK(ffn=0.5), [0]),
+        (TopK(ffn=2, share=0.6), [0, 3]),
+        (TopK(ffn=2, share=0.01), [0, 1, 3]),  # at least one document
+        (TopK(ffn=1.0), [0, 2, 3]),  # neuron 1 has no importance in the last
+        (TopK(ffn=100), [0, 2, 3]),
+        (TopK(ffn=0), []),
+        (TopK(ffn=0.0), []),
+        (Threshold(2), [0, 2]),
+        (Threshold(2.001), [0]),
+        (Threshold(0), [0, 1, 2, 3]),
+    ],
+)
+def test_ffn(rule, ffn):
+    assert select(rule)["ffn"] == ffn
+
+
+def test_attention_has_an_amount_of_its_own():
+    assert select(TopK(ffn=0, attention=2)) == {"ffn": [], "q": [3]}
+    assert select(TopK(ffn=0, attention=2, share=1 / 3)) == {"ffn": [], "q": [0, 3]}
+
+
+def test_share_is_not_lost_to_rounding():
+    """0.07 * 100 is 7.000000000000001, yet 7 votes of 100 are enough."""
+    votes = {"ffn": torch.tensor([[6, 7, 8]])}
+    statistics = NeuronStatistics(100, 100, {}, {}, votes, "any")
+    assert TopK(share=0.07).select(statistics).sites["ffn"].tolist() == [[False, True, True]]
+
+
+def test_nothing_is_selected_from_no_documents():
+    for rule in (TopK(1.0, 1.0), Threshold(0.0)):
+        assert len(rule.select(NeuronStatistics.of_nothing({"ffn": 3}, 2, rule.rule()))) == 0
+
+
+@pytest.mark.parametrize("bad", [dict(ffn=1.5), dict(ffn=-1), dict(attention=-0.1), dict(share=0), dict(share=1.1)])
+def test_bad_amounts(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        pml.TopK(**bad)
+
+
+def test_rules_name_what_votes_depend_on():
+    assert TopK(share=0.5).rule() == TopK().rule() != TopK(ffn=0.2).rule()
+    assert Threshold(1.0).rule() != Threshold(2.0).rule()

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.run(arguments)
         return DONE
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it becomes a sentence
         if arguments.debug:
             traceback.print_exc()
         print(f"pymultiling {arguments.command}: {_sentence(error)}", file=sys.stderr)
@@ -182,7 +182,12 @@ def _count(text: str) -> int:
 
 
 def _amount(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a fraction such as 0.1 nor a count such as 100"
+        ) from None
 
 
 def _sites(text: str) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
 
             quieten()
             model, tokenizer = embedded.load()
-            corpora = {name: _enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
-            apart = {name: _enough(texts, tokenizer, heldout) for name, texts in embedded.heldout().items()}
+            corpora = {name: enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
+            apart = {name: enough(texts, tokenizer, heldout) for name, texts in embedded.heldout().items()}
         detection = _detect(model, tokenizer, corpora, record)
         perplexities = _ablate(model, tokenizer, detection.specific(at_most=1), apart, seed, record)
         with record.stage("write"):
@@ -65,7 +65,7 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
     print(f"the demo took {record.elapsed:.1f} s")
 
 
-def _enough(texts: list[str], tokenizer, documents: int) -> list[str]:
+def enough(texts: list[str], tokenizer, documents: int) -> list[str]:
     """The first texts that fill this many documents."""
     tokens = 0
     for number, ids in enumerate(tokenizer(texts)["input_ids"], 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -69,7 +68,7 @@ def check_name(name: str) -> None:
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{name} has no config.json: give a folder that save_pretrained wrote")
         return
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or os.sep * 2 in name:
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{name}: no such folder; give a folder that save_pretrained wrote, or a name on the Hub")
 
 

@@ -135,6 +135,25 @@ def test_a_former_run_is_replaced(model, tmp_path, corpora):
     assert_nothing_written(tmp_path, "out", "fr.txt", "de.txt")
 
 
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, OSError(28, "No space left on device", "a.png"), RuntimeError("odd")]
+)
+def test_a_run_that_fails_late_changes_nothing(model, tmp_path, corpora, capsys, monkeypatch, error):
+    assert detect(model, corpora, tmp_path / "out") == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(figure, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("pymultiling.plots.save", fail)
+    assert detect(model, corpora, tmp_path / "out") == 1
+    words = {"KeyboardInterrupt": "interrupted", "OSError": "No space left", "RuntimeError": "--debug"}
+    name = error.__name__ if isinstance(error, type) else type(error).__name__
+    assert words[name] in capsys.readouterr().err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("former", [True, False])
 def test_other_files_are_left_alone(model, tmp_path, corpora, capsys, former):
     out = tmp_path / "out"
@@ -266,6 +285,7 @@ def test_bad_sets(model, tmp_path, corpora, capsys):
         (["detect", "--model", "m", "--out", "o", "--corpus", "fr=a.txt", "--sites", "ffn,z"], "unknown site 'z'"),
         (["detect", "--model", "m", "--out", "o", "--corpus", "fr=a.txt", "--pack", "0"], "at least 1"),
         (["detect", "--model", "m", "--out", "o", "--corpus", "fr=a.txt", "--ffn", "1.5"], "ffn must be"),
+        (["detect", "--model", "m", "--out", "o", "--corpus", "fr=a.txt", "--ffn", "few"], "neither a fraction"),
         (["detect", "--model", "m", "--out", "o", "--corpus", "fr=a.txt", "--ffn", "1", "--threshold", "1"], "--ffn"),
         (["demo", "--documents", "many"], "'many'"),
     ],

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pymultiling import SITES, CheckpointError, NeuronSet, NeuronStatistics
 
-LAYERS, WIDTHS = 3, dict(ffn=7, q=4, k=2, v=2, o=4)
+LAYERS, WIDTHS = 3, {"ffn": 7, "q": 4, "k": 2, "v": 2, "o": 4}
 
 
 def draw(seed: int, *sites: str) -> NeuronSet:

@@ -52,7 +52,7 @@ def test_nothing_is_selected_from_no_documents():
         assert len(rule.select(NeuronStatistics.of_nothing({"ffn": 3}, 2, rule.rule()))) == 0
 
 
-@pytest.mark.parametrize("bad", [dict(ffn=1.5), dict(ffn=-1), dict(attention=-0.1), dict(share=0), dict(share=1.1)])
+@pytest.mark.parametrize("bad", [{"ffn": 1.5}, {"ffn": -1}, {"attention": -0.1}, {"share": 0}, {"share": 1.1}])
 def test_bad_amounts(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         pml.TopK(**bad)

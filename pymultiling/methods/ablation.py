@@ -75,6 +75,8 @@ def ablation_matrix(
     """
     import pandas
 
+    if "none" in sets:
+        raise ValueError('"none" names the row without any set; give the set another name')
     prepared = {
         language: list(batches(_documents(model, tokenizer, source, max_length, pack), batch_tokens))
         for language, source in texts.items()

@@ -25,7 +25,7 @@ def plain_perplexity(some: list[str], max_length: int = 512) -> float:
 
 def draw(seed: int) -> pml.NeuronSet:
     generator = torch.Generator().manual_seed(seed)
-    widths = dict(ffn=37, q=48, k=24, v=24, o=48)
+    widths = {"ffn": 37, "q": 48, "k": 24, "v": 24, "o": 48}
     return pml.NeuronSet({site: torch.rand(2, width, generator=generator) < 0.3 for site, width in widths.items()})
 
 
@@ -56,6 +56,11 @@ def test_matrix():
                 masked = plain_perplexity(some)
             assert matrix.loc[name, language] == pytest.approx(masked, rel=1e-6)
             assert abs(masked - plain) > 1e-3
+
+
+def test_no_set_is_called_none():
+    with pytest.raises(ValueError, match="another name"):
+        pml.ablation_matrix(MODEL, TOKENIZER, {"none": draw(0)}, TEXTS)
 
 
 def test_nothing_to_predict():

@@ -10,7 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
@@ -20,6 +20,7 @@ LEVELS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
 }
+THREADS = ["-fopenmp"] if platform.system() == "Linux" else []  # without it at::parallel_for runs on one thread
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -39,7 +40,7 @@ def extension_arguments() -> dict:
         def run(self) -> None:
             try:
                 super().run()
-            except Exception as error:  # whatever a compiler, a linker or torch's checks of them may raise
+            except Exception as error:  # noqa: BLE001, whatever a compiler, a linker or torch's checks of them may raise
                 self.extensions.clear()
                 _warn(error)
 
@@ -59,10 +60,11 @@ def extension_arguments() -> dict:
                 depends=[str(path) for path in ROOT.glob("csrc/**/*.h")],
             )
 
-    extension: Extension = CppExtension(
+    extension = CppExtension(
         "pymultiling._cpp",
         sources("csrc") + sources("csrc/cpu"),
-        extra_compile_args=[*FLAGS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
+        extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
+        extra_link_args=THREADS,
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildKernels}}
 

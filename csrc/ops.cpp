@@ -8,6 +8,7 @@
 TORCH_LIBRARY(pymultiling_cpp, m) {
   m.def("column_energy(Tensor x, Tensor documents, int count) -> Tensor");
   m.def("value_energy(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor");
+  m.def("value_gram(Tensor weight, int kv_heads, int size) -> Tensor");
   m.def(
       "gated_ffn(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, "
       "Tensor? mask_ids) -> (Tensor, Tensor, Tensor, Tensor)");
@@ -23,6 +24,7 @@ TORCH_LIBRARY(pymultiling_cpp, m) {
 TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
   m.impl("column_energy", &pymultiling::column_energy);
   m.impl("value_energy", &pymultiling::value_energy);
+  m.impl("value_gram", &pymultiling::value_gram);
   m.impl("gated_ffn", &pymultiling::gated_ffn);
   m.impl("mask_neurons", &pymultiling::mask_neurons);
   m.impl("mask_neurons_", &pymultiling::mask_neurons_);

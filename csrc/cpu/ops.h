@@ -15,6 +15,7 @@ at::Tensor column_energy(const at::Tensor& x, const at::Tensor& documents, int64
 
 at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,
                         int64_t count);
+at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
     const at::Tensor& gate, const OptionalTensor& up, const std::string& activation, const at::Tensor& documents,

@@ -1,4 +1,4 @@
-// qk_importance on tensors: the rotation as factors of n and of its partner, the list of valid tokens, and two passes of
+// qk_importance on tensors: the rotation as factors of n and of its partner, the list of valid tokens, two passes of
 // tasks. A task writes its own slot; slots are added in a fixed order, so the number of threads changes no bit.
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
@@ -7,8 +7,10 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
+#include <vector>
 
 #include "documents.h"
 #include "kernels/qk_importance.h"

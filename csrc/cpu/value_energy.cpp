@@ -1,30 +1,55 @@
+// value_energy and value_gram: the same products of heads, of the attention's output and of o_proj's columns.
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include "documents.h"
 #include "ops.h"
 
 namespace pymultiling {
+namespace {
+
+// (count, K, G, G, d) float64: products[c, k, g, h, j] for h <= g, zero above.
+at::Tensor head_products(const at::Tensor& x, int64_t kv_heads, int64_t size, const std::vector<Run>& runs,
+                         int64_t count) {
+  const bool bfloat16 = is_bfloat16(x);
+  const at::Tensor rows = contiguous_rows(x);
+  const int64_t group = x.size(1) / (kv_heads * size), lines = (size + LINE - 1) / LINE;
+  const at::Tensor products = at::zeros({count, kv_heads, group, group, size}, at::kDouble);
+  const HeadProducts arguments{{rows.const_data_ptr(), rows.stride(0)}, bfloat16, kv_heads, group, size, runs.data(),
+                               static_cast<int64_t>(runs.size()), products.mutable_data_ptr<double>()};
+  const Kernels& kernel = kernels();
+  at::parallel_for(0, kv_heads * lines, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; task++)
+      kernel.head_products(arguments, task / lines, task % lines * LINE);
+  });
+  return products;
+}
+
+}  // namespace
 
 at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,
                         int64_t count) {
-  const bool bfloat16 = is_bfloat16(attention);
-  const at::Tensor rows = contiguous_rows(attention);
   TORCH_CHECK(gram.dim() == 4 && gram.size(2) == gram.size(3) &&
                   gram.size(0) * gram.size(1) * gram.size(2) == attention.size(1),
               "gram must be (K, d, G, G) with K d G = ", attention.size(1), ", got ", gram.sizes());
   const int64_t kv_heads = gram.size(0), size = gram.size(1), group = gram.size(2);
-  const at::Tensor by_lane = gram.to(at::kFloat).permute({0, 2, 3, 1}).contiguous();
   const auto runs = document_runs(documents, attention.size(0), count);
-  const at::Tensor energy = at::zeros({count, kv_heads * size}, at::kDouble);
-  const ValueEnergy arguments{{rows.const_data_ptr(), rows.stride(0)}, bfloat16, kv_heads, group, size,
-                              by_lane.const_data_ptr<float>(), runs.data(), static_cast<int64_t>(runs.size()),
-                              energy.mutable_data_ptr<double>()};
-  const Kernels& kernel = kernels();
-  at::parallel_for(0, kv_heads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t head = first; head < last; head++) kernel.value_energy(arguments, head);
-  });
-  return energy.to(at::kFloat);
+  const at::Tensor products = head_products(attention, kv_heads, size, runs, count);
+  // A pair of different heads counts twice, and stands in the products once.
+  const at::Tensor wide = gram.to(at::kDouble), diagonal = at::eye(group, at::kBool);
+  const at::Tensor weights = at::where(diagonal, wide, wide + wide.transpose(2, 3)).permute({0, 2, 3, 1});
+  return (products * weights).sum({2, 3}).flatten(1).to(at::kFloat);
+}
+
+at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) {
+  TORCH_CHECK(weight.dim() == 2 && kv_heads > 0 && size > 0 && weight.size(1) % (kv_heads * size) == 0,
+              "weight must be (D, K G d), got ", weight.sizes());
+  const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
+  const at::Tensor lower = head_products(weight, kv_heads, size, runs, 1)[0].permute({0, 3, 1, 2});
+  return (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();
 }
 
 }  // namespace pymultiling

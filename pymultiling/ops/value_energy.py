@@ -49,21 +49,27 @@ def value_energy(
     return implementation("value_energy", attention, backend)(attention, gram, documents, count)
 
 
-def value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
+def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: str = "auto") -> Tensor:
     """Products of the columns of o_proj that one value neuron reaches.
 
         gram[k, j, g, g'] = W[:, (kG + g) d + j] . W[:, (kG + g') d + j]
 
     Args:
-        weight: o_proj's weight, (D, K G d), as torch.nn.Linear stores it.
+        weight: o_proj's weight, (D, K G d), as torch.nn.Linear stores it; any floating dtype.
         kv_heads: K.
         size: d, the head size.
+        backend: "auto", "cpp" or "torch".
 
     Returns:
         (K, d, G, G) float32; float64 for a float64 weight.
+
+    Raises:
+        ValueError: the shape does not fit.
+        BackendUnavailable: a forced backend cannot run here.
     """
-    columns = weight.to(torch.promote_types(weight.dtype, torch.float32)).view(weight.shape[0], kv_heads, -1, size)
-    return torch.einsum("okgj,okhj->kjgh", columns, columns)
+    require_matrix("weight", weight)
+    require(weight.shape[1] % (kv_heads * size) == 0, f"{weight.shape[1]} columns are not {kv_heads} x G x {size}")
+    return implementation("value_gram", weight, backend)(weight, kv_heads, size)
 
 
 @torch.library.custom_op("pymultiling::value_energy", mutates_args=())

@@ -8,7 +8,7 @@ from pymultiling.reference.gated_ffn import ACTIVATIONS, gated_ffn
 from pymultiling.reference.mask_neurons import mask_neurons, mask_neurons_
 from pymultiling.reference.normed_energy import normed_energy
 from pymultiling.reference.qk_importance import qk_importance
-from pymultiling.reference.value_energy import value_energy
+from pymultiling.reference.value_energy import value_energy, value_gram
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,4 +19,5 @@ __all__ = [
     "normed_energy",
     "qk_importance",
     "value_energy",
+    "value_gram",
 ]

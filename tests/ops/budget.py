@@ -12,7 +12,7 @@ FLOOR = {
     "column_energy": 5e-7,
     "value_energy": 2e-6,  # the terms of a sum over pairs of heads have both signs
     "gated_ffn": 2e-6,
-    "gated_ffn, hidden": {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4},  # half a unit in the last place
+    "gated_ffn, hidden": {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4},  # half the last place
     "qk_importance": 4e-6,  # times 1 + the largest score, whose rounding every probability inherits
 }
 EXACT = 1e-11  # float64 against another float64 formulation
@@ -25,7 +25,8 @@ def error(actual: Tensor, exact: Tensor) -> float:
         return 0.0
     actual = actual.double()
     finite = exact.isfinite()
-    if not torch.equal(actual[~finite].nan_to_num(7), exact[~finite].nan_to_num(7)) or not actual[finite].isfinite().all():
+    same = torch.equal(actual[~finite].nan_to_num(7), exact[~finite].nan_to_num(7))
+    if not same or not actual[finite].isfinite().all():
         return torch.inf
     size = exact[finite].abs()
     if not size.numel() or size.max() == 0:

@@ -32,7 +32,9 @@ def matrix(seed: int, rows: int, columns: int, dtype: torch.dtype, layout: str =
 def document_ids(seed: int, tokens: int, count: int) -> Tensor:
     """Runs of ids in any order, padding among them, some documents without a token."""
     torch.manual_seed(seed)
-    return torch.randint(-1, count, (tokens // 3 + 1,)).repeat_interleave(3)[:tokens] if count else torch.full((tokens,), -1)
+    if count == 0:
+        return torch.full((tokens,), -1)
+    return torch.randint(-1, count, (tokens // 3 + 1,)).repeat_interleave(3)[:tokens]
 
 
 def mask_sets(seed: int, tokens: int, width: int, sets: int = 3) -> tuple[Tensor, Tensor]:

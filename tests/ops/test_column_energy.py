@@ -60,8 +60,15 @@ def test_kernels_refuse_the_nearest_wrong_ids(backend, wrong):
         column_energy(torch.ones(2, 3), torch.tensor([0, wrong]), 2, backend=backend)
 
 
-@pytest.mark.parametrize("x, documents", [(torch.ones(3), None), (torch.ones(2, 3), torch.zeros(3, dtype=torch.int64)),
-                                          (torch.ones(2, 3), torch.zeros(2)), (torch.ones(2, 3).int(), None)])
+@pytest.mark.parametrize(
+    "x, documents",
+    [
+        (torch.ones(3), None),
+        (torch.ones(2, 3), torch.zeros(3, dtype=torch.int64)),
+        (torch.ones(2, 3), torch.zeros(2)),
+        (torch.ones(2, 3).int(), None),
+    ],
+)
 def test_wrong_arguments(x, documents):
     with pytest.raises(ValueError):
         column_energy(x, documents, 1)

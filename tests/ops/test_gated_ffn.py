@@ -23,7 +23,10 @@ def exactly(gate, up, activation, documents, count, masks, mask_ids):
     linear = gate if up is None else up
     hidden = activated if up is None else activated * up
     if masks is not None:
-        on = torch.stack([~masks[i] if i >= 0 else torch.ones_like(masks[0]) for i in mask_ids]) if len(gate) else gate > 0
+        on = torch.ones_like(gate, dtype=torch.bool)
+        for t, i in enumerate(mask_ids.tolist()):
+            if i >= 0:
+                on[t] = ~masks[i]
         hidden, activated, linear = (torch.where(on, x, 0.0) for x in (hidden, activated, linear))
     return (
         hidden,
@@ -34,10 +37,18 @@ def exactly(gate, up, activation, documents, count, masks, mask_ids):
 
 
 def check(gate, up, activation, documents, count, masks, mask_ids, backend):
-    arguments = dict(activation=activation, documents=documents, count=count, masks=masks, mask_ids=mask_ids)
-    actual = gated_ffn(gate, up, **arguments, backend=backend)
-    plain = reference.gated_ffn(gate, up, *arguments.values())
-    exact = exactly(gate, up, *arguments.values())
+    plain = reference.gated_ffn(gate, up, activation, documents, count, masks, mask_ids)
+    exact = exactly(gate, up, activation, documents, count, masks, mask_ids)
+    actual = gated_ffn(
+        gate,
+        up,
+        activation=activation,
+        documents=documents,
+        count=count,
+        masks=masks,
+        mask_ids=mask_ids,
+        backend=backend,
+    )
     assert [x.dtype for x in actual] == [x.dtype for x in plain]
     within("gated_ffn, hidden", actual.hidden, plain[0], exact[0])
     within("gated_ffn", actual.squares, plain[1], exact[1])
@@ -66,7 +77,9 @@ def test_activations_over_their_whole_range(backend, activation):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_hostile_values(backend, activation):
-    gate = torch.tensor([[torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 1e30, -1e30, 88.8, -88.8, -104.0, 1e38]]).T
+    gate = torch.tensor(
+        [[torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 1e30, -1e30, 88.8, -88.8, -104.0, 1e38]]
+    ).T
     if backend == "torch" and activation == "gelu":
         gate = gate[2:]  # PyTorch's own vectorised gelu(inf) is NaN
     ids = torch.zeros(len(gate), dtype=torch.int64)
@@ -97,7 +110,9 @@ def test_an_id_out_of_range_is_refused(backend, documents, mask_ids):
                   mask_ids=torch.tensor(mask_ids), backend=backend)  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"activation": "tanh"}, {"up": torch.ones(2, 4)}, {"masks": torch.ones(1, 3).bool()}])
+@pytest.mark.parametrize(
+    "wrong", [{"activation": "tanh"}, {"up": torch.ones(2, 4)}, {"masks": torch.ones(1, 3).bool()}]
+)
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError):
         gated_ffn(torch.ones(2, 3), **wrong)

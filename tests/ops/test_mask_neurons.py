@@ -41,7 +41,8 @@ def test_an_id_out_of_range_is_refused(backend, inplace):
 
 
 @pytest.mark.parametrize(
-    "masks, ids", [(torch.ones(1, 4).bool(), None), (torch.ones(1, 3), None), (torch.ones(1, 3).bool(), torch.zeros(3).long())]
+    "masks, ids",
+    [(torch.ones(1, 4).bool(), None), (torch.ones(1, 3), None), (torch.ones(1, 3).bool(), torch.zeros(3).long())],
 )
 def test_wrong_arguments(masks, ids):
     with pytest.raises(ValueError):
@@ -61,10 +62,12 @@ def test_threads_change_no_bit(backend, two_threads):
     assert torch.equal(two, mask_neurons(x, masks, ids, backend=backend))
 
 
-def test_registered_as_torch_operators():
+@pytest.mark.parametrize("inplace", [False, True])
+def test_registered_as_a_torch_operator(inplace):
     args = (matrix(0, 9, 5, torch.float32), *mask_sets(0, 9, 5))
-    torch.library.opcheck(torch.ops.pymultiling.mask_neurons.default, args)
-    torch.library.opcheck(torch.ops.pymultiling.mask_neurons_.default, args)
-    for inplace in (False, True):
-        compiled = torch.compile(lambda x, *a: mask_neurons(x * 2, *a, inplace=inplace) + 1, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(*args), row_by_row(args[0] * 2, *args[1:]) + 1)
+    operator = torch.ops.pymultiling.mask_neurons_ if inplace else torch.ops.pymultiling.mask_neurons
+    torch.library.opcheck(operator.default, args)
+    compiled = torch.compile(
+        lambda x, *a: mask_neurons(x * 2, *a, inplace=inplace) + 1, fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(*args), row_by_row(args[0] * 2, *args[1:]) + 1)

@@ -36,6 +36,22 @@ def test_equals_the_change_of_the_output(backend, data, tokens, kv_heads, group,
     check(attention, weight, kv_heads, size, document_ids(seed, tokens, count), count, backend)
 
 
+@examples
+@given(
+    st.data(), st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 3, 16, 17, 40]), layouts, st.integers(0, 99)
+)  # fmt: skip
+def test_gram_is_the_products_of_columns(backend, data, kv_heads, group, size, layout, seed):
+    weight = matrix(seed, 30, kv_heads * group * size, data.draw(st.sampled_from(dtypes(backend))), layout)
+    gram = value_gram(weight, kv_heads, size, backend=backend)
+    columns = weight.double().T.view(kv_heads, group, size, -1).transpose(1, 2)
+    exact = columns @ columns.transpose(-1, -2)
+    # Products of different columns may cancel: errors count against the product of the columns' lengths.
+    lengths = columns.norm(dim=-1)
+    size_of = lengths[..., None] * lengths[..., None, :]
+    assert gram.dtype == torch.promote_types(weight.dtype, torch.float32) and gram.is_contiguous()
+    assert ((gram - exact).abs() <= 1e-6 * size_of).all()
+
+
 def test_long_document_keeps_its_digits(backend):
     attention = matrix(0, 50_000, 2 * 3, torch.float32) + 1
     check(attention, matrix(1, 8, 6, torch.float32), 1, 3, torch.zeros(len(attention), dtype=torch.int64), 1, backend)

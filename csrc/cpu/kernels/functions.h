@@ -5,6 +5,8 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
+constexpr float LOG2_E = 1.44269504f;
+
 template <int N>
 PYMULTILING_INLINE vec polynomial(vec x, const float (&c)[N]) {
   vec y = splat(c[N - 1]);
@@ -33,7 +35,7 @@ PYMULTILING_INLINE vec exp(vec x) {
   constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   vec clipped = x < -104.0f ? splat(-104.0f) : x;
   clipped = clipped > 89.0f ? splat(89.0f) : clipped;
-  vec n = nearest(clipped * 1.44269504f);
+  vec n = nearest(clipped * LOG2_E);
   vec f = (clipped - n * ln2_high) - n * ln2_low;
   vec y = (f + f * f * polynomial(f, c)) + 1;
   vec half = nearest(n * 0.5f);  // 2^n itself may be out of range where y 2^n is not

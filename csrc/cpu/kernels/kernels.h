@@ -31,14 +31,15 @@ struct ColumnEnergy {
   double* energy;  // (count, width), zero on entry
 };
 
-struct ValueEnergy {
-  Matrix attention;
+constexpr int64_t LINE = 16;  // dimensions of a head that one task of head_products handles: a cache line of float32
+
+struct HeadProducts {
+  Matrix x;
   bool bfloat16;
   int64_t kv_heads, group, size;
-  const float* gram;  // (kv_heads, group, group, size)
   const Run* runs;
   int64_t run_count;
-  double* energy;  // (count, kv_heads * size), zero on entry
+  double* products;  // (count, kv_heads, group, group, size), zero on entry
 };
 
 enum class Activation { silu, gelu, gelu_tanh, relu };
@@ -73,7 +74,7 @@ struct QkImportance;  // qk_importance.h
 struct Kernels {
   const char* level;
   void (*column_energy)(const ColumnEnergy&, int64_t first_column);
-  void (*value_energy)(const ValueEnergy&, int64_t kv_head);
+  void (*head_products)(const HeadProducts&, int64_t kv_head, int64_t first_dimension);
   void (*gated_ffn)(const GatedFfn&, int64_t first_column);
   void (*mask_neurons)(const MaskNeurons&, int64_t first_row, int64_t last_row);
   void (*qk_panels)(const QkImportance&, int64_t document, int64_t kv_head);

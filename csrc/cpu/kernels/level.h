@@ -7,7 +7,7 @@
 namespace pymultiling::PYMULTILING_LEVEL {
 
 void column_energy(const ColumnEnergy&, int64_t first_column);
-void value_energy(const ValueEnergy&, int64_t kv_head);
+void head_products(const HeadProducts&, int64_t kv_head, int64_t first_dimension);
 void gated_ffn(const GatedFfn&, int64_t first_column);
 void mask_neurons(const MaskNeurons&, int64_t first_row, int64_t last_row);
 void qk_panels(const QkImportance&, int64_t document, int64_t kv_head);

@@ -1,12 +1,11 @@
 // qk_importance, first pass: the panels of one document's key head (see qk_importance.h), from its valid tokens only.
 //
 // Reads k', and for key neurons before the rotation k_plain, k_gain and the rotation; writes 5 floats or fewer for
-// every key and neuron. Lanes past the head's size are zero.
+// every key and neuron, times log2(e) where the sweep's exponentials ask for it. Lanes past the head's size are zero.
+#include "functions.h"
 #include "level.h"
 
 namespace pymultiling::PYMULTILING_LEVEL {
-
-constexpr float LOG2_E = 1.44269504f;  // the sweep's exponentials have base 2
 
 // Takes the mean of one vector of a block out of its keys and finds the largest magnitude left.
 static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool take_out) {

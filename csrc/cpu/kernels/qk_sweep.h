@@ -12,6 +12,8 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
+constexpr int64_t PEAKS = 16;
+
 enum class Gain { none, row, key };
 
 // One row's values over the keys, and its range of keys.
@@ -24,8 +26,8 @@ struct Row {
   const float* cut;            // 2 log2(e) times what was cut off
   float squares;               // b0
   float largest_score;
-  int64_t peaks;               // the keys with A > 1 / 16
-  int64_t peak[BLOCK];
+  int64_t peaks;               // the keys with A > 1 / PEAKS
+  int64_t peak[PEAKS];
   float other_slopes;          // over the keys that are no peaks: sum of A c, c the cap's slope at S (1 without a cap)
   float other_scores;          // and sum of A c S
 };
@@ -49,6 +51,14 @@ struct Change {
     return t;
   }
 
+  void shift(vec by) {
+    if constexpr (CAPPED) {
+      centre += by;
+    } else {
+      constant -= by;
+    }
+  }
+
   // tanh(x + z) - tanh(x) = 2 a b D / (a + b (1 + D)), D = e^(2z) - 1, a = 1 / (1 + e^(2x)), b = 1 / (1 + e^(-2x)).
   // D keeps its digits near z = 0, and 1 + D, a power made for itself, where z is far below.
   __attribute__((always_inline)) vec capped(vec t, int64_t j) const {
@@ -59,7 +69,7 @@ struct Change {
     const vec part = exp2_minus_1_near_0(z - n);
     const vec d = power * part + (power - 1.0f), one_and_d = power * part + power;
     const float a = row.below[j], b = row.above[j];
-    return (2 * 1.44269504f * softcap * a * b) * d / (a + b * one_and_d);
+    return (2 * LOG2_E * softcap * a * b) * d / (a + b * one_and_d);
   }
 };
 
@@ -68,7 +78,8 @@ struct Sums {
 };
 
 PYMULTILING_INLINE vec squared_change(const Sums& s, float b0) {
-  return (s.b2 - 2.0f * s.m * s.b1 + s.m * s.m * b0) / ((1.0f + s.m) * (1.0f + s.m));
+  const vec change = (s.b2 - 2.0f * s.m * s.b1 + s.m * s.m * b0) / ((1.0f + s.m) * (1.0f + s.m));
+  return change < 0.0f ? vec{} : change;  // what rounding left of 0; NaN stays
 }
 
 // The sums over keys [first, last), at most KEYS. `weighted` gives A u for (A, t, key).
@@ -97,29 +108,46 @@ PYMULTILING_INLINE vec weighted_change(vec a, vec t) {
   return grown * exp2_minus_1_near_0(t - n) + (grown - a);
 }
 
-// sum_j (A' - A)^2 for any t. First log2 of sum_j A 2^t with its largest exponent taken out; shifted by that, A 2^t is
-// A' itself, at most 1, and m vanishes up to rounding, so that the sums of the second sweep cancel nothing.
+// The sums over all of a row's keys, a partial sum for every KEYS of them.
+template <typename ChangeOf, typename Weighted>
+PYMULTILING_INLINE Sums sweep_row(const ChangeOf& change, Weighted weighted) {
+  const Row& row = change.row;
+  Sums s;
+  for (int64_t from = row.first; from < row.last; from += KEYS)
+    add(s, sweep(change, from, from + KEYS < row.last ? from + KEYS : row.last, weighted));
+  return s;
+}
+
+// sum_j (A' - A)^2 after a sweep that found `m` too large: shifted by log2(1 + m), A 2^t is A' itself, m vanishes up to
+// rounding, and the sums cancel nothing.
+template <typename ChangeOf>
+static vec recentred(ChangeOf change, vec m) {
+  for (int i = 0; i < LANES; i++) m[i] = LOG2_E * __builtin_log1pf(m[i]);
+  change.shift(m);
+  return squared_change(sweep_row(change, [](vec a, vec t, int64_t) { return weighted_change(a, t); }),
+                        change.row.squares);
+}
+
+// The same for any t, from logarithms: log2 of sum_j A 2^t with its largest exponent taken out is the shift, and A'
+// comes from log2 A + t, where A may be too small and 2^t too large for a float.
 template <typename ChangeOf>
 static vec careful(ChangeOf change) {
   const Row& row = change.row;
-  vec most = splat(-__builtin_inff());
-  for (int64_t j = row.first; j < row.last; j++) most = max(row.log2_probability[j] + change(j), most);
+  vec shift = splat(-__builtin_inff());
+  for (int64_t j = row.first; j < row.last; j++) shift = max(row.log2_probability[j] + change(j), shift);
   vec total{};
   for (int64_t from = row.first; from < row.last; from += KEYS) {
     vec part{};
     for (int64_t j = from; j < row.last && j < from + KEYS; j++)
-      part += exp2(row.log2_probability[j] + change(j) - most);
+      part += exp2(row.log2_probability[j] + change(j) - shift);
     total += part;
   }
-  vec shift = most;
   for (int i = 0; i < LANES; i++) shift[i] += __builtin_log2f(total[i]);
-  Sums s;
-  for (int64_t from = row.first; from < row.last; from += KEYS)
-    add(s, sweep(change, from, from + KEYS < row.last ? from + KEYS : row.last, [&](vec a, vec t, int64_t j) {
-          const vec d = t - shift;
-          const vec small = a * exp2_minus_1_near_0(d), any = exp2(row.log2_probability[j] + d) - a;
-          return abs(d) < 0.5f ? small : any;
-        }));
+  change.shift(shift);
+  const Sums s = sweep_row(change, [&](vec a, vec t, int64_t j) {
+    const vec small = a * exp2_minus_1_near_0(t), any = exp2(row.log2_probability[j] + t) - a;
+    return abs(t) < 0.5f ? small : any;
+  });
   return squared_change(s, row.squares);
 }
 

@@ -8,9 +8,9 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-constexpr float LOG2_E = 1.44269504f;
 constexpr float LARGEST_EXPONENT = 100.0f;  // of 2, where an A below the normal numbers (2^-126) is still negligible
 constexpr float LARGEST_SUM = 1e30f;
+constexpr float SMALLEST_MEAN = -0.5f;  // of 2^t - 1: 1 + m keeps its digits
 constexpr float LARGEST_CANCELLATION = 100.0f;  // costs float32 two of its seven digits
 
 struct Tile {
@@ -21,39 +21,52 @@ struct Tile {
   Row row[ROWS];
 };
 
-// q' of the tile's rows, zero in the rows and lanes that do not exist.
-static void load_queries(const QkImportance& a, Tile& tile) {
+// q' times the scale, of the tile's rows; zero in the rows and lanes that do not exist.
+static void load_queries(const QkImportance& a, const Tile& tile) {
+  const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < ROWS; r++) {
-    const int64_t token = a.tokens[a.offsets[tile.document] + (r < tile.rows ? tile.first_row + r : 0)];
-    const float* q = a.q.at(tile.document, tile.head, token);
-    for (int64_t n = 0; n < a.width(); n++) tile.q[r * a.width() + n] = r < tile.rows && n < a.size ? a.scale * q[n] : 0;
+    float* to = tile.q + r * a.width();
+    __builtin_memset(to, 0, a.width() * sizeof(float));
+    if (r >= tile.rows) continue;
+    const float* q = a.q.at(tile.document, tile.head, tokens[r]);
+    for (int64_t n = 0; n < a.size; n++) to[n] = a.scale * q[n];
   }
 }
 
-// What each row puts before a query panel (near, far, gain - 1) or a key panel (q'[n], q'[p]).
-static void query_coefficients(const QkImportance& a, Tile& tile) {
+// What each row puts before a query panel: near, far, gain - 1.
+static void query_coefficients(const QkImportance& a, const Tile& tile) {
+  const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {
-    const int64_t token = a.tokens[a.offsets[tile.document] + tile.first_row + r], at = r * a.width();
-    const float* plain = a.one_site() ? nullptr : a.q_plain.at(tile.document, tile.head, token);
-    const float* gain = a.q_gain.data ? a.q_gain.at(tile.document, tile.head, token) : nullptr;
-    const int64_t turn = tile.document * a.rotation.batch_stride + token * a.size;
-    for (int64_t n = 0; n < a.width(); n++) {
-      const bool exists = n < a.size;
-      const float scaled = !exists ? 0 : plain ? a.scale * plain[n] * (gain ? gain[n] : 1.0f) : tile.q[at + n];
-      tile.near[at + n] = -LOG2_E * scaled * (exists && a.rotates() ? a.rotation.near[turn + n] : 1.0f);
-      tile.far[at + n] = exists && a.rotates() ? -LOG2_E * scaled * a.rotation.far[turn + n] : 0;
-      tile.grow[at + n] = exists && gain ? LOG2_E * (gain[n] - 1.0f) : 0;
+    float *near = tile.near + r * a.width(), *far = tile.far + r * a.width(), *grow = tile.grow + r * a.width();
+    const float* q = a.one_site() ? a.q.at(tile.document, tile.head, tokens[r])
+                                  : a.q_plain.at(tile.document, tile.head, tokens[r]);
+    __builtin_memset(near, 0, a.width() * sizeof(float));
+    __builtin_memset(far, 0, a.width() * sizeof(float));
+    __builtin_memset(grow, 0, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) near[n] = -LOG2_E * a.scale * q[n];
+    if (a.q_gain.data) {
+      const float* gain = a.q_gain.at(tile.document, tile.head, tokens[r]);
+      for (int64_t n = 0; n < a.size; n++) {
+        near[n] *= gain[n];
+        grow[n] = LOG2_E * (gain[n] - 1.0f);
+      }
+    }
+    if (a.rotates()) {
+      const int64_t turn = tile.document * a.rotation.batch_stride + tokens[r] * a.size;
+      for (int64_t n = 0; n < a.size; n++) {
+        far[n] = near[n] * a.rotation.far[turn + n];
+        near[n] *= a.rotation.near[turn + n];
+      }
     }
   }
 }
 
-static void key_coefficients(const QkImportance& a, Tile& tile) {
+// And before a key panel: q'[n], q'[p] (after query_coefficients, which left zeros past the head's size).
+static void key_coefficients(const QkImportance& a, const Tile& tile) {
   for (int64_t r = 0; r < tile.rows; r++) {
-    const int64_t at = r * a.width();
-    for (int64_t n = 0; n < a.width(); n++) {
-      tile.near[at + n] = tile.q[at + n];
-      tile.far[at + n] = n < a.size ? tile.q[at + a.partner[n]] : 0;
-    }
+    const float* q = tile.q + r * a.width();
+    __builtin_memcpy(tile.near + r * a.width(), q, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) tile.far[r * a.width() + n] = q[a.partner[n]];
   }
 }
 
@@ -74,7 +87,8 @@ static void find_keys(const QkImportance& a, Tile& tile) {
   }
 }
 
-// S of all rows for the keys that any of them sees: 4 rows and 2 vectors of keys at a time in registers.
+// S of all rows for the keys that any of them sees, into the array that becomes log2 A: 4 rows and 2 vectors of keys at
+// a time in registers.
 static void scores(const QkImportance& a, const Tile& tile) {
   constexpr int64_t R = 4, V = 2;
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
@@ -149,16 +163,20 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   row.squares = sum(squares);
 
   row.peaks = 0;
-  row.other_scores = row.other_slopes = 0;
-  for (int64_t j = row.first; j < row.last; j++) {
-    if (p[j] > 1.0f / BLOCK && row.peaks < BLOCK) {
-      row.peak[row.peaks++] = j;
-      continue;
-    }
-    const float slope = a.softcap != 0 ? 4 * row.below[j] * row.above[j] : 1.0f;
-    row.other_slopes += p[j] * slope;
-    if (needs_scores) row.other_scores += p[j] * slope * row.score[j];
+  vec slopes{}, scores{};
+  for (int64_t j = begin; j < end; j += LANES) {
+    const ivec peak = load(p + j) > 1.0f / PEAKS;
+    if (any(peak))
+      for (int64_t i = 0; i < LANES; i++)
+        if (peak[i] && row.peaks < PEAKS) row.peak[row.peaks++] = j + i;
+    if (!needs_scores) continue;
+    vec others = peak ? vec{} : load(p + j);
+    if (a.softcap != 0) others *= 4.0f * load(row.below + j) * load(row.above + j);
+    slopes += others;
+    scores += others * load(row.score + j);
   }
+  row.other_slopes = sum(slopes);
+  row.other_scores = sum(scores);
 }
 
 // t less its mean under A, near enough, of one row and LANES neurons (panel, mean and largest at these lanes).
@@ -230,9 +248,10 @@ static void site(const QkImportance& a, const Tile& tile, const Panel& panel, fl
       }
       const Sums& s = sums[r];
       vec change = squared_change(s, row.squares);
-      const ivec trusted = (bound[r] < LARGEST_EXPONENT) & (s.b2 < LARGEST_SUM) &
-                           (LARGEST_CANCELLATION * change * (1.0f + s.m) * (1.0f + s.m) >= s.b2);
-      if (any(~trusted)) change = trusted ? change : careful(change_of(r));
+      const ivec in_range = (bound[r] < LARGEST_EXPONENT) & (s.b2 < LARGEST_SUM) & (s.m > SMALLEST_MEAN);
+      const ivec precise = LARGEST_CANCELLATION * change * (1.0f + s.m) * (1.0f + s.m) >= s.b2;
+      if (any(in_range & ~precise)) change = precise ? change : recentred(change_of(r), s.m);
+      if (any(~in_range)) change = in_range ? change : careful(change_of(r));
       total += change;
     }
     store(importance + n, total);

@@ -83,9 +83,15 @@ PYMULTILING_INLINE void store_some(T* p, vec x, int64_t count) {
 PYMULTILING_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
 PYMULTILING_INLINE vec abs(vec x) { return bits<vec>(bits<ivec>(x) & 0x7fffffff); }
 PYMULTILING_INLINE bool any(ivec mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
   int found = 0;
   for (int i = 0; i < LANES; i++) found |= mask[i];
   return found != 0;
+#endif
 }
 PYMULTILING_INLINE float sum(vec x) {
   float total = 0;

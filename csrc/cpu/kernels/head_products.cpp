@@ -1,0 +1,41 @@
+// Products of neighbouring heads, for value_energy and value_gram:
+//
+//   products[c, k, g, h, j] = sum_{t in c} x[t, kG + g, j] x[t, kG + h, j],   h <= g
+//
+// x (tokens, K G d). Lanes run over j. A task takes LINE dimensions of one key/value head; one pair's sum over a run
+// stays in a register, the run's rows in L1.
+#include "level.h"
+#include "vec.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+template <typename T>
+static void line(const HeadProducts& a, int64_t k, int64_t first) {
+  const int64_t last = first + LINE < a.size ? first + LINE : a.size;
+  const T* head = static_cast<const T*>(a.x.data) + k * a.group * a.size;
+  for (int64_t r = 0; r < a.run_count; r++) {
+    const Run run = a.runs[r];
+    if (run.document < 0) continue;
+    double* products = a.products + (run.document * a.kv_heads + k) * a.group * a.group * a.size;
+    for (int64_t j = first; j < last; j += LANES) {
+      const int64_t lanes = last - j;
+      for (int64_t g = 0; g < a.group; g++) {
+        for (int64_t h = 0; h <= g; h++) {
+          vec product{};
+          for (int64_t t = run.begin; t < run.end; t++) {
+            const T* row = head + t * a.x.stride + j;
+            product += load_some(row + g * a.size, lanes) * load_some(row + h * a.size, lanes);
+          }
+          double* sum = products + (g * a.group + h) * a.size + j;
+          for (int64_t i = 0; i < LANES && i < lanes; i++) sum[i] += product[i];
+        }
+      }
+    }
+  }
+}
+
+void head_products(const HeadProducts& a, int64_t kv_head, int64_t first) {
+  a.bfloat16 ? line<uint16_t>(a, kv_head, first) : line<float>(a, kv_head, first);
+}
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

@@ -25,6 +25,7 @@ from published import published_q
 from shapes import SHAPES, Shape
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import pymultiling as pml
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.ops import qk_importance
 from pymultiling.sites import SITES
@@ -63,6 +64,19 @@ def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -
     return run
 
 
+def detection(model: LlamaForCausalLM, documents: int, length: int) -> Callable[[], object]:
+    """`detect` over a corpus that is made while it is read, a batch a document."""
+
+    def tokenizer(texts, **_):
+        return {"input_ids": [[(len(text) + place) % VOCABULARY for place in range(length)] for text in texts]}
+
+    def run():
+        texts = (str(number) for number in range(documents))
+        return pml.detect(model, tokenizer, {"any": texts}, batch_tokens=length, max_length=length, progress=False)
+
+    return run
+
+
 def time_over_forward(shape: Shape) -> list[dict]:
     model = random_llama(shape)
     seconds = alternate({mode: one_batch(model, mode, 1, shape.length) for mode in MODES}, ROUNDS)
@@ -94,7 +108,7 @@ def qk_over_published(shape: Shape) -> dict:
 
 
 def peak_over_forward(shape: Shape) -> list[dict]:
-    peaks = {mode: in_process(shape, mode, 1, 1, shape.length)["peak MB"] for mode in MODES}
+    peaks = {mode: in_process(shape, mode, 1, shape.length)["peak MB"] for mode in MODES}
     return [
         {"l": shape.length, "run": mode, "peak MB": round(peak), "MB over forward": round(peak - peaks["forward"], 1)}
         for mode, peak in peaks.items()
@@ -102,15 +116,16 @@ def peak_over_forward(shape: Shape) -> list[dict]:
 
 
 def over_documents(shape: Shape) -> list[dict]:
-    """Time and memory as the corpus grows: batches of 4 documents of 128 tokens."""
+    """Time and memory of `detect`, all five sites, as the corpus grows."""
     rows = []
-    for documents in (4, 40, 400):
-        measured = in_process(shape, "all five sites", documents // 4, 4, 128)
+    for documents in (1, 10, 100):
+        measured = in_process(shape, "detect", documents, shape.length)
         rows.append(
             {
                 "documents": documents,
+                "tokens": documents * shape.length,
                 "seconds": round(measured["seconds"], 2),
-                "ms a document": round(1e3 * measured["seconds"] / documents, 1),
+                "ms a document": round(1e3 * measured["seconds"] / documents),
                 "peak MB": round(measured["peak MB"]),
             }
         )
@@ -122,14 +137,20 @@ def in_process(shape: Shape, *arguments) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def worker(name: str, mode: str, batches: str, documents: str, length: str) -> None:
-    """Runs some batches after a first that is not timed, and prints seconds and the process's peak memory."""
+def worker(name: str, mode: str, documents: str, length: str) -> None:
+    """Does one thing in this process, warm, and prints its seconds and the process's peak memory."""
     shape = next(shape for shape in SHAPES if shape.name == name)
-    run = one_batch(random_llama(shape), mode, int(documents), int(length))
-    run()
+    model = random_llama(shape)
+
+    def runner(count: int) -> Callable[[], object]:
+        if mode == "detect":
+            return detection(model, count, int(length))
+        return one_batch(model, mode, count, int(length))
+
+    runner(1)()
+    run = runner(int(documents))
     start = time.perf_counter()
-    for _ in range(int(batches)):
-        run()
+    run()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "peak MB": peak}))
@@ -138,7 +159,7 @@ def worker(name: str, mode: str, batches: str, documents: str, length: str) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="results file to write")
-    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(*options.worker)

@@ -86,7 +86,9 @@ class NeuronStatistics:
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file."""
         tensors = {
-            f"{kind}.{site}": value for kind in ("sum", "minimum", "votes") for site, value in getattr(self, kind).items()
+            f"{kind}.{site}": value
+            for kind in ("sum", "minimum", "votes")
+            for site, value in getattr(self, kind).items()
         }
         counts = {"documents": str(self.documents), "tokens": str(self.tokens), "rule": self.rule}
         save_tensors(path, tensors, FORMAT, counts)

@@ -59,7 +59,9 @@ class Layer:
 
     def width(self, site: str) -> int:
         """How many neurons the layer has at a site."""
-        return {"ffn": self.gate.width, "q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}[site]
+        return {"ffn": self.gate.width, "q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}[
+            site
+        ]
 
 
 class Decoder:
@@ -75,7 +77,9 @@ class Decoder:
         self.model = model
         self.family = FAMILIES[kind]
         self.base = model.base_model
-        self.layers = [self._layer(layer, index) for index, layer in enumerate(_find(self.base, self.family.layers, kind))]
+        self.layers = [
+            self._layer(layer, index) for index, layer in enumerate(_find(self.base, self.family.layers, kind))
+        ]
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(f"the layers of {type(model).__name__} differ in the width of {site}")

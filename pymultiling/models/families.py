@@ -41,9 +41,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
-    "gemma2": Family(
-        attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0
-    ),
+    "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
     "gemma3_text": Family(
         q_norm="q_norm",
         k_norm="k_norm",

@@ -104,7 +104,9 @@ class ImportanceProbe:
                 norms = 1 if released else self._column_norms(layer.down)
                 self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
 
-            stack.enter_context(fused_ffn(self.decoder.model.config, layer, lambda: (self._documents, self._count), keep))
+            stack.enter_context(
+                fused_ffn(self.decoder.model.config, layer, lambda: (self._documents, self._count), keep)
+            )
         elif layer.ffn_norm is not None:
             self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (1, 1)}, index)
         else:

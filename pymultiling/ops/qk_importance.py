@@ -82,7 +82,12 @@ def _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain) -> None:
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain go together")
     require((cos is None) == (sin is None), "cos and sin go together")
     require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain")
-    for name, tensor, like in (("q_plain", q_plain, q), ("q_gain", q_gain, q), ("k_plain", k_plain, k), ("k_gain", k_gain, k)):
+    for name, tensor, like in (
+        ("q_plain", q_plain, q),
+        ("q_gain", q_gain, q),
+        ("k_plain", k_plain, k),
+        ("k_gain", k_gain, k),
+    ):
         require(tensor is None or tensor.shape == like.shape, f"{name} must be {tuple(like.shape)}")
     if cos is not None:
         require(

@@ -1,9 +1,9 @@
 """gated_ffn: an FFN's hidden product and, from the same pass, what each neuron did in each document.
 
-    hidden = act(gate) * up         (gated), or act(gate) (plain: no up); masked neurons are 0
-    squares[c, n]   = sum_{t in c} (hidden[t, n] - act(0))^2, act(0) = 0 for every activation here
-    active[c, n]    = #{t in c : act(gate[t, n]) > 0}
-    magnitude[c, n] = sum_{t in c} |up[t, n]|                 (|gate| where there is no up)
+hidden = act(gate) * up         (gated), or act(gate) (plain: no up); masked neurons are 0
+squares[c, n]   = sum_{t in c} (hidden[t, n] - act(0))^2, act(0) = 0 for every activation here
+active[c, n]    = #{t in c : act(gate[t, n]) > 0}
+magnitude[c, n] = sum_{t in c} |up[t, n]|                 (|gate| where there is no up)
 """
 
 from collections.abc import Callable

@@ -25,8 +25,8 @@ from pymultiling.models.probe import ImportanceProbe
 from pymultiling.report import log_change, own_and_others, with_random
 from pymultiling.statistics import NeuronStatistics
 
-FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
-SHARES = (0.5, 0.7, 0.9, 1.0)
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SHARES = (0.5, 0.7, 1.0)
 
 
 def importance_by_language(model, tokenizer, documents: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -68,9 +68,9 @@ def summary(sets: dict[str, pml.NeuronSet], effect: pandas.DataFrame) -> dict:
     beside = effect[["others", "random"]].max(axis=1)
     return {
         "neurons a language": f"{min(sizes)} to {max(sizes)}",
-        "own, least": round(effect["own"].min(), 3),
-        "others, most": round(effect["others"].max(), 3),
-        "random, most": round(effect["random"].max(), 3),
+        "own, least": round(float(effect["own"].min()), 3),
+        "others, most": round(float(effect["others"].max()), 3),
+        "random, most": round(float(effect["random"].max()), 3),
         "holds for": int(((effect["own"] >= 0.1) & (effect["own"] >= 5 * beside)).sum()),
     }
 
@@ -84,7 +84,7 @@ def main() -> None:
     rows = []
     for row in settings(*embedded.load(), options.documents, options.heldout):
         rows.append(row)
-        print(row, flush=True)
+        print(*row.values(), sep="  ", flush=True)
     table = pandas.DataFrame(rows)
     print(table.to_string(index=False))
     if options.out:

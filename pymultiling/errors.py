@@ -18,4 +18,8 @@ class CheckpointError(ValueError):
 
 
 class NonFiniteActivations(ArithmeticError):
-    """An activation is NaN or infinite, so no importance can be given."""
+    """An activation is NaN or infinite, so no importance can be given; `document` is its place in the batch."""
+
+    def __init__(self, message: str, document: int = 0):
+        super().__init__(message)
+        self.document = document

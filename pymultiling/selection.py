@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         for name, amount in (("ffn", self.ffn), ("attention", self.attention)):
-            if amount < 0 or (isinstance(amount, float) and amount > 1):
+            if amount < 0 or (amount > 1 and not isinstance(amount, Integral)):
                 raise ValueError(f"{name} must be a fraction from 0.0 to 1.0 or a count, got {amount!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
@@ -41,19 +42,29 @@ class TopK:
         return {site: self._top(site, values) for site, values in importance.items()}
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
-        """The neurons with votes from at least `share` of the documents (at least one)."""
+        """The neurons with votes from at least `share` of the documents (at least one).
+
+        Raises:
+            ValueError: the votes are those of another rule; only `share` can be changed after measuring.
+        """
+        if statistics.rule.split("; ")[0] != self.rule():
+            raise ValueError(
+                f"these statistics hold the votes of {statistics.rule}, not of {self.rule()}: measure again with it, "
+                "or select by another share or by Threshold"
+            )
         needed = max(1, math.ceil(self.share * statistics.documents - 1e-9))
         return NeuronSet({site: votes >= needed for site, votes in statistics.votes.items()})
 
     def rule(self) -> str:
         """What the votes depend on."""
-        return f"top-k, ffn {self.ffn!r}, attention {self.attention!r}"
+        ffn, attention = (int(x) if isinstance(x, Integral) else float(x) for x in (self.ffn, self.attention))
+        return f"top-k, ffn {ffn!r}, attention {attention!r}"
 
     def _top(self, site: str, values: Tensor) -> Tensor:
         amount, width = self.ffn if site == "ffn" else self.attention, values.shape[-1]
-        k = min(width, amount if isinstance(amount, int) else round(amount * width))
+        k = amount if isinstance(amount, Integral) else max(round(amount * width), amount > 0)
         top = torch.zeros_like(values, dtype=torch.bool)
-        top.scatter_(-1, values.topk(k, dim=-1).indices, True)
+        top.scatter_(-1, values.topk(min(int(k), width), dim=-1).indices, True)
         return top & (values > 0)
 
 

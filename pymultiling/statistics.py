@@ -56,7 +56,7 @@ class NeuronStatistics:
         return cls(
             documents=next(iter(importance.values())).shape[0],
             tokens=tokens,
-            sum={site: values.sum(0, dtype=torch.float64).cpu() for site, values in importance.items()},
+            sum={site: values.cpu().sum(0, dtype=torch.float64) for site, values in importance.items()},
             minimum={site: values.amin(0).cpu() for site, values in importance.items()},
             votes={site: chosen.sum(0).cpu() for site, chosen in votes.items()},
             rule=rule,

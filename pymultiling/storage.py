@@ -30,6 +30,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metada
     """Writes a safetensors file that names its format."""
     with written_whole(path) as partial:
         save_file(tensors, partial, metadata={"format": form, **metadata})
+        partial.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 
 def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:

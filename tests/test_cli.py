@@ -203,13 +203,13 @@ def test_corpus_that_is_not_there(model, tmp_path, corpora, capsys):
     assert_nothing_written(tmp_path, "fr.txt", "de.txt")
 
 
-def test_texts_without_a_token_to_predict(model, tmp_path, corpora, capsys):
+def test_a_length_that_leaves_nothing_to_predict(model, tmp_path, corpora, capsys):
     assert detect(model, corpora, tmp_path / "found") == 0
     write_text(tmp_path / "short.txt", ["w3"])
     arguments = ["--neurons", tmp_path / "found" / "specific", "--texts", f"fr={tmp_path / 'short.txt'}"]
     out = tmp_path / "out"
     assert run("ablate", "--model", model, *arguments, "--out", out, "--max-length", "1") == 1
-    assert_one_sentence(capsys, "'fr'", "no token to predict")
+    assert_one_sentence(capsys, "at least 2 tokens")
     assert not out.exists()
 
 

@@ -1,3 +1,4 @@
+import numpy
 import pytest
 import torch
 
@@ -24,6 +25,9 @@ def select(rule) -> dict[str, list[int]]:
         (TopK(ffn=2, share=0.01), [0, 1, 3]),  # at least one document
         (TopK(ffn=1.0), [0, 2, 3]),  # neuron 1 has no importance in the last
         (TopK(ffn=100), [0, 2, 3]),
+        (TopK(ffn=numpy.int64(2)), [0]),
+        (TopK(ffn=0.0001), []),  # at least one neuron a document, and no one is in all
+        (TopK(ffn=0.0001, share=0.6), [3]),
         (TopK(ffn=0), []),
         (TopK(ffn=0.0), []),
         (Threshold(2), [0, 2]),
@@ -43,8 +47,19 @@ def test_attention_has_an_amount_of_its_own():
 def test_share_is_not_lost_to_rounding():
     """0.07 * 100 is 7.000000000000001, yet 7 votes of 100 are enough."""
     votes = {"ffn": torch.tensor([[6, 7, 8]])}
-    statistics = NeuronStatistics(100, 100, {}, {}, votes, "any")
-    assert TopK(share=0.07).select(statistics).sites["ffn"].tolist() == [[False, True, True]]
+    rule = TopK(share=0.07)
+    statistics = NeuronStatistics(100, 100, {}, {}, votes, rule.rule() + "; importance, rope pre")
+    assert rule.select(statistics).sites["ffn"].tolist() == [[False, True, True]]
+
+
+def test_votes_of_another_rule_are_refused():
+    rule = TopK(ffn=2)
+    statistics = NeuronStatistics.of_batch(IMPORTANCE, rule.votes(IMPORTANCE), 9, rule.rule())
+    for other in (TopK(ffn=3), TopK(ffn=2.0 / 4), TopK(ffn=2, attention=1)):
+        with pytest.raises(ValueError, match="hold the votes of top-k, ffn 2"):
+            other.select(statistics)
+    assert TopK(ffn=2, share=0.1).select(statistics) == TopK(ffn=numpy.int32(2), share=0.1).select(statistics)
+    assert len(Threshold(2).select(statistics))
 
 
 def test_nothing_is_selected_from_no_documents():

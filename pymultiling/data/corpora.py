@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class CorpusReport:
     Attributes:
         texts: read.
         empty: left out because there was nothing in them.
+        short: documents left out because they had a single token.
         replaced: kept, with bytes that are not UTF-8, and halves of surrogate pairs, replaced by U+FFFD.
         cut: documents shortened to the longest length allowed.
         left_over: tokens at the end of a packed corpus that did not fill a document.
@@ -29,6 +30,7 @@ class CorpusReport:
 
     texts: int = 0
     empty: int = 0
+    short: int = 0
     replaced: int = 0
     cut: int = 0
     left_over: int = 0
@@ -114,6 +116,8 @@ def _parquet(path: Path) -> Iterator[str]:
 
 
 def _from_rows(source: Iterable) -> Iterator[str]:
+    if isinstance(source, Mapping):
+        raise CorpusError(f"a mapping of {', '.join(map(repr, source))} is no corpus: pass one of its parts")
     for number, row in enumerate(source, 1):
         yield row if isinstance(row, str) else _field(row, f"row {number}")
 

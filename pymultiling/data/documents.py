@@ -21,16 +21,19 @@ def tokenise(
         max_length: longer documents are cut to this many tokens.
         report: is added to.
         pack: join consecutive texts, an end-of-text token behind each where the tokenizer has one, and cut the whole into
-            documents of this many tokens (at most max_length), each opened as the tokenizer opens a text; what does not
-            fill a document at the end is left over. None: a text is a document.
+            documents of this many tokens, each opened as the tokenizer opens a text; what does not
+            fill a document at the end is left over. None: a text is a document; texts of a single token, which has
+            nothing to attend to and nothing to predict, are left out.
     """
     if pack is not None:
-        yield from _packed(texts, tokenizer, min(pack, max_length), report)
+        yield from _packed(texts, tokenizer, pack, report)
         return
     for tokens in _token_lists(texts, tokenizer, add_special_tokens=True):
+        if len(tokens) < 2:
+            report.short += 1
+            continue
         report.cut += len(tokens) > max_length
-        if tokens:
-            yield tokens[:max_length]
+        yield tokens[:max_length]
 
 
 def _packed(texts: Iterable[str], tokenizer, size: int, report: CorpusReport) -> Iterator[list[int]]:
@@ -53,6 +56,19 @@ def _token_lists(texts: Iterable[str], tokenizer, **options) -> Iterator[list[in
         yield from tokenizer(some, return_attention_mask=False, verbose=False, **options)["input_ids"]
 
 
-def longest_document(model, max_length: int) -> int:
-    """max_length, or fewer where the model has fewer positions."""
-    return min(max_length, getattr(model.config, "max_position_embeddings", None) or max_length)
+def document_length(model, max_length: int, batch_tokens: int, pack: int | None) -> int:
+    """The tokens that a document may have: max_length, or fewer where the model has fewer positions.
+
+    Raises:
+        ValueError: an argument makes no sense, or packed documents would be longer.
+    """
+    if max_length < 2 or batch_tokens < 1 or (pack is not None and pack < 2):
+        raise ValueError("max_length and pack must be at least 2 tokens, batch_tokens at least 1")
+    positions = getattr(model.config, "max_position_embeddings", None) or max_length
+    length = min(max_length, positions)
+    if pack is not None and pack > length:
+        raise ValueError(
+            f"documents of {pack} packed tokens do not fit: max_length is {max_length} and the model has {positions} "
+            "positions; pack fewer tokens, or raise max_length"
+        )
+    return length

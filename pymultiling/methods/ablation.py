@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import longest_document, tokenise
-from pymultiling.errors import CorpusError
+from pymultiling.data.documents import document_length, tokenise
+from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import evaluation, model_device
 from pymultiling.models.masking import deactivate
 from pymultiling.neurons import NeuronSet
@@ -43,9 +44,11 @@ def perplexity(
 
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
+        NonFiniteActivations: the loss is NaN or infinite.
     """
-    documents = _documents(model, tokenizer, texts, max_length, pack)
-    return math.exp(_mean_loss(model, batches(documents, batch_tokens), "the texts"))
+    length = document_length(model, max_length, batch_tokens, pack)
+    documents = _documents(tokenizer, texts, length, pack)
+    return _perplexity(model, batches(documents, batch_tokens), "the texts")
 
 
 def ablation_matrix(
@@ -77,8 +80,9 @@ def ablation_matrix(
 
     if "none" in sets:
         raise ValueError('"none" names the row without any set; give the set another name')
+    length = document_length(model, max_length, batch_tokens, pack)
     prepared = {
-        language: list(batches(_documents(model, tokenizer, source, max_length, pack), batch_tokens))
+        language: list(batches(_documents(tokenizer, source, length, pack), batch_tokens))
         for language, source in texts.items()
     }
     rows = {}
@@ -87,19 +91,18 @@ def ablation_matrix(
             with nullcontext() if neurons is None else deactivate(model, neurons):
                 rows[name] = {}
                 for language, of_language in prepared.items():
-                    rows[name][language] = math.exp(_mean_loss(model, of_language, f"language {language!r}"))
+                    rows[name][language] = _perplexity(model, of_language, f"language {language!r}")
                     bar.update()
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
-def _documents(model: nn.Module, tokenizer, texts, max_length: int, pack: int | None) -> Iterable[list[int]]:
+def _documents(tokenizer, texts, length: int, pack: int | None) -> Iterable[list[int]]:
     report = CorpusReport()
-    return tokenise(read_texts(texts, report), tokenizer, longest_document(model, max_length), report, pack)
+    return tokenise(read_texts(texts, report), tokenizer, length, report, pack)
 
 
 @torch.no_grad()
-def _mean_loss(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
-    """Mean negative log-likelihood of the predicted tokens, in nats."""
+def _perplexity(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
     device = model_device(model)
     total, predicted = 0.0, 0
     with evaluation(model):
@@ -111,7 +114,9 @@ def _mean_loss(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
                 predicted += length - 1
     if predicted == 0:
         raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
-    return total / predicted
+    if not math.isfinite(total):
+        raise NonFiniteActivations(f"{what}: the loss is NaN or infinite; look for NaN weights or activations")
+    return float(numpy.exp(total / predicted))  # inf where math.exp would raise
 
 
 def _loss(logits: Tensor, targets: Tensor) -> float:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from pymultiling.data.batches import batches
+from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import longest_document, tokenise
+from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.probe import ImportanceProbe
@@ -32,6 +32,7 @@ def importance(
     sites: Iterable[str] = SITES,
     rope: str = "pre",
     score: str = "importance",
+    fused: bool = False,
 ) -> dict[str, Tensor]:
     """Importance of every neuron of a decoder for each document of a batch, from one forward.
 
@@ -50,6 +51,8 @@ def importance(
         score: "importance", or "released": what the published code ranks by (sum |up|; sum |attention output|, for "v"
             summed over the query heads that share it; the change of the probabilities by unscaled scores, after the
             rotation, for "k" that of "q" summed over the query heads).
+        fused: let `gated_ffn` compute the FFNs' product together with its statistics; the layers' outputs then agree with
+            the plain model's to rounding, without it bit for bit.
 
     Returns:
         {site: (documents, layers, neurons)}, float32; float64 for a float64 model.
@@ -59,7 +62,7 @@ def importance(
         NonFiniteActivations: naming site, layer and document.
         ValueError: an unknown site, rope or score.
     """
-    with ImportanceProbe(model, sites, rope, score) as probe:
+    with ImportanceProbe(model, sites, rope, score, fused) as probe:
         return probe.measure(input_ids, attention_mask)
 
 
@@ -69,7 +72,8 @@ class Detection:
 
     Attributes:
         neurons: {language: NeuronSet}, the neurons selected for it.
-        statistics: {language: NeuronStatistics}, from which other rules can select.
+        statistics: {language: NeuronStatistics}; `select` of a Threshold, or of the same TopK with another share, finds
+            other sets in them without measuring again.
         corpora: {language: CorpusReport}, what became of its texts.
     """
 
@@ -147,11 +151,10 @@ def detect(
     """
     if not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
-    if max_length < 1 or batch_tokens < 1 or (pack is not None and pack < 1):
-        raise ValueError("max_length, batch_tokens and pack must be positive")
     select = select or TopK()
     sites = check_sites(sites)
-    length = longest_document(model, max_length)
+    length = document_length(model, max_length, batch_tokens, pack)
+    rule = f"{select.rule()}; {score}, rope {rope}"
     decoder = Decoder(model)
     widths = {site: decoder.widths()[site] for site in sites}
     statistics: dict[str, NeuronStatistics] = {}
@@ -160,10 +163,11 @@ def detect(
         for language, source in corpora.items():
             report = reports[language] = CorpusReport()
             documents = tokenise(read_texts(source, report), tokenizer, length, report, pack)
-            total = NeuronStatistics.of_nothing(widths, len(decoder.layers), select.rule())
+            total = NeuronStatistics.of_nothing(widths, len(decoder.layers), rule)
             with show_progress(f"{language}: measuring", "documents", progress) as bar:
                 for batch in batches(documents, batch_tokens):
-                    total += _measure(probe, batch, select, language)
+                    found = _measure(probe, batch, language)
+                    total += NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
                     bar.update(len(batch.order))
             if total.documents == 0:
                 raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
@@ -172,10 +176,10 @@ def detect(
     return Detection(neurons, statistics, reports)
 
 
-def _measure(probe: ImportanceProbe, batch, select: TopK | Threshold, language: str) -> NeuronStatistics:
+def _measure(probe: ImportanceProbe, batch: Batch, language: str) -> dict[str, Tensor]:
     device = model_device(probe.decoder.model)
     try:
-        found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
+        return probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
     except NonFiniteActivations as error:
-        raise NonFiniteActivations(f"language {language!r}: {error}") from None
-    return NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, select.rule())
+        where = f"language {language!r}, document {batch.order[error.document]} of its corpus"
+        raise NonFiniteActivations(f"{where}: {error}", error.document) from None

@@ -15,7 +15,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from pymultiling.errors import UnsupportedModel
+
 PREFIX = "pymultiling_"
+DELEGATES = ("eager", "sdpa", "flex_attention")
 
 _listeners: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()
 
@@ -28,6 +31,11 @@ def listening(model: nn.Module, listeners: dict[nn.Module, Callable]) -> Iterato
     (scaling, sliding_window, softcap, ...).
     """
     own = model.config._attn_implementation
+    if own.removeprefix(PREFIX) not in DELEGATES:
+        raise UnsupportedModel(
+            f"queries and keys cannot be seen through the attention implementation {own!r}: call "
+            "model.set_attn_implementation('sdpa') first ('eager' for soft-capped scores)"
+        )
     for module, listener in listeners.items():
         _listeners.setdefault(module, []).append(listener)
     try:

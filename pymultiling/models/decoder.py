@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.families import FAMILIES, Family
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
@@ -88,6 +90,11 @@ class Decoder:
         """Neurons a layer, by site."""
         return {site: self.layers[0].width(site) for site in ("ffn", "q", "k", "v", "o")}
 
+    def require_weights(self) -> None:
+        """UnsupportedModel where weights are not in memory, but offloaded or on the "meta" device."""
+        if any(parameter.is_meta for parameter in self.base.parameters()):
+            raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
+
     def multiplier(self, norm: nn.Module) -> Tensor:
         """What a norm multiplies by, as applied."""
         return norm.weight.detach() + self.family.norm_offset
@@ -141,10 +148,10 @@ def _whole(linear: nn.Module) -> Projection:
 
 def _linear(parent: nn.Module, path: str, where: str) -> nn.Module:
     module = _find(parent, path, where)
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+    if not isinstance(module, nn.Linear) or module.weight.dtype not in DTYPES:
         raise UnsupportedModel(
-            f"{path} of {where} has no floating-point weight matrix: load the model without quantisation"
+            f"{path} of {where} is no plain torch.nn.Linear in float32, float64, bfloat16 or float16: load the model "
+            "without quantisation, and merge its adapters"
         )
     return module
 
@@ -167,9 +174,10 @@ def model_device(model: nn.Module) -> torch.device:
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode (no dropout)."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True

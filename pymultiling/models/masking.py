@@ -34,6 +34,7 @@ def deactivate(model: nn.Module, neurons: NeuronSet) -> Iterator[nn.Module]:
         ValueError: the set is of a model of another shape.
     """
     decoder = Decoder(model)
+    decoder.require_weights()
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     with Hooks() as hooks:
         for index, layer in enumerate(decoder.layers):

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import NonFiniteActivations
+from pymultiling.errors import NonFiniteActivations, UnsupportedModel
 from pymultiling.models.attention import listening
 from pymultiling.models.decoder import Decoder, Layer, Projection, evaluation
 from pymultiling.models.fused import fused_ffn
@@ -43,9 +43,10 @@ class ImportanceProbe:
         self.decoder = Decoder(model)
         self.sites = check_sites(sites)
         self.rope, self.score, self.fused = rope, score, fused
-        self._from_weights: dict[tuple, Tensor] = {}
+        self._from_weights: dict[tuple, Tensor | list[Tensor]] = {}
 
     def __enter__(self) -> ImportanceProbe:
+        self.decoder.require_weights()
         return self
 
     def __exit__(self, *error) -> None:
@@ -89,6 +90,12 @@ class ImportanceProbe:
                 use_cache=False,
             )
         found, self._found = self._found, {}
+        for site, values in found.items():
+            if len(values) < len(self.decoder.layers):
+                raise UnsupportedModel(
+                    f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not run "
+                    "its modules as its family does in transformers"
+                )
         stacked = {
             site: torch.stack([values[index].to(input_ids.device) for index in range(len(self.decoder.layers))], 1)
             for site, values in found.items()
@@ -108,7 +115,7 @@ class ImportanceProbe:
                 fused_ffn(self.decoder.model.config, layer, lambda: (self._documents, self._count), keep)
             )
         elif layer.ffn_norm is not None:
-            self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (1, 1)}, index)
+            self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
         else:
             hooks.before(layer.down, lambda _, args: self._keep_energy("ffn", index, layer.down, args[0]))
 
@@ -117,8 +124,8 @@ class ImportanceProbe:
         group = layer.heads // layer.kv_heads
         sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
-            groups = {"v": (group, layer.head_size), "o": (1, 1)}
-            self._watch_normed(hooks, layer.o, layer.attention_norm, {site: groups[site] for site in sites}, index)
+            shapes = {"v": (layer.kv_heads, layer.head_size), "o": (layer.width("o"), 1)}
+            self._watch_normed(hooks, layer.o, layer.attention_norm, {site: shapes[site] for site in sites}, index)
             return
 
         def watch(_, args) -> None:
@@ -142,25 +149,30 @@ class ImportanceProbe:
         hooks.before(layer.o, watch)
 
     def _watch_normed(
-        self, hooks: Hooks, linear: nn.Module, norm: nn.Module, groups: dict[str, tuple[int, int]], index: int
+        self, hooks: Hooks, linear: nn.Module, norm: nn.Module, shapes: dict[str, tuple[int, int]], index: int
     ) -> None:
-        """Sites whose projection's output passes a norm: needs the projection's input and its output."""
+        """Sites whose projection's output passes a norm: needs the projection's input and its output.
+
+        shapes: for each site the heads of neurons among the projection's columns, and their size.
+        """
         inputs = []
         hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, 1)))
 
         def watch(_, args) -> None:
-            x = inputs.pop()
-            for site, (group, size) in groups.items():
+            x, weight, multiplier = inputs.pop(), linear.weight.detach(), self.decoder.multiplier(norm)
+            for site, (heads, size) in shapes.items():
+                gram, scaled_gram = self._grams(linear, multiplier, heads, size)
+                documents = self._documents.to(x.device)
                 self._found[site][index] = normed_energy(
                     x,
                     args[0].flatten(0, 1),
-                    linear.weight.detach(),
-                    self.decoder.multiplier(norm),
+                    weight,
+                    multiplier,
+                    gram,
+                    scaled_gram,
                     _epsilon(norm),
-                    self._documents.to(x.device),
+                    documents,
                     self._count,
-                    group,
-                    size,
                 )
 
         hooks.before(norm, watch)
@@ -215,10 +227,11 @@ class ImportanceProbe:
         raw = raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2)
         if norm is None:
             return raw, None
-        x = wide(raw)
+        x = raw.double()  # r2 - x^2 / d cancels where one neuron dominates the head
         r2 = x.square().mean(-1, keepdim=True) + _epsilon(norm)
         gain = (r2 / (r2 - x.square() / layer.head_size)).sqrt()
-        return x * r2.rsqrt() * self.decoder.multiplier(norm), gain
+        plain, sums = x * r2.rsqrt() * self.decoder.multiplier(norm), wide(raw).dtype
+        return plain.to(sums), gain.to(sums)
 
     def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
         energy = column_energy(x.flatten(0, 1), self._documents.to(x.device), self._count)
@@ -228,7 +241,15 @@ class ImportanceProbe:
         """||W[:, n]||^2 of every column: the energy of the weight's columns over its rows."""
         return self._once(("norms", linear), lambda: column_energy(linear.weight.detach(), count=1))
 
-    def _once(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
+    def _grams(self, linear: nn.Module, multiplier: Tensor, heads: int, size: int) -> list[Tensor]:
+        """Products of the weight's columns, as they are and times a norm's multiplier."""
+        weight = linear.weight.detach()
+        return self._once(
+            ("grams", linear, heads, size),
+            lambda: [value_gram(w, heads, size) for w in (weight, wide(weight) * wide(multiplier)[:, None])],
+        )
+
+    def _once(self, key: tuple, compute: Callable):
         if key not in self._from_weights:
             self._from_weights[key] = compute()
         return self._from_weights[key]
@@ -242,7 +263,8 @@ def _require_finite(found: dict[str, Tensor]) -> None:
         layer, document, site = min(broken, key=lambda where: where[0])
         raise NonFiniteActivations(
             f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
-            "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)"
+            "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)",
+            document,
         )
 
 

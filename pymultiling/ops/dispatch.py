@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -31,6 +32,8 @@ def implementation(operator: str, tensor: Tensor, backend: str = "auto") -> Call
     if reason is None:
         return getattr(torch.ops.pymultiling_cpp, operator)
     if backend == "auto":
+        if tensor.device.type == "cpu" and load_extension() is not None:
+            _warn_once(reason)
         return getattr(reference, operator)
     raise BackendUnavailable(f'backend="{backend}" cannot run {operator}: {reason}; backend="torch" always can')
 
@@ -48,6 +51,11 @@ def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
         if tensor.dtype not in (torch.float32, torch.bfloat16):
             return f"its kernels take float32 and bfloat16, not {tensor.dtype}"
     return reason
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"pymultiling runs on plain PyTorch, which is much slower here: {reason}", stacklevel=3)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import require_masks, require_matrix
+from pymultiling.ops.arguments import require, require_masks, require_matrix
 from pymultiling.ops.dispatch import implementation
 
 
@@ -20,20 +20,21 @@ def mask_neurons(
         x: (tokens, N), any floating dtype; rows may be strided.
         masks: (sets, N) bool, True where a neuron is off.
         mask_ids: (tokens,) int64, the set of each token, -1 for none; None: set 0 for all.
-        inplace: write into x and return it (no gradient flows).
+        inplace: write into x, which must not need a gradient, and return it.
         backend: "auto", "cpp" or "torch".
 
     Returns:
-        As x. Differentiable in x unless in place.
+        As x. Differentiable in x with backend "auto" or "torch".
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit, or x needs a gradient and is to be overwritten.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("x", x)
     if mask_ids is None:
         mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     require_masks(x, masks, mask_ids)
+    require(not (inplace and x.requires_grad and torch.is_grad_enabled()), "x needs a gradient: mask it out of place")
     name = "mask_neurons_" if inplace else "mask_neurons"
     if backend != "auto":
         run = implementation(name, x, backend)

@@ -38,7 +38,7 @@ def gated_ffn(
     if masks is not None:
         hidden, activated, linear = (mask_neurons(x, masks, mask_ids) for x in (hidden, activated, linear))
     return (
-        hidden.to(gate.dtype),
+        hidden.to(gate.dtype).contiguous(),
         document_sum(hidden.square(), documents, count),
         document_sum((activated > 0).to(torch.int64), documents, count),
         document_sum(linear.abs(), documents, count),

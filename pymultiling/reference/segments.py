@@ -11,6 +11,6 @@ def wide(x: Tensor) -> Tensor:
 
 def document_sum(values: Tensor, documents: Tensor, count: int) -> Tensor:
     """(tokens, N) -> (count, N): the sum of the rows of each document; rows of document -1 (padding) are left out."""
-    sums = values.new_zeros(count + 1, values.shape[1])
-    sums.index_add_(0, torch.where(documents < 0, count, documents), values)
-    return sums[:count]
+    sums = values.new_zeros(count + 1, values.shape[1])  # padding's row first
+    sums.index_add_(0, documents + 1, values)
+    return sums[1:]

@@ -91,3 +91,8 @@ def test_read_as_asked_for(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "first"}) + "\n" + "not JSON\n" * 9)
     assert next(read_texts(path, CorpusReport())) == "first"
+
+
+def test_a_mapping_is_no_corpus():
+    with pytest.raises(CorpusError, match="'train', 'test' is no corpus: pass one of its parts"):
+        list(read_texts({"train": ["w3"], "test": ["w4"]}, CorpusReport()))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from tiny_text import WORDS, tiny_tokenizer
 
 from pymultiling.data.corpora import CorpusReport
-from pymultiling.data.documents import TEXTS_AT_A_TIME, longest_document, tokenise
+from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise
 
 TOKENIZER = tiny_tokenizer()
 BOS, EOS = 1, 2
@@ -27,10 +27,6 @@ def test_long_documents_are_cut_and_counted():
     )
 
 
-def test_texts_without_a_token_are_no_documents():
-    assert documents(["w3", "", "w4"], tokenizer=tiny_tokenizer(bos=False))[0] == [[3], [4]]
-
-
 @given(some_texts, st.integers(2, 12))
 def test_packed(texts, size):
     """Every token stands once, in order; documents are full and open as a text does."""
@@ -43,8 +39,7 @@ def test_packed(texts, size):
     assert report.left_over < size - 1
 
 
-def test_packed_documents_are_no_longer_than_allowed():
-    assert documents(["w3 w4 w5 w6"], max_length=3, pack=50)[0] == [[BOS, 3, 4], [BOS, 5, 6]]
+def test_packed_documents_have_room_for_text():
     with pytest.raises(ValueError, match="no room"):
         documents(["w3"], pack=1)
 
@@ -64,11 +59,24 @@ def test_texts_are_read_as_documents_are_asked_for():
         assert given == TEXTS_AT_A_TIME
 
 
-def test_longest_document():
-    class Model:
-        class config:
-            max_position_embeddings = 64
+def test_texts_of_one_token_are_left_out_and_counted():
+    found, report = documents(["w3", "w3 w4", "w5"], tokenizer=tiny_tokenizer(bos=False))
+    assert [len(one) for one in found] == [2] and report.short == 2
+    assert str(CorpusReport(texts=3, short=2)) == "texts 3, short 2"
 
-    assert (longest_document(Model, 10), longest_document(Model, 100)) == (10, 64)
-    del Model.config.max_position_embeddings
-    assert longest_document(Model, 100) == 100
+
+class Model:
+    class config:
+        max_position_embeddings = 64
+
+
+def test_document_length():
+    assert document_length(Model, 10, 4096, None) == 10
+    assert document_length(Model, 100, 4096, 64) == 64
+    assert document_length(type("Endless", (), {"config": object()}), 100, 4096, None) == 100
+
+
+@pytest.mark.parametrize("lengths", [(1, 9, None), (-1, 9, None), (9, 0, None), (9, 9, 1), (32, 9, 33), (100, 9, 65)])
+def test_lengths_that_make_no_sense(lengths):
+    with pytest.raises(ValueError, match="max_length"):
+        document_length(Model, *lengths)

@@ -58,6 +58,15 @@ def test_matrix():
             assert abs(masked - plain) > 1e-3
 
 
+def test_nan_is_an_error():
+    broken = tiny_model("llama")
+    broken.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="the texts: the loss is NaN"):
+        pml.perplexity(broken, TOKENIZER, TEXTS["fr"])
+    with pytest.raises(pml.NonFiniteActivations, match="language 'fr'"):
+        pml.ablation_matrix(broken, TOKENIZER, {}, TEXTS)
+
+
 def test_no_set_is_called_none():
     with pytest.raises(ValueError, match="another name"):
         pml.ablation_matrix(MODEL, TOKENIZER, {"none": draw(0)}, TEXTS)

@@ -560,3 +560,22 @@ def test_the_broken_document_is_named():
     model.model.embed_tokens.weight.data[60] = torch.nan
     with pytest.raises(pml.NonFiniteActivations, match="document 1 "):
         pml.importance(model, **batch)
+
+
+def test_attention_that_cannot_be_listened_to():
+    model = tiny_model("llama")
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(pml.UnsupportedModel, match="set_attn_implementation"):
+        pml.importance(model, **tiny_batch(), sites="q")
+
+
+def test_a_neuron_that_dominates_a_normed_head():
+    """The gain of query/key norms keeps its digits: r^2 - x^2 / d cancels in float32 where one neuron is 3,000 times the others."""
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        model = tiny_model("qwen3", torch.float64)
+        model.model.layers[0].self_attn.q_proj.weight.data[1] *= 3000
+        found[dtype] = pml.importance(model.to(dtype), **tiny_batch(), sites="q")["q"][:, 0].double()
+    exact = found[torch.float64]
+    floor = exact.amax(-1, keepdim=True) * 1e-6
+    assert ((found[torch.float32] - exact).abs() <= 1e-3 * exact.clamp(min=floor)).all()

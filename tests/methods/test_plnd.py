@@ -156,3 +156,34 @@ def test_lines_where_there_is_no_terminal(capsys):
         "fr: measuring: 6 documents",
         "de: measuring: 6 documents",
     ]
+
+
+def test_scores_do_not_mix():
+    """Statistics of different scores do not add, though the rule of selection is the same."""
+    one, other = (detect(score=score).statistics["fr"] for score in ("importance", "released"))
+    with pytest.raises(ValueError, match="different rules"):
+        one + other
+
+
+def test_a_document_of_one_token_is_left_out():
+    """It has nothing to attend to: its votes would empty the sets of q and k."""
+    tokenizer = tiny_tokenizer(bos=False)
+    some = texts("fr")
+    with_it = pml.detect(MODEL, tokenizer, {"fr": [*some, "w3"]}, progress=False)
+    assert with_it.corpora["fr"].short == 1
+    assert with_it.neurons["fr"] == pml.detect(MODEL, tokenizer, {"fr": some}, progress=False).neurons["fr"]
+    with pytest.raises(pml.CorpusError, match="'fr' has no documents: texts 2, short 2"):
+        pml.detect(MODEL, tokenizer, {"fr": ["w3", "w4"]}, progress=False)
+
+
+def test_packed_documents_longer_than_allowed():
+    with pytest.raises(ValueError, match="pack fewer tokens"):
+        detect(pack=99, max_length=32)
+
+
+def test_nan_is_named_by_its_place_in_the_corpus():
+    broken = tiny_model("llama")
+    word = TOKENIZER("w19", add_special_tokens=False)["input_ids"][0]
+    broken.get_input_embeddings().weight.data[word] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="language 'fr', document 2 of its corpus: .* layer 0"):
+        pml.detect(broken, TOKENIZER, {"fr": ["w3 w4 w5", "w6", "w7 w19", "w8 w9"]}, progress=False)

@@ -122,7 +122,8 @@ def test_quantised_weights_are_refused():
     linear = model.model.layers[0].self_attn.o_proj
     linear.weight = nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(
-        pml.UnsupportedModel, match="o_proj of layer 0 has no floating-point weight.*without quantisation"
+        pml.UnsupportedModel,
+        match="o_proj of layer 0 is no plain torch.nn.Linear.*without quantisation, and merge its adapters",
     ):
         Decoder(model)
 

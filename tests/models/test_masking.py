@@ -8,6 +8,7 @@ from tiny import FAMILIES, MODELS, sizes, some_neurons, tiny_batch, tiny_model, 
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pymultiling as pml
+from pymultiling.models.decoder import evaluation
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest logit
 
@@ -217,3 +218,22 @@ def test_an_unknown_family_is_refused():
     with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"):
         with pml.deactivate(model, some_neurons(tiny_model("llama"))):
             pass
+
+
+def test_evaluation_restores_every_module():
+    model = tiny_model("llama").train()
+    model.model.layers[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    with evaluation(model):
+        assert not any(module.training for module in model.modules())
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_weights_that_are_not_in_memory():
+    with torch.device("meta"):
+        model = tiny_model("llama").to("meta")
+    with (
+        pytest.raises(pml.UnsupportedModel, match="offloaded"),
+        pml.deactivate(model, some_neurons(tiny_model("llama"))),
+    ):
+        pass

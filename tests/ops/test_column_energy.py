@@ -50,6 +50,10 @@ def test_nan_and_infinity_stay_in_their_document(backend):
 def test_an_id_out_of_range_is_refused(backend):
     with pytest.raises((IndexError, RuntimeError)):
         column_energy(torch.ones(2, 3), torch.tensor([0, 7]), 2, backend=backend)
+    with pytest.raises((IndexError, RuntimeError)):
+        column_energy(torch.ones(2, 3), torch.tensor([0, 2]), 2, backend=backend)
+    with pytest.raises((IndexError, RuntimeError)):
+        column_energy(torch.ones(2, 3), torch.tensor([0, -2]), 2, backend=backend)
 
 
 @pytest.mark.parametrize("wrong", [-2, 2])

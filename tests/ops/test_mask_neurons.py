@@ -71,3 +71,9 @@ def test_registered_as_a_torch_operator(inplace):
         lambda x, *a: mask_neurons(x * 2, *a, inplace=inplace) + 1, fullgraph=True, backend="aot_eager"
     )
     assert torch.equal(compiled(*args), row_by_row(args[0] * 2, *args[1:]) + 1)
+
+
+def test_what_needs_a_gradient_is_not_overwritten():
+    x = torch.ones(2, 3, requires_grad=True) * 2
+    with pytest.raises(ValueError, match="out of place"):
+        mask_neurons(x, torch.ones(1, 3).bool(), inplace=True)

@@ -53,9 +53,10 @@ def _register(own: str) -> str:
     def attend(module, query, key, value, attention_mask, **arguments):
         for listener in _listeners.get(module, ()):
             listener(query, key, arguments)
-        # transformers keeps each model's eager attention in the model's own file.
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        run = ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
+        if own == "eager":  # transformers keeps it in each model's own file
+            run = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            run = ALL_ATTENTION_FUNCTIONS[own]
         return run(module, query, key, value, attention_mask, **arguments)
 
     AttentionInterface.register(name, attend)

@@ -19,8 +19,8 @@ from pymultiling.report import (
 )
 from pymultiling.runs import Run, result_folder, text_hash
 
-# Evidence: benchmarks/selection_sweep.py, 2026-11-21. Of fractions 0.01 ... 0.2 and shares 0.5, 0.7, 1.0 all from 0.05 on
-# hold for all eight languages; at 0.05 and 0.7 the sets are small (58 to 146 neurons) and the weakest effect is +0.20.
+# Evidence: benchmarks/selection_sweep.py, 2026-11-21. Of fractions 0.01 ... 0.2 and shares 0.5, 0.7, 1.0 all from 0.05 on but
+# one hold for all eight languages; at 0.05 and 0.7 the sets are small (58 to 146 neurons), the weakest effect is +0.20.
 DOCUMENTS = 20  # a language, for detection
 HELDOUT = 16  # a language, for perplexity
 TOKENS = 128  # a document

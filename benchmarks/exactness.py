@@ -15,10 +15,10 @@ import torch
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "methods")]
 
-from test_importance import exactly, largest_error, truth_of  # noqa: E402
-from tiny import MODELS, tiny_batch, tiny_model  # noqa: E402
+from test_importance import exactly, largest_error, truth_of
+from tiny import MODELS, tiny_batch, tiny_model
 
-import pymultiling as pml  # noqa: E402
+import pymultiling as pml
 
 
 def errors(name: str, dtype: torch.dtype) -> dict[str, float]:

@@ -12,12 +12,12 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.decoder import model_device
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
 from pymultiling.selection import Threshold, TopK
-from pymultiling.sites import SITES, check_sites
+from pymultiling.sites import SITES
 from pymultiling.statistics import NeuronStatistics
 
 if TYPE_CHECKING:
@@ -152,18 +152,18 @@ def detect(
     if not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     select = select or TopK()
-    sites = check_sites(sites)
     length = document_length(model, max_length, batch_tokens, pack)
     rule = f"{select.rule()}; {score}, rope {rope}"
-    decoder = Decoder(model)
-    widths = {site: decoder.widths()[site] for site in sites}
+    probe = ImportanceProbe(model, sites, rope, score)
+    widths = {site: probe.decoder.widths()[site] for site in probe.sites}
+    nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule)
     statistics: dict[str, NeuronStatistics] = {}
     reports: dict[str, CorpusReport] = {}
-    with ImportanceProbe(model, sites, rope, score) as probe:
+    with probe:
         for language, source in corpora.items():
             report = reports[language] = CorpusReport()
             documents = tokenise(read_texts(source, report), tokenizer, length, report, pack)
-            total = NeuronStatistics.of_nothing(widths, len(decoder.layers), rule)
+            total = nothing
             with show_progress(f"{language}: measuring", "documents", progress) as bar:
                 for batch in batches(documents, batch_tokens):
                     found = _measure(probe, batch, language)

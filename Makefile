@@ -1,11 +1,12 @@
 # make demo    finds the language neurons of the model in the package and switches them off
 # make test    the tests, with coverage
 # make bench   the benchmarks, as tables
+# make gpu     tests and benchmarks on a GPU, with the python that is there; ends within 8 minutes
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -16,6 +17,18 @@ test: .venv/ready
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python benchmarks/end_to_end.py
+
+# The package is built against the torch that is there. A stage that fails or runs out of time does not stop the others.
+gpu:
+	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || \
+		{ echo "make gpu: found no GPU that the torch of $(PYTHON) can use."; exit 1; }
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
+	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
+	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $$parallel || status=1; \
+	timeout -k 10 75 $(PYTHON) benchmarks/gpu_sanitizer.py || status=1; \
+	timeout -k 10 205 $(PYTHON) benchmarks/gpu.py || status=1; \
+	exit $$status
 
 # The environment: pinned packages, then the package itself, built against them.
 .venv/ready: $(SOURCES)

@@ -34,3 +34,11 @@ def test_published_q(benchmark, shape):
     q, k, *_ = attention(shape)
     with torch.no_grad():
         benchmark.pedantic(published_q, (q, k, shape.head_size**-0.5), rounds=3, warmup_rounds=1)
+
+
+def test_qk_estimate(time_operator, backend, shape):
+    if backend == "torch.compile":
+        pytest.skip("the reference loops over heads in Python: torch.compile would unroll every one")
+    valid = torch.ones(1, shape.length, dtype=torch.bool)
+    scale = shape.head_size**-0.5
+    time_operator("qk_estimate", *attention(shape), valid, None, None, scale, None, None, False)

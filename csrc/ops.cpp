@@ -18,6 +18,10 @@ TORCH_LIBRARY(pymultiling_cpp, m) {
       "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
       "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "qk_estimate(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
+      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def("instruction_set(str level) -> str", &pymultiling::instruction_set);
 }
 
@@ -29,4 +33,5 @@ TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
   m.impl("mask_neurons", &pymultiling::mask_neurons);
   m.impl("mask_neurons_", &pymultiling::mask_neurons_);
   m.impl("qk_importance", &pymultiling::qk_importance);
+  m.impl("qk_estimate", &pymultiling::qk_estimate);
 }

@@ -125,6 +125,12 @@ def _add_detect(commands) -> None:
         default="importance",
         help="the paper's, or its published code's (%(default)s)",
     )
+    parser.add_argument(
+        "--qk",
+        choices=("exact", "fast"),
+        default="exact",
+        help="q and k: every key of every row, or at most 32, an estimate (%(default)s)",
+    )
 
 
 def _add_ablate(commands) -> None:

@@ -46,6 +46,7 @@ def detect(arguments: Namespace, rule: TopK | Threshold) -> None:
                 sites=arguments.sites,
                 rope=arguments.rope,
                 score=arguments.score,
+                qk=arguments.qk,
                 **_documents(arguments),
             )
         with run.stage("write"):

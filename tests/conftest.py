@@ -1,7 +1,14 @@
 """Shared by all tests: helpers are in tiny.py (models, documents) and brute_force.py (the oracle)."""
 
+import os
+
 import pytest
 import torch
+
+if torch.cuda.is_available():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic matrix products ask for
+else:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports the kernels: they run on the CPU then
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -90,6 +90,13 @@ def test_detect_by_threshold(model, tmp_path, corpora):
     assert neurons == pml.Threshold(0.001).select(statistics)
 
 
+def test_detect_with_estimated_q_and_k(model, tmp_path, corpora):
+    assert detect(model, corpora, tmp_path / "out", "--qk", "fast") == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]["qk"] == "fast"
+    statistics = pml.NeuronStatistics.load(tmp_path / "out" / "statistics" / "fr.safetensors")
+    assert "q and k estimated" in statistics.rule
+
+
 def test_what_became_of_texts_is_reported(model, tmp_path, corpora, capsys):
     with open(corpora["fr"], "ab") as file:
         file.write(b"\n   \nw3\nw4 \xff w5\n" + b"w6 " * 100)

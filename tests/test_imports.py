@@ -82,6 +82,12 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_operators_import_triton_only_to_run_it():
+    program = "import sys, pymultiling.ops; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_every_public_name_is_there():
     for name in pymultiling.__all__:
         assert getattr(pymultiling, name) is not None

@@ -30,4 +30,10 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(
     const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
     bool interleaved);
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_estimate(
+    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
+    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
+    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
+    bool interleaved);
+
 }  // namespace pymultiling

@@ -13,6 +13,7 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
+from pymultiling.models.importance import Importance
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
@@ -32,14 +33,15 @@ def importance(
     sites: Iterable[str] = SITES,
     rope: str = "pre",
     score: str = "importance",
-    fused: bool = False,
-) -> dict[str, Tensor]:
+    qk: str = "exact",
+    fused: bool | None = None,
+) -> Importance:
     """Importance of every neuron of a decoder for each document of a batch, from one forward.
 
         Imp(N | c) = || T \\ N (h) - T(h) ||^2, summed over the tokens of document c        (arXiv 2402.18815, eq. 1)
 
     the squared change of the layer's output when all parameters of neuron N are zero; for "q" and "k" the change of the
-    attention probabilities (eq. 9-11). Exact, without running the layer again.
+    attention probabilities (eq. 9-11). Exact, without running the layer again; q and k on request estimated, for less.
 
     Args:
         model: a Hugging Face decoder of a supported family.
@@ -51,18 +53,26 @@ def importance(
         score: "importance", or "released": what the published code ranks by (sum |up|; sum |attention output|, for "v"
             summed over the query heads that share it; the change of the probabilities by unscaled scores, after the
             rotation, for "k" that of "q" summed over the query heads).
+        qk: "exact", or "fast": q and k estimated from at most 32 keys of every query, with standard errors,
+
+                f = sum_j w_j A_j (exp(y_j) / sum_i w_i exp(y_i) - 1)^2,   summed over the queries
+
+            (`pml.ops.qk_importance` has the weights w); exact for documents of up to 32 tokens. Take it for long documents
+            where the ranking counts.
         fused: let `gated_ffn` compute the FFNs' product together with its statistics; the layers' outputs then agree with
-            the plain model's to rounding, without it bit for bit.
+            the plain model's to rounding, without it bit for bit. None: on a GPU, where it saves launches and memory
+            traffic, and not on the CPU, where it saves nothing.
 
     Returns:
-        {site: (documents, layers, neurons)}, float32; float64 for a float64 model.
+        {site: (documents, layers, neurons)}, float32; float64 for a float64 model. Its attribute `error` has the
+        standard errors of the sites that are estimated, {site: tensor of the same shape}; none with qk="exact".
 
     Raises:
         UnsupportedModel: the model's neurons are not where a known family has them.
         NonFiniteActivations: naming site, layer and document.
-        ValueError: an unknown site, rope or score.
+        ValueError: an unknown site, rope, score or qk.
     """
-    with ImportanceProbe(model, sites, rope, score, fused) as probe:
+    with ImportanceProbe(model, sites, rope, score, fused, qk) as probe:
         return probe.measure(input_ids, attention_mask)
 
 
@@ -124,6 +134,7 @@ def detect(
     sites: Iterable[str] = SITES,
     rope: str = "pre",
     score: str = "importance",
+    qk: str = "exact",
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -136,7 +147,7 @@ def detect(
         tokenizer: its tokenizer.
         corpora: {language: iterable of str | path | datasets.Dataset | datasets.IterableDataset}; read once, in order.
         select: TopK(...) (the default) or Threshold(epsilon).
-        sites, rope, score: as in `importance`.
+        sites, rope, score, qk: as in `importance`.
         max_length: longer documents are cut to this many tokens (or to the model's positions).
         batch_tokens: tokens in one forward, padding included.
         pack: join consecutive texts of a language into documents of this many tokens; None: a text is a document.
@@ -153,8 +164,8 @@ def detect(
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
-    rule = f"{select.rule()}; {score}, rope {rope}"
-    probe = ImportanceProbe(model, sites, rope, score)
+    probe = ImportanceProbe(model, sites, rope, score, qk=qk)
+    rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule)
     statistics: dict[str, NeuronStatistics] = {}
@@ -176,7 +187,7 @@ def detect(
     return Detection(neurons, statistics, reports)
 
 
-def _measure(probe: ImportanceProbe, batch: Batch, language: str) -> dict[str, Tensor]:
+def _measure(probe: ImportanceProbe, batch: Batch, language: str) -> Importance:
     device = model_device(probe.decoder.model)
     try:
         return probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))

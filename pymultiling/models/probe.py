@@ -17,7 +17,9 @@ from pymultiling.models.attention import listening
 from pymultiling.models.decoder import Decoder, Layer, Projection, evaluation
 from pymultiling.models.fused import fused_ffn
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.importance import Importance
 from pymultiling.ops import GatedFFN, column_energy, qk_importance, value_energy, value_gram
+from pymultiling.ops.qk_importance import MODES
 from pymultiling.reference import normed_energy
 from pymultiling.reference.segments import document_sum, wide
 from pymultiling.sites import SITES, check_sites
@@ -32,18 +34,34 @@ class ImportanceProbe:
 
     Weights must not change inside the block: what depends on them alone is computed once. With `fused` the FFNs' product
     is computed by `gated_ffn`, which gives its statistics in the same pass; the model's output then agrees to rounding,
-    and bit for bit without.
+    and bit for bit without. None: for layers on a GPU, where it saves launches and memory traffic; on the CPU it saves
+    nothing, by measurement. `qk` is the mode of qk_importance, "exact" or "fast".
     """
 
     def __init__(
-        self, model: nn.Module, sites=SITES, rope: str = "pre", score: str = "importance", fused: bool = False
+        self,
+        model: nn.Module,
+        sites=SITES,
+        rope: str = "pre",
+        score: str = "importance",
+        fused: bool | None = None,
+        qk: str = "exact",
     ):
-        if rope not in ROPES or score not in SCORES:
-            raise ValueError(f"rope must be one of {ROPES} and score one of {SCORES}, got {rope!r} and {score!r}")
+        if rope not in ROPES or score not in SCORES or qk not in MODES:
+            raise ValueError(
+                f"rope must be one of {ROPES}, score one of {SCORES} and qk one of {MODES}, "
+                f"got {rope!r}, {score!r} and {qk!r}"
+            )
         self.decoder = Decoder(model)
         self.sites = check_sites(sites)
-        self.rope, self.score, self.fused = rope, score, fused
+        self.rope, self.score, self.fused, self.qk = rope, score, fused, qk
         self._from_weights: dict[tuple, Tensor | list[Tensor]] = {}
+
+    @property
+    def rule(self) -> str:
+        """What its numbers are, to be compared before numbers of different probes are added."""
+        estimated = self.qk != "exact" and {"q", "k"} & set(self.sites)
+        return f"{self.score}, rope {self.rope}" + (", q and k estimated" if estimated else "")
 
     def __enter__(self) -> ImportanceProbe:
         self.decoder.require_weights()
@@ -69,8 +87,8 @@ class ImportanceProbe:
             yield
 
     @torch.no_grad()
-    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """(documents, length) tokens -> {site: (documents, layers, neurons)}.
+    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
+        """(documents, length) tokens -> {site: (documents, layers, neurons)}, with the errors of what is estimated.
 
         Raises:
             NonFiniteActivations: naming site, layer and document.
@@ -82,6 +100,7 @@ class ImportanceProbe:
         rows = torch.arange(self._count, device=input_ids.device)[:, None]
         self._documents = torch.where(self._valid, rows, -1).flatten()
         self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
+        self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation(self.decoder.model), self._watching():
             self.decoder.base(
                 input_ids=input_ids,
@@ -90,22 +109,27 @@ class ImportanceProbe:
                 use_cache=False,
             )
         found, self._found = self._found, {}
+        errors, self._errors = self._errors, {}
         for site, values in found.items():
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
                     f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not run "
                     "its modules as its family does in transformers"
                 )
-        stacked = {
-            site: torch.stack([values[index].to(input_ids.device) for index in range(len(self.decoder.layers))], 1)
-            for site, values in found.items()
-        }
+        stacked, of_errors = (
+            {
+                site: torch.stack([values[index].to(input_ids.device) for index in range(len(self.decoder.layers))], 1)
+                for site, values in kind.items()
+            }
+            for kind in (found, errors)
+        )
         _require_finite(stacked)
-        return stacked
+        return Importance(stacked, of_errors)
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
         released = self.score == "released"
-        if released or (self.fused and layer.ffn_norm is None):
+        fused = layer.down.weight.is_cuda if self.fused is None else self.fused
+        if released or (fused and layer.ffn_norm is None):
 
             def keep(ffn: GatedFFN) -> None:
                 norms = 1 if released else self._column_norms(layer.down)
@@ -201,7 +225,7 @@ class ImportanceProbe:
                 k_plain, k_gain = self._plain(caught.pop("k"), layer, layer.k_norm)
             else:
                 q_plain = k_plain = None
-            q, k = qk_importance(
+            q, k, *errors = qk_importance(
                 query,
                 key,
                 q_plain,
@@ -215,10 +239,14 @@ class ImportanceProbe:
                 window=arguments.get("sliding_window"),
                 softcap=arguments.get("softcap"),
                 interleaved=self.decoder.family.interleaved,
+                mode=self.qk,
             )
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._found[site][index] = importance
+            for site, error in zip(("q", "k"), errors):
+                if site in self.sites:
+                    self._errors.setdefault(site, {})[index] = error
 
         return listen
 

@@ -23,13 +23,15 @@ def column_energy(
         x: (tokens, N), any floating dtype; rows may be strided.
         documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
         count: number of documents; None: the largest id + 1 (reads the device).
-        backend: "auto", "cpp" or "torch".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, N) float32; float64 for float64 input. No token may have an id of `count` or more.
+        (count, N) float32; float64 for float64 input.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
+        IndexError, RuntimeError: an id is outside [-1, count). Not on a GPU, whose kernels do not wait for the ids to be
+            looked at: there such a token counts as padding.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("x", x)

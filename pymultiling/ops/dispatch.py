@@ -1,8 +1,9 @@
-"""Which code runs an operator: the C++ kernels where they can, the plain PyTorch reference everywhere else."""
+"""Which code runs an operator: Triton kernels on a GPU, C++ kernels on the CPU, the plain PyTorch reference everywhere else."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import warnings
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -11,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pymultiling import reference
+from pymultiling import reference, triton_kernels
 from pymultiling.errors import BackendUnavailable
 
 BACKENDS = ("auto", "triton", "cuda", "cpp", "torch")
+FASTEST = {"cpu": "cpp", "cuda": "triton"}  # {type of device: backend}; ROCm's devices are "cuda" too
+OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton asks for
 
 
 def implementation(operator: str, tensor: Tensor, backend: str = "auto") -> Callable:
@@ -26,15 +29,16 @@ def implementation(operator: str, tensor: Tensor, backend: str = "auto") -> Call
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-    if backend == "torch":
-        return getattr(reference, operator)
-    reason = unavailable("cpp" if backend == "auto" else backend, tensor)
-    if reason is None:
-        return getattr(torch.ops.pymultiling_cpp, operator)
+    chosen = FASTEST.get(tensor.device.type, "torch") if backend == "auto" else backend
+    reason = unavailable(chosen, tensor)
+    function = _function(operator, tensor, chosen) if reason is None else None
+    if function is not None:
+        return function
     if backend == "auto":
-        if tensor.device.type == "cpu" and load_extension() is not None:
+        if unavailable(chosen) is not None:
             _warn_once(reason)
         return getattr(reference, operator)
+    reason = reason or "it has no such kernel"
     raise BackendUnavailable(f'backend="{backend}" cannot run {operator}: {reason}; backend="torch" always can')
 
 
@@ -42,20 +46,72 @@ def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
     """Why a backend cannot run (on this tensor, if one is given), in a few words; None where it can."""
     if backend == "torch":
         return None
-    if backend != "cpp":
-        return "this version has no such kernels yet"
-    reason = load_extension()
-    if reason is None and tensor is not None:
-        if tensor.device.type != "cpu":
-            return f"its kernels run on the CPU, the tensors are on {tensor.device}"
-        if tensor.dtype not in (torch.float32, torch.bfloat16):
-            return f"its kernels take float32 and bfloat16, not {tensor.dtype}"
-    return reason
+    if backend == "triton":
+        return load_triton() or _not_for_triton(tensor)
+    if backend == "cpp":
+        return load_extension() or _not_for_cpp(tensor)
+    return "there are no kernels in CUDA C++; those in Triton run on NVIDIA's GPUs"
+
+
+def _function(operator: str, tensor: Tensor, backend: str) -> Callable | None:
+    """None where the backend has no such kernel."""
+    if backend == "torch":
+        return getattr(reference, operator)
+    if backend == "cpp":
+        return getattr(torch.ops.pymultiling_cpp, operator, None)  # an extension of an older version may lack it
+    launch = triton_kernels.launcher(operator)
+    return launch and functools.partial(_on_device_of, tensor, launch)
+
+
+def _on_device_of(tensor: Tensor, launch: Callable, *arguments):
+    """Triton launches on the current device, which need not be that of the tensors."""
+    if not tensor.is_cuda:
+        return launch(*arguments)
+    with torch.cuda.device(tensor.device):
+        return launch(*arguments)
+
+
+def _not_for_triton(tensor: Tensor | None) -> str | None:
+    if triton_kernels.interpreted():
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"under TRITON_INTERPRET its kernels run on the CPU, the tensors are on {tensor.device}"
+    elif (tensor is None or tensor.device.type != "cuda") and not torch.cuda.is_available():
+        return "there is no GPU that torch can use"
+    elif tensor is not None and tensor.device.type != "cuda":
+        return f"its kernels run on NVIDIA's and AMD's GPUs, the tensors are on {tensor.device}"
+    elif not torch.version.hip and torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
+        return "Triton needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
+    return _not_among(tensor, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _not_for_cpp(tensor: Tensor | None) -> str | None:
+    if tensor is not None and tensor.device.type != "cpu":
+        return f"its kernels run on the CPU, the tensors are on {tensor.device}"
+    return _not_among(tensor, torch.float32, torch.bfloat16)
+
+
+def _not_among(tensor: Tensor | None, *dtypes: torch.dtype) -> str | None:
+    if tensor is None or tensor.dtype in dtypes:
+        return None
+    *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return f"its kernels take {', '.join(most)} and {last}, not {tensor.dtype}"
 
 
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(f"pymultiling runs on plain PyTorch, which is much slower here: {reason}", stacklevel=3)
+
+
+@functools.cache
+def load_triton() -> str | None:
+    """Imports the Triton kernels, once; returns why they cannot be imported, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    try:
+        triton_kernels.interpreted()
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None
 
 
 @functools.cache

@@ -47,7 +47,7 @@ def gated_ffn(
         count: number of documents; None: the largest id + 1 (reads the device).
         masks: (sets, I) bool, True where a neuron is off; None: none is.
         mask_ids: (tokens,) int64, the set of each token, -1 for none; needed with masks.
-        backend: "auto", "cpp" or "torch".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
         hidden in gate's dtype; squares and magnitude float32 (float64 for float64 input), active int64. The statistics
@@ -55,6 +55,8 @@ def gated_ffn(
 
     Raises:
         ValueError: shapes or dtypes do not fit, or the activation is not one of these.
+        IndexError, RuntimeError: an id is outside [-1, count) or [-1, sets). On a GPU a token with such an id of a document
+            counts as padding, and such a set masks nothing.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("gate", gate)

@@ -21,13 +21,14 @@ def mask_neurons(
         masks: (sets, N) bool, True where a neuron is off.
         mask_ids: (tokens,) int64, the set of each token, -1 for none; None: set 0 for all.
         inplace: write into x, which must not need a gradient, and return it.
-        backend: "auto", "cpp" or "torch".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
         As x. Differentiable in x with backend "auto" or "torch".
 
     Raises:
         ValueError: shapes or dtypes do not fit, or x needs a gradient and is to be overwritten.
+        IndexError, RuntimeError: an id is outside [-1, sets). On a GPU such a set masks nothing.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("x", x)

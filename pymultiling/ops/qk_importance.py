@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pymultiling.ops.arguments import require
 from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.qk_estimate import QKEstimate, qk_estimate
+
+MODES = ("exact", "fast")
 
 
 def qk_importance(
@@ -24,8 +27,9 @@ def qk_importance(
     window: int | None = None,
     softcap: float | None = None,
     interleaved: bool = False,
+    mode: str = "exact",
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor] | QKEstimate:
     """Importance of every query and key neuron: the squared change of causal attention's probabilities.
 
         importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)       (arXiv 2402.18815, eq. 9-11)
@@ -36,6 +40,17 @@ def qk_importance(
         u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2,
 
     exact, and nothing of size l x l x d is made. A row of the batch is a document.
+
+    mode="fast" estimates the sum over the keys j from at most 32 keys a row: those with A > 1/31 as they are, and of
+    the rest, with mass M, R evenly spaced draws with probability in proportion to A, each weighing M / R,
+
+        f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,     importance[n] = sum of f over the rows
+
+    and its standard error, from the two halves of the draws. The draws are a function of the input, nothing is random;
+    rows of 32 keys or fewer are exact. Take it where the ranking counts and documents are long: its cost grows with l,
+    not with l^2 (scores aside). In the median it is off by 0.3%. What a neuron does to keys of small A alone, which come
+    up when it is gone, is underestimated where none of them is drawn, and the standard error does not show it: that is
+    so where attention is peaked and single neurons move scores by several units.
 
     Args:
         q: (B, H, l, d), rotated queries; any floating dtype.
@@ -51,15 +66,18 @@ def qk_importance(
         window: a query sees its own and the window - 1 positions before it; None: all before it.
         softcap: scores pass softcap * tanh(score / softcap); None: they do not.
         interleaved: True if dimensions 2m and 2m + 1 turn together, False if m and m + r/2 do.
-        backend: "auto", "cpp" or "torch".
+        mode: "exact" or "fast".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input.
+        (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input. With
+        mode="fast" a QKEstimate: q, k and their standard errors q_error, k_error.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit; an unknown mode.
         BackendUnavailable: a forced backend cannot run here.
     """
+    require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
     _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain)
     if valid is None:
         valid = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
@@ -68,8 +86,10 @@ def qk_importance(
     require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
     if q_plain is None:
         cos = sin = None
-    run = _qk_importance if backend == "auto" else implementation("qk_importance", q, backend)
-    return run(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
+    name, operator = ("qk_importance", _qk_importance) if mode == "exact" else ("qk_estimate", qk_estimate)
+    run = operator if backend == "auto" else implementation(name, q, backend)
+    found = run(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
+    return found if mode == "exact" else QKEstimate(*found)
 
 
 def _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain) -> None:

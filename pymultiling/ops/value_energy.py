@@ -29,13 +29,14 @@ def value_energy(
         gram: (K, d, G, G), the products of o_proj's columns, from `value_gram`; float32, or float64 with float64.
         documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
         count: number of documents; None: the largest id + 1 (reads the device).
-        backend: "auto", "cpp" or "torch".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
         (count, K d) float32; float64 for float64 input.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
+        IndexError, RuntimeError: an id is outside [-1, count). On a GPU such a token counts as padding.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("attention", attention)

@@ -7,6 +7,7 @@ from pymultiling.reference.column_energy import column_energy
 from pymultiling.reference.gated_ffn import ACTIVATIONS, gated_ffn
 from pymultiling.reference.mask_neurons import mask_neurons, mask_neurons_
 from pymultiling.reference.normed_energy import normed_energy
+from pymultiling.reference.qk_estimate import qk_estimate
 from pymultiling.reference.qk_importance import qk_importance
 from pymultiling.reference.value_energy import value_energy, value_gram
 
@@ -17,6 +18,7 @@ __all__ = [
     "mask_neurons",
     "mask_neurons_",
     "normed_energy",
+    "qk_estimate",
     "qk_importance",
     "value_energy",
     "value_gram",

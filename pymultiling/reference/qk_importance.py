@@ -53,7 +53,7 @@ def qk_importance(
     k_importance = q.new_zeros(batch, kv_heads, size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
-        hidden_keys = ~visible(tokens, window)
+        hidden_keys = ~visible(tokens, tokens, window)
         for h in range(kv_heads):
             shared = slice(h * group, (h + 1) * group)
             qh, kh = q[b, shared][:, tokens], k[b, h][tokens]
@@ -124,9 +124,9 @@ def removed(
     return coefficient * cosine, coefficient * sign * sine[..., partner]
 
 
-def visible(positions: Tensor, window: int | None) -> Tensor:
-    """(l, l) bool: key j may be seen from query i: not after it, and within the sliding window."""
-    distance = positions[:, None] - positions[None, :]
+def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """(queries, keys) bool, from positions: a key may be seen that is not after the query, and within the window."""
+    distance = queries[:, None] - keys[None, :]
     seen = distance >= 0
     return seen if window is None else seen & (distance < window)
 

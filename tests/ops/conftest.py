@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pymultiling import triton_kernels
 from pymultiling.ops import unavailable
 
 LEVELS = ("portable", "avx2", "avx512")
@@ -14,23 +15,31 @@ def fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(scope="module", params=["torch", *(f"cpp {level}" for level in LEVELS)])
+@pytest.fixture(scope="module", params=["torch", *(f"cpp {level}" for level in LEVELS), "triton"])
 def backend(request):
-    """Every backend in turn, the C++ kernels with every instruction set that this machine has."""
-    if request.param == "torch":
-        yield "torch"
-        return
-    reason = unavailable("cpp")
+    """Every backend in turn, the C++ kernels with every instruction set that this machine has.
+
+    The Triton kernels run on the GPU, where tests then make their tensors, or without one in Triton's interpreter.
+    """
+    name, _, level = request.param.partition(" ")
+    reason = unavailable(name)
     if reason is not None:
         pytest.skip(reason)
-    instruction_set = torch.ops.pymultiling_cpp.instruction_set
-    best = instruction_set("")
-    try:
-        instruction_set(request.param.removeprefix("cpp "))
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield "cpp"
-    instruction_set(best)
+    if level:
+        instruction_set = torch.ops.pymultiling_cpp.instruction_set
+        best = instruction_set("")
+        try:
+            instruction_set(level)
+        except ValueError as error:
+            pytest.skip(str(error))
+        yield name
+        instruction_set(best)
+    elif name == "triton" and not triton_kernels.interpreted():
+        torch.set_default_device("cuda")
+        yield name
+        torch.set_default_device(None)
+    else:
+        yield name
 
 
 @pytest.fixture

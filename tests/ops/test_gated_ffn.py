@@ -4,10 +4,25 @@ import torch.nn.functional as F
 from budget import within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import counts, document_ids, dtypes, examples, layouts, mask_sets, matrix, per_document, tokens, widths
+from inputs import (
+    block_of_columns,
+    counts,
+    document_ids,
+    dtypes,
+    examples,
+    layouts,
+    long,
+    mask_sets,
+    matrix,
+    per_document,
+    tokens,
+    widths,
+)
 
 from pymultiling import reference
 from pymultiling.ops import gated_ffn
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
 
 ACTIVATIONS = {
     "silu": lambda x: x * torch.sigmoid(x),
@@ -58,20 +73,21 @@ def check(gate, up, activation, documents, count, masks, mask_ids, backend):
 
 @examples
 @given(
-    st.data(), tokens, widths, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), st.booleans(), counts, layouts,
-    st.integers(0, 99),
+    st.data(), st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), st.booleans(), counts, layouts, st.integers(0, 99)
 )  # fmt: skip
-def test_equals_the_formula(backend, data, tokens, width, activation, gated, masked, count, layout, seed):
+def test_equals_the_formula(backend, data, activation, gated, masked, count, layout, seed):
+    length, width = data.draw(tokens(backend)), data.draw(widths(backend))
     dtype = data.draw(st.sampled_from(dtypes(backend)))
-    gate = 3 * matrix(seed, tokens, width, dtype, layout)
-    up = matrix(seed + 1, tokens, width, dtype, layout) if gated else None
-    masks, mask_ids = mask_sets(seed, tokens, width) if masked else (None, None)
-    check(gate, up, activation, document_ids(seed, tokens, count), count, masks, mask_ids, backend)
+    gate = 3 * matrix(seed, length, width, dtype, layout)
+    up = matrix(seed + 1, length, width, dtype, layout) if gated else None
+    masks, mask_ids = mask_sets(seed, length, width) if masked else (None, None)
+    with block_of_columns(data, backend):
+        check(gate, up, activation, document_ids(seed, length, count), count, masks, mask_ids, backend)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_over_their_whole_range(backend, activation):
-    gate = torch.linspace(-12, 12, 20_001)[:, None]
+    gate = torch.linspace(-12, 12, 20_001).view(59, 339)
     check(gate, None, activation, torch.zeros(len(gate), dtype=torch.int64), 1, None, None, backend)
 
 
@@ -98,16 +114,40 @@ def test_masked_nan_is_zero(backend):
 
 
 def test_long_document_keeps_its_digits(backend):
-    gate = matrix(0, 100_000, 2, torch.float32) + 2
+    gate = matrix(0, long(backend, 100_000), 2, torch.float32) + 2
     check(gate, gate, "silu", torch.zeros(len(gate), dtype=torch.int64), 1, None, None, backend)
 
 
 @pytest.mark.parametrize("documents, mask_ids", [([0, 7], [0, 0]), ([0, 0], [0, 2])])
 def test_an_id_out_of_range_is_refused(backend, documents, mask_ids):
+    if backend == "triton":
+        pytest.skip("a GPU's ids are not waited for")
     masks = torch.zeros(2, 3, dtype=torch.bool)
     with pytest.raises((IndexError, RuntimeError)):
         gated_ffn(torch.ones(2, 3), documents=torch.tensor(documents), count=1, masks=masks,
                   mask_ids=torch.tensor(mask_ids), backend=backend)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_on_a_gpu_an_id_out_of_range_is_padding_or_no_mask(backend):
+    gate, masks = torch.ones(5, 70), torch.ones(2, 70, dtype=torch.bool)
+    wrong = {"documents": [0, 7, 2, -2, 1], "mask_ids": [2, -2, 2**32, 0, 1]}
+    known = {"documents": [0, -1, -1, -1, 1], "mask_ids": [-1, -1, -1, 0, 1]}
+    found, expected = (
+        gated_ffn(gate, gate, count=2, masks=masks, **{k: torch.tensor(v) for k, v in ids.items()}, backend=backend)
+        for ids in (wrong, known)
+    )
+    assert all(map(torch.equal, found, expected))
+    assert found.hidden.any(1).tolist() == [True, True, True, False, False]
+
+
+def test_padding_gets_its_product_and_counts_nowhere(backend):
+    gate = torch.ones(5, 63)
+    for count in (0, 2):
+        hidden, *statistics = gated_ffn(gate, documents=torch.full((5,), -1), count=count, backend=backend)
+        assert torch.equal(hidden, gated_ffn(gate, backend=backend).hidden) and hidden.all()
+        for x in statistics:
+            assert x.shape == (count, 63) and not x.any()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +159,8 @@ def test_wrong_arguments(wrong):
 
 
 def test_threads_change_no_bit(backend, two_threads):
+    if backend == "triton":
+        pytest.skip("not on threads of the CPU")
     if backend == "torch":
         pytest.skip("PyTorch's vectorised activations differ from its scalar ones, and threads move the border")
     gate, ids = matrix(0, 300, 1000, torch.float32), document_ids(0, 300, 3)

@@ -79,6 +79,7 @@ struct Kernels {
   void (*mask_neurons)(const MaskNeurons&, int64_t first_row, int64_t last_row);
   void (*qk_panels)(const QkImportance&, int64_t document, int64_t kv_head);
   void (*qk_tile)(const QkImportance&, int64_t task, float* scratch);
+  void (*qk_estimate_tile)(const QkImportance&, int64_t task, float* scratch);
 };
 
 // The table of the instruction set in use: the best that the machine has, or the one that was chosen.

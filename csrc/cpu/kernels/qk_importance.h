@@ -1,4 +1,4 @@
-// What the two kernels of qk_importance share: the problem, and where its panels lie.
+// What the kernels of qk_importance and qk_estimate share: the problem, and where its panels lie.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,11 @@ struct Panel {
   float* mean;     // (blocks, vectors, BLOCK)
   float* largest;  // (blocks, vectors, BLOCK): the largest magnitude in data
   int64_t vectors;
+  // The same panel, starting at neuron n of key 0; a panel's keys are the document's.
+  Panel lanes(int64_t keys, int64_t n) const {
+    const int64_t block = n / BLOCK * vectors * BLOCK, lane = n % BLOCK;
+    return {data + block * keys + lane, mean + block + lane, largest + block + lane, vectors};
+  }
 };
 
 struct QkImportance {
@@ -53,7 +58,7 @@ struct QkImportance {
   const int64_t* tasks;         // (tasks, 3): document, query head, tile
   float* panels;                // document b's start at panel_offsets[b], panels_size(l) for each key head
   const int64_t* panel_offsets;
-  float* sums;  // (tasks, 2, width): the tile's importance of query neurons and of key neurons
+  float* sums;  // (tasks, 2, outputs, width): what a tile gives for query neurons and for key neurons
 
   int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
   int64_t width() const { return round_up(size, BLOCK); }
@@ -77,8 +82,9 @@ struct QkImportance {
     return {start, mean, mean + width() * vectors, vectors};
   }
 
-  // A tile's scratch: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_tile.cpp.
-  int64_t scratch_size(int64_t l) const { return ROWS * (6 * keys_stride(l) + 4 * width()); }
+  // A tile's scratch: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two rows more.
+  int64_t tile_size(int64_t l) const { return ROWS * (6 * keys_stride(l) + 4 * width()); }
+  int64_t scratch_size(int64_t l) const { return tile_size(l) + 2 * keys_stride(l); }
 };
 
 }  // namespace pymultiling

@@ -8,6 +8,6 @@ namespace pymultiling::PYMULTILING_LEVEL {
 
 extern const Kernels table;
 const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), column_energy, head_products, gated_ffn, mask_neurons,
-                       qk_panels, qk_tile};
+                       qk_panels, qk_tile, qk_estimate_tile};
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

@@ -93,6 +93,18 @@ PYMULTILING_INLINE bool any(ivec mask) {
   return found != 0;
 #endif
 }
+// A bit for each lane that is set.
+PYMULTILING_INLINE uint32_t lanes_of(ivec mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask);
+#else
+  uint32_t lanes = 0;
+  for (int i = 0; i < LANES; i++) lanes |= (mask[i] & 1u) << i;
+  return lanes;
+#endif
+}
 PYMULTILING_INLINE float sum(vec x) {
   float total = 0;
   for (int i = 0; i < LANES; i++) total += x[i];
@@ -102,6 +114,29 @@ PYMULTILING_INLINE float largest(vec x) {
   float most = x[0];
   for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
   return most;
+}
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct FirstIndices : FirstIndices<N - 1, N - 1, I...> {};
+template <int... I>
+struct FirstIndices<0, I...> {
+  typedef Indices<I...> type;
+};
+
+// x with its lanes moved up by STEP, zeros below.
+template <int STEP, int... I>
+PYMULTILING_INLINE vec moved_up(vec x, Indices<I...>) {
+  return __builtin_shufflevector(vec{}, x, (LANES - STEP + I)...);
+}
+
+// x[0] + ... + x[i] in lane i.
+template <int STEP = 1>
+PYMULTILING_INLINE vec running_sums(vec x) {
+  x += moved_up<STEP>(x, typename FirstIndices<LANES>::type{});
+  if constexpr (2 * STEP < LANES) return running_sums<2 * STEP>(x);
+  return x;
 }
 
 // To the nearest integer, ties to even. The portable form needs |x| < 2^22.

@@ -1,0 +1,170 @@
+#include "qk_rows.h"
+
+#include "level.h"
+
+namespace pymultiling::PYMULTILING_LEVEL {
+
+// q' times the scale, of the tile's rows; zero in the rows and lanes that do not exist.
+static void load_queries(const QkImportance& a, const Tile& tile) {
+  const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
+  for (int64_t r = 0; r < ROWS; r++) {
+    float* to = tile.q + r * a.width();
+    __builtin_memset(to, 0, a.width() * sizeof(float));
+    if (r >= tile.rows) continue;
+    const float* q = a.q.at(tile.document, tile.head, tokens[r]);
+    for (int64_t n = 0; n < a.size; n++) to[n] = a.scale * q[n];
+  }
+}
+
+// What each row puts before a query panel: near, far, gain - 1.
+void query_coefficients(const QkImportance& a, const Tile& tile) {
+  const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
+  for (int64_t r = 0; r < tile.rows; r++) {
+    float *near = tile.near + r * a.width(), *far = tile.far + r * a.width(), *grow = tile.grow + r * a.width();
+    const float* q = a.one_site() ? a.q.at(tile.document, tile.head, tokens[r])
+                                  : a.q_plain.at(tile.document, tile.head, tokens[r]);
+    __builtin_memset(near, 0, a.width() * sizeof(float));
+    __builtin_memset(far, 0, a.width() * sizeof(float));
+    __builtin_memset(grow, 0, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) near[n] = -LOG2_E * a.scale * q[n];
+    if (a.q_gain.data) {
+      const float* gain = a.q_gain.at(tile.document, tile.head, tokens[r]);
+      for (int64_t n = 0; n < a.size; n++) {
+        near[n] *= gain[n];
+        grow[n] = LOG2_E * (gain[n] - 1.0f);
+      }
+    }
+    if (a.rotates()) {
+      const int64_t turn = tile.document * a.rotation.batch_stride + tokens[r] * a.size;
+      for (int64_t n = 0; n < a.size; n++) {
+        far[n] = near[n] * a.rotation.far[turn + n];
+        near[n] *= a.rotation.near[turn + n];
+      }
+    }
+  }
+}
+
+// And before a key panel: q'[n], q'[p] (after query_coefficients, which left zeros past the head's size).
+void key_coefficients(const QkImportance& a, const Tile& tile) {
+  for (int64_t r = 0; r < tile.rows; r++) {
+    const float* q = tile.q + r * a.width();
+    __builtin_memcpy(tile.near + r * a.width(), q, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) tile.far[r * a.width() + n] = q[a.partner[n]];
+  }
+}
+
+// The keys that each row sees: not after it, and within the window.
+static void find_keys(const QkImportance& a, Tile& tile) {
+  const int64_t* tokens = a.tokens + a.offsets[tile.document];
+  for (int64_t r = 0; r < tile.rows; r++) {
+    Row& row = tile.row[r];
+    row.last = tile.first_row + r + 1;
+    row.first = r ? tile.row[r - 1].first : 0;
+    while (tokens[row.last - 1] - tokens[row.first] >= a.window) row.first++;
+    row.probability = tile.probability + r * tile.stride;
+    row.log2_probability = tile.log2_probability + r * tile.stride;
+    row.score = tile.score + r * tile.stride;
+    row.below = tile.below + r * tile.stride;
+    row.above = tile.above + r * tile.stride;
+    row.cut = tile.cut + r * tile.stride;
+  }
+}
+
+// S of all rows for the keys that any of them sees, into the array that becomes log2 A: 4 rows and 2 vectors of keys at
+// a time in registers.
+static void scores(const QkImportance& a, const Tile& tile) {
+  constexpr int64_t R = 4, V = 2;
+  const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
+  const float* keys = a.keys(tile.document, tile.kv_head);
+  for (int64_t j = begin / SPAN * SPAN; j < end; j += V * LANES) {
+    const float* span = keys + j / SPAN * a.width() * SPAN + j % SPAN;
+    for (int64_t r = 0; r < tile.rows; r += R) {
+      vec s[R][V] = {};
+      for (int64_t n = 0; n < a.size; n++) {
+        const vec k[V] = {load(span + n * SPAN), load(span + n * SPAN + LANES)};
+        for (int64_t i = 0; i < R; i++)
+          for (int64_t v = 0; v < V; v++) s[i][v] += k[v] * tile.q[(r + i) * a.width() + n];
+      }
+      for (int64_t i = 0; i < R; i++)
+        for (int64_t v = 0; v < V; v++) store(tile.log2_probability + (r + i) * tile.stride + j + v * LANES, s[i][v]);
+    }
+  }
+}
+
+// Adds back what the panel's mean took out of the scores of row r, and caps them.
+static void raw_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
+  const Panel panel = a.query_panel(tile.document, tile.kv_head);
+  float constant = 0;
+  for (int64_t n = 0; n < a.size; n++)
+    constant += tile.q[r * a.width() + n] * panel.mean[n / BLOCK * panel.vectors * BLOCK + n % BLOCK];
+  vec most{};
+  for (int64_t j = begin; j < end; j += LANES) {
+    const int64_t at = r * tile.stride + j;
+    const vec raw = load(tile.log2_probability + at) + constant;
+    store(tile.score + at, raw);
+    most = max(abs(raw), most);
+    if (a.softcap == 0) continue;
+    vec x = raw / a.softcap;
+    x = x < -20.0f ? splat(-20.0f) : x;
+    x = x > 20.0f ? splat(20.0f) : x;
+    const vec below = 1.0f / (1.0f + exp(2.0f * x)), above = 1.0f / (1.0f + exp(-2.0f * x));
+    store(tile.below + at, below);
+    store(tile.above + at, above);
+    store(tile.cut + at, 2 * LOG2_E * (raw / a.softcap - x));
+    store(tile.log2_probability + at, a.softcap * (above - below));
+  }
+  tile.row[r].largest_score = largest(most);
+}
+
+// Scores of row r to A and log2 A.
+static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
+  Row& row = tile.row[r];
+  float *p = tile.probability + r * tile.stride, *s = tile.log2_probability + r * tile.stride;
+
+  const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
+  const bool needs_scores = a.softcap != 0 || a.q_gain.data || a.k_gain.data;
+  if (needs_scores) raw_scores(a, tile, r, begin, end);
+  for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
+  for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();
+
+  vec most = splat(-__builtin_inff()), total{};
+  for (int64_t j = begin; j < end; j += LANES) most = max(load(s + j), most);
+  const float shift = largest(most);
+  for (int64_t j = begin; j < end; j += LANES) {
+    const vec t = (load(s + j) - shift) * LOG2_E, power = exp2(t);
+    store(s + j, t);
+    store(p + j, power);
+    total += power;
+  }
+  const float normal = sum(total), log2_normal = __builtin_log2f(normal);
+  for (int64_t j = begin; j < end; j += LANES) {
+    store(p + j, load(p + j) / normal);
+    store(s + j, load(s + j) - log2_normal);
+  }
+}
+
+void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) {
+  tile.document = a.tasks[3 * task];
+  tile.head = a.tasks[3 * task + 1];
+  tile.kv_head = tile.head / a.group;
+  tile.first_row = a.tasks[3 * task + 2] * ROWS;
+  tile.keys = a.length(tile.document);
+  tile.rows = tile.keys - tile.first_row < ROWS ? tile.keys - tile.first_row : ROWS;
+  tile.stride = a.keys_stride(tile.keys);
+  float** by_key[] = {&tile.probability, &tile.log2_probability, &tile.score, &tile.below, &tile.above, &tile.cut};
+  for (float** array : by_key) {
+    *array = scratch;
+    scratch += ROWS * tile.stride;
+  }
+  float** by_neuron[] = {&tile.q, &tile.near, &tile.far, &tile.grow};
+  for (float** array : by_neuron) {
+    *array = scratch;
+    scratch += ROWS * a.width();
+  }
+  load_queries(a, tile);
+  find_keys(a, tile);
+  scores(a, tile);
+  for (int64_t r = 0; r < tile.rows; r++) softmax(a, tile, r);
+}
+
+}  // namespace pymultiling::PYMULTILING_LEVEL

@@ -1,0 +1,380 @@
+"""qk_importance(mode="fast"): the reference against its definition in loops, then every backend against the reference.
+
+Draws jump when a probability moves by a rounding, so backends are compared to rounding where rows have no draws, and
+where no draw is near the next key; elsewhere they may differ by the estimate's own error, but not in most neurons.
+"""
+
+import math
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+from budget import error, within
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import examples, interpreted
+from test_qk_importance import HOSTILE, Case, cast, few_kernels, largest_score
+
+from pymultiling import reference
+from pymultiling.errors import BackendUnavailable
+from pymultiling.ops import QKEstimate, qk_importance
+from pymultiling.ops.dispatch import implementation
+from pymultiling.reference.qk_estimate import chosen
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
+SMALL = Case(batch=1, kv_heads=1, group=1, length=48, size=8)  # 16 rows with draws
+
+
+@pytest.fixture
+def estimating(backend):
+    """Every backend that has the operator."""
+    try:
+        implementation("qk_estimate", torch.empty(1), backend)
+    except BackendUnavailable as reason:
+        pytest.skip(str(reason))
+    return backend
+
+
+def fitting(case, backend):
+    return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 44)) if interpreted(backend) else case
+
+
+def estimate(case, backend="torch", dtype=torch.float64):
+    return qk_importance(*cast(case.arguments(), dtype), **case.settings(), mode="fast", backend=backend)
+
+
+# --- the definition ------------------------------------------------------------------------------------------------
+
+
+def weights(a: list[float]) -> tuple[list[float], list[float], list[float]]:
+    """Of the keys with probabilities a: with all draws, the even ones, the odd ones."""
+    if len(a) <= 32:
+        return a, a, a
+    certain = [j for j in range(len(a)) if a[j] > 1 / 31][:30]
+    number = (32 - len(certain)) // 2 * 2
+    rest = [0.0 if j in certain else a[j] for j in range(len(a))]
+    mass, offset = sum(rest), (0.6180339887498949 * len(a)) % 1
+    halves = [[a[j] if j in certain else 0.0 for j in range(len(a))] for _ in range(2)]
+    for r in range(number):
+        running = 0.0
+        for j, probability in enumerate(rest):
+            running += probability
+            if (r + offset) * mass / number < running:
+                halves[r % 2][j] += 2 * mass / number
+                break
+    return [(even + odd) / 2 for even, odd in zip(*halves)], *halves
+
+
+def change(a: list[float], w: list[float], y: list[float]) -> float:
+    v = [math.exp(one - max(y)) for one in y]
+    z = sum(map(math.prod, zip(w, v)))
+    return sum(wj * aj * (vj / z - 1) ** 2 for wj, aj, vj in zip(w, a, v))
+
+
+def definition(case: Case) -> QKEstimate:
+    """Zeroes one row of one head's projection after the other, computes scores again, goes through rows and keys."""
+    projections, valid = case.projections(), case.valid()
+
+    def scores(zero=None):
+        rotated = []
+        for site, x in enumerate(projections):
+            x = x.clone()
+            if zero and zero[0] == site and case.before:
+                x[:, zero[1], :, zero[2]] = 0
+            x = case.rotated(case.normed(x))
+            if zero and zero[0] == site and not case.before:
+                x[:, zero[1], :, zero[2]] = 0
+            rotated.append(x)
+        s = case.size**-0.5 * rotated[0] @ rotated[1].repeat_interleave(case.group, 1).mT
+        return s if case.softcap is None else case.softcap * torch.tanh(s / case.softcap)
+
+    def rows(b):
+        tokens = valid[b].nonzero().flatten().tolist()
+        return [(i, [j for j in tokens if j <= i and (case.window is None or i - j < case.window)]) for i in tokens]
+
+    whole = scores()
+    found = [torch.zeros(2, case.batch, heads, case.size) for heads in (case.kv_heads * case.group, case.kv_heads)]
+    found = [x.double() for x in found]
+    for site, out in enumerate(found):
+        for head in range(out.shape[2]):
+            mine = [head] if site == 0 else range(head * case.group, (head + 1) * case.group)
+            for n in range(case.size):
+                y = scores((site, head, n)) - whole
+                for b in range(case.batch):
+                    for h in mine:
+                        for i, keys in rows(b):
+                            a = whole[b, h, i, keys].softmax(-1).tolist()
+                            f, even, odd = (change(a, w, y[b, h, i, keys].tolist()) for w in weights(a))
+                            out[0, b, head, n] += f
+                            out[1, b, head, n] += ((even - odd) / 2) ** 2
+    (q, q_variance), (k, k_variance) = (x.flatten(2) for x in found)
+    return QKEstimate(q, k, q_variance.sqrt(), k_variance.sqrt())
+
+
+DEFINITION = {
+    "half": replace(SMALL, group=2),
+    "interleaved": replace(SMALL, rotation="interleaved", size=4),
+    "partial": replace(SMALL, rotation="partial"),
+    "no rotation": replace(SMALL, rotation=None, size=3),
+    "after the rotation": replace(SMALL, before=False, group=2),
+    "norm": replace(SMALL, norm=True),
+    "soft cap, norm": replace(SMALL, softcap=2.0, norm=True),
+    "window, left padding": replace(SMALL, window=36, length=70, padding="left", size=4),
+    "some padding, two documents": replace(SMALL, batch=2, length=60, padding="some", size=4, kv_heads=2),
+    "one row of padding": replace(SMALL, batch=2, padding="one row", size=4),
+    "large scores": replace(SMALL, query_factor=30),
+    "long": replace(SMALL, length=90, size=2),
+}
+
+
+@pytest.mark.parametrize("case", DEFINITION.values(), ids=DEFINITION)
+def test_reference_is_the_definition(case):
+    for found, literal in zip(estimate(case), definition(case)):
+        assert error(found, literal) < 1e-9
+
+
+@pytest.mark.parametrize("number", [29, 30, 31, 32, 40])
+def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
+    """31 keys of A = 1/31, rounded up, would leave no draw for the rest."""
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 1, 44, 4), torch.randn(1, 1, 44, 4)
+    q[..., 0], k[..., 0] = 8.0, -4.0
+    k[:, :, 2 : 2 + number] = torch.tensor([4.0, 0.0, 0.0, 0.0])
+    for value in qk_importance(q, k, q, k, scale=1.0, mode="fast", backend=estimating):
+        assert value.isfinite().all() and (value >= 0).all()
+
+
+def test_weights_sum_to_one():
+    generator = torch.Generator().manual_seed(0)
+    for sharpness in (0.1, 1.0, 3.0, 10.0, 100.0):
+        scores = sharpness * torch.randn(300, 500, generator=generator)
+        seen = torch.ones(300, 500, dtype=torch.bool).tril(150)
+        log_a = scores.masked_fill(~seen, -torch.inf).log_softmax(-1)
+        slots = chosen(log_a, seen, torch.arange(300))
+        assert seen.gather(1, slots.key).all()
+        for weight, log_weight in slots.weights:
+            torch.testing.assert_close(weight.sum(-1), torch.ones(300), rtol=0, atol=2e-6)
+            assert (slots.log_a > -torch.inf)[log_weight > -torch.inf].all()
+
+
+# --- every backend -------------------------------------------------------------------------------------------------
+
+
+def check(case, dtype, backend):
+    """To rounding."""
+    arguments = cast(case.arguments(), dtype)
+    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=backend)
+    plain = reference.qk_estimate(*arguments, *case.settings().values())
+    exact = reference.qk_estimate(*cast(arguments, torch.float64), *case.settings().values())
+    times = 1 + largest_score(cast(arguments, torch.float64), case)
+    for value, of_plain, of_exact in zip(found[:2], plain, exact):
+        assert value.dtype == torch.float32
+        within("qk_importance", value, of_plain, of_exact, times)
+    for value, of_plain, of_exact, size in zip(found[2:], plain[2:], exact[2:], exact):
+        # A standard error is a difference, with the rounding errors of what is subtracted.
+        within("qk_importance", value + size.float(), of_plain + size.float(), of_exact + size, times)
+
+
+short = st.builds(
+    Case,
+    batch=st.integers(1, 2),
+    kv_heads=st.integers(1, 2),
+    group=st.integers(1, 2),
+    length=st.sampled_from([1, 2, 17, 32]),
+    size=st.sampled_from([4, 8, 20, 36]),
+    rotation=st.sampled_from(["half", "interleaved", "partial", None]),
+    before=st.booleans(),
+    norm=st.booleans(),
+    window=st.sampled_from([None, 1, 20]),
+    softcap=st.sampled_from([None, 2.0]),
+    padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+    seed=st.integers(0, 99),
+)
+
+
+@examples
+@given(short, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_rows_of_32_keys_are_exact(estimating, case, dtype):
+    case = few_kernels(fitting(case, estimating), estimating)
+    check(case, dtype, estimating)
+    arguments = cast(case.arguments(), dtype)
+    q, k, q_error, k_error = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
+    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    plain = reference.qk_importance(*arguments, *case.settings().values())
+    times = 1 + largest_score(cast(arguments, torch.float64), case)
+    for value, of_plain, of_exact in zip((q, k), plain, exact):
+        within("qk_importance", value, of_plain, of_exact, times)
+    assert not q_error.any() and not k_error.any()
+
+
+def nearest_tie(case) -> float:
+    """How near a draw of any row comes to the next key, or a probability to 1/31, in parts of what decides."""
+    nearest = 1.0
+    q, k, *_ = cast(case.arguments(), torch.float64)
+    for b in range(case.batch):
+        tokens = case.valid()[b].nonzero().flatten()
+        distance = tokens[:, None] - tokens
+        seen = (distance >= 0) & (distance < (case.window or case.length))
+        for h, a in enumerate(case.probabilities(q, k, b)):
+            for row, keys in zip(a, seen):
+                row, c = row[keys], int(keys.sum())
+                if c <= 32:
+                    continue
+                certain = row > 1 / 31
+                draws = (32 - int(certain.sum())) // 2 * 2
+                running = row.masked_fill(certain, 0).cumsum(0)
+                points = (torch.arange(draws) + (0.6180339887498949 * c) % 1) / draws
+                nearest = min(
+                    nearest,
+                    float((running / running[-1] - points[:, None]).abs().min()),
+                    float((31 * row - 1).abs().min()),
+                )
+    return nearest
+
+
+def without_ties(case: Case) -> Case:
+    """The case with the first seed whose draws a rounding does not move."""
+    return next(one for seed in count() if nearest_tie(one := replace(case, seed=seed)) > 1e-5)
+
+
+LONG = {
+    "half": Case(batch=1, kv_heads=1, length=50),
+    "interleaved, odd blocks": Case(batch=1, kv_heads=1, length=50, size=20, rotation="interleaved"),
+    "partial, several documents": Case(length=42, group=1, rotation="partial", padding="left"),
+    "after the rotation": Case(batch=1, kv_heads=1, length=50, before=False),
+    "norm": Case(batch=1, kv_heads=1, length=50, norm=True, size=12),
+    "soft cap, norm": Case(batch=1, kv_heads=1, length=50, softcap=2.0, norm=True),
+    "window": Case(batch=1, kv_heads=1, group=1, length=100, window=34),
+    "some padding": Case(batch=1, kv_heads=1, length=70, padding="some"),
+    "large scores": Case(batch=1, kv_heads=1, length=50, query_factor=20),
+    "small scores": Case(batch=1, kv_heads=1, length=50, query_factor=1e-3),
+    "key bias": Case(batch=1, kv_heads=1, group=1, length=50, key_bias=20, rotation=None, size=4),
+    "tiles of rows": Case(batch=1, kv_heads=1, group=1, length=80, size=4),
+}
+
+
+@pytest.mark.parametrize("case", LONG.values(), ids=LONG)
+def test_backends_equal_the_reference_where_draws_cannot_move(estimating, case):
+    check(without_ties(fitting(case, estimating)), torch.float32, estimating)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(batch=1, length=300, size=16),
+        Case(batch=1, length=300, size=16, norm=True, softcap=5.0, window=200),
+        Case(batch=1, length=300, size=16, query_factor=5),
+    ],
+)
+def test_long_rows(estimating, case):
+    """Another choice of draws would move the median neuron by its standard error, 3e-3 or more of it."""
+    if interpreted(estimating):
+        pytest.skip("too slow in Triton's interpreter")
+    found, plain = estimate(case, estimating, torch.float32), estimate(case)
+    for value, of_plain, its_error in zip(found[:2], plain, plain[2:]):
+        difference = (value.double() - of_plain).abs()
+        assert (difference / of_plain).median() < 1e-5
+        assert (its_error / of_plain).median() > 1e-3
+        assert (difference <= its_error + 1e-5 * of_plain).all()
+    for its_error, of_plain in zip(found[2:], plain[2:]):
+        assert ((its_error.double() - of_plain).abs() / of_plain).median() < 1e-4
+
+
+@pytest.mark.parametrize("case", [Case(length=200, size=16), Case(length=200, size=32, norm=True, query_factor=3)])
+def test_standard_errors_are_calibrated(estimating, case):
+    if interpreted(estimating):
+        pytest.skip("too slow in Triton's interpreter")
+    exact = reference.qk_importance(*cast(case.arguments(), torch.float64), *case.settings().values())
+    found = estimate(case, estimating, torch.float32)
+    for value, truth, its_error in zip(found[:2], exact, found[2:]):
+        size = (value.double() - truth).abs() / its_error
+        assert (size <= 2).double().mean() >= 0.9, "standard errors are too small"
+        assert (size <= 0.5).double().mean() <= 0.75, "standard errors are too large"
+
+
+def test_padding_changes_nothing(estimating):
+    """Tokens at other positions, with any padding between them, in a batch with other documents."""
+    case = without_ties(replace(SMALL, rotation=None))
+    alone = cast(case.arguments(), torch.float32)
+    places = 3 * torch.arange(case.length) + 2
+    padded = [x if x is None else torch.full((2, 1, 160, case.size), torch.nan) for x in alone[:4]]
+    valid = torch.zeros(2, 160, dtype=torch.bool)
+    valid[0, places] = valid[1, :40] = True
+    for x, values in zip(padded, alone):
+        x[0, :, places], x[1, :, :40] = values[0], values[0, :, 8:]
+    found = qk_importance(*padded, valid=valid, scale=case.size**-0.5, mode="fast", backend=estimating)
+    expected = estimate(case, estimating, torch.float32)
+    for value, its_own in zip(found, expected):
+        torch.testing.assert_close(value[:1], its_own, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_inputs(estimating, case):
+    """Finite, and of the right size: what few tokens change by keys of the smallest A is not seen."""
+    case = fitting(case, estimating)
+    arguments = cast(case.arguments(), torch.float32)
+    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
+    for value in found:
+        assert value.isfinite().all() and (value >= 0).all()
+    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    for value, truth in zip(found[:2], exact):
+        assert ((value.double() - truth).abs() / truth).median() < 0.5
+
+
+@pytest.mark.parametrize("strength", [60.0, 400.0])
+def test_one_neuron_that_dominates_its_head(estimating, strength):
+    case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), estimating)
+    q, k, *rest = case.arguments()
+    q[..., 3], k[..., 3] = strength, torch.linspace(-1, 1, case.length).square()
+    single = cast((q, k, q, k, *rest[2:]), torch.float32)
+    for importance in qk_importance(*single, **case.settings(), mode="fast", backend=estimating)[:2]:
+        assert int(importance.argmax()) == 3
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_nan_shows(estimating, which):
+    case = Case(length=44, kv_heads=1, group=1)
+    arguments = cast(case.arguments(), torch.float32)
+    arguments[which][0, 0, 40, 2] = torch.nan
+    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
+    assert found.q[0].isnan().all() and found.k[0].isnan().all()
+    assert found.q_error[0].isnan().all() and found.k_error[0].isnan().all()
+    assert all(value[1].isfinite().all() for value in found)
+
+
+def test_no_tokens(estimating):
+    for case in (Case(length=0), Case(batch=0)):
+        for value in estimate(case, estimating, torch.float32):
+            assert value.shape[0] == case.batch and not value.any()
+
+
+@pytest.mark.parametrize("case", [Case(length=90, size=20), Case(length=90, size=20, norm=True, softcap=5.0)])
+def test_threads_change_no_bit(estimating, two_threads, case):
+    if estimating != "cpp":
+        pytest.skip(
+            "PyTorch's products of matrices depend on the number of threads, Triton's kernels have none on the CPU"
+        )
+    two = estimate(case, estimating, torch.float32)
+    torch.set_num_threads(1)
+    assert all(map(torch.equal, two, estimate(case, estimating, torch.float32)))
+
+
+# --- the interface -------------------------------------------------------------------------------------------------
+
+
+def test_unknown_mode():
+    with pytest.raises(ValueError, match="fast"):
+        qk_importance(*SMALL.arguments(), **SMALL.settings(), mode="faster")
+
+
+def test_float64_stays():
+    assert all(value.dtype == torch.float64 for value in estimate(SMALL))
+
+
+def test_registered_as_a_torch_operator():
+    case = Case(length=36, size=4, norm=True, group=1)
+    args = (*cast(case.arguments(), torch.float32), *case.settings().values())
+    torch.library.opcheck(torch.ops.pymultiling.qk_estimate.default, args)
+    compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_estimate(*a), fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.qk_estimate(*args)))

@@ -1,0 +1,161 @@
+"""value_energy: the importance of value neurons, which reach the output through the G query heads that share them.
+
+energy[c, k d + j] = sum_{t in c} sum_{g, h} a[t, (kG + g) d + j] a[t, (kG + h) d + j] gram[k, j, g, h]
+
+a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program takes BLOCK_J of a
+key head's dimensions in one document. A token's G heads become one number before anything is added over tokens: it is a
+square, so nothing cancels between tokens. Tiles of a pass shared memory, STAGES ahead; gram (up to UNROLLED heads), the
+products and the sums stay in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pymultiling.triton_kernels.documents import add_rows, is_member, token_range
+from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
+
+BLOCK_J = 32  # programs are few: 4 a key head of 128 and document
+THREADS = 256
+ROWS = 2  # of a tile, of which a thread holds VECTOR columns
+STAGES = 3  # 1 to 2 tiles of 8 or 16 KB under way
+SPAN = 8192  # tokens: float32 adds up to 256 numbers here, as many spans' sums in 2,000,000 tokens
+UNROLLED = 8  # heads a key head whose gram stays in registers
+
+
+@triton.jit
+def head(attention, g, size, column, cells):
+    return tl.load(attention + g * size * column, mask=cells, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_gram(gram, gram_g, gram_h, in_size, GROUP: tl.constexpr):
+    """(1, BLOCK_J) of every pair of heads h <= g; those of two heads count twice."""
+    pairs = ()
+    for g in tl.static_range(GROUP):
+        for h in tl.static_range(g):
+            pair = tl.load(gram + g * gram_g + h * gram_h, mask=in_size, other=0.0).to(tl.float32)
+            pair += tl.load(gram + h * gram_g + g * gram_h, mask=in_size, other=0.0).to(tl.float32)
+            pairs = pairs + (pair[None, :],)
+        pair = tl.load(gram + g * (gram_g + gram_h), mask=in_size, other=0.0).to(tl.float32)
+        pairs = pairs + (pair[None, :],)
+    return pairs
+
+
+@triton.jit(do_not_specialize=["tokens", "count"])
+def kernel(
+    attention,
+    gram,
+    documents,
+    energy,
+    tokens,
+    count,
+    kv_heads,
+    size,
+    row,
+    column,
+    gram_k,
+    gram_j,
+    gram_g,
+    gram_h,
+    step,
+    GROUP: tl.constexpr,
+    UNROLLED: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPAN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    blocks = tl.cdiv(size, BLOCK_J)
+    document = tl.program_id(0) // (kv_heads * blocks)
+    k = tl.program_id(0) // blocks % kv_heads
+    j = tl.program_id(0) % blocks * BLOCK_J + tl.arange(0, BLOCK_J)
+    in_size = j < size
+    first, end, scattered = token_range(documents, step, tokens, count, document)
+    columns = (k * GROUP * size).to(tl.int64) + tl.max_contiguous(j, VECTOR)
+    attention += tl.arange(0, BLOCK_T).to(tl.int64)[:, None] * row + columns[None, :] * column
+    gram += k.to(tl.int64) * gram_k + j.to(tl.int64) * gram_j
+    if GROUP <= UNROLLED:
+        pairs = load_gram(gram, gram_g, gram_h, in_size, GROUP)
+
+    total = tl.zeros((BLOCK_T // ROWS, BLOCK_J), tl.float32)
+    for span in range(0, end - first, SPAN):
+        partial = tl.zeros((BLOCK_T // ROWS, BLOCK_J), tl.float32)
+        for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
+            start = first + span + offset
+            t = start + tl.arange(0, BLOCK_T)
+            own = t < end
+            if scattered:
+                own = is_member(documents, step, t, own, count, document)
+            cells = own[:, None] & in_size[None, :]
+            here = attention + start.to(tl.int64) * row
+            square = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
+            if GROUP <= UNROLLED:
+                heads = ()
+                for g in tl.static_range(GROUP):
+                    heads = heads + (head(here, g, size, column, cells),)
+                for g in tl.static_range(GROUP):
+                    product = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
+                    for h in tl.static_range(g + 1):
+                        product += heads[h] * pairs[g * (g + 1) // 2 + h]
+                    square += heads[g] * product
+            else:
+                for g in range(GROUP):
+                    product = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
+                    for h in range(GROUP):
+                        pair = tl.load(gram + g * gram_g + h * gram_h, mask=in_size, other=0.0).to(tl.float32)
+                        product += head(here, h, size, column, cells) * pair[None, :]
+                    square += head(here, g, size, column, cells) * product
+            partial += add_rows(square, ROWS)
+        total += partial
+    at = (document.to(tl.int64) * kv_heads + k) * size + j
+    tl.store(energy + at, tl.sum(total, 0), mask=in_size)
+
+
+def settings(group: int, itemsize: int) -> dict[str, int]:
+    """The more heads, the more of gram a dimension takes: 3, 15, 36 registers for 2, 5, 8 heads."""
+    vector = min(16 // itemsize, 8 if group <= 2 else 4 if group <= 5 else 2)
+    return {
+        "GROUP": group,
+        "UNROLLED": UNROLLED,
+        "VECTOR": vector,
+        "BLOCK_T": ROWS * THREADS * vector // BLOCK_J,
+        "BLOCK_J": BLOCK_J,
+        "ROWS": ROWS,
+        "SPAN": SPAN,
+        "STAGES": STAGES,
+    }
+
+
+def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+    kv_heads, size, group, _ = gram.shape
+    energy = torch.empty(count, kv_heads * size, dtype=torch.float32, device=attention.device)
+    kernel[count * kv_heads * triton.cdiv(size, BLOCK_J),](
+        attention, gram, documents, energy, len(attention), count, kv_heads, size,
+        *attention.stride(), *gram.stride(), *documents.stride(),
+        **settings(group, attention.element_size()), num_warps=THREADS // warp_size(attention), num_stages=STAGES,
+    )  # fmt: skip
+    return energy
+
+
+def variants(lanes: int = 32) -> Iterator[Variant]:
+    """bfloat16 for every number of heads that is unrolled and for one that is not."""
+    for dtype, pointer in POINTERS.items():
+        for group in range(1, UNROLLED + 2) if dtype == torch.bfloat16 else (4,):
+            yield Variant.of(
+                "value_energy",
+                f"{short_name(dtype)}, {group} heads a key head",
+                kernel,
+                {"attention": pointer, "gram": "*fp32", "documents": "*i64", "energy": "*fp32"},
+                constants={"column": 1, "gram_h": 1, "step": 1, **settings(group, dtype.itemsize)},
+                divisible=("size", "row", "gram_k"),
+                num_warps=THREADS // lanes,
+                num_stages=STAGES,
+            )

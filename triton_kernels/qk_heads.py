@@ -97,7 +97,7 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict:
         "LANES": lanes,
         "KEYS": 32 if wide else 64,
         "PRECISION": "tf32x3" if wide and warp == 32 else "ieee",
-        "num_warps": max(1, (2 if operator == "qk_estimate" and lanes <= 128 else 1) * lanes // warp),
+        "num_warps": max(1, (2 if operator == "qk_estimate" else 1) * lanes // warp),
         "num_stages": 1,
     }
 

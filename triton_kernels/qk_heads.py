@@ -87,9 +87,10 @@ class Heads:
 
 
 def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict:
-    """A lane for every neuron of a head, two for qk_estimate, whose slots of a row would else spill. Tiles of 64 keys, the height of Hopper's instruction; as many of float32 spill.
+    """A lane for every neuron of a head, two for qk_estimate, whose slots of a row would else spill.
 
-    float32 scores are three products of tf32 each, where the tensor cores know it.
+    Tiles of 64 keys, the height of Hopper's instruction; as many of float32 spill. float32 scores are three products of
+    tf32 each, where the tensor cores know it.
     """
     lanes = max(16, triton.next_power_of_2(size))
     wide = dtype == torch.float32
@@ -165,10 +166,13 @@ _zeros: dict[tuple, Tensor] = {}
 
 
 def counters(device: torch.device, count: int) -> Tensor:
-    """`count` zeros for the programs of a launch to count in, which leaves zeros behind: one tensor a stream will do."""
+    """`count` zeros for the programs of a launch to count in, which leaves zeros behind: one tensor a stream will do.
+
+    A graph gets its own: this is kept for launches that follow each other, which a graph's replay need not.
+    """
     if device.type != "cuda":
         return torch.zeros(count, dtype=torch.int32, device=device)
-    if torch.cuda.is_current_stream_capturing():  # its memory belongs to the graph
+    if torch.cuda.is_current_stream_capturing():
         return torch.zeros(count, dtype=torch.int32, device=device)
     key = (device, torch.cuda.current_stream(device).cuda_stream)
     if key not in _zeros or _zeros[key].numel() < count:

@@ -40,9 +40,7 @@ from pymultiling.triton_kernels.variant import Variant
 
 # 2^t is 2^-23 off, so that a neuron's importance is about 2^-22 / |t| off, less the root of the number of keys and rows.
 FEW_KEYS = tl.constexpr(32)  # over which nothing evens out: from logarithms at once, for 2% of the time at 512 tokens
-SMALLEST_CHANGE = tl.constexpr(
-    1.0 / 16
-)  # of a tile's largest relative change; below it 2^t - 1 loses digits in all of them
+SMALLEST_CHANGE = tl.constexpr(1.0 / 16)  # of a tile's largest: below it 2^t - 1 loses digits in all of its neurons
 LARGEST_CANCELLATION = tl.constexpr(100.0)  # costs float32 two of its seven digits
 
 

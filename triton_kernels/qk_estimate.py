@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.triton_kernels.qk_heads import (
+    PER_CALL,
     PROGRAMS,
     Heads,
     counters,
@@ -212,7 +213,7 @@ def _row(t, spot, softcap, CAPPED: tl.constexpr):
     return importance, half * half
 
 
-@triton.jit(do_not_specialize=["skew"])
+@triton.jit(do_not_specialize=PER_CALL)
 def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,

@@ -16,6 +16,9 @@ from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, wa
 
 PROGRAMS = 4  # a multiprocessor; two are resident, the others wait, so that uneven rows even out
 
+# Change from call to call: a kernel for every divisor of theirs would take ten seconds each to compile.
+PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew"]
+
 
 @triton.jit
 def pair(n, turned, INTERLEAVED: tl.constexpr):

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.triton_kernels.qk_heads import PROGRAMS, Heads, counters, multiprocessors, pair, variants_of
+from pymultiling.triton_kernels.qk_heads import PER_CALL, PROGRAMS, Heads, counters, multiprocessors, pair, variants_of
 from pymultiling.triton_kernels.qk_means import key_means, softmax
 from pymultiling.triton_kernels.qk_sweep import (
     ARRAYS,
@@ -101,7 +101,7 @@ def _site(
     return tl.sum(tl.where(real, change, 0.0), 0)
 
 
-@triton.jit(do_not_specialize=["skew"])
+@triton.jit(do_not_specialize=PER_CALL)
 def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,

@@ -12,7 +12,7 @@ demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
 
 test: .venv/ready
-	$(BIN)/pytest tests --cov --cov-report=term
+	$(BIN)/pytest tests -n auto --dist loadgroup --cov --cov-report=term
 
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
@@ -23,7 +23,7 @@ gpu:
 	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || \
 		{ echo "make gpu: found no GPU that the torch of $(PYTHON) can use."; exit 1; }
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
-	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
+	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8 --dist loadgroup')" 2>/dev/null); \
 	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
 	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $$parallel || status=1; \
 	timeout -k 10 75 $(PYTHON) benchmarks/gpu_sanitizer.py || status=1; \

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 from device_timing import Stopwatch
-from gpu_rows import Rows
+from gpu_rows import NotHere, Rows
 from gpu_workload import DTYPE, Workload
 
 
@@ -39,7 +39,7 @@ def _matmul(workload, device):
 
 def _exponentials(workload, device):
     if device.type != "cuda":
-        raise NotImplementedError("the kernel that measures it is a GPU's")
+        raise NotHere("the kernel that measures it is a GPU's")
     from gpu_exponentials import Exponentials
 
     run = Exponentials(device)

@@ -11,7 +11,7 @@ import torch
 from alternating import ratio
 from device_timing import Run, Stopwatch, launches, peak_bytes, quantiles
 from gpu_model_runs import compiled, opened, random_llama
-from gpu_rows import Rows
+from gpu_rows import NotHere, Rows
 from gpu_workload import DTYPE, FORWARD, RUNS, Workload, attention
 from published import published_q
 
@@ -49,7 +49,7 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
 def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict:
     if peaks[name] is None:
-        raise NotImplementedError("a GPU's memory is what is measured")
+        raise NotHere("a GPU's memory is what is measured")
     (before, peak), (_, forward) = peaks[name], peaks[FORWARD]
     return {
         "weights MB": round(before / 2**20),
@@ -66,7 +66,7 @@ def _add_compiled(rows: Rows, runs: dict[str, Run], workload: Workload, device: 
         run = compiled(workload, device, tokens)
         run()
         runs[name] = run
-        raise NotImplementedError("a second model is beside it")
+        raise NotHere("a second model is beside it")
 
     rows.add(MEMORY, {"run": name}, prepare)
 

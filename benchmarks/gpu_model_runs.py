@@ -1,6 +1,5 @@
 """The runs of a model that are compared: its plain forward, importance in several ways, and rivals."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,11 +35,7 @@ def random_llama(workload: Workload, device: torch.device):
 
 @contextmanager
 def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
-    """Gives the run of that name; what a probe computes from the weights alone is kept until the end of the block.
-
-    Raises:
-        NotImplementedError: this version cannot do that yet.
-    """
+    """Gives the run of that name; what a probe computes from the weights alone is kept until the end of the block."""
     probe = partial(ImportanceProbe, model, fused=True)
     if name in (FORWARD, HEAD):
         yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
@@ -53,16 +48,8 @@ def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
         with probe(("ffn", "v", "o")) as one:
             yield partial(one.measure, tokens)
     else:
-        with probe(SITES, **_mode("fast" if name == FAST else "exact")) as all_five:
+        with probe(SITES, qk="fast" if name == FAST else "exact") as all_five:
             yield partial(all_five.measure, tokens)
-
-
-def _mode(mode: str) -> dict[str, str]:
-    if "qk" in inspect.signature(ImportanceProbe).parameters:
-        return {"qk": mode}
-    if mode == "exact":
-        return {}
-    raise NotImplementedError("ImportanceProbe has no qk modes in this version")
 
 
 def _measure_anew(probe: partial, tokens: Tensor) -> dict[str, Tensor]:

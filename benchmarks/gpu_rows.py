@@ -8,6 +8,10 @@ from pathlib import Path
 from pymultiling.errors import BackendUnavailable
 
 
+class NotHere(Exception):
+    """What a row measures cannot be measured here; says why."""
+
+
 class Rows:
     def __init__(self, file: Path):
         self._file = file
@@ -16,7 +20,7 @@ class Rows:
         """Keeps `row` with what measure() gives; "skipped" where it cannot run here, "failed" where it breaks."""
         try:
             row = {**row, **measure()}
-        except (NotImplementedError, BackendUnavailable) as reason:
+        except (NotHere, BackendUnavailable) as reason:
             row = {**row, "skipped": str(reason)}
         except Exception as error:  # noqa: BLE001, one broken measurement must not cost the others
             traceback.print_exc()

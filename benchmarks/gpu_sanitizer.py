@@ -30,7 +30,7 @@ def run_kernels(operators: list[str]) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             try:
                 case.to(dtype).on("triton")()
-            except (BackendUnavailable, NotImplementedError) as reason:
+            except BackendUnavailable as reason:
                 print(f"{case.title}, {case.name}: {reason}")
     torch.cuda.synchronize()
 

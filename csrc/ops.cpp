@@ -12,8 +12,8 @@ TORCH_LIBRARY(pymultiling_cpp, m) {
   m.def(
       "gated_ffn(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, "
       "Tensor? mask_ids) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("mask_neurons(Tensor x, Tensor masks, Tensor mask_ids) -> Tensor");
-  m.def("mask_neurons_(Tensor(a!) x, Tensor masks, Tensor mask_ids) -> ()");
+  m.def("mask_neurons(Tensor x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> Tensor");
+  m.def("mask_neurons_(Tensor(a!) x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> ()");
   m.def(
       "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
       "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "

@@ -16,6 +16,7 @@ _HOMES = {
         "UnsupportedModel",
     ),
     "pymultiling.methods.ablation": ("ablation_matrix", "perplexity"),
+    "pymultiling.methods.means": ("mean_activations",),
     "pymultiling.methods.plnd": ("Detection", "detect", "importance"),
     "pymultiling.models.masking": ("deactivate",),
     "pymultiling.neurons": ("NeuronSet",),

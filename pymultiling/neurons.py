@@ -83,12 +83,12 @@ class NeuronSet:
                 row[torch.randperm(mask.shape[1], generator=generator)[:count]] = True
         return NeuronSet(drawn)
 
-    def check_fits(self, widths: dict[str, int], layers: int) -> None:
-        """ValueError unless the set is of a model with these widths and this many layers."""
+    def check_fits(self, widths: dict[str, int], layers: int, name: str = "the set") -> None:
+        """ValueError, naming the set, unless it is of a model with these widths and this many layers."""
         for site, mask in self.sites.items():
             if tuple(mask.shape) != (layers, widths[site]):
                 raise ValueError(
-                    f"the set is of another model: its {site} is {mask.shape[0]} layers x {mask.shape[1]} neurons, "
+                    f"{name} is of another model: its {site} is {mask.shape[0]} layers x {mask.shape[1]} neurons, "
                     f"this model's {layers} x {widths[site]}; detect the neurons of this model, or load theirs"
                 )
 

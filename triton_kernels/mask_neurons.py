@@ -1,7 +1,7 @@
-"""mask_neurons: y[t, n] = 0 where mask_ids[t] is a set and masks[mask_ids[t], n], else x[t, n].
+"""mask_neurons: y[t, n] = scale x[t, n] + values[n] where mask_ids[t] is a set and masks[mask_ids[t], n], else x[t, n].
 
-x, y (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64; an id that is no set masks nothing. A program takes a tile;
-nothing is kept. In place x is not read: zeros are stored where the mask is on.
+x, y (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or none; an id that is no set changes nothing. A
+program takes a tile; nothing is kept. In place only what the mask is on for is stored, and without scale x is not read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def kernel(
     y,
     masks,
     mask_ids,
+    values,
+    scale,
     tokens,
     width,
     sets,
@@ -36,6 +38,7 @@ def kernel(
     mask_row,
     mask_column,
     mask_step,
+    INPLACE: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -45,59 +48,79 @@ def kernel(
     columns = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     cells = (t < tokens)[:, None] & (columns < width)[None, :]
     row, column = t.to(tl.int64)[:, None], columns.to(tl.int64)[None, :]
-    if x is not None:
-        values = tl.load(x + row * x_row + column * x_column, mask=cells, other=0.0)
+    if not INPLACE:
+        before = tl.load(x + row * x_row + column * x_column, mask=cells, other=0.0)
 
     ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=t < tokens, other=-1)[:, None]
     # Unless told, Triton gives each thread 16 bytes of masks, and 16 columns of all else.
     mask_column *= tl.max_contiguous(columns, VECTOR).to(tl.int64)[None, :]
-    off = tl.load(masks + ids * mask_row + mask_column, mask=cells & (ids >= 0) & (ids < sets), other=0)
+    chosen = tl.load(masks + ids * mask_row + mask_column, mask=cells & (ids >= 0) & (ids < sets), other=0)
 
     y += row * y_row + column * y_column
-    if x is None:
-        tl.store(y, tl.zeros((BLOCK_T, BLOCK_N), y.dtype.element_ty), mask=off)
+    after = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    if scale is not None:
+        if INPLACE:
+            before = tl.load(y, mask=chosen, other=0.0)
+        after = scale * before.to(tl.float32)
+    if values is not None:
+        after += tl.load(values + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
+    after = after.to(y.dtype.element_ty)
+    if INPLACE:
+        tl.store(y, after, mask=chosen)
     else:
-        tl.store(y, tl.where(off, 0.0, values), mask=cells)
+        tl.store(y, tl.where(chosen, after, before), mask=cells)
 
 
 def settings(itemsize: int) -> dict[str, int]:
     return {"BLOCK_T": ROWS * THREADS * 16 // ROW_BYTES, "BLOCK_N": ROW_BYTES // itemsize, "VECTOR": 16 // itemsize}
 
 
-def mask_neurons(x: Tensor, masks: Tensor, mask_ids: Tensor) -> Tensor:
+def mask_neurons(
+    x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
+) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch(x, y, masks, mask_ids)
+    _launch(x, y, masks, mask_ids, scale, values)
     return y
 
 
-def mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
-    _launch(None, x, masks, mask_ids)
+def mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> None:
+    _launch(x, x, masks, mask_ids, scale, values)
 
 
-def _launch(x: Tensor | None, y: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
+def _launch(
+    x: Tensor, y: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
+) -> None:
     tokens, width = y.shape
     chosen = settings(y.element_size())
     kernel[triton.cdiv(tokens, chosen["BLOCK_T"]) * triton.cdiv(width, chosen["BLOCK_N"]),](
-        x, y, masks, mask_ids, tokens, width, len(masks),
-        *(y if x is None else x).stride(), *y.stride(), *masks.stride(), *mask_ids.stride(),
-        **chosen, num_warps=THREADS // warp_size(y), num_stages=1,
+        x, y, masks, mask_ids, values if values is None else values.contiguous(), scale or None, tokens, width, len(masks),
+        *x.stride(), *y.stride(), *masks.stride(), *mask_ids.stride(),
+        INPLACE=x is y, **chosen, num_warps=THREADS // warp_size(y), num_stages=1,
     )  # fmt: skip
 
 
 def variants(lanes: int = 32) -> Iterator[Variant]:
     for dtype, pointer in POINTERS.items():
         for inplace in (False, True):
-            yield Variant.of(
-                "mask_neurons_" if inplace else "mask_neurons",
-                short_name(dtype),
-                kernel,
-                {"y": pointer, "masks": "*i1", "mask_ids": "*i64", **({} if inplace else {"x": pointer})},
-                constants={
-                    **({"x": None} if inplace else {}),
-                    **dict.fromkeys(("x_column", "y_column", "mask_column", "mask_step"), 1),
-                    **settings(dtype.itemsize),
-                },
-                divisible=("width", "x_row", "y_row", "mask_row"),
-                num_warps=THREADS // lanes,
-                num_stages=1,
-            )
+            for kind in ("zeroed", "scaled and moved"):
+                plain = kind == "zeroed"
+                yield Variant.of(
+                    "mask_neurons_" if inplace else "mask_neurons",
+                    f"{short_name(dtype)}, {kind}",
+                    kernel,
+                    {
+                        **dict.fromkeys(("x", "y"), pointer),
+                        "masks": "*i1",
+                        "mask_ids": "*i64",
+                        **({} if plain else {"values": pointer, "scale": "fp32"}),
+                    },
+                    constants={
+                        **({"values": None, "scale": None} if plain else {}),
+                        **dict.fromkeys(("x_column", "y_column", "mask_column", "mask_step"), 1),
+                        "INPLACE": inplace,
+                        **settings(dtype.itemsize),
+                    },
+                    divisible=("width", "x_row", "y_row", "mask_row"),
+                    num_warps=THREADS // lanes,
+                    num_stages=1,
+                )

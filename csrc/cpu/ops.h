@@ -21,8 +21,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
     const at::Tensor& gate, const OptionalTensor& up, const std::string& activation, const at::Tensor& documents,
     int64_t count, const OptionalTensor& masks, const OptionalTensor& mask_ids);
 
-at::Tensor mask_neurons(const at::Tensor& x, const at::Tensor& masks, const at::Tensor& mask_ids);
-void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids);
+at::Tensor mask_neurons(const at::Tensor& x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
+                        const OptionalTensor& values);
+void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
+                   const OptionalTensor& values);
 
 std::tuple<at::Tensor, at::Tensor> qk_importance(
     const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import evaluation, model_device
-from pymultiling.models.masking import deactivate
+from pymultiling.methods.likelihood import log_likelihoods
+from pymultiling.models.decoder import Decoder
+from pymultiling.models.masking import check_sets
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
 
@@ -47,8 +45,9 @@ def perplexity(
         NonFiniteActivations: the loss is NaN or infinite.
     """
     length = document_length(model, max_length, batch_tokens, pack)
-    documents = _documents(tokenizer, texts, length, pack)
-    return _perplexity(model, batches(documents, batch_tokens), "the texts")
+    documents = _documents(tokenizer, texts, length, pack, "the texts")
+    total = log_likelihoods(model, documents, [None], batch_tokens=batch_tokens).sum().item()
+    return _perplexity(total, documents, "the texts")
 
 
 def ablation_matrix(
@@ -57,6 +56,8 @@ def ablation_matrix(
     sets: Mapping[str, NeuronSet],
     texts: Mapping[str, object],
     *,
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -64,60 +65,60 @@ def ablation_matrix(
 ) -> pandas.DataFrame:
     """Perplexity of every language with each set of neurons off.
 
+    Texts are tokenised once, and one forward carries many sets: each row of a batch is a document under its own set.
+
     Args:
         model, tokenizer, max_length, batch_tokens, pack: as in `perplexity`.
         sets: {name: NeuronSet}.
         texts: {language: texts}, as `perplexity` takes them; held-out ones, not those that the sets were found with.
+        scale, mean: what becomes of the sets' neurons, as in `deactivate`; by default they are zero.
         progress: show it on stderr.
 
     Returns:
         DataFrame of perplexities; rows: "none" and the sets; columns: languages.
 
     Raises:
-        CorpusError: naming the language; UnsupportedModel, ValueError: as `deactivate`.
+        CorpusError: naming the language; UnsupportedModel, ValueError: as `deactivate`, naming the set.
+        NonFiniteActivations: naming the language and the set.
     """
     import pandas
 
     if "none" in sets:
         raise ValueError('"none" names the row without any set; give the set another name')
+    named = {"none": None, **sets}
+    check_sets(Decoder(model), {f"set {name!r}": one for name, one in sets.items()})
     length = document_length(model, max_length, batch_tokens, pack)
-    prepared = {
-        language: list(batches(_documents(tokenizer, source, length, pack), batch_tokens))
+    documents = {
+        language: _documents(tokenizer, source, length, pack, f"language {language!r}")
         for language, source in texts.items()
     }
-    rows = {}
-    with show_progress("ablation", "sets x languages", progress, (len(sets) + 1) * len(texts)) as bar:
-        for name, neurons in {"none": None, **sets}.items():
-            with nullcontext() if neurons is None else deactivate(model, neurons):
-                rows[name] = {}
-                for language, of_language in prepared.items():
-                    rows[name][language] = _perplexity(model, of_language, f"language {language!r}")
-                    bar.update()
-    return pandas.DataFrame.from_dict(rows, orient="index")
+    pooled = list(chain.from_iterable(documents.values()))
+    with show_progress("ablation", "sets x documents", progress, len(named) * len(pooled)) as bar:
+        options = {"batch_tokens": batch_tokens, "scale": scale, "mean": mean, "done": bar.update}
+        found = log_likelihoods(model, pooled, list(named.values()), **options)
+    columns = {}
+    for language, of_language in zip(documents, found.split([len(some) for some in documents.values()])):
+        columns[language] = {
+            name: _perplexity(total, documents[language], _what(language, name))
+            for name, total in zip(named, of_language.sum(0).tolist())
+        }
+    return pandas.DataFrame(columns, index=list(named))
 
 
-def _documents(tokenizer, texts, length: int, pack: int | None) -> Iterable[list[int]]:
+def _what(language: str, name: str) -> str:
+    return f"language {language!r}" + ("" if name == "none" else f" with set {name!r} off")
+
+
+def _documents(tokenizer, texts, length: int, pack: int | None, what: str) -> list[list[int]]:
     report = CorpusReport()
-    return tokenise(read_texts(texts, report), tokenizer, length, report, pack)
-
-
-@torch.no_grad()
-def _perplexity(model: nn.Module, prepared: Iterable[Batch], what: str) -> float:
-    device = model_device(model)
-    total, predicted = 0.0, 0
-    with evaluation(model):
-        for batch in prepared:
-            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for row_logits, row_ids, length in zip(logits, ids, batch.attention_mask.sum(1).tolist()):
-                total += _loss(row_logits[: length - 1], row_ids[1:length])
-                predicted += length - 1
-    if predicted == 0:
+    documents = list(tokenise(read_texts(texts, report), tokenizer, length, report, pack))
+    if not documents:
         raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
+    return documents
+
+
+def _perplexity(total: float, documents: list[list[int]], what: str) -> float:
+    """total: their log-likelihood."""
     if not math.isfinite(total):
         raise NonFiniteActivations(f"{what}: the loss is NaN or infinite; look for NaN weights or activations")
-    return float(numpy.exp(total / predicted))  # inf where math.exp would raise
-
-
-def _loss(logits: Tensor, targets: Tensor) -> float:
-    return F.cross_entropy(logits.float(), targets, reduction="sum").item()
+    return float(numpy.exp(-total / sum(len(one) - 1 for one in documents)))  # inf where math.exp would raise

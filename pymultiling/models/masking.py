@@ -1,72 +1,158 @@
-"""Switching neurons off inside a model: their activations are zeroed on the way, the weights stay as they are."""
+"""Switching neurons off inside a model: their activations are changed on the way, the weights stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from pymultiling.models.decoder import Decoder
+from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.rows import Rows, checked_rows
 from pymultiling.neurons import NeuronSet
 from pymultiling.ops import mask_neurons
 
 
 @contextmanager
-def deactivate(model: nn.Module, neurons: NeuronSet) -> Iterator[nn.Module]:
+def deactivate(
+    model: nn.Module,
+    neurons: NeuronSet | Sequence[NeuronSet | None],
+    rows: Tensor | Sequence[int] | None = None,
+    *,
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
+) -> Iterator[nn.Module]:
     """Every forward inside the block runs as if the parameters of `neurons` were zero; weights are not touched.
 
-    FFN neurons are zeroed at the input of the down projection, O neurons at the input of o_proj, and Q, K and V neurons
-    at the output of their projection (bias included). Contexts nest: the union is off. Removed on exit, also after an
-    exception. Source: arXiv 2402.18815, section 2.
+        x[n] becomes scale x[n], or mean[n], for every neuron n of the set
+
+    FFN neurons are changed at the input of the down projection, O neurons at the input of o_proj, and Q, K and V neurons
+    at the output of their projection (bias included). Given several sets, each row of the batch runs under its own, in the
+    same forward. Contexts nest: the union is off. All is removed on exit, also after an exception. Source: arXiv
+    2402.18815, section 2.
 
     Args:
-        model: a Hugging Face decoder of a supported family.
-        neurons: the set to switch off.
+        model: a Hugging Face decoder of a supported family; it may be compiled.
+        neurons: the set to switch off, or a list of sets, with None for rows that run as they are.
+        rows: with a list, the place in it of each row's set, (batch,) int; None: row r is under set r. In `model.generate`
+            these are the prompts' rows; the beams and samples of a prompt are under its set.
+        scale: 0 switches off; 2 doubles the neurons' activations.
+        mean: {site: (layers, neurons)}, values that the neurons are set to, such as those of `mean_activations`.
 
     Yields:
         The model.
 
     Raises:
         UnsupportedModel: the model's neurons are not where a known family has them.
-        ValueError: the set is of a model of another shape.
+        ValueError: a set is of a model of another shape; `rows` name a set that is not there, or are not as many as the
+            batch has; `mean` lacks a site of the sets, or comes with a scale.
+
+    Warns:
+        UserWarning: a set has no neurons.
     """
     decoder = Decoder(model)
     decoder.require_weights()
-    neurons.check_fits(decoder.widths(), len(decoder.layers))
-    with Hooks() as hooks:
-        for index, layer in enumerate(decoder.layers):
-            off = {site: mask[index] for site, mask in neurons.sites.items() if mask[index].any()}
-            for site, linear in (("ffn", layer.down), ("o", layer.o)):
-                if site in off:
-                    hooks.before(linear, _input_mask(off[site].to(linear.weight.device)))
-            for module, mask in _output_masks(layer, off).items():
-                hooks.after(module, _output_mask(mask))
+    several = not isinstance(neurons, NeuronSet)
+    if rows is not None and not several:
+        raise ValueError("rows choose among several sets: give a list of them")
+    named = {f"set {place}": one for place, one in enumerate(neurons)} if several else {"the set": neurons}
+    check_sets(decoder, named)
+    with changed(decoder, list(named.values()), scale, mean) as rows_of_sets, ExitStack() as stack:
+        if several:
+            rows_of_sets.assign(checked_rows(rows, len(named)))
+            stack.enter_context(rows_of_sets.in_generate())
         yield model
 
 
-def _output_masks(layer, off: dict[str, Tensor]) -> dict[nn.Module, Tensor]:
-    """For each projection module its (rows,) mask; the parts of a fused projection share one."""
-    masks: dict[nn.Module, Tensor] = {}
+def check_sets(decoder: Decoder, named: Mapping[str, NeuronSet | None]) -> None:
+    """ValueError where a set is of a model of another shape, a warning where it is empty; both by its name."""
+    for name, one in named.items():
+        if one is None:
+            continue
+        one.check_fits(decoder.widths(), len(decoder.layers), name)
+        if len(one) == 0:
+            warnings.warn(f"{name} has no neurons: under it the model runs as it is", stacklevel=4)
+
+
+@contextmanager
+def changed(
+    decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
+) -> Iterator[Rows]:
+    """Inside, neurons are scaled, or set to their mean; gives what assigns a set to each row, the first until then."""
+    _check_mean(decoder, sets, scale, mean)
+    rows = Rows(decoder.model)
+    with Hooks() as hooks:
+        for index, layer in enumerate(decoder.layers):
+            for module, on_input, parts in places(layer):
+                masks = _masks(sets, index, module.weight, on_input, parts)
+                if not masks.any():
+                    continue
+                values = None if mean is None else _values(mean, index, module.weight, on_input, parts)
+                change = _change(rows, masks, scale, values)
+                if on_input:
+                    hooks.before(module, lambda _, args, change=change: (change(args[0]), *args[1:]))
+                else:
+                    hooks.after(module, lambda _, args, output, change=change: change(output))
+        yield rows
+
+
+def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, dict[str, slice]]]:
+    """Where neurons are changed: a linear module, whether at its input, and the sites' parts of that."""
+    yield layer.down, True, {"ffn": slice(None)}
+    yield layer.o, True, {"o": slice(None)}
+    outputs: dict[nn.Module, dict[str, slice]] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
-        if site in off:
-            weight = projection.module.weight
-            mask = masks.setdefault(
-                projection.module, torch.zeros(weight.shape[0], dtype=torch.bool, device=weight.device)
+        outputs.setdefault(projection.module, {})[site] = slice(projection.start, projection.stop)
+    for module, parts in outputs.items():
+        yield module, False, parts
+
+
+def _masks(
+    sets: Sequence[NeuronSet | None], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice]
+) -> Tensor:
+    """(sets, width) bool, on the weight's device."""
+    masks = torch.zeros(len(sets), weight.shape[on_input], dtype=torch.bool)
+    for mask, one in zip(masks, sets):
+        for site, part in parts.items():
+            if one is not None and site in one.sites:
+                mask[part] = one.sites[site][index]
+    return masks.to(weight.device)
+
+
+def _values(mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice]) -> Tensor:
+    """(width,) in the weight's dtype, on its device; zeros where a site has no values, and no members."""
+    values = weight.new_zeros(weight.shape[on_input])
+    for site, part in parts.items():
+        if site in mean:
+            values[part] = mean[site][index].to(values)
+    return values
+
+
+def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def change(x: Tensor) -> Tensor:
+        fresh = not (x.requires_grad and torch.is_grad_enabled())  # and nobody's but the model's: overwritten
+        return mask_neurons(x.flatten(0, -2), masks, rows.of_tokens(x), scale=scale, values=values, inplace=fresh).view(
+            x.shape
+        )
+
+    return change
+
+
+def _check_mean(
+    decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float, mean: Mapping[str, Tensor] | None
+) -> None:
+    if mean is None:
+        return
+    if scale != 0:
+        raise ValueError("neurons are scaled or set to their mean, not both: give scale or mean")
+    layers, widths = len(decoder.layers), decoder.widths()
+    for site in {site for one in sets if one is not None for site, mask in one.sites.items() if mask.any()}:
+        if site not in mean:
+            raise ValueError(f"mean has no values of site {site}, of which the sets have neurons")
+        if tuple(mean[site].shape) != (layers, widths[site]):
+            raise ValueError(
+                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, this model's {layers} x {widths[site]}"
             )
-            projection.of(mask).copy_(off[site])
-    return masks
-
-
-def _input_mask(mask: Tensor):
-    return lambda _, args: (_masked(args[0], mask), *args[1:])
-
-
-def _output_mask(mask: Tensor):
-    return lambda _, args, output: _masked(output, mask)
-
-
-def _masked(x: Tensor, mask: Tensor) -> Tensor:
-    return mask_neurons(x.flatten(0, -2), mask[None]).view(x.shape)

@@ -129,7 +129,9 @@ class ImportanceProbe:
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
         released = self.score == "released"
         fused = layer.down.weight.is_cuda if self.fused is None else self.fused
-        if released or (fused and layer.ffn_norm is None):
+        # Statistics of the product are not those of what a hook at the down projection, such as deactivate's, makes of it.
+        fused = fused and layer.ffn_norm is None and not layer.down._forward_pre_hooks
+        if released or fused:
 
             def keep(ffn: GatedFFN) -> None:
                 norms = 1 if released else self._column_norms(layer.down)

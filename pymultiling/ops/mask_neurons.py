@@ -1,4 +1,4 @@
-"""Switching neurons off in a batch."""
+"""Switching neurons off in a batch, or scaling them, or setting them to given values."""
 
 from __future__ import annotations
 
@@ -10,62 +10,80 @@ from pymultiling.ops.dispatch import implementation
 
 
 def mask_neurons(
-    x: Tensor, masks: Tensor, mask_ids: Tensor | None = None, *, inplace: bool = False, backend: str = "auto"
+    x: Tensor,
+    masks: Tensor,
+    mask_ids: Tensor | None = None,
+    *,
+    scale: float = 0.0,
+    values: Tensor | None = None,
+    inplace: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
-    """Zeroes, in each row of x, the columns of that row's set.
+    """Changes, in each row of x, the columns of that row's set: by default to zero.
 
-        y[t, n] = 0 if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n]
+        y[t, n] = scale x[t, n] + values[n] if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n]
 
     Args:
         x: (tokens, N), any floating dtype; rows may be strided.
-        masks: (sets, N) bool, True where a neuron is off.
+        masks: (sets, N) bool, True where a neuron is in the set.
         mask_ids: (tokens,) int64, the set of each token, -1 for none; None: set 0 for all.
+        scale: what a chosen neuron is multiplied by; 0 switches it off, also where it is NaN or infinite.
+        values: (N,) in x's dtype, what is added then, such as the neurons' means; None: nothing.
         inplace: write into x, which must not need a gradient, and return it.
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        As x. Differentiable in x with backend "auto" or "torch".
+        As x; sums of 16-bit numbers are made in float32. Differentiable in x with backend "auto" or "torch".
 
     Raises:
         ValueError: shapes or dtypes do not fit, or x needs a gradient and is to be overwritten.
-        IndexError, RuntimeError: an id is outside [-1, sets). On a GPU such a set masks nothing.
+        IndexError, RuntimeError: an id is outside [-1, sets). On a GPU such a set changes nothing.
         BackendUnavailable: a forced backend cannot run here.
     """
     require_matrix("x", x)
     if mask_ids is None:
         mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     require_masks(x, masks, mask_ids)
+    require(
+        values is None or (values.shape == x.shape[1:] and values.dtype == x.dtype),
+        f"values must be ({x.shape[1]},) in {x.dtype}",
+    )
     require(not (inplace and x.requires_grad and torch.is_grad_enabled()), "x needs a gradient: mask it out of place")
     name = "mask_neurons_" if inplace else "mask_neurons"
     if backend != "auto":
         run = implementation(name, x, backend)
     else:
         run = _mask_neurons_ if inplace else _mask_neurons
-    result = run(x, masks, mask_ids)
+    result = run(x, masks, mask_ids, float(scale), values)
     return x if inplace else result
 
 
 @torch.library.custom_op("pymultiling::mask_neurons", mutates_args=())
-def _mask_neurons(x: Tensor, masks: Tensor, mask_ids: Tensor) -> Tensor:
-    return implementation("mask_neurons", x)(x, masks, mask_ids)
+def _mask_neurons(
+    x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
+) -> Tensor:
+    return implementation("mask_neurons", x)(x, masks, mask_ids, scale, values)
 
 
 @_mask_neurons.register_fake
-def _(x: Tensor, masks: Tensor, mask_ids: Tensor) -> Tensor:
+def _(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> Tensor:
     return x.new_empty(x.shape)
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[1:])
+    _, masks, mask_ids, ctx.scale, _ = inputs
+    ctx.save_for_backward(masks, mask_ids)
 
 
-def _gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-    return _mask_neurons(grad, *ctx.saved_tensors), None, None
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return _mask_neurons(grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
 
 
 _mask_neurons.register_autograd(_gradient, setup_context=_save)
 
 
 @torch.library.custom_op("pymultiling::mask_neurons_", mutates_args={"x"})
-def _mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
-    implementation("mask_neurons_", x)(x, masks, mask_ids)
+def _mask_neurons_(
+    x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
+) -> None:
+    implementation("mask_neurons_", x)(x, masks, mask_ids, scale, values)

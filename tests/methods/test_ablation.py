@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import VOCABULARY, tiny_model
 from tiny_text import LANGUAGES, texts, tiny_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import pymultiling as pml
 
@@ -43,19 +44,46 @@ def test_every_token_weighs_the_same():
     assert math.log(both) == pytest.approx((5 * long + short) / 6)
 
 
-def test_matrix():
-    sets = {"a": draw(0), "b": draw(1).only("k"), "empty": draw(0) - draw(0)}
-    matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=30)
-    assert list(matrix.index) == ["none", "a", "b", "empty"] and list(matrix.columns) == ["fr", "de"]
+@pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
+def test_matrix(batch_tokens):
+    sets = {"a": draw(0), "b": draw(1).only("k")}
+    matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=batch_tokens)
+    assert list(matrix.index) == ["none", "a", "b"] and list(matrix.columns) == ["fr", "de"]
     for language, some in TEXTS.items():
         plain = plain_perplexity(some)
         assert matrix.loc["none", language] == pytest.approx(plain, rel=1e-6)
-        assert matrix.loc["empty", language] == pytest.approx(plain, rel=1e-6)
         for name in ("a", "b"):
             with pml.deactivate(MODEL, sets[name]):
                 masked = plain_perplexity(some)
             assert matrix.loc[name, language] == pytest.approx(masked, rel=1e-6)
             assert abs(masked - plain) > 1e-3
+
+
+def test_matrix_of_scaled_and_of_mean_neurons():
+    sets, mean = {"a": draw(0), "b": draw(1)}, pml.mean_activations(MODEL, TOKENIZER, TEXTS["de"])
+    for options in (dict(scale=2.0), dict(mean=mean)):
+        matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=100, **options)
+        for name, one in sets.items():
+            with pml.deactivate(MODEL, one, **options):
+                assert matrix.loc[name, "fr"] == pytest.approx(plain_perplexity(TEXTS["fr"]), rel=1e-6)
+
+
+def test_a_set_whose_absence_breaks_the_model_is_named():
+    broken = tiny_model("llama")
+    with pytest.raises(pml.NonFiniteActivations, match="language 'fr' with set 'b' off"):
+        mean = {"ffn": torch.full((2, 37), torch.nan), "k": torch.zeros(2, 24)}
+        pml.ablation_matrix(broken, TOKENIZER, {"a": draw(0).only("k"), "b": draw(1).only("ffn")}, TEXTS, mean=mean)
+
+
+def test_the_empty_set_is_named():
+    with pytest.warns(UserWarning, match="set 'nothing' has no neurons"):
+        pml.ablation_matrix(MODEL, TOKENIZER, {"nothing": draw(0) - draw(0)}, {"fr": TEXTS["fr"]})
+
+
+def test_any_model_has_a_perplexity():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=VOCABULARY)).eval()
+    assert 1 < pml.perplexity(model, TOKENIZER, TEXTS["fr"]) < 10 * VOCABULARY
 
 
 def test_nan_is_an_error():
@@ -87,10 +115,11 @@ def test_a_text_of_one_token_adds_nothing():
 
 def test_a_set_of_another_model():
     other = pml.NeuronSet({"ffn": torch.zeros(2, 36, dtype=torch.bool)})
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="set 'a' is of another model"):
         pml.ablation_matrix(MODEL, TOKENIZER, {"a": other}, TEXTS)
 
 
 def test_progress(capsys):
     pml.ablation_matrix(MODEL, TOKENIZER, {"a": draw(0)}, TEXTS, progress=True)
-    assert capsys.readouterr().err.startswith("ablation: 4 of 4 sets x languages")
+    documents = 2 * sum(len(some) for some in TEXTS.values())
+    assert capsys.readouterr().err.startswith(f"ablation: {documents} of {documents} sets x documents")

@@ -65,6 +65,8 @@ struct MaskNeurons {
   int64_t width;
   const bool* masks;
   const int64_t* mask_ids;
+  float scale;
+  const void* values;  // (width,) like x, or null
   void* result;
   int64_t result_stride;
 };

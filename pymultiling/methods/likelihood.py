@@ -1,0 +1,74 @@
+"""Log-likelihoods of documents under many sets of neurons, in shared batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pymultiling.data.batches import Batch, batches
+from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.models.masking import changed
+from pymultiling.neurons import NeuronSet
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: nn.Module,
+    documents: Sequence[list[int]],
+    sets: Sequence[NeuronSet | None],
+    *,
+    starts: Sequence[int] | None = None,
+    batch_tokens: int,
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
+    done: Callable[[int], object] = lambda count: None,
+) -> Tensor:
+    """log p of every document with every set off.
+
+        sum_t log p(token_t | tokens before it),   t = start, start + 1, ...
+
+    A batch holds documents of like length, each once for every set; the sets of its rows differ.
+
+    Args:
+        model: a Hugging Face decoder with a language-model head; of a supported family, if anything is off.
+        documents: their tokens.
+        sets: what is off; None: nothing.
+        starts: of every document the first token that counts, at least 1 (the first token has nothing before it); None: 1.
+        batch_tokens: tokens in one forward, padding included.
+        scale, mean: as in `deactivate`.
+        done: is called with the number of rows (documents x sets) that were measured.
+
+    Returns:
+        (documents, sets) float64, in nats; NaN or infinite where the model's output is.
+    """
+    device, found = model_device(model), torch.zeros(len(documents), len(sets), dtype=torch.float64)
+    starts = [1] * len(documents) if starts is None else starts
+    by_length = sorted(range(len(documents)), key=lambda place: -len(documents[place]))
+    work = [(place, number) for place in by_length for number in range(len(sets))]
+    with ExitStack() as stack:
+        stack.enter_context(evaluation(model))
+        rows = None
+        if any(one is not None for one in sets):  # a model of any kind has likelihoods
+            rows = stack.enter_context(changed(Decoder(model), sets, scale, mean))
+        for batch in batches((documents[place] for place, _ in work), batch_tokens):
+            places, numbers = zip(*(work[order] for order in batch.order))
+            if rows is not None:
+                rows.assign(torch.tensor(numbers))
+            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            found[places, numbers] = _of_rows(logits, ids, batch, [starts[place] for place in places])
+            done(len(places))
+    return found
+
+
+def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, starts: Sequence[int]) -> Tensor:
+    """A row at a time: float32 logits of a whole batch would take twice the memory of the model's."""
+    losses = [
+        F.cross_entropy(logits[row, start - 1 : length - 1].float(), ids[row, start:length], reduction="sum")
+        for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
+    ]
+    return -torch.stack(losses).double().cpu()

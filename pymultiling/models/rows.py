@@ -1,0 +1,84 @@
+"""Under which of several sets of neurons each row of a batch runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Rows:
+    """The place of each row's set in a list of sets; as long as none are assigned, all rows are under the first."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._devices = {parameter.device for parameter in model.parameters()}
+        self._ids: dict[torch.device, Tensor] = {}  # on every device, so that a forward copies nothing
+        self._count = 0
+        self._generating = False
+
+    def assign(self, ids: Tensor) -> None:
+        """ids: (batch,) int64, for the batches that follow."""
+        self._ids = {device: ids.to(device) for device in self._devices}
+        self._count = len(ids)
+
+    def of_tokens(self, x: Tensor) -> Tensor | None:
+        """(tokens,) for activations x (batch, length, N); None: all are under the first set."""
+        if not self._ids:
+            return None
+        each, rest = divmod(x.shape[0], self._count)
+        if rest or (each != 1 and not self._generating):
+            raise ValueError(_wrong_length(self._count, x.shape[0]))
+        return self._ids[x.device].repeat_interleave(each * x.shape[1])
+
+    @contextmanager
+    def in_generate(self) -> Iterator[None]:
+        """Inside, model.generate is known to lay out a prompt's beams or samples as so many rows that follow each other."""
+        run, own = self._model.generate, vars(self._model).get("generate")
+
+        def generate(*args, **kwargs):
+            prompts = args[0] if args else next((kwargs[name] for name in _PROMPTS if name in kwargs), None)
+            if prompts is not None and len(prompts) != self._count:
+                raise ValueError(_wrong_length(self._count, len(prompts)))
+            self._generating = True
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._generating = False
+
+        self._model.generate = generate
+        try:
+            yield
+        finally:
+            if own is None:
+                del self._model.generate
+            else:
+                self._model.generate = own
+
+
+_PROMPTS = ("inputs", "input_ids", "inputs_embeds")
+
+
+def _wrong_length(count: int, batch: int) -> str:
+    return f"rows name a set for each of {count} rows, the batch has {batch}: give one for each row"
+
+
+def checked_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
+    """(batch,) int64 of places among so many sets; None: each row has its own.
+
+    Raises:
+        ValueError: they are not places.
+    """
+    if rows is None:
+        return torch.arange(sets)
+    ids = torch.as_tensor(rows)
+    if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"rows must be whole numbers, one for each row of the batch, got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < sets):
+        wrong = ids[(ids < 0) | (ids >= sets)][0].item()
+        raise ValueError(f"rows name set {wrong}, the {sets} sets are 0 to {sets - 1}; None in the list is no set")
+    return ids.long()

@@ -1,0 +1,64 @@
+"""pml.mean_activations against a loop over texts and tokens."""
+
+import pytest
+import torch
+from tiny import tiny_model
+from tiny_text import texts, tiny_tokenizer
+
+import pymultiling as pml
+
+TOKENIZER, TEXTS = tiny_tokenizer(), texts("fr", seed=1)
+
+
+@torch.no_grad()
+def token_by_token(model) -> dict[str, torch.Tensor]:
+    seen = {}
+
+    def keep(site, index, x):
+        seen.setdefault((site, index), []).append(x.flatten(0, -2).double())
+
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+        mlp, attention = layer.mlp, layer.self_attn
+        for site, module in (("ffn", mlp.down_proj), ("o", attention.o_proj)):
+            handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): keep(*at, args[0])))
+        for site in ("q", "k", "v"):
+            handles.append(
+                getattr(attention, f"{site}_proj").register_forward_hook(
+                    lambda _, args, out, at=(site, index): keep(*at, out)
+                )
+            )
+    for text in TEXTS:
+        model(torch.tensor([TOKENIZER(text)["input_ids"]]))
+    for handle in handles:
+        handle.remove()
+    layers = len(model.model.layers)
+    return {site: torch.stack([torch.cat(seen[site, index]).mean(0) for index in range(layers)]) for site in pml.SITES}
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
+def test_means(name, batch_tokens):
+    model = tiny_model(name)
+    truth = token_by_token(model)
+    found = pml.mean_activations(model, TOKENIZER, TEXTS, batch_tokens=batch_tokens)
+    for site in pml.SITES:
+        assert found[site].dtype == torch.float32
+        torch.testing.assert_close(found[site].double(), truth[site], rtol=1e-4, atol=1e-5)
+
+
+def test_some_sites_of_a_fused_projection():
+    model = tiny_model("phi3")
+    every = pml.mean_activations(model, TOKENIZER, TEXTS)
+    some = pml.mean_activations(model, TOKENIZER, TEXTS, sites=("k", "ffn"))
+    assert list(some) == ["ffn", "k"] and all(torch.equal(some[site], every[site]) for site in some)
+    assert every["q"].shape == (2, 32) and every["k"].shape == (2, 16)
+
+
+def test_no_documents_and_no_numbers():
+    model = tiny_model("llama")
+    with pytest.raises(pml.CorpusError, match="no documents"):
+        pml.mean_activations(model, TOKENIZER, [])
+    model.model.layers[0].self_attn.v_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="site"):
+        pml.mean_activations(model, TOKENIZER, TEXTS)

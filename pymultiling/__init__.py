@@ -17,6 +17,8 @@ _HOMES = {
     ),
     "pymultiling.methods.ablation": ("ablation_matrix", "perplexity"),
     "pymultiling.methods.means": ("mean_activations",),
+    "pymultiling.methods.mwork": ("mwork",),
+    "pymultiling.methods.mwork_search": ("MWorkSearch", "mwork_search"),
     "pymultiling.methods.plnd": ("Detection", "detect", "importance"),
     "pymultiling.models.masking": ("deactivate",),
     "pymultiling.neurons": ("NeuronSet",),
@@ -25,7 +27,7 @@ _HOMES = {
     "pymultiling.statistics": ("NeuronStatistics",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("embedded", "ops", "triton_kernels")
+_MODULES = ("embedded", "ops", "tasks", "triton_kernels")
 
 __all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
 

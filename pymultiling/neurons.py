@@ -73,14 +73,18 @@ class NeuronSet:
         inside[start:stop] = True
         return NeuronSet({site: mask & inside for site, mask in self.sites.items()})
 
-    def random_like(self, seed: int) -> NeuronSet:
-        """As many neurons at every site and layer, drawn uniformly without replacement from all of them."""
+    def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
+        """As many neurons at every site and layer, drawn uniformly without replacement from all of them.
+
+        anywhere: as many at every site, in whatever layers.
+        """
         generator = torch.Generator().manual_seed(seed)
         drawn = {}
         for site, mask in self.sites.items():
             drawn[site] = torch.zeros_like(mask)
-            for row, count in zip(drawn[site], mask.sum(1).tolist()):
-                row[torch.randperm(mask.shape[1], generator=generator)[:count]] = True
+            rows = (1, -1) if anywhere else mask.shape
+            for row, count in zip(drawn[site].view(rows), mask.reshape(rows).sum(1).tolist()):
+                row[torch.randperm(len(row), generator=generator)[:count]] = True
         return NeuronSet(drawn)
 
     def check_fits(self, widths: dict[str, int], layers: int, name: str = "the set") -> None:

@@ -15,6 +15,7 @@ LAYERS = (
     {"reference", "triton_kernels"},
     {"ops"},
     {"storage", "neurons", "statistics", "selection", "data", "models"},
+    {"tasks"},
     {"methods"},
     {"cli", "commands", "demo", "doctor", "loading", "plots", "report", "runs", "__main__"},
 )

@@ -90,15 +90,28 @@ def _lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
-def _json_lines(path: Path) -> Iterator[str]:
+def json_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Every line of a .jsonl or .jsonl.gz file, and where it stands, for messages.
+
+    Raises:
+        CorpusError: there is no such file, or a line is not JSON.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CorpusError(f"{path}, line {number} is not JSON: {error}") from None
-        yield _field(row, f"{path}, line {number}")
+            raise CorpusError(f"{where} is not JSON: {error}") from None
+        yield row, where
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    for row, where in json_rows(path):
+        yield _field(row, where)
 
 
 def _parquet(path: Path) -> Iterator[str]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.methods.likelihood import log_likelihoods
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.masking import check_sets
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
+from pymultiling.tasks.likelihood import log_likelihoods
 
 if TYPE_CHECKING:
     import pandas

@@ -1,0 +1,84 @@
+"""Greedy answers under many sets of neurons, in shared batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.models.masking import changed
+from pymultiling.neurons import NeuronSet
+from pymultiling.tasks.items import Task
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[str],
+    sets: Sequence[NeuronSet | None],
+    task: Task,
+    *,
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
+    batch_tokens: int = 4096,
+    done: Callable[[int], object] = lambda count: None,
+) -> list[list[str]]:
+    """The answer to every prompt with every set off, without what follows a stop string.
+
+    Batches are prompts of like length, padded on the left, each once for every set; the sets of their rows differ.
+
+    Args:
+        model: a Hugging Face decoder with a language-model head, of a supported family.
+        tokenizer: its tokenizer.
+        prompts: longer ones than the model has room for are cut at their beginning.
+        sets: what is off; None: nothing.
+        task: its stop strings and max_new_tokens.
+        scale, mean: as in `deactivate`.
+        batch_tokens: tokens of one batch, the answers' included.
+        done: is called with the number of rows (prompts x sets) that were answered.
+    """
+    device, room = model_device(model), getattr(model.config, "max_position_embeddings", None)
+    tokens = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    if room is not None:
+        tokens = [one[-max(1, room - task.max_new_tokens) :] for one in tokens]
+    work = [
+        (place, number)
+        for place in sorted(range(len(prompts)), key=lambda place: -len(tokens[place]))
+        for number in range(len(sets))
+    ]
+    pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
+    stop = {"stop_strings": list(task.stop), "tokenizer": tokenizer} if task.stop else {}
+    found = [[""] * len(sets) for _ in prompts]
+    with changed(Decoder(model), sets, scale, mean) as rows, evaluation(model):
+        while work:
+            longest = len(tokens[work[0][0]])
+            count = max(1, batch_tokens // (longest + task.max_new_tokens))
+            batch, work = work[:count], work[count:]
+            ids = torch.full((len(batch), longest), pad)
+            mask = torch.zeros_like(ids)
+            for row, (place, _) in enumerate(batch):
+                ids[row, longest - len(tokens[place]) :] = torch.tensor(tokens[place])
+                mask[row, longest - len(tokens[place]) :] = 1
+            rows.assign(torch.tensor([number for _, number in batch]))
+            answers = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=task.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=pad,
+                **stop,
+            )
+            for (place, number), text in zip(
+                batch, tokenizer.batch_decode(answers[:, longest:], skip_special_tokens=True)
+            ):
+                found[place][number] = _until(text, task.stop)
+            done(len(batch))
+    return found
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    return text[: min((place for place in map(text.find, stop) if place >= 0), default=None)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import StoppingCriteria
 
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.masking import changed
@@ -50,7 +51,6 @@ def generate(
         for number in range(len(sets))
     ]
     pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
-    stop = {"stop_strings": list(task.stop), "tokenizer": tokenizer} if task.stop else {}
     found = [[""] * len(sets) for _ in prompts]
     with changed(Decoder(model), sets, scale, mean) as rows, evaluation(model):
         while work:
@@ -70,7 +70,7 @@ def generate(
                 do_sample=False,
                 num_beams=1,
                 pad_token_id=pad,
-                **stop,
+                stopping_criteria=[_Stops(tokenizer, longest, task.stop)] if task.stop else None,
             )
             for (place, number), text in zip(
                 batch, tokenizer.batch_decode(answers[:, longest:], skip_special_tokens=True)
@@ -78,6 +78,18 @@ def generate(
                 found[place][number] = _until(text, task.stop)
             done(len(batch))
     return found
+
+
+class _Stops(StoppingCriteria):
+    """Ends a row at a stop string; transformers' own looks into the vocabulary and fails for some tokenizers."""
+
+    def __init__(self, tokenizer, prompt: int, stop: Sequence[str]):
+        self._tokenizer, self._prompt, self._stop = tokenizer, prompt, stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options) -> Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :], skip_special_tokens=True)
+        ended = [any(one in text for one in self._stop) for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def _until(text: str, stop: Sequence[str]) -> str:

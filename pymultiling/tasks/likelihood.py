@@ -13,6 +13,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.masking import changed
 from pymultiling.neurons import NeuronSet
+from pymultiling.reference.segments import wide
 
 
 @torch.no_grad()
@@ -68,7 +69,7 @@ def log_likelihoods(
 def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, starts: Sequence[int]) -> Tensor:
     """A row at a time: float32 logits of a whole batch would take twice the memory of the model's."""
     losses = [
-        F.cross_entropy(logits[row, start - 1 : length - 1].float(), ids[row, start:length], reduction="sum")
+        F.cross_entropy(wide(logits[row, start - 1 : length - 1]), ids[row, start:length], reduction="sum")
         for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
     ]
     return -torch.stack(losses).double().cpu()

@@ -1,0 +1,145 @@
+"""Scores under many sets in shared batches against one set and one item at a time, on a model with zeroed parameters."""
+
+import pytest
+import torch
+from tiny import some_neurons, tiny_model, zeroed
+from tiny_text import texts, tiny_tokenizer
+
+import pymultiling as pml
+from pymultiling import tasks
+from pymultiling.tasks.evaluate import encode, scores
+from pymultiling.tasks.generation import generate
+from pymultiling.tasks.metrics import best
+
+MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
+SETS = {"a": some_neurons(MODEL, seed=1), "b": some_neurons(MODEL, seed=2)}
+CHOICES = tasks.continuation({"fr": texts("fr", seed=1), "de": texts("de", (6, 5, 8, 2, 7), seed=2)}, choices=3)
+OPEN = tasks.Task(
+    "open",
+    {"fr": [tasks.Item(text, " w9", references=("w4 w5", "w6")) for text in texts("fr", seed=3)]},
+    "f1",
+    max_new_tokens=4,
+)
+
+
+@torch.no_grad()
+def log_probabilities(model, item: tasks.Item, answer: str) -> list[float]:
+    tokens = TOKENIZER(item.prompt + answer)["input_ids"]
+    start = len(TOKENIZER(item.prompt)["input_ids"])
+    logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    return [logs[place - 1, tokens[place]].item() for place in range(start, len(tokens))]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def plainly(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
+    if task.metric == "likelihood":
+        return mean(log_probabilities(model, item, item.answer))
+    if task.metric in ("accuracy", "normalised accuracy"):
+        how = sum if task.metric == "accuracy" else mean
+        likely = max(item.choices, key=lambda choice: how(log_probabilities(model, item, choice)))
+        return float(likely == item.answer)
+    prompt = torch.tensor([TOKENIZER(item.prompt)["input_ids"]])
+    found = model.generate(prompt, max_new_tokens=task.max_new_tokens, do_sample=False, pad_token_id=0)
+    answer = TOKENIZER.decode(found[0, prompt.shape[1] :], skip_special_tokens=True)
+    return best(task.metric, answer, item.references, language)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 4096])
+@pytest.mark.parametrize(
+    "task",
+    [
+        CHOICES.judged_by("accuracy"),
+        CHOICES,
+        CHOICES.judged_by("likelihood"),
+        OPEN,
+        OPEN.judged_by("rouge-l"),
+        OPEN.judged_by("likelihood"),
+    ],
+    ids=lambda task: f"{task.name}, {task.metric}",
+)
+def test_scores(task, batch_tokens):
+    for language, items in task.items.items():
+        found = scores(MODEL, TOKENIZER, task, language, [None, *SETS.values()], batch_tokens=batch_tokens)
+        for column, neurons in zip(found.T, [None, *SETS.values()]):
+            model = MODEL if neurons is None else zeroed(MODEL, neurons)
+            truth = [plainly(model, task, item, language) for item in items]
+            torch.testing.assert_close(column, torch.tensor(truth, dtype=torch.float64), rtol=1e-8, atol=1e-10)
+
+
+def test_table():
+    done = pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), SETS)
+    assert list(done.index) == ["none", "a", "b"] and list(done.columns) == ["fr", "de"]
+    for language in done:
+        found = scores(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), language, [None, *SETS.values()])
+        assert done[language].tolist() == pytest.approx(found.mean(0).tolist())
+        assert done.loc["a", language] != done.loc["none", language]
+
+
+def test_scaled_neurons():
+    task = CHOICES.judged_by("likelihood")
+    done = pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS, scale=2.0)
+    with pml.deactivate(MODEL, SETS["b"], scale=2.0):
+        truth = mean([plainly(MODEL, task, item, "fr") for item in task.items["fr"]])
+    assert done.loc["b", "fr"] == pytest.approx(truth)
+
+
+def test_progress_counts_sets_times_items(capsys):
+    for task in (CHOICES, OPEN):
+        pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS, progress=True, batch_tokens=64)
+        count = 3 * sum(len(items) for items in task.items.values())
+        assert f"{task.name}: {count} of {count} sets x items" in capsys.readouterr().err
+
+
+def test_an_answer_ends_where_a_stop_string_begins():
+    prompts = [item.prompt for item in OPEN.items["fr"]]
+    free = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
+    word = free[0][0].split()[1]
+    stopped = generate(MODEL, TOKENIZER, prompts, [None], tasks.Task("t", {}, "f1", (word,), 4))
+    assert stopped[0][0] == free[0][0].partition(word)[0]
+    assert [len(answers) for answers in stopped] == [1] * len(prompts)
+
+
+def test_long_prompts_are_cut_at_their_beginning():
+    """The model has 64 positions."""
+    long = " ".join(texts("fr", (90,)))
+    item = tasks.Item(long, " w5 w6")
+    task = tasks.Task("long", {"fr": [item]}, "likelihood")
+    with pytest.warns(UserWarning, match="long: 1 prompts are longer than the model's 64 positions"):
+        found = scores(MODEL, TOKENIZER, task, "fr", [None])
+    tokens = TOKENIZER(long + " w5 w6")["input_ids"][-64:]
+    logs = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    assert found.item() == pytest.approx(mean([logs[place - 1, tokens[place]].item() for place in (62, 63)]))
+    assert len(generate(MODEL, TOKENIZER, [long], [None], OPEN)[0][0].split()) <= 4
+
+
+def test_where_an_answer_begins():
+    assert encode(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
+    assert encode(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
+    assert encode(TOKENIZER, "", "w5") == ([1, 5], 1)
+    assert encode(tiny_tokenizer(bos=False), "", "w5 w6") == ([5, 6], 1)
+    with pytest.raises(ValueError, match="no token"):
+        encode(TOKENIZER, "w3", " ")
+
+
+def test_what_a_task_cannot_be_scored_by():
+    for task, sentence in (
+        (CHOICES.judged_by("f1"), "its items have no references"),
+        (OPEN.judged_by("accuracy"), "its items have no choices"),
+        (OPEN.judged_by("bleu"), "metric must be one of accuracy"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS)
+
+
+def test_sets_are_named():
+    other = some_neurons(tiny_model("llama", intermediate_size=41))
+    with pytest.raises(ValueError, match="set 'x' is of another model"):
+        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"x": other})
+    with pytest.raises(ValueError, match="another name"):
+        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"none": SETS["a"]})
+    broken = {"ffn": torch.full((2, 37), torch.nan)}
+    with pytest.raises(pml.NonFiniteActivations, match="continuation, 'fr' with set 'a' off"):
+        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"a": SETS["a"].only("ffn")}, mean=broken)

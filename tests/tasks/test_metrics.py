@@ -1,0 +1,72 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_number, words
+
+
+@pytest.mark.parametrize(
+    "text, language, expected",
+    [
+        ("The  308, points!", "en", ["308", "points"]),
+        ("Die Höhe (der Türme)", "de", ["höhe", "türme"]),
+        ("北京市。", "zh", ["北", "京", "市"]),
+        ("ใน2010", "th", ["ใ", "น", "2010"]),
+        ("l'eau", "fr", ["l", "eau"]),
+        ("the", "tr", ["the"]),
+    ],
+)
+def test_words(text, language, expected):
+    assert words(text, language) == expected
+
+
+def test_exact_match_and_f1():
+    assert exact_match(" The Broncos.", "broncos", "en") == 1
+    assert exact_match("Broncos team", "broncos", "en") == 0
+    assert f1("the Denver Broncos team", "Denver Broncos", "en") == pytest.approx(2 * 2 / (3 + 2))
+    assert f1("b b b", "b b c", "de") == pytest.approx(2 * 2 / 6)
+    assert f1("", "x", "en") == 0 and f1("", "the", "en") == 1
+
+
+def longest(a: list, b: list) -> int:
+    if not a or not b:
+        return 0
+    if a[-1] == b[-1]:
+        return longest(a[:-1], b[:-1]) + 1
+    return max(longest(a[:-1], b), longest(a, b[:-1]))
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=7), st.lists(st.sampled_from("abc"), max_size=7))
+def test_rouge_l(a, b):
+    truth = 2 * longest(a, b) / (len(a) + len(b)) if a and b else float(a == b)
+    assert rouge_l(" ".join(a), " ".join(b), "de") == pytest.approx(truth)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The answer is 29.", 29),
+        ("4 * 5 = 20, 9 + 20 = 29", 29),
+        ("$1,234,567", 1234567),
+        ("1.234 Euro", 1234),
+        ("2,5", 2.5),
+        ("3.14", 3.14),
+        ("-7", -7),
+        ("12,50 €", 12.5),
+        ("১৮", 18),
+        ("٣٫٥", 3.5),
+        ("1\u202f234", 1234),
+        ("答案是 29。", 29),
+        ("18.0", 18),
+        ("none", None),
+        ("1.2.3", None),
+    ],
+)
+def test_numbers(text, expected):
+    assert number(text) == expected
+
+
+def test_same_number():
+    assert same_number("so 3 and 1,000.", "1000", "en") == 1
+    assert same_number("1000 of 3", "1000", "en") == 0
+    assert same_number("many", "1000", "en") == 0

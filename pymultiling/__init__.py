@@ -19,6 +19,7 @@ _HOMES = {
     "pymultiling.methods.means": ("mean_activations",),
     "pymultiling.methods.mwork": ("mwork",),
     "pymultiling.methods.mwork_search": ("MWorkSearch", "mwork_search"),
+    "pymultiling.methods.overlap": ("Overlap", "overlap"),
     "pymultiling.methods.plnd": ("Detection", "detect", "importance"),
     "pymultiling.models.masking": ("deactivate",),
     "pymultiling.neurons": ("NeuronSet",),

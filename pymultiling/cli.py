@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,14 +19,16 @@ DONE, FAILED = 0, 1  # argparse exits with 2 for wrong arguments
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-        return DONE
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it becomes a sentence
-        if arguments.debug:
-            traceback.print_exc()
-        print(f"pymultiling {arguments.command}: {_sentence(error)}", file=sys.stderr)
-        return FAILED
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
+        try:
+            arguments.run(arguments)
+            return DONE
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it becomes a sentence
+            if arguments.debug:
+                traceback.print_exc()
+            print(f"pymultiling {arguments.command}: {_sentence(error)}", file=sys.stderr)
+            return FAILED
 
 
 def _sentence(error: BaseException) -> str:
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_detect(commands)
     _add_ablate(commands)
+    _add_mwork(commands)
     _add_doctor(commands)
     return parser
 
@@ -104,6 +108,7 @@ def _add_detect(commands) -> None:
         help="a language's texts: .txt (one a line), .jsonl (field text), both also .gz, or .parquet (column text); repeat",
     )
     _add_model(parser)
+    _add_documents(parser)
     rule = parser.add_argument_group(
         "which neurons are selected: --threshold, or the most important of a layer and site"
     )
@@ -146,7 +151,63 @@ def _add_ablate(commands) -> None:
         "--texts", metavar="LANGUAGE=FILE", type=_named, action="append", required=True, help="held-out texts; repeat"
     )
     parser.add_argument("--random", metavar="SEED", type=int, help="measure as many random neurons for every set too")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--scale",
+        metavar="S",
+        type=float,
+        default=0.0,
+        help="multiply the neurons by S instead of zero; 2 doubles them",
+    )
+    what.add_argument("--mean", metavar="FILE", help="set the neurons to their means over these texts instead of zero")
     _add_model(parser)
+    _add_documents(parser)
+
+
+def _add_mwork(commands) -> None:
+    parser = _command(
+        commands, "mwork", _mwork, "measure tasks with each part of the model without a language's neurons (MWork)"
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="the model and texts of the package; nothing else is needed but --out"
+    )
+    parser.add_argument(
+        "--neurons",
+        metavar="LANGUAGE=FILE|DIR",
+        action="append",
+        help="sets that detect wrote, or their folder; repeat",
+    )
+    of_tasks = parser.add_argument_group(
+        "tasks, of .jsonl or .jsonl.gz files; those with field lang hold all languages"
+    )
+    of_tasks.add_argument(
+        "--text",
+        metavar="LANGUAGE=FILE",
+        type=_named,
+        action="append",
+        help="held-out texts, as for ablate: which second half belongs to a first half; repeat",
+    )
+    of_tasks.add_argument("--mgsm", metavar="FILE", help="questions and answers")
+    of_tasks.add_argument("--exemplars", metavar="FILE", help="worked examples for --mgsm")
+    of_tasks.add_argument(
+        "--shots", metavar="N", type=_whole, default=8, help="of them before a question (%(default)s)"
+    )
+    of_tasks.add_argument("--xquad", metavar="FILE", help="questions and answers")
+    of_tasks.add_argument("--contexts", metavar="FILE", help="paragraphs for --xquad")
+    of_tasks.add_argument("--xcopa", metavar="FILE", help="premises and choices")
+    for name, what in (("xcsqa", "questions and choices"), ("xlsum", "articles and summaries")):
+        of_tasks.add_argument(
+            f"--{name}", metavar="LANGUAGE=FILE", type=_named, action="append", help=f"{what}; repeat"
+        )
+    of_tasks.add_argument("--metric", metavar="NAME", help="judge all tasks by it; likelihood serves small models")
+    of_tasks.add_argument("--limit", metavar="N", type=_count, help="items a language")
+    of_parts = parser.add_argument_group("parts of the model: both sizes, or --search")
+    of_parts.add_argument("--understanding", metavar="N", type=_whole, help="the first N layers")
+    of_parts.add_argument("--generation", metavar="N", type=_whole, help="the last N layers")
+    of_parts.add_argument("--search", metavar="LANGUAGE", help="find both on the first task in this language")
+    parser.add_argument("--english", metavar="NAME", default="en", help="English among the languages (%(default)s)")
+    parser.add_argument("--seeds", metavar="N", type=_count, default=3, help="random sets a row (%(default)s)")
+    _add_model(parser, required=False)
 
 
 def _add_doctor(commands) -> None:
@@ -155,16 +216,12 @@ def _add_doctor(commands) -> None:
     parser.add_argument("--revision", metavar="REV", help="its revision, on the Hub")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
-        "--model", metavar="DIR|NAME", required=True, help="a folder, or a name on the Hugging Face Hub"
+        "--model", metavar="DIR|NAME", required=required, help="a folder, or a name on the Hugging Face Hub"
     )
     parser.add_argument("--revision", metavar="REV", help="the model's revision, on the Hub")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--pack", metavar="N", type=_count, help="join a language's texts into documents of N tokens")
-    parser.add_argument(
-        "--max-length", metavar="N", type=_count, default=512, help="cut documents to N tokens (%(default)s)"
-    )
     parser.add_argument(
         "--batch-tokens",
         metavar="N",
@@ -181,9 +238,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_documents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pack", metavar="N", type=_count, help="join a language's texts into documents of N tokens")
+    parser.add_argument(
+        "--max-length", metavar="N", type=_count, default=512, help="cut documents to N tokens (%(default)s)"
+    )
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
     return int(text)
 
 
@@ -218,17 +288,42 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _detect(arguments: argparse.Namespace) -> None:
-    from pymultiling import commands
+    from pymultiling.commands import detect
 
     _refuse_twice(arguments, "corpus")
-    commands.detect(arguments, _rule(arguments))
+    detect.run(arguments, _rule(arguments))
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from pymultiling import commands
+    from pymultiling.commands import ablate
 
     _refuse_twice(arguments, "texts")
-    commands.ablate(arguments)
+    ablate.run(arguments)
+
+
+def _mwork(arguments: argparse.Namespace) -> None:
+    from pymultiling.commands import mwork
+
+    for option in ("text", "xcsqa", "xlsum"):
+        _refuse_twice(arguments, option)
+    if arguments.demo:
+        arguments.search = arguments.search or "fr"
+    else:
+        _require(arguments, ("model", "neurons"))
+        if not any(getattr(arguments, name) for name in ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")):
+            arguments.parser.error("no task is given: looked for --text, --mgsm, --xquad, --xcopa, --xcsqa or --xlsum")
+        for option, other in (("mgsm", "exemplars"), ("xquad", "contexts")):
+            if getattr(arguments, option):
+                _require(arguments, (other,), f"with --{option} ")
+        if arguments.search is None:
+            _require(arguments, ("understanding", "generation"), "without --search ")
+    mwork.run(arguments)
+
+
+def _require(arguments: argparse.Namespace, options: tuple[str, ...], when: str = "") -> None:
+    for option in options:
+        if getattr(arguments, option) is None:
+            arguments.parser.error(f"{when}--{option} is required")
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
@@ -238,7 +333,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_twice(arguments: argparse.Namespace, option: str) -> None:
-    names = [name for name, _ in getattr(arguments, option)]
+    names = [name for name, _ in getattr(arguments, option) or ()]
     for name in names:
         if names.count(name) > 1:
             arguments.parser.error(f"argument --{option}: {name!r} is given more than once")

@@ -1,4 +1,4 @@
-"""`pymultiling demo`: detection and ablation on the model and texts of the package.
+"""`pymultiling demo` and `mwork --demo`: on the model and texts of the package.
 
 Importing loads neither torch nor transformers.
 """
@@ -26,6 +26,7 @@ HELDOUT = 16  # a language, for perplexity
 TOKENS = 128  # a document
 TOP_FFN, TOP_ATTENTION, SHARE = 0.05, 0.05, 0.7
 SEED = 0
+ITEMS, CHARACTERS = 24, 160  # of mwork's task, a language, and of a text at most: it is to take a minute or two
 
 
 def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int = SEED) -> None:
@@ -41,7 +42,8 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
     with result_folder(out) as folder:
         with record.stage("load"):
             from pymultiling import embedded
-            from pymultiling.commands import write_ablation, write_detection
+            from pymultiling.commands.ablate import write_ablation
+            from pymultiling.commands.detect import write_detection
             from pymultiling.loading import quieten
 
             quieten()
@@ -108,3 +110,26 @@ def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, 
     print("(ratios: - where the other neurons do no harm to compare with)\n")
     print(own_table(own_and_others(change)))
     return perplexities
+
+
+def for_mwork(record: Run):
+    """Model, tokenizer, {language: its own neurons}, and tasks: second halves of held-out texts, by their likelihood."""
+    from pymultiling import embedded, tasks
+    from pymultiling.loading import quieten
+    from pymultiling.methods.plnd import detect
+    from pymultiling.selection import TopK
+
+    quieten()
+    model, tokenizer = embedded.load()
+    corpora = {name: enough(texts, tokenizer, DOCUMENTS) for name, texts in embedded.corpora().items()}
+    with record.stage("detect"):
+        detection = detect(model, tokenizer, corpora, select=TopK(TOP_FFN, TOP_ATTENTION, SHARE), pack=TOKENS)
+    apart = {
+        name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS] for name, texts in embedded.heldout().items()
+    }
+    record.note(
+        model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
+        device="cpu",
+        corpora={name: {"detection": text_hash(corpora[name]), "heldout": text_hash(apart[name])} for name in corpora},
+    )
+    return model, tokenizer, detection.specific(), [tasks.continuation(apart).judged_by("likelihood")]

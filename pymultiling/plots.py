@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pymultiling.neurons import NeuronSet
-from pymultiling.report import random_name
+from pymultiling.report import random_name, setting_name
 
 if TYPE_CHECKING:
     import pandas
@@ -86,6 +86,50 @@ def ablation(change: pandas.DataFrame) -> Figure:
     bar.set_label("change of log-perplexity (nats a token)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     axes.set_title("What switching neurons off does to each language", fontsize=11)
+    return figure
+
+
+def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
+    """Heat map of `pymultiling.overlap`: sets down and across, colour the Jaccard index, numbers the shared neurons."""
+    names, values = list(counts), jaccard.fillna(0).to_numpy()
+    side = 2.2 + 0.55 * max(len(names), 4)
+    figure = Figure(figsize=(side + 0.6, side - 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    apart = values[~numpy.eye(len(names), dtype=bool)]
+    image = _heat_map(axes, values, SEQUENTIAL, Normalize(0, apart.max(initial=0) or 1))
+    _write(axes, counts.to_numpy(), image, "{:,}")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if apart.size else "neither")
+    bar.set_label("Jaccard index (scale: pairs of two languages)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    axes.set_title("Neurons that languages share", fontsize=11)
+    return figure
+
+
+def mwork(table: pandas.DataFrame) -> Figure:
+    """A panel for each task of `pymultiling.mwork`: changes in English and in the others, row by row of its table."""
+    tasks = list(dict.fromkeys(table["task"]))
+    rows = table[table["task"] == tasks[0]].iloc[1:]
+    figure = Figure(figsize=(3.4 + 3.4 * len(tasks), 1.3 + 0.27 * len(rows)), layout="constrained")
+    places = numpy.arange(len(rows))
+    for number, (axes, task) in enumerate(zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks)):
+        of_task = table[table["task"] == task].iloc[1:]
+        for shift, column, colour, label in (
+            (-0.2, "d_english", "#4c72b0", "English"),
+            (0.2, "d_others", "#c44e52", "the others, mean"),
+        ):
+            axes.barh(places + shift, of_task[column], height=0.38, color=colour, label=label)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_title(task, fontsize=10)
+        axes.set_xlabel("change of the score", fontsize=9)
+        axes.tick_params(labelsize=8, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        if number == 0:
+            axes.set_yticks(places, [setting_name(row) for _, row in of_task.iterrows()])
+            axes.invert_yaxis()
+            axes.legend(fontsize=8, loc="best", frameon=False)
+    figure.suptitle("What parts of the model are for: neurons switched off by part", fontsize=11)
     return figure
 
 

@@ -96,3 +96,34 @@ def own_table(table: pandas.DataFrame) -> str:
 
 def _multiple(ratio: float) -> str:
     return "> 100x" if ratio > 100 else f"{ratio:.1f}x"
+
+
+PARTS = {"understanding": "Under", "attention": "S-ATTN", "ffn": "S-FFN", "generation": "Gen"}
+
+
+def mwork_table(table: pandas.DataFrame) -> str:
+    """`pymultiling.mwork` to read, as the paper lays it out: a cross where a part is without neurons, and the changes."""
+    shown = table.copy()
+    for part in PARTS:
+        shown[part] = ["✓" if on else "✗" for on in table[part]]
+    for column in ("english", "others"):
+        shown[column] = table[column].map("{:.3f}".format)
+    for column in ("d_english", "d_others", "delta"):
+        shown[column] = table[column].map(lambda value: f"{round(value, 3) + 0.0:+.3f}")
+    spread = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")  # noqa: PLR0124, NaN
+    shown["delta"] += spread
+    shown["count"] = table["count"].map("{:,.0f}".format)
+    names = {"english": "Eng", "others": "n-Eng", "d_english": "ΔEng", "d_others": "Δn-Eng", "delta": "Δ"}
+    return shown.drop(columns="delta_std").rename(columns={**PARTS, **names}).to_string(index=False)
+
+
+def setting_name(row: pandas.Series) -> str:
+    """A row of `pymultiling.mwork` in words: where neurons are off, and which."""
+    off = [part for part in PARTS if not row[part]]
+    if len(off) == len(PARTS):
+        where = "everywhere"
+    elif len(off) > 1:
+        where = f"all but {next(part for part in PARTS if row[part])}"
+    else:
+        where = off[0] if off else "nowhere"
+    return f"{where}: {row['neurons']}"

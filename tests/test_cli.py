@@ -7,7 +7,8 @@ import pandas
 import pytest
 import torch
 from tiny import tiny_model
-from tiny_text import save_model, texts, write_text
+from tiny_text import save_model, texts, tiny_tokenizer, write_text
+from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
 from pymultiling.cli import main
@@ -62,6 +63,7 @@ def test_detect(model, tmp_path, capsys, ending):
     assert "fr: measuring: 6 documents" in printed.err and "Loading" not in printed.err
     assert {path.name for path in out.iterdir()} == {
         "neurons", "specific", "statistics", "neurons.png", "specific.png", "report.csv", "run.json",
+        "overlap.csv", "jaccard.csv", "overlap.png",
     }  # fmt: skip
     report = pandas.read_csv(out / "report.csv")
     assert list(report.columns) == ["language", "site", "layer", "selected", "specific"]
@@ -124,6 +126,88 @@ def test_ablate(model, tmp_path, corpora, capsys):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] == 3
     printed = capsys.readouterr().out
     assert "perplexity" in printed and "change of log-perplexity" in printed
+
+
+@pytest.mark.parametrize("change", [("--scale", "2"), ("--mean", "fr")])
+def test_ablate_by_scale_and_by_mean(model, tmp_path, corpora, change):
+    assert detect(model, corpora, tmp_path / "found") == 0
+    neurons = pml.NeuronSet.load(tmp_path / "found" / "neurons" / "fr.safetensors")
+    change = [str(corpora.get(one, one)) for one in change]
+    arguments = ["--neurons", f"all={tmp_path / 'found' / 'neurons' / 'fr.safetensors'}", *change]
+    out = tmp_path / "out"
+    assert run("ablate", "--model", model, *arguments, "--texts", f"de={corpora['de']}", "--out", out, *QUICK) == 0
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer()
+    means = pml.mean_activations(loaded, tokenizer, corpora["fr"], max_length=16)
+    options = {"scale": 2.0} if change[0] == "--scale" else {"mean": means}
+    with pml.deactivate(loaded, neurons, **options):
+        truth = pml.perplexity(loaded, tokenizer, corpora["de"], max_length=16)
+    assert pandas.read_csv(out / "perplexity.csv", index_col="off").loc["all", "de"] == pytest.approx(truth, rel=1e-5)
+
+
+def test_an_empty_set_is_told_of(model, tmp_path, corpora, capsys):
+    pml.NeuronSet({"ffn": torch.zeros(2, 37, dtype=torch.bool)}).save(tmp_path / "nothing.safetensors")
+    arguments = ["--neurons", f"nothing={tmp_path / 'nothing.safetensors'}", "--texts", f"de={corpora['de']}"]
+    assert run("ablate", "--model", model, *arguments, "--out", tmp_path / "out", *QUICK) == 0
+    assert "pymultiling ablate: set 'nothing' has no neurons" in capsys.readouterr().err
+
+
+def mwork(model, tmp_path, *more) -> int:
+    return run("mwork", "--model", model, "--out", tmp_path / "out", "--batch-tokens", "256", "--english", "de", *more)
+
+
+def test_mwork(model, tmp_path, corpora, capsys):
+    assert detect(model, corpora, tmp_path / "found", "--share", "0.1") == 0
+    given = [argument for name, path in corpora.items() for argument in ("--text", f"{name}={path}")]
+    sets = ["--neurons", tmp_path / "found" / "neurons", "--metric", "likelihood", "--limit", "4", "--seeds", "2"]
+    assert mwork(model, tmp_path, *sets, *given, "--understanding", "1", "--generation", "1") == 0
+    table = pandas.read_csv(tmp_path / "out" / "mwork.csv")
+    assert table["neurons"][0] == "none" and set(table["task"]) == {"continuation"}
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer()
+    neurons = pml.NeuronSet.load(tmp_path / "found" / "neurons" / "fr.safetensors")
+    task = pml.tasks.continuation({name: texts(name) for name in corpora}).judged_by("likelihood").only(limit=4)
+    spans = {"understanding": range(1), "generation": range(1, 2)}
+    truth = pml.mwork(loaded, tokenizer, {"fr": neurons}, task, english="de", seeds=(0, 1), **spans)
+    assert table["delta"].tolist() == pytest.approx(truth["delta"].tolist(), abs=1e-5)
+    printed = capsys.readouterr().out
+    assert "Layers of understanding: 0 to 0; of generation: 1 to 1; of 2." in printed and "S-ATTN" in printed
+    assert (tmp_path / "out" / "mwork.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["tasks"] == {"continuation": "likelihood"}
+
+    assert mwork(model, tmp_path, *sets, *given, "--search", "fr") == 0
+    assert pandas.read_csv(tmp_path / "out" / "search.csv")["part"].tolist() == ["understanding", "generation"]
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ([], "--neurons is required"),
+        (["--neurons", "x"], "no task is given"),
+        (["--neurons", "x", "--text", "fr=a"], "without --search --understanding is required"),
+        (["--neurons", "x", "--mgsm", "m.jsonl"], "with --mgsm --exemplars is required"),
+        (["--neurons", "x", "--xquad", "m.jsonl"], "with --xquad --contexts is required"),
+        (["--neurons", "x", "--xlsum", "fr=a", "--xlsum", "fr=b"], "more than once"),
+    ],
+)
+def test_mwork_without_what_it_needs(model, tmp_path, capsys, arguments, word):
+    assert mwork(model, tmp_path, *arguments) == 2
+    assert_one_sentence(capsys, word)
+
+
+def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
+    pml.NeuronSet({"ffn": torch.ones(2, 37, dtype=torch.bool)}).save(tmp_path / "fr.safetensors")
+    pml.NeuronSet({"ffn": torch.ones(2, 36, dtype=torch.bool)}).save(tmp_path / "other.safetensors")
+    given = [argument for name, path in corpora.items() for argument in ("--text", f"{name}={path}")]
+    one, spans = ["--neurons", f"fr={tmp_path / 'fr.safetensors'}"], ["--understanding", "1", "--generation", "1"]
+    for arguments, words in (
+        ((*one, *given, "--understanding", "2", "--generation", "1"), ("first of the 2 layers",)),
+        (("--neurons", f"fr={tmp_path / 'other.safetensors'}", *given, *spans), ("set of 'fr'", "another model")),
+        ((*one, *given[:2], *spans), ("'de' in the task",)),
+        ((*one, *given, *spans, "--metric", "bleu"), ("metric must be one of",)),
+        ((*one, "--xcopa", tmp_path / "x.jsonl", *spans), ("no such file",)),
+    ):
+        assert mwork(model, tmp_path, *arguments) == 1
+        assert_one_sentence(capsys, *words)
+        assert not (tmp_path / "out").exists()
 
 
 def test_demo(tmp_path, capsys):
@@ -267,7 +351,7 @@ def test_bad_sets(model, tmp_path, corpora, capsys):
     pml.NeuronSet({"ffn": torch.zeros(3, 5, dtype=torch.bool)}).save(other)
     out, given = tmp_path / "out", ["--texts", f"fr={corpora['fr']}", "--model", model, "--out", tmp_path / "out"]
     for sets, words in (
-        ([f"x={other}"], ("x:", "another model")),
+        ([f"x={other}"], ("set 'x'", "another model")),
         ([f"x={tmp_path / 'absent.safetensors'}"], ("no such file",)),
         ([f"x={corpora['fr']}"], ("is not a set of neurons",)),
         ([tmp_path / "model"], ("NAME=FILE",)),

@@ -42,6 +42,34 @@ def test_ablation_scale(tmp_path, lowest, low):
     plots.save(figure, tmp_path / "a.png")
 
 
+def test_overlap(tmp_path):
+    sets = {f"l{seed}": random_set(3, seed) for seed in range(3)}
+    figure = plots.overlap(*pml.overlap(sets))
+    axes = figure.axes[0]
+    assert {text.get_text() for text in axes.texts} >= {str(len(sets["l0"])), str(len(sets["l0"] & sets["l2"]))}
+    plots.save(figure, tmp_path / "a.png")
+    plots.save(plots.overlap(*pml.overlap({"one": sets["l0"]})), tmp_path / "b.png")
+
+
+def test_mwork(tmp_path):
+    rows = [
+        dict(
+            understanding=True, attention=True, ffn=True, generation=True, neurons="none", d_english=0.0, d_others=0.0
+        ),
+        dict(
+            understanding=False, attention=True, ffn=True, generation=True, neurons="own", d_english=-0.1, d_others=-1
+        ),
+        dict(understanding=True, attention=False, ffn=False, generation=False, neurons="own", d_english=0, d_others=-2),
+    ]
+    table = pandas.DataFrame([dict(row, task=task) for task in ("a", "b") for row in rows])
+    figure = plots.mwork(table)
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["understanding: own", "all but understanding: own"]
+    assert sorted(bar.get_width() for bar in figure.axes[1].patches) == [-2, -1, -0.1, 0]
+    plots.save(figure, tmp_path / "a.png")
+
+
 def test_pyplot_is_left_alone():
     import sys
 

@@ -1,0 +1,1 @@
+"""The command line's commands: from files to a folder of results, each in a file of its name."""

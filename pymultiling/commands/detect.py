@@ -1,0 +1,64 @@
+"""The command `detect`: from corpora to every language's neurons."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from pymultiling import plots
+from pymultiling.commands.shared import documents_of, hashes, load, record_of
+from pymultiling.methods.overlap import overlap
+from pymultiling.methods.plnd import Detection
+from pymultiling.methods.plnd import detect as detect_neurons
+from pymultiling.report import counts_by_site
+from pymultiling.runs import result_folder
+from pymultiling.selection import Threshold, TopK
+
+
+def run(arguments: Namespace, rule: TopK | Threshold) -> None:
+    """Finds every language's neurons; writes sets, statistics, counts and plots."""
+    record = record_of("detect", arguments)
+    with result_folder(arguments.out) as folder:
+        corpora = dict(arguments.corpus)
+        record.note(corpora=hashes(corpora), rule=rule.rule())
+        model, tokenizer = load(arguments, record)
+        with record.stage("detect"):
+            detection = detect_neurons(
+                model,
+                tokenizer,
+                corpora,
+                select=rule,
+                sites=arguments.sites,
+                rope=arguments.rope,
+                score=arguments.score,
+                qk=arguments.qk,
+                **documents_of(arguments),
+            )
+        with record.stage("write"):
+            write_detection(detection, folder, arguments.model)
+        record.note(texts={name: asdict(report) for name, report in detection.corpora.items()})
+        record.write(folder)
+    print(counts_by_site(detection.report()), end="\n\n")
+    for language, statistics in detection.statistics.items():
+        became = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
+        print(f"{language}: {became}; {detection.corpora[language]}")
+    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+
+
+def write_detection(detection: Detection, folder: Path, model: str) -> None:
+    """Writes neurons/, specific/ and statistics/ with a file a language, report.csv, overlap.csv, jaccard.csv, and the plots."""
+    specific = detection.specific()
+    for name, sets in (("neurons", detection.neurons), ("specific", specific)):
+        (folder / name).mkdir()
+        for language, neurons in sets.items():
+            neurons.save(folder / name / f"{language}.safetensors", model=model, language=language)
+        plots.save(plots.neurons_by_layer(sets, plots.TITLES[name]), folder / f"{name}.png")
+    shared = overlap(detection.neurons)
+    shared.counts.to_csv(folder / "overlap.csv", index_label="language")
+    shared.jaccard.to_csv(folder / "jaccard.csv", index_label="language")
+    plots.save(plots.overlap(*shared), folder / "overlap.png")
+    (folder / "statistics").mkdir()
+    for language, statistics in detection.statistics.items():
+        statistics.save(folder / "statistics" / f"{language}.safetensors")
+    detection.report().to_csv(folder / "report.csv", index=False)

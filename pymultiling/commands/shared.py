@@ -1,0 +1,61 @@
+"""What the commands share: a run's record, the model, the sets, and how documents are made."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from pymultiling.errors import CheckpointError
+from pymultiling.loading import load_model, pick_device
+from pymultiling.neurons import NeuronSet
+from pymultiling.runs import Run, file_hash
+
+
+def record_of(command: str, arguments: Namespace) -> Run:
+    apart = ("command", "run", "parser", "debug")
+    return Run(command, {name: value for name, value in vars(arguments).items() if name not in apart})
+
+
+def load(arguments: Namespace, run: Run):
+    with run.stage("load"):
+        device = pick_device(arguments.device)
+        model, tokenizer = load_model(arguments.model, device, arguments.dtype, arguments.revision)
+    run.note(
+        model={
+            "name": arguments.model,
+            "revision": getattr(model.config, "_commit_hash", None),
+            "type": model.config.model_type,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+        device=str(device),
+    )
+    return model, tokenizer
+
+
+def documents_of(arguments: Namespace) -> dict[str, int | None]:
+    return {name: getattr(arguments, name) for name in ("max_length", "batch_tokens", "pack")}
+
+
+def hashes(corpora: dict[str, str]) -> dict[str, dict[str, str]]:
+    return {name: {"file": path, "sha256": file_hash(path)} for name, path in corpora.items()}
+
+
+def read_sets(given: list[str]) -> dict[str, NeuronSet]:
+    """The sets of every NAME=FILE and folder."""
+    sets: dict[str, NeuronSet] = {}
+    for argument in given:
+        for name, file in _set_files(argument):
+            if name in sets or name == "none":
+                raise CheckpointError(f"{file}: the name {name!r} is taken already, give another as NAME={file}")
+            sets[name] = NeuronSet.load(file)
+    return sets
+
+
+def _set_files(argument: str) -> list[tuple[str, Path]]:
+    name, found, file = argument.partition("=")
+    if found and not Path(argument).is_dir():
+        return [(name, Path(file))]
+    files = sorted(Path(argument).glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{argument}: looked for NAME=FILE, or a folder of .safetensors files that detect wrote")
+    return [(file.stem, file) for file in files]

@@ -17,7 +17,7 @@ LAYERS = (
     {"storage", "neurons", "statistics", "selection", "data", "models"},
     {"tasks"},
     {"methods"},
-    {"cli", "commands", "demo", "doctor", "loading", "plots", "report", "runs", "__main__"},
+    {"cli", "commands", "demo", "doctor", "lm_eval", "loading", "plots", "report", "runs", "__main__"},
 )
 APART = {"embedded"}  # the packaged model and the scripts that made it use whatever they need
 

@@ -134,7 +134,7 @@ def _add_detect(commands) -> None:
         "--qk",
         choices=("exact", "fast"),
         default="exact",
-        help="q and k: every key of every row, or at most 32, an estimate (%(default)s)",
+        help="q and k: every key of every row, or at most 16, an estimate (%(default)s)",
     )
 
 

@@ -48,7 +48,7 @@ def kernel(
     columns = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     cells = (t < tokens)[:, None] & (columns < width)[None, :]
     row, column = t.to(tl.int64)[:, None], columns.to(tl.int64)[None, :]
-    if not INPLACE:
+    if not INPLACE or scale is not None:
         before = tl.load(x + row * x_row + column * x_column, mask=cells, other=0.0)
 
     ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=t < tokens, other=-1)[:, None]
@@ -59,8 +59,6 @@ def kernel(
     y += row * y_row + column * y_column
     after = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
     if scale is not None:
-        if INPLACE:
-            before = tl.load(y, mask=chosen, other=0.0)
         after = scale * before.to(tl.float32)
     if values is not None:
         after += tl.load(values + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]

@@ -1,4 +1,4 @@
-"""What the kernels of qk_importance and qk_estimate share on the host: the tensors as they take them, settings, counters."""
+"""What the kernels of qk_importance and qk_estimate share: the tensors as they take them, items, settings, counters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.triton_kernels.qk_sweep import ROWS
+from pymultiling.triton_kernels.qk_sweep import ROWS, wide
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 PROGRAMS = 4  # a multiprocessor; two are resident, the others wait, so that uneven rows even out
@@ -29,6 +29,30 @@ def pair(n, turned, INTERLEAVED: tl.constexpr):
     # The hint, true or not, only tells Triton 3.6 along which axis lanes lie: unaligned addresses are not loaded as vectors.
     partner = tl.max_contiguous(tl.where(n < turned, partner, n), 2)
     return partner, tl.where(first, 1.0, -1.0)
+
+
+@triton.jit
+def item_of(
+    item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
+    KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+):  # fmt: skip
+    """A tile of rows of a head: where it is, its tensors, and the keys [first, last) that its rows see between them."""
+    # Rows far down see the most keys and come first. All heads of a row follow each other.
+    rank = item % (items // tiles)
+    tile = tiles - 1 - item // (items // tiles)
+    b = rank // heads
+    h = rank % heads
+    kv = h // group
+    valid = Valid + wide(b) * length
+    key = Key + wide(b) * k_batch + wide(kv) * k_head
+    key_plain = KeyPlain + wide(b) * kp_batch + wide(kv) * kp_head
+    key_gain = KeyGain + wide(b) * kg_batch + wide(kv) * kg_head
+    cos, sin = Cos + wide(b) * table_batch, Sin + wide(b) * table_batch
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    there = tl.load(valid + rows, mask=rows < length, other=0) != 0
+    first = tl.maximum(tile * ROWS - window + 1, 0)
+    last = tl.where(tl.max(there.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    return tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, there, first, last
 
 
 @dataclass(frozen=True)
@@ -49,7 +73,7 @@ class Heads:
     def of(cls, q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain) -> Heads:
         given = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
         q, k = _rows(q), _rows(k)
-        rotates = q_plain is not None and cos is not None
+        rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
         for at, x in enumerate(given):
             x = (k if at % 2 else q) if x is None else _rows(x)  # what is None is not read
@@ -76,9 +100,12 @@ class Heads:
     def tiles(self) -> int:
         return triton.cdiv(self.length, ROWS.value)
 
+    def seen(self, window: int | None) -> int:
+        """The most keys that a query sees."""
+        return self.length if window is None else min(window, self.length)
+
     def numbers(self, scale: float, window: int | None, softcap: float | None) -> tuple:
-        seen = self.length if window is None else min(window, self.length)
-        group = self.heads // self.kv_heads
+        group, seen = self.heads // self.kv_heads, self.seen(window)
         return self.tiles, self.heads, group, self.length, self.size, self.turned, seen, scale, softcap or 0.0, 0
 
     def constants(self, operator: str, interleaved: bool, softcap: float | None) -> dict:
@@ -90,18 +117,21 @@ class Heads:
 
 
 def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict:
-    """A lane for every neuron of a head, two for qk_estimate, whose slots of a row would else spill.
+    """A lane for every neuron of a head.
 
     Tiles of 64 keys, the height of Hopper's instruction; as many of float32 spill. float32 scores are three products of
     tf32 each, where the tensor cores know it.
     """
     lanes = max(16, triton.next_power_of_2(size))
     wide = dtype == torch.float32
+    keys = 32 if wide else 64
+    if operator == "qk_estimate" and keys == lanes:
+        keys //= 2  # where scores and neurons have one shape, Triton gives them one layout, which suits scores alone
     return {
         "LANES": lanes,
-        "KEYS": 32 if wide else 64,
+        "KEYS": keys,
         "PRECISION": "tf32x3" if wide and warp == 32 else "ieee",
-        "num_warps": max(1, (2 if operator == "qk_estimate" else 1) * lanes // warp),
+        "num_warps": max(1, lanes // warp),
         "num_stages": 1,
     }
 

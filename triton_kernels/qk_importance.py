@@ -24,7 +24,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.triton_kernels.qk_heads import PER_CALL, PROGRAMS, Heads, counters, multiprocessors, pair, variants_of
+from pymultiling.triton_kernels.qk_heads import (
+    PER_CALL,
+    PROGRAMS,
+    Heads,
+    counters,
+    item_of,
+    multiprocessors,
+    pair,
+    variants_of,
+)
 from pymultiling.triton_kernels.qk_means import key_means, softmax
 from pymultiling.triton_kernels.qk_sweep import (
     ARRAYS,
@@ -122,21 +131,10 @@ def kernel(
     mean_partner = means + r[:, None] * LANES + partner[None, :]
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0)):
-        # Rows far down see the most keys and come first. All heads of a row follow each other.
-        rank = item % (items // tiles)
-        tile = tiles - 1 - item // (items // tiles)
-        b = rank // heads
-        h = rank % heads
-        kv = h // group
-        valid = Valid + wide(b) * length
-        key = Key + wide(b) * k_batch + wide(kv) * k_head
-        key_plain = KeyPlain + wide(b) * kp_batch + wide(kv) * kp_head
-        key_gain = KeyGain + wide(b) * kg_batch + wide(kv) * kg_head
-        cos, sin = Cos + wide(b) * table_batch, Sin + wide(b) * table_batch
-        rows = tile * ROWS + r
-        there = tl.load(valid + rows, mask=rows < length, other=0) != 0
-        first = tl.maximum(tile * ROWS - window + 1, 0)
-        last = tl.where(tl.max(there.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+        tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, there, first, last = item_of(
+            item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
+            KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+        )  # fmt: skip
         top = wide(tile) * ROWS
         query = Query + wide(b) * q_batch + wide(h) * q_head + top * q_stride
         q_at = query + r[None, :] * q_stride + dims[:, None]

@@ -53,11 +53,11 @@ def importance(
         score: "importance", or "released": what the published code ranks by (sum |up|; sum |attention output|, for "v"
             summed over the query heads that share it; the change of the probabilities by unscaled scores, after the
             rotation, for "k" that of "q" summed over the query heads).
-        qk: "exact", or "fast": q and k estimated from at most 32 keys of every query, with standard errors,
+        qk: "exact", or "fast": q and k estimated from at most 16 keys of every query, with standard errors,
 
                 f = sum_j w_j A_j (exp(y_j) / sum_i w_i exp(y_i) - 1)^2,   summed over the queries
 
-            (`pml.ops.qk_importance` has the weights w); exact for documents of up to 32 tokens. Take it for long documents
+            (`pml.ops.qk_importance` has the weights w); exact for documents of up to 16 tokens. Take it for long documents
             where the ranking counts.
         fused: let `gated_ffn` compute the FFNs' product together with its statistics; the layers' outputs then agree with
             the plain model's to rounding, without it bit for bit. None: on a GPU, where it saves launches and memory

@@ -41,14 +41,15 @@ def qk_importance(
 
     exact, and nothing of size l x l x d is made. A row of the batch is a document.
 
-    mode="fast" estimates the sum over the keys j from at most 32 keys a row: those with A > 1/31 as they are, and of
-    the rest, with mass M, R evenly spaced draws with probability in proportion to A, each weighing M / R,
+    mode="fast" estimates the sum over the keys j from at most 16 keys a row: the probable ones as they are, those above
+    the lowest of 0.07 2^-m, m = 0 ... 7, that at most 8 pass, and of the rest, with mass M, R evenly spaced draws with
+    probability in proportion to A, each weighing M / R,
 
         f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,     importance[n] = sum of f over the rows
 
     and its standard error, from the two halves of the draws. The draws are a function of the input, nothing is random;
-    rows of 32 keys or fewer are exact. Take it where the ranking counts and documents are long: its cost grows with l,
-    not with l^2 (scores aside). In the median it is off by 0.3%. What a neuron does to keys of small A alone, which come
+    rows of 16 keys or fewer are exact. Take it where the ranking counts and documents are long: its cost grows with l,
+    not with l^2 (scores aside). In the median it is off by 0.5%. What a neuron does to keys of small A alone, which come
     up when it is gone, is underestimated where none of them is drawn, and the standard error does not show it: that is
     so where attention is peaked and single neurons move scores by several units.
 

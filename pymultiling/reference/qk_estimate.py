@@ -1,10 +1,11 @@
-"""qk_estimate: as qk_importance, but a row's sums run over at most 32 keys, some of them drawn.
+"""qk_estimate: as qk_importance, but a row's sums run over at most 16 keys, some of them drawn.
 
-A row (query i, head h) sees c keys, in order, with probabilities A_j. Up to SLOTS = 32 keys count as they are,
+A row (query i, head h) sees c keys, in order, with probabilities A_j. Up to SLOTS = 16 keys count as they are,
 w_j = A_j. Of more,
 
-  * keys with A_j > 1/31 are certain (there are at most 30): w_j = A_j;
-  * the rest, with mass M, gets the other slots: R = 32 - (certain keys), made even, draws r = 0 ... R-1, evenly spaced
+  * keys with A_j > theta are certain: w_j = A_j. theta is the lowest of 0.07 2^-m, m = 0 ... 7, that at most 8 keys
+    pass, 0.07 if there is none: 15 keys cannot pass it, their A would sum to 1.05;
+  * the rest, with mass M, gets the other slots: R = 16 - (certain keys), made even, draws r = 0 ... R-1, evenly spaced
     in the running sum C_j of the rest's probabilities. Draw r hits the key with C_{j-1} <= (r + o) M / R < C_j. A hit
     weighs M / R, so a key's expected weight is A_j.
 
@@ -26,7 +27,9 @@ from torch import Tensor
 from pymultiling.reference.qk_importance import LARGEST_EXPONENT, capped, removed, rotation_pairs, visible
 from pymultiling.reference.segments import wide
 
-SLOTS = 32  # keys that a row's sums run over
+SLOTS = 16  # keys that a row's sums run over
+CERTAIN = SLOTS // 2  # of them, unless the highest threshold lets more pass
+THRESHOLDS = [0.07 * 2.0**-m for m in range(8)]
 GOLDEN = 0.6180339887498949  # (5^0.5 - 1) / 2: its multiples fill the unit interval evenly
 ROWS = 1024  # of one head at a time, so that memory is in proportion to ROWS
 
@@ -95,8 +98,10 @@ def chosen(log_a: Tensor, seen: Tensor, own: Tensor) -> Slots:
     log_a: (rows, keys), log A; seen: bool of the same shape; own: (rows,), a key that the row sees.
     """
     a, count = log_a.exp(), seen.sum(-1, keepdim=True)
-    certain = seen & (a > 1 / (SLOTS - 1))
-    certain = torch.where(count <= SLOTS, seen, certain & (certain.cumsum(-1) <= SLOTS - 2))
+    threshold = a.new_full(count.shape, THRESHOLDS[0])
+    for lower in THRESHOLDS[1:]:
+        threshold = torch.where((a > lower).sum(-1, keepdim=True) <= CERTAIN, lower, threshold)
+    certain = torch.where(count <= SLOTS, seen, a > threshold)
     number = certain.sum(-1, keepdim=True)
     draws = torch.where(count <= SLOTS, 0, (SLOTS - number) // 2 * 2)
 

@@ -43,7 +43,6 @@ SPILLED = 16
 # The heavy kernels use all registers there are and put away what their sweeps do not need. AMD's compiler puts away more, some
 # of it inside loops: for gfx942 they are not tuned.
 SPILLED_HEAVY = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
-SPILLED_256 = 1024  # qk_estimate with heads of 256, of which a row's 32 slots do not fit 512 threads' registers
 
 # qk_importance's sweeps on sm_90, instructions an element at most, by the kind of attention (bfloat16). An exponential takes 8
 # clocks, so that up to 8 issued are free. fp32: 5 are v = A e - A, m, b1, b2 and t, one more with a partner, one with a gain.
@@ -81,9 +80,15 @@ def test_nothing_is_spilled_in_loops(table):
 
 def test_heavy_kernels_spill_little(table):
     heavy = table[table["operator"].isin(HEAVY)]
-    wide = (heavy["operator"] == "qk_estimate") & heavy["variant"].str.contains("d = 256")
-    bad = heavy["spills"] > heavy["target"].map(SPILLED_HEAVY).where(~wide, SPILLED_256)
+    bad = heavy["spills"] > heavy["target"].map(SPILLED_HEAVY)
     assert not bad.any(), heavy[bad].to_string(index=False)
+
+
+def test_qk_estimate_spills_nothing_in_loops(table):
+    """But under a soft cap, where a change takes a dozen values more."""
+    plainest = table[(table["operator"] == "qk_estimate") & (table["variant"] == PLAINEST)]
+    bad = (plainest["in_loops"] > 0) | (plainest["spills"] > 2 * SPILLED)
+    assert len(plainest) == len(CHIPS) and not bad.any(), plainest.to_string(index=False)
 
 
 def test_blocks_fit_on_a_processor(table):

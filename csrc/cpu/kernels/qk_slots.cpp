@@ -5,6 +5,9 @@
 namespace pymultiling::PYMULTILING_LEVEL {
 
 constexpr double GOLDEN = 0.6180339887498949;
+constexpr float HIGHEST_THRESHOLD = 0.07f;  // at most 14 keys pass it
+constexpr int64_t THRESHOLDS = 8;           // each half of the one before
+constexpr int64_t CERTAIN = SLOTS / 2;      // keys, unless more pass the highest
 constexpr float SMALLEST_MASS = 0x1p-120f;  // of a rest that is worth a draw
 
 static void append(Slots& slots, const Row& row, int64_t key, float weight) {
@@ -22,18 +25,35 @@ static void close_shared(Slots& slots) {
   slots.shared = slots.count;
 }
 
+static int64_t passing(const Row& row, int64_t begin, int64_t end, float threshold) {
+  vec count{};
+  for (int64_t j = begin; j < end; j += LANES) count += load(row.probability + j) > threshold ? splat(1.0f) : vec{};
+  return static_cast<int64_t>(sum(count));
+}
+
+// The lowest that at most CERTAIN keys pass, by bisection.
+static float lowest_threshold(const Row& row, int64_t begin, int64_t end) {
+  float threshold = HIGHEST_THRESHOLD;
+  for (int64_t step = THRESHOLDS / 2; step; step /= 2) {
+    const float lower = threshold / (1 << step);
+    if (passing(row, begin, end, lower) <= CERTAIN) threshold = lower;
+  }
+  return threshold;
+}
+
 // Takes the certain keys out of [begin, end) and writes the rest's probabilities; returns their sum.
 static float split(const Row& row, int64_t begin, int64_t end, float* rest, Slots& slots) {
+  const float threshold = lowest_threshold(row, begin, end);
   vec total{};
   for (int64_t j = begin; j < end; j += LANES) {
     vec left = load(row.probability + j);
-    store(rest + j, left);
-    for (uint32_t high = lanes_of(left > 1.0f / (SLOTS - 1)); high && slots.count < SLOTS - 2; high &= high - 1) {
+    const ivec certain = left > threshold;
+    for (uint32_t high = lanes_of(certain); high; high &= high - 1) {
       const int64_t key = j + __builtin_ctz(high);
-      append(slots, row, key, rest[key]);
-      rest[key] = 0;
-      left = load(rest + j);
+      append(slots, row, key, row.probability[key]);
     }
+    left = certain ? vec{} : left;
+    store(rest + j, left);
     total += left;
   }
   return sum(total);

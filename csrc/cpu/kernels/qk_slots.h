@@ -5,7 +5,7 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-constexpr int64_t SLOTS = 32;
+constexpr int64_t SLOTS = 16;
 
 // Slots [0, certain) are keys that weigh A in both halves, [certain, shared) keys with as many even draws as odd ones,
 // whose weight is the same in both halves too; to make `shared` even, one may weigh nothing. The others are single

@@ -26,7 +26,7 @@ HELDOUT = 16  # a language, for perplexity
 TOKENS = 128  # a document
 TOP_FFN, TOP_ATTENTION, SHARE = 0.05, 0.05, 0.7
 SEED = 0
-ITEMS, CHARACTERS = 24, 160  # of mwork's task, a language, and of a text at most: it is to take a minute or two
+ITEMS, CHARACTERS = 16, 160  # of mwork's task, a language, and of a text at most: it is to take a minute or two
 
 
 def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int = SEED) -> None:

@@ -36,7 +36,10 @@ class Rows:
     @contextmanager
     def in_generate(self) -> Iterator[None]:
         """Inside, model.generate is known to lay out a prompt's beams or samples as so many rows that follow each other."""
-        run, own = self._model.generate, vars(self._model).get("generate")
+        run, own = getattr(self._model, "generate", None), vars(self._model).get("generate")
+        if run is None:  # a model without a language-model head
+            yield
+            return
 
         def generate(*args, **kwargs):
             prompts = args[0] if args else next((kwargs[name] for name in _PROMPTS if name in kwargs), None)

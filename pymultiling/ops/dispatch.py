@@ -1,4 +1,8 @@
-"""Which code runs an operator: Triton kernels on a GPU, C++ kernels on the CPU, the plain PyTorch reference everywhere else."""
+"""Which code runs an operator: Triton kernels on a GPU, C++ kernels on the CPU, the plain PyTorch reference everywhere else.
+
+A kernel in CUDA C++ is there for qk_importance, of bfloat16 attention without norms over the head and soft caps. It runs where it
+is asked for by name.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from pymultiling.errors import BackendUnavailable
 
 BACKENDS = ("auto", "triton", "cuda", "cpp", "torch")
 FASTEST = {"cpu": "cpp", "cuda": "triton"}  # {type of device: backend}; ROCm's devices are "cuda" too
-OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton asks for
+OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton and the CUDA kernel ask for
 
 
 def implementation(operator: str, tensor: Tensor, backend: str = "auto") -> Callable:
@@ -49,8 +53,8 @@ def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
     if backend == "triton":
         return load_triton() or _not_for_triton(tensor)
     if backend == "cpp":
-        return load_extension() or _not_for_cpp(tensor)
-    return "there are no kernels in CUDA C++; those in Triton run on NVIDIA's GPUs"
+        return load_extension("_cpp") or _not_for_cpp(tensor)
+    return load_extension("_cuda") or _not_for_cuda(tensor)
 
 
 def _function(operator: str, tensor: Tensor, backend: str) -> Callable | None:
@@ -59,6 +63,9 @@ def _function(operator: str, tensor: Tensor, backend: str) -> Callable | None:
         return getattr(reference, operator)
     if backend == "cpp":
         return getattr(torch.ops.pymultiling_cpp, operator, None)  # an extension of an older version may lack it
+    if backend == "cuda":
+        launch = getattr(torch.ops.pymultiling_cuda, operator, None)
+        return launch and functools.partial(_within_cuda, operator, launch)
     launch = triton_kernels.launcher(operator)
     return launch and functools.partial(_on_device_of, tensor, launch)
 
@@ -84,6 +91,36 @@ def _not_for_triton(tensor: Tensor | None) -> str | None:
     return _not_among(tensor, torch.float32, torch.bfloat16, torch.float16)
 
 
+def _not_for_cuda(tensor: Tensor | None) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no GPU that torch can use"
+    if tensor is not None and tensor.device.type != "cuda":
+        return f"its kernel runs on NVIDIA's GPUs, the tensors are on {tensor.device}"
+    if torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
+        return "its kernel needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
+    return _not_among(tensor, torch.bfloat16)
+
+
+def _within_cuda(operator: str, launch: Callable, *arguments):
+    """qk_importance on what its CUDA kernel takes."""
+    q, _, q_plain, k_plain, cos, _, _, q_gain, k_gain, _, _, softcap, _ = arguments
+    plain = [x for x in (q_plain, k_plain) if x is not None]
+    reason = None
+    if q_gain is not None or k_gain is not None:
+        reason = "its kernel knows no norm over the head"
+    elif softcap is not None:
+        reason = "its kernel knows no soft cap"
+    elif q.shape[3] % 32 or q.shape[3] > 256:
+        reason = f"its kernel takes heads whose size is a multiple of 32, 256 at most, not {q.shape[3]}"
+    elif cos is not None and cos.shape[2] % 4:
+        reason = f"its kernel takes a multiple of 4 rotated dimensions, not {cos.shape[2]}"
+    elif plain:
+        reason = next(filter(None, (_not_among(x, torch.bfloat16) for x in plain)), None)
+    if reason is not None:
+        raise BackendUnavailable(f'backend="cuda" cannot run {operator}: {reason}; backend="torch" always can')
+    return launch(*arguments)
+
+
 def _not_for_cpp(tensor: Tensor | None) -> str | None:
     if tensor is not None and tensor.device.type != "cpu":
         return f"its kernels run on the CPU, the tensors are on {tensor.device}"
@@ -94,7 +131,8 @@ def _not_among(tensor: Tensor | None, *dtypes: torch.dtype) -> str | None:
     if tensor is None or tensor.dtype in dtypes:
         return None
     *most, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
-    return f"its kernels take {', '.join(most)} and {last}, not {tensor.dtype}"
+    taken = f"{', '.join(most)} and {last}" if most else last
+    return f"its kernels take {taken}, not {tensor.dtype}"
 
 
 @functools.cache
@@ -115,14 +153,18 @@ def load_triton() -> str | None:
 
 
 @functools.cache
-def load_extension() -> str | None:
-    """Loads the C++ kernels, once; returns why they cannot be loaded, or None."""
+def load_extension(name: str = "_cpp") -> str | None:
+    """Loads the kernels in C++ ("_cpp") or in CUDA C++ ("_cuda"), once; returns why they cannot be loaded, or None."""
+    language, missing = {
+        "_cpp": ("C++", "no C++ compiler, or no torch to build against"),
+        "_cuda": ("CUDA", "no nvcc, or a torch without CUDA"),
+    }[name]
     folder = Path(__file__).resolve().parents[1]
-    found = [folder / f"_cpp{suffix}" for suffix in EXTENSION_SUFFIXES if (folder / f"_cpp{suffix}").exists()]
+    found = [folder / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES if (folder / f"{name}{suffix}").exists()]
     if not found:
-        return "the C++ extension was not built (pip install found no C++ compiler, or no torch to build against)"
+        return f"the {language} extension was not built (pip install found {missing})"
     try:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
-        return f"the C++ extension does not fit this torch ({torch.__version__}); install pymultiling again ({error})"
+        return f"the {language} extension does not fit this torch ({torch.__version__}); install pymultiling again ({error})"
     return None

@@ -64,6 +64,10 @@ def test_the_compiled_model_itself_can_be_given():
     run(compiled, batch)
     with pml.deactivate(compiled, neurons):
         assert difference(run(compiled, batch), truth) < CLOSE
+    with pml.deactivate(compiled, [neurons, neurons]):
+        assert difference(run(compiled, batch), truth) < CLOSE
+        assert compiled.generate(batch["input_ids"], max_new_tokens=2).shape == (2, 11)
+    assert "generate" not in vars(compiled) and "generate" not in vars(model)
 
 
 def test_importance_of_a_model_with_compiled_layers():

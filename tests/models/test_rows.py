@@ -136,6 +136,15 @@ def test_all_is_as_before():
     assert torch.equal(logits(model, batch), plain)
 
 
+def test_a_model_without_a_head():
+    model, batch = tiny_model("llama"), tiny_batch((9, 9))
+    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    with pml.deactivate(model, [a, b]):
+        truth = model.model(**batch).last_hidden_state
+    with pml.deactivate(model.model, [a, b]):
+        assert torch.equal(model.model(**batch).last_hidden_state, truth)
+
+
 def test_rows_that_name_no_set():
     model = tiny_model("llama")
     for rows, sentence in {

@@ -4,7 +4,7 @@
 # make gpu     tests and benchmarks on a GPU, with the python that is there; ends within 8 minutes
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test bench gpu clean
 

@@ -1,5 +1,6 @@
-"""Builds the C++ kernels, pymultiling._cpp, where a compiler and torch are at hand; without them the package installs
-all the same and runs on plain PyTorch. Everything else about the package is in pyproject.toml.
+"""Builds the C++ kernels, pymultiling._cpp, where a compiler and torch are at hand, and those in CUDA C++, pymultiling._cuda,
+where torch is one for NVIDIA's GPUs and there is an nvcc. Without them the package installs all the same and runs on Triton or
+plain PyTorch. Everything else about the package is in pyproject.toml.
 
 Files in csrc/cpu/kernels hold device code without torch headers. They are compiled once per instruction set of x86-64
 (once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs.
@@ -20,12 +21,14 @@ LEVELS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
 }
+GPUS = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"]
 THREADS = ["-fopenmp"] if platform.system() == "Linux" else []  # without it at::parallel_for runs on one thread
+CUDA = "pymultiling._cuda"
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-def sources(folder: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob("*.cpp"))
+def sources(folder: str, ending: str = "cpp") -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob(f"*.{ending}"))
 
 
 def extension_arguments() -> dict:
@@ -38,17 +41,20 @@ def extension_arguments() -> dict:
 
     class BuildKernels(BuildExtension):
         def run(self) -> None:
-            try:
-                super().run()
-            except Exception as error:  # noqa: BLE001, whatever a compiler, a linker or torch's checks of them may raise
-                self.extensions.clear()
-                _warn(error)
+            asked = self.compiler, self.inplace  # which a run that breaks leaves as it last had them
+            while self.extensions:
+                self.compiler, self.inplace = asked
+                try:
+                    return super().run()
+                except Exception as error:  # noqa: BLE001, whatever a compiler, a linker or torch's checks of them may raise
+                    last = self.extensions.pop()
+                    _warn(error, "CUDA" if last.name == CUDA else "C++")
 
         def build_extensions(self) -> None:
             levels = LEVELS if ON_X86 else ["portable"]
             with ThreadPoolExecutor(2) as pool:
                 objects = pool.map(self._compile_level, levels)
-                self.extensions[0].extra_objects += [path for level in objects for path in level]
+                self.extensions[0].extra_objects = [path for level in objects for path in level]
             super().build_extensions()
 
         def _compile_level(self, level: str) -> list[str]:
@@ -66,11 +72,24 @@ def extension_arguments() -> dict:
         extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
         extra_link_args=THREADS,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildKernels}}
+    # The one that may be missing comes last.
+    return {"ext_modules": [extension, *cuda_extension()], "cmdclass": {"build_ext": BuildKernels}}
 
 
-def _warn(error: Exception) -> None:
-    warnings.warn(f"pymultiling's C++ kernels are not built, it will run on plain PyTorch: {error}", stacklevel=2)
+def cuda_extension() -> list:
+    """None where torch has no CUDA, or where there is no nvcc."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, CUDAExtension
+
+    if torch.version.cuda is None or CUDA_HOME is None:
+        return []
+    flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPUS]}
+    return [CUDAExtension(CUDA, sources("csrc/cuda") + sources("csrc/cuda", "cu"), extra_compile_args=flags)]
+
+
+def _warn(error: Exception, language: str = "C++") -> None:
+    instead = "Triton and plain PyTorch serve instead" if language == "CUDA" else "it will run on plain PyTorch"
+    warnings.warn(f"pymultiling's {language} kernels are not built, {instead}: {error}", stacklevel=2)
 
 
 setup(**extension_arguments())

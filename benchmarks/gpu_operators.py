@@ -18,6 +18,7 @@ from pymultiling import reference
 SOME_NEURONS = 8  # of one key head: as many as the reference of qk_importance is timed for
 LONGEST_NAME = 80
 TABLE = "operators"
+TIMES_TO_KEEP = 1.2
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
@@ -46,6 +47,8 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
         for case in by_bytes:
             torch.compiler.reset()
             add(case, "torch.compile")
+    add(exact, "cuda")  # last: if it breaks, it may take the device with it
+    _add_cuda(rows, exact, workload, backend, stopwatch)
 
 
 def cases(workload: Workload, device: torch.device) -> list[Case]:
@@ -153,3 +156,19 @@ def _add_published(rows: Rows, case: Case, workload: Workload, backend: str, sto
         }
 
     rows.add("q and k", {"published": f"one query head of one document, times {parts}"}, measure)
+
+
+def _add_cuda(rows: Rows, case: Case, workload: Workload, backend: str, stopwatch: Stopwatch) -> None:
+    """The kernel in CUDA C++ in turn with Triton's: it is kept if it is TIMES_TO_KEEP as fast."""
+
+    def measure() -> dict:
+        runs = {"cuda": case.on("cuda"), backend: case.on(backend)}
+        took = stopwatch.in_turn(runs, workload.rounds)
+        times = ratio(took, backend, "cuda")
+        return {
+            **{f"{name}, ms": round(statistics.median(took[name]), 3) for name in runs},
+            "times as fast": round(times, 3),
+            f"at least {TIMES_TO_KEEP}": times >= TIMES_TO_KEEP,
+        }
+
+    rows.add("CUDA C++", {"operator": case.title, "size": case.name}, measure)

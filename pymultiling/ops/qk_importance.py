@@ -68,7 +68,7 @@ def qk_importance(
         softcap: scores pass softcap * tanh(score / softcap); None: they do not.
         interleaved: True if dimensions 2m and 2m + 1 turn together, False if m and m + r/2 do.
         mode: "exact" or "fast".
-        backend: "auto", "triton", "cpp" or "torch".
+        backend: "auto", "triton", "cuda", "cpp" or "torch"; "cuda" is for bfloat16 without norms and soft caps.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input. With

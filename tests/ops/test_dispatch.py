@@ -117,8 +117,74 @@ def test_why_triton_cannot_run(a_gpu):
         assert "under TRITON_INTERPRET its kernels run on the CPU" in unavailable("triton", GPU)
 
 
+@pytest.fixture
+def the_cuda_extension(a_gpu):
+    """As where it was built; it gives its arguments back."""
+    with (
+        mock.patch.object(dispatch, "load_extension", lambda name="_cpp": None),
+        mock.patch.object(torch.ops, "pymultiling_cuda", SimpleNamespace(qk_importance=lambda *x: x), create=True),
+    ):
+        yield
+
+
+def attention(**other) -> tuple:
+    """qk_importance's arguments, of which a GPU's tensors differ in their device only."""
+    names = ("q", "k", "q_plain", "k_plain", "cos", "sin", "valid", "q_gain", "k_gain")
+    x = torch.zeros(1, 1, 3, other.pop("size", 64), dtype=torch.bfloat16)
+    given = dict.fromkeys(names, None) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
+    settings = {"scale": 1.0, "window": None, "softcap": None, "interleaved": False}
+    return tuple((given | settings | other).values())
+
+
+def test_the_cuda_kernel_runs_where_it_is_asked_for(the_cuda_extension):
+    arguments = attention()
+    assert dispatch.implementation("qk_importance", GPU, "cuda")(*arguments) == arguments
+    with pytest.raises(BackendUnavailable, match="cannot run gated_ffn: it has no such kernel"):
+        dispatch.implementation("gated_ffn", GPU, "cuda")
+
+
+@needs_triton()
+def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
+    assert dispatch.implementation("qk_importance", GPU).func is dispatch._on_device_of
+
+
+@pytest.mark.parametrize(
+    "other, reason",
+    [
+        ({"q_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
+        ({"k_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
+        ({"softcap": 2.0}, "its kernel knows no soft cap"),
+        ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
+        ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),
+        ({"cos": torch.ones(1, 3, 6)}, "its kernel takes a multiple of 4 rotated dimensions, not 6"),
+        ({"k_plain": torch.ones(1)}, "its kernels take bfloat16, not torch.float32"),
+    ],
+)
+def test_what_the_cuda_kernel_does_not_take(the_cuda_extension, other, reason):
+    with pytest.raises(BackendUnavailable) as error:
+        dispatch.implementation("qk_importance", GPU, "cuda")(*attention(**other))
+    assert str(error.value) == f'backend="cuda" cannot run qk_importance: {reason}; backend="torch" always can'
+
+
+def test_why_the_cuda_kernel_cannot_run(the_cuda_extension):
+    assert unavailable("cuda") is None and unavailable("cuda", GPU) is None
+    assert "the tensors are on cpu" in unavailable("cuda", torch.ones(2))
+    wide = SimpleNamespace(device=GPU.device, dtype=torch.float32)
+    assert unavailable("cuda", wide) == "its kernels take bfloat16, not torch.float32"
+    with mock.patch.object(torch.cuda, "get_device_capability", lambda device: (7, 5)):
+        assert unavailable("cuda") == "its kernel needs compute capability 8.0, the GPU has less"
+    with mock.patch.object(torch.cuda, "is_available", lambda: False):
+        assert unavailable("cuda") == "there is no GPU that torch can use"
+
+
+def test_without_the_cuda_extension(tmp_path):
+    with mock.patch.object(dispatch, "__file__", str(tmp_path / "ops" / "dispatch.py")):
+        reason = dispatch.load_extension.__wrapped__("_cuda")
+    assert reason == "the CUDA extension was not built (pip install found no nvcc, or a torch without CUDA)"
+
+
 def test_other_backends():
-    assert unavailable("torch") is None and "CUDA C++" in unavailable("cuda")
+    assert unavailable("torch") is None
     with pytest.raises(BackendUnavailable, match='backend="torch" always can'):
         column_energy(torch.ones(2, 3), backend="cuda")
     with pytest.raises(ValueError, match="not one of auto, triton"):

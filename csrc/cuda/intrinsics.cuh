@@ -1,0 +1,102 @@
+// What the kernel asks of the machine, one function each. Compiled for the CPU these are the test's emulation of a
+// block.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+
+#define PML_DEVICE __device__ __forceinline__
+#define PML_BOTH __host__ __device__ __forceinline__
+
+namespace pymultiling {
+
+PML_DEVICE int thread_index() { return threadIdx.x; }
+PML_DEVICE int block_count() { return gridDim.x; }
+PML_DEVICE float from_bits(uint32_t x) { return __uint_as_float(x); }
+PML_DEVICE uint32_t to_bits(float x) { return __float_as_uint(x); }
+
+PML_DEVICE float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+PML_DEVICE float log_2(float x) {
+  float y;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+PML_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+PML_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// Two bfloat16, the first in the low half.
+PML_DEVICE uint32_t pack(float first, float second) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+  return y;
+}
+
+// Bytes of a (0 to 3) and b (4 to 7), chosen by the selector's digits.
+PML_DEVICE uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+
+// d = a b + c, bfloat16 in, float32 out; fragments as PTX has them.
+PML_DEVICE void mma_8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, const float (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a0), "r"(a1), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+PML_DEVICE void mma_16(
+    float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, const float (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+// All lanes of a warp call these together.
+PML_DEVICE float from_lane_xor(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+// Of numbers that are not negative; NaN is the largest.
+PML_DEVICE float largest_of_lanes(float x) { return from_bits(__reduce_max_sync(~0u, to_bits(x))); }
+PML_DEVICE uint32_t lanes_where(bool x) { return __ballot_sync(~0u, x); }
+PML_DEVICE int first_lane(uint32_t lanes) { return __ffs(lanes) - 1; }
+PML_DEVICE void meet_warp() { __syncwarp(); }
+PML_DEVICE void meet() { __syncthreads(); }
+
+// 16 bytes from global to shared memory, both so many bytes further on; there after arrived().
+template <int BYTES>
+PML_DEVICE void send(void* shared, const void* global) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at + BYTES),
+               "l"(static_cast<const char*>(global) + BYTES)
+               : "memory");
+}
+PML_DEVICE void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Blocks count in global memory: what was written before a count is seen by whoever counts later.
+PML_DEVICE int count_up(int* counter) {
+  __threadfence();
+  const int before = atomicAdd(counter, 1);
+  __threadfence();
+  return before;
+}
+
+// Until as many have counted.
+PML_DEVICE void wait_for(int* counter, int count) {
+  int found;
+  do {
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(found) : "l"(counter) : "memory");
+  } while (found < count);
+  __threadfence();
+}
+
+// What another block wrote: not from this multiprocessor's L1.
+PML_DEVICE float load_shared_by_blocks(const float* at) { return __ldcg(at); }
+
+}  // namespace pymultiling
+
+#else
+#include "emulated_block.h"
+#endif

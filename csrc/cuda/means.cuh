@@ -1,0 +1,96 @@
+// The means by which the changes are shifted: an attention with k', and what zeroing key neurons takes out of it, as
+// values.
+//
+// softmax ignores a part of a change that all keys share, float32 does not. A shift need only be near the mean: values
+// and probabilities are rounded to bfloat16 for the tensor cores. The values are the keys' words, of which the first
+// suffices.
+#pragma once
+
+#include "layout.cuh"
+#include "sweep.cuh"
+
+namespace pymultiling {
+
+// A warp's means: PAIRS pairs, of one set.
+struct MeanSums {
+  float of[MEANS][4], weights[4];
+};
+
+// A group's probabilities, as the left side of products over its keys in the order of their steps.
+struct Weights {
+  uint32_t steps[4][2];  // rows g, g + 8
+};
+
+PML_DEVICE Weights load_weights(const float* a, int lane) {
+  Weights weights;
+#pragma unroll
+  for (int step = 0; step < 4; step++) {
+    float x[4];
+    load_four(a + in_group(step, lane), x);
+    weights.steps[step][0] = pack(x[0], x[1]);
+    weights.steps[step][1] = pack(x[2], x[3]);
+  }
+  return weights;
+}
+
+PML_DEVICE void add(float (&sum)[4], const Weights& left, const uint32_t (&right)[4]) {
+#pragma unroll
+  for (int step = 0; step < 4; step += 2)
+    mma_16(
+        sum, left.steps[step][0], left.steps[step][1], left.steps[step + 1][0], left.steps[step + 1][1], right[step],
+        right[step + 1], sum);
+}
+
+// Of a group: lane 4 g + c has pair g's keys 2 c and 2 c + 1 of every step, and makes words of the two, of n and of p.
+PML_DEVICE void load_values(const uint32_t* words, int word, int group, int lane, uint32_t (&n)[4], uint32_t (&p)[4]) {
+  const uint32_t* at =
+      words + ((lane >> 2) * KEY_WORDS + word) * TILE + group * GROUP + (8 * (lane & 3) ^ turned_place(word));
+  uint32_t first[4], second[4];
+  load_four(at, first);
+  load_four(at + 4, second);
+#pragma unroll
+  for (int step = 0; step < 4; step++) {
+    n[step] = bytes_of(first[step], second[step], 0x5410);
+    p[step] = bytes_of(first[step], second[step], 0x7632);
+  }
+}
+
+PML_DEVICE void write_means(const MeanSums& sums, float* means, int lane) {
+  const int g = lane >> 2, c = lane & 3;
+#pragma unroll
+  for (int x = 0; x < 4; x++) {
+    const float scale = quotient(1.0f, sums.weights[x]);
+    float* at = means + (2 * c + (x & 1)) * MEANS * ROWS + g + 8 * (x >> 1);
+#pragma unroll
+    for (int mean = 0; mean < MEANS; mean++) at[mean * ROWS] = sums.of[mean][x] * scale;
+  }
+}
+
+// Warps take blocks of PAIRS pairs in turn.
+PML_DEVICE void make_means(const Problem& p, const Shared& shared, const Scratch& scratch, int b, int kv) {
+  const int lane = thread_index() & 31;
+  const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+  for (int n = thread_index() >> 5; n < p.size / 2 / PAIRS; n += WARPS) {
+    MeanSums sums[SETS] = {};
+    for (int group = 0; group < shared.tiles * GROUPS; group++) {
+      const uint32_t* words = key_block(p, b, kv, shared.start / TILE + group / GROUPS, n);
+      uint32_t values[MEANS][4];
+      load_values(words, KEY, group % GROUPS, lane, values[KEY_N_MEAN], values[KEY_P_MEAN]);
+      load_values(words, OF_N, group % GROUPS, lane, values[N_TO_N], values[N_TO_P]);
+      load_values(words, OF_P, group % GROUPS, lane, values[P_TO_N], values[P_TO_P]);
+#pragma unroll
+      for (int s = 0; s < SETS; s++) {
+        if (group < shared.sets[s].first || group >= shared.sets[s].last) continue;
+        const Weights weights = load_weights(logs_of(scratch.logs, s, group) + GROUP_FLOATS, lane);
+#pragma unroll
+        for (int mean = 0; mean < MEANS; mean++) add(sums[s].of[mean], weights, values[mean]);
+        add(sums[s].weights, weights, ones);
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < SETS; s++) write_means(sums[s], means_of(p, scratch, s, n * PAIRS), lane);
+  }
+  meet();
+}
+
+}  // namespace pymultiling

@@ -1,0 +1,126 @@
+// Registers the CUDA operators as torch.ops.pymultiling_cuda.*; they are documented in pymultiling/ops.
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <map>
+#include <mutex>
+#include <numbers>
+#include <tuple>
+
+#include "qk_importance_kernel.h"
+
+namespace pymultiling {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// Rows of 16 aligned bytes.
+at::Tensor aligned(const at::Tensor& x) {
+  bool fits =
+      x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(2) < (int64_t(1) << 32);
+  for (int i = 0; i < 3; i++) fits &= x.stride(i) % 8 == 0;
+  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
+}
+
+// bfloat16 or float32, in rows that follow each other.
+at::Tensor table(const at::Tensor& x) {
+  const at::Tensor known = x.scalar_type() == at::kBFloat16 ? x : x.to(at::kFloat);
+  const bool fits = known.is_contiguous() && reinterpret_cast<uintptr_t>(known.const_data_ptr()) % 16 == 0;
+  return fits ? known : known.clone(at::MemoryFormat::Contiguous);
+}
+
+const uint16_t* halves(const at::Tensor& x) { return static_cast<const uint16_t*>(x.const_data_ptr()); }
+
+Strides strides(const at::Tensor& x) { return {x.stride(0), x.stride(1), static_cast<uint32_t>(x.stride(2))}; }
+
+// Zeros, which every launch leaves zero: one tensor a stream will do. A graph, whose replays follow nobody, gets its
+// own.
+at::Tensor zeros(int64_t count, const at::TensorOptions& options, c10::cuda::CUDAStream stream) {
+  if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None)
+    return at::zeros({count}, options);
+  static std::mutex mutex;
+  static auto* const kept = new std::map<std::pair<int, cudaStream_t>, at::Tensor>;  // for as long as the process lives
+  const std::lock_guard<std::mutex> lock(mutex);
+  at::Tensor& found = (*kept)[{stream.device_index(), stream.stream()}];
+  if (!found.defined() || found.numel() < count) found = at::zeros({std::max<int64_t>(count, 1024)}, options);
+  return found;
+}
+
+void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance: ", cudaGetErrorString(error)); }
+
+// dispatch.py has seen to what the kernel does not take.
+std::tuple<at::Tensor, at::Tensor> qk_importance(
+    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
+    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
+    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
+    bool interleaved) {
+  TORCH_CHECK(q.scalar_type() == at::kBFloat16 && !q_gain && !k_gain && !softcap, "qk_importance: not for this kernel");
+  const c10::cuda::CUDAGuard guard(q.device());
+  const at::Tensor queries = aligned(q), keys = aligned(k);
+  const at::Tensor plain_queries = q_plain ? aligned(*q_plain) : queries,
+                   plain_keys = k_plain ? aligned(*k_plain) : keys;
+  const bool rotates = q_plain && cos && cos->size(2) > 0;
+  const at::Tensor cosines = rotates ? table(*cos) : at::Tensor(),
+                   sines = rotates ? table(sin->to(cosines.scalar_type())) : at::Tensor();
+  const at::Tensor seen = valid.contiguous();
+  const auto floats = q.options().dtype(at::kFloat);
+  const int64_t batch = q.size(0), heads = q.size(1), length = q.size(2), size = q.size(3), kv_heads = k.size(1);
+  at::Tensor q_out = at::empty({batch, heads * size}, floats), k_out = at::empty({batch, kv_heads * size}, floats);
+  if (batch * heads * length == 0) return {q_out.zero_(), k_out.zero_()};
+
+  Problem problem = {};
+  problem.q = halves(queries);
+  problem.k = halves(keys);
+  problem.q_plain = halves(plain_queries);
+  problem.k_plain = halves(plain_keys);
+  problem.q_at = strides(queries);
+  problem.k_at = strides(keys);
+  problem.q_plain_at = strides(plain_queries);
+  problem.k_plain_at = strides(plain_keys);
+  if (rotates) {
+    problem.cos = cosines.const_data_ptr();
+    problem.sin = sines.const_data_ptr();
+    problem.turned = int(cosines.size(2));
+    problem.table_batch = cosines.size(0) > 1 ? cosines.stride(0) : 0;
+    problem.wide_tables = cosines.scalar_type() == at::kFloat;
+  }
+  problem.interleaved = interleaved;
+  problem.valid = static_cast<const uint8_t*>(seen.const_data_ptr());
+  problem.q_out = q_out.mutable_data_ptr<float>();
+  problem.k_out = k_out.mutable_data_ptr<float>();
+  problem.batch = int(batch);
+  problem.heads = int(heads);
+  problem.kv_heads = int(kv_heads);
+  problem.length = int(length);
+  problem.size = int(size);
+  problem.window = int(std::min(window.value_or(length), length));
+  problem.scale = float(scale * std::numbers::log2e);
+
+  int multiprocessors;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, q.device().index()));
+  const int blocks = qk_importance_blocks(problem, multiprocessors);
+  const auto stream = c10::cuda::getCurrentCUDAStream(q.device().index());
+  const at::Tensor scratch = at::empty({qk_importance_scratch(problem, blocks)}, floats);
+  const at::Tensor partial = at::empty({qk_importance_partial(problem)}, floats);
+  const at::Tensor counters = zeros(qk_importance_counters(problem), q.options().dtype(at::kInt), stream);
+  problem.scratch = scratch.mutable_data_ptr<float>();
+  problem.partial = partial.mutable_data_ptr<float>();
+  problem.counters = counters.mutable_data_ptr<int>();
+  check(launch_qk_importance(problem, blocks, stream));
+  return {q_out, k_out};
+}
+
+}  // namespace
+}  // namespace pymultiling
+
+TORCH_LIBRARY(pymultiling_cuda, m) {
+  m.def(
+      "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
+      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
+      "-> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cuda, CUDA, m) { m.impl("qk_importance", &pymultiling::qk_importance); }

@@ -1,0 +1,98 @@
+"""qk_importance's CUDA kernel on the CPU: its headers compiled against emulated_block.h, on tensors."""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc" / "cuda"
+COMPILER = shutil.which("c++") or shutil.which("g++")
+TRUNCATES, DISTURBS, BACKWARDS = 1, 2, 4  # modes, as in emulated_block.h
+
+LOG2_E = 1.4426950408889634
+
+
+class Strides(ctypes.Structure):
+    _fields_ = [("batch", ctypes.c_int64), ("head", ctypes.c_int64), ("row", ctypes.c_uint32)]
+
+
+class Problem(ctypes.Structure):
+    """As in problem.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "k", "q_plain", "k_plain")),
+        *((name, Strides) for name in ("q_at", "k_at", "q_plain_at", "k_plain_at")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin")),
+        ("table_batch", ctypes.c_int64),
+        ("wide_tables", ctypes.c_bool),
+        ("interleaved", ctypes.c_bool),
+        *((name, ctypes.c_void_p) for name in ("valid", "q_out", "k_out", "scratch", "partial", "counters")),
+        *((name, ctypes.c_int) for name in ("batch", "heads", "kv_heads", "length", "size", "turned", "window")),
+        ("scale", ctypes.c_float),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    folder = tempfile.mkdtemp()
+    out = Path(folder, "emulated.so")
+    flags = ["-std=c++20", "-O2", "-g0", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", "-shared", "-fPIC"]
+    source = HERE / "emulated_qk_importance.cpp"
+    subprocess.run([COMPILER, *flags, f"-I{CSRC}", f"-I{HERE}", str(source), "-o", str(out)], check=True)
+    loaded = ctypes.CDLL(str(out))
+    shutil.rmtree(folder)
+    loaded.scratch_of.restype = loaded.exponentials.restype = ctypes.c_int64
+    assert loaded.problem_bytes() == ctypes.sizeof(Problem)
+    return loaded
+
+
+def qk_importance(
+    q, k, q_plain, k_plain, cos, sin, valid, q_gain=None, k_gain=None, scale=1.0, window=None, softcap=None,
+    interleaved=False, *, mode=0, blocks=2,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Memory that nobody writes is NaN; counters must come back as zeros."""
+    assert q_gain is None and k_gain is None and softcap is None and q.dtype == torch.bfloat16
+    q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
+    batch, heads, length, size = q.shape
+    kv_heads = k.shape[1]
+    q_out = torch.full((batch, heads * size), torch.nan)
+    k_out = torch.full((batch, kv_heads * size), torch.nan)
+    counters = torch.zeros(2 + 2 * batch * kv_heads, dtype=torch.int32)
+    problem = Problem()
+    tensors = {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}
+    for name, x in tensors.items():
+        assert x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in x.stride()[:3])
+        setattr(problem, name, x.data_ptr())
+        setattr(problem, f"{name}_at", Strides(*x.stride()[:3]))
+    if cos is not None:
+        cos, sin = cos.contiguous(), sin.contiguous()
+        problem.cos, problem.sin = cos.data_ptr(), sin.data_ptr()
+        problem.turned = cos.shape[-1]
+        problem.table_batch = cos.stride(0) if len(cos) > 1 else 0
+        problem.wide_tables = cos.dtype == torch.float32
+    for name in ("batch", "heads", "kv_heads", "length", "size"):
+        setattr(problem, name, locals()[name])
+    problem.interleaved = interleaved
+    problem.window = length if window is None else min(window, length)
+    problem.scale = scale * LOG2_E
+    valid = valid.contiguous()
+    scratch = torch.full((library().scratch_of(ctypes.byref(problem), blocks),), torch.nan)
+    partial = torch.full((batch * heads * (-(-length // 16)) * 2 * size,), torch.nan)
+    for name, x in {
+        "valid": valid,
+        "q_out": q_out,
+        "k_out": k_out,
+        "partial": partial,
+        "counters": counters,
+        "scratch": scratch,
+    }.items():
+        setattr(problem, name, x.data_ptr())
+    assert library().run_qk_importance(ctypes.byref(problem), blocks, mode) == 0
+    assert not counters.any()
+    return q_out, k_out

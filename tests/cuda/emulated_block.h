@@ -1,0 +1,347 @@
+// The kernel's intrinsics on the CPU: every thread of a block is a fiber, and what a warp or a block does together
+// happens when the last of its threads arrives. Fragments lie as PTX documents them. Tests compile csrc/cuda's headers
+// against this.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#define PML_DEVICE inline
+#define PML_BOTH inline
+
+namespace pymultiling {
+
+enum Mode { TRUNCATES = 1, DISTURBS = 2, BACKWARDS = 4 };
+
+namespace emulation {
+
+constexpr int LANES = 32;
+constexpr size_t STACK = 128 * 1024;
+
+enum class Together { nothing, mma_8, mma_16, exchange, vote, barrier };
+enum class State { ready, waits, at_barrier, at_counter, done };
+
+// A fiber begins as a context and goes on by jumps, which unlike swapcontext() ask nothing of the operating system.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf here;
+  bool began = false;
+  std::unique_ptr<char[]> stack{new char[STACK]};
+  State state = State::ready;
+  std::vector<std::pair<char*, const char*>> sent;
+};
+
+struct Warp {
+  Together what = Together::nothing;
+  int arrived = 0;
+  void* arguments[LANES];
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  int at_barrier = 0, done = 0;
+  std::function<void()> program;
+  explicit Block(int threads, std::function<void()> run)
+      : fibers(threads), warps(threads / LANES), program(std::move(run)) {}
+};
+
+struct Machine {
+  ucontext_t unused;
+  jmp_buf scheduler;
+  Block* block = nullptr;
+  int thread = 0, blocks = 0, mode = 0;
+  bool wrong = false;  // threads of a warp did different things together
+  int64_t exponentials = 0;
+
+  Fiber& fiber() { return block->fibers[thread]; }
+  Warp& warp() { return block->warps[thread / LANES]; }
+  void pause(State state) {
+    Fiber& self = fiber();
+    self.state = state;
+    if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
+  }
+  void go_on() {
+    Fiber& next = fiber();
+    if (_setjmp(scheduler) != 0) return;
+    if (next.began) _longjmp(next.here, 1);
+    next.began = true;
+    swapcontext(&unused, &next.context);
+  }
+};
+
+inline Machine machine;
+
+// The last lane to come does `all` for everyone.
+template <typename Arguments>
+void together(Together what, Arguments& mine, void (*all)(Arguments* (&)[LANES])) {
+  Warp& warp = machine.warp();
+  if (warp.arrived == 0) warp.what = what;
+  machine.wrong |= warp.what != what;
+  warp.arguments[machine.thread % LANES] = &mine;
+  if (++warp.arrived < LANES) return machine.pause(State::waits);
+  warp.arrived = 0;
+  Arguments* every[LANES];
+  for (int lane = 0; lane < LANES; lane++) every[lane] = static_cast<Arguments*>(warp.arguments[lane]);
+  all(every);
+  const int first = machine.thread / LANES * LANES;
+  for (int lane = 0; lane < LANES; lane++) machine.block->fibers[first + lane].state = State::ready;
+}
+
+inline void start_fiber() {
+  machine.block->program();
+  machine.fiber().state = State::done;
+  machine.block->done++;
+  _longjmp(machine.scheduler, 1);
+}
+
+inline void prepare(Block& block) {
+  for (Fiber& fiber : block.fibers) {
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start_fiber, 0);
+  }
+}
+
+// All threads as far as they get, warp by warp; whether any moved.
+inline bool step(Block& block) {
+  bool moved = false;
+  machine.block = &block;
+  for (Fiber& fiber : block.fibers)
+    if (fiber.state == State::at_counter) fiber.state = State::ready;
+  const int warps = int(block.warps.size());
+  for (int i = 0; i < warps; i++) {
+    const int warp = machine.mode & BACKWARDS ? warps - 1 - i : i;
+    for (bool any = true; any;) {
+      any = false;
+      for (int lane = 0; lane < LANES; lane++) {
+        machine.thread = warp * LANES + (machine.mode & BACKWARDS ? LANES - 1 - lane : lane);
+        if (machine.fiber().state != State::ready) continue;
+        any = moved = true;
+        machine.go_on();
+      }
+    }
+  }
+  return moved;
+}
+
+// Runs blocks that share the machine, each up to its next barrier in turn.
+inline void run(std::vector<Block>& blocks, int mode) {
+  machine.mode = mode;
+  machine.blocks = int(blocks.size());
+  machine.wrong = false;
+  machine.exponentials = 0;
+  for (Block& block : blocks) prepare(block);
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (Block& block : blocks) moved |= step(block);
+    if (machine.wrong) throw std::runtime_error("the lanes of a warp did different things together");
+  }
+  for (Block& block : blocks)
+    if (block.done != int(block.fibers.size())) throw std::runtime_error("threads wait for others that never come");
+}
+
+inline float truncated(double x, int exponent) { return std::ldexp(std::trunc(std::ldexp(x, -exponent)), exponent); }
+
+// The sum of a row's products and c: rounded once, or with all addends cut a bit below the last of the largest, and so
+// the sum.
+inline float accumulate(const float* products, int count, float c) {
+  double sum = c, largest = std::fabs(c);
+  for (int i = 0; i < count; i++) {
+    sum += products[i];
+    largest = std::fmax(largest, std::fabs(products[i]));
+  }
+  if (!(machine.mode & TRUNCATES) || !std::isfinite(sum) || sum == 0 || largest == 0) return float(sum);
+  const int unit = std::ilogb(largest) - 24;
+  sum = std::trunc(std::ldexp(double(c), -unit));
+  for (int i = 0; i < count; i++) sum += std::trunc(std::ldexp(double(products[i]), -unit));
+  if (sum == 0) return 0.0f;
+  sum = std::ldexp(sum, unit);
+  const int last = std::ilogb(sum) - 23;
+  return float(std::ldexp(std::trunc(std::ldexp(sum, -last)), last));
+}
+
+struct Product {
+  float* d;
+  uint32_t a[4], b[2];
+  const float* c;
+};
+
+inline float half_of(uint32_t word, int i) {
+  const uint32_t bits = i ? word & 0xffff0000u : word << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+template <int DEPTH>
+void multiply(Product* (&lanes)[LANES]) {
+  float a[16][DEPTH], b[DEPTH][8], d[LANES][4];
+  for (int lane = 0; lane < LANES; lane++) {
+    const int g = lane / 4, c = lane % 4;
+    for (int i = 0; i < 2; i++)
+      for (int part = 0; part < DEPTH / 8; part++) {
+        const int depth = 2 * c + i + 8 * part;
+        a[g][depth] = half_of(lanes[lane]->a[2 * part], i);
+        a[g + 8][depth] = half_of(lanes[lane]->a[2 * part + 1], i);
+        b[depth][g] = half_of(lanes[lane]->b[part], i);
+      }
+  }
+  for (int lane = 0; lane < LANES; lane++)
+    for (int i = 0; i < 4; i++) {
+      const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+      float products[DEPTH];
+      for (int k = 0; k < DEPTH; k++) products[k] = a[row][k] * b[k][column];
+      d[lane][i] = accumulate(products, DEPTH, lanes[lane]->c[i]);
+    }
+  for (int lane = 0; lane < LANES; lane++) std::memcpy(lanes[lane]->d, d[lane], sizeof d[lane]);
+}
+
+}  // namespace emulation
+
+inline int thread_index() { return emulation::machine.thread; }
+inline int block_count() { return emulation::machine.blocks; }
+
+inline float from_bits(uint32_t x) {
+  float y;
+  std::memcpy(&y, &x, 4);
+  return y;
+}
+
+inline uint32_t to_bits(float x) {
+  uint32_t y;
+  std::memcpy(&y, &x, 4);
+  return y;
+}
+
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; }
+
+// Disturbed: up to 2^-22 off, which is all that the instruction promises, by a number made of x.
+inline float power_of_2(float x) {
+  emulation::machine.exponentials++;
+  double y = std::exp2(double(flushed(x)));
+  if (emulation::machine.mode & DISTURBS) {
+    const uint32_t mixed = (to_bits(x) * 2654435761u) >> 8;
+    y *= 1 + 0x1p-22 * (2 * (mixed / double(1 << 24)) - 1);
+  }
+  return flushed(float(y));
+}
+
+inline float log_2(float x) { return float(std::log2(double(x))); }
+inline float quotient(float a, float b) { return a / b; }
+inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+
+inline uint32_t rounded_half(float x) {
+  const uint32_t bits = to_bits(x);
+  if (x != x) return 0x7fff;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+inline uint32_t pack(float first, float second) { return rounded_half(first) | rounded_half(second) << 16; }
+
+inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t both = uint64_t(b) << 32 | a;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; i++) out |= uint32_t(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return out;
+}
+
+inline void mma_8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, const float (&c)[4]) {
+  emulation::Product product = {d, {a0, a1}, {b}, c};
+  emulation::together(emulation::Together::mma_8, product, emulation::multiply<8>);
+}
+
+inline void mma_16(
+    float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, const float (&c)[4]) {
+  emulation::Product product = {d, {a0, a1, a2, a3}, {b0, b1}, c};
+  emulation::together(emulation::Together::mma_16, product, emulation::multiply<16>);
+}
+
+namespace emulation {
+
+struct Exchange {
+  float x;
+  int mask;
+  float y;
+};
+
+inline void exchange(Exchange* (&lanes)[LANES]) {
+  for (int lane = 0; lane < LANES; lane++) lanes[lane]->y = lanes[lane ^ lanes[lane]->mask]->x;
+}
+
+struct Vote {
+  bool x;
+  uint32_t all;
+};
+
+inline void vote(Vote* (&lanes)[LANES]) {
+  uint32_t all = 0;
+  for (int lane = 0; lane < LANES; lane++) all |= uint32_t(lanes[lane]->x) << lane;
+  for (Vote* lane : lanes) lane->all = all;
+}
+
+}  // namespace emulation
+
+inline float from_lane_xor(float x, int mask) {
+  emulation::Exchange mine = {x, mask, 0};
+  emulation::together(emulation::Together::exchange, mine, emulation::exchange);
+  return mine.y;
+}
+
+inline float largest_of_lanes(float x) {
+  for (int mask = 1; mask < 32; mask *= 2) {
+    const float other = from_lane_xor(x, mask);
+    if (to_bits(other) > to_bits(x)) x = other;
+  }
+  return x;
+}
+
+inline uint32_t lanes_where(bool x) {
+  emulation::Vote mine = {x, 0};
+  emulation::together(emulation::Together::vote, mine, emulation::vote);
+  return mine.all;
+}
+
+inline int first_lane(uint32_t lanes) { return __builtin_ctz(lanes); }
+
+inline void meet_warp() { lanes_where(true); }
+
+inline void meet() {
+  emulation::Block& block = *emulation::machine.block;
+  if (++block.at_barrier < int(block.fibers.size())) return emulation::machine.pause(emulation::State::at_barrier);
+  block.at_barrier = 0;
+  for (emulation::Fiber& fiber : block.fibers) fiber.state = emulation::State::ready;
+}
+
+// What is sent comes as late as it may.
+template <int BYTES>
+void send(void* shared, const void* global) {
+  emulation::machine.fiber().sent.emplace_back(
+      static_cast<char*>(shared) + BYTES, static_cast<const char*>(global) + BYTES);
+}
+
+inline void arrived() {
+  auto& sent = emulation::machine.fiber().sent;
+  for (auto [shared, global] : sent) std::memcpy(shared, global, 16);
+  sent.clear();
+}
+
+inline void wait_for(int* counter, int count) {
+  while (*counter < count) emulation::machine.pause(emulation::State::at_counter);
+}
+
+inline int count_up(int* counter) { return (*counter)++; }
+inline float load_shared_by_blocks(const float* at) { return *at; }
+
+}  // namespace pymultiling

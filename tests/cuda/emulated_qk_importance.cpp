@@ -1,0 +1,33 @@
+// The kernel on emulated blocks, for Python.
+#include <cstdio>
+
+#include "qk_importance.cuh"
+
+using namespace pymultiling;
+
+extern "C" int64_t scratch_of(const Problem* problem, int blocks) { return scratch_floats(*problem, blocks); }
+extern "C" int problem_bytes() { return sizeof(Problem); }
+extern "C" int shared_bytes() { return sizeof(Shared); }
+
+// Of all threads in the last run.
+extern "C" int64_t exponentials() { return emulation::machine.exponentials; }
+
+// Shared memory starts as NaN. Returns 0, or 1 where the threads lost each other.
+extern "C" int run_qk_importance(const Problem* problem, int blocks, int mode) {
+  std::vector<std::unique_ptr<char[]>> shared;
+  std::vector<emulation::Block> running;
+  for (int block = 0; block < blocks; block++) {
+    shared.emplace_back(new char[sizeof(Shared) + 16]);
+    std::memset(shared.back().get(), 0xff, sizeof(Shared) + 16);
+    Shared* memory =
+        reinterpret_cast<Shared*>((reinterpret_cast<uintptr_t>(shared.back().get()) + 15) & ~uintptr_t(15));
+    running.emplace_back(THREADS, [problem, memory, block] { run_block(*problem, *memory, block); });
+  }
+  try {
+    emulation::run(running, mode);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,189 @@
+"""qk_importance's CUDA kernel on emulated blocks against the float64 reference, in the operators' budget of errors."""
+
+from dataclasses import replace
+
+import emulated
+import pytest
+import torch
+from budget import within
+from emulated import BACKWARDS, DISTURBS, TRUNCATES
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import examples
+from qk_cases import Case, cast, largest_score
+
+from pymultiling import reference
+
+pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="no C++ compiler")
+SMALL = Case(batch=1, kv_heads=1, length=70, size=32)
+
+
+def arguments_of(case: Case, wide_tables: bool = False) -> tuple:
+    exact = case.arguments()
+    arguments = list(cast(exact, torch.bfloat16))
+    if wide_tables:
+        arguments[4:6] = (x if x is None else x.float() for x in exact[4:6])
+    return tuple(arguments)
+
+
+def check(case: Case, arguments: tuple | None = None, **options) -> None:
+    arguments = arguments or arguments_of(case)
+    settings = case.settings()
+    plain = reference.qk_importance(*arguments, *settings.values())
+    wide = cast(arguments, torch.float64)
+    exact = reference.qk_importance(*wide, *settings.values())
+    for a, p, e in zip(emulated.qk_importance(*arguments, **settings, **options), plain, exact):
+        within("qk_importance", a, p, e, times=1 + largest_score(wide, case))
+
+
+KINDS = {
+    "half": Case(length=70, size=64),
+    "interleaved": Case(length=70, size=64, rotation="interleaved"),
+    "partial": Case(length=70, size=64, rotation="partial"),
+    "no rotation": replace(SMALL, rotation=None),
+    "after the rotation": replace(SMALL, before=False),
+    "heads of 128, three to a key head": Case(batch=1, kv_heads=1, group=3, length=80, size=128),
+    "heads of 96": replace(SMALL, size=96, length=40),
+    "heads of 256": replace(SMALL, size=256, length=40, group=1),
+    "a head to itself": replace(SMALL, kv_heads=2, group=1),
+    "window": Case(length=80, size=32, window=20),
+    "window of tiles of keys": replace(SMALL, group=1, length=200, window=70),
+    "left padding": Case(length=70, size=32, padding="left"),
+    "right padding, window": Case(length=70, size=32, padding="right", window=40),
+    "some padding": Case(length=70, size=32, padding="some", rotation="interleaved"),
+    "one row of padding": Case(length=50, size=32, padding="one row"),
+    "tables in float32": replace(SMALL, rotation="interleaved"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_equals_the_reference(name):
+    case = KINDS[name]
+    check(case, arguments_of(case, wide_tables="float32" in name))
+
+
+@examples
+@given(
+    st.builds(
+        Case,
+        batch=st.integers(1, 2),
+        kv_heads=st.integers(1, 2),
+        group=st.integers(1, 3),
+        length=st.sampled_from([1, 2, 5, 16, 17, 33, 50]),
+        size=st.just(32),
+        rotation=st.sampled_from(["half", "interleaved", "partial", None]),
+        before=st.booleans(),
+        window=st.sampled_from([None, 1, 3, 20, 40]),
+        padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+        seed=st.integers(0, 99),
+    ),
+    st.booleans(),
+)
+def test_equals_the_reference_for_any_small_case(case, wide_tables):
+    check(case, arguments_of(case, wide_tables))
+
+
+HOSTILE = {
+    "key bias 10": replace(SMALL, key_bias=10),
+    "key bias 300": replace(SMALL, key_bias=300, rotation=None),
+    "key bias 300, zeroed after no rotation": replace(SMALL, key_bias=300, rotation=None, before=False),
+    "key bias 300 under the rotation": replace(SMALL, key_bias=300),
+    "scores of 10": replace(SMALL, query_factor=3),
+    "scores of 100": replace(SMALL, query_factor=40),
+    "scores of 1e4": Case(query_factor=4e3, length=70, size=32),
+    "small changes": replace(SMALL, query_factor=0.1),
+    "tiny changes": replace(SMALL, query_factor=1e-4),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_inputs(case):
+    check(case)
+
+
+@pytest.mark.parametrize("strength", [12.0, 60.0, 400.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_neuron_that_dominates_its_head(strength, sign):
+    case = Case(batch=1, kv_heads=1, group=1, length=50, size=32, rotation=None)
+    q, k, *rest = case.arguments()
+    q[..., 3], k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
+    arguments = cast((q, k, q, k, *rest[2:]), torch.bfloat16)
+    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    for a, e in zip(emulated.qk_importance(*arguments, **case.settings()), exact):
+        assert int(e.argmax()) == 3
+        important = e > 1e-6 * e.max()
+        torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)
+
+
+def turned_away(case: Case) -> tuple:
+    """Queries and keys that are not the rotated plain ones, on which three exponentials for four sites rest."""
+    arguments = list(arguments_of(case))
+    arguments[4:6] = (-x for x in arguments[4:6])
+    return tuple(arguments)
+
+
+def test_three_exponentials_for_four_sites_or_four():
+    case = replace(SMALL, length=128, size=64)
+    elements = sum(16 * (row + 16) for row in range(16, 128, 16)) * 2 * 2 * case.size
+    careful = 3 * sum(row + 1 for row in range(16)) * 2 * 2 * case.size  # of rows that see few keys
+    strong = replace(case, query_factor=3)
+    for of, arguments, least, most in (
+        (case, arguments_of(case), 0.75, 0.8),
+        (strong, arguments_of(strong), 0.75, 0.85),
+        (case, turned_away(case), 0.95, 1.1),
+    ):
+        check(of, arguments)
+        assert least <= (emulated.library().exponentials() - careful) / elements <= most
+
+
+@pytest.mark.parametrize("mode", [TRUNCATES, DISTURBS, TRUNCATES | DISTURBS])
+@pytest.mark.parametrize("factor", [0.3, 1, 3])
+def test_as_inexact_as_the_hardware_may_be(mode, factor):
+    check(replace(SMALL, length=96, size=64, query_factor=factor), mode=mode)
+
+
+def test_the_order_of_threads_and_blocks_changes_no_bit():
+    case = Case(length=70, size=32, padding="some", query_factor=3)
+    arguments = arguments_of(case)
+    first = emulated.qk_importance(*arguments, **case.settings(), blocks=1)
+    for blocks, mode in ((1, BACKWARDS), (3, 0), (5, BACKWARDS)):
+        again = emulated.qk_importance(*arguments, **case.settings(), blocks=blocks, mode=mode)
+        assert all(map(torch.equal, first, again))
+
+
+def test_a_single_token_has_no_importance():
+    for case in (Case(length=1, size=32, query_factor=50), Case(length=40, size=32, window=1)):
+        for importance in emulated.qk_importance(*arguments_of(case), **case.settings()):
+            assert not importance.any()
+
+
+def test_padding_is_not_read():
+    case = Case(length=70, size=32, padding="some")
+    arguments = arguments_of(case)
+    expected = emulated.qk_importance(*arguments, **case.settings())
+    for x in arguments[:4]:
+        x.masked_fill_(~arguments[6][:, None, :, None], torch.nan)
+    actual = emulated.qk_importance(*arguments, **case.settings())
+    assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("length, token", [(12, 5), (70, 50)])
+@pytest.mark.parametrize("which", [0, 1])
+def test_nan_shows(which, length, token):
+    case = Case(length=length, size=32)
+    arguments = arguments_of(case)
+    arguments[which][0, 0, token, 2] = torch.nan
+    q_importance, k_importance = emulated.qk_importance(*arguments, **case.settings())
+    assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
+    assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
+
+
+def test_strided_heads_and_tables_of_each_document():
+    case = Case(length=40, size=32)
+    arguments = list(arguments_of(case))
+    arguments[4:6] = (torch.cat([x, x.roll(3, 1)]) for x in arguments[4:6])
+    expected = emulated.qk_importance(*arguments, **case.settings())
+    for i in range(4):
+        arguments[i] = arguments[i].transpose(1, 2).contiguous().transpose(1, 2)
+    assert all(map(torch.equal, emulated.qk_importance(*arguments, **case.settings()), expected))
+    check(case, tuple(arguments))

@@ -11,8 +11,9 @@ SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.c
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
 
+# A process takes whole files, so that what a file's tests share is made once; the compilations come first.
 test: .venv/ready
-	$(BIN)/pytest tests -n auto --dist loadgroup --cov --cov-report=term
+	$(BIN)/pytest tests/triton_kernels tests -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
@@ -23,9 +24,9 @@ gpu:
 	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || \
 		{ echo "make gpu: found no GPU that the torch of $(PYTHON) can use."; exit 1; }
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
-	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8 --dist loadgroup')" 2>/dev/null); \
+	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
 	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
-	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $$parallel || status=1; \
+	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $${parallel:+$$parallel --dist loadfile} || status=1; \
 	timeout -k 10 75 $(PYTHON) benchmarks/gpu_sanitizer.py || status=1; \
 	timeout -k 10 205 $(PYTHON) benchmarks/gpu.py || status=1; \
 	exit $$status

@@ -16,10 +16,7 @@ from tiny import some_neurons, tiny_model, zeroed
 
 from pymultiling import CheckpointError, NeuronSet, embedded
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed"),
-    pytest.mark.xdist_group("lm_eval"),
-]
+pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
 TASKS = {
     "choice": {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "answer"},
     "rolling": {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"},

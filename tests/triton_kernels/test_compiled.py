@@ -22,8 +22,6 @@ from pymultiling.triton_kernels import OPERATORS
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "compile_table.py"
-pytestmark = pytest.mark.xdist_group("compiled")
-
 LIGHT = ("column_energy", "gated_ffn", "mask_neurons", "mask_neurons_", "value_energy")
 HEAVY = ("qk_estimate", "qk_importance")
 OTHER_CHIPS = tuple(chip for chip in CHIPS if chip != "sm_90")

@@ -60,16 +60,23 @@ def log_likelihoods(
             if rows is not None:
                 rows.assign(torch.tensor(numbers))
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            found[places, numbers] = _of_rows(logits, ids, batch, [starts[place] for place in places])
+            of_rows = [starts[place] for place in places]
+            first = min(of_rows) - 1  # logits before it, nobody asks for
+            options = {"logits_to_keep": ids.shape[1] - first} if first else {}
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+            found[places, numbers] = _of_rows(logits, ids[:, first:], batch, first, of_rows)
             done(len(places))
     return found
 
 
-def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, starts: Sequence[int]) -> Tensor:
-    """A row at a time: float32 logits of a whole batch would take twice the memory of the model's."""
+def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
+    """logits and ids begin with token `first`. A row at a time: float32 logits of all would take twice the model's memory."""
     losses = [
-        F.cross_entropy(wide(logits[row, start - 1 : length - 1]), ids[row, start:length], reduction="sum")
+        F.cross_entropy(
+            wide(logits[row, start - 1 - first : length - 1 - first]),
+            ids[row, start - first : length - first],
+            reduction="sum",
+        )
         for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
     ]
     return -torch.stack(losses).double().cpu()

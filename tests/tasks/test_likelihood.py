@@ -1,0 +1,30 @@
+"""log_likelihoods against a document at a time, for every family: padding, starts, sets."""
+
+import pytest
+import torch
+from tiny import FAMILIES, VOCABULARY, some_neurons, tiny_model, zeroed
+
+from pymultiling.tasks.likelihood import log_likelihoods
+
+LENGTHS, STARTS = (9, 4, 11, 2, 7), (5, 3, 10, 1, 5)
+
+
+@torch.no_grad()
+def alone(model, document: list[int], start: int) -> float:
+    logs = model(torch.tensor([document])).logits[0].log_softmax(-1)
+    return sum(logs[place - 1, document[place]].item() for place in range(start, len(document)))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 24, 4096])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_document_under_every_set(name, batch_tokens):
+    model, generator = tiny_model(name, torch.float64), torch.Generator().manual_seed(0)
+    documents = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
+    sets = [None, some_neurons(model, seed=1), some_neurons(model, seed=2)]
+    models = [model, *(zeroed(model, one) for one in sets[1:])]
+    for starts in (None, STARTS):
+        found = log_likelihoods(model, documents, sets, starts=starts, batch_tokens=batch_tokens)
+        for row, document in enumerate(documents):
+            for column, other in enumerate(models):
+                truth = alone(other, document, 1 if starts is None else starts[row])
+                assert found[row, column].item() == pytest.approx(truth, rel=1e-9), (row, column)

@@ -18,7 +18,9 @@ def alone(model, document: list[int], start: int) -> float:
 @pytest.mark.parametrize("batch_tokens", [1, 24, 4096])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_document_under_every_set(name, batch_tokens):
-    model, generator = tiny_model(name, torch.float64), torch.Generator().manual_seed(0)
+    # eager attention, which gemma2 needs, gives NaN for rows of padding only in float64 (transformers' own)
+    dtype, close = (torch.float32, 1e-5) if name == "gemma2" else (torch.float64, 1e-9)
+    model, generator = tiny_model(name, dtype), torch.Generator().manual_seed(0)
     documents = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
     sets = [None, some_neurons(model, seed=1), some_neurons(model, seed=2)]
     models = [model, *(zeroed(model, one) for one in sets[1:])]
@@ -27,4 +29,4 @@ def test_every_document_under_every_set(name, batch_tokens):
         for row, document in enumerate(documents):
             for column, other in enumerate(models):
                 truth = alone(other, document, 1 if starts is None else starts[row])
-                assert found[row, column].item() == pytest.approx(truth, rel=1e-9), (row, column)
+                assert found[row, column].item() == pytest.approx(truth, rel=close), (row, column)

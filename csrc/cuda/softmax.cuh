@@ -7,9 +7,7 @@
 
 namespace pymultiling {
 
-struct alignas(16) Four {
-  uint32_t x[4];
-};
+using Four = FourOf<uint32_t>;
 
 PML_DEVICE Four load_16_bytes(const Half* at) { return *reinterpret_cast<const Four*>(at); }
 

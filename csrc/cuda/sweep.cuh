@@ -46,36 +46,22 @@ struct KeyOffsets {
   int key, of_n, of_p, lacking;
 };
 
-PML_DEVICE void load_four(const void* from, uint32_t (&x)[4]) {
-  struct alignas(16) Four {
-    uint32_t x[4];
-  };
-  const Four four = *static_cast<const Four*>(from);
+// 16 bytes at once.
+template <typename T>
+struct alignas(16) FourOf {
+  T x[4];
+};
+
+template <typename T>
+PML_DEVICE void load_four(const void* from, T (&x)[4]) {
+  const FourOf<T> four = *static_cast<const FourOf<T>*>(from);
 #pragma unroll
   for (int i = 0; i < 4; i++) x[i] = four.x[i];
 }
 
-PML_DEVICE void load_four(const void* from, float (&x)[4]) {
-  struct alignas(16) Four {
-    float x[4];
-  };
-  const Four four = *static_cast<const Four*>(from);
-#pragma unroll
-  for (int i = 0; i < 4; i++) x[i] = four.x[i];
-}
-
-PML_DEVICE void store_four(uint32_t (&to)[4], uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  struct alignas(16) Four {
-    uint32_t x[4];
-  };
-  *reinterpret_cast<Four*>(to) = {{a, b, c, d}};
-}
-
-PML_DEVICE void store_four(float (&to)[4], float a, float b, float c, float d) {
-  struct alignas(16) Four {
-    float x[4];
-  };
-  *reinterpret_cast<Four*>(to) = {{a, b, c, d}};
+template <typename T>
+PML_DEVICE void store_four(T (&to)[4], T a, T b, T c, T d) {
+  *reinterpret_cast<FourOf<T>*>(to) = {{a, b, c, d}};
 }
 
 // The words of rows g and g + 8 for slot c of lane 4 g + c.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
+from pymultiling import reference
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.rows import Rows, checked_rows
@@ -25,14 +28,15 @@ def deactivate(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
 ) -> Iterator[nn.Module]:
-    """Every forward inside the block runs as if the parameters of `neurons` were zero; weights are not touched.
+    """Every forward inside the block runs as if the parameters of `neurons` were zero, or scaled; weights are not touched.
 
         x[n] becomes scale x[n], or mean[n], for every neuron n of the set
 
     FFN neurons are changed at the input of the down projection, O neurons at the input of o_proj, and Q, K and V neurons
     at the output of their projection (bias included). Given several sets, each row of the batch runs under its own, in the
-    same forward. Contexts nest: the union is off. All is removed on exit, also after an exception. Source: arXiv
-    2402.18815, section 2.
+    same forward. Contexts nest, the inner one's change follows the outer one's: with scale 0 the union is off. All is removed
+    on exit, also after an exception. Where activations are computed again for gradients (checkpointing), the backward pass
+    belongs inside. Source: arXiv 2402.18815, section 2.
 
     Args:
         model: a Hugging Face decoder of a supported family; it may be compiled.
@@ -54,10 +58,11 @@ def deactivate(
         UserWarning: a set has no neurons.
     """
     decoder = Decoder(model)
-    decoder.require_weights()
     several = not isinstance(neurons, NeuronSet)
     if rows is not None and not several:
         raise ValueError("rows choose among several sets: give a list of them")
+    if several and (isinstance(neurons, Mapping) or not neurons):
+        raise ValueError("looked for a set of neurons or a list of some; of a dictionary give list(sets.values())")
     named = {f"set {place}": one for place, one in enumerate(neurons)} if several else {"the set": neurons}
     check_sets(decoder, named)
     with changed(decoder, list(named.values()), scale, mean) as rows_of_sets, ExitStack() as stack:
@@ -74,7 +79,7 @@ def check_sets(decoder: Decoder, named: Mapping[str, NeuronSet | None]) -> None:
             continue
         one.check_fits(decoder.widths(), len(decoder.layers), name)
         if len(one) == 0:
-            warnings.warn(f"{name} has no neurons: under it the model runs as it is", stacklevel=4)
+            warnings.warn(f"{name} has no neurons: under it the model runs as it is")
 
 
 @contextmanager
@@ -82,6 +87,9 @@ def changed(
     decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
 ) -> Iterator[Rows]:
     """Inside, neurons are scaled, or set to their mean; gives what assigns a set to each row, the first until then."""
+    decoder.require_weights()
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be a finite number, got {scale}")
     _check_mean(decoder, sets, scale, mean)
     rows = Rows(decoder.model)
     with Hooks() as hooks:
@@ -92,10 +100,19 @@ def changed(
                     continue
                 values = None if mean is None else _values(mean, index, module.weight, on_input, parts)
                 change = _change(rows, masks, scale, values)
+                # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
-                    hooks.before(module, lambda _, args, change=change: (change(args[0]), *args[1:]))
+
+                    def before(module, args, change=change):
+                        return (change(args[0], len(module._forward_pre_hooks) == 1), *args[1:])
+
+                    hooks.before(module, before)
                 else:
-                    hooks.after(module, lambda _, args, output, change=change: change(output))
+
+                    def after(module, args, output, change=change):
+                        return change(output, len(module._forward_hooks) == 1)
+
+                    hooks.after(module, after)
         yield rows
 
 
@@ -131,14 +148,24 @@ def _values(mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bo
     return values
 
 
-def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor], Tensor]:
-    def change(x: Tensor) -> Tensor:
-        fresh = not (x.requires_grad and torch.is_grad_enabled())  # and nobody's but the model's: overwritten
-        return mask_neurons(x.flatten(0, -2), masks, rows.of_tokens(x), scale=scale, values=values, inplace=fresh).view(
-            x.shape
-        )
+def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor, bool], Tensor]:
+    def change(x: Tensor, ours: bool) -> Tensor:
+        flat, ids = x.flatten(0, -2), rows.of_tokens(x)
+        added = None if values is None else values.to(x.dtype)  # autocast's is another than the weights'
+        if torch.compiler.is_compiling():
+            return mask_neurons(flat, masks, ids, scale=scale, values=added).view(x.shape)
+        if _differentiated_forward(x):  # which plain PyTorch knows, and a custom operator does not
+            ids = masks.new_zeros(len(flat), dtype=torch.int64) if ids is None else ids
+            return reference.mask_neurons(flat, masks, ids, scale, added).view(x.shape)
+        inplace = ours and not (x.requires_grad and torch.is_grad_enabled())
+        return mask_neurons(flat, masks, ids, scale=scale, values=added, inplace=inplace).view(x.shape)
 
     return change
+
+
+def _differentiated_forward(x: Tensor) -> bool:
+    """Whether x is inside torch.func's transforms, or has a tangent."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x) or unpack_dual(x).tangent is not None
 
 
 def _check_mean(

@@ -42,7 +42,10 @@ class Rows:
             return
 
         def generate(*args, **kwargs):
-            prompts = args[0] if args else next((kwargs[name] for name in _PROMPTS if name in kwargs), None)
+            given = [*args[:1], *(kwargs.get(name) for name in _PROMPTS)]
+            prompts = next((one for one in given if one is not None), None)
+            if not inside:  # somebody kept it
+                return run(*args, **kwargs)
             if prompts is not None and len(prompts) != self._count:
                 raise ValueError(_wrong_length(self._count, len(prompts)))
             self._generating = True
@@ -51,10 +54,12 @@ class Rows:
             finally:
                 self._generating = False
 
+        inside = True
         self._model.generate = generate
         try:
             yield
         finally:
+            inside = False
             if own is None:
                 del self._model.generate
             else:

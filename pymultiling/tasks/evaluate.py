@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.masking import check_sets
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
+from pymultiling.tasks.cutting import warn_of_cut, without_beginning
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
@@ -132,27 +132,36 @@ class _PerItem:
 def _check(task: Task, items: Sequence[Item]) -> None:
     if task.metric not in METRICS:
         raise ValueError(f"task {task.name}: metric must be one of {', '.join(METRICS)}, got {task.metric!r}")
+    if not items:
+        raise ValueError(f"task {task.name} has no items")
     lacks = "choices" if task.metric in CHOSEN else "references" if task.metric in GENERATED else "answer"
     if not all(getattr(item, lacks) for item in items):
         raise ValueError(f"task {task.name} cannot be scored by {task.metric!r}: its items have no {lacks}")
+    if task.metric in GENERATED and task.max_new_tokens < 1:
+        raise ValueError(f"task {task.name} generates answers: max_new_tokens must be at least 1")
+    for item in items if task.metric in CHOSEN else ():
+        if item.answer not in item.choices:
+            raise ValueError(f"task {task.name}: the answer {item.answer!r} is none of the choices {item.choices!r}")
 
 
 def _encoded(
     model, tokenizer, items: Sequence[Item], candidates: Sequence[Sequence[str]], name: str
 ) -> list[tuple[list[int], int]]:
-    """Tokens of every prompt and answer, and the first token of the answer."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    """Tokens of every prompt and answer, and the first token of the answer: the same for all choices of an item."""
+    room = getattr(model.config, "max_position_embeddings", None)
     found, cut = [], 0
     for item, answers in zip(items, candidates):
-        for answer in answers:
-            tokens, start = encode(tokenizer, item.prompt, answer)
-            if longest is not None and len(tokens) > longest:
-                cut += 1
-                start = max(1, start - (len(tokens) - longest))
-                tokens = tokens[-longest:]
-            found.append((tokens, start))
+        encoded = [encode(tokenizer, item.prompt, answer) for answer in answers]
+        start = min(start for _, start in encoded)
+        longest = max(len(tokens) for tokens, _ in encoded)
+        over = 0 if room is None else max(0, longest - room)
+        cut += over > 0
+        for tokens, _ in encoded:
+            found.append((without_beginning(tokens, over, start - 1, tokenizer), start - over))
+            if start - over < 1:
+                raise ValueError(f"{name}: an answer of {longest - start} tokens leaves no room for its prompt")
     if cut:
-        warnings.warn(f"{name}: {cut} prompts are longer than the model's {longest} positions; cut at their beginning")
+        warn_of_cut(name, cut, room)
     return found
 
 
@@ -168,4 +177,8 @@ def encode(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
     start = next((place for place, (a, b) in enumerate(zip(before, whole)) if a != b), min(len(before), len(whole)))
     if start >= len(whole):
         raise ValueError(f"the answer {answer!r} has no token")
-    return whole, max(1, start)
+    if start == 0:
+        raise ValueError(
+            f"nothing comes before the answer {answer!r}: a prompt, or a token that opens texts, is needed"
+        )
+    return whole, start

@@ -63,20 +63,19 @@ def xquad(source: Source, contexts: Source) -> Task:
     """XQuAD (arXiv 1910.11856): answers from a paragraph, by F1 of words ("exact match" as another metric).
 
     Args:
-        source: rows with context_id, question, and answers, a list of objects with a text.
+        source: rows with context_id, question, and answers, a list of objects with a text, or an object with a list of texts.
         contexts: rows with context_id and context.
     """
     paragraphs = {}
     for language, row, where in _rows(contexts):
-        paragraphs[language, row.get("context_id")] = _texts(row, where, "context")[0]
+        paragraphs[language, str(row.get("context_id"))] = _texts(row, where, "context")[0]
     items: dict[str, list[Item]] = {}
     for language, row, where in _rows(source):
         (question,) = _texts(row, where, "question")
-        paragraph = paragraphs.get((language, row.get("context_id")))
-        answers = row.get("answers")
-        if paragraph is None or not answers or not all(isinstance(one.get("text"), str) for one in answers):
+        paragraph = paragraphs.get((language, str(row.get("context_id"))))
+        texts = _answers(row.get("answers"))
+        if paragraph is None or not texts:
             raise CorpusError(f"{where}: looked for answers with texts, and for the paragraph of its context_id")
-        texts = tuple(one["text"] for one in answers)
         items.setdefault(language, []).append(
             Item(f"{paragraph}\n\nQ: {question}\nA:", f" {texts[0]}", references=texts)
         )
@@ -102,9 +101,11 @@ def xcopa(source: Source, split: str | None = "test") -> Task:
             raise CorpusError(f"{where}: looked for a label 0 or 1, a question cause or effect, a language of {known}")
         connector = CONNECTORS[language][question == "effect"]
         space = "" if UNSPACED.match(connector) else " "
-        choices = tuple(f"{space}{choice[:1].lower()}{choice[1:]}" for choice in choices)
+        choices = tuple(f"{space}{_lower(choice[:1], language)}{choice[1:]}" for choice in choices)
         prompt = f"{premise.rstrip('.。 ')}{space}{connector}"
         items.setdefault(language, []).append(Item(prompt, choices[row["label"]], choices))
+    if not items:
+        raise CorpusError(f"{source}: no row is of split {split!r}")
     return Task("XCOPA", items, "accuracy")
 
 
@@ -121,11 +122,11 @@ def xcsqa(source: Source) -> Task:
             raise CorpusError(f"{where}: looked for a question with stem and choices")
         (stem,) = _texts(question, where, "stem")
         choices = dict(_texts(one, where, "label", "text") for one in question["choices"])
-        if row.get("answerKey") not in choices:
+        if str(row.get("answerKey")) not in choices:
             raise CorpusError(f"{where}: answerKey is none of the labels {', '.join(choices)}")
         answers = {label: f" {text}" for label, text in choices.items()}
         items.setdefault(language, []).append(
-            Item(f"Q: {stem}\nA:", answers[row["answerKey"]], tuple(answers.values()))
+            Item(f"Q: {stem}\nA:", answers[str(row["answerKey"])], tuple(answers.values()))
         )
     return Task("X-CSQA", items, "accuracy")
 
@@ -148,6 +149,7 @@ def _rows(source: Source) -> Iterator[tuple[str, dict, str]]:
     if isinstance(source, Mapping):
         for language, path in source.items():
             for row, where in json_rows(Path(path)):
+                _texts(row, where)
                 yield language, row, where
         return
     for row, where in json_rows(Path(source)):
@@ -155,10 +157,25 @@ def _rows(source: Source) -> Iterator[tuple[str, dict, str]]:
 
 
 def _texts(row: dict, where: str, *names: str) -> tuple[str, ...]:
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where}: looked for an object")
     for name in names:
-        if not isinstance(row, dict) or not isinstance(row.get(name), str):
+        if not isinstance(row.get(name), str):
             raise CorpusError(f"{where}: looked for a string {name!r}")
     return tuple(row[name] for name in names)
+
+
+def _answers(given) -> tuple[str, ...]:
+    """Texts of [{"text": ...}, ...] or of {"text": [...]}; none where it is something else."""
+    if isinstance(given, dict):
+        texts = given.get("text")
+    else:
+        texts = [one.get("text") for one in given if isinstance(one, dict)] if isinstance(given, list) else None
+    return tuple(texts) if isinstance(texts, list) and all(isinstance(one, str) for one in texts) else ()
+
+
+def _lower(letter: str, language: str) -> str:
+    return {"İ": "i", "I": "ı"}.get(letter, letter.lower()) if language == "tr" else letter.lower()
 
 
 def _label(text: str) -> str:

@@ -11,7 +11,17 @@ from transformers import StoppingCriteria
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.masking import changed
 from pymultiling.neurons import NeuronSet
+from pymultiling.tasks.cutting import warn_of_cut, without_beginning
 from pymultiling.tasks.items import Task
+
+# Whatever the model's own configuration of generation asks for.
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
 
 
 @torch.no_grad()
@@ -34,7 +44,7 @@ def generate(
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
         tokenizer: its tokenizer.
-        prompts: longer ones than the model has room for are cut at their beginning.
+        prompts: longer ones than the model has room for are cut at their beginning, with a warning.
         sets: what is off; None: nothing.
         task: its stop strings and max_new_tokens.
         scale, mean: as in `deactivate`.
@@ -44,7 +54,7 @@ def generate(
     device, room = model_device(model), getattr(model.config, "max_position_embeddings", None)
     tokens = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     if room is not None:
-        tokens = [one[-max(1, room - task.max_new_tokens) :] for one in tokens]
+        tokens = _cut(tokens, room, task, tokenizer)
     work = [
         (place, number)
         for place in sorted(range(len(prompts)), key=lambda place: -len(tokens[place]))
@@ -67,9 +77,8 @@ def generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=task.max_new_tokens,
-                do_sample=False,
-                num_beams=1,
                 pad_token_id=pad,
+                **GREEDY,
                 stopping_criteria=[_Stops(tokenizer, longest, task.stop)] if task.stop else None,
             )
             for (place, number), text in zip(
@@ -78,6 +87,17 @@ def generate(
                 found[place][number] = _until(text, task.stop)
             done(len(batch))
     return found
+
+
+def _cut(tokens: list[list[int]], room: int, task: Task, tokenizer) -> list[list[int]]:
+    if room - task.max_new_tokens < 2:
+        raise ValueError(
+            f"{task.name}: {task.max_new_tokens} new tokens leave no prompt in the model's {room} positions"
+        )
+    over = [max(0, len(one) + task.max_new_tokens - room) for one in tokens]
+    if any(over):
+        warn_of_cut(task.name, sum(map(bool, over)), room)
+    return [without_beginning(one, count, len(one), tokenizer) for one, count in zip(tokens, over)]
 
 
 class _Stops(StoppingCriteria):

@@ -27,7 +27,9 @@ def continuation(texts: Mapping[str, Sequence[str]], choices: int = 4, seed: int
     for language, some in texts.items():
         halves = [half for half in map(_halves, dict.fromkeys(some)) if half is not None]
         if len({second for _, second in halves}) < choices:
-            raise CorpusError(f"{language!r}: {choices} choices were looked for, there are {len(halves)} texts to part")
+            raise CorpusError(
+                f"{language!r}: {choices} choices were looked for, there are {len({second for _, second in halves})} second halves"
+            )
         draw, items[language] = random.Random(seed), []
         for first, second in halves:
             others = sorted({other for _, other in halves} - {second})

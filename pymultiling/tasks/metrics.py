@@ -7,20 +7,23 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-# Words that an answer may have or lack, by language, as SQuAD's and MLQA's evaluations leave them out.
+# Words that an answer may have or lack, by language, as the evaluations of SQuAD and MLQA leave them out.
 ARTICLES = {
     "en": "a an the",
     "es": "un una unos unas el la los las",
     "de": "ein eine einen einem eines einer der die das den dem des",
     "fr": "un une des le la les",
-    "hi": "",
     "vi": "của là cái chiếc những",
 }
+ARABIC_ARTICLE = "ال"  # is written together with its word
 # Scripts that put no space between words: a character is a word.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-NUMBER = re.compile(r"[-−]?\d[\d,.\u066b\u066c\u00a0\u202f]*")
+SPACES = " \u00a0\u202f\u066c"  # that part thousands, U+066C being Arabic's separator
+NUMBER = re.compile(
+    rf"(?<!\d)[-−]?(?:\d{{1,3}}(?:[{SPACES}]\d{{3}})+(?!\d)|\d[\d,.\u066b\u066c]*)(?:[.,\u066b]\d+)?|\d+"
+)
 
 
 def exact_match(prediction: str, reference: str, language: str) -> float:
@@ -66,18 +69,41 @@ def best(metric: str, prediction: str, references: Sequence[str], language: str)
 
 def words(text: str, language: str, articles: bool = False) -> list[str]:
     """Words of a text without punctuation and case, and without articles unless asked for."""
-    plain = "".join(" " if unicodedata.category(c)[0] in "PS" else c for c in text.lower())
-    left_out = () if articles else ARTICLES.get(language, "").split()
-    return [word for word in UNSPACED.sub(r" \g<0> ", plain).split() if word not in left_out]
+    found, inside = [], False
+    for c in text.lower():
+        kind = unicodedata.category(c)[0]
+        if kind in "PS":  # U.S. is US
+            continue
+        if kind == "M" and found:  # a mark belongs to its letter
+            found[-1] += c
+        elif c.isspace():
+            inside = False
+        elif inside and not UNSPACED.match(c):
+            found[-1] += c
+        else:
+            found.append(c)
+            inside = not UNSPACED.match(c)
+    if articles:
+        return found
+    if language == "ar":
+        found = [word.removeprefix(ARABIC_ARTICLE) for word in found]
+    return [word for word in found if word not in ARTICLES.get(language, "").split()]
 
 
 def number(text: str) -> float | None:
-    """The last number in a text. A separator before exactly three digits parts thousands."""
-    found = NUMBER.findall(text)
+    """The last number in a text, in the digits of any script.
+
+    Groups of three digits, or of two and three as in India, are parted by a space, a comma or a point; what stands last and is
+    no such group is a fraction, and so is what follows a zero: 1.234 is a thousand and more, 0.234 less than one.
+    """
+    found = NUMBER.findall("".join(str(unicodedata.decimal(c, c)) for c in text))
     if not found:
         return None
-    digits = re.sub(r"[\u00a0\u202f\u066c]", "", found[-1]).replace("−", "-").replace("\u066b", ".").rstrip(".,")
-    digits = re.sub(r"[,.](?=\d{3}(?:[,.]|$))", "", digits)
+    digits = re.sub(f"[{SPACES}]", "", found[-1]).replace("−", "-").replace("\u066b", ".").rstrip(".,")
+    if re.fullmatch(r"-?[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}(?:\.\d+)?", digits):
+        digits = digits.replace(",", "")
+    elif re.fullmatch(r"-?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?", digits):
+        digits = digits.replace(".", "")
     try:
         return float(digits.replace(",", "."))
     except ValueError:  # 1.2.3 is no number

@@ -1,5 +1,7 @@
 """Scores under many sets in shared batches against one set and one item at a time, on a model with zeroed parameters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import some_neurons, tiny_model, zeroed
@@ -107,21 +109,58 @@ def test_long_prompts_are_cut_at_their_beginning():
     long = " ".join(texts("fr", (90,)))
     item = tasks.Item(long, " w5 w6")
     task = tasks.Task("long", {"fr": [item]}, "likelihood")
-    with pytest.warns(UserWarning, match="long: 1 prompts are longer than the model's 64 positions"):
+    with pytest.warns(UserWarning, match="long: 1 prompts do not fit the model's 64 positions"):
         found = scores(MODEL, TOKENIZER, task, "fr", [None])
-    tokens = TOKENIZER(long + " w5 w6")["input_ids"][-64:]
+    tokens = [1, *TOKENIZER(long + " w5 w6")["input_ids"][-63:]]  # <s> stays
     logs = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
     assert found.item() == pytest.approx(mean([logs[place - 1, tokens[place]].item() for place in (62, 63)]))
-    assert len(generate(MODEL, TOKENIZER, [long], [None], OPEN)[0][0].split()) <= 4
+    with pytest.warns(UserWarning, match="open: 1 prompts do not fit"):
+        (answer,) = generate(MODEL, TOKENIZER, [long], [None], OPEN)[0]
+    prompt = torch.tensor([[1, *TOKENIZER(long)["input_ids"][-59:]]])
+    truth = MODEL.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert answer == TOKENIZER.decode(truth[0, 60:], skip_special_tokens=True)
+    with pytest.raises(ValueError, match="63 new tokens leave no prompt"):
+        generate(MODEL, TOKENIZER, [long], [None], replace(OPEN, max_new_tokens=63))
+    with pytest.raises(ValueError, match="no room for its prompt"):
+        scores(MODEL, TOKENIZER, tasks.Task("t", {"fr": [tasks.Item("w4", f" {long}")]}, "likelihood"), "fr", [None])
 
 
 def test_where_an_answer_begins():
     assert encode(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
     assert encode(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
     assert encode(TOKENIZER, "", "w5") == ([1, 5], 1)
-    assert encode(tiny_tokenizer(bos=False), "", "w5 w6") == ([5, 6], 1)
+    with pytest.raises(ValueError, match="nothing comes before the answer"):
+        encode(tiny_tokenizer(bos=False), "", "w5 w6")
     with pytest.raises(ValueError, match="no token"):
         encode(TOKENIZER, "w3", " ")
+
+
+def test_choices_of_an_item_are_scored_from_the_same_token():
+    """Where one choice's first token begins in the prompt, the others begin there too."""
+
+    def tokenizer(text, **_):
+        tokens = {"w5 w6": [5, 6], "w5 w6w7": [5, 7], "w5 w6 w8": [5, 6, 8]}
+        return {"input_ids": tokens[text]}
+
+    tokenizer.bos_token_id = None
+    item = tasks.Item("w5 w6", "w7", ("w7", " w8"))
+    task = tasks.Task("t", {"fr": [item]}, "accuracy")
+    logs = {}
+    for choice in item.choices:
+        tokens = tokenizer(item.prompt + choice)["input_ids"]
+        found = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        logs[choice] = sum(found[place - 1, tokens[place]].item() for place in range(1, len(tokens)))
+    truth = float(max(logs, key=logs.get) == "w7")
+    assert scores(MODEL, tokenizer, task, "fr", [None]).item() == truth
+
+
+def test_answers_are_greedy_whatever_the_model_is_configured_for():
+    prompts = [item.prompt for item in OPEN.items["fr"]]
+    truth = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
+    model = tiny_model("llama", torch.float64)
+    for name, value in dict(repetition_penalty=5.0, do_sample=True, temperature=9.0, num_return_sequences=2).items():
+        setattr(model.generation_config, name, value)
+    assert generate(model, TOKENIZER, prompts, [None], OPEN) == truth
 
 
 def test_what_a_task_cannot_be_scored_by():
@@ -129,6 +168,9 @@ def test_what_a_task_cannot_be_scored_by():
         (CHOICES.judged_by("f1"), "its items have no references"),
         (OPEN.judged_by("accuracy"), "its items have no choices"),
         (OPEN.judged_by("bleu"), "metric must be one of accuracy"),
+        (replace(OPEN, max_new_tokens=0), "max_new_tokens must be at least 1"),
+        (tasks.Task("t", {"fr": []}, "likelihood"), "t has no items"),
+        (tasks.Task("t", {"fr": [tasks.Item("w4", " w5", ("w5", "w6"))]}, "accuracy"), "none of the choices"),
     ):
         with pytest.raises(ValueError, match=sentence):
             pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS)

@@ -12,7 +12,7 @@ from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_num
         ("Die Höhe (der Türme)", "de", ["höhe", "türme"]),
         ("北京市。", "zh", ["北", "京", "市"]),
         ("ใน2010", "th", ["ใ", "น", "2010"]),
-        ("l'eau", "fr", ["l", "eau"]),
+        ("l'eau", "fr", ["leau"]),
         ("the", "tr", ["the"]),
     ],
 )
@@ -70,3 +70,34 @@ def test_same_number():
     assert same_number("so 3 and 1,000.", "1000", "en") == 1
     assert same_number("1000 of 3", "1000", "en") == 0
     assert same_number("many", "1000", "en") == 0
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("La réponse est 80 000.", 80000),
+        ("23 786.", 23786),
+        ("3 000 000,5", 3000000.5),
+        ("12 5", 5),
+        ("1,00,000", 100000),
+        ("১,০০,০০০", 100000),
+        ("0.125", 0.125),
+        ("0,125", 0.125),
+        ("10-15", 15),
+        ("12345", 12345),
+        ("1234,56", 1234.56),
+        ("1,234.56", 1234.56),
+        ("1.234,56", 1234.56),
+        ("10000", 10000),
+        ("3 4567", 4567),
+    ],
+)
+def test_groups_of_digits(text, expected):
+    assert number(text) == expected
+
+
+def test_punctuation_marks_and_articles():
+    assert exact_match("US", "U.S.", "en") == exact_match("10000", "10,000", "en") == 1
+    assert exact_match("البيت", "بيت", "ar") == 1
+    assert words("สี่", "th") == ["สี่"] and words("นาม", "th") == ["น", "า", "ม"]
+    assert words("abc中d", "zh") == ["abc", "中", "d"]

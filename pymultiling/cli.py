@@ -13,6 +13,7 @@ from pymultiling import __version__, demo
 from pymultiling.errors import BackendUnavailable, NonFiniteActivations, UnsupportedModel
 from pymultiling.sites import SITES, check_sites
 
+MWORK_TASKS = ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")
 DONE, FAILED = 0, 1  # argparse exits with 2 for wrong arguments
 
 
@@ -194,8 +195,11 @@ def _add_mwork(commands) -> None:
     )
     of_tasks.add_argument("--xquad", metavar="FILE", help="questions and answers")
     of_tasks.add_argument("--contexts", metavar="FILE", help="paragraphs for --xquad")
-    of_tasks.add_argument("--xcopa", metavar="FILE", help="premises and choices")
-    for name, what in (("xcsqa", "questions and choices"), ("xlsum", "articles and summaries")):
+    for name, what in (
+        ("xcopa", "premises and choices (English is not in XCOPA: give COPA in its fields)"),
+        ("xcsqa", "questions and choices"),
+        ("xlsum", "articles and summaries"),
+    ):
         of_tasks.add_argument(
             f"--{name}", metavar="LANGUAGE=FILE", type=_named, action="append", help=f"{what}; repeat"
         )
@@ -304,14 +308,20 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _mwork(arguments: argparse.Namespace) -> None:
     from pymultiling.commands import mwork
 
-    for option in ("text", "xcsqa", "xlsum"):
+    for option in ("text", "xcopa", "xcsqa", "xlsum"):
         _refuse_twice(arguments, option)
+    given = [name for name in ("understanding", "generation") if getattr(arguments, name) is not None]
+    if arguments.search and given:
+        arguments.parser.error(f"argument --search: not allowed with --{given[0]}")
     if arguments.demo:
-        arguments.search = arguments.search or "fr"
+        others = [name for name in ("model", "neurons", *MWORK_TASKS) if getattr(arguments, name) is not None]
+        if others:
+            arguments.parser.error(f"argument --demo: not allowed with --{others[0]}")
+        arguments.search = arguments.search or (None if len(given) == 2 else "fr")
     else:
         _require(arguments, ("model", "neurons"))
-        if not any(getattr(arguments, name) for name in ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")):
-            arguments.parser.error("no task is given: looked for --text, --mgsm, --xquad, --xcopa, --xcsqa or --xlsum")
+        if all(getattr(arguments, name) is None for name in MWORK_TASKS):
+            arguments.parser.error(f"no task is given: looked for one of --{', --'.join(MWORK_TASKS)}")
         for option, other in (("mgsm", "exemplars"), ("xquad", "contexts")):
             if getattr(arguments, option):
                 _require(arguments, (other,), f"with --{option} ")

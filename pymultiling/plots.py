@@ -109,12 +109,13 @@ def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
 
 def mwork(table: pandas.DataFrame) -> Figure:
     """A panel for each task of `pymultiling.mwork`: changes in English and in the others, row by row of its table."""
-    tasks = list(dict.fromkeys(table["task"]))
-    rows = table[table["task"] == tasks[0]].iloc[1:]
-    figure = Figure(figsize=(3.4 + 3.4 * len(tasks), 1.3 + 0.27 * len(rows)), layout="constrained")
+    tasks = [f"{task}, {metric}" for task, metric in zip(table["task"], table["metric"])]
+    of_tasks = {name: rows.iloc[1:] for name, rows in table.groupby(tasks, sort=False)}  # the first has nothing off
+    rows = next(iter(of_tasks.values()))
+    figure = Figure(figsize=(3.4 + 3.4 * len(of_tasks), 1.3 + 0.27 * len(rows)), layout="constrained")
     places = numpy.arange(len(rows))
-    for number, (axes, task) in enumerate(zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks)):
-        of_task = table[table["task"] == task].iloc[1:]
+    panels = figure.subplots(1, len(of_tasks), sharey=True, squeeze=False)[0]
+    for number, (axes, (task, of_task)) in enumerate(zip(panels, of_tasks.items())):
         for shift, column, colour, label in (
             (-0.2, "d_english", "#4c72b0", "English"),
             (0.2, "d_others", "#c44e52", "the others, mean"),

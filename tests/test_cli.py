@@ -186,6 +186,8 @@ def test_mwork(model, tmp_path, corpora, capsys):
         (["--neurons", "x", "--mgsm", "m.jsonl"], "with --mgsm --exemplars is required"),
         (["--neurons", "x", "--xquad", "m.jsonl"], "with --xquad --contexts is required"),
         (["--neurons", "x", "--xlsum", "fr=a", "--xlsum", "fr=b"], "more than once"),
+        (["--neurons", "x", "--text", "fr=a", "--search", "fr", "--generation", "1"], "not allowed with --generation"),
+        (["--demo"], "--demo: not allowed with --model"),
     ],
 )
 def test_mwork_without_what_it_needs(model, tmp_path, capsys, arguments, word):
@@ -203,7 +205,7 @@ def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
         (("--neurons", f"fr={tmp_path / 'other.safetensors'}", *given, *spans), ("set of 'fr'", "another model")),
         ((*one, *given[:2], *spans), ("'de' in the task",)),
         ((*one, *given, *spans, "--metric", "bleu"), ("metric must be one of",)),
-        ((*one, "--xcopa", tmp_path / "x.jsonl", *spans), ("no such file",)),
+        ((*one, "--xcopa", f"de={tmp_path / 'x.jsonl'}", *spans), ("no such file",)),
     ):
         assert mwork(model, tmp_path, *arguments) == 1
         assert_one_sentence(capsys, *words)

@@ -61,9 +61,9 @@ def test_mwork(tmp_path):
         ),
         dict(understanding=True, attention=False, ffn=False, generation=False, neurons="own", d_english=0, d_others=-2),
     ]
-    table = pandas.DataFrame([dict(row, task=task) for task in ("a", "b") for row in rows])
+    table = pandas.DataFrame([dict(row, task=task, metric="f1") for task in ("a", "b") for row in rows])
     figure = plots.mwork(table)
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    assert [axes.get_title() for axes in figure.axes] == ["a, f1", "b, f1"]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["understanding: own", "all but understanding: own"]
     assert sorted(bar.get_width() for bar in figure.axes[1].patches) == [-2, -1, -0.1, 0]

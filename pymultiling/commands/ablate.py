@@ -22,7 +22,9 @@ def run(arguments: Namespace) -> None:
     record = record_of("ablate", arguments)
     with result_folder(arguments.out) as folder:
         texts = dict(arguments.texts)
-        record.note(corpora=hashes(texts), seed=arguments.random)
+        record.note(
+            corpora=hashes(texts | ({} if arguments.mean is None else {"mean": arguments.mean})), seed=arguments.random
+        )
         sets = read_sets(arguments.neurons)
         model, tokenizer = load(arguments, record)
         if arguments.random is not None:

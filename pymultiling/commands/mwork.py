@@ -59,10 +59,11 @@ def _span(layers: range) -> str:
 
 def _from_files(arguments: Namespace, record: Run) -> tuple[object, object, dict[str, NeuronSet], list[Task]]:
     chosen = _tasks(arguments)
-    files = {
-        name: str(value) for name, value in vars(arguments).items() if name in ("mgsm", "xquad", "xcopa") and value
-    }
-    record.note(corpora=hashes(files | dict(arguments.text or ())))
+    one = {name: getattr(arguments, name) for name in ("mgsm", "exemplars", "xquad", "contexts")}
+    files = {name: path for name, path in one.items() if path is not None}
+    for name in ("text", "xcopa", "xcsqa", "xlsum"):
+        files |= {f"{name}, {language}": path for language, path in getattr(arguments, name) or ()}
+    record.note(corpora=hashes(files))
     sets = read_sets(arguments.neurons)
     return *load(arguments, record), sets, chosen
 
@@ -74,7 +75,7 @@ def _tasks(arguments: Namespace) -> list[Task]:
     if arguments.xquad:
         chosen.append(tasks.xquad(arguments.xquad, arguments.contexts))
     if arguments.xcopa:
-        chosen.append(tasks.xcopa(arguments.xcopa))
+        chosen.append(tasks.xcopa(dict(arguments.xcopa)))
     if arguments.xcsqa:
         chosen.append(tasks.xcsqa(dict(arguments.xcsqa)))
     if arguments.xlsum:

@@ -33,15 +33,17 @@ OWN, IN_LAYERS, ANYWHERE = "own", "random in layers", "random anywhere"
 ATTENTION = ("q", "k", "v", "o")
 
 
-def parts(neurons: NeuronSet, understanding: range, generation: range) -> dict[str, NeuronSet]:
+def parts(neurons: NeuronSet, understanding: range | int, generation: range | int) -> dict[str, NeuronSet]:
     """The members in each part: {"understanding", "attention", "ffn", "generation": NeuronSet}.
 
-    attention and ffn are those of the layers between understanding and generation.
+    attention and ffn are those of the layers between understanding and generation. A number n is the first or the last n layers.
 
     Raises:
         ValueError: the layers are not the first and the last ones of the model, or overlap.
     """
     layers = next(iter(neurons.sites.values())).shape[0]
+    understanding = range(understanding) if isinstance(understanding, int) else understanding
+    generation = range(layers - generation, layers) if isinstance(generation, int) else generation
     start, stop = len(understanding), layers - len(generation)
     if list(understanding) != list(range(start)) or list(generation) != list(range(stop, layers)) or start > stop:
         raise ValueError(
@@ -88,8 +90,8 @@ def mwork(
     detection: Detection | Mapping[str, NeuronSet],
     tasks: Task | Iterable[Task],
     *,
-    understanding: range,
-    generation: range,
+    understanding: range | int,
+    generation: range | int,
     english: str = "en",
     settings: Sequence[Setting] = SETTINGS,
     seeds: Sequence[int] = (0, 1, 2),
@@ -111,7 +113,8 @@ def mwork(
         tokenizer: its tokenizer.
         detection: of `detect`, whose `specific()` neurons are taken, or {language: NeuronSet}.
         tasks: of `pymultiling.tasks`. Their languages that have neurons are measured.
-        understanding: the first layers, range(0, n); generation: the last, range(m, layers). `mwork_search` finds them.
+        understanding: the first layers, range(0, n) or n; generation: the last, range(m, layers) or how many. `mwork_search`
+            finds them.
         english: its name among the task's languages.
         settings: the rows.
         seeds: of the random sets; their figures are means over the seeds.
@@ -120,7 +123,7 @@ def mwork(
         progress: show it on stderr.
 
     Returns:
-        DataFrame: task; understanding, attention, ffn, generation (True where the part is as it was); neurons (OWN,
+        DataFrame: task, metric; understanding, attention, ffn, generation (True where the part is as it was); neurons (OWN,
         IN_LAYERS, ANYWHERE, or "none" in the first row of a task); count of neurons (mean over the languages); english,
         others (scores); d_english, d_others (changes); delta; delta_std over the seeds (random neurons, two seeds or more).
 
@@ -132,25 +135,27 @@ def mwork(
     import pandas
 
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
+    if not seeds and any(setting.neurons != OWN for setting in settings):
+        raise ValueError("random neurons need a seed at least")
     sets = detection.specific() if isinstance(detection, Detection) else dict(detection)
-    languages = {task.name: languages_of(task, sets, english) for task in tasks}
-    used = dict.fromkeys(chain.from_iterable(languages.values()))
+    languages = [languages_of(task, sets, english) for task in tasks]
+    used = dict.fromkeys(chain.from_iterable(languages))
     check_sets(Decoder(model), {f"the set of {language!r}": sets[language] for language in used})
     drawn = {}
     for language in used:
         of_parts = parts(sets[language], understanding, generation)
         drawn[language] = [setting.sets(of_parts, seeds) for setting in settings]
     rows = []
-    with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages.values()))) as bar:
-        for task in tasks:
+    with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages))) as bar:
+        for task, of_task in zip(tasks, languages):
             found = []
-            for language in languages[task.name]:
+            for language in of_task:
                 off = list(chain.from_iterable(drawn[language]))
                 pair = (model, tokenizer, task, language, english)
                 found.append(paired_scores(*pair, off, scale=scale, mean=mean, batch_tokens=batch_tokens))
                 bar.update()
-            counts = [[len(one[0]) for one in drawn[language]] for language in languages[task.name]]
-            rows += _rows(task.name, settings, torch.stack(found).mean(0), numpy.mean(counts, axis=0), seeds)
+            counts = [[len(one[0]) for one in drawn[language]] for language in of_task]
+            rows += _rows(task, settings, torch.stack(found).mean(0), numpy.mean(counts, axis=0), seeds)
     return pandas.DataFrame(rows)
 
 
@@ -175,7 +180,7 @@ def paired_scores(
 
 
 def _rows(
-    task: str, settings: Sequence[Setting], found: Tensor, counts: Sequence[float], seeds: Sequence[int]
+    task: Task, settings: Sequence[Setting], found: Tensor, counts: Sequence[float], seeds: Sequence[int]
 ) -> list[dict]:
     """found: (2, 1 + sets), English and the mean of the others."""
 
@@ -184,7 +189,8 @@ def _rows(
         d_english, d_others = (of_seeds - found[:, :1]).mean(1).tolist()
         delta = of_seeds[0] - of_seeds[1] - (found[0, 0] - found[1, 0])
         return {
-            "task": task,
+            "task": task.name,
+            "metric": task.metric,
             **{part: part not in off for part in PARTS},
             "neurons": neurons,
             "count": float(count),

@@ -35,6 +35,7 @@ def test_parts():
         with pytest.raises(ValueError, match="first of the 4 layers"):
             parts(own, *wrong)
     assert len(parts(own, range(0), range(4, 4))["understanding"]) == 0
+    assert parts(own, 1, 1) == found
 
 
 def test_random_sets_have_as_many_neurons():
@@ -84,6 +85,7 @@ def test_several_tasks_and_a_detection():
     some = (Setting(("ffn",), OWN), Setting(("ffn",), IN_LAYERS))
     found = pml.mwork(MODEL, TOKENIZER, detection, [TASK, TASK.judged_by("accuracy")], **SPANS, settings=some)
     assert found["neurons"].tolist() == ["none", OWN, IN_LAYERS] * 2
+    assert found["metric"].tolist() == ["likelihood"] * 3 + ["accuracy"] * 3
     expected = parts(detection.specific()["fr"], **SPANS)["ffn"], parts(detection.specific()["de"], **SPANS)["ffn"]
     assert found["count"][1] == (len(expected[0]) + len(expected[1])) / 2
 
@@ -93,6 +95,8 @@ def test_what_cannot_be_measured():
         pml.mwork(MODEL, TOKENIZER, NEURONS, TASK.only(["fr", "de"]), **SPANS)
     with pytest.raises(ValueError, match="a language in both"):
         pml.mwork(MODEL, TOKENIZER, {"en": NEURONS["en"]}, TASK, **SPANS)
+    with pytest.raises(ValueError, match="need a seed"):
+        pml.mwork(MODEL, TOKENIZER, NEURONS, TASK, **SPANS, seeds=())
     other = some_neurons(tiny_model("llama", num_hidden_layers=4, intermediate_size=41))
     with pytest.raises(ValueError, match="the set of 'fr' is of another model"):
         pml.mwork(MODEL, TOKENIZER, {"fr": other}, TASK, **SPANS)

@@ -122,3 +122,63 @@ def test_hooks_that_compiled_code_does_not_know_are_noticed():
             inner.before(model.lm_head, lambda *_: None)
         assert "forward" in vars(model.lm_head)
     assert "forward" not in vars(model.lm_head)
+
+
+@pytest.mark.parametrize("change", [dict(), dict(scale=2.0), dict(mean=True)], ids=str)
+def test_under_autocast(change):
+    model, batch = tiny_model("llama"), tiny_batch((9, 9))
+    neurons, change = some_neurons(model), dict(change)
+    if "mean" in change:
+        change["mean"] = some_mean(model)
+    with pml.deactivate(model, neurons, **change):
+        truth = logits(model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert difference(logits(model, batch).float(), truth) < 0.1
+
+
+def test_forward_derivatives_and_vectorised_calls():
+    model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
+    model.set_attn_implementation("eager")
+    neurons = some_neurons(model)
+    embedded = model.model.embed_tokens(batch["input_ids"]).detach()
+    direction = torch.randn(embedded.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def run(other):
+        return lambda x: other(inputs_embeds=x, use_cache=False).logits
+
+    parameters = scaled(model, neurons, 0.0)
+    value, truth = torch.func.jvp(run(parameters), (embedded,), (direction,))
+    with pml.deactivate(model, neurons):
+        found, tangent = torch.func.jvp(run(model), (embedded,), (direction,))
+    assert difference(found, value) < 1e-10 and difference(tangent, truth) < 1e-10
+
+
+def test_what_somebody_elses_hook_has_kept_is_not_written_into():
+    model, batch = tiny_model("llama"), tiny_batch((9, 9))
+    neurons, kept = some_neurons(model), []
+    projection, down = model.model.layers[0].self_attn.q_proj, model.model.layers[0].mlp.down_proj
+    with pml.deactivate(model, neurons):
+        truth = logits(model, batch)
+    handles = [
+        projection.register_forward_hook(lambda _, args, output: kept.append(output)),
+        down.register_forward_pre_hook(lambda _, args: kept.append(args[0])),
+    ]
+    logits(model, batch)
+    with pml.deactivate(model, neurons):
+        assert torch.equal(logits(model, batch), truth)
+    for handle in handles:
+        handle.remove()
+    q, _, q_inside, hidden = kept
+    assert torch.equal(q, q_inside) and hidden.ne(0).all()
+
+
+def test_what_is_no_set():
+    model = tiny_model("llama")
+    neurons = some_neurons(model)
+    for wrong, options, sentence in (
+        ({"fr": neurons}, {}, "list of some"),
+        ([], {}, "list of some"),
+        (neurons, dict(scale=float("nan")), "finite number"),
+    ):
+        with pytest.raises(ValueError, match=sentence), pml.deactivate(model, wrong, **options):
+            pytest.fail("the block was entered")

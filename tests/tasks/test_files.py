@@ -40,6 +40,11 @@ def test_xquad(tmp_path):
     task = tasks.xquad(write(tmp_path / "q.jsonl", row), contexts)
     expected = Item("Es waren 308 Punkte.\n\nQ: Wie viele?\nA:", " 308", references=("308", "308 Punkte"))
     assert task.items == {"de": [expected]} and task.metric == "f1"
+    listed = {"text": ["308", "308 Punkte"], "answer_start": [9, 9]}
+    assert tasks.xquad(write(tmp_path / "q.jsonl", {**row, "answers": listed}), contexts).items == task.items
+    for bad in (["308"], "308", None, [{"text": 3}]):
+        with pytest.raises(CorpusError, match="line 1: looked for answers"):
+            tasks.xquad(write(tmp_path / "q.jsonl", {**row, "answers": bad}), contexts)
     with pytest.raises(CorpusError, match="line 1: looked for answers"):
         tasks.xquad(write(tmp_path / "q.jsonl", {**row, "context_id": 4}), contexts)
 
@@ -68,6 +73,11 @@ def test_xcopa(tmp_path):
     assert task.items["it"] == [Item("L'oggetto era incartato perché", choices[1], choices)]
     assert task.items["zh"] == [Item("包着所以", "它小。", ("它易碎。", "它小。"))]
     assert len(tasks.xcopa(path, split=None).items["it"]) == 2
+    turkish = {**row, "lang": "tr", "choice1": "İnsanlar gitti.", "choice2": "Işık söndü."}
+    (item,) = tasks.xcopa(write(tmp_path / "t.jsonl", turkish)).items["tr"]
+    assert item.choices == (" insanlar gitti.", " ışık söndü.")
+    with pytest.raises(CorpusError, match="no row is of split 'validation'"):
+        tasks.xcopa(path, split="validation")
     for bad in ({"label": 2}, {"question": "why"}, {"lang": "xx"}, {"premise": None}):
         with pytest.raises(CorpusError, match="line 1: looked for"):
             tasks.xcopa(write(tmp_path / "x.jsonl", {**row, **bad}))
@@ -89,6 +99,10 @@ def test_what_cannot_be_read(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{\n")
     with pytest.raises(CorpusError, match="line 1 is not JSON"):
         tasks.xcopa(tmp_path / "bad.jsonl")
+    (tmp_path / "list.jsonl").write_text("[3]\n")
+    for read in (tasks.xcopa, tasks.xlsum, tasks.xcsqa):
+        with pytest.raises(CorpusError, match="line 1: looked for an object"):
+            read({"it": tmp_path / "list.jsonl"})
     with pytest.raises(CorpusError, match="looked for a string 'lang'"):
         tasks.xcopa(write(tmp_path / "x.jsonl", {"premise": "x"}))
 

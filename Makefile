@@ -26,7 +26,7 @@ gpu:
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
 	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
-	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $${parallel:+$$parallel --dist loadfile} || status=1; \
+	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $${parallel:+-n 14 --dist loadfile} || status=1; \
 	timeout -k 10 75 $(PYTHON) benchmarks/gpu_sanitizer.py || status=1; \
 	timeout -k 10 205 $(PYTHON) benchmarks/gpu.py || status=1; \
 	exit $$status

@@ -6,6 +6,7 @@ Importing loads neither torch nor transformers.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pymultiling.report import (
     change_table,
@@ -18,6 +19,9 @@ from pymultiling.report import (
     with_random,
 )
 from pymultiling.runs import Run, result_folder, text_hash
+
+if TYPE_CHECKING:
+    import pandas
 
 # Evidence: benchmarks/selection_sweep.py, 2026-11-21. Of fractions 0.01 ... 0.2 and shares 0.5, 0.7, 1.0 all from 0.05 on but
 # one hold for all eight languages; at 0.05 and 0.7 the sets are small (58 to 146 neurons), the weakest effect is +0.20.
@@ -44,28 +48,37 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
             from pymultiling import embedded
             from pymultiling.commands.ablate import write_ablation
             from pymultiling.commands.detect import write_detection
-            from pymultiling.loading import quieten
 
-            quieten()
-            model, tokenizer = embedded.load()
-            corpora = {name: enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
+            model, tokenizer, corpora = _model_and_corpora(documents)
             apart = {name: enough(texts, tokenizer, heldout) for name, texts in embedded.heldout().items()}
         detection = _detect(model, tokenizer, corpora, record)
+        _show(detection.report())
         perplexities = _ablate(model, tokenizer, detection.specific(at_most=1), apart, seed, record)
         with record.stage("write"):
             write_detection(detection, folder, "embedded")
             write_ablation(perplexities, folder)
-        record.note(
-            model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
-            device="cpu",
-            seed=seed,
-            corpora={
-                name: {"detection": text_hash(corpora[name]), "heldout": text_hash(apart[name])} for name in corpora
-            },
-        )
+        record.note(seed=seed)
+        _note(record, model, corpora, apart)
         record.write(folder)
     print(f"\nresults in {out}: neuron sets, statistics, tables, plots and run.json")
     print(f"the demo took {record.elapsed:.1f} s")
+
+
+def _model_and_corpora(documents: int):
+    from pymultiling import embedded
+    from pymultiling.loading import quieten
+
+    quieten()
+    model, tokenizer = embedded.load()
+    return model, tokenizer, {name: enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
+
+
+def _note(record: Run, model, corpora: dict[str, list[str]], apart: dict[str, list[str]]) -> None:
+    record.note(
+        model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
+        device="cpu",
+        corpora={name: {"detection": text_hash(corpora[name]), "heldout": text_hash(apart[name])} for name in corpora},
+    )
 
 
 def enough(texts: list[str], tokenizer, documents: int) -> list[str]:
@@ -82,16 +95,16 @@ def _detect(model, tokenizer, corpora: dict[str, list[str]], record: Run):
     from pymultiling.methods.plnd import detect
     from pymultiling.selection import TopK
 
-    rule = TopK(TOP_FFN, TOP_ATTENTION, SHARE)
     with record.stage("detect"):
-        detection = detect(model, tokenizer, corpora, select=rule, pack=TOKENS)
-    report = detection.report()
+        return detect(model, tokenizer, corpora, select=TopK(TOP_FFN, TOP_ATTENTION, SHARE), pack=TOKENS)
+
+
+def _show(report: pandas.DataFrame) -> None:
     print(f"Neurons among the top {TOP_FFN:.0%} (FFN) and {TOP_ATTENTION:.0%} (q, k, v, o) of their layer in at least")
     print(f"{SHARE:.0%} of a language's documents: all, and those selected for that language alone\n")
     print(counts_by_site(report), end="\n\n")
     print("Those selected for one language alone, by site and layer\n")
     print(counts_by_layer(report), end="\n\n", flush=True)
-    return detection
 
 
 def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, record: Run):
@@ -115,21 +128,11 @@ def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, 
 def for_mwork(record: Run):
     """Model, tokenizer, {language: its own neurons}, and tasks: second halves of held-out texts, by their likelihood."""
     from pymultiling import embedded, tasks
-    from pymultiling.loading import quieten
-    from pymultiling.methods.plnd import detect
-    from pymultiling.selection import TopK
 
-    quieten()
-    model, tokenizer = embedded.load()
-    corpora = {name: enough(texts, tokenizer, DOCUMENTS) for name, texts in embedded.corpora().items()}
-    with record.stage("detect"):
-        detection = detect(model, tokenizer, corpora, select=TopK(TOP_FFN, TOP_ATTENTION, SHARE), pack=TOKENS)
+    model, tokenizer, corpora = _model_and_corpora(DOCUMENTS)
+    detection = _detect(model, tokenizer, corpora, record)
     apart = {
         name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS] for name, texts in embedded.heldout().items()
     }
-    record.note(
-        model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
-        device="cpu",
-        corpora={name: {"detection": text_hash(corpora[name]), "heldout": text_hash(apart[name])} for name in corpora},
-    )
+    _note(record, model, corpora, apart)
     return model, tokenizer, detection.specific(), [tasks.continuation(apart).judged_by("likelihood")]

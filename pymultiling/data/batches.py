@@ -1,4 +1,4 @@
-"""Batches of documents of like length, padded on the right, within a budget of tokens."""
+"""Batches of documents of like length, padded, within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ class Batch:
         return int(self.attention_mask.sum())
 
 
-def batches(documents: Iterable[list[int]], batch_tokens: int, pad: int = 0) -> Iterator[Batch]:
+def batches(
+    documents: Iterable[list[int]], batch_tokens: int, pad: int = 0, *, left: bool = False, more: int = 0
+) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` tokens, padding included (one document at least), longest first.
 
-    `pad` fills what the mask leaves out; any id will do.
+    `pad` fills what the mask leaves out, on the right or on the `left`; any id will do. `more`: tokens that each document is to
+    get and that count too.
     """
     numbered = enumerate(documents)
     while window := list(islice(numbered, DOCUMENTS_SORTED)):
@@ -36,15 +39,16 @@ def batches(documents: Iterable[list[int]], batch_tokens: int, pad: int = 0) -> 
         start = 0
         while start < len(window):
             length = len(window[start][1])
-            stop = start + max(1, batch_tokens // length)
-            yield _padded(window[start:stop], length, pad)
+            stop = start + max(1, batch_tokens // (length + more))
+            yield _padded(window[start:stop], length, pad, left)
             start = stop
 
 
-def _padded(items: list[tuple[int, list[int]]], length: int, pad: int) -> Batch:
+def _padded(items: list[tuple[int, list[int]]], length: int, pad: int, left: bool) -> Batch:
     ids = torch.full((len(items), length), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, (_, tokens) in enumerate(items):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+        place = slice(length - len(tokens), None) if left else slice(len(tokens))
+        ids[row, place] = torch.tensor(tokens)
+        mask[row, place] = 1
     return Batch(ids, mask, [number for number, _ in items])

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import Decoder
-from pymultiling.models.masking import check_sets
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
 from pymultiling.tasks.likelihood import log_likelihoods
+from pymultiling.tasks.sharing import with_none
 
 if TYPE_CHECKING:
     import pandas
@@ -83,10 +82,7 @@ def ablation_matrix(
     """
     import pandas
 
-    if "none" in sets:
-        raise ValueError('"none" names the row without any set; give the set another name')
-    named = {"none": None, **sets}
-    check_sets(Decoder(model), {f"set {name!r}": one for name, one in sets.items()})
+    named = with_none(model, sets)
     length = document_length(model, max_length, batch_tokens, pack)
     documents = {
         language: _documents(tokenizer, source, length, pack, f"language {language!r}")

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations
-from pymultiling.models.decoder import Decoder
-from pymultiling.models.masking import check_sets
 from pymultiling.neurons import NeuronSet
 from pymultiling.progress import progress as show_progress
 from pymultiling.tasks.cutting import warn_of_cut, without_beginning
@@ -18,6 +16,7 @@ from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
 from pymultiling.tasks.metrics import CHOSEN, GENERATED, METRICS, best
+from pymultiling.tasks.sharing import with_none
 
 if TYPE_CHECKING:
     import pandas
@@ -54,10 +53,7 @@ def evaluate(
     """
     import pandas
 
-    if "none" in sets:
-        raise ValueError('"none" names the row without any set; give the set another name')
-    check_sets(Decoder(model), {f"set {name!r}": one for name, one in sets.items()})
-    named = {"none": None, **sets}
+    named = with_none(model, sets)
     options = {"scale": scale, "mean": mean, "batch_tokens": batch_tokens}
     total = len(named) * sum(len(items) for items in task.items.values())
     with show_progress(task.name, "sets x items", progress, total) as bar:

@@ -13,6 +13,7 @@ from pymultiling.models.masking import changed
 from pymultiling.neurons import NeuronSet
 from pymultiling.tasks.cutting import warn_of_cut, without_beginning
 from pymultiling.tasks.items import Task
+from pymultiling.tasks.sharing import shared_batches
 
 # Whatever the model's own configuration of generation asks for.
 GREEDY = {
@@ -55,37 +56,25 @@ def generate(
     tokens = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     if room is not None:
         tokens = _cut(tokens, room, task, tokenizer)
-    work = [
-        (place, number)
-        for place in sorted(range(len(prompts)), key=lambda place: -len(tokens[place]))
-        for number in range(len(sets))
-    ]
     pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
     found = [[""] * len(sets) for _ in prompts]
     with changed(Decoder(model), sets, scale, mean) as rows, evaluation(model):
-        while work:
-            longest = len(tokens[work[0][0]])
-            count = max(1, batch_tokens // (longest + task.max_new_tokens))
-            batch, work = work[:count], work[count:]
-            ids = torch.full((len(batch), longest), pad)
-            mask = torch.zeros_like(ids)
-            for row, (place, _) in enumerate(batch):
-                ids[row, longest - len(tokens[place]) :] = torch.tensor(tokens[place])
-                mask[row, longest - len(tokens[place]) :] = 1
-            rows.assign(torch.tensor([number for _, number in batch]))
+        layout = {"pad": pad, "left": True, "more": task.max_new_tokens}
+        for batch, places, numbers in shared_batches(tokens, len(sets), batch_tokens, **layout):
+            rows.assign(torch.tensor(numbers))
+            longest = batch.input_ids.shape[1]
             answers = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
+                input_ids=batch.input_ids.to(device),
+                attention_mask=batch.attention_mask.to(device),
                 max_new_tokens=task.max_new_tokens,
                 pad_token_id=pad,
                 **GREEDY,
                 stopping_criteria=[_Stops(tokenizer, longest, task.stop)] if task.stop else None,
             )
-            for (place, number), text in zip(
-                batch, tokenizer.batch_decode(answers[:, longest:], skip_special_tokens=True)
-            ):
+            texts = tokenizer.batch_decode(answers[:, longest:], skip_special_tokens=True)
+            for place, number, text in zip(places, numbers, texts):
                 found[place][number] = _until(text, task.stop)
-            done(len(batch))
+            done(len(places))
     return found
 
 

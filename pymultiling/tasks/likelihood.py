@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import Batch
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.masking import changed
 from pymultiling.neurons import NeuronSet
 from pymultiling.reference.segments import wide
+from pymultiling.tasks.sharing import shared_batches
 
 
 @torch.no_grad()
@@ -48,15 +49,12 @@ def log_likelihoods(
     """
     device, found = model_device(model), torch.zeros(len(documents), len(sets), dtype=torch.float64)
     starts = [1] * len(documents) if starts is None else starts
-    by_length = sorted(range(len(documents)), key=lambda place: -len(documents[place]))
-    work = [(place, number) for place in by_length for number in range(len(sets))]
     with ExitStack() as stack:
         stack.enter_context(evaluation(model))
         rows = None
         if any(one is not None for one in sets):  # a model of any kind has likelihoods
             rows = stack.enter_context(changed(Decoder(model), sets, scale, mean))
-        for batch in batches((documents[place] for place, _ in work), batch_tokens):
-            places, numbers = zip(*(work[order] for order in batch.order))
+        for batch, places, numbers in shared_batches(documents, len(sets), batch_tokens):
             if rows is not None:
                 rows.assign(torch.tensor(numbers))
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)

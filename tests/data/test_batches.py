@@ -31,3 +31,9 @@ def test_read_as_asked_for():
     endless = ([next(taken)] for _ in count())
     next(batches(endless, 8))
     assert next(taken) == DOCUMENTS_SORTED
+
+
+def test_padded_on_the_left_with_room_for_more():
+    (one, other) = batches([[1, 2], [3, 4, 5], [6]], 10, pad=9, left=True, more=2)
+    assert one.input_ids.tolist() == [[3, 4, 5], [9, 1, 2]] and one.attention_mask.tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert other.input_ids.tolist() == [[6]] and one.order + other.order == [1, 0, 2]

@@ -26,11 +26,8 @@ from torch import Tensor
 
 from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
-    PROGRAMS,
     Heads,
-    counters,
     item_of,
-    multiprocessors,
     pair,
     variants_of,
 )
@@ -231,23 +228,13 @@ def qk_estimate(
     heads = Heads.of(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain)
     q_out = q.new_empty(2, heads.batch, heads.heads * heads.size, dtype=torch.float32)
     k_out = q.new_empty(2, heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
-    items = heads.tiles * heads.batch * heads.heads
-    if items == 0:
+    if heads.items == 0:
         return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
-    constants = heads.constants("qk_estimate", interleaved, softcap)
-    programs = min(items, PROGRAMS * multiprocessors(q.device))
-    scratch = scratch_of(heads.length, heads.seen(window), constants["KEYS"], constants["CAPPED"])
-    kernel[(programs,)](
-        *heads.tensors,
-        q.new_empty(programs * scratch, dtype=torch.float32),
-        q.new_empty(items * 4 * constants["LANES"], dtype=torch.float32),
-        counters(q.device, heads.batch * heads.kv_heads),
-        q_out,
-        k_out,
-        items,
-        *heads.numbers(scale, window, softcap),
-        **constants,
-    )
+
+    def scratch(constants: dict) -> int:
+        return scratch_of(heads.length, heads.seen(window), constants["KEYS"], constants["CAPPED"])
+
+    heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), scale, window, softcap, interleaved)
     return q_out[0], k_out[0], q_out[1], k_out[1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -103,6 +103,38 @@ class Heads:
     def seen(self, window: int | None) -> int:
         """The most keys that a query sees."""
         return self.length if window is None else min(window, self.length)
+
+    @property
+    def items(self) -> int:
+        """Tiles of rows of all heads."""
+        return self.tiles * self.batch * self.heads
+
+    def launch(
+        self,
+        operator: str,
+        kernel: triton.JITFunction,
+        scratch: Callable[[dict], int],
+        sums: int,
+        outputs: tuple[Tensor, Tensor],
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        interleaved: bool,
+    ) -> None:
+        """Runs the kernel; `scratch` gives a program's floats for its constants, `sums` are those of an item and lane."""
+        device = outputs[0].device
+        constants = self.constants(operator, interleaved, softcap)
+        programs = min(self.items, PROGRAMS * multiprocessors(device))
+        kernel[(programs,)](
+            *self.tensors,
+            torch.empty(programs * scratch(constants), dtype=torch.float32, device=device),
+            torch.empty(self.items * sums * constants["LANES"], dtype=torch.float32, device=device),
+            counters(device, self.batch * self.kv_heads),
+            *outputs,
+            self.items,
+            *self.numbers(scale, window, softcap),
+            **constants,
+        )
 
     def numbers(self, scale: float, window: int | None, softcap: float | None) -> tuple:
         group, seen = self.heads // self.kv_heads, self.seen(window)

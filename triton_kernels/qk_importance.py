@@ -26,11 +26,8 @@ from torch import Tensor
 
 from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
-    PROGRAMS,
     Heads,
-    counters,
     item_of,
-    multiprocessors,
     pair,
     variants_of,
 )
@@ -242,23 +239,13 @@ def qk_importance(
     heads = Heads.of(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain)
     q_out = q.new_empty(heads.batch, heads.heads * heads.size, dtype=torch.float32)
     k_out = q.new_empty(heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
-    items = heads.tiles * heads.batch * heads.heads
-    if items == 0:
+    if heads.items == 0:
         return q_out.zero_(), k_out.zero_()
-    constants = heads.constants("qk_importance", interleaved, softcap)
-    programs = min(items, PROGRAMS * multiprocessors(q.device))
-    scratch = (ARRAYS.value * ROWS.value + 1) * constants["KEYS"] + 3 * ROWS.value * constants["LANES"]
-    kernel[(programs,)](
-        *heads.tensors,
-        q.new_empty(programs * scratch, dtype=torch.float32),
-        q.new_empty(items * 2 * constants["LANES"], dtype=torch.float32),
-        counters(q.device, heads.batch * heads.kv_heads),
-        q_out,
-        k_out,
-        items,
-        *heads.numbers(scale, window, softcap),
-        **constants,
-    )
+
+    def scratch(constants: dict) -> int:
+        return (ARRAYS.value * ROWS.value + 1) * constants["KEYS"] + 3 * ROWS.value * constants["LANES"]
+
+    heads.launch("qk_importance", kernel, scratch, 2, (q_out, k_out), scale, window, softcap, interleaved)
     return q_out, k_out
 
 

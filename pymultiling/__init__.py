@@ -8,6 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    "pymultiling.activation_statistics": ("ActivationStatistics", "MostActive"),
     "pymultiling.errors": (
         "BackendUnavailable",
         "CheckpointError",
@@ -28,7 +29,7 @@ _HOMES = {
     "pymultiling.statistics": ("NeuronStatistics",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("embedded", "ops", "tasks", "triton_kernels")
+_MODULES = ("embedded", "ops", "pmi", "tasks", "triton_kernels")
 
 __all__ = ["__version__", *sorted(_HOME_OF), *_MODULES]
 

@@ -14,9 +14,10 @@ LAYERS = (
     {"errors", "sites", "progress"},
     {"reference", "triton_kernels"},
     {"ops"},
-    {"storage", "neurons", "statistics", "selection", "data", "models"},
+    {"storage", "neurons", "activation_statistics", "statistics", "selection", "data", "models"},
     {"tasks"},
     {"methods"},
+    {"pmi"},
     {"cli", "commands", "demo", "doctor", "lm_eval", "loading", "plots", "report", "runs", "__main__"},
 )
 APART = {"embedded"}  # the packaged model and the scripts that made it use whatever they need

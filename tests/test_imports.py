@@ -18,7 +18,7 @@ LAYERS = (
     {"tasks"},
     {"methods"},
     {"pmi"},
-    {"cli", "commands", "demo", "doctor", "lm_eval", "loading", "plots", "report", "runs", "__main__"},
+    {"arguments", "cli", "commands", "demo", "doctor", "lm_eval", "loading", "plots", "report", "runs", "__main__"},
 )
 APART = {"embedded"}  # the packaged model and the scripts that made it use whatever they need
 

@@ -1,0 +1,45 @@
+"""Kinds of argument; what is none of them ends the command line with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+
+from pymultiling.sites import check_sites
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)
+
+
+def amount(text: str) -> int | float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a fraction such as 0.1 nor a count such as 100"
+        ) from None
+
+
+def sites(text: str) -> tuple[str, ...]:
+    try:
+        return check_sites(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def named(text: str) -> tuple[str, str]:
+    """NAME=FILE; the name is to name a file too."""
+    name, found, path = text.partition("=")
+    if not found or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FILE")
+    if name.startswith(".") or set(name) & set("/\\:") or not name.isprintable():
+        raise argparse.ArgumentTypeError(f"{name!r} cannot name a file: give a code such as fr")
+    return name, path

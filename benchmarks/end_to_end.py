@@ -26,13 +26,15 @@ from shapes import SHAPES, Shape
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import pymultiling as pml
+from pymultiling.models.counting import ActivationProbe
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.ops import qk_importance
 from pymultiling.sites import SITES
 
 ROUNDS = 9
 VOCABULARY = 1024
-MODES = {"forward": (), "ffn + v + o": ("ffn", "v", "o"), "all five sites": SITES}
+MEASURED = {"ffn + v + o": ("ffn", "v", "o"), "all five sites": SITES}
+MODES = ("forward", "activation counts", *MEASURED)
 
 
 def random_llama(shape: Shape) -> LlamaForCausalLM:
@@ -56,9 +58,12 @@ def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -
 
     @torch.no_grad()
     def run():
-        if not MODES[mode]:
+        if mode == "forward":
             return model.model(input_ids=tokens, use_cache=False)
-        with ImportanceProbe(model, MODES[mode]) as probe:
+        if mode == "activation counts":
+            mask = torch.ones_like(tokens)
+            return ActivationProbe(model).measure(tokens, mask, mask.bool())
+        with ImportanceProbe(model, MEASURED[mode]) as probe:
             return probe.measure(tokens)
 
     return run

@@ -61,6 +61,7 @@ def _qk_importance(*arguments, **options):
 
 _PUBLIC = {
     "gated_ffn": _gated_ffn,
+    "active_count": ops.active_count,
     "column_energy": ops.column_energy,
     "value_energy": ops.value_energy,
     "mask_neurons": ops.mask_neurons,

@@ -19,9 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "ops"))
 from budget import error, within
 
 DOCUMENTS, ROWS = 3, 2  # of matrices, of attention
+EXACT = ("active_count", "mask_neurons", "mask_neurons_")  # as plain PyTorch, bit for bit
 RESULTS = {
     "gated_ffn": ("hidden", "squares", "active", "magnitude"),
     "column_energy": ("energy",),
+    "active_count": ("active",),
     "value_energy": ("energy",),
     "mask_neurons": ("x",),
     "mask_neurons_": ("x",),
@@ -52,6 +54,7 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
         yield Case("gated_ffn", name, (gate, up, "silu", documents, DOCUMENTS, None, None))
         yield Case("gated_ffn", f"{name}, masks", (gate, up, "silu", documents, DOCUMENTS, masks, documents))
         yield Case("column_energy", name, (gate, documents, DOCUMENTS))
+        yield Case("active_count", name, (gate, documents, DOCUMENTS))
         yield Case("value_energy", name, (matrix(shape.hidden), gram @ gram.mT, documents, DOCUMENTS))
         yield Case("mask_neurons", name, (gate, masks, documents))
         yield Case("mask_neurons_", name, (up, masks, documents))
@@ -111,7 +114,7 @@ def _within(case: Case, result: str, ours: Tensor, plain: Tensor, exact: Tensor)
     """Whether the budget is kept; None for what approximates, whose budget is its own."""
     if case.mode == "fast":
         return None
-    if case.operator.startswith("mask_neurons"):
+    if case.operator in EXACT:
         return torch.equal(ours, plain)
     operator = "gated_ffn, hidden" if result == "hidden" else case.operator
     try:

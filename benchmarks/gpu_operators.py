@@ -70,6 +70,7 @@ def cases(workload: Workload, device: torch.device) -> list[Case]:
         Case("gated_ffn", f"{wide}, {count} masks", (gate, up, "silu", documents, count, masks, documents)),
         Case("column_energy", narrow, (hidden, documents, count)),
         Case("column_energy", wide, (gate, documents, count)),
+        Case("active_count", wide, (gate, documents, count)),
         Case("value_energy", narrow, (hidden, gram, documents, count)),
         Case("mask_neurons", f"{wide}, {count} masks", (gate, masks, documents)),
         Case("mask_neurons_", f"{wide}, {count} masks", (up.clone(), masks, documents)),

@@ -6,6 +6,7 @@
 #include "cpu/dispatch.h"
 
 TORCH_LIBRARY(pymultiling_cpp, m) {
+  m.def("active_count(Tensor x, Tensor documents, int count) -> Tensor");
   m.def("column_energy(Tensor x, Tensor documents, int count) -> Tensor");
   m.def("value_energy(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor");
   m.def("value_gram(Tensor weight, int kv_heads, int size) -> Tensor");
@@ -26,6 +27,7 @@ TORCH_LIBRARY(pymultiling_cpp, m) {
 }
 
 TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
+  m.impl("active_count", &pymultiling::active_count);
   m.impl("column_energy", &pymultiling::column_energy);
   m.impl("value_energy", &pymultiling::value_energy);
   m.impl("value_gram", &pymultiling::value_gram);

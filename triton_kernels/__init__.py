@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-MODULES = ("column_energy", "gated_ffn", "mask_neurons", "qk_estimate", "qk_importance", "value_energy")
+MODULES = ("active_count", "column_energy", "gated_ffn", "mask_neurons", "qk_estimate", "qk_importance", "value_energy")
 _HOME_OF = {**{name: name for name in MODULES}, "mask_neurons_": "mask_neurons"}  # {launcher: its module}
 
 
@@ -29,7 +29,7 @@ def interpreted() -> bool:
     """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET was set when they were first imported."""
     from triton import JITFunction
 
-    return not isinstance(module("column_energy").kernel, JITFunction)
+    return not isinstance(module("columns").kernel, JITFunction)
 
 
 def __getattr__(name: str) -> tuple[ModuleType, ...]:

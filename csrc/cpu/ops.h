@@ -11,6 +11,8 @@ namespace pymultiling {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+at::Tensor active_count(const at::Tensor& x, const at::Tensor& documents, int64_t count);
+
 at::Tensor column_energy(const at::Tensor& x, const at::Tensor& documents, int64_t count);
 
 at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,

@@ -5,6 +5,7 @@ Each is a torch custom operator (torch.ops.pymultiling.*) behind a documented fu
 neither can, "torch", the plain PyTorch reference.
 """
 
+from pymultiling.ops.active_count import active_count
 from pymultiling.ops.column_energy import column_energy
 from pymultiling.ops.dispatch import unavailable
 from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
@@ -16,6 +17,7 @@ from pymultiling.ops.value_energy import value_energy, value_gram
 __all__ = [
     "GatedFFN",
     "QKEstimate",
+    "active_count",
     "column_energy",
     "gated_ffn",
     "mask_neurons",

@@ -3,6 +3,7 @@
 Any floating dtype and any device. Sums are float32, or float64 for float64 input.
 """
 
+from pymultiling.reference.active_count import active_count
 from pymultiling.reference.column_energy import column_energy
 from pymultiling.reference.gated_ffn import ACTIVATIONS, gated_ffn
 from pymultiling.reference.mask_neurons import mask_neurons, mask_neurons_
@@ -13,6 +14,7 @@ from pymultiling.reference.value_energy import value_energy, value_gram
 
 __all__ = [
     "ACTIVATIONS",
+    "active_count",
     "column_energy",
     "gated_ffn",
     "mask_neurons",

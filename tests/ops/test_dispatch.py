@@ -13,6 +13,7 @@ from pymultiling.ops import column_energy, dispatch, unavailable, value_gram
 
 GPU = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16, is_cuda=True)
 OPERATORS = (
+    "active_count",
     "column_energy",
     "gated_ffn",
     "mask_neurons",

@@ -30,6 +30,11 @@ def column_energy() -> tuple[Callable, tuple[torch.Tensor, ...]]:
     return lambda x: ops.column_energy(x, ids, 2), (torch.randn(600, 1000, device="cuda", dtype=torch.bfloat16),)
 
 
+def active_count() -> tuple[Callable, tuple[torch.Tensor, ...]]:
+    ids = documents()
+    return lambda x: ops.active_count(x, ids, 2), (torch.randn(600, 1000, device="cuda", dtype=torch.bfloat16),)
+
+
 def value_energy() -> tuple[Callable, tuple[torch.Tensor, ...]]:
     gram, ids = torch.rand(2, 64, 4, 4, device="cuda"), documents()
     attention = torch.randn(600, 2 * 64 * 4, device="cuda", dtype=torch.bfloat16)
@@ -58,7 +63,7 @@ def qk_estimate() -> tuple[Callable, tuple[torch.Tensor, ...]]:
 
 
 # Each makes a function and its arguments; all else that the operator takes is made beforehand.
-CALLS = (column_energy, gated_ffn, mask_neurons, mask_neurons_, qk_estimate, qk_importance, value_energy)
+CALLS = (active_count, column_energy, gated_ffn, mask_neurons, mask_neurons_, qk_estimate, qk_importance, value_energy)
 
 
 @pytest.fixture(params=CALLS, ids=lambda make: make.__name__)

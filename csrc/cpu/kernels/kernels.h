@@ -22,14 +22,17 @@ struct Matrix {  // float32 or bfloat16; rows `stride` elements apart, each row 
   int64_t stride;
 };
 
-struct ColumnEnergy {
+template <typename Sum>
+struct ColumnSums {
   Matrix x;
   bool bfloat16;
   int64_t width;
   const Run* runs;
   int64_t run_count;
-  double* energy;  // (count, width), zero on entry
+  Sum* sums;  // (count, width), zero on entry
 };
+using ActiveCount = ColumnSums<int64_t>;
+using ColumnEnergy = ColumnSums<double>;
 
 constexpr int64_t LINE = 16;  // dimensions of a head that one task of head_products handles: a cache line of float32
 
@@ -75,6 +78,7 @@ struct QkImportance;  // qk_importance.h
 
 struct Kernels {
   const char* level;
+  void (*active_count)(const ActiveCount&, int64_t first_column);
   void (*column_energy)(const ColumnEnergy&, int64_t first_column);
   void (*head_products)(const HeadProducts&, int64_t kv_head, int64_t first_dimension);
   void (*gated_ffn)(const GatedFfn&, int64_t first_column);

@@ -6,6 +6,7 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
+void active_count(const ActiveCount&, int64_t first_column);
 void column_energy(const ColumnEnergy&, int64_t first_column);
 void head_products(const HeadProducts&, int64_t kv_head, int64_t first_dimension);
 void gated_ffn(const GatedFfn&, int64_t first_column);

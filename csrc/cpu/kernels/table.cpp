@@ -7,7 +7,7 @@ namespace pymultiling::PYMULTILING_LEVEL {
 #define PYMULTILING_QUOTED(x) PYMULTILING_NAME(x)
 
 extern const Kernels table;
-const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), column_energy, head_products, gated_ffn, mask_neurons,
-                       qk_panels, qk_tile, qk_estimate_tile};
+const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), active_count, column_energy, head_products, gated_ffn,
+                       mask_neurons, qk_panels, qk_tile, qk_estimate_tile};
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

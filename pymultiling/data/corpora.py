@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pymultiling.errors import CorpusError
 
-FIELD = "text"
+FIELDS = ("text",)
+PAIR = ("prompt", "response")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -49,7 +50,7 @@ def read_texts(source, report: CorpusReport) -> Iterator[str]:
     Raises:
         CorpusError: the source cannot be read as text.
     """
-    for text in _from_path(Path(source)) if isinstance(source, (str, Path)) else _from_rows(source):
+    for (text,) in _rows(source, FIELDS):
         report.texts += 1
         if not text.strip():
             report.empty += 1
@@ -57,6 +58,26 @@ def read_texts(source, report: CorpusReport) -> Iterator[str]:
         text = _without_half_pairs(text)
         report.replaced += REPLACEMENT in text
         yield text
+
+
+def read_pairs(source, report: CorpusReport) -> Iterator[tuple[str, str]]:
+    """The prompts and responses of a corpus, without those that have no response.
+
+    Args:
+        source: an iterable of (prompt, response) or of rows (dicts) with these fields, or a path to such rows.
+        report: is added to; a text is a pair.
+
+    Raises:
+        CorpusError: the source cannot be read as such.
+    """
+    for pair in _rows(source, PAIR):
+        report.texts += 1
+        if not pair[1].strip():
+            report.empty += 1
+            continue
+        prompt, response = map(_without_half_pairs, pair)
+        report.replaced += REPLACEMENT in prompt + response
+        yield prompt, response
 
 
 def _without_half_pairs(text: str) -> str:
@@ -68,17 +89,28 @@ def _without_half_pairs(text: str) -> str:
     return text
 
 
-def _from_path(path: Path) -> Iterator[str]:
-    readers = {".txt": _lines, ".jsonl": _json_lines, ".parquet": _parquet}
+def _rows(source, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return _from_path(Path(source), fields) if isinstance(source, (str, Path)) else _from_rows(source, fields)
+
+
+def _from_path(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    readers = {".txt": _text_lines, ".jsonl": _json_lines, ".parquet": _parquet}
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind not in readers:
         raise CorpusError(f"{path}: looked for a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file")
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
     try:
-        yield from readers[kind](path)
+        yield from readers[kind](path, fields)
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None
+
+
+def _text_lines(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if len(fields) > 1:
+        raise CorpusError(f"{path} has no {' and '.join(fields)}: give a .jsonl, .jsonl.gz or .parquet file")
+    for line in _lines(path):
+        yield (line,)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -109,33 +141,40 @@ def json_rows(path: Path) -> Iterator[tuple[object, str]]:
         yield row, where
 
 
-def _json_lines(path: Path) -> Iterator[str]:
+def _json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for row, where in json_rows(path):
-        yield _field(row, where)
+        yield _strings(row, fields, where)
 
 
-def _parquet(path: Path) -> Iterator[str]:
+def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            if FIELD not in file.schema_arrow.names:
-                raise CorpusError(f"{path} has no column {FIELD!r}, only {', '.join(file.schema_arrow.names)}")
-            for batch in file.iter_batches(columns=[FIELD]):
-                yield from (_field({FIELD: value or ""}, str(path)) for value in batch.column(0).to_pylist())
+            names = file.schema_arrow.names
+            for field in fields:
+                if field not in names:
+                    raise CorpusError(f"{path} has no column {field!r}, only {', '.join(names)}")
+            for batch in file.iter_batches(columns=list(fields)):
+                for row in batch.to_pylist():
+                    yield _strings({field: value or "" for field, value in row.items()}, fields, str(path))
     except pyarrow.ArrowException as error:
         raise CorpusError(f"{path} is no parquet file: {error}") from None
 
 
-def _from_rows(source: Iterable) -> Iterator[str]:
+def _from_rows(source: Iterable, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if isinstance(source, Mapping):
         raise CorpusError(f"a mapping of {', '.join(map(repr, source))} is no corpus: pass one of its parts")
     for number, row in enumerate(source, 1):
-        yield row if isinstance(row, str) else _field(row, f"row {number}")
+        where = f"row {number}"
+        if isinstance(row, (tuple, list)) and len(row) == len(fields) > 1:
+            row = dict(zip(fields, row))
+        yield (row,) if isinstance(row, str) and len(fields) == 1 else _strings(row, fields, where)
 
 
-def _field(row, where: str) -> str:
-    if not isinstance(row, dict) or not isinstance(row.get(FIELD), str):
-        raise CorpusError(f"{where}: looked for a string, or an object with a string {FIELD!r}")
-    return row[FIELD]
+def _strings(row, fields: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
+        what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
+        raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}")
+    return tuple(row[field] for field in fields)

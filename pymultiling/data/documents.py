@@ -56,6 +56,24 @@ def _token_lists(texts: Iterable[str], tokenizer, **options) -> Iterator[list[in
         yield from tokenizer(some, return_attention_mask=False, verbose=False, **options)["input_ids"]
 
 
+def tokenise_pairs(
+    pairs: Iterable[tuple[str, str]], tokenizer, max_length: int, report: CorpusReport
+) -> Iterator[tuple[list[int], int]]:
+    """Documents of a prompt and its response, and the place of the response's first token.
+
+    The response begins where the tokens of both together first differ from those of the prompt alone. Longer documents are cut
+    to max_length tokens.
+    """
+    pairs = iter(pairs)
+    while some := list(islice(pairs, TEXTS_AT_A_TIME)):
+        wholes = _token_lists((prompt + response for prompt, response in some), tokenizer)
+        prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in some), tokenizer)
+        for whole, prompt in zip(wholes, prompts):
+            report.cut += len(whole) > max_length
+            differs = (place for place, (a, b) in enumerate(zip(prompt, whole)) if a != b)
+            yield whole[:max_length], next(differs, len(prompt))
+
+
 def document_length(model, max_length: int, batch_tokens: int, pack: int | None) -> int:
     """The tokens that a document may have: max_length, or fewer where the model has fewer positions.
 

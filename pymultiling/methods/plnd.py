@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import batches
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
-from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.errors import CorpusError
+from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import model_device
 from pymultiling.models.importance import Importance
 from pymultiling.models.probe import ImportanceProbe
@@ -164,7 +165,7 @@ def detect(
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
-    probe = ImportanceProbe(model, sites, rope, score, qk=qk)
+    probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule)
@@ -177,7 +178,8 @@ def detect(
             total = nothing
             with show_progress(f"{language}: measuring", "documents", progress) as bar:
                 for batch in batches(documents, batch_tokens):
-                    found = _measure(probe, batch, language)
+                    with naming(language, batch):
+                        found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
                     total += NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
                     bar.update(len(batch.order))
             if total.documents == 0:
@@ -185,12 +187,3 @@ def detect(
             statistics[language] = total
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, reports)
-
-
-def _measure(probe: ImportanceProbe, batch: Batch, language: str) -> Importance:
-    device = model_device(probe.decoder.model)
-    try:
-        return probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
-    except NonFiniteActivations as error:
-        where = f"language {language!r}, document {batch.order[error.document]} of its corpus"
-        raise NonFiniteActivations(f"{where}: {error}", error.document) from None

@@ -75,13 +75,13 @@ def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
             drawn += 1
             yield "w3"
 
-    measure = plnd._measure
+    measure = plnd.ImportanceProbe.measure
 
     def watched(*arguments):
         drawn_at_batch.append(drawn)
         return measure(*arguments)
 
-    monkeypatch.setattr(plnd, "_measure", watched)
+    monkeypatch.setattr(plnd.ImportanceProbe, "measure", watched)
     detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=2048)
     assert detection.statistics["fr"].documents == 2 * DOCUMENTS_SORTED + 1
     assert drawn_at_batch == [DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED + 1]

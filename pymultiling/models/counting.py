@@ -1,0 +1,77 @@
+"""How many positions every FFN neuron is active in, counted in a plain forward: the model's output stays bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.errors import NonFiniteActivations, UnsupportedModel
+from pymultiling.models.decoder import Decoder, Projection, evaluation
+from pymultiling.models.hooks import Hooks
+from pymultiling.models.probe import ImportanceProbe
+from pymultiling.ops import active_count
+
+# transformers' names of the activations that are above zero exactly where their input is.
+SIGN_KEEPING = (
+    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "quick_gelu",
+    "relu", "relu2", "relu6", "leaky_relu", "mish",
+)  # fmt: skip
+
+
+class ActivationProbe:
+    """Counts, batch by batch, where act(gate) > 0; a neuron of a plain FFN, where act(up) > 0."""
+
+    def __init__(self, model: nn.Module):
+        self.decoder = Decoder(model)
+        self.decoder.require_weights()
+        name = getattr(model.config, "hidden_activation", None) or model.config.hidden_act
+        if name not in SIGN_KEEPING:
+            raise UnsupportedModel(f"the FFN's activation is {name!r}; looked for one of {', '.join(SIGN_KEEPING)}")
+
+    @torch.no_grad()
+    def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
+        """(layers, neurons) int64 on the CPU: in how many of the positions `counted` each neuron is active.
+
+        Args:
+            input_ids: (documents, length) int64, on the model's device.
+            attention_mask: (documents, length), 0 for padding on either side.
+            counted: (documents, length) bool.
+
+        Raises:
+            NonFiniteActivations: naming site, layer and document.
+        """
+        documents = torch.where(counted, 0, -1).flatten()
+        found: dict[int, Tensor] = {}
+
+        def watch(index: int, gate: Projection):
+            def count(_, args, output: Tensor) -> None:
+                x = gate.of(output).flatten(0, 1)
+                found[index] = active_count(x, documents.to(x.device), 1)[0]
+
+            return count
+
+        with Hooks() as hooks, evaluation(self.decoder.model):
+            for index, layer in enumerate(self.decoder.layers):
+                hooks.after(layer.gate.module, watch(index, layer.gate))
+            output = self.decoder.base(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+        if len(found) < len(self.decoder.layers):
+            raise UnsupportedModel(
+                f"FFNs were seen in {len(found)} of {len(self.decoder.layers)} layers: the model does not run its modules as "
+                "its family does in transformers"
+            )
+        self._require_finite(output[0], input_ids, attention_mask)
+        return torch.stack([found[index].cpu() for index in range(len(found))])
+
+    def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """What is not finite in any layer is not in the last one's output either, for the layers' outputs add up."""
+        broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
+        if broken.any():
+            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:  # which says where it began
+                probe.measure(input_ids, attention_mask)
+            document = int(broken.nonzero()[0])
+            raise NonFiniteActivations(f"NaN or infinite output of document {document} of the batch", document)

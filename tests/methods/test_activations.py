@@ -1,0 +1,197 @@
+"""Counts compared with those of plain hooks and float64."""
+
+import gzip
+import json
+
+import pytest
+import torch
+import transformers.activations
+from tiny import FAMILIES, MODELS, tiny_batch, tiny_model
+from tiny_text import texts, tiny_tokenizer, write_text
+
+import pymultiling as pml
+from pymultiling import embedded
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import tokenise_pairs
+from pymultiling.models.counting import SIGN_KEEPING, ActivationProbe
+
+CORPORA = {language: texts(language) for language in ("fr", "de")}
+PAIRS = [(prompt, f" {response}") for prompt, response in zip(texts("fr"), texts("de", seed=1))]
+
+
+def plain_gates(model, tokens: list[int]) -> torch.Tensor:
+    """(layers, tokens, neurons): act(gate) of one document in float64, from the values that the model sees."""
+    act = transformers.activations.ACT2FN[getattr(model.config, "hidden_activation", None) or model.config.hidden_act]
+    found, handles = [], []
+    for layer in model.model.layers:
+        fused = hasattr(layer.mlp, "gate_up_proj")
+        gate = layer.mlp.gate_up_proj if fused else layer.mlp.gate_proj
+        width = layer.mlp.down_proj.weight.shape[1]
+        handles.append(gate.register_forward_hook(lambda _, args, output, n=width: found.append(output[0, :, :n])))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([tokens]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return torch.stack([act(gate.double()) for gate in found])
+
+
+def plain_count(model, documents, places=slice(None)) -> tuple[torch.Tensor, int]:
+    gates = [plain_gates(model, tokens)[:, places] for tokens in documents]
+    return sum((gate > 0).sum(1) for gate in gates), sum(gate.shape[1] for gate in gates)
+
+
+def assert_counts(found: pml.ActivationStatistics, truth: tuple[torch.Tensor, int]) -> None:
+    assert found.active.dtype == torch.int64 and found.tokens == truth[1] and found.active.any()
+    assert torch.equal(found.active, truth[0])
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
+    """bf16 gates depend on the shape of the product, so the plain count is of the batch that is measured."""
+    if padding != "none" and (name, dtype) == ("gemma2", torch.float64):
+        pytest.skip("transformers' float64 eager attention gives NaN beside padding")
+    model = tiny_model(name, dtype)
+    batch = tiny_batch((11, 11) if padding == "none" else (11, 7), padding="right" if padding == "none" else padding)
+    act = transformers.activations.ACT2FN[getattr(model.config, "hidden_activation", None) or model.config.hidden_act]
+    seen, handles = [], []
+    for layer in model.model.layers:
+        gate = layer.mlp.gate_up_proj if hasattr(layer.mlp, "gate_up_proj") else layer.mlp.gate_proj
+        handles.append(gate.register_forward_hook(lambda _, args, output: seen.append(output[..., :37].double())))
+    for counted in (batch["attention_mask"].bool(), batch["attention_mask"].bool() & (torch.arange(11) > 4)):
+        seen.clear()
+        found = ActivationProbe(model).measure(**batch, counted=counted)
+        truth = torch.stack([(act(gate) > 0)[counted].sum(0) for gate in seen])
+        assert torch.equal(found, truth) and found.shape == (2, 37) and found.any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_corpus_against_one_document_after_the_other(name):
+    model, tokenizer = tiny_model(name), tiny_tokenizer()
+    found = pml.activations(model, tokenizer, CORPORA, max_length=11, batch_tokens=24, progress=False)
+    last = pml.activations(model, tokenizer, CORPORA, positions="last", max_length=11, batch_tokens=24, progress=False)
+    for language, corpus in CORPORA.items():
+        documents = [tokenizer(text)["input_ids"][:11] for text in corpus]
+        assert_counts(found[language], plain_count(model, documents))
+        assert_counts(last[language], plain_count(model, documents, slice(-1, None)))
+        assert last[language].tokens == len(corpus) and found.corpora[language].cut == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_responses_are_prompt_and_response_less_the_prompt(name):
+    model, tokenizer = tiny_model(name), tiny_tokenizer()
+    options = {"max_length": 64, "batch_tokens": 64, "progress": False}
+    directly = pml.activations(model, tokenizer, {"x": PAIRS}, positions="response", **options)["x"]
+    both = pml.activations(model, tokenizer, {"x": [prompt + response for prompt, response in PAIRS]}, **options)["x"]
+    prompts = pml.activations(model, tokenizer, {"x": [prompt for prompt, _ in PAIRS]}, **options)["x"]
+    assert_counts(directly, ((both - prompts).active, (both - prompts).tokens))
+    assert directly.tokens == sum(len(response.split()) for _, response in PAIRS)
+    documents = [tokenizer(prompt + response)["input_ids"] for prompt, response in PAIRS]
+    starts = [len(tokenizer(prompt)["input_ids"]) for prompt, _ in PAIRS]
+    gates = [plain_gates(model, tokens)[:, start:] for tokens, start in zip(documents, starts)]
+    assert_counts(directly, (sum((gate > 0).sum(1) for gate in gates), directly.tokens))
+
+
+def test_a_trained_model_with_subwords():
+    model, tokenizer = embedded.load()
+    pairs = [
+        (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :]) for text in embedded.heldout()["en"][:8]
+    ]
+    options = {"batch_tokens": 600, "progress": False}
+    directly = pml.activations(model, tokenizer, {"en": pairs}, positions="response", **options)["en"]
+    both = pml.activations(model, tokenizer, {"en": [a + b for a, b in pairs]}, **options)["en"]
+    prompts = pml.activations(model, tokenizer, {"en": [a for a, _ in pairs]}, **options)["en"]
+    assert_counts(directly, ((both - prompts).active, (both - prompts).tokens))
+    assert 0.1 < directly.proportion.mean() < 0.9
+
+
+def test_the_response_begins_where_the_tokens_first_differ_from_the_prompts_own():
+    _, tokenizer = embedded.load()
+    ((tokens, start),) = tokenise_pairs([("The mount", "ains are high.")], tokenizer, 64, CorpusReport())
+    assert tokens == tokenizer("The mountains are high.")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(tokens[:start]) == ["<s>", "The", "\u0120m"]  # then ou-nt, and oun-ta-ins
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_pairs_from_files(tmp_path, ending):
+    path = tmp_path / f"pairs.{ending}"
+    rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    if ending == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    else:
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    count = lambda source: pml.activations(model, tokenizer, {"x": source}, positions="response", progress=False)["x"]  # noqa: E731
+    expected = count(PAIRS)
+    assert_counts(count(path), (expected.active, expected.tokens))
+    assert_counts(count(rows), (expected.active, expected.tokens))
+
+
+def test_what_is_wrong_with_a_corpus_is_said(tmp_path):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+
+    def count(source, **options):
+        return pml.activations(model, tokenizer, {"fr": source}, progress=False, **options)
+
+    with pytest.raises(ValueError, match="positions must be one of all, last, response, got 'first'"):
+        count(["w3 w4"], positions="first")
+    with pytest.raises(ValueError, match="not packed"):
+        count(PAIRS, positions="response", pack=8)
+    with pytest.raises(pml.CorpusError, match="no corpora"):
+        pml.activations(model, tokenizer, {})
+    with pytest.raises(pml.CorpusError, match="'fr' has no positions to count: texts 2, empty 2"):
+        count(["", " "])
+    with pytest.raises(pml.CorpusError, match="'fr' has no positions to count: texts 1, empty 1"):
+        count([("w3 w4", " ")], positions="response")
+    with pytest.raises(pml.CorpusError, match="'fr' has no positions to count: texts 1, cut 1"):
+        count([("w3 w4 w5 w6", " w7")], positions="response", max_length=4)
+    with pytest.raises(pml.CorpusError, match="row 1: looked for an object with strings 'prompt' and 'response'"):
+        count(["w3 w4"], positions="response")
+    with pytest.raises(pml.CorpusError, match="has no prompt and response: give a .jsonl"):
+        count(write_text(tmp_path / "a.txt", ["w3 w4"]), positions="response")
+    with pytest.raises(pml.CorpusError, match="no column 'prompt', only text"):
+        count(write_text(tmp_path / "a.parquet", ["w3 w4"]), positions="response")
+
+
+def test_nan_stops_with_layer_site_and_document():
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.gate_proj.weight.data[5] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="language 'fr', document 1 of its corpus: .* site ffn, layer 1"):
+        pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4", "w3 w4 w5"]}, progress=False)
+
+
+def test_the_output_stays_bit_for_bit():
+    model, batch = tiny_model("llama", torch.bfloat16), tiny_batch()
+    seen = []
+    handle = model.model.register_forward_hook(lambda _, args, output: seen.append(output[0]))
+    positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        model.model(**batch, position_ids=positions, use_cache=False)
+    ActivationProbe(model).measure(**batch, counted=batch["attention_mask"].bool())
+    handle.remove()
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("name", SIGN_KEEPING)
+def test_activations_are_above_zero_where_their_input_is(name):
+    x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([1e-30, -1e-30, 0.0, -0.0])]).double()
+    assert torch.equal(transformers.activations.ACT2FN[name](x) > 0, x > 0)
+
+
+def test_an_activation_of_another_kind_is_refused():
+    model = tiny_model("llama")
+    model.config.hidden_act = "sigmoid"
+    with pytest.raises(pml.UnsupportedModel, match="'sigmoid'; looked for one of silu"):
+        ActivationProbe(model)
+
+
+def test_every_family_was_tried():
+    assert {MODELS[name][0].model_type for name in FAMILIES} == {
+        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3",
+    }  # fmt: skip

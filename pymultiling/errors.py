@@ -17,6 +17,10 @@ class CheckpointError(ValueError):
     """A saved file is damaged, of another kind, or of another model."""
 
 
+class TranslationError(RuntimeError):
+    """A model or a server did not answer all that it was asked; what it answered is kept where a cache is given."""
+
+
 class NonFiniteActivations(ArithmeticError):
     """An activation is NaN or infinite, so no importance can be given; `document` is its place in the batch."""
 

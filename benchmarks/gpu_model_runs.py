@@ -7,10 +7,11 @@ from unittest.mock import patch
 
 import torch
 from device_timing import Run
-from gpu_workload import ANEW, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, Workload
+from gpu_workload import ANEW, COUNTS, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, Workload
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from pymultiling.models.counting import ActivationProbe
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.ops import column_energy, value_energy, value_gram
 from pymultiling.sites import SITES
@@ -39,6 +40,9 @@ def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
     probe = partial(ImportanceProbe, model, fused=True)
     if name in (FORWARD, HEAD):
         yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
+    elif name == COUNTS:
+        mask = torch.ones_like(tokens)
+        yield partial(ActivationProbe(model).measure, tokens, mask, mask.bool())
     elif name == ANEW:
         yield partial(_measure_anew, partial(probe, ("ffn", "v", "o")), tokens)
     elif name == HOOKS:

@@ -47,12 +47,13 @@ DTYPE = torch.bfloat16
 # The runs of a model
 FORWARD = "forward"
 HEAD = "forward with the head"
+COUNTS = "forward + activation counts"
 FFN_V_O = "forward + ffn, v, o, counts"
 ANEW = "forward + ffn, v, o, counts, weights' norms every time"
 HOOKS = "forward + ffn, v, o by hooks and plain PyTorch"
 EXACT = "forward + all five sites, exact"
 FAST = "forward + all five sites, fast"
-RUNS = (FORWARD, HEAD, FFN_V_O, ANEW, HOOKS, EXACT, FAST)
+RUNS = (FORWARD, HEAD, COUNTS, FFN_V_O, ANEW, HOOKS, EXACT, FAST)
 
 
 def kernels_of(device: torch.device) -> str:

@@ -9,10 +9,10 @@ import warnings
 from typing import NoReturn
 
 from pymultiling import __version__
-from pymultiling.arguments import ablate, demo, detect, doctor, mwork
-from pymultiling.errors import BackendUnavailable, NonFiniteActivations, UnsupportedModel
+from pymultiling.arguments import ablate, classify, count, demo, detect, doctor, mwork, pmi
+from pymultiling.errors import BackendUnavailable, NonFiniteActivations, TranslationError, UnsupportedModel
 
-COMMANDS = (demo, detect, ablate, mwork, doctor)
+COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, doctor)
 DONE, FAILED = 0, 1  # argparse exits with 2 for wrong arguments
 
 
@@ -39,7 +39,7 @@ def _sentence(error: BaseException) -> str:
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or message}"
     if type(error).__name__ == "OutOfMemoryError":
         return "out of memory: give a smaller --batch-tokens or --max-length, or --dtype bfloat16"
-    if isinstance(error, (ValueError, BackendUnavailable, NonFiniteActivations, UnsupportedModel)):
+    if isinstance(error, (ValueError, BackendUnavailable, NonFiniteActivations, TranslationError, UnsupportedModel)):
         return message
     return f"{type(error).__name__}: {message}; this should not happen, run it again with --debug and report what it prints"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pymultiling.errors import BackendUnavailable, CheckpointError
 
@@ -30,20 +30,30 @@ def load_model(name: str, device: torch.device, dtype: str = "auto", revision: s
     Raises:
         CheckpointError: it cannot be loaded, or weights are missing.
     """
+    return _loaded(AutoModelForCausalLM, name, device, dtype, revision)
+
+
+def load_translator(name: str, device: torch.device):
+    """A causal language model, or an encoder-decoder that translates, and its tokenizer: as `load_model`, dtype "auto"."""
+    check_name(name)
+    try:
+        kind = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(name).is_encoder_decoder else AutoModelForCausalLM
+    except Exception as error:
+        raise CheckpointError(_cannot_load(name, error)) from error
+    return _loaded(kind, name, device, "auto", None)
+
+
+def _loaded(kind, name: str, device: torch.device, dtype: str, revision: str | None):
     check_name(name)
     quieten()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=dtype, output_loading_info=True
-        )
+        model, found = kind.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
     except Exception as error:  # every library below has errors of its own
         raise CheckpointError(_cannot_load(name, error)) from error
     if found["missing_keys"]:
         some = sorted(found["missing_keys"])
-        raise CheckpointError(
-            f"{name} lacks {len(some)} weights, such as {some[0]}: load a complete causal language model"
-        )
+        raise CheckpointError(f"{name} lacks {len(some)} weights, such as {some[0]}: load a complete model of its kind")
     if dtype == "auto" and model.dtype == torch.float16:
         model.float()
     return model.to(device).eval(), tokenizer

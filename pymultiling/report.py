@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
+    from pymultiling.activation_statistics import ActivationStatistics
     from pymultiling.neurons import NeuronSet
 
 
@@ -39,6 +40,26 @@ def _pivot(report: pandas.DataFrame, down: list[str], across: str, which: str) -
     """Sums, in the report's own order of languages and sites."""
     table = report.pivot_table(index=down, columns=across, values=which, aggfunc="sum", sort=False)
     return table.rename_axis(index=[None] * len(down), columns=None)
+
+
+def activation_table(statistics: Mapping[str, ActivationStatistics]) -> str:
+    """A table of `pymultiling.activations`: positions, active neurons, and the share of the 1% that are active most often."""
+    import pandas
+
+    rows = [
+        (name, f"{one.tokens:,}", f"{one.proportion.mean():.2%}", f"{one.most_active().share:.2%}")
+        for name, one in statistics.items()
+    ]
+    return pandas.DataFrame(rows, columns=["", "positions", "active", "of the top 1%"]).to_string(index=False)
+
+
+def pmi_table(table: pandas.DataFrame) -> str:
+    """`pymultiling.pmi.compare`'s table to read: tokens and scores with one digit, shares in percent."""
+    shown = table.copy()
+    for column in table.columns[2:]:
+        percent = column in ("proportion", "top_share")
+        shown[column] = table[column].map("{:.2%}".format if percent else "{:.1f}".format)
+    return shown.rename(columns={"proportion": "active", "top_share": "of the top 1%"}).to_string(index=False)
 
 
 def log_change(perplexities: pandas.DataFrame) -> pandas.DataFrame:

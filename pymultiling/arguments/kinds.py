@@ -43,3 +43,22 @@ def named(text: str) -> tuple[str, str]:
     if name.startswith(".") or set(name) & set("/\\:") or not name.isprintable():
         raise argparse.ArgumentTypeError(f"{name!r} cannot name a file: give a code such as fr")
     return name, path
+
+
+def fraction(text: str) -> float:
+    """Between 0 and 1, both left out."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction such as 0.01")
+    return value
+
+
+def codes(text: str) -> list[str]:
+    """a,b,c."""
+    found = text.split(",")
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different codes such as es,ru,fr")
+    return found

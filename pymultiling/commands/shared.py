@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
+from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.errors import CheckpointError
 from pymultiling.loading import load_model, pick_device
 from pymultiling.neurons import NeuronSet
@@ -41,21 +43,32 @@ def hashes(corpora: dict[str, str]) -> dict[str, dict[str, str]]:
 
 
 def read_sets(given: list[str]) -> dict[str, NeuronSet]:
-    """The sets of every NAME=FILE and folder."""
-    sets: dict[str, NeuronSet] = {}
+    """The sets of every NAME=FILE and folder; none may be called "none"."""
+    return _read(given, NeuronSet.load, "detect", taken=("none",))
+
+
+def read_counts(given: list[str]) -> dict[str, ActivationStatistics]:
+    """The counts of every NAME=FILE and folder."""
+    return _read(given, ActivationStatistics.load, "count")
+
+
+def _read(given: list[str], load: Callable, command: str, taken: tuple[str, ...] = ()) -> dict:
+    found = {}
     for argument in given:
-        for name, file in _set_files(argument):
-            if name in sets or name == "none":
+        for name, file in _named_files(argument, command):
+            if name in found or name in taken:
                 raise CheckpointError(f"{file}: the name {name!r} is taken already, give another as NAME={file}")
-            sets[name] = NeuronSet.load(file)
-    return sets
+            found[name] = load(file)
+    return found
 
 
-def _set_files(argument: str) -> list[tuple[str, Path]]:
+def _named_files(argument: str, command: str) -> list[tuple[str, Path]]:
     name, found, file = argument.partition("=")
     if found and not Path(argument).is_dir():
         return [(name, Path(file))]
     files = sorted(Path(argument).glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"{argument}: looked for NAME=FILE, or a folder of .safetensors files that detect wrote")
+        raise CheckpointError(
+            f"{argument}: looked for NAME=FILE, or a folder of .safetensors files that {command} wrote"
+        )
     return [(file.stem, file) for file in files]

@@ -1,0 +1,44 @@
+"""The command `count`: from corpora to how often every FFN neuron is active."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from pymultiling import plots
+from pymultiling.commands.shared import documents_of, hashes, load, record_of
+from pymultiling.methods.activations import Activations, activations
+from pymultiling.report import activation_table
+from pymultiling.runs import result_folder
+
+
+def run(arguments: Namespace) -> None:
+    """Counts every language's activations; writes the counts, their proportions by layer, and a plot."""
+    record = record_of("count", arguments)
+    with result_folder(arguments.out) as folder:
+        corpora = dict(arguments.corpus)
+        record.note(corpora=hashes(corpora))
+        model, tokenizer = load(arguments, record)
+        with record.stage("count"):
+            found = activations(model, tokenizer, corpora, positions=arguments.positions, **documents_of(arguments))
+        with record.stage("write"):
+            write_counts(found, folder, arguments.model, arguments.positions)
+        record.note(texts={name: asdict(report) for name, report in found.corpora.items()})
+        record.write(folder)
+    print(activation_table(found), end="\n\n")
+    for language, report in found.corpora.items():
+        print(f"{language}: {report}")
+    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+
+
+def write_counts(found: Activations, folder: Path, model: str, positions: str) -> None:
+    """Writes counts/ with a file a language, proportion.csv (layers down, languages across), activations.png."""
+    import pandas
+
+    (folder / "counts").mkdir()
+    for language, one in found.items():
+        one.save(folder / "counts" / f"{language}.safetensors", model=model, language=language, positions=positions)
+    proportions = pandas.DataFrame({language: one.proportion.numpy() for language, one in found.items()})
+    proportions.to_csv(folder / "proportion.csv", index_label="layer")
+    plots.save(plots.activations(found), folder / "activations.png")

@@ -1,0 +1,108 @@
+"""The command `pmi`: from parallel texts to what more languages in the prompt do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from pymultiling import plots, pmi
+from pymultiling.commands.shared import hashes, load, record_of
+from pymultiling.loading import load_translator, pick_device
+from pymultiling.pmi import Comparison, ParallelItem, ParallelTask
+from pymultiling.report import pmi_table
+from pymultiling.runs import result_folder
+
+
+def run(arguments: Namespace) -> None:
+    """Compares the source alone with the source and 1, 2, ... others; writes table, answers, counts and plot."""
+    record = record_of("pmi", arguments)
+    with result_folder(arguments.out) as folder:
+        record.note(corpora=hashes({"inputs": arguments.inputs}))
+        task = _task(arguments)
+        others = arguments.others
+        if arguments.make is not None:
+            with record.stage("make"):
+                task, others = _made(arguments, task)
+        elif others is None:
+            others = [name for name in task.items[0].texts if name not in (arguments.source, arguments.target)]
+        examples = [(item, item.references[0]) for item in task.items[: arguments.shots]]
+        task = dataclasses.replace(task, items=task.items[arguments.shots :])
+        model, tokenizer = load(arguments, record)
+        with record.stage("compare"):
+            found = pmi.compare(
+                model,
+                tokenizer,
+                task.only(limit=arguments.limit),
+                source=arguments.source,
+                others=others,
+                target=arguments.target,
+                pivot=arguments.pivot,
+                positions=arguments.positions,
+                answers=not arguments.count_only,
+                comet=arguments.comet,
+                template=arguments.template,
+                examples=examples,
+                instruction=arguments.instruction,
+                batch_tokens=arguments.batch_tokens,
+                progress=True,
+            )
+        with record.stage("write"):
+            _write(found, folder, arguments.positions)
+        record.note(items=found.items, left_out=found.left_out, others=others, scores=found.signatures)
+        record.write(folder)
+    print(pmi_table(found.table))
+    where = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
+    print(f"\n{found.items:,} items; active: share of the FFN neurons at {where[arguments.positions]}")
+    if found.left_out:
+        print(f"{found.left_out:,} items were left out: their longest prompt does not fit the model's positions")
+    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+
+
+def _task(arguments: Namespace) -> ParallelTask:
+    if arguments.task == "math":
+        return pmi.math(arguments.inputs)
+    if arguments.task == "nli":
+        return pmi.nli(arguments.inputs)
+    wanted = None if arguments.others is None else [arguments.source, *arguments.others]
+    if arguments.make is not None:
+        wanted = [arguments.source]
+    if wanted is not None and arguments.pivot is not None and arguments.pivot not in wanted:
+        wanted.append(arguments.pivot)
+    task = pmi.translation(arguments.inputs, target=arguments.target, languages=wanted)
+    return dataclasses.replace(task, name="free", template="free") if arguments.task == "free" else task
+
+
+def _made(arguments: Namespace, task: ParallelTask) -> tuple[ParallelTask, list[str]]:
+    """The task with inputs that a model makes, and their names; those of people that it would make are left out."""
+    if arguments.base_url is not None:
+        by = pmi.Server(arguments.by, arguments.base_url)
+    else:
+        by = pmi.Generator(*load_translator(arguments.by, pick_device(arguments.device)))
+    wanted = arguments.shots + arguments.limit if arguments.limit is not None else None
+    items = [_without(item, arguments.others or ()) for item in task.items[:wanted]]
+    into = arguments.number if arguments.make == "paraphrase" else arguments.others
+    options = {"how": arguments.make, "cache": arguments.cache, "progress": True}
+    made = pmi.translate_items(items, into, source=arguments.source, by=by, **options)
+    names = [name for name in made[0].texts if name not in items[0].texts]
+    return dataclasses.replace(task, items=made), names
+
+
+def _without(item: ParallelItem, names: list[str]) -> ParallelItem:
+    return dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in names})
+
+
+def _write(found: Comparison, folder: Path, positions: str) -> None:
+    """Writes table.csv, by_layer.csv, answers.jsonl, counts/ with a file a prompt, pmi.png."""
+    found.table.to_csv(folder / "table.csv", index=False)
+    found.by_layer.to_csv(folder / "by_layer.csv", index=False)
+    (folder / "counts").mkdir()
+    for name, one in found.statistics.items():
+        one.save(folder / "counts" / f"{name}.safetensors", prompt=name, positions=positions)
+    if found.answers:
+        with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
+            for place, of_item in enumerate(zip(*found.answers.values())):
+                row = {"item": found.places[place], **dict(zip(found.answers, of_item))}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    plots.save(plots.pmi(found.table, found.statistics, positions), folder / "pmi.png")

@@ -1,0 +1,122 @@
+import gzip
+import json
+
+import pandas
+import pytest
+from command_line import assert_nothing_written, assert_one_sentence, run
+from tiny import tiny_model
+from tiny_text import WORDS, save_model, tiny_tokenizer
+
+import pymultiling as pml
+from pymultiling import pmi
+
+LANGUAGES = ("de", "fr", "es", "en")
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    return save_model(
+        tmp_path_factory.mktemp("roomy"), tiny_model("llama", pad_token_id=None, max_position_embeddings=512)
+    )
+
+
+@pytest.fixture
+def parallel(tmp_path):
+    path = tmp_path / "parallel.tsv.gz"
+    rows = [
+        [str(place), *(" ".join(WORDS[place + shift : place + shift + 3]) for shift in range(4))] for place in range(6)
+    ]
+    path.write_bytes(gzip.compress("\n".join("\t".join(row) for row in [("id", *LANGUAGES), *rows]).encode()))
+    return path
+
+
+def compare(model, parallel, out, *more) -> int:
+    return run("pmi", "--model", model, "--inputs", parallel, "--source", "de", "--out", out, *more)
+
+
+def test_translation(roomy, parallel, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare(roomy, parallel, out, "--target", "en", "--pivot", "es", "--shots", 1, "--limit", 4) == 0
+    assert "4 items; active: share of the FFN neurons at the prompts' last token" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "table.csv", "by_layer.csv", "answers.jsonl", "counts", "pmi.png", "run.json",
+    }  # fmt: skip
+    task = pmi.translation(parallel, target="en")
+    examples = [(task.items[0], task.items[0].references[0])]
+    model, tokenizer = tiny_model("llama", max_position_embeddings=512), tiny_tokenizer()
+    task = pmi.ParallelTask("translation", "translation", task.items[1:5], "bleu", stop=("\n",))
+    options = {"target": "en", "pivot": "es", "examples": examples, "source": "de", "others": ["fr", "es"]}
+    truth = pmi.compare(model, tokenizer, task, **options)
+    table = pandas.read_csv(out / "table.csv")
+    pandas.testing.assert_frame_equal(table, truth.table)
+    rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [row["PMI-2"] for row in rows] == truth.answers["PMI-2"] and [row["item"] for row in rows] == [0, 1, 2, 3]
+    saved = pml.ActivationStatistics.load(out / "counts" / "PMI-1.safetensors")
+    assert (saved.active == truth.statistics["PMI-1"].active).all()
+    record = json.loads((out / "run.json").read_text())
+    assert record["others"] == ["fr", "es"] and record["scores"]["bleu"].startswith("nrefs:1")
+
+
+def test_math_and_nli(roomy, tmp_path, capsys):
+    texts = {"de": "w3 w4", "fr": "w5 w6"}
+    math = [{"lang": lang, "id": n, "question": text, "answer": "3"} for n in range(3) for lang, text in texts.items()]
+    nli = [
+        {"lang": lang, "id": n, "premise": text, "hypothesis": text, "label": "neutral"}
+        for n in range(3)
+        for lang, text in texts.items()
+    ]
+    for task, rows, more in (("math", math, ["--target", "de"]), ("nli", nli, ["--template", "nli_premises"])):
+        path = tmp_path / f"{task}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        assert compare(roomy, path, tmp_path / f"{task} out", "--task", task, *more) == 0
+        table = pandas.read_csv(tmp_path / f"{task} out" / "table.csv")
+        assert list(table["prompt"]) == ["direct", "PMI-1"] and table["accuracy"].between(0, 100).all()
+
+
+def test_free_and_counting_only(roomy, parallel, tmp_path):
+    options = ["--task", "free", "--instruction", "Continue.", "--target", "en", "--others", "es", "--count-only"]
+    assert compare(roomy, parallel, tmp_path / "out", *options, "--positions", "all") == 0
+    assert list(pandas.read_csv(tmp_path / "out" / "table.csv")["prompt"]) == ["direct", "PMI-1"]
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "make, others", [("translation", ["fr", "es"]), ("back-translation", ["de~fr"]), ("paraphrase", ["de~1", "de~2"])]
+)
+def test_inputs_made_by_a_model(roomy, parallel, tmp_path, make, others):
+    given = [] if make == "paraphrase" else ["--others", ",".join(name.removeprefix("de~") for name in others)]
+    options = ["--make", make, "--by", roomy, "--number", 2, "--cache", tmp_path / "cache", *given]
+    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--count-only", "--limit", 2, *options) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["others"] == others and (tmp_path / "cache").exists()
+    assert len(pandas.read_csv(tmp_path / "out" / "table.csv")) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([], "for --task translation --target is required"),
+        (["--target", "en", "--task", "free"], "for --task free --instruction is required"),
+        (["--target", "en", "--by", "x"], "--by: not allowed without --make"),
+        (["--target", "en", "--make", "paraphrase"], "with --make --by is required"),
+        (["--target", "en", "--make", "translation", "--by", "x"], "with --make translation --others is required"),
+        (["--target", "en", "--count-only", "--positions", "response"], "not allowed with --positions response"),
+        (["--target", "en", "--others", "fr,fr"], "no list of different codes"),
+    ],
+)
+def test_wrong_arguments(parallel, tmp_path, capsys, more, words):
+    assert compare("nowhere", parallel, tmp_path / "out", *more) == 2
+    assert_one_sentence(capsys, words)
+
+
+def test_what_cannot_be_compared(model, roomy, parallel, tmp_path, capsys):
+    before = [path.name for path in tmp_path.iterdir()]
+    assert compare(roomy, parallel, tmp_path / "out", "--target", "it") == 1
+    assert_one_sentence(capsys, "'it'")
+    assert compare(model, parallel, tmp_path / "out", "--target", "en") == 1
+    assert_one_sentence(capsys, "no items to compare", "64 positions")
+    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
+    assert_one_sentence(capsys, "'zh'")
+    assert compare(roomy, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
+    assert_one_sentence(capsys, "no such file")
+    assert_nothing_written(tmp_path, *before)

@@ -3,12 +3,16 @@ import json
 
 import pandas
 import pytest
+import torch
+from chat_server import REFUSED, ChatServer
 from command_line import assert_nothing_written, assert_one_sentence, run
 from tiny import tiny_model
 from tiny_text import WORDS, save_model, tiny_tokenizer
+from transformers import LlamaForCausalLM, M2M100Config, M2M100ForConditionalGeneration
 
 import pymultiling as pml
 from pymultiling import pmi
+from pymultiling.loading import load_translator
 
 LANGUAGES = ("de", "fr", "es", "en")
 
@@ -83,13 +87,51 @@ def test_free_and_counting_only(roomy, parallel, tmp_path):
 @pytest.mark.parametrize(
     "make, others", [("translation", ["fr", "es"]), ("back-translation", ["de~fr"]), ("paraphrase", ["de~1", "de~2"])]
 )
-def test_inputs_made_by_a_model(roomy, parallel, tmp_path, make, others):
+def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
     given = [] if make == "paraphrase" else ["--others", ",".join(name.removeprefix("de~") for name in others)]
-    options = ["--make", make, "--by", roomy, "--number", 2, "--cache", tmp_path / "cache", *given]
-    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--count-only", "--limit", 2, *options) == 0
+    with ChatServer() as server:
+        options = [
+            "--make",
+            make,
+            "--by",
+            "m",
+            "--base-url",
+            server.url,
+            "--number",
+            2,
+            "--cache",
+            tmp_path / "cache",
+            *given,
+        ]
+        options += ["--target", "en", "--count-only", "--limit", 3, "--shots", 1]
+        assert compare(roomy, parallel, tmp_path / "out", *options) == 0
+        assert sum(server.delivered.values()) == 4 * 2  # two requests for each of three items and one example
+        assert compare(roomy, parallel, tmp_path / "again", *options) == 0
+        assert sum(server.delivered.values()) == 4 * 2
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["others"] == others and (tmp_path / "cache").exists()
-    assert len(pandas.read_csv(tmp_path / "out" / "table.csv")) == 1 + len(others)
+    assert record["others"] == others and record["items"] == 3
+    tables = [pandas.read_csv(tmp_path / name / "table.csv") for name in ("out", "again")]
+    assert len(tables[0]) == 1 + len(others) and tables[0].equals(tables[1])
+
+
+def test_a_server_that_refuses(roomy, parallel, tmp_path, capsys):
+    with ChatServer(lambda prompt, before: REFUSED) as server:
+        options = ["--make", "translation", "--others", "fr", "--by", "m", "--base-url", server.url, "--target", "en"]
+        assert compare(roomy, parallel, tmp_path / "out", *options) == 1
+    assert_one_sentence(capsys, "401", "does not answer")
+    assert_nothing_written(tmp_path, parallel.name)
+
+
+def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
+    sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
+    sizes |= dict(encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=70)
+    M2M100ForConditionalGeneration(M2M100Config(**sizes)).save_pretrained(tmp_path / "m2m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m2m")
+    cpu = torch.device("cpu")
+    assert isinstance(load_translator(str(tmp_path / "m2m"), cpu)[0], M2M100ForConditionalGeneration)
+    assert isinstance(load_translator(str(roomy), cpu)[0], LlamaForCausalLM)
+    with pytest.raises(pml.CheckpointError, match="no such folder"):
+        load_translator(str(tmp_path / "none"), cpu)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pymultiling.errors import CheckpointError
 from pymultiling.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.activations/1"
@@ -51,6 +52,8 @@ class ActivationStatistics:
             raise ValueError(
                 f"active must be int64 (layers, neurons), got {self.active.dtype} {tuple(self.active.shape)}"
             )
+        if not isinstance(self.tokens, int):
+            raise ValueError(f"tokens must be an int, got {self.tokens!r}")
         if self.tokens < 0:
             raise ValueError(
                 f"tokens must be at least 0, got {self.tokens}: more positions were taken out than there are"
@@ -108,7 +111,10 @@ class ActivationStatistics:
     def load(cls, path: str | Path) -> ActivationStatistics:
         """Reads what `save` wrote; CheckpointError where the file is damaged or something else."""
         tensors, metadata = load_tensors(path, FORMAT, "counts of activations")
-        return cls(tensors["active"], int(metadata["tokens"]))
+        try:
+            return cls(tensors["active"], int(metadata["tokens"]))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}): count again") from None
 
 
 def probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:

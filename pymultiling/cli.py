@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _sentence(error: BaseException) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written"
+        return "interrupted; no results were written"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or message}"
     if type(error).__name__ == "OutOfMemoryError":

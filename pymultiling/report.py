@@ -53,6 +53,10 @@ def activation_table(statistics: Mapping[str, ActivationStatistics]) -> str:
     return pandas.DataFrame(rows, columns=["", "positions", "active", "of the top 1%"]).to_string(index=False)
 
 
+# Where `pymultiling.pmi.compare` counts active neurons.
+WHERE = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
+
+
 def pmi_table(table: pandas.DataFrame) -> str:
     """`pymultiling.pmi.compare`'s table to read: tokens and scores with one digit, shares in percent."""
     shown = table.copy()

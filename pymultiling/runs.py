@@ -116,7 +116,7 @@ def versions() -> dict[str, str]:
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a corpus file."""
     if not Path(path).is_file():
-        raise CorpusError(f"{path}: no such file; give a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file")
+        raise CorpusError(f"{path}: no such file")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

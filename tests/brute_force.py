@@ -116,9 +116,8 @@ def _measured(layer, site: str, call: dict, config):
 @contextmanager
 def _without(layer, site: str, n: int, config):
     """Neuron n zeroed; of an FFN neuron the gate's row, up's row and down's column in turn, which are to be the same."""
-    kept = {name: parameter.clone() for name, parameter in layer.named_parameters() if "_proj" in name}
+    kept = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     zero_neuron(layer, site, n, config, ffn_part=("gate", "up", "down")[n % 3])
     yield
     for name, parameter in layer.named_parameters():
-        if name in kept:
-            parameter.copy_(kept[name])
+        parameter.copy_(kept[name])

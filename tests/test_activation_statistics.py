@@ -2,7 +2,8 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.activation_statistics import probabilities
+from pymultiling.activation_statistics import FORMAT, probabilities
+from pymultiling.storage import save_tensors
 
 
 def random_statistics(seed: int, shape=(3, 7), tokens: int = 20) -> pml.ActivationStatistics:
@@ -53,7 +54,21 @@ def test_saved_and_loaded(tmp_path):
         pml.ActivationStatistics.load(path)
 
 
+def test_damaged_files_say_so(tmp_path):
+    path, active = tmp_path / "a.safetensors", torch.zeros(1, 2, dtype=torch.int64)
+    for tensors, metadata in (
+        ({"active": active}, {}),
+        ({"other": active}, {"tokens": "3"}),
+        ({"active": active}, {"tokens": "3.5"}),
+    ):
+        save_tensors(path, tensors, FORMAT, metadata)
+        with pytest.raises(pml.CheckpointError, match="a.safetensors is damaged"):
+            pml.ActivationStatistics.load(path)
+
+
 def test_wrong_ones_say_so():
+    with pytest.raises(ValueError, match="tokens must be an int, got 2.0"):
+        pml.ActivationStatistics(torch.zeros(2, 3, dtype=torch.int64), 2.0)
     with pytest.raises(ValueError, match="int64"):
         pml.ActivationStatistics(torch.zeros(2, 3), 1)
     with pytest.raises(ValueError, match="more positions were taken out"):

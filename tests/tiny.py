@@ -20,6 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from pymultiling import SITES, NeuronSet
@@ -76,9 +78,10 @@ MODELS = {
         Phi3ForCausalLM,
         dict(rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)),
     ),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM, dict(sliding_window=4)),  # a plain FFN, biases everywhere
 }
 # One model of each family, for what does not depend on the variants.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2")
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
@@ -141,6 +144,15 @@ def sizes(config) -> dict[str, int]:
     return dict(ffn=config.intermediate_size, q=query, k=key, v=key, o=query)
 
 
+def ffn_modules(mlp):
+    """What makes gate, up and the output: one module may be both gate and up."""
+    if hasattr(mlp, "c_fc"):
+        return mlp.c_fc, mlp.c_fc, mlp.c_proj
+    if hasattr(mlp, "gate_up_proj"):
+        return mlp.gate_up_proj, mlp.gate_up_proj, mlp.down_proj
+    return mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+
 def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
     """Sets the parameters of neuron n of a decoder layer to zero, in place. ffn_part: "gate", "up", "down" or "all"."""
     attention, mlp, width = layer.self_attn, layer.mlp, sizes(config)
@@ -148,12 +160,13 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
     if site == "o":
         attention.o_proj.weight.data[:, n] = 0
     elif site == "ffn":
+        gate, up, down = ffn_modules(mlp)
         if ffn_part in ("gate", "all"):
-            _zero_row(mlp.gate_up_proj if fused else mlp.gate_proj, n)
+            _zero_row(gate, n)
         if ffn_part in ("up", "all"):
-            _zero_row(mlp.gate_up_proj if fused else mlp.up_proj, n + (width["ffn"] if fused else 0))
+            _zero_row(up, n + (width["ffn"] if fused else 0))
         if ffn_part in ("down", "all"):
-            mlp.down_proj.weight.data[:, n] = 0
+            down.weight.data[:, n] = 0
     elif fused:
         _zero_row(attention.qkv_proj, n + {"q": 0, "k": width["q"], "v": width["q"] + width["k"]}[site])
     else:

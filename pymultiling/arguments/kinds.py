@@ -40,9 +40,14 @@ def named(text: str) -> tuple[str, str]:
     name, found, path = text.partition("=")
     if not found or not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FILE")
-    if name.startswith(".") or set(name) & set("/\\:") or not name.isprintable():
+    if not names_file(name):
         raise argparse.ArgumentTypeError(f"{name!r} cannot name a file: give a code such as fr")
     return name, path
+
+
+def names_file(name: str) -> bool:
+    """Whether a file can be called so, and is in the folder that it is put into."""
+    return bool(name) and not name.startswith(".") and not set(name) & set("/\\:") and name.isprintable()
 
 
 def fraction(text: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import codes, count, whole
+from pymultiling.arguments.kinds import codes, count, named, whole
 from pymultiling.arguments.shared import add_model, command, require
 
 TASKS = ("translation", "math", "nli", "free")
@@ -40,6 +40,14 @@ def add(commands) -> None:
     )
     parser.add_argument("--template", metavar="NAME|FILE", help="another template of prompts than the task's own")
     parser.add_argument("--instruction", metavar="TEXT", default="", help="what to do, for the task free")
+    parser.add_argument("--chat", action="store_true", help="give prompts as messages, in the model's chat template")
+    parser.add_argument(
+        "--name",
+        metavar="CODE=ENGLISH",
+        type=named,
+        action="append",
+        help="what a language is called in prompts; repeat",
+    )
     parser.add_argument("--comet", metavar="NAME|FILE", help="score translations with this COMET model too")
     made = parser.add_argument_group("inputs made by a model, of the source's")
     made.add_argument(
@@ -49,7 +57,7 @@ def add(commands) -> None:
     made.add_argument(
         "--base-url", metavar="URL", help="an OpenAI-compatible server, up to /v1; its key in OPENAI_API_KEY"
     )
-    made.add_argument("--number", metavar="N", type=count, default=3, help="paraphrases (%(default)s)")
+    made.add_argument("--number", metavar="N", type=count, help="how many, for paraphrase (3)")
     made.add_argument("--cache", metavar="FILE", help="keeps what was made, so that another run goes on from there")
     add_model(parser)
 
@@ -71,4 +79,11 @@ def run(arguments: argparse.Namespace) -> None:
         require(arguments, ("by",), "with --make ")
         if arguments.make != "paraphrase":
             require(arguments, ("others",), f"with --make {arguments.make} ")
+        elif arguments.others is not None:
+            arguments.parser.error("argument --others: not allowed with --make paraphrase")
+    if arguments.number is not None and arguments.make != "paraphrase":
+        arguments.parser.error("argument --number: not allowed without --make paraphrase")
+    for name in (arguments.source, arguments.target):
+        if name in (arguments.others or ()):
+            arguments.parser.error(f"argument --others: {name!r} is the source or the target")
     pmi.run(arguments)

@@ -12,11 +12,10 @@ from pymultiling.commands.shared import read_counts, record_of
 from pymultiling.methods.lape import lape
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
+from pymultiling.methods.ternary_parts import NAMES as PARTS
 from pymultiling.methods.ternary_parts import ternary_parts
 from pymultiling.neurons import NeuronSet
 from pymultiling.runs import result_folder
-
-LAYERS_OF_PARTS = 4  # the fewest that can be divided into the four parts
 
 
 def run(arguments: Namespace) -> None:
@@ -29,20 +28,25 @@ def run(arguments: Namespace) -> None:
             if arguments.method == "lape":
                 _lape(arguments, counts, folder)
             else:
-                found = _ternary(arguments, counts)
+                found = _ternary(arguments, counts, "--counts")
                 _write(found, folder)
                 record.note(lam=found.lam, threshold=found.threshold)
         if arguments.before is not None:
+            before = read_counts(arguments.before)
+            record.note(tokens_before={language: one.tokens for language, one in before.items()})
             with record.stage("compare"):
-                change = ternary_change(_ternary(arguments, read_counts(arguments.before)), found)
+                change = ternary_change(_ternary(arguments, before, "--before"), found)
                 _write_change(change, folder)
         record.write(folder)
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 
-def _ternary(arguments: Namespace, counts: Mapping[str, ActivationStatistics]) -> Ternary:
+def _ternary(arguments: Namespace, counts: Mapping[str, ActivationStatistics], given: str) -> Ternary:
     options = {"top": arguments.top, "bar": arguments.bar, "lam": arguments.lam, "scale": arguments.scale}
-    return ternary(counts, **options)
+    try:
+        return ternary(counts, **options)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from None
 
 
 def _lape(arguments: Namespace, counts: Mapping[str, ActivationStatistics], folder: Path) -> None:
@@ -63,7 +67,7 @@ def _write(found: Ternary, folder: Path) -> None:
     by_layer.to_csv(folder / "by_layer.csv", index=False)
     histogram = pandas.DataFrame({"languages": range(len(found.histogram)), "neurons": found.histogram})
     histogram.to_csv(folder / "histogram.csv", index=False)
-    divided = ternary_parts(by_layer) if len(by_layer) >= LAYERS_OF_PARTS else None
+    divided = ternary_parts(by_layer) if len(by_layer) >= len(PARTS) else None
     plots.save(plots.ternary(found, divided), folder / "ternary.png")
     print(
         f"lambda {found.lam:g}; a neuron is a language's where it is active in more than {found.threshold:.1%} of positions"

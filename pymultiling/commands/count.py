@@ -33,7 +33,8 @@ def run(arguments: Namespace) -> None:
 
 
 def write_counts(found: Activations, folder: Path, model: str, positions: str) -> None:
-    """Writes counts/ with a file a language, proportion.csv (layers down, languages across), activations.png."""
+    """Writes counts/ with a file a language, activations.png, and tables with a column a language: proportion.csv, a row a
+    layer, and most_active.csv, in how many positions the most active 1% of the neurons are, from the first down."""
     import pandas
 
     (folder / "counts").mkdir()
@@ -41,4 +42,6 @@ def write_counts(found: Activations, folder: Path, model: str, positions: str) -
         one.save(folder / "counts" / f"{language}.safetensors", model=model, language=language, positions=positions)
     proportions = pandas.DataFrame({language: one.proportion.numpy() for language, one in found.items()})
     proportions.to_csv(folder / "proportion.csv", index_label="layer")
+    curves = pandas.DataFrame({language: one.most_active().counts.numpy() for language, one in found.items()})
+    curves.to_csv(folder / "most_active.csv", index_label="rank")
     plots.save(plots.activations(found), folder / "activations.png")

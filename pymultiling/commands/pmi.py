@@ -10,9 +10,11 @@ from pathlib import Path
 from pymultiling import plots, pmi
 from pymultiling.commands.shared import hashes, load, record_of
 from pymultiling.loading import load_translator, pick_device
-from pymultiling.pmi import Comparison, ParallelItem, ParallelTask
-from pymultiling.report import pmi_table
+from pymultiling.pmi import Comparison, ParallelTask
+from pymultiling.report import WHERE, pmi_table
 from pymultiling.runs import result_folder
+
+PARAPHRASES = 3
 
 
 def run(arguments: Namespace) -> None:
@@ -24,7 +26,8 @@ def run(arguments: Namespace) -> None:
         others = arguments.others
         if arguments.make is not None:
             with record.stage("make"):
-                task, others = _made(arguments, task)
+                task = _made(arguments, task)
+            others = _names(arguments)
         elif others is None:
             others = [name for name in task.items[0].texts if name not in (arguments.source, arguments.target)]
         examples = [(item, item.references[0]) for item in task.items[: arguments.shots]]
@@ -45,16 +48,17 @@ def run(arguments: Namespace) -> None:
                 template=arguments.template,
                 examples=examples,
                 instruction=arguments.instruction,
+                chat=arguments.chat,
+                names=dict(arguments.name or ()),
                 batch_tokens=arguments.batch_tokens,
                 progress=True,
             )
         with record.stage("write"):
-            _write(found, folder, arguments.positions)
+            _write(found, task, arguments.source, folder, arguments.positions)
         record.note(items=found.items, left_out=found.left_out, others=others, scores=found.signatures)
         record.write(folder)
     print(pmi_table(found.table))
-    where = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
-    print(f"\n{found.items:,} items; active: share of the FFN neurons at {where[arguments.positions]}")
+    print(f"\n{found.items:,} items; active: share of the FFN neurons at {WHERE[arguments.positions]}")
     if found.left_out:
         print(f"{found.left_out:,} items were left out: their longest prompt does not fit the model's positions")
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
@@ -65,35 +69,44 @@ def _task(arguments: Namespace) -> ParallelTask:
         return pmi.math(arguments.inputs)
     if arguments.task == "nli":
         return pmi.nli(arguments.inputs)
-    wanted = None if arguments.others is None else [arguments.source, *arguments.others]
-    if arguments.make is not None:
-        wanted = [arguments.source]
-    if wanted is not None and arguments.pivot is not None and arguments.pivot not in wanted:
-        wanted.append(arguments.pivot)
+    wanted = None
+    if arguments.others is not None or arguments.make is not None:
+        made = set() if arguments.make is None else set(_names(arguments))
+        asked = (arguments.source, *(arguments.others or ()), arguments.pivot)
+        wanted = [name for name in dict.fromkeys(asked) if name is not None and name not in made]
+        if arguments.make == "back-translation":  # goes through the others, whatever the file has of them
+            wanted = [name for name in wanted if name in (arguments.source, arguments.pivot)]
     task = pmi.translation(arguments.inputs, target=arguments.target, languages=wanted)
     return dataclasses.replace(task, name="free", template="free") if arguments.task == "free" else task
 
 
-def _made(arguments: Namespace, task: ParallelTask) -> tuple[ParallelTask, list[str]]:
-    """The task with inputs that a model makes, and their names; those of people that it would make are left out."""
+def _names(arguments: Namespace) -> list[str]:
+    """The inputs that a model makes."""
+    if arguments.make == "translation":
+        return arguments.others
+    if arguments.make == "back-translation":
+        return [f"{arguments.source}~{code}" for code in arguments.others]
+    return [f"{arguments.source}~{number}" for number in range(1, (arguments.number or PARAPHRASES) + 1)]
+
+
+def _made(arguments: Namespace, task: ParallelTask) -> ParallelTask:
+    """The task with inputs that a model makes, in the place of people's."""
     if arguments.base_url is not None:
         by = pmi.Server(arguments.by, arguments.base_url)
     else:
         by = pmi.Generator(*load_translator(arguments.by, pick_device(arguments.device)))
     wanted = arguments.shots + arguments.limit if arguments.limit is not None else None
-    items = [_without(item, arguments.others or ()) for item in task.items[:wanted]]
-    into = arguments.number if arguments.make == "paraphrase" else arguments.others
-    options = {"how": arguments.make, "cache": arguments.cache, "progress": True}
-    made = pmi.translate_items(items, into, source=arguments.source, by=by, **options)
-    names = [name for name in made[0].texts if name not in items[0].texts]
-    return dataclasses.replace(task, items=made), names
+    names = set(_names(arguments))
+    items = [
+        dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in names})
+        for item in task.items[:wanted]
+    ]
+    into = len(names) if arguments.make == "paraphrase" else arguments.others
+    options = {"how": arguments.make, "cache": arguments.cache, "names": dict(arguments.name or ()), "progress": True}
+    return dataclasses.replace(task, items=pmi.translate_items(items, into, source=arguments.source, by=by, **options))
 
 
-def _without(item: ParallelItem, names: list[str]) -> ParallelItem:
-    return dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in names})
-
-
-def _write(found: Comparison, folder: Path, positions: str) -> None:
+def _write(found: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
     """Writes table.csv, by_layer.csv, answers.jsonl, counts/ with a file a prompt, pmi.png."""
     found.table.to_csv(folder / "table.csv", index=False)
     found.by_layer.to_csv(folder / "by_layer.csv", index=False)
@@ -103,6 +116,8 @@ def _write(found: Comparison, folder: Path, positions: str) -> None:
     if found.answers:
         with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
             for place, of_item in enumerate(zip(*found.answers.values())):
-                row = {"item": found.places[place], **dict(zip(found.answers, of_item))}
+                item = task.items[found.places[place]]
+                row = {"item": found.places[place], "source": item.texts[source], "references": item.references}
+                row["answers"] = dict(zip(found.answers, of_item))
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     plots.save(plots.pmi(found.table, found.statistics, positions), folder / "pmi.png")

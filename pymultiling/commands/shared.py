@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pymultiling.activation_statistics import ActivationStatistics
+from pymultiling.arguments.kinds import names_file
 from pymultiling.errors import CheckpointError
 from pymultiling.loading import load_model, pick_device
 from pymultiling.neurons import NeuronSet
@@ -65,6 +66,8 @@ def _read(given: list[str], load: Callable, command: str, taken: tuple[str, ...]
 def _named_files(argument: str, command: str) -> list[tuple[str, Path]]:
     name, found, file = argument.partition("=")
     if found and not Path(argument).is_dir():
+        if not names_file(name):
+            raise CheckpointError(f"{name!r} cannot name a file: give a code such as fr in {argument}")
         return [(name, Path(file))]
     files = sorted(Path(argument).glob("*.safetensors"))
     if not files:

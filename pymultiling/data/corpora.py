@@ -55,7 +55,7 @@ def read_texts(source, report: CorpusReport) -> Iterator[str]:
         if not text.strip():
             report.empty += 1
             continue
-        text = _without_half_pairs(text)
+        text = without_half_pairs(text)
         report.replaced += REPLACEMENT in text
         yield text
 
@@ -75,13 +75,13 @@ def read_pairs(source, report: CorpusReport) -> Iterator[tuple[str, str]]:
         if not pair[1].strip():
             report.empty += 1
             continue
-        prompt, response = map(_without_half_pairs, pair)
+        prompt, response = map(without_half_pairs, pair)
         report.replaced += REPLACEMENT in prompt + response
         yield prompt, response
 
 
-def _without_half_pairs(text: str) -> str:
-    """JSON can escape half of a surrogate pair, which is no character, and which tokenizers refuse."""
+def without_half_pairs(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which JSON can escape, and which tokenizers refuse."""
     try:
         text.encode()
     except UnicodeEncodeError:

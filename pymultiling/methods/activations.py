@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ def activations(
         corpora: {language: texts}, as `detect` takes them; for positions="response" pairs: an iterable of
             (prompt, response), or of rows with these two fields, or a path to such rows (.jsonl, .jsonl.gz, .parquet).
         positions: "all" of a document's tokens; the "last" one alone, as the published code of arXiv 2403.09073 counts a
-            prompt; those of the "response", as arXiv 2505.21505: what counts for prompt and response less what counts for
+            prompt (of a document that is cut, the last one that is left); those of the "response", as arXiv 2505.21505: what counts for prompt and response less what counts for
             the prompt, from one forward. A response begins where the tokens of both first differ from those of the prompt.
         max_length, batch_tokens, pack, progress: as in `detect`; pairs are not packed.
 
@@ -73,7 +73,7 @@ def activations(
     if not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     length = document_length(model, max_length, batch_tokens, pack)
-    probe, device = ActivationProbe(model), model_device(model)
+    probe = ActivationProbe(model)
     found = Activations()
     for language, source in corpora.items():
         report = found.corpora[language] = CorpusReport()
@@ -81,23 +81,35 @@ def activations(
             documents = tokenise_pairs(read_pairs(source, report), tokenizer, length, report)
         else:
             documents = ((one, 0) for one in tokenise(read_texts(source, report), tokenizer, length, report, pack))
-        active, tokens = 0, 0
-        with show_progress(f"{language}: counting", "documents", progress) as bar:
-            for batch, starts in _batches(documents, batch_tokens):
-                counted = _counted(batch, starts, positions)
-                with naming(language, batch):
-                    active += probe.measure(
-                        batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device)
-                    )
-                tokens += int(counted.sum())
-                bar.update(len(batch.order))
-        if tokens == 0:
+        found[language] = count(probe, documents, positions, batch_tokens, f"language {language!r}", progress)
+        if found[language].tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or 'nothing was read'}")
-        found[language] = ActivationStatistics(active, tokens)
     return found
 
 
-def _batches(documents: Iterator[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
+def count(
+    probe: ActivationProbe,
+    documents: Iterable[tuple[list[int], int]],
+    positions: str,
+    batch_tokens: int,
+    name: str,
+    progress: bool,
+) -> ActivationStatistics:
+    """Of documents' tokens, each with the place of its first one that is the response's; `name` is for messages."""
+    decoder, tokens = probe.decoder, 0
+    device = model_device(decoder.model)
+    active = torch.zeros(len(decoder.layers), decoder.widths()["ffn"], dtype=torch.int64)
+    with show_progress(f"{name}: counting", "documents", progress) as bar:
+        for batch, starts in _batches(documents, batch_tokens):
+            counted = _counted(batch, starts, positions)
+            with naming(name, batch):
+                active += probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
+            tokens += int(counted.sum())
+            bar.update(len(batch.order))
+    return ActivationStatistics(active, tokens)
+
+
+def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
     """Batches, with the first token of every row that can count."""
     starts: dict[int, int] = {}  # of documents that were read and are in no batch yet
 

@@ -10,10 +10,10 @@ from pymultiling.errors import NonFiniteActivations
 
 
 @contextmanager
-def naming(language: str, batch: Batch) -> Iterator[None]:
-    """NonFiniteActivations that leave the block say which document of which language it was."""
+def naming(name: str, batch: Batch) -> Iterator[None]:
+    """NonFiniteActivations that leave the block say which document of which corpus it was."""
     try:
         yield
     except NonFiniteActivations as error:
-        where = f"language {language!r}, document {batch.order[error.document]} of its corpus"
+        where = f"{name}, document {batch.order[error.document]} of its corpus"
         raise NonFiniteActivations(f"{where}: {error}", error.document) from None

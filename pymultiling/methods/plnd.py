@@ -178,7 +178,7 @@ def detect(
             total = nothing
             with show_progress(f"{language}: measuring", "documents", progress) as bar:
                 for batch in batches(documents, batch_tokens):
-                    with naming(language, batch):
+                    with naming(f"language {language!r}", batch):
                         found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
                     total += NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
                     bar.update(len(batch.order))

@@ -65,7 +65,7 @@ class ActivationProbe:
                 "its family does in transformers"
             )
         self._require_finite(output[0], input_ids, attention_mask)
-        return torch.stack([found[index].cpu() for index in range(len(found))])
+        return torch.stack([found[index].to(input_ids.device) for index in range(len(found))]).cpu()
 
     def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
         """What is not finite in any layer is not in the last one's output either, for the layers' outputs add up."""

@@ -34,7 +34,10 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The modules of one decoder layer, and the sizes read off their weights."""
+    """The modules of one decoder layer, and the sizes read off their weights.
+
+    `gate` is what the activation is applied to; in a plain FFN, its only projection, and `up` is None.
+    """
 
     attention: nn.Module
     q: Projection
@@ -46,7 +49,7 @@ class Layer:
     attention_norm: nn.Module | None
     ffn: nn.Module
     gate: Projection
-    up: Projection
+    up: Projection | None
     down: nn.Module
     ffn_norm: nn.Module | None
     head_size: int
@@ -135,11 +138,13 @@ def _attention_projections(attention: nn.Module, family: Family, where: str, wid
     return [Projection(fused, 0, width), Projection(fused, width, middle), Projection(fused, middle, rows)]
 
 
-def _ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> list[Projection]:
+def _ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:
+    """Gate and up."""
     if family.gate_up is None:
-        return [_whole(_linear(ffn, name, where)) for name in (family.gate, family.up)]
+        up = _whole(_linear(ffn, family.up, where))
+        return (up, None) if family.gate is None else (_whole(_linear(ffn, family.gate, where)), up)
     fused = _linear(ffn, family.gate_up, where)
-    return [Projection(fused, 0, width), Projection(fused, width, 2 * width)]
+    return Projection(fused, 0, width), Projection(fused, width, 2 * width)
 
 
 def _whole(linear: nn.Module) -> Projection:

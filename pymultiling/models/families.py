@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Family:
     """The defaults are those of Llama; a row names what differs.
 
-    `qkv` and `gate_up` are fused projections, in this order, and replace the separate ones. `q_norm` and `k_norm` act on
+    `qkv` and `gate_up` are fused projections, in this order, and replace the separate ones. No `gate`: a plain FFN, act(up). `q_norm` and `k_norm` act on
     a head before the rotation. `attention_norm` and `ffn_norm` stand behind the sublayer, before the residual is added.
     A norm multiplies by its weight + `norm_offset`. `interleaved` rotations turn dimensions 2m and 2m + 1 together.
     """
@@ -25,7 +25,7 @@ class Family:
     o: str = "o_proj"
     attention_norm: str | None = None
     ffn: str = "mlp"
-    gate: str = "gate_proj"
+    gate: str | None = "gate_proj"
     up: str = "up_proj"
     gate_up: str | None = None
     down: str = "down_proj"
@@ -50,4 +50,5 @@ FAMILIES: dict[str, Family] = {
         norm_offset=1.0,
     ),
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
+    "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
 }

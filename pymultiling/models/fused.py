@@ -37,11 +37,14 @@ def fused_ffn(
 
     def forward(x: Tensor) -> Tensor:
         gate = layer.gate.module(x)
-        up = gate if layer.up.module is layer.gate.module else layer.up.module(x)
+        if layer.up is None:
+            up = None
+        else:
+            up = layer.up.of(gate if layer.up.module is layer.gate.module else layer.up.module(x)).flatten(0, 1)
         ids, count = documents()
         result = gated_ffn(
             layer.gate.of(gate).flatten(0, 1),
-            layer.up.of(up).flatten(0, 1),
+            up,
             activation=ACTIVATIONS[name],
             documents=ids.to(x.device),
             count=count,

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pymultiling.activation_statistics import ActivationStatistics
+from pymultiling.report import WHERE
 
 if TYPE_CHECKING:
     import pandas
 
-TOP = 0.01
 MARKERS = "osD^vP*X"
 SCORES = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "accuracy": "accuracy"}
 
@@ -36,7 +36,7 @@ def pmi(table: pandas.DataFrame, statistics: Mapping[str, ActivationStatistics],
     names = [name for name in SCORES if name in table]
     figure = Figure(figsize=(10, 7.4 if names else 7), layout="constrained")
     ((upper, other), (lower, right)) = figure.subplots(2, 2)
-    _against_languages(upper, table, ["proportion"], f"active neurons, {_where(positions)}")
+    _against_languages(upper, table, ["proportion"], f"active neurons at {WHERE[positions]}")
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if names:
         _against_languages(other, table, names, "score (%)")
@@ -70,12 +70,13 @@ def _against_languages(axes: Axes, table: pandas.DataFrame, columns: list[str], 
 def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatistics]) -> None:
     lowest = 1.0
     for (name, one), colour in zip(statistics.items(), _colours(len(statistics))):
-        left.plot(one.proportion.numpy(), color=colour, label=name, linewidth=1.4)
-        top = one.most_active(TOP)
+        style = {"color": colour, "linewidth": 1.4, "linestyle": "--" if name == "pivot" else "-"}
+        left.plot(one.proportion.numpy(), label=name, **style)
+        top = one.most_active()
         frequency = top.counts.numpy() / one.tokens
         lowest = min(lowest, frequency[-1])
         rank = 100 * numpy.arange(1, len(frequency) + 1) / one.active.numel()
-        right.plot(rank, frequency, color=colour, label=f"{name} ({top.share:.1%})", linewidth=1.4)
+        right.plot(rank, frequency, label=f"{name} ({top.share:.1%})", **style)
     left.set_title("Active neurons by layer", fontsize=10)
     left.set_xlabel("layer", fontsize=9)
     left.set_ylabel("share of the layer's neurons, mean", fontsize=9)
@@ -101,9 +102,3 @@ def _legend(axes: Axes, count: int) -> None:
 def _tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=8, length=2)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _where(positions: str) -> str:
-    return {"last": "last token of the prompt", "all": "all tokens of the prompt", "response": "tokens of the answer"}[
-        positions
-    ]

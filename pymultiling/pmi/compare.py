@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,23 +10,22 @@ from torch import nn
 
 from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.errors import CorpusError
-from pymultiling.methods.activations import activations
+from pymultiling.methods.activations import count
+from pymultiling.models.counting import ActivationProbe
 from pymultiling.pmi.items import ParallelItem, ParallelTask
 from pymultiling.pmi.prompts import prompt
-from pymultiling.pmi.scores import comet as comet_score
-from pymultiling.pmi.scores import scores
+from pymultiling.pmi.scores import load_comet, require_sacrebleu, scores
 from pymultiling.progress import progress as show_progress
-from pymultiling.tasks.generation import generate
+from pymultiling.tasks.generation import Answer, generate
 from pymultiling.tasks.items import Task
 
 if TYPE_CHECKING:
     import pandas
 
 POSITIONS = ("last", "all", "response")
-TOP = 0.01  # of all neurons, whose share of the activations is given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """What `compare` found.
 
@@ -71,14 +70,15 @@ def compare(
     template: str | None = None,
     examples: Sequence[tuple[ParallelItem, str]] = (),
     instruction: str = "",
-    names: dict[str, str] | None = None,
+    chat: bool = False,
+    names: Mapping[str, str] | None = None,
     batch_tokens: int = 4096,
     progress: bool = False,
 ) -> Comparison:
     """Runs a task with its input in one language, and in 1, 2, ... more languages at once (arXiv 2403.09073).
 
     "direct" shows the source alone, "pivot" its translation alone, "PMI-k" the source and the first k of the others. Prompts
-    grow with k, and their last token is the same: compare the proportions with this in mind.
+    grow with k, and the last language is another one each time: compare proportions with this in mind, and try another order.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
@@ -93,6 +93,7 @@ def compare(
         answers: whether to generate answers and score them; False: only activations are counted.
         comet: a COMET model to score translations with too; None: none.
         template, examples, instruction, names: as in `prompt`; template None: the task's.
+        chat: whether a prompt is given as a message, in the tokenizer's chat template, or as the beginning of a text.
         batch_tokens: tokens in one forward, padding included.
         progress: show it on stderr.
 
@@ -100,72 +101,117 @@ def compare(
         Comparison.
 
     Raises:
-        CorpusError: an item lacks a language, or no item's prompts fit the model.
+        CorpusError: an item lacks a language, no item's prompts fit the model, or no answer has a token to count at.
         BackendUnavailable: a package for the scores is not installed.
         UnsupportedModel, NonFiniteActivations, ValueError: as `activations`.
     """
+    _check(source, others, pivot, positions, answers, comet, task)
+    probe, judge = ActivationProbe(model), _judge(task, comet) if answers else None
+    shown = {"direct": ("direct", ()), **({} if pivot is None else {"pivot": ("pivot", (pivot,))})}
+    shown |= {f"PMI-{number}": ("pmi", tuple(others[:number])) for number in range(1, len(others) + 1)}
+    options = {"source": source, "target": target, "examples": examples, "instruction": instruction, "names": names}
+    options |= {"template": template or task.template, **({"labels": task.labels} if task.labels else {})}
+    prompts = {
+        name: [_encoded(tokenizer, prompt(item, form=form, others=added, **options), chat) for item in task.items]
+        for name, (form, added) in shown.items()
+    }
+    places = _fitting(model, prompts, task.max_new_tokens if answers else 0)
+    prompts = {name: [of_kind[place] for place in places] for name, of_kind in prompts.items()}
+    items = [task.items[place] for place in places]
+    found = _answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
+    statistics, rows, signatures = {}, [], {}
+    for name, (_, added) in shown.items():
+        documents = [(tokens, 0) for tokens in prompts[name]]
+        if positions == "response":
+            documents = [(tokens + more.tokens, len(tokens)) for tokens, more in zip(prompts[name], found[name])]
+        statistics[name] = one = count(probe, documents, positions, batch_tokens, name, progress)
+        if one.tokens == 0:
+            raise CorpusError(
+                f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last one"
+            )
+        row = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
+        row["tokens"] = sum(map(len, prompts[name])) / len(items)
+        if judge is not None:
+            values, signatures = judge([answer.text.strip() for answer in found[name]], items, source, target)
+            row |= values
+        rows.append(row | {"proportion": float(one.proportion.mean()), "top_share": one.most_active().share})
+    texts = {name: [answer.text.strip() for answer in of_kind] for name, of_kind in found.items()}
+    left_out = len(task.items) - len(items)
+    return Comparison(*_tables(rows, statistics), statistics, texts, places, signatures, left_out)
+
+
+def _check(
+    source: str,
+    others: Sequence[str],
+    pivot: str | None,
+    positions: str,
+    answers: bool,
+    comet: str | None,
+    task: ParallelTask,
+) -> None:
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     if positions == "response" and not answers:
         raise ValueError("activations in responses are counted only with answers=True, which makes them")
-    if not others:
-        raise ValueError("no other language was given: pass others=[...], in the order in which they are to be added")
-    shown = {"direct": ("direct", ()), **({} if pivot is None else {"pivot": ("pivot", (pivot,))})}
-    shown |= {f"PMI-{count}": ("pmi", tuple(others[:count])) for count in range(1, len(others) + 1)}
-    options = {"source": source, "target": target, "examples": examples, "instruction": instruction, "names": names}
-    options |= {"template": template or task.template, **({"labels": task.labels} if task.labels else {})}
-    prompts = {
-        name: [prompt(item, form=form, others=of_form, **options) for item in task.items]
-        for name, (form, of_form) in shown.items()
-    }
-    encoded = {name: tokenizer(of_kind, verbose=False)["input_ids"] for name, of_kind in prompts.items() if of_kind}
-    lengths = [[len(ids) for ids in of_item] for of_item in zip(*encoded.values())]
-    places = _fitting(model, lengths, task.max_new_tokens if answers else 0)
-    prompts = {name: [of_kind[place] for place in places] for name, of_kind in prompts.items()}
-    items = [task.items[place] for place in places]
-    found = _answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
-    counted = activations(
-        model,
-        tokenizer,
-        {name: list(zip(prompts[name], found[name])) for name in shown} if positions == "response" else prompts,
-        positions=positions,
-        max_length=max(max(lengths[place]) for place in places) + task.max_new_tokens,
-        batch_tokens=batch_tokens,
-        progress=progress,
-    )
-    found = {name: [answer.strip() for answer in of_kind] for name, of_kind in found.items()}
-    rows, signatures = [], {}
-    for number, (name, (_, added)) in enumerate(shown.items()):
-        row = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
-        row["tokens"] = sum(lengths[place][number] for place in places) / len(places)
-        if answers:
-            values, signatures = scores(task, found[name], [item.references for item in items], target)
-            row |= values
-            if comet is not None:
-                row["comet"] = _comet(comet, items, source, found[name])
-        row["proportion"] = float(counted[name].proportion.mean())
-        row["top_share"] = counted[name].most_active(TOP).share
-        rows.append(row)
-    left_out = len(task.items) - len(items)
-    return Comparison(*_tables(rows, counted), dict(counted), found, places, signatures, left_out)
+    if isinstance(others, str) or not others or len(set(others)) < len(others) or source in others:
+        raise ValueError(
+            f"others must be a list of inputs to add, each once and without the source {source!r}: got {others!r}"
+        )
+    if pivot == source:
+        raise ValueError(f"the pivot must be another input than the source, got {pivot!r} for both")
+    if comet is not None and not (answers and task.metric == "bleu"):
+        raise ValueError(
+            "COMET scores translations: leave out comet for other tasks, and where no answers are asked for"
+        )
 
 
-def _fitting(model: nn.Module, lengths: list[list[int]], more: int) -> list[int]:
+def _judge(task: ParallelTask, comet: str | None) -> Callable:
+    """Scores answers; packages that this needs are looked for at once, not after hours of work."""
+    if task.metric == "bleu":
+        require_sacrebleu()
+    model = None if comet is None else load_comet(comet)
+
+    def judge(answers: list[str], items: Sequence[ParallelItem], source: str, target: str | None):
+        references = [item.references for item in items]
+        values, signatures = scores(task, answers, references, target)
+        if model is not None:
+            values["comet"] = model([" ".join(item.texts[source].values()) for item in items], answers, references)
+        return values, signatures
+
+    return judge
+
+
+def _encoded(tokenizer, text: str, chat: bool) -> list[int]:
+    if not chat:
+        return tokenizer(text, verbose=False)["input_ids"]
+    message = [{"role": "user", "content": text}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _fitting(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], more: int) -> list[int]:
     """The places of items all of whose prompts the model can hold, with so many more tokens."""
     room = getattr(model.config, "max_position_embeddings", None)
-    fits = [place for place, of_item in enumerate(lengths) if room is None or max(of_item) + more <= room]
+    longest = [max(map(len, of_item)) for of_item in zip(*prompts.values())]
+    if not longest:
+        raise CorpusError("there are no items to compare: give more, or fewer examples")
+    fits = [place for place, length in enumerate(longest) if room is None or length + more <= room]
     if not fits:
-        least = min(map(max, lengths), default=0)
-        why = f"the shortest take {least} tokens and {more} for the answer" if lengths else "the task has none"
         raise CorpusError(
-            f"no items to compare: {why}; the model has {room} positions, so give fewer languages or shorter items"
+            f"no items to compare: the shortest take {min(longest)} tokens and {more} for the answer; the model has {room} "
+            "positions, so give fewer languages or shorter items"
         )
     return fits
 
 
 def _answers(
-    model: nn.Module, tokenizer, task: ParallelTask, prompts: dict[str, list[str]], batch_tokens: int, progress: bool
-) -> dict[str, list[str]]:
+    model: nn.Module,
+    tokenizer,
+    task: ParallelTask,
+    prompts: Mapping[str, Sequence[list[int]]],
+    batch_tokens: int,
+    progress: bool,
+) -> dict[str, list[Answer]]:
     form = Task(task.name, {}, "", task.stop, task.max_new_tokens)
     found = {}
     for name, of_kind in prompts.items():
@@ -173,11 +219,6 @@ def _answers(
             given = generate(model, tokenizer, of_kind, [None], form, batch_tokens=batch_tokens, done=bar.update)
         found[name] = [answer for (answer,) in given]
     return found
-
-
-def _comet(name: str, items: Sequence[ParallelItem], source: str, answers: Sequence[str]) -> float:
-    originals = [" ".join(item.texts[source].values()) for item in items]
-    return comet_score(name, originals, answers, [item.references for item in items])
 
 
 def _tables(rows: list[dict], counted: Mapping[str, ActivationStatistics]) -> tuple[pandas.DataFrame, pandas.DataFrame]:

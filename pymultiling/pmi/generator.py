@@ -14,6 +14,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.errors import TranslationError
 from pymultiling.models.decoder import evaluation, model_device
 from pymultiling.pmi.requests import Request, shortly
+from pymultiling.pmi.thinking import without_thinking
 from pymultiling.pmi.translation_models import encoded, language_token
 from pymultiling.tasks.generation import GREEDY
 
@@ -26,6 +27,9 @@ class Generator:
     A decoder is given the request as a message where its tokenizer has a chat template, else as the beginning of a text, whose
     next line is the answer. An encoder-decoder is given the text itself: it must be one for translation, such as NLLB, M2M100
     or Marian, and languages' codes must be its own ("fra_Latn", "fr").
+
+    A chat template that can is told not to let the model think. What it thinks all the same before it answers,
+    <think>...</think>, is taken off; without its end it is no answer.
 
     An answer that does not end within `max_new_tokens` is asked for again with twice as many, up to 4 times as many. One that does
     not end even so, or is empty, is warned of, returned, and not kept in the cache.
@@ -62,7 +66,7 @@ class Generator:
 
         Raises:
             TranslationError: a text has no room in the model.
-            ValueError: a translation model does not have a language, or is asked for something else.
+            ValueError: a translation model does not have a language, cannot be told it, or is asked for something else.
         """
         tokens = [self._encoded(request) for request in requests]
         self._check_room(requests, tokens)
@@ -91,7 +95,8 @@ class Generator:
             return encoded(self.tokenizer, request, self._name)
         if not self._talks:
             return self.tokenizer(request.plain(), verbose=False)["input_ids"]
-        text = self.tokenizer.apply_chat_template(request.messages(), tokenize=False, add_generation_prompt=True)
+        options = {"add_generation_prompt": True, "enable_thinking": False}  # templates ignore what they do not know
+        text = self.tokenizer.apply_chat_template(request.messages(), tokenize=False, **options)
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _check_room(self, requests: Sequence[Request], tokens: Sequence[list[int]]) -> None:
@@ -150,6 +155,8 @@ class Generator:
         end = next((place for place, token in enumerate(tokens) if token in ends), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True).lstrip()
         ended = end is not None or (line and "\n" in text)
+        if self._talks:
+            text, _ = without_thinking(text)
         return (text.partition("\n")[0] if line else text).rstrip(), ended
 
     def _warn(self, cut: int, empty: int, total: int) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+METRICS = ("bleu", "number", "label")
+
 
 @dataclass(frozen=True)
 class ParallelItem:
@@ -30,9 +32,12 @@ class ParallelTask:
         template: the prompts' template, a name or a path as `prompt` takes it.
         items: the questions.
         metric: "bleu", "number" or "label".
-        labels: the answers to choose from, where the metric is "label".
+        labels: the answers to choose from, which the metric "label" needs.
         stop: strings that end a generated answer.
         max_new_tokens: of a generated answer.
+
+    Raises:
+        ValueError: the metric is another one, or has no labels where it needs them.
     """
 
     name: str
@@ -42,6 +47,14 @@ class ParallelTask:
     labels: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 256
+
+    def __post_init__(self):
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        if isinstance(self.labels, str):
+            raise ValueError(f"labels must be a list of words, got the plain string {self.labels!r}")
+        if self.metric == "label" and not self.labels:
+            raise ValueError("metric 'label' needs labels=, the answers to choose from")
 
     def only(self, limit: int | None = None) -> ParallelTask:
         """The task with its first `limit` items (None: all of them)."""

@@ -27,7 +27,7 @@ def language_name(name: str, names: Mapping[str, str] | None = None) -> str:
         if looked_for in _names():
             return _names()[looked_for]
         looked_for = looked_for.rpartition("_")[0]
-    raise ValueError(f"the language of {name!r} is unknown: pass names={{{code!r}: its English name}}")
+    raise ValueError(f"the language of {name!r} is unknown: give its English name in names, {{{code!r}: ...}}")
 
 
 @cache

@@ -42,11 +42,13 @@ def prompt(
         names: {code: English name}, of languages that are to be called otherwise than they are, or are not known.
 
     Raises:
-        ValueError: the item or an example lacks an input or a field; target or instruction is lacking, or an instruction is
-            not asked for; a language's name is not known.
-        CorpusError: the template is none.
+        CorpusError: the item or an example lacks an input or a field; the template is none.
+        ValueError: target, instruction or labels are lacking where the template shows them, or an instruction is given
+            where it does not; form, others or labels do not suit; the name of a language that is shown is not known.
     """
     inputs = _inputs(form, source, others)
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list of words, got the plain string {labels!r}")
     used = load_template(template)
     parts = used.direct if len(inputs) == 1 else used.pmi
     for name, given in (("target", target), ("instruction", instruction), ("labels", labels)):
@@ -55,10 +57,10 @@ def prompt(
     if instruction and not parts.names("instruction"):
         raise ValueError(f"template {used.name} has no place for an instruction; the template 'free' has")
     texts = _texts(item, "the item", inputs, used)
-    languages = [language_name(name, names) for name in inputs]
+    languages = _languages(inputs, parts, names)
     common = {
         "source": languages[0],
-        "target": "" if target is None else language_name(target, names),
+        "target": language_name(target, names) if parts.names("target") else "",
         "languages": _joined(list(dict.fromkeys(languages)), "and"),
         "labels": _joined(list(labels), "or"),
         "instruction": instruction,
@@ -95,6 +97,13 @@ def _texts(item: ParallelItem, what: str, inputs: Sequence[str], template: Templ
                 has = ", ".join(item.texts[name])
                 raise CorpusError(f"template {template.name} needs the field {field!r}; {name!r} of {what} has {has}")
     return [item.texts[name] for name in inputs]
+
+
+def _languages(inputs: Sequence[str], parts: Form, names: Mapping[str, str] | None) -> list[str]:
+    """Names of the inputs' languages, empty where no part shows them: they need not be known."""
+    every = parts.names("language") or parts.names("languages")
+    shown = inputs if every else inputs[: parts.names("source")]
+    return [language_name(name, names) for name in shown] + [""] * (len(inputs) - len(shown))
 
 
 def _asked(texts: Sequence[Mapping[str, str]], parts: Form, languages: Sequence[str], common: Mapping[str, str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
-from pymultiling.data.corpora import json_rows
+from pymultiling.data.corpora import json_rows, without_half_pairs
 from pymultiling.errors import CorpusError
 from pymultiling.pmi.items import ParallelItem, ParallelTask
+from pymultiling.pmi.requests import shortly
 from pymultiling.tasks.metrics import number
 
 Rows = str | Path | Mapping[str, str | Path]
@@ -32,7 +34,8 @@ def translation(
         languages: those of the inputs; None: all but the target.
 
     Raises:
-        CorpusError: a file cannot be read, a language is not there, has another number of texts, or an empty one.
+        CorpusError: a file cannot be read; a language is not there, is named twice, has another number of texts, or an
+            empty one.
     """
     columns = {}
     if isinstance(source, Mapping):
@@ -44,13 +47,14 @@ def translation(
     if not chosen or target in chosen:
         raise CorpusError(f"looked for {target!r} and for other languages, which are the inputs; got {chosen}")
     for language in (target, *chosen):
+        if chosen.count(language) > 1:
+            raise CorpusError(f"{language!r} is there twice in languages: give each one once, got {', '.join(chosen)}")
         if language not in columns:
             raise CorpusError(f"there are no texts in {language!r}, only in {', '.join(columns)}")
-    columns = {language: columns[language] for language in (target, *chosen)}
-    _check_texts(columns)
+    columns = _checked({language: columns[language] for language in (target, *chosen)})
     items = [
-        ParallelItem({language: {"text": text} for language, text in zip(chosen, texts)}, (reference,))
-        for reference, *texts in zip(*columns.values())
+        ParallelItem({language: {"text": text} for language, text in zip(chosen, texts, strict=True)}, (reference,))
+        for reference, *texts in zip(*columns.values(), strict=True)
     ]
     return ParallelTask("translation", "translation", items, "bleu", stop=("\n",))
 
@@ -63,15 +67,14 @@ def free(texts: Mapping[str, Sequence[str]], references: Sequence[str | Sequence
         references: for each text a right answer, or several.
 
     Raises:
-        CorpusError: the languages and the references do not have as many texts, or one is empty.
+        CorpusError: there are not as many texts in every language, and references; a text or a reference is empty.
     """
-    _check_texts(texts, len(references))
+    if isinstance(references, str):
+        raise CorpusError(f"references must be a list, got the plain string {shortly(references)}")
+    texts = _checked(texts, len(references))
     items = [
-        ParallelItem(
-            {language: {"text": text} for language, text in zip(texts, parallel)},
-            (right,) if isinstance(right, str) else tuple(right),
-        )
-        for right, *parallel in zip(references, *texts.values())
+        ParallelItem({language: {"text": text} for language, text in zip(texts, parallel, strict=True)}, answers)
+        for answers, *parallel in zip(map(_answers, references, count(1)), *texts.values(), strict=True)
     ]
     return ParallelTask("free", "free", items, "bleu", stop=("\n",))
 
@@ -108,7 +111,8 @@ def nli(source: Rows) -> ParallelTask:
             a file}, without lang.
 
     Raises:
-        CorpusError: a file cannot be read, a language lacks a pair that another has, or labels of one differ.
+        CorpusError: a file cannot be read, a language lacks a pair that another has, labels of one differ, or one is
+            no word.
     """
     items = []
     for name, rows in _aligned(source, ("premise", "hypothesis"), "label").items():
@@ -129,13 +133,16 @@ def _aligned(source: Rows, fields: Sequence[str], answer: str) -> dict[str, dict
         name, right = row.get("id"), row.get(answer)
         if not isinstance(name, (str, int)) or not isinstance(right, (str, int, float)) or not str(right).strip():
             raise CorpusError(f"{where}: looked for an 'id', and for {answer!r}")
+        if answer == "label" and not isinstance(right, str):
+            raise CorpusError(f"{where}: looked for a 'label' that is a word, such as {LABELS[0]}; got {right!r}")
         for field in fields:
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise CorpusError(f"{where}: looked for a string {field!r} with something in it")
         of_language = found.setdefault(language, {})
         if str(name) in of_language:
             raise CorpusError(f"{where}: {language!r} has the id {str(name)!r} twice")
-        of_language[str(name)] = {field: row[field] for field in fields}, str(right)
+        texts = {field: without_half_pairs(row[field]) for field in fields}
+        of_language[str(name)] = texts, without_half_pairs(str(right))
     if not found:
         raise CorpusError(f"{source} has no rows")
     for language, rows in found.items():
@@ -162,7 +169,10 @@ def _table(path: Path) -> dict[str, list[str]]:
     """The columns of a .tsv or .tsv.gz file, which quotes nothing, but for "id"."""
     if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
         raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file, or for {{language: texts}}")
-    header, *rows = [line.split("\t") for line in _lines(path)] or [[]]
+    lines = _lines(path)
+    if not any(lines):
+        raise CorpusError(f"{path} is empty: looked for a first line with the languages' codes, and for texts")
+    header, *rows = [line.split("\t") for line in lines]
     if len(set(header)) < len(header):
         raise CorpusError(f"{path}: a language is there twice in the first line, {' '.join(header)}")
     for place, row in enumerate(rows, 2):
@@ -185,7 +195,11 @@ def _lines(path: Path) -> list[str]:
         raise CorpusError(f"{path} cannot be read as text in UTF-8: {error}") from None
 
 
-def _check_texts(columns: Mapping[str, Sequence[str]], references: int | None = None) -> None:
+def _checked(columns: Mapping[str, Sequence[str]], references: int | None = None) -> dict[str, list[str]]:
+    """As many texts in every language, all with something in them; halves of surrogate pairs are replaced."""
+    for language, texts in columns.items():
+        if isinstance(texts, str):
+            raise CorpusError(f"the texts in {language!r} must be a list, got the plain string {shortly(texts)}")
     counts = {repr(language): len(texts) for language, texts in columns.items()}
     if references is not None:
         counts["the references"] = references
@@ -198,3 +212,12 @@ def _check_texts(columns: Mapping[str, Sequence[str]], references: int | None = 
         for place, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():
                 raise CorpusError(f"text {place} in {language!r} is empty, or is no string")
+    return {language: list(map(without_half_pairs, texts)) for language, texts in columns.items()}
+
+
+def _answers(given: str | Sequence[str], place: int) -> tuple[str, ...]:
+    """The right answers to a text."""
+    answers = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
+        raise CorpusError(f"text {place} has no right answer, or an empty one: give a string, or a list of them")
+    return tuple(map(without_half_pairs, answers))

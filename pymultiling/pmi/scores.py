@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from pymultiling.pmi.items import ParallelTask
 from pymultiling.tasks.metrics import UNSPACED, best
 
 # sacrebleu's tokenisers of languages without spaces between words, by code; "char" where its own needs other packages.
-TOKENISERS = {"zh": "zh", "zho": "zh", "yue": "zh"}
+TOKENISERS = {code: "zh" for code in ("zh", "zho", "cmn", "yue")}
+TOKENISERS |= {code: "char" for code in ("ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm")}
+LATIN = "[0-9_A-Za-zÀ-ɏ\u0300-\u036fḀ-ỿ]"  # goes on a word of ASCII: no word changes its script
 
 
 def scores(
@@ -38,14 +41,27 @@ def scores(
 
 
 def label(answer: str, labels: Sequence[str]) -> str | None:
-    """The label that comes first in an answer; of several at one place, such as "not" and "not sure", the longest."""
-    places = {one: answer.lower().find(one.lower()) for one in labels}
-    found = [one for one in labels if places[one] >= 0]
-    return min(found, key=lambda one: (places[one], -len(one)), default=None)
+    """The label that comes first in an answer, as whole words; of "not" and "not sure", at one place, the longest."""
+    places = {one: found.start() for one in labels if (found := _pattern(one).search(answer))}
+    return min(places, key=lambda one: (places[one], -len(one)), default=None)
 
 
-def comet(name: str, sources: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """COMET (arXiv 2009.09025) in percent, of a model such as "Unbabel/wmt22-comet-da" or of its checkpoint file.
+def require_sacrebleu() -> None:
+    """Raises BackendUnavailable where sacrebleu is not installed."""
+    try:
+        import sacrebleu  # noqa: F401
+    except ImportError:
+        raise BackendUnavailable("scores need sacrebleu: pip install 'pymultiling[pmi]'") from None
+
+
+def load_comet(name: str) -> Callable[[Sequence[str], Sequence[str], Sequence[Sequence[str]]], float]:
+    """A COMET model (arXiv 2009.09025).
+
+    Args:
+        name: of it, such as "Unbabel/wmt22-comet-da", or its checkpoint file.
+
+    Returns:
+        Called with sources, answers and the references of each, the first of which counts, gives percent.
 
     Raises:
         BackendUnavailable: its package is not installed.
@@ -53,20 +69,38 @@ def comet(name: str, sources: Sequence[str], answers: Sequence[str], references:
     try:
         from comet import download_model, load_from_checkpoint
     except ImportError:
-        raise BackendUnavailable("COMET is not installed: pip install unbabel-comet, or leave out comet") from None
+        raise BackendUnavailable(
+            "COMET is not installed; its releases so far need transformers below 5, so score answers.jsonl of the "
+            "command pmi in an environment of COMET's own, or leave out comet"
+        ) from None
     model = load_from_checkpoint(name if Path(name).is_file() else download_model(name))
-    rows = [{"src": a, "mt": b, "ref": c[0]} for a, b, c in zip(sources, answers, references)]
-    return 100 * model.predict(rows, batch_size=8, gpus=int(torch.cuda.is_available())).system_score
+
+    def score(sources: Sequence[str], answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        rows = [{"src": a, "mt": b, "ref": c[0]} for a, b, c in zip(sources, answers, references, strict=True)]
+        return 100 * model.predict(rows, batch_size=8, gpus=int(torch.cuda.is_available())).system_score
+
+    return score
+
+
+def _pattern(label: str) -> re.Pattern[str]:
+    """A label, parted from what is beside it where its own end is a letter or a digit of ASCII."""
+    before, after = (one.isascii() and one.isalnum() for one in (label[:1], label[-1:]))
+    parts = (f"(?<!{LATIN})" if before else "", re.escape(label), f"(?!{LATIN})" if after else "")
+    return re.compile("".join(parts), re.IGNORECASE)
 
 
 def _corpus_metrics(references: Sequence[Sequence[str]], target: str | None) -> dict:
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-    except ImportError:
-        raise BackendUnavailable("scores need sacrebleu: pip install 'pymultiling[pmi]'") from None
-    code = (target or "").split("_")[0]
-    tokeniser = TOKENISERS.get(code) or ("char" if UNSPACED.search(references[0][0]) else "13a")
-    return {"bleu": BLEU(tokenize=tokeniser), "chrf": CHRF()}
+    require_sacrebleu()
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return {"bleu": BLEU(tokenize=_tokeniser(references, target)), "chrf": CHRF()}
+
+
+def _tokeniser(references: Sequence[Sequence[str]], target: str | None) -> str:
+    """By the target's code; else by whether most items have a reference in a script without spaces."""
+    code = (target or "").lower().replace("-", "_").partition("_")[0]
+    unspaced = sum(any(map(UNSPACED.search, of_item)) for of_item in references)
+    return TOKENISERS.get(code) or ("char" if 2 * unspaced > len(references) else "13a")
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from pymultiling.errors import BackendUnavailable, TranslationError
 from pymultiling.pmi.requests import Request, shortly
+from pymultiling.pmi.thinking import without_thinking
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before asking again, doubled each time, as the client itself does
 LONGEST_ANSWER = 8  # times max_tokens
@@ -21,6 +22,8 @@ class Server:
     Dropped connections and the status codes 408, 409, 429 and 500 and above are asked again by the client of the package openai,
     after the time that the server asks for or a growing one; what is no chat completion is asked again here. An answer that
     ends for lack of room is asked for with twice the room, up to 8 times `max_tokens`, and is never taken for a whole one.
+
+    What a model thinks before it answers, <think>...</think>, is taken off; without its end it is no answer.
 
     Args:
         model: its name there.
@@ -118,6 +121,7 @@ class Server:
                 choice = json.loads(response.content)["choices"][0]
                 answer, reason = choice["message"]["content"] or "", choice.get("finish_reason")
                 answer = answer.strip().encode("utf-8", "replace").decode()  # JSON can escape half of a surrogate pair
+                answer, thought = without_thinking(answer)
             except (ValueError, LookupError, TypeError, AttributeError):
                 if left == 0:
                     raise TranslationError(
@@ -133,6 +137,8 @@ class Server:
                 raise _NoWholeAnswer(f"{self._who} does not come to an end within {room:,} tokens for {text}")
             elif reason == "content_filter":
                 raise _NoWholeAnswer(f"{self._who} holds back its answer to {text} (content_filter)")
+            elif not thought:
+                raise _NoWholeAnswer(f"{self._who} does not come to the end of its thinking for {text}")
             elif not answer:
                 raise _NoWholeAnswer(f"{self._who} gives an empty answer to {text}")
             else:

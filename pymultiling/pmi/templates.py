@@ -59,7 +59,7 @@ def load_template(template: str | Path) -> Template:
     """A template by its name, one of NAMES, or from the caller's JSON file, which has the parts of those in templates/.
 
     Raises:
-        CorpusError: there is no such template; a part is missing; a placeholder is unknown.
+        CorpusError: there is no such template; a part is missing; a placeholder is unknown; a field is shown nowhere.
     """
     if template in NAMES:
         return _packaged(str(template))
@@ -108,7 +108,13 @@ def _form(name: str, given: dict, form: str, fields: list[str]) -> Form:
         raise CorpusError(f"template {name}, {form!r}, 'answer' lacks {{answer}}")
     if parts["closing"].endswith(" "):
         raise CorpusError(f"template {name}, {form!r}, 'closing' ends with a space, which is the answer's")
-    return Form(**{part: parts[part] for part in PARTS})
+    found = Form(**{part: parts[part] for part in PARTS})
+    hidden = [field for field in fields if not found.names(field)]
+    if hidden:
+        raise CorpusError(
+            f"template {name}, {form!r} shows the field {hidden[0]!r} nowhere: put {{{hidden[0]}}} in 'input'"
+        )
+    return found
 
 
 def _placeholders(text: str) -> set[str]:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pymultiling.data.corpora import without_half_pairs
 from pymultiling.errors import CorpusError
 from pymultiling.pmi.asking import Answers, Asking
 from pymultiling.pmi.cache import Cache
 from pymultiling.pmi.items import ParallelItem
-from pymultiling.pmi.requests import Request
+from pymultiling.pmi.requests import Request, shortly
 from pymultiling.progress import progress as show_progress
 
 TRANSLATION, PARAPHRASE, BACK_TRANSLATION = HOW = ("translation", "paraphrase", "back-translation")
@@ -33,7 +34,7 @@ def translate(
     failure, with the same cache, asks only for what is missing.
 
     Args:
-        texts: in the source language.
+        texts: in the source language; halves of surrogate pairs in them are replaced by U+FFFD.
         into: for "translation" languages' codes; for "paraphrase" how many; for "back-translation" codes of the languages that
             the texts go through. A translation model such as NLLB takes its own codes.
         source: the texts' language, a code.
@@ -49,16 +50,19 @@ def translate(
 
     Raises:
         TranslationError: not everything was answered.
-        CorpusError: a text is empty.
+        CorpusError: a text is empty, or the texts are a plain string.
         CheckpointError: the cache is another file.
         ValueError: `into` does not suit, or a language's name is not known.
     """
     language = source.partition("~")[0]
     _check(into, language, how)
+    if isinstance(texts, str):
+        raise CorpusError(f"texts must be a list, got the plain string {shortly(texts)}")
     texts = list(texts)
     for place, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             raise CorpusError(f"text {place} of {len(texts)} is empty, or is no string")
+    texts = list(map(without_half_pairs, texts))
     steps = into if how == PARAPHRASE else len(into) * (2 if how == BACK_TRANSLATION else 1)
     with Cache(cache) as kept, show_progress(how, "answers", progress, steps * len(texts)) as bar:
         return _parallel(texts, into, language, how, Asking(by, kept, bar), names)

@@ -89,7 +89,7 @@ def scores(
     if task.metric in GENERATED:
         answers = generate(model, tokenizer, [item.prompt for item in items], sets, task, done=done, **options)
         found = [
-            [best(task.metric, answer, item.references, language) for answer in of_item]
+            [best(task.metric, answer.text, item.references, language) for answer in of_item]
             for item, of_item in zip(items, answers)
         ]
         return torch.tensor(found, dtype=torch.float64)

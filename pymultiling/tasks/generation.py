@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,18 @@ GREEDY = {
 }
 
 
+class Answer(NamedTuple):
+    """A generated answer: its text without what follows a stop string, and the tokens it was generated with."""
+
+    text: str
+    tokens: list[int]
+
+
 @torch.no_grad()
 def generate(
     model: nn.Module,
     tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | list[int]],
     sets: Sequence[NeuronSet | None],
     task: Task,
     *,
@@ -37,15 +45,15 @@ def generate(
     mean: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 4096,
     done: Callable[[int], object] = lambda count: None,
-) -> list[list[str]]:
-    """The answer to every prompt with every set off, without what follows a stop string.
+) -> list[list[Answer]]:
+    """The answer to every prompt with every set off.
 
     Batches are prompts of like length, padded on the left, each once for every set; the sets of their rows differ.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
         tokenizer: its tokenizer.
-        prompts: longer ones than the model has room for are cut at their beginning, with a warning.
+        prompts: texts or their tokens; longer ones than the model has room for are cut at their beginning, with a warning.
         sets: what is off; None: nothing.
         task: its stop strings and max_new_tokens.
         scale, mean: as in `deactivate`.
@@ -53,11 +61,11 @@ def generate(
         done: is called with the number of rows (prompts x sets) that were answered.
     """
     device, room = model_device(model), getattr(model.config, "max_position_embeddings", None)
-    tokens = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    tokens = [tokenizer(one, verbose=False)["input_ids"] if isinstance(one, str) else one for one in prompts]
     if room is not None:
         tokens = _cut(tokens, room, task, tokenizer)
     pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
-    found = [[""] * len(sets) for _ in prompts]
+    ends, found = _ends(model), [[Answer("", [])] * len(sets) for _ in prompts]
     with changed(Decoder(model), sets, scale, mean) as rows, evaluation(model):
         layout = {"pad": pad, "left": True, "more": task.max_new_tokens}
         for batch, places, numbers in shared_batches(tokens, len(sets), batch_tokens, **layout):
@@ -71,9 +79,8 @@ def generate(
                 **GREEDY,
                 stopping_criteria=[_Stops(tokenizer, longest, task.stop)] if task.stop else None,
             )
-            texts = tokenizer.batch_decode(answers[:, longest:], skip_special_tokens=True)
-            for place, number, text in zip(places, numbers, texts):
-                found[place][number] = _until(text, task.stop)
+            for place, number, of_row in zip(places, numbers, answers[:, longest:].tolist()):
+                found[place][number] = _answer(of_row, tokenizer, ends, task.stop)
             done(len(places))
     return found
 
@@ -101,5 +108,17 @@ class _Stops(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
-def _until(text: str, stop: Sequence[str]) -> str:
-    return text[: min((place for place in map(text.find, stop) if place >= 0), default=None)]
+def _answer(tokens: list[int], tokenizer, ends: list[int | None], stop: Sequence[str]) -> Answer:
+    """The tokens before one that ends a text, and before the one that brings a stop string."""
+    tokens = tokens[: next((place for place, token in enumerate(tokens) if token in ends), None)]
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    end = min((place for place in map(text.find, stop) if place >= 0), default=None)
+    while end is not None and any(one in tokenizer.decode(tokens, skip_special_tokens=True) for one in stop):
+        tokens = tokens[:-1]
+    return Answer(text[:end], tokens)
+
+
+def _ends(model: nn.Module) -> list[int | None]:
+    """The tokens after which the model generates no more."""
+    given = model.generation_config.eos_token_id
+    return given if isinstance(given, list) else [given]

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas
@@ -98,6 +99,16 @@ def test_wrong_counts(tmp_path, capsys):
     given = ["--counts", tmp_path / "one", "--counts", tmp_path / "wide"]
     assert run("classify", *given, "--out", tmp_path / "out") == 1
     assert_one_sentence(capsys, "fr has 5 layers x 80 neurons, de 5 x 81")
+    for name in ("../x", "a/b", "", ".a"):
+        given = ["--counts", f"{name}={tmp_path / 'one' / 'fr.safetensors'}", "--counts", tmp_path / "one"]
+        assert run("classify", *given, "--out", tmp_path / "out") == 1
+        assert_one_sentence(capsys, f"{name!r} cannot name a file")
+    save_counts(tmp_path / "equal", seed=3)
+    for one in (tmp_path / "equal").iterdir():  # neurons that are all alike are all general
+        pml.ActivationStatistics(torch.tensor([[9] * 4 + [1] * 76] * 5), 10).save(one)
+    assert run("classify", "--counts", tmp_path / "equal", "--out", tmp_path / "out", "--bar", "0.9") == 1
+    assert_one_sentence(capsys, "--counts: lam=")
+    shutil.rmtree(tmp_path / "equal")
     pml.NeuronSet({"ffn": torch.ones(1, 2, dtype=torch.bool)}).save(tmp_path / "set.safetensors")
     assert run("classify", "--counts", f"fr={tmp_path / 'set.safetensors'}", "--out", tmp_path / "out") == 1
     assert_one_sentence(capsys, "counts of activations")

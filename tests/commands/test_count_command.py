@@ -20,13 +20,17 @@ def test_count(model, tmp_path, corpora, capsys, positions):
     assert count(model, corpora, out, "--positions", positions) == 0
     printed = capsys.readouterr()
     assert "fr: texts 6" in printed.out and "fr: counting: 6 documents" in printed.err
-    assert {path.name for path in out.iterdir()} == {"counts", "proportion.csv", "activations.png", "run.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "counts", "proportion.csv", "most_active.csv", "activations.png", "run.json",
+    }  # fmt: skip
     loaded = AutoModelForCausalLM.from_pretrained(model)
     truth = pml.activations(loaded, tiny_tokenizer(), corpora, positions=positions, max_length=16, progress=False)
     table = pandas.read_csv(out / "proportion.csv", index_col="layer")
+    curves = pandas.read_csv(out / "most_active.csv", index_col="rank")
     for language in corpora:
         found = pml.ActivationStatistics.load(out / "counts" / f"{language}.safetensors")
         assert found.tokens == truth[language].tokens and (found.active == truth[language].active).all()
+        assert curves[language].tolist() == found.most_active().counts.tolist()
         assert table[language].tolist() == pytest.approx(found.proportion.tolist())
     assert (out / "activations.png").stat().st_size > 10_000
     record = json.loads((out / "run.json").read_text())

@@ -54,7 +54,9 @@ def test_translation(roomy, parallel, tmp_path, capsys):
     table = pandas.read_csv(out / "table.csv")
     pandas.testing.assert_frame_equal(table, truth.table)
     rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
-    assert [row["PMI-2"] for row in rows] == truth.answers["PMI-2"] and [row["item"] for row in rows] == [0, 1, 2, 3]
+    assert [row["answers"]["PMI-2"] for row in rows] == truth.answers["PMI-2"]
+    assert [row["item"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["source"] == task.items[0].texts["de"] and rows[0]["references"] == list(task.items[0].references)
     saved = pml.ActivationStatistics.load(out / "counts" / "PMI-1.safetensors")
     assert (saved.active == truth.statistics["PMI-1"].active).all()
     record = json.loads((out / "run.json").read_text())
@@ -74,7 +76,17 @@ def test_math_and_nli(roomy, tmp_path, capsys):
         path.write_text("\n".join(map(json.dumps, rows)))
         assert compare(roomy, path, tmp_path / f"{task} out", "--task", task, *more) == 0
         table = pandas.read_csv(tmp_path / f"{task} out" / "table.csv")
-        assert list(table["prompt"]) == ["direct", "PMI-1"] and table["accuracy"].between(0, 100).all()
+        assert list(table["prompt"]) == ["direct", "PMI-1"] and set(table["accuracy"]) <= {0, 100 / 3, 200 / 3, 100}
+
+
+def test_languages_with_names_of_ones_own(roomy, tmp_path, capsys):
+    path = tmp_path / "some.tsv"
+    path.write_text(
+        "\n".join("\t".join(row) for row in [("de", "qq", "en"), ("w3 w4", "w5 w6", "w7"), ("w8", "w9", "w10")])
+    )
+    assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only") == 1
+    assert_one_sentence(capsys, "'qq'")
+    assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya") == 0
 
 
 def test_free_and_counting_only(roomy, parallel, tmp_path):
@@ -88,22 +100,12 @@ def test_free_and_counting_only(roomy, parallel, tmp_path):
     "make, others", [("translation", ["fr", "es"]), ("back-translation", ["de~fr"]), ("paraphrase", ["de~1", "de~2"])]
 )
 def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
-    given = [] if make == "paraphrase" else ["--others", ",".join(name.removeprefix("de~") for name in others)]
+    given = (
+        ["--number", 2] if make == "paraphrase" else ["--others", ",".join(name.removeprefix("de~") for name in others)]
+    )
     with ChatServer() as server:
-        options = [
-            "--make",
-            make,
-            "--by",
-            "m",
-            "--base-url",
-            server.url,
-            "--number",
-            2,
-            "--cache",
-            tmp_path / "cache",
-            *given,
-        ]
-        options += ["--target", "en", "--count-only", "--limit", 3, "--shots", 1]
+        options = ["--make", make, "--by", "m", "--base-url", server.url, "--cache", tmp_path / "cache"]
+        options += given + ["--target", "en", "--count-only", "--limit", 3, "--shots", 1]
         assert compare(roomy, parallel, tmp_path / "out", *options) == 0
         assert sum(server.delivered.values()) == 4 * 2  # two requests for each of three items and one example
         assert compare(roomy, parallel, tmp_path / "again", *options) == 0
@@ -112,6 +114,39 @@ def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
     assert record["others"] == others and record["items"] == 3
     tables = [pandas.read_csv(tmp_path / name / "table.csv") for name in ("out", "again")]
     assert len(tables[0]) == 1 + len(others) and tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize(
+    "make, others, pivot, there",
+    [
+        ("translation", "fr,it", "it", ("de", "es", "en")),
+        ("back-translation", "fr", "fr", ("de", "fr", "en")),
+        ("back-translation", "fr", "de~fr", ("de", "en")),
+        ("paraphrase", None, "de~1", ("de", "en")),
+    ],
+)
+def test_pivots_that_are_made_or_there(roomy, tmp_path, make, others, pivot, there):
+    path = tmp_path / "some.tsv"
+    path.write_text(
+        "\n".join("\t".join(row) for row in [there, *(WORDS[place : place + len(there)] for place in range(3))])
+    )
+    with ChatServer() as server:
+        options = [
+            "--make",
+            make,
+            "--by",
+            "m",
+            "--base-url",
+            server.url,
+            "--target",
+            "en",
+            "--count-only",
+            "--pivot",
+            pivot,
+        ]
+        assert compare(roomy, path, tmp_path / "out", *options, *([] if others is None else ["--others", others])) == 0
+    table = pandas.read_csv(tmp_path / "out" / "table.csv", index_col="prompt")
+    assert table.loc["pivot", "languages"] == 1
 
 
 def test_a_server_that_refuses(roomy, parallel, tmp_path, capsys):
@@ -144,6 +179,16 @@ def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
         (["--target", "en", "--make", "translation", "--by", "x"], "with --make translation --others is required"),
         (["--target", "en", "--count-only", "--positions", "response"], "not allowed with --positions response"),
         (["--target", "en", "--others", "fr,fr"], "no list of different codes"),
+        (["--target", "en", "--others", "fr,de"], "'de' is the source or the target"),
+        (
+            ["--target", "en", "--make", "translation", "--by", "x", "--others", "en"],
+            "'en' is the source or the target",
+        ),
+        (
+            ["--target", "en", "--make", "paraphrase", "--by", "x", "--others", "fr"],
+            "not allowed with --make paraphrase",
+        ),
+        (["--target", "en", "--number", "2"], "not allowed without --make paraphrase"),
     ],
 )
 def test_wrong_arguments(parallel, tmp_path, capsys, more, words):
@@ -160,5 +205,7 @@ def test_what_cannot_be_compared(model, roomy, parallel, tmp_path, capsys):
     assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
     assert_one_sentence(capsys, "'zh'")
     assert compare(roomy, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
-    assert_one_sentence(capsys, "no such file")
+    assert_one_sentence(capsys, "none.tsv: no such file")
+    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
+    assert_one_sentence(capsys, "no items to compare: give more, or fewer examples")
     assert_nothing_written(tmp_path, *before)

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import transformers.activations
-from tiny import FAMILIES, MODELS, tiny_batch, tiny_model
+from tiny import FAMILIES, MODELS, ffn_modules, tiny_batch, tiny_model
 from tiny_text import texts, tiny_tokenizer, write_text
 
 import pymultiling as pml
@@ -24,9 +24,8 @@ def plain_gates(model, tokens: list[int]) -> torch.Tensor:
     act = transformers.activations.ACT2FN[getattr(model.config, "hidden_activation", None) or model.config.hidden_act]
     found, handles = [], []
     for layer in model.model.layers:
-        fused = hasattr(layer.mlp, "gate_up_proj")
-        gate = layer.mlp.gate_up_proj if fused else layer.mlp.gate_proj
-        width = layer.mlp.down_proj.weight.shape[1]
+        gate, _, down = ffn_modules(layer.mlp)
+        width = down.weight.shape[1]
         handles.append(gate.register_forward_hook(lambda _, args, output, n=width: found.append(output[0, :, :n])))
     with torch.no_grad():
         model(input_ids=torch.tensor([tokens]), use_cache=False)
@@ -57,7 +56,7 @@ def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
     act = transformers.activations.ACT2FN[getattr(model.config, "hidden_activation", None) or model.config.hidden_act]
     seen, handles = [], []
     for layer in model.model.layers:
-        gate = layer.mlp.gate_up_proj if hasattr(layer.mlp, "gate_up_proj") else layer.mlp.gate_proj
+        gate = ffn_modules(layer.mlp)[0]
         handles.append(gate.register_forward_hook(lambda _, args, output: seen.append(output[..., :37].double())))
     for counted in (batch["attention_mask"].bool(), batch["attention_mask"].bool() & (torch.arange(11) > 4)):
         seen.clear()
@@ -193,5 +192,5 @@ def test_an_activation_of_another_kind_is_refused():
 
 def test_every_family_was_tried():
     assert {MODELS[name][0].model_type for name in FAMILIES} == {
-        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3",
+        "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "starcoder2",
     }  # fmt: skip

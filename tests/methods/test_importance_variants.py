@@ -8,7 +8,7 @@ import pytest
 import torch
 from brute_force import float64_throughout
 from comparison import TOLERANCE, exactly, largest_error
-from tiny import MODELS, positions, sizes, tiny_batch, tiny_model
+from tiny import MODELS, ffn_modules, positions, sizes, tiny_batch, tiny_model
 
 import pymultiling as pml
 
@@ -83,10 +83,9 @@ def test_released_score_is_what_the_published_code_ranks_by(name, padding):
         rotated.append((q, k))
         return q, k
 
-    fused = config.model_type == "phi3"
     handles = [
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: caught.update(o=args[0])),
-        (layer.mlp.gate_up_proj if fused else layer.mlp.up_proj).register_forward_hook(
+        ffn_modules(layer.mlp)[1].register_forward_hook(
             lambda _, args, output: caught.update(up=output[..., -config.intermediate_size :])
         ),
     ]

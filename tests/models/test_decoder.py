@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, MODELS, sizes, tiny_model
+from tiny import FAMILIES, MODELS, ffn_modules, sizes, tiny_model
 from torch import nn
 
 import pymultiling as pml
@@ -40,8 +40,9 @@ def test_separate_projections_are_whole_modules(name):
         for site in ("q", "k", "v"):
             projection, linear = getattr(layer, site), getattr(own.self_attn, f"{site}_proj")
             assert projection.module is linear and (projection.start, projection.stop) == (0, linear.out_features)
-        assert layer.gate.module is own.mlp.gate_proj and layer.up.module is own.mlp.up_proj
-        assert layer.down is own.mlp.down_proj and layer.o is own.self_attn.o_proj
+        gate, up, down = ffn_modules(own.mlp)
+        assert layer.gate.module is gate and (layer.up is None if up is gate else layer.up.module is up)
+        assert layer.down is down and layer.o is own.self_attn.o_proj
 
 
 @pytest.mark.parametrize("name", ["phi3", "phi3-partial-rotary"])

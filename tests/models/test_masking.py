@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, MODELS, sizes, some_neurons, tiny_batch, tiny_model, zeroed
+from tiny import FAMILIES, MODELS, ffn_modules, sizes, some_neurons, tiny_batch, tiny_model, zeroed
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pymultiling as pml
@@ -166,12 +166,13 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
     for index, layer in enumerate(model.model.layers):
         off = {site: mask[index] for site, mask in neurons.sites.items()}
         mlp, attention = layer.mlp, layer.self_attn
-        pieces = [(mlp.down_proj.weight.grad.T, off["ffn"]), (attention.o_proj.weight.grad.T, off["o"])]
+        gate, up, down = ffn_modules(mlp)
+        pieces = [(down.weight.grad.T, off["ffn"]), (attention.o_proj.weight.grad.T, off["o"])]
         if model.config.model_type == "phi3":
             pieces += [(mlp.gate_up_proj.weight.grad, torch.cat([off["ffn"], off["ffn"]]))]
             pieces += [(attention.qkv_proj.weight.grad, torch.cat([off["q"], off["k"], off["v"]]))]
         else:
-            pieces += [(mlp.gate_proj.weight.grad, off["ffn"]), (mlp.up_proj.weight.grad, off["ffn"])]
+            pieces += [(gate.weight.grad, off["ffn"]), (up.weight.grad, off["ffn"])]
             for site in ("q", "k", "v"):
                 linear = getattr(attention, f"{site}_proj")
                 pieces += [(linear.weight.grad, off[site])]

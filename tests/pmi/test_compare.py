@@ -1,3 +1,5 @@
+import sys
+
 import pandas
 import pytest
 import torch
@@ -6,6 +8,8 @@ from tiny_text import WORDS, tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling import plots, pmi
+from pymultiling.methods.activations import count
+from pymultiling.models.counting import ActivationProbe
 from pymultiling.pmi import ParallelItem, ParallelTask
 
 NAMES = {"a": "w3", "b": "w4", "c": "w5", "d": "w6"}  # words that the tiny tokenizer knows
@@ -80,7 +84,10 @@ def test_responses_are_counted_where_the_answers_are():
     pairs = list(zip(prompts(task(), "direct"), (f" {answer}" for answer in found.answers["direct"])))
     options = {"positions": "response", "max_length": 64, "progress": False}
     truth = pml.activations(tiny_model("llama"), tiny_tokenizer(), {"x": pairs}, **options)["x"]
-    assert torch.equal(found.statistics["direct"].active, truth.active)
+    assert torch.equal(found.statistics["direct"].active, truth.active) and found.statistics["direct"].tokens == 5 * 6
+    word = found.answers["direct"][0].split()[0]
+    with pytest.raises(pml.CorpusError, match="no answer to the prompts 'direct' has a token"):
+        compare(task(1, stop=(word,)), positions="response")
     with pytest.raises(ValueError, match="only with answers=True"):
         compare(positions="response", answers=False)
 
@@ -94,17 +101,47 @@ def test_items_that_do_not_fit_are_left_out_of_all_prompts():
     assert {one.tokens for one in found.statistics.values()} == {5}
     with pytest.raises(pml.CorpusError, match="no items to compare: the shortest take 6. tokens and 6 for the answer"):
         compare(ParallelTask("t", "translation", [long], "bleu", max_new_tokens=6))
-    with pytest.raises(pml.CorpusError, match="the task has none"):
+    with pytest.raises(pml.CorpusError, match="no items to compare: give more"):
         compare(ParallelTask("t", "translation", [], "bleu"))
 
 
 def test_what_is_missing_is_named():
     with pytest.raises(pml.CorpusError, match="has no input 'z', only a, b, c"):
         compare(others=["z"])
-    with pytest.raises(ValueError, match="no other language"):
-        compare(others=[])
+    for others in ([], "bc", ["b", "b"], ["a", "b"]):
+        with pytest.raises(ValueError, match="others must be a list of inputs to add, each once"):
+            compare(others=others)
+    with pytest.raises(ValueError, match="another input than the source"):
+        compare(pivot="a")
+    with pytest.raises(ValueError, match="COMET scores translations"):
+        compare(answers=False, comet="x")
     with pytest.raises(ValueError, match="positions must be one of last, all, response"):
         compare(positions="first")
+
+
+def test_prompts_as_messages():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "w9 {{ messages[0]['content'] }} w8"
+    options = {"source": "a", "others": ["b"], "target": "d", "names": NAMES, "answers": False, "positions": "all"}
+    found = pmi.compare(tiny_model("llama"), tokenizer, task(), chat=True, **options)
+    documents = [
+        tokenizer(f"w9 {text} w8", add_special_tokens=False)["input_ids"] for text in prompts(task(), "direct")
+    ]
+    assert found.statistics["direct"].tokens == sum(map(len, documents))
+    truth = count(ActivationProbe(tiny_model("llama")), [(ids, 0) for ids in documents], "all", 64, "x", False)
+    assert torch.equal(found.statistics["direct"].active, truth.active)
+
+
+def test_comet_is_loaded_once(monkeypatch):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return lambda sources, answers, references: float(len(answers))
+
+    monkeypatch.setattr(sys.modules["pymultiling.pmi.compare"], "load_comet", load)  # the package's is the function
+    found = compare(comet="some")
+    assert loaded == ["some"] and list(found.table["comet"]) == [5.0] * 3
 
 
 def test_examples_come_first():

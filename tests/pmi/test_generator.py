@@ -87,6 +87,41 @@ def test_a_model_that_is_talked_to():
     check(decoder(), byte_tokenizer(TEMPLATE), prompts, False, max_new_tokens=4, batch_tokens=2000)
 
 
+def saying(monkeypatch, answer: str) -> tuple[Generator, list[str]]:
+    """A model that says so, whatever it is asked, and what it is asked."""
+    template = TEMPLATE.replace("<model>", "<model>{% if enable_thinking is false %}<think></think>{% endif %}")
+    model, tokenizer, asked = decoder(), byte_tokenizer(template), []
+    said = tokenizer(answer)["input_ids"] + [END]
+
+    def generate(input_ids, max_new_tokens, **options):
+        asked.extend(tokenizer.batch_decode(input_ids))
+        return torch.cat([input_ids, torch.tensor([said[:max_new_tokens]] * len(input_ids))], 1)
+
+    monkeypatch.setattr(model, "generate", generate)
+    return Generator(model, tokenizer, max_new_tokens=20), asked
+
+
+@pytest.mark.parametrize(
+    "thinking", ["<think>\nhm, oui?\n</think>\n\n", "<think>a <think> b</think>", "hm, oui?</think>"]
+)
+def test_what_a_model_thinks_is_no_answer(monkeypatch, thinking):
+    """It is asked not to think; and also where the template has opened it already."""
+    by, asked = saying(monkeypatch, f"{thinking}Bon jour")
+    assert translate(["a"], ["fr"], source="de", by=by) == {"fr": ["Bon jour"]}
+    assert asked[0].endswith("<model><think></think>")
+
+
+@pytest.mark.filterwarnings("ignore:.*answers do not end")
+@pytest.mark.parametrize("answer, times", [("<think>hm", 1), ("<think>" + "hm " * 40, 3)])
+def test_a_model_that_only_thinks(monkeypatch, tmp_path, answer, times):
+    """It has no answer that is kept; where it does not end by itself it is given more room first."""
+    by, asked = saying(monkeypatch, answer)
+    for already in (1, 2):
+        with pytest.warns(UserWarning, match="1 of 1 answers are empty"):
+            found = translate(["a"], ["fr"], source="de", by=by, cache=tmp_path / "c")
+        assert found == {"fr": [""]} and len(asked) == already * times
+
+
 def test_answers_may_fill_the_models_room():
     prompts = [Request(text, "de", "fr").plain() for text in TEXTS]
     room = max(map(len, prompts)) + 4
@@ -231,8 +266,7 @@ def marian(targets=()):
     """Marian's model; its tokenizer takes a package that is not asked for here, so that one of words stands in."""
     tokenizer = tiny_tokenizer(bos=False)
     tokenizer.add_tokens([f">>{code}<<" for code in targets])
-    if targets:
-        tokenizer.supported_language_codes = [f">>{code}<<" for code in targets]
+    tokenizer.supported_language_codes = [f">>{code}<<" for code in targets]
     shape = dict(vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, eos_token_id=2)
     torch.manual_seed(1)
     model = MarianMTModel(MarianConfig(**SHAPE, **shape, forced_eos_token_id=2, init_std=1.0))
@@ -261,6 +295,42 @@ def test_marian_with_several_targets():
         assert found[code] == [tokenizer.decode(tokens, skip_special_tokens=True)]
     with pytest.raises(ValueError, match="does not translate into 'deu', only into >>fra<< >>spa<<"):
         translate(["w4"], ["deu"], source="en", by=by)
+
+
+@pytest.mark.filterwarnings("ignore:.*answers")
+def test_marian_for_one_pair():
+    model, tokenizer = marian()
+    by = Generator(model, tokenizer, max_new_tokens=3)
+    tokenizer.source_lang, tokenizer.target_lang = "de", "fra"
+    found = translate(["w4"], ["fra"], source="de", by=by)["fra"]
+    assert translate(["w4"], ["fr_XX"], source="deu_Latn", by=by) == {"fr_XX": found}  # other codes of the same
+    for source, target, sentence in (
+        ("de", "es", "MarianMTModel translates only into 'fra': for 'es' give a model that has it"),
+        ("en", "fra", "MarianMTModel translates only from 'de': for 'en' give"),
+        ("qq", "fra", "MarianMTModel translates only from 'de': for 'qq' give"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            translate(["w4"], [target], source=source, by=by)
+    for several in ("mul", "cat+oci+deu", "cat_oci_deu", None):
+        tokenizer.source_lang = several
+        assert translate(["w4"], ["fra"], source="it", by=by)["fra"] == found
+
+
+def test_models_that_cannot_be_told_the_languages():
+    """T5, BART and others whose tokenizers know of none."""
+    model, tokenizer = marian()
+    del tokenizer.supported_language_codes
+    with pytest.raises(ValueError, match="MarianMTModel cannot be told which languages .*: give NLLB, M2M100"):
+        translate(["w4"], ["fr"], source="de", by=Generator(model, tokenizer))
+
+
+@pytest.mark.filterwarnings("ignore:.*answers")
+def test_the_callers_tokenizer_stays_as_it_was():
+    model, tokenizer = nllb()
+    tokenizer.src_lang = "fra_Latn"
+    before = tokenizer("ab")["input_ids"]
+    translate(["ab"], ["eng_Latn"], source="deu_Latn", by=Generator(model, tokenizer, max_new_tokens=3))
+    assert tokenizer.src_lang == "fra_Latn" and tokenizer("ab")["input_ids"] == before
 
 
 def test_what_a_generator_needs():

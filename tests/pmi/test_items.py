@@ -48,6 +48,7 @@ def test_translations_that_do_not_match(tmp_path):
         (None, "there are 'en' 2, 'de' 2, 'fr' 1, 'it' 2"),
         (["de", "es"], "no texts in 'es', only in de, fr, en, it"),
         (["it"], "text 2 in 'it' is empty"),
+        (["de", "de", "fr"], "'de' is there twice in languages: give each one once, got de, de, fr"),
         ([], "looked for 'en' and for other languages"),
         (["en"], "looked for 'en' and for other languages"),
     ):
@@ -58,7 +59,8 @@ def test_translations_that_do_not_match(tmp_path):
         (("de\ten", "eins"), "line 2: looked for 2 columns as in the first line, got 1"),
         (("de\tde\ten", "1\t2\t3"), "a language is there twice"),
         (("de\ten",), "there are no texts"),
-        ((), "looked for 'en'"),
+        ((), "t.tsv is empty: looked for a first line with the languages' codes"),
+        (("",), "t.tsv is empty"),
     ):
         with pytest.raises(CorpusError, match=sentence):
             pmi.translation(write(tmp_path / "t.tsv", *rows), target="en")
@@ -126,6 +128,39 @@ def test_nli(tmp_path):
         pmi.nli(write(tmp_path / "n.jsonl", *rows))
 
 
+def test_labels_are_words(tmp_path):
+    for label in (0, True):
+        row = {"lang": "en", "id": 1, "premise": "P", "hypothesis": "H", "label": label}
+        with pytest.raises(CorpusError, match=f"line 1: looked for a 'label' .* such as entailment; got {label}"):
+            pmi.nli(write(tmp_path / "n.jsonl", row))
+
+
+def test_halves_of_surrogate_pairs_are_replaced(tmp_path):
+    half, replaced = "a \ud83d b", "a \ufffd b"
+    row = {"lang": "en", "id": 1, "hypothesis": "H", **dict.fromkeys(("question", "answer", "premise", "label"), half)}
+    path = write(tmp_path / "x.jsonl", json.dumps(row))
+    assert pmi.math(path).items == [ParallelItem({"en": {"question": replaced}}, (replaced,))]
+    task = pmi.nli(path)
+    assert task.items == [ParallelItem({"en": {"premise": replaced, "hypothesis": "H"}}, (replaced,))]
+    assert task.labels == (replaced,)
+    assert pmi.free({"de": [half]}, [[half]]).items == [ParallelItem(text(de=replaced), (replaced,))]
+    task = pmi.translation({"de": [half], "en": [half]}, target="en")
+    assert task.items == [ParallelItem(text(de=replaced), (replaced,))]
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"metric": "blue"}, "metric must be one of bleu, number, label, got 'blue'"),
+        ({"metric": "label"}, "metric 'label' needs labels="),
+        ({"metric": "label", "labels": "yes"}, "labels must be a list of words, got the plain string 'yes'"),
+    ],
+)
+def test_what_is_no_task(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pmi.ParallelTask("t", "free", [], **options)
+
+
 def test_free():
     task = pmi.free({"de": ["lang", "kurz"], "en": ["long", "short"]}, ["l", ["s", "t"]])
     assert task.items == [
@@ -136,6 +171,12 @@ def test_free():
         ({"de": ["lang"]}, ["l", "s"], "'de' 1, the references 2"),
         ({}, [], "there are no texts"),
         ({"de": [""]}, ["l"], "text 1 in 'de' is empty"),
+        ({"de": ["a", "b"]}, ["l", []], "text 2 has no right answer, or an empty one"),
+        ({"de": ["a", "b"]}, [" ", "l"], "text 1 has no right answer, or an empty one"),
+        ({"de": ["a", "b"]}, ["l", ["m", ""]], "text 2 has no right answer, or an empty one"),
+        ({"de": ["a", "b"]}, ["l", None], "text 2 has no right answer, or an empty one"),
+        ({"de": "ab"}, ["l", "m"], "the texts in 'de' must be a list, got the plain string 'ab'"),
+        ({"de": ["a", "b"]}, "lm", "references must be a list, got the plain string 'lm'"),
     ):
         with pytest.raises(CorpusError, match=sentence):
             pmi.free(texts, references)

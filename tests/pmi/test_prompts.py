@@ -1,5 +1,7 @@
 """Prompts, written out."""
 
+import json
+
 import pytest
 
 from pymultiling import CorpusError, pmi
@@ -37,7 +39,7 @@ def test_translation():
 def test_names_of_the_caller():
     found = prompt(ITEM, form="direct", source="de", target="xx", names={"de": "Deutsch", "xx": "Elvish"})
     assert found == "Translate into Elvish.\nDeutsch: Hallo {welt}!\nElvish:"
-    with pytest.raises(ValueError, match="pass names="):
+    with pytest.raises(ValueError, match="give its English name in names"):
         prompt(ITEM, form="direct", source="de", target="xx")
 
 
@@ -113,11 +115,45 @@ def test_free():
         ({"template": "free"}, "template free needs instruction="),
         ({"instruction": "Do."}, "no place for an instruction"),
         ({"template": "nli", "labels": ()}, "template nli needs labels="),
+        ({"template": "nli", "labels": "yes"}, "labels must be a list of words, got the plain string 'yes'"),
     ],
 )
 def test_what_cannot_be_asked(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         prompt(ITEM, **{"source": "de", "others": ["es"], "target": "en", **options})
+
+
+def test_names_of_languages_that_are_not_shown_need_not_be_known(tmp_path):
+    item = ParallelItem({name: {"text": name} for name in ("qq", "rr", "de")}, ("x",))
+
+    def asked(opening, source="qq", **options):
+        form = {"opening": opening, "input": "<{text}>", "closing": "", "answer": "{answer}"}
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({"fields": ["text"], "direct": form, "pmi": form}), "utf-8")
+        return prompt(item, source=source, others=["rr"], template=path, **options)
+
+    assert asked("") == asked("", target="zz") == "<qq><rr>"
+    assert asked("{source}", source="de", target="zz") == "German<de><rr>"
+    assert asked("{target}", target="de") == "German<qq><rr>"
+    for opening, options, code in (
+        ("{source}", {}, "qq"),
+        ("{languages}", {"source": "de"}, "rr"),
+        ("{target}", {"target": "zz"}, "zz"),
+    ):
+        with pytest.raises(ValueError, match=f"the language of '{code}' is unknown"):
+            asked(opening, **options)
+
+
+def test_what_is_raised():
+    """As the docstring says."""
+    options = {"source": "de", "others": ["es"], "target": "en"}
+    for wrong in ({"others": ["it"]}, {"template": "math"}, {"template": "none"}):
+        with pytest.raises(CorpusError):
+            prompt(ITEM, **{**options, **wrong})
+    for wrong in ({"target": None}, {"form": "both"}, {"target": "qqq"}):
+        with pytest.raises(ValueError) as caught:
+            prompt(ITEM, **{**options, **wrong})
+        assert not isinstance(caught.value, CorpusError)
 
 
 def test_prompts_of_the_readers_tasks():

@@ -1,10 +1,12 @@
-import importlib.util
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 import pymultiling as pml
 from pymultiling.pmi import ParallelTask
-from pymultiling.pmi.scores import comet, label, scores
+from pymultiling.pmi.scores import label, load_comet, require_sacrebleu, scores
 
 
 def scored(metric: str, answers, references, target="en", labels=()):
@@ -48,7 +50,92 @@ def test_numbers_and_labels():
     assert label("It is not sure.", ("not", "not sure")) == "not sure" and label("?", labels) is None
 
 
-@pytest.mark.skipif(importlib.util.find_spec("comet") is not None, reason="COMET is installed here")
-def test_comet_that_is_not_installed():
-    with pytest.raises(pml.BackendUnavailable, match="pip install unbabel-comet"):
-        comet("Unbabel/wmt22-comet-da", ["a"], ["b"], [("c",)])
+@pytest.mark.parametrize(
+    "answer, labels, found",
+    [
+        ("I know that it is so: yes", ("no", "yes"), "yes"),
+        ("It is snowing: no", ("no", "yes"), "no"),
+        ("noël, yes", ("no", "yes"), "yes"),
+        ("No.", ("no", "yes"), "no"),
+        ("**no**", ("no", "yes"), "no"),
+        ("not_entailment", ("entailment",), None),
+        ("not entailment", ("entailment", "not entailment"), "not entailment"),
+        ("答えはyesです", ("no", "yes"), "yes"),
+        ("entailment입니다", ("entailment", "neutral"), "entailment"),
+        ("これは正しいです", ("正しい", "誤り"), "正しい"),
+        ("größer", ("größe", "klein"), None),
+        ("C++11", ("c++", "c"), "c++"),
+    ],
+)
+def test_labels_are_whole_words(answer, labels, found):
+    assert label(answer, labels) == found
+
+
+@pytest.mark.parametrize(
+    "target, references, tokeniser",
+    [
+        ("ja", ["2024", "OK"], "char"),
+        ("JPN-Jpan", ["2024"], "char"),
+        ("tha_Thai", ["2024"], "char"),
+        ("lo", ["2024"], "char"),
+        ("mya", ["2024"], "char"),
+        ("khm_Khmr", ["2024"], "char"),
+        ("cmn_Hans", ["2024"], "zh"),
+        ("zh-TW", ["2024"], "zh"),
+        ("qq", ["2024", "こんにちは", "世界"], "char"),
+        (None, ["2024", "こんにちは"], "13a"),
+        ("en", ["They write 世界", "world", "word"], "13a"),
+    ],
+)
+def test_the_tokeniser_is_that_of_the_target(target, references, tokeniser):
+    _, signatures = scored("bleu", references, [(one,) for one in references], target)
+    assert f"tok:{tokeniser}" in signatures["bleu"]
+
+
+def test_perfect_answers_of_a_corpus_that_begins_with_a_number():
+    references = ["2024", "こんにちは世界", "今日は良い天気です"]
+    values, _ = scored("bleu", references, [(one,) for one in references], "ja")
+    assert values["bleu"] == pytest.approx(100)
+
+
+def test_sacrebleu_that_is_not_installed(monkeypatch):
+    require_sacrebleu()
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    for needs in (require_sacrebleu, lambda: scored("bleu", ["a"], [("a",)])):
+        with pytest.raises(pml.BackendUnavailable, match=re.escape("pip install 'pymultiling[pmi]'")):
+            needs()
+
+
+def test_comet_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "comet", None)
+    with pytest.raises(pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so score"):
+        load_comet("Unbabel/wmt22-comet-da")
+
+
+def test_comet(monkeypatch, tmp_path):
+    """A model is loaded once, and downloaded where its name is no file."""
+    asked = []
+
+    class Model:
+        def predict(self, rows, batch_size, gpus):
+            asked.append(rows)
+            return SimpleNamespace(system_score=0.25 * len(rows))
+
+    def download(name):
+        asked.append(f"download {name}")
+        return f"{name}.ckpt"
+
+    def load(path):
+        asked.append(f"load {path}")
+        return Model()
+
+    monkeypatch.setitem(sys.modules, "comet", SimpleNamespace(download_model=download, load_from_checkpoint=load))
+    score = load_comet("da")
+    assert score(["s", "t"], ["a", "b"], [("r", "other"), ("q",)]) == 50
+    assert score(["s"], ["a"], [("r",)]) == 25
+    rows = [{"src": "s", "mt": "a", "ref": "r"}, {"src": "t", "mt": "b", "ref": "q"}]
+    assert asked == ["download da", "load da.ckpt", rows, rows[:1]]
+    own = tmp_path / "own.ckpt"
+    own.write_text("")
+    load_comet(str(own))
+    assert asked[4:] == [f"load {own}"]

@@ -144,6 +144,33 @@ def test_answers_without_room_are_asked_for_with_more():
     assert [body["max_tokens"] for body in there.bodies] == [1, 2, 4, 8]
 
 
+@pytest.mark.parametrize("thinking", ["<think>\nhm, oui?\n</think>\n\n", "<think>\n\n</think>", "hm, oui?</think>"])
+def test_what_a_model_thinks_is_no_answer(monkeypatch, thinking):
+    """Also where the template has opened it already."""
+    monkeypatch.setattr(chat, "right", lambda prompt: f"{thinking}Bon jour")
+    with chat.ChatServer() as there:
+        assert translate(["a"], ["fr"], source="de", by=at(there, max_tokens=1)) == {"fr": ["Bon jour"]}
+
+
+def test_a_model_that_only_thinks(monkeypatch, tmp_path):
+    monkeypatch.setattr(chat, "right", lambda prompt: "<think> hm hm")
+    with chat.ChatServer() as there:
+        with pytest.raises(
+            TranslationError, match="does not come to the end of its thinking for 'a'; 0 answers are kept"
+        ):
+            translate(["a"], ["fr"], source="de", by=at(there), cache=tmp_path / "c")
+        with pytest.raises(TranslationError, match="does not come to an end within 8 tokens for 'a'"):
+            monkeypatch.setattr(chat, "right", lambda prompt: "<think>" + " hm" * 20)
+            translate(["a"], ["fr"], source="de", by=at(there, max_tokens=1))
+
+
+def test_marks_in_a_text_are_no_thinking(monkeypatch):
+    monkeypatch.setattr(chat, "right", lambda prompt: "Put <think> here and </think> there")
+    with chat.ChatServer() as there:
+        found = translate(["a"], ["fr"], source="de", by=at(there))
+    assert found == {"fr": ["Put <think> here and </think> there"]}
+
+
 def test_texts_without_a_whole_answer(tmp_path):
     """They are told of after all others were answered; nothing is taken for whole that is not."""
     long = "Satz " + "sehr " * 20 + "lang"

@@ -55,6 +55,11 @@ def test_the_callers_template(tmp_path):
         ({**GOOD, "pmi": {**FORM, "input": "{text"}}, "a brace that is meant is written twice"),
         ({**GOOD, "pmi": {**FORM, "answer": "x"}}, "'answer' lacks {answer}"),
         ({**GOOD, "pmi": {**FORM, "closing": "{target}: "}}, "'closing' ends with a space"),
+        (
+            {**GOOD, "direct": {**FORM, "input": "{language}"}},
+            "'direct' shows the field 'text' nowhere: put {text} in 'input'",
+        ),
+        ({**GOOD, "fields": ["text", "topic"]}, "'direct' shows the field 'topic' nowhere"),
     ],
 )
 def test_what_is_no_template(tmp_path, given, sentence):
@@ -99,7 +104,7 @@ def test_the_callers_names():
     assert pmi.language_name("de~1", {"de": "Deutsch"}) == "Deutsch"
     assert pmi.language_name("xx", {"xx": "Elvish"}) == "Elvish"
     with pytest.raises(
-        ValueError, match="language of 'qqq_Latn~1' is unknown: pass names={'qqq_Latn': its English name}"
+        ValueError, match="language of 'qqq_Latn~1' is unknown: give its English name in names, {'qqq_Latn': ...}"
     ):
         pmi.language_name("qqq_Latn~1", {"de": "Deutsch"})
 

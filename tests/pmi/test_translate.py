@@ -138,7 +138,7 @@ def test_answers_that_are_not_whole_are_not_kept(tmp_path):
         (["de"], "back-translation", "without the source's own"),
         (["fr"], "paraphrase", "takes a number"),
         (0, "paraphrase", "takes a number"),
-        (["qqq"], "translation", "the language of 'qqq' is unknown: pass names="),
+        (["qqq"], "translation", "the language of 'qqq' is unknown: give its English name"),
     ],
 )
 def test_what_cannot_be_asked_for(into, how, sentence):
@@ -154,6 +154,18 @@ def test_empty_texts():
     for bad in ("", " \n", None):
         with pytest.raises(CorpusError, match="text 2 of 2 is empty"):
             translate(["a", bad], ["fr"], source="de", by=Echo())
+
+
+def test_a_plain_string():
+    echo = Echo()
+    with pytest.raises(CorpusError, match="texts must be a list, got the plain string 'abc'"):
+        translate("abc", ["fr"], source="de", by=echo)
+    assert not echo.count
+
+
+def test_halves_of_surrogate_pairs_are_replaced(tmp_path):
+    found = translate(["a \ud83d"], ["fr"], source="de", by=Echo(), cache=tmp_path / "c")
+    assert found == {"fr": ["<de to fr: a \ufffd>"]}
 
 
 def test_progress(capsys):

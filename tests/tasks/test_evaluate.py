@@ -98,9 +98,11 @@ def test_progress_counts_sets_times_items(capsys):
 def test_an_answer_ends_where_a_stop_string_begins():
     prompts = [item.prompt for item in OPEN.items["fr"]]
     free = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
-    word = free[0][0].split()[1]
+    word = free[0][0].text.split()[1]
     stopped = generate(MODEL, TOKENIZER, prompts, [None], tasks.Task("t", {}, "f1", (word,), 4))
-    assert stopped[0][0] == free[0][0].partition(word)[0]
+    assert stopped[0][0].text == free[0][0].text.partition(word)[0]
+    assert TOKENIZER.decode(stopped[0][0].tokens) == stopped[0][0].text.strip()
+    assert free[0][0].tokens[: len(stopped[0][0].tokens)] == stopped[0][0].tokens and len(free[0][0].tokens) == 4
     assert [len(answers) for answers in stopped] == [1] * len(prompts)
 
 
@@ -118,7 +120,7 @@ def test_long_prompts_are_cut_at_their_beginning():
         (answer,) = generate(MODEL, TOKENIZER, [long], [None], OPEN)[0]
     prompt = torch.tensor([[1, *TOKENIZER(long)["input_ids"][-59:]]])
     truth = MODEL.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)
-    assert answer == TOKENIZER.decode(truth[0, 60:], skip_special_tokens=True)
+    assert answer == (TOKENIZER.decode(truth[0, 60:], skip_special_tokens=True), truth[0, 60:].tolist())
     with pytest.raises(ValueError, match="63 new tokens leave no prompt"):
         generate(MODEL, TOKENIZER, [long], [None], replace(OPEN, max_new_tokens=63))
     with pytest.raises(ValueError, match="no room for its prompt"):

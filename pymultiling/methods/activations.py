@@ -81,7 +81,7 @@ def activations(
             documents = tokenise_pairs(read_pairs(source, report), tokenizer, length, report)
         else:
             documents = ((one, 0) for one in tokenise(read_texts(source, report), tokenizer, length, report, pack))
-        found[language] = count(probe, documents, positions, batch_tokens, f"language {language!r}", progress)
+        found[language] = count(probe, documents, positions, batch_tokens, language, progress)
         if found[language].tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or 'nothing was read'}")
     return found
@@ -94,15 +94,16 @@ def count(
     batch_tokens: int,
     name: str,
     progress: bool,
+    kind: str = "language",
 ) -> ActivationStatistics:
-    """Of documents' tokens, each with the place of its first one that is the response's; `name` is for messages."""
+    """Of documents' tokens, each with the place of its first one that is the response's; name and kind are for messages."""
     decoder, tokens = probe.decoder, 0
     device = model_device(decoder.model)
     active = torch.zeros(len(decoder.layers), decoder.widths()["ffn"], dtype=torch.int64)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
             counted = _counted(batch, starts, positions)
-            with naming(name, batch):
+            with naming(f"{kind} {name!r}", batch):
                 active += probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
             tokens += int(counted.sum())
             bar.update(len(batch.order))

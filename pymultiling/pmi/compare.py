@@ -124,7 +124,7 @@ def compare(
         documents = [(tokens, 0) for tokens in prompts[name]]
         if positions == "response":
             documents = [(tokens + more.tokens, len(tokens)) for tokens, more in zip(prompts[name], found[name])]
-        statistics[name] = one = count(probe, documents, positions, batch_tokens, name, progress)
+        statistics[name] = one = count(probe, documents, positions, batch_tokens, name, progress, "prompts")
         if one.tokens == 0:
             raise CorpusError(
                 f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last one"

@@ -68,6 +68,9 @@ _PUBLIC = {
     "mask_neurons_": lambda x, masks, mask_ids, **options: ops.mask_neurons(
         x, masks, mask_ids, inplace=True, **options
     ),
+    "nearest_neighbors": lambda points, k, metric, **options: ops.nearest_neighbors(
+        points, k, metric=metric, **options
+    ),
     "qk_importance": _qk_importance,
 }
 

@@ -27,6 +27,7 @@ RESULTS = {
     "value_energy": ("energy",),
     "mask_neurons": ("x",),
     "mask_neurons_": ("x",),
+    "nearest_neighbors": ("indices", "distances"),
     "qk_importance": ("q", "k"),
 }
 
@@ -50,14 +51,16 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
         masks = torch.rand(DOCUMENTS, shape.ffn, device=device) < 0.4
         group = shape.heads // shape.kv_heads
         gram = torch.randn(shape.kv_heads, shape.head_size, group, 2 * group, device=device)
-        gate, up = matrix(shape.ffn), matrix(shape.ffn)
+        gate, up, hidden = matrix(shape.ffn), matrix(shape.ffn), matrix(shape.hidden)
         yield Case("gated_ffn", name, (gate, up, "silu", documents, DOCUMENTS, None, None))
         yield Case("gated_ffn", f"{name}, masks", (gate, up, "silu", documents, DOCUMENTS, masks, documents))
         yield Case("column_energy", name, (gate, documents, DOCUMENTS))
         yield Case("active_count", name, (gate, documents, DOCUMENTS))
-        yield Case("value_energy", name, (matrix(shape.hidden), gram @ gram.mT, documents, DOCUMENTS))
+        yield Case("value_energy", name, (hidden, gram @ gram.mT, documents, DOCUMENTS))
         yield Case("mask_neurons", name, (gate, masks, documents))
         yield Case("mask_neurons_", name, (up, masks, documents))
+        for metric in ("cosine", "euclidean"):
+            yield Case("nearest_neighbors", f"{name}, {metric}", (hidden, 5, metric))
     for name, change in {
         "random": lambda q, k: None,
         "key bias 300": _key_bias,
@@ -114,7 +117,7 @@ def _within(case: Case, result: str, ours: Tensor, plain: Tensor, exact: Tensor)
     """Whether the budget is kept; None for what approximates, whose budget is its own."""
     if case.mode == "fast":
         return None
-    if case.operator in EXACT:
+    if case.operator in EXACT or result == "indices":
         return torch.equal(ours, plain)
     operator = "gated_ffn, hidden" if result == "hidden" else case.operator
     try:

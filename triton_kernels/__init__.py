@@ -7,7 +7,16 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-MODULES = ("active_count", "column_energy", "gated_ffn", "mask_neurons", "qk_estimate", "qk_importance", "value_energy")
+MODULES = (
+    "active_count",
+    "column_energy",
+    "gated_ffn",
+    "mask_neurons",
+    "nearest_neighbors",
+    "qk_estimate",
+    "qk_importance",
+    "value_energy",
+)
 _HOME_OF = {**{name: name for name in MODULES}, "mask_neurons_": "mask_neurons"}  # {launcher: its module}
 
 

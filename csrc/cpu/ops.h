@@ -28,6 +28,8 @@ at::Tensor mask_neurons(const at::Tensor& x, const at::Tensor& masks, const at::
 void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
                    const OptionalTensor& values);
 
+std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, int64_t k, const std::string& metric);
+
 std::tuple<at::Tensor, at::Tensor> qk_importance(
     const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
     const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,

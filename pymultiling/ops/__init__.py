@@ -10,6 +10,7 @@ from pymultiling.ops.column_energy import column_energy
 from pymultiling.ops.dispatch import unavailable
 from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
 from pymultiling.ops.mask_neurons import mask_neurons
+from pymultiling.ops.nearest_neighbors import nearest_neighbors
 from pymultiling.ops.qk_estimate import QKEstimate
 from pymultiling.ops.qk_importance import qk_importance
 from pymultiling.ops.value_energy import value_energy, value_gram
@@ -21,6 +22,7 @@ __all__ = [
     "column_energy",
     "gated_ffn",
     "mask_neurons",
+    "nearest_neighbors",
     "qk_importance",
     "unavailable",
     "value_energy",

@@ -7,6 +7,7 @@ from pymultiling.reference.active_count import active_count
 from pymultiling.reference.column_energy import column_energy
 from pymultiling.reference.gated_ffn import ACTIVATIONS, gated_ffn
 from pymultiling.reference.mask_neurons import mask_neurons, mask_neurons_
+from pymultiling.reference.nearest_neighbors import nearest_neighbors
 from pymultiling.reference.normed_energy import normed_energy
 from pymultiling.reference.qk_estimate import qk_estimate
 from pymultiling.reference.qk_importance import qk_importance
@@ -19,6 +20,7 @@ __all__ = [
     "gated_ffn",
     "mask_neurons",
     "mask_neurons_",
+    "nearest_neighbors",
     "normed_energy",
     "qk_estimate",
     "qk_importance",

@@ -13,6 +13,7 @@ FLOOR = {
     "value_energy": 2e-6,  # the terms of a sum over pairs of heads have both signs
     "gated_ffn": 2e-6,
     "gated_ffn, hidden": {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4},  # half the last place
+    "nearest_neighbors": 3e-7,  # distances of float64 sums; equal indices
     "qk_importance": 4e-6,  # times 1 + the largest score, whose rounding every probability inherits
 }
 EXACT = 1e-11  # float64 against another float64 formulation

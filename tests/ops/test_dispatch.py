@@ -18,6 +18,7 @@ OPERATORS = (
     "gated_ffn",
     "mask_neurons",
     "mask_neurons_",
+    "nearest_neighbors",
     "qk_estimate",
     "qk_importance",
     "value_energy",

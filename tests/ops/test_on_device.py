@@ -51,6 +51,10 @@ def mask_neurons_() -> tuple[Callable, tuple[torch.Tensor, ...]]:
     return mask_neurons(inplace=True)
 
 
+def nearest_neighbors() -> tuple[Callable, tuple[torch.Tensor, ...]]:
+    return lambda x: ops.nearest_neighbors(x, 5), (torch.randn(600, 70, device="cuda", dtype=torch.bfloat16),)
+
+
 def qk_importance(mode: str = "exact") -> tuple[Callable, tuple[torch.Tensor, ...]]:
     q = torch.randn(1, 4, 70, 64, device="cuda", dtype=torch.bfloat16)
     k = torch.randn(1, 2, 70, 64, device="cuda", dtype=torch.bfloat16)
@@ -63,7 +67,17 @@ def qk_estimate() -> tuple[Callable, tuple[torch.Tensor, ...]]:
 
 
 # Each makes a function and its arguments; all else that the operator takes is made beforehand.
-CALLS = (active_count, column_energy, gated_ffn, mask_neurons, mask_neurons_, qk_estimate, qk_importance, value_energy)
+CALLS = (
+    active_count,
+    column_energy,
+    gated_ffn,
+    mask_neurons,
+    mask_neurons_,
+    nearest_neighbors,
+    qk_estimate,
+    qk_importance,
+    value_energy,
+)
 
 
 @pytest.fixture(params=CALLS, ids=lambda make: make.__name__)

@@ -22,7 +22,15 @@ from pymultiling.triton_kernels import OPERATORS
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "compile_table.py"
-LIGHT = ("active_count", "column_energy", "gated_ffn", "mask_neurons", "mask_neurons_", "value_energy")
+LIGHT = (
+    "active_count",
+    "column_energy",
+    "gated_ffn",
+    "mask_neurons",
+    "mask_neurons_",
+    "nearest_neighbors",
+    "value_energy",
+)
 HEAVY = ("qk_estimate", "qk_importance")
 OTHER_CHIPS = tuple(chip for chip in CHIPS if chip != "sm_90")
 PLAINEST = "bf16, d = 128, pre"

@@ -74,6 +74,21 @@ struct MaskNeurons {
   int64_t result_stride;
 };
 
+constexpr int64_t NEAREST_BLOCK = 192;  // points that a task of nearest_neighbors takes, twice
+
+struct NearestNeighbors {
+  const float* points;   // (count, size)
+  const double* centre;  // (size,), taken from every point
+  const double* scale;   // (count,), times which the rest is
+  int64_t count, size, kept;
+  bool euclidean;    // a neighbour's score is the product less half its square; otherwise the product
+  float* panels;     // (padded, size) for whole blocks, as the next two; points side by side as the tiles take them
+  float* offset;     // half the squares, or 0; NaN for padding
+  float* least;      // the worst score kept
+  float* scores;     // (count, kept): a heap for every point, -inf on entry
+  int32_t* indices;  // of the scores' points
+};
+
 struct QkImportance;  // qk_importance.h
 
 struct Kernels {
@@ -83,6 +98,8 @@ struct Kernels {
   void (*head_products)(const HeadProducts&, int64_t kv_head, int64_t first_dimension);
   void (*gated_ffn)(const GatedFfn&, int64_t first_column);
   void (*mask_neurons)(const MaskNeurons&, int64_t first_row, int64_t last_row);
+  void (*nearest_panels)(const NearestNeighbors&, int64_t block);
+  void (*nearest_pair)(const NearestNeighbors&, int64_t one, int64_t other);  // blocks, that may be the same
   void (*qk_panels)(const QkImportance&, int64_t document, int64_t kv_head);
   void (*qk_tile)(const QkImportance&, int64_t task, float* scratch);
   void (*qk_estimate_tile)(const QkImportance&, int64_t task, float* scratch);

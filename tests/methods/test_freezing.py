@@ -1,0 +1,98 @@
+"""pml.freeze against the names of the parameters."""
+
+import copy
+
+import pytest
+import torch
+from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model
+
+import pymultiling as pml
+from pymultiling.methods.freezing import freeze
+from pymultiling.methods.tuning import train_only
+
+
+def trainable(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exactly_these_parts(name, embeddings, head):
+    types = {"layer_types": ["sliding_attention"] * 4} if name == "gemma3_text" else {}
+    model = tiny_model(name, num_hidden_layers=4, **types)
+    every = trainable(model)
+    parts = ("model.layers.0.", "model.layers.2.") + ("model.embed_tokens.",) * embeddings + ("lm_head.",) * head
+    frozen = freeze(model, [0, 2], embeddings=embeddings, head=head)
+    assert set(frozen) == {name for name in every if name.startswith(parts)}
+    assert trainable(model) == every - set(frozen)
+    assert "model.norm.weight" in trainable(model)
+    for parameter in frozen:
+        model.get_parameter(parameter).requires_grad_(True)
+    assert trainable(model) == every
+
+
+def test_as_many_layers_as_asked_for():
+    model = tiny_model("llama", num_hidden_layers=10)
+    frozen = freeze(model)
+    assert {int(name.split(".")[2]) for name in frozen if ".layers." in name} == set(range(8))
+    assert {name.split(".")[2] for name in trainable(model) if ".layers." in name} == {"8", "9"}
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = tiny_model("llama")
+    model.model.norm.requires_grad_(False)
+    model.model.layers[0].mlp.requires_grad_(False)
+    names = freeze(model, [0], embeddings=False, head=False)
+    assert {"model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"} <= set(names)
+    assert "model.norm.weight" not in names and not model.model.norm.weight.requires_grad
+
+
+def test_tied_embeddings_are_one_tensor():
+    model = tiny_model("llama", tie_word_embeddings=True)
+    for one in (dict(embeddings=False), dict(head=False)):
+        with pytest.raises(ValueError, match="one tensor .tied.: freeze both or neither"):
+            freeze(model, [0], **one)
+    assert len(trainable(model)) == len(list(model.parameters()))
+    assert "model.embed_tokens.weight" not in freeze(model, [0], embeddings=False, head=False)
+    assert "model.embed_tokens.weight" in freeze(model, [0])
+
+
+def test_a_model_without_a_head():
+    base = tiny_model("llama").model
+    assert "embed_tokens.weight" in freeze(base, [1])
+    assert {name.split(".")[0] for name in trainable(base)} == {"layers", "norm"}
+
+
+@pytest.mark.parametrize("layers", [range(8), [-1], [0, 2]])
+def test_layers_that_are_not_there(layers):
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="has no layer (2|-1): its layers are 0 to 1"):
+        freeze(model, layers)
+    assert len(trainable(model)) == len(list(model.parameters()))
+
+
+def test_unknown_models():
+    with pytest.raises(pml.UnsupportedModel, match="no known family"):
+        freeze(torch.nn.Linear(2, 2), [0])
+
+
+def test_training_leaves_what_is_frozen():
+    model, batch = tiny_model("phi3"), tiny_batch()
+    before, names = copy.deepcopy(model.state_dict()), freeze(model, [0])
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.1)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == trainable(model) and not moved & set(names)
+
+
+def test_beside_train_only():
+    model = tiny_model("llama")
+    freeze(model, [0])
+    before = trainable(model)
+    with train_only(model, some_neurons(model)):
+        assert all("neuron_delta" in name for name in trainable(model))
+        freeze(model, [0])  # of the neurons that train, those of later layers are left
+        assert trainable(model) and all("layers.1." in name for name in trainable(model))
+    assert trainable(model) == before

@@ -1,0 +1,155 @@
+"""What layers decode to, counted a position at a time; shares of texts whose languages are known."""
+
+import sys
+
+import pandas
+import pytest
+import torch
+from tiny import FAMILIES, VOCABULARY, tiny_model
+from tiny_text import texts, tiny_tokenizer
+
+import pymultiling as pml
+from pymultiling import embedded
+from pymultiling.methods import lens as module
+from pymultiling.methods.lens import count_top_tokens, language_codes, language_shares, lens, token_confidences
+
+pytest.importorskip("lingua")
+
+OPTIONS = {"max_length": 64, "batch_tokens": 24, "pack": None, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The embedded model, its tokenizer, and the confidences of its tokens in its languages."""
+    model, tokenizer = embedded.load()
+    codes = embedded.LANGUAGES
+    return model, tokenizer, token_confidences(tokenizer, codes, model.config.vocab_size)
+
+
+def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
+    """(layers + 1, vocabulary) from transformers' hidden states, and its logits for the last layer."""
+    counts = torch.zeros(3, VOCABULARY, dtype=torch.int64)
+    for text in corpus:
+        tokens = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            output = model(input_ids=tokens, output_hidden_states=True, use_cache=False)
+            decoded = [model.lm_head(model.model.norm(one)) for one in output.hidden_states[:-1]] + [output.logits]
+        for layer, logits in enumerate(decoded):
+            for position in logits[0]:
+                for token in position.argsort(descending=True)[:top]:
+                    counts[layer, token] += 1
+    return counts
+
+
+@pytest.mark.parametrize("top", [1, 4])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_counts_are_those_of_every_position(monkeypatch, name, top):
+    monkeypatch.setattr(module, "LOGITS", 5 * VOCABULARY)  # five positions at a time
+    model, tokenizer = tiny_model(name, torch.float64), tiny_tokenizer()
+    found = count_top_tokens(model, tokenizer, texts("fr"), top=top, **{**OPTIONS, "batch_tokens": 1})
+    assert torch.equal(found, plain_counts(model, tokenizer, texts("fr"), top))
+    if name != "gemma2":  # transformers' float64 eager attention gives NaN beside padding
+        assert torch.equal(count_top_tokens(model, tokenizer, texts("fr"), top=top, **OPTIONS), found)
+
+
+def test_shares_are_the_likeliest():
+    """At a maximum over shares that add up to 1, the derivative is 1 for those above 0 and at most 1 for the others."""
+    generator = torch.Generator().manual_seed(0)
+    given = torch.rand(300, 6, generator=generator) ** 3
+    given /= given.sum(1, keepdim=True)
+    given[:30] = 0
+    counts = torch.randint(0, 9, (4, 300), generator=generator)
+    counts[3, 30:] = 0
+    shares = language_shares(counts, given)
+    assert shares.shape == (4, 7) and torch.allclose(shares.sum(1), torch.ones(4).double())
+    assert shares[:, 6].tolist() == pytest.approx((counts[:, :30].sum(1) / counts.sum(1)).tolist())
+    assert shares[3, 6] == 1 and (shares[3, :6] == 0).all()
+    for layer in range(3):
+        s = shares[layer, :6] / shares[layer, :6].sum()
+        weights, told = counts[layer, 30:].double(), given[30:].double()
+        derivative = told.T @ (weights / (told @ s)) / weights.sum()
+        assert (derivative < 1.01).all() and ((derivative - 1).abs() * s < 1e-3).all()
+
+
+def test_pieces_that_languages_share_count_for_those_that_the_others_speak_for():
+    given = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]])
+    shares = language_shares(torch.tensor([[8, 1, 1], [0, 9, 1], [6, 0, 2]]), given)
+    assert shares[0].tolist() == pytest.approx([0.9, 0, 0.1], abs=1e-3)
+    assert shares[1].tolist() == pytest.approx([0.9, 0, 0.1], abs=1e-3)
+    assert shares[2].tolist() == pytest.approx([0.375, 0.375, 0.25])
+
+
+@pytest.mark.parametrize("language", embedded.LANGUAGES)
+def test_the_last_layer_speaks_the_language_of_the_text(trained, language):
+    model, tokenizer, _ = trained
+    table = lens(model, tokenizer, embedded.heldout()[language][:25], languages=embedded.LANGUAGES)
+    assert list(table.columns) == ["layer", "language", "share"] and len(table) == 7 * 9
+    assert table.groupby("layer")["share"].sum().tolist() == pytest.approx([1] * 7)
+    last = table[table["layer"] == 6].set_index("language")["share"]
+    assert last[language] > 0.65 and last["other"] < 0.3
+    assert last.drop(["other", language]).max() < 0.06
+    first = table[(table["layer"] == 0) & (table["language"] == language)]["share"].item()
+    assert first < last[language] / 2
+
+
+@pytest.mark.parametrize("shares", [{"en": 0.5, "fr": 0.5}, {"es": 0.8, "fr": 0.2}, {"en": 0.3, "de": 0.3, "tr": 0.4}])
+def test_mixtures_of_texts_are_found_again(trained, shares):
+    """Of the tokens of texts themselves, whose languages are known."""
+    _, tokenizer, confidences = trained
+    counts = torch.zeros(1, len(confidences), dtype=torch.float64)
+    for language, share in shares.items():
+        tokens = [token for text in embedded.heldout()[language][:200] for token in tokenizer(text)["input_ids"]]
+        counted = torch.bincount(torch.tensor(tokens), minlength=len(confidences)).double()
+        counted[~confidences.any(1)] = 0
+        counts[0] += 1e6 * share * counted / counted.sum()
+    found = dict(zip(embedded.LANGUAGES, language_shares(counts, confidences)[0].tolist()))
+    for language in embedded.LANGUAGES:
+        assert found[language] == pytest.approx(shares.get(language, 0), abs=0.08)
+
+
+def test_confidences_of_tokens(trained):
+    _, tokenizer, confidences = trained
+    codes = list(embedded.LANGUAGES)
+
+    def of(text: str) -> torch.Tensor:
+        (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return confidences[token]
+
+    assert of(" the").argmax() == codes.index("en") and of(" und").argmax() == codes.index("de")
+    assert of("\u4e2d\u56fd")[codes.index("zh")] == 1 and of("\u0915")[codes.index("hi")] == 1
+    assert not of(",").any() and not confidences[tokenizer.bos_token_id].any()
+    assert confidences.shape == (8000, 8) and ((confidences.sum(1) - 1).abs() < 1e-3).sum() > 7000
+    assert token_confidences(tokenizer, embedded.LANGUAGES, 8000) is confidences  # kept
+    wider = token_confidences(tiny_tokenizer(), ("en", "de"), VOCABULARY + 5)
+    assert wider.shape == (VOCABULARY + 5, 2) and not wider[VOCABULARY:].any()
+
+
+def test_codes():
+    assert {"en", "de", "fr", "es", "ru", "zh", "tr", "hi"} < set(language_codes())
+    assert language_codes(iter(["fr", "en"])) == ("fr", "en")
+    with pytest.raises(ValueError, match="languages must be among af, .*, got 'xx'"):
+        language_codes(["en", "xx"])
+    for few in ([], ["en"], ["en", "en"]):
+        with pytest.raises(ValueError, match="two or more different ones"):
+            language_codes(few)
+
+
+def test_what_is_wrong_is_said(monkeypatch):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with pytest.raises(pml.CorpusError, match="no documents to decode: texts 1, empty 1"):
+        lens(model, tokenizer, [" "])
+    for top in (0, VOCABULARY + 1):
+        with pytest.raises(ValueError, match="top must be between 1 and the 61 tokens"):
+            lens(model, tokenizer, ["w4 w5"], top=top)
+    with pytest.raises(pml.UnsupportedModel, match="language-model head"):
+        lens(model.model, tokenizer, ["w4 w5"])
+    monkeypatch.setitem(sys.modules, "lingua", None)
+    with pytest.raises(pml.BackendUnavailable, match="pymultiling\\[lens\\]"):
+        lens(model, tokenizer, ["w4 w5"])
+
+
+def test_nothing_is_left_on_the_model():
+    model = tiny_model("llama").train()
+    table = lens(model, tiny_tokenizer(), ["w4 w5", "w6 w7 w8"], languages=["en", "de"], top=2)
+    assert isinstance(table, pandas.DataFrame) and len(table) == 3 * 3
+    assert model.training and not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())

@@ -1,0 +1,360 @@
+"""pml.train_only against training of all parameters, and against a copy whose parameters were zeroed by hand."""
+
+import copy
+
+import pytest
+import torch
+from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model, zeroed
+
+import pymultiling as pml
+from pymultiling.methods.tuning import NeuronTuning, train_only
+
+BATCH = tiny_batch((9, 9))
+
+
+def chosen_entries(model, neurons) -> dict[str, torch.Tensor]:
+    """Which entries of each parameter belong to the neurons: those that a zeroed copy has not (all are random)."""
+    off = dict(zeroed(model, neurons).named_parameters())
+    return {name: off[name] != parameter for name, parameter in model.named_parameters()}
+
+
+def loss_of(model, batch=BATCH) -> torch.Tensor:
+    return model(**batch, labels=batch["input_ids"]).loss
+
+
+def adamw(model, **options) -> torch.optim.AdamW:
+    return torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2, **options)
+
+
+def train(model, optimizer, steps: int = 3, then=lambda: None) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, tiny_batch((9, 9), seed=step)).backward()
+        then()
+        optimizer.step()
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model(**BATCH).logits
+
+
+def footprint(model) -> list:
+    """All that training puts on a model."""
+    return [
+        (name, sorted(vars(one)), *map(len, (one._parameters, one._buffers, one._forward_hooks, one._state_dict_hooks)))
+        for name, one in model.named_modules()
+    ] + [(name, one.requires_grad) for name, one in model.named_parameters()]
+
+
+def same(a: dict, b: dict) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("site", pml.SITES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_the_neurons_parameters_change(name, site):
+    model = tiny_model(name, torch.float64)
+    neurons, before = some_neurons(model, sites=[site]), copy.deepcopy(model.state_dict())
+    chosen, clean = chosen_entries(model, neurons), footprint(model)
+    trained = train_only(model, neurons)
+    train(model, adamw(model))
+    assert same({name: before[name] for name in chosen}, own_weights(model))
+    trained.merge()
+    assert footprint(model) == clean
+    for name, parameter in model.named_parameters():
+        moved = parameter != before[name]
+        assert not (moved & ~chosen[name]).any(), name
+        assert not chosen[name].any() or moved[chosen[name]].double().mean() > 0.9, name
+
+
+def own_weights(model) -> dict[str, torch.Tensor]:
+    return {name: one.detach() for name, one in model.named_parameters() if "neuron_delta" not in name}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_those_of_full_training(name):
+    model = tiny_model(name, torch.float64)
+    neurons, whole = some_neurons(model), copy.deepcopy(model)
+    loss_of(whole).backward()
+    with train_only(model, neurons):
+        loss_of(model).backward()
+        checked = 0
+        for path, module in model.named_modules():
+            index = getattr(module, "neuron_index", None)
+            if index is None:
+                continue
+            full = whole.get_submodule(path)
+            dimension = int(path.endswith(("o_proj", "down_proj", "mlp.c_proj")))
+            torch.testing.assert_close(module.neuron_delta.grad, full.weight.grad.index_select(dimension, index))
+            if hasattr(module, "neuron_delta_bias"):
+                torch.testing.assert_close(module.neuron_delta_bias.grad, full.bias.grad[index])
+            checked += module.neuron_delta.numel()
+        entries = chosen_entries(whole, neurons)
+        assert checked == sum(int(mask.sum()) for mask in entries.values() if mask.ndim == 2)
+        assert all((one.grad is None) == (not one.requires_grad) for one in model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_is_full_training_with_the_other_gradients_zeroed(name):
+    model = tiny_model(name, torch.float64)
+    neurons, whole = some_neurons(model), copy.deepcopy(model)
+    chosen = chosen_entries(model, neurons)
+
+    def zero_others():
+        for key, parameter in whole.named_parameters():
+            parameter.grad *= chosen[key]
+
+    train(
+        whole, adamw(whole, weight_decay=0.0, eps=1e-4), then=zero_others
+    )  # eps: rounding counts where gradients are 0
+    with train_only(model, neurons) as trained:
+        train(model, adamw(model, weight_decay=0.0, eps=1e-4))
+        trained.merge()
+    for (key, own), (_, other) in zip(model.named_parameters(), whole.named_parameters()):
+        torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_model_runs_as_it_will_when_merged(name):
+    model = tiny_model(name, torch.float64)
+    plain = logits(model)
+    with train_only(model, some_neurons(model)) as trained:
+        assert torch.equal(logits(model), plain)  # differences of zero change no bit
+        train(model, adamw(model))
+        during = logits(model)
+        generated = model.generate(**BATCH, max_new_tokens=5, do_sample=False)
+        trained.merge()
+    assert (during - plain).abs().max() > 1e-3
+    torch.testing.assert_close(logits(model), during, rtol=1e-10, atol=1e-10)
+    assert torch.equal(model.generate(**BATCH, max_new_tokens=5, do_sample=False), generated)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_remove_puts_everything_back(name):
+    model = tiny_model(name)
+    model.model.embed_tokens.requires_grad_(False)
+    clean, before, plain = footprint(model), copy.deepcopy(model.state_dict()), logits(model)
+    with pytest.raises(KeyboardInterrupt), train_only(model, some_neurons(model)):
+        train(model, adamw(model))
+        raise KeyboardInterrupt
+    assert footprint(model) == clean and same(model.state_dict(), before) and torch.equal(logits(model), plain)
+
+
+def test_optimizer_state_is_in_proportion_to_the_neurons():
+    model = tiny_model("llama")
+    neurons = some_neurons(model, 0.05)
+    count = sum(int(mask.sum()) for mask in chosen_entries(model, neurons).values())
+    with train_only(model, neurons) as trained:
+        optimizer = adamw(model)
+        train(model, optimizer, 1)
+        assert sum(one.numel() for one in trained.parameters()) == count
+        assert {id(one) for one in trained.parameters()} == {id(one) for one in model.parameters() if one.requires_grad}
+        moments = [one for state in optimizer.state.values() for one in state.values() if one.ndim]
+        assert sum(one.numel() for one in moments) == 2 * count
+
+
+def checkpoint(model, options: dict) -> None:
+    """transformers changed the method's name."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["llama", "phi3", "gemma2"])
+def test_gradient_checkpointing(name, reentrant):
+    model = tiny_model(name, torch.float64).train()
+    with train_only(model, some_neurons(model)) as trained:
+        loss_of(model).backward()
+        plain = [one.grad.clone() for one in trained.parameters()]
+        model.zero_grad()
+        checkpoint(model, {"use_reentrant": reentrant})
+        loss_of(model).backward()
+        for one, gradient in zip(trained.parameters(), plain):
+            torch.testing.assert_close(one.grad, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["llama", "phi3", "qwen3"])
+def test_16_bit_models_train_float32_differences(name, dtype):
+    model = tiny_model(name, dtype)
+    neurons, before = some_neurons(model), copy.deepcopy(model.state_dict())
+    chosen = chosen_entries(model, neurons)
+    with train_only(model, neurons) as trained:
+        start = loss_of(model).item()
+        optimizer = adamw(model)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+        assert all(one.dtype == torch.float32 for one in trained.parameters())
+        during = loss_of(model).item()
+        trained.merge()
+    assert during < start - 0.05 and abs(loss_of(model).item() - during) < 0.1 * (start - during)
+    for key, value in model.state_dict().items():
+        assert value.dtype == dtype and not ((value != before[key]) & ~chosen[key]).any()
+
+
+def test_autocast():
+    model = tiny_model("llama")
+    with train_only(model, some_neurons(model)) as trained:
+        loss_of(model).backward()
+        exact = torch.cat([one.grad.flatten() for one in trained.parameters()])
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss_of(model).backward()
+        found = torch.cat([one.grad.flatten() for one in trained.parameters()])
+        assert found.dtype == torch.float32 and (found - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_model_that_was_compiled_before():
+    model = tiny_model("llama", torch.float64)
+    compiled, plain = torch.compile(model, backend="eager"), logits(model)
+    with torch.no_grad():
+        compiled(**BATCH)
+    with train_only(model, some_neurons(model)):
+        train(compiled, adamw(model))
+        with torch.no_grad():
+            assert torch.equal(compiled(**BATCH).logits, logits(model))
+        assert not torch.equal(logits(model), plain)
+    with torch.no_grad():
+        assert torch.equal(compiled(**BATCH).logits, plain)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["deactivate inside", "deactivate outside"])
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+def test_neurons_that_are_off_stay_off_and_do_not_train(name, inside):
+    model = tiny_model(name, torch.float64)
+    neurons, off = some_neurons(model, seed=1), some_neurons(model, 0.5, seed=2)
+    merged = copy.deepcopy(model)
+    with train_only(merged, neurons) as trained:
+        train(merged, adamw(merged))
+        state = merged.state_dict()
+        trained.merge()
+    with pml.deactivate(merged, off):
+        truth = logits(merged)
+    if inside:
+        tuning = train_only(model, neurons)
+        context = pml.deactivate(model, off)
+        context.__enter__()
+    else:
+        context = pml.deactivate(model, off)
+        context.__enter__()
+        tuning = train_only(model, neurons)
+    model.load_state_dict(state)
+    torch.testing.assert_close(logits(model), truth, rtol=1e-10, atol=1e-10)
+    loss_of(model).backward()
+    gradient = model.model.layers[0].mlp.down_proj.neuron_delta.grad
+    own = off.sites["ffn"][0][neurons.sites["ffn"][0]]
+    assert own.any() and not gradient[:, own].any() and gradient[:, ~own].any()
+    context.__exit__(None, None, None)
+    tuning.remove()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_state_is_that_of_the_merged_model(name, tmp_path):
+    model = tiny_model(name, torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    tuning = train_only(model, some_neurons(model))
+    train(model, adamw(model))
+    during = logits(model)
+    state = model.state_dict()
+    model.save_pretrained(tmp_path)
+    loaded, report = type(model).from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    again = copy.deepcopy(model)
+    tuning.merge()
+    assert same(model.state_dict(), state) and same(loaded.state_dict(), state)
+
+    # a copy trains on its own, and a state that is loaded goes into the differences
+    again.load_state_dict(before)
+    assert not any(one.any() for one in again.parameters() if one.requires_grad)
+    again.load_state_dict(state)
+    torch.testing.assert_close(logits(again), during, rtol=1e-9, atol=1e-9)
+    assert same(own_weights(again), {key: before[key] for key in own_weights(again)})
+
+
+def test_a_state_that_lacks_a_weight_is_reported_by_that_name():
+    model = tiny_model("llama")
+    with train_only(model, some_neurons(model)):
+        state = model.state_dict()
+        del state["model.layers.0.mlp.down_proj.weight"]
+        with pytest.raises(RuntimeError, match='Missing key.*: "model.layers.0.mlp.down_proj.weight"') as error:
+            model.load_state_dict(state)
+        assert "neuron_delta" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_differences_are_saved_and_loaded(name, tmp_path):
+    model, neurons = tiny_model(name), some_neurons(tiny_model(name))
+    with train_only(model, neurons) as trained:
+        train(model, adamw(model))
+        during = logits(model)
+        trained.save(tmp_path / "fr.safetensors", language="fr")
+    again = NeuronTuning.load(model, tmp_path / "fr.safetensors")
+    assert again.neurons == neurons and torch.equal(logits(model), during)
+    train(model, adamw(model))  # goes on
+    again.remove()
+
+    base = tiny_model(name).model  # without its head: the same file fits
+    for one in (model, base):
+        NeuronTuning.load(one, tmp_path / "fr.safetensors").merge()
+    assert same(base.state_dict(), model.model.state_dict())
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    model, path = tiny_model("llama"), tmp_path / "delta.safetensors"
+    with train_only(model, some_neurons(model)) as trained:
+        trained.save(path)
+    for other, sentence in (
+        (tiny_model("llama", intermediate_size=41), "ffn is 2 layers x 37 neurons, this model's 2 x 41"),
+        (
+            tiny_model("llama", hidden_size=40),
+            r"another model: layers.0.mlp.down_proj.weight is \(32, .*, this model's \(40,",
+        ),
+        (tiny_model("llama", mlp_bias=False), "another model: .*gate_proj.bias is .*, this model's not there"),
+    ):
+        clean = footprint(other)
+        with pytest.raises(pml.CheckpointError, match=sentence):
+            NeuronTuning.load(other, path)
+        assert footprint(other) == clean
+    some_neurons(model).save(path)
+    with pytest.raises(pml.CheckpointError, match="is pymultiling.neurons/1; what train_only trained"):
+        NeuronTuning.load(model, path)
+    with pytest.raises(pml.CheckpointError, match="no such file"):
+        NeuronTuning.load(model, tmp_path / "none")
+
+
+def test_what_cannot_be_trained():
+    model = tiny_model("llama")
+    neurons = some_neurons(model)
+    clean = footprint(model)
+    with pytest.raises(ValueError, match="another model: its ffn is 2 layers x 41"):
+        train_only(model, some_neurons(tiny_model("llama", intermediate_size=41)))
+    with pytest.raises(ValueError, match="no neurons: nothing would be trained"):
+        train_only(model, neurons - neurons)
+    with pytest.raises(pml.UnsupportedModel, match="offloaded"):
+        train_only(tiny_model("llama").to("meta"), neurons)
+    quantised = tiny_model("llama")
+    quantised.model.layers[1].mlp.up_proj = torch.nn.Embedding(2, 2)
+    with pytest.raises(pml.UnsupportedModel, match="without quantisation"):
+        train_only(quantised, neurons)
+    assert footprint(model) == clean
+    with train_only(model, neurons) as trained:
+        with pytest.raises(ValueError, match="trains neurons already"):
+            train_only(model, neurons)
+        trained.merge()
+        for method in (trained.merge, trained.remove, trained.parameters, lambda: trained.save("nowhere")):
+            with pytest.raises(ValueError, match="has ended"):
+                method()
+    assert footprint(model) == clean
+    train_only(model, neurons).remove()
+
+
+def test_sites_that_the_set_lacks_get_nothing():
+    model = tiny_model("phi3")
+    with train_only(model, some_neurons(model, sites=["k"])) as trained:
+        assert len(trained.parameters()) == model.config.num_hidden_layers
+        assert all("qkv_proj" in name for name, one in model.named_parameters() if one.requires_grad)

@@ -1,0 +1,239 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import dtypes, examples, interpreted, layouts, matrix
+from torch import Tensor
+
+from pymultiling.ops import nearest_neighbors
+
+METRICS = ("cosine", "euclidean")
+ROUNDING = 2e-6  # of scores, beside |x| |y|
+
+metrics = pytest.mark.parametrize("metric", METRICS)
+
+
+def all_distances(points: Tensor, metric: str) -> Tensor:
+    """(P, P) float64, infinite for a point and itself."""
+    x = points.double()
+    if metric == "euclidean":
+        found = torch.stack([(x - one).square().sum(1).sqrt() for one in x])
+    else:
+        norms = x.norm(dim=1)
+        lengths = norms[:, None] * norms
+        found = 1 - torch.where(lengths == 0, 0, torch.stack([(x * one).sum(1) for one in x]) / lengths)
+    return found.fill_diagonal_(torch.inf)
+
+
+def expected(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
+    """By brute force, of distances in the dtype of the results."""
+    distances = all_distances(points, metric)
+    distances = distances if points.dtype == torch.float64 else distances.float()
+    values, indices = distances.sort(dim=1, stable=True)
+    return indices[:, :k], values[:, :k]
+
+
+def rounding(points: Tensor, metric: str) -> float:
+    wide = points.double()
+    size = 1.0 if metric == "cosine" else float((wide - wide.mean(0)).square().sum(1).max())
+    return (1e-13 if points.dtype == torch.float64 else ROUNDING) * size
+
+
+def check(points: Tensor, k: int, metric: str, backend: str) -> None:
+    """Distances are the indices' and in order; no other point is nearer by more than the rounding of a score."""
+    indices, distances = nearest_neighbors(points, k, metric=metric, backend=backend)
+    assert indices.dtype == torch.int64 and indices.shape == distances.shape == (len(points), k)
+    assert distances.dtype == torch.promote_types(points.dtype, torch.float32)
+    exact = all_distances(points, metric)
+    double = distances.double()
+    tolerance = 1e-12 if points.dtype == torch.float64 else 2e-7
+    torch.testing.assert_close(double, exact.gather(1, indices), rtol=tolerance, atol=tolerance)
+    same = double[:, 1:] == double[:, :-1]
+    assert ((double[:, 1:] > double[:, :-1]) | (same & (indices[:, 1:] > indices[:, :-1]))).all()
+    left_out = exact.scatter(1, indices, torch.inf).min(1).values
+    power = 1 if metric == "cosine" else 2
+    assert (double[:, -1] ** power - left_out**power <= rounding(points, metric)).all()
+
+
+@examples
+@given(st.data(), st.sampled_from(METRICS), layouts, st.integers(0, 99))
+def test_brute_force(backend, data, metric, layout, seed):
+    count = data.draw(st.sampled_from([2, 3, 63, 129] if interpreted(backend) else [2, 3, 7, 63, 191, 192, 193, 400]))
+    size = data.draw(st.sampled_from([1, 2, 33, 64] if interpreted(backend) else [1, 2, 7, 33, 256, 257, 600]))
+    dtype = data.draw(st.sampled_from(dtypes(backend)))
+    most = min(count - 1, 13) if backend == "triton" else count - 1
+    check(matrix(seed, count, size, dtype, layout), data.draw(st.integers(1, most)), metric, backend)
+
+
+@metrics
+def test_the_same_neighbours_where_distances_differ(backend, metric):
+    for dtype in dtypes(backend):
+        points = matrix(3, 150, 40, dtype)
+        found = nearest_neighbors(points, 5, metric=metric, backend=backend)
+        indices, distances = expected(points, 5, metric)
+        assert torch.equal(found[0], indices)
+        torch.testing.assert_close(found[1], distances, rtol=3e-7, atol=2e-7)
+
+
+@metrics
+def test_duplicates_are_neighbours_lowest_index_first(backend, metric):
+    """At every place of tiles and blocks; many more of them than k."""
+    for dtype, count in ((dtype, count) for dtype in dtypes(backend) for count in (70, 150, 401)):
+        if interpreted(backend) and count > 150:
+            continue
+        points = matrix(count, count, 37, dtype)
+        kinds = torch.randint(0, 12, (count,))
+        copied = kinds < 9
+        points[copied] = matrix(0, 9, 37, dtype)[kinds[copied]]
+        indices, distances = nearest_neighbors(points, 4, metric=metric, backend=backend)
+        want, values = expected(points, 4, metric)
+        assert torch.equal(indices, want), dtype
+        torch.testing.assert_close(distances, values, rtol=1e-6, atol=2e-7)
+        for i in copied.nonzero().flatten().tolist():
+            twins = [j for j in (kinds == kinds[i]).nonzero().flatten().tolist() if j != i and kinds[i] < 9]
+            assert indices[i, : len(twins[:4])].tolist() == twins[:4]
+            assert not distances[i, : len(twins[:4])].any()
+
+
+@metrics
+def test_all_points_are_equal(backend, metric):
+    count = 130 if interpreted(backend) else 500
+    for points in (torch.randn(1, 19).repeat(count, 1), torch.full((count, 3), 1e3)):
+        indices, distances = nearest_neighbors(points, 3, metric=metric, backend=backend)
+        assert indices[:4].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+        assert (indices[4:] == torch.arange(3)).all() and not distances.any()
+
+
+def test_exact_ties_of_different_points(backend):
+    """A grid of integers: distances are exact, and neighbours at one distance come in the order of their indices."""
+    side = 9 if interpreted(backend) else 20
+    points = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float() + 1000
+    for k in (2, 4, 6):
+        found = nearest_neighbors(points, k, metric="euclidean", backend=backend)
+        assert all(map(torch.equal, found, expected(points, k, "euclidean")))
+    directions = torch.eye(90)  # every other one is as far
+    for metric in (
+        METRICS[:1] if backend == "triton" else METRICS
+    ):  # whose mean is that of 64 points, and may take digits
+        found = nearest_neighbors(directions, 5, metric=metric, backend=backend)
+        assert all(map(torch.equal, found, expected(directions, 5, metric)))
+
+
+@metrics
+@pytest.mark.parametrize("count, k", [(2, 1), (3, 2), (12, 11), (17, 16), (40, 39)])
+def test_all_others(backend, metric, count, k):
+    points = matrix(0, count, 5, torch.float32)
+    found = nearest_neighbors(points, k, metric=metric, backend=backend)
+    assert torch.equal(found[0].sort().values, expected(points, k, metric)[0].sort().values)
+    check(points, k, metric, backend)
+
+
+@metrics
+def test_clusters(backend, metric):
+    """Tight ones, near their centres, of as many points as candidates have room for; some near the origin."""
+    centres = matrix(0, 30, 24, torch.float32) * torch.logspace(-3, 3, 30)[:, None]
+    points = (centres[:, None] * (1 + 1e-3 * torch.randn(30, 4, 24))).flatten(0, 1)
+    check(points, 3, metric, backend)
+    own = nearest_neighbors(points[80:], 3, metric=metric, backend=backend)[0] // 4
+    assert (own == (torch.arange(40) // 4)[:, None]).all()
+
+
+def test_far_from_the_origin(backend):
+    points = matrix(0, 150, 20, torch.float32) + 1000
+    found = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
+    indices, distances = expected(points, 5, "euclidean")
+    assert torch.equal(found[0], indices)
+    torch.testing.assert_close(found[1], distances, rtol=2e-7, atol=0)
+
+
+def test_an_outlier_does_not_blur_the_others(backend):
+    points = matrix(0, 150, 20, torch.float32)
+    points[0] = 1e3
+    found = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
+    assert torch.equal(found[0], expected(points, 5, "euclidean")[0])
+
+
+def test_zero_vectors_are_like_nothing(backend):
+    points = matrix(0, 100, 20, torch.float32)
+    points[[3, 50, 99]] = 0
+    indices, distances = nearest_neighbors(points, 4, backend=backend)
+    assert indices[3].tolist() == [0, 1, 2, 4] and indices[50].tolist() == indices[99].tolist() == [0, 1, 2, 3]
+    assert (distances[[3, 50, 99]] == 1).all()
+    check(points, 4, "cosine", backend)
+    check(points, 4, "euclidean", backend)
+
+
+@metrics
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_small_and_large_numbers(backend, metric, scale):
+    points = matrix(0, 90, 20, torch.float32)
+    scaled = nearest_neighbors(points * scale, 3, metric=metric, backend=backend)
+    assert torch.equal(scaled[0], nearest_neighbors(points, 3, metric=metric, backend=backend)[0])
+    torch.testing.assert_close(scaled[1], expected(points * scale, 3, metric)[1], rtol=1e-6, atol=2e-7)
+
+
+@metrics
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e37])
+def test_squares_out_of_range(backend, metric, scale):
+    if backend == "triton":
+        pytest.skip("its squares are float32")
+    points = matrix(0, 90, 20, torch.float32) * scale
+    indices, _ = expected(points, 3, metric)
+    assert torch.equal(nearest_neighbors(points, 3, metric=metric, backend=backend)[0], indices)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # by the interpreter's numpy
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@metrics
+def test_points_that_are_not_finite(backend, metric, wrong):
+    points = matrix(0, 70, 20, torch.float32)
+    points[64, 3] = wrong
+    if points.is_cuda:
+        indices, distances = nearest_neighbors(points, 3, metric=metric, backend=backend)
+    else:
+        with pytest.raises(ValueError, match="finite"):
+            nearest_neighbors(points, 3, metric=metric, backend=backend)
+        if backend != "triton":
+            return
+        from pymultiling.triton_kernels.nearest_neighbors import nearest_neighbors as launch
+
+        indices, distances = launch(points, 3, metric)
+    assert (indices[64] == -1).all() and distances[64].isnan().all()
+    rest = torch.arange(70) != 64
+    want = expected(points[rest], 3, metric)[0]
+    assert torch.equal(indices[rest], want + (want >= 64))
+
+
+@pytest.mark.parametrize(
+    "points, k, metric",
+    [
+        (torch.ones(3), 1, "cosine"),
+        (torch.ones(3, 0), 1, "cosine"),
+        (torch.ones(3, 2).int(), 1, "cosine"),
+        (torch.ones(3, 2), 0, "cosine"),
+        (torch.ones(3, 2), 3, "cosine"),
+        (torch.ones(1, 2), 1, "cosine"),
+        (torch.ones(0, 2), 1, "cosine"),
+        (torch.ones(3, 2), 1, "manhattan"),
+    ],
+)
+def test_wrong_arguments(points, k, metric):
+    with pytest.raises(ValueError):
+        nearest_neighbors(points, k, metric=metric)
+
+
+@metrics
+def test_threads_change_nothing(backend, metric, two_threads):
+    if backend == "triton":
+        pytest.skip("not on threads of the CPU")
+    points = matrix(0, 900, 70, torch.float32).repeat(2, 1)
+    two = nearest_neighbors(points, 5, metric=metric, backend=backend)
+    torch.set_num_threads(1)
+    assert all(map(torch.equal, two, nearest_neighbors(points, 5, metric=metric, backend=backend)))
+
+
+def test_registered_as_a_torch_operator():
+    for points in (matrix(0, 9, 5, torch.float32), matrix(0, 9, 5, torch.float64)):
+        torch.library.opcheck(torch.ops.pymultiling.nearest_neighbors.default, (points, 2, "cosine"))
+    compiled = torch.compile(lambda x: nearest_neighbors(x, 3)[1] + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(points), nearest_neighbors(points, 3)[1] + 1)

@@ -1,6 +1,6 @@
 """ILO (arXiv 2503.11280) of FLORES-200 sentences in every layer: a table by layer and language, and the times.
 
-    python benchmarks/ilo_flores.py /work/shared/data/parallel/flores200_devtest.tsv.gz --out benchmarks/results
+    python benchmarks/ilo_flores.py flores200_devtest.tsv.gz --out benchmarks/results
 
 The paper's 31 languages are the file's first. The embedded model knows eight languages, seven of them among these: its
 numbers show that the measure runs, not what large models do. --model takes the folder of another.

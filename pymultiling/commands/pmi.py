@@ -11,6 +11,7 @@ from pymultiling import plots, pmi
 from pymultiling.commands.shared import hashes, load, record_of
 from pymultiling.loading import load_translator, pick_device
 from pymultiling.pmi import Comparison, ParallelTask
+from pymultiling.pmi.translate import PARAPHRASE, made_names
 from pymultiling.report import WHERE, pmi_table
 from pymultiling.runs import result_folder
 
@@ -82,11 +83,11 @@ def _task(arguments: Namespace) -> ParallelTask:
 
 def _names(arguments: Namespace) -> list[str]:
     """The inputs that a model makes."""
-    if arguments.make == "translation":
-        return arguments.others
-    if arguments.make == "back-translation":
-        return [f"{arguments.source}~{code}" for code in arguments.others]
-    return [f"{arguments.source}~{number}" for number in range(1, (arguments.number or PARAPHRASES) + 1)]
+    return made_names(_into(arguments), arguments.source.partition("~")[0], arguments.make)
+
+
+def _into(arguments: Namespace) -> list[str] | int:
+    return (arguments.number or PARAPHRASES) if arguments.make == PARAPHRASE else arguments.others
 
 
 def _made(arguments: Namespace, task: ParallelTask) -> ParallelTask:
@@ -101,9 +102,8 @@ def _made(arguments: Namespace, task: ParallelTask) -> ParallelTask:
         dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in names})
         for item in task.items[:wanted]
     ]
-    into = len(names) if arguments.make == "paraphrase" else arguments.others
     options = {"how": arguments.make, "cache": arguments.cache, "names": dict(arguments.name or ()), "progress": True}
-    return dataclasses.replace(task, items=pmi.translate_items(items, into, source=arguments.source, by=by, **options))
+    return dataclasses.replace(task, items=pmi.translate_items(items, _into(arguments), source=arguments.source, by=by, **options))
 
 
 def _write(found: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:

@@ -119,6 +119,7 @@ def compare(
     prompts = {name: [of_kind[place] for place in places] for name, of_kind in prompts.items()}
     items = [task.items[place] for place in places]
     found = _answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
+    texts = {name: [answer.text.strip() for answer in of_kind] for name, of_kind in found.items()}
     statistics, rows, signatures = {}, [], {}
     for name, (_, added) in shown.items():
         documents = [(tokens, 0) for tokens in prompts[name]]
@@ -132,10 +133,9 @@ def compare(
         row = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
         row["tokens"] = sum(map(len, prompts[name])) / len(items)
         if judge is not None:
-            values, signatures = judge([answer.text.strip() for answer in found[name]], items, source, target)
+            values, signatures = judge(texts[name], items, source, target)
             row |= values
         rows.append(row | {"proportion": float(one.proportion.mean()), "top_share": one.most_active().share})
-    texts = {name: [answer.text.strip() for answer in of_kind] for name, of_kind in found.items()}
     left_out = len(task.items) - len(items)
     return Comparison(*_tables(rows, statistics), statistics, texts, places, signatures, left_out)
 

@@ -96,7 +96,7 @@ def translate_items(
     language = source.partition("~")[0]
     _check(into, language, how)
     for place, item in enumerate(items, 1):
-        there = [name for name in _names(into, language, how) if name in item.texts]
+        there = [name for name in made_names(into, language, how) if name in item.texts]
         if there:
             raise CorpusError(
                 f"item {place} has an input {there[0]!r} already: leave it out of the items, or of `into`"
@@ -120,15 +120,16 @@ def _parallel(
         for _ in range(into):
             earlier = list(zip(*made)) or [()] * len(texts)
             made.append(ask([Request(text, source, None, so_far, names) for text, so_far in zip(texts, earlier)]))
-        return dict(zip(_names(into, source, how), made))
+        return dict(zip(made_names(into, source, how), made))
     found = ask([Request(text, source, code, names=names) for code in into for text in texts])
     if how == BACK_TRANSLATION:
         codes = [code for code in into for _ in texts]
         found = ask([Request(text, code, source, names=names) for code, text in zip(codes, found)])
-    return {name: found[start * len(texts) :][: len(texts)] for start, name in enumerate(_names(into, source, how))}
+    return {name: found[start * len(texts) :][: len(texts)] for start, name in enumerate(made_names(into, source, how))}
 
 
-def _names(into: Sequence[str] | int, source: str, how: str) -> list[str]:
+def made_names(into: Sequence[str] | int, source: str, how: str) -> list[str]:
+    """Names of the inputs that `translate` makes of a source's, by its `into` and `how`."""
     if how == PARAPHRASE:
         return [f"{source}~{number}" for number in range(1, into + 1)]
     return list(into) if how == TRANSLATION else [f"{source}~{code}" for code in into]

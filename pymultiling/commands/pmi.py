@@ -103,7 +103,9 @@ def _made(arguments: Namespace, task: ParallelTask) -> ParallelTask:
         for item in task.items[:wanted]
     ]
     options = {"how": arguments.make, "cache": arguments.cache, "names": dict(arguments.name or ()), "progress": True}
-    return dataclasses.replace(task, items=pmi.translate_items(items, _into(arguments), source=arguments.source, by=by, **options))
+    return dataclasses.replace(
+        task, items=pmi.translate_items(items, _into(arguments), source=arguments.source, by=by, **options)
+    )
 
 
 def _write(found: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:

@@ -15,6 +15,7 @@ from pymultiling.models.counting import ActivationProbe
 from pymultiling.pmi.items import ParallelItem, ParallelTask
 from pymultiling.pmi.prompts import prompt
 from pymultiling.pmi.scores import load_comet, require_sacrebleu, scores
+from pymultiling.pmi.thinking import message_tokens
 from pymultiling.progress import progress as show_progress
 from pymultiling.tasks.generation import Answer, generate
 from pymultiling.tasks.items import Task
@@ -182,11 +183,9 @@ def _judge(task: ParallelTask, comet: str | None) -> Callable:
 
 
 def _encoded(tokenizer, text: str, chat: bool) -> list[int]:
-    if not chat:
-        return tokenizer(text, verbose=False)["input_ids"]
-    message = [{"role": "user", "content": text}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if chat:
+        return message_tokens(tokenizer, [{"role": "user", "content": text}])
+    return tokenizer(text, verbose=False)["input_ids"]
 
 
 def _fitting(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], more: int) -> list[int]:

@@ -14,7 +14,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.errors import TranslationError
 from pymultiling.models.decoder import evaluation, model_device
 from pymultiling.pmi.requests import Request, shortly
-from pymultiling.pmi.thinking import without_thinking
+from pymultiling.pmi.thinking import message_tokens, without_thinking
 from pymultiling.pmi.translation_models import encoded, language_token
 from pymultiling.tasks.generation import GREEDY
 
@@ -95,9 +95,7 @@ class Generator:
             return encoded(self.tokenizer, request, self._name)
         if not self._talks:
             return self.tokenizer(request.plain(), verbose=False)["input_ids"]
-        options = {"add_generation_prompt": True, "enable_thinking": False}  # templates ignore what they do not know
-        text = self.tokenizer.apply_chat_template(request.messages(), tokenize=False, **options)
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return message_tokens(self.tokenizer, request.messages())
 
     def _check_room(self, requests: Sequence[Request], tokens: Sequence[list[int]]) -> None:
         for request, one in zip(requests, tokens):

@@ -8,7 +8,6 @@ forward of the decoder without its head, which importance does not run either: w
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import torch
 from alternating import alternate, ratio
 from bench_qk_importance import attention
 from environment import describe
+from memory import peak_mb
 from published import published_q
 from shapes import SHAPES, Shape
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -158,12 +158,6 @@ def worker(name: str, mode: str, documents: str, length: str) -> None:
     run()
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "peak MB": peak_mb()}))
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process. From Linux's own account: ru_maxrss starts at the parent's size."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def main() -> None:

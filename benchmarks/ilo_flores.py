@@ -1,56 +1,102 @@
-"""ILO (arXiv 2503.11280) of FLORES-200 sentences in every layer: a table by layer and language, and the times.
+"""ILO (arXiv 2503.11280) of FLORES-200 sentences in every layer: a table by layer and language, times and memory.
 
     python benchmarks/ilo_flores.py flores200_devtest.tsv.gz --out benchmarks/results
 
 The paper's 31 languages are the file's first. The embedded model knows eight languages, seven of them among these: its
 numbers show that the measure runs, not what large models do. --model takes the folder of another.
+
+The time of a layer's neighbours is compared, in turn, with the time of their matrix products alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import json
+import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from alternating import alternate, ratio
+from bench_nearest_neighbors import products
+from environment import describe, describe_device
+from memory import added_mb
 
 from pymultiling import embedded, plots
+from pymultiling.data.parallel import columns_of
 from pymultiling.methods.embeddings import sentence_embeddings
 from pymultiling.methods.ilo import ilo
-from pymultiling.plots.spaces import ilo as plot_ilo
+from pymultiling.methods.retrieval import cka, retrieval
+from pymultiling.ops import nearest_neighbors
 
-
-def parallel(path: Path, languages: int, sentences: int | None) -> dict[str, list[str | None]]:
-    """{language: sentences} of the first columns behind the id, and the first rows; "" is a missing sentence."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
-        names, *rows = (line.rstrip("\n").split("\t") for line in file)  # no quoting: quotation marks are text
-    found = {name: [row[place] or None for row in rows[:sentences]] for place, name in enumerate(names)}
-    return {name: found[name] for name in names[1 : languages + 1]}
+ROUNDS = 7
 
 
 def main() -> None:
     arguments = _arguments()
-    corpus = parallel(arguments.path, arguments.languages, arguments.sentences)
+    columns = columns_of(arguments.path)
+    corpus = {name: columns[name][: arguments.sentences] for name in list(columns)[: arguments.languages]}
     model, tokenizer = _model(arguments.model)
-    model = model.to(arguments.device)
-    started = time.perf_counter()
-    options = {"folder": arguments.folder, "batch_tokens": arguments.batch_tokens, "progress": True}
-    points = sentence_embeddings(model, tokenizer, corpus, **options)
-    embedded_in = time.perf_counter() - started
-    started = time.perf_counter()
-    options = {"k": arguments.k, "tau": arguments.tau, "metric": arguments.metric}
-    table = ilo(points, device=arguments.device, **options)
-    measured_in = time.perf_counter() - started
-    print(table.pivot(index="language", columns="layer", values="ilo").loc[list(corpus)].round(3).to_string())
-    print("mean".ljust(8), table.groupby("layer")[["bridge", "reach", "ilo"]].mean().round(3).T.to_string(), sep="\n")
-    count, layers = sum(map(len, corpus.values())), table["layer"].nunique()
-    print(f"{len(corpus)} languages, {count:,} sentences, {layers} layers: embeddings {embedded_in:.1f} s, ILO "
-          f"{measured_in:.1f} s ({measured_in / layers:.2f} s a layer), {torch.get_num_threads()} threads")  # fmt: skip
+    model, seconds = model.to(arguments.device), {}
+    with _timed(seconds, "embeddings"):
+        options = {"folder": arguments.folder, "batch_tokens": arguments.batch_tokens, "progress": True}
+        points = sentence_embeddings(model, tokenizer, corpus, **options)
+    tables = {}
+    options = {"k": arguments.k, "tau": arguments.tau, "metric": arguments.metric, "device": arguments.device}
+
+    def measure() -> None:
+        with _timed(seconds, "ilo"):
+            tables["ilo"] = ilo(points, **options)
+
+    added = added_mb(measure)
+    with _timed(seconds, "retrieval"):
+        tables["retrieval"] = retrieval(points, metric=arguments.metric, device=arguments.device)
+    with _timed(seconds, "cka"):
+        tables["cka"] = cka(points, device=arguments.device)
+    print(tables["ilo"].pivot(index="language", columns="layer", values="ilo").loc[list(corpus)].round(3).to_string())
+    means = tables["ilo"].groupby("layer")[["bridge", "reach", "ilo"]].mean()
+    for name, column in (("retrieval", "accuracy"), ("cka", "cka")):
+        means[name] = tables[name].groupby("layer")[column].mean()
+    print("", means.round(3).T.to_string(), sep="\n")
+    found = {
+        "machine": describe() | describe_device(torch.device(arguments.device)),
+        "languages": len(corpus),
+        "sentences": sum(map(len, corpus.values())),
+        "layers": len(means),
+        "seconds": seconds,
+        "MB that ilo takes over the points": round(added, 1),
+        "one layer, on the CPU": one_layer(torch.cat([one[:, -1] for one in points.values()]), arguments),
+    }
+    print("", json.dumps(found, indent=1), sep="\n")
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        table.to_csv(arguments.out / "ilo_flores.csv", index=False, float_format="%.6f")
-        plots.save(plot_ilo(table), arguments.out / "ilo_flores.png")
+        (arguments.out / "ilo_flores.json").write_text(json.dumps(found, indent=1) + "\n")
+        for name, table in tables.items():
+            table.to_csv(arguments.out / f"{name}_flores.csv", index=False, float_format="%.4f")
+        plots.save(plots.ilo(tables["ilo"]), arguments.out / "ilo_flores.png")
+
+
+def one_layer(points: torch.Tensor, arguments: argparse.Namespace) -> dict[str, object]:
+    """Neighbours of the last layer's points, and the matrix products alone."""
+    runs = {
+        "neighbours": lambda: nearest_neighbors(points, arguments.k, metric=arguments.metric),
+        "products alone": lambda: products(points),
+    }
+    seconds = alternate(runs, ROUNDS)
+    return {
+        "points": tuple(points.shape),
+        **{f"seconds, {name}": round(statistics.median(some), 3) for name, some in seconds.items()},
+        "neighbours over products alone": round(ratio(seconds, "neighbours", "products alone"), 3),
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 2)
 
 
 def _model(folder: str | None):
@@ -73,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=5)
     parser.add_argument("--tau", type=int, default=3)
     parser.add_argument("--metric", default="cosine")
-    parser.add_argument("--out", type=Path, help="folder for ilo_flores.csv and ilo_flores.png")
+    parser.add_argument("--out", type=Path, help="folder for the tables, the plot and ilo_flores.json")
     return parser.parse_args()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
 from pymultiling.data.corpora import json_rows, without_half_pairs
+from pymultiling.data.parallel import columns_of, lines
 from pymultiling.errors import CorpusError
 from pymultiling.pmi.items import ParallelItem, ParallelTask
 from pymultiling.pmi.requests import shortly
@@ -40,9 +39,9 @@ def translation(
     columns = {}
     if isinstance(source, Mapping):
         for language, given in source.items():
-            columns[language] = _lines(Path(given)) if isinstance(given, (str, Path)) else list(given)
+            columns[language] = lines(given) if isinstance(given, (str, Path)) else list(given)
     else:
-        columns = _table(Path(source))
+        columns = columns_of(source)
     chosen = [one for one in columns if one != target] if languages is None else list(languages)
     if not chosen or target in chosen:
         raise CorpusError(f"looked for {target!r} and for other languages, which are the inputs; got {chosen}")
@@ -163,36 +162,6 @@ def _rows(source: Rows) -> Iterator[tuple[str, dict, str]]:
             if language is None and not isinstance(row.get("lang"), str):
                 raise CorpusError(f"{where}: looked for a string 'lang'")
             yield language or row["lang"], row, where
-
-
-def _table(path: Path) -> dict[str, list[str]]:
-    """The columns of a .tsv or .tsv.gz file, which quotes nothing, but for "id"."""
-    if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
-        raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file, or for {{language: texts}}")
-    lines = _lines(path)
-    if not any(lines):
-        raise CorpusError(f"{path} is empty: looked for a first line with the languages' codes, and for texts")
-    header, *rows = [line.split("\t") for line in lines]
-    if len(set(header)) < len(header):
-        raise CorpusError(f"{path}: a language is there twice in the first line, {' '.join(header)}")
-    for place, row in enumerate(rows, 2):
-        if len(row) != len(header):
-            raise CorpusError(
-                f"{path}, line {place}: looked for {len(header)} columns as in the first line, got {len(row)}"
-            )
-    return {language: [row[place] for row in rows] for place, language in enumerate(header) if language != "id"}
-
-
-def _lines(path: Path) -> list[str]:
-    """All lines, empty ones too, since a line's number says what belongs together."""
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-            return [line.rstrip("\r\n") for line in file]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path} cannot be read as text in UTF-8: {error}") from None
 
 
 def _checked(columns: Mapping[str, Sequence[str]], references: int | None = None) -> dict[str, list[str]]:

@@ -1,0 +1,49 @@
+"""The same sentences in several languages: tables with a column a language, and texts whose lines belong together."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from pymultiling.errors import CorpusError
+
+
+def columns_of(path: str | Path) -> dict[str, list[str]]:
+    """The columns of a .tsv or .tsv.gz file, which quotes nothing; its first line names them, and "id" is left out.
+
+    Raises:
+        CorpusError: the file cannot be read as that, or a name is there twice.
+    """
+    path = Path(path)
+    if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
+        raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file, or for {{language: texts}}")
+    rows = [line.split("\t") for line in lines(path)]
+    if not any(map(any, rows)):
+        raise CorpusError(f"{path} is empty: looked for a first line with the languages' codes, and for texts")
+    header, *rows = rows
+    if len(set(header)) < len(header):
+        raise CorpusError(f"{path}: a language is there twice in the first line, {' '.join(header)}")
+    for place, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise CorpusError(
+                f"{path}, line {place}: looked for {len(header)} columns as in the first line, got {len(row)}"
+            )
+    return {language: [row[place] for row in rows] for place, language in enumerate(header) if language != "id"}
+
+
+def lines(path: str | Path) -> list[str]:
+    """All lines of a text, also of a .gz file, empty ones too: a line's number says what belongs together.
+
+    Raises:
+        CorpusError: the file cannot be read as text in UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            return [line.rstrip("\r\n") for line in file]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read as text in UTF-8: {error}") from None

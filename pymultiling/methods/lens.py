@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pymultiling.data.batches import batches
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
-from pymultiling.errors import BackendUnavailable, CorpusError, UnsupportedModel
+from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations, UnsupportedModel
 from pymultiling.methods.embeddings import watch_layers
+from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.hooks import Hooks
 from pymultiling.progress import progress as show_progress
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 OTHER = "other"
 LOGITS = 2**24  # that are held at a time
 WORDS = 4096  # that are identified at a time
-STEPS, CHANGE = (
-    1000,
-    1e-6,
-)  # of the search for the shares: how many at most, and the change that ends it; they are right to 0.001
+STEPS, CHANGE = 1000, 1e-6  # of the search for shares: how many at most, and the change that ends it; right to 0.001
 
 _kept: WeakKeyDictionary = WeakKeyDictionary()  # {tokenizer: {(codes, tokens): confidences}}
 
@@ -72,20 +70,22 @@ def lens(
 
     Returns:
         DataFrame with a row for each layer and language: layer, language, share. Layer 0 is what the first layer reads,
-        layer l the output of layer l, and the last the model's own prediction. Memory does not grow with the texts.
+        layer l the output of layer l, and the last the model's own prediction; its attrs["corpus"] says what became of the texts. Memory does not grow
+        with them.
 
     Raises:
         BackendUnavailable: lingua is not installed.
         CorpusError: the texts cannot be read, or there are none.
         UnsupportedModel: also where there is no head or no final norm.
+        NonFiniteActivations: naming the document.
         ValueError: also for unknown languages or another top.
     """
     import pandas
 
     codes = language_codes(languages)
-    counts = count_top_tokens(
-        model, tokenizer, texts, top=top, max_length=max_length, batch_tokens=batch_tokens, pack=pack, progress=progress
-    )
+    report = CorpusReport()
+    options = {"max_length": max_length, "batch_tokens": batch_tokens, "pack": pack, "progress": progress}
+    counts = count_top_tokens(model, tokenizer, texts, report, top=top, **options)
     confidences = token_confidences(tokenizer, codes, counts.shape[1])
     shares = language_shares(counts, confidences)
     rows = [
@@ -93,7 +93,9 @@ def lens(
         for layer, of_layer in enumerate(shares.tolist())
         for code, share in zip([*codes, OTHER], of_layer)
     ]
-    return pandas.DataFrame(rows, columns=["layer", "language", "share"])
+    table = pandas.DataFrame(rows, columns=["layer", "language", "share"])
+    table.attrs["corpus"] = report
+    return table
 
 
 @torch.no_grad()
@@ -101,6 +103,7 @@ def count_top_tokens(
     model: nn.Module,
     tokenizer,
     texts,
+    report: CorpusReport,
     *,
     top: int,
     max_length: int,
@@ -108,7 +111,7 @@ def count_top_tokens(
     pack: int | None,
     progress: bool,
 ) -> Tensor:
-    """(layers + 1, vocabulary) int64: how often a token is among the top ones. Arguments and errors as of `lens`."""
+    """(layers + 1, vocabulary) int64: how often a token is among the top ones. Arguments and errors as of `lens`; report is added to."""
     decoder, head = Decoder(model), model.get_output_embeddings()
     decoder.require_weights()
     norm = getattr(decoder.base, "norm", None)
@@ -117,13 +120,20 @@ def count_top_tokens(
     vocabulary = head.weight.shape[0]
     if not 1 <= top <= vocabulary:
         raise ValueError(f"top must be between 1 and the {vocabulary} tokens of the vocabulary, got {top}")
-    length, report = document_length(model, max_length, batch_tokens, pack), CorpusReport()
+    length = document_length(model, max_length, batch_tokens, pack)
     documents = tokenise(read_texts(texts, report), tokenizer, length, report, pack)
     counts = torch.zeros(len(decoder.layers) + 1, vocabulary, dtype=torch.int64)
     device, mask = model_device(model), None
 
     def see(index: int, hidden: Tensor) -> None:
-        states = hidden[mask.to(hidden.device)].to(norm.weight.device)
+        inside = mask.to(hidden.device)
+        broken = inside & ~hidden.isfinite().all(-1)
+        if broken.any():
+            document = int(broken.any(1).nonzero()[0])
+            raise NonFiniteActivations(
+                f"hidden states of index {index} are NaN or infinite: look for NaN weights", document
+            )
+        states = hidden[inside].to(norm.weight.device)
         for some in states.split(max(1, LOGITS // vocabulary)):
             tokens = head(norm(some).to(head.weight.device)).topk(top).indices.flatten()
             counts[index] += torch.bincount(tokens, minlength=vocabulary).cpu()
@@ -132,9 +142,9 @@ def count_top_tokens(
         watch_layers(decoder, hooks, see)
         for batch in batches(documents, batch_tokens):
             mask = batch.attention_mask.bool()
-            decoder.base(
-                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-            )
+            given = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
+            with naming("the texts", batch):
+                decoder.base(**given, use_cache=False)
             bar.update(len(batch.order))
     if mask is None:
         raise CorpusError(f"no documents to decode: {str(report) or 'nothing was read'}")
@@ -149,10 +159,8 @@ def language_shares(counts: Tensor, confidences: Tensor) -> Tensor:
         confidences: (vocabulary, languages), all 0 for tokens that are "other".
     """
     telling = (confidences > 0).any(1) & (counts > 0).any(0)
-    weights, given = (
-        counts[:, telling].T.double(),
-        confidences[telling].double(),
-    )  # (tokens, layers), (tokens, languages)
+    weights = counts[:, telling].T.double()  # (tokens, layers)
+    given = confidences[telling].double()  # (tokens, languages)
     total = weights.sum(0)
     weights /= total.clamp(min=1)
     shares = torch.full((given.shape[1], counts.shape[0]), 1 / given.shape[1], dtype=torch.float64)

@@ -10,6 +10,7 @@ from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling import embedded
+from pymultiling.data.corpora import CorpusReport
 from pymultiling.methods import lens as module
 from pymultiling.methods.lens import count_top_tokens, language_codes, language_shares, lens, token_confidences
 
@@ -46,10 +47,10 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
 def test_counts_are_those_of_every_position(monkeypatch, name, top):
     monkeypatch.setattr(module, "LOGITS", 5 * VOCABULARY)  # five positions at a time
     model, tokenizer = tiny_model(name, torch.float64), tiny_tokenizer()
-    found = count_top_tokens(model, tokenizer, texts("fr"), top=top, **{**OPTIONS, "batch_tokens": 1})
+    found = count_top_tokens(model, tokenizer, texts("fr"), CorpusReport(), top=top, **{**OPTIONS, "batch_tokens": 1})
     assert torch.equal(found, plain_counts(model, tokenizer, texts("fr"), top))
     if name != "gemma2":  # transformers' float64 eager attention gives NaN beside padding
-        assert torch.equal(count_top_tokens(model, tokenizer, texts("fr"), top=top, **OPTIONS), found)
+        assert torch.equal(count_top_tokens(model, tokenizer, texts("fr"), CorpusReport(), top=top, **OPTIONS), found)
 
 
 def test_shares_are_the_likeliest():
@@ -153,3 +154,10 @@ def test_nothing_is_left_on_the_model():
     table = lens(model, tiny_tokenizer(), ["w4 w5", "w6 w7 w8"], languages=["en", "de"], top=2)
     assert isinstance(table, pandas.DataFrame) and len(table) == 3 * 3
     assert model.training and not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+
+
+def test_weights_that_are_nan_are_an_error():
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="document [0-9] of its corpus: hidden states of index 2 are NaN"):
+        lens(model, tiny_tokenizer(), texts("fr"))

@@ -179,10 +179,17 @@ def model_device(model: nn.Module) -> torch.device:
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode (no dropout)."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in training or evaluation mode as it was before."""
+    modes = {module: module.training for module in model.modules()}
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in modes.items():
+            module.training = training

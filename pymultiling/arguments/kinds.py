@@ -61,6 +61,16 @@ def fraction(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 such as 0.001")
+    return value
+
+
 def codes(text: str) -> list[str]:
     """a,b,c."""
     found = text.split(",")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pymultiling.errors import CorpusError
 
+STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
+
 
 def columns_of(path: str | Path) -> dict[str, list[str]]:
     """The columns of a .tsv or .tsv.gz file, which quotes nothing; its first line names them, and "id" is left out.
@@ -17,13 +19,15 @@ def columns_of(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path)
     if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
-        raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file, or for {{language: texts}}")
-    rows = [line.split("\t") for line in lines(path)]
+        raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file with a column a language")
+    rows = [line.split("\t") for line in _lines(path)]
     if not any(map(any, rows)):
         raise CorpusError(f"{path} is empty: looked for a first line with the languages' codes, and for texts")
     header, *rows = rows
     if len(set(header)) < len(header):
         raise CorpusError(f"{path}: a language is there twice in the first line, {' '.join(header)}")
+    if not all(header) or header == ["id"]:
+        raise CorpusError(f"{path}: looked for the languages' codes in the first line, got {header}")
     for place, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise CorpusError(
@@ -36,9 +40,16 @@ def lines(path: str | Path) -> list[str]:
     """All lines of a text, also of a .gz file, empty ones too: a line's number says what belongs together.
 
     Raises:
-        CorpusError: the file cannot be read as text in UTF-8.
+        CorpusError: the file is a table or the like by its name, or cannot be read as text in UTF-8.
     """
     path = Path(path)
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if kind in STRUCTURED:
+        raise CorpusError(f"{path}: looked for a text with a sentence a line, such as a .txt file")
+    return _lines(path)
+
+
+def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
     opened = gzip.open if path.suffix == ".gz" else open

@@ -55,10 +55,7 @@ def ilo(
     import pandas
 
     layers = checked_layers(embeddings)
-    if not 1 <= tau <= k:
-        raise ValueError(f"tau must be between 1 and k: a point of {k} neighbours has no {tau} languages among them")
-    if tau > len(embeddings) - 1:
-        raise ValueError(f"tau = {tau} other languages are more than the {len(embeddings) - 1} that there are")
+    check_bridges(k, tau, len(embeddings))
     rows = []
     for layer in range(layers):
         points, owner = _points(embeddings, layer)
@@ -73,6 +70,14 @@ def ilo(
             overlap = 2 * bridge * reach / (bridge + reach) if bridge + reach else 0.0
             rows.append((layer, language, bridge, reach, overlap))
     return pandas.DataFrame(rows, columns=["layer", "language", "bridge", "reach", "ilo"])
+
+
+def check_bridges(k: int, tau: int, languages: int) -> None:
+    """ValueError where no point of these can be a bridge."""
+    if not 1 <= tau <= k:
+        raise ValueError(f"tau must be between 1 and k: a point of {k} neighbours has no {tau} languages among them")
+    if tau > languages - 1:
+        raise ValueError(f"tau = {tau} other languages are more than the {languages - 1} that there are")
 
 
 def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:

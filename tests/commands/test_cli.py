@@ -208,7 +208,7 @@ def test_help_and_version_load_nothing_heavy():
 import sys
 import pymultiling
 from pymultiling.cli import main
-for arguments in (["--help"], ["--version"], ["detect", "--help"], ["demo", "--help"]):
+for arguments in (["--help"], ["--version"], *([one, "--help"] for one in ("detect", "demo", "ilo", "lens", "tune"))):
     try:
         main(arguments)
     except SystemExit as end:

@@ -68,18 +68,34 @@ def test_bad_tables(tmp_path, name, content, words):
 
 def test_no_file(tmp_path):
     (tmp_path / "folder.tsv").mkdir()
-    for path in (tmp_path / "absent.tsv", tmp_path / "absent.tsv.gz", tmp_path / "folder.tsv"):
-        for read in (columns_of, lines):
-            with pytest.raises(CorpusError, match="no such file") as caught:
-                read(path)
-            assert str(path) in str(caught.value)
+    for read, name in ((columns_of, "absent.tsv"), (columns_of, "folder.tsv"), (lines, "absent.txt.gz"), (lines, "")):
+        with pytest.raises(CorpusError, match="no such file") as caught:
+            read(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_tables_are_no_lines(tmp_path):
+    for name in ("fr.jsonl", "fr.jsonl.gz", "fr.tsv", "fr.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(CorpusError, match="looked for a text with a sentence a line"):
+            lines(tmp_path / name)
+    (tmp_path / "eng_Latn.devtest").write_text("one\ntwo\n")
+    assert lines(tmp_path / "eng_Latn.devtest") == ["one", "two"]
+
+
+def test_columns_have_names(tmp_path):
+    for header in ("fr\t\tit", "id"):
+        path = tmp_path / "table.tsv"
+        path.write_text(f"{header}\n")
+        with pytest.raises(CorpusError, match="looked for the languages' codes in the first line"):
+            columns_of(path)
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz"])
 def test_empty_lines_are_kept(tmp_path, ending):
-    content, path = "\ufeff\nun\r\n\n  \ndeux\x0bdeux\u2028\n\n".encode(), tmp_path / f"fr.{ending}"
+    content, path = "\ufeff\nun\r\n\n  \ndeux\x0bdeux\rdeux\u2028\n\n".encode(), tmp_path / f"fr.{ending}"
     path.write_bytes(gzip.compress(content) if ending == "txt.gz" else content)
-    assert lines(path) == lines(str(path)) == ["", "un", "", "  ", "deux\x0bdeux\u2028", ""]
+    assert lines(path) == lines(str(path)) == ["", "un", "", "  ", "deux\x0bdeux\rdeux\u2028", ""]
 
 
 def test_no_lines(tmp_path):

@@ -42,7 +42,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     While it trains, `state_dict`, and so `save_pretrained` and Trainer's checkpoints, give the ordinary model that
     `merge` would make (in copies of the matrices that train). `load_state_dict` of such a state, as Trainer resumes,
     goes into D, as exact as the weights' dtype is: of a 16-bit model also `NeuronTuning.save` D, which loses nothing.
-    What reads weights itself (`importance`, `detect`) sees them without D: merge first.
+    `importance` and `detect`, which read weights, refuse such a model: merge first.
 
     Source: arXiv 2402.18815, section 3.3; the differences, and their dtype, are ours.
 

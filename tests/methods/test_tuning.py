@@ -358,3 +358,12 @@ def test_sites_that_the_set_lacks_get_nothing():
     with train_only(model, some_neurons(model, sites=["k"])) as trained:
         assert len(trained.parameters()) == model.config.num_hidden_layers
         assert all("qkv_proj" in name for name, one in model.named_parameters() if one.requires_grad)
+
+
+def test_importance_refuses_a_model_that_trains_neurons():
+    model = tiny_model("llama")
+    with train_only(model, some_neurons(model)) as trained:
+        with pytest.raises(ValueError, match="merge or remove them first"):
+            pml.importance(model, **tiny_batch((9, 5)))
+        trained.merge()
+    pml.importance(model, **tiny_batch((9, 5)))

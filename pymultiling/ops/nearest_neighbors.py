@@ -23,11 +23,12 @@ def nearest_neighbors(
     lowest index comes first. The distances of all pairs are never in memory. Of sentences' embeddings in several
     languages these are the neighbours whose languages arXiv 2503.11280 looks at.
 
-    Which is nearer, and what is equal, is decided in two steps. Scores in float32, the same for points that are the
-    same, choose k + 3 candidates or more. Of these distances decide, rounded to float32 from sums in float64. So the
-    neighbours are those of exact arithmetic, but where distances differ only by the rounding of a distance, or where
-    more than 3 other points are as near as the k-th up to the rounding of scores: some 1e-7 of |x_p| |x_q|, if the
-    distance is euclidean around the mean of the points (on a GPU of 64 of them). For float64 points all is float64.
+    A cosine distance is taken as half the squared distance of the points at length 1, which loses nothing where points are
+    close. Scores in float32 choose k + 3 candidates or more; of these distances decide, in float64, of which the last 12
+    bits are rounded off, so that rounding parts nothing that is equal. Where the scores' rounding leaves it open whether
+    another point is nearer, distances to all points decide: the neighbours are those of float64. Not in Triton's kernel,
+    which has candidates alone, and rounds distances to float32: where more than 3 other points are as near as the k-th up
+    to some 1e-7 of |x_p| |x_q| (if the distance is euclidean, around the mean of 64 of the points), it may take others.
 
     Args:
         points: (P, D), any floating dtype, finite.

@@ -78,12 +78,11 @@ constexpr int64_t NEAREST_BLOCK = 192;  // points that a task of nearest_neighbo
 
 struct NearestNeighbors {
   const float* points;   // (count, size)
-  const double* centre;  // (size,), taken from every point
-  const double* scale;   // (count,), times which the rest is
+  const double* scale;   // (count,), of every point; one with 0 is no neighbour here
+  const double* centre;  // (size,), taken from it then; a neighbour's score is the product less half its square
   int64_t count, size, kept;
-  bool euclidean;    // a neighbour's score is the product less half its square; otherwise the product
   float* panels;     // (padded, size) for whole blocks, as the next two; points side by side as the tiles take them
-  float* offset;     // half the squares, or 0; NaN for padding
+  float* offset;     // half the squares; NaN for padding, and for what is no neighbour
   float* least;      // the worst score kept
   float* scores;     // (count, kept): a heap for every point, -inf on entry
   int32_t* indices;  // of the scores' points
@@ -100,6 +99,7 @@ struct Kernels {
   void (*mask_neurons)(const MaskNeurons&, int64_t first_row, int64_t last_row);
   void (*nearest_panels)(const NearestNeighbors&, int64_t block);
   void (*nearest_pair)(const NearestNeighbors&, int64_t one, int64_t other);  // blocks, that may be the same
+  double (*half_square)(const NearestNeighbors&, int64_t one, int64_t other);  // |x - y|^2 / 2 of scaled points
   void (*qk_panels)(const QkImportance&, int64_t document, int64_t kv_head);
   void (*qk_tile)(const QkImportance&, int64_t task, float* scratch);
   void (*qk_estimate_tile)(const QkImportance&, int64_t task, float* scratch);

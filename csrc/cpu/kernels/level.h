@@ -13,6 +13,7 @@ void gated_ffn(const GatedFfn&, int64_t first_column);
 void mask_neurons(const MaskNeurons&, int64_t first_row, int64_t last_row);
 void nearest_panels(const NearestNeighbors&, int64_t block);
 void nearest_pair(const NearestNeighbors&, int64_t one, int64_t other);
+double half_square(const NearestNeighbors&, int64_t one, int64_t other);
 void qk_panels(const QkImportance&, int64_t document, int64_t kv_head);
 void qk_tile(const QkImportance&, int64_t task, float* scratch);
 void qk_estimate_tile(const QkImportance&, int64_t task, float* scratch);

@@ -22,13 +22,12 @@ void nearest_panels(const NearestNeighbors& a, int64_t block) {
         for (int64_t d = from; d < a.size && d < from + LINE; d++) {
           const int64_t point = first + i;
           panel[d * PANEL + i] =
-              point < a.count ? float((a.points[point * a.size + d] - a.centre[d]) * a.scale[point]) : 0.0f;
+              point < a.count ? float(a.points[point * a.size + d] * a.scale[point] - a.centre[d]) : 0.0f;
         }
     for (int64_t i = 0; i < PANEL; i++) {
       double squares = 0;
-      if (a.euclidean)
-        for (int64_t d = 0; d < a.size; d++) squares += double(panel[d * PANEL + i]) * panel[d * PANEL + i];
-      const bool real = first + i < a.count;
+      for (int64_t d = 0; d < a.size; d++) squares += double(panel[d * PANEL + i]) * panel[d * PANEL + i];
+      const bool real = first + i < a.count && a.scale[first + i] != 0;
       a.offset[first + i] = real ? float(squares / 2) : __builtin_nanf("");  // which no score exceeds
       a.least[first + i] = real ? -__builtin_inff() : __builtin_nanf("");
     }
@@ -98,6 +97,24 @@ void nearest_pair(const NearestNeighbors& a, int64_t one, int64_t other) {
           each_lane(near_column, [&](int lane) { offer(a, column + lane, row, to_column[lane]); });
         }
     }
+}
+
+double half_square(const NearestNeighbors& a, int64_t one, int64_t other) {
+  const float *x = a.points + one * a.size, *y = a.points + other * a.size;
+  const double x_scale = a.scale[one], y_scale = a.scale[other];
+  constexpr int PARTS = 16;  // sums, which the compiler makes vectors of
+  double part[PARTS] = {};
+  const auto add = [&](int64_t d, int i) {
+    const double difference = x[d] * x_scale - y[d] * y_scale;
+    part[i] += difference * difference;
+  };
+  int64_t d = 0;
+  for (; d + PARTS <= a.size; d += PARTS)
+    for (int i = 0; i < PARTS; i++) add(d + i, i);
+  for (int i = 0; d < a.size; d++, i++) add(d, i);
+  for (int width = PARTS / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) part[i] += part[i + width];
+  return part[0] / 2;
 }
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

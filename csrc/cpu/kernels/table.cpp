@@ -8,6 +8,6 @@ namespace pymultiling::PYMULTILING_LEVEL {
 
 extern const Kernels table;
 const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), active_count, column_energy, head_products, gated_ffn,
-                       mask_neurons, nearest_panels, nearest_pair, qk_panels, qk_tile, qk_estimate_tile};
+                       mask_neurons, nearest_panels, nearest_pair, half_square, qk_panels, qk_tile, qk_estimate_tile};
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

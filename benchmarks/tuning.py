@@ -1,41 +1,45 @@
-"""What fine-tuning in one language does to that language and the others, on the embedded model, as a table.
+"""What fine-tuning in one language does to that language and the others, on the embedded model, as tables and a plot.
 
-    python benchmarks/tuning.py [--corpora FOLDER] [--language tr] [--documents 400] [--out FILE.json]
+    python benchmarks/tuning.py [--corpora FOLDER] [--language tr] [--documents 400] [--parallel FILE] [--out FOLDER]
 
 Figure 4 of arXiv 2402.18815 in small: only the language's own neurons are trained, or as many random ones, or all
-parameters; and single-language training with the early layers, embeddings and head frozen (arXiv 2503.11280). The same
-documents, in the same order, at every rate of learning. Printed are held-out perplexities, changes of their logarithm
-for the language itself and for the others on average, trainable parameters, bytes of optimizer state and seconds.
+parameters; and single-language training with the early layers, embeddings and head frozen, and what it does to ILO in
+every layer (arXiv 2503.11280). Every way sees the same documents in the same order, at every rate and with every seed;
+seeds also draw the random neurons. ILO is that of the first seed.
 
 FOLDER holds LANGUAGE.txt.gz and LANGUAGE.heldout.txt.gz of each language; by default the embedded texts are taken,
-which the model has seen in training.
+which the model has seen in training. --parallel is a .tsv.gz whose columns have FLORES-200's codes.
 """
 
 import argparse
 import copy
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import product
 from pathlib import Path
 
+import numpy
 import pandas
-import torch
 from environment import describe
+from matplotlib.figure import Figure
 from torch import nn
 
 import pymultiling as pml
-from pymultiling import demo, embedded
+from pymultiling import demo, embedded, plots
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import tokenise
-from pymultiling.methods.freezing import freeze
-from pymultiling.methods.tuning import train_only
-from pymultiling.report import log_change
+from pymultiling.data.parallel import columns_of
 
-BATCH = 8  # documents
-WARM_UP = 0.1  # of the steps; then the rate falls linearly to zero
 EARLY = 2  # layers of the embedded model's six
+COLUMNS = {"en": "eng_Latn", "de": "deu_Latn", "fr": "fra_Latn", "es": "spa_Latn", "ru": "rus_Cyrl", "zh": "zho_Hans",
+           "tr": "tur_Latn", "hi": "hin_Deva", "it": "ita_Latn"}  # fmt: skip
+OWN, RANDOM, ALL, FROZEN = (
+    "its own neurons",
+    "random neurons",
+    "all parameters",
+    "all but early layers, embeddings, head",
+)
+STYLES = {OWN: ("#0072b2", "o"), RANDOM: ("#888888", "s"), ALL: ("#d55e00", "^"), FROZEN: ("#009e73", "v")}
 
 
 def texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -> dict[str, list[str]]:
@@ -45,108 +49,140 @@ def texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -> dic
     return {language: list(read_texts(folder / (language + end), CorpusReport())) for language in languages}
 
 
-def packed(lines: list[str], tokenizer, documents: int) -> torch.Tensor:
-    """(documents, demo.TOKENS)."""
-    found = list(islice(tokenise(lines, tokenizer, demo.TOKENS, CorpusReport(), pack=demo.TOKENS), documents))
-    if len(found) < documents:
-        print(f"only {len(found)} documents of {demo.TOKENS} tokens are there, {documents} were asked for")
-    return torch.tensor(found)
-
-
-def train(model: nn.Module, documents: torch.Tensor, rate: float, seed: int) -> dict[str, float]:
-    """One pass; what it took."""
-    parameters = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).split(BATCH)
-    start, processor = time.perf_counter(), time.process_time()
-    for step, rows in enumerate(order):
-        done = step / len(order)
-        optimizer.param_groups[0]["lr"] = rate * min((step + 1) / (WARM_UP * len(order)), (1 - done) / (1 - WARM_UP), 1)
-        optimizer.zero_grad()
-        model(input_ids=documents[rows], labels=documents[rows]).loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    state = (value for moments in optimizer.state.values() for value in moments.values())
-    return {
-        "parameters": sum(one.numel() for one in parameters),
-        "optimizer bytes": sum(value.numel() * value.element_size() for value in state),
-        "seconds": round(seconds, 1),
-        "CPU seconds": round(processor, 1),  # of all threads
-    }
-
-
 @contextmanager
-def only(model: nn.Module, neurons: pml.NeuronSet) -> Iterator[nn.Module]:
-    with train_only(model, neurons):
-        yield model
-
-
-@contextmanager
-def all_but(model: nn.Module, layers: int) -> Iterator[nn.Module]:
-    """A copy to train, with the early layers, embeddings and head frozen; 0 layers: with nothing frozen."""
+def trainee(model: nn.Module, way: str, neurons: pml.NeuronSet, seed: int) -> Iterator[nn.Module]:
+    """The model, or a copy, with only that left to train."""
+    if way in (OWN, RANDOM):
+        with pml.train_only(model, neurons if way == OWN else neurons.random_like(seed)):
+            yield model
+        return
     model = copy.deepcopy(model)
-    freeze(model, range(layers), embeddings=layers > 0, head=layers > 0)
+    if way == FROZEN:
+        pml.freeze(model, range(EARLY))
     yield model
 
 
-def experiment(model, language: str, neurons: pml.NeuronSet, documents, rates, measure: Callable, seed: int):
-    """A row for every way to train and every rate, the model as it was first."""
-    random = neurons.random_like(seed)
-    ways = {
-        f"the {len(neurons)} neurons of {language}": lambda: only(model, neurons),
-        f"{len(random)} random neurons": lambda: only(model, random),
-        "all parameters": lambda: all_but(model, 0),
-        f"all but layers 0-{EARLY - 1}, embeddings, head": lambda: all_but(model, EARLY),
-    }
-    rows = [{"trained": "nothing"} | measure(model)]
-    for name, way in ways.items():
-        for rate in rates:
-            with way() as trainee:
-                cost = train(trainee, documents, rate, seed)
-                rows.append({"trained": name, "rate": rate, **cost} | measure(trainee))
-            print(f"trained {name} at {rate:g}: {cost['seconds']} s", flush=True)
-    return pandas.DataFrame(rows)
-
-
-def summary(table: pandas.DataFrame, language: str, languages: list[str]) -> pandas.DataFrame:
-    """With the change of log-perplexity for the language and the others' mean."""
-    change = log_change(table[languages].rename(index={0: "none"}))  # which gives no row to "none"
-    others = [one for one in languages if one != language]
-    return table.assign(itself=change[language], others=change[others].mean(axis=1))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, metavar="FOLDER")
-    parser.add_argument("--language", default="tr")
-    parser.add_argument("--documents", type=int, default=400)
-    parser.add_argument("--heldout", type=int, default=40, help="documents of each language")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 1e-3])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-
+    args = _arguments()
     model, tokenizer = embedded.load()
     languages = tuple(dict.fromkeys((*embedded.LANGUAGES, args.language)))
     corpora, apart = (texts(args.corpora, languages, heldout) for heldout in (False, True))
     few = {language: demo.enough(lines, tokenizer, demo.DOCUMENTS) for language, lines in corpora.items()}
     select = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    neurons = pml.detect(model, tokenizer, few, select=select, pack=demo.TOKENS, progress=False).specific()
+    detection = pml.detect(model, tokenizer, few, select=select, pack=demo.TOKENS, progress=False)
+    neurons = detection.specific()[args.language]
     apart = {language: demo.enough(lines, tokenizer, args.heldout) for language, lines in apart.items()}
-
-    def measure(one) -> dict[str, float]:
-        return {name: pml.perplexity(one, tokenizer, lines, pack=demo.TOKENS) for name, lines in apart.items()}
-
-    documents = packed(corpora[args.language], tokenizer, args.documents)
-    table = experiment(model, args.language, neurons[args.language], documents, args.rates, measure, args.seed)
-    table = summary(table, args.language, list(apart))
-    print(f"\nperplexity after {len(documents)} documents of {args.language}; change of its logarithm\n")
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep=""))
+    measures = {"texts": apart, "sentences": _sentences(args), "pack": demo.TOKENS, "progress": False}
+    table, before, overlap = experiment(args, model, tokenizer, neurons, corpora[args.language], measures)
+    spread = table.groupby(["trained", "rate"], sort=False)["others"].std()
+    means = table.groupby(["trained", "rate"], sort=False).mean().drop(columns="seed").assign(spread=spread)
+    print(f"\n{args.documents} documents of {args.language}, {len(neurons)} neurons of its own, {args.seeds} seeds")
+    print("before:", before.round(2).to_dict())
+    print(means.round(3).to_string())
+    if overlap is not None:
+        print("\nILO, mean over languages", by_layer(overlap).round(3).to_string(), sep="\n")
     if args.out:
-        settings = {name: str(value) for name, value in vars(args).items()}
-        rows = json.loads(table.to_json(orient="records"))
-        args.out.write_text(json.dumps({"settings": settings, "machine": describe(), "rows": rows}, indent=1) + "\n")
+        _write(args, table, before, overlap)
+
+
+def experiment(args, model, tokenizer, neurons: pml.NeuronSet, corpus: list[str], measures: dict):
+    """A row for every way, rate and seed; the perplexities before; and ILO before and after, of the first seed."""
+    before, rows, overlaps = pml.measure_model(model, tokenizer, **measures), [], []
+    for way, rate, seed in product((OWN, RANDOM, ALL, FROZEN), args.rates, range(args.seeds)):
+        setting = {"trained": way, "rate": rate, "seed": seed}
+        with trainee(model, way, neurons, seed) as one:
+            options = {"documents": args.documents, "pack": demo.TOKENS, "seed": seed, "progress": False}
+            cost = pml.fine_tune(one, tokenizer, corpus, rate=rate, **options)
+            found = pml.compare_models(
+                before, one, tokenizer, **measures if seed == 0 else measures | {"sentences": None}
+            )
+        change = found.perplexity["change"]
+        rows.append(
+            {
+                **setting,
+                "parameters": cost.parameters,
+                "optimizer bytes": cost.optimizer_bytes,
+                "itself": float(change[args.language]),
+                "others": float(change.drop(args.language).mean()),
+                **found.perplexity["after"],
+            }
+        )
+        if found.ilo is not None:
+            overlaps.append(found.ilo.assign(**setting))
+        print({name: rows[-1][name] for name in (*setting, "itself", "others")}, flush=True)
+    return pandas.DataFrame(rows), found.perplexity["before"], pandas.concat(overlaps) if overlaps else None
+
+
+def _sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
+    if args.parallel is None:
+        return None
+    columns = columns_of(args.parallel)
+    chosen = dict.fromkeys((*list(columns)[: args.columns], COLUMNS[args.language]))
+    return {column: columns[column][: args.sentences] for column in chosen}
+
+
+def by_layer(overlap: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean ILO over languages: a row before, and one for each way and rate; layers across."""
+    table = overlap.pivot_table(index=["trained", "rate"], columns="layer", values="ilo_after", sort=False)
+    table.loc[("nothing", 0.0), :] = overlap.groupby("layer")["ilo_before"].mean()
+    return table
+
+
+def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
+    """Mean ILO by layer before and after, a panel for each rate."""
+    table = by_layer(overlap)
+    figure = Figure(figsize=(3.4 * len(rates) + 1.2, 3.9), layout="constrained")
+    for axes, rate in zip(numpy.atleast_1d(figure.subplots(1, len(rates), sharey=True)), rates):
+        axes.plot(table.columns, table.loc[("nothing", 0.0)], "k--", linewidth=1.2, label="before training")
+        for way, (colour, marker) in STYLES.items():
+            axes.plot(
+                table.columns,
+                table.loc[(way, rate)],
+                color=colour,
+                marker=marker,
+                markersize=4,
+                linewidth=1.3,
+                label=way,
+            )
+        axes.set_title(f"rate {rate:g}", fontsize=10)
+        axes.set_xlabel("layer (0: embeddings)", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("ILO, mean over languages", fontsize=9)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
+    return figure
+
+
+def _write(args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, overlap) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"tuning_{args.language}"
+    settings = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(args).items()}
+    found = {"settings": settings, "machine": describe(), "before": before.to_dict()}
+    found["rows"] = json.loads(table.to_json(orient="records", double_precision=5))
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    if overlap is not None:
+        overlap.to_csv(path.with_name(path.name + "_ilo.csv"), index=False, float_format="%.4f")
+        plots.save(draw(overlap, args.rates), path.with_name(path.name + "_ilo.png"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", type=Path, metavar="FOLDER")
+    parser.add_argument("--parallel", type=Path, metavar="FILE", help="for ILO; left out if not given")
+    parser.add_argument("--columns", type=int, default=31, help="the first of --parallel, beside the language's own")
+    parser.add_argument("--sentences", type=int, default=200, help="of each column")
+    parser.add_argument("--language", default="tr", choices=sorted(COLUMNS))
+    parser.add_argument("--documents", type=int, default=400, help="of 128 tokens")
+    parser.add_argument("--heldout", type=int, default=40, help="documents of each language")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 1e-3])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    if args.corpora is None and args.language not in embedded.LANGUAGES:
+        parser.error(f"--corpora is needed for {args.language}")
+    return args
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ def add(commands) -> None:
     given.add_argument(
         "--parallel",
         metavar="FILE",
-        help="translations, .tsv or .tsv.gz: a first line of codes (id is none), then a sentence in each language; an empty one is missing",
+        help="translations, .tsv or .tsv.gz: a line of codes (id is none), then a line for each sentence; an empty cell is missing",
     )
     given.add_argument(
         "--sentences",
         metavar="LANGUAGE=FILE",
         type=named,
         action="append",
-        help="a language's sentences, .txt or .txt.gz, one a line; an empty one is missing; where all have as many lines they count as translations; repeat",
+        help="a language's sentences, one a line, an empty one is missing; files of as many lines count as translations; repeat",
     )
     parser.add_argument("--languages", metavar="A,B,C", type=codes, help="of --parallel; all if not given")
     parser.add_argument("--limit", metavar="N", type=count, help="the first N sentences of each language")

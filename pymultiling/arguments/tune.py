@@ -31,9 +31,9 @@ def add(commands) -> None:
         "--rate",
         metavar="X",
         type=positive,
-        default=1e-3,
-        help="highest rate of learning; it rises from zero and falls to zero (%(default)s)",
+        help="highest rate of learning; it rises from zero and falls to zero (1e-3 for neurons, else 1e-4)",
     )
+    parser.add_argument("--checkpointing", action="store_true", help="compute activations again to save memory")
     parser.add_argument("--epochs", metavar="N", type=count, default=1, help="passes over the texts (%(default)s)")
     parser.add_argument("--batch", metavar="N", type=count, default=8, help="documents of a step (%(default)s)")
     parser.add_argument("--documents", metavar="N", type=count, help="train on the first N; all if not given")
@@ -55,4 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.commands import tune
 
     refuse_twice(arguments, "heldout")
+    if arguments.rate is None:
+        arguments.rate = 1e-3 if arguments.freeze is None else 1e-4
     tune.run(arguments)

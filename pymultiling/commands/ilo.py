@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import asdict
+from tempfile import TemporaryDirectory
 
 from pymultiling import plots
 from pymultiling.commands.shared import hashes, load, record_of
@@ -22,23 +23,24 @@ def run(arguments: Namespace) -> None:
         sentences, parallel = _sentences(arguments, record)
         check_bridges(arguments.k, arguments.tau, len(sentences))
         model, tokenizer = load(arguments, record)
-        with record.stage("embeddings"):
-            options = {"max_length": arguments.max_length, "batch_tokens": arguments.batch_tokens, "progress": True}
-            points = sentence_embeddings(model, tokenizer, sentences, **options)
-        with record.stage("ilo"):
-            table = ilo(points, k=arguments.k, tau=arguments.tau, metric=arguments.metric, device=model.device)
+        on = {"device": model.device}
+        with TemporaryDirectory(dir=folder) as kept:  # embeddings of large models would fill the memory
+            with record.stage("embeddings"):
+                options = {"max_length": arguments.max_length, "batch_tokens": arguments.batch_tokens, "progress": True}
+                points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **options)
+            with record.stage("ilo"):
+                table = ilo(points, k=arguments.k, tau=arguments.tau, metric=arguments.metric, **on)
+            if parallel:
+                with record.stage("retrieval and cka"):
+                    found, alike = retrieval(points, metric=arguments.metric, **on), cka(points, **on)
         table.to_csv(folder / "ilo.csv", index=False)
         plots.save(plots.ilo(table), folder / "ilo.png")
         means = table.groupby("layer")[["bridge", "reach", "ilo"]].mean()
         if parallel:
-            with record.stage("retrieval and cka"):
-                compared = {
-                    "accuracy": retrieval(points, metric=arguments.metric, device=model.device),
-                    "cka": cka(points, device=model.device),
-                }
-            for name, pairs in compared.items():
-                pairs.to_csv(folder / f"{'retrieval' if name == 'accuracy' else name}.csv", index=False)
-                means[name] = pairs.groupby("layer")[name].mean()
+            found.to_csv(folder / "retrieval.csv", index=False)
+            alike.to_csv(folder / "cka.csv", index=False)
+            means["retrieval"] = found.groupby("layer")["accuracy"].mean()
+            means["cka"] = alike.groupby("layer")["cka"].mean()
         record.note(texts={name: asdict(report) for name, report in points.corpora.items()})
         record.write(folder)
     for language, report in points.corpora.items():

@@ -10,7 +10,7 @@ import pandas
 from pymultiling import plots
 from pymultiling.commands.shared import documents_of, hashes, load, record_of
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.methods.lens import lens
+from pymultiling.methods.lens import language_codes, lens
 from pymultiling.runs import result_folder
 
 SHOWN = 0.02  # the least share, in any layer, of a language that is printed
@@ -22,6 +22,7 @@ def run(arguments: Namespace) -> None:
     with result_folder(arguments.out) as folder:
         texts = dict(arguments.texts)
         record.note(corpora=hashes(texts))
+        language_codes(arguments.languages)  # raises what would be wrong later
         model, tokenizer = load(arguments, record)
         options = {"languages": arguments.languages, "top": arguments.top, "progress": True, **documents_of(arguments)}
         tables = {}

@@ -31,6 +31,8 @@ def run(arguments: Namespace) -> None:
         record.note(corpora=hashes(files), seed=arguments.seed)
         neurons = _neurons(arguments)
         model, tokenizer = load(arguments, record)
+        if arguments.checkpointing:
+            model.gradient_checkpointing_enable()
         perplexities = {}
 
         def measure(when: str) -> None:
@@ -57,9 +59,11 @@ def run(arguments: Namespace) -> None:
         taken = {name: getattr(found, name) for name in ("documents", "parameters", "optimizer_bytes")}
         record.note(texts=asdict(found.corpus), **taken)
         record.write(folder)
-    print(f"trained on {found.documents:,} documents: {found.corpus}")
+    print(f"trained on {found.documents:,} documents, read: {found.corpus}")
     print(f"{found.parameters:,} parameters, {found.optimizer_bytes:,} bytes of optimizer state")
-    print(f"loss {found.log['loss'].iloc[0]:.3f} in the first step, {found.log['loss'].iloc[-1]:.3f} in the last")
+    some = max(1, len(found.log) // 10)
+    losses = found.log["loss"].head(some).mean(), found.log["loss"].tail(some).mean()
+    print(f"loss {losses[0]:.3f} in the first tenth of {len(found.log):,} steps, {losses[1]:.3f} in the last")
     if heldout:
         print("\nheld-out perplexity, and change of its logarithm", table.round(3).to_string(), sep="\n")
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")

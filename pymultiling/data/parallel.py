@@ -21,6 +21,8 @@ def columns_of(path: str | Path) -> dict[str, list[str]]:
     if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
         raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file with a column a language")
     rows = [line.split("\t") for line in _lines(path)]
+    while rows and rows[-1] == [""]:  # a blank end
+        rows.pop()
     if not any(map(any, rows)):
         raise CorpusError(f"{path} is empty: looked for a first line with the languages' codes, and for texts")
     header, *rows = rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, batches
-from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpora import REPLACEMENT, CorpusReport, without_half_pairs
 from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length
 from pymultiling.errors import CorpusError, NonFiniteActivations, UnsupportedModel
 from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.hooks import Hooks
 from pymultiling.progress import progress as show_progress
+from pymultiling.storage import written_whole
 
 DTYPES = {torch.float16: numpy.float16, torch.float32: numpy.float32, torch.float64: numpy.float64}
 
@@ -86,21 +88,22 @@ def sentence_embeddings(
         texts = _checked(language, texts)
         report = found.corpora[language] = CorpusReport(texts=len(texts))
         path = None if folder is None else _file(Path(folder), language)
-        rows, table = [], _table((len(texts), *shape), dtype, path)
-        documents = _documents(texts, tokenizer, length, report, rows)
-        with show_progress(f"{language}: embedding", "sentences", progress, len(texts)) as bar:
-            for batch in batches(documents, batch_tokens):
-                # The numbers that `batches` gives count documents; a sentence that is missing is none.
-                batch = Batch(batch.input_ids, batch.attention_mask, [rows[number] for number in batch.order])
-                with naming(f"language {language!r}", batch):
-                    table[batch.order] = _finite(_means(decoder, batch), dtype)
-                bar.update(len(batch.order))
-        if not rows:
-            raise CorpusError(f"language {language!r} has no sentences: {str(report) or 'nothing was read'}")
-        missing = torch.ones(len(texts), dtype=torch.bool)
-        missing[rows] = False
-        table[missing] = torch.nan
-        found[language] = table if path is None else _finished(table, path)
+        rows: list[int] = []
+        with _table((len(texts), *shape), dtype, path) as table:
+            documents = _documents(texts, tokenizer, length, report, rows)
+            with show_progress(f"{language}: embedding", "sentences", progress, len(texts)) as bar:
+                for batch in batches(documents, batch_tokens):
+                    # The numbers that `batches` gives count documents; a sentence that is missing is none.
+                    batch = Batch(batch.input_ids, batch.attention_mask, [rows[number] for number in batch.order])
+                    with naming(f"language {language!r}", batch):
+                        table[batch.order] = _finite(_means(decoder, batch), dtype)
+                    bar.update(len(batch.order))
+            if not rows:
+                raise CorpusError(f"language {language!r} has no sentences: {str(report) or 'nothing was read'}")
+            missing = torch.ones(len(texts), dtype=torch.bool)
+            missing[rows] = False
+            table[missing] = torch.nan
+        found[language] = table
     return found
 
 
@@ -193,7 +196,7 @@ def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
 
 
 def _checked(language: str, texts: Iterable[str | None]) -> list[str | None]:
-    if isinstance(texts, (str, Mapping)):
+    if isinstance(texts, (str, Mapping)) or not isinstance(texts, Iterable):
         raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {type(texts).__name__}")
     texts = list(texts)
     for number, text in enumerate(texts):
@@ -208,7 +211,8 @@ def _documents(
     """Token ids of the sentences that are not missing; rows gets their places."""
     for start in range(0, len(texts), TEXTS_AT_A_TIME):
         some = enumerate(texts[start : start + TEXTS_AT_A_TIME], start)
-        present = [(row, _encodable(text)) for row, text in some if text and text.strip()]
+        present = [(row, without_half_pairs(text)) for row, text in some if text and text.strip()]
+        report.replaced += sum(REPLACEMENT in text for _, text in present)
         report.empty += min(TEXTS_AT_A_TIME, len(texts) - start) - len(present)
         if not present:
             continue
@@ -222,11 +226,6 @@ def _documents(
             yield tokens[:length]
 
 
-def _encodable(text: str) -> str:
-    """Tokenizers refuse halves of surrogate pairs."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _file(folder: Path, language: str) -> Path:
     if not language or Path(language).name != language:
         raise ValueError(f"language {language!r} is no name of a file: leave out folder or rename it")
@@ -234,14 +233,11 @@ def _file(folder: Path, language: str) -> Path:
     return folder / f"{language}.npy"
 
 
-def _table(shape: tuple[int, ...], dtype: torch.dtype, path: Path | None) -> Tensor:
-    """In memory, or in a file that gets its name when it is finished."""
+@contextmanager
+def _table(shape: tuple[int, ...], dtype: torch.dtype, path: Path | None) -> Iterator[Tensor]:
+    """In memory, or in a file that gets its name when the block ends well, and is gone when it does not."""
     if path is None or 0 in shape:
-        return torch.zeros(shape, dtype=dtype)
-    partial = path.with_name(path.name + ".partial")
-    return torch.from_numpy(numpy.lib.format.open_memmap(partial, "w+", DTYPES[dtype], shape))
-
-
-def _finished(table: Tensor, path: Path) -> Tensor:
-    path.with_name(path.name + ".partial").replace(path)
-    return table
+        yield torch.zeros(shape, dtype=dtype)
+        return
+    with written_whole(path) as partial:
+        yield torch.from_numpy(numpy.lib.format.open_memmap(partial, "w+", DTYPES[dtype], shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 IGNORED = -100  # of a label: no token is predicted there
+PREPARED = "_is_accelerate_prepared"  # with this another Trainer would leave out its mixed precision
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ def fine_tune(
             pml.fine_tune(model, tokenizer, "it.txt", rate=1e-3)
             trained.merge()
 
-    Parameters in 16 bits lose small steps: train those of a float32 model, or some neurons, whose differences are float32.
+    Parameters in 16 bits lose small steps, of which a warning tells: train those of a float32 model, or some neurons,
+    whose differences are float32. For large models call `model.gradient_checkpointing_enable()` before.
 
     Args:
-        model: a Hugging Face decoder with a language-model head; it trains on the CPU if it is there, else on the
-            first GPU.
+        model: a Hugging Face decoder with a language-model head; on the CPU or the first GPU.
         tokenizer: its tokenizer.
         texts: an iterable of str or rows, or a path, as `detect` takes them. Their tokens are held in memory.
         rate: the highest rate of learning: the rate rises to it from zero, and falls to zero, linearly.
@@ -92,7 +94,7 @@ def fine_tune(
         BackendUnavailable: accelerate is not installed.
         CorpusError: the texts cannot be read, or have no token to predict.
         NonFiniteActivations: the loss or a parameter is NaN or infinite; the model is then of no use.
-        ValueError: no parameter trains, or a number makes no sense.
+        ValueError: no parameter trains, a number makes no sense, or the model is on another than the first GPU.
     """
     import pandas
 
@@ -100,6 +102,11 @@ def fine_tune(
     parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
     if parameters == 0:
         raise ValueError("no parameter of the model has requires_grad: there is nothing to train")
+    device = model_device(model)
+    if device.type == "cuda" and device.index not in (None, 0):
+        raise ValueError(f"training takes the first GPU: move the model from {device}, or set CUDA_VISIBLE_DEVICES")
+    if any(one.requires_grad and one.dtype.itemsize < 4 for one in model.parameters()):
+        warnings.warn("parameters in 16 bits lose small steps: train a float32 model, or some neurons", stacklevel=2)
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
     found = list(islice(tokenise(read_texts(texts, report), tokenizer, length, report, pack), documents))
@@ -123,7 +130,7 @@ def fine_tune(
             warmup_steps=int(warm_up * steps),
             weight_decay=weight_decay,
             seed=seed,
-            use_cpu=model_device(model).type == "cpu",
+            use_cpu=device.type == "cpu",
         )
         trainer.train()
     if not all(one.isfinite().all() for one in model.parameters() if one.requires_grad):
@@ -136,12 +143,14 @@ def fine_tune(
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """What Trainer sets on a model besides its parameters is set back."""
-    cache = model.config.use_cache
+    cache, prepared = model.config.use_cache, hasattr(model, PREPARED)
     try:
         with modes_kept(model):
             yield
     finally:
         model.config.use_cache = cache
+        if not prepared:
+            vars(model).pop(PREPARED, None)
 
 
 def _check(rate: float, epochs: int, batch: int, documents: int | None, warm_up: float) -> None:

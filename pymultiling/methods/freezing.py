@@ -9,10 +9,13 @@ from torch import nn
 from pymultiling.models.decoder import Decoder
 
 
-def freeze(model: nn.Module, layers: Iterable[int] = range(8), *, embeddings: bool = True, head: bool = True) -> list[str]:
+def freeze(
+    model: nn.Module, layers: Iterable[int] = range(8), *, embeddings: bool = True, head: bool = True
+) -> list[str]:
     """Turns requires_grad off for exactly these parts of a decoder, and for nothing else: the final norm trains on.
 
     Fine-tuning in one language with the early layers frozen keeps what languages share there. Source: arXiv 2503.11280.
+    Not inside `train_only`, which freezes all but its neurons, and at its end takes back what it froze.
 
     Args:
         model: a Hugging Face decoder of a supported family.
@@ -48,5 +51,5 @@ def freeze(model: nn.Module, layers: Iterable[int] = range(8), *, embeddings: bo
 def _layer(decoder: Decoder, number: int) -> nn.Module:
     count = len(decoder.layers)
     if not 0 <= number < count:
-        raise ValueError(f"the model has no layer {number}: its layers are 0 to {count - 1}")
+        raise ValueError(f"the model has no layer {number}: give layers from 0 to {count - 1}")
     return decoder.base.get_submodule(decoder.family.layers)[number]

@@ -75,9 +75,9 @@ def ilo(
 def check_bridges(k: int, tau: int, languages: int) -> None:
     """ValueError where no point of these can be a bridge."""
     if not 1 <= tau <= k:
-        raise ValueError(f"tau must be between 1 and k: a point of {k} neighbours has no {tau} languages among them")
+        raise ValueError(f"tau must be between 1 and k = {k}, the number of neighbours, got {tau}")
     if tau > languages - 1:
-        raise ValueError(f"tau = {tau} other languages are more than the {languages - 1} that there are")
+        raise ValueError(f"tau = {tau} other languages are more than the {languages - 1} that there are: give a lower tau")
 
 
 def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:

@@ -70,8 +70,8 @@ def lens(
 
     Returns:
         DataFrame with a row for each layer and language: layer, language, share. Layer 0 is what the first layer reads,
-        layer l the output of layer l, and the last the model's own prediction; its attrs["corpus"] says what became of the texts. Memory does not grow
-        with them.
+        layer l the output of layer l, and the last the model's own prediction. Its attrs["corpus"] says what
+        became of the texts, with which memory does not grow.
 
     Raises:
         BackendUnavailable: lingua is not installed.
@@ -86,7 +86,7 @@ def lens(
     report = CorpusReport()
     options = {"max_length": max_length, "batch_tokens": batch_tokens, "pack": pack, "progress": progress}
     counts = count_top_tokens(model, tokenizer, texts, report, top=top, **options)
-    confidences = token_confidences(tokenizer, codes, counts.shape[1])
+    confidences = token_confidences(tokenizer, codes, counts.shape[1], progress)
     shares = language_shares(counts, confidences)
     rows = [
         (layer, code, share)
@@ -111,7 +111,7 @@ def count_top_tokens(
     pack: int | None,
     progress: bool,
 ) -> Tensor:
-    """(layers + 1, vocabulary) int64: how often a token is among the top ones. Arguments and errors as of `lens`; report is added to."""
+    """(layers + 1, vocabulary) int64: how often a token is among the top ones. As `lens`; report is added to."""
     decoder, head = Decoder(model), model.get_output_embeddings()
     decoder.require_weights()
     norm = getattr(decoder.base, "norm", None)
@@ -133,9 +133,9 @@ def count_top_tokens(
             raise NonFiniteActivations(
                 f"hidden states of index {index} are NaN or infinite: look for NaN weights", document
             )
-        states = hidden[inside].to(norm.weight.device)
+        states = hidden[inside]  # parts that are elsewhere fetch them, as accelerate has them do
         for some in states.split(max(1, LOGITS // vocabulary)):
-            tokens = head(norm(some).to(head.weight.device)).topk(top).indices.flatten()
+            tokens = head(norm(some)).topk(top).indices.flatten()
             counts[index] += torch.bincount(tokens, minlength=vocabulary).cpu()
 
     with Hooks() as hooks, evaluation(model), show_progress("lens", "documents", progress) as bar:
@@ -191,7 +191,7 @@ def language_codes(languages: Iterable[str] | None = None) -> tuple[str, ...]:
     return codes
 
 
-def token_confidences(tokenizer, codes: Sequence[str], vocabulary: int) -> Tensor:
+def token_confidences(tokenizer, codes: Sequence[str], vocabulary: int, progress: bool = False) -> Tensor:
     """(vocabulary, languages) float32: lingua's confidence that a token's letters are in each of the languages.
 
     0 for tokens without letters, special tokens and ids that the tokenizer does not have. Kept with the tokenizer.
@@ -199,7 +199,7 @@ def token_confidences(tokenizer, codes: Sequence[str], vocabulary: int) -> Tenso
     kept = _kept.setdefault(tokenizer, {})
     key = tuple(codes), vocabulary, len(tokenizer)
     if key not in kept:
-        kept[key] = _identify(_words(tokenizer, vocabulary), codes)
+        kept[key] = _identify(_words(tokenizer, vocabulary), codes, progress)
     return kept[key]
 
 
@@ -218,7 +218,7 @@ def _letters(text: str) -> str:
     return kept.strip() if any(map(str.isalpha, kept)) else ""
 
 
-def _identify(words: list[str], codes: Sequence[str]) -> Tensor:
+def _identify(words: list[str], codes: Sequence[str], progress: bool) -> Tensor:
     lingua = _lingua()
     chosen = [lingua.IsoCode639_1.from_str(code.upper()) for code in codes]
     detector = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*chosen).build()
@@ -226,12 +226,14 @@ def _identify(words: list[str], codes: Sequence[str]) -> Tensor:
     found = torch.zeros(len(words), len(codes))
     different = sorted({word for word in words if word})
     confidences = {}
-    for start in range(0, len(different), WORDS):
-        some = different[start : start + WORDS]
-        for word, values in zip(some, detector.compute_language_confidence_values_in_parallel(some)):
-            row = confidences[word] = [0.0] * len(codes)
-            for one in values:
-                row[place[_code(one.language)]] = one.value
+    with show_progress("languages of the vocabulary", "words", progress, len(different)) as bar:
+        for start in range(0, len(different), WORDS):
+            some = different[start : start + WORDS]
+            for word, values in zip(some, detector.compute_language_confidence_values_in_parallel(some)):
+                row = confidences[word] = [0.0] * len(codes)
+                for one in values:
+                    row[place[_code(one.language)]] = one.value
+            bar.update(len(some))
     detector.unload_language_models()  # they take more than a gigabyte
     for number, word in enumerate(words):
         if word:

@@ -12,9 +12,10 @@ from torch import nn
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.activations import activations
 from pymultiling.methods.embeddings import sentence_embeddings
-from pymultiling.methods.ilo import ilo
+from pymultiling.methods.ilo import check_bridges, ilo
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
+from pymultiling.models.decoder import model_device
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +63,7 @@ def measure_model(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> ModelMeasures:
     """A model by language: perplexity, kinds of neuron, and overlap of the sentences.
@@ -73,8 +75,9 @@ def measure_model(
             the kinds of neuron. They are held in memory.
         sentences: {language: sentences}, as `sentence_embeddings` takes them, for ILO.
         ternary_options: arguments of `ternary`.
-        ilo_options: arguments of `ilo`.
+        ilo_options: arguments of `ilo`; its device is the model's unless another is given.
         max_length, batch_tokens, progress: as in `detect`; pack: of the texts.
+        folder: for the sentences' embeddings, as in `sentence_embeddings`; None: they are in memory.
 
     Raises:
         ValueError: neither texts nor sentences are given; and as `ternary` and `ilo`.
@@ -82,6 +85,9 @@ def measure_model(
     """
     if not texts and not sentences:
         raise ValueError("there is nothing to measure the model on: give texts, or sentences")
+    overlap_options = {"device": model_device(model), "k": 5, "tau": 3, **(ilo_options or {})}
+    if sentences:  # before the texts take their time
+        check_bridges(overlap_options["k"], overlap_options["tau"], len(sentences))
     common = {"max_length": max_length, "batch_tokens": batch_tokens}
     of_texts, kinds, overlap = None, None, None
     if texts:
@@ -92,8 +98,8 @@ def measure_model(
             counts = activations(model, tokenizer, texts, pack=pack, progress=progress, **common)
             kinds = ternary(counts, **ternary_options or {})
     if sentences:
-        points = sentence_embeddings(model, tokenizer, sentences, progress=progress, **common)
-        overlap = ilo(points, **ilo_options or {})
+        points = sentence_embeddings(model, tokenizer, sentences, folder=folder, progress=progress, **common)
+        overlap = ilo(points, **overlap_options)
     return ModelMeasures(of_texts, kinds, overlap)
 
 
@@ -113,12 +119,15 @@ def compare_models(
         ModelComparison.
 
     Raises:
-        ValueError: the models have different shapes, or were measured on other languages; both are measured, and options
-            are given; and all that `measure_model` raises.
+        ValueError: the models have different shapes, or were measured on other languages; options are given for models
+            that are measured already, or no tokenizer for one that is not; and all that `measure_model` raises.
     """
-    options |= {
-        name: _held(options[name]) for name in ("texts", "sentences") if options.get(name)
-    }  # read once, for both
+    measured = [isinstance(one, ModelMeasures) for one in (before, after)]
+    if all(measured) and (tokenizer or options):
+        raise ValueError("both models are measured already: a tokenizer and options would change nothing")
+    if not all(measured) and tokenizer is None:
+        raise ValueError("a model is measured with its tokenizer: give it")
+    options |= {name: _held(options[name]) for name in ("texts", "sentences") if options.get(name)}  # for both models
     first, second = (
         one if isinstance(one, ModelMeasures) else measure_model(one, tokenizer, **options) for one in (before, after)
     )

@@ -14,6 +14,7 @@ from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError
 from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import model_device
+from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.importance import Importance
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.neurons import NeuronSet
@@ -71,8 +72,9 @@ def importance(
     Raises:
         UnsupportedModel: the model's neurons are not where a known family has them.
         NonFiniteActivations: naming site, layer and document.
-        ValueError: an unknown site, rope, score or qk.
+        ValueError: an unknown site, rope, score or qk; the model trains some neurons (`train_only`).
     """
+    refuse_deltas(model)
     with ImportanceProbe(model, sites, rope, score, fused, qk) as probe:
         return probe.measure(input_ids, attention_mask)
 
@@ -165,6 +167,7 @@ def detect(
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
+    refuse_deltas(model)
     probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pymultiling.methods.embeddings import checked_layers, layer_points
+from pymultiling.ops.nearest_neighbors import METRICS
 
 if TYPE_CHECKING:
     import pandas
 
+SAME = 1e-14  # of the norm: what rounding leaves of sentences that are all the same, around their mean
 ROWS = 4096  # of the scores that are held at a time, so that memory grows with the sentences and not their square
-METRICS = ("cosine", "euclidean")
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def retrieval(
 
         accuracy[A, B] = #{i : argmin_j d(a[i], b[j]) = i} / #i,    over the sentences i, j that both languages have
 
-    Of equally near sentences the first counts, so that a layer where all are the same scores 1 / #i. In float64.
+    In float64, whose rounding decides between sentences that are equally near.
 
     Args:
         embeddings: {language: (sentences, layers, hidden)}, as of `sentence_embeddings`: sentence i of one language is
@@ -162,7 +163,10 @@ class _Alignment:
 
 def _prepared(x: Tensor) -> tuple[Tensor, Tensor]:
     """Centred x, or x x' where that is smaller, and the norm of x' x, which is that of x x'."""
+    size = x.norm()
     x = x - x.mean(0)
+    if x.norm() <= SAME * size:
+        x = torch.zeros_like(x)
     if len(x) <= x.shape[1]:
         gram = x @ x.T
         return gram, gram.norm()

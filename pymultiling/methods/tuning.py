@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pymultiling.errors import CheckpointError
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_delta
+from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
 from pymultiling.neurons import NeuronSet
 from pymultiling.storage import load_tensors, save_tensors
 
@@ -62,8 +62,11 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
         raise ValueError("the set has no neurons: nothing would be trained")
-    if any(has_delta(module) for module in decoder.base.modules()):
-        raise ValueError("the model trains neurons already: merge or remove them, or train the union of the sets")
+    if has_deltas(decoder.base):
+        raise ValueError(
+            "the model trains neurons already: first call merge() or remove() of what train_only returned, or train the "
+            "union of the sets"
+        )
     return NeuronTuning(decoder, neurons)
 
 

@@ -67,9 +67,18 @@ class Delta:
                 delattr(self.module, name)
 
 
-def has_delta(module: nn.Module) -> bool:
-    """Whether something trains rows or columns of this module."""
-    return hasattr(module, DELTAS["weight"])
+def has_deltas(model: nn.Module) -> bool:
+    """Whether rows or columns of some module train."""
+    return any(hasattr(module, DELTAS["weight"]) for module in model.modules())
+
+
+def refuse_deltas(model: nn.Module) -> None:
+    """For what reads weights itself, and would not see the differences."""
+    if has_deltas(model):
+        raise ValueError(
+            "the model trains some neurons, and its weights are read: first call merge() or remove() of what train_only "
+            "returned, or load the model's state_dict() into a new one"
+        )
 
 
 def _deltas(module: nn.Module, dimension: int) -> Iterator[tuple[str, nn.Parameter, int]]:

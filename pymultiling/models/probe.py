@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
 from pymultiling.models.attention import listening
 from pymultiling.models.decoder import Decoder, Layer, Projection, evaluation
-from pymultiling.models.deltas import has_delta
 from pymultiling.models.fused import fused_ffn
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.importance import Importance
@@ -66,8 +65,6 @@ class ImportanceProbe:
 
     def __enter__(self) -> ImportanceProbe:
         self.decoder.require_weights()
-        if any(has_delta(module) for module in self.decoder.base.modules()):
-            raise ValueError("the model trains some neurons, and its weights are read: merge or remove them first")
         return self
 
     def __exit__(self, *error) -> None:

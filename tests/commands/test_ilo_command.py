@@ -56,9 +56,9 @@ def test_means_are_printed(model, tmp_path, table, capsys):
     assert ilo(model, tmp_path / "out", "--parallel", table, *SMALL) == 0
     shown = capsys.readouterr().out.split("means over languages, and over pairs of them\n")[1].splitlines()
     columns, rows = shown[0].split(), [row.split() for row in shown[2:5]]
-    assert columns == ["bridge", "reach", "ilo", "accuracy", "cka"] and [row[0] for row in rows] == ["0", "1", "2"]
-    for name, file in (("ilo", "ilo"), ("accuracy", "retrieval"), ("cka", "cka")):
-        means = pandas.read_csv(tmp_path / "out" / f"{file}.csv").groupby("layer")[name].mean()
+    assert columns == ["bridge", "reach", "ilo", "retrieval", "cka"] and [row[0] for row in rows] == ["0", "1", "2"]
+    for name, column in (("ilo", "ilo"), ("retrieval", "accuracy"), ("cka", "cka")):
+        means = pandas.read_csv(tmp_path / "out" / f"{name}.csv").groupby("layer")[column].mean()
         assert [float(row[1 + columns.index(name)]) for row in rows] == pytest.approx(means.tolist(), abs=6e-4)
 
 

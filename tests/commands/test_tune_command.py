@@ -92,7 +92,7 @@ def test_neurons(model, tmp_path, corpora, neurons, capsys):
     assert set(record["corpora"]) == {"texts", "heldout, fr", "heldout, de"} and record["texts"]["texts"] == 6
     assert {"load", "perplexity before", "train", "perplexity after", "write", "total"} == set(record["seconds"])
     assert f"{trained:,} parameters" in printed.out and "held-out perplexity" in printed.out
-    assert "trained on 6 documents: texts 6" in printed.out and "training: 6 of 6 steps" in printed.err
+    assert "trained on 6 documents, read: texts 6" in printed.out and "training: 6 of 6 steps" in printed.err
 
 
 def test_random(model, tmp_path, corpora, neurons):
@@ -151,7 +151,7 @@ def test_documents_are_cut_and_packed(model, tmp_path, corpora, capsys, options,
     more = [one for name, size in options.items() for one in (f"--{name.replace('_', '-')}", size)]
     given = ["--freeze", 1, "--heldout", f"de={corpora['de']}", *more]
     assert tune(model, corpora["fr"], tmp_path / "out", *given) == 0
-    assert f"trained on {documents} documents: {told}\n" in capsys.readouterr().out
+    assert f"trained on {documents} documents, read: {told}\n" in capsys.readouterr().out
     before = pml.perplexity(AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer(), corpora["de"], **options)
     table = pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col="language")
     assert table.loc["de", "before"] == pytest.approx(before)

@@ -117,6 +117,23 @@ def test_what_is_wrong_is_said():
         checked_layers({"fr": torch.zeros(2, 3, 4), "de": torch.zeros(2, 3, 5)})
 
 
+def test_what_is_no_list_of_sentences(tmp_path):
+    for wrong in (tmp_path / "fr.txt", 3, {"w4": 1}):
+        with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings"):
+            sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": wrong})
+
+
+def test_replaced_characters_are_counted():
+    found = sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": ["w4 \ud800 w5", "w6"]})
+    assert found.corpora["fr"].replaced == 1
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    with pytest.raises(pml.CorpusError, match="has no sentences"):
+        sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": [""]}, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nan_stops_with_language_and_sentence():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     model.model.embed_tokens.weight.data[40] = torch.nan

@@ -151,8 +151,19 @@ def test_nothing_but_parameters_changes():
     model = tiny_model("llama").train()
     model.model.layers[0].eval()
     modes = [module.training for module in model.modules()]
+    others = set(vars(model))
     tune(model)
     assert [module.training for module in model.modules()] == modes and model.config.use_cache is True
+    assert set(vars(model)) == others
+
+
+def test_16_bit_parameters_are_warned_of():
+    model = tiny_model("llama", torch.bfloat16)
+    with pytest.warns(UserWarning, match="parameters in 16 bits lose small steps"):
+        tune(model)
+    with warnings.catch_warnings(), pml.train_only(model, some_neurons(model)):
+        warnings.simplefilter("error")
+        tune(model)
 
 
 def test_parameters_that_the_last_step_made_infinite_are_an_error():

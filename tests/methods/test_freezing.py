@@ -67,7 +67,7 @@ def test_a_model_without_a_head():
 @pytest.mark.parametrize("layers", [range(8), [-1], [0, 2]])
 def test_layers_that_are_not_there(layers):
     model = tiny_model("llama")
-    with pytest.raises(ValueError, match="has no layer (2|-1): its layers are 0 to 1"):
+    with pytest.raises(ValueError, match="has no layer (2|-1): give layers from 0 to 1"):
         freeze(model, layers)
     assert len(trainable(model)) == len(list(model.parameters()))
 

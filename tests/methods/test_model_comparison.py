@@ -174,6 +174,14 @@ def test_what_is_wrong_is_said():
         with pytest.raises(ValueError, match=f"of the {part} must be the same: fr, de, it before, fr, es, it after"):
             compare(old, after, **{part: others})
     with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings, not str"):
-        compare(before, after, sentences={"fr": "fr.txt", "de": ["w40"]})
+        compare(before, after, sentences={"fr": "fr.txt", "de": ["w40"], "it": ["w41"]})
+    with pytest.raises(ValueError, match="tau = 2 other languages are more than the 1 that there are"):
+        compare(before, after, texts={"fr": ["w4"]}, sentences={"fr": ["w4"], "de": ["w40"]})  # before texts are read
+    with pytest.raises(pml.CorpusError, match="a mapping of 'w4 w5' is no corpus"):
+        compare(before, after, texts={"fr": {"w4 w5": 1}})
+    with pytest.raises(ValueError, match="both models are measured already"):
+        compare(old, old)
+    with pytest.raises(ValueError, match="a model is measured with its tokenizer"):
+        pml.compare_models(old, after, sentences=SENTENCES)
     with pytest.raises(pml.CorpusError, match="language 'de': no token to predict"):
         compare(before, after, texts={"fr": TEXTS["fr"], "de": ["", " "]})

@@ -92,6 +92,8 @@ def test_sentences_that_are_all_the_same():
     same = {"a": torch.ones(4, 1, 3), "b": torch.ones(4, 1, 3)}
     assert retrieval(same)["accuracy"].tolist() == [0.25, 0.25]
     assert cka(same)["cka"].isna().all()
+    thirds = torch.randn(1, 1, 5, dtype=torch.float64).repeat(17, 1, 1) / 3  # whose mean is rounded
+    assert cka({"a": thirds, "b": thirds})["cka"].isna().all()
 
 
 def test_languages_without_a_common_sentence():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model, zeroed
+from tiny_text import tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling.methods.tuning import NeuronTuning, train_only
@@ -363,7 +364,11 @@ def test_sites_that_the_set_lacks_get_nothing():
 def test_importance_refuses_a_model_that_trains_neurons():
     model = tiny_model("llama")
     with train_only(model, some_neurons(model)) as trained:
-        with pytest.raises(ValueError, match="merge or remove them first"):
+        with pytest.raises(ValueError, match=r"call merge\(\) or remove\(\) of what train_only returned"):
             pml.importance(model, **tiny_batch((9, 5)))
+        next(model.model.layers[0].mlp.gate_proj.parameters())[0] = torch.nan
+        with pytest.raises(pml.NonFiniteActivations):  # which is found by measuring importance
+            pml.activations(model, tiny_tokenizer(), {"fr": ["w4 w5"]}, progress=False)
+        next(model.model.layers[0].mlp.gate_proj.parameters())[0] = 0
         trained.merge()
     pml.importance(model, **tiny_batch((9, 5)))

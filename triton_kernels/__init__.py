@@ -1,6 +1,6 @@
 """Triton kernels of the operators, imported as pymultiling.triton_kernels.
 
-A launcher has its reference's name, arguments and results, and launches one kernel. Importing this imports no triton.
+A launcher has its reference's name, arguments and results, and launches one kernel (nearest_neighbors two). Importing this imports no triton.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,12 @@
 """nearest_neighbors: for each point the k nearest others, by 1 - x y / (|x| |y|) or |x - y|.
 
-points (P, D) -> indices (P, k) int64, distances (P, k) float32. A program takes BLOCK_M points and goes through all
-others, BLOCK_N at a time: scores are x y / |y|, or x y - |y|^2 / 2 around the mean of the program's own points. The
-KEPT best of a point stay in registers. A better one takes the place of the worst, of equal ones of the highest index;
-as columns come in order, an equal one comes too late. The products of a pair are added in the same order wherever it
-stands in a tile, so equal points have equal scores. In the end distances of what was kept, from float64 sums, say
-which k are nearest, and in what order. More than MOST neighbours are left to plain PyTorch.
+points (P, D) -> indices (P, k) int64, distances (P, k) float32, in two launches. A program takes BLOCK_M points and goes
+through all others, BLOCK_N at a time: scores are x y / |y|, or x y - |y|^2 / 2 around the mean of the program's own
+points. The KEPT best of a point stay in registers. A better one takes the place of the worst, of equal ones of the
+highest index; as columns come in order, an equal one comes too late. The products of a pair are added in the same order
+wherever it stands in a tile, so equal points have equal scores. In the end distances of what was kept, from float64
+sums, say which k are nearest, and in what order. Where the scores' rounding leaves it open whether another point is
+nearer, the row is marked, and the second kernel looks at all points. More than MOST neighbours are left to plain PyTorch.
 """
 
 from __future__ import annotations
@@ -18,21 +19,17 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling import reference
+from pymultiling.triton_kernels.nearest_all import search_all
+from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load, scale_of
 from pymultiling.triton_kernels.qk_sweep import product
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 BLOCK_M, BLOCK_N, BLOCK_D = 64, 128, 32
 THREADS = 256
 STAGES = 3
+OF_ALL_N, THREADS_OF_ALL = 128, 128  # of the second kernel
 SPARE = 3  # neighbours kept beyond k, at least
 MOST = 16  # neighbours
-
-
-@triton.jit
-def load(points, point, d, count, size, row, column):
-    """(points, dimensions), zero outside."""
-    at = points + point.to(tl.int64)[:, None] * row + d.to(tl.int64)[None, :] * column
-    return tl.load(at, mask=(point < count)[:, None] & (d < size)[None, :], other=0.0)
 
 
 @triton.jit
@@ -47,24 +44,15 @@ def find_origin(points, origin, own, count, size, row, column, BLOCK_D: tl.const
 
 
 @triton.jit
-def distance(points, own, other, count, size, row, column, COSINE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Of each point of `own` to one of `other`, from float64 sums."""
-    total = tl.zeros_like(own).to(tl.float64)
-    own_square, other_square = total, total
+def centred_square(points, origin, own, count, size, row, column, BLOCK_D: tl.constexpr):
+    """(points,) float64: their squares around the origin."""
+    square = tl.zeros_like(own).to(tl.float64)
     for start in range(0, size, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
-        x = load(points, own, d, count, size, row, column).to(tl.float64)
-        y = load(points, other, d, count, size, row, column).to(tl.float64)
-        if COSINE:
-            total += tl.sum(x * y, 1)
-            own_square += tl.sum(x * x, 1)
-            other_square += tl.sum(y * y, 1)
-        else:
-            total += tl.sum((x - y) * (x - y), 1)
-    if COSINE:
-        lengths = tl.sqrt(own_square * other_square)
-        return 1.0 - tl.where(lengths > 0, total / tl.where(lengths > 0, lengths, 1.0), 0.0).to(tl.float32)
-    return tl.sqrt(total).to(tl.float32)
+        centre = tl.load(origin + d, mask=d < size, other=0.0)[None, :]
+        x = load(points, own, d, count, size, row, column).to(tl.float32) - centre
+        square += tl.sum(x.to(tl.float64) * x.to(tl.float64), 1)
+    return square
 
 
 @triton.jit(do_not_specialize=["count", "k"])
@@ -72,6 +60,7 @@ def kernel(
     points,
     indices,
     distances,
+    still_open,
     origins,
     count,
     size,
@@ -126,11 +115,13 @@ def kernel(
             least = tl.min(best, 1)
             top, at = tl.max(score, 1, return_indices=True)
 
-    found = tl.full((BLOCK_M, KEPT), float("inf"), tl.float32)
+    own_scale = scale_of(points, own, count, size, row, column, COSINE, BLOCK_D)
+    found = tl.full((BLOCK_M, KEPT), float("inf"), tl.float64)
     for slot in range(KEPT):
         candidate = tl.sum(tl.where(slots == slot, place, 0), 1)
-        exact = distance(points, own, tl.maximum(candidate, 0), count, size, row, column, COSINE, BLOCK_D)
-        found = tl.where((slots == slot) & (candidate >= 0)[:, None], exact[:, None], found)
+        at = tl.maximum(candidate, 0)
+        half = half_square(points, own, own_scale, at, count, size, row, column, COSINE, BLOCK_D)
+        found = tl.where((slots == slot) & (candidate >= 0)[:, None], half[:, None], found)
     order = tl.where(place < 0, place + 2147483647, place)  # nobody comes last
     rank = tl.zeros((BLOCK_M, KEPT), tl.int32)
     for slot in range(KEPT):
@@ -140,7 +131,24 @@ def kernel(
     cells = own.to(tl.int64)[:, None] * k + rank
     mask = (own < count)[:, None] & (rank < k)
     tl.store(indices + cells, tl.maximum(place, -1).to(tl.int64), mask=mask)
-    tl.store(distances + cells, tl.where(place < 0, float("nan"), found), mask=mask)
+    tl.store(distances + cells, tl.where(place < 0, float("nan"), distance_of(found, COSINE)), mask=mask)
+
+    # No other point's score exceeds the least that was kept. Scores are |x|^2 / 2 less the half square, up to rounding,
+    # which for a sum of products grows as the root of their number.
+    least = tl.min(best, 1).to(tl.float64)
+    if COSINE:
+        square = tl.where(own_scale == 0, 0.0, 1.0).to(tl.float64)
+        least = least * own_scale - square / 2  # 1 - x y for lengths of 1
+    else:
+        square = centred_square(points, origin, own, count, size, row, column, BLOCK_D)
+    farthest = tl.max(tl.where(rank == k - 1, found, 0.0), 1)
+    reach = tl.sqrt(square) + tl.sqrt(2 * farthest)
+    terms = 2 * tl.sqrt(tl.zeros((BLOCK_M,), tl.float32) + size) + 16
+    rounding = (tl.sqrt(square) * reach * terms + 4 * reach * reach) * 5.9604644775390625e-08  # 2^-24
+    settled = (farthest < square / 2 - least - rounding) | (tl.min(place, 1) < 0)
+    if COSINE:
+        settled = settled | (own_scale == 0)  # to which all are as near
+    tl.store(still_open + own, (~settled).to(tl.int8), mask=own < count)
 
 
 def settings(dtype: torch.dtype, k: int, cosine: bool, warp: int) -> dict[str, object]:
@@ -157,6 +165,10 @@ def settings(dtype: torch.dtype, k: int, cosine: bool, warp: int) -> dict[str, o
     }
 
 
+def settings_of_all(k: int, cosine: bool) -> dict[str, object]:
+    return {"COSINE": cosine, "KEPT": triton.next_power_of_2(k), "BLOCK_N": OF_ALL_N, "BLOCK_D": BLOCK_D}
+
+
 def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
     if k > MOST:
         return reference.nearest_neighbors(points, k, metric)
@@ -164,13 +176,18 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
     cosine, warp, programs = metric == "cosine", warp_size(points), triton.cdiv(count, BLOCK_M)
     indices = torch.empty(count, k, dtype=torch.int64, device=points.device)
     distances = torch.empty(count, k, dtype=torch.float32, device=points.device)
+    still_open = torch.empty(count, dtype=torch.int8, device=points.device)
     origins = torch.empty(0 if cosine else programs, size, dtype=torch.float32, device=points.device)
     chosen = settings(points.dtype, k, cosine, warp)
     if not points.is_cuda:
         chosen["PRECISION"] = "widened"
     kernel[programs,](
-        points, indices, distances, origins, count, size, k, *points.stride(),
+        points, indices, distances, still_open, origins, count, size, k, *points.stride(),
         **chosen, num_warps=THREADS // warp, num_stages=STAGES,
+    )  # fmt: skip
+    search_all[count,](
+        points, still_open, indices, distances, count, size, k, *points.stride(),
+        **settings_of_all(k, cosine), num_warps=THREADS_OF_ALL // warp,
     )  # fmt: skip
     return indices, distances
 
@@ -183,9 +200,25 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                     "nearest_neighbors",
                     f"{short_name(dtype)}, {metric}, {k} neighbours",
                     kernel,
-                    {"points": pointer, "indices": "*i64", "distances": "*fp32", "origins": "*fp32"},
+                    {
+                        "points": pointer,
+                        "indices": "*i64",
+                        "distances": "*fp32",
+                        "still_open": "*i8",
+                        "origins": "*fp32",
+                    },
                     constants={"column": 1, **settings(dtype, k, metric == "cosine", lanes)},
                     divisible=("size", "row"),
                     num_warps=THREADS // lanes,
                     num_stages=STAGES,
+                )
+                yield Variant.of(
+                    "nearest_neighbors",
+                    f"{short_name(dtype)}, {metric}, {k} neighbours, rows left open",
+                    search_all,
+                    {"points": pointer, "still_open": "*i8", "indices": "*i64", "distances": "*fp32"},
+                    constants={"column": 1, **settings_of_all(k, metric == "cosine")},
+                    divisible=("size", "row"),
+                    num_warps=THREADS_OF_ALL // lanes,
+                    num_stages=1,
                 )

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t SPARE = 3;  // candidates beyond k
 constexpr int64_t SOME = 64;  // points or dimensions that a thread takes at once
+constexpr double ROUNDING = 0x1p-24;  // of float32
 constexpr int32_t NOBODY = std::numeric_limits<int32_t>::max();
 
 // Where scores lose little to rounding: the mean of the scaled points, rounded to a multiple of a power of two that is
@@ -84,7 +85,7 @@ struct Search {
     return {found < tiny ? 0 : shortened(found), j};
   }
 
-  // The k nearest of the candidates, in order; false where another point may be nearer than one of these.
+  // near: the k nearest of the candidates, in order. Returns false where another point may be nearer than one of these.
   bool of_candidates(int64_t i, std::vector<Neighbour>& near) const {
     near.clear();
     if (zero(i)) return false;
@@ -99,9 +100,10 @@ struct Search {
     if (all) return true;
     // Another point's score is at most the least that was kept. Scores are |x|^2 / 2 less the half square, up to the
     // rounding of x and y to float32 and of a sum of products, which grows as the root of their number.
-    const double square = 2.0 * a.offset[i], farthest = std::sqrt(square) + std::sqrt(2 * near.back().half_square);
-    const double rounding = ROUNDING * (std::sqrt(square) * farthest * (2 * std::sqrt(double(a.size)) + 4) + 4 * farthest * farthest);
-    return near.back().half_square < square / 2 - a.scores[i * a.kept] - rounding;
+    const double half = a.offset[i], length = std::sqrt(2 * half), farthest = near.back().half_square;
+    const double reach = length + std::sqrt(2 * farthest);  // what is as near is no longer than that
+    const double rounding = ROUNDING * (length * reach * (2 * std::sqrt(double(a.size)) + 4) + 4 * reach * reach);
+    return farthest < half - a.scores[i * a.kept] - rounding;
   }
 
   void of_all(int64_t i, std::vector<Neighbour>& near) const {
@@ -116,8 +118,6 @@ struct Search {
       near.insert(std::upper_bound(near.begin(), near.end(), one), one);
     }
   }
-
-  static constexpr double ROUNDING = 0x1p-24;
 };
 
 }  // namespace
@@ -127,7 +127,8 @@ std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, i
   TORCH_CHECK_VALUE(metric == "cosine" || metric == "euclidean", "metric must be cosine or euclidean, got ", metric);
   const at::Tensor wide = points.to(at::kFloat).contiguous();
   const int64_t count = wide.size(0), size = wide.size(1), blocks = (count + NEAREST_BLOCK - 1) / NEAREST_BLOCK;
-  TORCH_CHECK_VALUE(k >= 1 && k < count && count <= NOBODY - NEAREST_BLOCK, "k must be in [1, ", count - 1, "], got ", k);
+  TORCH_CHECK_VALUE(k >= 1 && k < count && count <= NOBODY - NEAREST_BLOCK,
+                    "k must be in [1, ", count - 1, "], got ", k);
   const bool euclidean = metric == "euclidean";
   const float* x = wide.const_data_ptr<float>();
 

@@ -25,10 +25,10 @@ def nearest_neighbors(
 
     A cosine distance is taken as half the squared distance of the points at length 1, which loses nothing where points are
     close. Scores in float32 choose k + 3 candidates or more; of these distances decide, in float64, of which the last 12
-    bits are rounded off, so that rounding parts nothing that is equal. Where the scores' rounding leaves it open whether
-    another point is nearer, distances to all points decide: the neighbours are those of float64. Not in Triton's kernel,
-    which has candidates alone, and rounds distances to float32: where more than 3 other points are as near as the k-th up
-    to some 1e-7 of |x_p| |x_q| (if the distance is euclidean, around the mean of 64 of the points), it may take others.
+    bits are rounded off, so that rounding parts nothing that is equal. Where the rounding of scores leaves it open whether
+    another point is nearer, distances to all points decide: in tight clusters, among many equal points, or beside a
+    dimension in which all are large. So the neighbours are those of float64, whatever the dtype, as long as the roundings
+    of a score's D terms do not add up to more than 2 sqrt(D) of them, some seven standard deviations.
 
     Args:
         points: (P, D), any floating dtype, finite.

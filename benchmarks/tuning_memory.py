@@ -55,9 +55,9 @@ def worker(what: str) -> dict[str, float]:
     return {
         "neurons": neurons,
         "parameters": count,
-        "optimizer MB": sum(value.nbytes for value in state) / 2**20,
-        "gradients MB": sum(one.grad.nbytes for one in parameters) / 2**20,
-        "peak over the model MB": peak,
+        "optimizer MiB": sum(value.nbytes for value in state) / 2**20,
+        "gradients MiB": sum(one.grad.nbytes for one in parameters) / 2**20,
+        "peak over the model MiB": peak,
     }
 
 

@@ -18,7 +18,7 @@ def add(commands) -> None:
         "--languages",
         metavar="A,B,C",
         type=codes,
-        help="ISO 639-1 codes to tell apart; all that lingua knows if not given",
+        help="ISO 639-1 codes to tell apart; a language left out counts as the most similar of these (all that lingua knows)",
     )
     parser.add_argument("--top", metavar="N", type=count, default=10, help="tokens of each position (%(default)s)")
     add_model(parser)

@@ -8,6 +8,15 @@ from pathlib import Path
 from pymultiling.arguments.kinds import count
 
 
+class Once(argparse.Action):
+    """An option that other commands take several times, and this one once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"argument {option_string}: given more than once, and only one file is read")
+        setattr(namespace, self.dest, values)
+
+
 def command(commands, name: str, run, what: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=what, description=what)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -20,7 +29,9 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--model", metavar="DIR|NAME", required=required, help="a folder, or a name on the Hugging Face Hub"
     )
     parser.add_argument("--revision", metavar="REV", help="the model's revision, on the Hub")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="folder for the results; an earlier run's are replaced"
+    )
     parser.add_argument(
         "--batch-tokens",
         metavar="N",

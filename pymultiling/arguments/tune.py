@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from pymultiling.arguments.kinds import count, named, positive, whole
-from pymultiling.arguments.shared import add_documents, add_model, command, refuse_twice
+from pymultiling.arguments.shared import Once, add_documents, add_model, command, refuse_twice
 
 
 def add(commands) -> None:
     what = "train some neurons (arXiv 2402.18815), all but the early layers (arXiv 2503.11280), or all of a model"
     parser = command(commands, "tune", run, what)
-    parser.add_argument("--texts", metavar="FILE", required=True, help="what to train on, as for detect")
+    parser.add_argument("--texts", metavar="FILE", required=True, action=Once, help="what to train on, as for detect")
     parts = parser.add_mutually_exclusive_group(required=True)
     parts.add_argument(
         "--neurons", metavar="FILE", help="train these neurons' parameters alone: a set that detect wrote"

@@ -50,7 +50,9 @@ def run(arguments: Namespace) -> None:
     print("\nmeans over languages, and over pairs of them")
     print(means.round(3).to_string())
     if not parallel:
-        print("no retrieval and no CKA: the languages have different numbers of sentences, so they are no translations")
+        print(
+            "no retrieval and no CKA: the languages' files have different numbers of lines, so these are no translations"
+        )
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 

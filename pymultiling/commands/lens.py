@@ -33,7 +33,9 @@ def run(arguments: Namespace) -> None:
                 except (CorpusError, NonFiniteActivations) as error:
                     raise type(error)(f"texts {name!r}: {error}") from None
                 plots.save(plots.lens(tables[name]), folder / f"lens_{name}.png")
-        pandas.concat(tables, names=["texts"]).reset_index("texts").to_csv(folder / "lens.csv", index=False)
+        pandas.concat(tables, names=["texts"]).reset_index("texts").to_csv(
+            folder / "lens.csv", index=False, float_format="%.6f"
+        )
         record.note(texts={name: asdict(table.attrs["corpus"]) for name, table in tables.items()})
         record.write(folder)
     for name, table in tables.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.activation_statistics import ActivationStatistics
@@ -15,8 +15,25 @@ from pymultiling.runs import Run, file_hash
 
 
 def record_of(command: str, arguments: Namespace) -> Run:
+    """The run's record; CheckpointError where the run reads what the folder of its results holds, and would replace."""
+    out = arguments.out.resolve()
+    for path in _paths(value for name, value in vars(arguments).items() if name != "out"):
+        if path.exists() and path.resolve().is_relative_to(out):
+            raise CheckpointError(
+                f"--out {arguments.out} holds {path}, which this run reads: give --out another folder"
+            )
     apart = ("command", "run", "parser", "debug")
     return Run(command, {name: value for name, value in vars(arguments).items() if name not in apart})
+
+
+def _paths(values: Iterable[object]) -> Iterator[Path]:
+    """Whatever among arguments may be a path: PATH, NAME=PATH, and lists of these."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _paths(value)
+        elif isinstance(value, (str, Path)) and str(value):
+            yield Path(value)
+            yield Path(str(value).partition("=")[2] or value)
 
 
 def load(arguments: Namespace, run: Run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,9 @@ def run(arguments: Namespace) -> None:
         neurons = _neurons(arguments)
         model, tokenizer = load(arguments, record)
         if arguments.checkpointing:
-            model.gradient_checkpointing_enable()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # transformers 6 will call it otherwise
+                model.gradient_checkpointing_enable()
         perplexities = {}
 
         def measure(when: str) -> None:
@@ -59,13 +62,16 @@ def run(arguments: Namespace) -> None:
         taken = {name: getattr(found, name) for name in ("documents", "parameters", "optimizer_bytes")}
         record.note(texts=asdict(found.corpus), **taken)
         record.write(folder)
-    print(f"trained on {found.documents:,} documents, read: {found.corpus}")
-    print(f"{found.parameters:,} parameters, {found.optimizer_bytes:,} bytes of optimizer state")
-    some = max(1, len(found.log) // 10)
-    losses = found.log["loss"].head(some).mean(), found.log["loss"].tail(some).mean()
-    print(f"loss {losses[0]:.3f} in the first tenth of {len(found.log):,} steps, {losses[1]:.3f} in the last")
+    print(f"read: {found.corpus}")
+    what = "" if neurons is None else f"{len(neurons):,} neurons, "
+    print(f"trained on {found.documents:,} documents, {len(found.log):,} steps: {what}{found.parameters:,} parameters, "
+          f"{found.optimizer_bytes / 1e6:,.2f} MB of optimizer state")  # fmt: skip
     if heldout:
-        print("\nheld-out perplexity, and change of its logarithm", table.round(3).to_string(), sep="\n")
+        print(
+            "\nheld-out perplexity, and change of its logarithm",
+            table.to_string(float_format="{:,.4f}".format),
+            sep="\n",
+        )
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 
@@ -89,5 +95,5 @@ def _training(model: nn.Module, neurons: NeuronSet | None, arguments: Namespace,
         return
     with train_only(model, neurons) as trained:
         yield
-        trained.save(folder / "neurons.safetensors", model=arguments.model)
+        trained.save(folder / "tuning.safetensors", model=arguments.model)
         trained.merge()

@@ -74,10 +74,14 @@ def ilo(
 
 def check_bridges(k: int, tau: int, languages: int) -> None:
     """ValueError where no point of these can be a bridge."""
+    if languages < 2:
+        raise ValueError(f"at least two languages are compared, got {languages}")
     if not 1 <= tau <= k:
         raise ValueError(f"tau must be between 1 and k = {k}, the number of neighbours, got {tau}")
     if tau > languages - 1:
-        raise ValueError(f"tau = {tau} other languages are more than the {languages - 1} that there are: give a lower tau")
+        raise ValueError(
+            f"tau = {tau} other languages are more than the {languages - 1} that there are: give a lower tau"
+        )
 
 
 def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:

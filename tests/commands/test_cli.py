@@ -5,7 +5,7 @@ import sys
 import pandas
 import pytest
 import torch
-from command_line import assert_nothing_written, assert_one_sentence, detect, run
+from command_line import QUICK, assert_nothing_written, assert_one_sentence, detect, run
 from tiny import tiny_model
 from tiny_text import save_model, write_text
 
@@ -224,3 +224,16 @@ def test_as_a_module():
     command = [sys.executable, "-m", "pymultiling", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"pymultiling {pml.__version__}"
+
+
+def test_results_do_not_replace_what_is_read(model, tmp_path, corpora, capsys):
+    out = tmp_path / "out"
+    assert detect(model, corpora, out) == 0
+    before = sorted(path for path in out.rglob("*"))
+    texts = f"fr={corpora['fr']}"
+    for given in (["--neurons", out / "neurons"], ["--neurons", f"fr={out / 'neurons' / 'fr.safetensors'}"]):
+        assert run("ablate", "--model", model, *given, "--texts", texts, "--out", out, *QUICK) == 1
+        assert_one_sentence(capsys, out / "neurons", "which this run reads: give --out another folder")
+    assert run("ablate", "--model", out, "--neurons", model, "--texts", texts, "--out", out, *QUICK) == 1
+    assert_one_sentence(capsys, "which this run reads")
+    assert sorted(path for path in out.rglob("*")) == before

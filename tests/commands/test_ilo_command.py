@@ -96,7 +96,7 @@ def test_different_numbers_of_sentences(model, tmp_path, capsys):
     assert_written(tmp_path / "out" / "ilo.csv", pml.ilo(points(model, sentences), k=2, tau=1))
     printed = capsys.readouterr().out
     assert "de: texts 5, empty 1" in printed
-    assert "no retrieval and no CKA: the languages have different numbers of sentences" in printed
+    assert "no retrieval and no CKA: the languages' files have different numbers of lines" in printed
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_different_numbers_of_sentences(model, tmp_path, capsys):
         (["--parallel", "TABLE", "--tau", "4"], 1, "tau = 4 other languages are more than the 3 that there are"),
         (["--parallel", "TABLE", "--k", "2"], 1, "tau must be between 1 and k"),
         (["--parallel", "TABLE", "--k", "23"], 1, "23 neighbours need at least 24 sentences, got 23"),
-        (["--parallel", "TABLE", "--languages", "fr", *SMALL], 1, "tau = 1 other languages are more than the 0 that there are"),
+        (["--parallel", "TABLE", "--languages", "fr", *SMALL], 1, "at least two languages are compared, got 1"),
         (["--parallel", "absent.tsv"], 1, "absent.tsv: no such file"),
         (["--sentences", "fr=absent.txt"], 1, "absent.txt: no such file"),
         (["--sentences", "fr=BLANK", "--sentences", "de=BLANK", *SMALL], 1, "language 'fr' has no sentences: texts 2, empty 2"),

@@ -56,7 +56,7 @@ def assert_moved_exactly(model, out, neurons: pml.NeuronSet) -> None:
 def assert_merged(model, out) -> None:
     """The differences that were kept, merged into the base model, are the model that was saved."""
     base = AutoModelForCausalLM.from_pretrained(model)
-    pml.NeuronTuning.load(base, out / "neurons.safetensors").merge()
+    pml.NeuronTuning.load(base, out / "tuning.safetensors").merge()
     tuned = saved(out / "model")
     assert all(torch.equal(value, tuned[name]) for name, value in base.state_dict().items())
 
@@ -68,7 +68,7 @@ def test_neurons(model, tmp_path, corpora, neurons, capsys):
     assert tune(model, corpora["fr"], out, *given) == 0
     printed = capsys.readouterr()
     assert {path.name for path in out.iterdir()} == {
-        "model", "neurons.safetensors", "perplexity.csv", "log.csv", "run.json",
+        "model", "tuning.safetensors", "perplexity.csv", "log.csv", "run.json",
     }  # fmt: skip
     assert_moved_exactly(model, out, NEURONS)
     assert_merged(model, out)
@@ -91,8 +91,9 @@ def test_neurons(model, tmp_path, corpora, neurons, capsys):
     assert 8 * trained <= record["optimizer_bytes"] < 8 * trained + 500  # two moments of float32, and steps
     assert set(record["corpora"]) == {"texts", "heldout, fr", "heldout, de"} and record["texts"]["texts"] == 6
     assert {"load", "perplexity before", "train", "perplexity after", "write", "total"} == set(record["seconds"])
-    assert f"{trained:,} parameters" in printed.out and "held-out perplexity" in printed.out
-    assert "trained on 6 documents, read: texts 6" in printed.out and "training: 6 of 6 steps" in printed.err
+    assert "read: texts 6\n" in printed.out and "held-out perplexity" in printed.out
+    assert f"trained on 6 documents, 6 steps: {len(NEURONS)} neurons, {trained:,} parameters" in printed.out
+    assert "training: 6 of 6 steps" in printed.err
 
 
 def test_random(model, tmp_path, corpora, neurons):
@@ -100,7 +101,7 @@ def test_random(model, tmp_path, corpora, neurons):
         assert tune(model, corpora["fr"], tmp_path / str(seed), "--random", neurons, "--seed", seed) == 0
         assert_merged(model, tmp_path / str(seed))
     one, other = (
-        pml.NeuronTuning.load(AutoModelForCausalLM.from_pretrained(model), tmp_path / seed / "neurons.safetensors")
+        pml.NeuronTuning.load(AutoModelForCausalLM.from_pretrained(model), tmp_path / seed / "tuning.safetensors")
         for seed in ("1", "2")
     )
     assert one.neurons == NEURONS.random_like(1)
@@ -120,7 +121,7 @@ def test_freeze(model, tmp_path, corpora, frozen, capsys):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     base = saved(model)
     assert record["parameters"] == sum(base[name].numel() for name in base if not name.startswith(kept))
-    assert not (tmp_path / "out" / "neurons.safetensors").exists()
+    assert not (tmp_path / "out" / "tuning.safetensors").exists()
     assert "perplexity" not in capsys.readouterr().out  # there is no --heldout
 
 
@@ -151,7 +152,8 @@ def test_documents_are_cut_and_packed(model, tmp_path, corpora, capsys, options,
     more = [one for name, size in options.items() for one in (f"--{name.replace('_', '-')}", size)]
     given = ["--freeze", 1, "--heldout", f"de={corpora['de']}", *more]
     assert tune(model, corpora["fr"], tmp_path / "out", *given) == 0
-    assert f"trained on {documents} documents, read: {told}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"read: {told}\ntrained on {documents} documents, ")
     before = pml.perplexity(AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer(), corpora["de"], **options)
     table = pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col="language")
     assert table.loc["de", "before"] == pytest.approx(before)
@@ -165,11 +167,12 @@ def test_documents_are_cut_and_packed(model, tmp_path, corpora, capsys, options,
         (["--freeze", "0", "--neurons", "SET"], 2, "--neurons: not allowed with argument --freeze"),
         (["--freeze", "-1"], 2, "--freeze: '-1' is not a count"),
         (["--freeze", "1", "--heldout", "fr=fr.txt", "--heldout", "fr=fr.txt"], 2, "'fr' is given more than once"),
+        (["--freeze", "1", "--texts", "de.txt"], 2, "--texts: given more than once, and only one file is read"),
         (["--freeze", "99"], 1, "--freeze 99: the model has 2 layers"),
-        (["--freeze", "1", "--texts", "absent.txt"], 1, "absent.txt: no such file"),
+        (["ON absent.txt", "--freeze", "1"], 1, "absent.txt: no such file"),
         (["--freeze", "1", "--heldout", "it=absent.txt"], 1, "absent.txt: no such file"),
         (["--freeze", "1", "--rate", "0"], 2, "--rate: '0' is not a number above 0"),
-        (["--freeze", "1", "--texts", "BLANK"], 1, "the texts have no token to predict: texts 2, empty 2"),
+        (["ON blank.txt", "--freeze", "1"], 1, "the texts have no token to predict: texts 2, empty 2"),
         (["--neurons", "OTHER"], 1, "of another model: its ffn is 3 layers x 5 neurons, this model's 2 x 37"),
         (["--random", "OTHER"], 1, "of another model"),
         (["--neurons", "NOTHING"], 1, "the set has no neurons"),
@@ -183,8 +186,9 @@ def test_wrong_arguments(model, tmp_path, corpora, neurons, capsys, monkeypatch,
     (NEURONS - NEURONS).save("nothing.safetensors")
     write_text(tmp_path / "blank.txt", ["", " "])
     before = [path.name for path in tmp_path.iterdir()]
-    names = {"SET": neurons.name, "OTHER": "other.safetensors", "NOTHING": "nothing.safetensors", "BLANK": "blank.txt"}
-    assert tune(model, "fr.txt", "out", *(names.get(argument, argument) for argument in more)) == status
+    names = {"SET": neurons.name, "OTHER": "other.safetensors", "NOTHING": "nothing.safetensors"}
+    path = more.pop(0).removeprefix("ON ") if more and more[0].startswith("ON ") else "fr.txt"
+    assert tune(model, path, "out", *(names.get(argument, argument) for argument in more)) == status
     assert_one_sentence(capsys, words)
     assert_nothing_written(tmp_path, *before)
 

@@ -163,7 +163,7 @@ def _write(args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Ser
     found["rows"] = json.loads(table.to_json(orient="records", double_precision=5))
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     if overlap is not None:
-        overlap.to_csv(path.with_name(path.name + "_ilo.csv"), index=False, float_format="%.4f")
+        by_layer(overlap).to_csv(path.with_name(path.name + "_ilo.csv"), float_format="%.4f")
         plots.save(draw(overlap, args.rates), path.with_name(path.name + "_ilo.png"))
 
 

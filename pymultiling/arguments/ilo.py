@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pymultiling.arguments.kinds import codes, count, named
-from pymultiling.arguments.shared import add_model, command, refuse_twice
+from pymultiling.arguments.shared import add_max_length, add_model, command, refuse_twice
 
 
 def add(commands) -> None:
@@ -35,9 +35,7 @@ def add(commands) -> None:
         "--metric", choices=("cosine", "euclidean"), default="cosine", help="what makes sentences near (%(default)s)"
     )
     add_model(parser)
-    parser.add_argument(
-        "--max-length", metavar="N", type=count, default=512, help="cut sentences to N tokens (%(default)s)"
-    )
+    add_max_length(parser, "sentences")
 
 
 def run(arguments: argparse.Namespace) -> None:

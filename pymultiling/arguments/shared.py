@@ -50,8 +50,12 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def add_documents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", metavar="N", type=count, help="join a language's texts into documents of N tokens")
+    add_max_length(parser, "documents")
+
+
+def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "--max-length", metavar="N", type=count, default=512, help="cut documents to N tokens (%(default)s)"
+        "--max-length", metavar="N", type=count, default=512, help=f"cut {what} to N tokens (%(default)s)"
     )
 
 

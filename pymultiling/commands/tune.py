@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy
-import pandas
 from torch import nn
 
 from pymultiling.commands.shared import documents_of, hashes, load, record_of
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.fine_tuning import fine_tune
 from pymultiling.methods.freezing import freeze
+from pymultiling.methods.model_comparison import perplexity_change
 from pymultiling.methods.tuning import train_only
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons import NeuronSet
@@ -52,8 +51,7 @@ def run(arguments: Namespace) -> None:
                 found = fine_tune(model, tokenizer, arguments.texts, **options)
         if heldout:
             measure("after")
-            table = pandas.DataFrame(perplexities)
-            table["change"] = numpy.log(table["after"] / table["before"])
+            table = perplexity_change(**perplexities)
             table.to_csv(folder / "perplexity.csv", index_label="language")
         with record.stage("write"):
             found.log.to_csv(folder / "log.csv", index=False)

@@ -95,7 +95,7 @@ def _rows(source, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def _from_path(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     readers = {".txt": _text_lines, ".jsonl": _json_lines, ".parquet": _parquet}
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    kind = ending(path)
     if kind not in readers:
         raise CorpusError(f"{path}: looked for a .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet file")
     if not path.is_file():
@@ -104,6 +104,11 @@ def _from_path(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]
         yield from readers[kind](path, fields)
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None
+
+
+def ending(path: Path) -> str:
+    """The ending that says what is in a file, compressed or not: .txt of fr.txt and of fr.txt.gz."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
 def _text_lines(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -6,6 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+from pymultiling.data.corpora import ending
 from pymultiling.errors import CorpusError
 
 STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
@@ -18,7 +19,7 @@ def columns_of(path: str | Path) -> dict[str, list[str]]:
         CorpusError: the file cannot be read as that, or a name is there twice.
     """
     path = Path(path)
-    if path.with_suffix("").suffix + path.suffix != ".tsv.gz" and path.suffix != ".tsv":
+    if ending(path) != ".tsv":
         raise CorpusError(f"{path}: looked for a .tsv or .tsv.gz file with a column a language")
     rows = [line.split("\t") for line in _lines(path)]
     while rows and rows[-1] == [""]:  # a blank end
@@ -45,8 +46,7 @@ def lines(path: str | Path) -> list[str]:
         CorpusError: the file is a table or the like by its name, or cannot be read as text in UTF-8.
     """
     path = Path(path)
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if kind in STRUCTURED:
+    if ending(path) in STRUCTURED:
         raise CorpusError(f"{path}: looked for a text with a sentence a line, such as a .txt file")
     return _lines(path)
 

@@ -14,13 +14,15 @@ from pymultiling.ops import nearest_neighbors
 if TYPE_CHECKING:
     import pandas
 
+K, TAU = 5, 3  # arXiv 2503.11280
+
 
 @torch.no_grad()
 def ilo(
     embeddings: Mapping[str, Tensor],
     *,
-    k: int = 5,
-    tau: int = 3,
+    k: int = K,
+    tau: int = TAU,
     metric: str = "cosine",
     device: torch.device | str | None = None,
 ) -> pandas.DataFrame:

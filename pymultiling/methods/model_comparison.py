@@ -12,7 +12,7 @@ from torch import nn
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.activations import activations
 from pymultiling.methods.embeddings import sentence_embeddings
-from pymultiling.methods.ilo import check_bridges, ilo
+from pymultiling.methods.ilo import TAU, K, check_bridges, ilo
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
 from pymultiling.models.decoder import model_device
@@ -85,9 +85,9 @@ def measure_model(
     """
     if not texts and not sentences:
         raise ValueError("there is nothing to measure the model on: give texts, or sentences")
-    overlap_options = {"device": model_device(model), "k": 5, "tau": 3, **(ilo_options or {})}
+    ilo_options = {"device": model_device(model), **(ilo_options or {})}
     if sentences:  # before the texts take their time
-        check_bridges(overlap_options["k"], overlap_options["tau"], len(sentences))
+        check_bridges(ilo_options.get("k", K), ilo_options.get("tau", TAU), len(sentences))
     common = {"max_length": max_length, "batch_tokens": batch_tokens}
     of_texts, kinds, overlap = None, None, None
     if texts:
@@ -99,7 +99,7 @@ def measure_model(
             kinds = ternary(counts, **ternary_options or {})
     if sentences:
         points = sentence_embeddings(model, tokenizer, sentences, folder=folder, progress=progress, **common)
-        overlap = ilo(points, **overlap_options)
+        overlap = ilo(points, **ilo_options)
     return ModelMeasures(of_texts, kinds, overlap)
 
 
@@ -131,7 +131,7 @@ def compare_models(
     first, second = (
         one if isinstance(one, ModelMeasures) else measure_model(one, tokenizer, **options) for one in (before, after)
     )
-    changes = zip((_perplexities, ternary_change, _overlaps), first, second)
+    changes = zip((perplexity_change, ternary_change, _overlaps), first, second)
     return ModelComparison(*(None if a is None or b is None else change(a, b) for change, a, b in changes))
 
 
@@ -140,7 +140,8 @@ def _held(texts: Mapping[str, object]) -> dict[str, object]:
     return {name: some if isinstance(some, (str, Path, Mapping)) else list(some) for name, some in texts.items()}
 
 
-def _perplexities(before: pandas.Series, after: pandas.Series) -> pandas.DataFrame:
+def perplexity_change(before: pandas.Series, after: pandas.Series) -> pandas.DataFrame:
+    """As `ModelComparison.perplexity`, of perplexities by language."""
     import pandas
 
     _require_same("texts", before.index, after.index)

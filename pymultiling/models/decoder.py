@@ -192,4 +192,5 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes.items():
-            module.training = training
+            if module.training != training:  # setting an attribute of a module takes its time
+                module.training = training

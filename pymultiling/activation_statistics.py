@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.errors import CheckpointError
+from pymultiling.processes import Processes
 from pymultiling.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.activations/1"
@@ -102,6 +103,10 @@ class ActivationStatistics:
     def __sub__(self, other: ActivationStatistics) -> ActivationStatistics:
         _require_same_model({"the first": self, "the second": other})
         return ActivationStatistics(self.active - other.active, self.tokens - other.tokens)
+
+    def over(self, processes: Processes) -> ActivationStatistics:
+        """Those of all processes together, each with positions of its own."""
+        return ActivationStatistics(processes.total(self.active), int(processes.total(torch.tensor(self.tokens))))
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes a safetensors file; metadata are strings kept beside the counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from pymultiling.errors import BackendUnavailable, CheckpointError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda", or "auto": CUDA where there is one."""
+    """The device called "cpu", "cuda", or "auto": CUDA where there is one; of several processes on a machine each has its own."""
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(f"torch {torch.__version__} finds no CUDA device here: use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def load_model(name: str, device: torch.device, dtype: str = "auto", revision: str | None = None):

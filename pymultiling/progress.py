@@ -28,10 +28,39 @@ def progress(what: str, unit: str, show: bool, total: int | None = None) -> Iter
         yield bar
 
 
+class Pace:
+    """Says on a bar how fast documents and tokens go by, and how long it will take where that is known."""
+
+    def __init__(self, bar: tqdm | _Lines):
+        self._bar = bar
+        self._started = time.monotonic()
+        self._tokens = 0
+        self._first: float | None = None
+
+    def update(self, documents: int, tokens: int, done: float | None) -> None:
+        """So many more documents and tokens; `done`: the part of all that is behind, 0 to 1, or None."""
+        self._tokens += tokens
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        note = f"{self._tokens / seconds:,.0f} tokens/s"
+        self._first = done if self._first is None else self._first
+        if done is not None and self._first < done < 1:
+            note += f", {duration(seconds * (1 - done) / (done - self._first))} left"
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(documents)
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that gives at least two of it: 90 s, 12 min, 30 h, 4 days."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class _Lines:
     def __init__(self, what: str, unit: str, total: int | None):
         self.what, self.unit, self.of = what, unit, "" if total is None else f" of {total:,}"
-        self.count = 0
+        self.count, self.note = 0, ""
         self.started = self.written = time.monotonic()
 
     def update(self, n: int = 1) -> None:
@@ -39,7 +68,13 @@ class _Lines:
         if time.monotonic() - self.written >= SECONDS_BETWEEN_LINES:
             self.write()
 
+    def set_postfix_str(self, note: str, refresh: bool = False) -> None:
+        self.note = note
+
     def write(self) -> None:
         self.written = time.monotonic()
         seconds = self.written - self.started
-        print(f"{self.what}: {self.count:,}{self.of} {self.unit}, {seconds:.1f} s", file=sys.stderr, flush=True)
+        line = f"{self.what}: {self.count:,}{self.of} {self.unit}, {seconds:.1f} s"
+        if self.note:
+            line += f", {self.count / max(seconds, 1e-9):,.0f} {self.unit}/s, {self.note}"
+        print(line, file=sys.stderr, flush=True)

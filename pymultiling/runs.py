@@ -57,14 +57,17 @@ class Run:
 
 
 @contextmanager
-def result_folder(out: str | Path) -> Iterator[Path]:
+def result_folder(out: str | Path, write: bool = True) -> Iterator[Path | None]:
     """Yields a folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
 
-    A former run's folder is replaced; one with anything else in it is not touched.
+    A former run's folder is replaced; one with anything else in it is not touched. None where somebody else is to `write`.
 
     Raises:
         CheckpointError: `out` is taken.
     """
+    if not write:
+        yield None
+        return
     out = Path(out).resolve()
     _check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pymultiling.processes import Processes
 from pymultiling.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.statistics/1"
@@ -36,14 +37,16 @@ class NeuronStatistics:
     rule: str
 
     @classmethod
-    def of_nothing(cls, widths: dict[str, int], layers: int, rule: str) -> NeuronStatistics:
-        """The neutral element: no documents of a model with these neurons a layer."""
+    def of_nothing(
+        cls, widths: dict[str, int], layers: int, rule: str, dtype: torch.dtype = torch.float32
+    ) -> NeuronStatistics:
+        """The neutral element: no documents of a model with these neurons a layer, and importance of this dtype."""
         shapes = {site: (layers, width) for site, width in widths.items()}
         return cls(
             documents=0,
             tokens=0,
             sum={site: torch.zeros(shape, dtype=torch.float64) for site, shape in shapes.items()},
-            minimum={site: torch.full(shape, torch.inf) for site, shape in shapes.items()},
+            minimum={site: torch.full(shape, torch.inf, dtype=dtype) for site, shape in shapes.items()},
             votes={site: torch.zeros(shape, dtype=torch.int64) for site, shape in shapes.items()},
             rule=rule,
         )
@@ -76,6 +79,18 @@ class NeuronStatistics:
             sum={site: self.sum[site] + other.sum[site] for site in self.sum},
             minimum={site: torch.minimum(self.minimum[site], other.minimum[site]) for site in self.minimum},
             votes={site: self.votes[site] + other.votes[site] for site in self.votes},
+            rule=self.rule,
+        )
+
+    def over(self, processes: Processes) -> NeuronStatistics:
+        """Those of all processes together, each with documents of its own."""
+        documents, tokens = processes.total(torch.tensor([self.documents, self.tokens])).tolist()
+        return NeuronStatistics(
+            documents=documents,
+            tokens=tokens,
+            sum={site: processes.total(values) for site, values in self.sum.items()},
+            minimum={site: processes.least(values) for site, values in self.minimum.items()},
+            votes={site: processes.total(values) for site, values in self.votes.items()},
             rule=self.rule,
         )
 

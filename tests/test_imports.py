@@ -11,10 +11,10 @@ import pymultiling
 
 PACKAGE = Path(pymultiling.__file__).parent
 LAYERS = (
-    {"errors", "sites", "progress"},
+    {"errors", "sites", "progress", "processes"},
     {"reference", "triton_kernels"},
     {"ops"},
-    {"storage", "neurons", "activation_statistics", "statistics", "selection", "data", "models"},
+    {"storage", "neurons", "activation_statistics", "statistics", "selection", "data", "models", "checkpoints"},
     {"tasks"},
     {"methods"},
     {"pmi"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pymultiling.arguments.kinds import named
-from pymultiling.arguments.shared import add_documents, add_model, command, refuse_twice
+from pymultiling.arguments.shared import add_documents, add_model, add_pass, command, refuse_twice
 
 
 def add(commands) -> None:
@@ -27,6 +27,7 @@ def add(commands) -> None:
     )
     add_model(parser)
     add_documents(parser)
+    add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pymultiling.arguments.kinds import amount, named, sites
-from pymultiling.arguments.shared import add_documents, add_model, command, refuse_twice
+from pymultiling.arguments.shared import add_documents, add_model, add_pass, command, refuse_twice
 from pymultiling.sites import SITES
 
 
@@ -17,10 +17,12 @@ def add(commands) -> None:
         type=named,
         action="append",
         required=True,
-        help="a language's texts: .txt (one a line), .jsonl (field text), both also .gz, or .parquet (column text); repeat",
+        help="a language's texts: .txt (one a line), .jsonl (field text), both also .gz or .zst, or .parquet (column text); a path, "
+        "a URL such as hf://..., or a pattern with *; repeat",
     )
     add_model(parser)
     add_documents(parser)
+    add_pass(parser)
     rule = parser.add_argument_group(
         "which neurons are selected: --threshold, or the most important of a layer and site"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pymultiling.arguments.kinds import count
+from pymultiling.arguments.kinds import count, positive, whole
 
 
 class Once(argparse.Action):
@@ -51,6 +51,21 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
 def add_documents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", metavar="N", type=count, help="join a language's texts into documents of N tokens")
     add_max_length(parser, "documents")
+
+
+def add_pass(parser: argparse.ArgumentParser) -> None:
+    """How a pass over large corpora is run."""
+    group = parser.add_argument_group("large corpora; torchrun -m pymultiling ... shares them out to several processes")
+    group.add_argument(
+        "--checkpoint", metavar="DIR", type=Path, help="folder for the state: the same command goes on from there"
+    )
+    group.add_argument(
+        "--checkpoint-seconds", metavar="S", type=positive, default=60.0, help="write it every S seconds (%(default)g)"
+    )
+    group.add_argument("--checkpoint-documents", metavar="N", type=count, help="and every N documents")
+    group.add_argument(
+        "--workers", metavar="N", type=whole, default=1, help="processes that tokenise beside the forward (%(default)s)"
+    )
 
 
 def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pymultiling import plots
-from pymultiling.commands.shared import documents_of, hashes, load, record_of
+from pymultiling.commands.shared import hashes_of_files, load, pass_of, record_of
 from pymultiling.methods.overlap import overlap
 from pymultiling.methods.plnd import Detection
 from pymultiling.methods.plnd import detect as detect_neurons
+from pymultiling.processes import is_first
 from pymultiling.report import counts_by_site
 from pymultiling.runs import result_folder
 from pymultiling.selection import Threshold, TopK
@@ -19,9 +20,9 @@ from pymultiling.selection import Threshold, TopK
 def run(arguments: Namespace, rule: TopK | Threshold) -> None:
     """Finds every language's neurons; writes sets, statistics, counts and plots."""
     record = record_of("detect", arguments)
-    with result_folder(arguments.out) as folder:
+    with result_folder(arguments.out, write=is_first()) as folder:
         corpora = dict(arguments.corpus)
-        record.note(corpora=hashes(corpora), rule=rule.rule())
+        record.note(corpora=hashes_of_files(corpora) if folder else {}, rule=rule.rule())
         model, tokenizer = load(arguments, record)
         with record.stage("detect"):
             detection = detect_neurons(
@@ -33,8 +34,10 @@ def run(arguments: Namespace, rule: TopK | Threshold) -> None:
                 rope=arguments.rope,
                 score=arguments.score,
                 qk=arguments.qk,
-                **documents_of(arguments),
+                **pass_of(arguments),
             )
+        if folder is None:
+            return
         with record.stage("write"):
             write_detection(detection, folder, arguments.model)
         record.note(texts={name: asdict(report) for name, report in detection.corpora.items()})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.arguments.kinds import names_file
+from pymultiling.data.files import file_shards
 from pymultiling.errors import CheckpointError
 from pymultiling.loading import load_model, pick_device
 from pymultiling.neurons import NeuronSet
@@ -56,8 +57,28 @@ def documents_of(arguments: Namespace) -> dict[str, int | None]:
     return {name: getattr(arguments, name) for name in ("max_length", "batch_tokens", "pack")}
 
 
+def pass_of(arguments: Namespace) -> dict[str, object]:
+    """Documents, and how the pass over them is run."""
+    how = ("workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents")
+    return {**documents_of(arguments), **{name: getattr(arguments, name) for name in how}}
+
+
 def hashes(corpora: dict[str, str]) -> dict[str, dict[str, str]]:
     return {name: {"file": path, "sha256": file_hash(path)} for name, path in corpora.items()}
+
+
+def hashes_of_files(corpora: dict[str, str]) -> dict[str, dict[str, object]]:
+    """As `hashes`, of each file where a pattern names several; of remote ones, their size and both ends."""
+    found: dict[str, dict[str, object]] = {}
+    for name, path in corpora.items():
+        shards = file_shards(path)
+        if "://" in path:
+            found[name] = {"file": path, "fingerprints": {shard.name: shard.fingerprint() for shard in shards}}
+        elif len(shards) == 1:
+            found[name] = {"file": path, "sha256": file_hash(shards[0].name)}
+        else:
+            found[name] = {"file": path, "files": {shard.name: file_hash(shard.name) for shard in shards}}
+    return found
 
 
 def read_sets(given: list[str]) -> dict[str, NeuronSet]:

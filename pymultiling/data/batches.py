@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
-DOCUMENTS_SORTED = 1024  # are held in memory at a time, whatever the size of the corpus
+DOCUMENTS_SORTED = 1024
 
 
 @dataclass(frozen=True)
@@ -24,31 +25,46 @@ class Batch:
     def tokens(self) -> int:
         return int(self.attention_mask.sum())
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches with half of the documents each, no longer than their own longest; padded on the right as this one."""
+        middle = len(self.order) // 2
+        return self._part(slice(middle)), self._part(slice(middle, None))
+
+    def _part(self, rows: slice) -> Batch:
+        mask = self.attention_mask[rows]
+        length = int(mask.sum(1).max())
+        return Batch(self.input_ids[rows, :length], mask[:, :length], self.order[rows])
+
 
 def batches(
-    documents: Iterable[list[int]], batch_tokens: int, pad: int = 0, *, left: bool = False, more: int = 0
+    documents: Iterable[Sequence[int]],
+    batch_tokens: int,
+    pad: int = 0,
+    *,
+    left: bool = False,
+    more: int = 0,
+    window: int = DOCUMENTS_SORTED,
 ) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` tokens, padding included (one document at least), longest first.
 
     `pad` fills what the mask leaves out, on the right or on the `left`; any id will do. `more`: tokens that each document is to
-    get and that count too.
+    get and that count too. So many documents, a `window`, are held and sorted at a time.
     """
     numbered = enumerate(documents)
-    while window := list(islice(numbered, DOCUMENTS_SORTED)):
-        window.sort(key=lambda item: -len(item[1]))
+    while some := list(islice(numbered, window)):
+        some.sort(key=lambda item: -len(item[1]))
         start = 0
-        while start < len(window):
-            length = len(window[start][1])
+        while start < len(some):
+            length = len(some[start][1])
             stop = start + max(1, batch_tokens // (length + more))
-            yield _padded(window[start:stop], length, pad, left)
+            yield _padded(some[start:stop], length, pad, left)
             start = stop
 
 
-def _padded(items: list[tuple[int, list[int]]], length: int, pad: int, left: bool) -> Batch:
-    ids = torch.full((len(items), length), pad, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, (_, tokens) in enumerate(items):
-        place = slice(length - len(tokens), None) if left else slice(len(tokens))
-        ids[row, place] = torch.tensor(tokens)
-        mask[row, place] = 1
-    return Batch(ids, mask, [number for number, _ in items])
+def _padded(items: list[tuple[int, Sequence[int]]], length: int, pad: int, left: bool) -> Batch:
+    lengths = torch.tensor([len(tokens) for _, tokens in items])[:, None]
+    place = torch.arange(length)
+    mask = place >= length - lengths if left else place < lengths
+    ids = torch.full(mask.shape, pad, dtype=torch.int64)
+    ids[mask] = torch.from_numpy(np.concatenate([tokens for _, tokens in items]).astype(np.int64, copy=False))
+    return Batch(ids, mask.long(), [number for number, _ in items])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -72,6 +74,19 @@ def tokenise_pairs(
             report.cut += len(whole) > max_length
             differs = (place for place, (a, b) in enumerate(zip(prompt, whole)) if a != b)
             yield whole[:max_length], next(differs, len(prompt))
+
+
+def tokenizer_hash(tokenizer) -> str:
+    """A hash of all that decides a tokenizer's tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rules = {**tokenizer.get_vocab(), "": [type(tokenizer).__name__, tokenizer.init_kwargs]}
+    else:
+        rules = json.loads(backend.to_str())
+        for name in ("padding", "truncation"):  # what a call before left there
+            rules.pop(name, None)
+    whole = [rules, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def document_length(model, max_length: int, batch_tokens: int, pack: int | None) -> int:

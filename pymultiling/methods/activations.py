@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.activation_statistics import ActivationStatistics
+from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch, batches
-from pymultiling.data.corpora import CorpusReport, read_pairs, read_texts
-from pymultiling.data.documents import document_length, tokenise, tokenise_pairs
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import document_length
+from pymultiling.data.streams import Tokenising
 from pymultiling.errors import CorpusError
 from pymultiling.methods.naming import naming
+from pymultiling.methods.passes import Options, identity, over_corpora
 from pymultiling.models.counting import ActivationProbe
 from pymultiling.models.decoder import model_device
 from pymultiling.progress import progress as show_progress
@@ -41,6 +45,10 @@ def activations(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
     progress: bool = True,
 ) -> Activations:
     """Counts in how many positions every FFN neuron is active, for each language.
@@ -53,37 +61,43 @@ def activations(
         model: a Hugging Face decoder of a supported family.
         tokenizer: its tokenizer.
         corpora: {language: texts}, as `detect` takes them; for positions="response" pairs: an iterable of
-            (prompt, response), or of rows with these two fields, or a path to such rows (.jsonl, .jsonl.gz, .parquet).
+            (prompt, response), or of rows with these two fields, or a path to such rows (.jsonl, .parquet).
         positions: "all" of a document's tokens; the "last" one alone, as the published code of arXiv 2403.09073 counts a
             prompt (of a document that is cut, the last one that is left); those of the "response", as arXiv 2505.21505: what counts for prompt and response less what counts for
             the prompt, from one forward. A response begins where the tokens of both first differ from those of the prompt.
         max_length, batch_tokens, pack, progress: as in `detect`; pairs are not packed.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`, and so are several processes.
 
     Returns:
         {language: ActivationStatistics}, with `corpora` as an attribute. Memory does not grow with the corpora.
 
     Raises:
-        CorpusError: a corpus cannot be read, or has no positions to count.
+        CorpusError: a corpus cannot be read, or has no positions to count; what was counted stays in the checkpoint.
+        CheckpointError: as `detect`.
         UnsupportedModel, NonFiniteActivations, ValueError: as `importance`.
     """
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     if positions == "response" and pack is not None:
         raise ValueError("prompts and responses are not packed: leave out pack")
-    if not corpora:
-        raise CorpusError("no corpora were given: pass {language: texts or path}")
     length = document_length(model, max_length, batch_tokens, pack)
+    options = Options(batch_tokens, workers, checkpoint, Every(checkpoint_seconds, checkpoint_documents), progress)
     probe = ActivationProbe(model)
-    found = Activations()
-    for language, source in corpora.items():
-        report = found.corpora[language] = CorpusReport()
-        if positions == "response":
-            documents = tokenise_pairs(read_pairs(source, report), tokenizer, length, report)
-        else:
-            documents = ((one, 0) for one in tokenise(read_texts(source, report), tokenizer, length, report, pack))
-        found[language] = count(probe, documents, positions, batch_tokens, language, progress)
-        if found[language].tokens == 0:
+
+    def measure(batch: Batch, starts: Tensor) -> ActivationStatistics:
+        return _measured(probe, batch, starts, positions)
+
+    def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
+        if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or 'nothing was read'}")
+
+    tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
+    run = {"measure": f"activations at positions {positions}", **identity(model, tokenising)} if checkpoint else {}
+    nothing = _nothing(probe)
+    counted = over_corpora(corpora, tokenising, nothing, measure, options, what="counting", run=run, check=check)
+    found = Activations()
+    for language, (total, found.corpora[language]) in counted.items():
+        found[language] = total
     return found
 
 
@@ -97,17 +111,24 @@ def count(
     kind: str = "language",
 ) -> ActivationStatistics:
     """Of documents' tokens, each with the place of its first one that is the response's; name and kind are for messages."""
-    decoder, tokens = probe.decoder, 0
-    device = model_device(decoder.model)
-    active = torch.zeros(len(decoder.layers), decoder.widths()["ffn"], dtype=torch.int64)
+    total = _nothing(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
-            counted = _counted(batch, starts, positions)
             with naming(f"{kind} {name!r}", batch):
-                active += probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
-            tokens += int(counted.sum())
+                total += _measured(probe, batch, starts, positions)
             bar.update(len(batch.order))
-    return ActivationStatistics(active, tokens)
+    return total
+
+
+def _nothing(probe: ActivationProbe) -> ActivationStatistics:
+    shape = len(probe.decoder.layers), probe.decoder.widths()["ffn"]
+    return ActivationStatistics(torch.zeros(shape, dtype=torch.int64), 0)
+
+
+def _measured(probe: ActivationProbe, batch: Batch, starts: Tensor, positions: str) -> ActivationStatistics:
+    counted, device = _counted(batch, starts, positions), model_device(probe.decoder.model)
+    active = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
+    return ActivationStatistics(active, int(counted.sum()))
 
 
 def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:

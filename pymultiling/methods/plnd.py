@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from pymultiling.data.batches import batches
-from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise
+from pymultiling.checkpoints import Every
+from pymultiling.data.batches import Batch
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import document_length
+from pymultiling.data.streams import Tokenising
 from pymultiling.errors import CorpusError
-from pymultiling.methods.naming import naming
+from pymultiling.methods.passes import Options, identity, over_corpora
 from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.importance import Importance
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.neurons import NeuronSet
-from pymultiling.progress import progress as show_progress
 from pymultiling.selection import Threshold, TopK
 from pymultiling.sites import SITES
 from pymultiling.statistics import NeuronStatistics
@@ -141,6 +144,10 @@ def detect(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
     progress: bool = True,
 ) -> Detection:
     """Finds the neurons of every language: those important in its documents (arXiv 2402.18815, section 2).
@@ -148,45 +155,57 @@ def detect(
     Args:
         model: a Hugging Face decoder of a supported family.
         tokenizer: its tokenizer.
-        corpora: {language: iterable of str | path | datasets.Dataset | datasets.IterableDataset}; read once, in order.
+        corpora: {language: iterable of str | path | datasets.Dataset | datasets.IterableDataset}; read once, in order. A path
+            is that of a .txt file (a text a line), .jsonl or .parquet (a field "text"), the first two also .gz or .zst; a URL
+            that fsspec knows, such as s3:// and hf://, is one too; a * stands for all files that match.
         select: TopK(...) (the default) or Threshold(epsilon).
         sites, rope, score, qk: as in `importance`.
         max_length: longer documents are cut to this many tokens (or to the model's positions).
         batch_tokens: tokens in one forward, padding included.
-        pack: join consecutive texts of a language into documents of this many tokens; None: a text is a document.
+        pack: join consecutive texts of a language into documents of this many tokens, within a chunk of 256 characters for
+            each token of a batch; None: a text is a document.
+        workers: processes that tokenise beside the forward (on Linux; elsewhere this one does it); 0: this one.
+        checkpoint: a folder to keep the state in. The same call goes on from there, after whatever ended it, to the same
+            result: minimum and votes bit for bit, sums too.
+        checkpoint_seconds, checkpoint_documents: how often the state is written; what is lost at most.
         progress: show it on stderr.
+
+    Under torchrun and accelerate launch, or wherever torch.distributed is initialised, each process measures a part of the
+    texts, and all return the whole. Their number changes nothing but the rounding of sums.
 
     Returns:
         Detection. Memory does not grow with the corpora.
 
     Raises:
-        CorpusError: a corpus cannot be read, or has no documents.
+        CorpusError: a corpus cannot be read, or has no documents; what was measured stays in the checkpoint.
+        CheckpointError: the checkpoint is of another run, or in use.
         UnsupportedModel, NonFiniteActivations, ValueError: as `importance`.
+
+    Warns:
+        UserWarning: a batch does not fit in memory, and is measured in halves; a checkpoint is damaged or cannot be written.
     """
-    if not corpora:
-        raise CorpusError("no corpora were given: pass {language: texts or path}")
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
+    options = Options(batch_tokens, workers, checkpoint, Every(checkpoint_seconds, checkpoint_documents), progress)
     probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
-    nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule)
-    statistics: dict[str, NeuronStatistics] = {}
-    reports: dict[str, CorpusReport] = {}
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
+
+    def measure(batch: Batch, _: Tensor) -> NeuronStatistics:
+        found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
+        return NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
+
+    def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
+        if total.documents == 0:
+            raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
+
+    tokenising = Tokenising(tokenizer, length, pack)
+    run = {"measure": rule, "sites": probe.sites, **identity(model, tokenising)} if checkpoint else {}
     with probe:
-        for language, source in corpora.items():
-            report = reports[language] = CorpusReport()
-            documents = tokenise(read_texts(source, report), tokenizer, length, report, pack)
-            total = nothing
-            with show_progress(f"{language}: measuring", "documents", progress) as bar:
-                for batch in batches(documents, batch_tokens):
-                    with naming(f"language {language!r}", batch):
-                        found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
-                    total += NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
-                    bar.update(len(batch.order))
-            if total.documents == 0:
-                raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
-            statistics[language] = total
+        found = over_corpora(corpora, tokenising, nothing, measure, options, what="measuring", run=run, check=check)
+    statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}
-    return Detection(neurons, statistics, reports)
+    return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})

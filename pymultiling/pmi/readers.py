@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from pymultiling.data.corpora import json_rows, without_half_pairs
+from pymultiling.data.corpora import without_half_pairs
+from pymultiling.data.files import json_rows
 from pymultiling.data.parallel import columns_of, lines
 from pymultiling.errors import CorpusError
 from pymultiling.pmi.items import ParallelItem, ParallelTask

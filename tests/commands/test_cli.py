@@ -141,11 +141,11 @@ def test_missing_weights_are_not_made_up(tmp_path, corpora, capsys):
 
 
 def test_unknown_family(tmp_path, corpora, capsys):
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import MambaConfig, MambaForCausalLM
 
-    folder = save_model(tmp_path / "model", GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=8, n_layer=1, n_head=2)))
+    folder = save_model(tmp_path / "model", MambaForCausalLM(MambaConfig(61, hidden_size=8, num_hidden_layers=1)))
     assert detect(folder, corpora, tmp_path / "out") == 1
-    assert_one_sentence(capsys, "gpt2", "looked for one of llama")
+    assert_one_sentence(capsys, "mamba", "looked for one of llama")
 
 
 def test_bad_sets(model, tmp_path, corpora, capsys):

@@ -8,7 +8,7 @@ from tiny import tiny_batch, tiny_model
 from tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 import pymultiling as pml
-from pymultiling.data.batches import DOCUMENTS_SORTED
+from pymultiling.data import chunks
 from pymultiling.methods import plnd
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
@@ -66,12 +66,13 @@ def test_packed():
 
 
 def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
-    """A generator is never held whole: no more is drawn than one window of sorted documents before measuring starts."""
-    drawn, drawn_at_batch = 0, []
+    """A generator is never held whole: no more is drawn than a few chunks ahead of what is measured."""
+    monkeypatch.setattr(chunks, "LEAST", 1)
+    texts_of_a_chunk, drawn, drawn_at_batch = 4 * 10, 0, []
 
     def corpus():
         nonlocal drawn
-        for _ in range(2 * DOCUMENTS_SORTED + 1):
+        for _ in range(20 * texts_of_a_chunk):
             drawn += 1
             yield "w3"
 
@@ -82,9 +83,12 @@ def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
         return measure(*arguments)
 
     monkeypatch.setattr(plnd.ImportanceProbe, "measure", watched)
-    detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=2048)
-    assert detection.statistics["fr"].documents == 2 * DOCUMENTS_SORTED + 1
-    assert drawn_at_batch == [DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED, 2 * DOCUMENTS_SORTED + 1]
+    for workers in (0, 1):
+        drawn, drawn_at_batch = 0, []
+        detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=10, workers=workers)
+        assert detection.statistics["fr"].documents == 20 * texts_of_a_chunk
+        for batch, number in enumerate(drawn_at_batch):  # 5 documents of two tokens
+            assert number - 5 * batch <= 5 * texts_of_a_chunk
 
 
 def test_specific():

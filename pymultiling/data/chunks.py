@@ -1,0 +1,172 @@
+"""Chunks: runs of consecutive texts, the unit of work of a pass over corpora.
+
+A corpus falls into the same chunks for any number of processes and wherever reading begins. Each is one process's alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from pymultiling.data.files import Row
+from pymultiling.data.shards import Shard
+from pymultiling.errors import CheckpointError
+
+# For each token of a batch, but no fewer than for LEAST: chunks give some 64 batches, so that their documents are of like length.
+# Evidence: short texts (19 tokens in the mean), batches of 4,096 tokens: 22% padding with 1,024 texts in a chunk, 3.0%
+# (German, Chinese) and 3.6% (English) with these; two cores, 2026-11-21.
+TEXTS = 4
+CHARACTERS = 256
+LEAST = 256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk of a corpus begins.
+
+    Attributes:
+        shard: its number.
+        row: how many rows of the shard come before it.
+        chunk: how many chunks of the corpus come before it.
+        digest: a hash of these rows.
+        finished: {number of a shard that was read to its end: its fingerprint}.
+    """
+
+    shard: int = 0
+    row: int = 0
+    chunk: int = 0
+    digest: str = ""
+    finished: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a corpus.
+
+    Attributes:
+        corpus: its name.
+        place: where the chunk begins.
+        shard: the name of the shard.
+        rows: the texts; none where it is the last chunk, which says that nothing more comes.
+        span: the parts of the corpus before its beginning and before its end, 0 to 1; None where nobody knows.
+    """
+
+    corpus: str
+    place: Place
+    shard: str
+    rows: list[Row]
+    span: tuple[float, float] | None
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class ChunkSize:
+    """Where a chunk ends: at so many texts or characters, whichever comes first."""
+
+    texts: int
+    characters: int
+
+    @classmethod
+    def of(cls, batch_tokens: int) -> ChunkSize:
+        """For batches of so many tokens."""
+        return cls(TEXTS * max(LEAST, batch_tokens), CHARACTERS * max(LEAST, batch_tokens))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a corpus that is one process's: whole shards where they can be dealt out evenly, otherwise every so many chunks.
+
+    (datasets.distributed.split_dataset_by_node deals out the shards of a streamed data set in the same way.)
+
+    Attributes:
+        rank, processes: this process's number and how many there are.
+        first: the process that gets the first chunk.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    first: int = 0
+
+    def of_shards(self, count: int) -> bool:
+        """Whether whole shards are dealt out."""
+        return count % self.processes == 0
+
+    def has(self, number: int) -> bool:
+        """Whether the chunk or shard of this number is this process's."""
+        return (self.first + number) % self.processes == self.rank
+
+
+def chunks(
+    corpus: str,
+    shards: list[Shard],
+    fields: tuple[str, ...],
+    size: ChunkSize,
+    share: Share = Share(),
+    start: Place | None = None,
+) -> Iterator[Chunk]:
+    """The chunks of a process from a place on, and one without rows behind the last.
+
+    Raises:
+        CorpusError: the corpus cannot be read.
+        CheckpointError: what comes before `start` is not what it was.
+    """
+    place = start or Place()
+    _check_finished(corpus, shards, place)
+    whole = share.of_shards(len(shards))
+    for number in range(place.shard, len(shards)):
+        shard = shards[number]
+        if whole and not share.has(number):
+            continue
+        if number > place.shard:
+            place = replace(place, shard=number, row=0, digest="")
+        for place, rows, span in _runs(corpus, shard, fields, size, place):
+            if whole or share.has(place.chunk):
+                span = None if None in span else tuple((number + part) / len(shards) for part in span)
+                yield Chunk(corpus, place, shard.name, rows, span)
+            place = replace(place, chunk=place.chunk + 1)
+        finished = {**place.finished, number: shard.fingerprint()}
+        place = replace(place, shard=number + 1, row=0, digest="", finished=finished)
+    yield Chunk(corpus, replace(place, shard=len(shards), row=0, digest=""), "", [], (1.0, 1.0), last=True)
+
+
+def _runs(
+    corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, place: Place
+) -> Iterator[tuple[Place, list[Row], tuple[float | None, float | None]]]:
+    """Consecutive rows from a place of the shard on, where they begin, and how much of the shard is read before and after."""
+    digest = hashlib.blake2b(digest_size=16)
+    numbered = enumerate(shard.rows(fields), 1)
+    before = 0
+    for before, row in islice(numbered, place.row):
+        digest.update(_bytes(row))
+    if before < place.row or (place.row and digest.hexdigest() != place.digest):
+        raise CheckpointError(_changed(corpus, f"the first {place.row:,} texts of {shard.name}"))
+    done, rows, characters = shard.done if before else 0.0, [], 0
+    for number, row in numbered:
+        digest.update(_bytes(row))
+        rows.append(row)
+        characters += sum(map(len, row))
+        if len(rows) == size.texts or characters >= size.characters:
+            yield place, rows, (done, shard.done)
+            place = replace(place, row=number, chunk=place.chunk + 1, digest=digest.hexdigest())
+            done, rows, characters = shard.done, [], 0
+    if rows:
+        yield place, rows, (done, shard.done)
+
+
+def _bytes(row: Row) -> bytes:
+    return "\0".join((*row, "")).encode("utf-8", "surrogatepass")
+
+
+def _check_finished(corpus: str, shards: list[Shard], place: Place) -> None:
+    for number, fingerprint in place.finished.items():
+        if number >= len(shards) or shards[number].fingerprint() != fingerprint:
+            name = shards[number].name if number < len(shards) else f"part {number} of it"
+            raise CheckpointError(_changed(corpus, name))
+
+
+def _changed(corpus: str, what: str) -> str:
+    return (
+        f"corpus {corpus!r} is not what the checkpoint was made of: {what} changed; give another folder as checkpoint"
+    )

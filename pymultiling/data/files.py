@@ -1,0 +1,190 @@
+"""Files of texts, on this machine or wherever fsspec reaches, compressed or not: as rows of strings."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from pymultiling.errors import CorpusError
+
+KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
+COMPRESSED = (".gz", ".zst")
+ENDS = 1 << 16  # bytes at either end of a file that its fingerprint covers
+
+Row = tuple[str, ...]
+
+
+class FileShard:
+    """One file of a corpus.
+
+    Attributes:
+        name: its path, or its URL.
+        done: how much of it has been read, between 0 and 1.
+    """
+
+    def __init__(self, filesystem, path: str, name: str):
+        self._filesystem, self._path, self.name = filesystem, path, name
+        self.done = 0.0
+
+    def rows(self, fields: tuple[str, ...]) -> Iterator[Row]:
+        """The strings in these fields of every row.
+
+        Raises:
+            CorpusError: the file is not there, is damaged, or has no such strings.
+        """
+        readers = {".txt": self._texts, ".jsonl": self._json, ".parquet": self._parquet}
+        try:
+            with self._filesystem.open(self._path, "rb") as raw:
+                yield from readers[ending(self._path)](raw, fields)
+        except (CorpusError, MemoryError):
+            raise
+        except FileNotFoundError:
+            raise CorpusError(f"{self.name}: no such file (any more)") from None
+        except Exception as error:  # every file system has errors of its own
+            raise CorpusError(f"{self.name} cannot be read: {error or type(error).__name__}") from error
+        self.done = 1.0
+
+    def fingerprint(self) -> str:
+        """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more."""
+        try:
+            size = self._filesystem.info(self._path)["size"]
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            with self._filesystem.open(self._path, "rb") as raw:
+                digest.update(raw.read(ENDS))
+                raw.seek(max(0, size - ENDS))
+                digest.update(raw.read(ENDS))
+        except FileNotFoundError:
+            return ""
+        except Exception as error:
+            raise CorpusError(f"{self.name} cannot be read: {error or type(error).__name__}") from error
+        return digest.hexdigest()
+
+    def _texts(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
+        if len(fields) > 1:
+            raise CorpusError(f"{self.name} has no {' and '.join(fields)}: give a .jsonl or .parquet file")
+        for line in self._lines(raw):
+            yield (line,)
+
+    def _json(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
+        for row, where in _json_lines(self._lines(raw), self.name):
+            yield strings(row, fields, where)
+
+    def _lines(self, raw) -> Iterator[str]:
+        size = self._filesystem.info(self._path)["size"]
+        for line in text_lines(raw, self._path, self.name):
+            self.done = raw.tell() / max(1, size)
+            yield line
+
+    def _parquet(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(raw) as file:
+                names = file.schema_arrow.names
+                for field in fields:
+                    if field not in names:
+                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}")
+                batches = file.iter_batches(columns=list(fields))
+                for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                    self.done = number / file.metadata.num_rows
+                    yield strings({field: value or "" for field, value in row.items()}, fields, self.name)
+        except pyarrow.ArrowException as error:
+            raise CorpusError(f"{self.name} is no parquet file, or is damaged: {error}") from None
+
+
+def file_shards(source: str | Path) -> list[FileShard]:
+    """The files that a path, a URL or a pattern with * names, sorted by name.
+
+    Raises:
+        CorpusError: there are none, or they are of no kind that can be read.
+    """
+    source = str(source)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(source)
+        paths = [path]
+        if "*" in path and not filesystem.exists(path):
+            paths = sorted(filesystem.glob(path))
+        remote = "://" in source
+        found = [FileShard(filesystem, one, filesystem.unstrip_protocol(one) if remote else one) for one in paths]
+        if not remote and len(found) == 1:
+            found[0].name = source  # as the caller called it
+        _check(source, found, filesystem)
+        return found
+    except CorpusError:
+        raise
+    except Exception as error:  # a protocol that is unknown or not installed, no network, no rights
+        raise CorpusError(f"{source} cannot be read: {error or type(error).__name__}") from error
+
+
+def _check(source: str, shards: list[FileShard], filesystem) -> None:
+    if not shards:
+        raise CorpusError(f"{source}: no such files")
+    for shard in shards:
+        if ending(shard._path) not in (".txt", ".jsonl", ".parquet"):
+            raise CorpusError(f"{shard.name}: looked for {KINDS}")
+        if not filesystem.isfile(shard._path):
+            raise CorpusError(f"{shard.name}: no such file")
+
+
+def ending(path: str | Path) -> str:
+    """The ending that says what is in a file, compressed or not: .txt of fr.txt and of fr.txt.gz."""
+    path = PurePosixPath(path)
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def text_lines(raw, path: str | Path, name: str) -> Iterator[str]:
+    """The lines of a text in UTF-8, whatever is not UTF-8 replaced; `raw` is the open file, `path` says how it is compressed.
+
+    Raises:
+        CorpusError: it is a binary file.
+    """
+    suffix = PurePosixPath(path).suffix
+    if suffix == ".gz":
+        raw = gzip.GzipFile(fileobj=raw)
+    elif suffix == ".zst":
+        from pyarrow import CompressedInputStream
+
+        raw = io.BufferedReader(CompressedInputStream(raw, "zstd"))
+    for line in io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
+        if "\0" in line:
+            raise CorpusError(f"{name} is a binary file, not text: give a UTF-8 text with one document a line")
+        yield line.rstrip("\n")
+
+
+def json_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Every line of a .jsonl file, compressed or not, and where it stands, for messages.
+
+    Raises:
+        CorpusError: there is no such file, or a line is not JSON.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
+    with open(path, "rb") as raw:
+        yield from _json_lines(text_lines(raw, path, str(path)), str(path))
+
+
+def _json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{where} is not JSON: {error}") from None
+        yield row, where
+
+
+def strings(row, fields: tuple[str, ...], where: str) -> Row:
+    """The strings in these fields of a row; CorpusError where it has none."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
+        what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
+        raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}")
+    return tuple(row[field] for field in fields)

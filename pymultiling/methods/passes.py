@@ -1,0 +1,177 @@
+"""A pass over corpora: statistics of every corpus, batch by batch, in as many processes as there are, from where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.checkpoints import Every, Standing, opened
+from pymultiling.data.batches import Batch, batches
+from pymultiling.data.chunks import Chunk, ChunkSize, Share, chunks
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import tokenizer_hash
+from pymultiling.data.shards import shards_of
+from pymultiling.data.streams import Documents, Tokenising, stream
+from pymultiling.errors import CorpusError
+from pymultiling.methods.naming import naming
+from pymultiling.models.identity import model_hash
+from pymultiling.models.memory import WithinMemory
+from pymultiling.processes import Processes, processes
+from pymultiling.progress import Pace, progress
+
+
+class Statistics(Protocol):
+    """What a pass sums up."""
+
+    def __add__(self, other): ...
+    def over(self, processes: Processes): ...
+    def save(self, path: Path): ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pass is run; none of it but `batch_tokens` decides what comes out.
+
+    Attributes:
+        batch_tokens: tokens in one forward, padding included.
+        workers: processes that tokenise beside the forward.
+        checkpoint: a folder for the state; None: none is kept.
+        every: when the state is written.
+        progress: show it on stderr.
+    """
+
+    batch_tokens: int
+    workers: int
+    checkpoint: str | Path | None
+    every: Every
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+
+
+def over_corpora(
+    corpora: Mapping[str, object],
+    tokenising: Tokenising,
+    nothing: Statistics,
+    measure: Callable[[Batch, Tensor], Statistics],
+    options: Options,
+    *,
+    what: str,
+    run: Mapping[str, object],
+    check: Callable[[str, Statistics, CorpusReport], None],
+) -> dict[str, tuple[Statistics, CorpusReport]]:
+    """The statistics of every corpus, and what became of its texts, over all processes.
+
+    Args:
+        corpora: {name: source}.
+        nothing: the neutral element of the statistics.
+        measure: of a batch, and the place of each document's first token that can count.
+        what: is done to them, for the progress.
+        run: what decides the result, for checkpoints.
+        check: raises CorpusError where nothing was found in a corpus.
+
+    Raises:
+        CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
+    """
+    if not corpora:
+        raise CorpusError("no corpora were given: pass {language: texts or path}")
+    shards = {name: shards_of(source) for name, source in corpora.items()}
+    size = ChunkSize.of(options.batch_tokens)
+    with ExitStack() as stack:
+        team = stack.enter_context(processes())
+        run = {"corpora": list(corpora), "batch_tokens": options.batch_tokens, **run}
+        keeper = stack.enter_context(opened(options.checkpoint, team, run, options.every, type(nothing).load))
+        standings = [keeper.restore(number) or Standing(nothing) for number in range(len(corpora))]
+        source = chain.from_iterable(
+            chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), standing.place)
+            for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))
+        )
+        documents = stream(source, tokenising, options.workers)
+        measure = WithinMemory(measure)
+        for number, name in enumerate(corpora):
+            standing = standings[number]
+            if standing.ended:
+                next(documents)  # which says so
+                continue
+            with progress(_label(name, what, standing, team), "documents", options.progress and team.first) as bar:
+                pace = Pace(bar)
+                try:
+                    for standing, measured, tokens, done in _steps(documents, standing, measure, options.batch_tokens):
+                        standings[number] = standing
+                        keeper.measured(number, standing, measured)
+                        pace.update(measured, tokens, done)
+                finally:
+                    keeper.write(number, standings[number])
+            if team.count == 1:
+                check(name, standings[number].total, standings[number].report)
+        found = {name: _together(standing, team) for name, standing in zip(corpora, standings)}
+    for name, (total, report) in found.items():
+        check(name, total, report)
+    return found
+
+
+def _steps(
+    documents: Iterator[Documents], standing: Standing, measure: WithinMemory, batch_tokens: int
+) -> Iterator[tuple[Standing, int, int, float | None]]:
+    """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
+    for part in documents:
+        chunk, resumed = part.chunk, part.chunk.place == standing.place
+        if chunk.last:
+            yield replace(standing, place=chunk.place, batches=0, before=standing.report, ended=True), 0, 0, 1.0
+            return
+        before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
+        standing = replace(standing, place=chunk.place, batches=begun, before=before, report=before + part.report)
+        seen = 0
+        for number, batch in enumerate(batches(part, batch_tokens, window=len(part.lengths))):
+            seen += batch.tokens
+            if number < begun:
+                continue
+            with naming(f"language {chunk.corpus!r}", batch, _where(chunk)):
+                found = measure(batch, torch.from_numpy(part.starts[batch.order]))
+            standing = replace(standing, total=standing.total + found, batches=number + 1)
+            yield standing, len(batch.order), batch.tokens, _done(chunk, seen / len(part.tokens))
+        yield standing, 0, 0, _done(chunk, 1.0)
+
+
+def _done(chunk: Chunk, fraction: float) -> float | None:
+    """The part of the corpus that is done with this fraction of the chunk."""
+    if chunk.span is None:
+        return None
+    before, after = chunk.span
+    return before + fraction * (after - before)
+
+
+def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
+    """What decides a pass's numbers, beside what is measured."""
+    return {
+        "model": model_hash(model),
+        "tokenizer": tokenizer_hash(tokenising.tokenizer),
+        "max_length": tokenising.max_length,
+        "pack": tokenising.pack,
+    }
+
+
+def _label(name: str, what: str, standing: Standing, team: Processes) -> str:
+    notes = [f"goes on after {standing.before.texts:,} texts"] if standing.batches else []
+    notes += [f"process 1 of {team.count}"] if team.count > 1 else []
+    return f"{name}: {what}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _where(chunk: Chunk) -> str:
+    if chunk.place.shard == chunk.place.row == 0:
+        return "of its corpus"
+    return f"from text {chunk.place.row + 1:,} of {chunk.shard} on"
+
+
+def _together(standing: Standing, team: Processes) -> tuple[Statistics, CorpusReport]:
+    report = team.total(torch.tensor(astuple(standing.report))).tolist()
+    return standing.total.over(team), CorpusReport(*report)

@@ -1,0 +1,50 @@
+"""Batches that do not fit in memory: measured in halves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pymultiling.data.batches import Batch
+
+Found = TypeVar("Found")
+
+
+class WithinMemory:
+    """measure(batch, starts), or the sum of what it gives for halves where memory does not suffice for the whole.
+
+    After that, batches of more tokens than a half had are halved without a trial.
+    """
+
+    def __init__(self, measure: Callable[[Batch, Tensor], Found]):
+        self._measure = measure
+        self._most = float("inf")
+
+    def __call__(self, batch: Batch, starts: Tensor) -> Found:
+        tokens = batch.input_ids.numel()
+        if tokens <= self._most or len(batch.order) == 1:
+            try:
+                return self._measure(batch, starts)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_memory(error) or len(batch.order) == 1:
+                    raise
+            # What the failed forward held is free now that its exception is gone.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._most = tokens // 2
+            warnings.warn(
+                f"a batch of {len(batch.order)} documents of up to {batch.input_ids.shape[1]} tokens does not fit in memory: "
+                f"it is measured in halves, and so is every batch of more than {self._most} tokens; a smaller batch_tokens "
+                "saves the trial"
+            )
+        middle = len(batch.order) // 2
+        one, other = batch.halves()
+        return self(one, starts[:middle]) + self(other, starts[middle:])
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,104 @@
+"""Chunks: every text once, the same chunks for any number of processes and from any place on."""
+
+import datasets
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_text import write_text
+
+from pymultiling.data.chunks import ChunkSize, Place, Share, chunks
+from pymultiling.data.shards import shards_of
+from pymultiling.errors import CheckpointError
+
+FIELDS = ("text",)
+SIZE = ChunkSize(texts=3, characters=20)
+
+
+def read(source, share=Share(), start=None, size=SIZE) -> list:
+    found = list(chunks("fr", shards_of(source), FIELDS, size, share, start))
+    assert found[-1].last and found[-1].rows == [] and not any(chunk.last for chunk in found[:-1])
+    return found
+
+
+def streamed(texts: list[list[str]]):
+    """A streamed data set with a shard for each list, none of them empty."""
+
+    def rows(parts):
+        for part in parts:
+            yield from ({"text": text} for text in part)
+
+    return datasets.IterableDataset.from_generator(rows, gen_kwargs={"parts": texts})
+
+
+@given(st.lists(st.text("ab", max_size=9), max_size=40), st.integers(1, 5), st.integers(1, 30))
+def test_every_text_once_in_chunks_of_the_size(texts, most, characters):
+    found = read(texts, size=ChunkSize(most, characters))[:-1]
+    assert [text for chunk in found for (text,) in chunk.rows] == texts
+    for number, chunk in enumerate(found):
+        length = sum(len(text) for (text,) in chunk.rows[:-1])
+        assert len(chunk.rows) <= most and length < characters
+        assert chunk.place.chunk == number
+        if number < len(found) - 1:
+            assert len(chunk.rows) == most or length + len(chunk.rows[-1][0]) >= characters
+
+
+@given(st.lists(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=15), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_any_number_of_processes_has_the_same_chunks_each_once(parts):
+    source = streamed(parts)
+    alone = [chunk.rows for chunk in read(source)[:-1]]
+    assert [text for rows in alone for (text,) in rows] == sum(parts, [])
+    for count in (2, 3, 6):
+        for first in (0, 1):
+            shared = [read(source, Share(rank, count, first))[:-1] for rank in range(count)]
+            together = [chunk.rows for one in shared for chunk in one]
+            assert sorted(together) == sorted(alone)
+            if len(parts) % count == 0:  # whole shards: nobody reads the others'
+                assert all(len({chunk.shard for chunk in one}) <= len(parts) // count for one in shared)
+            elif len(parts) == 1:
+                assert max(map(len, shared)) - min(map(len, shared)) <= 1
+
+
+def many(tmp_path, count: int = 4) -> str:
+    for number in range(count):
+        write_text(tmp_path / f"{number}.txt", [f"{number} {line}" for line in range(5 * number)])
+    return f"{tmp_path}/*.txt"
+
+
+@pytest.mark.parametrize("share", [Share(), Share(1, 2), Share(0, 3)], ids=str)
+def test_from_every_place_on_come_the_chunks_that_followed(tmp_path, share):
+    source = many(tmp_path)
+    found = read(source, share)
+    for number, chunk in enumerate(found):
+        assert read(source, share, chunk.place) == found[number:]
+
+
+def test_the_span_says_how_much_of_a_corpus_there_is(tmp_path):
+    texts = [f"{number}" for number in range(9)]
+    assert [chunk.span for chunk in read(texts)] == [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1), (1, 1)]
+    spans = [chunk.span for chunk in read(many(tmp_path))]
+    assert all(0 <= begin <= end <= 1 for begin, end in spans) and spans == sorted(spans)
+    assert [chunk.span for chunk in read(iter(texts))] == [None, None, None, (1, 1)]
+
+
+def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
+    texts = [f"{number}" for number in range(9)]
+    place = read(texts)[1].place
+    assert place.row == 3 and read(texts[:3] + ["other", "texts"], start=place)
+    for changed in (["x", *texts[1:]], [texts[0] + texts[1], "", *texts[2:]], texts[:2]):
+        with pytest.raises(CheckpointError, match="corpus 'fr' .* the first 3 texts of list changed"):
+            read(changed, start=place)
+    source = many(tmp_path)
+    place = read(source)[-2].place
+    assert place.shard == 3 and place.row == 12
+    write_text(tmp_path / "3.txt", ["other", *(f"3 {line}" for line in range(1, 15))])
+    with pytest.raises(CheckpointError, match="the first 12 texts of .*3.txt changed"):
+        read(source, start=place)
+    many(tmp_path)
+    write_text(tmp_path / "1.txt", ["other"])
+    with pytest.raises(CheckpointError, match="1.txt changed; give another folder as checkpoint"):
+        read(source, start=place)
+
+
+def test_an_empty_corpus_ends_at_once():
+    assert [chunk.place for chunk in read([])] == [Place(1, 0, 0, "", {0: shards_of([])[0].fingerprint()})]

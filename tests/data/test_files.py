@@ -1,0 +1,116 @@
+"""Files on this machine and elsewhere, compressed or not, one or many."""
+
+import gzip
+import json
+import random
+
+import fsspec
+import pyarrow
+import pytest
+from pyarrow import parquet
+from tiny_text import write_text
+
+from pymultiling.data.files import file_shards
+from pymultiling.errors import CorpusError
+
+TEXTS = ["one two", "drei \N{SNOWMAN}", "四"]
+FIELDS = ("text",)
+
+
+def content(ending: str, lines: list[str] = TEXTS) -> bytes:
+    """The bytes of a file of these texts."""
+    if ending == "parquet":
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.table({"text": lines}), sink, compression="zstd", row_group_size=2)
+        return sink.getvalue().to_pybytes()
+    written = "".join((json.dumps({"text": line}) if "jsonl" in ending else line) + "\n" for line in lines).encode()
+    if ending.endswith("gz"):
+        return gzip.compress(written, mtime=0)
+    return pyarrow.compress(written, "zstd", asbytes=True) if ending.endswith("zst") else written
+
+
+def texts(source) -> list[str]:
+    return [text for shard in file_shards(source) for (text,) in shard.rows(FIELDS)]
+
+
+@pytest.mark.parametrize("ending", ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+def test_here_and_elsewhere(tmp_path, ending):
+    (tmp_path / f"a.{ending}").write_bytes(content(ending))
+    fsspec.filesystem("memory").pipe(f"/folder/a.{ending}", content(ending))
+    assert texts(tmp_path / f"a.{ending}") == texts(f"memory://folder/a.{ending}") == TEXTS
+
+
+def test_several_frames_are_one_file(tmp_path):
+    for ending in ("txt.gz", "txt.zst"):
+        (tmp_path / f"a.{ending}").write_bytes(content(ending) + content(ending))
+        assert texts(tmp_path / f"a.{ending}") == TEXTS + TEXTS
+
+
+def test_a_pattern_names_files_in_their_order(tmp_path):
+    for name in ("b.txt", "a.jsonl", "c.txt.zst"):
+        (tmp_path / name).write_bytes(content(name.partition(".")[2], [name]))
+        fsspec.filesystem("memory").pipe(f"/many/{name}", content(name.partition(".")[2], [name]))
+    assert texts(f"{tmp_path}/*") == texts("memory://many/*") == ["a.jsonl", "b.txt", "c.txt.zst"]
+    assert [shard.name for shard in file_shards("memory://many/*.txt*")] == [
+        "memory:///many/b.txt",
+        "memory:///many/c.txt.zst",
+    ]
+    (tmp_path / "*.txt").write_bytes(content("txt", ["a star is a name too"]))
+    assert texts(tmp_path / "*.txt") == ["a star is a name too"]
+
+
+def test_how_much_was_read(tmp_path):
+    lines = [f"{number} {random.Random(number).randbytes(400).hex()}" for number in range(2000)]
+    for ending in ("txt", "txt.gz", "txt.zst", "jsonl", "parquet"):
+        (tmp_path / f"a.{ending}").write_bytes(content(ending, lines))
+        (shard,) = file_shards(tmp_path / f"a.{ending}")
+        assert shard.done == 0
+        seen = [shard.done for _ in shard.rows(FIELDS)]
+        assert seen == sorted(seen) and seen[0] < 0.5 < seen[-1] <= shard.done == 1, ending
+
+
+def test_a_fingerprint_changes_with_size_and_ends(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def fingerprint(data: bytes) -> str:
+        path.write_bytes(data)
+        return file_shards(path)[0].fingerprint()
+
+    data = b"a" * 200_000
+    assert fingerprint(data) == fingerprint(data)
+    assert len({fingerprint(one) for one in (data, data + b"a", b"b" + data[1:], data[:-1] + b"b", b"")}) == 5
+    (shard,) = file_shards(path)
+    path.unlink()
+    assert shard.fingerprint() == ""
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("memory://nowhere/a.txt", "nowhere/a.txt: no such file"),
+        ("memory://nowhere/*.txt", r"nowhere/\*.txt: no such files"),
+        ("nonsense://a.txt", "nonsense://a.txt cannot be read: Protocol not known: nonsense"),
+        ("memory://folder/a.csv", "a.csv: looked for a .txt, "),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_read(source, words):
+    with pytest.raises(CorpusError, match=words):
+        file_shards(source)
+
+
+@pytest.mark.parametrize("ending", ["txt.gz", "txt.zst", "parquet"])
+def test_a_file_that_is_cut_off(tmp_path, ending):
+    lines = [f"{number} {number**9}" for number in range(5000)]
+    (tmp_path / f"a.{ending}").write_bytes(content(ending, lines)[:-20])
+    with pytest.raises(CorpusError, match=f"a.{ending} "):
+        texts(tmp_path / f"a.{ending}")
+
+
+def test_a_file_that_is_gone_when_it_is_its_turn(tmp_path):
+    write_text(tmp_path / "a.txt", TEXTS)
+    write_text(tmp_path / "b.txt", TEXTS)
+    one, other = file_shards(f"{tmp_path}/*.txt")
+    assert len(list(one.rows(FIELDS))) == 3
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(CorpusError, match="b.txt: no such file"):
+        list(other.rows(FIELDS))

@@ -1,0 +1,53 @@
+"""Tokenised beside the forward, or by this process: the same documents in the same order."""
+
+import numpy as np
+import pytest
+from tiny_text import WORDS, tiny_tokenizer
+
+from pymultiling.data.chunks import ChunkSize, chunks
+from pymultiling.data.shards import shards_of
+from pymultiling.data.streams import Tokenising, stream
+from pymultiling.errors import CorpusError
+
+TOKENIZER = tiny_tokenizer()
+TEXTS = [" ".join(WORDS[: number % 7]) for number in range(40)]
+
+
+def documents(source, workers: int, **options) -> list:
+    tokenising = Tokenising(TOKENIZER, 5, **options)
+    return list(stream(chunks("fr", shards_of(source), tokenising.fields, ChunkSize(6, 999)), tokenising, workers))
+
+
+@pytest.mark.parametrize("options", [{}, {"pack": 4}, {"pairs": True}], ids=str)
+def test_workers_give_what_this_process_gives(options):
+    source = [(text, " " + text) for text in TEXTS] if options.get("pairs") else TEXTS
+    alone = documents(source, 0, **options)
+    assert [one.chunk.place.row for one in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1].chunk.last
+    for workers in (1, 2):
+        for one, other in zip(alone, documents(source, workers, **options), strict=True):
+            assert one.chunk == other.chunk and one.report == other.report and one.chunk.rows == []
+            for name in ("tokens", "lengths", "starts"):
+                assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_chunk_is_tokenised_as_its_texts_are():
+    part = documents(TEXTS, 0)[1]
+    kept = [text for text in TEXTS[6:12] if text]
+    assert [one.tolist() for one in part] == [TOKENIZER(text)["input_ids"][:5] for text in kept]
+    assert (part.report.texts, part.report.empty, part.report.cut) == (
+        6,
+        1,
+        sum(len(text.split()) > 4 for text in kept),
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_goes_wrong_in_reading_is_raised_here(workers):
+    def broken():
+        yield from TEXTS
+        raise OSError("the line was cut")
+
+    with pytest.raises(OSError, match="the line was cut"):
+        documents(broken(), workers)
+    with pytest.raises(CorpusError, match="row 41"):
+        documents([*TEXTS, 3], workers)

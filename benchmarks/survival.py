@@ -1,6 +1,6 @@
 """Runs of `pymultiling detect` that are killed at random moments and started again, against one that is not.
 
-    python benchmarks/survival.py --kills 5                              the texts in the package
+    python benchmarks/survival.py                                        the texts in the package
     python benchmarks/survival.py --corpora FOLDER --kills 30            every LANGUAGE.txt.gz there
 
 A random model with one layer reads them, so that the texts, and not the model, decide how long it takes. Each trial is killed once
@@ -86,19 +86,22 @@ def detect_command(folder: Path, corpora: Path | None, seconds: float) -> list[s
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(model)
     tokenizer.save_pretrained(model)
-    files = {}
-    if corpora is None:
-        for language, texts in embedded.corpora().items():
-            files[language] = folder / f"{language}.txt"
-            files[language].write_text("\n".join(text.replace("\n", " ") for text in texts), "utf-8")
-    else:
-        paths = sorted(corpora.glob("*.txt.gz"))
-        files = {path.name.partition(".")[0]: path for path in paths if path.name.count(".") == 2}
     command = [sys.executable, "-m", "pymultiling", "detect", "--model", str(model), "--batch-tokens", "8192"]
     command += ["--sites", "ffn,v,o", "--max-length", "64", "--checkpoint-seconds", str(seconds)]
-    for language, path in files.items():
+    for language, path in files_of(folder, corpora).items():
         command += ["--corpus", f"{language}={path}"]
     return command
+
+
+def files_of(folder: Path, corpora: Path | None) -> dict[str, Path]:
+    """{language: its file}; the embedded texts are written to the folder."""
+    if corpora is not None:
+        paths = sorted(corpora.glob("*.txt.gz"))
+        return {path.name.partition(".")[0]: path for path in paths if path.name.count(".") == 2}
+    files = {language: folder / f"{language}.txt" for language in embedded.corpora()}
+    for language, texts in embedded.corpora().items():
+        files[language].write_text("\n".join(text.replace("\n", " ") for text in texts), "utf-8")
+    return files
 
 
 def run(command: list[str], out: Path) -> subprocess.Popen:

@@ -9,10 +9,10 @@ import warnings
 from typing import NoReturn
 
 from pymultiling import __version__
-from pymultiling.arguments import ablate, classify, count, demo, detect, doctor, ilo, lens, mwork, pmi, tune
-from pymultiling.errors import BackendUnavailable, NonFiniteActivations, TranslationError, UnsupportedModel
+from pymultiling.arguments import ablate, classify, count, demo, detect, doctor, ilo, lens, mwork, pmi, pull, push, tune
+from pymultiling.errors import BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel
 
-COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, ilo, lens, tune, doctor)
+COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, ilo, lens, tune, push, pull, doctor)
 DONE, FAILED = 0, 1  # argparse exits with 2 for wrong arguments
 
 
@@ -39,7 +39,9 @@ def _sentence(error: BaseException) -> str:
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or message}"
     if type(error).__name__ == "OutOfMemoryError":
         return "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"
-    if isinstance(error, (ValueError, BackendUnavailable, NonFiniteActivations, TranslationError, UnsupportedModel)):
+    if isinstance(
+        error, (ValueError, BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel)
+    ):
         return message
     return f"{type(error).__name__}: {message}; this should not happen, run it again with --debug and report what it prints"
 

@@ -21,6 +21,10 @@ class TranslationError(RuntimeError):
     """A model or a server did not answer all that it was asked; what it answered is kept where a cache is given."""
 
 
+class HubError(RuntimeError):
+    """A folder cannot go to the Hugging Face Hub, or a repository cannot come from it."""
+
+
 class NonFiniteActivations(ArithmeticError):
     """An activation is NaN or infinite, so no importance can be given; `document` is its place in the batch."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pymultiling.errors import BackendUnavailable, CheckpointError
@@ -36,6 +37,12 @@ def load_model(name: str, device: torch.device, dtype: str = "auto", revision: s
     return _loaded(AutoModelForCausalLM, name, device, dtype, revision)
 
 
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a model that was loaded from the Hub, by where the cache has it; None where `name` is a folder."""
+    file = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
 def load_translator(name: str, device: torch.device):
     """A causal language model, or an encoder-decoder that translates, and its tokenizer: as `load_model`, dtype "auto"."""
     check_name(name)
@@ -47,10 +54,35 @@ def load_translator(name: str, device: torch.device):
 
 
 def _loaded(kind, name: str, device: torch.device, dtype: str, revision: str | None):
+    tokenizer = load_tokenizer(name, revision)
+    return load_weights(name, device, dtype, revision, kind), tokenizer
+
+
+def load_tokenizer(name: str, revision: str | None = None):
+    """A model's tokenizer.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be loaded.
+    """
     check_name(name)
     quieten()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:  # transformers says in several lines what it tried
+        _require_config(name, revision)
+        raise CheckpointError(_no_tokenizer(name, type(error).__name__)) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes it up for some kinds of models
+        raise CheckpointError(_no_tokenizer(name, "it would have no tokens but special ones"))
+    return tokenizer
+
+
+def load_weights(
+    name: str, device: torch.device, dtype: str = "auto", revision: str | None = None, kind=AutoModelForCausalLM
+):
+    """A model without its tokenizer: as `load_model`."""
+    check_name(name)
+    quieten()
+    try:
         model, found = kind.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
     except Exception as error:  # every library below has errors of its own
         raise CheckpointError(_cannot_load(name, error)) from error
@@ -59,7 +91,7 @@ def _loaded(kind, name: str, device: torch.device, dtype: str, revision: str | N
         raise CheckpointError(f"{name} lacks {len(some)} weights, such as {some[0]}: load a complete model of its kind")
     if dtype == "auto" and model.dtype == torch.float16:
         model.float()
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
 
 
 def load_skeleton(name: str, revision: str | None = None):
@@ -91,7 +123,20 @@ def quieten() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
+def _require_config(name: str, revision: str | None) -> None:
+    """CheckpointError where not even a configuration is there."""
+    try:
+        AutoConfig.from_pretrained(name, revision=revision)
+    except Exception as error:
+        raise CheckpointError(_cannot_load(name, error)) from error
+
+
+def _no_tokenizer(name: str, reason: str) -> str:
+    files = "tokenizer.json, or the files of its kind"
+    return f"{name} has no tokenizer that can be loaded ({reason}): save the model's own beside its weights ({files})"
+
+
 def _cannot_load(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
     where = "folder" if Path(name).is_dir() else "folder or name on the Hub"
-    return f"{name} cannot be loaded ({type(error).__name__}: {reason}): check the {where}, its weights and tokenizer"
+    return f"{name} cannot be loaded ({type(error).__name__}: {reason}): check the {where} and its weights"

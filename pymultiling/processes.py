@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 # A process that is done waits for the slowest one; torchrun ends it if another fails.
 PATIENCE = timedelta(days=30)
@@ -47,8 +50,32 @@ class Processes:
 def join() -> None:
     """Starts torch.distributed where torchrun or accelerate launch started this process and nobody else has."""
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
-    if started and distributed.is_available() and not distributed.is_initialized():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if not started or not distributed.is_available() or distributed.is_initialized():
+        return
+    store, rank, count = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=_fresh(store, rank, count), rank=rank, world_size=count)
+
+
+def _fresh(store: distributed.Store, rank: int, count: int) -> distributed.Store:
+    """A part of the store that is this start's alone.
+
+    After a restart torchrun's store still has the addresses of the processes before (pytorch/pytorch#135712), and nothing that
+    all processes know tells one start from another. So the first one makes up a name and answers everybody who asks for it,
+    until all have it.
+    """
+    if rank == 0:
+        name, answered = f"pymultiling-{uuid.uuid4()}", 0
+        while store.add(f"{name}-known", 0) < count - 1:
+            asked = store.add("pymultiling-asked", 0)
+            for number in range(answered, asked):
+                store.set(f"pymultiling-answer-{number + 1}", name)
+            answered = asked
+            time.sleep(0.01)
+    else:
+        name = store.get(f"pymultiling-answer-{store.add('pymultiling-asked', 1)}").decode()
+        store.add(f"{name}-known", 1)
+    return distributed.PrefixStore(name, store)
 
 
 def is_first() -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.processes import Processes
+from pymultiling.sites import SITES
 from pymultiling.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.statistics/1"
@@ -85,12 +86,15 @@ class NeuronStatistics:
     def over(self, processes: Processes) -> NeuronStatistics:
         """Those of all processes together, each with documents of its own."""
         documents, tokens = processes.total(torch.tensor([self.documents, self.tokens])).tolist()
+        sites = [
+            site for site in SITES if site in self.sum
+        ]  # in every process the same order, which loading may change
         return NeuronStatistics(
             documents=documents,
             tokens=tokens,
-            sum={site: processes.total(values) for site, values in self.sum.items()},
-            minimum={site: processes.least(values) for site, values in self.minimum.items()},
-            votes={site: processes.total(values) for site, values in self.votes.items()},
+            sum={site: processes.total(self.sum[site]) for site in sites},
+            minimum={site: processes.least(self.minimum[site]) for site in sites},
+            votes={site: processes.total(self.votes[site]) for site in sites},
             rule=self.rule,
         )
 

@@ -10,7 +10,7 @@ from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.arguments.kinds import names_file
 from pymultiling.data.files import file_shards
 from pymultiling.errors import CheckpointError
-from pymultiling.loading import load_model, pick_device
+from pymultiling.loading import commit_of, load_model, pick_device
 from pymultiling.neurons import NeuronSet
 from pymultiling.runs import Run, file_hash
 
@@ -44,7 +44,7 @@ def load(arguments: Namespace, run: Run):
     run.note(
         model={
             "name": arguments.model,
-            "revision": getattr(model.config, "_commit_hash", None),
+            "revision": commit_of(arguments.model, arguments.revision),
             "type": model.config.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
         },

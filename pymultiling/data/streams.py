@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, pairs_of, texts_o
 from pymultiling.data.documents import tokenise, tokenise_pairs
 
 AHEAD = 2  # chunks that a worker holds ready
+PR_SET_PDEATHSIG = 1  # Linux: a process that is killed leaves no workers behind
 
 
 @dataclass(frozen=True)
@@ -95,5 +98,6 @@ def _as_it_is(documents: Documents) -> Documents:
 
 
 def _alone(worker: int) -> None:
-    """A forked tokenizer runs in one thread: the threads of its parent are not there."""
+    """A forked tokenizer runs in one thread, for those of its parent are not there, and no longer than its parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -143,7 +143,7 @@ def test_missing_weights_are_not_made_up(tmp_path, corpora, capsys):
 def test_unknown_family(tmp_path, corpora, capsys):
     from transformers import MambaConfig, MambaForCausalLM
 
-    folder = save_model(tmp_path / "model", MambaForCausalLM(MambaConfig(61, hidden_size=8, num_hidden_layers=1)))
+    folder = save_model(tmp_path / "model", MambaForCausalLM(MambaConfig(vocab_size=61, hidden_size=8, num_hidden_layers=1)))
     assert detect(folder, corpora, tmp_path / "out") == 1
     assert_one_sentence(capsys, "mamba", "looked for one of llama")
 
@@ -208,12 +208,14 @@ def test_help_and_version_load_nothing_heavy():
 import sys
 import pymultiling
 from pymultiling.cli import main
-for arguments in (["--help"], ["--version"], *([one, "--help"] for one in ("detect", "demo", "ilo", "lens", "tune"))):
+commands = ("detect", "demo", "ilo", "lens", "pull", "push", "tune")
+for arguments in (["--help"], ["--version"], *([one, "--help"] for one in commands)):
     try:
         main(arguments)
     except SystemExit as end:
         assert end.code == 0
-print([name for name in ("torch", "transformers", "pandas", "numpy", "matplotlib") if name in sys.modules])
+heavy = ("torch", "transformers", "pandas", "numpy", "matplotlib", "huggingface_hub")
+print([name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,51 @@
+"""What test_processes.py starts with torchrun: a pass over tiny corpora, whose second process dies in the first attempt."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tiny import tiny_model
+from tiny_text import tiny_tokenizer
+
+import pymultiling as pml
+from pymultiling.data import chunks
+from pymultiling.models.probe import ImportanceProbe
+
+
+def main(folder: Path, dying: bool) -> None:
+    chunks.LEAST = 1  # chunks of 80 texts at most
+    corpora = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    if dying and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        die_after(ImportanceProbe, 4)
+    arguments = tiny_model("llama"), tiny_tokenizer(), corpora
+    options = dict(batch_tokens=20, checkpoint_documents=5)
+    found = pml.detect(*arguments, checkpoint=folder / "detect", **options)
+    counts = pml.activations(*arguments, checkpoint=folder / "count", **options)
+    write(folder / f"process-{os.environ.get('RANK', 'alone')}", found, counts)
+
+
+def die_after(probe, batches: int) -> None:
+    measure, seen = probe.measure, 0
+
+    def dying(*arguments):
+        nonlocal seen
+        seen += 1
+        if seen > batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return measure(*arguments)
+
+    probe.measure = dying
+
+
+def write(out: Path, found: pml.Detection, counts: dict[str, pml.ActivationStatistics]) -> None:
+    out.mkdir()
+    for language in found.neurons:
+        found.neurons[language].save(out / f"{language}.neurons")
+        found.statistics[language].save(out / f"{language}.statistics")
+        counts[language].save(out / f"{language}.counts")
+        (out / f"{language}.report").write_text(f"{found.corpora[language]}; {counts.corpora[language]}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] == "dying")

@@ -21,7 +21,8 @@ from torch import Tensor
 from pymultiling import embedded
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
-from pymultiling.models import probe
+from pymultiling.models import qk
+from pymultiling.models.probe import ImportanceProbe
 from pymultiling.ops import qk_importance
 
 LENGTHS = (128, 256, 512)
@@ -42,15 +43,15 @@ def of_embedded_model(length: int, documents: int) -> Iterator[Layer]:
         seen.append((arguments, settings))
         return qk_importance(*arguments, mode=mode, **settings)
 
-    probe.qk_importance, own = listen, probe.qk_importance
+    qk.qk_importance, own = listen, qk.qk_importance
     try:
-        with probe.ImportanceProbe(model, ("q", "k"), qk="fast") as measuring:
+        with ImportanceProbe(model, ("q", "k"), qk="fast") as measuring:
             for one in tokens.split(8):
                 seen.clear()
                 measuring.measure(one)
                 yield from seen
     finally:
-        probe.qk_importance = own
+        qk.qk_importance = own
 
 
 def rotated(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:

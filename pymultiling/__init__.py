@@ -39,6 +39,8 @@ _HOMES = {
     "pymultiling.methods.ternary_change": ("TernaryChange", "ternary_change"),
     "pymultiling.methods.ternary_parts": ("ternary_parts",),
     "pymultiling.methods.tuning": ("NeuronTuning", "train_only"),
+    "pymultiling.models.families": ("register_family",),
+    "pymultiling.models.family": ("Family",),
     "pymultiling.models.masking": ("deactivate",),
     "pymultiling.neurons": ("NeuronSet",),
     "pymultiling.selection": ("Threshold", "TopK"),

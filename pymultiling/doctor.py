@@ -6,15 +6,27 @@ import os
 import platform
 
 import torch
+from torch import nn
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.decoder import Decoder
+from pymultiling.loading import load_skeleton, load_tokenizer, load_weights
+from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.spot_check import spot_check
 from pymultiling.ops.dispatch import BACKENDS, unavailable
 from pymultiling.runs import versions
 
+AGREES = 1e-2  # the largest relative difference that rounding is taken for; where all is well it is some 1e-5
 
-def run(model: str | None = None, revision: str | None = None) -> None:
+
+def run(model: str | None = None, revision: str | None = None, check: bool = True) -> None:
     """Prints what was found.
+
+    Args:
+        model: a folder or a name on the Hub.
+        revision: of a model on the Hub.
+        check: load the model's weights, in float32 on the CPU, and compare the importance of a few neurons with what
+            setting them to zero does.
 
     Raises:
         CheckpointError, UnsupportedModel: the model that was asked for cannot be measured.
@@ -24,8 +36,65 @@ def run(model: str | None = None, revision: str | None = None) -> None:
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
     if model is not None:
-        print(f"\nmodel {model}")
-        print(_table(_model(model, revision), indent="  "))
+        _look_at(model, revision)
+        if check:
+            _check(model, revision)
+        load_tokenizer(model, revision)
+
+
+def _look_at(name: str, revision: str | None) -> None:
+    print(f"\nmodel {name}")
+    skeleton = load_skeleton(name, revision)
+    if getattr(skeleton.config, "quantization_config", None):
+        raise UnsupportedModel(f"{name} is stored quantised: give a copy with floating-point weights")
+    decoder = Decoder(skeleton)
+    layer = decoder.layers[0]
+    widths = {site: f"{width:,} neurons a layer" for site, width in decoder.widths().items()}
+    heads = f"{layer.heads} query, {layer.kv_heads} key-value, of {layer.head_size}"
+    family = f"{skeleton.config.model_type} ({type(skeleton).__name__})"
+    print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
+    print("\nwhere layer 0 has them")
+    print(_table(_places(skeleton, layer), indent="  "))
+
+
+def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
+    """The path of every module, and which of its outputs are meant where not all are."""
+    names = {module: name for name, module in model.named_modules()}
+    gate_and_up = {"up": layer.gate} if layer.up is None else {"gate": layer.gate, "up": layer.up}
+    parts = {
+        **{"q": layer.q, "k": layer.k, "v": layer.v, "o": layer.o, **gate_and_up, "down": layer.down},
+        **{"norm of q": layer.q_norm, "norm of k": layer.k_norm},
+        **{"norm behind attention": layer.attention_norm, "norm behind FFN": layer.ffn_norm},
+    }
+    return {
+        name: _place(names, part) if isinstance(part, Projection) else names[part]
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _place(names: dict[nn.Module, str], projection: Projection) -> str:
+    outputs, name = weight_of(projection.module).shape[0], names[projection.module]
+    if projection.width == outputs:
+        return name
+    within = str(outputs) if projection.groups == 1 else f"each block of {outputs // projection.groups}"
+    return f"{name}, outputs {projection.start} to {projection.stop - 1} of {within}"
+
+
+def _check(name: str, revision: str | None) -> None:
+    print("\na few neurons set to zero, in the first and the last layer", flush=True)
+    differences = spot_check(load_weights(name, torch.device("cpu"), "float32", revision))
+    wrong = {site: difference for site, difference in differences.items() if not difference <= AGREES}
+    print(_table({site: _agreement(difference) for site, difference in differences.items()}, indent="  "))
+    if wrong:
+        raise UnsupportedModel(
+            f"importance is not what setting neurons to zero does to {name}, at {', '.join(wrong)}: its modules are "
+            "not used as its family says (pymultiling.Family lists what can differ)"
+        )
+
+
+def _agreement(difference: float) -> str:
+    return f"agrees to {difference:.0e}" if difference <= AGREES else f"does not agree: off by {difference:.0e}"
 
 
 def _machine() -> dict[str, str]:
@@ -45,22 +114,6 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _model(name: str, revision: str | None) -> dict[str, str]:
-    from pymultiling.loading import load_skeleton
-
-    skeleton = load_skeleton(name, revision)
-    if getattr(skeleton.config, "quantization_config", None):
-        raise UnsupportedModel(f"{name} is stored quantised: give a copy with floating-point weights")
-    decoder = Decoder(skeleton)
-    widths = {site: f"{width:,} neurons a layer" for site, width in decoder.widths().items()}
-    return {
-        "family": f"{skeleton.config.model_type} ({type(skeleton).__name__})",
-        "layers": str(len(decoder.layers)),
-        "heads": f"{decoder.layers[0].heads} query, {decoder.layers[0].kv_heads} key-value, of {decoder.layers[0].head_size}",
-        **widths,
-    }
 
 
 def _table(rows: dict[str, str], indent: str = "") -> str:

@@ -4,22 +4,28 @@ Nothing of the package is used. transformers computes softmax and norms in float
 `float64_throughout` lifts both, for one model and one block.
 """
 
+import sys
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest import mock
 
 import torch
-from tiny import positions, sizes, zero_neuron
+from anatomy import attention_of, ffn_modules, layers_of, sizes, zero_neuron
+from tiny import positions
 
 POST_NORMS = {
     "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma3_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
 }
+WITHOUT_POSITIONS = ("bloom",)  # which it takes from the mask
+FFN_ON_THE_LAYER = ("opt", "xglm")
+ROTATED_IN_FLOAT32 = ("cohere", "cohere2")
 
 
 @contextmanager
 def float64_throughout(model):
-    """Inside, the float64 model's norms and eager softmax keep float64."""
+    """Inside, the float64 model's norms, rotation and eager softmax keep float64."""
     softmax = torch.nn.functional.softmax
 
     def wide_softmax(x, dim=None, dtype=None):
@@ -30,6 +36,14 @@ def float64_throughout(model):
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 stack.enter_context(mock.patch.object(module, "forward", _norm(module)))
+            elif type(module).__name__.endswith("LayerNorm") and not isinstance(module, torch.nn.LayerNorm):
+                stack.enter_context(mock.patch.object(module, "forward", _centred_norm(module)))
+        if model.config.model_type == "xglm":  # which makes a float32 of float64's lowest value
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
+        if model.config.model_type in ROTATED_IN_FLOAT32:
+            home = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            stack.enter_context(mock.patch.object(home, "apply_rotary_pos_emb", _rotate_pairs))
         yield model
 
 
@@ -43,6 +57,23 @@ def _norm(module):
     return forward
 
 
+def _centred_norm(module):
+    """Cohere's, and OLMo's, which has no weight."""
+    weight, eps = getattr(module, "weight", 1.0), getattr(module, "variance_epsilon", 1e-5)
+
+    def forward(x):
+        x = x - x.mean(-1, keepdim=True)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+    return forward
+
+
+def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
+    """Cohere's, of dimensions 2m and 2m + 1."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
+
+
 @torch.no_grad()
 def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
     """{site: (documents, layers, neurons)} of a float64 model; every neuron of every layer and site.
@@ -54,7 +85,7 @@ def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
     with float64_throughout(model), _eager(model):
         calls = _sublayer_calls(model, input_ids, attention_mask)
         found = {site: [] for site in sizes(model.config)}
-        for layer, call in zip(model.model.layers, calls):
+        for layer, call in zip(layers_of(model), calls):
             for site, width in sizes(model.config).items():
                 run = _measured(layer, site, call, model.config)
                 before = run()
@@ -78,39 +109,67 @@ def _eager(model):
 
 
 def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
-    """What every attention and FFN module was called with."""
-    calls, handles = [], []
-    for layer in model.model.layers:
+    """What every attention and FFN was called with."""
+    calls, handles, config = [], [], model.config
+    for layer in layers_of(model):
         call = {}
         calls.append(call)
-        for name in ("self_attn", "mlp"):
+        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else layer.mlp
+        for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn)):
 
             def catch(_, args, kwargs, call=call, name=name):
                 call[name] = SimpleNamespace(args=args, kwargs=kwargs)
 
-            handles.append(getattr(layer, name).register_forward_pre_hook(catch, with_kwargs=True))
-    model.model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions(attention_mask), use_cache=False
-    )
+            handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
+    given = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
+    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **given)
     for handle in handles:
         handle.remove()
+    for call in calls:
+        call["shape"] = (*input_ids.shape, -1)
     return calls
 
 
 def _measured(layer, site: str, call: dict, config):
     """A function that runs the sublayer of a site and gives (documents, tokens, whatever is compared)."""
     norms = POST_NORMS.get(config.model_type)
-    name = "mlp" if site == "ffn" else "self_attn"
-    module, norm = getattr(layer, name), norms and getattr(layer, norms[name == "mlp"])
+    norm = norms and getattr(layer, norms[site == "ffn"])
 
     def run():
-        output = module(*call[name].args, **call[name].kwargs)
-        if site in ("q", "k"):
-            return output[1].transpose(1, 2).flatten(2)
-        output = output if site == "ffn" else output[0]
+        if site == "ffn":
+            output = _ffn(layer, call["ffn"], config).view(call["shape"])
+        else:
+            kwargs = shown(call["attention"].kwargs, config) if site in ("q", "k") else call["attention"].kwargs
+            output = attention_of(layer, config)(*call["attention"].args, **kwargs)
+            if site in ("q", "k"):
+                return output[1].transpose(1, 2).flatten(2)
+            output = output[0]
         return norm(output) if norm else output
 
     return run
+
+
+def shown(kwargs: dict, config) -> dict:
+    """With what makes an attention give its probabilities.
+
+    Falcon cannot be set to eager attention. Its mask has the biases of ALiBi in it already, and eager attention would add
+    them again; or it is True where a key is seen, and eager attention would add that.
+    """
+    if config.model_type in ("opt", "xglm"):
+        return {**kwargs, "output_attentions": True}  # which transformers 5.0 asks for
+    if config.model_type != "falcon":
+        return kwargs
+    mask = torch.zeros(1, 1, 1, 1) if kwargs["attention_mask"] is None else kwargs["attention_mask"]
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, -1e30)
+    alibi = None if kwargs["alibi"] is None else torch.zeros_like(kwargs["alibi"])
+    return {**kwargs, "output_attentions": True, "alibi": alibi, "attention_mask": mask}
+
+
+def _ffn(layer, call, config):
+    if config.model_type in FFN_ON_THE_LAYER:
+        return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
+    return layer.mlp(*call.args, **call.kwargs)
 
 
 @contextmanager

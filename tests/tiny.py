@@ -3,26 +3,9 @@
 import copy
 
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
+import transformers
+from anatomy import layers_of, sizes, zero_neuron
+from packaging.version import Version
 
 from pymultiling import SITES, NeuronSet
 
@@ -41,71 +24,105 @@ SHAPE = dict(
     tie_word_embeddings=False,
 )
 
-# name: (configuration, model, what differs from SHAPE). Sliding windows are smaller than the documents.
+PARTIAL = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+
+# name: (transformers' name of the model, what differs from SHAPE). Sliding windows are smaller than the documents.
 MODELS = {
-    "llama": (LlamaConfig, LlamaForCausalLM, dict(head_dim=12, attention_bias=True, mlp_bias=True)),
-    "llama-one-head": (LlamaConfig, LlamaForCausalLM, dict(num_attention_heads=1, num_key_value_heads=1, head_dim=6)),
+    "llama": ("Llama", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
+    "llama-one-head": ("Llama", dict(num_attention_heads=1, num_key_value_heads=1, head_dim=6)),
     "llama-yarn": (  # its tables carry a factor beside cosine and sine
-        LlamaConfig,
-        LlamaForCausalLM,
+        "Llama",
         dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=8)),
     ),
-    "llama-large-key-bias": (LlamaConfig, LlamaForCausalLM, dict(attention_bias=True)),
-    "mistral": (MistralConfig, MistralForCausalLM, dict(head_dim=8, sliding_window=4)),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))),
-    "qwen2-sliding": (
-        Qwen2Config,
-        Qwen2ForCausalLM,
-        dict(use_sliding_window=True, sliding_window=3, max_window_layers=1),
-    ),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, dict(head_dim=16)),
-    "qwen3-bias": (Qwen3Config, Qwen3ForCausalLM, dict(head_dim=8, attention_bias=True)),
-    "gemma": (GemmaConfig, GemmaForCausalLM, dict(head_dim=16, num_key_value_heads=1)),
-    "gemma2": (
-        Gemma2Config,
-        Gemma2ForCausalLM,
-        dict(head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, query_pre_attn_scalar=5),
-    ),
-    "gemma2-bias": (Gemma2Config, Gemma2ForCausalLM, dict(head_dim=8, attention_bias=True)),
+    "llama-large-key-bias": ("Llama", dict(attention_bias=True)),
+    "mistral": ("Mistral", dict(head_dim=8, sliding_window=4)),
+    "qwen2": ("Qwen2", dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "qwen2-sliding": ("Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict(head_dim=16)),
+    "qwen3-bias": ("Qwen3", dict(head_dim=8, attention_bias=True)),
+    "gemma": ("Gemma", dict(head_dim=16, num_key_value_heads=1)),
+    "gemma2": ("Gemma2", dict(head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, query_pre_attn_scalar=5)),
+    "gemma2-bias": ("Gemma2", dict(head_dim=8, attention_bias=True)),
     "gemma3_text": (
-        Gemma3TextConfig,
-        Gemma3ForCausalLM,
+        "Gemma3",
         dict(head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
     ),
-    "phi3": (Phi3Config, Phi3ForCausalLM, dict(sliding_window=5)),
-    "phi3-partial-rotary": (
-        Phi3Config,
-        Phi3ForCausalLM,
-        dict(rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)),
+    "phi3": ("Phi3", dict(sliding_window=5)),
+    "phi3-partial-rotary": ("Phi3", dict(rope_parameters=dict(PARTIAL))),
+    "starcoder2": ("Starcoder2", dict(sliding_window=4)),  # a plain FFN, biases everywhere
+    "gpt2": ("GPT2", dict(n_inner=37)),
+    "gpt2-other-scales": ("GPT2", dict(n_inner=37, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False)),
+    "gpt_neox": ("GPTNeoX", dict(rope_parameters=dict(PARTIAL))),
+    "gpt_neox-sequential": ("GPTNeoX", dict(use_parallel_residual=False, attention_bias=False)),
+    "opt": ("OPT", dict(ffn_dim=37)),
+    "opt-post-norm": ("OPT", dict(ffn_dim=37, do_layer_norm_before=False, word_embed_proj_dim=24)),
+    "phi": ("Phi", dict(rope_parameters=dict(PARTIAL))),
+    "phi-norms": ("Phi", dict(rope_parameters=dict(PARTIAL), qk_layernorm=True)),
+    "cohere": ("Cohere", dict(attention_bias=True)),
+    "cohere-norms": ("Cohere", dict(use_qk_norm=True)),
+    "cohere2": ("Cohere2", dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])),
+    "glm": ("Glm", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
+    "stablelm": ("StableLm", dict(use_qkv_bias=True, rope_parameters=dict(PARTIAL))),
+    "stablelm-norms": (
+        "StableLm",
+        dict(qk_layernorm=True, use_parallel_residual=True, rope_parameters=dict(PARTIAL)),
     ),
-    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM, dict(sliding_window=4)),  # a plain FFN, biases everywhere
+    "granite": ("Granite", dict(attention_multiplier=0.3, residual_multiplier=0.22, embedding_multiplier=2.0)),
+    "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0])),
+    "bloom": ("Bloom", {}),
+    "bloom-three-heads": ("Bloom", dict(hidden_size=30, num_attention_heads=3)),  # 10^-1/2 is no binary fraction
+    "falcon": ("Falcon", dict(ffn_hidden_size=37)),  # one key head
+    "falcon-new": ("Falcon", dict(ffn_hidden_size=37, new_decoder_architecture=True, num_kv_heads=2, bias=True)),
+    "falcon-alibi": (
+        "Falcon",
+        dict(ffn_hidden_size=37, alibi=True, multi_query=False, parallel_attn=False, bias=True),
+    ),
+    "falcon-alibi-one-key": ("Falcon", dict(ffn_hidden_size=37, alibi=True)),
+    "falcon-alibi-new": ("Falcon", dict(ffn_hidden_size=37, alibi=True, new_decoder_architecture=True, num_kv_heads=2)),
+    "xglm": ("XGLM", dict(ffn_dim=37)),
+    "olmo": ("Olmo", dict(clip_qkv=0.5)),
+    "olmo2": ("Olmo2", {}),
 }
-# One model of each family, for what does not depend on the variants.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2")
+if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignored these scales
+    del MODELS["gpt2-other-scales"]
+# One model of each kind of modules, for what does not depend on the variants.
+FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2",
+    "gpt2",  # Conv1D, whose weights are transposed, and fused projections
+    "gpt_neox",  # projections fused by head
+    "falcon-new",  # projections fused by key head, no attention interface
+    "bloom",  # an FFN that adds the residual, ALiBi
+    "opt",  # an FFN on the layer itself, which sees all tokens in a row
+)  # fmt: skip
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
     """The same weights in any dtype (drawn in float32, then cast); every parameter is random."""
-    configuration, kind, differences = MODELS[name]
-    config = configuration(**{**SHAPE, **differences, **changes})
+    kind, differences = MODELS[name]
+    config = configuration(kind)(**{**SHAPE, **differences, **changes})
     if name.startswith("gemma2"):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
-    model = kind(config).eval()
+    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config).eval()
     _draw(model, torch.Generator().manual_seed(seed))
-    for layer in model.model.layers if name in ("qwen2", "llama-large-key-bias") else ():
+    for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
         _enlarge_key_bias(layer.self_attn, slow_only=name == "qwen2")
     return model.to(dtype)
+
+
+def configuration(kind: str) -> type:
+    return getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
 
 
 @torch.no_grad()
 def _draw(model, generator) -> None:
     offset = "Gemma" in type(model).__name__  # Gemma's norms multiply by 1 + weight
+    transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name:
-            noise = 0.3 * noise + (0 if offset else 1)
-        elif parameter.ndim == 2 and "embed" not in name:
-            noise = noise * parameter.shape[1] ** -0.5
+        if "norm" in name or "ln_" in name:
+            noise = 0.3 * noise + (0 if offset or name.endswith("bias") else 1)
+        elif parameter.ndim == 2 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
+            noise = noise * parameter.shape[id(parameter) not in transposed] ** -0.5
         elif name.endswith("bias"):
             noise = 0.5 * noise
         parameter.copy_(noise)
@@ -132,45 +149,22 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
     return dict(input_ids=input_ids, attention_mask=attention_mask)
 
 
+def hidden_of(model, batch: dict) -> torch.Tensor:
+    """The last hidden states, every document's first token at position 0."""
+    given = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
+    return model.base_model(**batch, **given, use_cache=False).last_hidden_state
+
+
 def positions(attention_mask: torch.Tensor) -> torch.Tensor:
     """Position ids that start with 0 at a document's first token."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def sizes(config) -> dict[str, int]:
-    """Neurons a layer, from the configuration alone."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    query, key = config.num_attention_heads * head, config.num_key_value_heads * head
-    return dict(ffn=config.intermediate_size, q=query, k=key, v=key, o=query)
-
-
-def ffn_modules(mlp):
-    """What makes gate, up and the output: one module may be both gate and up."""
-    if hasattr(mlp, "c_fc"):
-        return mlp.c_fc, mlp.c_fc, mlp.c_proj
-    if hasattr(mlp, "gate_up_proj"):
-        return mlp.gate_up_proj, mlp.gate_up_proj, mlp.down_proj
-    return mlp.gate_proj, mlp.up_proj, mlp.down_proj
-
-
-def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
-    """Sets the parameters of neuron n of a decoder layer to zero, in place. ffn_part: "gate", "up", "down" or "all"."""
-    attention, mlp, width = layer.self_attn, layer.mlp, sizes(config)
-    fused = config.model_type == "phi3"
-    if site == "o":
-        attention.o_proj.weight.data[:, n] = 0
-    elif site == "ffn":
-        gate, up, down = ffn_modules(mlp)
-        if ffn_part in ("gate", "all"):
-            _zero_row(gate, n)
-        if ffn_part in ("up", "all"):
-            _zero_row(up, n + (width["ffn"] if fused else 0))
-        if ffn_part in ("down", "all"):
-            down.weight.data[:, n] = 0
-    elif fused:
-        _zero_row(attention.qkv_proj, n + {"q": 0, "k": width["q"], "v": width["q"] + width["k"]}[site])
-    else:
-        _zero_row(getattr(attention, f"{site}_proj"), n)
+def unknown_model():
+    """A tiny model of a family that the package does not know."""
+    return transformers.CodeGenForCausalLM(
+        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY)
+    ).eval()
 
 
 def some_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
@@ -189,11 +183,5 @@ def zeroed(model, neurons: NeuronSet):
     model = copy.deepcopy(model)
     for site, mask in neurons.sites.items():
         for layer, n in mask.nonzero().tolist():
-            zero_neuron(model.model.layers[layer], site, n, model.config)
+            zero_neuron(layers_of(model)[layer], site, n, model.config)
     return model
-
-
-def _zero_row(linear, n: int) -> None:
-    linear.weight.data[n] = 0
-    if linear.bias is not None:
-        linear.bias.data[n] = 0

@@ -9,11 +9,16 @@ from pymultiling.arguments.shared import command
 
 def add(commands) -> None:
     parser = command(commands, "doctor", run, "say what can run here, and whether a model can be measured")
-    parser.add_argument("--model", metavar="DIR|NAME", help="a model to look at; its weights are not loaded")
+    parser.add_argument(
+        "--model",
+        metavar="DIR|NAME",
+        help="a model to look at, and to check: a few neurons are set to zero, on the CPU in float32",
+    )
     parser.add_argument("--revision", metavar="REV", help="its revision, on the Hub")
+    parser.add_argument("--no-check", action="store_true", help="only look at the model: its weights are not loaded")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from pymultiling import doctor
 
-    doctor.run(arguments.model, arguments.revision)
+    doctor.run(arguments.model, arguments.revision, check=not arguments.no_check)

@@ -17,6 +17,7 @@ from pymultiling.errors import CorpusError, NonFiniteActivations, UnsupportedMod
 from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.progress import progress as show_progress
 from pymultiling.storage import written_whole
 
@@ -74,7 +75,7 @@ def sentence_embeddings(
     Raises:
         CorpusError: sentences are no strings, or a language has none.
         NonFiniteActivations: naming the language and the sentence.
-        UnsupportedModel, ValueError: as `importance`.
+        UnsupportedModel, ValueError: as `importance`; also where the last hidden states have another width (OPT 350M).
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
@@ -82,7 +83,11 @@ def sentence_embeddings(
         raise CorpusError("no sentences were given: pass {language: sentences}")
     decoder, length = Decoder(model), document_length(model, max_length, batch_tokens, None)
     decoder.require_weights()
-    shape = len(decoder.layers) + 1, model.get_input_embeddings().weight.shape[1]
+    if any(is_linear(one) for one in decoder.final):
+        raise UnsupportedModel(
+            f"{type(model).__name__} projects its last hidden states to another width: they are no points beside others"
+        )
+    shape = len(decoder.layers) + 1, weight_of(decoder.layers[0].o).shape[0]
     found = SentenceEmbeddings()
     for language, texts in sentences.items():
         texts = _checked(language, texts)

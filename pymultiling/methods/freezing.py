@@ -20,7 +20,7 @@ def freeze(
     Args:
         model: a Hugging Face decoder of a supported family.
         layers: the decoder layers, from 0; the first eight unless others are given.
-        embeddings: freeze the input embeddings.
+        embeddings: freeze the input embeddings; positions that are learned train on.
         head: freeze the language-model head, where the model has one. Where embeddings and head are tied, they are one
             tensor, which is frozen when both are asked for.
 

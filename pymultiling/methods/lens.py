@@ -114,9 +114,9 @@ def count_top_tokens(
     """(layers + 1, vocabulary) int64: how often a token is among the top ones. As `lens`; report is added to."""
     decoder, head = Decoder(model), model.get_output_embeddings()
     decoder.require_weights()
-    norm = getattr(decoder.base, "norm", None)
-    if head is None or norm is None:
-        raise UnsupportedModel(f"looked for a language-model head and a final norm in {type(model).__name__}")
+    if head is None:
+        raise UnsupportedModel(f"looked for a language-model head in {type(model).__name__}")
+    decode = nn.Sequential(*decoder.final, head)
     vocabulary = head.weight.shape[0]
     if not 1 <= top <= vocabulary:
         raise ValueError(f"top must be between 1 and the {vocabulary} tokens of the vocabulary, got {top}")
@@ -135,7 +135,7 @@ def count_top_tokens(
             )
         states = hidden[inside]  # parts that are elsewhere fetch them, as accelerate has them do
         for some in states.split(max(1, LOGITS // vocabulary)):
-            tokens = head(norm(some)).topk(top).indices.flatten()
+            tokens = decode(some).topk(top).indices.flatten()
             counts[index] += torch.bincount(tokens, minlength=vocabulary).cpu()
 
     with Hooks() as hooks, evaluation(model), show_progress("lens", "documents", progress) as bar:

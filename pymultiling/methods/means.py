@@ -59,7 +59,7 @@ def mean_activations(
     sums = {site: torch.zeros(layers, widths[site], dtype=torch.float64) for site in sites}
     tokens, valid = 0, {}
 
-    def add(index: int, parts: dict[str, slice], x: Tensor) -> None:
+    def add(index: int, parts: dict[str, slice | Tensor], x: Tensor) -> None:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = (valid[x.device].to(wide) @ x.flatten(0, -2).to(wide)).double().cpu()
         for site, part in parts.items():

@@ -166,14 +166,14 @@ def _masks_of(tensors: dict[str, Tensor]) -> list[str]:
     return [name for name in tensors if name.startswith(MASK)]
 
 
-def _chosen(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[nn.Linear, int, Tensor]]:
+def _chosen(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[nn.Module, int, Tensor]]:
     """The linear modules of a layer that hold the neurons' parameters, and which of their rows or columns those are."""
-    rows: dict[nn.Linear, list[Tensor]] = {}  # the parts of a fused projection share a module
+    rows: dict[nn.Module, list[Tensor]] = {}  # the parts of a fused projection share a module
     parts = (("q", layer.q), ("k", layer.k), ("v", layer.v), ("ffn", layer.gate), ("ffn", layer.up))
     for site, part in parts:
         if part is None:  # a plain FFN has no up
             continue
-        rows.setdefault(part.module, []).append(part.start + _members(neurons, site, number))
+        rows.setdefault(part.module, []).append(part.rows()[_members(neurons, site, number)])
     found = [(module, ROWS, torch.cat(some)) for module, some in rows.items()]
     found += [
         (layer.down, COLUMNS, _members(neurons, "ffn", number)),

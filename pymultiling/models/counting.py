@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, Projection, evaluation
+from pymultiling.models.decoder import Decoder, evaluation
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.linear import Projection
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.ops import active_count
 
@@ -24,9 +25,10 @@ class ActivationProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
-        name = getattr(model.config, "hidden_activation", None) or model.config.hidden_act
-        if name not in SIGN_KEEPING:
-            raise UnsupportedModel(f"the FFN's activation is {name!r}; looked for one of {', '.join(SIGN_KEEPING)}")
+        if self.decoder.activation not in SIGN_KEEPING:
+            raise UnsupportedModel(
+                f"the FFN's activation is {self.decoder.activation!r}; looked for one of {', '.join(SIGN_KEEPING)}"
+            )
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ class ActivationProbe:
 
         def watch(index: int, gate: Projection):
             def count(_, args, output: Tensor) -> None:
-                x = gate.of(output).flatten(0, 1)
+                x = gate.of(output).flatten(0, -2)
                 active[index] = active_count(x, documents.to(x.device), 1)[0]
                 seen.add(index)
 
@@ -58,12 +60,7 @@ class ActivationProbe:
         with Hooks() as hooks, evaluation(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
                 hooks.after(layer.gate.module, watch(index, layer.gate))
-            output = self.decoder.base(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-            )
+            output = self.decoder.forward(input_ids, attention_mask)
         if len(seen) < len(self.decoder.layers):
             raise UnsupportedModel(
                 f"FFNs were seen in {len(seen)} of {len(self.decoder.layers)} layers: the model does not run its modules as "

@@ -10,33 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.families import FAMILIES, Family
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """Some rows of a linear module: all of them, or its part of a fused projection."""
-
-    module: nn.Module
-    start: int
-    stop: int
-
-    def of(self, output: Tensor) -> Tensor:
-        """This projection's part of the module's output."""
-        return output[..., self.start : self.stop]
-
-    @property
-    def width(self) -> int:
-        return self.stop - self.start
+from pymultiling.models.families import family_of
+from pymultiling.models.family import activation_name
+from pymultiling.models.finding import attention_projections, ffn_projections, find, find_linear
+from pymultiling.models.linear import Projection, weight_of
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """The modules of one decoder layer, and the sizes read off their weights.
 
-    `gate` is what the activation is applied to; in a plain FFN, its only projection, and `up` is None.
+    `gate` is what the activation is applied to; in a plain FFN, its only projection, and `up` is None. `rotates`: whether
+    its queries and keys turn.
     """
 
     attention: nn.Module
@@ -53,6 +38,7 @@ class Layer:
     down: nn.Module
     ffn_norm: nn.Module | None
     head_size: int
+    rotates: bool
 
     @property
     def heads(self) -> int:
@@ -73,21 +59,44 @@ class Decoder:
     """Finds the neurons of a model; UnsupportedModel where they are not where its family has them."""
 
     def __init__(self, model: nn.Module):
-        kind = getattr(getattr(model, "config", None), "model_type", None)
-        if kind not in FAMILIES:
-            raise UnsupportedModel(
-                f"{type(model).__name__} (model_type {kind!r}) is of no known family: looked for one of "
-                f"{', '.join(FAMILIES)}; a new family is a row in pymultiling/models/families.py"
-            )
         self.model = model
-        self.family = FAMILIES[kind]
+        self.family = family_of(model)
         self.base = model.base_model
+        kind = model.config.model_type
+        self._heads = getattr(model.config, "num_attention_heads", None)
+        if not self._heads:
+            raise UnsupportedModel(
+                f"the configuration of {kind} has no num_attention_heads: say how many heads there are"
+            )
         self.layers = [
-            self._layer(layer, index) for index, layer in enumerate(_find(self.base, self.family.layers, kind))
+            self._layer(layer, index) for index, layer in enumerate(find(self.base, self.family.layers, kind))
         ]
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(f"the layers of {type(model).__name__} differ in the width of {site}")
+
+    @property
+    def activation(self) -> str:
+        """transformers' name of the FFNs' activation."""
+        return activation_name(self.model.config, self.family)
+
+    @property
+    def final(self) -> list[nn.Module]:
+        """What comes after the last layer and before the head, in order."""
+        found = []
+        for path in self.family.final:
+            parent, _, name = path.rpartition(".")
+            parent = find(self.base, parent, self.model.config.model_type)
+            if getattr(parent, name, parent) is not None:  # a model without this one has None there
+                found.append(find(parent, name, self.model.config.model_type))
+        return found
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor):
+        """Runs the model without its head, every document's first token at position 0, wherever its padding is."""
+        positions = {}
+        if self.family.positions:
+            positions["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return self.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)
 
     def widths(self) -> dict[str, int]:
         """Neurons a layer, by site."""
@@ -104,71 +113,34 @@ class Decoder:
 
     def _layer(self, layer: nn.Module, index: int) -> Layer:
         family, where = self.family, f"layer {index}"
-        attention = _find(layer, family.attention, where)
-        ffn = _find(layer, family.ffn, where)
-        o, down = _linear(attention, family.o, where), _linear(ffn, family.down, where)
+        attention = find(layer, family.attention, where)
+        ffn = find(layer, family.ffn, where)
+        o, down = find_linear(attention, family.o, where), find_linear(ffn, family.down, where)
         if not getattr(attention, "is_causal", True):
             raise UnsupportedModel(f"the attention of {where} is not causal: a decoder was looked for")
-        q, k, v = _attention_projections(attention, family, where, width=o.weight.shape[1])
-        gate, up = _ffn_projections(ffn, family, where, width=down.weight.shape[1])
+        width = weight_of(o).shape[1]
+        head_size, rest = divmod(width, self._heads)
+        if rest:
+            raise UnsupportedModel(f"{where}: {family.o} takes {width} values, which {self._heads} heads cannot share")
+        q, k, v = attention_projections(attention, family, where, width, head_size)
+        gate, up = ffn_projections(ffn, family, where, width=weight_of(down).shape[1])
         return Layer(
             attention=attention,
             q=q,
             k=k,
             v=v,
             o=o,
-            q_norm=family.q_norm and _find(attention, family.q_norm, where),
-            k_norm=family.k_norm and _find(attention, family.k_norm, where),
-            attention_norm=family.attention_norm and _find(layer, family.attention_norm, where),
+            q_norm=family.q_norm and find(attention, family.q_norm, where),
+            k_norm=family.k_norm and find(attention, family.k_norm, where),
+            attention_norm=family.attention_norm and find(layer, family.attention_norm, where),
             ffn=ffn,
             gate=gate,
             up=up,
             down=down,
-            ffn_norm=family.ffn_norm and _find(layer, family.ffn_norm, where),
-            head_size=attention.head_dim,
+            ffn_norm=family.ffn_norm and find(layer, family.ffn_norm, where),
+            head_size=head_size,
+            rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
         )
-
-
-def _attention_projections(attention: nn.Module, family: Family, where: str, width: int) -> list[Projection]:
-    if family.qkv is None:
-        return [_whole(_linear(attention, name, where)) for name in (family.q, family.k, family.v)]
-    fused = _linear(attention, family.qkv, where)
-    rows = fused.weight.shape[0]
-    middle = (width + rows) // 2
-    return [Projection(fused, 0, width), Projection(fused, width, middle), Projection(fused, middle, rows)]
-
-
-def _ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:
-    """Gate and up."""
-    if family.gate_up is None:
-        up = _whole(_linear(ffn, family.up, where))
-        return (up, None) if family.gate is None else (_whole(_linear(ffn, family.gate, where)), up)
-    fused = _linear(ffn, family.gate_up, where)
-    return Projection(fused, 0, width), Projection(fused, width, 2 * width)
-
-
-def _whole(linear: nn.Module) -> Projection:
-    return Projection(linear, 0, linear.weight.shape[0])
-
-
-def _linear(parent: nn.Module, path: str, where: str) -> nn.Module:
-    module = _find(parent, path, where)
-    if not isinstance(module, nn.Linear) or module.weight.dtype not in DTYPES:
-        raise UnsupportedModel(
-            f"{path} of {where} is no plain torch.nn.Linear in float32, float64, bfloat16 or float16: load the model "
-            "without quantisation, and merge its adapters"
-        )
-    return module
-
-
-def _find(parent: nn.Module, path: str, where: str):
-    try:
-        return parent.get_submodule(path)
-    except AttributeError:
-        raise UnsupportedModel(
-            f"{where}: looked for {path} in {type(parent).__name__}, which has "
-            f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}"
-        ) from None
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pymultiling.models.linear import is_transposed
+
 ROWS, COLUMNS = 0, 1
 # The module owns them, so that optimizers, Trainer, `model.to` and copies of the model find them.
 INDEX = "neuron_index"
@@ -21,18 +23,20 @@ class Delta:
         rows:     y[..., index] += x D^T + d,      D (k, inputs), d (k,) where there is a bias
         columns:  y += x[..., index] D^T,          D (outputs, k)
 
-    D and d start with zero. They are float32 (float64 on a float64 module) also where the module is in 16 bits, which
-    lose small steps, as do Adam's moments in them; k rows or columns cost little. The product is in x's dtype.
+    D and d start with zero; where a module stores its weight as (inputs, outputs), so does D. They are float32 (float64
+    on a float64 module) also where the module is in 16 bits, which lose small steps, as do Adam's moments in them; k rows
+    or columns cost little. The product is in x's dtype.
     """
 
-    def __init__(self, module: nn.Linear, index: Tensor, dimension: int):
-        weight, self.module, self.dimension = module.weight, module, dimension
+    def __init__(self, module: nn.Module, index: Tensor, dimension: int):
+        weight, self.module = module.weight, module
+        self.along = 1 - dimension if is_transposed(module) else dimension  # of the weight as it is stored
         # Evidence: the embedded model in bfloat16, 119 neurons of tr, AdamW, 48 steps of 8 x 128 tokens; held-out loss,
         # 3.9453 at first; CPU, 2026-11-21. At rate 1e-5 | 1e-4: float32 differences 3.9436 | 3.9351, bfloat16
         # differences 3.9439 | 3.9353, the same entries of the bfloat16 weights themselves 3.9456 | 3.9400.
         wide = torch.promote_types(weight.dtype, torch.float32)
         shape = list(weight.shape)
-        shape[dimension] = len(index)
+        shape[self.along] = len(index)
         module.register_buffer(INDEX, index.to(weight.device), persistent=False)
         module.register_parameter(DELTAS["weight"], nn.Parameter(weight.new_zeros(shape, dtype=wide)))
         if dimension == ROWS and module.bias is not None:
@@ -41,21 +45,21 @@ class Delta:
         # of the hooks, so that `deactivate`, whichever came first, has the last word on the output.
         self._handles = [
             module.register_forward_hook(_add_rows if dimension == ROWS else _add_columns, prepend=True),
-            module.register_state_dict_post_hook(partial(_write_merged, dimension)),
-            module.register_load_state_dict_pre_hook(partial(_read_merged, dimension)),
+            module.register_state_dict_post_hook(partial(_write_merged, self.along)),
+            module.register_load_state_dict_pre_hook(partial(_read_merged, self.along)),
         ]
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """("weight", D), and ("bias", d) where there is one."""
-        for name, delta, _ in _deltas(self.module, self.dimension):
+        for name, delta, _ in _deltas(self.module, self.along):
             yield name, delta
 
     @torch.no_grad()
     def merge(self) -> None:
         """Adds the differences to the weight and the bias, rounded once to their dtype, and goes."""
-        for name, delta, dimension in _deltas(self.module, self.dimension):
+        for name, delta, along in _deltas(self.module, self.along):
             into, index = getattr(self.module, name), getattr(self.module, INDEX)
-            into.index_copy_(dimension, index, _sum(into, delta, index, dimension))
+            into.index_copy_(along, index, _sum(into, delta, index, along))
         self.remove()
 
     def remove(self) -> None:
@@ -81,17 +85,17 @@ def refuse_deltas(model: nn.Module) -> None:
         )
 
 
-def _deltas(module: nn.Module, dimension: int) -> Iterator[tuple[str, nn.Parameter, int]]:
+def _deltas(module: nn.Module, along: int) -> Iterator[tuple[str, nn.Parameter, int]]:
     """The name of a parameter of the module, its difference, and along which dimension entries were chosen."""
     for name, of_delta in DELTAS.items():
         delta = getattr(module, of_delta, None)
         if delta is not None:
-            yield name, delta, dimension if name == "weight" else 0
+            yield name, delta, along if name == "weight" else 0
 
 
-def _sum(base: Tensor, delta: Tensor, index: Tensor, dimension: int) -> Tensor:
+def _sum(base: Tensor, delta: Tensor, index: Tensor, along: int) -> Tensor:
     """The chosen entries with their differences, in the dtype of base."""
-    return (base.index_select(dimension, index).to(delta.dtype) + delta).to(base.dtype)
+    return (base.index_select(along, index).to(delta.dtype) + delta).to(base.dtype)
 
 
 def _add_rows(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -105,24 +109,25 @@ def _add_columns(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
 
 def _product(module: nn.Module, x: Tensor) -> Tensor:
     delta, bias = (getattr(module, name, None) for name in DELTAS.values())
+    delta = delta.T if is_transposed(module) else delta
     return F.linear(x, delta.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 @torch.no_grad()
-def _write_merged(dimension: int, module: nn.Module, state: dict, prefix: str, _) -> None:
+def _write_merged(of_weight: int, module: nn.Module, state: dict, prefix: str, _) -> None:
     """A model that trains has the state of the ordinary model that it would be after merging."""
     index = getattr(module, INDEX)
-    for name, delta, along in _deltas(module, dimension):
+    for name, delta, along in _deltas(module, of_weight):
         base = getattr(module, name)
         state[prefix + name] = base.detach().index_copy(along, index, _sum(base, delta, index, along))
         del state[prefix + DELTAS[name]]
 
 
 @torch.no_grad()
-def _read_merged(dimension: int, module: nn.Module, state: dict, prefix: str, *_) -> None:
+def _read_merged(of_weight: int, module: nn.Module, state: dict, prefix: str, *_) -> None:
     """Of a state that is loaded, the chosen entries go into the differences: the weight keeps its own."""
     index = getattr(module, INDEX)
-    for name, delta, along in _deltas(module, dimension):
+    for name, delta, along in _deltas(module, of_weight):
         base, loaded = getattr(module, name), state.get(prefix + name)
         state[prefix + DELTAS[name]] = delta.detach()
         if loaded is None or loaded.shape != base.shape:  # which load_state_dict reports

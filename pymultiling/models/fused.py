@@ -24,16 +24,15 @@ ACTIVATIONS = {
 
 @contextmanager
 def fused_ffn(
-    config, layer: Layer, documents: Callable[[], tuple[Tensor, int]], keep: Callable[[GatedFFN], None]
+    activation: str, layer: Layer, documents: Callable[[], tuple[Tensor, int]], keep: Callable[[GatedFFN], None]
 ) -> Iterator[None]:
     """Inside, the layer's FFN runs through gated_ffn, and keep(result) is called at every forward.
 
-    documents() gives the ids of the tokens at hand and their number. The FFN module gets a forward of its own, which is
-    taken away again; its projections run as modules, so their hooks work.
+    activation is transformers' name of the FFN's; documents() gives the ids of the tokens at hand and their number. The
+    FFN module gets a forward of its own, which is taken away again; its projections run as modules, so their hooks work.
     """
-    name = getattr(config, "hidden_activation", None) or config.hidden_act
-    if name not in ACTIVATIONS:
-        raise UnsupportedModel(f"the FFN's activation is {name!r}; looked for one of {', '.join(ACTIVATIONS)}")
+    if activation not in ACTIVATIONS:
+        raise UnsupportedModel(f"the FFN's activation is {activation!r}; looked for one of {', '.join(ACTIVATIONS)}")
 
     def forward(x: Tensor) -> Tensor:
         gate = layer.gate.module(x)
@@ -45,7 +44,7 @@ def fused_ffn(
         result = gated_ffn(
             layer.gate.of(gate).flatten(0, 1),
             up,
-            activation=ACTIVATIONS[name],
+            activation=ACTIVATIONS[activation],
             documents=ids.to(x.device),
             count=count,
         )

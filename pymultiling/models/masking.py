@@ -14,6 +14,7 @@ from torch.autograd.forward_ad import unpack_dual
 from pymultiling import reference
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.linear import weight_of
 from pymultiling.models.rows import Rows, checked_rows
 from pymultiling.neurons import NeuronSet
 from pymultiling.ops import mask_neurons
@@ -94,11 +95,13 @@ def changed(
     rows = Rows(decoder.model)
     with Hooks() as hooks:
         for index, layer in enumerate(decoder.layers):
+            if decoder.family.ffn == "":
+                hooks.before(layer.ffn, rows.see, with_kwargs=True)
             for module, on_input, parts in places(layer):
-                masks = _masks(sets, index, module.weight, on_input, parts)
+                masks = _masks(sets, index, weight_of(module), on_input, parts)
                 if not masks.any():
                     continue
-                values = None if mean is None else _values(mean, index, module.weight, on_input, parts)
+                values = None if mean is None else _values(mean, index, weight_of(module), on_input, parts)
                 change = _change(rows, masks, scale, values)
                 # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
@@ -116,19 +119,19 @@ def changed(
         yield rows
 
 
-def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, dict[str, slice]]]:
+def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, dict[str, slice | Tensor]]]:
     """Where neurons are changed: a linear module, whether at its input, and the sites' parts of that."""
     yield layer.down, True, {"ffn": slice(None)}
     yield layer.o, True, {"o": slice(None)}
-    outputs: dict[nn.Module, dict[str, slice]] = {}  # the parts of a fused projection share a module
+    outputs: dict[nn.Module, dict[str, slice | Tensor]] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
-        outputs.setdefault(projection.module, {})[site] = slice(projection.start, projection.stop)
+        outputs.setdefault(projection.module, {})[site] = projection.place()
     for module, parts in outputs.items():
         yield module, False, parts
 
 
 def _masks(
-    sets: Sequence[NeuronSet | None], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice]
+    sets: Sequence[NeuronSet | None], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice | Tensor]
 ) -> Tensor:
     """(sets, width) bool, on the weight's device."""
     masks = torch.zeros(len(sets), weight.shape[on_input], dtype=torch.bool)
@@ -139,7 +142,9 @@ def _masks(
     return masks.to(weight.device)
 
 
-def _values(mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice]) -> Tensor:
+def _values(
+    mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice | Tensor]
+) -> Tensor:
     """(width,) in the weight's dtype, on its device; zeros where a site has no values, and no members."""
     values = weight.new_zeros(weight.shape[on_input])
     for site, part in parts.items():

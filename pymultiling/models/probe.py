@@ -12,13 +12,17 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import NonFiniteActivations, UnsupportedModel
+from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attention import listening
-from pymultiling.models.decoder import Decoder, Layer, Projection, evaluation
+from pymultiling.models.decoder import Decoder, Layer, evaluation
 from pymultiling.models.fused import fused_ffn
+from pymultiling.models.head_norms import epsilon
 from pymultiling.models.hooks import Hooks
-from pymultiling.models.importance import Importance
-from pymultiling.ops import GatedFFN, column_energy, qk_importance, value_energy, value_gram
+from pymultiling.models.importance import Importance, require_finite
+from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.qk import of_scores
+from pymultiling.models.scores import Scores, watch_scores
+from pymultiling.ops import GatedFFN, column_energy, value_energy, value_gram
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.reference import normed_energy
 from pymultiling.reference.segments import document_sum, wide
@@ -26,7 +30,6 @@ from pymultiling.sites import SITES, check_sites
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
-COMPUTED = ("q", "k", "v", "o", "ffn")  # the sites in the order in which a layer computes them
 
 
 class ImportanceProbe:
@@ -35,7 +38,8 @@ class ImportanceProbe:
     Weights must not change inside the block: what depends on them alone is computed once. With `fused` the FFNs' product
     is computed by `gated_ffn`, which gives its statistics in the same pass; the model's output then agrees to rounding,
     and bit for bit without. None: for layers on a GPU, where it saves launches and memory traffic; on the CPU it saves
-    nothing, by measurement. `qk` is the mode of qk_importance, "exact" or "fast".
+    nothing, by measurement. `qk` is the mode of qk_importance, "exact" or "fast". A factor by which a model multiplies a
+    sublayer's output before it adds it to the residual (Granite's) is no part of the sublayer.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class ImportanceProbe:
                     self._watch_output(hooks, index, layer)
                 if {"q", "k"} & set(self.sites):
                     scores[layer.attention] = self._watch_scores(hooks, index, layer)
-            if scores:
+            if scores and self.decoder.family.interface:
                 stack.enter_context(listening(self.decoder.model, scores))
             yield
 
@@ -102,12 +106,7 @@ class ImportanceProbe:
         self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
         self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation(self.decoder.model), self._watching():
-            self.decoder.base(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=(attention_mask.long().cumsum(-1) - 1).clamp(min=0),
-                use_cache=False,
-            )
+            self.decoder.forward(input_ids, attention_mask)
         found, self._found = self._found, {}
         errors, self._errors = self._errors, {}
         for site, values in found.items():
@@ -123,27 +122,34 @@ class ImportanceProbe:
             }
             for kind in (found, errors)
         )
-        _require_finite(stacked)
+        require_finite(stacked)
         return Importance(stacked, of_errors)
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
-        released = self.score == "released"
+        released, alone = self.score == "released", self.decoder.family.ffn_alone
         fused = layer.down.weight.is_cuda if self.fused is None else self.fused
         # Statistics of the product are not those of what a hook at the down projection, such as deactivate's, makes of it.
         fused = fused and layer.ffn_norm is None and not layer.down._forward_pre_hooks
-        if released or fused:
+        if alone and (released or fused):
 
             def keep(ffn: GatedFFN) -> None:
                 norms = 1 if released else self._column_norms(layer.down)
                 self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
 
-            stack.enter_context(
-                fused_ffn(self.decoder.model.config, layer, lambda: (self._documents, self._count), keep)
-            )
+            stack.enter_context(fused_ffn(self.decoder.activation, layer, lambda: (self._documents, self._count), keep))
+        elif released:
+            self._watch_magnitude(hooks, index, layer.up or layer.gate)
         elif layer.ffn_norm is not None:
             self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
         else:
             hooks.before(layer.down, lambda _, args: self._keep_energy("ffn", index, layer.down, args[0]))
+
+    def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
+        def watch(_, args, output: Tensor) -> None:
+            x = wide(projection.of(output).flatten(0, -2)).abs()
+            self._found["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
+
+        hooks.after(projection.module, watch)
 
     def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
         """V and O: the input of o_proj."""
@@ -155,7 +161,7 @@ class ImportanceProbe:
             return
 
         def watch(_, args) -> None:
-            x = args[0].flatten(0, 1)
+            x = args[0].flatten(0, -2)
             documents = self._documents.to(x.device)
             if self.score == "released":
                 magnitude = document_sum(wide(x).abs(), documents, self._count)
@@ -168,7 +174,7 @@ class ImportanceProbe:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
                 gram = self._once(
-                    ("gram", layer.o), lambda: value_gram(layer.o.weight.detach(), layer.kv_heads, layer.head_size)
+                    ("gram", layer.o), lambda: value_gram(weight_of(layer.o).detach(), layer.kv_heads, layer.head_size)
                 )
                 self._found["v"][index] = value_energy(x, gram, documents, self._count)
 
@@ -182,67 +188,33 @@ class ImportanceProbe:
         shapes: for each site the heads of neurons among the projection's columns, and their size.
         """
         inputs = []
-        hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, 1)))
+        hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, -2)))
 
         def watch(_, args) -> None:
-            x, weight, multiplier = inputs.pop(), linear.weight.detach(), self.decoder.multiplier(norm)
+            x, weight, multiplier = inputs.pop(), weight_of(linear).detach(), self.decoder.multiplier(norm)
             for site, (heads, size) in shapes.items():
                 gram, scaled_gram = self._grams(linear, multiplier, heads, size)
                 documents = self._documents.to(x.device)
                 self._found[site][index] = normed_energy(
                     x,
-                    args[0].flatten(0, 1),
+                    args[0].flatten(0, -2),
                     weight,
                     multiplier,
                     gram,
                     scaled_gram,
-                    _epsilon(norm),
+                    epsilon(norm),
                     documents,
                     self._count,
                 )
 
         hooks.before(norm, watch)
 
-    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> Callable:
-        """Q and K: returns what listens to the attention; raw projections and rotation tables are caught before it."""
-        caught: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        pre = self.rope == "pre" and self.score == "importance"
-        if pre:
+    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> Callable | None:
+        """Q and K: returns what listens to the attention, where it can be listened to."""
 
-            def catch_rotation(_, args, kwargs) -> None:
-                caught["rotation"] = kwargs["position_embeddings"]
-
-            hooks.before(layer.attention, catch_rotation, with_kwargs=True)
-            for site, projection in (("q", layer.q), ("k", layer.k)):
-                hooks.after(projection.module, _catcher(caught, site, projection))
-
-        def listen(query: Tensor, key: Tensor, arguments: dict) -> None:
-            scale = arguments["scaling"]
-            cos = sin = q_gain = k_gain = None
-            if self.score == "released":
-                q_plain, k_plain = wide(query) / scale, wide(key) / scale
-            elif pre:
-                cos, sin = caught.pop("rotation")
-                q_plain, q_gain = self._plain(caught.pop("q"), layer, layer.q_norm)
-                k_plain, k_gain = self._plain(caught.pop("k"), layer, layer.k_norm)
-            else:
-                q_plain = k_plain = None
-            q, k, *errors = qk_importance(
-                query,
-                key,
-                q_plain,
-                k_plain,
-                cos,
-                sin,
-                self._valid.to(query.device),
-                q_gain,
-                k_gain,
-                scale=scale,
-                window=arguments.get("sliding_window"),
-                softcap=arguments.get("softcap"),
-                interleaved=self.decoder.family.interleaved,
-                mode=self.qk,
-            )
+        def see(scores: Scores) -> None:
+            valid = self._valid.to(scores.query.device)
+            q, k, *errors = of_scores(scores, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._found[site][index] = importance
@@ -250,30 +222,19 @@ class ImportanceProbe:
                 if site in self.sites:
                     self._errors.setdefault(site, {})[index] = error
 
-        return listen
-
-    def _plain(self, raw: Tensor, layer: Layer, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-        """(B, l, heads d) raw projection -> (B, heads, l, d) as it enters the rotation, and its gain (qk_importance)."""
-        raw = raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2)
-        if norm is None:
-            return raw, None
-        x = raw.double()  # r2 - x^2 / d cancels where one neuron dominates the head
-        r2 = x.square().mean(-1, keepdim=True) + _epsilon(norm)
-        gain = (r2 / (r2 - x.square() / layer.head_size)).sqrt()
-        plain, sums = x * r2.rsqrt() * self.decoder.multiplier(norm), wide(raw).dtype
-        return plain.to(sums), gain.to(sums)
+        return watch_scores(self.decoder, hooks, layer, see)
 
     def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
-        energy = column_energy(x.flatten(0, 1), self._documents.to(x.device), self._count)
+        energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
         self._found[site][index] = energy * self._column_norms(linear)
 
     def _column_norms(self, linear: nn.Module) -> Tensor:
         """||W[:, n]||^2 of every column: the energy of the weight's columns over its rows."""
-        return self._once(("norms", linear), lambda: column_energy(linear.weight.detach(), count=1))
+        return self._once(("norms", linear), lambda: column_energy(weight_of(linear).detach(), count=1))
 
     def _grams(self, linear: nn.Module, multiplier: Tensor, heads: int, size: int) -> list[Tensor]:
         """Products of the weight's columns, as they are and times a norm's multiplier."""
-        weight = linear.weight.detach()
+        weight = weight_of(linear).detach()
         return self._once(
             ("grams", linear, heads, size),
             lambda: [value_gram(w, heads, size) for w in (weight, wide(weight) * wide(multiplier)[:, None])],
@@ -283,27 +244,3 @@ class ImportanceProbe:
         if key not in self._from_weights:
             self._from_weights[key] = compute()
         return self._from_weights[key]
-
-
-def _require_finite(found: dict[str, Tensor]) -> None:
-    """NonFiniteActivations, naming where it began: the first layer, and in it the site that is computed first."""
-    bad = {site: (~values.isfinite().all(-1)).T for site, values in found.items()}  # (layers, documents)
-    broken = [(*bad[site].nonzero()[0].tolist(), site) for site in COMPUTED if site in bad and bad[site].any()]
-    if broken:
-        layer, document, site = min(broken, key=lambda where: where[0])
-        raise NonFiniteActivations(
-            f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
-            "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)",
-            document,
-        )
-
-
-def _catcher(caught: dict, site: str, projection: Projection) -> Callable:
-    def catch(_, args, output) -> None:
-        caught[site] = projection.of(output)
-
-    return catch
-
-
-def _epsilon(norm: nn.Module) -> float:
-    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps

@@ -17,6 +17,7 @@ class Rows:
         self._devices = {parameter.device for parameter in model.parameters()}
         self._ids: dict[torch.device, Tensor] = {}  # on every device, so that a forward copies nothing
         self._count = 0
+        self._batch: int | None = None  # of a layer whose FFN sees all tokens in a row
         self._generating = False
 
     def assign(self, ids: Tensor) -> None:
@@ -24,14 +25,19 @@ class Rows:
         self._ids = {device: ids.to(device) for device in self._devices}
         self._count = len(ids)
 
+    def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A hook before a decoder layer whose own modules are its FFN: they may get (batch length, N)."""
+        self._batch = (args[0] if args else kwargs["hidden_states"]).shape[0]
+
     def of_tokens(self, x: Tensor) -> Tensor | None:
-        """(tokens,) for activations x (batch, length, N); None: all are under the first set."""
+        """(tokens,) for activations x (batch, length, N), or (batch length, N); None: all are under the first set."""
         if not self._ids:
             return None
-        each, rest = divmod(x.shape[0], self._count)
+        batch, length = x.shape[:2] if x.ndim == 3 else (self._batch, x.shape[0] // self._batch)
+        each, rest = divmod(batch, self._count)
         if rest or (each != 1 and not self._generating):
-            raise ValueError(_wrong_length(self._count, x.shape[0]))
-        return self._ids[x.device].repeat_interleave(each * x.shape[1])
+            raise ValueError(_wrong_length(self._count, batch))
+        return self._ids[x.device].repeat_interleave(each * length)
 
     @contextmanager
     def in_generate(self) -> Iterator[None]:

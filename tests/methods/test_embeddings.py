@@ -43,6 +43,11 @@ def test_bfloat16_models_and_half_precision_results():
     assert torch.equal(half, found.half())
 
 
+def test_hidden_states_of_two_widths():
+    with pytest.raises(pml.UnsupportedModel, match="OPTForCausalLM projects its last hidden states to another width"):
+        sentence_embeddings(tiny_model("opt-post-norm"), tiny_tokenizer(), SENTENCES)
+
+
 def test_missing_sentences_are_nan_and_the_others_stay_in_their_places():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     whole = sentence_embeddings(model, tokenizer, SENTENCES)["fr"]

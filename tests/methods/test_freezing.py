@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from anatomy import name_of
 from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model
 
 import pymultiling as pml
@@ -22,11 +23,14 @@ def test_exactly_these_parts(name, embeddings, head):
     types = {"layer_types": ["sliding_attention"] * 4} if name == "gemma3_text" else {}
     model = tiny_model(name, num_hidden_layers=4, **types)
     every = trainable(model)
-    parts = ("model.layers.0.", "model.layers.2.") + ("model.embed_tokens.",) * embeddings + ("lm_head.",) * head
+    prefix, names = model.base_model_prefix, {module: name for name, module in model.named_modules()}
+    layers, own = f"{prefix}.{name_of(model.config, 'layers')}", names[model.get_input_embeddings()]
+    last = names[model.get_output_embeddings()]
+    parts = (f"{layers}.0.", f"{layers}.2.") + (f"{own}.",) * embeddings + (f"{last}.",) * head
     frozen = freeze(model, [0, 2], embeddings=embeddings, head=head)
     assert set(frozen) == {name for name in every if name.startswith(parts)}
     assert trainable(model) == every - set(frozen)
-    assert "model.norm.weight" in trainable(model)
+    assert f"{prefix}.{name_of(model.config, 'norm')}.weight" in trainable(model)
     for parameter in frozen:
         model.get_parameter(parameter).requires_grad_(True)
     assert trainable(model) == every

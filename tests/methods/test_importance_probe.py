@@ -6,7 +6,7 @@ import pytest
 import torch
 from brute_force import float64_throughout
 from comparison import exactly, largest_error, with_attention
-from tiny import FAMILIES, positions, some_neurons, tiny_batch, tiny_model, zeroed
+from tiny import FAMILIES, hidden_of, some_neurons, tiny_batch, tiny_model, zeroed
 
 import pymultiling as pml
 from pymultiling.models.probe import ImportanceProbe
@@ -14,13 +14,13 @@ from pymultiling.models.probe import ImportanceProbe
 
 @torch.no_grad()
 def last_hidden(model, batch) -> torch.Tensor:
-    return model.model(**batch, position_ids=positions(batch["attention_mask"]), use_cache=False).last_hidden_state
+    return hidden_of(model, batch)
 
 
 def probed_hidden(model, batch, **arguments) -> torch.Tensor:
     """What the model computes while it is measured."""
     outputs = []
-    handle = model.model.norm.register_forward_hook(lambda _, args, output: outputs.append(output))
+    handle = model.base_model.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
     with ImportanceProbe(model, **arguments) as probe:
         probe.measure(**batch)
     handle.remove()
@@ -59,7 +59,7 @@ def test_probed_model_computes_the_same_bits(name, attention):
     for arguments in (dict(), dict(rope="post"), dict(sites=("q",))):
         probed = probed_hidden(model, batch, **arguments)
         assert torch.equal(probed, plain)
-        assert torch.equal(model.lm_head(probed), model.lm_head(plain))
+        assert torch.equal(*map(model.get_output_embeddings(), (probed, plain)))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

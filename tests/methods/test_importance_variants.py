@@ -6,11 +6,14 @@ from unittest import mock
 
 import pytest
 import torch
-from brute_force import float64_throughout
-from comparison import TOLERANCE, exactly, largest_error
-from tiny import MODELS, ffn_modules, positions, sizes, tiny_batch, tiny_model
+from anatomy import attention_of, ffn_modules, key_heads, layers_of, output_of, sizes
+from brute_force import float64_throughout, shown
+from comparison import TOLERANCE, exactly, largest_error, truth_of
+from tiny import MODELS, hidden_of, tiny_batch, tiny_model
 
 import pymultiling as pml
+
+WITHOUT_ROTATION = [name for name in MODELS if name.startswith(("gpt2", "opt", "bloom", "xglm", "falcon-alibi"))]
 
 
 @pytest.mark.parametrize("sites", [("ffn",), ("q",), ("k",), ("v",), ("o",), ("o", "q"), ["v", "ffn"], "k"])
@@ -23,11 +26,16 @@ def test_some_sites_have_the_numbers_of_all(name, sites):
 
 
 @contextmanager
-def rotation_watched(model, change):
-    """Inside, change(q, k) replaces every rotated query (B, H, l, d) and key (B, K, l, d)."""
-    home = sys.modules[type(model.model.layers[0].self_attn).__module__]
-    rotate = home.apply_rotary_pos_emb
-    with mock.patch.object(home, "apply_rotary_pos_emb", lambda *args, **kwargs: change(*rotate(*args, **kwargs))):
+def heads_watched(model, change):
+    """Inside, change(q, k) replaces all queries (B, H, l, d) and keys (B, K, l, d) that an attention multiplies."""
+    home = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
+    if model.config.model_type == "falcon":
+        rotate = home.apply_rotary_pos_emb
+        wrapped = "apply_rotary_pos_emb", lambda *args, **kwargs: change(*rotate(*args, **kwargs))
+    else:
+        attend = home.eager_attention_forward
+        wrapped = "eager_attention_forward", lambda m, q, k, *args, **kwargs: attend(m, *change(q, k), *args, **kwargs)
+    with mock.patch.object(home, *wrapped):
         yield
 
 
@@ -35,28 +43,39 @@ def rotation_watched(model, change):
 def probabilities(model, batch, change=lambda q, k: (q, k)) -> list[torch.Tensor]:
     """Attention probabilities of layer 0 (documents, heads, l, l), 0 for padded queries, in float64."""
     caught = []
-    handle = model.model.layers[0].self_attn.register_forward_hook(lambda _, args, output: caught.append(output[1]))
+    attention = attention_of(layers_of(model)[0], model.config)
+    handles = [
+        attention.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, shown(kwargs, model.config)), with_kwargs=True
+        ),
+        attention.register_forward_hook(lambda _, args, output: caught.append(output[1])),
+    ]
     own = model.config._attn_implementation
     model.set_attn_implementation("eager")
-    with float64_throughout(model), rotation_watched(model, change):
-        model.model(**batch, position_ids=positions(batch["attention_mask"]), use_cache=False)
+    with float64_throughout(model), heads_watched(model, change):
+        hidden_of(model, batch)
     model.set_attn_implementation(own)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     return caught[0] * batch["attention_mask"][:, None, :, None]
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in WITHOUT_ROTATION])
 def test_rope_post_zeroes_the_rotated_dimension(name, padding):
     model, batch = tiny_model(name, torch.float64, num_hidden_layers=1, **one_layer(name)), tiny_batch(padding=padding)
     before, truth = probabilities(model, batch), {"q": [], "k": []}
+    head = sizes(model.config)["q"] // model.config.num_attention_heads
     for site, which in (("q", 0), ("k", 1)):
-        head = model.model.layers[0].self_attn.head_dim
         for n in range(sizes(model.config)[site]):
 
             def change(*rotated):
                 rotated = [x.clone() for x in rotated]
-                rotated[which][:, n // head, :, n % head] = 0
+                if rotated[which].shape[1] == key_heads(model.config) or which == 0:
+                    rotated[which][:, n // head, :, n % head] = 0
+                else:  # keys that are there for every query head
+                    group = rotated[which].shape[1] // key_heads(model.config)
+                    rotated[which][:, n // head * group : (n // head + 1) * group, :, n % head] = 0
                 return rotated
 
             truth[site].append((probabilities(model, batch, change) - before).square().sum((1, 2, 3)))
@@ -67,26 +86,51 @@ def test_rope_post_zeroes_the_rotated_dimension(name, padding):
     assert all(torch.equal(found[site], others[site]) for site in ("ffn", "v", "o"))
 
 
+@pytest.mark.parametrize("name", WITHOUT_ROTATION)
+def test_without_a_rotation_there_is_no_before_and_after(name):
+    model = tiny_model(name, torch.float64)
+    found = exactly(model, **tiny_batch(), rope="post")
+    for site, truth in truth_of(name, "right").items():
+        assert largest_error(found[site], truth) < TOLERANCE[torch.float64], site
+
+
 def one_layer(name: str) -> dict:
-    return dict(layer_types=["sliding_attention"]) if name == "gemma3_text" else {}
+    return dict(layer_types=["sliding_attention"]) if name in ("gemma3_text", "cohere2") else {}
 
 
 # The published code has no soft caps: gemma2 is left out.
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "phi3-partial-rotary"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma3_text",
+        "phi3-partial-rotary",
+        "gpt2",
+        "gpt_neox",
+        "opt",
+        "falcon",
+        "cohere-norms",
+        "olmo2",
+    ],
+)
 def test_released_score_is_what_the_published_code_ranks_by(name, padding):
     model, batch = tiny_model(name, torch.float64, num_hidden_layers=1, **one_layer(name)), tiny_batch(padding=padding)
-    layer, config, valid = model.model.layers[0], model.config, batch["attention_mask"]
-    caught, rotated = {}, []
+    layer, config, valid = layers_of(model)[0], model.config, batch["attention_mask"]
+    caught, rotated, width = {}, [], sizes(config)["ffn"]
 
     def watch(q, k):
         rotated.append((q, k))
         return q, k
 
     handles = [
-        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: caught.update(o=args[0])),
-        ffn_modules(layer.mlp)[1].register_forward_hook(
-            lambda _, args, output: caught.update(up=output[..., -config.intermediate_size :])
+        output_of(layer, config).register_forward_pre_hook(lambda _, args: caught.update(o=args[0])),
+        ffn_modules(layer)[1].register_forward_hook(
+            lambda _, args, output: caught.update(up=output[..., -width:].view(*valid.shape, width))
         ),
     ]
     log_a = probabilities(model, batch, watch).log()
@@ -94,6 +138,7 @@ def test_released_score_is_what_the_published_code_ranks_by(name, padding):
         handle.remove()
 
     q, k = rotated[0]
+    q = q / layer.self_attn.scaling if name == "opt" else q  # which hands over queries times the scale
     group = q.shape[1] // k.shape[1]
     product = q[:, :, :, None] * k.repeat_interleave(group, 1)[:, :, None]  # (B, H, i, j, d)
     change = (log_a[..., None] - product).softmax(-2) - log_a[..., None].exp()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from anatomy import attention_of, ffn_modules, layers_of, name_of, output_of, rows_of
 from tiny import tiny_model
 from tiny_text import texts, tiny_tokenizer
 
@@ -12,32 +13,33 @@ TOKENIZER, TEXTS = tiny_tokenizer(), texts("fr", seed=1)
 
 @torch.no_grad()
 def token_by_token(model) -> dict[str, torch.Tensor]:
-    seen = {}
+    seen, handles = {}, []
 
     def keep(site, index, x):
         seen.setdefault((site, index), []).append(x.flatten(0, -2).double())
 
-    handles = []
-    for index, layer in enumerate(model.model.layers):
-        mlp, attention = layer.mlp, layer.self_attn
-        for site, module in (("ffn", mlp.down_proj), ("o", attention.o_proj)):
+    for index, layer in enumerate(layers_of(model)):
+        attention = attention_of(layer, model.config)
+        for site, module in (("ffn", ffn_modules(layer)[2]), ("o", output_of(layer, model.config))):
             handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): keep(*at, args[0])))
         for site in ("q", "k", "v"):
+            linear = getattr(attention, name_of(model.config, "qkv") or f"{site}_proj")
+            rows = slice(None) if rows_of(model.config, site) is None else rows_of(model.config, site)
             handles.append(
-                getattr(attention, f"{site}_proj").register_forward_hook(
-                    lambda _, args, out, at=(site, index): keep(*at, out)
+                linear.register_forward_hook(
+                    lambda _, args, out, at=(site, index), rows=rows: keep(*at, out[..., rows])
                 )
             )
     for text in TEXTS:
         model(torch.tensor([TOKENIZER(text)["input_ids"]]))
     for handle in handles:
         handle.remove()
-    layers = len(model.model.layers)
+    layers = len(layers_of(model))
     return {site: torch.stack([torch.cat(seen[site, index]).mean(0) for index in range(layers)]) for site in pml.SITES}
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "falcon-new", "opt-post-norm"])
 def test_means(name, batch_tokens):
     model = tiny_model(name)
     truth = token_by_token(model)

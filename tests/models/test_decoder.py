@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, MODELS, ffn_modules, sizes, tiny_model
+from anatomy import attention_of, ffn_modules, key_heads, layers_of, name_of, output_of, rows_of, sizes, weight_of
+from tiny import MODELS, configuration, tiny_model, unknown_model
 from torch import nn
 
 import pymultiling as pml
@@ -19,7 +20,7 @@ def test_widths_are_those_of_the_configuration(name):
     for layer in decoder.layers:
         assert {site: layer.width(site) for site in pml.SITES} == expected
         assert layer.heads == model.config.num_attention_heads
-        assert layer.kv_heads == model.config.num_key_value_heads
+        assert layer.kv_heads == key_heads(model.config)
         assert layer.heads * layer.head_size == expected["q"]
 
 
@@ -30,19 +31,37 @@ def test_sizes_are_read_off_the_weights_not_off_hidden_size():
 
 
 def test_every_family_of_the_table_is_tested():
-    assert {MODELS[name][0].model_type for name in FAMILIES} == set(TABLE)
+    assert {configuration(kind).model_type for kind, _ in MODELS.values()} == set(TABLE)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if "phi3" not in name])
+@pytest.mark.parametrize("name", MODELS)
 def test_separate_projections_are_whole_modules(name):
     model = tiny_model(name)
-    for layer, own in zip(Decoder(model).layers, model.model.layers):
+    for layer, own in zip(Decoder(model).layers, layers_of(model)):
+        attention = attention_of(own, model.config)
+        for site in ("q", "k", "v") if name_of(model.config, "qkv") is None else ():
+            projection, linear = getattr(layer, site), getattr(attention, f"{site}_proj")
+            assert projection.module is linear and projection.place() == slice(0, linear.out_features)
+        gate, up, down = ffn_modules(own)
+        assert layer.gate.module is gate and (layer.up.module is up if layer.up else up is gate)
+        assert layer.down is down and layer.o is output_of(own, model.config)
+
+
+FUSED = [name for name, (kind, _) in MODELS.items() if name_of(configuration(kind)(), "qkv")]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_projections_are_taken_apart_as_the_model_does(name):
+    model = tiny_model(name)
+    for layer, own in zip(Decoder(model).layers, layers_of(model)):
+        fused = getattr(attention_of(own, model.config), name_of(model.config, "qkv"))
+        output = torch.randn(2, 3, weight_of(fused).shape[0])
         for site in ("q", "k", "v"):
-            projection, linear = getattr(layer, site), getattr(own.self_attn, f"{site}_proj")
-            assert projection.module is linear and (projection.start, projection.stop) == (0, linear.out_features)
-        gate, up, down = ffn_modules(own.mlp)
-        assert layer.gate.module is gate and (layer.up is None if up is gate else layer.up.module is up)
-        assert layer.down is down and layer.o is own.self_attn.o_proj
+            projection, rows = getattr(layer, site), rows_of(model.config, site)
+            assert projection.module is fused and projection.width == len(rows)
+            assert torch.equal(projection.rows(), rows)
+            for part in (output[..., rows], output[..., projection.place()]):
+                assert torch.equal(projection.of(output), part)
 
 
 @pytest.mark.parametrize("name", ["phi3", "phi3-partial-rotary"])
@@ -62,7 +81,7 @@ def test_fused_projections_are_sliced_as_the_model_slices_them(name, kv_heads):
 
 @pytest.mark.parametrize(
     "name, q_norm, post_norm",
-    [("llama", 0, 0), ("qwen3", 1, 0), ("gemma", 0, 0), ("gemma2", 0, 1), ("gemma3_text", 1, 1)],
+    [("llama", 0, 0), ("qwen3", 1, 0), ("gemma", 0, 0), ("gemma2", 0, 1), ("gemma3_text", 1, 1), ("olmo2", 1, 1)],
 )
 def test_norms_are_found_where_the_family_has_them(name, q_norm, post_norm):
     model = tiny_model(name)
@@ -72,13 +91,32 @@ def test_norms_are_found_where_the_family_has_them(name, q_norm, post_norm):
     assert (layer.attention_norm, layer.ffn_norm) == norms
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "gemma3_text", "olmo2"])
 def test_a_norm_multiplies_by_its_multiplier(name):
     model = tiny_model(name, torch.float64)
     decoder = Decoder(model)
     norm = decoder.layers[0].q_norm or decoder.layers[0].ffn_norm
     x = torch.ones(norm.weight.shape[0], dtype=torch.float64)  # its own root mean square is 1
     assert torch.allclose(norm(x), decoder.multiplier(norm), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_comes_after_the_last_layer(name):
+    model, tokens, last = tiny_model(name), torch.tensor([[5, 6, 7]]), []
+    layers_of(model)[-1].register_forward_hook(lambda _, args, output: last.append(output))
+    with torch.no_grad():
+        truth = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        hidden = last[0][0] if isinstance(last[0], tuple) else last[0]
+        for module in Decoder(model).final:
+            hidden = module(hidden)
+    assert torch.equal(hidden, truth)
+
+
+def test_a_model_without_a_final_norm():
+    model = tiny_model("llama")
+    del model.model.norm
+    with pytest.raises(pml.UnsupportedModel, match="looked for norm in LlamaModel, which has embed_tokens"):
+        Decoder(model).final
 
 
 def test_a_model_without_a_head_is_a_decoder_too():
@@ -112,8 +150,13 @@ def test_missing_layers_are_named():
 def test_an_unknown_family_is_told_the_known_ones():
     model = tiny_model("llama")
     model.config.model_type = "mamba"
-    with pytest.raises(pml.UnsupportedModel, match="model_type 'mamba'.*looked for one of llama, .*phi3.*families.py"):
+    with pytest.raises(
+        pml.UnsupportedModel,
+        match=r"model_type 'mamba'.*looked for one of llama, .*phi3.*register_family\('mamba', .*families.py",
+    ):
         Decoder(model)
+    with pytest.raises(pml.UnsupportedModel, match="CodeGenForCausalLM .model_type 'codegen'"):
+        Decoder(unknown_model())
     with pytest.raises(pml.UnsupportedModel, match="Linear"):
         Decoder(nn.Linear(2, 2))
 
@@ -134,6 +177,20 @@ def test_layers_of_different_width_are_refused():
     mlp = model.model.layers[1].mlp
     mlp.gate_proj, mlp.up_proj, mlp.down_proj = nn.Linear(32, 11), nn.Linear(32, 11), nn.Linear(11, 32)
     with pytest.raises(pml.UnsupportedModel, match="width of ffn"):
+        Decoder(model)
+
+
+def test_projections_that_do_not_fit_each_other():
+    model = tiny_model("llama")
+    attention = model.model.layers[0].self_attn
+    attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
+    with pytest.raises(
+        pml.UnsupportedModel, match="layer 0: the widths of queries, keys and values, 24, 48 and 24, do not fit the 48"
+    ):
+        Decoder(model)
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.up_proj = nn.Linear(32, 11)
+    with pytest.raises(pml.UnsupportedModel, match="down_proj takes 37 values, and gate_proj or up_proj gives 11"):
         Decoder(model)
 
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, MODELS, ffn_modules, sizes, some_neurons, tiny_batch, tiny_model, zeroed
-from transformers import GPT2Config, GPT2LMHeadModel
+from anatomy import attention_of, ffn_modules, layers_of, name_of, output_of, rows_of, sizes
+from tiny import FAMILIES, MODELS, some_neurons, tiny_batch, tiny_model, unknown_model, zeroed
 
 import pymultiling as pml
 from pymultiling.models.decoder import evaluation
@@ -148,6 +148,11 @@ def test_only_the_layers_of_the_set_are_masked():
         assert difference(logits(model, batch), truth) < TOLERANCE[torch.float64]
 
 
+def gradient_of(linear) -> torch.Tensor:
+    """(outputs, inputs)."""
+    return linear.weight.grad.T if type(linear).__name__ == "Conv1D" else linear.weight.grad
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are_off(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
@@ -159,24 +164,24 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
     for (module, own), (_, other) in zip(model.named_parameters(), truth.named_parameters()):
-        if "norm" in module or "embed" in module or "lm_head" in module:
+        if any(part in module for part in ("norm", "ln_", "embed", "wte", "lm_head")):
             assert difference(own.grad, other.grad) < 1e-8, module
 
     width = sizes(model.config)
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(layers_of(model)):
         off = {site: mask[index] for site, mask in neurons.sites.items()}
-        mlp, attention = layer.mlp, layer.self_attn
-        gate, up, down = ffn_modules(mlp)
-        pieces = [(down.weight.grad.T, off["ffn"]), (attention.o_proj.weight.grad.T, off["o"])]
-        if model.config.model_type == "phi3":
-            pieces += [(mlp.gate_up_proj.weight.grad, torch.cat([off["ffn"], off["ffn"]]))]
-            pieces += [(attention.qkv_proj.weight.grad, torch.cat([off["q"], off["k"], off["v"]]))]
+        attention, config = attention_of(layer, model.config), model.config
+        gate, up, down = ffn_modules(layer)
+        pieces = [(gradient_of(down).T, off["ffn"]), (gradient_of(output_of(layer, config)).T, off["o"])]
+        if config.model_type == "phi3":
+            pieces += [(layer.mlp.gate_up_proj.weight.grad, torch.cat([off["ffn"], off["ffn"]]))]
         else:
-            pieces += [(gate.weight.grad, off["ffn"]), (up.weight.grad, off["ffn"])]
-            for site in ("q", "k", "v"):
-                linear = getattr(attention, f"{site}_proj")
-                pieces += [(linear.weight.grad, off[site])]
-                pieces += [(linear.bias.grad[:, None], off[site])] if linear.bias is not None else []
+            pieces += [(gradient_of(gate), off["ffn"]), (gradient_of(up), off["ffn"])]
+        for site in ("q", "k", "v"):
+            linear = getattr(attention, name_of(config, "qkv") or f"{site}_proj")
+            rows = slice(None) if rows_of(config, site) is None else rows_of(config, site)
+            pieces += [(gradient_of(linear)[rows], off[site])]
+            pieces += [(linear.bias.grad[rows, None], off[site])] if linear.bias is not None else []
         for gradient, mask in pieces:
             assert gradient.shape[0] == mask.shape[0]
             assert not gradient[mask].any() and gradient[~mask].any()
@@ -215,7 +220,7 @@ def test_a_set_of_another_model_is_refused(other, sentence):
 
 
 def test_an_unknown_family_is_refused():
-    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=9))
+    model = unknown_model()
     with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"):
         with pml.deactivate(model, some_neurons(tiny_model("llama"))):
             pass

@@ -104,13 +104,17 @@ def test_samples_are_drawn_under_their_prompts_set():
     assert torch.equal(found, zeroed(model, sets[3]).generate(**prompt, **sampled))
 
 
-def test_without_rows_each_row_has_its_own_set():
-    model, batch = tiny_model("llama"), tiny_batch((9, 9, 9, 9))
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_without_rows_each_row_has_its_own_set(name):
+    model, batch = tiny_model(name), tiny_batch((9, 9, 9, 9))
     sets = sets_of(model)
     with pml.deactivate(model, sets, rows=[0, 1, 2, 3]):
         truth = model(**batch).logits
     with pml.deactivate(model, sets):
         assert torch.equal(model(**batch).logits, truth)
+    row = {key: value[:1] for key, value in batch.items()}
+    with pml.deactivate(model, sets[:1]):
+        assert difference(model(**row).logits, truth[:1]) < TOLERANCE[torch.float32]
 
 
 def test_contexts_nest():
@@ -158,9 +162,10 @@ def test_rows_that_name_no_set():
         pytest.fail("the block was entered")
 
 
-def test_rows_of_the_wrong_length():
-    model = tiny_model("llama")
-    with pml.deactivate(model, sets_of(model), rows=[0, 1]):
+@pytest.mark.parametrize("name", ["llama", "opt"])  # the FFNs of OPT see all tokens in a row
+def test_rows_of_the_wrong_length(name):
+    model = tiny_model(name)
+    with pml.deactivate(model, sets_of(model, ["ffn"]), rows=[0, 1]):
         for batch in (1, 3, 4):
             sentence = f"each of 2 rows, the batch has {batch}"
             with pytest.raises(ValueError, match=sentence):

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from anatomy import weight_of
 from test_masking import TOLERANCE, difference, logits
 from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model
 
@@ -19,11 +20,12 @@ def scaled(model, neurons: pml.NeuronSet, scale: float):
     model = copy.deepcopy(model)
     for index, layer in enumerate(Decoder(model).layers):
         for module, on_input, parts in places(layer):
+            weight = weight_of(module).data.T if on_input else weight_of(module).data
             for site, part in parts.items():
-                weight = module.weight.data.T if on_input else module.weight.data
-                weight[part][neurons.sites[site][index]] *= scale
+                chosen = torch.arange(len(weight))[part][neurons.sites[site][index]]
+                weight[chosen] *= scale
                 if not on_input and module.bias is not None:
-                    module.bias.data[part][neurons.sites[site][index]] *= scale
+                    module.bias.data[chosen] *= scale
     return model
 
 
@@ -51,7 +53,7 @@ def replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Tensor], batch
     def put(x, index, parts):
         for site, part in parts.items():
             for n in neurons.sites[site][index].nonzero().flatten().tolist():
-                x[..., part][..., n] = mean[site][index, n]
+                x[..., torch.arange(x.shape[-1])[part][n]] = mean[site][index, n]
         return x
 
     with ExitStack() as stack:

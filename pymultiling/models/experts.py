@@ -1,0 +1,229 @@
+"""Mixture-of-experts FFNs (Mixtral, Qwen3-MoE): seeing and changing what each expert makes of the tokens routed to it.
+
+transformers keeps a layer's experts in one module, whose forward the experts here take over for a while. A neuron is
+(expert e, index i), and index e I + i of a layer's E I; zeroing it leaves the router as it is, and with p the router's
+weight of the token for the expert
+
+    importance = sum over the tokens t routed to e of p[t]^2 hidden[t, i]^2 ||W_down,e[:, i]||^2           exact
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pymultiling import reference
+from pymultiling.errors import UnsupportedModel
+from pymultiling.models.linear import DTYPES
+from pymultiling.ops import active_count, column_energy, mask_neurons
+from pymultiling.reference.segments import document_sum, wide
+
+GROUPED_FROM = (8, 0)  # NVIDIA's compute capability that torch's grouped_mm asks for
+
+
+class Routed(NamedTuple):
+    """What a layer's experts make of their input `states` (tokens, D): a row for each token and expert it is routed to.
+
+    Rows are sorted by expert. tokens, experts: (S,) int64; weights: (S,), the router's; gate, up, hidden: (S, I),
+    hidden = act(gate) * up.
+    """
+
+    states: Tensor
+    tokens: Tensor
+    experts: Tensor
+    weights: Tensor
+    gate: Tensor
+    up: Tensor
+    hidden: Tensor
+
+
+Change = Callable[[Routed], Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """A module of E experts of width I: its parameters are gate_up_proj (E, 2 I, D) and down_proj (E, D, I)."""
+
+    module: nn.Module
+
+    @classmethod
+    def of(cls, module: nn.Module, where: str) -> Experts:
+        """UnsupportedModel where the module is another."""
+        gate_up, down = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
+        shaped = isinstance(gate_up, Tensor) and isinstance(down, Tensor) and gate_up.ndim == down.ndim == 3
+        if not shaped or gate_up.shape != (len(down), 2 * down.shape[2], down.shape[1]):
+            raise UnsupportedModel(
+                f"the experts of {where} are no gate_up_proj (experts, 2 width, inputs) with a down_proj (experts, "
+                "inputs, width), as transformers 5 has them"
+            )
+        if gate_up.dtype not in DTYPES or down.dtype not in DTYPES:
+            raise UnsupportedModel(f"the experts of {where} are in {down.dtype}: load the model without quantisation")
+        if getattr(module, "has_bias", False) or getattr(module, "_is_expert_parallel", False):
+            raise UnsupportedModel(
+                f"the experts of {where} have biases or are spread over devices, which is not supported"
+            )
+        return cls(module)
+
+    @property
+    def count(self) -> int:
+        return self.module.down_proj.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Neurons of one expert."""
+        return self.module.down_proj.shape[2]
+
+    @property
+    def width(self) -> int:
+        """Neurons of all experts."""
+        return self.count * self.size
+
+    def column_norms(self) -> Tensor:
+        """(E I,): ||W_down,e[:, i]||^2."""
+        down = self.module.down_proj.detach()
+        expert_of = torch.arange(self.count, device=down.device).repeat_interleave(down.shape[1])
+        return column_energy(down.flatten(0, 1), expert_of, self.count).flatten()
+
+    def energy(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
+        """(count, E I): sum of (p hidden)^2 by document; documents: (tokens,) int64, -1 for padding."""
+        x = wide(routed.hidden) * wide(routed.weights)[:, None]
+        return column_energy(x, self.ids(routed, documents), count * self.count).view(count, -1)
+
+    def active(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
+        """(count, E I) int64: in how many of its tokens that are routed to the expert gate > 0, by document."""
+        return active_count(routed.gate, self.ids(routed, documents), count * self.count).view(count, -1)
+
+    def magnitude(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
+        """(count, E I): sum of |up| by document."""
+        return document_sum(wide(routed.up).abs(), self.ids(routed, documents), count * self.count).view(count, -1)
+
+    def total(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
+        """(count, E I): sum of `hidden` by document; over `tokens` it is a neuron's mean."""
+        return document_sum(wide(routed.hidden), self.ids(routed, documents), count * self.count).view(count, -1)
+
+    def tokens(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
+        """(count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
+        one = routed.tokens.new_ones(len(routed.tokens), 1)
+        found = document_sum(one, self.ids(routed, documents), count * self.count)
+        return found.expand(-1, self.size).reshape(count, -1)
+
+    def masked(
+        self,
+        routed: Routed,
+        masks: Tensor,
+        mask_ids: Tensor | None = None,
+        scale: float = 0.0,
+        values: Tensor | None = None,
+        plain: bool = False,
+    ) -> Tensor:
+        """`hidden` with neurons changed as `mask_neurons` does: masks (sets, E I), mask_ids (tokens,), values (E I,).
+
+        plain: by plain PyTorch, which torch.func's transforms know, and a custom operator does not.
+        """
+        mask_ids = routed.tokens.new_zeros(len(routed.states)) if mask_ids is None else mask_ids
+        by_expert, ids = masks.reshape(-1, self.size), self.ids(routed, mask_ids)
+        if values is None and not plain:
+            return mask_neurons(routed.hidden, by_expert, ids, scale=scale)
+        if values is not None:
+            values = values.view(self.count, -1)[routed.experts]
+        return reference.mask_neurons(routed.hidden, by_expert, ids, scale, values)
+
+    def ids(self, routed: Routed, of_tokens: Tensor) -> Tensor:
+        """(S,): id E + expert of every row, for ids (tokens,); -1 stays."""
+        ids = of_tokens[routed.tokens]
+        return torch.where(ids < 0, ids, ids * self.count + routed.experts)
+
+
+@contextmanager
+def changing(experts: Experts, change: Change) -> Iterator[None]:
+    """Inside, change(routed) is called at every forward of the experts; what it gives, if anything, replaces `hidden`.
+
+    The module gets a forward of its own, which is taken away again. While nothing is replaced its output is bit for bit
+    that of transformers' eager experts if the model runs on these, and agrees to rounding with other implementations.
+    Contexts nest, the inner one's change follows the outer one's.
+    """
+    module, own = experts.module, vars(experts.module).get("forward")
+    changes = (*getattr(own, "changes", ()), change)
+
+    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        return _forward(module, changes, hidden_states, top_k_index, top_k_weights)
+
+    forward.changes = changes
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+def _forward(module: nn.Module, changes: tuple[Change, ...], states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """states (T, D), the experts that the router chose for them and its weights (T, k) -> (T, D)."""
+    tokens, top_k = index.shape
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    eager = implementation == "eager"
+    if eager:  # the order in which it takes the rows of an expert
+        index, weights = index.T, weights.T
+    order = index.flatten().argsort(stable=True)
+    experts, token_of = index.flatten()[order], order % tokens if eager else order // top_k
+    weights, count = weights.flatten()[order], len(module.down_proj)
+    ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
+    grouped = implementation == "grouped_mm" and _has_grouped(states)
+    gate, up, hidden = (_up_at_once if grouped else _up)(module, states[token_of], ends)
+    routed = Routed(states, token_of, experts, weights, gate, up, hidden)
+    for change in changes:
+        changed = change(routed)
+        routed = routed if changed is None else routed._replace(hidden=changed)
+    out = (_down_at_once if grouped else _down)(module, routed.hidden, ends) * weights[:, None]
+    if not eager:
+        return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
+    total = torch.zeros_like(states)
+    for rows in token_of.argsort(stable=True).view(tokens, top_k).T:  # a token's experts one after the other
+        total = total + out[rows].to(total.dtype)
+    return total
+
+
+@torch.compiler.disable  # the rows of every expert are others at every call
+def _up(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x (S, D) sorted by expert, where each one's rows end (E,) int32 -> gate, up and hidden (S, I)."""
+    pairs = [F.linear(part, module.gate_up_proj[e]).chunk(2, dim=-1) for e, part in _by_expert(x, ends)]
+    hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
+    return *(torch.cat(parts) for parts in zip(*pairs)), hidden
+
+
+@torch.compiler.disable
+def _down(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
+    return torch.cat([F.linear(part, module.down_proj[e]) for e, part in _by_expert(hidden, ends)])
+
+
+def _by_expert(x: Tensor, ends: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The experts that have rows, and these."""
+    return ((e, part) for e, part in enumerate(x.tensor_split(ends.tolist()[:-1])) if len(part))
+
+
+def _has_grouped(x: Tensor) -> bool:
+    """Whether one launch multiplies all experts; on the CPU PyTorch, too, goes through them one by one."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= GROUPED_FROM
+
+
+def _up_at_once(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gate, up = _grouped(x, module.gate_up_proj, ends).chunk(2, dim=-1)
+    return gate, up, module.act_fn(gate) * up
+
+
+def _down_at_once(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
+    return _grouped(hidden, module.down_proj, ends)
+
+
+def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """x (S, inputs) sorted by expert, weight (E, outputs, inputs) -> (S, outputs)."""
+    multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
+    return multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)

@@ -1,0 +1,119 @@
+"""Where transformers' own code has the parts of each family's layers, for tests: nothing of the package is used."""
+
+import torch
+
+# Where transformers' own code has what: the names of most, and where a model_type has another.
+NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
+OTHER_NAMES = {
+    "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
+    "gpt_neox": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
+    "bloom": dict(layers="h", norm="ln_f", attention="self_attention", o="dense", qkv="query_key_value"),
+    "falcon": dict(layers="h", norm="ln_f", attention="self_attention", o="dense", qkv="query_key_value"),
+    "opt": dict(layers="decoder.layers", norm="decoder.final_layer_norm", o="out_proj"),
+    "xglm": dict(norm="layer_norm", o="out_proj"),
+    "phi": dict(norm="final_layernorm", o="dense"),
+    "phi3": dict(qkv="qkv_proj"),
+}
+
+
+def name_of(config, what: str) -> str | None:
+    return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(what)
+
+
+def layers_of(model) -> torch.nn.ModuleList:
+    return model.base_model.get_submodule(name_of(model.config, "layers"))
+
+
+def attention_of(layer, config) -> torch.nn.Module:
+    return getattr(layer, name_of(config, "attention"))
+
+
+def output_of(layer, config) -> torch.nn.Module:
+    """The projection of the attention's output."""
+    return getattr(attention_of(layer, config), name_of(config, "o"))
+
+
+def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+    """What makes gate, up and the output: one module may be both gate and up."""
+    ffn = getattr(layer, "mlp", layer)
+    for names in (
+        ("c_fc", "c_fc", "c_proj"),
+        ("fc1", "fc1", "fc2"),
+        ("dense_h_to_4h", "dense_h_to_4h", "dense_4h_to_h"),
+        ("gate_up_proj", "gate_up_proj", "down_proj"),
+        ("gate_proj", "up_proj", "down_proj"),
+    ):
+        if hasattr(ffn, names[0]):
+            return tuple(getattr(ffn, name) for name in names)
+    raise AssertionError(f"an FFN of unknown parts: {ffn}")
+
+
+def sizes(config) -> dict[str, int]:
+    """Neurons a layer, from the configuration alone."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    query, key = config.num_attention_heads * head, key_heads(config) * head
+    names = {"gpt2": "n_inner", "opt": "ffn_dim", "xglm": "ffn_dim", "falcon": "ffn_hidden_size"}
+    ffn = getattr(config, names.get(config.model_type, "intermediate_size"))
+    return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
+
+
+def key_heads(config) -> int:
+    if config.model_type == "falcon" and config.new_decoder_architecture:
+        return config.num_kv_heads
+    if config.model_type == "falcon" and config.multi_query:
+        return 1
+    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm"):
+        return config.num_attention_heads
+    return config.num_key_value_heads
+
+
+def rows_of(config, site: str) -> torch.Tensor | None:
+    """The rows of q, k or v in a fused projection, sliced as the model slices its output; None: they have their own."""
+    if name_of(config, "qkv") is None:
+        return None
+    width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
+    rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
+    if config.model_type in ("gpt2", "phi3"):
+        parts = rows.split([width["q"], width["k"], width["v"]])
+    elif config.model_type == "gpt_neox":
+        parts = rows.view(heads, 3 * head).chunk(3, -1)
+    elif config.model_type == "falcon" and config.new_decoder_architecture:
+        by_head = rows.view(keys, heads // keys + 2, head)
+        parts = by_head[:, :-2], by_head[:, -2], by_head[:, -1]
+    elif config.model_type == "falcon" and config.multi_query:
+        by_head = rows.view(heads + 2, head)
+        parts = by_head[:-2], by_head[-2], by_head[-1]
+    else:
+        parts = rows.view(heads, 3, head).unbind(1)
+    return parts["qkv".index(site)].flatten()
+
+
+def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
+    """Sets the parameters of neuron n of a decoder layer to zero, in place. ffn_part: "gate", "up", "down" or "all"."""
+    attention = attention_of(layer, config)
+    if site == "o":
+        weight_of(output_of(layer, config)).data[:, n] = 0
+    elif site == "ffn":
+        gate, up, down = ffn_modules(layer)
+        both = config.model_type in ("phi3", "glm")
+        if ffn_part in ("gate", "all"):
+            _zero_row(gate, n)
+        if ffn_part in ("up", "all"):
+            _zero_row(up, n + (sizes(config)["ffn"] if both else 0))
+        if ffn_part in ("down", "all"):
+            weight_of(down).data[:, n] = 0
+    elif (rows := rows_of(config, site)) is not None:
+        _zero_row(getattr(attention, name_of(config, "qkv")), int(rows[n]))
+    else:
+        _zero_row(getattr(attention, f"{site}_proj"), n)
+
+
+def weight_of(linear) -> torch.Tensor:
+    """(outputs, inputs)."""
+    return linear.weight.T if type(linear).__name__ == "Conv1D" else linear.weight
+
+
+def _zero_row(linear, n: int) -> None:
+    weight_of(linear).data[n] = 0
+    if linear.bias is not None:
+        linear.bias.data[n] = 0

@@ -1,0 +1,118 @@
+"""pml.register_family: models of other kinds, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from tiny import some_neurons, tiny_batch, tiny_model
+from torch import nn
+
+import pymultiling as pml
+from pymultiling.models.families import FAMILIES, register_family
+from pymultiling.models.family import Family
+
+
+@pytest.fixture(autouse=True)
+def own_families(monkeypatch):
+    """What a test registers is gone afterwards."""
+    for name, family in list(FAMILIES.items()):
+        monkeypatch.setitem(FAMILIES, name, family)
+    yield
+    FAMILIES.pop("mine", None)
+
+
+def of_another_kind():
+    """A Llama with other names."""
+    model = copy.deepcopy(tiny_model("llama"))
+    model.config.model_type = "mine"
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        attention.output, attention.o_proj = attention.o_proj, nn.Identity()
+        layer.feed, layer.mlp = layer.mlp, nn.Identity()
+        layer.mlp.forward = lambda x, feed=layer.feed: feed(x)
+        attention.o_proj.forward = lambda x, output=attention.output: output(x)
+    return model
+
+
+def test_a_model_of_another_kind():
+    model, batch = of_another_kind(), tiny_batch()
+    with pytest.raises(pml.UnsupportedModel, match=r"register_family\('mine', pymultiling.Family"):
+        pml.importance(model, **batch)
+    register_family("mine", Family(o="output", ffn="feed"))
+    found, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
+    assert all(torch.equal(found[site], truth[site]) for site in pml.SITES)
+    neurons = some_neurons(tiny_model("llama"))
+    with pml.deactivate(model, neurons), pml.deactivate(reference := tiny_model("llama"), neurons):
+        assert torch.equal(model(**batch).logits, reference(**batch).logits)
+
+
+def test_a_row_may_depend_on_the_configuration():
+    register_family("mine", lambda config: Family(o="output", ffn="feed" if config.hidden_size == 32 else "mlp"))
+    pml.importance(of_another_kind(), **tiny_batch())
+
+
+def test_a_known_family_is_replaced_on_request_only():
+    with pytest.raises(ValueError, match="'llama' is known: give replace=True"):
+        register_family("llama", Family())
+    register_family("llama", Family(o="output"), replace=True)
+    with pytest.raises(pml.UnsupportedModel, match="looked for output in LlamaAttention"):
+        pml.importance(tiny_model("llama"), **tiny_batch())
+
+
+@pytest.mark.parametrize("wrong", [{"o": "output"}, None, "llama", Family], ids=str)
+def test_what_is_no_family(wrong):
+    with pytest.raises(ValueError, match="looked for a pymultiling.Family, or a function that gives one"):
+        register_family("mine", wrong)
+    assert "mine" not in FAMILIES
+
+
+@pytest.mark.parametrize(
+    "kind, rule",
+    [
+        (dict(alibi="yes"), 'alibi is "added", "scaled" or None'),
+        (dict(alibi="added", rotation=None), "alibi goes with interface=False, rotation=None"),
+        (dict(alibi="added", interface=False), "alibi goes with interface=False, rotation=None"),
+        (dict(q_norm="q_norm"), "q_norm and k_norm go together"),
+        (dict(q_norm="q_norm", k_norm="k_norm", interface=False), "go with interface=True"),
+        (dict(half_tables=True), "half_tables go with interleaved=True"),
+    ],
+    ids=str,
+)
+def test_families_that_would_be_measured_wrong(kind, rule):
+    with pytest.raises(ValueError, match=rule):
+        Family(**kind)
+
+
+def test_a_configuration_that_does_not_say_how_many_heads():
+    model = of_another_kind()
+    register_family("mine", Family(o="output", ffn="feed"))
+    vars(model.config)["num_attention_heads"] = None
+    with pytest.raises(pml.UnsupportedModel, match="no num_attention_heads"):
+        pml.importance(model, **tiny_batch())
+
+
+def test_heads_that_do_not_fit():
+    model = of_another_kind()
+    register_family("mine", Family(o="output", ffn="feed"))
+    model.config.num_attention_heads = 5
+    with pytest.raises(pml.UnsupportedModel, match="takes 48 values, which 5 heads cannot share"):
+        pml.importance(model, **tiny_batch())
+
+
+def test_an_activation_that_nothing_names():
+    model = of_another_kind()
+    register_family("mine", Family(o="output", ffn="feed"))
+    vars(model.config)["hidden_act"] = None
+    with pytest.raises(pml.UnsupportedModel, match="looked for one of hidden_activation, hidden_act"):
+        pml.importance(model, **tiny_batch(), fused=True)
+    register_family("mine", Family(o="output", ffn="feed", activation="silu"), replace=True)
+    pml.importance(model, **tiny_batch(), score="released")
+
+
+def test_bloom_in_pieces_and_falcon_that_is_not_sdpa_are_refused():
+    with pytest.raises(pml.UnsupportedModel, match="slow_but_exact = False"):
+        pml.importance(tiny_model("bloom", pretraining_tp=2, slow_but_exact=True), **tiny_batch())
+    pml.importance(tiny_model("bloom", pretraining_tp=2), **tiny_batch())
+    with pytest.raises(pml.UnsupportedModel, match="ALiBi twice: load the model with attn_implementation='sdpa'"):
+        pml.importance(tiny_model("falcon-alibi", attn_implementation="eager"), **tiny_batch())
+    pml.importance(tiny_model("falcon", attn_implementation="eager"), **tiny_batch())

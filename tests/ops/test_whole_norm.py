@@ -1,0 +1,153 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from pymultiling.reference import whole_norm
+from pymultiling.reference.whole_norm import whole_norm_importance
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rotated queries and keys, and raw projections under a norm over all heads; both from a seed."""
+
+    heads: int = 4
+    kv_heads: int = 4
+    length: int = 40
+    size: int = 8
+    query_factor: float = 1
+    key_bias: float = 0
+    largest: float = 1  # factor of neuron 3's raw projection
+    width: int = 1  # how many times as wide the norm is as the neurons measured: the wider, the smaller t
+    rescale: float | None = None  # one value for all
+    window: int | None = None
+    softcap: float | None = None
+
+    def arguments(self, dtype=torch.float64):
+        torch.manual_seed(0)
+        q = self.query_factor * torch.randn(2, self.heads, self.length, self.size, dtype=torch.float64)
+        k = torch.randn(2, self.kv_heads, self.length, self.size, dtype=torch.float64)
+        k = k + self.key_bias * torch.randn(1, self.kv_heads, 1, self.size).sign()
+        rescale = self.rescaled(self.heads), self.rescaled(self.kv_heads)
+        return (q.to(dtype), k.to(dtype), *rescale, self.valid(), self.size**-0.5, self.window, self.softcap)
+
+    def rescaled(self, heads):
+        x = torch.randn(2, self.length, heads * self.size, dtype=torch.float64)
+        if self.rescale is not None:
+            return torch.full_like(x, self.rescale)
+        x[..., 3] *= self.largest
+        r2 = x.square().mean(-1, keepdim=True) + EPS
+        return (r2 / (r2 - x.square() / (self.width * x.shape[-1]))).sqrt() - 1
+
+    def valid(self):
+        valid = torch.ones(2, self.length, dtype=torch.bool)
+        if self.length > 5:
+            valid[0, : self.length // 3] = False
+            valid[1, -3:] = False
+        return valid
+
+
+def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
+    """Each neuron's own scores and softmax, in float64."""
+    q, k = q.double(), k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
+    length = q.shape[2]
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    changes = []
+    for rescale, by_row in ((q_rescale, True), (k_rescale, False)):
+        change = torch.zeros(rescale.shape[0], rescale.shape[2], dtype=torch.float64)
+        for b in range(len(valid)):
+            scores = scale * q[b] @ k[b].mT
+            allowed = seen & valid[b]
+
+            def probabilities(scores):
+                scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+                return scores.masked_fill(~allowed, -torch.inf).softmax(-1)[:, valid[b]]
+
+            for n in range(rescale.shape[2]):
+                rho = 1 + rescale[b, :, n]
+                rescaled = probabilities(scores * (rho[:, None] if by_row else rho))
+                by_head = (rescaled - probabilities(scores)).square().sum((1, 2))
+                own = by_head.unflatten(0, (-1, len(by_head) * size_of(q) // rescale.shape[2]))
+                own[n // size_of(q)] = 0
+                change[b, n] = own.sum()
+        changes.append(change)
+    return changes
+
+
+def size_of(q):
+    return q.shape[3]
+
+
+CASES = {
+    "every key head its query head": Case(),
+    "shared keys, window": Case(heads=6, kv_heads=2, window=9),
+    "more rows than a block": Case(heads=2, kv_heads=2, length=150, size=4, width=50),
+    "peaked attention": Case(query_factor=6, length=60),
+    "wide norm": Case(width=100, length=60),
+    "wide norm, peaked attention": Case(width=100, query_factor=5, length=60),
+    "one neuron dominates the norm": Case(largest=1000, query_factor=2),
+    "all changes 1e-6": Case(rescale=1e-6),
+    "all changes 1e-6, peaked attention": Case(rescale=1e-6, query_factor=5),
+    "scores with a large constant": Case(key_bias=100),
+    "scores with a large constant, wide norm": Case(key_bias=100, width=100),
+    "soft cap": Case(heads=4, kv_heads=2, length=20, query_factor=2, softcap=3.0),
+    "two tokens": Case(length=2),
+}
+
+
+@pytest.mark.parametrize("dtype, allowed", [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_equals_the_definition_for_every_neuron(case, dtype, allowed):
+    arguments = case.arguments(dtype)
+    for actual, exact in zip(whole_norm_importance(*arguments), by_definition(*arguments)):
+        assert actual.dtype == dtype and (exact > 0).all()
+        torch.testing.assert_close(actual.double(), exact, rtol=allowed, atol=0)
+
+
+@pytest.mark.parametrize("case", [CASES["wide norm"], CASES["all changes 1e-6"]], ids=["wide norm", "1e-6"])
+def test_small_changes_are_not_laid_out_key_by_key(case, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("laid out")
+
+    monkeypatch.setattr(whole_norm, "_moved", refuse)
+    whole_norm_importance(*case.arguments(torch.float32))
+
+
+def test_padding_is_no_token():
+    q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
+    whole = whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings)
+    for x in (q, k, q_rescale, k_rescale):
+        (x.transpose(1, 2) if x.ndim == 4 else x)[~valid] = torch.nan
+    assert all(map(torch.equal, whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings), whole))
+
+
+def test_documents_of_padding_alone_and_of_one_token_give_zero():
+    q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
+    valid[0], valid[1, 1:] = False, False
+    for extra in whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings):
+        assert torch.equal(extra, torch.zeros_like(extra))
+
+
+def test_one_head_has_no_other():
+    for extra in whole_norm_importance(*Case(heads=1, kv_heads=1).arguments()):
+        assert torch.equal(extra, torch.zeros_like(extra))
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2, 3])
+def test_nan_stays_nan(broken):
+    arguments = Case(width=100).arguments(torch.float32)
+    arguments[broken][1, ..., 3, :] = torch.nan
+    q_extra, k_extra = whole_norm_importance(*arguments)
+    assert (q_extra if broken != 3 else k_extra)[1].isnan().all()
+    assert q_extra[0].isfinite().all() and k_extra[0].isfinite().all()
+
+
+def test_sixteen_bits_are_summed_in_float32():
+    arguments = Case().arguments(torch.bfloat16)
+    for actual, exact in zip(whole_norm_importance(*arguments), by_definition(*arguments)):
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-3, atol=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pymultiling.data.chunks import Chunk
@@ -76,12 +77,12 @@ def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Ite
     readable = _until_failure(chunks, failure)
     first = list(islice(readable, 3))  # a chunk with rows, and one that says that the corpus has ended
     workers = workers if len(first) == 3 and sys.platform == "linux" else 0
-    options = {}
+    options = dict(batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())  # the caller's is left alone
     if workers:
-        options = dict(
-            num_workers=workers, worker_init_fn=_alone, prefetch_factor=AHEAD, multiprocessing_context="fork"
+        options.update(
+            num_workers=workers, prefetch_factor=AHEAD, multiprocessing_context="fork", worker_init_fn=_alone
         )
-    yield from DataLoader(tokenising, sampler=chain(first, readable), batch_size=None, collate_fn=_as_it_is, **options)
+    yield from DataLoader(tokenising, sampler=chain(first, readable), **options)
     if failure:
         raise failure[0]
 

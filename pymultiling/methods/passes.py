@@ -97,8 +97,7 @@ def over_corpora(
         )
         documents = stream(source, tokenising, options.workers)
         measure = WithinMemory(measure)
-        for number, name in enumerate(corpora):
-            standing = standings[number]
+        for number, (name, standing) in enumerate(zip(corpora, standings)):
             if standing.ended:
                 next(documents)  # which says so
                 continue
@@ -109,10 +108,15 @@ def over_corpora(
                         standings[number] = standing
                         keeper.measured(number, standing, measured)
                         pace.update(measured, tokens, done)
+                except CorpusError as error:
+                    if options.checkpoint is None:
+                        raise
+                    kept = f"what was measured before is in {options.checkpoint}, from where the same call goes on"
+                    raise CorpusError(f"{error}; {kept}") from error
                 finally:
                     keeper.write(number, standings[number])
             if team.count == 1:
-                check(name, standings[number].total, standings[number].report)
+                check(name, standing.total, standing.report)
         found = {name: _together(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
         check(name, total, report)

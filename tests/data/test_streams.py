@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny_text import WORDS, tiny_tokenizer
 
 from pymultiling.data.chunks import ChunkSize, chunks
@@ -51,3 +52,11 @@ def test_what_goes_wrong_in_reading_is_raised_here(workers):
         documents(broken(), workers)
     with pytest.raises(CorpusError, match="row 41"):
         documents([*TEXTS, 3], workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_random_is_drawn(workers):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    documents(TEXTS, workers)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -50,6 +50,8 @@ def _look_at(name: str, revision: str | None) -> None:
     decoder = Decoder(skeleton)
     layer = decoder.layers[0]
     widths = {site: f"{width:,} neurons a layer" for site, width in decoder.widths().items()}
+    if layer.experts is not None:
+        widths["ffn"] += f": {layer.experts.count} experts of {layer.experts.size:,}"
     heads = f"{layer.heads} query, {layer.kv_heads} key-value, of {layer.head_size}"
     family = f"{skeleton.config.model_type} ({type(skeleton).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
@@ -60,9 +62,12 @@ def _look_at(name: str, revision: str | None) -> None:
 def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
     """The path of every module, and which of its outputs are meant where not all are."""
     names = {module: name for name, module in model.named_modules()}
-    gate_and_up = {"up": layer.gate} if layer.up is None else {"gate": layer.gate, "up": layer.up}
+    if layer.experts is not None:
+        ffn = {"experts": layer.experts.module}
+    else:
+        ffn = {"gate": layer.up and layer.gate, "up": layer.up or layer.gate, "down": layer.down}
     parts = {
-        **{"q": layer.q, "k": layer.k, "v": layer.v, "o": layer.o, **gate_and_up, "down": layer.down},
+        **{"q": layer.q, "k": layer.k, "v": layer.v, "o": layer.o, **ffn},
         **{"norm of q": layer.q_norm, "norm of k": layer.k_norm},
         **{"norm behind attention": layer.attention_norm, "norm behind FFN": layer.ffn_norm},
     }

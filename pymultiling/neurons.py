@@ -73,6 +73,17 @@ class NeuronSet:
         inside[start:stop] = True
         return NeuronSet({site: mask & inside for site, mask in self.sites.items()})
 
+    def by_expert(self, experts: int) -> Tensor:
+        """(layers, experts, width) bool: the FFN neurons of a model with so many experts a layer, by index in each.
+
+        Neuron n of a layer is index n % width of expert n // width. The way back: NeuronSet({"ffn": found.flatten(1)}).
+        """
+        mask = self.sites.get("ffn")
+        if mask is None or experts < 1 or mask.shape[1] % experts:
+            width = "no ffn neurons" if mask is None else f"{mask.shape[1]} ffn neurons a layer"
+            raise ValueError(f"the set has {width}, which are not shared among {experts} experts")
+        return mask.unflatten(1, (experts, -1))
+
     def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
         """As many neurons at every site and layer, drawn uniformly without replacement from all of them.
 

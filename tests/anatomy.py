@@ -16,6 +16,10 @@ OTHER_NAMES = {
 }
 
 
+# Mixtures of experts, and how many there are.
+EXPERTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
+
+
 def name_of(config, what: str) -> str | None:
     return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(what)
 
@@ -48,12 +52,38 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
     raise AssertionError(f"an FFN of unknown parts: {ffn}")
 
 
+def experts_of(layer) -> torch.nn.Module | None:
+    """The module of all experts, where the FFN is a mixture: gate_up_proj (E, 2 I, D) and down_proj (E, D, I)."""
+    return getattr(getattr(layer, "mlp", None), "experts", None)
+
+
+def routed_gate_and_up(experts, states, index, elsewhere: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens, E I) each, as eager experts make them; `elsewhere` where a token is not routed to the neuron's expert.
+
+    states (tokens, D) and index (tokens, k), the experts that were chosen, are what the experts are called with.
+    """
+    count, width, _ = experts.gate_up_proj.shape
+    found = states.new_full((len(states), count, width), elsewhere)
+    for e in range(count):
+        tokens = torch.where((index == e).T)[1]
+        found[tokens, e] = torch.nn.functional.linear(states[tokens], experts.gate_up_proj[e])
+    return tuple(part.flatten(1) for part in found.chunk(2, -1))
+
+
 def sizes(config) -> dict[str, int]:
     """Neurons a layer, from the configuration alone."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head, key_heads(config) * head
-    names = {"gpt2": "n_inner", "opt": "ffn_dim", "xglm": "ffn_dim", "falcon": "ffn_hidden_size"}
+    names = {
+        "gpt2": "n_inner",
+        "opt": "ffn_dim",
+        "xglm": "ffn_dim",
+        "falcon": "ffn_hidden_size",
+        "qwen3_moe": "moe_intermediate_size",
+    }
     ffn = getattr(config, names.get(config.model_type, "intermediate_size"))
+    if config.model_type in EXPERTS:
+        ffn *= getattr(config, EXPERTS[config.model_type])
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
 
 
@@ -93,6 +123,8 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
     attention = attention_of(layer, config)
     if site == "o":
         weight_of(output_of(layer, config)).data[:, n] = 0
+    elif site == "ffn" and experts_of(layer) is not None:
+        zero_of_expert(experts_of(layer), n, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
         both = config.model_type in ("phi3", "glm")
@@ -106,6 +138,18 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         _zero_row(getattr(attention, name_of(config, "qkv")), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
+
+
+def zero_of_expert(experts, n: int, part: str = "all") -> None:
+    """Neuron n = expert I + index."""
+    size = experts.down_proj.shape[2]
+    e, i = divmod(n, size)
+    if part in ("gate", "all"):
+        experts.gate_up_proj.data[e, i] = 0
+    if part in ("up", "all"):
+        experts.gate_up_proj.data[e, size + i] = 0
+    if part in ("down", "all"):
+        experts.down_proj.data[e, :, i] = 0
 
 
 def weight_of(linear) -> torch.Tensor:

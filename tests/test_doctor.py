@@ -38,7 +38,7 @@ def test_model(tmp_path, capsys, name):
         assert f"{site:6}  {width:,} neurons a layer" in printed
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "olmo2", "cohere-norms"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "olmo2", "cohere-norms", "mixtral"])
 def test_importance_is_checked(tmp_path, capsys, name):
     assert main(["doctor", "--model", str(save_model(tmp_path, tiny_model(name)))]) == 0
     said = printed_of(capsys, "a few neurons set to zero, in the first and the last layer")
@@ -67,6 +67,14 @@ def test_modules_are_named(tmp_path, capsys):
     assert gemma3["norm of q"] == "model.layers.0.self_attn.q_norm"
     assert gemma3["norm behind FFN"] == "model.layers.0.post_feedforward_layernorm"
     assert phi3["up"] == "model.layers.0.mlp.gate_up_proj, outputs 37 to 73 of 74"
+
+
+def test_experts_are_counted(tmp_path, capsys):
+    save_model(tmp_path, tiny_model("mixtral", num_local_experts=8, intermediate_size=14336, hidden_size=8))
+    assert main(["doctor", "--model", str(tmp_path), "--no-check"]) == 0
+    printed = capsys.readouterr().out
+    assert "ffn     114,688 neurons a layer: 8 experts of 14,336\n" in printed
+    assert "  experts  model.layers.0.mlp.experts\n" in printed and "down" not in printed
 
 
 def test_a_family_that_is_wrong(tmp_path, capsys, monkeypatch):

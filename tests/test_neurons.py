@@ -51,6 +51,19 @@ def test_counts_and_parts():
         a.only("z")
 
 
+def test_neurons_of_experts_by_layer_expert_and_index():
+    a = NeuronSet({"ffn": draw(2, "ffn").sites["ffn"][:, :6]})
+    found = a.by_expert(3)
+    assert found.shape == (LAYERS, 3, 2)
+    places = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
+    assert places == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
+    for neurons, experts, has in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
+        with pytest.raises(ValueError, match=f"has {has}.* not shared among {experts} experts"):
+            neurons.by_expert(experts)
+    with pytest.raises(ValueError, match="no ffn neurons"):
+        draw(2, "q").by_expert(1)
+
+
 @given(some, st.integers(0, 99))
 def test_random_like(a, seed):
     drawn = a.random_like(seed)

@@ -26,6 +26,9 @@ SHAPE = dict(
 
 PARTIAL = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
 
+# Other implementations of experts have no float64, and ask for rows of whole multiples of 16 bytes.
+EXPERTS = dict(experts_implementation="eager", intermediate_size=16)
+
 # name: (transformers' name of the model, what differs from SHAPE). Sliding windows are smaller than the documents.
 MODELS = {
     "llama": ("Llama", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
@@ -82,6 +85,12 @@ MODELS = {
     "xglm": ("XGLM", dict(ffn_dim=37)),
     "olmo": ("Olmo", dict(clip_qkv=0.5)),
     "olmo2": ("Olmo2", {}),
+    "mixtral": ("Mixtral", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, sliding_window=4)),
+    "qwen3_moe": (  # its router's weights add up to 1
+        "Qwen3Moe",
+        dict(EXPERTS, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=8, norm_topk_prob=True),
+    ),
+    "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # and here they do not
 }
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignored these scales
     del MODELS["gpt2-other-scales"]
@@ -93,6 +102,7 @@ FAMILIES = (
     "falcon-new",  # projections fused by key head, no attention interface
     "bloom",  # an FFN that adds the residual, ALiBi
     "opt",  # an FFN on the layer itself, which sees all tokens in a row
+    "mixtral",  # a mixture of experts
 )  # fmt: skip
 
 
@@ -121,8 +131,8 @@ def _draw(model, generator) -> None:
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name or "ln_" in name:
             noise = 0.3 * noise + (0 if offset or name.endswith("bias") else 1)
-        elif parameter.ndim == 2 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
-            noise = noise * parameter.shape[id(parameter) not in transposed] ** -0.5
+        elif parameter.ndim > 1 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
+            noise = noise * parameter.shape[0 if id(parameter) in transposed else -1] ** -0.5
         elif name.endswith("bias"):
             noise = 0.5 * noise
         parameter.copy_(noise)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.models.experts import Experts, Routed, changing
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.masking import places
 from pymultiling.progress import progress as show_progress
@@ -34,7 +37,8 @@ def mean_activations(
 
         mean[n] = sum_t x[t, n] / #t,    x where `deactivate` changes it
 
-    the input of the down projection (ffn) and of o_proj (o), the output of a projection (q, k, v; bias included).
+    the input of the down projection (ffn) and of o_proj (o), the output of a projection (q, k, v; bias included). A
+    neuron of an expert has its mean over the tokens that are routed to the expert, 0 where none is.
 
     Args:
         model: a Hugging Face decoder of a supported family.
@@ -58,6 +62,7 @@ def mean_activations(
     widths, layers = decoder.widths(), len(decoder.layers)
     sums = {site: torch.zeros(layers, widths[site], dtype=torch.float64) for site in sites}
     tokens, valid = 0, {}
+    routed_tokens = torch.zeros(layers, widths["ffn"], dtype=torch.int64)
 
     def add(index: int, parts: dict[str, slice | Tensor], x: Tensor) -> None:
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -66,8 +71,20 @@ def mean_activations(
             if site in sums:
                 sums[site][index] += total[part]
 
-    with Hooks() as hooks, evaluation(model), show_progress("means", "documents", progress) as bar:
+    def add_routed(index: int, experts: Experts, routed: Routed) -> None:
+        documents = valid[routed.hidden.device] - 1  # -1 for padding
+        sums["ffn"][index] += experts.total(routed, documents, 1)[0].double().cpu()
+        routed_tokens[index] += experts.tokens(routed, documents, 1)[0].cpu()
+
+    with (
+        ExitStack() as stack,
+        Hooks() as hooks,
+        evaluation(model),
+        show_progress("means", "documents", progress) as bar,
+    ):
         for index, layer in enumerate(decoder.layers):
+            if layer.experts is not None and "ffn" in sums:
+                stack.enter_context(changing(layer.experts, partial(add_routed, index, layer.experts)))
             for module, on_input, parts in places(layer):
                 if not sums.keys() & parts.keys():
                     continue
@@ -88,4 +105,6 @@ def mean_activations(
     for site, total in sums.items():
         if not total.isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: look for NaN weights")
-    return {site: (total / tokens).float() for site, total in sums.items()}
+    of_experts = decoder.layers[0].experts is not None
+    counts = {site: routed_tokens.clamp(min=1) if site == "ffn" and of_experts else tokens for site in sums}
+    return {site: (total / counts[site]).float() for site, total in sums.items()}

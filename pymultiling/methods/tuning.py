@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import CheckpointError
+from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
 from pymultiling.neurons import NeuronSet
@@ -44,6 +44,9 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     goes into D, as exact as the weights' dtype is: of a 16-bit model also `NeuronTuning.save` D, which loses nothing.
     `importance` and `detect`, which read weights, refuse such a model: merge first.
 
+    Of a mixture of experts the attention's neurons can be trained, the FFN's cannot: all experts share two parameters,
+    which no single linear module adds to.
+
     Source: arXiv 2402.18815, section 3.3; the differences, and their dtype, are ours.
 
     Args:
@@ -54,7 +57,8 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         NeuronTuning, which ends it.
 
     Raises:
-        UnsupportedModel: the model's neurons are not where a known family has them, or its weights are not in memory.
+        UnsupportedModel: the model's neurons are not where a known family has them, or its weights are not in memory;
+            the set has FFN neurons of experts.
         ValueError: the set is of a model of another shape, or empty; the model trains neurons already.
     """
     decoder = Decoder(model)
@@ -62,6 +66,10 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
         raise ValueError("the set has no neurons: nothing would be trained")
+    if decoder.layers[0].experts is not None and len(neurons.only("ffn")):
+        raise UnsupportedModel(
+            "the set has FFN neurons of experts, which cannot be trained alone: give neurons.only('q', 'k', 'v', 'o')"
+        )
     if has_deltas(decoder.base):
         raise ValueError(
             "the model trains neurons already: first call merge() or remove() of what train_only returned, or train the "
@@ -171,13 +179,14 @@ def _chosen(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[nn.
     rows: dict[nn.Module, list[Tensor]] = {}  # the parts of a fused projection share a module
     parts = (("q", layer.q), ("k", layer.k), ("v", layer.v), ("ffn", layer.gate), ("ffn", layer.up))
     for site, part in parts:
-        if part is None:  # a plain FFN has no up
+        if part is None:  # a plain FFN has no up, experts have neither
             continue
         rows.setdefault(part.module, []).append(part.rows()[_members(neurons, site, number)])
     found = [(module, ROWS, torch.cat(some)) for module, some in rows.items()]
     found += [
-        (layer.down, COLUMNS, _members(neurons, "ffn", number)),
-        (layer.o, COLUMNS, _members(neurons, "o", number)),
+        (module, COLUMNS, _members(neurons, site, number))
+        for site, module in (("ffn", layer.down), ("o", layer.o))
+        if module is not None
     ]
     yield from (one for one in found if len(one[2]))
 

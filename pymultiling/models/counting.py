@@ -1,12 +1,19 @@
-"""How many positions every FFN neuron is active in, counted in a plain forward: the model's output stays bit for bit."""
+"""How many positions every FFN neuron is active in, counted in a plain forward.
+
+The model's output stays bit for bit; that of a mixture of experts does where the experts run as transformers' "eager"
+ones, and agrees to rounding with other implementations (`from_pretrained(..., experts_implementation="eager")`).
+"""
 
 from __future__ import annotations
+
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
 from pymultiling.models.decoder import Decoder, evaluation
+from pymultiling.models.experts import Experts, Routed, changing
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import Projection
 from pymultiling.models.probe import ImportanceProbe
@@ -20,7 +27,10 @@ SIGN_KEEPING = (
 
 
 class ActivationProbe:
-    """Counts, batch by batch, where act(gate) > 0; a neuron of a plain FFN, where act(up) > 0."""
+    """Counts, batch by batch, where act(gate) > 0; a neuron of a plain FFN, where act(up) > 0.
+
+    A neuron of an expert is active in no token that is routed past it.
+    """
 
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
@@ -57,9 +67,19 @@ class ActivationProbe:
 
             return count
 
-        with Hooks() as hooks, evaluation(self.decoder.model):
+        def watch_routed(index: int, experts: Experts):
+            def count(routed: Routed) -> None:
+                active[index] = experts.active(routed, documents.to(routed.gate.device), 1)[0]
+                seen.add(index)
+
+            return count
+
+        with ExitStack() as stack, Hooks() as hooks, evaluation(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
-                hooks.after(layer.gate.module, watch(index, layer.gate))
+                if layer.experts is not None:
+                    stack.enter_context(changing(layer.experts, watch_routed(index, layer.experts)))
+                else:
+                    hooks.after(layer.gate.module, watch(index, layer.gate))
             output = self.decoder.forward(input_ids, attention_mask)
         if len(seen) < len(self.decoder.layers):
             raise UnsupportedModel(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.experts import Experts
 from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
-from pymultiling.models.finding import attention_projections, ffn_projections, find, find_linear
+from pymultiling.models.finding import attention_projections, ffn_experts, ffn_projections, find, find_linear
 from pymultiling.models.linear import Projection, weight_of
 
 
@@ -21,7 +22,7 @@ class Layer:
     """The modules of one decoder layer, and the sizes read off their weights.
 
     `gate` is what the activation is applied to; in a plain FFN, its only projection, and `up` is None. `rotates`: whether
-    its queries and keys turn.
+    its queries and keys turn. An FFN that is a mixture of experts has `experts`, and no gate, up and down.
     """
 
     attention: nn.Module
@@ -33,9 +34,10 @@ class Layer:
     k_norm: nn.Module | None
     attention_norm: nn.Module | None
     ffn: nn.Module
-    gate: Projection
+    gate: Projection | None
     up: Projection | None
-    down: nn.Module
+    down: nn.Module | None
+    experts: Experts | None
     ffn_norm: nn.Module | None
     head_size: int
     rotates: bool
@@ -50,9 +52,8 @@ class Layer:
 
     def width(self, site: str) -> int:
         """How many neurons the layer has at a site."""
-        return {"ffn": self.gate.width, "q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}[
-            site
-        ]
+        ffn = self.experts or self.gate
+        return {"ffn": ffn.width, "q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}[site]
 
 
 class Decoder:
@@ -115,7 +116,7 @@ class Decoder:
         family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
         ffn = find(layer, family.ffn, where)
-        o, down = find_linear(attention, family.o, where), find_linear(ffn, family.down, where)
+        o = find_linear(attention, family.o, where)
         if not getattr(attention, "is_causal", True):
             raise UnsupportedModel(f"the attention of {where} is not causal: a decoder was looked for")
         width = weight_of(o).shape[1]
@@ -123,7 +124,12 @@ class Decoder:
         if rest:
             raise UnsupportedModel(f"{where}: {family.o} takes {width} values, which {self._heads} heads cannot share")
         q, k, v = attention_projections(attention, family, where, width, head_size)
-        gate, up = ffn_projections(ffn, family, where, width=weight_of(down).shape[1])
+        gate = up = down = experts = None
+        if family.experts is not None:
+            experts = ffn_experts(ffn, family, where)
+        else:
+            down = find_linear(ffn, family.down, where)
+            gate, up = ffn_projections(ffn, family, where, width=weight_of(down).shape[1])
         return Layer(
             attention=attention,
             q=q,
@@ -137,6 +143,7 @@ class Decoder:
             gate=gate,
             up=up,
             down=down,
+            experts=experts,
             ffn_norm=family.ffn_norm and find(layer, family.ffn_norm, where),
             head_size=head_size,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),

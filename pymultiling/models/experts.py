@@ -1,4 +1,4 @@
-"""Mixture-of-experts FFNs (Mixtral, Qwen3-MoE): seeing and changing what each expert makes of the tokens routed to it.
+"""Mixture-of-experts FFNs (Mixtral, Qwen3-MoE, OLMoE): seeing and changing what experts make of the tokens they get.
 
 transformers keeps a layer's experts in one module, whose forward the experts here take over for a while. A neuron is
 (expert e, index i), and index e I + i of a layer's E I; zeroing it leaves the router as it is, and with p the router's
@@ -9,41 +9,22 @@ weight of the token for the expert
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling import reference
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.linear import DTYPES
+from pymultiling.models.routing import Change, Routed, run_experts
 from pymultiling.ops import active_count, column_energy, mask_neurons
 from pymultiling.reference.segments import document_sum, wide
 
-GROUPED_FROM = (8, 0)  # NVIDIA's compute capability that torch's grouped_mm asks for
-
-
-class Routed(NamedTuple):
-    """What a layer's experts make of their input `states` (tokens, D): a row for each token and expert it is routed to.
-
-    Rows are sorted by expert. tokens, experts: (S,) int64; weights: (S,), the router's; gate, up, hidden: (S, I),
-    hidden = act(gate) * up.
-    """
-
-    states: Tensor
-    tokens: Tensor
-    experts: Tensor
-    weights: Tensor
-    gate: Tensor
-    up: Tensor
-    hidden: Tensor
-
-
-Change = Callable[[Routed], Tensor | None]
+# transformers' names of what experts may have, or be, that is not seen in the shapes of their weights.
+OTHER_KINDS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_expert_parallel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +45,10 @@ class Experts:
             )
         if gate_up.dtype not in DTYPES or down.dtype not in DTYPES:
             raise UnsupportedModel(f"the experts of {where} are in {down.dtype}: load the model without quantisation")
-        if getattr(module, "has_bias", False) or getattr(module, "_is_expert_parallel", False):
+        if any(getattr(module, name, False) for name in OTHER_KINDS) or not getattr(module, "is_concatenated", True):
             raise UnsupportedModel(
-                f"the experts of {where} have biases or are spread over devices, which is not supported"
+                f"the experts of {where} have biases or norms, keep their weights in another order, or are spread over "
+                "devices, which is not supported"
             )
         return cls(module)
 
@@ -134,6 +116,11 @@ class Experts:
             values = values.view(self.count, -1)[routed.experts]
         return reference.mask_neurons(routed.hidden, by_expert, ids, scale, values)
 
+    def parameters_of(self, n: int) -> list[Tensor]:
+        """Views of the row of gate, the row of up and the column of down that are neuron n."""
+        (e, i), gate_up, down = divmod(n, self.size), self.module.gate_up_proj, self.module.down_proj
+        return [gate_up[e, i], gate_up[e, self.size + i], down[e, :, i]]
+
     def ids(self, routed: Routed, of_tokens: Tensor) -> Tensor:
         """(S,): id E + expert of every row, for ids (tokens,); -1 stays."""
         ids = of_tokens[routed.tokens]
@@ -152,7 +139,7 @@ def changing(experts: Experts, change: Change) -> Iterator[None]:
     changes = (*getattr(own, "changes", ()), change)
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        return _forward(module, changes, hidden_states, top_k_index, top_k_weights)
+        return run_experts(module, changes, hidden_states, top_k_index, top_k_weights)
 
     forward.changes = changes
     module.forward = forward
@@ -163,67 +150,3 @@ def changing(experts: Experts, change: Change) -> Iterator[None]:
             del module.forward
         else:
             module.forward = own
-
-
-def _forward(module: nn.Module, changes: tuple[Change, ...], states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """states (T, D), the experts that the router chose for them and its weights (T, k) -> (T, D)."""
-    tokens, top_k = index.shape
-    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
-    eager = implementation == "eager"
-    if eager:  # the order in which it takes the rows of an expert
-        index, weights = index.T, weights.T
-    order = index.flatten().argsort(stable=True)
-    experts, token_of = index.flatten()[order], order % tokens if eager else order // top_k
-    weights, count = weights.flatten()[order], len(module.down_proj)
-    ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
-    grouped = implementation == "grouped_mm" and _has_grouped(states)
-    gate, up, hidden = (_up_at_once if grouped else _up)(module, states[token_of], ends)
-    routed = Routed(states, token_of, experts, weights, gate, up, hidden)
-    for change in changes:
-        changed = change(routed)
-        routed = routed if changed is None else routed._replace(hidden=changed)
-    out = (_down_at_once if grouped else _down)(module, routed.hidden, ends) * weights[:, None]
-    if not eager:
-        return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
-    total = torch.zeros_like(states)
-    for rows in token_of.argsort(stable=True).view(tokens, top_k).T:  # a token's experts one after the other
-        total = total + out[rows].to(total.dtype)
-    return total
-
-
-@torch.compiler.disable  # the rows of every expert are others at every call
-def _up(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x (S, D) sorted by expert, where each one's rows end (E,) int32 -> gate, up and hidden (S, I)."""
-    pairs = [F.linear(part, module.gate_up_proj[e]).chunk(2, dim=-1) for e, part in _by_expert(x, ends)]
-    hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
-    return *(torch.cat(parts) for parts in zip(*pairs)), hidden
-
-
-@torch.compiler.disable
-def _down(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
-    return torch.cat([F.linear(part, module.down_proj[e]) for e, part in _by_expert(hidden, ends)])
-
-
-def _by_expert(x: Tensor, ends: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The experts that have rows, and these."""
-    return ((e, part) for e, part in enumerate(x.tensor_split(ends.tolist()[:-1])) if len(part))
-
-
-def _has_grouped(x: Tensor) -> bool:
-    """Whether one launch multiplies all experts; on the CPU PyTorch, too, goes through them one by one."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= GROUPED_FROM
-
-
-def _up_at_once(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gate, up = _grouped(x, module.gate_up_proj, ends).chunk(2, dim=-1)
-    return gate, up, module.act_fn(gate) * up
-
-
-def _down_at_once(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
-    return _grouped(hidden, module.down_proj, ends)
-
-
-def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """x (S, inputs) sorted by expert, weight (E, outputs, inputs) -> (S, outputs)."""
-    multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
-    return multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)

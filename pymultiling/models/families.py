@@ -64,6 +64,15 @@ def _olmo(config) -> Family:
     return Family(clip=config.clip_qkv)
 
 
+def _olmoe(config) -> Family:
+    if config.clip_qkv is not None:
+        raise UnsupportedModel(
+            f"this olmoe clips queries and keys behind their norms, at {config.clip_qkv}, which is not supported: looked for "
+            "one whose configuration has no clip_qkv"
+        )
+    return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
+
+
 def _phi(config) -> Family:
     norms = {"q_norm": "q_layernorm", "k_norm": "k_layernorm"} if config.qk_layernorm else {}
     return Family(**norms, centred_norms=True, final=("final_layernorm",), o="dense", gate=None, up="fc1", down="fc2")
@@ -89,6 +98,8 @@ FAMILIES: dict[str, Family | Callable[..., Family]] = {
         ffn_norm="post_feedforward_layernorm",
         norm_offset=1.0,
     ),
+    "mixtral": Family(experts="experts"),
+    "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": Family(
@@ -140,6 +151,7 @@ FAMILIES: dict[str, Family | Callable[..., Family]] = {
         attention_norm="post_attention_layernorm",
         ffn_norm="post_feedforward_layernorm",
     ),
+    "olmoe": _olmoe,
     "xglm": Family(
         final=("layer_norm",),
         interface=False,

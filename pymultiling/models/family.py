@@ -42,6 +42,8 @@ class Family:
         ffn: the FFN.
         gate, up, down: its projections; no `gate`: a plain FFN, act(up).
         gate_up: one projection for gate and up, in this order, in place of them.
+        experts: the module of all experts of an FFN that is a mixture of them, in place of its projections; its
+            parameters are gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width).
         ffn_norm: a norm behind the FFN, before the residual is added.
         ffn_alone: the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: the configuration says it.
@@ -75,6 +77,7 @@ class Family:
     up: str = "up_proj"
     gate_up: str | None = None
     down: str = "down_proj"
+    experts: str | None = None
     ffn_norm: str | None = None
     ffn_alone: bool = True
     activation: str | None = None
@@ -90,6 +93,7 @@ class Family:
             ((self.q_norm is None) == (self.k_norm is None), "q_norm and k_norm go together"),
             (self.q_norm is None or self.interface, "q_norm and k_norm go with interface=True"),
             (self.interleaved or not self.half_tables, "half_tables go with interleaved=True"),
+            (self.experts is None or self.ffn_norm is None, "experts go without ffn_norm"),
         ):
             if not fits:
                 raise ValueError(f"a family of this kind is not supported: {rule}")

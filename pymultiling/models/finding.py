@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
 from pymultiling.models.linear import Projection, is_linear, weight_of
 
@@ -49,6 +50,15 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
             names = family.gate_up or (f"{family.gate} or {family.up}" if family.gate else family.up)
             raise UnsupportedModel(f"{where}: {family.down} takes {width} values, and {names} gives {one.width}")
     return gate, up
+
+
+def ffn_experts(ffn: nn.Module, family: Family, where: str) -> Experts:
+    if hasattr(ffn, family.down):
+        raise UnsupportedModel(
+            f"{where} has one dense FFN, and {family.experts} were looked for: models in which only some layers are "
+            "mixtures of experts (Qwen3-MoE with mlp_only_layers or decoder_sparse_step) are not supported"
+        )
+    return Experts.of(find(ffn, family.experts, where), where)
 
 
 def _whole(linear: nn.Module) -> Projection:

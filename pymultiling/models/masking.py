@@ -13,8 +13,10 @@ from torch.autograd.forward_ad import unpack_dual
 
 from pymultiling import reference
 from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.experts import Change, Experts, Routed, changing
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import weight_of
+from pymultiling.models.members import Parts, check_mean, masks_of, values_of
 from pymultiling.models.rows import Rows, checked_rows
 from pymultiling.neurons import NeuronSet
 from pymultiling.ops import mask_neurons
@@ -34,10 +36,11 @@ def deactivate(
         x[n] becomes scale x[n], or mean[n], for every neuron n of the set
 
     FFN neurons are changed at the input of the down projection, O neurons at the input of o_proj, and Q, K and V neurons
-    at the output of their projection (bias included). Given several sets, each row of the batch runs under its own, in the
-    same forward. Contexts nest, the inner one's change follows the outer one's: with scale 0 the union is off. All is removed
-    on exit, also after an exception. Where activations are computed again for gradients (checkpointing), the backward pass
-    belongs inside. Source: arXiv 2402.18815, section 2.
+    at the output of their projection (bias included). Neurons of an expert are changed in the tokens that are routed to it,
+    and its router stays as it is. Given several sets, each row of the batch runs under its own, in the same forward.
+    Contexts nest, the inner one's change follows the outer one's: with scale 0 the union is off. All is removed on exit,
+    also after an exception. Where activations are computed again for gradients (checkpointing), the backward pass belongs
+    inside. Source: arXiv 2402.18815, section 2.
 
     Args:
         model: a Hugging Face decoder of a supported family; it may be compiled.
@@ -91,17 +94,27 @@ def changed(
     decoder.require_weights()
     if not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")
-    _check_mean(decoder, sets, scale, mean)
+    check_mean(decoder, sets, scale, mean)
+
+    def found(index: int, parts: Parts, width: int, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        masks = masks_of(sets, index, parts, width, weight.device)
+        return masks, None if mean is None else values_of(mean, index, parts, width, weight)
+
     rows = Rows(decoder.model)
-    with Hooks() as hooks:
+    with ExitStack() as stack, Hooks() as hooks:
         for index, layer in enumerate(decoder.layers):
-            if decoder.family.ffn == "":
+            if decoder.family.ffn == "" or layer.experts is not None:
                 hooks.before(layer.ffn, rows.see, with_kwargs=True)
+            if layer.experts is not None:
+                experts, down = layer.experts, layer.experts.module.down_proj
+                masks, values = found(index, {"ffn": slice(None)}, experts.width, down)
+                if masks.any():
+                    stack.enter_context(changing(experts, _change_routed(rows, experts, masks, scale, values)))
             for module, on_input, parts in places(layer):
-                masks = _masks(sets, index, weight_of(module), on_input, parts)
+                weight = weight_of(module)
+                masks, values = found(index, parts, weight.shape[on_input], weight)
                 if not masks.any():
                     continue
-                values = None if mean is None else _values(mean, index, weight_of(module), on_input, parts)
                 change = _change(rows, masks, scale, values)
                 # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
@@ -119,38 +132,16 @@ def changed(
         yield rows
 
 
-def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, dict[str, slice | Tensor]]]:
-    """Where neurons are changed: a linear module, whether at its input, and the sites' parts of that."""
-    yield layer.down, True, {"ffn": slice(None)}
+def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, Parts]]:
+    """Where neurons are changed, but for those of experts: a linear module, whether at its input, and the sites' parts."""
+    if layer.experts is None:
+        yield layer.down, True, {"ffn": slice(None)}
     yield layer.o, True, {"o": slice(None)}
-    outputs: dict[nn.Module, dict[str, slice | Tensor]] = {}  # the parts of a fused projection share a module
+    outputs: dict[nn.Module, Parts] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
         outputs.setdefault(projection.module, {})[site] = projection.place()
     for module, parts in outputs.items():
         yield module, False, parts
-
-
-def _masks(
-    sets: Sequence[NeuronSet | None], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice | Tensor]
-) -> Tensor:
-    """(sets, width) bool, on the weight's device."""
-    masks = torch.zeros(len(sets), weight.shape[on_input], dtype=torch.bool)
-    for mask, one in zip(masks, sets):
-        for site, part in parts.items():
-            if one is not None and site in one.sites:
-                mask[part] = one.sites[site][index]
-    return masks.to(weight.device)
-
-
-def _values(
-    mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice | Tensor]
-) -> Tensor:
-    """(width,) in the weight's dtype, on its device; zeros where a site has no values, and no members."""
-    values = weight.new_zeros(weight.shape[on_input])
-    for site, part in parts.items():
-        if site in mean:
-            values[part] = mean[site][index].to(values)
-    return values
 
 
 def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor, bool], Tensor]:
@@ -168,23 +159,15 @@ def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> C
     return change
 
 
+def _change_routed(rows: Rows, experts: Experts, masks: Tensor, scale: float, values: Tensor | None) -> Change:
+    def change(routed: Routed) -> Tensor:
+        added = None if values is None else values.to(routed.hidden.dtype)
+        plain = not torch.compiler.is_compiling() and _differentiated_forward(routed.hidden)
+        return experts.masked(routed, masks, rows.of_tokens(routed.states), scale, added, plain)
+
+    return change
+
+
 def _differentiated_forward(x: Tensor) -> bool:
     """Whether x is inside torch.func's transforms, or has a tangent."""
     return torch._C._functorch.is_functorch_wrapped_tensor(x) or unpack_dual(x).tangent is not None
-
-
-def _check_mean(
-    decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float, mean: Mapping[str, Tensor] | None
-) -> None:
-    if mean is None:
-        return
-    if scale != 0:
-        raise ValueError("neurons are scaled or set to their mean, not both: give scale or mean")
-    layers, widths = len(decoder.layers), decoder.widths()
-    for site in {site for one in sets if one is not None for site, mask in one.sites.items() if mask.any()}:
-        if site not in mean:
-            raise ValueError(f"mean has no values of site {site}, of which the sets have neurons")
-        if tuple(mean[site].shape) != (layers, widths[site]):
-            raise ValueError(
-                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, this model's {layers} x {widths[site]}"
-            )

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attention import listening
 from pymultiling.models.decoder import Decoder, Layer, evaluation
+from pymultiling.models.experts import Routed, changing
+from pymultiling.models.from_weights import FromWeights
 from pymultiling.models.fused import fused_ffn
 from pymultiling.models.head_norms import epsilon
 from pymultiling.models.hooks import Hooks
@@ -22,7 +24,7 @@ from pymultiling.models.importance import Importance, require_finite
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.qk import of_scores
 from pymultiling.models.scores import Scores, watch_scores
-from pymultiling.ops import GatedFFN, column_energy, value_energy, value_gram
+from pymultiling.ops import GatedFFN, column_energy, value_energy
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.reference import normed_energy
 from pymultiling.reference.segments import document_sum, wide
@@ -38,8 +40,11 @@ class ImportanceProbe:
     Weights must not change inside the block: what depends on them alone is computed once. With `fused` the FFNs' product
     is computed by `gated_ffn`, which gives its statistics in the same pass; the model's output then agrees to rounding,
     and bit for bit without. None: for layers on a GPU, where it saves launches and memory traffic; on the CPU it saves
-    nothing, by measurement. `qk` is the mode of qk_importance, "exact" or "fast". A factor by which a model multiplies a
-    sublayer's output before it adds it to the residual (Granite's) is no part of the sublayer.
+    nothing, by measurement. Mixtures of experts run one way with `fused` and without, their output staying bit for bit if
+    the model's experts are transformers' "eager" ones, and agreeing to rounding if they are others.
+
+    `qk` is the mode of qk_importance, "exact" or "fast". A factor by which a model multiplies a sublayer's output before it
+    adds it to the residual (Granite's) is no part of the sublayer.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class ImportanceProbe:
         self.decoder = Decoder(model)
         self.sites = check_sites(sites)
         self.rope, self.score, self.fused, self.qk = rope, score, fused, qk
-        self._from_weights: dict[tuple, Tensor | list[Tensor]] = {}
+        self._from_weights = FromWeights()
 
     @property
     def rule(self) -> str:
@@ -126,6 +131,9 @@ class ImportanceProbe:
         return Importance(stacked, of_errors)
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
+        if layer.experts is not None:
+            stack.enter_context(changing(layer.experts, lambda routed: self._keep_routed(index, layer, routed)))
+            return
         released, alone = self.score == "released", self.decoder.family.ffn_alone
         fused = layer.down.weight.is_cuda if self.fused is None else self.fused
         # Statistics of the product are not those of what a hook at the down projection, such as deactivate's, makes of it.
@@ -133,7 +141,7 @@ class ImportanceProbe:
         if alone and (released or fused):
 
             def keep(ffn: GatedFFN) -> None:
-                norms = 1 if released else self._column_norms(layer.down)
+                norms = 1 if released else self._from_weights.column_norms(layer.down)
                 self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
 
             stack.enter_context(fused_ffn(self.decoder.activation, layer, lambda: (self._documents, self._count), keep))
@@ -143,6 +151,14 @@ class ImportanceProbe:
             self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
         else:
             hooks.before(layer.down, lambda _, args: self._keep_energy("ffn", index, layer.down, args[0]))
+
+    def _keep_routed(self, index: int, layer: Layer, routed: Routed) -> None:
+        experts, documents = layer.experts, self._documents.to(routed.hidden.device)
+        if self.score == "released":
+            found = experts.magnitude(routed, documents, self._count)
+        else:
+            found = experts.energy(routed, documents, self._count) * self._from_weights.expert_norms(experts)
+        self._found["ffn"][index] = found
 
     def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
         def watch(_, args, output: Tensor) -> None:
@@ -173,9 +189,7 @@ class ImportanceProbe:
             if "o" in sites:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
-                gram = self._once(
-                    ("gram", layer.o), lambda: value_gram(weight_of(layer.o).detach(), layer.kv_heads, layer.head_size)
-                )
+                gram = self._from_weights.value_gram(layer.o, layer.kv_heads, layer.head_size)
                 self._found["v"][index] = value_energy(x, gram, documents, self._count)
 
         hooks.before(layer.o, watch)
@@ -193,7 +207,7 @@ class ImportanceProbe:
         def watch(_, args) -> None:
             x, weight, multiplier = inputs.pop(), weight_of(linear).detach(), self.decoder.multiplier(norm)
             for site, (heads, size) in shapes.items():
-                gram, scaled_gram = self._grams(linear, multiplier, heads, size)
+                gram, scaled_gram = self._from_weights.grams(linear, multiplier, heads, size)
                 documents = self._documents.to(x.device)
                 self._found[site][index] = normed_energy(
                     x,
@@ -226,21 +240,4 @@ class ImportanceProbe:
 
     def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
         energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
-        self._found[site][index] = energy * self._column_norms(linear)
-
-    def _column_norms(self, linear: nn.Module) -> Tensor:
-        """||W[:, n]||^2 of every column: the energy of the weight's columns over its rows."""
-        return self._once(("norms", linear), lambda: column_energy(weight_of(linear).detach(), count=1))
-
-    def _grams(self, linear: nn.Module, multiplier: Tensor, heads: int, size: int) -> list[Tensor]:
-        """Products of the weight's columns, as they are and times a norm's multiplier."""
-        weight = weight_of(linear).detach()
-        return self._once(
-            ("grams", linear, heads, size),
-            lambda: [value_gram(w, heads, size) for w in (weight, wide(weight) * wide(multiplier)[:, None])],
-        )
-
-    def _once(self, key: tuple, compute: Callable):
-        if key not in self._from_weights:
-            self._from_weights[key] = compute()
-        return self._from_weights[key]
+        self._found[site][index] = energy * self._from_weights.column_norms(linear)

@@ -7,7 +7,7 @@ with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...) for the second
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from pymultiling.models.decoder import Decoder, Layer, evaluation
+from pymultiling.models.experts import Routed, changing
 from pymultiling.models.hooks import Hooks
-from pymultiling.models.linear import weight_of
+from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.probe import ImportanceProbe
 from pymultiling.sites import SITES
 
@@ -79,20 +80,30 @@ def _difference(layer: Layer, site: str, found: Tensor, run: Callable[[], Tensor
 def _calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[nn.Module, SimpleNamespace], float]:
     """What a layer's attention and FFN were called with; and how far the down projection's input is from act(gate) up."""
     calls: dict[nn.Module, SimpleNamespace] = {}
-    outputs: dict[nn.Module, Tensor] = {}
-    with Hooks() as hooks:
-        for module in (layer.attention, layer.ffn, layer.down):
+    seen: dict[str, Tensor] = {}
+
+    def see(name: str, projection: Projection) -> Callable:
+        return lambda _, args, output: seen.update({name: projection.of(output)})
+
+    def see_routed(routed: Routed) -> None:
+        seen.update(gate=routed.gate, up=routed.up, hidden=routed.hidden)
+
+    with ExitStack() as stack, Hooks() as hooks:
+        for module in (layer.attention, layer.ffn):
 
             def catch(module, args, kwargs) -> None:
                 calls[module] = SimpleNamespace(args=args, kwargs=kwargs)
 
             hooks.before(module, catch, with_kwargs=True)
-        for projection in filter(None, (layer.gate, layer.up)):
-            hooks.after(projection.module, lambda module, args, output: outputs.update({module: output}))
+        if layer.experts is not None:
+            stack.enter_context(changing(layer.experts, see_routed))
+        else:
+            for name, projection in (("gate", layer.gate), ("up", layer.up)):
+                if projection is not None:
+                    hooks.after(projection.module, see(name, projection))
+            hooks.before(layer.down, lambda _, args: seen.update(hidden=args[0]))
         decoder.forward(tokens, torch.ones_like(tokens))
-    product = ACT2FN[decoder.activation](layer.gate.of(outputs[layer.gate.module]))
-    product = product if layer.up is None else product * layer.up.of(outputs[layer.up.module])
-    (hidden,) = calls[layer.down].args
+    product, hidden = ACT2FN[decoder.activation](seen["gate"]) * seen.get("up", 1), seen["hidden"]
     return calls, ((hidden - product).abs().max() / hidden.abs().max().clamp(min=1e-30)).item()
 
 
@@ -108,7 +119,7 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict) -> Callabl
     def of_the_layer() -> Tensor:  # the FFN is no module of its own
         caught = []
         with Hooks() as hooks:
-            hooks.after(layer.down, lambda _, args, output: caught.append(output))
+            hooks.after(layer.down or layer.experts.module, lambda _, args, output: caught.append(output))
             run()
         return caught[0]
 
@@ -135,12 +146,13 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict) -> Callabl
 def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
     """Inside, the parameters of neuron n are zero."""
     rows = {"ffn": (layer.gate, layer.up), "q": (layer.q,), "k": (layer.k,), "v": (layer.v,), "o": ()}[site]
-    places = []
+    places = layer.experts.parameters_of(n) if site == "ffn" and layer.experts is not None else []
     for projection in rows:
         if projection is not None:
             row, bias = int(projection.rows()[n]), projection.module.bias
             places += [weight_of(projection.module)[row]] + ([] if bias is None else [bias[row]])
-    places += [weight_of(one)[:, n] for name, one in (("ffn", layer.down), ("o", layer.o)) if name == site]
+    columns = {"ffn": layer.down, "o": layer.o}.get(site)
+    places += [] if columns is None else [weight_of(columns)[:, n]]
     kept = [place.clone() for place in places]
     for place in places:
         place.zero_()

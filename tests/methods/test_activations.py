@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import transformers.activations
-from anatomy import ffn_modules, layers_of, sizes
+from anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
 from tiny import FAMILIES, tiny_batch, tiny_model
 from tiny_text import texts, tiny_tokenizer, write_text
 
@@ -29,16 +29,32 @@ def activation_of(model):
     return transformers.activations.ACT2FN[name]
 
 
+def watch_gates(model, keep) -> list:
+    """Handles of hooks that call keep(gate), (tokens, neurons), in every layer.
+
+    Gates of experts that a token is not routed to are -1, at which a neuron is not active.
+    """
+    width, handles = sizes(model.config)["ffn"], []
+
+    def watch_experts(experts, args) -> None:
+        keep(routed_gate_and_up(experts, *args[:2], -1.0)[0])
+
+    for layer in layers_of(model):
+        if experts_of(layer) is not None:
+            handles.append(experts_of(layer).register_forward_pre_hook(watch_experts))
+        else:
+            gate = ffn_modules(layer)[0]
+            handles.append(
+                gate.register_forward_hook(lambda _, args, output: keep(output[..., :width].reshape(-1, width)))
+            )
+    return handles
+
+
 def plain_gates(model, tokens: list[int]) -> torch.Tensor:
     """(layers, tokens, neurons): act(gate) of one document in float64, from the values that the model sees."""
     act = activation_of(model)
-    found, handles = [], []
-    for layer in layers_of(model):
-        gate, _, down = ffn_modules(layer)
-        width = sizes(model.config)["ffn"]
-        handles.append(
-            gate.register_forward_hook(lambda _, args, output, n=width: found.append(output[..., :n].view(-1, n)))
-        )
+    found = []
+    handles = watch_gates(model, found.append)
     with torch.no_grad():
         model(input_ids=torch.tensor([tokens]), use_cache=False)
     for handle in handles:
@@ -66,13 +82,8 @@ def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
     model = tiny_model(name, dtype)
     batch = tiny_batch((11, 11) if padding == "none" else (11, 7), padding="right" if padding == "none" else padding)
     act = activation_of(model)
-    seen, handles = [], []
-    width, shape = sizes(model.config)["ffn"], (*batch["input_ids"].shape, -1)
-    for layer in layers_of(model):
-        gate = ffn_modules(layer)[0]
-        handles.append(
-            gate.register_forward_hook(lambda _, args, output: seen.append(output[..., :width].double().view(shape)))
-        )
+    seen, shape, width = [], (*batch["input_ids"].shape, -1), sizes(model.config)["ffn"]
+    watch_gates(model, lambda gate: seen.append(gate.double().view(shape)))
     for counted in (batch["attention_mask"].bool(), batch["attention_mask"].bool() & (torch.arange(11) > 4)):
         seen.clear()
         found = ActivationProbe(model).measure(**batch, counted=counted)
@@ -180,8 +191,9 @@ def test_nan_stops_with_layer_site_and_document():
         pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4", "w3 w4 w5"]}, progress=False)
 
 
-def test_the_output_stays_bit_for_bit():
-    model, batch = tiny_model("llama", torch.bfloat16), tiny_batch()
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_the_output_stays_bit_for_bit(name):
+    model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
     seen = []
     handle = model.model.register_forward_hook(lambda _, args, output: seen.append(output[0]))
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)

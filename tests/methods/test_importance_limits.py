@@ -13,7 +13,8 @@ import pymultiling as pml
 from pymultiling.ops import unavailable
 
 
-@pytest.mark.parametrize("name", [name for name in (*FAMILIES, "qwen2-sliding") if name != "qwen2"])
+# Key biases of 300 lose all in 16 bits, and there a router may send tokens elsewhere (tests/models/test_experts.py).
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, "qwen2-sliding") if name not in ("qwen2", "mixtral")])
 def test_bfloat16_importance_is_close_to_float64_with_the_same_weights(name):
     """0.016 was the largest of four seeds: bfloat16 keeps activations to 0.004, and importance is their square."""
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()

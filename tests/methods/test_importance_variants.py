@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from anatomy import attention_of, ffn_modules, key_heads, layers_of, output_of, sizes
+from anatomy import attention_of, experts_of, ffn_modules, key_heads, layers_of, output_of, routed_gate_and_up, sizes
 from brute_force import float64_throughout, shown
 from comparison import TOLERANCE, exactly, largest_error, truth_of
 from tiny import MODELS, hidden_of, tiny_batch, tiny_model
@@ -116,6 +116,7 @@ def one_layer(name: str) -> dict:
         "falcon",
         "cohere-norms",
         "olmo2",
+        "mixtral",
     ],
 )
 def test_released_score_is_what_the_published_code_ranks_by(name, padding):
@@ -127,12 +128,18 @@ def test_released_score_is_what_the_published_code_ranks_by(name, padding):
         rotated.append((q, k))
         return q, k
 
-    handles = [
-        output_of(layer, config).register_forward_pre_hook(lambda _, args: caught.update(o=args[0])),
-        ffn_modules(layer)[1].register_forward_hook(
-            lambda _, args, output: caught.update(up=output[..., -width:].view(*valid.shape, width))
-        ),
-    ]
+    def keep_up(up):
+        caught["up"] = up.view(*valid.shape, width)
+
+    handles = [output_of(layer, config).register_forward_pre_hook(lambda _, args: caught.update(o=args[0]))]
+    experts = experts_of(layer)
+    if experts is None:
+        up = ffn_modules(layer)[1]
+        handles.append(up.register_forward_hook(lambda _, args, output: keep_up(output[..., -width:])))
+    else:  # no token counts where it is not routed to the expert
+        handles.append(
+            experts.register_forward_pre_hook(lambda _, args: keep_up(routed_gate_and_up(experts, *args[:2], 0.0)[1]))
+        )
     log_a = probabilities(model, batch, watch).log()
     for handle in handles:
         handle.remove()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from anatomy import attention_of, ffn_modules, layers_of, name_of, output_of, rows_of
+from anatomy import attention_of, experts_of, ffn_modules, layers_of, name_of, output_of, routed_gate_and_up, rows_of
 from tiny import tiny_model
 from tiny_text import texts, tiny_tokenizer
 
@@ -18,9 +18,20 @@ def token_by_token(model) -> dict[str, torch.Tensor]:
     def keep(site, index, x):
         seen.setdefault((site, index), []).append(x.flatten(0, -2).double())
 
+    def keep_routed(index, experts, args):
+        gate, up = routed_gate_and_up(experts, *args[:2], torch.nan)
+        keep("ffn", index, torch.nn.functional.silu(gate) * up)
+
     for index, layer in enumerate(layers_of(model)):
         attention = attention_of(layer, model.config)
-        for site, module in (("ffn", ffn_modules(layer)[2]), ("o", output_of(layer, model.config))):
+        inputs = [("o", output_of(layer, model.config))]
+        if experts_of(layer) is None:
+            inputs += [("ffn", ffn_modules(layer)[2])]
+        else:
+            handles.append(
+                experts_of(layer).register_forward_pre_hook(lambda *call, index=index: keep_routed(index, *call))
+            )
+        for site, module in inputs:
             handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): keep(*at, args[0])))
         for site in ("q", "k", "v"):
             linear = getattr(attention, name_of(model.config, "qkv") or f"{site}_proj")
@@ -35,11 +46,14 @@ def token_by_token(model) -> dict[str, torch.Tensor]:
     for handle in handles:
         handle.remove()
     layers = len(layers_of(model))
-    return {site: torch.stack([torch.cat(seen[site, index]).mean(0) for index in range(layers)]) for site in pml.SITES}
+    return {
+        site: torch.stack([torch.cat(seen[site, index]).nanmean(0).nan_to_num() for index in range(layers)])
+        for site in pml.SITES
+    }
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "falcon-new", "opt-post-norm"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "falcon-new", "opt-post-norm", "mixtral"])
 def test_means(name, batch_tokens):
     model = tiny_model(name)
     truth = token_by_token(model)

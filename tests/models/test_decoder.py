@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from anatomy import attention_of, ffn_modules, key_heads, layers_of, name_of, output_of, rows_of, sizes, weight_of
+from anatomy import (
+    attention_of,
+    experts_of,
+    ffn_modules,
+    key_heads,
+    layers_of,
+    name_of,
+    output_of,
+    rows_of,
+    sizes,
+    weight_of,
+)
 from tiny import MODELS, configuration, tiny_model, unknown_model
 from torch import nn
 
@@ -42,9 +53,13 @@ def test_separate_projections_are_whole_modules(name):
         for site in ("q", "k", "v") if name_of(model.config, "qkv") is None else ():
             projection, linear = getattr(layer, site), getattr(attention, f"{site}_proj")
             assert projection.module is linear and projection.place() == slice(0, linear.out_features)
+        assert layer.o is output_of(own, model.config)
+        if experts_of(own) is not None:
+            assert layer.experts.module is experts_of(own) and layer.gate is layer.up is layer.down is None
+            continue
         gate, up, down = ffn_modules(own)
         assert layer.gate.module is gate and (layer.up.module is up if layer.up else up is gate)
-        assert layer.down is down and layer.o is output_of(own, model.config)
+        assert layer.down is down and layer.experts is None
 
 
 FUSED = [name for name, (kind, _) in MODELS.items() if name_of(configuration(kind)(), "qkv")]
@@ -178,6 +193,19 @@ def test_layers_of_different_width_are_refused():
     mlp.gate_proj, mlp.up_proj, mlp.down_proj = nn.Linear(32, 11), nn.Linear(32, 11), nn.Linear(11, 32)
     with pytest.raises(pml.UnsupportedModel, match="width of ffn"):
         Decoder(model)
+
+
+@pytest.mark.parametrize("mixed", [dict(mlp_only_layers=[1]), dict(decoder_sparse_step=2)], ids=str)
+def test_layers_with_and_without_experts_are_refused(mixed):
+    dense = 1 if "mlp_only_layers" in mixed else 0
+    sentence = f"layer {dense} has one dense FFN, and experts were looked for: models in which only some layers are"
+    with pytest.raises(pml.UnsupportedModel, match=sentence):
+        Decoder(tiny_model("qwen3_moe", **mixed))
+
+
+def test_queries_that_are_clipped_behind_their_norm_are_refused():
+    with pytest.raises(pml.UnsupportedModel, match="clips queries and keys behind their norms, at 0.5"):
+        Decoder(tiny_model("olmoe", clip_qkv=0.5))
 
 
 def test_projections_that_do_not_fit_each_other():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from anatomy import attention_of, ffn_modules, layers_of, name_of, output_of, rows_of, sizes
+from anatomy import attention_of, experts_of, ffn_modules, layers_of, name_of, output_of, rows_of, sizes
 from tiny import FAMILIES, MODELS, some_neurons, tiny_batch, tiny_model, unknown_model, zeroed
 
 import pymultiling as pml
@@ -153,6 +153,18 @@ def gradient_of(linear) -> torch.Tensor:
     return linear.weight.grad.T if type(linear).__name__ == "Conv1D" else linear.weight.grad
 
 
+def ffn_gradients(layer, config) -> list[torch.Tensor]:
+    """(neurons, hidden size) each: of the rows of gate and up, and of the columns of down."""
+    experts = experts_of(layer)
+    if experts is not None:
+        gate, up = experts.gate_up_proj.grad.chunk(2, 1)
+        return [gate.flatten(0, 1), up.flatten(0, 1), experts.down_proj.grad.mT.flatten(0, 1)]
+    gate, up, down = ffn_modules(layer)
+    if config.model_type == "phi3":
+        return [*gradient_of(gate).chunk(2), gradient_of(down).T]
+    return [gradient_of(gate), gradient_of(up), gradient_of(down).T]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are_off(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
@@ -171,12 +183,8 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
     for index, layer in enumerate(layers_of(model)):
         off = {site: mask[index] for site, mask in neurons.sites.items()}
         attention, config = attention_of(layer, model.config), model.config
-        gate, up, down = ffn_modules(layer)
-        pieces = [(gradient_of(down).T, off["ffn"]), (gradient_of(output_of(layer, config)).T, off["o"])]
-        if config.model_type == "phi3":
-            pieces += [(layer.mlp.gate_up_proj.weight.grad, torch.cat([off["ffn"], off["ffn"]]))]
-        else:
-            pieces += [(gradient_of(gate), off["ffn"]), (gradient_of(up), off["ffn"])]
+        pieces = [(gradient, off["ffn"]) for gradient in ffn_gradients(layer, config)]
+        pieces += [(gradient_of(output_of(layer, config)).T, off["o"])]
         for site in ("q", "k", "v"):
             linear = getattr(attention, name_of(config, "qkv") or f"{site}_proj")
             rows = slice(None) if rows_of(config, site) is None else rows_of(config, site)

@@ -2,10 +2,11 @@
 
 import copy
 from contextlib import ExitStack
+from unittest import mock
 
 import pytest
 import torch
-from anatomy import weight_of
+from anatomy import routed_gate_and_up, weight_of
 from test_masking import TOLERANCE, difference, logits
 from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model
 
@@ -19,6 +20,9 @@ def scaled(model, neurons: pml.NeuronSet, scale: float):
     """A copy of the model: columns of down and o_proj, rows and biases of q, k and v times `scale`."""
     model = copy.deepcopy(model)
     for index, layer in enumerate(Decoder(model).layers):
+        if layer.experts is not None:
+            columns = layer.experts.module.down_proj.data.mT
+            columns[neurons.sites["ffn"][index].view(columns.shape[:2])] *= scale
         for module, on_input, parts in places(layer):
             weight = weight_of(module).data.T if on_input else weight_of(module).data
             for site, part in parts.items():
@@ -56,8 +60,22 @@ def replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Tensor], batch
                 x[..., torch.arange(x.shape[-1])[part][n]] = mean[site][index, n]
         return x
 
+    def experts_with(index, experts):
+        """All experts for all tokens, with a weight of zero for those that the router did not choose."""
+
+        def forward(states, chosen, weights):
+            gate, up = routed_gate_and_up(experts, states, chosen, 0.0)
+            hidden = put(experts.act_fn(gate) * up, index, {"ffn": slice(None)})
+            of_token = states.new_zeros(len(states), len(experts.down_proj)).scatter(1, chosen, weights.to(states))
+            hidden = hidden.unflatten(1, (len(experts.down_proj), -1)) * of_token[..., None]
+            return torch.einsum("tei,edi->td", hidden, experts.down_proj)
+
+        return mock.patch.object(experts, "forward", forward)
+
     with ExitStack() as stack:
         for index, layer in enumerate(Decoder(model).layers):
+            if layer.experts is not None:
+                stack.enter_context(experts_with(index, layer.experts.module))
             for module, on_input, parts in places(layer):
                 at = dict(index=index, parts=parts)
                 if on_input:
@@ -138,8 +156,9 @@ def test_under_autocast(change):
             assert difference(logits(model, batch).float(), truth) < 0.1
 
 
-def test_forward_derivatives_and_vectorised_calls():
-    model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_forward_derivatives_and_vectorised_calls(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
     model.set_attn_implementation("eager")
     neurons = some_neurons(model)
     embedded = model.model.embed_tokens(batch["input_ids"]).detach()

@@ -1,0 +1,91 @@
+"""Models of experts that do not run as transformers' eager ones do, and experts that cannot be measured."""
+
+import pytest
+import torch
+from test_masking import TOLERANCE, difference, logits
+from test_scaling import scaled
+from tiny import some_neurons, tiny_batch, tiny_model, zeroed
+from tiny_text import texts, tiny_tokenizer
+
+import pymultiling as pml
+
+OTHERS = pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
+
+
+def pair(implementation: str) -> list:
+    """The same weights, run otherwise and eagerly."""
+    return [tiny_model("qwen3_moe", experts_implementation=one) for one in (implementation, "eager")]
+
+
+@OTHERS
+@pytest.mark.parametrize("score", ["importance", "released"])
+def test_importance_agrees_to_rounding(implementation, score):
+    found, truth = (pml.importance(model, **tiny_batch(), score=score) for model in pair(implementation))
+    for site in pml.SITES:
+        torch.testing.assert_close(found[site], truth[site], rtol=1e-3, atol=1e-6 * truth[site].max().item())
+
+
+@OTHERS
+def test_means_agree_to_rounding(implementation):
+    found, truth = (pml.mean_activations(model, tiny_tokenizer(), texts("fr")) for model in pair(implementation))
+    for site in pml.SITES:
+        torch.testing.assert_close(found[site], truth[site], rtol=1e-4, atol=1e-5)
+
+
+@OTHERS
+def test_sets_are_switched_off_and_on_again(implementation):
+    model, batch = tiny_model("qwen3_moe", experts_implementation=implementation), tiny_batch((9, 9))
+    a, b, plain = some_neurons(model, seed=1), some_neurons(model, seed=2), logits(model, batch)
+    without_a, without_b = (logits(zeroed(model, one), batch) for one in (a, b))
+    assert min(difference(plain, without_a), difference(without_a, without_b)) > 1e-2
+    with pml.deactivate(model, a):
+        assert difference(logits(model, batch), without_a) < TOLERANCE[torch.float32]
+    with pml.deactivate(model, [b, a]):
+        found = logits(model, batch)
+    assert difference(found[:9], without_b[:9]) < TOLERANCE[torch.float32]
+    assert difference(found[9:], without_a[9:]) < TOLERANCE[torch.float32]
+    assert torch.equal(logits(model, batch), plain)
+
+
+@torch.no_grad()
+def test_compiled_models_too():
+    torch.compiler.reset()
+    model = tiny_model("mixtral", experts_implementation="batched_mm", num_hidden_layers=1)
+    sets, batch = [some_neurons(model, seed=1), some_neurons(model, seed=2)], tiny_batch((9, 9))
+    plain, compiled = logits(model, batch), torch.compile(model, backend="aot_eager")
+    with pml.deactivate(model, sets):
+        truth = logits(model, batch)
+    for _ in range(2):
+        assert difference(logits(compiled, batch), plain) < TOLERANCE[torch.float32]
+        with pml.deactivate(model, sets):
+            assert difference(logits(compiled, batch), truth) < TOLERANCE[torch.float32]
+    torch.compiler.reset()
+
+
+def test_under_autocast_scaled_activations_are_scaled_parameters():
+    """Twice a bfloat16 number is one, so nothing is rounded otherwise, and the router sends no token elsewhere."""
+    model, batch = tiny_model("mixtral"), tiny_batch((9, 9))
+    neurons = some_neurons(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        truth = logits(scaled(model, neurons, 2.0), batch)
+        with pml.deactivate(model, neurons, scale=2.0):
+            assert torch.equal(logits(model, batch), truth)
+
+
+def test_experts_that_are_not_a_number_are_named():
+    model = tiny_model("mixtral")
+    model.model.layers[1].mlp.experts.down_proj.data[:, :, 3] = torch.nan
+    with pytest.raises(pml.NonFiniteActivations, match="site ffn, layer 1, document 0"):
+        pml.importance(model, **tiny_batch())
+    with pytest.raises(pml.NonFiniteActivations, match="site ffn, layer 1"):
+        pml.activations(model, tiny_tokenizer(), {"fr": texts("fr")}, progress=False)
+
+
+def test_weights_that_are_not_in_memory():
+    with pytest.raises(pml.UnsupportedModel, match="offloaded"):
+        pml.importance(tiny_model("mixtral").to("meta"), **tiny_batch())
+
+
+def test_experts_behind_a_norm_are_refused():
+    with pytest.raises(ValueError, match="experts go without ffn_norm"):
+        pml.Family(experts="experts", ffn_norm="norm")

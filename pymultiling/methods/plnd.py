@@ -205,7 +205,17 @@ def detect(
     tokenising = Tokenising(tokenizer, length, pack)
     run = {"measure": rule, "sites": probe.sites, **identity(model, tokenising)} if checkpoint else {}
     with probe:
-        found = over_corpora(corpora, tokenising, nothing, measure, options, what="measuring", run=run, check=check)
+        found = over_corpora(
+            corpora,
+            tokenising,
+            nothing,
+            measure,
+            options,
+            what="measuring",
+            run=run,
+            check=check,
+            together=probe.decoder.parts.count,
+        )
     statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})

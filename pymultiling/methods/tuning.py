@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import CheckpointError
+from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
 from pymultiling.neurons import NeuronSet
@@ -59,6 +59,8 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     """
     decoder = Decoder(model)
     decoder.require_weights()
+    if decoder.parts.count > 1:
+        raise UnsupportedModel("the model is spread over processes (tp_plan): load it whole to train some neurons")
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
         raise ValueError("the set has no neurons: nothing would be trained")

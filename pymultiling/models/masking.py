@@ -15,6 +15,7 @@ from pymultiling import reference
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import weight_of
+from pymultiling.models.parts import Parts
 from pymultiling.models.rows import Rows, checked_rows
 from pymultiling.neurons import NeuronSet
 from pymultiling.ops import mask_neurons
@@ -102,7 +103,7 @@ def changed(
                 if not masks.any():
                     continue
                 values = None if mean is None else _values(mean, index, weight_of(module), on_input, parts)
-                change = _change(rows, masks, scale, values)
+                change = _change(decoder.parts, rows, masks, scale, values)
                 # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
 
@@ -146,17 +147,21 @@ def _values(
     mean: Mapping[str, Tensor], index: int, weight: Tensor, on_input: bool, parts: dict[str, slice | Tensor]
 ) -> Tensor:
     """(width,) in the weight's dtype, on its device; zeros where a site has no values, and no members."""
-    values = weight.new_zeros(weight.shape[on_input])
+    values = torch.zeros(weight.shape[on_input], dtype=weight.dtype, device=weight.device)
     for site, part in parts.items():
         if site in mean:
             values[part] = mean[site][index].to(values)
     return values
 
 
-def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor, bool], Tensor]:
+def _change(
+    parts: Parts, rows: Rows, all_masks: Tensor, scale: float, all_values: Tensor | None
+) -> Callable[[Tensor, bool], Tensor]:
     def change(x: Tensor, ours: bool) -> Tensor:
         flat, ids = x.flatten(0, -2), rows.of_tokens(x)
-        added = None if values is None else values.to(x.dtype)  # autocast's is another than the weights'
+        own = parts.own(x.shape[-1], all_masks.shape[1])
+        masks = all_masks[:, own]
+        added = None if all_values is None else all_values[own].to(x.dtype)  # autocast's is another than the weights'
         if torch.compiler.is_compiling():
             return mask_neurons(flat, masks, ids, scale=scale, values=added).view(x.shape)
         if _differentiated_forward(x):  # which plain PyTorch knows, and a custom operator does not

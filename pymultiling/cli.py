@@ -38,7 +38,9 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or message}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"
+        return (
+            "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"
+        )
     if isinstance(
         error, (ValueError, BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel)
     ):

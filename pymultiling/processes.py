@@ -14,22 +14,35 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
+from pymultiling.errors import UnsupportedModel
+
 # A process that is done waits for the slowest one; torchrun ends it if another fails.
 PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number and how many there are."""
+    """Processes that share the work, or that run one model together and all do the same.
+
+    Attributes:
+        rank, count: this process's number among those that share the work, and how many they are.
+        first: whether this is the process that prints and writes.
+        alike: they do the same work.
+    """
 
     rank: int = 0
     count: int = 1
+    first: bool = True
+    alike: bool = False
     _group: object = None
 
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that prints and writes."""
-        return self.rank == 0
+    def agreed(self, value):
+        """The first process's value, where all do the same work; otherwise each one's own."""
+        if not self.alike:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, group=self._group)
+        return values[0]
 
     def total(self, values: Tensor) -> Tensor:
         """Sums over all processes, on the CPU."""
@@ -84,14 +97,26 @@ def is_first() -> bool:
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
-    """Those that share the work of the block; statistics are on the CPU, so gloo carries them beside nccl too."""
+def processes(together: int = 1) -> Iterator[Processes]:
+    """Those of the block; statistics are on the CPU, so gloo carries them beside nccl too.
+
+    Args:
+        together: how many of them run one model, whose projections are spread over them.
+
+    Raises:
+        UnsupportedModel: they are some of all processes only.
+    """
     join()
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    count = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if together not in (1, count):
+        raise UnsupportedModel(f"the model is spread over {together} of {count} processes: spread it over all, or none")
+    if count == 1:
         yield Processes()
         return
-    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    group, rank = distributed.new_group(backend="gloo", timeout=PATIENCE), distributed.get_rank()
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), group)
+        yield (
+            Processes(0, 1, rank == 0, True, group) if together > 1 else Processes(rank, count, rank == 0, False, group)
+        )
     finally:
         distributed.destroy_process_group(group)

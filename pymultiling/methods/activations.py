@@ -93,8 +93,17 @@ def activations(
 
     tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
     run = {"measure": f"activations at positions {positions}", **identity(model, tokenising)} if checkpoint else {}
-    nothing = _nothing(probe)
-    counted = over_corpora(corpora, tokenising, nothing, measure, options, what="counting", run=run, check=check)
+    counted = over_corpora(
+        corpora,
+        tokenising,
+        _nothing(probe),
+        measure,
+        options,
+        what="counting",
+        run=run,
+        check=check,
+        together=probe.decoder.spread.count,
+    )
     found = Activations()
     for language, (total, found.corpora[language]) in counted.items():
         found[language] = total

@@ -16,6 +16,7 @@ from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.experts import Experts, Routed, changing
 from pymultiling.models.hooks import Hooks
+from pymultiling.models.linear import weight_of
 from pymultiling.models.masking import places
 from pymultiling.progress import progress as show_progress
 from pymultiling.sites import SITES, check_sites
@@ -64,9 +65,10 @@ def mean_activations(
     tokens, valid = 0, {}
     routed_tokens = torch.zeros(layers, widths["ffn"], dtype=torch.int64)
 
-    def add(index: int, parts: dict[str, slice | Tensor], x: Tensor) -> None:
+    def add(index: int, parts: dict[str, slice | Tensor], whole: int, x: Tensor) -> None:
         wide = torch.promote_types(x.dtype, torch.float32)
-        total = (valid[x.device].to(wide) @ x.flatten(0, -2).to(wide)).double().cpu()
+        total = valid[x.device].to(wide) @ x.flatten(0, -2).to(wide)
+        total = decoder.spread.gather(total, whole).double().cpu()
         for site, part in parts.items():
             if site in sums:
                 sums[site][index] += total[part]
@@ -88,10 +90,11 @@ def mean_activations(
             for module, on_input, parts in places(layer):
                 if not sums.keys() & parts.keys():
                     continue
+                at = index, parts, weight_of(module).shape[on_input]
                 if on_input:
-                    hooks.before(module, lambda _, args, at=(index, parts): add(*at, args[0]))
+                    hooks.before(module, lambda _, args, at=at: add(*at, args[0]))
                 else:
-                    hooks.after(module, lambda _, args, output, at=(index, parts): add(*at, output))
+                    hooks.after(module, lambda _, args, output, at=at: add(*at, output))
         devices = {parameter.device for parameter in model.parameters()}
         for batch in batches(documents, batch_tokens):
             valid = {one: batch.attention_mask.flatten().to(one) for one in devices}

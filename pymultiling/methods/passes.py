@@ -68,6 +68,7 @@ def over_corpora(
     what: str,
     run: Mapping[str, object],
     check: Callable[[str, Statistics, CorpusReport], None],
+    together: int = 1,
 ) -> dict[str, tuple[Statistics, CorpusReport]]:
     """The statistics of every corpus, and what became of its texts, over all processes.
 
@@ -78,6 +79,7 @@ def over_corpora(
         what: is done to them, for the progress.
         run: what decides the result, for checkpoints.
         check: raises CorpusError where nothing was found in a corpus.
+        together: how many processes run one model.
 
     Raises:
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
@@ -87,10 +89,11 @@ def over_corpora(
     shards = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
-        team = stack.enter_context(processes())
+        team = stack.enter_context(processes(together))
         run = {"corpora": list(corpora), "batch_tokens": options.batch_tokens, **run}
-        keeper = stack.enter_context(opened(options.checkpoint, team, run, options.every, type(nothing).load))
-        standings = [keeper.restore(number) or Standing(nothing) for number in range(len(corpora))]
+        folder = options.checkpoint if team.first or not team.alike else None
+        keeper = stack.enter_context(opened(folder, team, run, options.every, type(nothing).load))
+        standings = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
         source = chain.from_iterable(
             chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), standing.place)
             for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))

@@ -65,7 +65,8 @@ def importance(
             (`pml.ops.qk_importance` has the weights w); exact for documents of up to 16 tokens. Take it for long documents
             where the ranking counts.
         fused: let `gated_ffn` compute the FFNs' product together with its statistics; the layers' outputs then agree with
-            the plain model's to rounding, without it bit for bit. None: on a GPU, where it saves launches and memory
+            the plain model's to rounding, without it bit for bit (of a mixture of experts where the model runs transformers'
+            "eager" experts, to rounding with others). None: on a GPU, where it saves launches and memory
             traffic, and not on the CPU, where it saves nothing.
 
     Returns:
@@ -205,7 +206,17 @@ def detect(
     tokenising = Tokenising(tokenizer, length, pack)
     run = {"measure": rule, "sites": probe.sites, **identity(model, tokenising)} if checkpoint else {}
     with probe:
-        found = over_corpora(corpora, tokenising, nothing, measure, options, what="measuring", run=run, check=check)
+        found = over_corpora(
+            corpora,
+            tokenising,
+            nothing,
+            measure,
+            options,
+            what="measuring",
+            run=run,
+            check=check,
+            together=probe.decoder.spread.count,
+        )
     statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})

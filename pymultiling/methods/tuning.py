@@ -63,6 +63,8 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     """
     decoder = Decoder(model)
     decoder.require_weights()
+    if decoder.spread.count > 1:
+        raise UnsupportedModel("the model is spread over processes (tp_plan): load it whole to train some neurons")
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
         raise ValueError("the set has no neurons: nothing would be trained")

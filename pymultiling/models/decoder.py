@@ -15,6 +15,7 @@ from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
 from pymultiling.models.finding import attention_projections, ffn_experts, ffn_projections, find, find_linear
 from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.spread import spread_of, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class Decoder:
         self.layers = [
             self._layer(layer, index) for index, layer in enumerate(find(self.base, self.family.layers, kind))
         ]
+        self.spread = spread_of(model, self.layers[0].q.module.weight)
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(f"the layers of {type(model).__name__} differ in the width of {site}")
@@ -110,7 +112,7 @@ class Decoder:
 
     def multiplier(self, norm: nn.Module) -> Tensor:
         """What a norm multiplies by, as applied."""
-        return norm.weight.detach() + self.family.norm_offset
+        return whole(norm.weight.detach()) + self.family.norm_offset
 
     def _layer(self, layer: nn.Module, index: int) -> Layer:
         family, where = self.family, f"layer {index}"

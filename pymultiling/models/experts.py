@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pymultiling import reference
 from pymultiling.errors import UnsupportedModel
@@ -42,6 +43,11 @@ class Experts:
             raise UnsupportedModel(
                 f"the experts of {where} are no gate_up_proj (experts, 2 width, inputs) with a down_proj (experts, "
                 "inputs, width), as transformers 5 has them"
+            )
+        if isinstance(down, DTensor):
+            raise UnsupportedModel(
+                f"the experts of {where} are spread over processes (tp_plan): load the model on one device, or on several "
+                "with device_map"
             )
         if gate_up.dtype not in DTYPES or down.dtype not in DTYPES:
             raise UnsupportedModel(f"the experts of {where} are in {down.dtype}: load the model without quantisation")

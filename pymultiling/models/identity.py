@@ -7,6 +7,7 @@ import json
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Where a configuration came from, and what wrote it.
@@ -22,6 +23,9 @@ def model_hash(model: nn.Module) -> str:
     config = {name: value for name, value in model.config.to_dict().items() if name not in APART}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
+        value = (
+            value.to_local() if isinstance(value, DTensor) else value
+        )  # of a model that is spread, this process's part
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sum(value)}\n".encode())
     return digest.hexdigest()[:32]
 

@@ -46,7 +46,8 @@ class Projection:
         """(..., outputs) -> (..., width), in the order of the neurons."""
         if self.groups == 1:
             return output[..., self.start : self.stop]
-        return output.unflatten(-1, (self.groups, -1))[..., self.start : self.stop].flatten(-2)
+        block = weight_of(self.module).shape[0] // self.groups  # of a part of the outputs, which has fewer blocks, too
+        return output.unflatten(-1, (-1, block))[..., self.start : self.stop].flatten(-2)
 
     def rows(self) -> Tensor:
         """(width,) int64: the output, and so the row of `weight_of(module)`, of every neuron."""

@@ -18,6 +18,7 @@ from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import weight_of
 from pymultiling.models.members import Parts, check_mean, masks_of, values_of
 from pymultiling.models.rows import Rows, checked_rows
+from pymultiling.models.spread import Spread
 from pymultiling.neurons import NeuronSet
 from pymultiling.ops import mask_neurons
 
@@ -115,7 +116,7 @@ def changed(
                 masks, values = found(index, parts, weight.shape[on_input], weight)
                 if not masks.any():
                     continue
-                change = _change(rows, masks, scale, values)
+                change = _change(decoder.spread, rows, masks, scale, values)
                 # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
 
@@ -144,10 +145,14 @@ def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, Parts]]:
         yield module, False, parts
 
 
-def _change(rows: Rows, masks: Tensor, scale: float, values: Tensor | None) -> Callable[[Tensor, bool], Tensor]:
+def _change(
+    spread: Spread, rows: Rows, all_masks: Tensor, scale: float, all_values: Tensor | None
+) -> Callable[[Tensor, bool], Tensor]:
     def change(x: Tensor, ours: bool) -> Tensor:
         flat, ids = x.flatten(0, -2), rows.of_tokens(x)
-        added = None if values is None else values.to(x.dtype)  # autocast's is another than the weights'
+        own = spread.own(x.shape[-1], all_masks.shape[1])
+        masks = all_masks[:, own]
+        added = None if all_values is None else all_values[own].to(x.dtype)  # autocast's is another than the weights'
         if torch.compiler.is_compiling():
             return mask_neurons(flat, masks, ids, scale=scale, values=added).view(x.shape)
         if _differentiated_forward(x):  # which plain PyTorch knows, and a custom operator does not

@@ -25,7 +25,7 @@ def masks_of(sets: Sequence[NeuronSet | None], index: int, parts: Parts, width: 
 
 def values_of(mean: Mapping[str, Tensor], index: int, parts: Parts, width: int, like: Tensor) -> Tensor:
     """(width,) with the dtype and the device of `like`; zeros where a site has no values, and no members."""
-    values = like.new_zeros(width)
+    values = torch.zeros(width, dtype=like.dtype, device=like.device)
     for site, part in parts.items():
         if site in mean:
             values[part] = mean[site][index].to(values)

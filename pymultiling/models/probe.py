@@ -24,6 +24,7 @@ from pymultiling.models.importance import Importance, require_finite
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.qk import of_scores
 from pymultiling.models.scores import Scores, watch_scores
+from pymultiling.models.spread import weight_for
 from pymultiling.ops import GatedFFN, column_energy, value_energy
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.reference import normed_energy
@@ -121,14 +122,16 @@ class ImportanceProbe:
                     "its modules as its family does in transformers"
                 )
         stacked, of_errors = (
-            {
-                site: torch.stack([values[index].to(input_ids.device) for index in range(len(self.decoder.layers))], 1)
-                for site, values in kind.items()
-            }
+            {site: self._stacked(site, values, input_ids.device) for site, values in kind.items()}
             for kind in (found, errors)
         )
         require_finite(stacked)
         return Importance(stacked, of_errors)
+
+    def _stacked(self, site: str, values: dict[int, Tensor], device: torch.device) -> Tensor:
+        """(documents, layers, neurons), of all processes that the model is spread over."""
+        found = torch.stack([values[index].to(device) for index in range(len(self.decoder.layers))], 1)
+        return self.decoder.spread.gather(found, self.decoder.widths()[site])
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
         if layer.experts is not None:
@@ -141,7 +144,7 @@ class ImportanceProbe:
         if alone and (released or fused):
 
             def keep(ffn: GatedFFN) -> None:
-                norms = 1 if released else self._from_weights.column_norms(layer.down)
+                norms = 1 if released else self._from_weights.column_norms(layer.down, ffn.squares.shape[1])
                 self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
 
             stack.enter_context(fused_ffn(self.decoder.activation, layer, lambda: (self._documents, self._count), keep))
@@ -169,7 +172,6 @@ class ImportanceProbe:
 
     def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
         """V and O: the input of o_proj."""
-        group = layer.heads // layer.kv_heads
         sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
             shapes = {"v": (layer.kv_heads, layer.head_size), "o": (layer.width("o"), 1)}
@@ -178,10 +180,10 @@ class ImportanceProbe:
 
         def watch(_, args) -> None:
             x = args[0].flatten(0, -2)
-            documents = self._documents.to(x.device)
+            documents, kv_heads = self._documents.to(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
                 magnitude = document_sum(wide(x).abs(), documents, self._count)
-                by_head = magnitude.view(self._count, layer.kv_heads, group, layer.head_size)
+                by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
                 found = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
                 for site in sites:
                     self._found[site][index] = found[site]
@@ -189,7 +191,7 @@ class ImportanceProbe:
             if "o" in sites:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
-                gram = self._from_weights.value_gram(layer.o, layer.kv_heads, layer.head_size)
+                gram = self._from_weights.value_gram(layer.o, x.shape[1], kv_heads, layer.head_size)
                 self._found["v"][index] = value_energy(x, gram, documents, self._count)
 
         hooks.before(layer.o, watch)
@@ -205,9 +207,11 @@ class ImportanceProbe:
         hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, -2)))
 
         def watch(_, args) -> None:
-            x, weight, multiplier = inputs.pop(), weight_of(linear).detach(), self.decoder.multiplier(norm)
+            x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
+            weight, all_inputs = weight_for(linear, x.shape[1]), weight_of(linear).shape[1]
             for site, (heads, size) in shapes.items():
-                gram, scaled_gram = self._from_weights.grams(linear, multiplier, heads, size)
+                heads = heads * x.shape[1] // all_inputs  # of the part that is this process's
+                gram, scaled_gram = self._from_weights.grams(linear, x.shape[1], multiplier, heads, size)
                 documents = self._documents.to(x.device)
                 self._found[site][index] = normed_energy(
                     x,
@@ -240,4 +244,4 @@ class ImportanceProbe:
 
     def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
         energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
-        self._found[site][index] = energy * self._from_weights.column_norms(linear)
+        self._found[site][index] = energy * self._from_weights.column_norms(linear, x.shape[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -98,7 +98,7 @@ def over_corpora(
             chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), standing.place)
             for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))
         )
-        documents = stream(source, tokenising, options.workers)
+        documents = stack.enter_context(closing(stream(source, tokenising, options.workers)))
         measure = WithinMemory(measure)
         for number, (name, standing) in enumerate(zip(corpora, standings)):
             if standing.ended:

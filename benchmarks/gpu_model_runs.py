@@ -62,8 +62,13 @@ def _measure_anew(probe: partial, tokens: Tensor) -> dict[str, Tensor]:
 
 
 def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[str, Tensor]:
-    plain = {one.__name__: partial(one, backend="torch") for one in (column_energy, value_energy, value_gram)}
-    with patch.multiple("pymultiling.models.probe", **plain):
+    def plain(*operators) -> dict[str, partial]:
+        return {one.__name__: partial(one, backend="torch") for one in operators}
+
+    with (
+        patch.multiple("pymultiling.models.probe", **plain(column_energy, value_energy)),
+        patch.multiple("pymultiling.models.from_weights", **plain(column_energy, value_gram)),
+    ):
         return probe.measure(tokens)
 
 

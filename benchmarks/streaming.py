@@ -30,7 +30,8 @@ from pymultiling import embedded
 from pymultiling.data.batches import Batch, batches
 from pymultiling.data.chunks import ChunkSize, chunks
 from pymultiling.data.shards import shards_of
-from pymultiling.data.streams import Tokenising, stream
+from pymultiling.data.streams import stream
+from pymultiling.data.tokenising import Tokenising
 from pymultiling.models.probe import ImportanceProbe
 
 MAX_LENGTH, BATCH_TOKENS = 512, 4096

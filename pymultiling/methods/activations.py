@@ -13,7 +13,7 @@ from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.streams import Tokenising
+from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
 from pymultiling.methods.naming import naming
 from pymultiling.methods.passes import Options, identity, over_corpora

@@ -18,7 +18,8 @@ from pymultiling.data.chunks import Chunk, ChunkSize, Share, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
 from pymultiling.data.shards import shards_of
-from pymultiling.data.streams import Documents, Tokenising, stream
+from pymultiling.data.streams import stream
+from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
 from pymultiling.methods.naming import naming
 from pymultiling.models.identity import model_hash

@@ -14,7 +14,7 @@ from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.streams import Tokenising
+from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
 from pymultiling.methods.passes import Options, identity, over_corpora
 from pymultiling.models.decoder import model_device
@@ -165,7 +165,7 @@ def detect(
         batch_tokens: tokens in one forward, padding included.
         pack: join consecutive texts of a language into documents of this many tokens, within a chunk of 256 characters for
             each token of a batch; None: a text is a document.
-        workers: processes that tokenise beside the forward (on Linux; elsewhere this one does it); 0: this one.
+        workers: processes that tokenise beside the forward; 0: this one does it.
         checkpoint: a folder to keep the state in. The same call goes on from there, after whatever ended it, to the same
             result: minimum and votes bit for bit, sums too.
         checkpoint_seconds, checkpoint_documents: how often the state is written; what is lost at most.

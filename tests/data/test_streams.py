@@ -1,5 +1,9 @@
 """Tokenised beside the forward, or by this process: the same documents in the same order."""
 
+import os
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,8 @@ from tiny_text import WORDS, tiny_tokenizer
 
 from pymultiling.data.chunks import ChunkSize, chunks
 from pymultiling.data.shards import shards_of
-from pymultiling.data.streams import Tokenising, stream
+from pymultiling.data.streams import stream
+from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
 
 TOKENIZER = tiny_tokenizer()
@@ -60,3 +65,62 @@ def test_nothing_random_is_drawn(workers):
     before = torch.get_rng_state()
     documents(TEXTS, workers)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def some_chunks():
+    return chunks("fr", shards_of(TEXTS), ("text",), ChunkSize(6, 999))
+
+
+def running() -> set[str]:
+    """Processes of this one that tokenise."""
+    found = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        found |= {
+            child
+            for child in (task / "children").read_text().split()
+            if b"pymultiling.data.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+        }
+    return found
+
+
+def test_workers_end_with_the_stream():
+    before = running()
+    streamed = stream(some_chunks(), Tokenising(TOKENIZER, 5), 2)
+    next(streamed)
+    assert len(running() - before) == 2
+    streamed.close()
+    assert running() == before
+    documents(TEXTS, 1)
+    assert running() == before
+
+
+def test_a_worker_that_is_gone_is_said():
+    before = running()
+    streamed = stream(some_chunks(), Tokenising(TOKENIZER, 5), 1)
+    next(streamed)
+    (child,) = running() - before
+    os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="a process that tokenises has ended .exit status -9.: with workers=0"):
+        list(streamed)
+
+
+class Broken:
+    """A tokenizer that fails."""
+
+    def __call__(self, *_, **__):
+        raise ValueError("no vocabulary")
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_here():
+    with pytest.raises(RuntimeError, match="ValueError in tokenising: no vocabulary"):
+        list(stream(some_chunks(), Tokenising(Broken(), 5), 1))
+
+
+def test_a_tokenizer_that_stays_here(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    tokenizer.own = lambda: None  # which cannot be pickled
+    for change in (lambda: None, lambda: monkeypatch.setattr(type(tokenizer), "__module__", "__main__")):
+        change()
+        with pytest.warns(UserWarning, match="cannot be sent to another process"):
+            found = list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
+        assert [one.lengths.tolist() for one in found] == [one.lengths.tolist() for one in documents(TEXTS, 0)]

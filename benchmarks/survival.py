@@ -125,7 +125,8 @@ def difference(found: dict[str, pml.NeuronStatistics], truth: dict[str, pml.Neur
             same &= torch.equal(other.minimum[site], one.minimum[site]) and torch.equal(
                 other.votes[site], one.votes[site]
             )
-            worst = max(worst, ((other.sum[site] - one.sum[site]).abs() / one.sum[site]).max().item())
+            change = (other.sum[site] - one.sum[site]).abs() / one.sum[site].abs().clamp(min=1e-300)
+            worst = max(worst, change.max().item())
         worst = worst if same else float("inf")
     return worst
 

@@ -33,6 +33,7 @@ class Standing:
     Attributes:
         total: the statistics of what was measured.
         place: the chunk at hand.
+        digest: the hash of the shard's rows up to its end.
         batches: how many of its batches were measured.
         before: what became of the texts before it.
         report: of these and its own.
@@ -41,6 +42,7 @@ class Standing:
 
     total: object
     place: Place = Place()
+    digest: str = ""
     batches: int = 0
     before: CorpusReport = field(default_factory=CorpusReport)
     report: CorpusReport = field(default_factory=CorpusReport)
@@ -81,6 +83,7 @@ class Checkpoints:
                 return Standing(
                     self._load(tensors),
                     _place(body["place"]),
+                    body["digest"],
                     body["batches"],
                     CorpusReport(**body["before"]),
                     CorpusReport(**body["report"]),
@@ -109,6 +112,7 @@ class Checkpoints:
                 "format": FORMAT,
                 "run": self._run,
                 "place": {**asdict(standing.place), "finished": list(standing.place.finished.items())},
+                "digest": standing.digest,
                 "batches": standing.batches,
                 "before": asdict(standing.before),
                 "report": asdict(standing.report),

@@ -50,6 +50,7 @@ class Chunk:
         place: where the chunk begins.
         shard: the name of the shard.
         rows: the texts; none where it is the last chunk, which says that nothing more comes.
+        digest: a hash of the shard's rows up to the chunk's end.
         span: the parts of the corpus before its beginning and before its end, 0 to 1; None where nobody knows.
     """
 
@@ -57,6 +58,7 @@ class Chunk:
     place: Place
     shard: str
     rows: list[Row]
+    digest: str
     span: tuple[float, float] | None
     last: bool = False
 
@@ -113,7 +115,6 @@ def chunks(
         CheckpointError: what comes before `start` is not what it was.
     """
     place = start or Place()
-    _check_finished(corpus, shards, place)
     whole = share.of_shards(len(shards))
     for number in range(place.shard, len(shards)):
         shard = shards[number]
@@ -121,52 +122,53 @@ def chunks(
             continue
         if number > place.shard:
             place = replace(place, shard=number, row=0, digest="")
-        for place, rows, span in _runs(corpus, shard, fields, size, place):
+        for place, rows, digest, span in _runs(corpus, shard, fields, size, place):
             if whole or share.has(place.chunk):
                 span = None if None in span else tuple((number + part) / len(shards) for part in span)
-                yield Chunk(corpus, place, shard.name, rows, span)
+                yield Chunk(corpus, place, shard.name, rows, digest, span)
             place = replace(place, chunk=place.chunk + 1)
         finished = {**place.finished, number: shard.fingerprint()}
         place = replace(place, shard=number + 1, row=0, digest="", finished=finished)
-    yield Chunk(corpus, replace(place, shard=len(shards), row=0, digest=""), "", [], (1.0, 1.0), last=True)
+    yield Chunk(corpus, replace(place, shard=len(shards), row=0, digest=""), "", [], "", (1.0, 1.0), last=True)
 
 
 def _runs(
     corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, place: Place
-) -> Iterator[tuple[Place, list[Row], tuple[float | None, float | None]]]:
-    """Consecutive rows from a place of the shard on, where they begin, and how much of the shard is read before and after."""
+) -> Iterator[tuple[Place, list[Row], str, tuple[float | None, float | None]]]:
+    """Where consecutive rows of the shard begin, the rows, a hash of all up to them, and how much is read before and after."""
     digest = hashlib.blake2b(digest_size=16)
     numbered = enumerate(shard.rows(fields), 1)
     before = 0
     for before, row in islice(numbered, place.row):
         digest.update(_bytes(row))
     if before < place.row or (place.row and digest.hexdigest() != place.digest):
-        raise CheckpointError(_changed(corpus, f"the first {place.row:,} texts of {shard.name}"))
+        raise changed(corpus, f"the first {place.row:,} texts of {shard.name}")
     done, rows, characters = shard.done if before else 0.0, [], 0
     for number, row in numbered:
         digest.update(_bytes(row))
         rows.append(row)
         characters += sum(map(len, row))
         if len(rows) == size.texts or characters >= size.characters:
-            yield place, rows, (done, shard.done)
+            yield place, rows, digest.hexdigest(), (done, shard.done)
             place = replace(place, row=number, chunk=place.chunk + 1, digest=digest.hexdigest())
             done, rows, characters = shard.done, [], 0
     if rows:
-        yield place, rows, (done, shard.done)
+        yield place, rows, digest.hexdigest(), (done, shard.done)
 
 
 def _bytes(row: Row) -> bytes:
     return "\0".join((*row, "")).encode("utf-8", "surrogatepass")
 
 
-def _check_finished(corpus: str, shards: list[Shard], place: Place) -> None:
+def check_finished(corpus: str, shards: list[Shard], place: Place) -> None:
+    """CheckpointError where a shard that was read to its end before `place` is not what it was."""
     for number, fingerprint in place.finished.items():
         if number >= len(shards) or shards[number].fingerprint() != fingerprint:
-            name = shards[number].name if number < len(shards) else f"part {number} of it"
-            raise CheckpointError(_changed(corpus, name))
+            raise changed(corpus, shards[number].name if number < len(shards) else f"part {number} of it")
 
 
-def _changed(corpus: str, what: str) -> str:
-    return (
+def changed(corpus: str, what: str) -> CheckpointError:
+    """What to raise where texts that were measured are not there any more."""
+    return CheckpointError(
         f"corpus {corpus!r} is not what the checkpoint was made of: {what} changed; give another folder as checkpoint"
     )

@@ -73,3 +73,10 @@ def shards_of(source) -> list[Shard]:
 
     parts = (split_dataset_by_node(source, rank=number, world_size=count) for number in range(count))
     return [RowsShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
+
+
+def described(shards: list[Shard]) -> str:
+    """How many shards there are and, of files, a hash of their names without folders: two runs over the same have the same."""
+    names = "\0".join(shard.name.rpartition("/")[2] for shard in shards if isinstance(shard, FileShard))
+    noun = "part" if len(shards) == 1 else "parts"
+    return f"{len(shards):,} {noun}, {hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"

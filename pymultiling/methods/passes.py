@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pymultiling.checkpoints import Every, Standing, opened
 from pymultiling.data.batches import Batch, batches
-from pymultiling.data.chunks import Chunk, ChunkSize, Share, chunks
+from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import shards_of
+from pymultiling.data.shards import described, shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
@@ -91,19 +91,22 @@ def over_corpora(
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
         team = stack.enter_context(processes(together))
-        run = {"corpora": list(corpora), "batch_tokens": options.batch_tokens, **run}
+        parts = [[name, described(of_it)] for name, of_it in shards.items()]
+        run = {"corpora": parts, "batch_tokens": options.batch_tokens, **run}
         folder = options.checkpoint if team.first or not team.alike else None
         keeper = stack.enter_context(opened(folder, team, run, options.every, type(nothing).load))
         standings = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
+        for (name, of_it), standing in zip(shards.items(), standings):
+            check_finished(name, of_it, standing.place)
         source = chain.from_iterable(
             chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), standing.place)
             for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))
+            if not standing.ended
         )
         documents = stack.enter_context(closing(stream(source, tokenising, options.workers)))
         measure = WithinMemory(measure)
         for number, (name, standing) in enumerate(zip(corpora, standings)):
             if standing.ended:
-                next(documents)  # which says so
                 continue
             with progress(_label(name, what, standing, team), "documents", options.progress and team.first) as bar:
                 pace = Pace(bar)
@@ -134,10 +137,16 @@ def _steps(
     for part in documents:
         chunk, resumed = part.chunk, part.chunk.place == standing.place
         if chunk.last:
-            yield replace(standing, place=chunk.place, batches=0, before=standing.report, ended=True), 0, 0, 1.0
+            ended = replace(standing, place=chunk.place, digest="", batches=0, before=standing.report, ended=True)
+            yield ended, 0, 0, 1.0
             return
         before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
-        standing = replace(standing, place=chunk.place, batches=begun, before=before, report=before + part.report)
+        if begun and chunk.digest != standing.digest:
+            raise changed(chunk.corpus, f"of {chunk.shard} what follows text {chunk.place.row:,}")
+        report = before + part.report
+        standing = replace(
+            standing, place=chunk.place, digest=chunk.digest, batches=begun, before=before, report=report
+        )
         seen = 0
         for number, batch in enumerate(batches(part, batch_tokens, window=len(part.lengths))):
             seen += batch.tokens

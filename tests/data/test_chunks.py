@@ -1,12 +1,14 @@
 """Chunks: every text once, the same chunks for any number of processes and from any place on."""
 
+from dataclasses import replace
+
 import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_text import write_text
 
-from pymultiling.data.chunks import ChunkSize, Place, Share, chunks
+from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chunks
 from pymultiling.data.shards import shards_of
 from pymultiling.errors import CheckpointError
 
@@ -97,7 +99,9 @@ def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
     many(tmp_path)
     write_text(tmp_path / "1.txt", ["other"])
     with pytest.raises(CheckpointError, match="1.txt changed; give another folder as checkpoint"):
-        read(source, start=place)
+        check_finished("fr", shards_of(source), place)
+    with pytest.raises(CheckpointError, match="part 2 of it changed"):
+        check_finished("fr", shards_of(tmp_path / "0.txt"), replace(place, finished={2: "x"}))
 
 
 def test_an_empty_corpus_ends_at_once():

@@ -32,7 +32,7 @@ SUMS = 1e-12  # largest relative difference
 def main() -> int:
     arguments = parse()
     folder = Path(arguments.work or tempfile.mkdtemp(prefix="survival-"))
-    command = detect_command(folder, arguments.corpora, arguments.seconds)
+    command = detect_command(folder, arguments)
     started = time.monotonic()
     run(command, folder / "undisturbed").wait()
     seconds = time.monotonic() - started
@@ -64,6 +64,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, help="a folder with LANGUAGE.txt.gz")
+    parser.add_argument("--languages", nargs="+", help="some of them")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="between two states")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def detect_command(folder: Path, corpora: Path | None, seconds: float) -> list[str]:
+def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
     """All of it but where it writes."""
     model = folder / "model"
     _, tokenizer = embedded.load()
@@ -87,9 +88,10 @@ def detect_command(folder: Path, corpora: Path | None, seconds: float) -> list[s
     LlamaForCausalLM(config).save_pretrained(model)
     tokenizer.save_pretrained(model)
     command = [sys.executable, "-m", "pymultiling", "detect", "--model", str(model), "--batch-tokens", "8192"]
-    command += ["--sites", "ffn,v,o", "--max-length", "64", "--checkpoint-seconds", str(seconds)]
-    for language, path in files_of(folder, corpora).items():
-        command += ["--corpus", f"{language}={path}"]
+    command += ["--sites", "ffn,v,o", "--max-length", "64", "--checkpoint-seconds", str(arguments.seconds)]
+    files = files_of(folder, arguments.corpora)
+    for language in arguments.languages or files:
+        command += ["--corpus", f"{language}={files[language]}"]
     return command
 
 

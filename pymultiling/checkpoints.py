@@ -6,9 +6,11 @@ manifest with the place, what was run, and the checksums of both. The manifest i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -73,13 +75,16 @@ class Checkpoints:
         """The last state of a corpus that is whole, a warning for every one that is not; None: there is none.
 
         Raises:
-            CheckpointError: it is the state of another run.
+            CheckpointError: it is the state of another run, or cannot be read now.
         """
+        damaged: list[Path] = []
         for number in sorted(self._numbers(corpus), reverse=True):
             manifest, tensors = self._files(corpus, number)
             try:
                 body = _read(manifest, tensors)
                 _check_same(self._run, body["run"], self._folder)
+                for file in damaged:  # it does not count as one of those that are kept
+                    file.unlink(missing_ok=True)
                 return Standing(
                     self._load(tensors),
                     _place(body["place"]),
@@ -90,7 +95,9 @@ class Checkpoints:
                     body["ended"],
                 )
             except _Damaged as error:
-                warnings.warn(f"checkpoint {manifest.with_suffix('')} is damaged ({error}): the one before it is used")
+                earlier = "the one before it is used" if len(damaged) < 2 * KEPT - 2 else "the corpus begins anew"
+                warnings.warn(f"checkpoint {manifest.with_suffix('')} is damaged ({error}): {earlier}")
+                damaged += [manifest, tensors]
         return None
 
     def measured(self, corpus: int, standing: Standing, documents: int) -> None:
@@ -135,7 +142,8 @@ class Checkpoints:
                     file.unlink(missing_ok=True)
 
     def _numbers(self, corpus: int) -> set[int]:
-        return {int(file.name.split("-")[1].split(".")[0]) for file in self._folder.glob(f"{corpus}-*.*")}
+        names = (re.fullmatch(rf"{corpus}-(\d+)\.(json|safetensors)", file.name) for file in self._folder.iterdir())
+        return {int(name[1]) for name in names if name}
 
     def _files(self, corpus: int, number: int) -> tuple[Path, Path]:
         return self._folder / f"{corpus}-{number}.json", self._folder / f"{corpus}-{number}.safetensors"
@@ -185,25 +193,45 @@ def opened(
             )
         part = Path(folder) / own
         part.mkdir(parents=True, exist_ok=True)
-        lock = open(part / "lock", "a")
     except OSError as error:
         raise CheckpointError(f"{folder} cannot hold checkpoints: {error.strerror or error}") from None
-    with lock:
-        _lock(lock, folder)
+    with _locked(part):
         for partial in part.glob("*.partial"):
             partial.unlink()
         yield Checkpoints(part, run, every, load)
 
 
-def _lock(file, folder: str | Path) -> None:
+_held: set[Path] = set()  # by this process, which the lock of a file does not keep out
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Inside, the folder is nobody else's."""
+    part = part.resolve()
+    if part in _held:
+        raise CheckpointError(f"{part.parent} is in use by this process already: give another folder")
+    _held.add(part)
+    try:
+        with open(part / "lock", "a") as file:
+            _lock(file, part.parent)
+            yield
+    finally:
+        _held.remove(part)
+
+
+def _lock(file, folder: Path) -> None:
     try:
         import fcntl
     except ImportError:  # not on Windows
         return
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: what it forks does not keep it
-    except OSError:
-        raise CheckpointError(f"{folder} is in use by another run: wait for its end, or give another folder") from None
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: what it starts does not keep it
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise CheckpointError(
+                f"{folder} is in use by another run: wait for its end, or give another folder"
+            ) from None
+        warnings.warn(f"{folder} cannot be locked ({error}): see that no other run uses it")
 
 
 class _Damaged(Exception):
@@ -220,7 +248,9 @@ def _read(manifest: Path, tensors: Path) -> dict:
             raise _Damaged("its statistics have another checksum")
     except FileNotFoundError as error:
         raise _Damaged(f"there is no {Path(error.filename).name}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {manifest.with_suffix('')} cannot be read now: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Damaged(f"its manifest cannot be read: {error}") from None
     return body
 

@@ -91,14 +91,51 @@ def test_a_damaged_state_is_found_and_the_one_before_it_is_used(tmp_path, kind, 
     damage(own / f"0-1.{kind}", how, where)
     with pytest.warns(UserWarning, match="0-1 is damaged .*: the one before it is used"):
         assert restored(tmp_path) == 1
+    assert not list(own.glob("0-1.*"))  # it is none of the two that are kept
+    written(tmp_path, 3)
+    damage(own / f"0-1.{kind}", how, where)
+    with pytest.warns(UserWarning, match="0-1 is damaged"):
+        assert restored(tmp_path) == 1
     damage(own / f"0-0.{kind}", how, where)
+    with pytest.warns(UserWarning, match="0-0 is damaged"):
+        assert restored(tmp_path) is None
+    assert restored(tmp_path, 1) == 9
+    written(tmp_path, 4)
+    assert restored(tmp_path) == 4
+
+
+def test_two_damaged_states_begin_anew(tmp_path):
+    own = written(tmp_path, 1, 2)
+    damage(own / "0-1.json", "empty", 0)
+    damage(own / "0-0.json", "empty", 0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert restored(tmp_path) is None
-    assert len(said) == 2
-    assert restored(tmp_path, 1) == 9
-    written(tmp_path, 3)
-    assert restored(tmp_path) == 3
+    assert [str(one.message).rpartition(": ")[2] for one in said] == [
+        "the one before it is used",
+        "the corpus begins anew",
+    ]
+
+
+def test_a_state_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    written(tmp_path, 1, 2)
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with keeper(tmp_path) as checkpoints:
+        monkeypatch.setattr(Path, "read_bytes", broken)
+        with pytest.raises(pml.CheckpointError, match="0-1 cannot be read now: .*Input/output error"):
+            checkpoints.restore(0)
+        monkeypatch.undo()
+        assert checkpoints.restore(0).total.tokens == 2
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    own = written(tmp_path, 1)
+    for name in ("0-9 (copy).json", "notes.txt", "10-0.json"):
+        (own / name).write_text("")
+    assert restored(tmp_path) == 1
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path):
@@ -145,6 +182,26 @@ def test_a_folder_in_use_is_refused_until_its_user_is_gone(tmp_path):
         holder.kill()
     with keeper(tmp_path):
         pass
+
+
+def test_a_process_has_a_folder_once(tmp_path):
+    with keeper(tmp_path):
+        with pytest.raises(pml.CheckpointError, match="in use by this process already"), keeper(tmp_path):
+            pytest.fail("it was opened")
+    with keeper(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", without)
+    with pytest.warns(
+        UserWarning, match="cannot be locked .*Function not implemented.*: see that no other run uses it"
+    ):
+        with keeper(tmp_path) as checkpoints:
+            checkpoints.write(0, standing(1))
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])

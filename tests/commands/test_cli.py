@@ -143,7 +143,9 @@ def test_missing_weights_are_not_made_up(tmp_path, corpora, capsys):
 def test_unknown_family(tmp_path, corpora, capsys):
     from transformers import MambaConfig, MambaForCausalLM
 
-    folder = save_model(tmp_path / "model", MambaForCausalLM(MambaConfig(vocab_size=61, hidden_size=8, num_hidden_layers=1)))
+    folder = save_model(
+        tmp_path / "model", MambaForCausalLM(MambaConfig(vocab_size=61, hidden_size=8, num_hidden_layers=1))
+    )
     assert detect(folder, corpora, tmp_path / "out") == 1
     assert_one_sentence(capsys, "mamba", "looked for one of llama")
 

@@ -116,7 +116,11 @@ def test_different_numbers_of_sentences(model, tmp_path, capsys):
         (["--parallel", "TABLE", "--languages", "fr", *SMALL], 1, "at least two languages are compared, got 1"),
         (["--parallel", "absent.tsv"], 1, "absent.tsv: no such file"),
         (["--sentences", "fr=absent.txt"], 1, "absent.txt: no such file"),
-        (["--sentences", "fr=BLANK", "--sentences", "de=BLANK", *SMALL], 1, "language 'fr' has no sentences: texts 2, empty 2"),
+        (
+            ["--sentences", "fr=BLANK", "--sentences", "de=BLANK", *SMALL],
+            1,
+            "language 'fr' has no sentences: texts 2, empty 2",
+        ),
     ],
 )
 def test_wrong_arguments(model, tmp_path, table, capsys, monkeypatch, more, status, words):

@@ -49,14 +49,20 @@ def test_lens(tmp_path, files, capsys):
         assert (out / f"lens_{name}.png").stat().st_size > 10_000
     assert "lens: 9 documents" in printed.err
     record = json.loads((out / "run.json").read_text())
-    assert set(record["corpora"]) == set(record["texts"]) == {"ru", "fr"} and record["arguments"]["languages"] == ["fr", "en", "ru"]
+    assert set(record["corpora"]) == set(record["texts"]) == {"ru", "fr"} and record["arguments"]["languages"] == [
+        "fr",
+        "en",
+        "ru",
+    ]
 
 
 def test_what_is_printed(tmp_path, files, capsys):
     """Languages with a share of 2 % in any layer, that of the last layer's largest share first."""
     assert lens({"fr": files["fr"]}, tmp_path / "out", "--languages", "ka,en,fr") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("fr: texts 5\nshares of the languages with 2% of any layer, and of tokens that tell none (other)\n")
+    assert shown.startswith(
+        "fr: texts 5\nshares of the languages with 2% of any layer, and of tokens that tell none (other)\n"
+    )
     shares = pandas.read_csv(tmp_path / "out" / "lens.csv").pivot(index="layer", columns="language", values="share")
     assert shares["ka"].max() < 0.02 and shares.loc[6].idxmax() == "fr"
     header = shown.splitlines()[2].split()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,10 @@ def running() -> set[str]:
     """Processes of this one that tokenise."""
     found = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        found |= {
-            child
-            for child in (task / "children").read_text().split()
-            if b"pymultiling.data.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-        }
+        with suppress(FileNotFoundError):  # a thread or a process that has just ended
+            for child in (task / "children").read_text().split():
+                if b"pymultiling.data.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.add(child)
     return found
 
 

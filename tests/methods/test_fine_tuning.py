@@ -167,7 +167,9 @@ def test_16_bit_parameters_are_warned_of():
 
 
 def test_parameters_that_the_last_step_made_infinite_are_an_error():
-    with pytest.raises(pml.NonFiniteActivations, match="after 1 steps parameters are NaN or infinite; try a lower rate"):
+    with pytest.raises(
+        pml.NonFiniteActivations, match="after 1 steps parameters are NaN or infinite; try a lower rate"
+    ):
         tune(tiny_model("llama"), rate=1e38, epochs=1, batch=8)
 
 

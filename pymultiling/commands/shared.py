@@ -10,6 +10,7 @@ from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.arguments.kinds import names_file
 from pymultiling.data.files import file_shards
 from pymultiling.errors import CheckpointError
+from pymultiling.folders import files_by_name
 from pymultiling.loading import commit_of, load_model, pick_device
 from pymultiling.neurons import NeuronSet
 from pymultiling.runs import Run, file_hash
@@ -107,9 +108,9 @@ def _named_files(argument: str, command: str) -> list[tuple[str, Path]]:
         if not names_file(name):
             raise CheckpointError(f"{name!r} cannot name a file: give a code such as fr in {argument}")
         return [(name, Path(file))]
-    files = sorted(Path(argument).glob("*.safetensors"))
+    files = files_by_name(argument)
     if not files:
         raise CheckpointError(
             f"{argument}: looked for NAME=FILE, or a folder of .safetensors files that {command} wrote"
         )
-    return [(file.stem, file) for file in files]
+    return list(files.items())

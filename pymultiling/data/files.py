@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -15,9 +16,8 @@ from pymultiling.errors import CorpusError
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
 COMPRESSED = (".gz", ".zst")
-PARQUET_ROWS = (
-    1024  # at a time; 65,536, the default, took 1.2 GB and six times as long of rows of 4 kB (two cores, 2026-11-22)
-)
+# At a time. Evidence: 65,536, the default, took 1.2 GB and six times as long of rows of 4 kB; two cores, 2026-11-22.
+PARQUET_ROWS = 1024
 ENDS = 1 << 16  # bytes at either end of a file that its fingerprint covers
 
 Row = tuple[str, ...]
@@ -42,30 +42,26 @@ class FileShard:
             CorpusError: the file is not there, is damaged, or has no such strings.
         """
         readers = {".txt": self._texts, ".jsonl": self._json, ".parquet": self._parquet}
-        try:
-            with self._filesystem.open(self._path, "rb") as raw:
-                yield from readers[ending(self._path)](raw, fields)
-        except (CorpusError, MemoryError):
-            raise
-        except FileNotFoundError:
-            raise CorpusError(f"{self.name}: no such file (any more)") from None
-        except Exception as error:  # every file system has errors of its own
-            raise CorpusError(f"{self.name} cannot be read: {error or type(error).__name__}") from error
+        with _errors_of(self.name):
+            try:
+                with self._filesystem.open(self._path, "rb") as raw:
+                    yield from readers[ending(self._path)](raw, fields)
+            except FileNotFoundError:
+                raise CorpusError(f"{self.name}: no such file (any more)") from None
         self.done = 1.0
 
     def fingerprint(self) -> str:
         """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more."""
-        try:
-            size = self._filesystem.info(self._path)["size"]
-            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-            with self._filesystem.open(self._path, "rb") as raw:
-                digest.update(raw.read(ENDS))
-                raw.seek(max(0, size - ENDS))
-                digest.update(raw.read(ENDS))
-        except FileNotFoundError:
-            return ""
-        except Exception as error:
-            raise CorpusError(f"{self.name} cannot be read: {error or type(error).__name__}") from error
+        with _errors_of(self.name):
+            try:
+                size = self._filesystem.info(self._path)["size"]
+                digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+                with self._filesystem.open(self._path, "rb") as raw:
+                    digest.update(raw.read(ENDS))
+                    raw.seek(max(0, size - ENDS))
+                    digest.update(raw.read(ENDS))
+            except FileNotFoundError:
+                return ""
         return digest.hexdigest()
 
     def _texts(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
@@ -109,7 +105,7 @@ def file_shards(source: str | Path) -> list[FileShard]:
         CorpusError: there are none, or they are of no kind that can be read.
     """
     source = str(source)
-    try:
+    with _errors_of(source):
         filesystem, path = fsspec.core.url_to_fs(source)
         paths = [path]
         if "*" in path and not filesystem.exists(path):
@@ -120,10 +116,17 @@ def file_shards(source: str | Path) -> list[FileShard]:
             found[0].name = source  # as the caller called it
         _check(source, found, filesystem)
         return found
-    except CorpusError:
+
+
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Inside, whatever a file system raises becomes a CorpusError: a protocol that is unknown, no network, no rights, damage."""
+    try:
+        yield
+    except (CorpusError, MemoryError):
         raise
-    except Exception as error:  # a protocol that is unknown or not installed, no network, no rights
-        raise CorpusError(f"{source} cannot be read: {error or type(error).__name__}") from error
+    except Exception as error:  # every file system has errors of its own
+        raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
 def _check(source: str, shards: list[FileShard], filesystem) -> None:

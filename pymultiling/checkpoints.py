@@ -266,7 +266,7 @@ def _check_same(run: Mapping[str, object], other: Mapping[str, object], folder: 
 
 
 def _place(body: dict) -> Place:
-    return Place(**{**body, "finished": dict(body["finished"])})
+    return Place(**{**body, "finished": {number: tuple(what) for number, what in body["finished"]}})
 
 
 def _checksum(body: dict) -> str:
@@ -279,7 +279,9 @@ def _hash(data: bytes) -> str:
 
 def _sync(path: Path) -> None:
     """Makes sure that a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it becomes a sentence
             if arguments.debug:
                 traceback.print_exc()
-            print(f"pymultiling {arguments.command}: {_sentence(error)}", file=sys.stderr)
+            sentence = _sentence(error)
+            if isinstance(error, KeyboardInterrupt) and getattr(arguments, "checkpoint", None):
+                sentence += f"; the same command goes on from {arguments.checkpoint}"
+            print(f"pymultiling {arguments.command}: {sentence}", file=sys.stderr)
             return FAILED
 
 

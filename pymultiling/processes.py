@@ -44,6 +44,14 @@ class Processes:
         distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
+    def gathered(self, value) -> list:
+        """Every process's value, in their order."""
+        if self._group is None:
+            return [value]
+        values = [None] * distributed.get_world_size(self._group)
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
+
     def total(self, values: Tensor) -> Tensor:
         """Sums over all processes, on the CPU."""
         return self._reduced(values, distributed.ReduceOp.SUM)
@@ -67,7 +75,8 @@ def join() -> None:
         return
     store, rank, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=_fresh(store, rank, count), rank=rank, world_size=count)
+    store = _fresh(store, rank, count)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
 
 
 def _fresh(store: distributed.Store, rank: int, count: int) -> distributed.Store:
@@ -78,8 +87,10 @@ def _fresh(store: distributed.Store, rank: int, count: int) -> distributed.Store
     until all have it.
     """
     if rank == 0:
-        name, answered = f"pymultiling-{uuid.uuid4()}", 0
+        name, answered, started = f"pymultiling-{uuid.uuid4()}", 0, time.monotonic()
         while store.add(f"{name}-known", 0) < count - 1:
+            if time.monotonic() - started > store.timeout.total_seconds():
+                raise RuntimeError(f"{answered} of {count - 1} other processes have come in {store.timeout}")
             asked = store.add("pymultiling-asked", 0)
             for number in range(answered, asked):
                 store.set(f"pymultiling-answer-{number + 1}", name)

@@ -43,8 +43,8 @@ class Pace:
         seconds = max(time.monotonic() - self._started, 1e-9)
         note = f"{self._tokens / seconds:,.0f} tokens/s"
         self._first = done if self._first is None else self._first
-        if done is not None and self._first < done < 1:
-            note += f", {duration(seconds * (1 - done) / (done - self._first))} left"
+        if done is not None and self._first < done < 1:  # in front: what does not fit on a line is cut
+            note = f"{duration(seconds * (1 - done) / (done - self._first))} left, {note}"
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(documents)
 

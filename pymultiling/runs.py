@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,20 +58,16 @@ class Run:
 
 
 @contextmanager
-def result_folder(out: str | Path, write: bool = True) -> Iterator[Path | None]:
+def result_folder(out: str | Path) -> Iterator[Path]:
     """Yields a folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
 
-    A former run's folder is replaced; one with anything else in it is not touched. None where somebody else is to `write`.
+    A former run's folder is replaced; one with anything else in it is not touched.
 
     Raises:
         CheckpointError: `out` is taken.
     """
-    if not write:
-        yield None
-        return
     out = Path(out).resolve()
-    _check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_free(out)
     partial, former = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "former"))
     partial.mkdir()
     try:
@@ -83,7 +80,10 @@ def result_folder(out: str | Path, write: bool = True) -> Iterator[Path | None]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """CheckpointError where a result folder cannot become `out`; OSError where nothing can be written beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent).cleanup()
     if not out.exists():
         return
     if not out.is_dir() or os.path.ismount(out):

@@ -1,4 +1,4 @@
-"""What test_processes.py starts with torchrun: a pass over tiny corpora, whose second process dies in the first attempt."""
+"""What test_processes.py starts with torchrun: a pass over tiny corpora, whose second process dies in the first attempt, or differs."""
 
 import os
 import signal
@@ -13,13 +13,18 @@ from pymultiling.data import chunks
 from pymultiling.models.probe import ImportanceProbe
 
 
-def main(folder: Path, dying: bool) -> None:
+def main(folder: Path, how: str) -> None:
     chunks.LEAST = 1  # chunks of 80 texts at most
+    second = os.environ.get("RANK") == "1"
     corpora = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    if dying and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         die_after(ImportanceProbe, 4)
-    arguments = tiny_model("llama"), tiny_tokenizer(), corpora
     options = dict(batch_tokens=20, checkpoint_documents=5)
+    if how == "other call" and second:
+        options["batch_tokens"] = 30
+    if how == "other texts":
+        corpora = {language: iter(path.read_text().splitlines()[second:]) for language, path in corpora.items()}
+    arguments = tiny_model("llama"), tiny_tokenizer(), corpora
     found = pml.detect(*arguments, checkpoint=folder / "detect", **options)
     counts = pml.activations(*arguments, checkpoint=folder / "count", **options)
     write(folder / f"process-{os.environ.get('RANK', 'alone')}", found, counts)
@@ -48,4 +53,4 @@ def write(out: Path, found: pml.Detection, counts: dict[str, pml.ActivationStati
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "dying")
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -22,7 +22,7 @@ RUN = {"model": "abc", "sites": ("ffn", "q"), "max_length": 64}
 
 def standing(number: int) -> Standing:
     active = torch.full((2, 3), number)
-    place = Place(2, 10 * number, number, "digest", {0: "one", 1: "other"})
+    place = Place(2, 10 * number, number, "digest", {0: ("one", "hash"), 1: ("other", "")})
     report = CorpusReport(texts=number, cut=1)
     total = pml.ActivationStatistics(active, number)
     return Standing(total, place, f"end {number}", number, report, report + report, number > 5)

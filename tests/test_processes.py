@@ -57,6 +57,18 @@ def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
     assert len(printed) <= attempts * len(LANGUAGES) and all(f"process 1 of {count}" in line for line in printed)
 
 
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("other call", "the same call, with whole corpora: batch_tokens of process 1: 20, of process 2: 30"),
+        ("other texts", "corpus 'de' is not the same in all processes: give each the whole of it"),
+    ],
+)
+def test_processes_that_do_not_do_the_same_are_told(tmp_path, how, words):
+    done = run(tmp_path, *torchrun("--nproc-per-node", "2"), how=how)
+    assert done.returncode != 0 and words in done.stderr and not list(tmp_path.glob("process-*"))
+
+
 def assert_same(found: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> None:
     assert (found.documents, found.tokens) == (truth.documents, truth.tokens)
     for site in pml.SITES:

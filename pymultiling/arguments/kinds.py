@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from pymultiling.sites import check_sites
 
@@ -42,7 +43,7 @@ def named(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FILE")
     if not names_file(name):
         raise argparse.ArgumentTypeError(f"{name!r} cannot name a file: give a code such as fr")
-    return name, path
+    return name, os.path.expanduser(path)  # a shell expands ~ only at the beginning
 
 
 def names_file(name: str) -> bool:

@@ -9,22 +9,25 @@ from pathlib import Path
 from pymultiling import plots
 from pymultiling.commands.shared import hashes_of_files, load, pass_of, record_of
 from pymultiling.methods.activations import Activations, activations
-from pymultiling.processes import is_first
+from pymultiling.processes import is_first, join
 from pymultiling.report import activation_table
-from pymultiling.runs import result_folder
+from pymultiling.runs import check_free, result_folder
 
 
 def run(arguments: Namespace) -> None:
     """Counts every language's activations; writes the counts, their proportions by layer, and a plot."""
     record = record_of("count", arguments)
-    with result_folder(arguments.out, write=is_first()) as folder:
-        corpora = dict(arguments.corpus)
-        record.note(corpora=hashes_of_files(corpora) if folder else {})
-        model, tokenizer = load(arguments, record)
-        with record.stage("count"):
-            found = activations(model, tokenizer, corpora, positions=arguments.positions, **pass_of(arguments))
-        if folder is None:
-            return
+    corpora = dict(arguments.corpus)
+    join()
+    if is_first():
+        check_free(arguments.out.resolve())
+        record.note(corpora=hashes_of_files(corpora))
+    model, tokenizer = load(arguments, record)
+    with record.stage("count"):
+        found = activations(model, tokenizer, corpora, positions=arguments.positions, **pass_of(arguments))
+    if not is_first():
+        return
+    with result_folder(arguments.out) as folder:
         with record.stage("write"):
             write_counts(found, folder, arguments.model, arguments.positions)
         record.note(texts={name: asdict(report) for name, report in found.corpora.items()})

@@ -11,33 +11,37 @@ from pymultiling.commands.shared import hashes_of_files, load, pass_of, record_o
 from pymultiling.methods.overlap import overlap
 from pymultiling.methods.plnd import Detection
 from pymultiling.methods.plnd import detect as detect_neurons
-from pymultiling.processes import is_first
+from pymultiling.processes import is_first, join
 from pymultiling.report import counts_by_site
-from pymultiling.runs import result_folder
+from pymultiling.runs import check_free, result_folder
 from pymultiling.selection import Threshold, TopK
 
 
 def run(arguments: Namespace, rule: TopK | Threshold) -> None:
     """Finds every language's neurons; writes sets, statistics, counts and plots."""
     record = record_of("detect", arguments)
-    with result_folder(arguments.out, write=is_first()) as folder:
-        corpora = dict(arguments.corpus)
-        record.note(corpora=hashes_of_files(corpora) if folder else {}, rule=rule.rule())
-        model, tokenizer = load(arguments, record)
-        with record.stage("detect"):
-            detection = detect_neurons(
-                model,
-                tokenizer,
-                corpora,
-                select=rule,
-                sites=arguments.sites,
-                rope=arguments.rope,
-                score=arguments.score,
-                qk=arguments.qk,
-                **pass_of(arguments),
-            )
-        if folder is None:
-            return
+    corpora = dict(arguments.corpus)
+    join()
+    if is_first():
+        check_free(arguments.out.resolve())
+        record.note(corpora=hashes_of_files(corpora))
+    record.note(rule=rule.rule())
+    model, tokenizer = load(arguments, record)
+    with record.stage("detect"):
+        detection = detect_neurons(
+            model,
+            tokenizer,
+            corpora,
+            select=rule,
+            sites=arguments.sites,
+            rope=arguments.rope,
+            score=arguments.score,
+            qk=arguments.qk,
+            **pass_of(arguments),
+        )
+    if not is_first():
+        return
+    with result_folder(arguments.out) as folder:
         with record.stage("write"):
             write_detection(detection, folder, arguments.model)
         record.note(texts={name: asdict(report) for name, report in detection.corpora.items()})

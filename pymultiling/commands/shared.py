@@ -17,12 +17,13 @@ from pymultiling.runs import Run, file_hash
 
 
 def record_of(command: str, arguments: Namespace) -> Run:
-    """The run's record; CheckpointError where the run reads what the folder of its results holds, and would replace."""
+    """The run's record; CheckpointError where the folder of its results would replace what the run reads, or its state."""
     out = arguments.out.resolve()
+    state = getattr(arguments, "checkpoint", None)
     for path in _paths(value for name, value in vars(arguments).items() if name != "out"):
-        if path.exists() and path.resolve().is_relative_to(out):
+        if (path.exists() or path == state) and path.resolve().is_relative_to(out):
             raise CheckpointError(
-                f"--out {arguments.out} holds {path}, which this run reads: give --out another folder"
+                f"--out {arguments.out} is to hold results alone, and {path} is in it: give --out another folder"
             )
     apart = ("command", "run", "parser", "debug")
     return Run(command, {name: value for name, value in vars(arguments).items() if name not in apart})
@@ -107,7 +108,7 @@ def _named_files(argument: str, command: str) -> list[tuple[str, Path]]:
     if found and not Path(argument).is_dir():
         if not names_file(name):
             raise CheckpointError(f"{name!r} cannot name a file: give a code such as fr in {argument}")
-        return [(name, Path(file))]
+        return [(name, Path(file).expanduser())]
     files = files_by_name(argument)
     if not files:
         raise CheckpointError(

@@ -31,14 +31,14 @@ class Place:
         row: how many rows of the shard come before it.
         chunk: how many chunks of the corpus come before it.
         digest: a hash of these rows.
-        finished: {number of a shard that was read to its end: its fingerprint}.
+        finished: {number of a shard that was read to its end: its fingerprint, and a hash of its rows}.
     """
 
     shard: int = 0
     row: int = 0
     chunk: int = 0
     digest: str = ""
-    finished: Mapping[int, str] = field(default_factory=dict)
+    finished: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,13 @@ def chunks(
             continue
         if number > place.shard:
             place = replace(place, shard=number, row=0, digest="")
-        for place, rows, digest, span in _runs(corpus, shard, fields, size, place):
+        read = place.digest
+        for place, rows, read, span in _runs(corpus, shard, fields, size, place):
             if whole or share.has(place.chunk):
                 span = None if None in span else tuple((number + part) / len(shards) for part in span)
-                yield Chunk(corpus, place, shard.name, rows, digest, span)
+                yield Chunk(corpus, place, shard.name, rows, read, span)
             place = replace(place, chunk=place.chunk + 1)
-        finished = {**place.finished, number: shard.fingerprint()}
+        finished = {**place.finished, number: (shard.fingerprint(), read)}
         place = replace(place, shard=number + 1, row=0, digest="", finished=finished)
     yield Chunk(corpus, replace(place, shard=len(shards), row=0, digest=""), "", [], "", (1.0, 1.0), last=True)
 
@@ -162,7 +163,7 @@ def _bytes(row: Row) -> bytes:
 
 def check_finished(corpus: str, shards: list[Shard], place: Place) -> None:
     """CheckpointError where a shard that was read to its end before `place` is not what it was."""
-    for number, fingerprint in place.finished.items():
+    for number, (fingerprint, _) in place.finished.items():
         if number >= len(shards) or shards[number].fingerprint() != fingerprint:
             raise changed(corpus, shards[number].name if number < len(shards) else f"part {number} of it")
 

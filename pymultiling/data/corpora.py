@@ -20,7 +20,7 @@ class CorpusReport:
     Attributes:
         texts: read.
         empty: left out because there was nothing in them.
-        short: documents left out because they had a single token.
+        short: documents left out because they had a single token, and pairs without any.
         replaced: kept, with bytes that are not UTF-8, and halves of surrogate pairs, replaced by U+FFFD.
         cut: documents shortened to the longest length allowed.
         left_over: tokens at the end of packed texts that did not fill a document.

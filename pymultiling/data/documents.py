@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from tokenizers import AddedToken
+
 from pymultiling.data.corpora import CorpusReport
 
 TEXTS_AT_A_TIME = 256  # tokenizers work on several texts in parallel
@@ -71,6 +73,9 @@ def tokenise_pairs(
         wholes = _token_lists((prompt + response for prompt, response in some), tokenizer)
         prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in some), tokenizer)
         for whole, prompt in zip(wholes, prompts):
+            if not whole:
+                report.short += 1
+                continue
             report.cut += len(whole) > max_length
             differs = (place for place, (a, b) in enumerate(zip(prompt, whole)) if a != b)
             yield whole[:max_length], next(differs, len(prompt))
@@ -80,13 +85,21 @@ def tokenizer_hash(tokenizer) -> str:
     """A hash of all that decides a tokenizer's tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        rules = {**tokenizer.get_vocab(), "": [type(tokenizer).__name__, tokenizer.init_kwargs]}
+        options = {
+            name: value for name, value in tokenizer.init_kwargs.items() if not name.endswith(("_file", "_path"))
+        }
+        rules = {**tokenizer.get_vocab(), "": [type(tokenizer).__name__, options]}
     else:
         rules = json.loads(backend.to_str())
         for name in ("padding", "truncation"):  # what a call before left there
             rules.pop(name, None)
     whole = [rules, tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=_written).encode()).hexdigest()[:32]
+
+
+def _written(value) -> str:
+    """Of what JSON cannot hold: an added token, and otherwise the kind, since addresses change."""
+    return repr(value) if isinstance(value, AddedToken) else type(value).__name__
 
 
 def document_length(model, max_length: int, batch_tokens: int, pack: int | None) -> int:

@@ -28,12 +28,12 @@ class FileShard:
 
     Attributes:
         name: its path, or its URL.
-        done: how much of it has been read, between 0 and 1.
+        done: how much of it has been read, between 0 and 1; None where its length is unknown.
     """
 
     def __init__(self, filesystem, path: str, name: str):
         self._filesystem, self._path, self.name = filesystem, path, name
-        self.done = 0.0
+        self.done: float | None = 0.0
 
     def rows(self, fields: tuple[str, ...]) -> Iterator[Row]:
         """The strings in these fields of every row.
@@ -51,15 +51,19 @@ class FileShard:
         self.done = 1.0
 
     def fingerprint(self) -> str:
-        """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more."""
+        """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more.
+
+        A server that does not say how large it is gives the first ones alone.
+        """
         with _errors_of(self.name):
             try:
                 size = self._filesystem.info(self._path)["size"]
                 digest = hashlib.blake2b(str(size).encode(), digest_size=16)
                 with self._filesystem.open(self._path, "rb") as raw:
                     digest.update(raw.read(ENDS))
-                    raw.seek(max(0, size - ENDS))
-                    digest.update(raw.read(ENDS))
+                    if size is not None:
+                        raw.seek(max(0, size - ENDS))
+                        digest.update(raw.read(ENDS))
             except FileNotFoundError:
                 return ""
         return digest.hexdigest()
@@ -77,7 +81,7 @@ class FileShard:
     def _lines(self, raw) -> Iterator[str]:
         size = self._filesystem.info(self._path)["size"]
         for line in text_lines(raw, self._path, self.name):
-            self.done = raw.tell() / max(1, size)
+            self.done = None if size is None else raw.tell() / max(1, size)
             yield line
 
     def _parquet(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
@@ -93,7 +97,7 @@ class FileShard:
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
                     self.done = number / file.metadata.num_rows
-                    yield strings({field: value or "" for field, value in row.items()}, fields, self.name)
+                    yield strings(row, fields, self.name)
         except pyarrow.ArrowException as error:
             raise CorpusError(f"{self.name} is no parquet file, or is damaged: {error}") from None
 
@@ -109,7 +113,7 @@ def file_shards(source: str | Path) -> list[FileShard]:
         filesystem, path = fsspec.core.url_to_fs(source)
         paths = [path]
         if "*" in path and not filesystem.exists(path):
-            paths = sorted(filesystem.glob(path))
+            paths = sorted(filesystem.glob(path.replace("[", "[[]")))
         remote = "://" in source
         found = [FileShard(filesystem, one, filesystem.unstrip_protocol(one) if remote else one) for one in paths]
         if not remote and len(found) == 1:
@@ -189,8 +193,8 @@ def _json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]
 
 
 def strings(row, fields: tuple[str, ...], where: str) -> Row:
-    """The strings in these fields of a row; CorpusError where it has none."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(field), str) for field in fields):
+    """The strings in these fields of a row, "" for null; CorpusError where it has none."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(field, 0), (str, type(None))) for field in fields):
         what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
         raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}")
-    return tuple(row[field] for field in fields)
+    return tuple(row[field] or "" for field in fields)

@@ -15,12 +15,14 @@ class RowsShard:
 
     Attributes:
         name: for messages.
+        extent: its length, or which part of a streamed data set it is; "" where neither is known.
         done: how much of it has been read, between 0 and 1; None where its length is unknown.
     """
 
     def __init__(self, source: Iterable, name: str):
         self._source, self.name = source, name
         self._length = len(source) if hasattr(source, "__len__") else None
+        self.extent = str(getattr(source, "_distributed", "") if self._length is None else self._length)
         self.done = None if self._length is None else 0.0
 
     def rows(self, fields: tuple[str, ...]) -> Iterator[Row]:
@@ -54,7 +56,8 @@ def shards_of(source) -> list[Shard]:
 
     Args:
         source: a path, a URL that fsspec knows, or a pattern of either with *; or an iterable of strings or of rows, such as a
-            datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files.
+            datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; one
+            that something was done to, such as `take`, `map` or `interleave_datasets`, has one.
 
     Raises:
         CorpusError: there is nothing to read.
@@ -66,13 +69,30 @@ def shards_of(source) -> list[Shard]:
     if not isinstance(source, Iterable):
         raise CorpusError(f"a corpus is a path or an iterable of texts, not {type(source).__name__}")
     name = type(source).__name__
-    count = getattr(source, "num_shards", 1) if hasattr(source, "load_state_dict") else 1  # of a streamed data set
+    if name == "DataFrame":
+        raise CorpusError("iterating over a DataFrame gives the names of its columns: pass one of them, frame['text']")
+    count = _files_of(source)
     if count == 1:
         return [RowsShard(source, name)]
     from datasets.distributed import split_dataset_by_node
 
     parts = (split_dataset_by_node(source, rank=number, world_size=count) for number in range(count))
     return [RowsShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
+
+
+def extent(shards: list[Shard]) -> str:
+    """The length of what is no file, or which part of a streamed data set it is; "" where neither is known."""
+    first = shards[0]
+    return first.extent if isinstance(first, RowsShard) else ""
+
+
+def _files_of(source) -> int:
+    """How many files a streamed data set gives one after the other, as they are; 1 for anything else.
+
+    What `take`, `interleave_datasets`, ... give depends on all files together, and `split_dataset_by_node` was told which.
+    """
+    plain = type(getattr(source, "_ex_iterable", None)).__name__ in ("ExamplesIterable", "ArrowExamplesIterable")
+    return source.num_shards if plain and source._distributed is None else 1
 
 
 def described(shards: list[Shard]) -> str:

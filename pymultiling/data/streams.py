@@ -17,8 +17,8 @@ from pymultiling.data.worker import Worker
 AHEAD = 2  # chunks that are with a worker or wait for one, for each worker
 
 
-def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Iterator[Documents]:
-    """The chunks' documents, in order.
+def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Iterator[tuple[Chunk, Documents]]:
+    """The chunks, each with its documents, in order.
 
     Reading is this process's, so that sources need not be copied; so many `workers`, processes of their own, tokenise what comes
     next. For a single chunk, or with a tokenizer that cannot be sent to another process, this one does it. What goes
@@ -29,12 +29,15 @@ def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Ite
     first = list(islice(readable, 3))  # a chunk with rows, and one that says that the corpus has ended
     sent = _pickled(tokenising) if workers and len(first) == 3 else None
     readable = chain(first, readable)
-    yield from map(tokenising, readable) if sent is None else _from_workers(readable, sent, workers)
+    if sent is None:
+        yield from ((chunk, tokenising(chunk.rows)) for chunk in readable)
+    else:
+        yield from _from_workers(readable, sent, workers)
     if failure:
         raise failure[0]
 
 
-def _from_workers(chunks: Iterable[Chunk], tokenising: bytes, workers: int) -> Iterator[Documents]:
+def _from_workers(chunks: Iterable[Chunk], tokenising: bytes, workers: int) -> Iterator[tuple[Chunk, Documents]]:
     started: list[Worker] = []
     own = threading.local()  # each thread waits for a worker of its own
 
@@ -44,19 +47,23 @@ def _from_workers(chunks: Iterable[Chunk], tokenising: bytes, workers: int) -> I
 
     pool = ThreadPoolExecutor(workers, initializer=start)
     try:
-        coming: deque[Future[Documents]] = deque()
+        coming: deque[tuple[Chunk, Future[Documents]]] = deque()
         for chunk in chunks:
-            coming.append(pool.submit(lambda chunk=chunk: own.worker(chunk)))
+            coming.append((chunk, pool.submit(lambda rows: own.worker(rows), chunk.rows)))
             if len(coming) > AHEAD * workers:
-                yield coming.popleft().result()
+                yield _answered(*coming.popleft())
         while coming:
-            yield coming.popleft().result()
+            yield _answered(*coming.popleft())
     finally:
-        for one in coming:
+        for _, one in coming:
             one.cancel()
         for worker in started:
             worker.close()
         pool.shutdown()
+
+
+def _answered(chunk: Chunk, answer: Future[Documents]) -> tuple[Chunk, Documents]:
+    return chunk, answer.result()
 
 
 def _until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> Iterator[Chunk]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from pymultiling.data.chunks import Chunk
+from pymultiling.data.files import Row
 from pymultiling.data.tokenising import Documents, Tokenising
 
 
@@ -28,10 +28,10 @@ class Worker:
         self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
         self._process.stdin.write(tokenising)
 
-    def __call__(self, chunk: Chunk) -> Documents:
-        """The chunk's documents; raises what was raised there."""
+    def __call__(self, rows: list[Row]) -> Documents:
+        """The rows' documents; raises what was raised there."""
         try:
-            pickle.dump(chunk, self._process.stdin)
+            pickle.dump(rows, self._process.stdin)
             self._process.stdin.flush()
             found = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError):
@@ -65,11 +65,11 @@ def main() -> None:
     tokenising: Tokenising = pickle.load(requests)
     while True:
         try:
-            chunk = pickle.load(requests)
+            rows = pickle.load(requests)
         except EOFError:
             return
         try:
-            answer = pickle.dumps(tokenising(chunk))
+            answer = pickle.dumps(tokenising(rows))
         except Exception as error:
             answer = pickle.dumps(RuntimeError(f"{type(error).__name__} in tokenising: {error}"))
         try:

@@ -17,10 +17,11 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import described, shards_of
+from pymultiling.data.shards import described, extent, shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
+from pymultiling.methods.alike import check_called_alike, check_read_alike
 from pymultiling.methods.naming import naming
 from pymultiling.models.identity import model_hash
 from pymultiling.models.memory import WithinMemory
@@ -84,6 +85,7 @@ def over_corpora(
 
     Raises:
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
+        CorpusError, ValueError: the processes do not do the same work.
     """
     if not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
@@ -93,6 +95,10 @@ def over_corpora(
         team = stack.enter_context(processes(together))
         parts = [[name, described(of_it)] for name, of_it in shards.items()]
         run = {"corpora": parts, "batch_tokens": options.batch_tokens, **run}
+        call = {**run, "lengths": {name: extent(of_it) for name, of_it in shards.items()}}
+        if together > 1:
+            call["model"] = None  # each has a part of it
+        check_called_alike(team, call)
         folder = options.checkpoint if team.first or not team.alike else None
         keeper = stack.enter_context(opened(folder, team, run, options.every, type(nothing).load))
         standings = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
@@ -103,15 +109,16 @@ def over_corpora(
             for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))
             if not standing.ended
         )
-        documents = stack.enter_context(closing(stream(source, tokenising, options.workers)))
-        measure = WithinMemory(measure)
+        read = stack.enter_context(closing(stream(source, tokenising, options.workers)))
+        if together == 1:  # a half here would be a whole batch elsewhere
+            measure = WithinMemory(measure)
         for number, (name, standing) in enumerate(zip(corpora, standings)):
             if standing.ended:
                 continue
             with progress(_label(name, what, standing, team), "documents", options.progress and team.first) as bar:
                 pace = Pace(bar)
                 try:
-                    for standing, measured, tokens, done in _steps(documents, standing, measure, options.batch_tokens):
+                    for standing, measured, tokens, done in _steps(read, standing, measure, options.batch_tokens):
                         standings[number] = standing
                         keeper.measured(number, standing, measured)
                         pace.update(measured, tokens, done)
@@ -124,6 +131,7 @@ def over_corpora(
                     keeper.write(number, standings[number])
             if team.count == 1:
                 check(name, standing.total, standing.report)
+        check_read_alike(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
         found = {name: _together(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
         check(name, total, report)
@@ -131,31 +139,34 @@ def over_corpora(
 
 
 def _steps(
-    documents: Iterator[Documents], standing: Standing, measure: WithinMemory, batch_tokens: int
+    read: Iterator[tuple[Chunk, Documents]],
+    standing: Standing,
+    measure: Callable[[Batch, Tensor], Statistics],
+    batch_tokens: int,
 ) -> Iterator[tuple[Standing, int, int, float | None]]:
     """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
-    for part in documents:
-        chunk, resumed = part.chunk, part.chunk.place == standing.place
+    for chunk, documents in read:
         if chunk.last:
             ended = replace(standing, place=chunk.place, digest="", batches=0, before=standing.report, ended=True)
             yield ended, 0, 0, 1.0
             return
+        resumed = chunk.place == standing.place
         before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
         if begun and chunk.digest != standing.digest:
             raise changed(chunk.corpus, f"of {chunk.shard} what follows text {chunk.place.row:,}")
-        report = before + part.report
+        report = before + documents.report
         standing = replace(
             standing, place=chunk.place, digest=chunk.digest, batches=begun, before=before, report=report
         )
         seen = 0
-        for number, batch in enumerate(batches(part, batch_tokens, window=len(part.lengths))):
+        for number, batch in enumerate(batches(documents, batch_tokens, window=len(documents.lengths))):
             seen += batch.tokens
             if number < begun:
                 continue
             with naming(f"language {chunk.corpus!r}", batch, _where(chunk)):
-                found = measure(batch, torch.from_numpy(part.starts[batch.order]))
+                found = measure(batch, torch.from_numpy(documents.starts[batch.order]))
             standing = replace(standing, total=standing.total + found, batches=number + 1)
-            yield standing, len(batch.order), batch.tokens, _done(chunk, seen / len(part.tokens))
+            yield standing, len(batch.order), batch.tokens, _done(chunk, seen / len(documents.tokens))
         yield standing, 0, 0, _done(chunk, 1.0)
 
 

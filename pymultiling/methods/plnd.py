@@ -172,18 +172,22 @@ def detect(
         progress: show it on stderr.
 
     Under torchrun and accelerate launch, or wherever torch.distributed is initialised, each process measures a part of the
-    texts, and all return the whole. Their number changes nothing but the rounding of sums.
+    texts, and all return the whole. Their number changes nothing but the rounding of sums. All must make the same call, with
+    whole corpora in the same order; torch.distributed is started where it was not, and stays so.
 
     Returns:
         Detection. Memory does not grow with the corpora.
 
     Raises:
         CorpusError: a corpus cannot be read, or has no documents; what was measured stays in the checkpoint.
-        CheckpointError: the checkpoint is of another run, or in use.
-        UnsupportedModel, NonFiniteActivations, ValueError: as `importance`.
+        CheckpointError: the checkpoint is of another run, or in use. What an iterable that is neither a list nor a data set gave
+            is not read again, so not compared, once it has ended.
+        UnsupportedModel, NonFiniteActivations, ValueError: as `importance`; ValueError also where processes were called
+            differently.
 
     Warns:
-        UserWarning: a batch does not fit in memory, and is measured in halves; a checkpoint is damaged or cannot be written.
+        UserWarning: a batch does not fit in memory, and is measured in halves (not of a model that is spread over processes); a
+            checkpoint is damaged or cannot be written.
     """
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)

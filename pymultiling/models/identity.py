@@ -10,25 +10,34 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Where a configuration came from, and what wrote it.
-APART = ("_name_or_path", "transformers_version", "architectures")
+# Where a configuration came from, what wrote it, and what changes no number; each weight's dtype is its own.
+APART = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 
 
 @torch.no_grad()
 def model_hash(model: nn.Module) -> str:
     """A hash of a model's configuration and of every weight's name, shape, dtype and bits.
 
-    Of the bits the sum as integers, modulo 2^64, which is the same on any device; one pass over the weights.
+    Of the bits sums of rows and of columns as integers, weighted by their places and modulo 2^64: they are the same on any device,
+    and others when neurons change places.
     """
-    config = {name: value for name, value in model.config.to_dict().items() if name not in APART}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(_kept(model.config.to_dict()), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
-        value = (
-            value.to_local() if isinstance(value, DTensor) else value
-        )  # of a model that is spread, this process's part
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sum(value)}\n".encode())
+        if isinstance(value, DTensor):  # of a model that is spread, this process's part
+            value = value.to_local()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _sum(value: Tensor) -> int:
-    return int(value.contiguous().view(INTEGERS[value.element_size()]).sum(dtype=torch.int64)) if value.numel() else 0
+def _kept(config):
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _kept(value) for name, value in config.items() if name not in APART}
+
+
+def _sums(value: Tensor) -> list[int]:
+    if not value.numel():
+        return []
+    bits = value.contiguous().view(-1).view(INTEGERS[value.element_size()]).view(len(value) if value.ndim else 1, -1)
+    sums = (bits.sum(dim, dtype=torch.int64) for dim in (0, 1))
+    return [int((one * torch.arange(1, 2 * len(one), 2, device=one.device)).sum()) for one in sums]

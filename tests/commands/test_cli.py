@@ -47,6 +47,19 @@ def test_a_run_that_fails_late_changes_nothing(model, tmp_path, corpora, capsys,
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_an_interrupt_says_how_to_go_on(model, tmp_path, corpora, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    state = ["--checkpoint", tmp_path / "state"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pymultiling.plots.save", interrupt)
+        assert detect(model, corpora, tmp_path / "out", *state) == 1
+    assert_one_sentence(capsys, f"no results were written; the same command goes on from {tmp_path / 'state'}")
+    assert detect(model, corpora, tmp_path / "out", *state) == 0
+    assert_nothing_written(tmp_path, "out", "state", "fr.txt", "de.txt")
+
+
 @pytest.mark.parametrize("former", [True, False])
 def test_other_files_are_left_alone(model, tmp_path, corpora, capsys, former):
     out = tmp_path / "out"
@@ -237,7 +250,13 @@ def test_results_do_not_replace_what_is_read(model, tmp_path, corpora, capsys):
     texts = f"fr={corpora['fr']}"
     for given in (["--neurons", out / "neurons"], ["--neurons", f"fr={out / 'neurons' / 'fr.safetensors'}"]):
         assert run("ablate", "--model", model, *given, "--texts", texts, "--out", out, *QUICK) == 1
-        assert_one_sentence(capsys, out / "neurons", "which this run reads: give --out another folder")
+        assert_one_sentence(capsys, out / "neurons", "is to hold results alone, and")
     assert run("ablate", "--model", out, "--neurons", model, "--texts", texts, "--out", out, *QUICK) == 1
-    assert_one_sentence(capsys, "which this run reads")
+    assert_one_sentence(capsys, "is to hold results alone, and")
+    state = ["--checkpoint", tmp_path / "new" / "state"]
+    given = ["--model", model, "--corpus", texts, "--out", tmp_path / "new", *state, *QUICK]
+    for command in ("detect", "count"):
+        assert run(command, *given) == 1
+        assert_one_sentence(capsys, "new/state is in it: give --out another folder")
+    assert not (tmp_path / "new").exists()
     assert sorted(path for path in out.rglob("*")) == before

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import datasets
 import pytest
+from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_text import write_text
 
 from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chunks
-from pymultiling.data.shards import shards_of
+from pymultiling.data.shards import extent, shards_of
 from pymultiling.errors import CheckpointError
 
 FIELDS = ("text",)
@@ -101,8 +102,41 @@ def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
     with pytest.raises(CheckpointError, match="1.txt changed; give another folder as checkpoint"):
         check_finished("fr", shards_of(source), place)
     with pytest.raises(CheckpointError, match="part 2 of it changed"):
-        check_finished("fr", shards_of(tmp_path / "0.txt"), replace(place, finished={2: "x"}))
+        check_finished("fr", shards_of(tmp_path / "0.txt"), replace(place, finished={2: ("x", "")}))
 
 
 def test_an_empty_corpus_ends_at_once():
-    assert [chunk.place for chunk in read([])] == [Place(1, 0, 0, "", {0: shards_of([])[0].fingerprint()})]
+    assert [chunk.place for chunk in read([])] == [Place(1, 0, 0, "", {0: (shards_of([])[0].fingerprint(), "")})]
+
+
+def test_the_end_has_a_hash_of_every_part(tmp_path):
+    def hashes(source, share=Share(), start=None) -> list[str]:
+        return [digest for _, digest in read(source, share, start)[-1].place.finished.values()]
+
+    source = many(tmp_path)
+    truth = hashes(source)
+    assert len(truth) == len(set(truth)) == 4
+    assert hashes(source, start=read(source)[5].place) == truth == hashes(source, Share(1, 3))
+    assert hashes(source, Share(1, 2)) == [truth[1], truth[3]]  # whole parts are dealt out
+    write_text(tmp_path / "2.txt", [f"2 {line}" for line in range(9)] + ["other"])
+    changed = hashes(source)
+    assert [one == other for one, other in zip(truth, changed)] == [True, True, False, True]
+
+
+def test_only_plain_streams_are_read_in_parts():
+    parts = [["a", "b"], ["c", "d"], ["e", "f"]]
+    source = streamed(parts)
+    assert len(shards_of(source)) == 3
+    other = streamed([["x"] * 3, ["y"] * 3, ["z"] * 3])
+    for changed in (
+        source.take(3),
+        source.skip(3),
+        source.map(lambda row: {"text": row["text"] * 2}),
+        source.shuffle(seed=1),
+        datasets.interleave_datasets([source, other]),
+        split_dataset_by_node(source, 1, 3),
+    ):
+        assert [text for chunk in read(changed) for (text,) in chunk.rows] == [row["text"] for row in changed]
+        assert len(shards_of(changed)) == 1
+    extents = {extent(shards_of(split_dataset_by_node(source, rank, 3))) for rank in range(3)}
+    assert len(extents) == 3

@@ -1,6 +1,7 @@
 import gzip
 import json
 
+import pandas
 import pytest
 from tiny_text import write_text
 
@@ -28,7 +29,7 @@ def test_files(tmp_path, ending, kind):
 def test_iterables():
     assert read(iter(TEXTS))[0] == KEPT
     assert read([{"text": text, "id": 3} for text in TEXTS]) == (KEPT, CorpusReport(texts=5, empty=2))
-    for bad in ([3], [{"content": "x"}], [{"text": None}]):
+    for bad in ([3], [{"content": "x"}], [{"text": 3}]):
         with pytest.raises(CorpusError, match="row 1"):
             read(bad)
 
@@ -80,6 +81,12 @@ def test_bad_parquet_columns(tmp_path):
             read(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_null_is_an_empty_text(tmp_path, ending):
+    assert read(write_text(tmp_path / f"a.{ending}", ["one", None])) == (["one"], CorpusReport(texts=2, empty=1))
+    assert read([{"text": None}, {"text": "one"}]) == (["one"], CorpusReport(texts=2, empty=1))
+
+
 def test_no_file(tmp_path):
     for path in (tmp_path / "absent.txt", tmp_path):
         with pytest.raises(CorpusError):
@@ -96,3 +103,6 @@ def test_read_as_asked_for(tmp_path):
 def test_a_mapping_is_no_corpus():
     with pytest.raises(CorpusError, match="'train', 'test' is no corpus: pass one of its parts"):
         list(read_texts({"train": ["w3"], "test": ["w4"]}, CorpusReport()))
+    with pytest.raises(CorpusError, match="names of its columns: pass one of them, frame..text.."):
+        read(pandas.DataFrame({"text": TEXTS}))
+    assert read(pandas.DataFrame({"text": TEXTS})["text"])[0] == KEPT

@@ -29,16 +29,16 @@ def documents(source, workers: int, **options) -> list:
 def test_workers_give_what_this_process_gives(options):
     source = [(text, " " + text) for text in TEXTS] if options.get("pairs") else TEXTS
     alone = documents(source, 0, **options)
-    assert [one.chunk.place.row for one in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1].chunk.last
+    assert [chunk.place.row for chunk, _ in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1][0].last
     for workers in (1, 2):
-        for one, other in zip(alone, documents(source, workers, **options), strict=True):
-            assert one.chunk == other.chunk and one.report == other.report and one.chunk.rows == []
+        for (chunk, one), (again, other) in zip(alone, documents(source, workers, **options), strict=True):
+            assert chunk == again and one.report == other.report
             for name in ("tokens", "lengths", "starts"):
                 assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_chunk_is_tokenised_as_its_texts_are():
-    part = documents(TEXTS, 0)[1]
+    _, part = documents(TEXTS, 0)[1]
     kept = [text for text in TEXTS[6:12] if text]
     assert [one.tolist() for one in part] == [TOKENIZER(text)["input_ids"][:5] for text in kept]
     assert (part.report.texts, part.report.empty, part.report.cut) == (
@@ -123,4 +123,4 @@ def test_a_tokenizer_that_stays_here(monkeypatch):
         change()
         with pytest.warns(UserWarning, match="cannot be sent to another process"):
             found = list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
-        assert [one.lengths.tolist() for one in found] == [one.lengths.tolist() for one in documents(TEXTS, 0)]
+        assert [one.lengths.tolist() for _, one in found] == [one.lengths.tolist() for _, one in documents(TEXTS, 0)]

@@ -3,6 +3,9 @@
 import gzip
 import json
 import random
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import pyarrow
@@ -55,6 +58,9 @@ def test_a_pattern_names_files_in_their_order(tmp_path):
         "memory:///many/b.txt",
         "memory:///many/c.txt.zst",
     ]
+    (tmp_path / "x[1]").mkdir()
+    (tmp_path / "x[1]" / "a.txt").write_bytes(content("txt", ["brackets are names"]))
+    assert texts(f"{tmp_path}/x[1]/*.txt") == ["brackets are names"]
     (tmp_path / "*.txt").write_bytes(content("txt", ["a star is a name too"]))
     assert texts(tmp_path / "*.txt") == ["a star is a name too"]
 
@@ -82,6 +88,41 @@ def test_a_fingerprint_changes_with_size_and_ends(tmp_path):
     (shard,) = file_shards(path)
     path.unlink()
     assert shard.fingerprint() == ""
+
+
+@contextmanager
+def served(data: bytes, length: bool):
+    """The URL of a server that gives these bytes, all of them whatever is asked for, and says how many they are or does not."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            if length:
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_over_http(length):
+    lines = [f"line {number}" for number in range(20_000)]
+    with served(content("txt.gz", lines), length) as url:
+        (shard,) = file_shards(f"{url}/a.txt.gz")
+        assert shard.fingerprint() == shard.fingerprint() != ""
+        seen = [(text, shard.done) for (text,) in shard.rows(FIELDS)]
+    assert [text for text, _ in seen] == lines and shard.done == 1
+    assert (seen[100][1] is None) != length
 
 
 @pytest.mark.parametrize(

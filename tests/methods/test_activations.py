@@ -9,6 +9,7 @@ import transformers.activations
 from anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
 from tiny import FAMILIES, tiny_batch, tiny_model
 from tiny_text import texts, tiny_tokenizer, write_text
+from tokenizers import normalizers
 
 import pymultiling as pml
 from pymultiling import embedded
@@ -156,6 +157,14 @@ def test_pairs_from_files(tmp_path, ending):
     expected = count(PAIRS)
     assert_counts(count(path), (expected.active, expected.tokens))
     assert_counts(count(rows), (expected.active, expected.tokens))
+
+
+def test_pairs_without_tokens_are_left_out_and_counted():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer(bos=False)
+    pairs = [("w3", " w4 w5"), ("", "\u200b"), ("w6 w7", " w8")]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    found = pml.activations(model, tokenizer, {"fr": pairs}, positions="response", progress=False)
+    assert found.corpora["fr"] == CorpusReport(texts=3, short=1) and found["fr"].tokens == 3
 
 
 def test_what_is_wrong_with_a_corpus_is_said(tmp_path):

@@ -129,7 +129,7 @@ def prepare(path: Path, tokenizer) -> list[Batch]:
     """The batches that a pass over the file makes."""
     tokenising = Tokenising(tokenizer, MAX_LENGTH)
     source = chunks("", shards_of(path), tokenising.fields, ChunkSize.of(BATCH_TOKENS))
-    parts = stream(source, tokenising, workers=1)
+    parts = (documents for _, documents in stream(source, tokenising, workers=1))
     return [batch for part in parts for batch in batches(part, BATCH_TOKENS, window=len(part.lengths))]
 
 

@@ -36,6 +36,11 @@ class Processes:
     alike: bool = False
     _group: object = None
 
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self._group is not None
+
     def agreed(self, value):
         """The first process's value, where all do the same work; otherwise each one's own."""
         if not self.alike:
@@ -46,7 +51,7 @@ class Processes:
 
     def gathered(self, value) -> list:
         """Every process's value, in their order."""
-        if self._group is None:
+        if not self.several:
             return [value]
         values = [None] * distributed.get_world_size(self._group)
         distributed.all_gather_object(values, value, group=self._group)

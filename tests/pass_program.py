@@ -20,14 +20,26 @@ def main(folder: Path, how: str) -> None:
     if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         die_after(ImportanceProbe, 4)
     options = dict(batch_tokens=20, checkpoint_documents=5)
-    if how == "other call" and second:
-        options["batch_tokens"] = 30
+    states = {"detect": folder / "detect", "count": folder / "count"}
+    if how == "other call":
+        options, states = dict(max_length=30 if second else 20), dict.fromkeys(states)
     if how == "other texts":
         corpora = {language: iter(path.read_text().splitlines()[second:]) for language, path in corpora.items()}
+    if how == "other files":
+        corpora = {language: parts(path, second) for language, path in corpora.items()}
     arguments = tiny_model("llama"), tiny_tokenizer(), corpora
-    found = pml.detect(*arguments, checkpoint=folder / "detect", **options)
-    counts = pml.activations(*arguments, checkpoint=folder / "count", **options)
+    found = pml.detect(*arguments, checkpoint=states["detect"], **options)
+    counts = pml.activations(*arguments, checkpoint=states["count"], **options)
     write(folder / f"process-{os.environ.get('RANK', 'alone')}", found, counts)
+
+
+def parts(path: Path, second: bool) -> str:
+    """A pattern of two files, of names that both processes give theirs."""
+    own = path.with_suffix("") / str(int(second))
+    own.mkdir(parents=True)
+    for number in range(2):
+        (own / f"{number}.txt").write_text("\n".join(path.read_text().splitlines()[2 * number + second :: 4]))
+    return f"{own}/*.txt"
 
 
 def die_after(probe, batches: int) -> None:

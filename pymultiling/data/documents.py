@@ -12,6 +12,8 @@ from tokenizers import AddedToken
 from pymultiling.data.corpora import CorpusReport
 
 TEXTS_AT_A_TIME = 256  # tokenizers work on several texts in parallel
+# Endings of a tokenizer's options that say where it came from, or that texts do not depend on.
+LOADING = ("_file", "_path", "is_local", "local_files_only", "chat_template", "model_max_length", "processor_class")
 
 
 def tokenise(
@@ -85,9 +87,8 @@ def tokenizer_hash(tokenizer) -> str:
     """A hash of all that decides a tokenizer's tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        options = {
-            name: value for name, value in tokenizer.init_kwargs.items() if not name.endswith(("_file", "_path"))
-        }
+        given = tokenizer.init_kwargs.items()
+        options = {name: value for name, value in given if value is not None and not name.endswith(LOADING)}
         rules = {**tokenizer.get_vocab(), "": [type(tokenizer).__name__, options]}
     else:
         rules = json.loads(backend.to_str())

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -53,17 +53,18 @@ class FileShard:
     def fingerprint(self) -> str:
         """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more.
 
-        A server that does not say how large it is gives the first ones alone.
+        Of a server that does not say how large it is, or begins at the beginning only, the first ones alone.
         """
         with _errors_of(self.name):
             try:
                 size = self._filesystem.info(self._path)["size"]
                 digest = hashlib.blake2b(str(size).encode(), digest_size=16)
                 with self._filesystem.open(self._path, "rb") as raw:
-                    digest.update(raw.read(ENDS))
+                    digest.update(_read(raw, ENDS))
                     if size is not None:
-                        raw.seek(max(0, size - ENDS))
-                        digest.update(raw.read(ENDS))
+                        with suppress(ValueError):  # a server that cannot begin anywhere
+                            raw.seek(max(0, size - ENDS))
+                            digest.update(_read(raw, ENDS))
             except FileNotFoundError:
                 return ""
         return digest.hexdigest()
@@ -100,6 +101,14 @@ class FileShard:
                     yield strings(row, fields, self.name)
         except pyarrow.ArrowException as error:
             raise CorpusError(f"{self.name} is no parquet file, or is damaged: {error}") from None
+
+
+def _read(raw, size: int) -> bytes:
+    """So many bytes, or all that there are; a stream gives what has come."""
+    found = bytearray()
+    while len(found) < size and (more := raw.read(size - len(found))):
+        found += more
+    return bytes(found)
 
 
 def file_shards(source: str | Path) -> list[FileShard]:

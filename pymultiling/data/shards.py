@@ -9,6 +9,10 @@ from pathlib import Path
 from pymultiling.data.files import FileShard, Row, file_shards, strings
 from pymultiling.errors import CorpusError
 
+# What datasets calls a stream of files, and what it makes of one by its `select_columns`, `filter`, `map` and `rename_column`.
+OF_FILES = ("ExamplesIterable", "ArrowExamplesIterable")
+BY_ROW = ("SelectColumnsIterable", "FilteredExamplesIterable", "MappedExamplesIterable")
+
 
 class RowsShard:
     """An iterable of strings or rows in memory, or that comes from somewhere, such as a datasets.IterableDataset.
@@ -36,7 +40,15 @@ class RowsShard:
                 self.done = number / self._length
             if isinstance(row, (tuple, list)) and len(row) == len(fields) > 1:
                 row = dict(zip(fields, row))
+            if len(fields) == 1 and (row is None or (isinstance(row, float) and row != row)):  # null, and pandas' own
+                row = ""
             yield (row,) if isinstance(row, str) and len(fields) == 1 else strings(row, fields, f"row {number}")
+
+    def beginning(self) -> str:
+        """A hash of the first row."""
+        return hashlib.blake2b(
+            repr(next(iter(self._source), None)).encode("utf-8", "replace"), digest_size=8
+        ).hexdigest()
 
     def fingerprint(self) -> str:
         """The data set's own, or a hash of a list of strings; "" for what cannot be looked at twice."""
@@ -56,8 +68,8 @@ def shards_of(source) -> list[Shard]:
 
     Args:
         source: a path, a URL that fsspec knows, or a pattern of either with *; or an iterable of strings or of rows, such as a
-            datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; one
-            that something was done to, such as `take`, `map` or `interleave_datasets`, has one.
+            datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; after
+            anything that is not done row by row, such as `take` and `interleave_datasets`, one.
 
     Raises:
         CorpusError: there is nothing to read.
@@ -81,18 +93,29 @@ def shards_of(source) -> list[Shard]:
 
 
 def extent(shards: list[Shard]) -> str:
-    """The length of what is no file, or which part of a streamed data set it is; "" where neither is known."""
+    """Something that differs between processes that were given different parts of one corpus, where it is known before all is read."""
     first = shards[0]
-    return first.extent if isinstance(first, RowsShard) else ""
+    if isinstance(first, FileShard):
+        return first.fingerprint()
+    return first.beginning() if len(shards) > 1 else first.extent
 
 
 def _files_of(source) -> int:
-    """How many files a streamed data set gives one after the other, as they are; 1 for anything else.
+    """How many files a streamed data set gives one after the other, row by row; 1 for anything else.
 
-    What `take`, `interleave_datasets`, ... give depends on all files together, and `split_dataset_by_node` was told which.
+    What `take`, `interleave_datasets`, ... give depends on all files together; `split_dataset_by_node` and `load_state_dict` were
+    told where to read.
     """
-    plain = type(getattr(source, "_ex_iterable", None)).__name__ in ("ExamplesIterable", "ArrowExamplesIterable")
-    return source.num_shards if plain and source._distributed is None else 1
+    if getattr(source, "_distributed", None) or getattr(source, "_starting_state_dict", None):
+        return 1
+    rows = getattr(source, "_ex_iterable", None)
+    while (
+        type(rows).__name__ in BY_ROW
+        and not getattr(rows, "batched", False)
+        and not getattr(rows, "with_indices", False)
+    ):
+        rows = rows.ex_iterable
+    return getattr(source, "num_shards", 1) if type(rows).__name__ in OF_FILES else 1
 
 
 def described(shards: list[Shard]) -> str:

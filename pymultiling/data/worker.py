@@ -9,7 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from pymultiling.data.files import Row
 from pymultiling.data.tokenising import Documents, Tokenising
@@ -26,7 +26,8 @@ class Worker:
         command = [sys.executable, "-m", "pymultiling.data.worker"]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
-        self._process.stdin.write(tokenising)
+        with suppress(BrokenPipeError):  # it has ended already: the first call says so
+            self._process.stdin.write(tokenising)
 
     def __call__(self, rows: list[Row]) -> Documents:
         """The rows' documents; raises what was raised there."""
@@ -52,10 +53,8 @@ class Worker:
 
 
 def _close(pipe) -> None:
-    try:
+    with suppress(BrokenPipeError):  # what was not written yet
         pipe.close()
-    except BrokenPipeError:  # what was not written yet
-        pass
 
 
 def main() -> None:

@@ -92,7 +92,6 @@ def activations(
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or 'nothing was read'}")
 
     tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
-    run = {"measure": f"activations at positions {positions}", **identity(model, tokenising)} if checkpoint else {}
     counted = over_corpora(
         corpora,
         tokenising,
@@ -100,7 +99,7 @@ def activations(
         measure,
         options,
         what="counting",
-        run=run,
+        run=lambda: {"measure": f"activations at positions {positions}", **identity(model, tokenising)},
         check=check,
         together=probe.decoder.spread.count,
     )

@@ -68,7 +68,7 @@ def over_corpora(
     options: Options,
     *,
     what: str,
-    run: Mapping[str, object],
+    run: Callable[[], Mapping[str, object]],
     check: Callable[[str, Statistics, CorpusReport], None],
     together: int = 1,
 ) -> dict[str, tuple[Statistics, CorpusReport]]:
@@ -79,7 +79,7 @@ def over_corpora(
         nothing: the neutral element of the statistics.
         measure: of a batch, and the place of each document's first token that can count.
         what: is done to them, for the progress.
-        run: what decides the result, for checkpoints.
+        run: gives what decides the result.
         check: raises CorpusError where nothing was found in a corpus.
         together: how many processes run one model.
 
@@ -94,13 +94,15 @@ def over_corpora(
     with ExitStack() as stack:
         team = stack.enter_context(processes(together))
         parts = [[name, described(of_it)] for name, of_it in shards.items()]
-        run = {"corpora": parts, "batch_tokens": options.batch_tokens, **run}
-        call = {**run, "lengths": {name: extent(of_it) for name, of_it in shards.items()}}
-        if together > 1:
-            call["model"] = None  # each has a part of it
-        check_called_alike(team, call)
+        decides = {"corpora": parts, "batch_tokens": options.batch_tokens}
+        if team.several or options.checkpoint:
+            decides |= run()
+        if team.several:
+            texts = {name: extent(of_it) for name, of_it in shards.items()}
+            apart = {"model": None} if team.alike else {}  # each has a part of it
+            check_called_alike(team, {**decides, **apart, "texts": texts, "checkpoint": bool(options.checkpoint)})
         folder = options.checkpoint if team.first or not team.alike else None
-        keeper = stack.enter_context(opened(folder, team, run, options.every, type(nothing).load))
+        keeper = stack.enter_context(opened(folder, team, decides, options.every, type(nothing).load))
         standings = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
         for (name, of_it), standing in zip(shards.items(), standings):
             check_finished(name, of_it, standing.place)
@@ -145,12 +147,16 @@ def _steps(
     batch_tokens: int,
 ) -> Iterator[tuple[Standing, int, int, float | None]]:
     """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
+    going_on = standing.batches > 0
     for chunk, documents in read:
+        resumed = chunk.place == standing.place
+        if going_on and not resumed:
+            raise changed(chunk.corpus, f"in part {standing.place.shard + 1} what followed text {standing.place.row:,}")
+        going_on = False
         if chunk.last:
             ended = replace(standing, place=chunk.place, digest="", batches=0, before=standing.report, ended=True)
             yield ended, 0, 0, 1.0
             return
-        resumed = chunk.place == standing.place
         before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
         if begun and chunk.digest != standing.digest:
             raise changed(chunk.corpus, f"of {chunk.shard} what follows text {chunk.place.row:,}")

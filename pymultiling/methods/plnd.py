@@ -180,8 +180,8 @@ def detect(
 
     Raises:
         CorpusError: a corpus cannot be read, or has no documents; what was measured stays in the checkpoint.
-        CheckpointError: the checkpoint is of another run, or in use. What an iterable that is neither a list nor a data set gave
-            is not read again, so not compared, once it has ended.
+        CheckpointError: the checkpoint is of another run, or in use. What an iterable that is neither a list nor a
+            datasets.Dataset gave is not read again, so not compared, once it has ended.
         UnsupportedModel, NonFiniteActivations, ValueError: as `importance`; ValueError also where processes were called
             differently.
 
@@ -208,7 +208,6 @@ def detect(
             raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
 
     tokenising = Tokenising(tokenizer, length, pack)
-    run = {"measure": rule, "sites": probe.sites, **identity(model, tokenising)} if checkpoint else {}
     with probe:
         found = over_corpora(
             corpora,
@@ -217,7 +216,7 @@ def detect(
             measure,
             options,
             what="measuring",
-            run=run,
+            run=lambda: {"measure": rule, "sites": probe.sites, **identity(model, tokenising)},
             check=check,
             together=probe.decoder.spread.count,
         )

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Where a configuration came from, what wrote it, and what changes no number; each weight's dtype is its own.
 APART = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+BLOCK = 1 << 24  # weights at a time, as 64-bit integers
 
 
 @torch.no_grad()
@@ -39,5 +40,13 @@ def _sums(value: Tensor) -> list[int]:
     if not value.numel():
         return []
     bits = value.contiguous().view(-1).view(INTEGERS[value.element_size()]).view(len(value) if value.ndim else 1, -1)
-    sums = (bits.sum(dim, dtype=torch.int64) for dim in (0, 1))
-    return [int((one * torch.arange(1, 2 * len(one), 2, device=one.device)).sum()) for one in sums]
+    rows, columns = [], 0
+    for part in bits.split(max(1, BLOCK // bits.shape[1])):
+        part = part.long()
+        rows.append(part.sum(1))
+        columns += part.sum(0)
+    return [_weighted(torch.cat(rows)), _weighted(columns)]
+
+
+def _weighted(sums: Tensor) -> int:
+    return int((sums * torch.arange(1, 2 * len(sums), 2, device=sums.device)).sum())

@@ -84,7 +84,8 @@ def test_bad_parquet_columns(tmp_path):
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_null_is_an_empty_text(tmp_path, ending):
     assert read(write_text(tmp_path / f"a.{ending}", ["one", None])) == (["one"], CorpusReport(texts=2, empty=1))
-    assert read([{"text": None}, {"text": "one"}]) == (["one"], CorpusReport(texts=2, empty=1))
+    for rows in ([{"text": None}, {"text": "one"}], [None, "one"], pandas.Series(["one", float("nan")])):
+        assert read(rows) == (["one"], CorpusReport(texts=2, empty=1))
 
 
 def test_no_file(tmp_path):

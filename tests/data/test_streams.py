@@ -104,6 +104,14 @@ def test_a_worker_that_is_gone_is_said():
         list(streamed)
 
 
+def test_a_worker_that_cannot_begin_is_said(monkeypatch):
+    monkeypatch.setattr("sys.executable", "false")
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding = "x" * 1_000_000  # more than a pipe holds
+    with pytest.raises(RuntimeError, match="a process that tokenises has ended .exit status 1.: with workers=0"):
+        list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
+
+
 class Broken:
     """A tokenizer that fails."""
 

@@ -1,5 +1,6 @@
 """A pass over corpora that is interrupted, runs out of memory or meets bad input gives what an undisturbed one gives."""
 
+import json
 import warnings
 
 import pytest
@@ -169,6 +170,21 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path, ch
     with pytest.raises(pml.CheckpointError, match=words):
         detect(**{**options, **changed})
     assert_same(detect(**options), truth(detect))
+
+
+@pytest.mark.parametrize("batches", [1, 12])
+def test_texts_that_vanish_from_the_chunk_at_hand_on_are_noticed(tmp_path, batches):
+    for number in range(2):
+        write_text(tmp_path / f"{number}.txt", CORPORA["fr"][21 * number : 21 * number + 21])
+    corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, batches)
+        detect(corpora, **options)
+    states = [json.loads(path.read_text()) for path in (tmp_path / "state").rglob("*.json")]
+    place = max(states, key=lambda state: (state["place"]["chunk"], state["batches"]))["place"]
+    write_text(tmp_path / f"{place['shard']}.txt", CORPORA["fr"][21 * place["shard"] :][: place["row"]])
+    with pytest.raises(pml.CheckpointError, match="in part .* what followed text .* changed"):
+        detect(corpora, **options)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 30])

@@ -6,8 +6,9 @@ import pickle
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 
 from pymultiling.data.chunks import Chunk
@@ -21,8 +22,8 @@ def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Ite
     """The chunks, each with its documents, in order.
 
     Reading is this process's, so that sources need not be copied; so many `workers`, processes of their own, tokenise what comes
-    next. For a single chunk, or with a tokenizer that cannot be sent to another process, this one does it. What goes
-    wrong in reading is raised when all that was read before has been given.
+    next. The first chunk, for which they would not have begun, is this one's too, and so are all with a tokenizer that cannot
+    be sent. What goes wrong in reading is raised when all that was read before has been given.
     """
     failure: list[Exception] = []
     readable = _until_failure(chunks, failure)
@@ -32,38 +33,43 @@ def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Ite
     if sent is None:
         yield from ((chunk, tokenising(chunk.rows)) for chunk in readable)
     else:
-        yield from _from_workers(readable, sent, workers)
+        yield from _from_workers(readable, tokenising, sent, workers)
     if failure:
         raise failure[0]
 
 
-def _from_workers(chunks: Iterable[Chunk], tokenising: bytes, workers: int) -> Iterator[tuple[Chunk, Documents]]:
-    started: list[Worker] = []
+def _from_workers(
+    chunks: Iterable[Chunk], tokenising: Tokenising, sent: bytes, workers: int
+) -> Iterator[tuple[Chunk, Documents]]:
+    started = [Worker(sent) for _ in range(workers)]
+    idle = deque(started)
     own = threading.local()  # each thread waits for a worker of its own
 
-    def start() -> None:
-        own.worker = Worker(tokenising)
-        started.append(own.worker)
+    def take() -> None:
+        own.worker = idle.popleft()
 
-    pool = ThreadPoolExecutor(workers, initializer=start)
+    pool = ThreadPoolExecutor(workers, initializer=take)
     try:
-        coming: deque[tuple[Chunk, Future[Documents]]] = deque()
-        for chunk in chunks:
-            coming.append((chunk, pool.submit(lambda rows: own.worker(rows), chunk.rows)))
+        coming: deque[tuple[Chunk, Callable[[], Documents]]] = deque()
+        for number, chunk in enumerate(chunks):
+            if number:
+                answer = pool.submit(lambda rows: own.worker(rows), chunk.rows).result
+            else:
+                answer = partial(tokenising, chunk.rows)
+            coming.append((chunk, answer))
             if len(coming) > AHEAD * workers:
                 yield _answered(*coming.popleft())
         while coming:
             yield _answered(*coming.popleft())
     finally:
-        for _, one in coming:
-            one.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
         for worker in started:
             worker.close()
         pool.shutdown()
 
 
-def _answered(chunk: Chunk, answer: Future[Documents]) -> tuple[Chunk, Documents]:
-    return chunk, answer.result()
+def _answered(chunk: Chunk, answer: Callable[[], Documents]) -> tuple[Chunk, Documents]:
+    return chunk, answer()
 
 
 def _until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> Iterator[Chunk]:

@@ -16,7 +16,7 @@ from pymultiling.data.tokenising import Documents, Tokenising
 
 
 class Worker:
-    """The parent's side. Making one does not wait for the process; its first answer does."""
+    """The parent's side. Making one does not wait for the process; its first call does."""
 
     def __init__(self, tokenising: bytes):
         """tokenising: pickled."""
@@ -26,16 +26,17 @@ class Worker:
         command = [sys.executable, "-m", "pymultiling.data.worker"]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
-        with suppress(BrokenPipeError):  # it has ended already: the first call says so
-            self._process.stdin.write(tokenising)
+        self._unsent = tokenising
 
     def __call__(self, rows: list[Row]) -> Documents:
         """The rows' documents; raises what was raised there."""
         try:
+            self._process.stdin.write(self._unsent)
+            self._unsent = b""
             pickle.dump(rows, self._process.stdin)
             self._process.stdin.flush()
             found = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError):
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise RuntimeError(
                 f"a process that tokenises has ended (exit status {self._process.wait()}): with workers=0 this one does it"
             ) from None

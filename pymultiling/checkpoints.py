@@ -6,7 +6,6 @@ manifest with the place, what was run, and the checksums of both. The manifest i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from pymultiling.data.chunks import Place
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.errors import CheckpointError
+from pymultiling.locking import locked
 from pymultiling.processes import Processes
 from pymultiling.storage import written_whole
 
@@ -195,43 +195,10 @@ def opened(
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot hold checkpoints: {error.strerror or error}") from None
-    with _locked(part):
+    with locked(part):
         for partial in part.glob("*.partial"):
             partial.unlink()
         yield Checkpoints(part, run, every, load)
-
-
-_held: set[Path] = set()  # by this process, which the lock of a file does not keep out
-
-
-@contextmanager
-def _locked(part: Path) -> Iterator[None]:
-    """Inside, the folder is nobody else's."""
-    part = part.resolve()
-    if part in _held:
-        raise CheckpointError(f"{part.parent} is in use by this process already: give another folder")
-    _held.add(part)
-    try:
-        with open(part / "lock", "a") as file:
-            _lock(file, part.parent)
-            yield
-    finally:
-        _held.remove(part)
-
-
-def _lock(file, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: what it starts does not keep it
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise CheckpointError(
-                f"{folder} is in use by another run: wait for its end, or give another folder"
-            ) from None
-        warnings.warn(f"{folder} cannot be locked ({error}): see that no other run uses it")
 
 
 class _Damaged(Exception):

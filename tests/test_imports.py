@@ -22,6 +22,7 @@ LAYERS = (
         "selection",
         "data",
         "models",
+        "locking",
         "checkpoints",
         "folders",
     },

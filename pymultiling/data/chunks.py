@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from pymultiling.data.files import Row
+from pymultiling.data.rows import Row
 from pymultiling.data.shards import Shard
 from pymultiling.errors import CheckpointError
 

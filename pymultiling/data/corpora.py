@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 
-from pymultiling.data.files import Row
+from pymultiling.data.rows import Row
 from pymultiling.data.shards import shards_of
 
 TEXT = ("text",)

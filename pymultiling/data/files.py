@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import fsspec
 
+from pymultiling.data.rows import Row, ending, rows_of_lines, strings, text_lines
 from pymultiling.errors import CorpusError
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
-COMPRESSED = (".gz", ".zst")
 # At a time. Evidence: 65,536, the default, took 1.2 GB and six times as long of rows of 4 kB; two cores, 2026-11-22.
 PARQUET_ROWS = 1024
 ENDS = 1 << 16  # bytes at either end of a file that its fingerprint covers
-
-Row = tuple[str, ...]
 
 
 class FileShard:
@@ -76,7 +71,7 @@ class FileShard:
             yield (line,)
 
     def _json(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
-        for row, where in _json_lines(self._lines(raw), self.name):
+        for row, where in rows_of_lines(self._lines(raw), self.name):
             yield strings(row, fields, where)
 
     def _lines(self, raw) -> Iterator[str]:
@@ -150,60 +145,3 @@ def _check(source: str, shards: list[FileShard], filesystem) -> None:
             raise CorpusError(f"{shard.name}: looked for {KINDS}")
         if not filesystem.isfile(shard._path):
             raise CorpusError(f"{shard.name}: no such file")
-
-
-def ending(path: str | Path) -> str:
-    """The ending that says what is in a file, compressed or not: .txt of fr.txt and of fr.txt.gz."""
-    path = PurePosixPath(path)
-    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
-
-
-def text_lines(raw, path: str | Path, name: str) -> Iterator[str]:
-    """The lines of a text in UTF-8, whatever is not UTF-8 replaced; `raw` is the open file, `path` says how it is compressed.
-
-    Raises:
-        CorpusError: it is a binary file.
-    """
-    suffix = PurePosixPath(path).suffix
-    if suffix == ".gz":
-        raw = gzip.GzipFile(fileobj=raw)
-    elif suffix == ".zst":
-        from pyarrow import CompressedInputStream
-
-        raw = io.BufferedReader(CompressedInputStream(raw, "zstd"))
-    for line in io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
-        if "\0" in line:
-            raise CorpusError(f"{name} is a binary file, not text: give a UTF-8 text with one document a line")
-        yield line.rstrip("\n")
-
-
-def json_rows(path: Path) -> Iterator[tuple[object, str]]:
-    """Every line of a .jsonl file, compressed or not, and where it stands, for messages.
-
-    Raises:
-        CorpusError: there is no such file, or a line is not JSON.
-    """
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
-    with open(path, "rb") as raw:
-        yield from _json_lines(text_lines(raw, path, str(path)), str(path))
-
-
-def _json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CorpusError(f"{where} is not JSON: {error}") from None
-        yield row, where
-
-
-def strings(row, fields: tuple[str, ...], where: str) -> Row:
-    """The strings in these fields of a row, "" for null; CorpusError where it has none."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(field, 0), (str, type(None))) for field in fields):
-        what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
-        raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}")
-    return tuple(row[field] or "" for field in fields)

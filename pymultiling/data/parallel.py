@@ -6,7 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from pymultiling.data.files import ending
+from pymultiling.data.rows import ending
 from pymultiling.errors import CorpusError
 
 STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")

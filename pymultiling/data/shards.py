@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pymultiling.data.files import FileShard, Row, file_shards, strings
+from pymultiling.data.files import FileShard, file_shards
+from pymultiling.data.rows import Row, strings
 from pymultiling.errors import CorpusError
 
 # What datasets calls a stream of files, and what it makes of one by its `select_columns`, `filter`, `map` and `rename_column`.

@@ -10,7 +10,7 @@ import numpy as np
 
 from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, pairs_of, texts_of
 from pymultiling.data.documents import tokenise, tokenise_pairs
-from pymultiling.data.files import Row
+from pymultiling.data.rows import Row
 
 
 @dataclass(frozen=True)

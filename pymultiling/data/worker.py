@@ -11,7 +11,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 
-from pymultiling.data.files import Row
+from pymultiling.data.rows import Row
 from pymultiling.data.tokenising import Documents, Tokenising
 
 

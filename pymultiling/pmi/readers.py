@@ -7,8 +7,8 @@ from itertools import count
 from pathlib import Path
 
 from pymultiling.data.corpora import without_half_pairs
-from pymultiling.data.files import json_rows
 from pymultiling.data.parallel import columns_of, lines
+from pymultiling.data.rows import json_rows
 from pymultiling.errors import CorpusError
 from pymultiling.pmi.items import ParallelItem, ParallelTask
 from pymultiling.pmi.requests import shortly

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pymultiling.data.files import json_rows
+from pymultiling.data.rows import json_rows
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED

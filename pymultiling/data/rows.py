@@ -1,0 +1,72 @@
+"""From an open file to its lines, to JSON rows, to the strings in their fields."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from pymultiling.errors import CorpusError
+
+COMPRESSED = (".gz", ".zst")
+
+Row = tuple[str, ...]
+
+
+def ending(path: str | Path) -> str:
+    """The ending that says what is in a file, compressed or not: .txt of fr.txt and of fr.txt.gz."""
+    path = PurePosixPath(path)
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def text_lines(raw, path: str | Path, name: str) -> Iterator[str]:
+    """The lines of a text in UTF-8, whatever is not UTF-8 replaced; `raw` is the open file, `path` says how it is compressed.
+
+    Raises:
+        CorpusError: it is a binary file.
+    """
+    suffix = PurePosixPath(path).suffix
+    if suffix == ".gz":
+        raw = gzip.GzipFile(fileobj=raw)
+    elif suffix == ".zst":
+        from pyarrow import CompressedInputStream
+
+        raw = io.BufferedReader(CompressedInputStream(raw, "zstd"))
+    for line in io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
+        if "\0" in line:
+            raise CorpusError(f"{name} is a binary file, not text: give a UTF-8 text with one document a line")
+        yield line.rstrip("\n")
+
+
+def json_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Every line of a .jsonl file, compressed or not, and where it stands, for messages.
+
+    Raises:
+        CorpusError: there is no such file, or a line is not JSON.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
+    with open(path, "rb") as raw:
+        yield from rows_of_lines(text_lines(raw, path, str(path)), str(path))
+
+
+def rows_of_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{where} is not JSON: {error}") from None
+        yield row, where
+
+
+def strings(row, fields: tuple[str, ...], where: str) -> Row:
+    """The strings in these fields of a row, "" for null; CorpusError where it has none."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(field, 0), (str, type(None))) for field in fields):
+        what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
+        raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}")
+    return tuple(row[field] or "" for field in fields)

@@ -37,6 +37,7 @@ class Standing:
         place: the chunk at hand.
         digest: the hash of the shard's rows up to its end.
         batches: how many of its batches were measured.
+        documents: how many were measured in all.
         before: what became of the texts before it.
         report: of these and its own.
         ended: nothing more comes.
@@ -46,6 +47,7 @@ class Standing:
     place: Place = Place()
     digest: str = ""
     batches: int = 0
+    documents: int = 0
     before: CorpusReport = field(default_factory=CorpusReport)
     report: CorpusReport = field(default_factory=CorpusReport)
     ended: bool = False
@@ -90,6 +92,7 @@ class Checkpoints:
                     _place(body["place"]),
                     body["digest"],
                     body["batches"],
+                    body["documents"],
                     CorpusReport(**body["before"]),
                     CorpusReport(**body["report"]),
                     body["ended"],
@@ -121,6 +124,7 @@ class Checkpoints:
                 "place": {**asdict(standing.place), "finished": list(standing.place.finished.items())},
                 "digest": standing.digest,
                 "batches": standing.batches,
+                "documents": standing.documents,
                 "before": asdict(standing.before),
                 "report": asdict(standing.report),
                 "ended": standing.ended,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 import traceback
 import warnings
@@ -13,7 +14,7 @@ from pymultiling.arguments import ablate, classify, count, demo, detect, doctor,
 from pymultiling.errors import BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel
 
 COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, ilo, lens, tune, push, pull, doctor)
-DONE, FAILED = 0, 1  # argparse exits with 2 for wrong arguments
+DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse exits with 2 for wrong arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,16 +23,26 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
         try:
+            if getattr(arguments, "families", None):
+                _run(arguments.families)
             arguments.run(arguments)
             return DONE
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it becomes a sentence
             if arguments.debug:
                 traceback.print_exc()
             sentence = _sentence(error)
-            if isinstance(error, KeyboardInterrupt) and getattr(arguments, "checkpoint", None):
+            if isinstance(error, (KeyboardInterrupt, OSError)) and getattr(arguments, "checkpoint", None):
                 sentence += f"; the same command goes on from {arguments.checkpoint}"
             print(f"pymultiling {arguments.command}: {sentence}", file=sys.stderr)
-            return FAILED
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+
+
+def _run(path: str) -> None:
+    """A file of the user's that registers families."""
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        raise ValueError(f"--families {path}: {type(error).__name__}: {error}") from error
 
 
 def _sentence(error: BaseException) -> str:
@@ -39,7 +50,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no results were written"
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or message}"
+        return f"{error.filename or 'a file, perhaps of --out,'} cannot be read or written: {error.strerror or message}"
     if type(error).__name__ == "OutOfMemoryError":
         return (
             "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"

@@ -28,6 +28,12 @@ def progress(what: str, unit: str, show: bool, total: int | None = None) -> Iter
         yield bar
 
 
+def say(line: str, show: bool) -> None:
+    """A line of its own."""
+    if show:
+        tqdm.write(line, file=sys.stderr)
+
+
 class Pace:
     """Says on a bar how fast documents and tokens go by, and how long it will take where that is known."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that names its format."""
+    """Writes a safetensors file that names its format; OSError where that is impossible."""
     with written_whole(path) as partial:
-        save_file(tensors, partial, metadata={"format": form, **metadata})
+        try:
+            save_file(tensors, partial, metadata={"format": form, **metadata})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from None
         partial.chmod(0o644)  # safetensors makes it readable for its owner alone
 
 

@@ -25,7 +25,7 @@ def standing(number: int) -> Standing:
     place = Place(2, 10 * number, number, "digest", {0: ("one", "hash"), 1: ("other", "")})
     report = CorpusReport(texts=number, cut=1)
     total = pml.ActivationStatistics(active, number)
-    return Standing(total, place, f"end {number}", number, report, report + report, number > 5)
+    return Standing(total, place, f"end {number}", number, 7 * number, report, report + report, number > 5)
 
 
 def keeper(folder: Path, run=RUN, processes=Processes(), every=Every(60.0)):
@@ -41,7 +41,7 @@ def restored(folder: Path, corpus: int = 0) -> int | None:
     number = found.total.tokens
     truth = standing(number)
     assert torch.equal(found.total.active, truth.total.active)
-    for name in ("place", "digest", "batches", "before", "report", "ended"):
+    for name in ("place", "digest", "batches", "documents", "before", "report", "ended"):
         assert getattr(found, name) == getattr(truth, name), name
     return number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.shared import command
+from pymultiling.arguments.shared import add_families, command
 
 
 def add(commands) -> None:
@@ -15,6 +15,7 @@ def add(commands) -> None:
         help="a model to look at, and to check: a few neurons are set to zero, on the CPU in float32",
     )
     parser.add_argument("--revision", metavar="REV", help="its revision, on the Hub")
+    add_families(parser)
     parser.add_argument("--no-check", action="store_true", help="only look at the model: its weights are not loaded")
 
 

@@ -29,6 +29,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--model", metavar="DIR|NAME", required=required, help="a folder, or a name on the Hugging Face Hub"
     )
     parser.add_argument("--revision", metavar="REV", help="the model's revision, on the Hub")
+    add_families(parser)
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="folder for the results; an earlier run's are replaced"
     )
@@ -46,6 +47,10 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
         default="auto",
         help="auto: as stored; float16 as float32",
     )
+
+
+def add_families(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--families", metavar="FILE", help="Python that calls pymultiling.register_family, run first")
 
 
 def add_documents(parser: argparse.ArgumentParser) -> None:

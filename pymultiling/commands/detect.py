@@ -50,6 +50,10 @@ def run(arguments: Namespace, rule: TopK | Threshold) -> None:
     for language, statistics in detection.statistics.items():
         became = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
         print(f"{language}: {became}; {detection.corpora[language]}")
+    if isinstance(rule, TopK) and rule.share == 1:
+        for language, neurons in detection.specific().items():
+            if not len(neurons):
+                print(f"{language}: no neurons of its own; a --share below 1 asks for them in fewer documents")
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 

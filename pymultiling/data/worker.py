@@ -1,4 +1,4 @@
-"""A process that tokenises: `python -m pymultiling.data.worker` answers pickles on its input by pickles on its output.
+"""A process that tokenises: it answers pickles on its input by pickles on its output.
 
 Started anew, not forked: a copy of a process with threads can hang. It ends when its input does, so with its parent.
 """
@@ -13,6 +13,10 @@ from contextlib import ExitStack, suppress
 
 from pymultiling.data.rows import Row
 from pymultiling.data.tokenising import Documents, Tokenising
+from pymultiling.errors import CorpusError
+
+# What can be imported there is what can be imported here, from the same places.
+START = "import sys; sys.path[:] = sys.argv[1:]; from pymultiling.data.worker import main; main()"
 
 
 class Worker:
@@ -20,10 +24,9 @@ class Worker:
 
     def __init__(self, tokenising: bytes):
         """tokenising: pickled."""
-        path = os.pathsep.join(os.path.abspath(one) for one in sys.path)  # what can be imported here can be there
         # One thread, since the forward has the others; a session of its own, since an interrupt is its parent's.
-        environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-m", "pymultiling.data.worker"]
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, "-c", START, *sys.path]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
         self._unsent = tokenising
@@ -37,8 +40,9 @@ class Worker:
             self._process.stdin.flush()
             found = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            raise RuntimeError(
-                f"a process that tokenises has ended (exit status {self._process.wait()}): with workers=0 this one does it"
+            raise CorpusError(
+                f"a process that tokenises has ended (exit status {self._process.wait()}); with workers=0 (--workers 0) this "
+                "one tokenises"
             ) from None
         if isinstance(found, Exception):
             raise found
@@ -62,22 +66,19 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests = sys.stdin.buffer
-    tokenising: Tokenising = pickle.load(requests)
+    tokenising: Tokenising | None = None
     while True:
         try:
+            tokenising = tokenising or pickle.load(requests)
             rows = pickle.load(requests)
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # the parent is gone
             return
         try:
             answer = pickle.dumps(tokenising(rows))
         except Exception as error:
-            answer = pickle.dumps(RuntimeError(f"{type(error).__name__} in tokenising: {error}"))
+            answer = pickle.dumps(CorpusError(f"{type(error).__name__} in tokenising: {error}"))
         try:
             answers.write(answer)
             answers.flush()
         except BrokenPipeError:  # the parent is gone
             os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -89,7 +89,9 @@ def activations(
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
         if total.tokens == 0:
-            raise CorpusError(f"language {language!r} has no positions to count: {str(report) or 'nothing was read'}")
+            raise CorpusError(
+                f"language {language!r} has no positions to count: {str(report) or 'nothing was read (an iterator gives its texts once)'}"
+            )
 
     tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
     counted = over_corpora(

@@ -26,7 +26,7 @@ from pymultiling.methods.naming import naming
 from pymultiling.models.identity import model_hash
 from pymultiling.models.memory import WithinMemory
 from pymultiling.processes import Processes, processes
-from pymultiling.progress import Pace, progress
+from pymultiling.progress import Pace, progress, say
 
 
 class Statistics(Protocol):
@@ -87,7 +87,7 @@ def over_corpora(
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
         CorpusError, ValueError: the processes do not do the same work.
     """
-    if not corpora:
+    if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     shards = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
@@ -116,6 +116,10 @@ def over_corpora(
             measure = WithinMemory(measure)
         for number, (name, standing) in enumerate(zip(corpora, standings)):
             if standing.ended:
+                say(
+                    f"{name}: {standing.documents:,} documents, from {options.checkpoint}",
+                    options.progress and team.first,
+                )
                 continue
             with progress(_label(name, what, standing, team), "documents", options.progress and team.first) as bar:
                 pace = Pace(bar)
@@ -126,9 +130,9 @@ def over_corpora(
                         pace.update(measured, tokens, done)
                 except CorpusError as error:
                     if options.checkpoint is None:
-                        raise
+                        raise CorpusError(f"corpus {name!r}: {error}") from error
                     kept = f"what was measured before is in {options.checkpoint}, from where the same call goes on"
-                    raise CorpusError(f"{error}; {kept}") from error
+                    raise CorpusError(f"corpus {name!r}: {error}; {kept}") from error
                 finally:
                     keeper.write(number, standings[number])
             if team.count == 1:
@@ -151,7 +155,7 @@ def _steps(
     for chunk, documents in read:
         resumed = chunk.place == standing.place
         if going_on and not resumed:
-            raise changed(chunk.corpus, f"in part {standing.place.shard + 1} what followed text {standing.place.row:,}")
+            raise changed(chunk.corpus, f"part {standing.place.shard + 1} after text {standing.place.row:,}")
         going_on = False
         if chunk.last:
             ended = replace(standing, place=chunk.place, digest="", batches=0, before=standing.report, ended=True)
@@ -159,7 +163,7 @@ def _steps(
             return
         before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
         if begun and chunk.digest != standing.digest:
-            raise changed(chunk.corpus, f"of {chunk.shard} what follows text {chunk.place.row:,}")
+            raise changed(chunk.corpus, f"{chunk.shard} after text {chunk.place.row:,}")
         report = before + documents.report
         standing = replace(
             standing, place=chunk.place, digest=chunk.digest, batches=begun, before=before, report=report
@@ -171,8 +175,11 @@ def _steps(
                 continue
             with naming(f"language {chunk.corpus!r}", batch, _where(chunk)):
                 found = measure(batch, torch.from_numpy(documents.starts[batch.order]))
-            standing = replace(standing, total=standing.total + found, batches=number + 1)
-            yield standing, len(batch.order), batch.tokens, _done(chunk, seen / len(documents.tokens))
+            count = len(batch.order)
+            standing = replace(
+                standing, total=standing.total + found, batches=number + 1, documents=standing.documents + count
+            )
+            yield standing, count, batch.tokens, _done(chunk, seen / len(documents.tokens))
         yield standing, 0, 0, _done(chunk, 1.0)
 
 
@@ -195,7 +202,7 @@ def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
 
 
 def _label(name: str, what: str, standing: Standing, team: Processes) -> str:
-    notes = [f"goes on after {standing.before.texts:,} texts"] if standing.batches else []
+    notes = [f"goes on after {standing.documents:,} documents"] if standing.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
     return f"{name}: {what}" + (f" ({', '.join(notes)})" if notes else "")
 

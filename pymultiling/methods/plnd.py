@@ -205,7 +205,9 @@ def detect(
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:
-            raise CorpusError(f"language {language!r} has no documents: {str(report) or 'nothing was read'}")
+            raise CorpusError(
+                f"language {language!r} has no documents: {str(report) or 'nothing was read (an iterator gives its texts once)'}"
+            )
 
     tokenising = Tokenising(tokenizer, length, pack)
     with probe:

@@ -200,7 +200,8 @@ def family_of(model) -> Family:
         raise UnsupportedModel(
             f"{type(model).__name__} (model_type {kind!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({kind!r}, "
-            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others)"
+            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on the command line "
+            "in a file for --families"
         )
     row = FAMILIES[kind]
     return row if isinstance(row, Family) else row(config)

@@ -119,7 +119,8 @@ class ImportanceProbe:
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
                     f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not run "
-                    "its modules as its family does in transformers"
+                    "its modules as its family says (pymultiling.Family lists what can differ; without transformers' "
+                    "attention interface, interface=False)"
                 )
         stacked, of_errors = (
             {site: self._stacked(site, values, input_ids.device) for site, values in kind.items()}

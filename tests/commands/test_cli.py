@@ -6,10 +6,12 @@ import pandas
 import pytest
 import torch
 from command_line import QUICK, assert_nothing_written, assert_one_sentence, detect, run
+from safetensors import SafetensorError
 from tiny import tiny_model
 from tiny_text import save_model, write_text
 
 import pymultiling as pml
+from pymultiling.models.families import FAMILIES
 
 
 def test_demo(tmp_path, capsys):
@@ -40,7 +42,7 @@ def test_a_run_that_fails_late_changes_nothing(model, tmp_path, corpora, capsys,
         raise error
 
     monkeypatch.setattr("pymultiling.plots.save", fail)
-    assert detect(model, corpora, tmp_path / "out") == 1
+    assert detect(model, corpora, tmp_path / "out") == (130 if error is KeyboardInterrupt else 1)
     words = {"KeyboardInterrupt": "interrupted", "OSError": "No space left", "RuntimeError": "--debug"}
     name = error.__name__ if isinstance(error, type) else type(error).__name__
     assert words[name] in capsys.readouterr().err.splitlines()[-1]
@@ -54,10 +56,33 @@ def test_an_interrupt_says_how_to_go_on(model, tmp_path, corpora, capsys, monkey
     state = ["--checkpoint", tmp_path / "state"]
     with monkeypatch.context() as patch:
         patch.setattr("pymultiling.plots.save", interrupt)
-        assert detect(model, corpora, tmp_path / "out", *state) == 1
+        assert detect(model, corpora, tmp_path / "out", *state) == 130
     assert_one_sentence(capsys, f"no results were written; the same command goes on from {tmp_path / 'state'}")
     assert detect(model, corpora, tmp_path / "out", *state) == 0
     assert_nothing_written(tmp_path, "out", "state", "fr.txt", "de.txt")
+
+
+def test_a_full_disk_is_said_with_the_file(model, tmp_path, corpora, capsys, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("pymultiling.storage.save_file", full)
+    assert detect(model, corpora, tmp_path / "out") == 1
+    assert_one_sentence(capsys, "fr.safetensors cannot be read or written: I/O error: No space left on device")
+    assert_nothing_written(tmp_path, "fr.txt", "de.txt")
+
+
+def test_families_of_ones_own(model, tmp_path, corpora, capsys, monkeypatch):
+    monkeypatch.delitem(FAMILIES, "llama")
+    assert detect(model, corpora, tmp_path / "out") == 1
+    assert_one_sentence(capsys, "register_family('llama', ", "on the command line in a file for --families")
+    own = tmp_path / "own.py"
+    for content, words in (("1 / 0", "ZeroDivisionError"), ("import absent_package", "absent_package")):
+        own.write_text(content)
+        assert detect(model, corpora, tmp_path / "out", "--families", own) == 1
+        assert_one_sentence(capsys, f"--families {own}: ", words)
+    own.write_text("import pymultiling as pml\npml.register_family('llama', pml.Family())\n")
+    assert detect(model, corpora, tmp_path / "out", "--families", own) == 0
 
 
 @pytest.mark.parametrize("former", [True, False])

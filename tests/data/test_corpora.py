@@ -29,8 +29,8 @@ def test_files(tmp_path, ending, kind):
 def test_iterables():
     assert read(iter(TEXTS))[0] == KEPT
     assert read([{"text": text, "id": 3} for text in TEXTS]) == (KEPT, CorpusReport(texts=5, empty=2))
-    for bad in ([3], [{"content": "x"}], [{"text": 3}]):
-        with pytest.raises(CorpusError, match="row 1"):
+    for bad, found in (([3], "int"), ([{"content": "x", "id": 1}], "'content', 'id'"), ([{"text": 3}], "'text'")):
+        with pytest.raises(CorpusError, match=f"row 1: looked for a string, .* found {found}"):
             read(bad)
 
 

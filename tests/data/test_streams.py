@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,13 +95,20 @@ def test_workers_end_with_the_stream():
     assert running() == before
 
 
+def test_a_worker_imports_from_where_this_process_does(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    assert len(documents(TEXTS, 1)) == 8
+
+
 def test_a_worker_that_is_gone_is_said():
     before = running()
     streamed = stream(some_chunks(), Tokenising(TOKENIZER, 5), 1)
     next(streamed)
     (child,) = running() - before
     os.kill(int(child), signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="a process that tokenises has ended .exit status -9.: with workers=0"):
+    with pytest.raises(CorpusError, match="a process that tokenises has ended .exit status -9.; with workers=0"):
         list(streamed)
 
 
@@ -108,7 +116,7 @@ def test_a_worker_that_cannot_begin_is_said(monkeypatch):
     monkeypatch.setattr("sys.executable", "false")
     tokenizer = tiny_tokenizer()
     tokenizer.padding = "x" * 1_000_000  # more than a pipe holds
-    with pytest.raises(RuntimeError, match="a process that tokenises has ended .exit status 1.: with workers=0"):
+    with pytest.raises(CorpusError, match="a process that tokenises has ended .exit status 1.; with workers=0"):
         list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
 
 
@@ -127,7 +135,7 @@ class Broken:
 def test_what_goes_wrong_in_a_worker_is_raised_here():
     streamed = stream(some_chunks(), Tokenising(Broken(), 5), 1)
     next(streamed)  # which this process tokenises, while the others begin
-    with pytest.raises(RuntimeError, match="ValueError in tokenising: no vocabulary"):
+    with pytest.raises(CorpusError, match="ValueError in tokenising: no vocabulary"):
         next(streamed)
 
 

@@ -124,7 +124,8 @@ def test_an_exception_keeps_all_that_was_measured(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plnd.ImportanceProbe, "measure", measured)
         with pytest.raises(
-            pml.CorpusError, match="row 30: .*; what was measured before is in .*state, from where the same"
+            pml.CorpusError,
+            match="corpus 'fr': row 30: .*, found int; what was measured before is in .*state, from where the same",
         ):
             detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
         before = list(measured.documents)
@@ -183,7 +184,7 @@ def test_texts_that_vanish_from_the_chunk_at_hand_on_are_noticed(tmp_path, batch
     states = [json.loads(path.read_text()) for path in (tmp_path / "state").rglob("*.json")]
     place = max(states, key=lambda state: (state["place"]["chunk"], state["batches"]))["place"]
     write_text(tmp_path / f"{place['shard']}.txt", CORPORA["fr"][21 * place["shard"] :][: place["row"]])
-    with pytest.raises(pml.CheckpointError, match="in part .* what followed text .* changed"):
+    with pytest.raises(pml.CheckpointError, match="part [12] after text .* changed"):
         detect(corpora, **options)
 
 
@@ -255,10 +256,14 @@ def test_progress_says_how_fast_and_from_where(tmp_path, capsys):
     capsys.readouterr()
     detect(**options)
     one, other = capsys.readouterr().err.splitlines()
-    assert one.startswith("fr: measuring (goes on after 20 texts): ") and other.startswith(
-        "de: measuring: 42 documents, "
-    )
+    measured = int(one.removeprefix("fr: measuring (goes on after ").split()[0])
+    assert measured > 20 and f" documents): {42 - measured} documents, " in one
+    assert other.startswith("de: measuring: 42 documents, ")
     assert other.endswith(" tokens/s") and " documents/s, " in other
+    detect(**options)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name}: 42 documents, from {options['checkpoint']}" for name in CORPORA
+    ]
 
 
 def test_options_that_make_no_sense():

@@ -107,16 +107,8 @@ def detect_command(folder: Path, arguments: argparse.Namespace):
 
     def command(out: Path) -> list[str]:
         found = ["-m", "pymultiling", "detect", "--model", str(folder / "model"), "--sites", arguments.sites]
-        found += [
-            "--batch-tokens",
-            str(arguments.batch_tokens),
-            "--checkpoint",
-            str(out / "state"),
-            "--checkpoint-seconds",
-            "2",
-            "--out",
-            str(out / "results"),
-        ]
+        found += ["--batch-tokens", str(arguments.batch_tokens), "--out", str(out / "results")]
+        found += ["--checkpoint", str(out / "state"), "--checkpoint-seconds", "2"]
         return found + [f"--corpus={language}={path}" for language, path in chosen.items()]
 
     return command

@@ -66,8 +66,7 @@ def result_folder(out: str | Path) -> Iterator[Path]:
     Raises:
         CheckpointError: `out` is taken.
     """
-    out = Path(out).resolve()
-    check_free(out)
+    out = check_free(out)
     partial, former = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "former"))
     partial.mkdir()
     try:
@@ -80,12 +79,18 @@ def result_folder(out: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(out: Path) -> None:
-    """CheckpointError where a result folder cannot become `out`; OSError where nothing can be written beside it."""
+def check_free(out: str | Path) -> Path:
+    """`out`, absolute.
+
+    Raises:
+        CheckpointError: a result folder cannot become it.
+        OSError: nothing can be written beside it.
+    """
+    out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent).cleanup()
     if not out.exists():
-        return
+        return out
     if not out.is_dir() or os.path.ismount(out):
         raise CheckpointError(f"{out} is a {'mount point' if out.is_dir() else 'file'}: give --out another folder")
     files = _files(out)
@@ -97,6 +102,7 @@ def check_free(out: Path) -> None:
     others = [file for file in files if file not in known]
     if others:
         raise CheckpointError(f"{out} holds other files, such as {others[0]}: give --out a new folder")
+    return out
 
 
 def _files(folder: Path) -> list[str]:

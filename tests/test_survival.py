@@ -8,19 +8,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "survival.py"
 
 
 def test_five_runs_that_are_killed_end_with_the_same_result(tmp_path):
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--kills",
-        "5",
-        "--seconds",
-        "0.2",
-        "--work",
-        tmp_path,
-        "--languages",
-        "tr",
-        "hi",
-    ]
+    command = [sys.executable, SCRIPT, "--work", tmp_path, "--languages", "tr", "hi"]
+    command += ["--kills", "5", "--seconds", "0.2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5 ended with the same result" in done.stdout

@@ -20,7 +20,7 @@ def run(arguments: Namespace) -> None:
     corpora = dict(arguments.corpus)
     join()
     if is_first():
-        check_free(arguments.out.resolve())
+        check_free(arguments.out)
         record.note(corpora=hashes_of_files(corpora))
     model, tokenizer = load(arguments, record)
     with record.stage("count"):

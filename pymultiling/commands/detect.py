@@ -23,7 +23,7 @@ def run(arguments: Namespace, rule: TopK | Threshold) -> None:
     corpora = dict(arguments.corpus)
     join()
     if is_first():
-        check_free(arguments.out.resolve())
+        check_free(arguments.out)
         record.note(corpora=hashes_of_files(corpora))
     record.note(rule=rule.rule())
     model, tokenizer = load(arguments, record)

@@ -94,9 +94,8 @@ def results(function: Callable, arguments: tuple[torch.Tensor, ...]) -> list[tor
 
 def test_one_kernel_a_call(call, request):
     function, arguments = call
-    kernels = (
-        2 if request.node.callspec.params["call"] is nearest_neighbors else 1
-    )  # whose second looks at rows left open
+    # The second one of nearest_neighbors looks at rows left open.
+    kernels = 2 if request.node.callspec.params["call"] is nearest_neighbors else 1
     function(*arguments)  # compiles
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]

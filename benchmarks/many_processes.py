@@ -4,8 +4,8 @@
     python benchmarks/many_processes.py --corpora FOLDER            every LANGUAGE.txt.gz there
 
 The embedded model, one thread a process. Runs with 1, 2 and 4 processes; 2 x 2 in two network namespaces that a veth pair joins
-(Linux, and the right to make them: otherwise left out, and said so), which meet by torchrun's own rendezvous; and 2 of which
-one is killed mid-way, under --max-restarts. Prints how long the pass took, and exits with 1 unless all results are the first's:
+(Linux, and the right to make them: otherwise left out, and said so), which meet by torchrun's own rendezvous; and 2 (--killed-of) of
+which one is killed mid-way, under --max-restarts. Prints how long the pass took, and exits with 1 unless all results are the first's:
 sets, minimum, votes and counts bit for bit, sums to 1e-12. With --rounds, the runs with 1 and 2 processes are repeated in turn, since
 a machine's speed changes, and the ratio is that of the medians.
 """
@@ -59,7 +59,8 @@ def main() -> int:
         f"{count} processes": lambda out, count=count: alone(count, command(out), out) for count in arguments.processes
     }
     runs["2 x 2 processes, two networks"] = lambda out: two_networks(command(out), out)
-    runs["2 processes, one killed"] = lambda out: killed(command(out), arguments.kill_after, out)
+    count = arguments.killed_of
+    runs[f"{count} processes, one killed"] = lambda out: killed(count, command(out), arguments.kill_after, out)
     again = [f"{count} processes" for count in (1, 2) if count in arguments.processes] * (arguments.rounds - 1)
     truth, seconds, failed = None, {}, False
     for number, name in enumerate([*runs, *again]):
@@ -92,6 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--killed-of", type=int, default=2, help="how many there are when one is killed")
     parser.add_argument("--kill-after", type=float, default=10.0, help="seconds of measuring")
     parser.add_argument("--work", type=Path, help="a folder for what is written")
     return parser.parse_args()
@@ -137,10 +139,11 @@ def two_networks(command: list[str], out: Path) -> str | None:
     return None
 
 
-def killed(command: list[str], after: float, out: Path) -> None:
+def killed(count: int, command: list[str], after: float, out: Path) -> None:
     """The second process is killed once it has measured for so many seconds."""
-    launcher = start([*TORCHRUN, "--standalone", "--max-restarts", "1", "--nproc-per-node", "2", *command], out)
-    state = out / "state" / "process-1-of-2"
+    options = ["--standalone", "--max-restarts", "1", "--nproc-per-node", str(count)]
+    launcher = start([*TORCHRUN, *options, *command], out)
+    state = out / "state" / f"process-1-of-{count}"
     while not list(state.glob("*.json")):
         if launcher.poll() is not None:
             check(launcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -114,29 +114,22 @@ def over_corpora(
         read = stack.enter_context(closing(stream(source, tokenising, options.workers)))
         if together == 1:  # a half here would be a whole batch elsewhere
             measure = WithinMemory(measure)
-        for number, (name, standing) in enumerate(zip(corpora, standings)):
-            if standing.ended:
-                say(
-                    f"{name}: {standing.documents:,} documents, from {options.checkpoint}",
-                    options.progress and team.first,
-                )
+        shown = options.progress and team.first
+        for number, (name, begun) in enumerate(zip(corpora, standings)):
+            if begun.ended:
+                say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
                 continue
-            with progress(_label(name, what, standing, team), "documents", options.progress and team.first) as bar:
+            with progress(_label(name, what, begun, team), "documents", shown) as bar, _of(name, options.checkpoint):
                 pace = Pace(bar)
                 try:
-                    for standing, measured, tokens, done in _steps(read, standing, measure, options.batch_tokens):
+                    for standing, measured, tokens, done in _steps(read, begun, measure, options.batch_tokens):
                         standings[number] = standing
                         keeper.measured(number, standing, measured)
                         pace.update(measured, tokens, done)
-                except CorpusError as error:
-                    if options.checkpoint is None:
-                        raise CorpusError(f"corpus {name!r}: {error}") from error
-                    kept = f"what was measured before is in {options.checkpoint}, from where the same call goes on"
-                    raise CorpusError(f"corpus {name!r}: {error}; {kept}") from error
                 finally:
                     keeper.write(number, standings[number])
             if team.count == 1:
-                check(name, standing.total, standing.report)
+                check(name, standings[number].total, standings[number].report)
         check_read_alike(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
         found = {name: _together(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
@@ -199,6 +192,16 @@ def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
         "max_length": tokenising.max_length,
         "pack": tokenising.pack,
     }
+
+
+@contextmanager
+def _of(corpus: str, checkpoint: str | Path | None) -> Iterator[None]:
+    """A CorpusError inside names the corpus, and where what was measured is."""
+    try:
+        yield
+    except CorpusError as error:
+        kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if checkpoint else ""
+        raise CorpusError(f"corpus {corpus!r}: {error}{kept}") from error
 
 
 def _label(name: str, what: str, standing: Standing, team: Processes) -> str:

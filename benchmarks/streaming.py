@@ -118,7 +118,8 @@ class Memory:
 
 
 def save(memory: Memory, name: str, out: Path) -> None:
-    pandas.DataFrame(memory.seen, columns=["seconds", "MB"]).to_csv(out / f"streaming_{name}.csv", index=False)
+    table = pandas.DataFrame(memory.seen, columns=["seconds", "MB"])
+    table.to_csv(out / f"streaming_{name}.csv", index=False, float_format="%.1f")
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
     axes.plot([second / 60 for second, _ in memory.seen], [megabytes for _, megabytes in memory.seen])
     axes.set(xlabel="minutes", ylabel="resident memory, MB", title=f"pml.{name} over a large corpus")

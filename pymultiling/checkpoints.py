@@ -70,7 +70,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, run: Mapping[str, object], every: Every, load: Callable[[Path], object]):
         self._folder, self._every, self._load = folder, every, load
-        self._run = json.loads(json.dumps(run))  # as it is read again
+        self._run = json.loads(json.dumps({"format": FORMAT, **run}))  # as it is read again
         self._written, self._documents = time.monotonic(), 0
 
     def restore(self, corpus: int) -> Standing | None:
@@ -80,8 +80,9 @@ class Checkpoints:
             CheckpointError: it is the state of another run, or cannot be read now.
         """
         damaged: list[Path] = []
-        for number in sorted(self._numbers(corpus), reverse=True):
-            manifest, tensors = self._files(corpus, number)
+        numbers = sorted(self._numbers(corpus))
+        while numbers:
+            manifest, tensors = self._files(corpus, numbers.pop())
             try:
                 body = _read(manifest, tensors)
                 _check_same(self._run, body["run"], self._folder)
@@ -98,8 +99,8 @@ class Checkpoints:
                     body["ended"],
                 )
             except _Damaged as error:
-                earlier = "the one before it is used" if len(damaged) < 2 * KEPT - 2 else "the corpus begins anew"
-                warnings.warn(f"checkpoint {manifest.with_suffix('')} is damaged ({error}): {earlier}")
+                instead = "the one before it is used" if numbers else "the corpus begins anew"
+                warnings.warn(f"checkpoint {manifest.with_suffix('')} is not whole ({error}): {instead}")
                 damaged += [manifest, tensors]
         return None
 
@@ -113,13 +114,22 @@ class Checkpoints:
     def write(self, corpus: int, standing: Standing) -> None:
         """Writes the state of a corpus; where that is impossible, a warning: the states before it stay."""
         self._written, self._documents = time.monotonic(), 0
-        number = max(self._numbers(corpus), default=-1) + 1
-        manifest, tensors = self._files(corpus, number)
+        try:
+            numbers = self._numbers(corpus)
+            number = max(numbers, default=-1) + 1
+            self._write(*self._files(corpus, number), standing)
+            for old in numbers:
+                if old <= number - KEPT:
+                    for file in self._files(corpus, old):
+                        file.unlink(missing_ok=True)
+        except Exception as error:  # a disk that is full has several
+            warnings.warn(f"{self._folder} cannot hold another state ({error}): the one before it is kept")
+
+    def _write(self, manifest: Path, tensors: Path, standing: Standing) -> None:
         try:
             standing.total.save(tensors)
             _sync(tensors)
             body = {
-                "format": FORMAT,
                 "run": self._run,
                 "place": {**asdict(standing.place), "finished": list(standing.place.finished.items())},
                 "digest": standing.digest,
@@ -134,16 +144,9 @@ class Checkpoints:
                 partial.write_text(json.dumps({"checksum": _checksum(body), **body}, indent=1), "utf-8")
                 _sync(partial)
             _sync(self._folder)
-        except Exception as error:  # a disk that is full has several
+        except Exception:
             tensors.unlink(missing_ok=True)
-            warnings.warn(
-                f"checkpoint {tensors.with_suffix('')} cannot be written ({error}): the one before it is kept"
-            )
-            return
-        for old in self._numbers(corpus):
-            if old <= number - KEPT:
-                for file in self._files(corpus, old):
-                    file.unlink(missing_ok=True)
+            raise
 
     def _numbers(self, corpus: int) -> set[int]:
         names = (re.fullmatch(rf"{corpus}-(\d+)\.(json|safetensors)", file.name) for file in self._folder.iterdir())
@@ -183,7 +186,7 @@ def opened(
     Raises:
         CheckpointError: the folder cannot be written to, another run is using it, or it is of another number of processes.
     """
-    if folder is None:
+    if not folder:
         yield NoCheckpoints()
         return
     own = f"process-{processes.rank}-of-{processes.count}"
@@ -213,7 +216,7 @@ def _read(manifest: Path, tensors: Path) -> dict:
     """A manifest that is whole, and whose tensors are."""
     try:
         body = json.loads(manifest.read_text("utf-8"))
-        if body.pop("checksum") != _checksum(body) or body["format"] != FORMAT:
+        if body.pop("checksum") != _checksum(body):
             raise _Damaged("its manifest has another checksum")
         if _hash(tensors.read_bytes()) != body["tensors"]:
             raise _Damaged("its statistics have another checksum")

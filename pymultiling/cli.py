@@ -11,9 +11,27 @@ from typing import NoReturn
 
 from pymultiling import __version__
 from pymultiling.arguments import ablate, classify, count, demo, detect, doctor, ilo, lens, mwork, pmi, pull, push, tune
-from pymultiling.errors import BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel
+from pymultiling.errors import (
+    BackendUnavailable,
+    HubError,
+    NonFiniteActivations,
+    ProcessLost,
+    TranslationError,
+    UnsupportedModel,
+    out_of_memory,
+)
 
 COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, ilo, lens, tune, push, pull, doctor)
+# Errors that say what to do.
+SENTENCES = (
+    ValueError,
+    BackendUnavailable,
+    HubError,
+    NonFiniteActivations,
+    ProcessLost,
+    TranslationError,
+    UnsupportedModel,
+)
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse exits with 2 for wrong arguments
 
 
@@ -51,13 +69,11 @@ def _sentence(error: BaseException) -> str:
         return "interrupted; no results were written"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file, perhaps of --out,'} cannot be read or written: {error.strerror or message}"
-    if type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return (
             "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"
         )
-    if isinstance(
-        error, (ValueError, BackendUnavailable, HubError, NonFiniteActivations, TranslationError, UnsupportedModel)
-    ):
+    if isinstance(error, SENTENCES):
         return message
     return f"{type(error).__name__}: {message}; this should not happen, run it again with --debug and report what it prints"
 

@@ -21,6 +21,10 @@ class TranslationError(RuntimeError):
     """A model or a server did not answer all that it was asked; what it answered is kept where a cache is given."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended before its work was done."""
+
+
 class HubError(RuntimeError):
     """A folder cannot go to the Hugging Face Hub, or a repository cannot come from it."""
 
@@ -31,3 +35,9 @@ class NonFiniteActivations(ArithmeticError):
     def __init__(self, message: str, document: int = 0):
         super().__init__(message)
         self.document = document
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on the CPU or on a device."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return of_torch or isinstance(error, MemoryError)

@@ -18,14 +18,18 @@ def locked(part: Path) -> Iterator[None]:
     """Inside, this part of a folder is nobody else's.
 
     Raises:
-        CheckpointError: it is in use.
+        CheckpointError: it is in use, or cannot be written to.
     """
     part = part.resolve()
     if part in _held:
         raise CheckpointError(f"{part.parent} is in use by this process already: give another folder")
     _held.add(part)
     try:
-        with open(part / "lock", "a") as file:
+        try:
+            file = open(part / "lock", "a")
+        except OSError as error:
+            raise CheckpointError(f"{part.parent} cannot hold checkpoints: {error.strerror or error}") from None
+        with file:
             _lock(file, part.parent)
             yield
     finally:

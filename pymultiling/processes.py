@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
-from pymultiling.errors import UnsupportedModel
+from pymultiling.errors import ProcessLost, UnsupportedModel
 
 # A process that is done waits for the slowest one; torchrun ends it if another fails.
 PATIENCE = timedelta(days=30)
@@ -22,7 +22,7 @@ PATIENCE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes that share the work, or that run one model together and all do the same.
+    """Processes that share the work, or that run one model together and all do the same; ProcessLost where one of them has ended.
 
     Attributes:
         rank, count: this process's number among those that share the work, and how many they are.
@@ -46,7 +46,8 @@ class Processes:
         if not self.alike:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self._group)
+        with _others_there():
+            distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
     def gathered(self, value) -> list:
@@ -54,7 +55,8 @@ class Processes:
         if not self.several:
             return [value]
         values = [None] * distributed.get_world_size(self._group)
-        distributed.all_gather_object(values, value, group=self._group)
+        with _others_there():
+            distributed.all_gather_object(values, value, group=self._group)
         return values
 
     def total(self, values: Tensor) -> Tensor:
@@ -69,8 +71,17 @@ class Processes:
         if self.count == 1:
             return values
         values = values.clone()
-        distributed.all_reduce(values, how, group=self._group)
+        with _others_there():
+            distributed.all_reduce(values, how, group=self._group)
         return values
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost("another process has ended before its work was done: what it printed says why") from error
 
 
 def join() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tiny import tiny_model
@@ -19,6 +20,8 @@ def main(folder: Path, how: str) -> None:
     corpora = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         die_after(ImportanceProbe, 4)
+    if how == "failing" and second:
+        ImportanceProbe.measure = failing
     options = dict(batch_tokens=20, checkpoint_documents=5)
     states = {"detect": folder / "detect", "count": folder / "count"}
     if how == "other call":
@@ -53,6 +56,11 @@ def die_after(probe, batches: int) -> None:
         return measure(*arguments)
 
     probe.measure = dying
+
+
+def failing(*_):
+    time.sleep(3.0)  # the other one waits by then
+    raise pml.CorpusError("this one fails")
 
 
 def write(out: Path, found: pml.Detection, counts: dict[str, pml.ActivationStatistics]) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import pymultiling as pml
+from pymultiling import checkpoints as checkpoints_module
 from pymultiling.checkpoints import Every, Standing, opened
 from pymultiling.data.chunks import Place
 from pymultiling.data.corpora import CorpusReport
@@ -89,15 +91,15 @@ def damage(path: Path, how: str, where: float) -> None:
 def test_a_damaged_state_is_found_and_the_one_before_it_is_used(tmp_path, kind, how, where):
     own = written(tmp_path, 1, 2)
     damage(own / f"0-1.{kind}", how, where)
-    with pytest.warns(UserWarning, match="0-1 is damaged .*: the one before it is used"):
+    with pytest.warns(UserWarning, match="0-1 is not whole .*: the one before it is used"):
         assert restored(tmp_path) == 1
     assert not list(own.glob("0-1.*"))  # it is none of the two that are kept
     written(tmp_path, 3)
     damage(own / f"0-1.{kind}", how, where)
-    with pytest.warns(UserWarning, match="0-1 is damaged"):
+    with pytest.warns(UserWarning, match="0-1 is not whole .*: the one before it is used"):
         assert restored(tmp_path) == 1
     damage(own / f"0-0.{kind}", how, where)
-    with pytest.warns(UserWarning, match="0-0 is damaged"):
+    with pytest.warns(UserWarning, match="0-0 is not whole .*: the corpus begins anew"):
         assert restored(tmp_path) is None
     assert restored(tmp_path, 1) == 9
     written(tmp_path, 4)
@@ -214,7 +216,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, fa
     with keeper(tmp_path) as checkpoints:
         monkeypatch.setattr(os, fails, full)
         with pytest.warns(
-            UserWarning, match="0-2 cannot be written .*No space left on device.*the one before it is kept"
+            UserWarning, match="cannot hold another state .*No space left on device.*the one before it is kept"
         ):
             checkpoints.write(0, standing(3))
         monkeypatch.undo()
@@ -230,10 +232,26 @@ def restored_quietly(checkpoints) -> int:
         return checkpoints.restore(0).total.tokens
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_goes_away_is_said(tmp_path):
+    with keeper(tmp_path) as checkpoints:
+        shutil.rmtree(tmp_path)
+        with pytest.warns(UserWarning, match="process-0-of-1 cannot hold another state .*No such file"):
+            checkpoints.write(0, standing(3))
+
+
+def test_a_folder_that_cannot_be_made_or_written_to(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(pml.CheckpointError, match="file cannot hold checkpoints: "), keeper(tmp_path / "file"):
-        pytest.fail("it was opened")
+    (tmp_path / "folder" / "process-0-of-1" / "lock").mkdir(parents=True)
+    for name in ("file", "folder"):
+        with pytest.raises(pml.CheckpointError, match=f"{name} cannot hold checkpoints: "), keeper(tmp_path / name):
+            pytest.fail("it was opened")
+
+
+def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
+    written(tmp_path, 1)
+    monkeypatch.setattr(checkpoints_module, "FORMAT", "pymultiling.checkpoint/2")
+    with pytest.raises(pml.CheckpointError, match="its format was pymultiling.checkpoint/1, now it is .*/2"):
+        restored(tmp_path)
 
 
 def test_it_is_written_after_so_many_documents_or_seconds(tmp_path, monkeypatch):

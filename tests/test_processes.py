@@ -61,7 +61,8 @@ def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
     "how, words",
     [
         ("other call", "the same call, with whole corpora: max_length of process 1: 20, of process 2: 30"),
-        ("other files", "the same call, with whole corpora: texts of process 1: {'de': "),
+        ("other files", "the same call, with whole corpora: texts of 'de' of process 1: "),
+        ("failing", "ProcessLost: another process has ended before its work was done: what it printed says why"),
         ("other texts", "corpus 'de' is not the same in all processes: give each the whole of it"),
     ],
 )

@@ -21,7 +21,8 @@ def run(arguments: Namespace) -> None:
     join()
     if is_first():
         check_free(arguments.out)
-        record.note(corpora=hashes_of_files(corpora))
+        with record.stage("hash"):
+            record.note(corpora=hashes_of_files(corpora))
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
         found = activations(model, tokenizer, corpora, positions=arguments.positions, **pass_of(arguments))

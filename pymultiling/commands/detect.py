@@ -24,7 +24,8 @@ def run(arguments: Namespace, rule: TopK | Threshold) -> None:
     join()
     if is_first():
         check_free(arguments.out)
-        record.note(corpora=hashes_of_files(corpora))
+        with record.stage("hash"):
+            record.note(corpora=hashes_of_files(corpora))
     record.note(rule=rule.rule())
     model, tokenizer = load(arguments, record)
     with record.stage("detect"):

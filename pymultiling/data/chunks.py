@@ -29,7 +29,7 @@ class Place:
     Attributes:
         shard: its number.
         row: how many rows of the shard come before it.
-        chunk: how many chunks of the corpus come before it.
+        chunk: how many chunks come before it, of the shards that this process reads.
         digest: a hash of these rows.
         finished: {number of a shard that was read to its end: its fingerprint, and a hash of its rows}.
     """

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 
-from pymultiling.data.rows import Row, ending, rows_of_lines, strings, text_lines
+from pymultiling.data.rows import Row, ending, errors_of, rows_of_lines, strings, text_lines
 from pymultiling.errors import CorpusError
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
@@ -37,32 +38,36 @@ class FileShard:
             CorpusError: the file is not there, is damaged, or has no such strings.
         """
         readers = {".txt": self._texts, ".jsonl": self._json, ".parquet": self._parquet}
-        with _errors_of(self.name):
-            try:
-                with self._filesystem.open(self._path, "rb") as raw:
-                    yield from readers[ending(self._path)](raw, fields)
-            except FileNotFoundError:
-                raise CorpusError(f"{self.name}: no such file (any more)") from None
+        with self._open() as raw:
+            yield from readers[ending(self._path)](raw, fields)
         self.done = 1.0
 
     def fingerprint(self) -> str:
-        """A hash of the file's size and of its first and last 64 KiB; "" where it is not there any more.
+        """A hash of the file's size and of its first and last 64 KiB.
 
         Of a server that does not say how large it is, or begins at the beginning only, the first ones alone.
+
+        Raises:
+            CorpusError: it is not there, or cannot be read.
         """
-        with _errors_of(self.name):
-            try:
-                size = self._filesystem.info(self._path)["size"]
-                digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-                with self._filesystem.open(self._path, "rb") as raw:
+        with self._open() as raw:
+            size = self._filesystem.info(self._path)["size"]
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            digest.update(_read(raw, ENDS))
+            if size is not None:
+                with suppress(ValueError):  # a server that cannot begin anywhere
+                    raw.seek(max(0, size - ENDS))
                     digest.update(_read(raw, ENDS))
-                    if size is not None:
-                        with suppress(ValueError):  # a server that cannot begin anywhere
-                            raw.seek(max(0, size - ENDS))
-                            digest.update(_read(raw, ENDS))
-            except FileNotFoundError:
-                return ""
         return digest.hexdigest()
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        with errors_of(self.name):
+            try:
+                with self._filesystem.open(self._path, "rb") as raw:
+                    yield raw
+            except FileNotFoundError:
+                raise CorpusError(f"{self.name}: no such file (any more)") from None
 
     def _texts(self, raw, fields: tuple[str, ...]) -> Iterator[Row]:
         if len(fields) > 1:
@@ -113,28 +118,16 @@ def file_shards(source: str | Path) -> list[FileShard]:
         CorpusError: there are none, or they are of no kind that can be read.
     """
     source = str(source)
-    with _errors_of(source):
+    with errors_of(source):
         filesystem, path = fsspec.core.url_to_fs(source)
-        paths = [path]
-        if "*" in path and not filesystem.exists(path):
-            paths = sorted(filesystem.glob(path.replace("[", "[[]")))
+        pattern = "*" in path and not filesystem.exists(path)
+        paths = sorted(filesystem.glob(path.replace("[", "[[]"))) if pattern else [path]
         remote = "://" in source
         found = [FileShard(filesystem, one, filesystem.unstrip_protocol(one) if remote else one) for one in paths]
-        if not remote and len(found) == 1:
+        if not remote and not pattern:
             found[0].name = source  # as the caller called it
         _check(source, found, filesystem)
         return found
-
-
-@contextmanager
-def _errors_of(name: str) -> Iterator[None]:
-    """Inside, whatever a file system raises becomes a CorpusError: a protocol that is unknown, no network, no rights, damage."""
-    try:
-        yield
-    except (CorpusError, MemoryError):
-        raise
-    except Exception as error:  # every file system has errors of its own
-        raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
 def _check(source: str, shards: list[FileShard], filesystem) -> None:

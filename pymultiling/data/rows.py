@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pymultiling.errors import CorpusError
@@ -13,6 +14,17 @@ from pymultiling.errors import CorpusError
 COMPRESSED = (".gz", ".zst")
 
 Row = tuple[str, ...]
+
+
+@contextmanager
+def errors_of(name: str) -> Iterator[None]:
+    """Inside, whatever a source raises becomes a CorpusError: a protocol that is unknown, no network, no rights, damage."""
+    try:
+        yield
+    except (CorpusError, MemoryError):
+        raise
+    except Exception as error:  # every file system has errors of its own
+        raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
 def ending(path: str | Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pymultiling.data.files import FileShard, file_shards
-from pymultiling.data.rows import Row, strings
+from pymultiling.data.rows import Row, errors_of, strings
 from pymultiling.errors import CorpusError
 
 # What datasets calls a stream of files, and what it makes of one by its `select_columns`, `filter`, `map` and `rename_column`.
@@ -34,16 +34,19 @@ class RowsShard:
         """The strings in these fields of every row.
 
         Raises:
-            CorpusError: a row has no such strings.
+            CorpusError: the source fails, or a row has no such strings.
         """
-        for number, row in enumerate(self._source, 1):
-            if self._length:
-                self.done = number / self._length
-            if isinstance(row, (tuple, list)) and len(row) == len(fields) > 1:
-                row = dict(zip(fields, row))
-            if len(fields) == 1 and (row is None or (isinstance(row, float) and row != row)):  # null, and pandas' own
-                row = ""
-            yield (row,) if isinstance(row, str) and len(fields) == 1 else strings(row, fields, f"row {number}")
+        with errors_of(self.name):
+            for number, row in enumerate(self._source, 1):
+                if self._length:
+                    self.done = number / self._length
+                if isinstance(row, (tuple, list)) and len(row) == len(fields) > 1:
+                    row = dict(zip(fields, row))
+                if len(fields) == 1 and (
+                    row is None or (isinstance(row, float) and row != row)
+                ):  # null, and pandas' own
+                    row = ""
+                yield (row,) if isinstance(row, str) and len(fields) == 1 else strings(row, fields, f"row {number}")
 
     def beginning(self) -> str:
         """A hash of the first row."""

@@ -35,6 +35,8 @@ class Statistics(Protocol):
     def __add__(self, other): ...
     def over(self, processes: Processes): ...
     def save(self, path: Path): ...
+    @classmethod
+    def load(cls, path: Path): ...
 
 
 @dataclass(frozen=True)
@@ -93,29 +95,29 @@ def over_corpora(
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
         team = stack.enter_context(processes(together))
-        parts = [[name, described(of_it)] for name, of_it in shards.items()]
-        decides = {"corpora": parts, "batch_tokens": options.batch_tokens}
+        parts = {f"corpus {name!r}": described(of_it) for name, of_it in shards.items()}
+        decides = {"corpora": list(shards), **parts, "batch_tokens": options.batch_tokens}
         if team.several or options.checkpoint:
             decides |= run()
         if team.several:
-            texts = {name: extent(of_it) for name, of_it in shards.items()}
+            texts = {f"texts of {name!r}": extent(of_it) for name, of_it in shards.items()}
             apart = {"model": None} if team.alike else {}  # each has a part of it
-            check_called_alike(team, {**decides, **apart, "texts": texts, "checkpoint": bool(options.checkpoint)})
+            check_called_alike(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
         folder = options.checkpoint if team.first or not team.alike else None
         keeper = stack.enter_context(opened(folder, team, decides, options.every, type(nothing).load))
-        standings = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
-        for (name, of_it), standing in zip(shards.items(), standings):
-            check_finished(name, of_it, standing.place)
+        restored = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
+        for (name, of_it), begun in zip(shards.items(), restored):
+            check_finished(name, of_it, begun.place)
         source = chain.from_iterable(
-            chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), standing.place)
-            for number, ((name, of_it), standing) in enumerate(zip(shards.items(), standings))
-            if not standing.ended
+            chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), begun.place)
+            for number, ((name, of_it), begun) in enumerate(zip(shards.items(), restored))
+            if not begun.ended
         )
         read = stack.enter_context(closing(stream(source, tokenising, options.workers)))
         if together == 1:  # a half here would be a whole batch elsewhere
             measure = WithinMemory(measure)
-        shown = options.progress and team.first
-        for number, (name, begun) in enumerate(zip(corpora, standings)):
+        shown, standings = options.progress and team.first, list(restored)
+        for number, (name, begun) in enumerate(zip(corpora, restored)):
             if begun.ended:
                 say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
                 continue
@@ -131,7 +133,7 @@ def over_corpora(
             if team.count == 1:
                 check(name, standings[number].total, standings[number].report)
         check_read_alike(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
-        found = {name: _together(standing, team) for name, standing in zip(corpora, standings)}
+        found = {name: _over_all(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
         check(name, total, report)
     return found
@@ -187,7 +189,7 @@ def _done(chunk: Chunk, fraction: float) -> float | None:
 def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
     """What decides a pass's numbers, beside what is measured."""
     return {
-        "model": model_hash(model),
+        "model": model_hash(model.base_model),  # all that is run
         "tokenizer": tokenizer_hash(tokenising.tokenizer),
         "max_length": tokenising.max_length,
         "pack": tokenising.pack,
@@ -216,6 +218,6 @@ def _where(chunk: Chunk) -> str:
     return f"from text {chunk.place.row + 1:,} of {chunk.shard} on"
 
 
-def _together(standing: Standing, team: Processes) -> tuple[Statistics, CorpusReport]:
+def _over_all(standing: Standing, team: Processes) -> tuple[Statistics, CorpusReport]:
     report = team.total(torch.tensor(astuple(standing.report))).tolist()
     return standing.total.over(team), CorpusReport(*report)

@@ -186,8 +186,8 @@ def detect(
             differently.
 
     Warns:
-        UserWarning: a batch does not fit in memory, and is measured in halves (not of a model that is spread over processes); a
-            checkpoint is damaged or cannot be written.
+        UserWarning: a batch does not fit in memory, and is measured in halves, which gives the same to rounding (not of a model
+            that is spread over processes); a checkpoint is damaged or cannot be written.
     """
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)

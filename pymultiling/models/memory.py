@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.data.batches import Batch
+from pymultiling.errors import NonFiniteActivations, out_of_memory
 
 Found = TypeVar("Found")
 
@@ -17,7 +18,8 @@ Found = TypeVar("Found")
 class WithinMemory:
     """measure(batch, starts), or the sum of what it gives for halves where memory does not suffice for the whole.
 
-    After that, batches of more tokens than a half had are halved without a trial.
+    After that, batches of more tokens than the larger half had are halved without a trial. A sum of halves is that of the whole to
+    rounding.
     """
 
     def __init__(self, measure: Callable[[Batch, Tensor], Found]):
@@ -30,12 +32,12 @@ class WithinMemory:
             try:
                 return self._measure(batch, starts)
             except (MemoryError, RuntimeError) as error:
-                if not _is_memory(error) or len(batch.order) == 1:
+                if not out_of_memory(error) or len(batch.order) == 1:
                     raise
             # What the failed forward held is free now that its exception is gone.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._most = tokens // 2
+            self._most = max(half.input_ids.numel() for half in batch.halves())
             warnings.warn(
                 f"a batch of {len(batch.order)} documents of up to {batch.input_ids.shape[1]} tokens does not fit in memory: "
                 f"it is measured in halves, and so is every batch of more than {self._most} tokens; a smaller batch_tokens "
@@ -43,8 +45,8 @@ class WithinMemory:
             )
         middle = len(batch.order) // 2
         one, other = batch.halves()
-        return self(one, starts[:middle]) + self(other, starts[middle:])
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        found = self(one, starts[:middle])
+        try:
+            return found + self(other, starts[middle:])
+        except NonFiniteActivations as error:
+            raise NonFiniteActivations(str(error), middle + error.document) from None

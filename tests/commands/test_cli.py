@@ -12,6 +12,7 @@ from tiny_text import save_model, write_text
 
 import pymultiling as pml
 from pymultiling.models.families import FAMILIES
+from pymultiling.models.probe import ImportanceProbe
 
 
 def test_demo(tmp_path, capsys):
@@ -267,6 +268,15 @@ def test_as_a_module():
     command = [sys.executable, "-m", "pymultiling", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"pymultiling {pml.__version__}"
+
+
+def test_too_little_memory_is_said(model, tmp_path, corpora, capsys, monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(ImportanceProbe, "measure", full)
+    assert detect(model, corpora, tmp_path / "out") == 1
+    assert_one_sentence(capsys, "out of memory: give a smaller --batch-tokens")
 
 
 def test_results_do_not_replace_what_is_read(model, tmp_path, corpora, capsys):

@@ -7,6 +7,7 @@ from command_line import assert_nothing_written, detect
 from tiny_text import texts, write_text
 
 import pymultiling as pml
+from pymultiling.runs import file_hash
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz", "jsonl", "jsonl.gz", "parquet"])
@@ -37,8 +38,15 @@ def test_detect(model, tmp_path, capsys, ending):
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["corpora"]["fr"]["sha256"]) == 64
     assert record["arguments"]["share"] == 0.5 and record["device"] == "cpu" and record["seed"] is None
-    assert {"load", "detect", "write", "total"} == set(record["seconds"])
+    assert {"hash", "load", "detect", "write", "total"} == set(record["seconds"])
     assert_nothing_written(out.parent, "out")
+
+
+def test_a_pattern_may_name_one_file(model, tmp_path, corpora):
+    corpora["fr"] = f"{tmp_path}/f*.txt"
+    assert detect(model, corpora, tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["corpora"]["fr"]["sha256"] == file_hash(tmp_path / "fr.txt")
 
 
 def test_detect_by_threshold(model, tmp_path, corpora):

@@ -11,7 +11,7 @@ from tiny_text import write_text
 
 from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chunks
 from pymultiling.data.shards import extent, shards_of
-from pymultiling.errors import CheckpointError
+from pymultiling.errors import CheckpointError, CorpusError
 
 FIELDS = ("text",)
 SIZE = ChunkSize(texts=3, characters=20)
@@ -107,6 +107,15 @@ def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
 
 def test_an_empty_corpus_ends_at_once():
     assert [chunk.place for chunk in read([])] == [Place(1, 0, 0, "", {0: (shards_of([])[0].fingerprint(), "")})]
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_not_finished(tmp_path):
+    path = write_text(tmp_path / "a.txt", [f"line {number}" for number in range(9)])
+    coming = chunks("fr", shards_of(path), FIELDS, SIZE)
+    next(coming)
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"a.txt: no such file \(any more\)"):
+        list(coming)
 
 
 def test_the_end_has_a_hash_of_every_part(tmp_path):

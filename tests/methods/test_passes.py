@@ -10,8 +10,11 @@ from tiny_text import LANGUAGES, texts, tiny_tokenizer, write_text
 
 import pymultiling as pml
 from pymultiling.data import chunks
+from pymultiling.data.batches import Batch
+from pymultiling.errors import NonFiniteActivations
 from pymultiling.methods import plnd
 from pymultiling.models.counting import ActivationProbe
+from pymultiling.models.memory import WithinMemory
 
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
 CORPORA = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANGUAGES}
@@ -160,7 +163,7 @@ def test_a_file_that_vanishes_mid_way_and_comes_back(tmp_path):
         (dict(batch_tokens=21), "batch_tokens was 20, now it is 21"),
         (dict(pack=9), "pack was None, now it is 9"),
         (dict(model=tiny_model("llama", seed=1)), "model was"),
-        (dict(corpora={"fr": CORPORA["fr"]}), "corpora was .*'de', '1 part, .*, now it is "),
+        (dict(corpora={"fr": CORPORA["fr"]}), r"corpora was \['fr', 'de'\], now it is \['fr'\]"),
         (dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}), "corpus 'fr' is not what"),
     ],
     ids=lambda value: "",
@@ -211,7 +214,7 @@ def test_a_file_that_comes_to_a_pattern_is_refused(tmp_path):
         dying_after(patch, plnd.ImportanceProbe, 20)
         detect(corpora, **options, checkpoint_documents=1)
     write_text(tmp_path / "3.txt", ["w3 w4 w5"])
-    with pytest.raises(pml.CheckpointError, match="its corpora was .*'3 parts, .* now it is .*'4 parts, "):
+    with pytest.raises(pml.CheckpointError, match="its corpus 'fr' was 3 parts, .* now it is 4 parts, "):
         detect(corpora, **options)
 
 
@@ -240,6 +243,26 @@ def test_a_document_that_does_not_fit_in_memory_ends_the_run():
             patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(error))
             with pytest.raises(type(error)):
                 detect()
+
+
+def test_a_document_in_a_half_is_named_by_its_place_in_the_batch():
+    def measure(batch: Batch, _) -> int:
+        if len(batch.order) > 1:
+            raise MemoryError
+        if batch.order == [3]:
+            raise NonFiniteActivations("NaN", 0)
+        return 0
+
+    ids = torch.ones(5, 2, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="in halves"), pytest.raises(NonFiniteActivations) as raised:
+        WithinMemory(measure)(Batch(ids, ids, [0, 1, 2, 3, 4]), torch.zeros(5))
+    assert raised.value.document == 3
+
+
+def test_a_head_that_is_elsewhere_is_not_needed(tmp_path):
+    model = tiny_model("llama")
+    model.lm_head = torch.nn.Linear(1, 1, device="meta")  # as of a model that a device does not hold
+    assert_same(detect(model=model, checkpoint=tmp_path / "state"), truth(detect))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

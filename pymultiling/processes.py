@@ -27,13 +27,13 @@ class Processes:
     Attributes:
         rank, count: this process's number among those that share the work, and how many they are.
         first: whether this is the process that prints and writes.
-        alike: they do the same work.
+        one_model: each has a part of the model, so that they do the same work.
     """
 
     rank: int = 0
     count: int = 1
     first: bool = True
-    alike: bool = False
+    one_model: bool = False
     _group: object = None
 
     @property
@@ -43,7 +43,7 @@ class Processes:
 
     def agreed(self, value):
         """The first process's value, where all do the same work; otherwise each one's own."""
-        if not self.alike:
+        if not self.one_model:
             return value
         values = [value]
         with _others_there():
@@ -124,26 +124,28 @@ def is_first() -> bool:
 
 
 @contextmanager
-def processes(together: int = 1) -> Iterator[Processes]:
+def processes(spread_over: int = 1) -> Iterator[Processes]:
     """Those of the block; statistics are on the CPU, so gloo carries them beside nccl too.
 
     Args:
-        together: how many of them run one model, whose projections are spread over them.
+        spread_over: how many of them have a part of the model.
 
     Raises:
         UnsupportedModel: they are some of all processes only.
     """
     join()
     count = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-    if together not in (1, count):
-        raise UnsupportedModel(f"the model is spread over {together} of {count} processes: spread it over all, or none")
+    if spread_over not in (1, count):
+        raise UnsupportedModel(
+            f"the model is spread over {spread_over} of {count} processes: spread it over all, or none"
+        )
     if count == 1:
         yield Processes()
         return
     group, rank = distributed.new_group(backend="gloo", timeout=PATIENCE), distributed.get_rank()
+    one_model = spread_over > 1
+    number, of = (0, 1) if one_model else (rank, count)
     try:
-        yield (
-            Processes(0, 1, rank == 0, True, group) if together > 1 else Processes(rank, count, rank == 0, False, group)
-        )
+        yield Processes(number, of, rank == 0, one_model, group)
     finally:
         distributed.destroy_process_group(group)

@@ -103,7 +103,7 @@ def activations(
         what="counting",
         run=lambda: {"measure": f"activations at positions {positions}", **identity(model, tokenising)},
         check=check,
-        together=probe.decoder.spread.count,
+        spread_over=probe.decoder.spread.count,
     )
     found = Activations()
     for language, (total, found.corpora[language]) in counted.items():

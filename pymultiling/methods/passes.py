@@ -21,7 +21,7 @@ from pymultiling.data.shards import described, extent, shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
-from pymultiling.methods.alike import check_called_alike, check_read_alike
+from pymultiling.methods.agreement import check_same_call, check_same_texts
 from pymultiling.methods.naming import naming
 from pymultiling.models.identity import model_hash
 from pymultiling.models.memory import WithinMemory
@@ -72,7 +72,7 @@ def over_corpora(
     what: str,
     run: Callable[[], Mapping[str, object]],
     check: Callable[[str, Statistics, CorpusReport], None],
-    together: int = 1,
+    spread_over: int = 1,
 ) -> dict[str, tuple[Statistics, CorpusReport]]:
     """The statistics of every corpus, and what became of its texts, over all processes.
 
@@ -83,7 +83,7 @@ def over_corpora(
         what: is done to them, for the progress.
         run: gives what decides the result.
         check: raises CorpusError where nothing was found in a corpus.
-        together: how many processes run one model.
+        spread_over: how many processes have a part of the model.
 
     Raises:
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
@@ -94,16 +94,16 @@ def over_corpora(
     shards = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
-        team = stack.enter_context(processes(together))
+        team = stack.enter_context(processes(spread_over))
         parts = {f"corpus {name!r}": described(of_it) for name, of_it in shards.items()}
         decides = {"corpora": list(shards), **parts, "batch_tokens": options.batch_tokens}
         if team.several or options.checkpoint:
             decides |= run()
         if team.several:
             texts = {f"texts of {name!r}": extent(of_it) for name, of_it in shards.items()}
-            apart = {"model": None} if team.alike else {}  # each has a part of it
-            check_called_alike(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
-        folder = options.checkpoint if team.first or not team.alike else None
+            apart = {"model": None} if team.one_model else {}  # each has a part of it
+            check_same_call(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
+        folder = options.checkpoint if team.first or not team.one_model else None
         keeper = stack.enter_context(opened(folder, team, decides, options.every, type(nothing).load))
         restored = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
         for (name, of_it), begun in zip(shards.items(), restored):
@@ -114,7 +114,7 @@ def over_corpora(
             if not begun.ended
         )
         read = stack.enter_context(closing(stream(source, tokenising, options.workers)))
-        if together == 1:  # a half here would be a whole batch elsewhere
+        if spread_over == 1:  # a half here would be a whole batch elsewhere
             measure = WithinMemory(measure)
         shown, standings = options.progress and team.first, list(restored)
         for number, (name, begun) in enumerate(zip(corpora, restored)):
@@ -132,7 +132,7 @@ def over_corpora(
                     keeper.write(number, standings[number])
             if team.count == 1:
                 check(name, standings[number].total, standings[number].report)
-        check_read_alike(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
+        check_same_texts(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
         found = {name: _over_all(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
         check(name, total, report)

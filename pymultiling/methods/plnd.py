@@ -220,7 +220,7 @@ def detect(
             what="measuring",
             run=lambda: {"measure": rule, "sites": probe.sites, **identity(model, tokenising)},
             check=check,
-            together=probe.decoder.spread.count,
+            spread_over=probe.decoder.spread.count,
         )
     statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}

@@ -1,4 +1,4 @@
-"""Whether the processes of a pass do the same work, of which each has a part."""
+"""Whether the processes of a pass agree: they were called in the same way, and read the same texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pymultiling.errors import CorpusError
 from pymultiling.processes import Processes
 
 
-def check_called_alike(team: Processes, call: Mapping[str, object]) -> None:
+def check_same_call(team: Processes, call: Mapping[str, object]) -> None:
     """ValueError, in all processes, where one of them was called with other arguments; `call` is this one's."""
     first, *others = team.gathered(call)
     for number, other in enumerate(others, 2):
@@ -20,7 +20,7 @@ def check_called_alike(team: Processes, call: Mapping[str, object]) -> None:
                 )
 
 
-def check_read_alike(team: Processes, read: Mapping[str, Mapping[int, tuple[str, str]]]) -> None:
+def check_same_texts(team: Processes, read: Mapping[str, Mapping[int, tuple[str, str]]]) -> None:
     """CorpusError, in all processes, where two of them read the same part of a corpus, and it was not the same.
 
     Args:

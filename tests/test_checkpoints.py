@@ -66,7 +66,7 @@ def test_the_last_state_is_found_and_the_one_before_it_is_kept(tmp_path):
 
 
 def damages():
-    """Twenty: of the manifest and of the statistics, cut off at five places, five bits turned, or as nothing, or not there."""
+    """Twenty: the manifest or the statistics cut off at four places, with four bits turned, empty, or not there."""
     drawn = random.Random(0)
     found = []
     for kind in ("json", "safetensors"):

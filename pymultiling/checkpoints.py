@@ -123,7 +123,7 @@ class Checkpoints:
                     for file in self._files(corpus, old):
                         file.unlink(missing_ok=True)
         except Exception as error:  # a disk that is full has several
-            warnings.warn(f"{self._folder} cannot hold another state ({error}): the one before it is kept")
+            warnings.warn(f"{self._folder} cannot hold another state ({error}): what it held stays")
 
     def _write(self, manifest: Path, tensors: Path, standing: Standing) -> None:
         try:

@@ -138,5 +138,7 @@ def _no_tokenizer(name: str, reason: str) -> str:
 
 def _cannot_load(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    if reason.startswith("Unrecognized configuration class"):
+        return f"{name} is no decoder that transformers can load for generating text ({type(error).__name__}: {reason})"
     where = "folder" if Path(name).is_dir() else "folder or name on the Hub"
     return f"{name} cannot be loaded ({type(error).__name__}: {reason}): check the {where} and its weights"

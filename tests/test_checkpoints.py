@@ -215,9 +215,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, fa
 
     with keeper(tmp_path) as checkpoints:
         monkeypatch.setattr(os, fails, full)
-        with pytest.warns(
-            UserWarning, match="cannot hold another state .*No space left on device.*what it held stays"
-        ):
+        with pytest.warns(UserWarning, match="cannot hold another state .*No space left on device.*what it held stays"):
             checkpoints.write(0, standing(3))
         monkeypatch.undo()
         assert restored_quietly(checkpoints) == 2

@@ -10,6 +10,7 @@ from pymultiling.data.shards import shards_of
 
 TEXT = ("text",)
 PAIR = ("prompt", "response")
+NOTHING_READ = "nothing was read, its files are empty or its iterator was used before"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 

@@ -14,6 +14,7 @@ from pymultiling.data.rows import Row, ending, errors_of, rows_of_lines, strings
 from pymultiling.errors import CorpusError
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
+ENDINGS = (".txt", ".jsonl", ".parquet")
 # At a time. Evidence: 65,536, the default, took 1.2 GB and six times as long of rows of 4 kB; two cores, 2026-11-22.
 PARQUET_ROWS = 1024
 ENDS = 1 << 16  # bytes at either end of a file that its fingerprint covers
@@ -98,7 +99,7 @@ class FileShard:
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
                     self.done = number / file.metadata.num_rows
-                    yield strings(row, fields, self.name)
+                    yield strings(row, fields, f"{self.name}, row {number}")
         except pyarrow.ArrowException as error:
             raise CorpusError(f"{self.name} is no parquet file, or is damaged: {error}") from None
 
@@ -130,11 +131,16 @@ def file_shards(source: str | Path) -> list[FileShard]:
         return found
 
 
+def names_file(text: str) -> bool:
+    """Whether a text is the name of a file on this machine that could be read as a corpus."""
+    return len(text) < 256 and ending(text) in ENDINGS and Path(text).is_file()
+
+
 def _check(source: str, shards: list[FileShard], filesystem) -> None:
     if not shards:
         raise CorpusError(f"{source}: no such files")
     for shard in shards:
-        if ending(shard._path) not in (".txt", ".jsonl", ".parquet"):
+        if ending(shard._path) not in ENDINGS:
             raise CorpusError(f"{shard.name}: looked for {KINDS}")
         if not filesystem.isfile(shard._path):
             raise CorpusError(f"{shard.name}: no such file")

@@ -80,6 +80,9 @@ def strings(row, fields: tuple[str, ...], where: str) -> Row:
     """The strings in these fields of a row, "" for null; CorpusError where it has none."""
     if not isinstance(row, dict) or not all(isinstance(row.get(field, 0), (str, type(None))) for field in fields):
         what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
-        found = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
+        found = type(row).__name__
+        if isinstance(row, dict):
+            kinds = [f"{type(row[field]).__name__} in {field!r}" for field in fields if field in row]
+            found = ", ".join(kinds or map(repr, row))
         raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}, found {found}")
     return tuple(row[field] or "" for field in fields)

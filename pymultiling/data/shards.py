@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
-from pymultiling.data.files import FileShard, file_shards
+from pymultiling.data.files import FileShard, file_shards, names_file
 from pymultiling.data.rows import Row, errors_of, strings
 from pymultiling.errors import CorpusError
 
@@ -55,12 +56,14 @@ class RowsShard:
         ).hexdigest()
 
     def fingerprint(self) -> str:
-        """The data set's own, or a hash of a list of strings; "" for what cannot be looked at twice."""
+        """The data set's own, or a hash of a list, or of a stream's first row; "" for what cannot be looked at twice."""
         if isinstance(self._source, (list, tuple)):
             digest = hashlib.blake2b(digest_size=16)
             for row in self._source:
                 digest.update(repr(row).encode("utf-8", "surrogatepass"))
             return digest.hexdigest()
+        if hasattr(self._source, "_ex_iterable"):  # a datasets.IterableDataset
+            return self.beginning()
         return getattr(self._source, "_fingerprint", "")
 
 
@@ -71,15 +74,22 @@ def shards_of(source) -> list[Shard]:
     """The shards of a corpus, at least one.
 
     Args:
-        source: a path, a URL that fsspec knows, or a pattern of either with *; or an iterable of strings or of rows, such as a
-            datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; after
+        source: a path, a URL that fsspec knows, or a pattern of either with *; a list of pathlib.Path; or an iterable of strings
+            or of rows, such as a datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; after
             anything that is not done row by row, such as `take` and `interleave_datasets`, one.
 
     Raises:
-        CorpusError: there is nothing to read.
+        CorpusError: there is nothing to read, or a list of strings names files.
     """
     if isinstance(source, (str, Path)):
         return file_shards(source)
+    if isinstance(source, (list, tuple)) and source:
+        if all(isinstance(one, Path) for one in source):
+            return [shard for one in source for shard in file_shards(one)]
+        if isinstance(source[0], str) and names_file(source[0]):
+            raise CorpusError(
+                f"{source[0]!r} in a list is a text, but names a file: give a list of pathlib.Path, or a pattern"
+            )
     if isinstance(source, Mapping):
         raise CorpusError(f"a mapping of {', '.join(map(repr, source))} is no corpus: pass one of its parts")
     if not isinstance(source, Iterable):
@@ -123,7 +133,17 @@ def _files_of(source) -> int:
 
 
 def described(shards: list[Shard]) -> str:
-    """How many shards there are and, of files, a hash of their names without folders: two runs over the same have the same."""
-    names = "\0".join(shard.name.rpartition("/")[2] for shard in shards if isinstance(shard, FileShard))
+    """A file's name, or how many shards there are and, of files, a hash of their names; without folders, which may change."""
+    names = [shard.name.rpartition("/")[2] for shard in shards if isinstance(shard, FileShard)]
+    if len(names) == 1:
+        return names[0]
     noun = "part" if len(shards) == 1 else "parts"
-    return f"{len(shards):,} {noun}, {hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
+    digest = hashlib.blake2b("\0".join(names).encode(), digest_size=4).hexdigest()
+    return f"{len(shards):,} {noun}" + (f", {digest}" if names else "")
+
+
+def check_first_row(shards: list[Shard], fields: tuple[str, ...]) -> None:
+    """CorpusError where the first row of files, which can be read twice, has not what is looked for."""
+    if isinstance(shards[0], FileShard):
+        with closing(shards[0].rows(fields)) as rows:
+            next(rows, None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch, batches
-from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
@@ -89,9 +89,7 @@ def activations(
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
         if total.tokens == 0:
-            raise CorpusError(
-                f"language {language!r} has no positions to count: {str(report) or 'nothing was read (an iterator gives its texts once)'}"
-            )
+            raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
     tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
     counted = over_corpora(

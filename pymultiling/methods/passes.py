@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
@@ -17,7 +17,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import described, extent, shards_of
+from pymultiling.data.shards import check_first_row, described, extent, shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
@@ -108,6 +108,8 @@ def over_corpora(
         restored = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
         for (name, of_it), begun in zip(shards.items(), restored):
             check_finished(name, of_it, begun.place)
+            with _of(name, options.checkpoint, restored):
+                check_first_row(of_it, tokenising.fields)
         source = chain.from_iterable(
             chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), begun.place)
             for number, ((name, of_it), begun) in enumerate(zip(shards.items(), restored))
@@ -121,7 +123,10 @@ def over_corpora(
             if begun.ended:
                 say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
                 continue
-            with progress(_label(name, what, begun, team), "documents", shown) as bar, _of(name, options.checkpoint):
+            with (
+                progress(_label(name, what, begun, team), "documents", shown) as bar,
+                _of(name, options.checkpoint, standings),
+            ):
                 pace = Pace(bar)
                 try:
                     for standing, measured, tokens, done in _steps(read, begun, measure, options.batch_tokens):
@@ -189,6 +194,7 @@ def _done(chunk: Chunk, fraction: float) -> float | None:
 def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
     """What decides a pass's numbers, beside what is measured."""
     return {
+        "dtype": str(model.dtype),
         "model": model_hash(model.base_model),  # all that is run
         "tokenizer": tokenizer_hash(tokenising.tokenizer),
         "max_length": tokenising.max_length,
@@ -197,12 +203,13 @@ def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
 
 
 @contextmanager
-def _of(corpus: str, checkpoint: str | Path | None) -> Iterator[None]:
+def _of(corpus: str, checkpoint: str | Path | None, standings: Sequence[Standing]) -> Iterator[None]:
     """A CorpusError inside names the corpus, and where what was measured is."""
     try:
         yield
     except CorpusError as error:
-        kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if checkpoint else ""
+        measured = checkpoint and any(standing.documents for standing in standings)
+        kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if measured else ""
         raise CorpusError(f"corpus {corpus!r}: {error}{kept}") from error
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch
-from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
@@ -205,9 +205,7 @@ def detect(
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:
-            raise CorpusError(
-                f"language {language!r} has no documents: {str(report) or 'nothing was read (an iterator gives its texts once)'}"
-            )
+            raise CorpusError(f"language {language!r} has no documents: {str(report) or NOTHING_READ}")
 
     tokenising = Tokenising(tokenizer, length, pack)
     with probe:

@@ -119,7 +119,8 @@ def _rotation(decoder: Decoder, layer: Layer, keywords: dict) -> tuple[Tensor, T
 def _keyword(keywords: dict, name: str):
     if keywords.get(name) is None:
         raise UnsupportedModel(
-            f"the attention was called without {name}: looked for it among {', '.join(keywords) or 'no keywords'}"
+            f"the attention was called without {name}: looked for it among {', '.join(keywords) or 'no keywords'}; the family's "
+            "`rotation` or `alibi` says what it is called, and models that compute it inside the attention cannot be measured"
         )
     return keywords[name]
 

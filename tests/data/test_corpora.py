@@ -29,9 +29,24 @@ def test_files(tmp_path, ending, kind):
 def test_iterables():
     assert read(iter(TEXTS))[0] == KEPT
     assert read([{"text": text, "id": 3} for text in TEXTS]) == (KEPT, CorpusReport(texts=5, empty=2))
-    for bad, found in (([3], "int"), ([{"content": "x", "id": 1}], "'content', 'id'"), ([{"text": 3}], "'text'")):
+    for bad, found in (
+        ([3], "int"),
+        ([{"content": "x", "id": 1}], "'content', 'id'"),
+        ([{"text": 3}], "int in 'text'"),
+    ):
         with pytest.raises(CorpusError, match=f"row 1: looked for a string, .* found {found}"):
             read(bad)
+
+
+def test_a_list_of_paths_is_its_files_and_one_of_names_is_refused(tmp_path, monkeypatch):
+    paths = [write_text(tmp_path / f"{number}.txt", [f"text {number}"]) for number in range(3)]
+    assert read(paths)[0] == ["text 0", "text 1", "text 2"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CorpusError, match=r"'0.txt' in a list is a text, but names a file: give a list of pathlib.Path"
+    ):
+        read(["0.txt", "1.txt"])
+    assert read(["3.txt", "what 0.txt is"])[0] == ["3.txt", "what 0.txt is"]
 
 
 def test_lines_end_with_any_newline_and_a_byte_order_mark_is_none_of_the_text(tmp_path):

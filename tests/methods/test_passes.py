@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import datasets
 import pytest
 import torch
 from tiny import tiny_model
@@ -204,6 +205,24 @@ def test_a_text_that_changes_in_the_chunk_at_hand_is_noticed(tmp_path, batches):
         detect(first, **options)
     if len(CORPORA[language]) > 20:  # what was not read yet may change
         assert detect(changed, **options).neurons == detect(changed).neurons
+
+
+def test_another_stream_is_refused_where_the_first_was_read_to_its_end(tmp_path):
+    def streamed(language: str) -> dict:
+        path = write_text(tmp_path / f"{language}.txt", CORPORA[language])
+        return {"x": datasets.load_dataset("text", data_files=str(path), split="train", streaming=True)}
+
+    expected = detect(streamed("fr"), checkpoint=tmp_path / "state")
+    assert_same(detect(streamed("fr"), checkpoint=tmp_path / "state"), expected)
+    with pytest.raises(pml.CheckpointError, match="corpus 'x' is not what the checkpoint was made of"):
+        detect(streamed("de"), checkpoint=tmp_path / "state")
+
+
+def test_every_file_has_what_is_looked_for_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "de.jsonl").write_text('{"content": "w3 w4"}\n')
+    monkeypatch.setattr(plnd.ImportanceProbe, "measure", None)
+    with pytest.raises(pml.CorpusError, match="corpus 'de': .*de.jsonl, line 1: .* found 'content'$"):
+        detect({**CORPORA, "de": tmp_path / "de.jsonl"}, checkpoint=tmp_path / "state")
 
 
 def test_a_file_that_comes_to_a_pattern_is_refused(tmp_path):

@@ -157,8 +157,9 @@ def detect(
         model: a Hugging Face decoder of a supported family.
         tokenizer: its tokenizer.
         corpora: {language: iterable of str | path | list of pathlib.Path | datasets.Dataset | datasets.IterableDataset}; read
-            once, in order, but for the first row of files, which is looked at before anything is measured. A path is that of a .txt file (a text a line), .jsonl or .parquet (a field "text"), the first two also .gz or .zst; a URL
-            that fsspec knows, such as s3:// and hf://, is one too; a * stands for all files that match.
+            once, in order, but for the first row of files, which is looked at before anything is measured. A path is that of a .txt
+            file (a text a line), .jsonl or .parquet (a field "text"), the first two also .gz or .zst; a URL that fsspec knows,
+            such as s3:// and hf://, is one too; a * stands for all files that match.
         select: TopK(...) (the default) or Threshold(epsilon).
         sites, rope, score, qk: as in `importance`.
         max_length: longer documents are cut to this many tokens (or to the model's positions).

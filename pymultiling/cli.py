@@ -11,27 +11,9 @@ from typing import NoReturn
 
 from pymultiling import __version__
 from pymultiling.arguments import ablate, classify, count, demo, detect, doctor, ilo, lens, mwork, pmi, pull, push, tune
-from pymultiling.errors import (
-    BackendUnavailable,
-    HubError,
-    NonFiniteActivations,
-    ProcessLost,
-    TranslationError,
-    UnsupportedModel,
-    out_of_memory,
-)
+from pymultiling.errors import SENTENCES, out_of_memory
 
 COMMANDS = (demo, detect, ablate, mwork, count, classify, pmi, ilo, lens, tune, push, pull, doctor)
-# Errors that say what to do.
-SENTENCES = (
-    ValueError,
-    BackendUnavailable,
-    HubError,
-    NonFiniteActivations,
-    ProcessLost,
-    TranslationError,
-    UnsupportedModel,
-)
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse exits with 2 for wrong arguments
 
 

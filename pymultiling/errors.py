@@ -37,6 +37,18 @@ class NonFiniteActivations(ArithmeticError):
         self.document = document
 
 
+# Errors whose message says what to do.
+SENTENCES = (
+    ValueError,
+    BackendUnavailable,
+    HubError,
+    NonFiniteActivations,
+    ProcessLost,
+    TranslationError,
+    UnsupportedModel,
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on the CPU or on a device."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -108,8 +108,9 @@ def over_corpora(
         restored = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
         for (name, of_it), begun in zip(shards.items(), restored):
             check_finished(name, of_it, begun.place)
-            with _of(name, options.checkpoint, restored):
-                check_first_row(of_it, tokenising.fields)
+            if not begun.ended:
+                with _of(name, options.checkpoint, restored):
+                    check_first_row(of_it, tokenising.fields)
         source = chain.from_iterable(
             chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), begun.place)
             for number, ((name, of_it), begun) in enumerate(zip(shards.items(), restored))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pymultiling.errors import CheckpointError
+
+METADATA = "pymultiling"  # the one entry of a file's metadata: safetensors writes several in random order
 
 
 @contextmanager
@@ -28,10 +31,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that names its format; OSError where that is impossible."""
+    """Writes a safetensors file that names its format; OSError where that is impossible.
+
+    The same tensors and metadata give the same bytes.
+    """
+    entry = json.dumps({"format": form, **metadata}, sort_keys=True, ensure_ascii=False)
     with written_whole(path) as partial:
         try:
-            save_file(tensors, partial, metadata={"format": form, **metadata})
+            save_file(tensors, partial, metadata={METADATA: entry})
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error), str(path)) from None
         partial.chmod(0o644)  # safetensors makes it readable for its owner alone
@@ -42,8 +49,7 @@ def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tens
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; {what} was looked for")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(path)
         tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not {what}, or is damaged ({error}); make it again") from None
@@ -51,3 +57,18 @@ def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tens
         found = metadata.get("format", "another safetensors file")
         raise CheckpointError(f"{path} is {found}; {what} ({form}) was looked for")
     return tensors, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What `save_tensors` wrote beside the tensors; empty for a file that something else wrote.
+
+    Raises:
+        SafetensorError: the file is damaged or no safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        entries = file.metadata() or {}
+    try:
+        metadata = json.loads(entries.get(METADATA, "{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

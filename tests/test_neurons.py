@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymultiling import SITES, CheckpointError, NeuronSet, NeuronStatistics
+from pymultiling.neurons import FORMAT
+from pymultiling.storage import read_metadata
 
 LAYERS, WIDTHS = 3, {"ffn": 7, "q": 4, "k": 2, "v": 2, "o": 4}
 
@@ -105,6 +107,16 @@ def test_save_and_load(tmp_path_factory, a):
     a.save(path, language="fr")
     loaded = NeuronSet.load(path)
     assert loaded == a and list(loaded.sites) == list(a.sites)
+
+
+def test_equal_sets_make_equal_files(tmp_path):
+    metadata = {f"name {number}": str(number) for number in range(9)}
+    files = []
+    for number in range(5):
+        path = tmp_path / f"{number}.safetensors"
+        draw(0).save(path, **metadata)
+        files.append(path.read_bytes())
+    assert len(set(files)) == 1 and read_metadata(path) == {"format": FORMAT, **metadata}
 
 
 def test_files_that_are_no_sets(tmp_path):

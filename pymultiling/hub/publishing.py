@@ -8,11 +8,11 @@ import re
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pymultiling.errors import HubError
 from pymultiling.runs import RECORD
-from pymultiling.storage import load_tensors, save_tensors
+from pymultiling.storage import load_tensors, read_metadata, save_tensors
 
 CARD = "README.md"
 KINDS = (".safetensors", ".csv", ".png")
@@ -77,8 +77,7 @@ def published(folder: Path, whose: str) -> list[str]:
 def metadata_of(path: Path) -> dict[str, str]:
     """The strings beside the tensors of a safetensors file; none where it is damaged."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
+        return read_metadata(path)
     except SafetensorError:
         return {}
 

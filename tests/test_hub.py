@@ -12,7 +12,7 @@ from pymultiling.errors import CheckpointError, HubError
 from pymultiling.folders import load_sets
 from pymultiling.hub import pull_from_hub, push_to_hub
 from pymultiling.statistics import NeuronStatistics
-from pymultiling.storage import read_metadata
+from pymultiling.storage import read_metadata, save_tensors
 
 NAME = "me/language-neurons"
 
@@ -274,7 +274,7 @@ def test_folders_with_nothing_to_push(hub, tmp_path):
 
 
 def test_a_damaged_set_is_not_pushed(hub, tmp_path):
-    save_file({"ffn": torch.zeros(3)}, tmp_path / "fr.safetensors", {"format": "pymultiling.neurons/1"})
+    save_tensors(tmp_path / "fr.safetensors", {"ffn": torch.zeros(3)}, "pymultiling.neurons/1", {})
     with pytest.raises(ValueError, match="ffn must be bool"):
         push_to_hub(tmp_path, NAME)
     assert hub.requests == []

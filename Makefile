@@ -17,7 +17,7 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
-	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python -m benchmarks.whole_model.end_to_end
 
 # The package is built against the torch that is there. A stage that fails or runs out of time does not stop the others.
 gpu:
@@ -27,8 +27,8 @@ gpu:
 	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
 	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
 	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $${parallel:+-n 14 --dist loadfile} || status=1; \
-	timeout -k 10 75 $(PYTHON) benchmarks/gpu_sanitizer.py || status=1; \
-	timeout -k 10 205 $(PYTHON) benchmarks/gpu.py || status=1; \
+	timeout -k 10 75 $(PYTHON) -m benchmarks.gpu.sanitizer || status=1; \
+	timeout -k 10 205 $(PYTHON) -m benchmarks.gpu.run || status=1; \
 	exit $$status
 
 # The environment: pinned packages, then the package itself, built against them.

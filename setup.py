@@ -11,7 +11,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
@@ -92,4 +92,6 @@ def _warn(error: Exception, language: str = "C++") -> None:
     warnings.warn(f"pymultiling's {language} kernels are not built, {instead}: {error}", stacklevel=2)
 
 
-setup(**extension_arguments())
+# What made the demo model is no part of what is installed. The Triton kernels' folder stands beside the package.
+PACKAGES = find_packages(include=["pymultiling*"], exclude=["*.training"])
+setup(packages=[*PACKAGES, "pymultiling.triton_kernels"], **extension_arguments())

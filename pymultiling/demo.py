@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.report import (
+from pymultiling.results.run import Run, result_folder, text_hash
+from pymultiling.results.tables import (
     change_table,
     counts_by_layer,
     counts_by_site,
@@ -18,12 +19,11 @@ from pymultiling.report import (
     perplexity_table,
     with_random,
 )
-from pymultiling.runs import Run, result_folder, text_hash
 
 if TYPE_CHECKING:
     import pandas
 
-# Evidence: benchmarks/selection_sweep.py, 2026-11-21. Of fractions 0.01 ... 0.2 and shares 0.5, 0.7, 1.0 all from 0.05 on but
+# Evidence: benchmarks/experiments/selection_sweep.py, 2026-11-21. Of fractions 0.01 ... 0.2 and shares 0.5, 0.7, 1.0 all from 0.05 on but
 # one hold for all eight languages; at 0.05 and 0.7 the sets are small (58 to 146 neurons), the weakest effect is +0.20.
 DOCUMENTS = 20  # a language, for detection
 HELDOUT = 16  # a language, for perplexity
@@ -45,12 +45,12 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
     record = Run("demo", {"out": out, "documents": documents, "heldout": heldout, "seed": seed})
     with result_folder(out) as folder:
         with record.stage("load"):
-            from pymultiling import embedded
+            from pymultiling import demo_model
             from pymultiling.commands.ablate import write_ablation
             from pymultiling.commands.detect import write_detection
 
             model, tokenizer, corpora = _model_and_corpora(documents)
-            apart = {name: enough(texts, tokenizer, heldout) for name, texts in embedded.heldout().items()}
+            apart = {name: enough(texts, tokenizer, heldout) for name, texts in demo_model.heldout().items()}
         detection = _detect(model, tokenizer, corpora, record)
         _show(detection.report())
         perplexities = _ablate(model, tokenizer, detection.specific(at_most=1), apart, seed, record)
@@ -65,12 +65,12 @@ def run(out: Path, documents: int = DOCUMENTS, heldout: int = HELDOUT, seed: int
 
 
 def _model_and_corpora(documents: int):
-    from pymultiling import embedded
-    from pymultiling.loading import quieten
+    from pymultiling import demo_model
+    from pymultiling.models.loading import quieten
 
     quieten()
-    model, tokenizer = embedded.load()
-    return model, tokenizer, {name: enough(texts, tokenizer, documents) for name, texts in embedded.corpora().items()}
+    model, tokenizer = demo_model.load()
+    return model, tokenizer, {name: enough(texts, tokenizer, documents) for name, texts in demo_model.corpora().items()}
 
 
 def _note(record: Run, model, corpora: dict[str, list[str]], apart: dict[str, list[str]]) -> None:
@@ -93,7 +93,7 @@ def enough(texts: list[str], tokenizer, documents: int) -> list[str]:
 
 def _detect(model, tokenizer, corpora: dict[str, list[str]], record: Run):
     from pymultiling.methods.plnd import detect
-    from pymultiling.selection import TopK
+    from pymultiling.neurons.selection import TopK
 
     with record.stage("detect"):
         return detect(model, tokenizer, corpora, select=TopK(TOP_FFN, TOP_ATTENTION, SHARE), pack=TOKENS)
@@ -127,12 +127,12 @@ def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, 
 
 def for_mwork(record: Run):
     """Model, tokenizer, {language: its own neurons}, and tasks: second halves of held-out texts, by their likelihood."""
-    from pymultiling import embedded, tasks
+    from pymultiling import demo_model, tasks
 
     model, tokenizer, corpora = _model_and_corpora(DOCUMENTS)
     detection = _detect(model, tokenizer, corpora, record)
     apart = {
-        name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS] for name, texts in embedded.heldout().items()
+        name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS] for name, texts in demo_model.heldout().items()
     }
     _note(record, model, corpora, apart)
     return model, tokenizer, detection.specific(), [tasks.continuation(apart).judged_by("likelihood")]

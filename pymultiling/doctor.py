@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.loading import load_skeleton, load_tokenizer, load_weights
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.linear import Projection, weight_of
-from pymultiling.models.spot_check import spot_check
+from pymultiling.models.loading import load_skeleton, load_tokenizer, load_weights
 from pymultiling.ops.dispatch import BACKENDS, unavailable
-from pymultiling.runs import versions
+from pymultiling.probes.verification import spot_check
+from pymultiling.results.run import versions
 
 AGREES = 1e-2  # the largest relative difference that rounding is taken for; where all is well it is some 1e-5
 

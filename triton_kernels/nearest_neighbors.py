@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling import reference
+from pymultiling.ops import reference
 from pymultiling.triton_kernels.nearest_all import search_all
 from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load, scale_of
 from pymultiling.triton_kernels.qk_sweep import product

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pymultiling.arguments.kinds import fraction
-from pymultiling.arguments.shared import command
+from pymultiling.cli.argument_types import fraction
+from pymultiling.cli.options import command
 
 
 def add(commands) -> None:

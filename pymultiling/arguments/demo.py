@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from pymultiling import demo
-from pymultiling.arguments.kinds import count
-from pymultiling.arguments.shared import command
+from pymultiling.cli.argument_types import count
+from pymultiling.cli.options import command
 
 
 def add(commands) -> None:

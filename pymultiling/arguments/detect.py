@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import amount, named, sites
-from pymultiling.arguments.shared import add_documents, add_model, add_pass, command, refuse_twice
-from pymultiling.sites import SITES
+from pymultiling.cli.argument_types import amount, named, sites
+from pymultiling.cli.options import add_documents, add_model, add_pass, command, refuse_twice
+from pymultiling.neurons.sites import SITES
 
 
 def add(commands) -> None:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _rule(arguments: argparse.Namespace):
-    from pymultiling.selection import Threshold, TopK
+    from pymultiling.neurons.selection import Threshold, TopK
 
     top = {name: getattr(arguments, name) for name in ("ffn", "attention", "share") if hasattr(arguments, name)}
     if arguments.threshold is None:

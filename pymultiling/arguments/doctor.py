@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.shared import add_families, command
+from pymultiling.cli.options import add_families, command
 
 
 def add(commands) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import codes, count, named
-from pymultiling.arguments.shared import add_documents, add_model, command, refuse_twice
+from pymultiling.cli.argument_types import codes, count, named
+from pymultiling.cli.options import add_documents, add_model, command, refuse_twice
 
 
 def add(commands) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import count, named, whole
-from pymultiling.arguments.shared import add_model, command, refuse_twice, require
+from pymultiling.cli.argument_types import count, named, whole
+from pymultiling.cli.options import add_model, command, refuse_twice, require
 
 TASKS = ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import codes, count, named, whole
-from pymultiling.arguments.shared import add_model, command, require
+from pymultiling.cli.argument_types import codes, count, named, whole
+from pymultiling.cli.options import add_model, command, require
 
 TASKS = ("translation", "math", "nli", "free")
 MADE = ("translation", "paraphrase", "back-translation")

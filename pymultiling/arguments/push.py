@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pymultiling.arguments.shared import command
+from pymultiling.cli.options import command
 
 
 def add(commands) -> None:

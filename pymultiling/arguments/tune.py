@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pymultiling.arguments.kinds import count, named, positive, whole
-from pymultiling.arguments.shared import Once, add_documents, add_model, command, refuse_twice
+from pymultiling.cli.argument_types import count, named, positive, whole
+from pymultiling.cli.options import Once, add_documents, add_model, command, refuse_twice
 
 
 def add(commands) -> None:

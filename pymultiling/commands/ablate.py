@@ -6,12 +6,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling import plots
-from pymultiling.commands.shared import documents_of, hashes, load, read_sets, record_of
+from pymultiling.cli.command_run import documents_of, hashes, load, read_sets, record_of
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.means import mean_activations
-from pymultiling.report import change_table, log_change, own_and_others, perplexity_table, with_random
-from pymultiling.runs import result_folder
+from pymultiling.results import plots
+from pymultiling.results.run import result_folder
+from pymultiling.results.tables import change_table, log_change, own_and_others, perplexity_table, with_random
 
 if TYPE_CHECKING:
     import pandas

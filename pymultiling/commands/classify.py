@@ -6,16 +6,16 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from pymultiling import plots
-from pymultiling.activation_statistics import ActivationStatistics
-from pymultiling.commands.shared import read_counts, record_of
+from pymultiling.cli.command_run import read_counts, record_of
 from pymultiling.methods.lape import lape
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
 from pymultiling.methods.ternary_parts import NAMES as PARTS
 from pymultiling.methods.ternary_parts import ternary_parts
-from pymultiling.neurons import NeuronSet
-from pymultiling.runs import result_folder
+from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.results import plots
+from pymultiling.results.run import result_folder
 
 
 def run(arguments: Namespace) -> None:

@@ -6,12 +6,12 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from pymultiling import plots
-from pymultiling.commands.shared import hashes_of_files, load, pass_of, record_of
+from pymultiling.cli.command_run import hashes_of_files, load, pass_of, record_of
 from pymultiling.methods.activations import Activations, activations
-from pymultiling.processes import is_first, join
-from pymultiling.report import activation_table
-from pymultiling.runs import check_free, result_folder
+from pymultiling.results import plots
+from pymultiling.results.run import check_free, result_folder
+from pymultiling.results.tables import activation_table
+from pymultiling.runtime.processes import is_first, join
 
 
 def run(arguments: Namespace) -> None:

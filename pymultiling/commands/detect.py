@@ -6,15 +6,15 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from pymultiling import plots
-from pymultiling.commands.shared import hashes_of_files, load, pass_of, record_of
+from pymultiling.cli.command_run import hashes_of_files, load, pass_of, record_of
 from pymultiling.methods.overlap import overlap
 from pymultiling.methods.plnd import Detection
 from pymultiling.methods.plnd import detect as detect_neurons
-from pymultiling.processes import is_first, join
-from pymultiling.report import counts_by_site
-from pymultiling.runs import check_free, result_folder
-from pymultiling.selection import Threshold, TopK
+from pymultiling.neurons.selection import Threshold, TopK
+from pymultiling.results import plots
+from pymultiling.results.run import check_free, result_folder
+from pymultiling.results.tables import counts_by_site
+from pymultiling.runtime.processes import is_first, join
 
 
 def run(arguments: Namespace, rule: TopK | Threshold) -> None:

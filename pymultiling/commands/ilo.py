@@ -6,14 +6,14 @@ from argparse import Namespace
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
 
-from pymultiling import plots
-from pymultiling.commands.shared import hashes, load, record_of
-from pymultiling.data.parallel import columns_of, lines
+from pymultiling.cli.command_run import hashes, load, record_of
+from pymultiling.data.parallel_texts import columns_of, lines
 from pymultiling.errors import CorpusError
 from pymultiling.methods.embeddings import sentence_embeddings
 from pymultiling.methods.ilo import check_bridges, ilo
 from pymultiling.methods.retrieval import cka, retrieval
-from pymultiling.runs import Run, result_folder
+from pymultiling.results import plots
+from pymultiling.results.run import Run, result_folder
 
 
 def run(arguments: Namespace) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from pymultiling import demo, plots, tasks
-from pymultiling.commands.shared import hashes, load, read_sets, record_of
+from pymultiling import demo, tasks
+from pymultiling.cli.command_run import hashes, load, read_sets, record_of
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.methods.mwork import mwork
 from pymultiling.methods.mwork_search import mwork_search
 from pymultiling.models.decoder import Decoder
-from pymultiling.neurons import NeuronSet
-from pymultiling.report import mwork_table
-from pymultiling.runs import Run, result_folder
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.results import plots
+from pymultiling.results.run import Run, result_folder
+from pymultiling.results.tables import mwork_table
 from pymultiling.tasks import Task
 
 

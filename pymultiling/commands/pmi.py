@@ -7,13 +7,14 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from pymultiling import plots, pmi
-from pymultiling.commands.shared import hashes, load, record_of
-from pymultiling.loading import load_translator, pick_device
-from pymultiling.pmi import Comparison, ParallelTask
-from pymultiling.pmi.translate import PARAPHRASE, made_names
-from pymultiling.report import WHERE, pmi_table
-from pymultiling.runs import result_folder
+from pymultiling.cli.command_run import hashes, load, record_of
+from pymultiling.methods import pmi
+from pymultiling.methods.pmi import Comparison, ParallelTask
+from pymultiling.methods.pmi.translate import PARAPHRASE, made_names
+from pymultiling.models.loading import load_translator, pick_device
+from pymultiling.results import plots
+from pymultiling.results.run import result_folder
+from pymultiling.results.tables import WHERE, pmi_table
 
 PARAPHRASES = 3
 

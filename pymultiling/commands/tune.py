@@ -11,15 +11,15 @@ from pathlib import Path
 
 from torch import nn
 
-from pymultiling.commands.shared import documents_of, hashes, load, record_of
+from pymultiling.cli.command_run import documents_of, hashes, load, record_of
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.fine_tuning import fine_tune
 from pymultiling.methods.freezing import freeze
 from pymultiling.methods.model_comparison import perplexity_change
 from pymultiling.methods.tuning import train_only
 from pymultiling.models.decoder import Decoder
-from pymultiling.neurons import NeuronSet
-from pymultiling.runs import result_folder
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.results.run import result_folder
 
 
 def run(arguments: Namespace) -> None:

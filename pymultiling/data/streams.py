@@ -13,7 +13,7 @@ from itertools import chain, islice
 
 from pymultiling.data.chunks import Chunk
 from pymultiling.data.tokenising import Documents, Tokenising
-from pymultiling.data.worker import Worker
+from pymultiling.data.tokenising_worker import Worker
 
 AHEAD = 2  # chunks that are with a worker or wait for one, for each worker
 

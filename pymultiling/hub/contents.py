@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from pymultiling.hub.languages import language_codes
 from pymultiling.hub.publishing import metadata_of
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.sets import NeuronSet
 
 WHAT = {
     "neurons": "sets of neurons",

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pymultiling.errors import HubError
-from pymultiling.runs import RECORD
-from pymultiling.storage import load_tensors, read_metadata, save_tensors
+from pymultiling.results.run import RECORD
+from pymultiling.runtime.storage import load_tensors, read_metadata, save_tensors
 
 CARD = "README.md"
 KINDS = (".safetensors", ".csv", ".png")

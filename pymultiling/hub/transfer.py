@@ -14,7 +14,7 @@ from pymultiling.errors import HubError
 from pymultiling.hub.card import make_card
 from pymultiling.hub.errors import check_repo_id, hub_errors
 from pymultiling.hub.publishing import CARD, own_and_others, public_record, publishable, published, read_record
-from pymultiling.runs import RECORD, versions
+from pymultiling.results.run import RECORD, versions
 
 
 def push_to_hub(

@@ -10,8 +10,8 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
-from pymultiling.models.masking import deactivate
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.masking import deactivate
 
 try:  # absolute: the other package
     from lm_eval.api.registry import register_model

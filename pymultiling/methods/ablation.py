@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.neurons import NeuronSet
-from pymultiling.progress import progress as show_progress
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.progress import progress as show_progress
 from pymultiling.tasks.likelihood import log_likelihoods
-from pymultiling.tasks.sharing import with_none
+from pymultiling.tasks.shared_batches import with_none
 
 if TYPE_CHECKING:
     import pandas

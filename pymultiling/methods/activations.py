@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pymultiling.activation_statistics import ActivationStatistics
-from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
-from pymultiling.methods.naming import naming
-from pymultiling.methods.passes import Options, identity, over_corpora
-from pymultiling.models.counting import ActivationProbe
 from pymultiling.models.decoder import model_device
-from pymultiling.progress import progress as show_progress
+from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.passes.checkpoints import Every
+from pymultiling.passes.corpus_pass import Options, identity, over_corpora
+from pymultiling.passes.document_names import naming
+from pymultiling.probes.activation_counts import ActivationProbe
+from pymultiling.runtime.progress import progress as show_progress
 
 POSITIONS = ("all", "last", "response")
 

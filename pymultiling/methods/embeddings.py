@@ -14,12 +14,12 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.corpora import REPLACEMENT, CorpusReport, without_half_pairs
 from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length
 from pymultiling.errors import CorpusError, NonFiniteActivations, UnsupportedModel
-from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import is_linear, weight_of
-from pymultiling.progress import progress as show_progress
-from pymultiling.storage import written_whole
+from pymultiling.passes.document_names import naming
+from pymultiling.probes.hooks import Hooks
+from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.storage import written_whole
 
 DTYPES = {torch.float16: numpy.float16, torch.float32: numpy.float32, torch.float64: numpy.float64}
 

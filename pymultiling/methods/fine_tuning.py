@@ -18,7 +18,7 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device, modes_kept
-from pymultiling.progress import progress as show_progress
+from pymultiling.runtime.progress import progress as show_progress
 
 if TYPE_CHECKING:
     import pandas

@@ -8,8 +8,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from pymultiling.activation_statistics import ActivationStatistics, probabilities
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.activation_statistics import ActivationStatistics, probabilities
+from pymultiling.neurons.sets import NeuronSet
 
 DECIMALS = 12  # scores that agree so far are equal: what is selected does not hang on the last bit of a logarithm
 

@@ -15,10 +15,10 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations, UnsupportedModel
 from pymultiling.methods.embeddings import watch_layers
-from pymultiling.methods.naming import naming
 from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.models.hooks import Hooks
-from pymultiling.progress import progress as show_progress
+from pymultiling.passes.document_names import naming
+from pymultiling.probes.hooks import Hooks
+from pymultiling.runtime.progress import progress as show_progress
 
 if TYPE_CHECKING:
     import pandas

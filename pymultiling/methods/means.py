@@ -15,11 +15,11 @@ from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.models.experts import Experts, Routed, changing
-from pymultiling.models.hooks import Hooks
 from pymultiling.models.linear import weight_of
-from pymultiling.models.masking import places
-from pymultiling.progress import progress as show_progress
-from pymultiling.sites import SITES, check_sites
+from pymultiling.neurons.sites import SITES, check_sites
+from pymultiling.probes.hooks import Hooks
+from pymultiling.probes.masking import places
+from pymultiling.runtime.progress import progress as show_progress
 
 
 @torch.no_grad()

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pymultiling.methods.plnd import Detection
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.masking import check_sets
-from pymultiling.neurons import NeuronSet
-from pymultiling.progress import progress as show_progress
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.masking import check_sets
+from pymultiling.runtime.progress import progress as show_progress
 from pymultiling.tasks import Task
 from pymultiling.tasks.evaluate import scores
 

@@ -11,8 +11,8 @@ from torch import nn
 from pymultiling.methods.mwork import languages_of, paired_scores
 from pymultiling.methods.plnd import Detection
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.masking import check_sets
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.masking import check_sets
 from pymultiling.tasks import Task
 
 if TYPE_CHECKING:

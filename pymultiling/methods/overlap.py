@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.sets import NeuronSet
 
 if TYPE_CHECKING:
     import pandas

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pymultiling.checkpoints import Every
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
-from pymultiling.methods.passes import Options, identity, over_corpora
 from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
-from pymultiling.models.importance import Importance
-from pymultiling.models.probe import ImportanceProbe
-from pymultiling.neurons import NeuronSet
-from pymultiling.selection import Threshold, TopK
-from pymultiling.sites import SITES
-from pymultiling.statistics import NeuronStatistics
+from pymultiling.neurons.importance_statistics import NeuronStatistics
+from pymultiling.neurons.selection import Threshold, TopK
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.sites import SITES
+from pymultiling.passes.checkpoints import Every
+from pymultiling.passes.corpus_pass import Options, identity, over_corpora
+from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.probes.importance_values import Importance
 
 if TYPE_CHECKING:
     import pandas

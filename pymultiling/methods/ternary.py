@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pymultiling.activation_statistics import ActivationStatistics
 from pymultiling.methods.lape import entropy, language_probabilities, lowest, of_languages, threshold_of
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.neurons.sets import NeuronSet
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pymultiling.methods.ternary import KINDS, Ternary
-from pymultiling.neurons import NeuronSet
+from pymultiling.neurons.sets import NeuronSet
 
 if TYPE_CHECKING:
     import pandas

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
-from pymultiling.neurons import NeuronSet
-from pymultiling.storage import load_tensors, save_tensors
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.tuning/1"
 WHAT = "what train_only trained"

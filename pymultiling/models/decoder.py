@@ -13,7 +13,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.experts import Experts
 from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
-from pymultiling.models.finding import attention_projections, ffn_experts, ffn_projections, find, find_linear
+from pymultiling.models.find_modules import attention_projections, ffn_experts, ffn_projections, find, find_linear
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.spread import spread_of, whole
 

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pymultiling import reference
 from pymultiling.errors import UnsupportedModel
+from pymultiling.mathematics.sums import document_sum, wide
 from pymultiling.models.linear import DTYPES
 from pymultiling.models.routing import Change, Routed, run_experts
-from pymultiling.ops import active_count, column_energy, mask_neurons
-from pymultiling.reference.segments import document_sum, wide
+from pymultiling.ops import active_count, column_energy, mask_neurons, reference
 
 # transformers' names of what experts may have, or be, that is not seen in the shapes of their weights.
 OTHER_KINDS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_expert_parallel")

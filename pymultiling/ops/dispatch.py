@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pymultiling import reference, triton_kernels
+from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
+from pymultiling.ops import reference
 
 BACKENDS = ("auto", "triton", "cuda", "cpp", "torch")
 FASTEST = {"cpu": "cpp", "cuda": "triton"}  # {type of device: backend}; ROCm's devices are "cuda" too

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pymultiling.ops.arguments import document_ids, require, require_masks, require_matrix
 from pymultiling.ops.dispatch import implementation
-from pymultiling.reference import ACTIVATIONS
+from pymultiling.ops.reference import ACTIVATIONS
 
 
 class GatedFFN(NamedTuple):

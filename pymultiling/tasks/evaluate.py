@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations
-from pymultiling.neurons import NeuronSet
-from pymultiling.progress import progress as show_progress
-from pymultiling.tasks.cutting import warn_of_cut, without_beginning
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.progress import progress as show_progress
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
 from pymultiling.tasks.metrics import CHOSEN, GENERATED, METRICS, best
-from pymultiling.tasks.sharing import with_none
+from pymultiling.tasks.prompt_length import warn_of_cut, without_beginning
+from pymultiling.tasks.shared_batches import with_none
 
 if TYPE_CHECKING:
     import pandas

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria
 
 from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.models.masking import changed
-from pymultiling.neurons import NeuronSet
-from pymultiling.tasks.cutting import warn_of_cut, without_beginning
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.masking import changed
 from pymultiling.tasks.items import Task
-from pymultiling.tasks.sharing import shared_batches
+from pymultiling.tasks.prompt_length import warn_of_cut, without_beginning
+from pymultiling.tasks.shared_batches import shared_batches
 
 # Whatever the model's own configuration of generation asks for.
 GREEDY = {

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.mathematics.sums import wide
 from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.models.masking import changed
-from pymultiling.neurons import NeuronSet
-from pymultiling.reference.segments import wide
-from pymultiling.tasks.sharing import shared_batches
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.masking import changed
+from pymultiling.tasks.shared_batches import shared_batches
 
 
 @torch.no_grad()

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from budget import within
-from qk_cases import Case, cast, largest_score
-from test_emulated_qk_importance import HOSTILE, KINDS, arguments_of, turned_away
 
-from pymultiling import reference
-from pymultiling.ops import qk_importance
+from pymultiling.ops import qk_importance, reference
+from tests.cuda.test_emulated_qk_importance import HOSTILE, KINDS, arguments_of, turned_away
+from tests.support.error_budget import within
+from tests.support.qk_cases import Case, cast, largest_score
 
 LONG = {
     "several tiles of keys": Case(batch=1, length=300, size=128),

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-import machine_code
 import pytest
-from chips import CHIPS
-from emulated import CSRC
-from sweep_bound import SPECIAL
+
+from benchmarks.machine_code import sass as machine_code
+from benchmarks.machine_code.chips import CHIPS
+from benchmarks.machine_code.sweep_bound import SPECIAL
+from tests.cuda.emulated import CSRC
 
 cubin = pytest.importorskip("cubin", reason="no Triton, which brings the disassembler")
 

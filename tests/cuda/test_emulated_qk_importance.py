@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-import emulated
 import pytest
 import torch
-from budget import within
-from emulated import BACKWARDS, DISTURBS, TRUNCATES
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import examples
-from qk_cases import Case, cast, largest_score
 
-from pymultiling import reference
+from pymultiling.ops import reference
+from tests.cuda import emulated
+from tests.cuda.emulated import BACKWARDS, DISTURBS, TRUNCATES
+from tests.support.error_budget import within
+from tests.support.operator_inputs import examples
+from tests.support.qk_cases import Case, cast, largest_score
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="no C++ compiler")
 SMALL = Case(batch=1, kv_heads=1, length=70, size=32)

@@ -7,11 +7,11 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_text import write_text
 
 from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chunks
 from pymultiling.data.shards import extent, shards_of
 from pymultiling.errors import CheckpointError, CorpusError
+from tests.support.tiny_text import write_text
 
 FIELDS = ("text",)
 SIZE = ChunkSize(texts=3, characters=20)

@@ -3,10 +3,10 @@ import json
 
 import pandas
 import pytest
-from tiny_text import write_text
 
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.errors import CorpusError
+from tests.support.tiny_text import write_text
 
 TEXTS = ["one two", "", "drei \N{SNOWMAN}", "  ", "四"]
 KEPT = [TEXTS[0], TEXTS[2], TEXTS[4]]

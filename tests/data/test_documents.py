@@ -1,10 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_text import WORDS, tiny_tokenizer
 
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise
+from tests.support.tiny_text import WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 BOS, EOS = 1, 2

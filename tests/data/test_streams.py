@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_text import WORDS, tiny_tokenizer
 
 from pymultiling.data.chunks import ChunkSize, chunks
 from pymultiling.data.shards import shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
+from tests.support.tiny_text import WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TEXTS = [" ".join(WORDS[: number % 7]) for number in range(40)]
@@ -79,7 +79,7 @@ def running() -> set[str]:
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         with suppress(FileNotFoundError):  # a thread or a process that has just ended
             for child in (task / "children").read_text().split():
-                if b"pymultiling.data.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"pymultiling.data.tokenising_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.add(child)
     return found
 

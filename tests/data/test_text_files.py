@@ -12,10 +12,10 @@ import fsspec
 import pyarrow
 import pytest
 from pyarrow import parquet
-from tiny_text import write_text
 
 from pymultiling.data.files import file_shards
 from pymultiling.errors import CorpusError
+from tests.support.tiny_text import write_text
 
 TEXTS = ["one two", "drei \N{SNOWMAN}", "四"]
 FIELDS = ("text",)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from tiny import VOCABULARY, tiny_model
-from tiny_text import LANGUAGES, texts, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pymultiling as pml
+from tests.support.tiny_models import VOCABULARY, tiny_model
+from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
 TEXTS = {language: texts(language, seed=1) for language in LANGUAGES}

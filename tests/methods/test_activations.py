@@ -6,16 +6,16 @@ import json
 import pytest
 import torch
 import transformers.activations
-from anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
-from tiny import FAMILIES, tiny_batch, tiny_model
-from tiny_text import texts, tiny_tokenizer, write_text
 from tokenizers import normalizers
 
 import pymultiling as pml
-from pymultiling import embedded
+from pymultiling import demo_model
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise_pairs
-from pymultiling.models.counting import SIGN_KEEPING, ActivationProbe
+from pymultiling.probes.activation_counts import SIGN_KEEPING, ActivationProbe
+from tests.support.anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
+from tests.support.tiny_models import FAMILIES, tiny_batch, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 CORPORA = {language: texts(language) for language in ("fr", "de")}
 PAIRS = [(prompt, f" {response}") for prompt, response in zip(texts("fr"), texts("de", seed=1))]
@@ -120,9 +120,9 @@ def test_responses_are_prompt_and_response_less_the_prompt(name):
 
 
 def test_a_trained_model_with_subwords():
-    model, tokenizer = embedded.load()
+    model, tokenizer = demo_model.load()
     pairs = [
-        (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :]) for text in embedded.heldout()["en"][:8]
+        (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :]) for text in demo_model.heldout()["en"][:8]
     ]
     options = {"batch_tokens": 600, "progress": False}
     directly = pml.activations(model, tokenizer, {"en": pairs}, positions="response", **options)["en"]
@@ -133,7 +133,7 @@ def test_a_trained_model_with_subwords():
 
 
 def test_the_response_begins_where_the_tokens_first_differ_from_the_prompts_own():
-    _, tokenizer = embedded.load()
+    _, tokenizer = demo_model.load()
     ((tokens, start),) = tokenise_pairs([("The mount", "ains are high.")], tokenizer, 64, CorpusReport())
     assert tokens == tokenizer("The mountains are high.")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(tokens[:start]) == ["<s>", "The", "\u0120m"]  # then ou-nt, and oun-ta-ins

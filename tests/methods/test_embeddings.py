@@ -3,12 +3,12 @@
 import numpy
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
-from pymultiling import embedded
+from pymultiling import demo_model
 from pymultiling.methods.embeddings import checked_layers, layer_points, sentence_embeddings
+from tests.support.tiny_models import FAMILIES, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 SENTENCES = {"fr": texts("fr"), "de": [*texts("de"), "w40"]}
 
@@ -94,7 +94,7 @@ def test_files_hold_what_memory_would(tmp_path, dtype):
 
 
 def test_a_trained_model_with_subwords():
-    model, tokenizer = embedded.load()
+    model, tokenizer = demo_model.load()
     pair = {"en": ["The house is big.", "I am a doctor."], "de": ["Das Haus ist groß.", "Ich bin ein Arzt."]}
     found = sentence_embeddings(model, tokenizer, pair)
     assert found["en"].shape == (2, 7, 224) and found["en"].isfinite().all()

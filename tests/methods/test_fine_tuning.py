@@ -7,12 +7,12 @@ import warnings
 import pandas
 import pytest
 import torch
-from test_tuning import chosen_entries
-from tiny import some_neurons, tiny_model
-from tiny_text import texts, tiny_tokenizer, write_text
 from torch.nn.functional import cross_entropy
 
 import pymultiling as pml
+from tests.methods.test_tuning import chosen_entries
+from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 pytest.importorskip("accelerate", reason="Trainer needs accelerate")
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from anatomy import name_of
-from tiny import FAMILIES, some_neurons, tiny_batch, tiny_model
 
 import pymultiling as pml
 from pymultiling.methods.freezing import freeze
 from pymultiling.methods.tuning import train_only
+from tests.support.anatomy import name_of
+from tests.support.tiny_models import FAMILIES, some_neurons, tiny_batch, tiny_model
 
 
 def trainable(model) -> set[str]:

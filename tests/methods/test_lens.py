@@ -5,15 +5,15 @@ import sys
 import pandas
 import pytest
 import torch
-from anatomy import name_of
-from tiny import FAMILIES, VOCABULARY, tiny_model
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
-from pymultiling import embedded
+from pymultiling import demo_model
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.methods import lens as module
 from pymultiling.methods.lens import count_top_tokens, language_codes, language_shares, lens, token_confidences
+from tests.support.anatomy import name_of
+from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 pytest.importorskip("lingua")
 
@@ -23,8 +23,8 @@ OPTIONS = {"max_length": 64, "batch_tokens": 24, "pack": None, "progress": False
 @pytest.fixture(scope="module")
 def trained():
     """The embedded model, its tokenizer, and the confidences of its tokens in its languages."""
-    model, tokenizer = embedded.load()
-    codes = embedded.LANGUAGES
+    model, tokenizer = demo_model.load()
+    codes = demo_model.LANGUAGES
     return model, tokenizer, token_confidences(tokenizer, codes, model.config.vocab_size)
 
 
@@ -84,10 +84,10 @@ def test_pieces_that_languages_share_count_for_those_that_the_others_speak_for()
     assert shares[2].tolist() == pytest.approx([0.375, 0.375, 0.25])
 
 
-@pytest.mark.parametrize("language", embedded.LANGUAGES)
+@pytest.mark.parametrize("language", demo_model.LANGUAGES)
 def test_the_last_layer_speaks_the_language_of_the_text(trained, language):
     model, tokenizer, _ = trained
-    table = lens(model, tokenizer, embedded.heldout()[language][:25], languages=embedded.LANGUAGES)
+    table = lens(model, tokenizer, demo_model.heldout()[language][:25], languages=demo_model.LANGUAGES)
     assert list(table.columns) == ["layer", "language", "share"] and len(table) == 7 * 9
     assert table.groupby("layer")["share"].sum().tolist() == pytest.approx([1] * 7)
     last = table[table["layer"] == 6].set_index("language")["share"]
@@ -103,18 +103,18 @@ def test_mixtures_of_texts_are_found_again(trained, shares):
     _, tokenizer, confidences = trained
     counts = torch.zeros(1, len(confidences), dtype=torch.float64)
     for language, share in shares.items():
-        tokens = [token for text in embedded.heldout()[language][:200] for token in tokenizer(text)["input_ids"]]
+        tokens = [token for text in demo_model.heldout()[language][:200] for token in tokenizer(text)["input_ids"]]
         counted = torch.bincount(torch.tensor(tokens), minlength=len(confidences)).double()
         counted[~confidences.any(1)] = 0
         counts[0] += 1e6 * share * counted / counted.sum()
-    found = dict(zip(embedded.LANGUAGES, language_shares(counts, confidences)[0].tolist()))
-    for language in embedded.LANGUAGES:
+    found = dict(zip(demo_model.LANGUAGES, language_shares(counts, confidences)[0].tolist()))
+    for language in demo_model.LANGUAGES:
         assert found[language] == pytest.approx(shares.get(language, 0), abs=0.08)
 
 
 def test_confidences_of_tokens(trained):
     _, tokenizer, confidences = trained
-    codes = list(embedded.LANGUAGES)
+    codes = list(demo_model.LANGUAGES)
 
     def of(text: str) -> torch.Tensor:
         (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -124,7 +124,7 @@ def test_confidences_of_tokens(trained):
     assert of("\u4e2d\u56fd")[codes.index("zh")] == 1 and of("\u0915")[codes.index("hi")] == 1
     assert not of(",").any() and not confidences[tokenizer.bos_token_id].any()
     assert confidences.shape == (8000, 8) and ((confidences.sum(1) - 1).abs() < 1e-3).sum() > 7000
-    assert token_confidences(tokenizer, embedded.LANGUAGES, 8000) is confidences  # kept
+    assert token_confidences(tokenizer, demo_model.LANGUAGES, 8000) is confidences  # kept
     wider = token_confidences(tiny_tokenizer(), ("en", "de"), VOCABULARY + 5)
     assert wider.shape == (VOCABULARY + 5, 2) and not wider[VOCABULARY:].any()
 

@@ -2,11 +2,20 @@
 
 import pytest
 import torch
-from anatomy import attention_of, experts_of, ffn_modules, layers_of, name_of, output_of, routed_gate_and_up, rows_of
-from tiny import tiny_model
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
+from tests.support.anatomy import (
+    attention_of,
+    experts_of,
+    ffn_modules,
+    layers_of,
+    name_of,
+    output_of,
+    routed_gate_and_up,
+    rows_of,
+)
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 TOKENIZER, TEXTS = tiny_tokenizer(), texts("fr", seed=1)
 

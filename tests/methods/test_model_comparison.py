@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from tiny import some_neurons, tiny_model
-from tiny_text import texts, tiny_tokenizer, write_text
 
 import pymultiling as pml
+from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 TEXTS = {"fr": texts("fr"), "de": texts("de"), "it": texts("fr", seed=1)}  # in no alphabetical order
 SENTENCES = {"fr": texts("fr", seed=2), "de": [*texts("de", seed=2), None], "it": texts("de", seed=3)}

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tiny import some_neurons, tiny_model
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling import tasks
 from pymultiling.methods.mwork import ANYWHERE, IN_LAYERS, OWN, PARTS, SETTINGS, Setting, parts
+from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64, num_hidden_layers=4), tiny_tokenizer()
 TEXTS = {"en": texts("fr", seed=1), "fr": texts("fr", seed=2), "de": texts("de", seed=3)}

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tiny import tiny_batch, tiny_model
-from tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling.data import chunks
 from pymultiling.methods import plnd
+from tests.support.tiny_models import tiny_batch, tiny_model
+from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
 CORPORA = {language: texts(language) for language in LANGUAGES}

@@ -3,9 +3,19 @@ import random
 
 import pytest
 import torch
-from test_lape import continuous, counted, doubtful, members, plain, plain_entropy, plain_lowest, plain_threshold, tied
 
 import pymultiling as pml
+from tests.methods.test_lape import (
+    continuous,
+    counted,
+    doubtful,
+    members,
+    plain,
+    plain_entropy,
+    plain_lowest,
+    plain_threshold,
+    tied,
+)
 
 
 def harmonic(languages: int) -> float:

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from test_lape import continuous, members
 
 import pymultiling as pml
+from tests.methods.test_lape import continuous, members
 
 
 def some_set(*neurons: int) -> pml.NeuronSet:

@@ -3,9 +3,9 @@ from itertools import combinations, pairwise
 
 import pandas
 import pytest
-from test_lape import continuous
 
 import pymultiling as pml
+from tests.methods.test_lape import continuous
 
 NAMES = ["understanding", "shared space", "output transformation", "vocabulary"]
 KINDS = ("specific", "related", "general")

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from anatomy import EXPERTS
-from tiny import FAMILIES, tiny_batch, tiny_model, zeroed
-from tiny import some_neurons as neurons_of_all_sites
-from tiny_text import tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling.methods.tuning import NeuronTuning, train_only
+from tests.support.anatomy import EXPERTS
+from tests.support.tiny_models import FAMILIES, tiny_batch, tiny_model, zeroed
+from tests.support.tiny_models import some_neurons as neurons_of_all_sites
+from tests.support.tiny_text import tiny_tokenizer
 
 BATCH = tiny_batch((9, 9))
 OUTPUTS = ("o_proj", "down_proj", "c_proj", ".dense", "dense_4h_to_h", "out_proj", "fc2")

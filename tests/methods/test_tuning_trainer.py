@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tiny import some_neurons, tiny_batch, tiny_model
 from transformers import Trainer, TrainingArguments
 
 from pymultiling.methods.tuning import train_only
+from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
 
 pytest.importorskip("accelerate", reason="Trainer needs accelerate")
 

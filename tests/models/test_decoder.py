@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from anatomy import (
+from torch import nn
+
+import pymultiling as pml
+from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.families import FAMILIES as TABLE
+from tests.support.anatomy import (
     attention_of,
     experts_of,
     ffn_modules,
@@ -14,12 +19,7 @@ from anatomy import (
     sizes,
     weight_of,
 )
-from tiny import MODELS, configuration, tiny_model, unknown_model
-from torch import nn
-
-import pymultiling as pml
-from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.families import FAMILIES as TABLE
+from tests.support.tiny_models import MODELS, configuration, tiny_model, unknown_model
 
 
 @pytest.mark.parametrize("name", MODELS)

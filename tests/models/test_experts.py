@@ -6,12 +6,12 @@ from functools import cache
 
 import pytest
 import torch
-from anatomy import zero_of_expert
-from tiny import positions, tiny_batch, tiny_model
 from torch import nn
 
 import pymultiling as pml
 from pymultiling.models.experts import Experts, changing
+from tests.support.anatomy import zero_of_expert
+from tests.support.tiny_models import positions, tiny_batch, tiny_model
 
 MODELS = ("mixtral", "qwen3_moe")
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")

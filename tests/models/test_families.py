@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tiny import some_neurons, tiny_batch, tiny_model
 from torch import nn
 
 import pymultiling as pml
 from pymultiling.models.families import FAMILIES, register_family
 from pymultiling.models.family import Family
+from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_masking import TOLERANCE, difference, logits
-from test_scaling import scaled
-from tiny import some_neurons, tiny_batch, tiny_model, zeroed
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
+from tests.probes.test_masking import TOLERANCE, difference, logits
+from tests.probes.test_scaling import scaled
+from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model, zeroed
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 OTHERS = pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import (
+
+from pymultiling.ops import active_count, gated_ffn
+from tests.support.operator_inputs import (
     block_of_columns,
     counts,
     document_ids,
@@ -16,8 +18,6 @@ from inputs import (
     tokens,
     widths,
 )
-
-from pymultiling.ops import active_count, gated_ffn
 
 
 def check(x, documents, count, backend):

@@ -1,9 +1,11 @@
 import pytest
 import torch
-from budget import within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import (
+
+from pymultiling.ops import column_energy, reference
+from tests.support.error_budget import within
+from tests.support.operator_inputs import (
     block_of_columns,
     counts,
     document_ids,
@@ -16,9 +18,6 @@ from inputs import (
     tokens,
     widths,
 )
-
-from pymultiling import reference
-from pymultiling.ops import column_energy
 
 
 def check(x, documents, count, backend):

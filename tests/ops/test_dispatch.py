@@ -7,9 +7,9 @@ from unittest import mock
 import pytest
 import torch
 
-from pymultiling import reference, triton_kernels
+from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops import column_energy, dispatch, unavailable, value_gram
+from pymultiling.ops import column_energy, dispatch, reference, unavailable, value_gram
 
 GPU = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16, is_cuda=True)
 OPERATORS = (

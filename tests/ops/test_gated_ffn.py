@@ -1,10 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from budget import within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import (
+
+from pymultiling.ops import gated_ffn, reference
+from tests.support.error_budget import within
+from tests.support.operator_inputs import (
     block_of_columns,
     counts,
     document_ids,
@@ -18,9 +20,6 @@ from inputs import (
     tokens,
     widths,
 )
-
-from pymultiling import reference
-from pymultiling.ops import gated_ffn
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
 

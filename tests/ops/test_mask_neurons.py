@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import dtypes, examples, interpreted, layouts, mask_sets, matrix, tokens, widths
 
 from pymultiling.ops import mask_neurons
+from tests.support.operator_inputs import dtypes, examples, interpreted, layouts, mask_sets, matrix, tokens, widths
 
 
 def row_by_row(x, masks, mask_ids, scale=0.0, values=None):

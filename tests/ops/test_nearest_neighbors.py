@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import dtypes, examples, interpreted, layouts, matrix
 from torch import Tensor
 
 from pymultiling.ops import nearest_neighbors
+from tests.support.operator_inputs import dtypes, examples, interpreted, layouts, matrix
 
 METRICS = ("cosine", "euclidean")
 ROUNDING = 1e-12  # of distances, beside |x| |y|; whatever the dtype of the points

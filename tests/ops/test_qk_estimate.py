@@ -10,17 +10,16 @@ from itertools import count
 
 import pytest
 import torch
-from budget import error, within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import examples, interpreted
-from qk_cases import HOSTILE, Case, cast, few_kernels, largest_score
 
-from pymultiling import reference
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops import QKEstimate, qk_importance
+from pymultiling.ops import QKEstimate, qk_importance, reference
 from pymultiling.ops.dispatch import implementation
-from pymultiling.reference.qk_estimate import chosen
+from pymultiling.ops.reference.qk_estimate import chosen
+from tests.support.error_budget import error, within
+from tests.support.operator_inputs import examples, interpreted
+from tests.support.qk_cases import HOSTILE, Case, cast, few_kernels, largest_score
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # NumPy, in Triton's interpreter
 SMALL = Case(batch=1, kv_heads=1, group=1, length=32, size=8)  # 16 rows with draws

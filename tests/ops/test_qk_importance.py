@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from budget import error, within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import examples, interpreted
-from qk_cases import HOSTILE, Case, brute_force, cast, few_kernels, largest_score
 
-from pymultiling import reference
-from pymultiling.ops import qk_importance, unavailable
-from pymultiling.reference.qk_importance import rotation_pairs
+from pymultiling.mathematics.rotation import rotation_pairs
+from pymultiling.ops import qk_importance, reference, unavailable
+from tests.support.error_budget import error, within
+from tests.support.operator_inputs import examples, interpreted
+from tests.support.qk_cases import HOSTILE, Case, brute_force, cast, few_kernels, largest_score
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
 

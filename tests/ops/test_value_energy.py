@@ -1,12 +1,21 @@
 import pytest
 import torch
-from budget import within
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import counts, document_ids, dtypes, examples, layouts, long, matrix, per_document, tokens
 
-from pymultiling import reference
-from pymultiling.ops import value_energy, value_gram
+from pymultiling.ops import reference, value_energy, value_gram
+from tests.support.error_budget import within
+from tests.support.operator_inputs import (
+    counts,
+    document_ids,
+    dtypes,
+    examples,
+    layouts,
+    long,
+    matrix,
+    per_document,
+    tokens,
+)
 
 
 def by_output(attention, weight, kv_heads, size):

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import some_neurons, tiny_model, zeroed
-from tiny_text import texts, tiny_tokenizer
 
 import pymultiling as pml
 from pymultiling import tasks
 from pymultiling.tasks.evaluate import encode, scores
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.metrics import best
+from tests.support.tiny_models import some_neurons, tiny_model, zeroed
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
 SETS = {"a": some_neurons(MODEL, seed=1), "b": some_neurons(MODEL, seed=2)}

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, VOCABULARY, some_neurons, tiny_model, zeroed
 
 from pymultiling.tasks.likelihood import log_likelihoods
+from tests.support.tiny_models import FAMILIES, VOCABULARY, some_neurons, tiny_model, zeroed
 
 LENGTHS, STARTS = (9, 4, 11, 2, 7), (5, 3, 10, 1, 5)
 

@@ -1,5 +1,6 @@
 import pytest
-from chips import CHIPS
+
+from benchmarks.machine_code.chips import CHIPS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Compiled is, of the kernels that take a second each, every variant for sm_90 and those in bfloat16 for the other targets: another
 dtype changes a kernel's loads and stores on all chips alike. Of the heavy ones (5 to 10 seconds) the plainest for all targets,
-and for sm_90 one with everything in it and the other kinds of attention. benchmarks/compile_table.py does all.
+and for sm_90 one with everything in it and the other kinds of attention. benchmarks/machine_code/compile_table.py does all.
 """
 
 import os
@@ -10,18 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import machine_code
 import pandas
 import pytest
-import sweep_bound
-from chips import CHIPS
+
+from benchmarks.machine_code import sass as machine_code
+from benchmarks.machine_code import sweep_bound
+from benchmarks.machine_code.chips import CHIPS
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from pymultiling.triton_kernels import OPERATORS
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "compile_table.py"
+SCRIPT = "benchmarks.machine_code.compile_table"
+ROOT = Path(__file__).parents[2]
 LIGHT = (
     "active_count",
     "column_energy",
@@ -71,8 +73,8 @@ def table(folder) -> pandas.DataFrame:
     found = []
     for number, options in enumerate(COMPILED):
         out = folder / f"{number}.csv"
-        command = [sys.executable, SCRIPT, *options, "--out", out, "--code", folder]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", SCRIPT, *options, "--out", out, "--code", folder]
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         found.append(pandas.read_csv(out))
     return pandas.concat(found, ignore_index=True)
@@ -109,7 +111,7 @@ def test_every_operator_is_there_for_every_target(table):
 
 def test_interpreted_kernels_are_refused():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-m", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.startswith("TRITON_INTERPRET is set")
 

@@ -4,8 +4,9 @@ total *= total. For sm_90a.
 
 from pathlib import Path
 
-import machine_code
 import pytest
+
+from benchmarks.machine_code import sass as machine_code
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-import sweep_bound
+
+from benchmarks.machine_code import sweep_bound
 
 SASS = Path(__file__).with_name("nested_loops.sass").read_text()
 

@@ -1,0 +1,80 @@
+"""The runs of a model that are compared: its plain forward, importance in several ways, and rivals."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from benchmarks.gpu.device_timing import Run
+from benchmarks.gpu.workload import ANEW, COUNTS, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, Workload
+from pymultiling.neurons.sites import SITES
+from pymultiling.ops import column_energy, value_energy, value_gram
+from pymultiling.probes.activation_counts import ActivationProbe
+from pymultiling.probes.importance import ImportanceProbe
+
+
+def random_llama(workload: Workload, device: torch.device):
+    """On the device and in its dtype from the start: the weights are never anywhere else."""
+    shape = workload.shape
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=workload.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=8192,
+    )
+    with device:
+        return AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation="sdpa").eval()
+
+
+@contextmanager
+def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
+    """Gives the run of that name; what a probe computes from the weights alone is kept until the end of the block."""
+    probe = partial(ImportanceProbe, model, fused=True)
+    if name in (FORWARD, HEAD):
+        yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
+    elif name == COUNTS:
+        mask = torch.ones_like(tokens)
+        yield partial(ActivationProbe(model).measure, tokens, mask, mask.bool())
+    elif name == ANEW:
+        yield partial(_measure_anew, partial(probe, ("ffn", "v", "o")), tokens)
+    elif name == HOOKS:
+        with ImportanceProbe(model, ("ffn", "v", "o")) as hooks:
+            yield partial(_measure_in_plain_pytorch, hooks, tokens)
+    elif name == FFN_V_O:
+        with probe(("ffn", "v", "o")) as one:
+            yield partial(one.measure, tokens)
+    else:
+        with probe(SITES, qk="fast" if name == FAST else "exact") as all_five:
+            yield partial(all_five.measure, tokens)
+
+
+def _measure_anew(probe: partial, tokens: Tensor) -> dict[str, Tensor]:
+    with probe() as opened_now:
+        return opened_now.measure(tokens)
+
+
+def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[str, Tensor]:
+    def plain(*operators) -> dict[str, partial]:
+        return {one.__name__: partial(one, backend="torch") for one in operators}
+
+    with (
+        patch.multiple("pymultiling.probes.importance", **plain(column_energy, value_energy)),
+        patch.multiple("pymultiling.probes.weight_products", **plain(column_energy, value_gram)),
+    ):
+        return probe.measure(tokens)
+
+
+def compiled(workload: Workload, device: torch.device, tokens: Tensor) -> Run:
+    """A second model, whose layers are compiled: one compilation serves all of them."""
+    model = random_llama(workload, device)
+    for layer in model.model.layers:
+        layer.compile()
+    return partial(model.model, input_ids=tokens, use_cache=False)

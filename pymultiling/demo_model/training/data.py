@@ -1,0 +1,177 @@
+"""Reading the corpora: which lines may be used, and how they become training sequences."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from pymultiling.demo_model import LANGUAGES
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where text comes from and on what terms."""
+
+    licence: str
+    origin: str
+    kind: str
+
+
+# Only text dedicated to the public domain (CC0) or out of copyright; the
+# corpora also hold attribution and share-alike text, which is left out here.
+FREE_SOURCES = {
+    "commonvoice": Source("CC0 1.0", "mozilla/common-voice @ 168898f413d7, server/data", "read-aloud prompts"),
+    "tico19": Source(
+        "CC0 1.0", "Helsinki-NLP/OPUS-MT-testsets @ ac0f19c0be3c, datasets/tico19", "translations on health"
+    ),
+    "quijote": Source("public domain", "GITenberg/Don-Quijote_2000 @ 7879f2c1653e", "17th-century novel"),
+    "bible": Source(
+        "public domain",
+        "scrollmapper/bible_databases @ a228a19a2909, sources/es/SpaRV (Reina-Valera)",
+        "verses, about four a line",
+    ),
+    "ruslit": Source("public domain", "d0rj/RusLit @ 450968042872, prose", "prose of the 19th and early 20th century"),
+}
+
+
+def input_files(data: Path) -> list[Path]:
+    """The files of a corpora folder that training reads."""
+    names = ["line_sources.json.gz"]
+    for language in LANGUAGES:
+        names += [f"{language}.txt.gz", f"{language}.heldout.txt.gz"]
+    return [data / name for name in names]
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Corpora:
+    """Free (CC0 or public-domain) lines of a corpora folder, with their sources."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        with gzip.open(data / "line_sources.json.gz", "rt", encoding="utf-8") as file:
+            sources = json.load(file)
+        self._legend: dict[str, str] = sources["legend"]
+        self._codes: dict[str, dict[str, str]] = sources["lines"]
+
+    def lines(self, language: str, split: str) -> list[tuple[str, str]]:
+        """(source, line) pairs of `split` ("train" or "heldout"), in file order."""
+        suffix = ".heldout.txt.gz" if split == "heldout" else ".txt.gz"
+        with gzip.open(self.data / f"{language}{suffix}", "rt", encoding="utf-8", newline="\n") as file:
+            texts = file.read().rstrip("\n").split("\n")
+        codes = self._codes[language][split]
+        if len(codes) != len(texts):
+            raise ValueError(f"{language}/{split}: {len(texts)} lines but {len(codes)} source marks")
+        pairs = ((self._legend[code], text) for code, text in zip(codes, texts, strict=True))
+        return [(source, text) for source, text in pairs if source in FREE_SOURCES]
+
+    def texts(self, language: str, split: str) -> list[str]:
+        """The lines of `lines` without their sources."""
+        return [text for _, text in self.lines(language, split)]
+
+
+def sample_bytes(texts: list[str], budget: int, seed: int) -> list[str]:
+    """Lines drawn without replacement until `budget` UTF-8 bytes (with line ends) are used."""
+    order = list(range(len(texts)))
+    random.Random(seed).shuffle(order)
+    taken, used = [], 0
+    for index in order:
+        size = len(texts[index].encode("utf-8")) + 1
+        if used + size > budget:
+            break
+        taken.append(index)
+        used += size
+    return [texts[index] for index in sorted(taken)]
+
+
+def write_lines(path: Path, texts: list[str]) -> None:
+    """Write a gzip text file whose bytes depend on the text alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = "".join(text + "\n" for text in texts).encode("utf-8")
+    path.write_bytes(gzip.compress(raw, compresslevel=9, mtime=0))
+
+
+class Stream:
+    """Endless token sequences `<s> line </s> line </s> ...` of one language.
+
+    Lines come in one shuffled pass after another. A line that does not fit is
+    cut and opens the next sequence again, whole, so that sequences start where
+    a text starts, as they do when the model is used.
+    """
+
+    def __init__(self, lines: list[list[int]], *, bos: int, eos: int, seed: int) -> None:
+        self._lines = lines
+        self._bos, self._eos = bos, eos
+        self._order = self._epochs(seed)
+        self._rest: list[int] = []
+
+    def _epochs(self, seed: int) -> Iterator[int]:
+        generator = np.random.default_rng(seed)
+        while True:
+            yield from generator.permutation(len(self._lines)).tolist()
+
+    def take(self, length: int) -> list[int]:
+        """The next sequence, of `length` tokens."""
+        sequence = [self._bos]
+        while len(sequence) < length:
+            if not self._rest:
+                self._rest = [*self._lines[next(self._order)], self._eos]
+            space = length - len(sequence)
+            sequence += self._rest[:space]
+            # A line longer than a whole sequence goes on in the next one.
+            if len(self._rest) <= space or space == length - 1:
+                self._rest = self._rest[space:]
+        return sequence
+
+
+class Batches:
+    """Deterministic batches of one token count; each sequence is of one language.
+
+    Languages are drawn with probability proportional to (tokens ** alpha), so
+    that small ones are seen more often than their share of the text. One batch
+    in `long_every` holds fewer and longer sequences: most batches are short for
+    speed, the long ones make the model sound at all its positions.
+    """
+
+    def __init__(
+        self,
+        tokens: dict[str, list[list[int]]],
+        *,
+        batch_tokens: int,
+        length: int,
+        long_length: int,
+        long_every: int,
+        alpha: float,
+        bos: int,
+        eos: int,
+        seed: int,
+    ) -> None:
+        self._batch_tokens = batch_tokens
+        self._length, self._long_length, self._long_every = length, long_length, long_every
+        sizes = np.array([sum(len(line) + 1 for line in lines) for lines in tokens.values()])
+        self.sizes = dict(zip(tokens, sizes.tolist(), strict=True))
+        weights = sizes**alpha
+        self._shares = weights / weights.sum()
+        self.shares = dict(zip(tokens, self._shares.tolist(), strict=True))
+        self._generator = np.random.default_rng(seed)
+        self._streams = [
+            Stream(lines, bos=bos, eos=eos, seed=seed + 1 + number) for number, lines in enumerate(tokens.values())
+        ]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number in count(1):
+            length = self._length if number % self._long_every else self._long_length
+            rows = self._batch_tokens // length
+            chosen = self._generator.choice(len(self._streams), size=rows, p=self._shares)
+            yield np.array([self._streams[index].take(length) for index in chosen])

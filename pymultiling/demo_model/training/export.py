@@ -1,0 +1,58 @@
+"""Package data from a training checkpoint: float16 weights, tokenizer, texts, README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from pymultiling import demo_model
+from pymultiling.demo_model.training.data import Corpora, sample_bytes, write_lines
+from pymultiling.demo_model.training.report import write_report
+from pymultiling.demo_model.training.tokenizer import save_tokenizer
+from pymultiling.demo_model.training.train import CHECKPOINT, CURVE, Settings, make_batches, make_model, read_curve
+
+DETECTION_BYTES = 150_000
+HELDOUT_BYTES = 90_000
+
+
+def write_texts(corpora: Corpora, folder: Path, seed: int) -> None:
+    """Detection texts (from the training lines) and held-out texts of every language."""
+    for language in demo_model.LANGUAGES:
+        detection = sample_bytes(corpora.texts(language, "train"), DETECTION_BYTES, seed)
+        heldout = sample_bytes(corpora.texts(language, "heldout"), HELDOUT_BYTES, seed)
+        write_lines(folder / f"{language}.txt.gz", detection)
+        write_lines(folder / f"{language}.heldout.txt.gz", heldout)
+
+
+def write_model(saved: dict, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Weights rounded to float16, configuration and tokenizer."""
+    model = make_model(Settings(**saved["settings"]), tokenizer)
+    model.load_state_dict(saved["model"])
+    model.half().save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def export(data: Path, out: Path, *, report: bool) -> None:
+    """Write everything into the package folder, then, for the report, measure what was written."""
+    package = Path(demo_model.__file__).parent
+    corpora = Corpora(data)
+    saved = torch.load(out / CHECKPOINT, weights_only=True)
+    settings = Settings(**saved["settings"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer", local_files_only=True)
+    write_texts(corpora, package / "text", settings.seed)
+    write_model(saved, tokenizer, package / "model")
+    if not report:
+        return
+    batches = make_batches(corpora, tokenizer, settings)
+    write_report(
+        package,
+        corpora=corpora,
+        settings=settings,
+        steps=saved["step"],
+        cpu_seconds=saved["cpu_seconds"],
+        curve=[row for row in read_curve(out / CURVE) if int(row["step"]) <= saved["step"]],
+        sizes=batches.sizes,
+        shares=batches.shares,
+    )

@@ -1,0 +1,1 @@
+"""Formulas that the operators' references and what sees a model share."""

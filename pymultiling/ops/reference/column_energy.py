@@ -1,0 +1,9 @@
+"""column_energy: energy[c, n] = sum over the tokens t of document c of x[t, n]^2."""
+
+from torch import Tensor
+
+from pymultiling.mathematics.sums import document_sum, wide
+
+
+def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    return document_sum(wide(x).square(), documents, count)

@@ -1,0 +1,1 @@
+"""The engine of everything that reads texts: corpus, documents, batches, statistics; checkpoints, several processes, halves."""

@@ -1,0 +1,62 @@
+"""Importance of the query and key neurons of a layer, from what its attention makes its scores of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.mathematics.sums import wide
+from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.norms import centred_importance, normed
+from pymultiling.ops import qk_importance
+from pymultiling.ops.reference.whole_norm import whole_norm_importance
+from pymultiling.probes.scores import Scores, with_bias, without_bias
+
+
+def of_scores(
+    scores: Scores, decoder: Decoder, layer: Layer, valid: Tensor, rope: str, score: str, mode: str
+) -> list[Tensor]:
+    """(B, H d) and (B, K d), and with mode "fast" their standard errors; valid (B, l) bool, the rest as in `importance`."""
+    family = decoder.family
+    pre = rope == "pre" and score == "importance"
+    if pre and family.centred_norms and layer.q_norm is not None:
+        exact = centred_importance(scores, layer.q_norm, layer.k_norm, valid, family.interleaved)
+        return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
+    query, key = (scores.query, scores.key) if scores.bias is None else with_bias(scores)
+    cos = sin = q_plain = k_plain = q_gain = k_gain = None
+    if score == "released":
+        scale = scores.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
+        q_plain, k_plain = wide(query) / scale, wide(key) / scale
+    elif pre and (scores.rotation is not None or layer.q_norm is not None):
+        cos, sin = scores.rotation or (None, None)
+        q_plain, q_gain = _plain(scores.q, decoder, layer, layer.q_norm)
+        k_plain, k_gain = _plain(scores.k, decoder, layer, layer.k_norm)
+    found = qk_importance(
+        query,
+        key,
+        q_plain,
+        k_plain,
+        cos,
+        sin,
+        valid,
+        *(None if gain is None else gain.to(q_plain.dtype) for gain in (q_gain, k_gain)),
+        scale=scores.scale,
+        window=scores.window,
+        softcap=scores.softcap,
+        interleaved=family.interleaved,
+        mode=mode,
+    )
+    found = list(found) if scores.bias is None else without_bias(scores, found)
+    if q_gain is not None and layer.q_norm.weight.shape[-1] > layer.head_size:  # it moves the other heads too
+        rescale = ((gain - 1).transpose(1, 2).flatten(2) for gain in (q_gain, k_gain))
+        others = whole_norm_importance(query, key, *rescale, valid, scores.scale, scores.window, scores.softcap)
+        found[:2] = (own + of_others for own, of_others in zip(found, others))
+    return found
+
+
+def _plain(raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """(B, l, heads d) as projected -> (B, heads, l, d) as it enters the rotation, and its gain in float64."""
+    if norm is None:
+        return raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2), None
+    plain, gain = normed(raw, norm, decoder.multiplier(norm), layer.head_size)
+    return plain.to(wide(raw).dtype), gain

@@ -1,9 +1,0 @@
-"""column_energy: energy[c, n] = sum over the tokens t of document c of x[t, n]^2."""
-
-from torch import Tensor
-
-from pymultiling.reference.segments import document_sum, wide
-
-
-def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return document_sum(wide(x).square(), documents, count)

@@ -1,0 +1,67 @@
+"""Plots of neuron sets: by layer and site, and what languages share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.results.plots.figures import SEQUENTIAL, heat_map, panels, write
+
+if TYPE_CHECKING:
+    import pandas
+
+TITLES = {
+    "neurons": "Neurons selected for a language",
+    "specific": "Neurons selected for one language alone",
+}
+SITE_NAMES = {"ffn": "FFN", "q": "attention q", "k": "attention k", "v": "attention v", "o": "attention o"}
+SHALLOW = 16  # layers, up to which the sites stand side by side and every cell has its number
+
+
+def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
+    """A panel for each site: languages down, layers across, colour the share of a layer's neurons in the set."""
+    some = next(iter(sets.values()))
+    counts = {site: numpy.array([one.count("layer")[site] for one in sets.values()]) for site in some.sites}
+    shares = {site: 100 * counts[site] / some.sites[site].shape[1] for site in counts}
+    layers = next(iter(counts.values())).shape[1]
+    shallow = layers <= SHALLOW
+    figure, all_axes = panels(len(counts), rows=len(sets), columns=layers, across=shallow)
+    norm = Normalize(0, max(share.max() for share in shares.values()) or 1)
+    for axes, (site, share) in zip(all_axes, shares.items()):
+        image = heat_map(axes, share, SEQUENTIAL, norm)
+        axes.set_title(f"{SITE_NAMES[site]} ({some.sites[site].shape[1]:,} a layer)", fontsize=9)
+        axes.set_yticks(range(len(sets)), list(sets))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
+        if shallow:
+            write(axes, counts[site], image, "{:.0f}")
+    for axes in all_axes if shallow else all_axes[-1:]:
+        axes.set_xlabel("layer", fontsize=9)
+    bar = figure.colorbar(image, ax=all_axes, pad=0.012, fraction=0.03, aspect=20 if shallow else 50)
+    bar.set_label("share of the layer's neurons (%)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(f"{title} (numbers: how many)" if shallow else title, fontsize=11)
+    return figure
+
+
+def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
+    """Heat map of `pymultiling.overlap`: sets down and across, colour the Jaccard index, numbers the shared neurons."""
+    names, values = list(counts), jaccard.fillna(0).to_numpy()
+    side = 2.2 + 0.55 * max(len(names), 4)
+    figure = Figure(figsize=(side + 0.6, side - 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    apart = values[~numpy.eye(len(names), dtype=bool)]
+    image = heat_map(axes, values, SEQUENTIAL, Normalize(0, apart.max(initial=0) or 1))
+    write(axes, counts.to_numpy(), image, "{:,}")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if apart.size else "neither")
+    bar.set_label("Jaccard index (scale: pairs of two languages)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    axes.set_title("Neurons that languages share", fontsize=11)
+    return figure

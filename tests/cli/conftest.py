@@ -1,0 +1,17 @@
+"""A saved model and corpora for the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_text import save_model, texts, write_text
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def corpora(tmp_path) -> dict[str, Path]:
+    return {name: write_text(tmp_path / f"{name}.txt", texts(name)) for name in ("fr", "de")}

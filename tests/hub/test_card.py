@@ -1,0 +1,220 @@
+import json
+import shlex
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from pymultiling.cli.command_line import _parser
+from pymultiling.hub import push_to_hub
+from pymultiling.hub.card import command_line
+from pymultiling.hub.languages import language_codes
+from pymultiling.hub.publishing import public_record, without_folders
+from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.results.run import Run
+from tests.support.hub_server import HubServer
+from tests.support.published_runs import COMMIT, LAYERS, detected, random_set, use
+
+NAME = "me/language-neurons"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with HubServer() as server:
+        yield use(server, monkeypatch, tmp_path / "cache")
+
+
+def pushed(hub: HubServer, folder, revision=None) -> ModelCard:
+    push_to_hub(folder, NAME, revision=revision)
+    return ModelCard(hub.files(NAME, revision or "main")["README.md"].decode())
+
+
+def code(card: ModelCard) -> str:
+    return card.text.split("```python\n")[1].split("\n```")[0]
+
+
+def rows(card: ModelCard) -> dict[str, list[str]]:
+    """Of all tables, by first cell."""
+    lines = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_metadata(hub, tmp_path):
+    data = pushed(hub, detected(tmp_path / "out", tmp_path)).data.to_dict()
+    assert data == {
+        "library_name": "pymultiling",
+        "base_model": "tiny/llama",
+        "language": ["de", "fr"],
+        "tags": ["multilingual", "interpretability", "language-neurons"],
+    }
+
+
+@pytest.mark.parametrize("model", ["models/llama", "llama", "/home/me/llama"])
+def test_a_local_model_is_no_base_model(hub, tmp_path, model):
+    card = pushed(hub, detected(tmp_path / "out", tmp_path, model, commit=None))
+    assert card.data.base_model is None and "# Language neurons: llama\n" in card.text
+    assert "huggingface.co" not in card.text and "from_pretrained" not in card.text
+    assert "models/llama" not in card.text and "/home" not in card.text
+
+
+def test_languages_are_codes():
+    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
+    assert language_codes(given) == ["fr", "pt", "fra", "no"]
+
+
+def test_norwegian_is_not_false(hub, tmp_path):
+    random_set(0).save(tmp_path / "no.safetensors")
+    assert pushed(hub, tmp_path).data.language == ["no"]
+
+
+def test_the_table_counts_neurons_and_texts(hub, tmp_path):
+    card = pushed(hub, detected(tmp_path / "out", tmp_path))
+    found = rows(card)
+    assert found["language"] == ["documents", "tokens", "ffn", "q", "all sites"]
+    for place, language in enumerate(("de", "fr")):
+        selected, specific = random_set(place), random_set(2 + place)
+        expected = [f"{selected.count()[site]} / {specific.count()[site]}" for site in ("ffn", "q")]
+        assert found[language][:5] == ["5", f"{1234 + place:,}", *expected, f"{len(selected)} / {len(specific)}"] or (
+            found[language] == [f"{language}.txt", f"`{'ab' * 32}`"]
+        )
+    assert f"{LAYERS} layers has 12 (ffn), 8 (q)." in card.text
+
+
+def test_names_that_are_no_languages_have_a_table_of_their_own(hub, tmp_path):
+    for kind, names in (("neurons", ("de", "fr")), ("kinds", ("general", "related"))):
+        (tmp_path / kind).mkdir()
+        for seed, name in enumerate(names):
+            random_set(seed).only("ffn").save(tmp_path / kind / f"{name}.safetensors")
+    text = pushed(hub, tmp_path).text
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert [table.splitlines()[0] for table in tables] == [
+        "| language | ffn | q | all sites |",
+        "| name | ffn | q | all sites |",
+    ]
+    assert (
+        tables[1].splitlines()[2]
+        == f"| general | {random_set(0).count()['ffn']} | 0 | {random_set(0).count()['ffn']} |"
+    )
+
+
+def test_how_it_was_made(hub, tmp_path):
+    folder = detected(tmp_path / "out", tmp_path / "private")
+    text = pushed(hub, folder).text
+    record = json.loads((folder / "run.json").read_text())
+    assert f"[tiny/llama](https://huggingface.co/tiny/llama), commit `{COMMIT}`; llama, float32, on cpu" in text
+    assert "rule: top-k, ffn 0.1, attention 0.1" in text and record["started"] in text
+    assert all(f"{name} {version}" in text for name, version in record["versions"].items())
+    assert f"| de | de.txt | `{'ab' * 32}` |" in text and "https://arxiv.org/abs/2402.18815" in text
+    command = "pymultiling detect --corpus de=de.txt --corpus fr=fr.txt --model tiny/llama --out out --max-length 16"
+    assert f"```\n{command} --ffn 0.1 --sites ffn,q\n```" in text
+    assert "private" not in text
+
+
+def test_corpora_of_many_files(hub, tmp_path):
+    folder = detected(tmp_path / "out", tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    shards = {f"/home/me/{number}/part.txt": f"{number:02}" for number in range(6)}
+    record["corpora"] = {
+        "fr": {"file": "/home/me/*/part.txt", "files": shards},
+        "de": {"file": "hf://datasets/a/b/*.txt", "fingerprints": {"hf://datasets/a/b/1.txt": "77"}},
+        "es": {"file": "https://me:key@host/x/es.txt?key=1", "fingerprints": {"https://host/x/es.txt?key=1": "88"}},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    text = pushed(hub, folder).text
+    for number, name in enumerate(("part.txt", "part.txt (2)", "part.txt (3)", "part.txt (4)")):
+        assert f"| fr | {name} | `{number:02}` |" in text
+    assert "| fr | and 2 more files | in `run.json` |" in text and "`04`" not in text
+    assert "| de | hf://datasets/a/b/1.txt | `77` |" in text and "| es | es.txt | `88` |" in text
+    published = hub.files(NAME)["run.json"].decode()
+    assert json.loads(published)["corpora"]["fr"]["files"]["part.txt (6)"] == "05"
+    assert "/home" not in published and "key" not in published.replace("keys", "") and "host" not in published
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        ("/home/me/fr.txt", "fr.txt"),
+        ("fr=/home/me/fr.txt", "fr=fr.txt"),
+        ("/home/x=1/fr.txt", "fr.txt"),
+        ("~/texts/", "texts"),
+        ("C:\\texts\\fr.txt", "fr.txt"),
+        ("fr=s3://bucket/fr.txt", "fr=fr.txt"),
+        ("http://localhost:8000/v1", "v1"),
+        ("a/b", "a/b"),
+        ("fr=hf://datasets/a/b.txt", "fr=hf://datasets/a/b.txt"),
+        (["fr", "/x/fr.txt", 3, None], ["fr", "fr.txt", 3, None]),
+    ],
+)
+def test_paths_are_cut(value, shown):
+    assert without_folders(value, "a/b") == shown
+
+
+def test_texts_with_a_slash_are_not_cut():
+    arguments = {
+        "instruction": "Say yes/no",
+        "name": [["a/b", "A/B"]],
+        "revision": "refs/pr/1",
+        "template": "/x/y.json",
+    }
+    public = public_record({"arguments": arguments, "rule": "a/b", "new": {"of": ["/x/y.json"]}}, [])
+    cut = {"arguments": {**arguments, "template": "y.json"}, "new": {"of": ["y.json"]}}
+    assert public == {"files": [], "rule": "a/b", **cut}
+
+
+def test_counts(hub, tmp_path):
+    run = Run("count", {"corpus": [["fr", "/texts/fr.txt"]], "out": "out"})
+    (tmp_path / "counts").mkdir()
+    ActivationStatistics(torch.ones(2, 3, dtype=torch.int64), 4321).save(tmp_path / "counts" / "fr.safetensors")
+    run.write(tmp_path)
+    card = pushed(hub, tmp_path)
+    assert rows(card)["fr"] == ["4,321"] and "# How often neurons are active\n" in card.text
+    assert "2402.16438" in card.text and "2505.21505" in card.text and "deactivate" not in card.text
+
+
+def test_tables_alone(hub, tmp_path, capsys):
+    (tmp_path / "perplexity.csv").write_text("off,fr\nnone,12.5\n")
+    Run("ablate", {"scale": 0.0, "random": 0, "out": "out"}).write(tmp_path)
+    card = pushed(hub, tmp_path)
+    exec(code(card), {})
+    assert "none,12.5" in capsys.readouterr().out
+    assert "--scale 0.0 --random 0" in card.text
+
+
+def test_the_snippet_runs(hub, tmp_path, capsys):
+    folder = detected(tmp_path / "out", tmp_path, commit=None)
+    names: dict = {}
+    exec(code(pushed(hub, folder, revision="v2")), names)
+    assert names["folder"].name == hub.repositories[NAME].branches["v2"]
+    assert names["sets"] == {"de": random_set(2), "fr": random_set(3)}
+    assert names["statistics"].documents == 5 and "NeuronSet(" in capsys.readouterr().out
+
+
+def test_the_snippet_of_a_model_on_the_hub_is_of_its_commit(hub, tmp_path):
+    text = code(pushed(hub, detected(tmp_path / "out", tmp_path)))
+    assert f'AutoModelForCausalLM.from_pretrained("tiny/llama", revision="{COMMIT}")' in text
+    assert 'with pml.deactivate(model, sets["de"]):' in text
+
+
+COMMANDS = [
+    "demo --out out --documents 3",
+    "detect --model a/b --corpus fr=fr.txt --corpus de=de.txt --sites q,ffn --ffn 100 --share 0.5 --out out --pack 8",
+    "detect --model a --revision r --corpus fr=fr.txt --threshold 0.001 --qk fast --out out",
+    "ablate --neurons specific --neurons x=x.safetensors --texts fr=fr.txt --random 0 --scale 2 --model a --out out",
+    "mwork --demo --understanding 0 --generation 2 --out out",
+    "count --corpus fr=fr.jsonl --positions response --model a --out out",
+    "classify --counts counts --before fr=fr.safetensors --lambda 0.1 --scale paper --out out",
+    "pmi --inputs in.tsv --source de --target en --others es,ru --count-only --name de=German --model a --out out",
+    "pmi --inputs in.tsv --source de --target en --task free --instruction 'Say yes/no' --chat --model a --out out",
+    "ilo --parallel in.tsv --languages de,fr --k 3 --model a --out out",
+    "lens --texts fr=fr.txt --languages de,fr --model a --out out",
+    "tune --texts fr.txt --freeze 0 --rate 0.1 --heldout fr=fr.txt --checkpointing --model a --out out",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line.split()[:3]))
+def test_the_command_line_means_what_was_typed(line):
+    typed = _parser().parse_args(shlex.split(line))
+    taken = {name: value for name, value in vars(typed).items() if name not in ("command", "run", "parser", "debug")}
+    record = json.loads(json.dumps({"command": typed.command, "arguments": taken}, default=str))
+    again = _parser().parse_args(shlex.split(command_line(record))[1:])
+    assert {name: getattr(again, name) for name in taken} == taken

@@ -1,0 +1,288 @@
+import json
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pymultiling.errors import CheckpointError, HubError
+from pymultiling.hub import pull_from_hub, push_to_hub
+from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.neurons.importance_statistics import NeuronStatistics
+from pymultiling.neurons.set_files import load_sets
+from pymultiling.runtime.storage import read_metadata, save_tensors
+from tests.support.hub_server import READER, HubServer
+from tests.support.published_runs import COMMIT, detected, random_set, random_statistics, speak_to, use
+
+NAME = "me/language-neurons"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with HubServer() as server:
+        yield use(server, monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return detected(tmp_path / "out", tmp_path / "private")
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def writes(hub: HubServer) -> list[str]:
+    return [request for request in hub.requests if "/commit/" in request]
+
+
+def test_what_is_pulled_is_what_was_pushed(hub, folder):
+    url = push_to_hub(folder, NAME)
+    pulled = pull_from_hub(NAME)
+    assert url == f"{hub.url}/{NAME}/commit/{pulled.name}" and pulled.name == hub.repositories[NAME].branches["main"]
+    before, after = contents(folder), contents(pulled)
+    assert after.keys() == before.keys() | {"README.md"}
+    assert all(after[name] == content for name, content in before.items() if name != "run.json")
+    assert load_sets(pulled / "neurons") == {"de": random_set(0), "fr": random_set(1)}
+    assert load_sets(pulled / "specific") == {"de": random_set(2), "fr": random_set(3)}
+    statistics, truth = NeuronStatistics.load(pulled / "statistics" / "fr.safetensors"), random_statistics(1)
+    assert (statistics.documents, statistics.tokens, statistics.rule) == (truth.documents, truth.tokens, truth.rule)
+    for kind in ("sum", "minimum", "votes"):
+        assert all(
+            torch.equal(getattr(statistics, kind)[site], of_site) for site, of_site in getattr(truth, kind).items()
+        )
+
+
+def test_no_folder_of_this_machine_is_published(hub, tmp_path):
+    model = str(tmp_path / "models" / "mine")
+    out = detected(tmp_path / "out", tmp_path / "private", model, commit=None)
+    push_to_hub(out, NAME)
+    files = hub.files(NAME)
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content or b"private/" in content]
+    record = json.loads(files["run.json"])
+    assert record["arguments"]["corpus"] == [["de", "de.txt"], ["fr", "fr.txt"]] and record["arguments"]["out"] == "out"
+    assert record["corpora"]["fr"] == {"file": "fr.txt", "sha256": "ab" * 32} and record["model"]["name"] == "mine"
+    pulled = pull_from_hub(NAME)
+    for kind in ("neurons", "statistics"):
+        here, there = out / kind / "fr.safetensors", pulled / kind / "fr.safetensors"
+        tensors = load_file(there)
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in load_file(here).items())
+    metadata = read_metadata(pulled / "neurons" / "fr.safetensors")
+    assert metadata == {"format": "pymultiling.neurons/1", "model": "mine", "language": "fr"}
+
+
+def test_a_model_from_the_hub_keeps_its_name(hub, folder):
+    push_to_hub(folder, NAME)
+    record = json.loads(hub.files(NAME)["run.json"])
+    assert record["arguments"]["model"] == "tiny/llama"
+    assert record["model"] == {"name": "tiny/llama", "revision": COMMIT, "type": "llama", "dtype": "float32"}
+
+
+def test_other_files_stay_here_and_are_named(hub, folder):
+    (folder / "secret.txt").write_text("secret")
+    (folder / "mine.csv").write_text("secret")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("secret")
+    (folder / "README.md").write_text("secret")
+    (folder / "cut.safetensors").write_bytes(b"secret")
+    save_file({"secret": torch.zeros(2)}, folder / "weights.safetensors", {"format": "pt"})
+    expected = r"not published, because .*: \.git/config, README\.md, cut\.safetensors and 3 more"
+    with pytest.warns(UserWarning, match=expected):
+        push_to_hub(folder, NAME)
+    files = hub.files(NAME)
+    assert set(files) == {
+        ".gitattributes", "README.md", "run.json", "report.csv", "neurons.png",
+        *(f"{kind}/{name}.safetensors" for kind in ("neurons", "specific", "statistics") for name in ("de", "fr")),
+    }  # fmt: skip
+    assert not any(b"secret" in content for content in files.values())
+
+
+def test_a_file_that_the_record_lists_outside_the_folder_is_not_published(hub, folder):
+    (folder.parent / "mine.csv").write_text("secret")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "files": [*record["files"], "../mine.csv"]}))
+    with pytest.raises(HubError, match="no record of a run"):
+        push_to_hub(folder, NAME)
+    assert hub.requests == []
+
+
+def test_a_second_push_replaces_the_first(hub, folder):
+    push_to_hub(folder, NAME)
+    repository = hub.repositories[NAME]
+    repository.commit("main", hub.files(NAME) | {"LICENSE": b"mine", "notes/a.csv": b"mine"}, "by hand")
+    for kind in ("neurons", "specific", "statistics"):
+        (folder / kind / "fr.safetensors").unlink()
+    random_set(9).save(folder / "neurons" / "de.safetensors")
+    push_to_hub(folder, NAME)
+    files = hub.files(NAME)
+    assert not [name for name in files if "fr." in name]
+    assert files["LICENSE"] == files["notes/a.csv"] == b"mine"
+    assert load_sets(pull_from_hub(NAME) / "neurons") == {"de": random_set(9)}
+
+
+def test_a_pulled_folder_is_pushed_again(hub, folder):
+    push_to_hub(folder, NAME)
+    first = pull_from_hub(NAME)
+    push_to_hub(first, "me/copy")
+    assert {**hub.files("me/copy"), "README.md": b""} == {**hub.files(NAME), "README.md": b""}
+    assert hub.files("me/copy")["README.md"] == hub.files(NAME)["README.md"].replace(NAME.encode(), b"me/copy")
+
+
+@pytest.mark.parametrize("theirs", ["README.md", "neurons/fr.safetensors"])
+def test_files_of_others_are_not_replaced(hub, folder, theirs):
+    hub.add(NAME, {theirs: b"theirs", "model.safetensors": b"weights"})
+    with pytest.raises(HubError, match=f"{NAME} has a {theirs} that is not of a push: give a new name"):
+        push_to_hub(folder, NAME)
+    assert hub.files(NAME) == {theirs: b"theirs", "model.safetensors": b"weights"} and writes(hub) == []
+
+
+def test_private_branch_and_message_reach_the_hub(hub, folder, monkeypatch):
+    push_to_hub(folder, NAME, private=True, revision="v2", message="better corpora")
+    repository = hub.repositories[NAME]
+    assert repository.private and repository.messages[-1] == "better corpora"
+    assert "run.json" in hub.files(NAME, "v2") and "run.json" not in hub.files(NAME, "main")
+    assert pull_from_hub(NAME, revision="v2").name == repository.branches["v2"]
+    push_to_hub(folder, "me/open")
+    assert not hub.repositories["me/open"].private
+    assert hub.repositories["me/open"].messages[-1].startswith("Upload with pymultiling")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match="not on the Hub, or not for you to see"):
+        pull_from_hub(NAME)
+    assert pull_from_hub(NAME, revision="v2", token="hf_writer", cache_dir=folder.parent / "new").is_dir()
+
+
+def test_a_public_repository_is_not_taken_for_private(hub, folder):
+    hub.add(NAME, {".gitattributes": b""})
+    with pytest.raises(HubError, match="is public already"):
+        push_to_hub(folder, NAME, private=True)
+    assert writes(hub) == []
+
+
+def test_a_folder_without_a_record(hub, tmp_path):
+    random_set(1).save(tmp_path / "fr [new].safetensors")
+    counts = ActivationStatistics(torch.arange(6).view(2, 3), 10)
+    (tmp_path / "counts").mkdir()
+    counts.save(tmp_path / "counts" / "de.safetensors")
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.warns(UserWarning, match="table.csv"):
+        push_to_hub(tmp_path, NAME)
+    pulled = pull_from_hub(NAME)
+    assert set(contents(pulled)) == {"README.md", "run.json", "fr [new].safetensors", "counts/de.safetensors"}
+    assert load_sets(pulled) == {"fr [new]": random_set(1)}
+    assert torch.equal(ActivationStatistics.load(pulled / "counts" / "de.safetensors").active, counts.active)
+
+
+def test_nothing_else_of_the_repository_is_pulled(hub, folder):
+    push_to_hub(folder, NAME)
+    hub.repositories[NAME].commit("main", hub.files(NAME) | {"model.safetensors": b"1", "code.py": b"1"}, "by hand")
+    assert contents(pull_from_hub(NAME)).keys() == contents(folder).keys() | {"README.md"}
+    assert not [request for request in hub.requests if "model.safetensors" in request or "code.py" in request]
+
+
+def test_a_model_is_not_pulled(hub):
+    hub.add("some/llm", {"README.md": b"", "model.safetensors": b"weights", "config.json": b"{}"})
+    with pytest.raises(HubError, match="some/llm has no run.json, so push did not write it"):
+        pull_from_hub("some/llm")
+    assert not [request for request in hub.requests if "resolve" in request]
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        (b"{", "no record of a run"),
+        (b"[1]", "no record of a run"),
+        (b'{"files": ["a.csv"]}', "no record of a run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["../a.csv"]}', "no record of a run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["/a.csv"]}', "no record of a run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["a.pkl"]}', "lists a.pkl, which push never writes"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["gone.csv"]}', "lacks gone.csv, which its run.json lists"),
+    ],
+)
+def test_records_on_the_hub_that_are_none(hub, record, message):
+    hub.add(NAME, {"run.json": record, "a.csv": b"", "a.pkl": b""})
+    with pytest.raises(HubError, match=message):
+        pull_from_hub(NAME)
+
+
+def test_without_a_network_the_cache_serves(hub, folder, monkeypatch):
+    push_to_hub(folder, NAME)
+    online = contents(pull_from_hub(NAME))
+    before = len(hub.requests)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert contents(pull_from_hub(NAME)) == online
+    for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
+        with pytest.raises(HubError, match="while HF_HUB_OFFLINE is set.*: unset it"):
+            act()
+    assert len(hub.requests) == before
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        speak_to(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
+        assert contents(pull_from_hub(NAME)) == online
+        for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
+            with pytest.raises(HubError, match="ConnectError.*: check the network, and try again"):
+                act()
+
+
+@pytest.mark.parametrize("name", ["neurons", "a/b/c", "me/two words", "me/-x", "", "../x"])
+def test_names_that_no_repository_has(hub, folder, name):
+    for act in (lambda: pull_from_hub(name), lambda: push_to_hub(folder, name)):
+        with pytest.raises(HubError, match="cannot be a repository's name: give OWNER/NAME"):
+            act()
+    assert hub.requests == []
+
+
+def test_what_is_not_there(hub, folder):
+    push_to_hub(folder, NAME)
+    with pytest.raises(HubError, match="me/other is not on the Hub, or not for you to see: check the name"):
+        pull_from_hub("me/other")
+    with pytest.raises(HubError, match=f"{NAME} has no revision 'v9': give one of its branches"):
+        pull_from_hub(NAME, revision="v9")
+
+
+def test_tokens_that_do_not_do(hub, folder, monkeypatch):
+    for token, message in (("hf_unknown", "does not know who asks to write"), (READER, "does not let you write")):
+        with pytest.raises(HubError, match=f"the Hub {message} {NAME}: .*token"):
+            push_to_hub(folder, NAME, token=token)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "none"))
+    with pytest.raises(
+        HubError, match="does not know who asks to write .*: log in with `hf auth login`, or set HF_TOKEN"
+    ):
+        push_to_hub(folder, NAME)
+    assert hub.repositories == {}
+
+
+def test_a_hub_that_is_down(hub, folder):
+    hub.status = 503
+    with pytest.raises(HubError, match=r"the Hub did not write me/.* \(status 503: .*: try again later"):
+        push_to_hub(folder, NAME)
+    with pytest.raises(HubError, match=r"the Hub did not read me/.* \(status 503: .*: try again later"):
+        pull_from_hub(NAME)
+
+
+def test_folders_with_nothing_to_push(hub, tmp_path):
+    with pytest.raises(HubError, match="absent: no such folder"):
+        push_to_hub(tmp_path / "absent", NAME)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(HubError, match="has no files of pymultiling's: give a folder that a command wrote"):
+        push_to_hub(tmp_path, NAME)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(HubError, match="run.json of .* is no record of a run"):
+        push_to_hub(tmp_path, NAME)
+    assert hub.requests == []
+
+
+def test_a_damaged_set_is_not_pushed(hub, tmp_path):
+    save_tensors(tmp_path / "fr.safetensors", {"ffn": torch.zeros(3)}, "pymultiling.neurons/1", {})
+    with pytest.raises(ValueError, match="ffn must be bool"):
+        push_to_hub(tmp_path, NAME)
+    assert hub.requests == []
+
+
+def test_folders_without_sets(tmp_path):
+    with pytest.raises(CheckpointError, match="has no .safetensors files"):
+        load_sets(tmp_path)
+    random_statistics(0).save(tmp_path / "fr.safetensors")
+    with pytest.raises(CheckpointError, match="a set of neurons .* was looked for"):
+        load_sets(tmp_path)

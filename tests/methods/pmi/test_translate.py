@@ -1,0 +1,236 @@
+"""How parallel inputs are made and kept, with a stand-in for the model that counts what it is asked."""
+
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pymultiling import CheckpointError, CorpusError, TranslationError
+from pymultiling.methods import pmi
+from pymultiling.methods.pmi import ParallelItem, translate, translate_items
+from pymultiling.methods.pmi.cache import Cache
+from pymultiling.methods.pmi.translation_requests import Request
+
+
+class Echo:
+    """Answers with what it was asked; ends with `error` after `until` answers."""
+
+    def __init__(self, until=None, error=TranslationError("it has had enough"), name="echo"):
+        self.until, self.error, self.name = until, error, name
+        self.count = Counter()
+
+    def asked(self, request):
+        return {"who": self.name, "messages": request.messages()}
+
+    def answer(self, requests, keep):
+        for place, request in enumerate(requests):
+            if self.until is not None and self.count.total() >= self.until:
+                raise self.error
+            self.count[request.messages()[0]["content"]] += 1
+            keep(place, answer(request))
+
+
+def answer(request: Request) -> str:
+    kind = request.target or f"again {len(request.earlier)}"
+    return f"<{request.source} to {kind}: {request.text}>"
+
+
+def test_translations():
+    echo = Echo()
+    found = translate(["a", "b", "a"], ["fr", "es"], source="de", by=echo)
+    assert found == {
+        "fr": ["<de to fr: a>", "<de to fr: b>", "<de to fr: a>"],
+        "es": ["<de to es: a>", "<de to es: b>", "<de to es: a>"],
+    }
+    assert list(echo.count.values()) == [1] * 4
+    assert translate([], ["fr"], source="de", by=echo) == {"fr": []}
+
+
+def test_a_text_in_other_words():
+    echo = Echo()
+    found = translate(["a {x}", "b"], 3, source="de", by=echo, how="paraphrase")
+    assert found == {f"de~{n + 1}": [f"<de to again {n}: {text}>" for text in ("a {x}", "b")] for n in range(3)}
+    last = list(echo.count)[4]
+    assert "in German" in last and "Text: a {x}\n" in last
+    assert last.endswith("In other words: <de to again 0: a {x}>\nIn other words: <de to again 1: a {x}>")
+
+
+def test_back_translation():
+    echo = Echo()
+    found = translate(["a", "b"], ["fr", "es"], source="de", by=echo, how="back-translation")
+    assert found == {
+        f"de~{code}": [f"<{code} to de: <de to {code}: {text}>>" for text in "ab"] for code in ("fr", "es")
+    }
+    assert echo.count.total() == 8
+
+
+def test_items():
+    items = [
+        ParallelItem({"en": {"premise": "P", "hypothesis": "H"}, "it": {"premise": "p"}}, ("neutral",)),
+        ParallelItem({"en": {"premise": "Q", "hypothesis": "H"}}, ("entailment",)),
+    ]
+    echo = Echo()
+    found = translate_items(items, ["fr"], source="en", by=echo)
+    assert [item.references for item in found] == [("neutral",), ("entailment",)]
+    assert found[0].texts == {**items[0].texts, "fr": {"premise": "<en to fr: P>", "hypothesis": "<en to fr: H>"}}
+    assert found[1].texts["fr"] == {"premise": "<en to fr: Q>", "hypothesis": "<en to fr: H>"}
+    assert echo.count.total() == 3 and "fr" not in items[0].texts
+    again = translate_items(found, 2, source="en", by=echo, how="paraphrase")
+    assert list(again[1].texts) == ["en", "fr", "en~1", "en~2"]
+    assert translate_items([], ["fr"], source="en", by=echo) == []
+    with pytest.raises(CorpusError, match="item 2 has no input 'it', only en"):
+        translate_items(items, ["fr"], source="it", by=echo)
+    with pytest.raises(CorpusError, match="item 1 has an input 'it' already"):
+        translate_items(items, ["it"], source="en", by=echo)
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path):
+    path, texts = tmp_path / "answers.db", [f"text {number}" for number in range(20)]
+    first = Echo(until=7)
+    with pytest.raises(TranslationError) as caught:
+        translate(texts, ["fr"], source="de", by=first, cache=path)
+    assert str(caught.value) == (
+        f"it has had enough; 7 answers are kept in {path}, and the same call again asks only for the rest"
+    )
+    interrupted = Echo(until=4, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        translate(texts, ["fr"], source="de", by=interrupted, cache=path)
+    last = Echo()
+    found = translate(texts, ["fr"], source="de", by=last, cache=path)
+    assert found["fr"] == [f"<de to fr: {text}>" for text in texts]
+    count = first.count + interrupted.count + last.count
+    assert len(count) == 20 and set(count.values()) == {1}
+    # Who is asked, and by what name a language goes, are parts of the question.
+    for options in ({"by": Echo(name="other")}, {"by": Echo(), "names": {"fr": "Breton"}}):
+        translate(texts[:2], ["fr"], source="de", cache=path, **options)
+        assert options["by"].count.total() == 2
+
+
+def test_without_a_cache_the_error_says_so():
+    with pytest.raises(TranslationError, match="enough; 2 answers are lost: give cache=, a file"):
+        translate(["a", "b", "c"], ["fr"], source="de", by=Echo(until=2))
+
+
+def test_answers_that_are_not_whole_are_not_kept(tmp_path):
+    class Halves(Echo):
+        def answer(self, requests, keep):
+            for place, request in enumerate(requests):
+                self.count[request.text] += 1
+                keep(place, "half", whole=request.text == "a")
+
+    halves = Halves()
+    for _ in range(2):
+        found = translate(["a", "b"], ["fr"], source="de", by=halves, cache=tmp_path / "c")
+        assert found == {"fr": ["half", "half"]}
+    assert halves.count == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    "into, how, sentence",
+    [
+        (["fr"], "translations", "how must be one of translation, paraphrase, back-translation"),
+        ("fr", "translation", "takes a list of languages' codes"),
+        ([], "translation", "takes a list of languages' codes"),
+        (2, "back-translation", "takes a list of languages' codes"),
+        (["fr", "fr"], "translation", "each once"),
+        (["de"], "back-translation", "without the source's own"),
+        (["fr"], "paraphrase", "takes a number"),
+        (0, "paraphrase", "takes a number"),
+        (["qqq"], "translation", "the language of 'qqq' is unknown: give its English name"),
+    ],
+)
+def test_what_cannot_be_asked_for(into, how, sentence):
+    echo = Echo()
+    with pytest.raises(ValueError, match=sentence):
+        translate(["a"], into, source="de~1", by=echo, how=how)
+    with pytest.raises(ValueError, match=sentence):
+        translate_items([ParallelItem({"de": {"text": "a"}}, ("b",))], into, source="de", by=echo, how=how)
+    assert not echo.count
+
+
+def test_empty_texts():
+    for bad in ("", " \n", None):
+        with pytest.raises(CorpusError, match="text 2 of 2 is empty"):
+            translate(["a", bad], ["fr"], source="de", by=Echo())
+
+
+def test_a_plain_string():
+    echo = Echo()
+    with pytest.raises(CorpusError, match="texts must be a list, got the plain string 'abc'"):
+        translate("abc", ["fr"], source="de", by=echo)
+    assert not echo.count
+
+
+def test_halves_of_surrogate_pairs_are_replaced(tmp_path):
+    found = translate(["a \ud83d"], ["fr"], source="de", by=Echo(), cache=tmp_path / "c")
+    assert found == {"fr": ["<de to fr: a \ufffd>"]}
+
+
+def test_progress(capsys):
+    translate(["a", "b", "a"], ["fr", "es"], source="de", by=Echo(), how="back-translation", progress=True)
+    assert "back-translation: 12 of 12 answers" in capsys.readouterr().err
+
+
+def test_no_cache(tmp_path):
+    (tmp_path / "text").write_text("no database, and longer than the header of one " * 9)
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE cakes (name TEXT)")
+    other.commit()
+    other.close()
+    before = (tmp_path / "other.db").read_bytes()
+    for name, sentence in (
+        ("text", "is no cache of answers, or is damaged"),
+        ("other.db", "is another program's database"),
+        ("", "cannot be opened as a cache"),
+        ("no folder/answers.db", "cannot be opened as a cache"),
+    ):
+        with pytest.raises(CheckpointError, match=sentence):
+            translate(["a"], ["fr"], source="de", by=Echo(), cache=tmp_path / name)
+    assert (tmp_path / "other.db").read_bytes() == before
+    with Cache(tmp_path / "damaged.db") as cache:
+        for number in range(200):
+            cache.keep(f"question {number}", "answer")
+    content = (tmp_path / "damaged.db").read_bytes()
+    (tmp_path / "damaged.db").write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+    with pytest.raises(CheckpointError, match="damaged.db, a cache of answers, can be read or written no more"):
+        with Cache(tmp_path / "damaged.db") as cache:
+            cache.get("question 1")
+
+
+def test_threads_and_processes_share_a_cache(tmp_path):
+    path = tmp_path / "answers.db"
+    program = """
+import sys
+from pymultiling.methods.pmi.cache import Cache
+path, name = sys.argv[1:]
+print("it begins", flush=True)
+for start in range(0, 20, 5):
+    with Cache(path) as cache:
+        for number in range(start, start + 5):
+            cache.keep(f"{name} {number}", f"answer {number}")
+            cache.keep(f"both {number}", f"answer of {name}")
+"""
+    other = subprocess.Popen([sys.executable, "-c", program, str(path), "process"], stdout=subprocess.PIPE)
+    assert other.stdout.readline()
+    with Cache(path) as cache, ThreadPoolExecutor(4) as pool:
+        while other.poll() is None:
+            list(pool.map(lambda number: cache.keep(f"thread {number}", f"answer {number}"), range(20)))
+            list(pool.map(lambda number: cache.keep(f"both {number}", "answer of thread"), range(20)))
+    other.stdout.close()
+    assert other.returncode == 0
+    with Cache(path) as cache:
+        for number in range(20):
+            assert cache.get(f"thread {number}") == cache.get(f"process {number}") == f"answer {number}"
+            assert cache.get(f"both {number}") in ("answer of thread", "answer of process")
+        assert cache.get("thread 20") is None
+        both = cache.get("both 0")
+        cache.keep("both 0", "another")
+        assert cache.get("both 0") == both
+
+
+def test_public_names():
+    assert pmi.translate is translate
+    assert all(getattr(pmi, name) is not None for name in pmi.__all__)

@@ -1,0 +1,314 @@
+"""A pass over corpora that is interrupted, runs out of memory or meets bad input gives what an undisturbed one gives."""
+
+import json
+import warnings
+
+import datasets
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling.data import chunks
+from pymultiling.data.batches import Batch
+from pymultiling.errors import NonFiniteActivations
+from pymultiling.methods import plnd
+from pymultiling.passes.memory import WithinMemory
+from pymultiling.probes.activation_counts import ActivationProbe
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer, write_text
+
+MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
+CORPORA = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANGUAGES}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Of 8 texts in batches of two tokens, and 40 in those of ten."""
+    monkeypatch.setattr(chunks, "LEAST", 1)
+    monkeypatch.setattr(chunks, "TEXTS", 1)
+    monkeypatch.setattr(chunks, "CHARACTERS", 99)
+
+
+class Killed(BaseException):
+    """Nothing catches it, and nothing is written once it flies: the checkpoint's last word is what it wrote before."""
+
+
+def detect(corpora=CORPORA, model=MODEL, **options) -> pml.Detection:
+    return pml.detect(model, TOKENIZER, corpora, **{"progress": False, "batch_tokens": 20, "workers": 0, **options})
+
+
+def count(corpora=CORPORA, model=MODEL, **options) -> dict:
+    return pml.activations(
+        model, TOKENIZER, corpora, **{"progress": False, "batch_tokens": 20, "workers": 0, **options}
+    )
+
+
+def assert_same(found: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
+    assert found.neurons == truth.neurons and found.corpora == truth.corpora
+    for language, one in truth.statistics.items():
+        other = found.statistics[language]
+        assert (other.documents, other.tokens) == (one.documents, one.tokens)
+        for site in pml.SITES:
+            assert torch.equal(other.votes[site], one.votes[site])
+            if exact:
+                assert torch.equal(other.minimum[site], one.minimum[site])
+                assert torch.equal(other.sum[site], one.sum[site])
+
+
+def dying_after(monkeypatch, probe, batches: int) -> None:
+    """The probe's measure raises after so many batches, and no checkpoint is written after that, as in a process that is gone."""
+    measure, seen = probe.measure, 0
+
+    def dying(*arguments):
+        nonlocal seen
+        seen += 1
+        if seen > batches:
+            monkeypatch.setattr("pymultiling.passes.checkpoints.Checkpoints.write", lambda *_: None)
+            raise Killed
+        return measure(*arguments)
+
+    monkeypatch.setattr(probe, "measure", dying)
+
+
+TRUTH = {}
+
+
+def truth(how):
+    if how not in TRUTH:
+        TRUTH[how] = how()
+    return TRUTH[how]
+
+
+@pytest.mark.parametrize("batches", [0, 1, 4, 15, 16, 17, 33, 40])
+@pytest.mark.parametrize("every", [1, 30])
+def test_a_run_that_dies_goes_on_to_the_same_result(tmp_path, batches, every):
+    options = dict(checkpoint=tmp_path / "state", checkpoint_documents=every)
+    expected = truth(detect)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, batches)
+        detect(**options)
+    measured = measured_documents(plnd.ImportanceProbe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plnd.ImportanceProbe, "measure", measured)
+        assert_same(detect(**options), expected)
+        lost = sum(measured.documents) - sum(one.documents for one in expected.statistics.values())
+        assert batches == 0 or -lost > 2 * (batches - 1) - every - 10  # at most one interval is measured again
+        measured.documents.clear()
+        assert_same(detect(**options), expected)
+        assert measured.documents == []
+
+
+def measured_documents(probe):
+    own = probe.measure
+
+    def measure(self, input_ids, *rest):
+        measure.documents.append(len(input_ids))
+        return own(self, input_ids, *rest)
+
+    measure.documents = []
+    return measure
+
+
+@pytest.mark.parametrize("batches", [1, 17, 30])
+def test_counts_of_a_run_that_dies(tmp_path, batches):
+    options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, positions="last")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, ActivationProbe, batches)
+        count(**options)
+    found, expected = count(**options), count(positions="last")
+    assert found.corpora == expected.corpora
+    for language, one in expected.items():
+        assert found[language].tokens == one.tokens and torch.equal(found[language].active, one.active)
+
+
+def test_an_exception_keeps_all_that_was_measured(tmp_path):
+    """With the longest interval: it is written when the exception passes."""
+    options = dict(checkpoint=tmp_path / "state", checkpoint_seconds=1e9)
+    measured = measured_documents(plnd.ImportanceProbe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plnd.ImportanceProbe, "measure", measured)
+        with pytest.raises(
+            pml.CorpusError,
+            match="corpus 'fr': row 30: .*, found int; what was measured before is in .*state, from where the same",
+        ):
+            detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
+        before = list(measured.documents)
+        measured.documents.clear()
+        found = detect({"fr": CORPORA["fr"]}, **options)
+    assert sum(before) > 0 and sum(before) + sum(measured.documents) == len(CORPORA["fr"])
+    assert_same(found, detect({"fr": CORPORA["fr"]}))
+
+
+def test_a_file_that_vanishes_mid_way_and_comes_back(tmp_path):
+    paths = [write_text(tmp_path / f"{number}.txt", CORPORA["fr"][7 * number : 7 * number + 7]) for number in range(6)]
+    corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state")
+    expected, measure = detect(corpora), plnd.ImportanceProbe.measure
+
+    def vanishing(self, *arguments):
+        paths[4].unlink(missing_ok=True)
+        return measure(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(pml.CorpusError, match="4.txt: no such file"):
+        patch.setattr(plnd.ImportanceProbe, "measure", vanishing)
+        detect(corpora, **options)
+    write_text(paths[4], CORPORA["fr"][28:35])
+    assert_same(detect(corpora, **options), expected)
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        (dict(select=pml.TopK(ffn=0.3)), "measure was .*top"),
+        (dict(sites="ffn"), "sites was .*q.* now it is .'ffn'"),
+        (dict(max_length=5), "max_length was 64, now it is 5"),
+        (dict(batch_tokens=21), "batch_tokens was 20, now it is 21"),
+        (dict(pack=9), "pack was None, now it is 9"),
+        (dict(model=tiny_model("llama", seed=1)), "model was"),
+        (dict(corpora={"fr": CORPORA["fr"]}), r"corpora was \['fr', 'de'\], now it is \['fr'\]"),
+        (dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}), "corpus 'fr' is not what"),
+    ],
+    ids=lambda value: "",
+)
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path, changed, words):
+    options = dict(checkpoint=tmp_path / "state", max_length=64)
+    detect(**options)
+    with pytest.raises(pml.CheckpointError, match=words):
+        detect(**{**options, **changed})
+    assert_same(detect(**options), truth(detect))
+
+
+@pytest.mark.parametrize("batches", [1, 12])
+def test_texts_that_vanish_from_the_chunk_at_hand_on_are_noticed(tmp_path, batches):
+    for number in range(2):
+        write_text(tmp_path / f"{number}.txt", CORPORA["fr"][21 * number : 21 * number + 21])
+    corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, batches)
+        detect(corpora, **options)
+    states = [json.loads(path.read_text()) for path in (tmp_path / "state").rglob("*.json")]
+    place = max(states, key=lambda state: (state["place"]["chunk"], state["batches"]))["place"]
+    write_text(tmp_path / f"{place['shard']}.txt", CORPORA["fr"][21 * place["shard"] :][: place["row"]])
+    with pytest.raises(pml.CheckpointError, match="part [12] after text .* changed"):
+        detect(corpora, **options)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 30])
+def test_a_text_that_changes_in_the_chunk_at_hand_is_noticed(tmp_path, batches):
+    options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, batches)
+        detect(**options)
+    language = "fr" if batches < 20 else "de"
+    changed = {**CORPORA, language: [*CORPORA[language][:-1], "w3 w4"]}
+    first = {**CORPORA, language: ["w3 w4", *CORPORA[language][1:]]}
+    with pytest.raises(pml.CheckpointError, match=f"corpus '{language}' is not what the checkpoint was made of"):
+        detect(first, **options)
+    if len(CORPORA[language]) > 20:  # what was not read yet may change
+        assert detect(changed, **options).neurons == detect(changed).neurons
+
+
+def test_another_stream_is_refused_where_the_first_was_read_to_its_end(tmp_path):
+    def streamed(language: str) -> dict:
+        path = write_text(tmp_path / f"{language}.txt", CORPORA[language])
+        return {"x": datasets.load_dataset("text", data_files=str(path), split="train", streaming=True)}
+
+    expected = detect(streamed("fr"), checkpoint=tmp_path / "state")
+    assert_same(detect(streamed("fr"), checkpoint=tmp_path / "state"), expected)
+    with pytest.raises(pml.CheckpointError, match="corpus 'x' is not what the checkpoint was made of"):
+        detect(streamed("de"), checkpoint=tmp_path / "state")
+
+
+def test_every_file_has_what_is_looked_for_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "de.jsonl").write_text('{"content": "w3 w4"}\n')
+    monkeypatch.setattr(plnd.ImportanceProbe, "measure", None)
+    with pytest.raises(pml.CorpusError, match="corpus 'de': .*de.jsonl, line 1: .* found 'content'$"):
+        detect({**CORPORA, "de": tmp_path / "de.jsonl"}, checkpoint=tmp_path / "state")
+
+
+def test_a_file_that_comes_to_a_pattern_is_refused(tmp_path):
+    for number in range(3):
+        write_text(tmp_path / f"{number}.txt", CORPORA["fr"][7 * number : 7 * number + 7])
+    corpora, options = {"fr": f"{tmp_path}/*.txt", "de": CORPORA["de"]}, dict(checkpoint=tmp_path / "state")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, 20)
+        detect(corpora, **options, checkpoint_documents=1)
+    write_text(tmp_path / "3.txt", ["w3 w4 w5"])
+    with pytest.raises(pml.CheckpointError, match="its corpus 'fr' was 3 parts, .* now it is 4 parts, "):
+        detect(corpora, **options)
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved():
+    expected, measure, sizes = truth(detect), plnd.ImportanceProbe.measure, []
+
+    def narrow(self, input_ids, *rest):
+        sizes.append(input_ids.numel())
+        if input_ids.numel() > 12 and len(input_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(self, input_ids, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plnd.ImportanceProbe, "measure", narrow)
+        with pytest.warns(
+            UserWarning, match="documents of up to .* tokens does not fit in memory: it is measured in halves"
+        ):
+            assert_same(detect(), expected, exact=False)
+    assert sum(size > 12 for size in sizes if size != 13) <= 2  # later ones are halved without a trial
+
+
+def test_a_document_that_does_not_fit_in_memory_ends_the_run():
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory")):
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(error))
+            with pytest.raises(type(error)):
+                detect()
+
+
+def test_a_document_in_a_half_is_named_by_its_place_in_the_batch():
+    def measure(batch: Batch, _) -> int:
+        if len(batch.order) > 1:
+            raise MemoryError
+        if batch.order == [3]:
+            raise NonFiniteActivations("NaN", 0)
+        return 0
+
+    ids = torch.ones(5, 2, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="in halves"), pytest.raises(NonFiniteActivations) as raised:
+        WithinMemory(measure)(Batch(ids, ids, [0, 1, 2, 3, 4]), torch.zeros(5))
+    assert raised.value.document == 3
+
+
+def test_a_head_that_is_elsewhere_is_not_needed(tmp_path):
+    model = tiny_model("llama")
+    model.lm_head = torch.nn.Linear(1, 1, device="meta")  # as of a model that a device does not hold
+    assert_same(detect(model=model, checkpoint=tmp_path / "state"), truth(detect))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="shapes"):
+        patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+        detect()
+
+
+def test_progress_says_how_fast_and_from_where(tmp_path, capsys):
+    options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, progress=True)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        dying_after(patch, plnd.ImportanceProbe, 12)
+        detect(**options)
+    capsys.readouterr()
+    detect(**options)
+    one, other = capsys.readouterr().err.splitlines()
+    measured = int(one.removeprefix("fr: measuring (goes on after ").split()[0])
+    assert measured > 20 and f" documents): {42 - measured} documents, " in one
+    assert other.startswith("de: measuring: 42 documents, ")
+    assert other.endswith(" tokens/s") and " documents/s, " in other
+    detect(**options)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name}: 42 documents, from {options['checkpoint']}" for name in CORPORA
+    ]
+
+
+def test_options_that_make_no_sense():
+    for options in (dict(workers=-1), dict(checkpoint_seconds=0), dict(checkpoint_documents=0)):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            detect(**options)

@@ -1,0 +1,68 @@
+"""Hashes of models and tokenizers: the same wherever they come from, others when anything that decides numbers differs."""
+
+import pytest
+import torch
+from transformers import AddedToken, AutoModelForCausalLM, ByT5Tokenizer
+
+from pymultiling.data.documents import tokenizer_hash
+from pymultiling.passes.identity import model_hash
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import save_model, tiny_tokenizer
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_a_model_is_the_same_wherever_it_comes_from(tmp_path, name):
+    model = tiny_model(name)
+    truth = model_hash(model)
+    save_model(tmp_path / "a", model)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=model.dtype)
+    save_model(tmp_path / "b", loaded)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype=model.dtype)
+    again.config.use_cache = not again.config.use_cache
+    assert model_hash(loaded) == model_hash(again) == truth == model_hash(tiny_model(name))
+    as_stored = model_hash(model.to(torch.bfloat16))
+    assert as_stored != truth
+    assert model_hash(AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.bfloat16)) == as_stored
+
+
+def permuted(model) -> None:
+    """Changes the places of two neurons; what the model computes stays the same."""
+    ffn, swapped = model.model.layers[1].mlp, [1, 0]
+    for weight in (ffn.gate_proj.weight, ffn.up_proj.weight):
+        weight[:2] = weight[swapped]
+    ffn.down_proj.weight[:, :2] = ffn.down_proj.weight[:, swapped]
+
+
+def one_weight(model) -> None:
+    model.model.layers[1].mlp.down_proj.weight[2, 3] += 1e-6
+
+
+def one_sign(model) -> None:
+    model.model.norm.weight[0] *= -1
+
+
+def a_number(model) -> None:
+    model.config.rms_norm_eps *= 2
+
+
+@pytest.mark.parametrize("change", [permuted, one_weight, one_sign, a_number])
+@torch.no_grad()
+def test_another_model_has_another_hash(change):
+    model = tiny_model("llama")
+    truth = model_hash(model)
+    change(model)
+    assert model_hash(model) != truth
+
+
+def test_a_tokenizer_is_the_same_wherever_it_comes_from(tmp_path):
+    for name, tokenizer in (("fast", tiny_tokenizer()), ("slow", ByT5Tokenizer(extra_ids=3))):
+        truth = tokenizer_hash(tokenizer)
+        for folder in ("a", "b"):
+            tokenizer.save_pretrained(tmp_path / name / folder)
+            tokenizer = type(tokenizer).from_pretrained(tmp_path / name / folder)
+            tokenizer("w3 w4", truncation=True, max_length=1)
+            found = tokenizer_hash(tokenizer)
+            assert found == tokenizer_hash(type(tokenizer).from_pretrained(tmp_path / name / folder))
+        assert found == truth
+        tokenizer.add_tokens([AddedToken("new word", lstrip=True)])
+        assert tokenizer_hash(tokenizer) != found

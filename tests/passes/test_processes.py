@@ -1,0 +1,79 @@
+"""A pass in several processes, one of which dies, gives what one process gives."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import pymultiling as pml
+from tests.support.programs import run_module, torchrun
+from tests.support.tiny_text import LANGUAGES, texts, write_text
+
+
+def run(folder: Path, *launcher: str, how: str = "living") -> subprocess.CompletedProcess:
+    """The program on some texts, of one language fewer than a process's share."""
+    for language, count in zip(LANGUAGES, (120, 7)):
+        write_text(folder / f"{language}.txt", texts(language, [3 + number % 9 for number in range(count)]))
+    return run_module("tests.support.pass_program", folder, how, launcher=launcher, timeout=300, OMP_NUM_THREADS="1")
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "process-alone"
+
+
+@pytest.mark.parametrize("count, how", [(2, "dying"), (3, "living")])
+def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
+    done = run(tmp_path, *torchrun("--nproc-per-node", str(count), "--max-restarts", "1"), how=how)
+    assert done.returncode == 0, done.stderr
+    assert ("exitcode: -9" in done.stderr) == (how == "dying")
+    for rank in range(count):
+        for path in truth.iterdir():
+            found = tmp_path / f"process-{rank}" / path.name
+            if path.suffix == ".neurons":
+                assert pml.NeuronSet.load(found) == pml.NeuronSet.load(path)
+            elif path.suffix == ".counts":
+                one, other = (pml.ActivationStatistics.load(file) for file in (found, path))
+                assert one.tokens == other.tokens and torch.equal(one.active, other.active)
+            elif path.suffix == ".statistics":
+                assert_same(*(pml.NeuronStatistics.load(file) for file in (found, path)))
+            else:
+                assert found.read_text() == path.read_text()
+    printed = [line for line in done.stderr.splitlines() if "measuring" in line and "documents" in line]
+    attempts = 2 if how == "dying" else 1
+    assert len(printed) <= attempts * len(LANGUAGES) and all(f"process 1 of {count}" in line for line in printed)
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("other call", "the same call, with whole corpora: max_length of process 1: 20, of process 2: 30"),
+        ("other files", "the same call, with whole corpora: texts of 'de' of process 1: "),
+        ("failing", "ProcessLost: another process has ended before its work was done: what it printed says why"),
+        ("other texts", "corpus 'de' is not the same in all processes: give each the whole of it"),
+    ],
+)
+def test_processes_that_do_not_do_the_same_are_told(tmp_path, how, words):
+    done = run(tmp_path, *torchrun("--nproc-per-node", "2"), how=how)
+    assert done.returncode != 0 and words in done.stderr and not list(tmp_path.glob("process-*"))
+
+
+def assert_same(found: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> None:
+    assert (found.documents, found.tokens) == (truth.documents, truth.tokens)
+    for site in pml.SITES:
+        assert torch.equal(found.minimum[site], truth.minimum[site])
+        assert torch.equal(found.votes[site], truth.votes[site])
+        torch.testing.assert_close(found.sum[site], truth.sum[site], rtol=1e-12, atol=0)
+
+
+def test_a_process_alone_is_the_first():
+    from pymultiling.runtime.processes import Processes, is_first, processes
+
+    with processes() as team:
+        assert team == Processes(0, 1) and team.first and is_first()
+    values = torch.tensor([1.0, 2.0])
+    assert team.total(values) is values and team.least(values) is values

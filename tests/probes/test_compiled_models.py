@@ -1,0 +1,81 @@
+"""Models that torch.compile has compiled are measured and masked too, whether before or inside the block."""
+
+import pytest
+import torch
+
+import pymultiling as pml
+from tests.probes.test_masking import difference
+from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+
+CLOSE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+def run(model, batch) -> torch.Tensor:
+    return model(**batch, use_cache=False).logits
+
+
+def masked(model, batch, *arguments, **options) -> torch.Tensor:
+    with pml.deactivate(model, *arguments, **options):
+        return run(model, batch)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+def test_compiled_before(name):
+    model, batch = tiny_model(name), tiny_batch((9, 9))
+    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    plain, only_a, rows = run(model, batch), masked(model, batch, a), masked(model, batch, [b, a])
+    mean = {site: torch.ones(mask.shape) for site, mask in a.sites.items()}
+    means = masked(model, batch, [b, None], mean=mean)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert difference(run(compiled, batch), plain) < CLOSE
+    for _ in range(2):
+        with pml.deactivate(model, a):
+            assert difference(run(compiled, batch), only_a) < CLOSE
+        assert difference(run(compiled, batch), plain) < CLOSE
+        with pml.deactivate(model, [b, a]):
+            assert difference(run(compiled, batch), rows) < CLOSE
+        with pml.deactivate(model, [b, None], mean=mean):
+            assert difference(run(compiled, batch), means) < CLOSE
+
+
+def test_compiled_inside_without_a_break():
+    model, batch = tiny_model("qwen3"), tiny_batch((9, 9, 9))
+    sets = [some_neurons(model, seed=1), None, some_neurons(model, seed=2)]
+    plain, truth = run(model, batch), masked(model, batch, sets)
+    with pml.deactivate(model, sets):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert difference(run(compiled, batch), truth) < CLOSE
+    assert difference(run(compiled, batch), plain) < CLOSE
+
+
+def test_the_compiled_model_itself_can_be_given():
+    model, batch = tiny_model("llama"), tiny_batch((9, 9))
+    neurons = some_neurons(model)
+    truth = masked(model, batch, neurons)
+    compiled = torch.compile(model, backend="aot_eager")
+    run(compiled, batch)
+    with pml.deactivate(compiled, neurons):
+        assert difference(run(compiled, batch), truth) < CLOSE
+    with pml.deactivate(compiled, [neurons, neurons]):
+        assert difference(run(compiled, batch), truth) < CLOSE
+        assert compiled.generate(batch["input_ids"], max_new_tokens=2).shape == (2, 11)
+    assert "generate" not in vars(compiled) and "generate" not in vars(model)
+
+
+def test_importance_of_a_model_with_compiled_layers():
+    model, batch = tiny_model("llama"), tiny_batch((9, 7))
+    truth = pml.importance(model, **batch)
+    for layer in model.model.layers:
+        layer.compile(backend="aot_eager")
+    run(model, batch)
+    found = pml.importance(model, **batch)
+    for site in truth:
+        assert difference(found[site], truth[site]) < 1e-3, site

@@ -1,0 +1,144 @@
+"""pml.importance against its definition: neurons zeroed one at a time in real Hugging Face models (brute_force.py)."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pymultiling as pml
+from pymultiling.probes.importance import ImportanceProbe
+from tests.support.brute_force import brute_force, float64_throughout
+from tests.support.comparison import ILL_CONDITIONED, TOLERANCE, exactly, largest_error, truth_of, with_attention
+from tests.support.tiny_models import FAMILIES, MODELS, tiny_batch, tiny_model
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_float64_importance_is_brute_force(name, padding):
+    found = exactly(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
+    truth = truth_of(name, padding)
+    assert {site: values.dtype for site, values in found.items()} == {site: torch.float64 for site in truth}
+    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert max(errors.values()) < TOLERANCE[torch.float64], errors
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_importance_is_float64_brute_force(name, padding):
+    found = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
+    truth = truth_of(name, padding)
+    assert {site: values.dtype for site, values in found.items()} == {site: torch.float32 for site in truth}
+    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert max(errors.values()) < ILL_CONDITIONED.get((name, torch.float32), TOLERANCE[torch.float32]), errors
+
+
+def test_the_oracle_sees_every_site_of_every_family():
+    for name in MODELS:
+        for site, truth in truth_of(name, "right").items():
+            assert (truth.amax(-1) > 0).all(), (name, site)
+
+
+@given(
+    groups=st.sampled_from([(1, 1), (2, 1), (3, 3), (6, 2), (4, 1)]),
+    head=st.sampled_from([2, 4, 6, 10]),
+    ffn=st.integers(1, 19),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    padding=st.sampled_from(["left", "right"]),
+    name=st.sampled_from(["llama", "qwen3-bias", "gemma2-bias", "phi3"]),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_importance_is_brute_force_for_any_shape(groups, head, ffn, lengths, padding, name, seed):
+    heads, kv_heads = groups
+    shape = dict(hidden_size=24, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head)
+    if name == "phi3":
+        shape = dict(shape, hidden_size=heads * head)
+        del shape["head_dim"]
+    model = tiny_model(name, torch.float64, seed=seed, num_hidden_layers=1, intermediate_size=ffn, **shape)
+    batch = tiny_batch(lengths, padding, seed)
+    truth = brute_force(model, **batch)
+    found = exactly(model, **batch)
+    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert max(errors.values()) < TOLERANCE[torch.float64], errors
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fused_probe_is_exact_too(name):
+    for dtype in (torch.float64, torch.float32):
+        model = tiny_model(name, dtype)
+        with float64_throughout(model) if dtype == torch.float64 else nullcontext():
+            with ImportanceProbe(model, fused=True) as probe:
+                found = probe.measure(**tiny_batch())
+        for site, truth in truth_of(name, "right").items():
+            assert largest_error(found[site], truth) < TOLERANCE[dtype], (dtype, site)
+
+
+# Exact arithmetic would give the same. A neuron at the floor of a document of one token has an activation of 1e-3 of the
+# largest, which float32 keeps to 1e-4 of itself.
+SAME = {torch.float64: 1e-10, torch.float32: 1e-3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_document_alone_in_a_batch_and_padded_on_either_side_is_the_same(name, dtype):
+    model = tiny_model(name, dtype)
+    lengths = (11, 7, 1)
+    batches = {side: tiny_batch(lengths, side) for side in ("left", "right")}
+    with float64_throughout(model) if dtype == torch.float64 else nullcontext():
+        left, right = (pml.importance(model, **batch) for batch in batches.values())
+        reversed_rows = pml.importance(model, **{key: value.flip(0) for key, value in batches["left"].items()})
+        for row, length in enumerate(lengths):
+            alone = pml.importance(model, batches["right"]["input_ids"][row : row + 1, :length])
+            for site, values in alone.items():
+                for other in (left[site][row], right[site][row], reversed_rows[site].flip(0)[row]):
+                    assert largest_error(other[None], values.double()) < SAME[dtype], (site, row)
+
+
+def test_padding_tokens_do_not_matter():
+    model, batch = tiny_model("qwen3"), tiny_batch()
+    other = dict(batch, input_ids=torch.where(batch["attention_mask"] == 0, 5, batch["input_ids"]))
+    for site, values in pml.importance(model, **batch).items():
+        assert torch.equal(pml.importance(model, **other)[site], values), site
+
+
+def test_no_mask_means_no_padding():
+    model, batch = tiny_model("llama"), tiny_batch((8, 8))
+    with_mask, without = pml.importance(model, **batch), pml.importance(model, batch["input_ids"])
+    assert all(torch.equal(with_mask[site], without[site]) for site in pml.SITES)
+
+
+def test_a_boolean_mask_is_a_mask():
+    model, batch = tiny_model("llama"), tiny_batch()
+    booleans = dict(batch, attention_mask=batch["attention_mask"].bool())
+    ones, bools = pml.importance(model, **batch), pml.importance(model, **booleans)
+    assert all(torch.equal(ones[site], bools[site]) for site in pml.SITES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_token_moves_no_attention(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch((1, 1))
+    found, truth = exactly(model, **batch), brute_force(model, **batch)
+    for site in ("ffn", "v", "o"):
+        assert largest_error(found[site], truth[site]) < TOLERANCE[torch.float64], site
+    assert not found["q"].any() and not found["k"].any()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_row_of_padding_only_has_no_importance_and_harms_no_other(name, attention):
+    model = with_attention(tiny_model(name), attention)
+    batch = tiny_batch((9, 6))
+    padded = {key: torch.cat([value, torch.zeros(1, 9, dtype=torch.int64)]) for key, value in batch.items()}
+    found, without = pml.importance(model, **padded), pml.importance(model, **batch)
+    for site, values in found.items():
+        assert not values[2].any(), site
+        assert largest_error(values[:2], without[site].double()) < 1e-3, site
+
+
+def test_one_layer_is_enough():
+    model, batch = tiny_model("llama", torch.float64, num_hidden_layers=1), tiny_batch()
+    truth = brute_force(model, **batch)
+    for site, values in exactly(model, **batch).items():
+        assert values.shape[1] == 1 and largest_error(values, truth[site]) < TOLERANCE[torch.float64], site

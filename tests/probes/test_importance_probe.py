@@ -1,0 +1,182 @@
+"""Measuring importance leaves the model as it was and computes what it computes."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling.probes.importance import ImportanceProbe
+from tests.support.brute_force import float64_throughout
+from tests.support.comparison import exactly, largest_error, with_attention
+from tests.support.tiny_models import FAMILIES, hidden_of, some_neurons, tiny_batch, tiny_model, zeroed
+
+
+@torch.no_grad()
+def last_hidden(model, batch) -> torch.Tensor:
+    return hidden_of(model, batch)
+
+
+def probed_hidden(model, batch, **arguments) -> torch.Tensor:
+    """What the model computes while it is measured."""
+    outputs = []
+    handle = model.base_model.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
+    with ImportanceProbe(model, **arguments) as probe:
+        probe.measure(**batch)
+    handle.remove()
+    return outputs[0]
+
+
+def footprint(model) -> dict:
+    """All of a model that a probe could leave changed."""
+    hooks = [
+        (name, len(module._forward_hooks), len(module._forward_pre_hooks), "forward" in vars(module))
+        for name, module in model.named_modules()
+    ]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = [parameter.requires_grad for parameter in model.parameters()]
+    return dict(
+        hooks=hooks,
+        weights=weights,
+        gradients=gradients,
+        attention=model.config._attn_implementation,
+        mode=model.training,
+    )
+
+
+def assert_untouched(model, before: dict) -> None:
+    after = footprint(model)
+    weights, kept = after.pop("weights"), before["weights"]
+    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    assert after == {key: value for key, value in before.items() if key != "weights"}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_probed_model_computes_the_same_bits(name, attention):
+    model, batch = with_attention(tiny_model(name), attention), tiny_batch()
+    plain = last_hidden(model, batch)
+    for arguments in (dict(), dict(rope="post"), dict(sites=("q",))):
+        probed = probed_hidden(model, batch, **arguments)
+        assert torch.equal(probed, plain)
+        assert torch.equal(*map(model.get_output_embeddings(), (probed, plain)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fused_probe_computes_the_same_to_rounding(name):
+    model, batch = tiny_model(name), tiny_batch()
+    plain, probed = last_hidden(model, batch), probed_hidden(model, batch, fused=True)
+    valid = batch["attention_mask"].bool()
+    # A few roundings of the hidden product, through two layers; qwen2's large scores enlarge them.
+    assert (probed - plain)[valid].abs().max() < (1e-4 if name == "qwen2" else 1e-5) * plain[valid].abs().max()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_importance_leaves_the_model_untouched(name, attention):
+    model = with_attention(tiny_model(name), attention)
+    before = footprint(model)
+    assert before["attention"] == attention
+    pml.importance(model, **tiny_batch())
+    pml.importance(model, **tiny_batch(), score="released")
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("arguments", [dict(), dict(fused=True), dict(score="released")], ids=str)
+def test_an_exception_inside_leaves_the_model_untouched(arguments):
+    model = tiny_model("gemma3_text")
+    before = footprint(model)
+    with pytest.raises(KeyboardInterrupt), ImportanceProbe(model, **arguments) as probe:
+        with mock.patch.object(model.model.layers[1].mlp.down_proj, "forward", side_effect=KeyboardInterrupt):
+            probe.measure(**tiny_batch())
+    assert_untouched(model, before)
+    found, fresh = pml.importance(model, **tiny_batch()), pml.importance(tiny_model("gemma3_text"), **tiny_batch())
+    assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES)
+
+
+def test_a_failed_batch_does_not_spoil_the_next():
+    for name in ("qwen3", "gemma3_text"):
+        model, batch = tiny_model(name), tiny_batch()
+        with ImportanceProbe(model) as probe:
+            for module in (model.model.layers[0].self_attn.o_proj, model.model.layers[1].mlp.up_proj):
+                with mock.patch.object(module, "forward", side_effect=RuntimeError):
+                    with pytest.raises(RuntimeError):
+                        probe.measure(**tiny_batch((5, 4)))
+            found = probe.measure(**batch)
+        fresh = pml.importance(model, **batch)
+        assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES), name
+
+
+def test_own_hooks_and_own_forward_stay():
+    model, calls = tiny_model("llama"), []
+    mlp, own = model.model.layers[0].mlp, model.model.layers[0].mlp.forward
+    mlp.forward = own
+    handle = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: calls.append(1))
+    pml.importance(model, **tiny_batch(), score="released")
+    assert vars(mlp)["forward"] is own and calls == [1]
+    handle.remove()
+
+
+def test_a_probe_measures_batch_after_batch():
+    model = tiny_model("qwen3")
+    batches = [tiny_batch(lengths, seed=seed) for seed, lengths in enumerate([(11, 7), (3,), (5, 5, 2)])]
+    with ImportanceProbe(model) as probe:
+        for batch in batches:
+            found, alone = probe.measure(**batch), pml.importance(model, **batch)
+            assert all(torch.equal(found[site], alone[site]) for site in pml.SITES)
+
+
+def test_a_probed_model_can_be_called():
+    model, batch = tiny_model("llama"), tiny_batch()
+    plain = last_hidden(model, batch)
+    with ImportanceProbe(model, fused=True) as probe:
+        first = probe.measure(**batch)
+        called = last_hidden(model, tiny_batch((4, 2)))
+        again = probe.measure(**batch)
+    assert torch.equal(last_hidden(model, batch), plain) and called.shape[1] == 4
+    assert all(torch.equal(first[site], again[site]) for site in pml.SITES)
+
+
+def test_probes_nest():
+    model, batch, other = tiny_model("qwen3"), tiny_batch(), tiny_batch((4, 2))
+    with ImportanceProbe(model, fused=True) as outer:
+        before = outer.measure(**batch)
+        with ImportanceProbe(model, rope="post") as inner:
+            inner.measure(**other)
+            after = outer.measure(**batch)
+    assert all(torch.equal(before[site], after[site]) for site in pml.SITES)
+
+
+def test_weights_may_change_between_blocks():
+    model, batch = tiny_model("llama"), tiny_batch()
+    probe = ImportanceProbe(model)
+    with probe:
+        before = probe.measure(**batch)["ffn"][:, 1]
+    model.model.layers[1].mlp.down_proj.weight.data.mul_(2)
+    with probe:
+        after = probe.measure(**batch)["ffn"][:, 1]
+    assert torch.equal(after, 4 * before)
+
+
+def test_probes_of_two_models_do_not_mix():
+    one, two, batch = tiny_model("llama"), tiny_model("llama", seed=1), tiny_batch()
+    apart = [pml.importance(model, **batch) for model in (one, two)]
+    with ImportanceProbe(one) as first, ImportanceProbe(two) as second:
+        together = [first.measure(**batch), second.measure(**batch)]
+    for a, b in zip(apart, together):
+        assert all(torch.equal(a[site], b[site]) for site in pml.SITES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_importance_of_a_deactivated_model_is_that_of_the_zeroed_model(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch()
+    neurons = some_neurons(model)
+    truth = exactly(zeroed(model, neurons), **batch)
+    with pml.deactivate(model, neurons):
+        found = exactly(model, **batch)
+    with ImportanceProbe(model) as probe, pml.deactivate(model, neurons), float64_throughout(model):
+        inside = probe.measure(**batch)
+    assert all(torch.equal(found[site], inside[site]) for site in pml.SITES)
+    for site, mask in neurons.sites.items():
+        assert largest_error(found[site], truth[site]) < 1e-9, site
+        assert not found[site][:, mask].any(), site

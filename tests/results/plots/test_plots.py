@@ -1,0 +1,77 @@
+import pandas
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling.results import plots
+
+
+def random_set(layers: int, seed: int) -> pml.NeuronSet:
+    generator = torch.Generator().manual_seed(seed)
+    return pml.NeuronSet({site: torch.rand(layers, 40, generator=generator) < 0.1 for site in pml.SITES})
+
+
+@pytest.mark.parametrize("layers", [1, 6, 80])
+def test_neurons_by_layer(tmp_path, layers):
+    sets = {f"l{seed}": random_set(layers, seed) for seed in range(8)}
+    figure = plots.neurons_by_layer(sets, "Neurons")
+    panels = figure.axes[:5]
+    for axes, site in zip(panels, pml.SITES):
+        shown = axes.images[0].get_array()
+        assert shown.shape == (8, layers)
+        assert shown[3].tolist() == pytest.approx([100 * count / 40 for count in sets["l3"].count("layer")[site]])
+    assert panels[-1].get_xlabel() == "layer" and "%" in figure.axes[5].get_ylabel()
+    plots.save(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_empty_sets(tmp_path):
+    nothing = pml.NeuronSet({"ffn": torch.zeros(2, 4, dtype=torch.bool)})
+    plots.save(plots.neurons_by_layer({"fr": nothing}, "Neurons"), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("lowest, low", [(-0.001, 0), (-0.5, -1)])
+def test_ablation_scale(tmp_path, lowest, low):
+    """Losses alone start at zero; gains of some size make the scale symmetric."""
+    change = pandas.DataFrame({"fr": [1.0, 0.0], "de": [lowest, 0.5]}, index=["fr", "de"])
+    figure = plots.ablation(change)
+    axes = figure.axes[0]
+    assert axes.images[0].get_clim() == (low, 1)
+    assert {text.get_text() for text in axes.texts} >= {"+1.00", "+0.50", "+0.00"}
+    assert len(axes.patches) == 2  # the languages' own neurons
+    plots.save(figure, tmp_path / "a.png")
+
+
+def test_overlap(tmp_path):
+    sets = {f"l{seed}": random_set(3, seed) for seed in range(3)}
+    figure = plots.overlap(*pml.overlap(sets))
+    axes = figure.axes[0]
+    assert {text.get_text() for text in axes.texts} >= {str(len(sets["l0"])), str(len(sets["l0"] & sets["l2"]))}
+    plots.save(figure, tmp_path / "a.png")
+    plots.save(plots.overlap(*pml.overlap({"one": sets["l0"]})), tmp_path / "b.png")
+
+
+def test_mwork(tmp_path):
+    rows = [
+        dict(
+            understanding=True, attention=True, ffn=True, generation=True, neurons="none", d_english=0.0, d_others=0.0
+        ),
+        dict(
+            understanding=False, attention=True, ffn=True, generation=True, neurons="own", d_english=-0.1, d_others=-1
+        ),
+        dict(understanding=True, attention=False, ffn=False, generation=False, neurons="own", d_english=0, d_others=-2),
+    ]
+    table = pandas.DataFrame([dict(row, task=task, metric="f1") for task in ("a", "b") for row in rows])
+    figure = plots.mwork(table)
+    assert [axes.get_title() for axes in figure.axes] == ["a, f1", "b, f1"]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["understanding: own", "all but understanding: own"]
+    assert sorted(bar.get_width() for bar in figure.axes[1].patches) == [-2, -1, -0.1, 0]
+    plots.save(figure, tmp_path / "a.png")
+
+
+def test_pyplot_is_left_alone():
+    import sys
+
+    plots.ablation(pandas.DataFrame({"fr": [1.0]}, index=["fr"]))
+    assert "matplotlib.pyplot" not in sys.modules

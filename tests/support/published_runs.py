@@ -1,0 +1,73 @@
+"""Small folders of the kind that commands write, and the Hub on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import pymultiling as pml
+from pymultiling.results.run import Run
+from tests.support.hub_server import TOKEN, HubServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3
+
+
+def use(server: HubServer, monkeypatch, cache: Path, token: str = TOKEN) -> HubServer:
+    """From now on the client speaks to this server."""
+    speak_to(server.url, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return server
+
+
+def speak_to(url: str, monkeypatch) -> None:
+    """As HF_ENDPOINT does, which the client reads when it is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def random_set(seed: int) -> pml.NeuronSet:
+    generator = torch.Generator().manual_seed(seed)
+    return pml.NeuronSet({site: torch.rand(LAYERS, width, generator=generator) < 0.3 for site, width in WIDTHS.items()})
+
+
+def random_statistics(seed: int, documents: int = 5) -> pml.NeuronStatistics:
+    generator = torch.Generator().manual_seed(seed)
+    importance = {site: torch.rand(documents, LAYERS, width, generator=generator) for site, width in WIDTHS.items()}
+    votes = {site: values > 0.5 for site, values in importance.items()}
+    return pml.NeuronStatistics.of_batch(importance, votes, tokens=1234 + seed, rule="top-k, ffn 0.1, attention 0.1")
+
+
+def detected(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str | None = COMMIT) -> Path:
+    """What detect leaves behind, of a model on the Hub, or, without a commit, in a folder here."""
+    run = Run(
+        "detect",
+        {
+            "corpus": [[name, str(corpora / f"{name}.txt")] for name in ("de", "fr")],
+            "model": model,
+            "revision": None,
+            "out": folder,
+            "max_length": 16,
+            "ffn": 0.1,
+            "sites": ["ffn", "q"],
+        },
+    )
+    for number, kind in enumerate(("neurons", "specific", "statistics")):
+        (folder / kind).mkdir(parents=True)
+        for place, language in enumerate(("de", "fr")):
+            file = folder / kind / f"{language}.safetensors"
+            if kind == "statistics":
+                random_statistics(place).save(file)
+            else:
+                random_set(2 * number + place).save(file, model=model, language=language)
+    (folder / "report.csv").write_text("language,site\nfr,ffn\n")
+    (folder / "neurons.png").write_bytes(b"\x89PNG")
+    files = {name: {"file": str(corpora / f"{name}.txt"), "sha256": "ab" * 32} for name in ("de", "fr")}
+    known = {"name": model, "revision": commit, "type": "llama", "dtype": "float32"}
+    run.note(corpora=files, rule="top-k, ffn 0.1, attention 0.1", model=known, device="cpu")
+    run.write(folder)
+    return folder

@@ -1,0 +1,175 @@
+"""Attention layers that the tests of qk_importance and qk_estimate share."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from tests.support.operator_inputs import interpreted
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attention layer's projections, made from a seed."""
+
+    batch: int = 2
+    kv_heads: int = 2
+    group: int = 2
+    length: int = 12
+    size: int = 8
+    rotation: str | None = "half"  # "half", "interleaved", "partial", None
+    before: bool = True  # rows of the projection are zeroed, before the rotation
+    norm: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    padding: str | None = None  # "left", "right", "some", "one row"
+    key_bias: float = 0
+    query_factor: float = 1
+    seed: int = 0
+
+    def projections(self):
+        torch.manual_seed(self.seed)
+        shape = (self.length, self.size)
+        q = self.query_factor * torch.randn(self.batch, self.kv_heads * self.group, *shape, dtype=torch.float64)
+        k = torch.randn(self.batch, self.kv_heads, *shape, dtype=torch.float64)
+        bias = self.key_bias * torch.randn(1, self.kv_heads, 1, self.size, dtype=torch.float64).sign()
+        return q, k + bias
+
+    def normed(self, x):
+        if not self.norm:
+            return x
+        weight = torch.linspace(0.5, 1.5, self.size, dtype=torch.float64)
+        return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
+
+    def gain(self, x):
+        if not self.norm:
+            return None
+        r2 = x.square().mean(-1, keepdim=True) + EPS
+        return (r2 / (r2 - x.square() / self.size)).sqrt()
+
+    def tables(self):
+        if self.rotation is None:
+            return None, None
+        turned = self.size // 4 * 2 if self.rotation == "partial" else self.size
+        angle = torch.arange(self.length, dtype=torch.float64)[:, None] * 0.3 ** torch.arange(turned // 2)
+        angle = angle.repeat_interleave(2, 1) if self.rotation == "interleaved" else angle.repeat(1, 2)
+        return angle.cos()[None], angle.sin()[None]
+
+    def rotated(self, x):
+        """Pair by pair, as a rotation of the plane: independent of how the library stores pairs."""
+        if self.rotation is None:
+            return x
+        cos, sin = self.tables()
+        turned, x = cos.shape[-1], x.clone()
+        first = slice(0, turned, 2) if self.rotation == "interleaved" else slice(0, turned // 2)
+        second = slice(1, turned, 2) if self.rotation == "interleaved" else slice(turned // 2, turned)
+        a, b = x[..., first].clone(), x[..., second].clone()
+        x[..., first] = a * cos[..., first] - b * sin[..., first]
+        x[..., second] = b * cos[..., second] + a * sin[..., second]
+        return x
+
+    def valid(self):
+        valid = torch.ones(self.batch, self.length, dtype=torch.bool)
+        third = self.length // 3
+        if self.padding == "left":
+            valid[0, :third] = False
+        if self.padding == "right":
+            valid[-1, self.length - third :] = False
+        if self.padding == "some":
+            torch.manual_seed(self.seed)
+            valid = torch.rand(self.batch, self.length) < 0.7
+        if self.padding == "one row":
+            valid[0] = False
+        return valid
+
+    def arguments(self):
+        q, k = self.projections()
+        plain = (self.normed(q), self.normed(k))
+        rotated = tuple(map(self.rotated, plain))
+        gains = (self.gain(q), self.gain(k)) if self.before else (None, None)
+        if not self.before:
+            return (*rotated, None, None, None, None, self.valid(), None, None)
+        return (*rotated, *plain, *self.tables(), self.valid(), *gains)
+
+    def settings(self):
+        return {
+            "scale": self.size**-0.5,
+            "window": self.window,
+            "softcap": self.softcap,
+            "interleaved": self.rotation == "interleaved",
+        }
+
+    def probabilities(self, q, k, b):
+        """(H, l', l') of document b's valid tokens, from rotated queries and keys."""
+        tokens = self.valid()[b].nonzero().squeeze(1)
+        scores = self.size**-0.5 * q[b][:, tokens] @ k[b][:, tokens].repeat_interleave(self.group, 0).mT
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        distance = tokens[:, None] - tokens
+        hidden = distance < 0
+        if self.window is not None:
+            hidden |= distance >= self.window
+        return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+def brute_force(case: Case):
+    """Zeroes one dimension of one head's projection after the other and does attention again."""
+    projections = case.projections()
+    heads = (case.kv_heads * case.group, case.kv_heads)
+
+    def layer(q, k, zero=None):
+        out = []
+        for site, x in enumerate((q, k)):
+            x = x.clone()
+            at = None if zero is None or zero[0] != site else zero[1:]
+            if at is not None and case.before:
+                x[:, at[0], :, at[1]] = 0
+            x = case.rotated(case.normed(x))
+            if at is not None and not case.before:
+                x[:, at[0], :, at[1]] = 0
+            out.append(x)
+        return [case.probabilities(*out, b) for b in range(case.batch)]
+
+    whole = layer(*projections)
+    results = []
+    for site in (0, 1):
+        change = torch.zeros(case.batch, heads[site], case.size, dtype=torch.float64)
+        for h in range(heads[site]):
+            for n in range(case.size):
+                without = layer(*projections, (site, h, n))
+                for b in range(case.batch):
+                    change[b, h, n] = (without[b] - whole[b]).square().sum()
+        results.append(change.flatten(1))
+    return results
+
+
+def largest_score(arguments, case):
+    q, k = arguments[0], arguments[1].repeat_interleave(case.group, 1)
+    scores = case.size**-0.5 * torch.einsum("bhid,bhjd->bhij", q, k)
+    return float(scores.abs().max()) if scores.numel() else 0.0
+
+
+def cast(arguments, dtype):
+    return tuple(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in arguments)
+
+
+def few_kernels(case, backend):
+    """On a GPU every width, norm and cap is another kernel, ten seconds each to compile: norms and caps have tests of their own."""
+    return case if backend != "triton" or interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
+
+
+HOSTILE = {
+    "more keys than a partial sum, rows than a tile": Case(batch=1, kv_heads=1, length=300, size=24, window=200),
+    "odd size": Case(size=63, rotation=None, length=40),
+    "size 1": Case(size=1, rotation=None, length=40),
+    "key bias 300": Case(key_bias=300, rotation=None, length=70),
+    "key bias 300, zeroed after no rotation": Case(key_bias=300, rotation=None, before=False, length=70),
+    "key bias 300 under the rotation": Case(key_bias=300, length=70),
+    "key bias 300, soft cap": Case(key_bias=300, softcap=50.0, length=40),
+    "scores of 100": Case(query_factor=40, length=70),
+    "scores of 100, norm": Case(query_factor=40, key_bias=3, norm=True, length=70),
+    "scores far over the cap": Case(query_factor=100, softcap=2.0, length=40),
+    "scores of 1e4": Case(query_factor=4e3, length=40),
+    "tiny changes": Case(query_factor=1e-4, length=70),
+}

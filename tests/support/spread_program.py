@@ -1,0 +1,79 @@
+"""What test_spread_models.py starts with torchrun: models spread over the processes, against the same models whole."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import distributed
+from transformers import AutoModelForCausalLM
+
+import pymultiling as pml
+from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
+
+CHANGES = dict(intermediate_size=40)
+
+
+def main(folder: Path, names: list[str]) -> None:
+    distributed.init_process_group("gloo")
+    for name in names:
+        if distributed.get_rank() == 0:
+            tiny_model(name, **CHANGES).save_pretrained(folder / name)
+        distributed.barrier()
+        compare(folder / name, tiny_model(name, **CHANGES), name)
+    distributed.destroy_process_group()
+
+
+@torch.no_grad()
+def compare(path: Path, whole, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        spread = AutoModelForCausalLM.from_pretrained(
+            path, tp_plan="auto", attn_implementation=whole.config._attn_implementation
+        )
+    batch = tiny_batch()
+    for options in (dict(), dict(rope="post"), dict(score="released"), dict(qk="fast"), dict(fused=True)):
+        truth, found = (pml.importance(model, **batch, **options) for model in (whole, spread))
+        for site in truth:
+            assert_close(found[site], truth[site], f"{name} {options} {site}")
+    neurons, mean = some_neurons(whole), pml.mean_activations(whole, tiny_tokenizer(), texts("fr"))
+    for site, values in pml.mean_activations(spread, tiny_tokenizer(), texts("fr")).items():
+        assert_close(values, mean[site], f"{name} mean {site}")
+    for options in (dict(), dict(scale=2.0), dict(mean=mean)):
+        logits = []
+        for model in (whole, spread):
+            with pml.deactivate(model, [neurons, None], **options):
+                logits.append(model(**batch).logits)
+        assert_close(logits[1], logits[0], f"{name} deactivated {options}")
+    corpora = {language: texts(language) for language in LANGUAGES}
+    options = dict(batch_tokens=30, progress=False)
+    counts = pml.activations(spread, tiny_tokenizer(), corpora, **options)
+    folder = path.parent / f"{name}-state"
+    found = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
+    again = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
+    assert again.neurons == found.neurons
+    assert [part.name for part in folder.iterdir()] == ["process-0-of-1"]
+    for language in corpora:
+        alone = one_by_one(whole, corpora[language])
+        assert found.statistics[language].documents == len(corpora[language])
+        for site in pml.SITES:
+            assert_close(found.statistics[language].sum[site], alone[site], f"{name} {language} {site}")
+        assert counts[language].tokens == sum(len(text.split()) + 1 for text in corpora[language])
+    print(f"{name}: agrees in process {os.environ['RANK']}", flush=True)
+
+
+def one_by_one(model, lines: list[str]) -> dict[str, torch.Tensor]:
+    found = [pml.importance(model, tiny_tokenizer()(line, return_tensors="pt")["input_ids"]) for line in lines]
+    return {site: sum(one[site][0].double() for one in found) for site in pml.SITES}
+
+
+def assert_close(found: torch.Tensor, truth: torch.Tensor, what: str) -> None:
+    assert found.shape == truth.shape, (what, found.shape, truth.shape)
+    error = ((found - truth).abs().max() / truth.abs().max()).item()
+    assert error < 1e-4, (what, error)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

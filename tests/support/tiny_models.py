@@ -1,0 +1,197 @@
+"""Random tiny models of every supported family, and documents for them."""
+
+import copy
+
+import torch
+import transformers
+from packaging.version import Version
+
+from pymultiling import SITES, NeuronSet
+from tests.support.anatomy import layers_of, sizes, zero_neuron
+
+VOCABULARY = 61
+SHAPE = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    intermediate_size=37,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=None,
+    tie_word_embeddings=False,
+)
+
+PARTIAL = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+
+# Other implementations of experts have no float64, and ask for rows of whole multiples of 16 bytes.
+EXPERTS = dict(experts_implementation="eager", intermediate_size=16)
+
+# name: (transformers' name of the model, what differs from SHAPE). Sliding windows are smaller than the documents.
+MODELS = {
+    "llama": ("Llama", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
+    "llama-one-head": ("Llama", dict(num_attention_heads=1, num_key_value_heads=1, head_dim=6)),
+    "llama-yarn": (  # its tables carry a factor beside cosine and sine
+        "Llama",
+        dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=8)),
+    ),
+    "llama-large-key-bias": ("Llama", dict(attention_bias=True)),
+    "mistral": ("Mistral", dict(head_dim=8, sliding_window=4)),
+    "qwen2": ("Qwen2", dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "qwen2-sliding": ("Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict(head_dim=16)),
+    "qwen3-bias": ("Qwen3", dict(head_dim=8, attention_bias=True)),
+    "gemma": ("Gemma", dict(head_dim=16, num_key_value_heads=1)),
+    "gemma2": ("Gemma2", dict(head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, query_pre_attn_scalar=5)),
+    "gemma2-bias": ("Gemma2", dict(head_dim=8, attention_bias=True)),
+    "gemma3_text": (
+        "Gemma3",
+        dict(head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
+    ),
+    "phi3": ("Phi3", dict(sliding_window=5)),
+    "phi3-partial-rotary": ("Phi3", dict(rope_parameters=dict(PARTIAL))),
+    "starcoder2": ("Starcoder2", dict(sliding_window=4)),  # a plain FFN, biases everywhere
+    "gpt2": ("GPT2", dict(n_inner=37)),
+    "gpt2-other-scales": ("GPT2", dict(n_inner=37, scale_attn_by_inverse_layer_idx=True, scale_attn_weights=False)),
+    "gpt_neox": ("GPTNeoX", dict(rope_parameters=dict(PARTIAL))),
+    "gpt_neox-sequential": ("GPTNeoX", dict(use_parallel_residual=False, attention_bias=False)),
+    "opt": ("OPT", dict(ffn_dim=37)),
+    "opt-post-norm": ("OPT", dict(ffn_dim=37, do_layer_norm_before=False, word_embed_proj_dim=24)),
+    "phi": ("Phi", dict(rope_parameters=dict(PARTIAL))),
+    "phi-norms": ("Phi", dict(rope_parameters=dict(PARTIAL), qk_layernorm=True)),
+    "cohere": ("Cohere", dict(attention_bias=True)),
+    "cohere-norms": ("Cohere", dict(use_qk_norm=True)),
+    "cohere2": ("Cohere2", dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])),
+    "glm": ("Glm", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
+    "stablelm": ("StableLm", dict(use_qkv_bias=True, rope_parameters=dict(PARTIAL))),
+    "stablelm-norms": (
+        "StableLm",
+        dict(qk_layernorm=True, use_parallel_residual=True, rope_parameters=dict(PARTIAL)),
+    ),
+    "granite": ("Granite", dict(attention_multiplier=0.3, residual_multiplier=0.22, embedding_multiplier=2.0)),
+    "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0])),
+    "bloom": ("Bloom", {}),
+    "bloom-three-heads": ("Bloom", dict(hidden_size=30, num_attention_heads=3)),  # 10^-1/2 is no binary fraction
+    "falcon": ("Falcon", dict(ffn_hidden_size=37)),  # one key head
+    "falcon-new": ("Falcon", dict(ffn_hidden_size=37, new_decoder_architecture=True, num_kv_heads=2, bias=True)),
+    "falcon-alibi": (
+        "Falcon",
+        dict(ffn_hidden_size=37, alibi=True, multi_query=False, parallel_attn=False, bias=True),
+    ),
+    "falcon-alibi-one-key": ("Falcon", dict(ffn_hidden_size=37, alibi=True)),
+    "falcon-alibi-new": ("Falcon", dict(ffn_hidden_size=37, alibi=True, new_decoder_architecture=True, num_kv_heads=2)),
+    "xglm": ("XGLM", dict(ffn_dim=37)),
+    "olmo": ("Olmo", dict(clip_qkv=0.5)),
+    "olmo2": ("Olmo2", {}),
+    "mixtral": ("Mixtral", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, sliding_window=4)),
+    "qwen3_moe": (  # its router's weights add up to 1
+        "Qwen3Moe",
+        dict(EXPERTS, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=8, norm_topk_prob=True),
+    ),
+    "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # and here they do not
+}
+if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignored these scales
+    del MODELS["gpt2-other-scales"]
+# One model of each kind of modules, for what does not depend on the variants.
+FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2",
+    "gpt2",  # Conv1D, whose weights are transposed, and fused projections
+    "gpt_neox",  # projections fused by head
+    "falcon-new",  # projections fused by key head, no attention interface
+    "bloom",  # an FFN that adds the residual, ALiBi
+    "opt",  # an FFN on the layer itself, which sees all tokens in a row
+    "mixtral",  # a mixture of experts
+)  # fmt: skip
+
+
+def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
+    """The same weights in any dtype (drawn in float32, then cast); every parameter is random."""
+    kind, differences = MODELS[name]
+    config = configuration(kind)(**{**SHAPE, **differences, **changes})
+    if name.startswith("gemma2"):
+        config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
+    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config).eval()
+    _draw(model, torch.Generator().manual_seed(seed))
+    for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
+        _enlarge_key_bias(layer.self_attn, slow_only=name == "qwen2")
+    return model.to(dtype)
+
+
+def configuration(kind: str) -> type:
+    return getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
+
+
+@torch.no_grad()
+def _draw(model, generator) -> None:
+    offset = "Gemma" in type(model).__name__  # Gemma's norms multiply by 1 + weight
+    transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name or "ln_" in name:
+            noise = 0.3 * noise + (0 if offset or name.endswith("bias") else 1)
+        elif parameter.ndim > 1 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
+            noise = noise * parameter.shape[0 if id(parameter) in transposed else -1] ** -0.5
+        elif name.endswith("bias"):
+            noise = 0.5 * noise
+        parameter.copy_(noise)
+
+
+@torch.no_grad()
+def _enlarge_key_bias(attention, slow_only: bool) -> None:
+    """Key biases of +-300; Qwen2's own are on the dimensions that turn slowly."""
+    bias = attention.k_proj.bias.view(-1, attention.head_dim)
+    slow = torch.arange(attention.head_dim) % (attention.head_dim // 2) >= attention.head_dim // 4
+    bias[:, slow if slow_only else slice(None)] = 300 * bias[:, slow if slow_only else slice(None)].sign()
+
+
+def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask of documents of these lengths, padded on one side with token 0."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(lengths), max(lengths)
+    input_ids = torch.zeros(shape, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        place = slice(0, length) if padding == "right" else slice(shape[1] - length, None)
+        input_ids[row, place] = torch.randint(3, VOCABULARY, (length,), generator=generator)
+        attention_mask[row, place] = 1
+    return dict(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def hidden_of(model, batch: dict) -> torch.Tensor:
+    """The last hidden states, every document's first token at position 0."""
+    given = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
+    return model.base_model(**batch, **given, use_cache=False).last_hidden_state
+
+
+def positions(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Position ids that start with 0 at a document's first token."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def unknown_model():
+    """A tiny model of a family that the package does not know."""
+    return transformers.CodeGenForCausalLM(
+        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY)
+    ).eval()
+
+
+def some_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
+    """A random set of a model's neurons, some of every site and layer."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for site in sites:
+        width = sizes(model.config)[site]
+        drawn[site] = torch.rand(model.config.num_hidden_layers, width, generator=generator) < fraction
+        drawn[site][:, int(torch.randint(width, (), generator=generator))] = True
+    return NeuronSet(drawn)
+
+
+def zeroed(model, neurons: NeuronSet):
+    """A copy of the model with the parameters of these neurons set to zero."""
+    model = copy.deepcopy(model)
+    for site, mask in neurons.sites.items():
+        for layer, n in mask.nonzero().tolist():
+            zero_neuron(layers_of(model)[layer], site, n, model.config)
+    return model

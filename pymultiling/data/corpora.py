@@ -67,6 +67,18 @@ def texts_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[str]:
         yield text
 
 
+def sentences_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[int, str]]:
+    """The sentences that are there, each with its place among the rows; `report` is added to."""
+    for place, (text,) in enumerate(rows):
+        report.texts += 1
+        if not text.strip():
+            report.empty += 1
+            continue
+        text = without_half_pairs(text)
+        report.replaced += REPLACEMENT in text
+        yield place, text
+
+
 def pairs_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[str, str]]:
     """The prompts and responses, without those that have no response; in `report`, which is added to, a text is a pair."""
     for pair in rows:

@@ -62,6 +62,23 @@ def _token_lists(texts: Iterable[str], tokenizer, **options) -> Iterator[list[in
         yield from tokenizer(some, return_attention_mask=False, verbose=False, **options)["input_ids"]
 
 
+def tokenise_sentences(
+    sentences: Iterable[tuple[int, str]], tokenizer, max_length: int, report: CorpusReport
+) -> Iterator[tuple[list[int], int]]:
+    """Documents of sentences, a token at least, each with its sentence's place; `report` is added to.
+
+    Sentences without a token count as empty. Longer ones are cut to max_length tokens.
+    """
+    sentences = iter(sentences)
+    while some := list(islice(sentences, TEXTS_AT_A_TIME)):
+        for (place, _), tokens in zip(some, _token_lists((text for _, text in some), tokenizer)):
+            if not tokens:
+                report.empty += 1
+                continue
+            report.cut += len(tokens) > max_length
+            yield tokens[:max_length], place
+
+
 def tokenise_pairs(
     pairs: Iterable[tuple[str, str]], tokenizer, max_length: int, report: CorpusReport
 ) -> Iterator[tuple[list[int], int]]:

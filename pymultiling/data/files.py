@@ -43,6 +43,12 @@ class FileShard:
             yield from readers[ending(self._path)](raw, fields)
         self.done = 1.0
 
+    @property
+    def size(self) -> int | None:
+        """Bytes, as it is stored; None where its file system does not say."""
+        with errors_of(self.name):
+            return self._filesystem.info(self._path)["size"]
+
     def fingerprint(self) -> str:
         """A hash of the file's size and of its first and last 64 KiB.
 

@@ -49,6 +49,11 @@ class RowsShard:
                     row = ""
                 yield (row,) if isinstance(row, str) and len(fields) == 1 else strings(row, fields, f"row {number}")
 
+    @property
+    def size(self) -> int | None:
+        """Rows; None where nobody knows."""
+        return self._length
+
     def beginning(self) -> str:
         """A hash of the first row."""
         return hashlib.blake2b(
@@ -112,6 +117,15 @@ def extent(shards: list[Shard]) -> str:
     if isinstance(first, FileShard):
         return first.fingerprint()
     return first.beginning() if len(shards) > 1 else first.extent
+
+
+def sizes(corpora: list[list[Shard]]) -> list[float]:
+    """How large the corpora are beside each other: in bytes or rows where all are known in one of these, else all the same."""
+    kinds = {type(shard) for shards in corpora for shard in shards}
+    known = [[shard.size for shard in shards] for shards in corpora] if len(kinds) == 1 else [[None]]
+    if any(None in of_corpus for of_corpus in known):
+        return [1.0] * len(corpora)
+    return [max(1.0, float(sum(of_corpus))) for of_corpus in known]
 
 
 def _files_of(source) -> int:

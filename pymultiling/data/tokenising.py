@@ -8,25 +8,25 @@ from itertools import chain
 
 import numpy as np
 
-from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, pairs_of, texts_of
-from pymultiling.data.documents import tokenise, tokenise_pairs
+from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, pairs_of, sentences_of, texts_of
+from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_sentences
 from pymultiling.data.rows import Row
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of some texts.
+    """The documents of some rows.
 
     Attributes:
         tokens: int32, of all documents one after the other.
         lengths: how many are each document's.
-        starts: the place of each document's first token that can count.
+        places: int64, one a document; what they mean depends on the form of `Tokenising`.
         report: what became of the texts.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
-    starts: np.ndarray
+    places: np.ndarray
     report: CorpusReport
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -36,33 +36,40 @@ class Documents:
 
 @dataclass(frozen=True)
 class Tokenising:
-    """How texts become documents.
+    """How rows become documents.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
         max_length, pack: as in `tokenise`.
-        pairs: the texts are prompts and responses.
+        form: what a row is, and what `Documents.places` holds:
+            "texts": a text; places are 0.
+            "pairs": a prompt and its response; the place of the response's first token in the document.
+            "sentences": a sentence, kept also with a single token; the place of the sentence among the rows.
     """
 
     tokenizer: object
     max_length: int
     pack: int | None = None
-    pairs: bool = False
+    form: str = "texts"
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Of the rows that are read."""
-        return PAIR if self.pairs else TEXT
+        return PAIR if self.form == "pairs" else TEXT
 
     def __call__(self, rows: list[Row]) -> Documents:
         report = CorpusReport()
-        if self.pairs:
-            pairs = pairs_of(rows, report)
-            found = list(tokenise_pairs(pairs, self.tokenizer, self.max_length, report))
-        else:
-            texts = texts_of(rows, report)
-            found = [(one, 0) for one in tokenise(texts, self.tokenizer, self.max_length, report, self.pack)]
-        lengths = np.array([len(one) for one, _ in found], dtype=np.int64)
-        tokens = np.fromiter(chain.from_iterable(one for one, _ in found), dtype=np.int32, count=int(lengths.sum()))
-        starts = np.array([start for _, start in found], dtype=np.int64)
-        return Documents(tokens, lengths, starts, report)
+        documents = list(self._documents(rows, report))
+        lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
+        tokens = chain.from_iterable(tokens for tokens, _ in documents)
+        tokens = np.fromiter(tokens, dtype=np.int32, count=int(lengths.sum()))
+        places = np.array([place for _, place in documents], dtype=np.int64)
+        return Documents(tokens, lengths, places, report)
+
+    def _documents(self, rows: list[Row], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
+        if self.form == "pairs":
+            return tokenise_pairs(pairs_of(rows, report), self.tokenizer, self.max_length, report)
+        if self.form == "sentences":
+            return tokenise_sentences(sentences_of(rows, report), self.tokenizer, self.max_length, report)
+        texts = texts_of(rows, report)
+        return ((tokens, 0) for tokens in tokenise(texts, self.tokenizer, self.max_length, report, self.pack))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
+import torch
 from torch import Tensor, nn
 
-from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise
+from pymultiling.data.batches import Batch
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import document_length
+from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.models.spread import processes_of
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.runtime.progress import progress as show_progress
-from pymultiling.tasks.likelihood import log_likelihoods
+from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.sums import Sums
+from pymultiling.probes.likelihood import LikelihoodProbe
+from pymultiling.tasks.likelihood import SetLikelihoods
 from pymultiling.tasks.shared_batches import with_none
 
 if TYPE_CHECKING:
@@ -23,7 +30,18 @@ if TYPE_CHECKING:
 
 
 def perplexity(
-    model: nn.Module, tokenizer, texts, *, max_length: int = 512, batch_tokens: int = 4096, pack: int | None = None
+    model: nn.Module,
+    tokenizer,
+    texts,
+    *,
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+    pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
+    progress: bool = False,
 ) -> float:
     """Perplexity of texts, over all their tokens.
 
@@ -38,15 +56,16 @@ def perplexity(
         max_length: longer texts are cut to this many tokens (or to the model's positions).
         batch_tokens: tokens in one forward, padding included.
         pack: join consecutive texts into documents of this many tokens; None: a text is a document.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
 
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
+        CheckpointError: as `detect`.
         NonFiniteActivations: the loss is NaN or infinite.
     """
-    length = document_length(model, max_length, batch_tokens, pack)
-    documents = _documents(tokenizer, texts, length, pack, "the texts")
-    total = log_likelihoods(model, documents, [None], batch_tokens=batch_tokens).sum().item()
-    return _perplexity(total, documents, "the texts")
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    losses = _losses(model, tokenizer, {"perplexity": texts}, {"none": None}, max_length, pack, options, lambda _: "")
+    return _perplexity(losses["perplexity"], 0, "the texts")
 
 
 def ablation_matrix(
@@ -60,44 +79,40 @@ def ablation_matrix(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> pandas.DataFrame:
     """Perplexity of every language with each set of neurons off.
 
-    Texts are tokenised once, and one forward carries many sets: each row of a batch is a document under its own set.
+    Texts are read once, and one forward carries many sets: each row of a batch is a document under its own set.
 
     Args:
         model, tokenizer, max_length, batch_tokens, pack: as in `perplexity`.
         sets: {name: NeuronSet}.
         texts: {language: texts}, as `perplexity` takes them; held-out ones, not those that the sets were found with.
         scale, mean: what becomes of the sets' neurons, as in `deactivate`; by default they are zero.
-        progress: show it on stderr.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
 
     Returns:
         DataFrame of perplexities; rows: "none" and the sets; columns: languages.
 
     Raises:
-        CorpusError: naming the language; UnsupportedModel, ValueError: as `deactivate`, naming the set.
+        CorpusError: naming the language; CheckpointError: as `detect`; UnsupportedModel, ValueError: as `deactivate`, naming the set.
         NonFiniteActivations: naming the language and the set.
     """
     import pandas
 
     named = with_none(model, sets)
-    length = document_length(model, max_length, batch_tokens, pack)
-    documents = {
-        language: _documents(tokenizer, source, length, pack, f"language {language!r}")
-        for language, source in texts.items()
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    change = {"scale": scale, "mean": mean}
+    losses = _losses(model, tokenizer, texts, named, max_length, pack, options, "language {!r}".format, **change)
+    columns = {
+        language: {name: _perplexity(total, number, _what(language, name)) for number, name in enumerate(named)}
+        for language, total in losses.items()
     }
-    pooled = list(chain.from_iterable(documents.values()))
-    with show_progress("ablation", "sets x documents", progress, len(named) * len(pooled)) as bar:
-        options = {"batch_tokens": batch_tokens, "scale": scale, "mean": mean, "done": bar.update}
-        found = log_likelihoods(model, pooled, list(named.values()), **options)
-    columns = {}
-    for language, of_language in zip(documents, found.split([len(some) for some in documents.values()])):
-        columns[language] = {
-            name: _perplexity(total, documents[language], _what(language, name))
-            for name, total in zip(named, of_language.sum(0).tolist())
-        }
     return pandas.DataFrame(columns, index=list(named))
 
 
@@ -105,16 +120,63 @@ def _what(language: str, name: str) -> str:
     return f"language {language!r}" + ("" if name == "none" else f" with set {name!r} off")
 
 
-def _documents(tokenizer, texts, length: int, pack: int | None, what: str) -> list[list[int]]:
-    report = CorpusReport()
-    documents = list(tokenise(read_texts(texts, report), tokenizer, length, report, pack))
-    if not documents:
-        raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
-    return documents
+def _losses(
+    model: nn.Module,
+    tokenizer,
+    texts: Mapping[str, object],
+    sets: Mapping[str, NeuronSet | None],
+    max_length: int,
+    pack: int | None,
+    options: Options,
+    named: Callable[[str], str],
+    **change,
+) -> dict[str, Sums]:
+    """{language: log_likelihood (sets,) float64, of its documents under every set; predicted () int64, their tokens but the first}."""
+    tokenising = Tokenising(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
+    nothing = Sums(
+        log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)
+    )
+
+    def check(language: str, total: Sums, _: CorpusReport) -> None:
+        if not total["predicted"]:
+            what = named(language) or "the texts"
+            raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
+
+    spread_over = processes_of(model)
+    with LikelihoodProbe(model, list(sets.values()), **change) as probe:
+        likelihoods = SetLikelihoods(probe, len(sets), options.batch_tokens, halves=spread_over == 1)
+
+        def measure(batch: Batch, _: Origin) -> Sums:
+            lengths = batch.attention_mask.sum(1)
+            documents = [ids[:length] for ids, length in zip(batch.input_ids.numpy(), lengths.tolist())]
+            return Sums(log_likelihood=likelihoods(documents).sum(0), predicted=(lengths - 1).sum())
+
+        work = Work(
+            doing="perplexity",
+            tokenising=tokenising,
+            nothing=lambda *_: nothing,
+            measure=measure,
+            decides=lambda: {"measure": _decides(sets, **change), **identity(model, tokenising)},
+            check=check,
+            named=named,
+            spread_over=spread_over,
+            halves=False,  # rows are halved, of which a document has one for each set
+        )
+        return {language: total for language, (total, _) in over_corpora(texts, work, options).items()}
 
 
-def _perplexity(total: float, documents: list[list[int]], what: str) -> float:
-    """total: their log-likelihood."""
-    if not math.isfinite(total):
+def _decides(sets: Mapping[str, NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None) -> str:
+    """A hash of the sets and of what becomes of their neurons."""
+    digest = hashlib.blake2b(repr((list(sets), scale)).encode(), digest_size=16)
+    for tensors in [*(one.sites for one in sets.values() if one is not None), mean or {}]:
+        for site, values in sorted(tensors.items()):
+            digest.update(site.encode() + values.detach().cpu().contiguous().numpy().tobytes())
+    return f"log-likelihoods under {len(sets)} sets, {digest.hexdigest()}"
+
+
+def _perplexity(total: Sums, number: int, what: str) -> float:
+    """Of the set with this number."""
+    log_likelihood = total["log_likelihood"][number].item()
+    if not math.isfinite(log_likelihood):
         raise NonFiniteActivations(f"{what}: the loss is NaN or infinite; look for NaN weights or activations")
-    return float(numpy.exp(-total / sum(len(one) - 1 for one in documents)))  # inf where math.exp would raise
+    return float(numpy.exp(-log_likelihood / total["predicted"].item()))  # inf where math.exp would raise

@@ -15,8 +15,7 @@ from pymultiling.data.tokenising import Tokenising
 from pymultiling.errors import CorpusError
 from pymultiling.models.decoder import model_device
 from pymultiling.neurons.activation_statistics import ActivationStatistics
-from pymultiling.passes.checkpoints import Every
-from pymultiling.passes.corpus_pass import Options, identity, over_corpora
+from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
 from pymultiling.passes.document_names import naming
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import progress as show_progress
@@ -81,28 +80,30 @@ def activations(
     if positions == "response" and pack is not None:
         raise ValueError("prompts and responses are not packed: leave out pack")
     length = document_length(model, max_length, batch_tokens, pack)
-    options = Options(batch_tokens, workers, checkpoint, Every(checkpoint_seconds, checkpoint_documents), progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe = ActivationProbe(model)
 
-    def measure(batch: Batch, starts: Tensor) -> ActivationStatistics:
-        return _measured(probe, batch, starts, positions)
+    def measure(batch: Batch, origin: Origin) -> ActivationStatistics:
+        return _measured(probe, batch, origin.places[batch.order], positions)
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenising = Tokenising(tokenizer, length, pack, pairs=positions == "response")
-    counted = over_corpora(
-        corpora,
-        tokenising,
-        _nothing(probe),
-        measure,
-        options,
-        what="counting",
-        run=lambda: {"measure": f"activations at positions {positions}", **identity(model, tokenising)},
+    tokenising = Tokenising(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
+    work = Work(
+        doing="counting",
+        tokenising=tokenising,
+        nothing=lambda *_: _nothing(probe),
+        measure=measure,
+        decides=lambda: {
+            "measure": f"activations at positions {positions}",
+            **identity(model.base_model, tokenising),
+        },
         check=check,
         spread_over=probe.decoder.spread.count,
     )
+    counted = over_corpora(corpora, work, options)
     found = Activations()
     for language, (total, found.corpora[language]) in counted.items():
         found[language] = total
@@ -122,7 +123,7 @@ def count(
     total = _nothing(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
-            with naming(f"{kind} {name!r}", batch):
+            with naming(f"{kind} {name!r}", batch.order):
                 total += _measured(probe, batch, starts, positions)
             bar.update(len(batch.order))
     return total

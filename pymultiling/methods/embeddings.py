@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
-from pymultiling.data.corpora import REPLACEMENT, CorpusReport, without_half_pairs
-from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length
-from pymultiling.errors import CorpusError, NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.models.linear import is_linear, weight_of
-from pymultiling.passes.document_names import naming
-from pymultiling.probes.hooks import Hooks
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.data.batches import Batch
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import document_length
+from pymultiling.data.tokenising import Tokenising
+from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.models.decoder import model_device
+from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.table_rows import TableRows
+from pymultiling.probes.hidden_states import SentenceMeanProbe
+from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
 from pymultiling.runtime.storage import written_whole
-
-DTYPES = {torch.float16: numpy.float16, torch.float32: numpy.float32, torch.float64: numpy.float64}
 
 
 class SentenceEmbeddings(dict[str, Tensor]):
@@ -36,7 +36,6 @@ class SentenceEmbeddings(dict[str, Tensor]):
         self.corpora: dict[str, CorpusReport] = {}
 
 
-@torch.no_grad()
 def sentence_embeddings(
     model: nn.Module,
     tokenizer,
@@ -46,6 +45,10 @@ def sentence_embeddings(
     batch_tokens: int = 4096,
     dtype: torch.dtype = torch.float32,
     folder: str | Path | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> SentenceEmbeddings:
     """The mean hidden state of every sentence in every layer.
@@ -59,14 +62,15 @@ def sentence_embeddings(
     Args:
         model: a Hugging Face decoder of a supported family.
         tokenizer: its tokenizer.
-        sentences: {language: sentences}. A sentence that is None, empty or only spaces, or without a token, is missing.
+        sentences: {language: sentences}, iterables that are read once. A sentence that is None, empty or only spaces, or without a
+            token, is missing.
         max_length: longer sentences are cut to this many tokens (or to the model's positions).
         batch_tokens: tokens in one forward, padding included.
         dtype: of the result: float32, float64 or float16. Means are taken in float32, of a float64 model in float64.
         folder: write every language to <folder>/<language>.npy and return these files as tensors, so that memory does
             not grow with the sentences; what is there is replaced. Read one again with
             `torch.from_numpy(numpy.load(path, mmap_mode="c"))`.
-        progress: show it on stderr.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
 
     Returns:
         {language: (sentences, layers + 1, hidden)} on the CPU, in the order of the sentences, with `corpora` as an
@@ -74,6 +78,7 @@ def sentence_embeddings(
 
     Raises:
         CorpusError: sentences are no strings, or a language has none.
+        CheckpointError: as `detect`.
         NonFiniteActivations: naming the language and the sentence.
         UnsupportedModel, ValueError: as `importance`; also where the last hidden states have another width (OPT 350M).
     """
@@ -81,76 +86,76 @@ def sentence_embeddings(
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     if not sentences:
         raise CorpusError("no sentences were given: pass {language: sentences}")
-    decoder, length = Decoder(model), document_length(model, max_length, batch_tokens, None)
-    decoder.require_weights()
-    if any(is_linear(one) for one in decoder.final):
-        raise UnsupportedModel(
-            f"{type(model).__name__} projects its last hidden states to another width: they are no points beside others"
+    probe, device = SentenceMeanProbe(model), model_device(model)
+    tokenising = Tokenising(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    texts = {language: _checked(language, of_language) for language, of_language in sentences.items()}
+    with ExitStack() as stack:
+        tables = _Tables(stack, probe.shape, dtype, texts, None if folder is None else Path(folder))
+
+        def measure(batch: Batch, origin: Origin) -> TableRows:
+            means = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
+            rows = origin.chunk.place.row + origin.places[batch.order]
+            return TableRows.written(tables[origin.chunk.corpus], rows, _finite(means, dtype))
+
+        def check(language: str, total: TableRows, report: CorpusReport) -> None:
+            if not total.present.any():
+                why = str(report) or "nothing was read"
+                raise CorpusError(f"language {language!r} has no sentences: {why}")
+
+        work = Work(
+            doing="embedding",
+            tokenising=tokenising,
+            nothing=lambda language, beside: TableRows(tables.begun(language, beside)),
+            measure=measure,
+            decides=lambda: {"measure": f"means of sentences in {dtype}", **identity(model.base_model, tokenising)},
+            check=check,
+            spread_over=probe.decoder.spread.count,
         )
-    shape = len(decoder.layers) + 1, weight_of(decoder.layers[0].o).shape[0]
-    found = SentenceEmbeddings()
-    for language, texts in sentences.items():
-        texts = _checked(language, texts)
-        report = found.corpora[language] = CorpusReport(texts=len(texts))
-        path = None if folder is None else _file(Path(folder), language)
-        rows: list[int] = []
-        with _table((len(texts), *shape), dtype, path) as table:
-            documents = _documents(texts, tokenizer, length, report, rows)
-            with show_progress(f"{language}: embedding", "sentences", progress, len(texts)) as bar:
-                for batch in batches(documents, batch_tokens):
-                    # The numbers that `batches` gives count documents; a sentence that is missing is none.
-                    batch = Batch(batch.input_ids, batch.attention_mask, [rows[number] for number in batch.order])
-                    with naming(f"language {language!r}", batch):
-                        table[batch.order] = _finite(_means(decoder, batch), dtype)
-                    bar.update(len(batch.order))
-            if not rows:
-                raise CorpusError(f"language {language!r} has no sentences: {str(report) or 'nothing was read'}")
-            missing = torch.ones(len(texts), dtype=torch.bool)
-            missing[rows] = False
-            table[missing] = torch.nan
-        found[language] = table
+        found = SentenceEmbeddings()
+        for language, (total, report) in over_corpora(texts, work, options).items():
+            found.corpora[language] = report
+            found[language] = tables.finished(language, TableRows(tables[language]) + total, report.texts)
     return found
 
 
-def watch_layers(decoder: Decoder, hooks: Hooks, see: Callable[[int, Tensor], None]) -> None:
-    """Calls see(0, what the first layer reads), then see(l, output of layer l), none normalised, in every forward."""
+class _Tables(dict[str, RowTable]):
+    """{language: the table of its sentences}: in memory, in `folder`, or beside a checkpoint's states.
 
-    def first(_, args, kwargs) -> None:
-        see(0, args[0] if args else kwargs["hidden_states"])
+    Files in `folder` get their names when the block of `stack` ends well, and are gone when it does not.
+    """
 
-    modules = list(decoder.base.get_submodule(decoder.family.layers))
-    hooks.before(modules[0], first, with_kwargs=True)
-    for index, module in enumerate(modules, 1):
-        hooks.after(module, lambda _, args, output, at=index: see(at, _tensor(output)))
+    def __init__(
+        self, stack: ExitStack, shape: tuple[int, ...], dtype: torch.dtype, languages: Iterable[str], folder: Path | None
+    ):
+        super().__init__()
+        self._stack, self._kind = stack, (shape, dtype)
+        self._paths = {} if folder is None else {language: _file(folder, language) for language in languages}
+        self._partial: dict[str, Path] = {}
+        self._beside: dict[str, Path | None] = {}
 
+    def begun(self, language: str, beside: Path | None) -> RowTable:
+        self._beside[language] = beside
+        path = beside
+        if language in self._paths:
+            self._paths[language].parent.mkdir(parents=True, exist_ok=True)
+            self._partial[language] = self._stack.enter_context(written_whole(self._paths[language]))
+            path = beside or self._partial[language]
+        if path is None:
+            self[language] = MemoryTable(*self._kind)
+        else:
+            self[language] = self._stack.enter_context(closing(FileTable(path, *self._kind)))
+        return self[language]
 
-def _tensor(output) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _means(decoder: Decoder, batch: Batch) -> Tensor:
-    """(documents, layers + 1, hidden) on the CPU."""
-    found: dict[int, Tensor] = {}
-
-    def see(index: int, hidden: Tensor) -> None:
-        mask = batch.attention_mask.bool().to(hidden.device)
-        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        # Not a product with the mask: what stands beside padding may be NaN.
-        total = wide.masked_fill(~mask[..., None], 0).sum(1)
-        found[index] = (total / mask.sum(1, keepdim=True)).cpu()
-
-    device = model_device(decoder.model)
-    with Hooks() as hooks, evaluation(decoder.model):
-        watch_layers(decoder, hooks, see)
-        output = decoder.base(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-        )
-        see(len(decoder.layers), output[0])
-    if len(found) < len(decoder.layers) + 1:
-        raise UnsupportedModel(
-            f"{len(found)} of {len(decoder.layers) + 1} hidden states were seen: layers were not run"
-        )
-    return torch.stack([found[index] for index in range(len(found))], 1)
+    def finished(self, language: str, rows: TableRows, count: int) -> Tensor:
+        """The table, of so many sentences; what is beside a checkpoint's states is copied, and stays the checkpoint's."""
+        values, beside = rows.table.finished(rows.of(count)), self._beside[language]
+        if beside is None:
+            return values
+        if language not in self._partial:
+            return values.clone()
+        shutil.copyfile(beside, self._partial[language])
+        return torch.from_numpy(numpy.load(self._partial[language], mmap_mode="r+"))
 
 
 def _finite(means: Tensor, dtype: torch.dtype) -> Tensor:
@@ -200,49 +205,23 @@ def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
     return next(iter(shapes))[0]
 
 
-def _checked(language: str, texts: Iterable[str | None]) -> list[str | None]:
-    if isinstance(texts, (str, Mapping)) or not isinstance(texts, Iterable):
-        raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {type(texts).__name__}")
-    texts = list(texts)
-    for number, text in enumerate(texts):
+def _checked(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
+    """The sentences, "" for those that are None; of a list a list, of anything else what gives them one by one."""
+    if isinstance(sentences, (str, Mapping)) or not isinstance(sentences, Iterable):
+        kind = type(sentences).__name__
+        raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {kind}")
+    checked = _strings(language, sentences)
+    return list(checked) if isinstance(sentences, (list, tuple)) else checked
+
+
+def _strings(language: str, sentences: Iterable[str | None]) -> Iterator[str]:
+    for number, text in enumerate(sentences):
         if not (text is None or isinstance(text, str)):
             raise CorpusError(f"language {language!r}, sentence {number}: looked for a string or None, got {text!r}")
-    return texts
-
-
-def _documents(
-    texts: list[str | None], tokenizer, length: int, report: CorpusReport, rows: list[int]
-) -> Iterator[list[int]]:
-    """Token ids of the sentences that are not missing; rows gets their places."""
-    for start in range(0, len(texts), TEXTS_AT_A_TIME):
-        some = enumerate(texts[start : start + TEXTS_AT_A_TIME], start)
-        present = [(row, without_half_pairs(text)) for row, text in some if text and text.strip()]
-        report.replaced += sum(REPLACEMENT in text for _, text in present)
-        report.empty += min(TEXTS_AT_A_TIME, len(texts) - start) - len(present)
-        if not present:
-            continue
-        lists = tokenizer([text for _, text in present], return_attention_mask=False, verbose=False)["input_ids"]
-        for (row, _), tokens in zip(present, lists):
-            if not tokens:
-                report.empty += 1
-                continue
-            report.cut += len(tokens) > length
-            rows.append(row)
-            yield tokens[:length]
+        yield text or ""
 
 
 def _file(folder: Path, language: str) -> Path:
     if not language or Path(language).name != language:
         raise ValueError(f"language {language!r} is no name of a file: leave out folder or rename it")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{language}.npy"
-
-
-@contextmanager
-def _table(shape: tuple[int, ...], dtype: torch.dtype, path: Path | None) -> Iterator[Tensor]:
-    """In memory, or in a file that gets its name when the block ends well, and is gone when it does not."""
-    if path is None or 0 in shape:
-        yield torch.zeros(shape, dtype=dtype)
-        return
-    with written_whole(path) as partial:
-        yield torch.from_numpy(numpy.lib.format.open_memmap(partial, "w+", DTYPES[dtype], shape))

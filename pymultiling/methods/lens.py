@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from pymultiling.data.batches import batches
-from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise
-from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations, UnsupportedModel
-from pymultiling.methods.embeddings import watch_layers
-from pymultiling.models.decoder import Decoder, evaluation, model_device
-from pymultiling.passes.document_names import naming
-from pymultiling.probes.hooks import Hooks
+from pymultiling.data.batches import Batch
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import document_length
+from pymultiling.data.tokenising import Tokenising
+from pymultiling.errors import BackendUnavailable, CorpusError
+from pymultiling.models.decoder import model_device
+from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.sums import Sums
+from pymultiling.probes.hidden_states import TopTokenProbe
 from pymultiling.runtime.progress import progress as show_progress
 
 if TYPE_CHECKING:
     import pandas
 
 OTHER = "other"
-LOGITS = 2**24  # that are held at a time
 WORDS = 4096  # that are identified at a time
 STEPS, CHANGE = 1000, 1e-6  # of the search for shares: how many at most, and the change that ends it; right to 0.001
 
@@ -41,6 +42,10 @@ def lens(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> pandas.DataFrame:
     """The share of each language among the tokens that every layer's hidden states decode to.
@@ -67,6 +72,7 @@ def lens(
             among them is taken for the most similar one of its script.
         top: tokens of each position.
         max_length, batch_tokens, pack, progress: as in `detect`.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`, and so are several processes.
 
     Returns:
         DataFrame with a row for each layer and language: layer, language, share. Layer 0 is what the first layer reads,
@@ -76,17 +82,40 @@ def lens(
     Raises:
         BackendUnavailable: lingua is not installed.
         CorpusError: the texts cannot be read, or there are none.
+        CheckpointError: as `detect`.
         UnsupportedModel: also where there is no head or no final norm.
         NonFiniteActivations: naming the document.
         ValueError: also for unknown languages or another top.
     """
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    return lenses(
+        model,
+        tokenizer,
+        {"texts": texts},
+        languages=languages,
+        top=top,
+        max_length=max_length,
+        pack=pack,
+        options=options,
+        named=lambda _: "",
+    )["texts"]
+
+
+def lenses(
+    model: nn.Module, tokenizer, texts: Mapping[str, object], *, languages: Iterable[str] | None, options: Options, **of_counts
+) -> dict[str, pandas.DataFrame]:
+    """`lens` of several texts, {name: texts}, in one pass; of_counts: as `count_top_tokens` takes them."""
+    codes = language_codes(languages)
+    found = count_top_tokens(model, tokenizer, texts, options=options, **of_counts)
+    return {
+        name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], options.progress), report)
+        for name, (counts, report) in found.items()
+    }
+
+
+def _table(counts: Tensor, codes: Sequence[str], confidences: Tensor, report: CorpusReport) -> pandas.DataFrame:
     import pandas
 
-    codes = language_codes(languages)
-    report = CorpusReport()
-    options = {"max_length": max_length, "batch_tokens": batch_tokens, "pack": pack, "progress": progress}
-    counts = count_top_tokens(model, tokenizer, texts, report, top=top, **options)
-    confidences = token_confidences(tokenizer, codes, counts.shape[1], progress)
     shares = language_shares(counts, confidences)
     rows = [
         (layer, code, share)
@@ -98,57 +127,43 @@ def lens(
     return table
 
 
-@torch.no_grad()
 def count_top_tokens(
     model: nn.Module,
     tokenizer,
-    texts,
-    report: CorpusReport,
+    texts: Mapping[str, object],
     *,
     top: int,
     max_length: int,
-    batch_tokens: int,
     pack: int | None,
-    progress: bool,
-) -> Tensor:
-    """(layers + 1, vocabulary) int64: how often a token is among the top ones. As `lens`; report is added to."""
-    decoder, head = Decoder(model), model.get_output_embeddings()
-    decoder.require_weights()
-    if head is None:
-        raise UnsupportedModel(f"looked for a language-model head in {type(model).__name__}")
-    decode = nn.Sequential(*decoder.final, head)
-    vocabulary = head.weight.shape[0]
-    if not 1 <= top <= vocabulary:
-        raise ValueError(f"top must be between 1 and the {vocabulary} tokens of the vocabulary, got {top}")
-    length = document_length(model, max_length, batch_tokens, pack)
-    documents = tokenise(read_texts(texts, report), tokenizer, length, report, pack)
-    counts = torch.zeros(len(decoder.layers) + 1, vocabulary, dtype=torch.int64)
-    device, mask = model_device(model), None
+    options: Options,
+    named: Callable[[str], str] = "texts {!r}".format,
+) -> dict[str, tuple[Tensor, CorpusReport]]:
+    """Of each of the texts (layers + 1, vocabulary) int64, how often a token is among the top ones, and what became of them.
 
-    def see(index: int, hidden: Tensor) -> None:
-        inside = mask.to(hidden.device)
-        broken = inside & ~hidden.isfinite().all(-1)
-        if broken.any():
-            document = int(broken.any(1).nonzero()[0])
-            raise NonFiniteActivations(
-                f"hidden states of index {index} are NaN or infinite: look for NaN weights", document
-            )
-        states = hidden[inside]  # parts that are elsewhere fetch them, as accelerate has them do
-        for some in states.split(max(1, LOGITS // vocabulary)):
-            tokens = decode(some).topk(top).indices.flatten()
-            counts[index] += torch.bincount(tokens, minlength=vocabulary).cpu()
+    named: the texts as messages call them; else as `lens`.
+    """
+    probe, device = TopTokenProbe(model, top), model_device(model)
+    tokenising = Tokenising(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
 
-    with Hooks() as hooks, evaluation(model), show_progress("lens", "documents", progress) as bar:
-        watch_layers(decoder, hooks, see)
-        for batch in batches(documents, batch_tokens):
-            mask = batch.attention_mask.bool()
-            given = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
-            with naming("the texts", batch):
-                decoder.base(**given, use_cache=False)
-            bar.update(len(batch.order))
-    if mask is None:
-        raise CorpusError(f"no documents to decode: {str(report) or 'nothing was read'}")
-    return counts
+    def measure(batch: Batch, _: Origin) -> Sums:
+        return Sums(counts=probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
+
+    def check(_: str, total: Sums, report: CorpusReport) -> None:
+        if not total["counts"].any():
+            raise CorpusError(f"no documents to decode: {str(report) or 'nothing was read'}")
+
+    work = Work(
+        doing="decoding",
+        tokenising=tokenising,
+        nothing=lambda *_: Sums(counts=probe.nothing()),
+        measure=measure,
+        decides=lambda: {"measure": f"top {top} tokens", **identity(model, tokenising)},
+        check=check,
+        named=named,
+        spread_over=probe.decoder.spread.count,
+    )
+    found = over_corpora(texts, work, options)
+    return {name: (total["counts"], report) for name, (total, report) in found.items()}
 
 
 def language_shares(counts: Tensor, confidences: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES
-from pymultiling.passes.checkpoints import Every
-from pymultiling.passes.corpus_pass import Options, identity, over_corpora
+from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.importance_values import Importance
 
@@ -193,14 +192,14 @@ def detect(
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
-    options = Options(batch_tokens, workers, checkpoint, Every(checkpoint_seconds, checkpoint_documents), progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     dtype = torch.promote_types(model.dtype, torch.float32)
     nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
-    def measure(batch: Batch, _: Tensor) -> NeuronStatistics:
+    def measure(batch: Batch, _: Origin) -> NeuronStatistics:
         found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
         return NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
 
@@ -209,18 +208,17 @@ def detect(
             raise CorpusError(f"language {language!r} has no documents: {str(report) or NOTHING_READ}")
 
     tokenising = Tokenising(tokenizer, length, pack)
+    work = Work(
+        doing="measuring",
+        tokenising=tokenising,
+        nothing=lambda *_: nothing,
+        measure=measure,
+        decides=lambda: {"measure": rule, "sites": probe.sites, **identity(model.base_model, tokenising)},
+        check=check,
+        spread_over=probe.decoder.spread.count,
+    )
     with probe:
-        found = over_corpora(
-            corpora,
-            tokenising,
-            nothing,
-            measure,
-            options,
-            what="measuring",
-            run=lambda: {"measure": rule, "sites": probe.sites, **identity(model, tokenising)},
-            check=check,
-            spread_over=probe.decoder.spread.count,
-        )
+        found = over_corpora(corpora, work, options)
     statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})

@@ -54,6 +54,17 @@ def spread_of(model: nn.Module, weight: Tensor) -> Spread:
     return Spread()
 
 
+def processes_of(model: nn.Module) -> int:
+    """Over how many processes a model of any kind is spread.
+
+    Raises:
+        UnsupportedModel: as `spread_of`.
+    """
+    weights = list(model.parameters())
+    spread = [weight for weight in weights if isinstance(weight, DTensor)]
+    return spread_of(model, (spread or weights)[0]).count
+
+
 def whole(values: Tensor) -> Tensor:
     """What every process has: the tensor itself, not spread."""
     return values.full_tensor() if isinstance(values, DTensor) else values

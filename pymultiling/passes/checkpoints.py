@@ -68,13 +68,19 @@ class Every:
 class Checkpoints:
     """The part of a checkpoint folder that is one process's; `opened` locks it."""
 
-    def __init__(self, folder: Path, run: Mapping[str, object], every: Every, load: Callable[[Path], object]):
-        self._folder, self._every, self._load = folder, every, load
+    def __init__(self, folder: Path, run: Mapping[str, object], every: Every):
+        self._folder, self._every = folder, every
         self._run = json.loads(json.dumps({"format": FORMAT, **run}))  # as it is read again
         self._written, self._documents = time.monotonic(), 0
 
-    def restore(self, corpus: int) -> Standing | None:
+    def beside(self, corpus: int) -> Path:
+        """A file beside the states, for what a corpus's statistics keep elsewhere than in them."""
+        return self._folder / f"{corpus}.rows"
+
+    def restore(self, corpus: int, load: Callable[[Path], object]) -> Standing | None:
         """The last state of a corpus that is whole, a warning for every one that is not; None: there is none.
+
+        load: reads the corpus's statistics.
 
         Raises:
             CheckpointError: it is the state of another run, or cannot be read now.
@@ -89,7 +95,7 @@ class Checkpoints:
                 for file in damaged:  # it does not count as one of those that are kept
                     file.unlink(missing_ok=True)
                 return Standing(
-                    self._load(tensors),
+                    load(tensors),
                     _place(body["place"]),
                     body["digest"],
                     body["batches"],
@@ -159,7 +165,10 @@ class Checkpoints:
 class NoCheckpoints:
     """Nothing is kept."""
 
-    def restore(self, corpus: int) -> None:
+    def beside(self, corpus: int) -> None:
+        return None
+
+    def restore(self, corpus: int, load: Callable[[Path], object]) -> None:
         return None
 
     def measured(self, corpus: int, standing: Standing, documents: int) -> None:
@@ -175,13 +184,11 @@ def opened(
     processes: Processes,
     run: Mapping[str, object],
     every: Every,
-    load: Callable[[Path], object],
 ) -> Iterator[Checkpoints | NoCheckpoints]:
     """This process's checkpoints, for nobody else as long as the block lasts; none without a folder.
 
     Args:
         run: what decides the result; a checkpoint of another run is refused.
-        load: reads statistics.
 
     Raises:
         CheckpointError: the folder cannot be written to, another run is using it, or it is of another number of processes.
@@ -205,7 +212,7 @@ def opened(
     with locked(part):
         for partial in part.glob("*.partial"):
             partial.unlink()
-        yield Checkpoints(part, run, every, load)
+        yield Checkpoints(part, run, every)
 
 
 class _Damaged(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from pymultiling.data.batches import Batch, batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import check_first_row, described, extent, shards_of
+from pymultiling.data.shards import check_first_row, described, extent, shards_of, sizes
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenising
 from pymultiling.errors import CorpusError
@@ -35,8 +35,7 @@ class Statistics(Protocol):
     def __add__(self, other): ...
     def over(self, processes: Processes): ...
     def save(self, path: Path): ...
-    @classmethod
-    def load(cls, path: Path): ...
+    def load(self, path: Path): ...
 
 
 @dataclass(frozen=True)
@@ -47,43 +46,71 @@ class Options:
         batch_tokens: tokens in one forward, padding included.
         workers: processes that tokenise beside the forward.
         checkpoint: a folder for the state; None: none is kept.
-        every: when the state is written.
+        checkpoint_seconds, checkpoint_documents: how often the state is written.
         progress: show it on stderr.
     """
 
     batch_tokens: int
-    workers: int
-    checkpoint: str | Path | None
-    every: Every
-    progress: bool
+    workers: int = 1
+    checkpoint: str | Path | None = None
+    checkpoint_seconds: float = 60.0
+    checkpoint_documents: int | None = None
+    progress: bool = True
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
+        self.every()
+
+    def every(self) -> Every:
+        return Every(self.checkpoint_seconds, self.checkpoint_documents)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the documents of a batch come from.
+
+    Attributes:
+        chunk: the rows that they were made of.
+        places: int64, of every document of the chunk, as `Tokenising` says; `places[batch.order]` are the batch's.
+    """
+
+    chunk: Chunk
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass does with the documents of corpora.
+
+    Attributes:
+        doing: a word for the progress, such as "measuring".
+        tokenising: how texts become documents.
+        nothing: gives a corpus's statistics before its first document; takes its name, and a path for a file of its own
+            beside its state, None where no state is kept.
+        measure: gives a batch's statistics.
+        decides: gives what decides the result, beside the corpora and `batch_tokens`.
+        check: raises CorpusError where nothing was found in a corpus; takes its name, statistics and report.
+        named: a corpus as messages call it, such as "language 'fr'"; "" where there is one only, and nothing to tell apart.
+        spread_over: how many processes have a part of the model.
+        halves: a batch that does not fit in memory is measured in halves here; False: `measure` sees to that.
+    """
+
+    doing: str
+    tokenising: Tokenising
+    nothing: Callable[[str, Path | None], Statistics]
+    measure: Callable[[Batch, Origin], Statistics]
+    decides: Callable[[], Mapping[str, object]]
+    check: Callable[[str, Statistics, CorpusReport], None]
+    named: Callable[[str], str] = "language {!r}".format
+    spread_over: int = 1
+    halves: bool = True
 
 
 def over_corpora(
-    corpora: Mapping[str, object],
-    tokenising: Tokenising,
-    nothing: Statistics,
-    measure: Callable[[Batch, Tensor], Statistics],
-    options: Options,
-    *,
-    what: str,
-    run: Callable[[], Mapping[str, object]],
-    check: Callable[[str, Statistics, CorpusReport], None],
-    spread_over: int = 1,
+    corpora: Mapping[str, object], work: Work, options: Options
 ) -> dict[str, tuple[Statistics, CorpusReport]]:
-    """The statistics of every corpus, and what became of its texts, over all processes.
-
-    Args:
-        corpora: {name: source}.
-        nothing: the neutral element of the statistics.
-        measure: of a batch, and the place of each document's first token that can count.
-        what: is done to them, for the progress.
-        run: gives what decides the result.
-        check: raises CorpusError where nothing was found in a corpus.
-        spread_over: how many processes have a part of the model.
+    """The statistics of every corpus, {name: source}, and what became of its texts, over all processes.
 
     Raises:
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
@@ -91,64 +118,69 @@ def over_corpora(
     """
     if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
+    fields = work.tokenising.fields
     shards = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
-        team = stack.enter_context(processes(spread_over))
-        parts = {f"corpus {name!r}": described(of_it) for name, of_it in shards.items()}
+        team = stack.enter_context(processes(work.spread_over))
+        parts = {f"corpus {name!r}": described(of_corpus) for name, of_corpus in shards.items()}
         decides = {"corpora": list(shards), **parts, "batch_tokens": options.batch_tokens}
         if team.several or options.checkpoint:
-            decides |= run()
+            decides |= work.decides()
         if team.several:
-            texts = {f"texts of {name!r}": extent(of_it) for name, of_it in shards.items()}
+            texts = {f"texts of {name!r}": extent(of_corpus) for name, of_corpus in shards.items()}
             apart = {"model": None} if team.one_model else {}  # each has a part of it
             check_same_call(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
         folder = options.checkpoint if team.first or not team.one_model else None
-        keeper = stack.enter_context(opened(folder, team, decides, options.every, type(nothing).load))
-        restored = team.agreed([keeper.restore(number) or Standing(nothing) for number in range(len(corpora))])
-        for (name, of_it), begun in zip(shards.items(), restored):
-            check_finished(name, of_it, begun.place)
+        keeper = stack.enter_context(opened(folder, team, decides, options.every()))
+        nothing = [work.nothing(name, keeper.beside(number)) for number, name in enumerate(corpora)]
+        restored = team.agreed(
+            [keeper.restore(number, empty.load) or Standing(empty) for number, empty in enumerate(nothing)]
+        )
+        for (name, of_corpus), begun in zip(shards.items(), restored):
+            check_finished(name, of_corpus, begun.place)
             if not begun.ended:
-                with _of(name, options.checkpoint, restored):
-                    check_first_row(of_it, tokenising.fields)
+                with _of(name, work, options.checkpoint, restored):
+                    check_first_row(of_corpus, fields)
         source = chain.from_iterable(
-            chunks(name, of_it, tokenising.fields, size, Share(team.rank, team.count, number), begun.place)
-            for number, ((name, of_it), begun) in enumerate(zip(shards.items(), restored))
+            chunks(name, of_corpus, fields, size, Share(team.rank, team.count, number), begun.place)
+            for number, ((name, of_corpus), begun) in enumerate(zip(shards.items(), restored))
             if not begun.ended
         )
-        read = stack.enter_context(closing(stream(source, tokenising, options.workers)))
-        if spread_over == 1:  # a half here would be a whole batch elsewhere
-            measure = WithinMemory(measure)
+        read = stack.enter_context(closing(stream(source, work.tokenising, options.workers)))
+        # A half here would be a whole batch in another process that has a part of the model.
+        measure = WithinMemory(work.measure) if work.halves and work.spread_over == 1 else work.measure
         shown, standings = options.progress and team.first, list(restored)
+        pace, spans = Pace(), _spans(list(shards.values()))
         for number, (name, begun) in enumerate(zip(corpora, restored)):
             if begun.ended:
                 say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
                 continue
             with (
-                progress(_label(name, what, begun, team), "documents", shown) as bar,
-                _of(name, options.checkpoint, standings),
+                progress(_label(name, work.doing, begun, team), "documents", shown) as bar,
+                _of(name, work, options.checkpoint, standings),
             ):
-                pace = Pace(bar)
                 try:
-                    for standing, measured, tokens, done in _steps(read, begun, measure, options.batch_tokens):
+                    for standing, documents, tokens, done in _steps(read, begun, measure, work, options.batch_tokens):
                         standings[number] = standing
-                        keeper.measured(number, standing, measured)
-                        pace.update(measured, tokens, done)
+                        keeper.measured(number, standing, documents)
+                        pace.update(bar, documents, tokens, None if done is None else spans[number](done))
                 finally:
                     keeper.write(number, standings[number])
             if team.count == 1:
-                check(name, standings[number].total, standings[number].report)
+                work.check(name, standings[number].total, standings[number].report)
         check_same_texts(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
         found = {name: _over_all(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
-        check(name, total, report)
+        work.check(name, total, report)
     return found
 
 
 def _steps(
     read: Iterator[tuple[Chunk, Documents]],
     standing: Standing,
-    measure: Callable[[Batch, Tensor], Statistics],
+    measure: Callable[[Batch, Origin], Statistics],
+    work: Work,
     batch_tokens: int,
 ) -> Iterator[tuple[Standing, int, int, float | None]]:
     """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
@@ -174,8 +206,9 @@ def _steps(
             seen += batch.tokens
             if number < begun:
                 continue
-            with naming(f"language {chunk.corpus!r}", batch, _where(chunk)):
-                found = measure(batch, torch.from_numpy(documents.starts[batch.order]))
+            numbers = documents.places[batch.order] if work.tokenising.form == "sentences" else batch.order
+            with naming(work.named(chunk.corpus) or "the texts", numbers, _where(chunk)):
+                found = measure(batch, Origin(chunk, torch.from_numpy(documents.places)))
             count = len(batch.order)
             standing = replace(
                 standing, total=standing.total + found, batches=number + 1, documents=standing.documents + count
@@ -192,11 +225,21 @@ def _done(chunk: Chunk, fraction: float) -> float | None:
     return before + fraction * (after - before)
 
 
+def _spans(corpora: list[list]) -> list[Callable[[float], float]]:
+    """For every corpus: the part of the whole job that is done when so much of it is, by size where all sizes are known."""
+    weights = sizes(corpora)
+    ends = list(accumulate(weights))
+    return [
+        lambda done, end=end, weight=weight: (end - weight + done * weight) / ends[-1]
+        for end, weight in zip(ends, weights)
+    ]
+
+
 def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
-    """What decides a pass's numbers, beside what is measured."""
+    """What decides a pass's numbers, beside what is measured; `model`: all that is run."""
     return {
         "dtype": str(model.dtype),
-        "model": model_hash(model.base_model),  # all that is run
+        "model": model_hash(model),
         "tokenizer": tokenizer_hash(tokenising.tokenizer),
         "max_length": tokenising.max_length,
         "pack": tokenising.pack,
@@ -204,20 +247,21 @@ def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
 
 
 @contextmanager
-def _of(corpus: str, checkpoint: str | Path | None, standings: Sequence[Standing]) -> Iterator[None]:
+def _of(corpus: str, work: Work, checkpoint: str | Path | None, standings: Sequence[Standing]) -> Iterator[None]:
     """A CorpusError inside names the corpus, and where what was measured is."""
     try:
         yield
     except CorpusError as error:
         measured = checkpoint and any(standing.documents for standing in standings)
         kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if measured else ""
-        raise CorpusError(f"corpus {corpus!r}: {error}{kept}") from error
+        prefix = f"corpus {corpus!r}: " if work.named(corpus) else ""
+        raise CorpusError(f"{prefix}{error}{kept}") from error
 
 
-def _label(name: str, what: str, standing: Standing, team: Processes) -> str:
+def _label(name: str, doing: str, standing: Standing, team: Processes) -> str:
     notes = [f"goes on after {standing.documents:,} documents"] if standing.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
-    return f"{name}: {what}" + (f" ({', '.join(notes)})" if notes else "")
+    return f"{name}: {doing}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _where(chunk: Chunk) -> str:

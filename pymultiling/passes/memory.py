@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from pymultiling.data.batches import Batch
 from pymultiling.errors import NonFiniteActivations, out_of_memory
@@ -16,21 +16,21 @@ Found = TypeVar("Found")
 
 
 class WithinMemory:
-    """measure(batch, starts), or the sum of what it gives for halves where memory does not suffice for the whole.
+    """measure(batch, ...), or what it gives for halves, joined, where memory does not suffice for the whole.
 
-    After that, batches of more tokens than the larger half had are halved without a trial. A sum of halves is that of the whole to
-    rounding.
+    After that, batches of more tokens than the larger half had are halved without a trial. What is joined is that of the whole to
+    rounding. `join` adds, unless another is given.
     """
 
-    def __init__(self, measure: Callable[[Batch, Tensor], Found]):
-        self._measure = measure
+    def __init__(self, measure: Callable[..., Found], join: Callable[[Found, Found], Found] = operator.add):
+        self._measure, self._join = measure, join
         self._most = float("inf")
 
-    def __call__(self, batch: Batch, starts: Tensor) -> Found:
+    def __call__(self, batch: Batch, *others: object) -> Found:
         tokens = batch.input_ids.numel()
         if tokens <= self._most or len(batch.order) == 1:
             try:
-                return self._measure(batch, starts)
+                return self._measure(batch, *others)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or len(batch.order) == 1:
                     raise
@@ -45,8 +45,8 @@ class WithinMemory:
             )
         middle = len(batch.order) // 2
         one, other = batch.halves()
-        found = self(one, starts[:middle])
+        found = self(one, *others)
         try:
-            return found + self(other, starts[middle:])
+            return self._join(found, self(other, *others))
         except NonFiniteActivations as error:
             raise NonFiniteActivations(str(error), middle + error.document) from None

@@ -35,24 +35,23 @@ def say(line: str, show: bool) -> None:
 
 
 class Pace:
-    """Says on a bar how fast documents and tokens go by, and how long it will take where that is known."""
+    """Says on the bars of a job how fast tokens go by, and how long the whole job will take where that is known."""
 
-    def __init__(self, bar: tqdm | _Lines):
-        self._bar = bar
+    def __init__(self) -> None:
         self._started = time.monotonic()
         self._tokens = 0
         self._first: float | None = None
 
-    def update(self, documents: int, tokens: int, done: float | None) -> None:
-        """So many more documents and tokens; `done`: the part of all that is behind, 0 to 1, or None."""
+    def update(self, bar: tqdm | _Lines, documents: int, tokens: int, done: float | None) -> None:
+        """So many more documents and tokens; `done`: the part of the whole job that is behind, 0 to 1, or None."""
         self._tokens += tokens
         seconds = max(time.monotonic() - self._started, 1e-9)
         note = f"{self._tokens / seconds:,.0f} tokens/s"
         self._first = done if self._first is None else self._first
         if done is not None and self._first < done < 1:  # in front: what does not fit on a line is cut
             note = f"{duration(seconds * (1 - done) / (done - self._first))} left, {note}"
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(documents)
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(documents)
 
 
 def duration(seconds: float) -> str:

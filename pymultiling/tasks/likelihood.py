@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
-from pymultiling.mathematics.sums import wide
-from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.models.spread import processes_of
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.probes.masking import changed
+from pymultiling.passes.memory import WithinMemory
+from pymultiling.probes.likelihood import LikelihoodProbe
 from pymultiling.tasks.shared_batches import shared_batches
 
 
-@torch.no_grad()
 def log_likelihoods(
     model: nn.Module,
-    documents: Sequence[list[int]],
+    documents: Sequence[Sequence[int]],
     sets: Sequence[NeuronSet | None],
     *,
     starts: Sequence[int] | None = None,
@@ -33,7 +30,8 @@ def log_likelihoods(
 
         sum_t log p(token_t | tokens before it),   t = start, start + 1, ...
 
-    A batch holds documents of like length, each once for every set; the sets of its rows differ.
+    A batch holds documents of like length, each once for every set; the sets of its rows differ. One that does not fit in memory
+    is measured in halves.
 
     Args:
         model: a Hugging Face decoder with a language-model head; of a supported family, if anything is off.
@@ -47,34 +45,36 @@ def log_likelihoods(
     Returns:
         (documents, sets) float64, in nats; NaN or infinite where the model's output is.
     """
-    device, found = model_device(model), torch.zeros(len(documents), len(sets), dtype=torch.float64)
-    starts = [1] * len(documents) if starts is None else starts
-    with ExitStack() as stack:
-        stack.enter_context(evaluation(model))
-        rows = None
-        if any(one is not None for one in sets):  # a model of any kind has likelihoods
-            rows = stack.enter_context(changed(Decoder(model), sets, scale, mean))
-        for batch, places, numbers in shared_batches(documents, len(sets), batch_tokens):
-            if rows is not None:
-                rows.assign(torch.tensor(numbers))
-            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-            of_rows = [starts[place] for place in places]
-            first = min(of_rows) - 1  # logits before it, nobody asks for
-            options = {"logits_to_keep": ids.shape[1] - first} if first else {}
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-            found[places, numbers] = _of_rows(logits, ids[:, first:], batch, first, of_rows)
+    halves = processes_of(model) == 1  # a half here would be a whole batch in another process that has a part of the model
+    with LikelihoodProbe(model, sets, scale, mean) as probe:
+        return SetLikelihoods(probe, len(sets), batch_tokens, halves)(documents, starts, done)
+
+
+class SetLikelihoods:
+    """As `log_likelihoods`, called with some documents after others, inside the block of a probe of so many sets.
+
+    halves: a batch that does not fit in memory is measured in halves.
+    """
+
+    def __init__(self, probe: LikelihoodProbe, sets: int, batch_tokens: int, halves: bool = True):
+        self._probe, self._sets, self._batch_tokens = probe, sets, batch_tokens
+        self._measure = WithinMemory(self._rows, join=lambda *halves: torch.cat(halves)) if halves else self._rows
+
+    def __call__(
+        self,
+        documents: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        done: Callable[[int], object] = lambda count: None,
+    ) -> Tensor:
+        found = torch.zeros(len(documents), self._sets, dtype=torch.float64)
+        starts = [1] * len(documents) if starts is None else starts
+        for batch, places, numbers in shared_batches(documents, self._sets, self._batch_tokens):
+            # A half of the batch has some of its orders; of which documents and sets they are, these say.
+            work = dict(zip(batch.order, zip(numbers, (starts[place] for place in places))))
+            found[places, numbers] = self._measure(batch, work)
             done(len(places))
-    return found
+        return found
 
-
-def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """logits and ids begin with token `first`. A row at a time: float32 logits of all would take twice the model's memory."""
-    losses = [
-        F.cross_entropy(
-            wide(logits[row, start - 1 - first : length - 1 - first]),
-            ids[row, start - first : length - first],
-            reduction="sum",
-        )
-        for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
-    ]
-    return -torch.stack(losses).double().cpu()
+    def _rows(self, batch: Batch, work: Mapping[int, tuple[int, int]]) -> Tensor:
+        sets, starts = zip(*(work[order] for order in batch.order))
+        return self._probe.measure(batch, sets, starts)

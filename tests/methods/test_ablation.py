@@ -121,5 +121,7 @@ def test_a_set_of_another_model():
 
 def test_progress(capsys):
     pml.ablation_matrix(MODEL, TOKENIZER, {"a": draw(0)}, TEXTS, progress=True)
-    documents = 2 * sum(len(some) for some in TEXTS.values())
-    assert capsys.readouterr().err.startswith(f"ablation: {documents} of {documents} sets x documents")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(TEXTS)
+    for line, (language, some) in zip(lines, TEXTS.items()):
+        assert line.startswith(f"{language}: perplexity: {len(some)} documents, ") and line.endswith(" tokens/s")

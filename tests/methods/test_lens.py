@@ -8,16 +8,21 @@ import torch
 
 import pymultiling as pml
 from pymultiling import demo_model
-from pymultiling.data.corpora import CorpusReport
-from pymultiling.methods import lens as module
 from pymultiling.methods.lens import count_top_tokens, language_codes, language_shares, lens, token_confidences
+from pymultiling.passes.corpus_pass import Options
+from pymultiling.probes import hidden_states
 from tests.support.anatomy import name_of
 from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 pytest.importorskip("lingua")
 
-OPTIONS = {"max_length": 64, "batch_tokens": 24, "pack": None, "progress": False}
+
+
+def counted(model, tokenizer, corpus: list[str], top: int, batch_tokens: int = 24) -> torch.Tensor:
+    options = Options(batch_tokens, progress=False)
+    found = count_top_tokens(model, tokenizer, {"x": corpus}, top=top, max_length=64, pack=None, options=options)
+    return found["x"][0]
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +54,12 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
 @pytest.mark.parametrize("top", [1, 4])
 @pytest.mark.parametrize("name", [*FAMILIES, "opt-post-norm"])
 def test_counts_are_those_of_every_position(monkeypatch, name, top):
-    monkeypatch.setattr(module, "LOGITS", 5 * VOCABULARY)  # five positions at a time
+    monkeypatch.setattr(hidden_states, "LOGITS", 5 * VOCABULARY)  # five positions at a time
     model, tokenizer = tiny_model(name, torch.float64), tiny_tokenizer()
-    found = count_top_tokens(model, tokenizer, texts("fr"), CorpusReport(), top=top, **{**OPTIONS, "batch_tokens": 1})
+    found = counted(model, tokenizer, texts("fr"), top, batch_tokens=1)
     assert torch.equal(found, plain_counts(model, tokenizer, texts("fr"), top))
     if name not in ("gemma2", "bloom"):  # transformers' float64 eager attention gives NaN beside padding
-        assert torch.equal(count_top_tokens(model, tokenizer, texts("fr"), CorpusReport(), top=top, **OPTIONS), found)
+        assert torch.equal(counted(model, tokenizer, texts("fr"), top), found)
 
 
 def test_shares_are_the_likeliest():

@@ -19,6 +19,7 @@ from pymultiling.passes import checkpoints as checkpoints_module
 from pymultiling.passes.checkpoints import Every, Standing, opened
 from pymultiling.runtime.processes import Processes
 
+LOAD = pml.ActivationStatistics.load
 RUN = {"model": "abc", "sites": ("ffn", "q"), "max_length": 64}
 
 
@@ -31,13 +32,13 @@ def standing(number: int) -> Standing:
 
 
 def keeper(folder: Path, run=RUN, processes=Processes(), every=Every(60.0)):
-    return opened(folder, processes, run, every, pml.ActivationStatistics.load)
+    return opened(folder, processes, run, every)
 
 
 def restored(folder: Path, corpus: int = 0) -> int | None:
     """The number of the state that is found."""
     with keeper(folder) as checkpoints:
-        found = checkpoints.restore(corpus)
+        found = checkpoints.restore(corpus, LOAD)
     if found is None:
         return None
     number = found.total.tokens
@@ -128,9 +129,9 @@ def test_a_state_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monk
     with keeper(tmp_path) as checkpoints:
         monkeypatch.setattr(Path, "read_bytes", broken)
         with pytest.raises(pml.CheckpointError, match="0-1 cannot be read now: .*Input/output error"):
-            checkpoints.restore(0)
+            checkpoints.restore(0, LOAD)
         monkeypatch.undo()
-        assert checkpoints.restore(0).total.tokens == 2
+        assert checkpoints.restore(0, LOAD).total.tokens == 2
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
@@ -148,7 +149,7 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
         ({**RUN, "pack": 9}, "its pack was None, now it is 9"),
     ):
         with keeper(tmp_path, run) as checkpoints, pytest.raises(pml.CheckpointError, match=words):
-            checkpoints.restore(0)
+            checkpoints.restore(0, LOAD)
 
 
 def test_another_number_of_processes_is_refused(tmp_path):
@@ -158,16 +159,16 @@ def test_another_number_of_processes_is_refused(tmp_path):
         with keeper(tmp_path, processes=Processes(3, 6)):
             pytest.fail("it was opened")
     with keeper(tmp_path, processes=Processes(4, 16)) as checkpoints:
-        assert checkpoints.restore(0) is None
+        assert checkpoints.restore(0, LOAD) is None
     with keeper(tmp_path, processes=Processes(3, 16)) as checkpoints:
-        assert checkpoints.restore(0).total.tokens == 1
+        assert checkpoints.restore(0, LOAD).total.tokens == 1
 
 
 HOLDING = """
 import sys, time
 from pymultiling.passes.checkpoints import Every, opened
 from pymultiling.runtime.processes import Processes
-with opened(sys.argv[1], Processes(), {}, Every(60.0), None):
+with opened(sys.argv[1], Processes(), {}, Every(60.0)):
     print("holding", flush=True)
     time.sleep(60)
 """
@@ -227,7 +228,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch, fa
 def restored_quietly(checkpoints) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return checkpoints.restore(0).total.tokens
+        return checkpoints.restore(0, LOAD).total.tokens
 
 
 def test_a_folder_that_goes_away_is_said(tmp_path):
@@ -260,5 +261,5 @@ def test_it_is_written_after_so_many_documents_or_seconds(tmp_path, monkeypatch)
             now += seconds
             number = (expected or 0) if documents in (1, 0) else 7
             checkpoints.measured(0, standing(number), documents)
-            found = checkpoints.restore(0)
+            found = checkpoints.restore(0, LOAD)
             assert (found and found.total.tokens) == expected, (documents, seconds)

@@ -1,0 +1,97 @@
+"""Whatever reads texts: killed, it goes on to the same result; in two processes, and in halves, it gives the same."""
+
+import pickle
+import signal
+
+import pandas
+import pytest
+import torch
+
+from pymultiling.data import chunks
+from tests.support.every_pass import OPTIONS, PASSES, PROBES
+from tests.support.programs import run_module, torchrun
+
+pytest.importorskip("lingua")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """As in the program."""
+    monkeypatch.setattr(chunks, "LEAST", 1)
+    monkeypatch.setattr(chunks, "TEXTS", 1)
+    monkeypatch.setattr(chunks, "CHARACTERS", 99)
+
+
+def assert_same(found, truth, close: float) -> None:
+    """To so much, relative to the value; 0: bit for bit, NaN in the same places."""
+    assert type(found) is type(truth)
+    if isinstance(truth, pandas.DataFrame):
+        pandas.testing.assert_frame_equal(found, truth, check_exact=close == 0, **({"rtol": close} if close else {}))
+    elif isinstance(truth, dict):
+        assert found.keys() == truth.keys()
+        for name, value in truth.items():
+            torch.testing.assert_close(found[name], value, rtol=close, atol=close, equal_nan=True)
+    else:
+        assert found == pytest.approx(truth, rel=close, abs=0)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """{name: its result}, in one process and undisturbed, with chunks of any size."""
+    return {name: run(**OPTIONS) for name, run in PASSES.items()}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_killed_pass_goes_on_to_the_same_result(tmp_path, name):
+    expected = PASSES[name](**OPTIONS)
+    done = run_module("tests.support.every_pass", tmp_path, name, timeout=300, OMP_NUM_THREADS="1")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list((tmp_path / "state").rglob("*.json")), "no state was written before it died"
+    measured = batches_measured(name, expected)
+    resumed = batches_measured(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3)
+    assert 0 < resumed < measured
+    assert batches_measured(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3) == 0
+
+
+def batches_measured(name: str, expected, **options) -> int:
+    """How many batches the pass measured to come to the expected result."""
+    measure, count = PROBES[name].measure, 0
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return measure(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PROBES[name], "measure", counted)
+        assert_same(PASSES[name](**OPTIONS, **options), expected, close=0)
+    return count
+
+
+def test_two_processes_give_what_one_gives(tmp_path, truth):
+    two = torchrun("--nproc-per-node", "2")
+    done = run_module("tests.support.every_pass", tmp_path, launcher=two, timeout=300, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
+        for name, found in results.items():
+            assert_same(found, truth[name], close=1e-5)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_batch_that_does_not_fit_in_memory_is_halved(name, truth):
+    measure, refused = PROBES[name].measure, 0
+
+    def narrow(self, batch, *rest):
+        nonlocal refused
+        ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
+        if len(ids) > 1:
+            refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(self, batch, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PROBES[name], "measure", narrow)
+        with pytest.warns(UserWarning, match="does not fit in memory: it is measured in halves"):
+            assert_same(PASSES[name](**OPTIONS), truth[name], close=1e-5)
+    assert refused

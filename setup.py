@@ -27,8 +27,8 @@ CUDA = "pymultiling._cuda"
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-def sources(folder: str, ending: str = "cpp") -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob(f"*.{ending}"))
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
 def extension_arguments() -> dict:
@@ -59,7 +59,7 @@ def extension_arguments() -> dict:
 
         def _compile_level(self, level: str) -> list[str]:
             return self.compiler.compile(
-                sources("csrc/cpu/kernels"),
+                sources("csrc/cpu/kernels/*.cpp"),
                 output_dir=str(Path(self.build_temp) / level),
                 macros=[("PYMULTILING_LEVEL", level)],
                 extra_preargs=["-fPIC", *FLAGS, *LEVELS[level]],
@@ -68,7 +68,7 @@ def extension_arguments() -> dict:
 
     extension = CppExtension(
         "pymultiling._cpp",
-        sources("csrc") + sources("csrc/cpu"),
+        sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
         extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
         extra_link_args=THREADS,
     )
@@ -84,7 +84,7 @@ def cuda_extension() -> list:
     if torch.version.cuda is None or CUDA_HOME is None:
         return []
     flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPUS]}
-    return [CUDAExtension(CUDA, sources("csrc/cuda") + sources("csrc/cuda", "cu"), extra_compile_args=flags)]
+    return [CUDAExtension(CUDA, sources("csrc/cuda/**/*.cpp", "csrc/cuda/**/*.cu"), extra_compile_args=flags)]
 
 
 def _warn(error: Exception, language: str = "C++") -> None:

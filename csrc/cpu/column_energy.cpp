@@ -1,4 +1,5 @@
 #include "columns.h"
+#include "dispatch.h"
 #include "ops.h"
 
 namespace pymultiling {

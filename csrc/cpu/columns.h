@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "documents.h"
+#include "kernels/column_sums.h"
 
 namespace pymultiling {
 

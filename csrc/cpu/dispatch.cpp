@@ -4,8 +4,6 @@
 
 #include <vector>
 
-#include "kernels/kernels.h"
-
 namespace pymultiling {
 
 namespace portable { extern const Kernels table; }

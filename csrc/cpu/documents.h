@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "kernels/matrix.h"
 
 namespace pymultiling {
 

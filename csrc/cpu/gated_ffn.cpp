@@ -3,7 +3,9 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "dispatch.h"
 #include "documents.h"
+#include "kernels/gated_ffn.h"
 #include "ops.h"
 
 namespace pymultiling {

@@ -1,7 +1,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
+#include "dispatch.h"
 #include "documents.h"
+#include "kernels/mask_neurons.h"
 #include "ops.h"
 
 namespace pymultiling {

@@ -11,7 +11,9 @@
 #include <cstring>
 #include <limits>
 
+#include "dispatch.h"
 #include "documents.h"
+#include "kernels/nearest_neighbors.h"
 #include "ops.h"
 
 namespace pymultiling {

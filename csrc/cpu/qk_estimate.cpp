@@ -1,4 +1,5 @@
 // qk_estimate on tensors; qk_problem.h does the work.
+#include "dispatch.h"
 #include "qk_problem.h"
 
 namespace pymultiling {

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <limits>
 
+#include "dispatch.h"
 #include "documents.h"
 
 namespace pymultiling {

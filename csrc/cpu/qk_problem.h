@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "kernels/qk_importance.h"
 #include "ops.h"
 

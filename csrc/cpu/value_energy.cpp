@@ -5,7 +5,9 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include "dispatch.h"
 #include "documents.h"
+#include "kernels/head_products.h"
 #include "ops.h"
 
 namespace pymultiling {

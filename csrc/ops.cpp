@@ -1,4 +1,4 @@
-// Registers the CPU operators as torch.ops.pymultiling_cpp.*; they are documented in pymultiling/ops.
+// Registers most CPU operators as torch.ops.pymultiling_cpp.*; they are documented in pymultiling/ops.
 #include "cpu/ops.h"
 
 #include <torch/library.h>
@@ -16,14 +16,6 @@ TORCH_LIBRARY(pymultiling_cpp, m) {
   m.def("mask_neurons(Tensor x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> Tensor");
   m.def("mask_neurons_(Tensor(a!) x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> ()");
   m.def("nearest_neighbors(Tensor points, int k, str metric) -> (Tensor, Tensor)");
-  m.def(
-      "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
-      "-> (Tensor, Tensor)");
-  m.def(
-      "qk_estimate(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def("instruction_set(str level) -> str", &pymultiling::instruction_set);
 }
 
@@ -36,6 +28,4 @@ TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
   m.impl("mask_neurons", &pymultiling::mask_neurons);
   m.impl("mask_neurons_", &pymultiling::mask_neurons_);
   m.impl("nearest_neighbors", &pymultiling::nearest_neighbors);
-  m.impl("qk_importance", &pymultiling::qk_importance);
-  m.impl("qk_estimate", &pymultiling::qk_estimate);
 }

@@ -3,13 +3,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <string>
 #include <tuple>
 
-namespace pymultiling {
+#include "../optional_tensor.h"
 
-using OptionalTensor = std::optional<at::Tensor>;
+namespace pymultiling {
 
 at::Tensor active_count(const at::Tensor& x, const at::Tensor& documents, int64_t count);
 
@@ -29,17 +28,5 @@ void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask
                    const OptionalTensor& values);
 
 std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, int64_t k, const std::string& metric);
-
-std::tuple<at::Tensor, at::Tensor> qk_importance(
-    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
-    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
-    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
-    bool interleaved);
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_estimate(
-    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
-    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
-    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
-    bool interleaved);
 
 }  // namespace pymultiling

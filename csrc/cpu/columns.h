@@ -6,6 +6,7 @@
 
 #include "documents.h"
 #include "kernels/column_sums.h"
+#include "readable.h"
 
 namespace pymultiling {
 

@@ -6,7 +6,9 @@
 #include "dispatch.h"
 #include "documents.h"
 #include "kernels/gated_ffn.h"
+#include "masks.h"
 #include "ops.h"
+#include "readable.h"
 
 namespace pymultiling {
 

@@ -2,9 +2,10 @@
 #include <ATen/ops/empty.h>
 
 #include "dispatch.h"
-#include "documents.h"
 #include "kernels/mask_neurons.h"
+#include "masks.h"
 #include "ops.h"
+#include "readable.h"
 
 namespace pymultiling {
 

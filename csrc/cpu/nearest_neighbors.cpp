@@ -12,9 +12,9 @@
 #include <limits>
 
 #include "dispatch.h"
-#include "documents.h"
 #include "kernels/nearest_neighbors.h"
 #include "ops.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {

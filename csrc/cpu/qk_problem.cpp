@@ -12,7 +12,7 @@
 #include <limits>
 
 #include "dispatch.h"
-#include "documents.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {

@@ -9,6 +9,7 @@
 #include "documents.h"
 #include "kernels/head_products.h"
 #include "ops.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {

@@ -3,7 +3,9 @@ where torch is one for NVIDIA's GPUs and there is an nvcc. Without them the pack
 plain PyTorch. Everything else about the package is in pyproject.toml.
 
 Files in csrc/cpu/kernels hold device code without torch headers. They are compiled once per instruction set of x86-64
-(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs.
+(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs. Each
+kernel has a line in kernel_list.h there. An operator's file in csrc/cpu or csrc/cuda registers it, as
+torch.ops.pymultiling_cpp.* or torch.ops.pymultiling_cuda.*; pymultiling/ops documents them.
 """
 
 import platform
@@ -68,7 +70,7 @@ def extension_arguments() -> dict:
 
     extension = CppExtension(
         "pymultiling._cpp",
-        sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
+        sources("csrc/cpu/*.cpp"),
         extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
         extra_link_args=THREADS,
     )

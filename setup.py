@@ -3,7 +3,9 @@ where torch is one for NVIDIA's GPUs and there is an nvcc. Without them the pack
 plain PyTorch. Everything else about the package is in pyproject.toml.
 
 Files in csrc/cpu/kernels hold device code without torch headers. They are compiled once per instruction set of x86-64
-(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs.
+(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs. Each
+kernel has a line in kernel_list.h there. An operator's file in csrc/cpu or csrc/cuda registers it, as
+torch.ops.pymultiling_cpp.* or torch.ops.pymultiling_cuda.*; pymultiling/ops documents them.
 """
 
 import platform
@@ -27,8 +29,8 @@ CUDA = "pymultiling._cuda"
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-def sources(folder: str, ending: str = "cpp") -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob(f"*.{ending}"))
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
 def extension_arguments() -> dict:
@@ -59,7 +61,7 @@ def extension_arguments() -> dict:
 
         def _compile_level(self, level: str) -> list[str]:
             return self.compiler.compile(
-                sources("csrc/cpu/kernels"),
+                sources("csrc/cpu/kernels/*.cpp"),
                 output_dir=str(Path(self.build_temp) / level),
                 macros=[("PYMULTILING_LEVEL", level)],
                 extra_preargs=["-fPIC", *FLAGS, *LEVELS[level]],
@@ -68,7 +70,7 @@ def extension_arguments() -> dict:
 
     extension = CppExtension(
         "pymultiling._cpp",
-        sources("csrc") + sources("csrc/cpu"),
+        sources("csrc/cpu/*.cpp"),
         extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
         extra_link_args=THREADS,
     )
@@ -84,7 +86,7 @@ def cuda_extension() -> list:
     if torch.version.cuda is None or CUDA_HOME is None:
         return []
     flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPUS]}
-    return [CUDAExtension(CUDA, sources("csrc/cuda") + sources("csrc/cuda", "cu"), extra_compile_args=flags)]
+    return [CUDAExtension(CUDA, sources("csrc/cuda/**/*.cpp", "csrc/cuda/**/*.cu"), extra_compile_args=flags)]
 
 
 def _warn(error: Exception, language: str = "C++") -> None:

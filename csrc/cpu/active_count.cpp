@@ -1,10 +1,19 @@
+#include <torch/library.h>
+
 #include "columns.h"
-#include "ops.h"
+#include "dispatch.h"
 
 namespace pymultiling {
+namespace {
 
 at::Tensor active_count(const at::Tensor& x, const at::Tensor& documents, int64_t count) {
   return column_sums(x, documents, count, kernels().active_count);
 }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("active_count(Tensor x, Tensor documents, int count) -> Tensor"); }
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("active_count", &active_count); }
 
 }  // namespace pymultiling

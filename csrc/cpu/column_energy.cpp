@@ -1,10 +1,19 @@
+#include <torch/library.h>
+
 #include "columns.h"
-#include "ops.h"
+#include "dispatch.h"
 
 namespace pymultiling {
+namespace {
 
 at::Tensor column_energy(const at::Tensor& x, const at::Tensor& documents, int64_t count) {
   return column_sums(x, documents, count, kernels().column_energy).to(at::kFloat);
 }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("column_energy(Tensor x, Tensor documents, int count) -> Tensor"); }
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("column_energy", &column_energy); }
 
 }  // namespace pymultiling

@@ -5,6 +5,8 @@
 #include <ATen/ops/zeros.h>
 
 #include "documents.h"
+#include "kernels/column_sums.h"
+#include "readable.h"
 
 namespace pymultiling {
 

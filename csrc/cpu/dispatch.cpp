@@ -1,10 +1,10 @@
 #include "dispatch.h"
 
 #include <c10/util/Exception.h>
+#include <torch/library.h>
 
+#include <string>
 #include <vector>
-
-#include "kernels/kernels.h"
 
 namespace pymultiling {
 
@@ -34,10 +34,8 @@ const Kernels*& chosen() {
   return table;
 }
 
-}  // namespace
-
-const Kernels& kernels() { return *chosen(); }
-
+// Uses the kernels of "portable", "avx2" or "avx512"; "" changes nothing. Returns the one in use, which is at first the
+// best that the machine has. For tests and comparisons; not to be called while an operator runs.
 std::string instruction_set(const std::string& level) {
   std::string names;
   bool found = level.empty();
@@ -48,7 +46,13 @@ std::string instruction_set(const std::string& level) {
     found = true;
   }
   TORCH_CHECK_VALUE(found, "no instruction set ", level, " here; this machine and build have ", names);
-  return kernels().level;
+  return chosen()->level;
 }
+
+}  // namespace
+
+const Kernels& kernels() { return *chosen(); }
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("instruction_set(str level) -> str", &instruction_set); }
 
 }  // namespace pymultiling

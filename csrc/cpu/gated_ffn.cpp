@@ -2,13 +2,22 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
 
+#include <string>
+#include <tuple>
+
+#include "../optional_tensor.h"
+#include "dispatch.h"
 #include "documents.h"
-#include "ops.h"
+#include "kernels/gated_ffn.h"
+#include "masks.h"
+#include "readable.h"
 
 namespace pymultiling {
+namespace {
 
-static Activation activation_named(const std::string& name) {
+Activation activation_named(const std::string& name) {
   if (name == "silu") return Activation::silu;
   if (name == "gelu") return Activation::gelu;
   if (name == "gelu_tanh") return Activation::gelu_tanh;
@@ -58,5 +67,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
   });
   return {hidden, squares.to(at::kFloat), active, magnitude.to(at::kFloat)};
 }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
+  m.def(
+      "gated_ffn(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, "
+      "Tensor? mask_ids) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("gated_ffn", &gated_ffn); }
 
 }  // namespace pymultiling

@@ -1,15 +1,20 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
 
-#include "documents.h"
-#include "ops.h"
+#include "../optional_tensor.h"
+#include "dispatch.h"
+#include "kernels/mask_neurons.h"
+#include "masks.h"
+#include "readable.h"
 
 namespace pymultiling {
+namespace {
 
 constexpr int64_t ELEMENTS_WORTH_A_THREAD = 32768;
 
-static void mask_rows(const at::Tensor& x, const at::Tensor& result, const at::Tensor& masks,
-                      const at::Tensor& mask_ids, double scale, const OptionalTensor& values) {
+void mask_rows(const at::Tensor& x, const at::Tensor& result, const at::Tensor& masks, const at::Tensor& mask_ids,
+               double scale, const OptionalTensor& values) {
   const int64_t tokens = x.size(0), width = x.size(1);
   const bool bfloat16 = is_bfloat16(x);
   const at::Tensor sets = checked_masks(masks, width), ids = checked_mask_ids(mask_ids, tokens, masks.size(0));
@@ -42,6 +47,18 @@ void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask
   const at::Tensor rows = contiguous_rows(x);
   mask_rows(rows, rows, masks, mask_ids, scale, values);
   if (!rows.is_same(x)) x.copy_(rows);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
+  m.def("mask_neurons(Tensor x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> Tensor");
+  m.def("mask_neurons_(Tensor(a!) x, Tensor masks, Tensor mask_ids, float scale=0., Tensor? values=None) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
+  m.impl("mask_neurons", &mask_neurons);
+  m.impl("mask_neurons_", &mask_neurons_);
 }
 
 }  // namespace pymultiling

@@ -5,14 +5,20 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
-#include "documents.h"
-#include "ops.h"
+#include "dispatch.h"
+#include "kernels/nearest_neighbors.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {
@@ -120,8 +126,6 @@ struct Search {
   }
 };
 
-}  // namespace
-
 std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, int64_t k, const std::string& metric) {
   is_bfloat16(points);  // or float32; raises for another dtype
   TORCH_CHECK_VALUE(metric == "cosine" || metric == "euclidean", "metric must be cosine or euclidean, got ", metric);
@@ -195,5 +199,13 @@ std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, i
   });
   return {indices, distances};
 }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
+  m.def("nearest_neighbors(Tensor points, int k, str metric) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("nearest_neighbors", &nearest_neighbors); }
 
 }  // namespace pymultiling

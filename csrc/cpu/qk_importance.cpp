@@ -1,16 +1,24 @@
 // qk_importance on tensors; qk_problem.h does the work.
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "dispatch.h"
 #include "qk_problem.h"
 
 namespace pymultiling {
+namespace {
 
-std::tuple<at::Tensor, at::Tensor> qk_importance(
-    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
-    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
-    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
-    bool interleaved) {
-  QkProblem problem({q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved});
+std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& arguments) {
+  QkProblem problem(arguments);
   const auto sums = problem.run(kernels().qk_tile, 1);
   return {sums.queries[0].to(at::kFloat), sums.keys[0].to(at::kFloat)};
 }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def(qk_schema("qk_importance", "(Tensor, Tensor)").c_str()); }
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("qk_importance", &from_arguments<qk_importance>); }
 
 }  // namespace pymultiling

@@ -11,7 +11,8 @@
 #include <atomic>
 #include <limits>
 
-#include "documents.h"
+#include "dispatch.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {

@@ -3,22 +3,10 @@
 
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "../qk_arguments.h"
 #include "kernels/qk_importance.h"
-#include "ops.h"
 
 namespace pymultiling {
-
-struct QkArguments {
-  const at::Tensor &q, &k;
-  const OptionalTensor &q_plain, &k_plain, &cos, &sin;
-  const at::Tensor& valid;
-  const OptionalTensor &q_gain, &k_gain;
-  double scale;
-  std::optional<int64_t> window;
-  std::optional<double> softcap;
-  bool interleaved;
-};
 
 class QkProblem {
  public:

@@ -4,9 +4,12 @@
 #include <ATen/ops/eye.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <torch/library.h>
 
+#include "dispatch.h"
 #include "documents.h"
-#include "ops.h"
+#include "kernels/head_products.h"
+#include "readable.h"
 
 namespace pymultiling {
 namespace {
@@ -28,8 +31,6 @@ at::Tensor head_products(const at::Tensor& x, int64_t kv_heads, int64_t size, co
   return products;
 }
 
-}  // namespace
-
 at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,
                         int64_t count) {
   TORCH_CHECK(gram.dim() == 4 && gram.size(2) == gram.size(3) &&
@@ -50,6 +51,18 @@ at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) 
   const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
   const at::Tensor lower = head_products(weight, kv_heads, size, runs, 1)[0].permute({0, 3, 1, 2});
   return (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
+  m.def("value_energy(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor");
+  m.def("value_gram(Tensor weight, int kv_heads, int size) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) {
+  m.impl("value_energy", &value_energy);
+  m.impl("value_gram", &value_gram);
 }
 
 }  // namespace pymultiling

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc" / "cuda"
+CSRC = HERE.parents[1] / "csrc" / "cuda" / "qk_importance"
 COMPILER = shutil.which("c++") or shutil.which("g++")
 TRUNCATES, DISTURBS, BACKWARDS = 1, 2, 4  # modes, as in emulated_block.h
 

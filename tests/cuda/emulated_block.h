@@ -1,6 +1,6 @@
 // The kernel's intrinsics on the CPU: every thread of a block is a fiber, and what a warp or a block does together
-// happens when the last of its threads arrives. Fragments lie as PTX documents them. Tests compile csrc/cuda's headers
-// against this.
+// happens when the last of its threads arrives. Fragments lie as PTX documents them. Tests compile the headers
+// in csrc/cuda/qk_importance against this.
 #pragma once
 
 #include <setjmp.h>

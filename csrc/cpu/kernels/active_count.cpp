@@ -5,6 +5,6 @@ namespace pymultiling::PYMULTILING_LEVEL {
 
 PYMULTILING_INLINE ivec positive(vec x) { return -(x > 0.0f); }  // 1 or 0
 
-void active_count(const ActiveCount& a, int64_t first_column) { sum_columns<positive>(a, first_column); }
+void active_count(const ColumnSums<int64_t>& a, int64_t first_column) { sum_columns<positive>(a, first_column); }
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

@@ -5,6 +5,6 @@ namespace pymultiling::PYMULTILING_LEVEL {
 
 PYMULTILING_INLINE vec squared(vec x) { return x * x; }
 
-void column_energy(const ColumnEnergy& a, int64_t first_column) { sum_columns<squared>(a, first_column); }
+void column_energy(const ColumnSums<double>& a, int64_t first_column) { sum_columns<squared>(a, first_column); }
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

@@ -4,6 +4,7 @@
 // columns are there, in L1 in the last block of a row.
 #pragma once
 
+#include "column_sums.h"
 #include "level.h"
 #include "vec.h"
 

@@ -3,6 +3,8 @@
 //
 // gate, up, hidden (tokens, width); sums (count, width). A task takes COLUMNS columns and reads them row by row; the
 // three sums of a run stay in L1, hidden is written as it is made.
+#include "gated_ffn.h"
+
 #include "functions.h"
 #include "level.h"
 

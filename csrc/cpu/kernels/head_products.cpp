@@ -4,6 +4,8 @@
 //
 // x (tokens, K G d). Lanes run over j. A task takes LINE dimensions of one key/value head; one pair's sum over a run
 // stays in a register, the run's rows in L1.
+#include "head_products.h"
+
 #include "level.h"
 #include "vec.h"
 

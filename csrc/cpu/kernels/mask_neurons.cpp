@@ -2,6 +2,8 @@
 //
 // x, y (tokens, width), the same memory or not. A task takes whole rows. What is not changed keeps its bits, and so do the
 // values where the scale is 0.
+#include "mask_neurons.h"
+
 #include "level.h"
 #include "vec.h"
 

@@ -4,6 +4,9 @@
 // points. The products of a pair are added in one order wherever it stands in a tile, and x y = y x. So equal points
 // have equal scores, bit for bit, and what is kept, the best by (score, lowest index), does not depend on the order
 // of the pairs.
+#include "nearest_neighbors.h"
+
+#include "cache_line.h"
 #include "level.h"
 #include "vec.h"
 
@@ -81,6 +84,7 @@ PYMULTILING_INLINE void each_lane(ivec hits, Offer offer) {
   for (uint32_t lanes = lanes_of(hits); lanes != 0; lanes &= lanes - 1) offer(__builtin_ctz(lanes));
 }
 
+// `one` and `other` are blocks, and may be the same.
 void nearest_pair(const NearestNeighbors& a, int64_t one, int64_t other) {
   const ivec both = ivec{} - (one != other);  // of a block with itself every pair comes twice
   for (int64_t j = other * NEAREST_BLOCK; j < (other + 1) * NEAREST_BLOCK; j += PANEL)
@@ -99,6 +103,7 @@ void nearest_pair(const NearestNeighbors& a, int64_t one, int64_t other) {
     }
 }
 
+// |x - y|^2 / 2 of scaled points.
 double half_square(const NearestNeighbors& a, int64_t one, int64_t other) {
   const float *x = a.points + one * a.size, *y = a.points + other * a.size;
   const double x_scale = a.scale[one], y_scale = a.scale[other];

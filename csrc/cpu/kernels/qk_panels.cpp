@@ -4,6 +4,7 @@
 // every key and neuron, times log2(e) where the sweep's exponentials ask for it. Lanes past the head's size are zero.
 #include "functions.h"
 #include "level.h"
+#include "qk_importance.h"
 
 namespace pymultiling::PYMULTILING_LEVEL {
 

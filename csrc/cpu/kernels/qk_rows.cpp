@@ -1,7 +1,5 @@
 #include "qk_rows.h"
 
-#include "level.h"
-
 namespace pymultiling::PYMULTILING_LEVEL {
 
 // q' times the scale, of the tile's rows; zero in the rows and lanes that do not exist.

@@ -1,7 +1,5 @@
 #include "qk_slots.h"
 
-#include "level.h"
-
 namespace pymultiling::PYMULTILING_LEVEL {
 
 constexpr double GOLDEN = 0.6180339887498949;

@@ -1,13 +1,15 @@
 // The table of kernels of one instruction set.
+#include "table.h"
+
 #include "level.h"
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
 #define PYMULTILING_NAME(x) #x
 #define PYMULTILING_QUOTED(x) PYMULTILING_NAME(x)
+#define PYMULTILING_ENTRY(result, name, ...) .name = name,
 
 extern const Kernels table;
-const Kernels table = {PYMULTILING_QUOTED(PYMULTILING_LEVEL), active_count, column_energy, head_products, gated_ffn,
-                       mask_neurons, nearest_panels, nearest_pair, half_square, qk_panels, qk_tile, qk_estimate_tile};
+const Kernels table = {.level = PYMULTILING_QUOTED(PYMULTILING_LEVEL), PYMULTILING_KERNELS(PYMULTILING_ENTRY)};
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

@@ -1,4 +1,4 @@
-// Registers the CUDA operators as torch.ops.pymultiling_cuda.*; they are documented in pymultiling/ops.
+// qk_importance on CUDA tensors.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -10,12 +10,11 @@
 #include <numbers>
 #include <tuple>
 
+#include "../../qk_arguments.h"
 #include "qk_importance_kernel.h"
 
 namespace pymultiling {
 namespace {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 // Rows of 16 aligned bytes.
 at::Tensor aligned(const at::Tensor& x) {
@@ -52,22 +51,20 @@ at::Tensor zeros(int64_t count, const at::TensorOptions& options, c10::cuda::CUD
 void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance: ", cudaGetErrorString(error)); }
 
 // dispatch.py has seen to what the kernel does not take.
-std::tuple<at::Tensor, at::Tensor> qk_importance(
-    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
-    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
-    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
-    bool interleaved) {
-  TORCH_CHECK(q.scalar_type() == at::kBFloat16 && !q_gain && !k_gain && !softcap, "qk_importance: not for this kernel");
-  const c10::cuda::CUDAGuard guard(q.device());
-  const at::Tensor queries = aligned(q), keys = aligned(k);
-  const at::Tensor plain_queries = q_plain ? aligned(*q_plain) : queries,
-                   plain_keys = k_plain ? aligned(*k_plain) : keys;
-  const bool rotates = q_plain && cos && cos->size(2) > 0;
-  const at::Tensor cosines = rotates ? table(*cos) : at::Tensor(),
-                   sines = rotates ? table(sin->to(cosines.scalar_type())) : at::Tensor();
-  const at::Tensor seen = valid.contiguous();
-  const auto floats = q.options().dtype(at::kFloat);
-  const int64_t batch = q.size(0), heads = q.size(1), length = q.size(2), size = q.size(3), kv_heads = k.size(1);
+std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
+  TORCH_CHECK(x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap,
+              "qk_importance: not for this kernel");
+  const c10::cuda::CUDAGuard guard(x.q.device());
+  const at::Tensor queries = aligned(x.q), keys = aligned(x.k);
+  const at::Tensor plain_queries = x.q_plain ? aligned(*x.q_plain) : queries,
+                   plain_keys = x.k_plain ? aligned(*x.k_plain) : keys;
+  const bool rotates = x.q_plain && x.cos && x.cos->size(2) > 0;
+  const at::Tensor cosines = rotates ? table(*x.cos) : at::Tensor(),
+                   sines = rotates ? table(x.sin->to(cosines.scalar_type())) : at::Tensor();
+  const at::Tensor seen = x.valid.contiguous();
+  const auto floats = x.q.options().dtype(at::kFloat);
+  const int64_t batch = x.q.size(0), heads = x.q.size(1), length = x.q.size(2), size = x.q.size(3),
+                kv_heads = x.k.size(1);
   at::Tensor q_out = at::empty({batch, heads * size}, floats), k_out = at::empty({batch, kv_heads * size}, floats);
   if (batch * heads * length == 0) return {q_out.zero_(), k_out.zero_()};
 
@@ -87,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(
     problem.table_batch = cosines.size(0) > 1 ? cosines.stride(0) : 0;
     problem.wide_tables = cosines.scalar_type() == at::kFloat;
   }
-  problem.interleaved = interleaved;
+  problem.interleaved = x.interleaved;
   problem.valid = static_cast<const uint8_t*>(seen.const_data_ptr());
   problem.q_out = q_out.mutable_data_ptr<float>();
   problem.k_out = k_out.mutable_data_ptr<float>();
@@ -96,16 +93,16 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(
   problem.kv_heads = int(kv_heads);
   problem.length = int(length);
   problem.size = int(size);
-  problem.window = int(std::min(window.value_or(length), length));
-  problem.scale = float(scale * std::numbers::log2e);
+  problem.window = int(std::min(x.window.value_or(length), length));
+  problem.scale = float(x.scale * std::numbers::log2e);
 
   int multiprocessors;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, q.device().index()));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, x.q.device().index()));
   const int blocks = qk_importance_blocks(problem, multiprocessors);
-  const auto stream = c10::cuda::getCurrentCUDAStream(q.device().index());
+  const auto stream = c10::cuda::getCurrentCUDAStream(x.q.device().index());
   const at::Tensor scratch = at::empty({qk_importance_scratch(problem, blocks)}, floats);
   const at::Tensor partial = at::empty({qk_importance_partial(problem)}, floats);
-  const at::Tensor counters = zeros(qk_importance_counters(problem), q.options().dtype(at::kInt), stream);
+  const at::Tensor counters = zeros(qk_importance_counters(problem), x.q.options().dtype(at::kInt), stream);
   problem.scratch = scratch.mutable_data_ptr<float>();
   problem.partial = partial.mutable_data_ptr<float>();
   problem.counters = counters.mutable_data_ptr<int>();
@@ -114,13 +111,9 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(
 }
 
 }  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pymultiling_cuda, m) { m.def(qk_schema("qk_importance", "(Tensor, Tensor)").c_str()); }
+
+TORCH_LIBRARY_IMPL(pymultiling_cuda, CUDA, m) { m.impl("qk_importance", &from_arguments<qk_importance>); }
+
 }  // namespace pymultiling
-
-TORCH_LIBRARY(pymultiling_cuda, m) {
-  m.def(
-      "qk_importance(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-      "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) "
-      "-> (Tensor, Tensor)");
-}
-
-TORCH_LIBRARY_IMPL(pymultiling_cuda, CUDA, m) { m.impl("qk_importance", &pymultiling::qk_importance); }

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <cstdint>
+
+namespace pymultiling {
+
+constexpr int64_t LINE = 16;  // float32 numbers in a cache line
+
+}  // namespace pymultiling

@@ -1,0 +1,18 @@
+// What kernels take that sum over each document's tokens, column by column.
+#pragma once
+
+#include "matrix.h"
+
+namespace pymultiling {
+
+template <typename Sum>
+struct ColumnSums {
+  Matrix x;
+  bool bfloat16;
+  int64_t width;
+  const Run* runs;
+  int64_t run_count;
+  Sum* sums;  // (count, width), zero on entry
+};
+
+}  // namespace pymultiling

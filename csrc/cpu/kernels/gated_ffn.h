@@ -1,0 +1,25 @@
+// What gated_ffn takes.
+#pragma once
+
+#include "matrix.h"
+
+namespace pymultiling {
+
+enum class Activation { silu, gelu, gelu_tanh, relu };
+
+struct GatedFfn {
+  Matrix gate, up;  // up.data null: plain
+  bool bfloat16;
+  int64_t width;
+  Activation activation;
+  const Run* runs;
+  int64_t run_count;
+  const bool* masks;       // (sets, width), or null
+  const int64_t* mask_ids;
+  void* hidden;            // (tokens, width), as gate
+  double* squares;         // (count, width), zero on entry, as the next two
+  int64_t* active;
+  double* magnitude;
+};
+
+}  // namespace pymultiling

@@ -1,0 +1,18 @@
+// What head_products takes. One task handles LINE dimensions of a head.
+#pragma once
+
+#include "cache_line.h"
+#include "matrix.h"
+
+namespace pymultiling {
+
+struct HeadProducts {
+  Matrix x;
+  bool bfloat16;
+  int64_t kv_heads, group, size;
+  const Run* runs;
+  int64_t run_count;
+  double* products;  // (count, kv_heads, group, group, size), zero on entry
+};
+
+}  // namespace pymultiling

@@ -1,0 +1,42 @@
+// The arguments that all operators on queries and keys share, on the CPU and in CUDA: as a struct, in a schema, and as
+// the parameters that torch calls an operator with. pymultiling/reference/qk_importance.py says what they are.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+
+#include "optional_tensor.h"
+
+namespace pymultiling {
+
+struct QkArguments {
+  const at::Tensor &q, &k;
+  const OptionalTensor &q_plain, &k_plain, &cos, &sin;
+  const at::Tensor& valid;
+  const OptionalTensor &q_gain, &k_gain;
+  double scale;
+  std::optional<int64_t> window;
+  std::optional<double> softcap;
+  bool interleaved;
+};
+
+inline std::string qk_schema(const std::string& name, const std::string& results) {
+  return name +
+         "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
+         "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) -> " +
+         results;
+}
+
+// For m.impl(): the operator that packs its arguments and calls `function`, which takes the struct.
+template <auto function>
+auto from_arguments(const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain,
+                    const OptionalTensor& k_plain, const OptionalTensor& cos, const OptionalTensor& sin,
+                    const at::Tensor& valid, const OptionalTensor& q_gain, const OptionalTensor& k_gain, double scale,
+                    std::optional<int64_t> window, std::optional<double> softcap, bool interleaved) {
+  return function(
+      QkArguments{q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved});
+}
+
+}  // namespace pymultiling

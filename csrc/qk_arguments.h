@@ -1,5 +1,5 @@
 // The arguments that all operators on queries and keys share, on the CPU and in CUDA: as a struct, in a schema, and as
-// the parameters that torch calls an operator with. pymultiling/reference/qk_importance.py says what they are.
+// the parameters that torch calls an operator with. pymultiling/ops/qk_importance.py says what they are.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,4 @@
-// qk_estimate: the keys that a row's sums run over (pymultiling/reference/qk_estimate.py has the definition).
+// qk_estimate: the keys that a row's sums run over (pymultiling/ops/reference/qk_estimate.py has the definition).
 #pragma once
 
 #include "qk_change.h"

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from pymultiling.data.languages import language_codes
 from pymultiling.hub.contents import Contents, table
-from pymultiling.hub.languages import language_codes
 from pymultiling.hub.publishing import hub_model
 from pymultiling.hub.snippet import snippet
 

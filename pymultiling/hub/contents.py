@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pymultiling.hub.languages import language_codes
+from pymultiling.data.languages import language_codes
 from pymultiling.hub.publishing import metadata_of
 from pymultiling.neurons.sets import NeuronSet
 

@@ -40,7 +40,9 @@ def test_what_is_no_utf_8(compression):
 
 
 def test_binary_files():
-    with pytest.raises(pml.CorpusError, match="^fr.txt is a binary file, not text: give a UTF-8 text with one document"):
+    with pytest.raises(
+        pml.CorpusError, match="^fr.txt is a binary file, not text: give a UTF-8 text with one document"
+    ):
         read(b"a\0b\n", "", strict=False)
     assert read(b"a\0b\n", "", strict=True) == ["a\0b"]
 

@@ -13,6 +13,7 @@ from .errors import TranslationError as TranslationError
 from .errors import UnsupportedModel as UnsupportedModel
 from .hub import pull_from_hub as pull_from_hub
 from .hub import push_to_hub as push_to_hub
+from .methods import pmi as pmi
 from .methods.ablation import ablation_matrix as ablation_matrix
 from .methods.ablation import perplexity as perplexity
 from .methods.activations import Activations as Activations
@@ -58,5 +59,7 @@ from .neurons.set_files import load_sets as load_sets
 from .neurons.sets import NeuronSet as NeuronSet
 from .neurons.sites import SITES as SITES
 from .probes.masking import deactivate as deactivate
+
+embedded = demo_model  # its former name
 
 __version__: str

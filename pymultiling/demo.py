@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.results.run import Run, result_folder, text_hash
+from pymultiling.results.folders import result_folder
+from pymultiling.results.run import Run, text_hash
 from pymultiling.results.tables import (
     change_table,
     counts_by_layer,

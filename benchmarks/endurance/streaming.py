@@ -4,8 +4,9 @@
 
 `pml.activations` and `pml.detect` read, tokenise, batch, measure and write checkpoints, one language after the other. After each
 language a bare loop runs over its batches, which were prepared before and lie in memory: for activations plain forwards of
-the Hugging Face model (without the head), for detect the forwards that are measured. Writes streaming.csv and streaming.png: the
-resident memory of the process, once a second, during the pass over all languages.
+the Hugging Face model (without the head), for detect the forwards that are measured. Writes streaming_throughput.csv, and for
+each streaming_activations.csv and .png, or streaming_detect: the process's resident memory, once a second, during the pass over
+all languages.
 """
 
 from __future__ import annotations

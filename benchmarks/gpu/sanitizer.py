@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu.sanitizer
 
-Runs the calls that gpu_errors.py compares, on sizes that fill no block. Exit status: 0 if nothing was found, or where
+Runs the calls that benchmarks/gpu/errors.py compares, on sizes that fill no block. Exit status: 0 if nothing was found, or where
 compute-sanitizer is not there or does not know the device, which is said; 1 otherwise.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -72,6 +73,7 @@ def main() -> int:
     if sys.argv[1:2] == ["run"]:
         run_kernels(sys.argv[2:])
         return 0
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if shutil.which("compute-sanitizer") is None:
         print("no compute-sanitizer here: memory accesses and races were not checked")
         return 0

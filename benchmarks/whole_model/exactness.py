@@ -6,6 +6,8 @@ Brute force zeroes a neuron's parameters and runs the sublayer again. Errors bel
 measured against that. Two documents of different length, padded on either side; the worst of all is printed.
 """
 
+import argparse
+
 import pandas
 import torch
 
@@ -25,6 +27,7 @@ def errors(name: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows = {}
     for name in MODELS:
         in_float64, in_float32 = errors(name, torch.float64), errors(name, torch.float32)

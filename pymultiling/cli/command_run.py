@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.cli.argument_types import names_file
-from pymultiling.data.files import file_shards
+from pymultiling.data.file_shards import file_shards
 from pymultiling.errors import CheckpointError
 from pymultiling.models.loading import commit_of, load_model, pick_device
 from pymultiling.neurons.activation_statistics import ActivationStatistics

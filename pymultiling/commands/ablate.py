@@ -10,7 +10,7 @@ from pymultiling.cli.command_run import documents_of, hashes, load, read_sets, r
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.means import mean_activations
 from pymultiling.results import plots
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import change_table, log_change, own_and_others, perplexity_table, with_random
 
 if TYPE_CHECKING:

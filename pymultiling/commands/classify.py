@@ -15,7 +15,7 @@ from pymultiling.methods.ternary_parts import ternary_parts
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.results import plots
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 
 
 def run(arguments: Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pymultiling.cli.command_run import hashes_of_files, load, pass_of, record_of
 from pymultiling.methods.activations import Activations, activations
 from pymultiling.results import plots
-from pymultiling.results.run import check_free, result_folder
+from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.tables import activation_table
 from pymultiling.runtime.processes import is_first, join
 

@@ -12,7 +12,7 @@ from pymultiling.methods.plnd import Detection
 from pymultiling.methods.plnd import detect as detect_neurons
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.results import plots
-from pymultiling.results.run import check_free, result_folder
+from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.tables import counts_by_site
 from pymultiling.runtime.processes import is_first, join
 

@@ -13,7 +13,8 @@ from pymultiling.methods.embeddings import sentence_embeddings
 from pymultiling.methods.ilo import check_bridges, ilo
 from pymultiling.methods.retrieval import cka, retrieval
 from pymultiling.results import plots
-from pymultiling.results.run import Run, result_folder
+from pymultiling.results.folders import result_folder
+from pymultiling.results.run import Run
 
 
 def run(arguments: Namespace) -> None:

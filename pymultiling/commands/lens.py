@@ -11,7 +11,7 @@ from pymultiling.cli.command_run import documents_of, hashes, load, record_of
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.methods.lens import language_codes, lens
 from pymultiling.results import plots
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 
 SHOWN = 0.02  # the least share, in any layer, of a language that is printed
 

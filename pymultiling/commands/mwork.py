@@ -12,7 +12,8 @@ from pymultiling.methods.mwork_search import mwork_search
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.results import plots
-from pymultiling.results.run import Run, result_folder
+from pymultiling.results.folders import result_folder
+from pymultiling.results.run import Run
 from pymultiling.results.tables import mwork_table
 from pymultiling.tasks import Task
 

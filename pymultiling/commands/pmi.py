@@ -13,7 +13,7 @@ from pymultiling.methods.pmi import Comparison, ParallelTask
 from pymultiling.methods.pmi.translate import PARAPHRASE, made_names
 from pymultiling.models.loading import load_translator, pick_device
 from pymultiling.results import plots
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import WHERE, pmi_table
 
 PARAPHRASES = 3

@@ -7,7 +7,7 @@ from argparse import Namespace
 
 from pymultiling.hub import pull_from_hub
 from pymultiling.hub.publishing import published
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 
 
 def run(arguments: Namespace) -> None:

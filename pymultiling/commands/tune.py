@@ -19,7 +19,7 @@ from pymultiling.methods.model_comparison import perplexity_change
 from pymultiling.methods.tuning import train_only
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.results.run import result_folder
+from pymultiling.results.folders import result_folder
 
 
 def run(arguments: Namespace) -> None:

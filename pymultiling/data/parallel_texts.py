@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from pathlib import Path
 
-from pymultiling.data.rows import ending
+from pymultiling.data.text_lines import ending, text_lines
 from pymultiling.errors import CorpusError
 
 STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
 
 
 def columns_of(path: str | Path) -> dict[str, list[str]]:
-    """The columns of a .tsv or .tsv.gz file, which quotes nothing; its first line names them, and "id" is left out.
+    """The columns of a .tsv, .tsv.gz or .tsv.zst file, which quotes nothing; its first line names them, "id" is left out.
 
     Raises:
         CorpusError: the file cannot be read as that, or a name is there twice.
@@ -40,7 +39,7 @@ def columns_of(path: str | Path) -> dict[str, list[str]]:
 
 
 def lines(path: str | Path) -> list[str]:
-    """All lines of a text, also of a .gz file, empty ones too: a line's number says what belongs together.
+    """All lines of a text, also of a .gz or .zst file, empty ones too: a line's number says what belongs together.
 
     Raises:
         CorpusError: the file is a table or the like by its name, or cannot be read as text in UTF-8.
@@ -54,9 +53,8 @@ def lines(path: str | Path) -> list[str]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-            return [line.rstrip("\r\n") for line in file]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        with open(path, "rb") as raw:
+            return list(text_lines(raw, path, str(path), strict=True))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read as text in UTF-8: {error}") from None

@@ -1,17 +1,14 @@
-"""From an open file to its lines, to JSON rows, to the strings in their fields."""
+"""From lines to JSON rows, to the strings in their fields."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from pymultiling.data.text_lines import text_lines
 from pymultiling.errors import CorpusError
-
-COMPRESSED = (".gz", ".zst")
 
 Row = tuple[str, ...]
 
@@ -25,31 +22,6 @@ def errors_of(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # every file system has errors of its own
         raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
-
-
-def ending(path: str | Path) -> str:
-    """The ending that says what is in a file, compressed or not: .txt of fr.txt and of fr.txt.gz."""
-    path = PurePosixPath(path)
-    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
-
-
-def text_lines(raw, path: str | Path, name: str) -> Iterator[str]:
-    """The lines of a text in UTF-8, whatever is not UTF-8 replaced; `raw` is the open file, `path` says how it is compressed.
-
-    Raises:
-        CorpusError: it is a binary file.
-    """
-    suffix = PurePosixPath(path).suffix
-    if suffix == ".gz":
-        raw = gzip.GzipFile(fileobj=raw)
-    elif suffix == ".zst":
-        from pyarrow import CompressedInputStream
-
-        raw = io.BufferedReader(CompressedInputStream(raw, "zstd"))
-    for line in io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace"):
-        if "\0" in line:
-            raise CorpusError(f"{name} is a binary file, not text: give a UTF-8 text with one document a line")
-        yield line.rstrip("\n")
 
 
 def json_rows(path: Path) -> Iterator[tuple[object, str]]:

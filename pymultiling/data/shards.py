@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from pymultiling.data.files import FileShard, file_shards, names_file
+from pymultiling.data.file_shards import FileShard, file_shards, names_file
 from pymultiling.data.rows import Row, errors_of, strings
 from pymultiling.errors import CorpusError
 

@@ -3,13 +3,15 @@
 A 5.4-million-parameter Llama decoder for eight languages, with its tokenizer
 and texts, so that examples, tests and demonstrations run offline on a real
 trained model. See the README beside this file for data and measurements.
+`pymultiling.embedded` is another name for this module.
 """
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pymultiling.data.text_lines import text_lines
 
 if TYPE_CHECKING:
     import torch
@@ -47,5 +49,5 @@ def heldout() -> dict[str, list[str]]:
 
 
 def _lines(name: str) -> list[str]:
-    with gzip.open(_FOLDER / "text" / name, "rt", encoding="utf-8", newline="\n") as file:
-        return file.read().rstrip("\n").split("\n")
+    with open(_FOLDER / "text" / name, "rb") as raw:
+        return list(text_lines(raw, name, name, strict=True))

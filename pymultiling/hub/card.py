@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from pymultiling.hub.contents import Contents, table
-from pymultiling.hub.languages import language_codes
+from pymultiling.data.languages import language_codes
+from pymultiling.hub.contents import Contents
 from pymultiling.hub.publishing import hub_model
 from pymultiling.hub.snippet import snippet
+from pymultiling.results.tables import markdown_table as table
 
 # The title, and a sentence for who has never heard of it.
 ABOUT = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pymultiling.hub.languages import language_codes
+from pymultiling.data.languages import language_codes
 from pymultiling.hub.publishing import metadata_of
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.results.tables import markdown_table
 
 WHAT = {
     "neurons": "sets of neurons",
@@ -72,7 +73,7 @@ class Contents:
         if with_sets:
             parts.append(_neurons(with_sets, sets[0][0]))
         if len(columns) > 1:
-            parts.append(table(list(columns), [list(row) for row in zip(*columns.values())]))
+            parts.append(markdown_table(list(columns), [list(row) for row in zip(*columns.values())]))
         return parts
 
     def _what(self, subfolder: str) -> str:
@@ -95,9 +96,3 @@ def _neurons(subfolders: list[str], example: NeuronSet) -> str:
         f"How many neurons{where}, by site: the feed-forward network (ffn), the projections of attention (q, k, v, o). "
         f"Each of the model's {depth} layers has {widths}."
     )
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.neurons.sites import SITES, check_sites
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.runtime.storage import load_tensors, save_tensors, written_whole
 
 FORMAT = "pymultiling.neurons/1"
 
@@ -140,7 +140,9 @@ class NeuronSet:
     @staticmethod
     def to_lape(sets: Sequence[NeuronSet], path: str | Path) -> None:
         """Writes the FFN neurons of several sets in the layout that `from_lape` reads."""
-        torch.save([[row.nonzero().squeeze(1) for row in one.sites["ffn"]] for one in sets], path)
+        layout = [[row.nonzero().squeeze(1) for row in one.sites["ffn"]] for one in sets]
+        with written_whole(path) as partial, open(partial, "wb") as file:  # a path's name would be in the file
+            torch.save(layout, file)
 
     def _combine(self, other: NeuronSet, operation: Callable[[Tensor, Tensor], Tensor]) -> NeuronSet:
         sites = {}

@@ -1,13 +1,10 @@
-"""What a run leaves behind: a folder that is written whole or not at all, and run.json. Importing is light."""
+"""A run's record, run.json: what was run on what, with which versions. Importing is light."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pymultiling import __version__
-from pymultiling.errors import CheckpointError, CorpusError
+from pymultiling.errors import CorpusError
 
 RECORD = "run.json"
 
@@ -53,59 +50,12 @@ class Run:
     def write(self, folder: Path) -> None:
         """Writes run.json, with the names of the other files in the folder, by which a later run knows its own."""
         seconds = {**self.seconds, "total": round(self.elapsed, 3)}
-        record = {**self.record, "seconds": seconds, "files": _files(folder)}
+        record = {**self.record, "seconds": seconds, "files": files_in(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
 
 
-@contextmanager
-def result_folder(out: str | Path) -> Iterator[Path]:
-    """Yields a folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
-
-    A former run's folder is replaced; one with anything else in it is not touched.
-
-    Raises:
-        CheckpointError: `out` is taken.
-    """
-    out = check_free(out)
-    partial, former = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "former"))
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            out.rename(former)
-        partial.rename(out)
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_free(out: str | Path) -> Path:
-    """`out`, absolute.
-
-    Raises:
-        CheckpointError: a result folder cannot become it.
-        OSError: nothing can be written beside it.
-    """
-    out = Path(out).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent).cleanup()
-    if not out.exists():
-        return out
-    if not out.is_dir() or os.path.ismount(out):
-        raise CheckpointError(f"{out} is a {'mount point' if out.is_dir() else 'file'}: give --out another folder")
-    files = _files(out)
-    try:
-        record = json.loads((out / RECORD).read_text("utf-8")) if files else {"files": []}
-        known = {RECORD, *record["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
-    others = [file for file in files if file not in known]
-    if others:
-        raise CheckpointError(f"{out} holds other files, such as {others[0]}: give --out a new folder")
-    return out
-
-
-def _files(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
+    """The names of all files in a folder and in those in it, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 

@@ -1,8 +1,11 @@
-"""Tables to read: neurons by language, site and layer, and what switching them off does. Importing is light."""
+"""Tables written as text: of neurons by language, site and layer, of what switching them off does, and in Markdown.
+
+Importing is light.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +13,12 @@ if TYPE_CHECKING:
 
     from pymultiling.neurons.activation_statistics import ActivationStatistics
     from pymultiling.neurons.sets import NeuronSet
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def with_random(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from pymultiling.errors import CheckpointError
 
-_held: set[Path] = set()  # by this process, which the lock of a file does not keep out
+_held: set[Path] = set()  # by this process, for which there is a sentence of its own
 
 
 @contextmanager
@@ -26,26 +27,24 @@ def locked(part: Path) -> Iterator[None]:
     _held.add(part)
     try:
         try:
-            file = open(part / "lock", "a")
+            open(part / "lock", "a").close()
         except OSError as error:
             raise CheckpointError(f"{part.parent} cannot hold checkpoints: {error.strerror or error}") from None
-        with file:
-            _lock(file, part.parent)
+        # Without `flock` a marker file would be the lock, which outlives a process that is killed.
+        lock = FileLock(part / "lock", timeout=0, thread_local=False, fallback_to_soft=False)
+        _acquire(lock, part.parent)
+        try:
             yield
+        finally:
+            lock.release()
     finally:
         _held.remove(part)
 
 
-def _lock(file, folder: Path) -> None:
+def _acquire(lock: FileLock, folder: Path) -> None:
     try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: what it starts does not keep it
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise CheckpointError(
-                f"{folder} is in use by another run: wait for its end, or give another folder"
-            ) from None
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(f"{folder} is in use by another run: wait for its end, or give another folder") from None
+    except (OSError, NotImplementedError) as error:  # a file system that cannot lock
         warnings.warn(f"{folder} cannot be locked ({error}): see that no other run uses it")

@@ -20,9 +20,12 @@ METADATA = "pymultiling"  # the one entry of a file's metadata: safetensors writ
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yields a path to write to, beside `path`; it takes the place of `path` when the block ends well."""
+    """Yields a path to write to, beside `path` and this process's own.
+
+    What is there takes the place of `path` when the block ends well, and is gone when it does not.
+    """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from pymultiling.errors import NonFiniteActivations
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
 from pymultiling.tasks.metrics import CHOSEN, GENERATED, METRICS, best
-from pymultiling.tasks.prompt_length import warn_of_cut, without_beginning
 from pymultiling.tasks.shared_batches import with_none
 
 if TYPE_CHECKING:

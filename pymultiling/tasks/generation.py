@@ -12,8 +12,8 @@ from transformers import StoppingCriteria
 from pymultiling.models.decoder import Decoder, evaluation, model_device
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import changed
+from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
 from pymultiling.tasks.items import Task
-from pymultiling.tasks.prompt_length import warn_of_cut, without_beginning
 from pymultiling.tasks.shared_batches import shared_batches
 
 # Whatever the model's own configuration of generation asks for.

@@ -8,7 +8,6 @@ from huggingface_hub import ModelCard
 from pymultiling.cli.command_line import _parser
 from pymultiling.hub import push_to_hub
 from pymultiling.hub.card import command_line
-from pymultiling.hub.languages import language_codes
 from pymultiling.hub.publishing import public_record, without_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
@@ -55,11 +54,6 @@ def test_a_local_model_is_no_base_model(hub, tmp_path, model):
     assert card.data.base_model is None and "# Language neurons: llama\n" in card.text
     assert "huggingface.co" not in card.text and "from_pretrained" not in card.text
     assert "models/llama" not in card.text and "/home" not in card.text
-
-
-def test_languages_are_codes():
-    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
-    assert language_codes(given) == ["fr", "pt", "fra", "no"]
 
 
 def test_norwegian_is_not_false(hub, tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -177,7 +178,6 @@ def test_without_lm_eval_a_sentence_says_what_to_install(monkeypatch):
 
 
 def test_newer_versions_find_the_model_by_its_entry_point():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml")
     import pymultiling.lm_eval
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]

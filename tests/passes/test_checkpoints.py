@@ -4,8 +4,6 @@ import errno
 import os
 import random
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -164,47 +162,14 @@ def test_another_number_of_processes_is_refused(tmp_path):
         assert checkpoints.restore(0, LOAD).total.tokens == 1
 
 
-HOLDING = """
-import sys, time
-from pymultiling.passes.checkpoints import Every, opened
-from pymultiling.runtime.processes import Processes
-with opened(sys.argv[1], Processes(), {}, Every(60.0)):
-    print("holding", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_folder_in_use_is_refused_until_its_user_is_gone(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "holding\n"
-        with pytest.raises(pml.CheckpointError, match="is in use by another run: wait for its end, or give another"):
-            with keeper(tmp_path):
-                pytest.fail("it was opened")
-        with keeper(tmp_path, processes=Processes(1, 1)):  # another process's part is free
-            pass
-        holder.kill()
-    with keeper(tmp_path):
-        pass
-
-
-def test_a_process_has_a_folder_once(tmp_path):
+def test_a_folder_is_locked_while_it_is_open(tmp_path):
     with keeper(tmp_path):
         with pytest.raises(pml.CheckpointError, match="in use by this process already"), keeper(tmp_path):
             pytest.fail("it was opened")
+        with keeper(tmp_path, processes=Processes(1, 1)):  # another process's part is free
+            pass
     with keeper(tmp_path):
         pass
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def without(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.lockf", without)
-    with pytest.warns(
-        UserWarning, match="cannot be locked .*Function not implemented.*: see that no other run uses it"
-    ):
-        with keeper(tmp_path) as checkpoints:
-            checkpoints.write(0, standing(1))
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pymultiling.data.text_lines import text_lines
 from pymultiling.demo_model import LANGUAGES
 
 
@@ -68,8 +69,9 @@ class Corpora:
     def lines(self, language: str, split: str) -> list[tuple[str, str]]:
         """(source, line) pairs of `split` ("train" or "heldout"), in file order."""
         suffix = ".heldout.txt.gz" if split == "heldout" else ".txt.gz"
-        with gzip.open(self.data / f"{language}{suffix}", "rt", encoding="utf-8", newline="\n") as file:
-            texts = file.read().rstrip("\n").split("\n")
+        name = f"{language}{suffix}"
+        with open(self.data / name, "rb") as raw:
+            texts = list(text_lines(raw, name, name, strict=True))
         codes = self._codes[language][split]
         if len(codes) != len(texts):
             raise ValueError(f"{language}/{split}: {len(texts)} lines but {len(codes)} source marks")

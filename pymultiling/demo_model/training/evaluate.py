@@ -1,4 +1,4 @@
-"""Held-out measurements of the embedded model."""
+"""Held-out measurements of the demo model."""
 
 from __future__ import annotations
 

@@ -8,10 +8,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from pymultiling import demo_model
+from pymultiling.demo_model.training.construction import make_batches, make_model
 from pymultiling.demo_model.training.data import Corpora, sample_bytes, write_lines
 from pymultiling.demo_model.training.report import write_report
+from pymultiling.demo_model.training.run_files import CHECKPOINT, CURVE, read_curve
+from pymultiling.demo_model.training.settings import Settings
 from pymultiling.demo_model.training.tokenizer import save_tokenizer
-from pymultiling.demo_model.training.train import CHECKPOINT, CURVE, Settings, make_batches, make_model, read_curve
 
 DETECTION_BYTES = 150_000
 HELDOUT_BYTES = 90_000

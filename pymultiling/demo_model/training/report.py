@@ -1,10 +1,9 @@
-"""README and loss plot of the embedded model, filled with measured numbers."""
+"""README and loss plot of the demo model, filled with measured numbers."""
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy
@@ -15,15 +14,10 @@ import transformers
 from pymultiling import demo_model
 from pymultiling.demo_model.training.data import FREE_SOURCES, Corpora, input_files, sha256
 from pymultiling.demo_model.training.evaluate import score_lines, score_packed
-from pymultiling.demo_model.training.train import HELDOUT_SEQUENCES, Settings
+from pymultiling.demo_model.training.settings import HELDOUT_SEQUENCES, Settings
+from pymultiling.results.tables import markdown_table
 
 LANGUAGES = demo_model.LANGUAGES
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def size(texts: list[str]) -> int:
@@ -87,7 +81,11 @@ def data_tables(
     sources = [
         [name, source.kind, source.origin, source.licence] for name, source in FREE_SOURCES.items() if used[name]
     ]
-    return table(header, lines) + "\n\n" + table(["source", "text", "repository", "licence stated there"], sources)
+    return (
+        markdown_table(header, lines)
+        + "\n\n"
+        + markdown_table(["source", "text", "repository", "licence stated there"], sources)
+    )
 
 
 def score_table() -> str:
@@ -116,12 +114,12 @@ def score_table() -> str:
         "bits per byte, lines alone",
         "perplexity, packed",
     ]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def curve_table(rows: list[dict[str, str]]) -> str:
     """Held-out loss by language at some of the steps."""
-    return table(
+    return markdown_table(
         ["step", *LANGUAGES],
         [[row["step"], *(f"{float(row[language]):.2f}" for language in LANGUAGES)] for row in thin(rows)],
     )
@@ -155,7 +153,7 @@ def write_report(
     }
     detection = {language: size(texts) for language, texts in demo_model.corpora().items()}
     hashes = [[path.name, f"`{sha256(path)}`"] for path in input_files(corpora.data)]
-    text = f"""# The embedded model
+    text = f"""# The demo model
 
 A small Llama decoder that ships inside the package, so that tests, examples and
 demonstrations run offline on a real trained model. It writes plausible short phrases in
@@ -168,6 +166,8 @@ of longer context.
     model, tokenizer = demo_model.load()   # float32 unless told; weights are stored as float16
     demo_model.corpora()                   # {{language: detection texts}}, sampled from the training lines
     demo_model.heldout()                   # {{language: held-out texts}}
+
+`pymultiling.embedded` is another name for `pymultiling.demo_model`.
 
 Weights, tokenizer and texts together are {megabytes:.2f} MB.
 
@@ -193,7 +193,7 @@ Tokens include one `</s>` a line. Languages are drawn in proportion to their tok
 
 SHA-256 of the input files:
 
-{table(["file", "SHA-256"], hashes)}
+{markdown_table(["file", "SHA-256"], hashes)}
 
 ## Training
 

@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer of the embedded model."""
+"""The byte-level BPE tokenizer of the demo model."""
 
 from __future__ import annotations
 

@@ -1,118 +1,34 @@
-"""Training of the embedded model: `python -m pymultiling.demo_model.training.train --data DIR --out DIR`.
+"""Training of the demo model: `python -m pymultiling.demo_model.training.train --data DIR --out DIR`.
 
 `--resume` goes on from the last checkpoint in the output folder; `--export`
 trains nothing, but rounds that checkpoint to float16, measures it and writes
-the package data and the README beside this file.
+the package data and their README.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pymultiling.demo_model import LANGUAGES
-from pymultiling.demo_model.training.data import Batches, Corpora, Stream, sample_bytes
-from pymultiling.demo_model.training.tokenizer import save_tokenizer, train_tokenizer
+from pymultiling.demo_model.training.construction import make_batches, make_model, make_tokenizer, tokenise
+from pymultiling.demo_model.training.data import Corpora, Stream
+from pymultiling.demo_model.training.export import export
+from pymultiling.demo_model.training.run_files import CHECKPOINT, CURVE, Curve, save_checkpoint
+from pymultiling.demo_model.training.settings import HELDOUT_SEQUENCES, Settings
+from pymultiling.demo_model.training.tokenizer import save_tokenizer
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides the result of a run, besides the data."""
-
-    steps: int = 4800
-    seed: int = 0
-    vocabulary: int = 8000
-    hidden: int = 224
-    layers: int = 6
-    ffn: int = 640
-    heads: int = 8
-    kv_heads: int = 4
-    head_dim: int = 32
-    positions: int = 512
-    batch_tokens: int = 4096
-    length: int = 128
-    long_length: int = 512
-    long_every: int = 8
-    alpha: float = 0.6
-    peak_lr: float = 3e-3
-    final_lr: float = 3e-5
-    warmup: int = 200
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    tokenizer_bytes: int = 500_000
-
-
-# More text for scripts of two or three bytes a character, so that their merges
-# get a fair share of the vocabulary.
-TOKENIZER_WEIGHTS = {"zh": 1.6, "hi": 1.5, "ru": 1.3}
-
-CHECKPOINT = "checkpoint.pt"
-CURVE = "losses.csv"
 LOG_EVERY, HELDOUT_EVERY, SAVE_EVERY = 50, 250, 300
-HELDOUT_SEQUENCES = 32
-
-
-def make_tokenizer(corpora: Corpora, settings: Settings) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on a balanced sample of the training text."""
-    texts: list[str] = []
-    for language in LANGUAGES:
-        budget = int(settings.tokenizer_bytes * TOKENIZER_WEIGHTS.get(language, 1))
-        texts += sample_bytes(corpora.texts(language, "train"), budget, settings.seed)
-    return train_tokenizer(texts, settings.vocabulary)
-
-
-def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised model."""
-    torch.manual_seed(settings.seed)
-    config = LlamaConfig(
-        vocab_size=settings.vocabulary,
-        hidden_size=settings.hidden,
-        intermediate_size=settings.ffn,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.kv_heads,
-        head_dim=settings.head_dim,
-        max_position_embeddings=settings.positions,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
-
-
-def tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each line, without special tokens."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-
-def make_batches(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Batches:
-    """The training batches of a run, from the first step on."""
-    return Batches(
-        {language: tokenise(tokenizer, corpora.texts(language, "train")) for language in LANGUAGES},
-        batch_tokens=settings.batch_tokens,
-        length=settings.length,
-        long_length=settings.long_length,
-        long_every=settings.long_every,
-        alpha=settings.alpha,
-        bos=tokenizer.bos_token_id,
-        eos=tokenizer.eos_token_id,
-        seed=settings.seed,
-    )
 
 
 def heldout_sample(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> dict[str, torch.Tensor]:
@@ -154,41 +70,6 @@ def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.A
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.peak_lr, betas=settings.betas, fused=True)
-
-
-def save_checkpoint(path: Path, content: dict) -> None:
-    """Write beside the old file, then replace it, so that one whole file always exists."""
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
-
-
-class Curve:
-    """The loss curve as CSV; rows after the step resumed from are dropped."""
-
-    columns = ["step", "train_loss", "lr", "cpu_seconds", *LANGUAGES]
-
-    def __init__(self, path: Path, start: int) -> None:
-        rows = [row for row in read_curve(path) if int(row["step"]) <= start] if start else []
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, self.columns, restval="")
-        self._writer.writeheader()
-        self._writer.writerows(rows)
-        self._file.flush()
-
-    def add(self, **row: object) -> None:
-        """Append a row and print it."""
-        self._writer.writerow(row)
-        self._file.flush()
-        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-
-
-def read_curve(path: Path) -> list[dict[str, str]]:
-    """Rows of a loss curve; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: bool) -> None:
@@ -275,8 +156,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.export:
-        from pymultiling.demo_model.training.export import export
-
         export(arguments.data, arguments.out, report=not arguments.no_report)
     else:
         settings = Settings(steps=arguments.steps)

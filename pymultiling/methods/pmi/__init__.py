@@ -1,9 +1,9 @@
 """Parallel multilingual input (PMI, arXiv 2403.09073): prompts, the parallel inputs themselves, and what they do."""
 
+from pymultiling.data.languages import language_name
 from pymultiling.methods.pmi.compare import Comparison, compare
 from pymultiling.methods.pmi.generator import Generator
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
-from pymultiling.methods.pmi.languages import language_name
 from pymultiling.methods.pmi.prompts import prompt
 from pymultiling.methods.pmi.readers import free, math, nli, translation
 from pymultiling.methods.pmi.server import Server

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pymultiling.data.languages import language_name
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem
-from pymultiling.methods.pmi.languages import language_name
 from pymultiling.methods.pmi.readers import LABELS
 from pymultiling.methods.pmi.templates import Form, Template, load_template
 

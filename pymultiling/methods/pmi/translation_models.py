@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pymultiling.methods.pmi.languages import language_name
+from pymultiling.data.languages import language_name
 from pymultiling.methods.pmi.translation_requests import Request
 
 

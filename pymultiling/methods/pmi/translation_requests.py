@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pymultiling.methods.pmi.languages import language_name
+from pymultiling.data.languages import language_name
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from pymultiling.runtime.storage import written_whole
+
 SEQUENTIAL, DIVERGING = "Blues", "RdBu_r"  # both legible with every common kind of colour blindness
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG."""
-    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    with written_whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
 
 
 def panels(count: int, rows: int, columns: int, across: bool) -> tuple[Figure, list[Axes]]:

@@ -1,4 +1,4 @@
-"""Templates of prompts, and the names of languages."""
+"""Templates of prompts."""
 
 import json
 from pathlib import Path
@@ -74,48 +74,3 @@ def test_a_template_that_is_not_there(tmp_path):
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(CorpusError, match="cannot be read"):
         pmi.load_template(tmp_path / "bytes.json")
-
-
-@pytest.mark.parametrize(
-    "code, name",
-    [
-        ("de", "German"),
-        ("deu", "German"),
-        ("deu_Latn", "German"),
-        ("de~1", "German"),
-        ("de~fr", "German"),
-        ("pt-BR", "Portuguese"),
-        ("en_XX", "English"),
-        ("zho_Hans", "Chinese"),
-        ("Zho_Hans", "Chinese"),
-        ("zh", "Chinese"),
-        ("zho_Hant", "Traditional Chinese"),
-        ("zh-Hant-TW", "Traditional Chinese"),
-        ("yue_Hant", "Cantonese"),
-        ("arb_Arab", "Arabic"),
-        ("pes_Arab", "Persian"),
-        ("swh_Latn", "Swahili"),
-    ],
-)
-def test_names_of_languages(code, name):
-    assert pmi.language_name(code) == name
-
-
-def test_the_callers_names():
-    assert pmi.language_name("de~1", {"de": "Deutsch"}) == "Deutsch"
-    assert pmi.language_name("xx", {"xx": "Elvish"}) == "Elvish"
-    with pytest.raises(
-        ValueError, match="language of 'qqq_Latn~1' is unknown: give its English name in names, {'qqq_Latn': ...}"
-    ):
-        pmi.language_name("qqq_Latn~1", {"de": "Deutsch"})
-
-
-def test_every_language_of_the_usual_sets_has_a_name():
-    flores = """swe nld bjn jav tgl ind rus ces dan eng ukr tel srp fra tha ban zho deu sun hin pol slv yue sin spa urd gle swh
-        ben jpn min arb tur vie ell kor por ita pes bul ron cat eus epo kin lug tam est fin hun heb zsm""".split()
-    two_letters = (
-        "ar bg bn ca de el en eo es et eu fa fr hi id it ja ko lg nl pl pt ro ru rw sv sw ta th tr uk ur vi zh"
-    )
-    names = [pmi.language_name(f"{code}_Latn") for code in flores]
-    assert len(set(names)) == len(flores) == 52
-    assert len({pmi.language_name(code) for code in two_letters.split()}) == 34

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from pymultiling.data.files import file_shards
+from pymultiling.data.file_shards import file_shards
 from pymultiling.errors import CorpusError
 from tests.support.tiny_text import write_text
 

@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 import fsspec
 
-from pymultiling.data.rows import Row, ending, errors_of, rows_of_lines, strings, text_lines
+from pymultiling.data.rows import Row, errors_of, rows_of_lines, strings
+from pymultiling.data.text_lines import ending, text_lines
 from pymultiling.errors import CorpusError
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"

@@ -114,18 +114,3 @@ def test_parts_of_a_task():
     assert task.judged_by("f1").metric == "f1" and task.judged_by("f1").items == task.items
     with pytest.raises(CorpusError, match="no items in 'en', only in fr, de"):
         task.only(["en"])
-
-
-def test_continuation():
-    texts = {
-        "fr": ["un deux trois", "quatre cinq", "six sept", "huit neuf", "six sept", "dix"],
-        "zh": ["一二三四", "五六", "七八"],
-    }
-    task = tasks.continuation(texts, choices=3)
-    assert [item.prompt + item.answer for item in task.items["fr"]] == texts["fr"][:4] + ["dix"]
-    assert task.items["zh"][0].prompt == "一二"
-    for item in task.items["fr"] + task.items["zh"]:
-        assert item.answer in item.choices and len(set(item.choices)) == 3
-    assert tasks.continuation(texts, choices=3) == task
-    with pytest.raises(CorpusError, match="4 choices were looked for, there are 3"):
-        tasks.continuation({"zh": texts["zh"]})

@@ -1,0 +1,48 @@
+"""What a training run leaves in its folder: the last checkpoint and the loss curve."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+
+from pymultiling.demo_model import LANGUAGES
+from pymultiling.runtime.storage import written_whole
+
+CHECKPOINT = "checkpoint.pt"
+CURVE = "losses.csv"
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write beside the old file, then replace it, so that one whole file always exists."""
+    with written_whole(path) as partial:
+        torch.save(content, partial)
+
+
+class Curve:
+    """The loss curve as CSV; rows after the step resumed from are dropped."""
+
+    columns = ["step", "train_loss", "lr", "cpu_seconds", *LANGUAGES]
+
+    def __init__(self, path: Path, start: int) -> None:
+        rows = [row for row in read_curve(path) if int(row["step"]) <= start] if start else []
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.DictWriter(self._file, self.columns, restval="")
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+        self._file.flush()
+
+    def add(self, **row: object) -> None:
+        """Append a row and print it."""
+        self._writer.writerow(row)
+        self._file.flush()
+        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+
+
+def read_curve(path: Path) -> list[dict[str, str]]:
+    """Rows of a loss curve; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

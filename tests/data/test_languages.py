@@ -1,0 +1,74 @@
+"""Codes of languages and their English names."""
+
+import pytest
+
+import pymultiling as pml
+from pymultiling.data import languages
+from pymultiling.data.languages import language_codes, language_name
+
+
+@pytest.mark.parametrize(
+    "code, name",
+    [
+        ("de", "German"),
+        ("deu", "German"),
+        ("deu_Latn", "German"),
+        ("de~1", "German"),
+        ("de~fr", "German"),
+        ("pt-BR", "Portuguese"),
+        ("en_XX", "English"),
+        ("zho_Hans", "Chinese"),
+        ("Zho_Hans", "Chinese"),
+        ("zh", "Chinese"),
+        ("zho_Hant", "Traditional Chinese"),
+        ("zh-Hant-TW", "Traditional Chinese"),
+        ("yue_Hant", "Cantonese"),
+        ("arb_Arab", "Arabic"),
+        ("pes_Arab", "Persian"),
+        ("swh_Latn", "Swahili"),
+    ],
+)
+def test_names_of_languages(code, name):
+    assert language_name(code) == name
+
+
+def test_the_callers_names():
+    assert language_name("de~1", {"de": "Deutsch"}) == "Deutsch"
+    assert language_name("xx", {"xx": "Elvish"}) == "Elvish"
+    with pytest.raises(
+        ValueError, match="language of 'qqq_Latn~1' is unknown: give its English name in names, {'qqq_Latn': ...}"
+    ):
+        language_name("qqq_Latn~1", {"de": "Deutsch"})
+
+
+def test_every_language_of_the_usual_sets_has_a_name():
+    flores = """swe nld bjn jav tgl ind rus ces dan eng ukr tel srp fra tha ban zho deu sun hin pol slv yue sin spa urd gle swh
+        ben jpn min arb tur vie ell kor por ita pes bul ron cat eus epo kin lug tam est fin hun heb zsm""".split()
+    two_letters = (
+        "ar bg bn ca de el en eo es et eu fa fr hi id it ja ko lg nl pl pt ro ru rw sv sw ta th tr uk ur vi zh"
+    )
+    names = [language_name(f"{code}_Latn") for code in flores]
+    assert len(set(names)) == len(flores) == 52
+    assert len({language_name(code) for code in two_letters.split()}) == 34
+
+
+def test_languages_are_codes():
+    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
+    assert language_codes(given) == ["fr", "pt", "fra", "no"]
+
+
+def test_codes_of_two_letters_are_those_of_iso_639_1():
+    table = languages._table()
+    two_letters = table["iso_639_1"]
+    assert len(two_letters) == 184  # 183, and bh, which was withdrawn
+    assert language_codes(two_letters) == list(two_letters)
+    assert all(len(code) == 3 for code in table["iso_639_3"]) and not set(table["others"]) & set(two_letters)
+    assert language_codes(["jw", "ns", "sh"]) == []  # models' own, or withdrawn
+    assert [language_name(code) for code in ("jw", "ns", "sh", "bh")] == [
+        "Javanese", "Northern Sotho", "Serbo-Croatian", "Bihari",
+    ]  # fmt: skip
+    assert all(name.strip() for part in table.values() for name in part.values())
+
+
+def test_the_public_function_is_this_one():
+    assert pml.pmi.language_name is language_name

@@ -1,0 +1,47 @@
+"""The README of the demo model is what its report writes, and names commands that are there."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from importlib.util import find_spec
+from pathlib import Path
+
+from pymultiling import demo_model
+
+FOLDER = Path(demo_model.__file__).parent
+
+
+def template() -> list[str]:
+    """The lines of the report without a measured number."""
+    tree = ast.parse((FOLDER / "training" / "report.py").read_text("utf-8"))
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    longest = max(texts, key=lambda node: len(node.values))
+    parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in longest.values]
+    return [line for line in "".join(parts).splitlines() if "\0" not in line]
+
+
+def test_the_readme_is_the_reports():
+    lines = (FOLDER / "README.md").read_text("utf-8").splitlines()
+    fixed = template()
+    assert len(fixed) > 50 and fixed[0] == lines[0]
+    assert [line for line in fixed if line not in lines] == []
+
+
+def test_its_commands_and_names_are_there():
+    text = (FOLDER / "README.md").read_text("utf-8")
+    modules = set(re.findall(r"python -m ([\w.]+)", text))
+    assert modules == {"pymultiling.demo_model.training.train"}
+    assert all(find_spec(module) is not None for module in modules)
+    names = set(re.findall(r"demo_model\.(\w+)\(", text))
+    assert names == {"load", "corpora", "heldout"} and names < set(demo_model.__all__)
+
+
+def test_the_scripts_import_in_no_circle():
+    package = "pymultiling.demo_model.training."
+    imports = {}
+    for path in (FOLDER / "training").glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        imports[path.stem] = {name.removeprefix(package) for name in names if name.startswith(package)}
+    assert imports["train"] > {"data", "export"} and imports["export"]
+    TopologicalSorter(imports).prepare()

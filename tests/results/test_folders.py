@@ -1,0 +1,105 @@
+"""A run's folder: written whole or not at all, and nobody else's files are touched."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import pymultiling as pml
+from pymultiling.results.folders import check_free, result_folder
+from pymultiling.results.run import Run
+
+
+def write(out: Path, name: str = "a.csv", text: str = "1\n") -> None:
+    with result_folder(out) as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / name).write_text(text)
+        Run("test", {}).write(folder)
+
+
+def test_it_is_there_when_the_block_ends_well(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with result_folder(out) as folder:
+        assert folder.parent == out.parent and not out.exists()
+        (folder / "a.csv").write_text("1\n")
+        assert str(os.getpid()) in folder.name  # another process has another
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert (out / "a.csv").read_text() == "1\n"
+
+
+def test_a_former_run_is_replaced(tmp_path):
+    write(tmp_path / "out", "a.csv")
+    write(tmp_path / "out", "b.csv")
+    assert [path.name for path in (tmp_path / "out" / "part").iterdir()] == ["b.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("full"), KeyboardInterrupt(), MemoryError()], ids=lambda one: type(one).__name__
+)
+def test_what_fails_changes_nothing(tmp_path, monkeypatch, error):
+    out = tmp_path / "out"
+    for former in (False, True):
+        if former:
+            write(out)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(type(error)), result_folder(out) as folder:
+            (folder / "b.csv").write_text("half")
+            raise error
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    rename = Path.rename
+
+    def fail_once(path, target):
+        if path.name.endswith(".partial"):
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(type(error)):
+        write(out, "b.csv")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("record", [None, "[]", "{}", "no JSON"])
+def test_files_of_others_are_left_alone(tmp_path, record):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.md").write_text("mine")
+    if record is not None:
+        (out / "run.json").write_text(record)
+    with pytest.raises(
+        pml.CheckpointError, match=f"^{out} holds other files, such as notes.md: give --out a new folder$"
+    ):
+        check_free(out)
+    with pytest.raises(pml.CheckpointError), result_folder(out):
+        pytest.fail("it was opened")
+    assert (out / "notes.md").read_text() == "mine"
+
+
+def test_a_file_beside_those_of_a_run(tmp_path):
+    write(tmp_path / "out")
+    check_free(tmp_path / "out")
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    with pytest.raises(pml.CheckpointError, match="holds other files, such as notes.md"):
+        check_free(tmp_path / "out")
+
+
+def test_what_is_free(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "deep/new"):
+        assert check_free(tmp_path / name) == tmp_path / name
+    monkeypatch.chdir(tmp_path)
+    assert check_free("new") == tmp_path / "new"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pml.CheckpointError, match=f"^{tmp_path / 'file'} is a file: give --out another folder$"):
+        check_free(tmp_path / "file")
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(pml.CheckpointError, match="is a mount point: give --out another folder$"):
+        check_free(tmp_path / "empty")
+
+
+def test_a_record_names_what_is_in_the_folder(tmp_path):
+    write(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["files"] == ["part/a.csv"]

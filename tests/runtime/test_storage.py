@@ -1,0 +1,128 @@
+"""Files are written whole or not at all, whatever goes wrong, and by one process at a time."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import pymultiling as pml
+from pymultiling.results import plots
+from pymultiling.runtime.storage import save_tensors, written_whole
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import tiny_tokenizer
+
+
+def a_set() -> pml.NeuronSet:
+    return pml.NeuronSet({"ffn": torch.eye(3, 5, dtype=torch.bool)})
+
+
+def save_embeddings(path) -> None:
+    pml.sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {path.stem: ["w1 w2"]}, folder=path.parent)
+
+
+def save_statistics(path) -> None:
+    votes = {"ffn": torch.ones(2, 3, 5, dtype=torch.bool)}
+    pml.NeuronStatistics.of_batch({"ffn": torch.rand(2, 3, 5)}, votes, tokens=9, rule="all").save(path)
+
+
+def save_tuning(path) -> None:
+    model = tiny_model("llama")
+    layers, width = model.config.num_hidden_layers, model.config.intermediate_size
+    neurons = pml.NeuronSet({"ffn": torch.ones(layers, width, dtype=torch.bool)})
+    with pml.train_only(model, neurons) as trained:
+        trained.save(path)
+
+
+WRITERS = {  # all that the library writes to a path of the user's
+    "a.safetensors": lambda path: a_set().save(path),
+    "b.safetensors": save_statistics,
+    "c.safetensors": lambda path: pml.ActivationStatistics(torch.ones(3, 5, dtype=torch.int64), 9).save(path),
+    "d.safetensors": save_tuning,
+    "e.safetensors": lambda path: save_tensors(path, {"a": torch.zeros(3)}, "pymultiling.test/1", {}),
+    "f.pth": lambda path: pml.NeuronSet.to_lape([a_set()], path),
+    "g.npy": save_embeddings,
+    "h.png": lambda path: plots.save(Figure(), path),
+}
+FAILURES = [OSError("No space left on device"), KeyboardInterrupt(), MemoryError(), RuntimeError("broken")]
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_cannot_get_its_name_leaves_what_was_there(tmp_path, monkeypatch, name, error):
+    path = tmp_path / name
+    path.write_text("mine")
+    monkeypatch.setattr(os, "replace", failing(error))
+    with pytest.raises(type(error)):
+        WRITERS[name](path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+    monkeypatch.undo()
+    WRITERS[name](path)
+    assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "name, writes",
+    [
+        ("a.safetensors", "pymultiling.runtime.storage.save_file"),
+        ("f.pth", "torch.save"),
+        ("g.npy", "torch.from_numpy"),
+        ("h.png", "matplotlib.figure.Figure.savefig"),
+    ],
+)
+def test_what_fails_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, name, writes, error):
+    path = tmp_path / name
+    path.write_text("mine")
+
+    def half(*arguments, **_):
+        for partial in tmp_path.glob("*.partial"):
+            partial.write_text("half")
+        raise error
+
+    monkeypatch.setattr(writes, half)
+    with pytest.raises(type(error)):
+        WRITERS[name](path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_block_that_fails(tmp_path, error):
+    for wrote in (True, False):
+        with pytest.raises(type(error)), written_whole(tmp_path / "a.txt") as partial:
+            if wrote:
+                partial.write_text("half")
+            raise error
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_write_into_the_same_file(tmp_path):
+    path = tmp_path / "a.txt"
+    program = (
+        "import sys\n"
+        "from pymultiling.runtime.storage import written_whole\n"
+        "with written_whole(sys.argv[1]) as partial:\n"
+        "    partial.write_text('theirs')\n"
+        "print(partial)"
+    )
+    with written_whole(path) as partial:
+        partial.write_text("ours")
+        done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() != str(partial)
+        assert path.read_text() == "theirs" and partial.read_text() == "ours"
+    assert path.read_text() == "ours" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_same_sets_are_the_same_file_in_the_layout_of_lape(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        pml.NeuronSet.to_lape([a_set(), a_set()], tmp_path / name)
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import argparse
 from dataclasses import asdict
 
-import pandas
-
-from pymultiling.cli.command_run import documents_of, hashes, load, record_of
+from pymultiling.cli.shared.argument_types import codes, count, named
+from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.loading import load
+from pymultiling.cli.shared.options import add_documents, add_model, documents_of, refuse_twice
+from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.methods.lens import language_codes, lens
-from pymultiling.results import plots
 from pymultiling.results.run import result_folder
 
+COMMAND = Command(
+    name="lens",
+    group=Group.MEASURE,
+    summary="say which languages each layer decodes to (arXiv 2402.18815, figure 1)",
+    title="The languages of each layer",
+    about="In which languages each layer would answer.",
+    papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
+    whole=("revision",),
+    example="pymultiling lens --model Qwen/Qwen3-0.6B --texts fr=fr.txt --languages en,fr --out decoded",
+)
 SHOWN = 0.02  # the least share, in any layer, of a language that is printed
 
 
-def run(arguments: Namespace) -> None:
+def add(commands) -> None:
+    parser = add_command(commands, COMMAND, run)
+    parser.add_argument(
+        "--texts", metavar="NAME=FILE", type=named, action="append", required=True, help="texts, as for detect; repeat"
+    )
+    parser.add_argument(
+        "--languages",
+        metavar="A,B,C",
+        type=codes,
+        help="ISO 639-1 codes to tell apart; a language left out counts as the most similar of these (all that lingua knows)",
+    )
+    parser.add_argument("--top", metavar="N", type=count, default=10, help="tokens of each position (%(default)s)")
+    add_model(parser)
+    add_documents(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Decodes every layer; writes a table of all texts, and a plot of each."""
-    record = record_of("lens", arguments)
+    import pandas
+
+    from pymultiling.methods.lens import language_codes, lens
+    from pymultiling.results import plots
+
+    refuse_twice(arguments, "texts")
+    record = record_of(arguments)
     with result_folder(arguments.out) as folder:
         texts = dict(arguments.texts)
         record.note(corpora=hashes(texts))

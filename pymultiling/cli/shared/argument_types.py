@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 from pymultiling.neurons.sites import check_sites
 
@@ -78,3 +79,10 @@ def codes(text: str) -> list[str]:
     if not all(found) or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of different codes such as es,ru,fr")
     return found
+
+
+def as_typed(value: object, kind: Callable | None) -> str:
+    """A value as it is typed, for an argument of this type."""
+    if isinstance(value, (list, tuple)):
+        return ("=" if kind is named else ",").join(value)
+    return str(value)

@@ -1,48 +1,67 @@
-"""`pymultiling doctor`: what can run here, and whether a model can be measured."""
+"""The command `doctor`: what can run here, and whether a model can be measured."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
+from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.options import add_families
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.linear import Projection, weight_of
-from pymultiling.models.loading import load_skeleton, load_tokenizer, load_weights
-from pymultiling.ops.dispatch import BACKENDS, unavailable
-from pymultiling.probes.verification import spot_check
 from pymultiling.results.run import versions
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pymultiling.models.decoder import Layer
+    from pymultiling.models.linear import Projection
+
+COMMAND = Command(
+    name="doctor",
+    group=Group.BEGIN,
+    summary="say what can run here, and whether a model can be measured",
+    title="What can run",
+    about="Versions, backends, and whether importance is what setting neurons to zero does.",
+    papers={},
+    example="pymultiling doctor --model Qwen/Qwen3-0.6B",
+)
 AGREES = 1e-2  # the largest relative difference that rounding is taken for; where all is well it is some 1e-5
 
 
-def run(model: str | None = None, revision: str | None = None, check: bool = True) -> None:
-    """Prints what was found.
+def add(commands) -> None:
+    parser = add_command(commands, COMMAND, run)
+    parser.add_argument(
+        "--model",
+        metavar="DIR|NAME",
+        help="a model to look at, and to check: a few neurons are set to zero, on the CPU in float32",
+    )
+    parser.add_argument("--revision", metavar="REV", help="its revision, on the Hub")
+    add_families(parser)
+    parser.add_argument("--no-check", action="store_true", help="only look at the model: its weights are not loaded")
 
-    Args:
-        model: a folder or a name on the Hub.
-        revision: of a model on the Hub.
-        check: load the model's weights, in float32 on the CPU, and compare the importance of a few neurons with what
-            setting them to zero does.
 
-    Raises:
-        CheckpointError, UnsupportedModel: the model that was asked for cannot be measured.
-    """
+def run(arguments: argparse.Namespace) -> None:
+    """Prints what was found; CheckpointError or UnsupportedModel where the model that was asked for cannot be measured."""
+    from pymultiling.models.loading import load_tokenizer
+    from pymultiling.ops.dispatch import BACKENDS, unavailable
+
     print(_table({**versions(), **_machine()}), end="\n\n")
     print("backends")
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
-    if model is not None:
-        _look_at(model, revision)
-        if check:
-            _check(model, revision)
-        load_tokenizer(model, revision)
+    if arguments.model is not None:
+        _look_at(arguments.model, arguments.revision)
+        if not arguments.no_check:
+            _check(arguments.model, arguments.revision)
+        load_tokenizer(arguments.model, arguments.revision)
 
 
 def _look_at(name: str, revision: str | None) -> None:
+    from pymultiling.models.decoder import Decoder
+    from pymultiling.models.loading import load_skeleton
+
     print(f"\nmodel {name}")
     skeleton = load_skeleton(name, revision)
     if getattr(skeleton.config, "quantization_config", None):
@@ -61,6 +80,8 @@ def _look_at(name: str, revision: str | None) -> None:
 
 def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
     """The path of every module, and which of its outputs are meant where not all are."""
+    from pymultiling.models.linear import Projection
+
     names = {module: name for name, module in model.named_modules()}
     if layer.experts is not None:
         ffn = {"experts": layer.experts.module}
@@ -79,6 +100,8 @@ def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
 
 
 def _place(names: dict[nn.Module, str], projection: Projection) -> str:
+    from pymultiling.models.linear import weight_of
+
     outputs, name = weight_of(projection.module).shape[0], names[projection.module]
     if projection.width == outputs:
         return name
@@ -87,6 +110,11 @@ def _place(names: dict[nn.Module, str], projection: Projection) -> str:
 
 
 def _check(name: str, revision: str | None) -> None:
+    import torch
+
+    from pymultiling.models.loading import load_weights
+    from pymultiling.probes.verification import spot_check
+
     print("\na few neurons set to zero, in the first and the last layer", flush=True)
     differences = spot_check(load_weights(name, torch.device("cpu"), "float32", revision))
     wrong = {site: difference for site, difference in differences.items() if not difference <= AGREES}
@@ -103,6 +131,8 @@ def _agreement(difference: float) -> str:
 
 
 def _machine() -> dict[str, str]:
+    import torch
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "system": platform.platform(),

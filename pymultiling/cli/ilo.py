@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import argparse
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
 
-from pymultiling.cli.command_run import hashes, load, record_of
-from pymultiling.data.parallel_texts import columns_of, lines
+from pymultiling.cli.shared.argument_types import codes, count, named
+from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.loading import load
+from pymultiling.cli.shared.options import add_max_length, add_model, refuse_twice
+from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.errors import CorpusError
-from pymultiling.methods.embeddings import sentence_embeddings
-from pymultiling.methods.ilo import check_bridges, ilo
-from pymultiling.methods.retrieval import cka, retrieval
-from pymultiling.results import plots
 from pymultiling.results.run import Run, result_folder
 
+COMMAND = Command(
+    name="ilo",
+    group=Group.MEASURE,
+    summary="measure how far languages share one space, layer by layer (arXiv 2503.11280)",
+    title="One space for all languages",
+    about="In each layer, how many neighbours of a sentence are in other languages.",
+    papers={"2503.11280": "one space of languages, training all but the early layers"},
+    whole=("revision",),
+    example="pymultiling ilo --model Qwen/Qwen3-0.6B --parallel sentences.tsv --languages en,fr,de,es,ru --out space",
+)
 
-def run(arguments: Namespace) -> None:
+
+def add(commands) -> None:
+    parser = add_command(commands, COMMAND, run)
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--parallel",
+        metavar="FILE",
+        help="translations, .tsv or .tsv.gz: a line of codes (id is none), then a line for each sentence; an empty cell is missing",
+    )
+    given.add_argument(
+        "--sentences",
+        metavar="LANGUAGE=FILE",
+        type=named,
+        action="append",
+        help="a language's sentences, one a line, an empty one is missing; files of as many lines count as translations; repeat",
+    )
+    parser.add_argument("--languages", metavar="A,B,C", type=codes, help="of --parallel; all if not given")
+    parser.add_argument("--limit", metavar="N", type=count, help="the first N sentences of each language")
+    parser.add_argument("--k", metavar="K", type=count, default=5, help="neighbours of a sentence (%(default)s)")
+    parser.add_argument(
+        "--tau", metavar="N", type=count, default=3, help="other languages among them that make a bridge (%(default)s)"
+    )
+    parser.add_argument(
+        "--metric", choices=("cosine", "euclidean"), default="cosine", help="what makes sentences near (%(default)s)"
+    )
+    add_model(parser)
+    add_max_length(parser, "sentences")
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Measures ILO, and retrieval and CKA of translations; writes a table of each, and a plot."""
-    record = record_of("ilo", arguments)
+    from pymultiling.methods.embeddings import sentence_embeddings
+    from pymultiling.methods.ilo import check_bridges, ilo
+    from pymultiling.methods.retrieval import cka, retrieval
+    from pymultiling.results import plots
+
+    refuse_twice(arguments, "sentences")
+    if arguments.sentences and arguments.languages:
+        arguments.parser.error("argument --languages: not allowed with --sentences")
+    record = record_of(arguments)
     with result_folder(arguments.out) as folder:
         sentences, parallel = _sentences(arguments, record)
         check_bridges(arguments.k, arguments.tau, len(sentences))
@@ -56,8 +102,10 @@ def run(arguments: Namespace) -> None:
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 
-def _sentences(arguments: Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
+def _sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
     """The sentences, and whether those of one place are translations of each other, as far as their number tells."""
+    from pymultiling.data.parallel_texts import columns_of, lines
+
     if arguments.sentences:
         files = dict(arguments.sentences)
         record.note(corpora=hashes(files))

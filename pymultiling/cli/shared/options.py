@@ -1,11 +1,11 @@
-"""Arguments that several commands take, and what is checked once they are there."""
+"""Arguments that several commands take, what is checked once they are there, and what functions are given of them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from pymultiling.cli.argument_types import count, positive, whole
+from pymultiling.cli.shared.argument_types import count, positive, whole
 
 
 class Once(argparse.Action):
@@ -15,13 +15,6 @@ class Once(argparse.Action):
         if getattr(namespace, self.dest) is not None:
             parser.error(f"argument {option_string}: given more than once, and only one file is read")
         setattr(namespace, self.dest, values)
-
-
-def command(commands, name: str, run, what: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=what, description=what)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(run=run, parser=parser)
-    return parser
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -71,6 +64,17 @@ def add_pass(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers", metavar="N", type=whole, default=1, help="processes that tokenise beside the forward (%(default)s)"
     )
+
+
+def documents_of(arguments: argparse.Namespace) -> dict[str, int | None]:
+    """How texts become documents, for the functions that read them."""
+    return {name: getattr(arguments, name) for name in ("max_length", "batch_tokens", "pack")}
+
+
+def pass_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """Documents, and how the pass over them is run."""
+    how = ("workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents")
+    return {**documents_of(arguments), **{name: getattr(arguments, name) for name in how}}
 
 
 def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:

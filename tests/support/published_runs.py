@@ -87,3 +87,8 @@ def detected(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str
     run.note(corpora=files, rule="top-k, ffn 0.1, attention 0.1", model=known, device="cpu")
     run.write(folder)
     return folder
+
+
+def file_contents(folder: Path) -> dict[str, bytes]:
+    """{path inside the folder: content} of all its files."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -17,7 +17,8 @@ import pandas
 import torch
 
 import pymultiling as pml
-from pymultiling import demo, demo_model
+from pymultiling import demo_model
+from pymultiling.cli.shared import demo_detection as demo
 from pymultiling.data.batches import batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise

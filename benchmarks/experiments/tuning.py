@@ -26,7 +26,8 @@ from torch import nn
 
 import pymultiling as pml
 from benchmarks.measuring.environment import describe
-from pymultiling import demo, demo_model
+from pymultiling import demo_model
+from pymultiling.cli.shared import demo_detection as demo
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.parallel_texts import columns_of
 from pymultiling.results import plots

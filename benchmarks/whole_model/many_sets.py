@@ -23,7 +23,8 @@ from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import SHAPES
 from benchmarks.whole_model.end_to_end import VOCABULARY, random_llama
-from pymultiling import demo, demo_model
+from pymultiling import demo_model
+from pymultiling.cli.shared import demo_detection as demo
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.models.decoder import Decoder

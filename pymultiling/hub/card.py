@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from pymultiling.data.languages import language_codes
@@ -13,36 +14,9 @@ from pymultiling.hub.publishing import hub_model
 from pymultiling.hub.snippet import snippet
 from pymultiling.results.tables import markdown_table as table
 
-# The title, and a sentence for who has never heard of it.
-ABOUT = {
-    "detect": (
-        "Language neurons",
-        "The neurons that matter for each language's text, and those that matter for it alone.",
-    ),
-    "demo": ("Language neurons", "The neurons that matter for each language's text, and what happens without them."),
-    "ablate": ("Perplexity without language neurons", "Held-out text, with sets of neurons off."),
-    "mwork": ("What each part of a model is for", "Tasks, with a language's neurons off in parts of the model."),
-    "count": (
-        "How often neurons are active",
-        "In how many positions of each language's text every FFN neuron is active.",
-    ),
-    "classify": ("Neurons by language", "FFN neurons by the languages in whose text they are active most often."),
-    "pmi": ("Input in several languages", "Active neurons and answers, with the same text in more and more languages."),
-    "ilo": ("One space for all languages", "In each layer, how many neighbours of a sentence are in other languages."),
-    "lens": ("The languages of each layer", "In which languages each layer would answer."),
-    "tune": ("Trained neurons", "What training added to some of a model's parameters."),
-}
-PAPERS = {
-    "2402.18815": ("importance of neurons, language neurons and what happens without them", "detect demo ablate mwork tune lens"),
-    "2402.16438": ("counts of active neurons, LAPE", "count classify"),
-    "2505.21505": ("kinds of neuron", "count classify"),
-    "2403.09073": ("counts of active neurons, parallel input in several languages", "count pmi"),
-    "2503.11280": ("one space of languages, training all but the early layers", "ilo tune"),
-}  # fmt: skip
+GENERIC = {"title": "Neurons of a language model", "about": "Sets or statistics of neurons.", "papers": {}}
 SHOWN = 4  # of a corpus of many files
 OURS = {"embedded": "the model in the package"}
-OPTIONS = {"lam": "lambda"}  # arguments that are called otherwise on the command line
-JOINED = ("sites", "others", "languages")  # given as a,b,c
 
 
 def make_card(folder: Path, record: Mapping, repo_id: str, revision: str | None = None) -> str:
@@ -57,7 +31,8 @@ def make_card(folder: Path, record: Mapping, repo_id: str, revision: str | None 
     contents, model = Contents(folder, record["files"]), hub_model(record)
     known = record.get("model") or {}
     name, commit = OURS.get(known.get("name"), known.get("name")), known.get("revision")
-    title, about = ABOUT.get(record.get("command"), ("Neurons of a language model", "Sets or statistics of neurons."))
+    declared = record.get("card") or GENERIC
+    title, about = declared["title"], declared["about"]
     parts = [
         _metadata(record, contents, model),
         f"# {title}{f': {name}' if name else ''}",
@@ -69,7 +44,7 @@ def make_card(folder: Path, record: Mapping, repo_id: str, revision: str | None 
         _code("python", snippet(contents, record["files"], _call(repo_id, revision), model and _call(model, commit))),
     ]
     if "command" in record:
-        parts += ["## How it was made", *_made(record, model)]
+        parts += ["## How it was made", *_made(record, declared["papers"], model)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,7 +75,7 @@ def _code(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"
 
 
-def _made(record: Mapping, model: str | None) -> list[str]:
+def _made(record: Mapping, papers: Mapping[str, str], model: str | None) -> list[str]:
     """The command, the model, the corpora, the versions and the papers."""
     facts = []
     if "model" in record:
@@ -116,15 +91,12 @@ def _made(record: Mapping, model: str | None) -> list[str]:
     facts += [f"{key}: {record[key]}" for key in ("rule", "seed") if record.get(key) is not None]
     facts.append(f"started: {record['started']}")
     facts.append("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
-    parts = [_code("", command_line(record)), "\n".join(f"- {fact}" for fact in facts)]
+    parts = [_code("", command_line(record))] if "command_line" in record else []
+    parts.append("\n".join(f"- {fact}" for fact in facts))
     if record.get("corpora"):
         parts.append(_corpora(record["corpora"]))
-    papers = [
-        f"[arXiv {number}](https://arxiv.org/abs/{number}) ({what})"
-        for number, (what, commands) in PAPERS.items()
-        if record["command"] in commands.split()
-    ]
-    return [*parts, f"Sources of the method: {'; '.join(papers)}."] if papers else parts
+    sources = [f"[arXiv {number}](https://arxiv.org/abs/{number}) ({what})" for number, what in papers.items()]
+    return [*parts, f"Sources of the method: {'; '.join(sources)}."] if sources else parts
 
 
 def _corpora(corpora: Mapping[str, Mapping]) -> str:
@@ -144,15 +116,5 @@ def _corpora(corpora: Mapping[str, Mapping]) -> str:
 
 
 def command_line(record: Mapping) -> str:
-    """What was typed, with every default, as far as run.json knows."""
-    words = ["pymultiling", record["command"]]
-    for name, value in record["arguments"].items():
-        option = "--" + OPTIONS.get(name, name).replace("_", "-")
-        if isinstance(value, list) and name not in JOINED:
-            for one in value:
-                words += [option, "=".join(one) if isinstance(one, list) else str(one)]
-        elif value is True:
-            words.append(option)
-        elif value is not None and value is not False and value != "":
-            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
-    return shlex.join(words)
+    """What was typed, with every default, as far as it is published."""
+    return shlex.join(["pymultiling", record["command"], *chain.from_iterable(record["command_line"].values())])

@@ -16,8 +16,7 @@ from pymultiling.runtime.storage import load_tensors, read_metadata, save_tensor
 
 CARD = "README.md"
 KINDS = (".safetensors", ".csv", ".png")
-WHOLE = ("files", "rule", "scores", "started", "versions")  # parts of a record without paths
-NO_PATHS = ("instruction", "name", "revision")  # arguments with texts, in which a slash parts no folders
+WHOLE = ("card", "files", "published_whole", "started", "versions")  # parts of every record without paths
 
 
 def read_record(folder: Path, whose: str) -> dict | None:
@@ -96,11 +95,13 @@ def hub_model(record: Mapping) -> str | None:
 
 
 def public_record(record: Mapping, files: list[str]) -> dict:
-    """The record with these files, and of every path but its last part."""
-    kept = hub_model(record)
-    public = {key: value if key in WHOLE else without_folders(value, kept) for key, value in record.items()}
-    if "arguments" in record:
-        public["arguments"] |= {name: one for name, one in record["arguments"].items() if name in NO_PATHS}
+    """The record with these files, and of every path but its last part; what the run declares to be no path stays whole."""
+    kept, whole = hub_model(record), record.get("published_whole") or {"arguments": [], "facts": []}
+    facts = {*WHOLE, *whole["facts"]}
+    public = {key: value if key in facts else without_folders(value, kept) for key, value in record.items()}
+    for part in ("arguments", "command_line"):
+        if part in record:
+            public[part] |= {name: one for name, one in record[part].items() if name in whole["arguments"]}
     if "model" in record and kept is None:
         public["model"]["revision"] = None
     return {**public, "files": files}

@@ -20,7 +20,15 @@ RECORD = "run.json"
 class Run:
     """A run's record, to become run.json: what was run on what, with which versions, and how long each stage took."""
 
-    def __init__(self, command: str, arguments: Mapping[str, object]):
+    def __init__(self, command: str, arguments: Mapping[str, object], declared: Mapping[str, object] | None = None):
+        """
+        Args:
+            command: its name.
+            arguments: what it was given, defaults too.
+            declared: what the command says of itself, for who publishes the results: `card` {"title", "about", "papers": {arXiv
+                number: what of it is used}}; `command_line` {argument: the words that give it}; `published_whole`
+                {"arguments": names, "facts": names of other parts of the record}, what holds texts, and no paths.
+        """
         self.started = time.monotonic()
         self.record: dict[str, object] = {
             "command": command,
@@ -28,6 +36,7 @@ class Run:
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
             "seed": None,
+            **(declared or {}),
         }
         self.seconds: dict[str, float] = {}
 

@@ -1,9 +1,11 @@
-"""A saved model and corpora for the command line."""
+"""A saved model and corpora for the command line, and the Hub on this machine."""
 
 from pathlib import Path
 
 import pytest
 
+from tests.support.hub_server import HubServer
+from tests.support.published_runs import use
 from tests.support.tiny_text import save_model, texts, write_text
 
 
@@ -15,3 +17,9 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def corpora(tmp_path) -> dict[str, Path]:
     return {name: write_text(tmp_path / f"{name}.txt", texts(name)) for name in ("fr", "de")}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with HubServer() as server:
+        yield use(server, monkeypatch, tmp_path / "cache")

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, detect, run
-from tests.support.tiny_text import tiny_tokenizer
+from tests.support.command_line import QUICK, assert_one_sentence, detect, run
+from tests.support.tiny_text import tiny_tokenizer, write_text
 
 
 def test_ablate(model, tmp_path, corpora, capsys):
@@ -50,3 +50,31 @@ def test_an_empty_set_is_told_of(model, tmp_path, corpora, capsys):
     arguments = ["--neurons", f"nothing={tmp_path / 'nothing.safetensors'}", "--texts", f"de={corpora['de']}"]
     assert run("ablate", "--model", model, *arguments, "--out", tmp_path / "out", *QUICK) == 0
     assert "pymultiling ablate: set 'nothing' has no neurons" in capsys.readouterr().err
+
+
+def test_a_length_that_leaves_nothing_to_predict(model, tmp_path, corpora, capsys):
+    assert detect(model, corpora, tmp_path / "found") == 0
+    write_text(tmp_path / "short.txt", ["w3"])
+    arguments = ["--neurons", tmp_path / "found" / "specific", "--texts", f"fr={tmp_path / 'short.txt'}"]
+    out = tmp_path / "out"
+    assert run("ablate", "--model", model, *arguments, "--out", out, "--max-length", "1") == 1
+    assert_one_sentence(capsys, "at least 2 tokens")
+    assert not out.exists()
+
+
+def test_bad_sets(model, tmp_path, corpora, capsys):
+    other = tmp_path / "other.safetensors"
+    pml.NeuronSet({"ffn": torch.zeros(3, 5, dtype=torch.bool)}).save(other)
+    out, given = tmp_path / "out", ["--texts", f"fr={corpora['fr']}", "--model", model, "--out", tmp_path / "out"]
+    for sets, words in (
+        ([f"x={other}"], ("set 'x'", "another model")),
+        ([f"x={tmp_path / 'absent.safetensors'}"], ("no such file",)),
+        ([f"x={corpora['fr']}"], ("is not a set of neurons",)),
+        ([tmp_path / "model"], ("NAME=FILE",)),
+        ([f"x={other}", f"x={other}"], ("'x' is taken",)),
+        ([f"none={other}"], ("'none' is taken",)),
+    ):
+        arguments = [argument for one in sets for argument in ("--neurons", one)]
+        assert run("ablate", *arguments, *given) == 1
+        assert_one_sentence(capsys, *words)
+        assert not out.exists()

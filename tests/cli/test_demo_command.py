@@ -1,14 +1,16 @@
 """The demo's claim, on the packaged model: a language's own neurons are what that language needs."""
 
+import json
+
 import pandas
 
-from pymultiling import demo
-from pymultiling.cli import main
+import pymultiling as pml
+from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
 
 
 def test_own_neurons_matter_to_their_language_alone(tmp_path):
     """The effect that the README shows, on fewer held-out documents."""
-    demo.run(tmp_path / "out", heldout=6)
+    assert run("demo", "--out", tmp_path / "out", "--heldout", 6) == 0
     effect = pandas.read_csv(tmp_path / "out" / "ablation.csv", index_col="language").drop(index="mean")
     assert len(effect) == 8
     assert (effect["own"] >= 0.1).all(), effect
@@ -16,12 +18,17 @@ def test_own_neurons_matter_to_their_language_alone(tmp_path):
     assert (effect["own"] >= 5 * effect["random"]).all(), effect
 
 
-def test_what_parts_of_the_packaged_model_are_for(tmp_path):
-    """Own neurons of the first and last layers matter to their languages, random ones and those of English's text do not."""
-    assert main(["mwork", "--demo", "--out", str(tmp_path / "out"), "--limit", "6", "--seeds", "2"]) == 0
-    table = pandas.read_csv(tmp_path / "out" / "mwork.csv")
-    own, drawn = table[table["neurons"] == "own"], table[table["neurons"].str.startswith("random")]
-    everywhere = own[~own[["understanding", "attention", "ffn", "generation"]].any(axis=1)].iloc[0]
-    assert everywhere["delta"] > 0.2 and everywhere["d_others"] < -0.2
-    assert (drawn["delta"].abs() < everywhere["delta"] / 4).all(), table
-    assert {"search.csv", "mwork.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+def test_demo(tmp_path, capsys):
+    assert run("demo", "--out", tmp_path / "out", "--documents", 1, "--heldout", 1) == 0
+    printed = capsys.readouterr().out
+    assert "random as hi" in printed and "own/others" in printed and "the demo took" in printed
+    table = pandas.read_csv(tmp_path / "out" / "ablation.csv", index_col="language")
+    assert table.loc["mean", "own"] > table.loc["mean", ["others", "random"]].max()
+    assert set(json.loads((tmp_path / "out" / "run.json").read_text())["corpora"]) == set(pml.embedded.LANGUAGES)
+
+
+def test_wrong_arguments(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("demo", "--documents", "many") == 2
+    assert_one_sentence(capsys, "'many'")
+    assert_nothing_written(tmp_path)

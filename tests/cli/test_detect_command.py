@@ -6,8 +6,9 @@ import torch
 
 import pymultiling as pml
 from pymultiling.results.run import file_hash
-from tests.support.command_line import assert_nothing_written, detect
-from tests.support.tiny_text import texts, write_text
+from tests.support.command_line import assert_nothing_written, assert_one_sentence, detect, run
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import save_model, texts, write_text
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz", "jsonl", "jsonl.gz", "parquet"])
@@ -71,3 +72,61 @@ def test_what_became_of_texts_is_reported(model, tmp_path, corpora, capsys):
     statistics = pml.NeuronStatistics.load(tmp_path / "out" / "statistics" / "fr.safetensors")
     assert statistics.documents == 9
     assert statistics.tokens == 49 + 2 + 4 + 64  # cut to the model's 64 positions
+
+
+BAD_CORPORA = {
+    "empty": ("fr.txt", b"", "nothing was read"),
+    "blank": ("fr.txt", b"\n \n", "has no documents"),
+    "binary": ("fr.txt", b"\x7fELF\x00\x01\n", "binary"),
+    "no gzip": ("fr.txt.gz", b"plain", "cannot be read"),
+    "cut gzip": ("fr.txt.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x4b", "cannot be read"),
+    "no json": ("fr.jsonl", b"w3 w4\n", "line 1 is not JSON"),
+    "other json": ("fr.jsonl", b'{"content": "w3"}\n', "line 1"),
+    "no parquet": ("fr.parquet", b"PAR1", "parquet"),
+    "unknown ending": ("fr.docx", b"w3", ".jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CORPORA)
+def test_bad_corpora(model, tmp_path, corpora, capsys, case):
+    name, content, word = BAD_CORPORA[case]
+    (tmp_path / name).write_bytes(content)
+    assert detect(model, {"de": corpora["de"], "fr": tmp_path / name}, tmp_path / "out") == 1
+    assert_one_sentence(capsys, "fr", word)
+    assert_nothing_written(tmp_path, *{"de.txt", "fr.txt", name})
+
+
+def test_corpus_that_is_not_there(model, tmp_path, corpora, capsys):
+    assert detect(model, {"fr": tmp_path / "absent.txt"}, tmp_path / "out") == 1
+    assert_one_sentence(capsys, tmp_path / "absent.txt", "no such file")
+    assert_nothing_written(tmp_path, "fr.txt", "de.txt")
+
+
+def test_nan_weight(tmp_path, corpora, capsys):
+    broken = tiny_model("llama")
+    broken.model.layers[1].mlp.up_proj.weight.data[5, 3] = torch.nan
+    folder = save_model(tmp_path / "model", broken)
+    assert detect(folder, corpora, tmp_path / "out") == 1
+    assert_one_sentence(capsys, "fr", "site ffn", "layer 1")
+    assert_nothing_written(tmp_path, "fr.txt", "de.txt", "model")
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ([], "--corpus"),
+        (["--corpus", "fr"], "NAME=FILE"),
+        (["--corpus", "../fr=a.txt"], "name a file"),
+        (["--corpus", "fr=a.txt", "--corpus", "fr=b.txt"], "more than once"),
+        (["--corpus", "fr=a.txt", "--sites", "ffn,z"], "unknown site 'z'"),
+        (["--corpus", "fr=a.txt", "--pack", "0"], "at least 1"),
+        (["--corpus", "fr=a.txt", "--ffn", "1.5"], "ffn must be"),
+        (["--corpus", "fr=a.txt", "--ffn", "few"], "neither a fraction"),
+        (["--corpus", "fr=a.txt", "--ffn", "1", "--threshold", "1"], "--ffn"),
+    ],
+)
+def test_wrong_arguments(tmp_path, monkeypatch, capsys, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    assert run("detect", "--model", "m", "--out", "o", *arguments) == 2
+    assert len(assert_one_sentence(capsys, word).splitlines()) == 1
+    assert_nothing_written(tmp_path)

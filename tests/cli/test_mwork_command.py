@@ -69,3 +69,14 @@ def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
         assert mwork(model, tmp_path, *arguments) == 1
         assert_one_sentence(capsys, *words)
         assert not (tmp_path / "out").exists()
+
+
+def test_what_parts_of_the_packaged_model_are_for(tmp_path):
+    """Own neurons of the first and last layers matter to their languages, random ones and those of English's text do not."""
+    assert run("mwork", "--demo", "--out", tmp_path / "out", "--limit", 6, "--seeds", 2) == 0
+    table = pandas.read_csv(tmp_path / "out" / "mwork.csv")
+    own, drawn = table[table["neurons"] == "own"], table[table["neurons"].str.startswith("random")]
+    everywhere = own[~own[["understanding", "attention", "ffn", "generation"]].any(axis=1)].iloc[0]
+    assert everywhere["delta"] > 0.2 and everywhere["d_others"] < -0.2
+    assert (drawn["delta"].abs() < everywhere["delta"] / 4).all(), table
+    assert {"search.csv", "mwork.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,13 +1,11 @@
 import json
-import shlex
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from pymultiling.cli.command_line import _parser
+from pymultiling.data.languages import language_codes
 from pymultiling.hub import push_to_hub
-from pymultiling.hub.card import command_line
 from pymultiling.hub.publishing import public_record, without_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
@@ -54,6 +52,11 @@ def test_a_local_model_is_no_base_model(hub, tmp_path, model):
     assert card.data.base_model is None and "# Language neurons: llama\n" in card.text
     assert "huggingface.co" not in card.text and "from_pretrained" not in card.text
     assert "models/llama" not in card.text and "/home" not in card.text
+
+
+def test_languages_are_codes():
+    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
+    assert language_codes(given) == ["fr", "pt", "fra", "no"]
 
 
 def test_norwegian_is_not_false(hub, tmp_path):
@@ -150,13 +153,25 @@ def test_texts_with_a_slash_are_not_cut():
         "revision": "refs/pr/1",
         "template": "/x/y.json",
     }
-    public = public_record({"arguments": arguments, "rule": "a/b", "new": {"of": ["/x/y.json"]}}, [])
+    words = {"instruction": ["--instruction", "Say yes/no"], "template": ["--template", "/x/y.json"]}
+    whole = {"published_whole": {"arguments": ["instruction", "name", "revision"], "facts": ["rule"]}}
+    record = {"arguments": arguments, "command_line": words, "rule": "a/b", "new": {"of": ["/x/y.json"]}, **whole}
+    public = public_record(record, [])
     cut = {"arguments": {**arguments, "template": "y.json"}, "new": {"of": ["y.json"]}}
-    assert public == {"files": [], "rule": "a/b", **cut}
+    cut["command_line"] = {**words, "template": ["--template", "y.json"]}
+    assert public == {"files": [], "rule": "a/b", **whole, **cut}
+
+
+def test_nothing_stays_whole_that_is_not_declared():
+    record = {"arguments": {"instruction": "/home/me"}, "command_line": {"instruction": ["--instruction", "/home/me"]}}
+    cut = {"arguments": {"instruction": "me"}, "command_line": {"instruction": ["--instruction", "me"]}}
+    assert public_record({**record, "rule": "/home/me"}, []) == {**cut, "rule": "me", "files": []}
 
 
 def test_counts(hub, tmp_path):
-    run = Run("count", {"corpus": [["fr", "/texts/fr.txt"]], "out": "out"})
+    papers = {"2402.16438": "counts of active neurons, LAPE", "2505.21505": "kinds of neuron"}
+    card = {"title": "How often neurons are active", "about": "In how many positions.", "papers": papers}
+    run = Run("count", {"corpus": [["fr", "/texts/fr.txt"]], "out": "out"}, {"card": card})
     (tmp_path / "counts").mkdir()
     ActivationStatistics(torch.ones(2, 3, dtype=torch.int64), 4321).save(tmp_path / "counts" / "fr.safetensors")
     run.write(tmp_path)
@@ -167,7 +182,8 @@ def test_counts(hub, tmp_path):
 
 def test_tables_alone(hub, tmp_path, capsys):
     (tmp_path / "perplexity.csv").write_text("off,fr\nnone,12.5\n")
-    Run("ablate", {"scale": 0.0, "random": 0, "out": "out"}).write(tmp_path)
+    words = {"scale": ["--scale", "0.0"], "random": ["--random", "0"], "out": ["--out", "out"]}
+    Run("ablate", {"scale": 0.0, "random": 0, "out": "out"}, {"command_line": words}).write(tmp_path)
     card = pushed(hub, tmp_path)
     exec(code(card), {})
     assert "none,12.5" in capsys.readouterr().out
@@ -189,26 +205,14 @@ def test_the_snippet_of_a_model_on_the_hub_is_of_its_commit(hub, tmp_path):
     assert 'with pml.deactivate(model, sets["de"]):' in text
 
 
-COMMANDS = [
-    "demo --out out --documents 3",
-    "detect --model a/b --corpus fr=fr.txt --corpus de=de.txt --sites q,ffn --ffn 100 --share 0.5 --out out --pack 8",
-    "detect --model a --revision r --corpus fr=fr.txt --threshold 0.001 --qk fast --out out",
-    "ablate --neurons specific --neurons x=x.safetensors --texts fr=fr.txt --random 0 --scale 2 --model a --out out",
-    "mwork --demo --understanding 0 --generation 2 --out out",
-    "count --corpus fr=fr.jsonl --positions response --model a --out out",
-    "classify --counts counts --before fr=fr.safetensors --lambda 0.1 --scale paper --out out",
-    "pmi --inputs in.tsv --source de --target en --others es,ru --count-only --name de=German --model a --out out",
-    "pmi --inputs in.tsv --source de --target en --task free --instruction 'Say yes/no' --chat --model a --out out",
-    "ilo --parallel in.tsv --languages de,fr --k 3 --model a --out out",
-    "lens --texts fr=fr.txt --languages de,fr --model a --out out",
-    "tune --texts fr.txt --freeze 0 --rate 0.1 --heldout fr=fr.txt --checkpointing --model a --out out",
-]
-
-
-@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line.split()[:3]))
-def test_the_command_line_means_what_was_typed(line):
-    typed = _parser().parse_args(shlex.split(line))
-    taken = {name: value for name, value in vars(typed).items() if name not in ("command", "run", "parser", "debug")}
-    record = json.loads(json.dumps({"command": typed.command, "arguments": taken}, default=str))
-    again = _parser().parse_args(shlex.split(command_line(record))[1:])
-    assert {name: getattr(again, name) for name in taken} == taken
+def test_a_record_that_does_not_say_what_its_command_does(hub, tmp_path):
+    """As of a version that did not write it: the general card, and the facts that there are."""
+    folder = detected(tmp_path / "out", tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    for name in ("card", "command_line", "published_whole"):
+        del record[name]
+    (folder / "run.json").write_text(json.dumps(record))
+    text = pushed(hub, folder).text
+    assert "# Neurons of a language model: tiny/llama\n\nSets or statistics of neurons. Made with" in text
+    assert "rule: top-k, ffn 0.1, attention 0.1" in text and f"| de | de.txt | `{'ab' * 32}` |" in text
+    assert "pymultiling detect" not in text and "Sources of the method" not in text

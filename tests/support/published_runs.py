@@ -55,6 +55,22 @@ def detected(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str
             "ffn": 0.1,
             "sites": ["ffn", "q"],
         },
+        {
+            "card": {
+                "title": "Language neurons",
+                "about": "The neurons that matter for each language's text, and those that matter for it alone.",
+                "papers": {"2402.18815": "importance of neurons, language neurons and what happens without them"},
+            },
+            "command_line": {
+                "corpus": [word for name in ("de", "fr") for word in ("--corpus", f"{name}={corpora / f'{name}.txt'}")],
+                "model": ["--model", model],
+                "out": ["--out", str(folder)],
+                "max_length": ["--max-length", "16"],
+                "ffn": ["--ffn", "0.1"],
+                "sites": ["--sites", "ffn,q"],
+            },
+            "published_whole": {"arguments": ["revision"], "facts": ["rule"]},
+        },
     )
     for number, kind in enumerate(("neurons", "specific", "statistics")):
         (folder / kind).mkdir(parents=True)
@@ -71,3 +87,8 @@ def detected(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str
     run.note(corpora=files, rule="top-k, ffn 0.1, attention 0.1", model=known, device="cpu")
     run.write(folder)
     return folder
+
+
+def file_contents(folder: Path) -> dict[str, bytes]:
+    """{path inside the folder: content} of all its files."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

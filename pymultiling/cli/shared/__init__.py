@@ -1,0 +1,1 @@
+"""What commands share, a concern a file. Importing any of it is light."""

@@ -1,0 +1,45 @@
+"""The files of detections and of ablations, which the commands of these names and the demo write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymultiling.results.tables import log_change, own_and_others
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pymultiling.methods.plnd import Detection
+
+
+def write_detection(detection: Detection, folder: Path, model: str) -> None:
+    """Writes neurons/, specific/ and statistics/ with a file a language, report.csv, overlap.csv, jaccard.csv, and the plots."""
+    from pymultiling.methods.overlap import overlap
+    from pymultiling.results import plots
+
+    specific = detection.specific()
+    for name, sets in (("neurons", detection.neurons), ("specific", specific)):
+        (folder / name).mkdir()
+        for language, neurons in sets.items():
+            neurons.save(folder / name / f"{language}.safetensors", model=model, language=language)
+        plots.save(plots.neurons_by_layer(sets, plots.TITLES[name]), folder / f"{name}.png")
+    shared = overlap(detection.neurons)
+    shared.counts.to_csv(folder / "overlap.csv", index_label="language")
+    shared.jaccard.to_csv(folder / "jaccard.csv", index_label="language")
+    plots.save(plots.overlap(*shared), folder / "overlap.png")
+    (folder / "statistics").mkdir()
+    for language, statistics in detection.statistics.items():
+        statistics.save(folder / "statistics" / f"{language}.safetensors")
+    detection.report().to_csv(folder / "report.csv", index=False)
+
+
+def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
+    """Writes perplexity.csv, log_change.csv, ablation.csv (`own_and_others`), and ablation.png."""
+    from pymultiling.results import plots
+
+    change = log_change(perplexities)
+    perplexities.to_csv(folder / "perplexity.csv", index_label="off")
+    change.to_csv(folder / "log_change.csv", index_label="off")
+    own_and_others(change).to_csv(folder / "ablation.csv", index_label="language")
+    plots.save(plots.ablation(change), folder / "ablation.png")

@@ -1,0 +1,93 @@
+"""What holds for every command, found as the command line finds them."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pymultiling as pml
+from pymultiling.cli.shared.command_line import command_modules, make_parser
+from tests.support.command_line import run
+
+MODULES = {module.__name__.rpartition(".")[2]: module for module in command_modules()}
+HEAVY = ("torch", "transformers", "pandas", "numpy", "matplotlib", "huggingface_hub")
+each_command = pytest.mark.parametrize("name", MODULES)
+
+
+@each_command
+def test_says_what_it_is(name):
+    command = MODULES[name].COMMAND
+    assert command.name == name
+    for text in (command.summary, command.title, command.about):
+        assert text and text == text.strip()
+    assert command.about.endswith(".") and not command.title.endswith(".")
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", number) and what for number, what in command.papers.items())
+
+
+@each_command
+def test_its_example_is_a_command_line(name):
+    command = MODULES[name].COMMAND
+    words = shlex.split(command.example)
+    assert words[:2] == ["pymultiling", name]
+    assert make_parser().parse_args(words[1:]).declared is command
+
+
+@each_command
+def test_what_is_published_whole_are_options_of_its_own(name):
+    command = MODULES[name].COMMAND
+    parser = make_parser().parse_args(shlex.split(command.example)[1:]).parser
+    options = {action.dest for action in parser._actions}
+    assert set(command.whole) <= options
+
+
+@each_command
+def test_help_ends_in_the_example(name, capsys):
+    command = MODULES[name].COMMAND
+    assert run(name, "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"\n\nexample:\n  {command.example}\n")
+    assert command.summary in " ".join(printed.split())
+
+
+def test_help_lists_all_by_group(capsys):
+    assert run("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    places = []
+    for module in MODULES.values():
+        heading = lines.index(f"{module.COMMAND.group.value}:")
+        place = next(
+            at
+            for at, line in enumerate(lines)
+            if line.split() == [module.COMMAND.name, *module.COMMAND.summary.split()]
+        )
+        assert place > heading
+        places.append(place)
+    assert places == sorted(places)
+
+
+@each_command
+def test_has_tests_of_its_own(name):
+    assert (Path(__file__).parent / f"test_{name}_command.py").is_file()
+
+
+def test_help_and_version_load_nothing_heavy():
+    """In a fresh interpreter, as does `import pymultiling`; nor does importing a command."""
+    program = f"""
+import sys
+import pymultiling
+from pymultiling.cli import main
+for arguments in (["--help"], ["--version"], *([name, "--help"] for name in {list(MODULES)})):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert end.code == 0
+    print("\\n", arguments, [name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = re.findall(r"^ (\[.*\]) (\[.*\])$", done.stdout, re.MULTILINE)
+    assert len(loaded) == 2 + len(MODULES)
+    assert [arguments for arguments, heavy in loaded if heavy != "[]"] == []
+    assert f"pymultiling {pml.__version__}" in done.stdout

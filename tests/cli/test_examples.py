@@ -1,0 +1,95 @@
+"""The examples that --help shows, as they stand: in a folder with the files and at a Hub with the model that they name."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from pymultiling.cli.shared.command_line import command_modules
+from tests.support.hub_server import TOKEN, HubServer
+from tests.support.published_runs import file_contents
+from tests.support.tiny_models import tiny_model
+from tests.support.tiny_text import LANGUAGES, save_model, texts, write_text
+
+EXAMPLES = {module.COMMAND.name: shlex.split(module.COMMAND.example)[1:] for module in command_modules()}
+MODEL = "Qwen/Qwen3-0.6B"
+COLUMNS = ("de", "en", "es", "fr", "ru")
+PUBLISHED = EXAMPLES["push"][2]
+
+# One process runs all, each with its status. Of the texts in the package a few are enough.
+PROGRAM = """
+import json, sys
+from pymultiling import demo_model
+from pymultiling.cli import main
+
+def few(read):
+    return lambda: {name: texts[:10] for name, texts in read().items()}
+
+demo_model.corpora, demo_model.heldout = few(demo_model.corpora), few(demo_model.heldout)
+for name, arguments in json.loads(sys.argv[1]):
+    print(json.dumps([name, main(arguments)]), file=sys.stderr, flush=True)
+"""
+
+
+def in_order() -> list[str]:
+    """The commands, one that reads what another's example writes behind it."""
+    written = {words[words.index("--out") + 1]: name for name, words in EXAMPLES.items() if "--out" in words}
+    written[PUBLISHED] = "push"
+    read = {
+        name: {written[place] for word in words for place in (word, word.split("/")[0]) if place in written} - {name}
+        for name, words in EXAMPLES.items()
+    }
+    return list(TopologicalSorter(read).static_order())
+
+
+def write_inputs(folder: Path) -> None:
+    """Tiny files of the names that examples have."""
+    for path in {word.rpartition("=")[2] for words in EXAMPLES.values() for word in words}:
+        if path.endswith(".txt"):
+            write_text(folder / path, texts(language_of(path), seed=len(path)))
+        elif path.endswith(".tsv"):
+            columns = [texts(language_of(name), (5, 4, 3), seed=place) for place, name in enumerate(COLUMNS)]
+            write_text(folder / path, ["\t".join(row) for row in (COLUMNS, *zip(*columns))])
+
+
+def language_of(name: str) -> str:
+    """One of the two that tiny texts have."""
+    code = name[:2]
+    return code if code in LANGUAGES else "de"
+
+
+@pytest.fixture(scope="module")
+def statuses(tmp_path_factory):
+    """{command: exit status of its example}, and what was printed on stderr."""
+    folder = tmp_path_factory.mktemp("examples")
+    write_inputs(folder)
+    model = save_model(
+        tmp_path_factory.mktemp("model"), tiny_model("llama", pad_token_id=None, max_position_embeddings=512)
+    )
+    with HubServer() as hub:
+        hub.add(MODEL, file_contents(model))
+        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        given = json.dumps([(name, EXAMPLES[name]) for name in in_order()])
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, given],
+            cwd=folder,
+            env={**os.environ, **home, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+    return dict(map(json.loads, re.findall(r'^\["\w+", \d+\]$', done.stderr, re.MULTILINE))), done.stderr, folder
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_works(statuses, name):
+    found, printed, folder = statuses
+    assert found.get(name) == 0, printed
+    words = EXAMPLES[name]
+    if "--out" in words:
+        assert (folder / words[words.index("--out") + 1] / "run.json").is_file()

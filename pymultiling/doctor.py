@@ -12,7 +12,8 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.loading import load_skeleton, load_tokenizer, load_weights
-from pymultiling.ops.dispatch import BACKENDS, unavailable
+from pymultiling.ops import unavailable
+from pymultiling.ops.registry import BACKENDS
 from pymultiling.probes.verification import spot_check
 from pymultiling.results.run import versions
 

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pymultiling.ops.reference import whole_norm
-from pymultiling.ops.reference.whole_norm import whole_norm_importance
+from pymultiling.ops.reference import whole_norm_importance as whole_norm
+from pymultiling.ops.reference.whole_norm_importance import whole_norm_importance
 
 EPS = 1e-6
 

@@ -44,8 +44,8 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     _add_published(rows, exact, workload, backend, stopwatch)
     add(fast, backend)
     if device.type == "cuda":
-        for case, compiles in layer:
-            if compiles:
+        for case, loops in layer:
+            if not loops:
                 torch.compiler.reset()
                 add(case, "torch.compile")
     add(exact, "cuda")  # last: if it breaks, it may take the device with it
@@ -53,12 +53,12 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
 
 def cases(workload: Workload, device: torch.device) -> list[tuple[Case, bool]]:
-    """Of every operator that has a kernel for the device; and whether torch.compile takes the reference."""
+    """Of every operator that has a kernel for the device; and whether its reference loops in Python."""
     count = workload.documents
     ids = documents_of(count, workload.shape.length, device)
     layer = Layer(workload.shape, count, ids, count, ids, DTYPE, device)
     return [
-        (Case(operator, one.size, one.arguments), one.compiles)
+        (Case(operator, one.size, one.arguments), one.loops)
         for operator, row in OPERATORS.items()
         if kernels_of(device) in row.kernels
         for one in inputs(operator, layer)

@@ -28,7 +28,7 @@ class Input:
     size: what a table of times calls it.
     variant: what it has beside the operator's first input.
     timed, compared: whether it is timed, and whether it is compared with float64.
-    compiles: whether torch.compile takes the reference: not where it loops over neurons, or sizes depend on values.
+    loops: whether the reference loops in Python, so that it takes seconds and torch.compile would unroll it.
     """
 
     arguments: tuple
@@ -36,7 +36,7 @@ class Input:
     variant: str = ""
     timed: bool = True
     compared: bool = True
-    compiles: bool = True
+    loops: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def centred_importance(layer: Layer) -> Iterator[Input]:
     raw = (x.transpose(1, 2).flatten(2) for x in (problem.q_plain, problem.k_plain))
     weights = (torch.ones(size, device=layer.device, dtype=layer.dtype) for _ in range(2))
     arguments = (problem.q, problem.k, *raw, *weights, 1e-5, 1e-5, problem.cos, problem.sin, problem.valid)
-    yield Input((*arguments, problem.scale, None, None, False), layer.scores, compiles=False)
+    yield Input((*arguments, problem.scale, None, None, False), layer.scores, loops=True)
 
 
 def column_energy(layer: Layer) -> Iterator[Input]:
@@ -116,7 +116,7 @@ mask_neurons_ = mask_neurons
 
 def nearest_neighbors(layer: Layer) -> Iterator[Input]:
     points = layer.matrix(224, 8 * layer.tokens)
-    yield Input((points, 5, "cosine"), f"{_size(points)}, 5 neighbours", compared=False, compiles=False)
+    yield Input((points, 5, "cosine"), f"{_size(points)}, 5 neighbours", compared=False, loops=True)
     hidden = layer.matrix(layer.shape.hidden)
     for metric in ("cosine", "euclidean"):
         yield Input((hidden, 5, metric), _size(hidden), metric, timed=False)
@@ -127,12 +127,14 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
     shape = layer.shape
     x, weight = layer.matrix(shape.hidden), layer.matrix(shape.hidden, shape.hidden)
     multiplier = torch.rand(shape.hidden, device=layer.device, dtype=layer.dtype)
-    grams = (ops.value_gram(w, shape.kv_heads, shape.head_size) for w in (weight, wide(weight) * wide(multiplier)[:, None]))
+    grams = (
+        ops.value_gram(w, shape.kv_heads, shape.head_size) for w in (weight, wide(weight) * wide(multiplier)[:, None])
+    )
     yield Input((x, x @ weight.T, weight, multiplier, *grams, 1e-6, layer.ids, layer.documents), _size(x))
 
 
 def qk_estimate(layer: Layer) -> Iterator[Input]:
-    yield Input((layer.attention(),), layer.scores, compiles=False)
+    yield Input((layer.attention(),), layer.scores, loops=True)
 
 
 qk_importance = qk_estimate
@@ -157,7 +159,7 @@ def whole_norm_importance(layer: Layer) -> Iterator[Input]:
     rescaled = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
     rescaled = [x / x.sum(-1, keepdim=True) / 2 for x in rescaled]
     arguments = (problem.q, problem.k, *rescaled, problem.valid, problem.scale, None, None)
-    yield Input(arguments, layer.scores, compiles=False)
+    yield Input(arguments, layer.scores, loops=True)
 
 
 def _size(x: Tensor) -> str:

@@ -17,12 +17,11 @@ from pymultiling.ops.arguments import require_finite
 from pymultiling.ops.operator import Budget, Kernels, Operator, not_among
 
 NO_KERNEL = "it has no such kernel"
-TRITON = Kernels(
-    "cuda", "its kernels run on NVIDIA's and AMD's GPUs", (torch.float32, torch.bfloat16, torch.float16)
-)
+TRITON = Kernels("cuda", "its kernels run on NVIDIA's and AMD's GPUs", (torch.float32, torch.bfloat16, torch.float16))
 CUDA = Kernels("cuda", "its kernel runs on NVIDIA's GPUs", (torch.bfloat16,))
 CPP = Kernels("cpu", "its kernels run on the CPU", (torch.float32, torch.bfloat16))
-KERNELS = {"triton": TRITON, "cuda": CUDA, "cpp": CPP}  # of every backend but plain PyTorch, as most operators have them
+# Of every backend but plain PyTorch, as most operators have them.
+KERNELS = {"triton": TRITON, "cuda": CUDA, "cpp": CPP}
 BACKENDS = ("auto", *KERNELS, "torch")
 
 MOST_NEIGHBORS = 16  # that Triton's kernel takes, as it keeps them in registers

@@ -23,7 +23,9 @@ class Case(qk_cases.Case):
     def weights(self):
         torch.manual_seed(self.seed + 1)
         heads = (self.kv_heads * self.group, self.kv_heads)
-        return [0.5 + torch.rand(*((count,) if self.own_norms else ()), self.size, dtype=torch.float64) for count in heads]
+        return [
+            0.5 + torch.rand(*((count,) if self.own_norms else ()), self.size, dtype=torch.float64) for count in heads
+        ]
 
     def layer_normed(self, x, site):
         """x (B, heads, l, d), with a bias, which nothing depends on but the scores."""

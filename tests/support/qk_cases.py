@@ -142,9 +142,7 @@ def brute_force(case: Case):
 
 def cast(problem: QKProblem, dtype) -> QKProblem:
     """With all floating tensors in a dtype."""
-    return QKProblem(
-        *(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem)
-    )
+    return QKProblem(*(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem))
 
 
 def importance(problem: QKProblem, **options):

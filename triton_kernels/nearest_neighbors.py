@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.ops import reference
 from pymultiling.triton_kernels.nearest_all import search_all
 from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load, scale_of
 from pymultiling.triton_kernels.qk_sweep import product
@@ -170,8 +169,6 @@ def settings_of_all(k: int, cosine: bool) -> dict[str, object]:
 
 
 def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    if k > MOST:
-        return reference.nearest_neighbors(points, k, metric)
     count, size = points.shape
     cosine, warp, programs = metric == "cosine", warp_size(points), triton.cdiv(count, BLOCK_M)
     indices = torch.empty(count, k, dtype=torch.int64, device=points.device)

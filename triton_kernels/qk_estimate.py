@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
     Heads,
@@ -210,31 +211,17 @@ def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, si
     tl.store(out + wide(all_heads // group) * size, tl.sqrt(tl.sum(key_error, 0)), mask=inside)
 
 
-def qk_estimate(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    valid: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    heads = Heads.of(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain)
-    q_out = q.new_empty(2, heads.batch, heads.heads * heads.size, dtype=torch.float32)
-    k_out = q.new_empty(2, heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
+def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    heads = Heads.of(problem)
+    q_out = problem.q.new_empty(2, heads.batch, heads.heads * heads.size, dtype=torch.float32)
+    k_out = problem.q.new_empty(2, heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
     if heads.items == 0:
         return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
 
     def scratch(constants: dict) -> int:
-        return scratch_of(heads.length, heads.seen(window), constants["KEYS"], constants["CAPPED"])
+        return scratch_of(heads.length, heads.seen(problem.window), constants["KEYS"], constants["CAPPED"])
 
-    heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), scale, window, softcap, interleaved)
+    heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), problem)
     return q_out[0], k_out[0], q_out[1], k_out[1]
 
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.qk_sweep import ROWS, wide
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
@@ -70,7 +71,8 @@ class Heads:
     given: dict[str, bool]
 
     @classmethod
-    def of(cls, q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain) -> Heads:
+    def of(cls, problem: QKProblem) -> Heads:
+        q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
         given = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
         q, k = _rows(q), _rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
@@ -116,14 +118,11 @@ class Heads:
         scratch: Callable[[dict], int],
         sums: int,
         outputs: tuple[Tensor, Tensor],
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        interleaved: bool,
+        problem: QKProblem,
     ) -> None:
         """Runs the kernel; `scratch` gives a program's floats for its constants, `sums` are those of an item and lane."""
         device = outputs[0].device
-        constants = self.constants(operator, interleaved, softcap)
+        constants = self.constants(operator, problem)
         programs = min(self.items, PROGRAMS * multiprocessors(device))
         kernel[(programs,)](
             *self.tensors,
@@ -132,20 +131,20 @@ class Heads:
             counters(device, self.batch * self.kv_heads),
             *outputs,
             self.items,
-            *self.numbers(scale, window, softcap),
+            *self.numbers(problem),
             **constants,
         )
 
-    def numbers(self, scale: float, window: int | None, softcap: float | None) -> tuple:
-        group, seen = self.heads // self.kv_heads, self.seen(window)
-        return self.tiles, self.heads, group, self.length, self.size, self.turned, seen, scale, softcap or 0.0, 0
+    def numbers(self, problem: QKProblem) -> tuple:
+        sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
+        return *sizes, self.seen(problem.window), problem.scale, problem.softcap or 0.0, 0
 
-    def constants(self, operator: str, interleaved: bool, softcap: float | None) -> dict:
+    def constants(self, operator: str, problem: QKProblem) -> dict:
         chosen = settings(operator, self.tensors[0].dtype, self.size, self.warp)
         if not self.tensors[0].is_cuda:
             chosen["PRECISION"] = "widened"
         chosen["enable_fp_fusion"] = True  # by default Triton 3.10 will not make a product and a sum one instruction
-        return {**self.given, "INTERLEAVED": interleaved, "CAPPED": softcap is not None, **chosen}
+        return {**self.given, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **chosen}
 
 
 def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict:

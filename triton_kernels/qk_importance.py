@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
     Heads,
@@ -221,31 +222,17 @@ def _add_up(Partial, QueryOut, KeyOut, b, kv, tiles, heads, group, size, own, LA
     tl.store(KeyOut + wide(b * (heads // group) + kv) * size + own, tl.sum(of_keys, 0), mask=own < size)
 
 
-def qk_importance(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    valid: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor]:
-    heads = Heads.of(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain)
-    q_out = q.new_empty(heads.batch, heads.heads * heads.size, dtype=torch.float32)
-    k_out = q.new_empty(heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
+def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
+    heads = Heads.of(problem)
+    q_out = problem.q.new_empty(heads.batch, heads.heads * heads.size, dtype=torch.float32)
+    k_out = problem.q.new_empty(heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
     if heads.items == 0:
         return q_out.zero_(), k_out.zero_()
 
     def scratch(constants: dict) -> int:
         return (ARRAYS.value * ROWS.value + 1) * constants["KEYS"] + 3 * ROWS.value * constants["LANES"]
 
-    heads.launch("qk_importance", kernel, scratch, 2, (q_out, k_out), scale, window, softcap, interleaved)
+    heads.launch("qk_importance", kernel, scratch, 2, (q_out, k_out), problem)
     return q_out, k_out
 
 

@@ -12,8 +12,9 @@ import torch
 from benchmarks.gpu.device_timing import Run, Stopwatch, launches, peak_bytes, quantiles
 from benchmarks.gpu.model_runs import compiled, opened, random_llama
 from benchmarks.gpu.rows import NotHere, Rows
-from benchmarks.gpu.workload import DTYPE, FORWARD, RUNS, Workload, attention
+from benchmarks.gpu.workload import DTYPE, FORWARD, RUNS, Workload
 from benchmarks.measuring.alternating import ratio
+from benchmarks.operators.attention import attention
 from benchmarks.operators.published import published_q
 
 MEMORY, TIMES = "model, memory", "model, times"
@@ -84,8 +85,8 @@ def _add_published(rows: Rows, workload: Workload, device: torch.device, stopwat
     parts = workload.documents * shape.heads * shape.layers
 
     def measure() -> dict:
-        q, k, *_ = attention(shape, 1, DTYPE, device)
-        times = stopwatch.repeat(lambda: published_q(q[:, :1], k[:, :1], shape.head_size**-0.5))
+        problem = attention(shape, 1, DTYPE, device)
+        times = stopwatch.repeat(lambda: published_q(problem.q[:, :1], problem.k[:, :1], problem.scale))
         over = parts * statistics.median(times) / statistics.median(took[FORWARD])
         return {**quantiles([parts * one for one in times]), "times forward": round(over, 1)}
 

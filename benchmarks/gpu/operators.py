@@ -4,16 +4,16 @@ import statistics
 from collections import Counter
 
 import torch
-from torch import Tensor
 
 from benchmarks.gpu import ceilings as gpu_ceilings
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.device_timing import Stopwatch, launches, peak_bytes, quantiles
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.workload import DTYPE, Workload, attention, documents_of, kernels_of
+from benchmarks.gpu.workload import DTYPE, Workload, documents_of, kernels_of
 from benchmarks.measuring.alternating import ratio
+from benchmarks.operators.inputs import Layer, inputs
 from benchmarks.operators.published import published_q
-from pymultiling.ops import reference
+from pymultiling.ops.registry import OPERATORS
 
 SOME_NEURONS = 8  # of one key head: as many as the reference of qk_importance is timed for
 LONGEST_NAME = 80
@@ -27,8 +27,8 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     backend, stopwatch = kernels_of(device), Stopwatch(device)
     ceilings = gpu_ceilings.measure(rows, stopwatch, workload, device)
     layer = cases(workload, device)
-    by_bytes = [case for case in layer if case.operator != "qk_importance"]
-    exact, fast = (case for case in layer if case.operator == "qk_importance")
+    by_bytes = [case for case, _ in layer if case.row.problem is None]
+    exact, fast = (case_of(layer, name) for name in ("qk_importance", "qk_estimate"))
 
     @torch.no_grad()
     def add(case: Case, backend: str) -> None:
@@ -38,58 +38,47 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     for case in by_bytes:
         add(case, backend)
         add(case, "torch")
-    _add_copy(rows, layer[0], stopwatch, ceilings)
+    _add_copy(rows, case_of(layer, "gated_ffn"), stopwatch, ceilings)
     add(exact, backend)
     _add_reference_of_qk(rows, exact, stopwatch)
     _add_published(rows, exact, workload, backend, stopwatch)
     add(fast, backend)
     if device.type == "cuda":
-        for case in by_bytes:
-            if case.operator != "nearest_neighbors":  # whose reference has sizes that depend on values
+        for case, loops in layer:
+            if not loops:
                 torch.compiler.reset()
                 add(case, "torch.compile")
     add(exact, "cuda")  # last: if it breaks, it may take the device with it
     _add_cuda(rows, exact, workload, backend, stopwatch)
 
 
-def cases(workload: Workload, device: torch.device) -> list[Case]:
-    shape, tokens, count = workload.shape, workload.tokens, workload.documents
-
-    def matrix(width: int) -> Tensor:
-        return torch.randn(tokens, width, device=device, dtype=DTYPE)
-
-    documents = documents_of(count, shape.length, device)
-    gate, up, hidden = matrix(shape.ffn), matrix(shape.ffn), matrix(shape.hidden)
-    points = torch.randn(8 * tokens, 224, device=device, dtype=DTYPE)
-    masks = torch.rand(count, shape.ffn, device=device) < 0.01
-    group = shape.heads // shape.kv_heads
-    gram = torch.randn(shape.kv_heads, shape.head_size, group, group, device=device)
-    qk = (*attention(shape, count, DTYPE, device), shape.head_size**-0.5, None, None, False)
-    wide, narrow = f"{tokens} x {shape.ffn}", f"{tokens} x {shape.hidden}"
-    scores = f"{count} x {shape.heads} heads, {shape.length} x {shape.length}"
+def cases(workload: Workload, device: torch.device) -> list[tuple[Case, bool]]:
+    """Of every operator that has a kernel for the device; and whether its reference loops in Python."""
+    count = workload.documents
+    ids = documents_of(count, workload.shape.length, device)
+    layer = Layer(workload.shape, count, ids, count, ids, DTYPE, device)
     return [
-        Case("gated_ffn", wide, (gate, up, "silu", documents, count, None, None)),
-        Case("gated_ffn", f"{wide}, {count} masks", (gate, up, "silu", documents, count, masks, documents)),
-        Case("column_energy", narrow, (hidden, documents, count)),
-        Case("column_energy", wide, (gate, documents, count)),
-        Case("active_count", wide, (gate, documents, count)),
-        Case("value_energy", narrow, (hidden, gram, documents, count)),
-        Case("mask_neurons", f"{wide}, {count} masks", (gate, masks, documents)),
-        Case("mask_neurons_", f"{wide}, {count} masks", (up.clone(), masks, documents)),
-        Case("nearest_neighbors", f"{len(points)} x {points.shape[1]}, 5 neighbours", (points, 5, "cosine")),
-        Case("qk_importance", scores, qk, "exact"),
-        Case("qk_importance", scores, qk, "fast"),
+        (Case(operator, one.size, one.arguments), one.loops)
+        for operator, row in OPERATORS.items()
+        if kernels_of(device) in row.kernels
+        for one in inputs(operator, layer)
+        if one.timed
     ]
 
 
+def case_of(layer: list[tuple[Case, bool]], operator: str) -> Case:
+    """The operator's first one."""
+    return next(case for case, _ in layer if case.operator == operator)
+
+
 def _row(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, float]) -> dict:
-    run, device = case.on(backend), case.arguments[0].device
-    outputs = run() or case.arguments[:1]
+    run, device = case.on(backend), case.tensors[0].device
+    outputs = run()
     memory = peak_bytes(run, device)
     row = quantiles(stopwatch.repeat(run))
-    moved = sum(x.nbytes for x in (*case.arguments, *outputs) if isinstance(x, Tensor))
+    moved = sum(x.nbytes for x in (*case.tensors, *outputs))
     row |= {"bytes": moved, "of copy rate": _share(moved, row, ceilings.get("copy"))}
-    if case.operator == "qk_importance":
+    if case.row.problem is not None:
         exponentials = exponentials_of(case)
         row |= {"exponentials": exponentials, "of exp2 rate": _share(exponentials, row, ceilings.get("exp2"))}
     names = launches(run, device)
@@ -102,7 +91,7 @@ def _row(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, flo
 
 def exponentials_of(case: Case) -> int:
     """For every query and key that it sees, one for each neuron of the query head and one for each of its key head."""
-    batch, heads, length, size = case.arguments[0].shape
+    batch, heads, length, size = case.tensors[0].shape
     return batch * (length * (length + 1) // 2) * 2 * heads * size
 
 
@@ -114,7 +103,7 @@ def _add_copy(rows: Rows, case: Case, stopwatch: Stopwatch, ceilings: dict[str, 
     """A copy of as many bytes as gated_ffn moves: what the copy rate comes to at that size."""
 
     def measure() -> dict:
-        gate = case.arguments[0]
+        gate = case.tensors[0]
         source = torch.randn(3 * gate.nbytes // 8, device=gate.device)
         target = torch.empty_like(source)
         row = quantiles(stopwatch.repeat(lambda: target.copy_(source)))
@@ -127,17 +116,18 @@ def _add_copy(rows: Rows, case: Case, stopwatch: Stopwatch, ceilings: dict[str, 
 
 def _add_reference_of_qk(rows: Rows, case: Case, stopwatch: Stopwatch) -> None:
     """It works on one neuron of one key head of one document after the other: some are timed, and scaled up to all."""
-    (batch, heads, _, size), kv_heads = case.arguments[0].shape, case.arguments[1].shape[1]
+    (problem,), reference = case.arguments, case.row.reference()
+    (batch, heads, _, size), kv_heads = problem.q.shape, problem.k.shape[1]
     parts, group = batch * kv_heads * size // SOME_NEURONS, heads // kv_heads
-    some = (
-        *(x[:1, :count, :, :SOME_NEURONS] for x, count in zip(case.arguments[:4], (group, 1, group, 1))),
-        *(x[..., :SOME_NEURONS] for x in case.arguments[4:6]),
-        case.arguments[6][:1],
-        *case.arguments[7:],
+    heads_of = {"q": group, "k": 1, "q_plain": group, "k_plain": 1}
+    some = problem._replace(
+        **{name: getattr(problem, name)[:1, :count, :, :SOME_NEURONS] for name, count in heads_of.items()},
+        **{name: getattr(problem, name)[..., :SOME_NEURONS] for name in ("cos", "sin")},
+        valid=problem.valid[:1],
     )
 
     def measure() -> dict:
-        return quantiles([parts * one for one in stopwatch.repeat(lambda: reference.qk_importance(*some))])
+        return quantiles([parts * one for one in stopwatch.repeat(lambda: reference(some))])
 
     size = f"{SOME_NEURONS} neurons of a key head of a document, times {parts}"
     rows.add(TABLE, {"operator": case.title, "size": size, "backend": "torch"}, measure)
@@ -145,13 +135,14 @@ def _add_reference_of_qk(rows: Rows, case: Case, stopwatch: Stopwatch) -> None:
 
 def _add_published(rows: Rows, case: Case, workload: Workload, backend: str, stopwatch: Stopwatch) -> None:
     """The published formulation of q, one head of one document scaled up to all, in turn with ours of q and k."""
-    parts = case.arguments[0].shape[0] * case.arguments[0].shape[1]
-    one = (case.arguments[0][:1, :1], case.arguments[1][:1, :1], case.arguments[9])
+    (problem,) = case.arguments
+    parts = problem.q.shape[0] * problem.q.shape[1]
+    one = (problem.q[:1, :1], problem.k[:1, :1], problem.scale)
 
     def measure() -> dict:
         runs = {"ours": case.on(backend), "published": lambda: published_q(*one)}
         took = stopwatch.in_turn(runs, workload.rounds)
-        memory = peak_bytes(runs["published"], case.arguments[0].device)
+        memory = peak_bytes(runs["published"], problem.q.device)
         return {
             "ours, q and k, ms": round(statistics.median(took["ours"]), 3),
             "published, q alone, ms": round(parts * statistics.median(took["published"]), 1),

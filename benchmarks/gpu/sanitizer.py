@@ -18,7 +18,7 @@ from benchmarks.gpu.errors import cases
 from benchmarks.gpu.workload import LLAMA_8B
 from pymultiling.errors import BackendUnavailable
 
-TOOLS = {"memcheck": [], "racecheck": ["qk_importance"]}  # which operators; none named: all
+TOOLS = {"memcheck": [], "racecheck": ["qk_importance", "qk_estimate"]}  # which operators; none named: all
 SECONDS = {"compiling": 25, "memcheck": 25, "racecheck": 20}
 
 

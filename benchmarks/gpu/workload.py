@@ -65,25 +65,3 @@ def kernels_of(device: torch.device) -> str:
 def documents_of(count: int, length: int, device: torch.device) -> Tensor:
     """(count length,) the document of every token."""
     return torch.arange(count, device=device).repeat_interleave(length)
-
-
-def attention(
-    shape: Shape, documents: int, dtype: torch.dtype, device: torch.device, change=lambda q, k: None
-) -> tuple[Tensor | None, ...]:
-    """The tensors of `qk_importance`, laid out as a model has them: rotated and plain q and k, tables, valid, no gains.
-
-    change(q, k) may overwrite the plain ones before they are rotated.
-    """
-
-    def heads(count: int) -> Tensor:
-        return torch.randn(documents, shape.length, count, shape.head_size, device=device).transpose(1, 2)
-
-    q, k = heads(shape.heads), heads(shape.kv_heads)
-    change(q, k)
-    half = shape.head_size // 2
-    frequencies = 500000.0 ** -(torch.arange(0, shape.head_size, 2, device=device) / shape.head_size)
-    angles = (torch.arange(shape.length, device=device)[:, None] * frequencies).repeat(1, 2)[None]
-    q, k, cos, sin = (x.to(dtype) for x in (q, k, angles.cos(), angles.sin()))
-    valid = torch.ones(documents, shape.length, dtype=torch.bool, device=device)
-    rotated = (x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin for x in (q, k))
-    return *rotated, q, k, cos, sin, valid, None, None

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from types import ModuleType
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -10,7 +11,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from benchmarks.machine_code import cubin
 from benchmarks.machine_code.chips import CHIPS
 from benchmarks.machine_code.sass import count, innermost, parse
-from pymultiling.triton_kernels import OPERATORS
+from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels.variant import Variant
 
 # What a launch finds out about its arguments: pointers are aligned and, which only AMD's back-end asks, to less than 2 GiB.
@@ -19,9 +20,16 @@ POINTER = {"cuda": DIVISIBLE, "hip": [*DIVISIBLE, ["tt.pointer_range", 32]]}
 
 
 @cache
+def modules() -> list[ModuleType]:
+    """Of Triton kernels, each with variants()."""
+    rows = {operator.file: operator for operator in OPERATORS.values() if "triton" in operator.kernels}
+    return [row.triton_module() for row in rows.values()]
+
+
+@cache
 def variants(target: str) -> dict[tuple[str, str], Variant]:
     """{(operator, name): variant} of all operators."""
-    found = [variant for module in OPERATORS for variant in module.variants(CHIPS[target].lanes)]
+    found = [variant for module in modules() for variant in module.variants(CHIPS[target].lanes)]
     return {(variant.operator, variant.name): variant for variant in found}
 
 

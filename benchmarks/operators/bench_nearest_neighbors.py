@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pymultiling import ops
-from pymultiling.ops import reference
+from pymultiling.ops.registry import OPERATORS
 
 COUNT, SIZE, K = 31 * 1012, 224, 5
 ROWS, COLUMNS = 256, 2048  # the tiles in which the products were fastest
@@ -36,7 +36,7 @@ RUNS: dict[str, Callable[[Tensor], object]] = {
     "cpp, euclidean": lambda points: ops.nearest_neighbors(points, K, metric="euclidean", backend="cpp"),
     "products alone": products,
     "mm and topk": with_topk,
-    "reference, cosine": lambda points: reference.nearest_neighbors(points, K, "cosine"),
+    "reference, cosine": lambda points: OPERATORS["nearest_neighbors"].reference()(points, K, "cosine"),
 }
 
 

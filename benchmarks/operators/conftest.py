@@ -7,7 +7,9 @@ import torch
 
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import SHAPES
-from pymultiling.ops import reference, unavailable
+from pymultiling.errors import BackendUnavailable
+from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.registry import OPERATORS
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:
@@ -34,14 +36,16 @@ def time_operator(benchmark, backend) -> Callable[..., None]:
     """time_operator(name, *arguments): the operator on `backend`; "torch.compile" is the compiled reference."""
 
     def run(name: str, *arguments) -> None:
+        operator = OPERATORS[name]
         if backend == "torch.compile":
-            function = torch.compile(getattr(reference, name))
-        elif (reason := unavailable(backend, arguments[0])) is not None:
-            pytest.skip(reason)
+            function = torch.compile(operator.reference())
         else:
-            function = getattr(torch.ops.pymultiling_cpp if backend == "cpp" else reference, name)
+            try:
+                function = implementation(name, arguments, backend)
+            except BackendUnavailable as reason:
+                pytest.skip(str(reason))
         benchmark.group = name
-        inputs = sum(x.numel() * x.element_size() for x in arguments if isinstance(x, torch.Tensor))
+        inputs = sum(x.nbytes for x in operator.spelled_out(arguments) if isinstance(x, torch.Tensor))
         benchmark.extra_info.update(backend=backend, input_bytes=inputs)
         with torch.no_grad():
             benchmark.pedantic(function, arguments, rounds=10, warmup_rounds=2)

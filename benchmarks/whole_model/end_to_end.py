@@ -23,7 +23,7 @@ import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.measuring.memory import peak_mb
-from benchmarks.operators.bench_qk_importance import attention
+from benchmarks.operators.attention import attention
 from benchmarks.operators.published import published_q
 from benchmarks.operators.shapes import SHAPES, Shape
 from pymultiling.neurons.sites import SITES
@@ -98,10 +98,10 @@ def time_over_forward(shape: Shape) -> list[dict]:
 
 def qk_over_published(shape: Shape) -> dict:
     """One layer: q and k together, exact, against the published formulation, which gives q alone."""
-    arguments, scale = attention(shape), shape.head_size**-0.5
+    problem = attention(shape)
     runs = {
-        "ours": lambda: qk_importance(*arguments, scale=scale),
-        "published": lambda: published_q(*arguments[:2], scale),
+        "ours": lambda: qk_importance(**problem._asdict()),
+        "published": lambda: published_q(problem.q, problem.k, problem.scale),
     }
     seconds = alternate(runs, 3)
     return {

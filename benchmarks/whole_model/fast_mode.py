@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring.alternating import alternate, ratio
-from benchmarks.operators.bench_qk_importance import attention, rotate
+from benchmarks.operators.attention import attention, rotate
 from benchmarks.operators.shapes import Shape
 from pymultiling import demo_model
 from pymultiling.data.corpora import CorpusReport
@@ -127,8 +127,8 @@ def comparison(name: str, layers: Iterable[Layer], in_float64: bool = False) -> 
 
 
 def times(length: int) -> dict:
-    arguments = attention(Shape("", hidden=1024, layers=1, heads=16, kv_heads=4, ffn=1, length=length))
-    runs = {mode: lambda mode=mode: qk_importance(*arguments, scale=0.125, mode=mode) for mode in ("exact", "fast")}
+    problem = attention(Shape("", hidden=1024, layers=1, heads=16, kv_heads=4, ffn=1, length=length))
+    runs = {mode: lambda mode=mode: qk_importance(**problem._asdict(), mode=mode) for mode in ("exact", "fast")}
     seconds = alternate(runs, 15 if length <= 512 else 5)
     return {
         "l": length,

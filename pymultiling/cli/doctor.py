@@ -45,7 +45,8 @@ def add(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints what was found; CheckpointError or UnsupportedModel where the model that was asked for cannot be measured."""
     from pymultiling.models.loading import load_tokenizer
-    from pymultiling.ops.dispatch import BACKENDS, unavailable
+    from pymultiling.ops import unavailable
+    from pymultiling.ops.registry import BACKENDS
 
     print(_table({**versions(), **_machine()}), end="\n\n")
     print("backends")

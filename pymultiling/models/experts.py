@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.mathematics.masking import masked
 from pymultiling.mathematics.sums import document_sum, wide
 from pymultiling.models.linear import DTYPES
 from pymultiling.models.routing import Change, Routed, run_experts
-from pymultiling.ops import active_count, column_energy, mask_neurons, reference
+from pymultiling.ops import active_count, column_energy, mask_neurons
 
 # transformers' names of what experts may have, or be, that is not seen in the shapes of their weights.
 OTHER_KINDS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_expert_parallel")
@@ -115,11 +116,9 @@ class Experts:
         """
         mask_ids = routed.tokens.new_zeros(len(routed.states)) if mask_ids is None else mask_ids
         by_expert, ids = masks.reshape(-1, self.size), self.ids(routed, mask_ids)
-        if values is None and not plain:
-            return mask_neurons(routed.hidden, by_expert, ids, scale=scale)
-        if values is not None:
-            values = values.view(self.count, -1)[routed.experts]
-        return reference.mask_neurons(routed.hidden, by_expert, ids, scale, values)
+        if values is None:
+            return mask_neurons(routed.hidden, by_expert, ids, scale=scale, backend="torch" if plain else "auto")
+        return masked(routed.hidden, by_expert, ids, scale, values.view(self.count, -1)[routed.experts])
 
     def parameters_of(self, n: int) -> list[Tensor]:
         """Views of the row of gate, the row of up and the column of down that are neuron n."""

@@ -2,29 +2,26 @@
 
 Each is a torch custom operator (torch.ops.pymultiling.*) behind a documented function with a `backend` argument:
 "auto" takes the fastest that can run the tensors: "triton", the kernels for GPUs, or "cpp", those for the CPU, and where
-neither can, "torch", the plain PyTorch reference.
+neither can, "torch", the plain PyTorch reference. `registry.py` lists them; their functions are this module's.
 """
 
-from pymultiling.ops.active_count import active_count
-from pymultiling.ops.column_energy import column_energy
-from pymultiling.ops.dispatch import unavailable
-from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
-from pymultiling.ops.mask_neurons import mask_neurons
-from pymultiling.ops.nearest_neighbors import nearest_neighbors
-from pymultiling.ops.qk_estimate import QKEstimate
-from pymultiling.ops.qk_importance import qk_importance
-from pymultiling.ops.value_energy import value_energy, value_gram
+from importlib import import_module
 
-__all__ = [
-    "GatedFFN",
-    "QKEstimate",
-    "active_count",
-    "column_energy",
-    "gated_ffn",
-    "mask_neurons",
-    "nearest_neighbors",
-    "qk_importance",
-    "unavailable",
-    "value_energy",
-    "value_gram",
-]
+from pymultiling.ops.backends import unavailable
+from pymultiling.ops.registry import OPERATORS
+
+
+def _public() -> dict[str, object]:
+    """{name: function, or tuple that one returns} of every operator, from its file in this folder."""
+    names = {"unavailable": unavailable}
+    for operator in OPERATORS.values():
+        function = OPERATORS[operator.public or operator.name]
+        module = import_module(f"{__name__}.{function.file}")
+        for name in filter(None, (function.name, operator.named)):
+            names[name] = getattr(module, name)
+    return names
+
+
+_PUBLIC = _public()
+globals().update(_PUBLIC)  # after all imports, each of which binds its module to the operator's name
+__all__ = sorted(_PUBLIC)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import document_ids, require_matrix
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import call
 
 
 def active_count(
@@ -37,16 +36,4 @@ def active_count(
     """
     require_matrix("x", x)
     documents, count = document_ids(x, documents, count)
-    if backend == "auto":
-        return _active_count(x, documents, count)
-    return implementation("active_count", x, backend)(x, documents, count)
-
-
-@torch.library.custom_op("pymultiling::active_count", mutates_args=())
-def _active_count(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return implementation("active_count", x)(x, documents, count)
-
-
-@_active_count.register_fake
-def _(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return x.new_empty(count, x.shape[1], dtype=torch.int64)
+    return call("active_count", x, documents, count, backend=backend)

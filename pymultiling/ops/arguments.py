@@ -33,6 +33,38 @@ def require_masks(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
     )
 
 
+def require_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor) -> None:
+    """The tables of a rotation of q (B, H, l, d)."""
+    if cos is not None:
+        require(
+            cos.shape == sin.shape
+            and cos.ndim == 3
+            and cos.shape[0] in (1, q.shape[0])
+            and cos.shape[1] == q.shape[2]
+            and cos.shape[2] <= q.shape[3]
+            and cos.shape[2] % 2 == 0,
+            f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
+        )
+
+
+def require_valid(valid: Tensor | None, q: Tensor) -> None:
+    """Which tokens of q (B, H, l, d) are no padding; None: all."""
+    fits = valid is None or (valid.shape == (q.shape[0], q.shape[2]) and valid.dtype == torch.bool)
+    require(fits, "valid must be bool (B, l)")
+
+
+def require_limits(window: int | None, softcap: float | None) -> None:
+    require(window is None or window > 0, f"window must be positive, got {window}")
+    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+
+
+def require_finite(points: Tensor, *others) -> None:
+    """On the CPU alone: a GPU is not waited for."""
+    if points.device.type == "cpu":
+        low, high = points.detach().aminmax()  # NaN where there is one
+        require(bool(low.isfinite() & high.isfinite()), "points must be finite, some are infinite or NaN")
+
+
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)

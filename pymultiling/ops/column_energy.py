@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import document_ids, require_matrix
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import call
 
 
 def column_energy(
@@ -36,16 +35,4 @@ def column_energy(
     """
     require_matrix("x", x)
     documents, count = document_ids(x, documents, count)
-    if backend == "auto":
-        return _column_energy(x, documents, count)
-    return implementation("column_energy", x, backend)(x, documents, count)
-
-
-@torch.library.custom_op("pymultiling::column_energy", mutates_args=())
-def _column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return implementation("column_energy", x)(x, documents, count)
-
-
-@_column_energy.register_fake
-def _(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return x.new_empty(count, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    return call("column_energy", x, documents, count, backend=backend)

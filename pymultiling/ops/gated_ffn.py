@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import document_ids, require, require_masks, require_matrix
-from pymultiling.ops.dispatch import implementation
-from pymultiling.ops.reference import ACTIVATIONS
+from pymultiling.ops.dispatch import call
+from pymultiling.ops.reference.gated_ffn import ACTIVATIONS
 
 
 class GatedFFN(NamedTuple):
@@ -66,29 +65,4 @@ def gated_ffn(
     if masks is not None:
         require_masks(gate, masks, mask_ids)
     documents, count = document_ids(gate, documents, count)
-    run = _gated_ffn if backend == "auto" else implementation("gated_ffn", gate, backend)
-    return GatedFFN(*run(gate, up, activation, documents, count, masks, mask_ids))
-
-
-@torch.library.custom_op("pymultiling::gated_ffn", mutates_args=())
-def _gated_ffn(
-    gate: Tensor,
-    up: Tensor | None,
-    activation: str,
-    documents: Tensor,
-    count: int,
-    masks: Tensor | None,
-    mask_ids: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return implementation("gated_ffn", gate)(gate, up, activation, documents, count, masks, mask_ids)
-
-
-@_gated_ffn.register_fake
-def _(gate, up, activation, documents, count, masks, mask_ids):
-    shape, sums = (count, gate.shape[1]), torch.promote_types(gate.dtype, torch.float32)
-    return (
-        gate.new_empty(gate.shape),
-        gate.new_empty(shape, dtype=sums),
-        gate.new_empty(shape, dtype=torch.int64),
-        gate.new_empty(shape, dtype=sums),
-    )
+    return GatedFFN(*call("gated_ffn", gate, up, activation, documents, count, masks, mask_ids, backend=backend))

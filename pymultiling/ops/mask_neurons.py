@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import require, require_masks, require_matrix
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import TORCH_OPERATORS, call
 
 
 def mask_neurons(
@@ -50,24 +50,8 @@ def mask_neurons(
     )
     require(not (inplace and x.requires_grad and torch.is_grad_enabled()), "x needs a gradient: mask it out of place")
     name = "mask_neurons_" if inplace else "mask_neurons"
-    if backend != "auto":
-        run = implementation(name, x, backend)
-    else:
-        run = _mask_neurons_ if inplace else _mask_neurons
-    result = run(x, masks, mask_ids, float(scale), values)
+    result = call(name, x, masks, mask_ids, float(scale), values, backend=backend)
     return x if inplace else result
-
-
-@torch.library.custom_op("pymultiling::mask_neurons", mutates_args=())
-def _mask_neurons(
-    x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
-) -> Tensor:
-    return implementation("mask_neurons", x)(x, masks, mask_ids, scale, values)
-
-
-@_mask_neurons.register_fake
-def _(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> Tensor:
-    return x.new_empty(x.shape)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -76,14 +60,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-    return _mask_neurons(grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
+    return call("mask_neurons", grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
 
 
-_mask_neurons.register_autograd(_gradient, setup_context=_save)
-
-
-@torch.library.custom_op("pymultiling::mask_neurons_", mutates_args={"x"})
-def _mask_neurons_(
-    x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
-) -> None:
-    implementation("mask_neurons_", x)(x, masks, mask_ids, scale, values)
+TORCH_OPERATORS["mask_neurons"].register_autograd(_gradient, setup_context=_save)

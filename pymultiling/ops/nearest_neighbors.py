@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import require
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import call
 
 METRICS = ("cosine", "euclidean")
 
@@ -34,7 +33,8 @@ def nearest_neighbors(
         points: (P, D), any floating dtype, finite.
         k: 1 to P - 1.
         metric: "cosine" or "euclidean".
-        backend: "auto", "triton", "cpp" or "torch". Triton's kernel takes k up to 16, plain PyTorch runs above.
+        backend: "auto", "triton", "cpp" or "torch". Triton's kernel takes k up to 16; above,
+            "auto" runs plain PyTorch on a GPU.
 
     Returns:
         Indices (P, k) int64 and distances (P, k) float32, or float64 for float64 points.
@@ -50,25 +50,4 @@ def nearest_neighbors(
     require(points.is_floating_point(), f"points must be floating point, got {points.dtype}")
     require(1 <= k < points.shape[0], f"k must be 1 to {points.shape[0] - 1} for {points.shape[0]} points, got {k}")
     require(metric in METRICS, f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if backend == "auto":
-        return _nearest_neighbors(points, k, metric)
-    return _run(points, k, metric, backend)
-
-
-def _run(points: Tensor, k: int, metric: str, backend: str) -> tuple[Tensor, Tensor]:
-    function = implementation("nearest_neighbors", points, backend)
-    if points.device.type == "cpu":
-        low, high = points.detach().aminmax()  # NaN where there is one
-        require(bool(low.isfinite() & high.isfinite()), "points must be finite, some are infinite or NaN")
-    return function(points, k, metric)
-
-
-@torch.library.custom_op("pymultiling::nearest_neighbors", mutates_args=())
-def _nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    return _run(points, k, metric, "auto")
-
-
-@_nearest_neighbors.register_fake
-def _(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    shape, dtype = (points.shape[0], k), torch.promote_types(points.dtype, torch.float32)
-    return points.new_empty(shape, dtype=torch.int64), points.new_empty(shape, dtype=dtype)
+    return call("nearest_neighbors", points, k, metric, backend=backend)

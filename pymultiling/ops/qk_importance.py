@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import require
-from pymultiling.ops.dispatch import implementation
-from pymultiling.ops.qk_estimate import QKEstimate, qk_estimate
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops.arguments import require, require_limits, require_tables, require_valid
+from pymultiling.ops.dispatch import call
 
 MODES = ("exact", "fast")
+
+
+class QKEstimate(NamedTuple):
+    """Estimates of the importance of query and key neurons, and their standard errors.
+
+    Attributes:
+        q, q_error: (B, H d); float32, float64 for float64 input.
+        k, k_error: (B, K d).
+    """
+
+    q: Tensor
+    k: Tensor
+    q_error: Tensor
+    k_error: Tensor
 
 
 def qk_importance(
@@ -79,21 +95,19 @@ def qk_importance(
         BackendUnavailable: a forced backend cannot run here.
     """
     require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
-    _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain)
+    problem = QKProblem(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
+    _check(problem)
     if valid is None:
-        valid = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-    require(valid.shape == (q.shape[0], q.shape[2]) and valid.dtype == torch.bool, "valid must be bool (B, l)")
-    require(window is None or window > 0, f"window must be positive, got {window}")
-    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+        problem = problem._replace(valid=torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device))
     if q_plain is None:
-        cos = sin = None
-    name, operator = ("qk_importance", _qk_importance) if mode == "exact" else ("qk_estimate", qk_estimate)
-    run = operator if backend == "auto" else implementation(name, q, backend)
-    found = run(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
-    return found if mode == "exact" else QKEstimate(*found)
+        problem = problem._replace(cos=None, sin=None)
+    if mode == "fast":
+        return QKEstimate(*call("qk_estimate", problem, backend=backend))
+    return call("qk_importance", problem, backend=backend)
 
 
-def _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain) -> None:
+def _check(problem: QKProblem) -> None:
+    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, _, window, softcap, _ = problem
     require(
         q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
         f"q must be (B, H, l, d) and k (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
@@ -110,44 +124,6 @@ def _check(q, k, q_plain, k_plain, cos, sin, q_gain, k_gain) -> None:
         ("k_gain", k_gain, k),
     ):
         require(tensor is None or tensor.shape == like.shape, f"{name} must be {tuple(like.shape)}")
-    if cos is not None:
-        require(
-            cos.shape == sin.shape
-            and cos.ndim == 3
-            and cos.shape[0] in (1, q.shape[0])
-            and cos.shape[1] == q.shape[2]
-            and cos.shape[2] <= q.shape[3]
-            and cos.shape[2] % 2 == 0,
-            f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
-        )
-
-
-@torch.library.custom_op("pymultiling::qk_importance", mutates_args=())
-def _qk_importance(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    valid: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor]:
-    return implementation("qk_importance", q)(
-        q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved
-    )
-
-
-@_qk_importance.register_fake
-def _(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved):
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    rows = q.shape[0]
-    return (
-        q.new_empty(rows, q.shape[1] * q.shape[3], dtype=dtype),
-        k.new_empty(rows, k.shape[1] * k.shape[3], dtype=dtype),
-    )
+    require_tables(cos, sin, q)
+    require_valid(valid, q)
+    require_limits(window, softcap)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pymultiling.ops.arguments import document_ids, require, require_matrix
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import call
 
 
 def value_energy(
@@ -45,9 +44,7 @@ def value_energy(
         f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
     )
     documents, count = document_ids(attention, documents, count)
-    if backend == "auto":
-        return _value_energy(attention, gram, documents, count)
-    return implementation("value_energy", attention, backend)(attention, gram, documents, count)
+    return call("value_energy", attention, gram, documents, count, backend=backend)
 
 
 def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: str = "auto") -> Tensor:
@@ -70,15 +67,4 @@ def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: str = "auto
     """
     require_matrix("weight", weight)
     require(weight.shape[1] % (kv_heads * size) == 0, f"{weight.shape[1]} columns are not {kv_heads} x G x {size}")
-    return implementation("value_gram", weight, backend)(weight, kv_heads, size)
-
-
-@torch.library.custom_op("pymultiling::value_energy", mutates_args=())
-def _value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
-    return implementation("value_energy", attention)(attention, gram, documents, count)
-
-
-@_value_energy.register_fake
-def _(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
-    dtype = torch.promote_types(attention.dtype, torch.float32)
-    return attention.new_empty(count, gram.shape[0] * gram.shape[1], dtype=dtype)
+    return call("value_gram", weight, kv_heads, size, backend=backend)

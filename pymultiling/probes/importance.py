@@ -21,9 +21,8 @@ from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.norms import epsilon
 from pymultiling.models.spread import weight_for
 from pymultiling.neurons.sites import SITES, check_sites
-from pymultiling.ops import GatedFFN, column_energy, value_energy
+from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.qk_importance import MODES
-from pymultiling.ops.reference import normed_energy
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import Importance, require_finite

@@ -16,7 +16,7 @@ from pymultiling.models.experts import Change, Experts, Routed, changing
 from pymultiling.models.linear import weight_of
 from pymultiling.models.spread import Spread
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.ops import mask_neurons, reference
+from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import Rows, checked_rows
 from pymultiling.probes.set_masks import Parts, check_mean, masks_of, values_of
@@ -155,8 +155,7 @@ def _change(
         if torch.compiler.is_compiling():
             return mask_neurons(flat, masks, ids, scale=scale, values=added).view(x.shape)
         if _differentiated_forward(x):  # which plain PyTorch knows, and a custom operator does not
-            ids = masks.new_zeros(len(flat), dtype=torch.int64) if ids is None else ids
-            return reference.mask_neurons(flat, masks, ids, scale, added).view(x.shape)
+            return mask_neurons(flat, masks, ids, scale=scale, values=added, backend="torch").view(x.shape)
         inplace = ours and not (x.requires_grad and torch.is_grad_enabled())
         return mask_neurons(flat, masks, ids, scale=scale, values=added, inplace=inplace).view(x.shape)
 

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import wide
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.norms import centred_importance, normed
-from pymultiling.ops import qk_importance
-from pymultiling.ops.reference.whole_norm import whole_norm_importance
+from pymultiling.models.norms import centred_epsilon, centred_weight, normed
+from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
 from pymultiling.probes.scores import Scores, with_bias, without_bias
 
 
@@ -20,7 +19,7 @@ def of_scores(
     family = decoder.family
     pre = rope == "pre" and score == "importance"
     if pre and family.centred_norms and layer.q_norm is not None:
-        exact = centred_importance(scores, layer.q_norm, layer.k_norm, valid, family.interleaved)
+        exact = _centred(scores, layer, valid, family.interleaved)
         return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
     query, key = (scores.query, scores.key) if scores.bias is None else with_bias(scores)
     cos = sin = q_plain = k_plain = q_gain = k_gain = None
@@ -49,9 +48,32 @@ def of_scores(
     found = list(found) if scores.bias is None else without_bias(scores, found)
     if q_gain is not None and layer.q_norm.weight.shape[-1] > layer.head_size:  # it moves the other heads too
         rescale = ((gain - 1).transpose(1, 2).flatten(2) for gain in (q_gain, k_gain))
-        others = whole_norm_importance(query, key, *rescale, valid, scores.scale, scores.window, scores.softcap)
+        limits = {"scale": scores.scale, "window": scores.window, "softcap": scores.softcap}
+        others = whole_norm_importance(query, key, *rescale, valid, **limits)
         found[:2] = (own + of_others for own, of_others in zip(found, others))
     return found
+
+
+def _centred(scores: Scores, layer: Layer, valid: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    """Under LayerNorms over the head."""
+    cos, sin = scores.rotation or (None, None)
+    return centred_importance(
+        scores.query,
+        scores.key,
+        scores.q,
+        scores.k,
+        centred_weight(layer.q_norm),
+        centred_weight(layer.k_norm),
+        cos,
+        sin,
+        valid,
+        q_eps=centred_epsilon(layer.q_norm),
+        k_eps=centred_epsilon(layer.k_norm),
+        scale=scores.scale,
+        window=scores.window,
+        softcap=scores.softcap,
+        interleaved=interleaved,
+    )
 
 
 def _plain(raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pymultiling.mathematics.qk_problem import QKProblem
+
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc" / "cuda" / "qk_importance"
 COMPILER = shutil.which("c++") or shutil.which("g++")
@@ -52,11 +54,9 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def qk_importance(
-    q, k, q_plain, k_plain, cos, sin, valid, q_gain=None, k_gain=None, scale=1.0, window=None, softcap=None,
-    interleaved=False, *, mode=0, blocks=2,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[Tensor, Tensor]:
     """Memory that nobody writes is NaN; counters must come back as zeros."""
+    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = layer
     assert q_gain is None and k_gain is None and softcap is None and q.dtype == torch.bfloat16
     q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
     batch, heads, length, size = q.shape

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pymultiling.ops import qk_importance, reference
-from tests.cuda.test_emulated_qk_importance import HOSTILE, KINDS, arguments_of, turned_away
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops.registry import OPERATORS
+from tests.cuda.test_emulated_qk_importance import HOSTILE, KINDS, problem_of, turned_away
 from tests.support.error_budget import within
-from tests.support.qk_cases import Case, cast, largest_score
+from tests.support.qk_cases import Case, cast, importance
 
 LONG = {
     "several tiles of keys": Case(batch=1, length=300, size=128),
@@ -17,27 +18,26 @@ LONG = {
 }
 
 
-def on_gpu(arguments: tuple) -> list:
-    return [x if x is None else x.cuda() for x in arguments]
+reference = OPERATORS["qk_importance"].reference()
+
+
+def on_gpu(problem: QKProblem) -> QKProblem:
+    return QKProblem(*(x.cuda() if isinstance(x, torch.Tensor) else x for x in problem))
 
 
 @pytest.mark.parametrize("name", [*KINDS, *HOSTILE, *LONG])
 def test_equals_the_reference(name):
     case = (KINDS | HOSTILE | LONG)[name]
-    arguments = turned_away(case) if "not the" in name else arguments_of(case, wide_tables="float32" in name)
-    settings = case.settings()
-    exact = reference.qk_importance(*cast(arguments, torch.float64), *settings.values())
-    plain = reference.qk_importance(*arguments, *settings.values())
-    times = 1 + largest_score(cast(arguments, torch.float64), case)
-    for a, p, e in zip(qk_importance(*on_gpu(arguments), **settings, backend="cuda"), plain, exact):
-        within("qk_importance", a.cpu(), p, e, times=times)
+    problem = turned_away(case) if "not the" in name else problem_of(case, wide_tables="float32" in name)
+    exact, plain = reference(cast(problem, torch.float64)), reference(problem)
+    for a, p, e in zip(importance(on_gpu(problem), backend="cuda"), plain, exact):
+        within("qk_importance", a.cpu(), p, e, (problem,))
 
 
 @pytest.fixture
 def call():
     case = replace(KINDS["half"], batch=3, length=200)
-    arguments = on_gpu(arguments_of(case))
-    return lambda *inputs: qk_importance(*inputs, **case.settings(), backend="cuda"), arguments
+    return lambda *inputs: importance(QKProblem(*inputs), backend="cuda"), on_gpu(problem_of(case))
 
 
 def test_the_same_bits_every_time(call):

@@ -7,33 +7,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymultiling.ops import reference
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops.registry import OPERATORS
 from tests.cuda import emulated
 from tests.cuda.emulated import BACKWARDS, DISTURBS, TRUNCATES
 from tests.support.error_budget import within
 from tests.support.operator_inputs import examples
-from tests.support.qk_cases import Case, cast, largest_score
+from tests.support.qk_cases import Case, cast
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="no C++ compiler")
 SMALL = Case(batch=1, kv_heads=1, length=70, size=32)
 
 
-def arguments_of(case: Case, wide_tables: bool = False) -> tuple:
-    exact = case.arguments()
-    arguments = list(cast(exact, torch.bfloat16))
-    if wide_tables:
-        arguments[4:6] = (x if x is None else x.float() for x in exact[4:6])
-    return tuple(arguments)
+reference = OPERATORS["qk_importance"].reference()
 
 
-def check(case: Case, arguments: tuple | None = None, **options) -> None:
-    arguments = arguments or arguments_of(case)
-    settings = case.settings()
-    plain = reference.qk_importance(*arguments, *settings.values())
-    wide = cast(arguments, torch.float64)
-    exact = reference.qk_importance(*wide, *settings.values())
-    for a, p, e in zip(emulated.qk_importance(*arguments, **settings, **options), plain, exact):
-        within("qk_importance", a, p, e, times=1 + largest_score(wide, case))
+def problem_of(case: Case, wide_tables: bool = False) -> QKProblem:
+    exact, problem = case.problem(), case.problem(torch.bfloat16)
+    if wide_tables and exact.cos is not None:
+        problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
+    return problem
+
+
+def check(problem: QKProblem, **options) -> None:
+    plain, exact = reference(problem), reference(cast(problem, torch.float64))
+    for a, p, e in zip(emulated.qk_importance(problem, **options), plain, exact):
+        within("qk_importance", a, p, e, (problem,))
 
 
 KINDS = {
@@ -58,8 +57,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_the_reference(name):
-    case = KINDS[name]
-    check(case, arguments_of(case, wide_tables="float32" in name))
+    check(problem_of(KINDS[name], wide_tables="float32" in name))
 
 
 @examples
@@ -80,7 +78,7 @@ def test_equals_the_reference(name):
     st.booleans(),
 )
 def test_equals_the_reference_for_any_small_case(case, wide_tables):
-    check(case, arguments_of(case, wide_tables))
+    check(problem_of(case, wide_tables))
 
 
 HOSTILE = {
@@ -98,28 +96,26 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_inputs(case):
-    check(case)
+    check(problem_of(case))
 
 
 @pytest.mark.parametrize("strength", [12.0, 60.0, 400.0])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_neuron_that_dominates_its_head(strength, sign):
     case = Case(batch=1, kv_heads=1, group=1, length=50, size=32, rotation=None)
-    q, k, *rest = case.arguments()
-    q[..., 3], k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
-    arguments = cast((q, k, q, k, *rest[2:]), torch.bfloat16)
-    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
-    for a, e in zip(emulated.qk_importance(*arguments, **case.settings()), exact):
+    problem = case.problem()
+    problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
+    problem = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.bfloat16)
+    for a, e in zip(emulated.qk_importance(problem), reference(cast(problem, torch.float64))):
         assert int(e.argmax()) == 3
         important = e > 1e-6 * e.max()
         torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)
 
 
-def turned_away(case: Case) -> tuple:
+def turned_away(case: Case) -> QKProblem:
     """Queries and keys that are not the rotated plain ones, on which three exponentials for four sites rest."""
-    arguments = list(arguments_of(case))
-    arguments[4:6] = (-x for x in arguments[4:6])
-    return tuple(arguments)
+    problem = problem_of(case)
+    return problem._replace(cos=-problem.cos, sin=-problem.sin)
 
 
 def test_three_exponentials_for_four_sites_or_four():
@@ -127,63 +123,61 @@ def test_three_exponentials_for_four_sites_or_four():
     elements = sum(16 * (row + 16) for row in range(16, 128, 16)) * 2 * 2 * case.size
     careful = 3 * sum(row + 1 for row in range(16)) * 2 * 2 * case.size  # of rows that see few keys
     strong = replace(case, query_factor=3)
-    for of, arguments, least, most in (
-        (case, arguments_of(case), 0.75, 0.8),
-        (strong, arguments_of(strong), 0.75, 0.85),
-        (case, turned_away(case), 0.95, 1.1),
+    for problem, least, most in (
+        (problem_of(case), 0.75, 0.8),
+        (problem_of(strong), 0.75, 0.85),
+        (turned_away(case), 0.95, 1.1),
     ):
-        check(of, arguments)
+        check(problem)
         assert least <= (emulated.library().exponentials() - careful) / elements <= most
 
 
 @pytest.mark.parametrize("mode", [TRUNCATES, DISTURBS, TRUNCATES | DISTURBS])
 @pytest.mark.parametrize("factor", [0.3, 1, 3])
 def test_as_inexact_as_the_hardware_may_be(mode, factor):
-    check(replace(SMALL, length=96, size=64, query_factor=factor), mode=mode)
+    check(problem_of(replace(SMALL, length=96, size=64, query_factor=factor)), mode=mode)
 
 
 def test_the_order_of_threads_and_blocks_changes_no_bit():
-    case = Case(length=70, size=32, padding="some", query_factor=3)
-    arguments = arguments_of(case)
-    first = emulated.qk_importance(*arguments, **case.settings(), blocks=1)
+    problem = problem_of(Case(length=70, size=32, padding="some", query_factor=3))
+    first = emulated.qk_importance(problem, blocks=1)
     for blocks, mode in ((1, BACKWARDS), (3, 0), (5, BACKWARDS)):
-        again = emulated.qk_importance(*arguments, **case.settings(), blocks=blocks, mode=mode)
+        again = emulated.qk_importance(problem, blocks=blocks, mode=mode)
         assert all(map(torch.equal, first, again))
 
 
 def test_a_single_token_has_no_importance():
     for case in (Case(length=1, size=32, query_factor=50), Case(length=40, size=32, window=1)):
-        for importance in emulated.qk_importance(*arguments_of(case), **case.settings()):
+        for importance in emulated.qk_importance(problem_of(case)):
             assert not importance.any()
 
 
 def test_padding_is_not_read():
-    case = Case(length=70, size=32, padding="some")
-    arguments = arguments_of(case)
-    expected = emulated.qk_importance(*arguments, **case.settings())
-    for x in arguments[:4]:
-        x.masked_fill_(~arguments[6][:, None, :, None], torch.nan)
-    actual = emulated.qk_importance(*arguments, **case.settings())
-    assert all(map(torch.equal, actual, expected))
+    problem = problem_of(Case(length=70, size=32, padding="some"))
+    expected = emulated.qk_importance(problem)
+    for x in problem[:4]:
+        x.masked_fill_(~problem.valid[:, None, :, None], torch.nan)
+    assert all(map(torch.equal, emulated.qk_importance(problem), expected))
 
 
 @pytest.mark.parametrize("length, token", [(12, 5), (70, 50)])
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_shows(which, length, token):
     case = Case(length=length, size=32)
-    arguments = arguments_of(case)
-    arguments[which][0, 0, token, 2] = torch.nan
-    q_importance, k_importance = emulated.qk_importance(*arguments, **case.settings())
+    problem = problem_of(case)
+    problem[which][0, 0, token, 2] = torch.nan
+    q_importance, k_importance = emulated.qk_importance(problem)
     assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
     assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
 
 
 def test_strided_heads_and_tables_of_each_document():
-    case = Case(length=40, size=32)
-    arguments = list(arguments_of(case))
-    arguments[4:6] = (torch.cat([x, x.roll(3, 1)]) for x in arguments[4:6])
-    expected = emulated.qk_importance(*arguments, **case.settings())
-    for i in range(4):
-        arguments[i] = arguments[i].transpose(1, 2).contiguous().transpose(1, 2)
-    assert all(map(torch.equal, emulated.qk_importance(*arguments, **case.settings()), expected))
-    check(case, tuple(arguments))
+    problem = problem_of(Case(length=40, size=32))
+    tables = {name: torch.cat([x, x.roll(3, 1)]) for name, x in (("cos", problem.cos), ("sin", problem.sin))}
+    problem = problem._replace(**tables)
+    expected = emulated.qk_importance(problem)
+    names = ("q", "k", "q_plain", "k_plain")
+    strided = {name: getattr(problem, name).transpose(1, 2).contiguous().transpose(1, 2) for name in names}
+    problem = problem._replace(**strided)
+    assert all(map(torch.equal, emulated.qk_importance(problem), expected))
+    check(problem)

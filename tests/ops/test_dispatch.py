@@ -9,26 +9,40 @@ import torch
 
 from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops import column_energy, dispatch, reference, unavailable, value_gram
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops import backends, column_energy, dispatch, unavailable, value_gram
+from pymultiling.ops.registry import OPERATORS
 
 GPU = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16, is_cuda=True)
-OPERATORS = (
-    "active_count",
-    "column_energy",
-    "gated_ffn",
-    "mask_neurons",
-    "mask_neurons_",
-    "nearest_neighbors",
-    "qk_estimate",
-    "qk_importance",
-    "value_energy",
-)
+ON_GPU = tuple(name for name, operator in OPERATORS.items() if "triton" in operator.kernels)
+
+
+def attention(**other) -> tuple[QKProblem]:
+    """The arguments of qk_importance, of which a GPU's tensors differ in their device only."""
+    x = torch.zeros(1, 1, 3, other.pop("size", 64), dtype=torch.bfloat16)
+    given = dict.fromkeys(QKProblem._fields) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
+    return (QKProblem(**(given | {"scale": 1.0, "interleaved": False} | other)),)
+
+
+def arguments(name: str, tensor=GPU) -> tuple:
+    """An operator's, as far as dispatch looks at them: the first tensor, and what it may be refused for."""
+    if OPERATORS[name].problem is not None:
+        return (attention()[0]._replace(q=tensor),)
+    return (tensor, 5, "cosine") if name == "nearest_neighbors" else (tensor,)
+
+
+def implementation(name: str, tensor=GPU, backend: str = "auto"):
+    return dispatch.implementation(name, arguments(name, tensor), backend)
+
+
+def reference(name: str):
+    return OPERATORS[name].reference()
 
 
 @pytest.fixture
 def fresh():
     """Nothing is remembered from before, nor after."""
-    remembered = (dispatch.load_triton, dispatch._warn_once)
+    remembered = (backends.load_triton, dispatch._warn_once)
     for function in remembered:
         function.cache_clear()
     yield
@@ -48,31 +62,43 @@ def a_gpu(fresh):
 
 
 def needs_triton():
-    return pytest.mark.skipif(dispatch.load_triton() is not None, reason=str(dispatch.load_triton()))
+    return pytest.mark.skipif(backends.load_triton() is not None, reason=str(backends.load_triton()))
+
+
+@needs_triton()
+@pytest.mark.parametrize("operator", ON_GPU)
+def test_a_gpu_runs_triton_kernels(a_gpu, operator):
+    for backend in ("auto", "triton"):
+        function = implementation(operator, GPU, backend)
+        assert function.func is dispatch._on_device_of and function.args[1] is OPERATORS[operator].launcher()
+
+
+@needs_triton()
+@pytest.mark.parametrize("operator", sorted(set(OPERATORS) - set(ON_GPU)))
+def test_what_has_no_triton_kernel_is_left_to_pytorch(a_gpu, operator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert implementation(operator) is reference(operator)
+    with pytest.raises(BackendUnavailable, match=f"cannot run {operator}: it has no such kernel"):
+        implementation(operator, GPU, "triton")
+
+
+@needs_triton()
+def test_many_neighbours_are_left_to_pytorch(a_gpu):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = dispatch.implementation("nearest_neighbors", (GPU, 17, "cosine"))
+    assert found is reference("nearest_neighbors")
+    with pytest.raises(BackendUnavailable, match="its kernel takes k up to 16, not 17"):
+        dispatch.implementation("nearest_neighbors", (GPU, 17, "cosine"), "triton")
 
 
 @needs_triton()
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_a_gpu_runs_triton_kernels(a_gpu, operator):
-    for backend in ("auto", "triton"):
-        function = dispatch.implementation(operator, GPU, backend)
-        assert function.func is dispatch._on_device_of and function.args[1] is triton_kernels.launcher(operator)
-
-
-@needs_triton()
-def test_products_of_weights_are_left_to_pytorch(a_gpu):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert dispatch.implementation("value_gram", GPU) is reference.value_gram
-    with pytest.raises(BackendUnavailable, match="cannot run value_gram: it has no such kernel"):
-        dispatch.implementation("value_gram", GPU, "triton")
-
-
-@needs_triton()
-def test_the_cpu_never_takes_the_interpreter_by_itself():
-    for operator in OPERATORS:
-        function = dispatch.implementation(operator, torch.ones(2))
-        assert function in (getattr(reference, operator), getattr(torch.ops.pymultiling_cpp, operator, None))
+def test_the_cpu_never_takes_the_interpreter_by_itself(operator):
+    function = implementation(operator, torch.ones(2))
+    compiled = getattr(torch.ops.pymultiling_cpp, operator, None)
+    assert function in (reference(operator), compiled) or function.args == (compiled,)
 
 
 @needs_triton()
@@ -80,19 +106,22 @@ def test_float64_is_not_for_triton(a_gpu):
     wide = SimpleNamespace(device=GPU.device, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert dispatch.implementation("column_energy", wide) is reference.column_energy
+        assert implementation("column_energy", wide) is reference("column_energy")
     with pytest.raises(BackendUnavailable, match="take float32, bfloat16 and float16, not torch.float64"):
-        dispatch.implementation("column_energy", wide, "triton")
+        implementation("column_energy", wide, "triton")
 
 
 def test_without_triton_a_gpu_runs_plain_pytorch_and_says_so_once(a_gpu):
     with mock.patch("importlib.util.find_spec", lambda name: None):
         assert unavailable("triton") == "Triton is not installed (pip install triton)"
+        with warnings.catch_warnings():  # no kernel is missed
+            warnings.simplefilter("error")
+            assert implementation("normed_energy") is reference("normed_energy")
         with pytest.warns(UserWarning, match="plain PyTorch, which is much slower here: Triton is not installed"):
-            assert dispatch.implementation("column_energy", GPU) is reference.column_energy
+            assert implementation("column_energy") is reference("column_energy")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            dispatch.implementation("gated_ffn", GPU)
+            implementation("gated_ffn")
 
 
 def test_a_triton_that_cannot_be_imported_is_not_an_error(a_gpu):
@@ -119,35 +148,34 @@ def test_why_triton_cannot_run(a_gpu):
         assert "under TRITON_INTERPRET its kernels run on the CPU" in unavailable("triton", GPU)
 
 
+class OnGPU:
+    """A tensor as dispatch sees one on a GPU."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.device, self.dtype, self.shape, self.is_cuda = GPU.device, tensor.dtype, tensor.shape, True
+
+
 @pytest.fixture
 def the_cuda_extension(a_gpu):
     """As where it was built; it gives its arguments back."""
     with (
-        mock.patch.object(dispatch, "load_extension", lambda name="_cpp": None),
+        mock.patch.object(backends, "load_extension", lambda name="_cpp": None),
         mock.patch.object(torch.ops, "pymultiling_cuda", SimpleNamespace(qk_importance=lambda *x: x), create=True),
     ):
         yield
 
 
-def attention(**other) -> tuple:
-    """qk_importance's arguments, of which a GPU's tensors differ in their device only."""
-    names = ("q", "k", "q_plain", "k_plain", "cos", "sin", "valid", "q_gain", "k_gain")
-    x = torch.zeros(1, 1, 3, other.pop("size", 64), dtype=torch.bfloat16)
-    given = dict.fromkeys(names, None) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
-    settings = {"scale": 1.0, "window": None, "softcap": None, "interleaved": False}
-    return tuple((given | settings | other).values())
-
-
 def test_the_cuda_kernel_runs_where_it_is_asked_for(the_cuda_extension):
-    arguments = attention()
-    assert dispatch.implementation("qk_importance", GPU, "cuda")(*arguments) == arguments
+    (problem,) = attention()
+    problem = problem._replace(q=OnGPU(problem.q))
+    assert dispatch.implementation("qk_importance", (problem,), "cuda")(problem) == tuple(problem)
     with pytest.raises(BackendUnavailable, match="cannot run gated_ffn: it has no such kernel"):
-        dispatch.implementation("gated_ffn", GPU, "cuda")
+        implementation("gated_ffn", GPU, "cuda")
 
 
 @needs_triton()
 def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
-    assert dispatch.implementation("qk_importance", GPU).func is dispatch._on_device_of
+    assert implementation("qk_importance").func is dispatch._on_device_of
 
 
 @pytest.mark.parametrize(
@@ -164,7 +192,8 @@ def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
 )
 def test_what_the_cuda_kernel_does_not_take(the_cuda_extension, other, reason):
     with pytest.raises(BackendUnavailable) as error:
-        dispatch.implementation("qk_importance", GPU, "cuda")(*attention(**other))
+        (problem,) = attention(**other)
+        dispatch.implementation("qk_importance", (problem._replace(q=OnGPU(problem.q)),), "cuda")
     assert str(error.value) == f'backend="cuda" cannot run qk_importance: {reason}; backend="torch" always can'
 
 
@@ -180,8 +209,8 @@ def test_why_the_cuda_kernel_cannot_run(the_cuda_extension):
 
 
 def test_without_the_cuda_extension(tmp_path):
-    with mock.patch.object(dispatch, "__file__", str(tmp_path / "ops" / "dispatch.py")):
-        reason = dispatch.load_extension.__wrapped__("_cuda")
+    with mock.patch.object(backends, "__file__", str(tmp_path / "ops" / "backends.py")):
+        reason = backends.load_extension.__wrapped__("_cuda")
     assert reason == "the CUDA extension was not built (pip install found no nvcc, or a torch without CUDA)"
 
 
@@ -194,13 +223,13 @@ def test_other_backends():
 
 
 @needs_triton()
-@pytest.mark.parametrize("name", triton_kernels.MODULES)
+@pytest.mark.parametrize("name", sorted({OPERATORS[name].file for name in ON_GPU}))
 def test_every_compilation_is_listed_once_and_in_full(name):
-    module = triton_kernels.module(name)
+    module = OPERATORS[name].triton_module()
     variants = list(module.variants())
     assert len({(variant.operator, variant.name) for variant in variants}) == len(variants) > 0
     for variant in variants:
         arguments = [*variant.signature, *variant.constants]
         assert sorted(arguments) == sorted(variant.kernel.arg_names)
         assert set(variant.divisible) <= set(variant.signature)
-        assert variant.operator in OPERATORS and variant.num_warps in (1, 2, 4, 8, 16)
+        assert variant.operator in ON_GPU and variant.num_warps in (1, 2, 4, 8, 16)

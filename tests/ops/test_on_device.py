@@ -5,85 +5,34 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pymultiling import ops
+from benchmarks.gpu.cases import Case
+from benchmarks.operators.inputs import Layer, inputs
+from benchmarks.operators.shapes import Shape
+from pymultiling.ops.registry import OPERATORS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+SHAPE = Shape("small", hidden=512, layers=1, heads=8, kv_heads=2, ffn=1000, length=70)
 
 
-def documents(tokens: int = 600) -> torch.Tensor:
-    """Three runs, the last of padding."""
-    return torch.tensor([0, 1, -1], device="cuda").repeat_interleave(tokens // 3)
-
-
-def gated_ffn() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    gate, up = torch.randn(2, 600, 1000, device="cuda", dtype=torch.bfloat16)
-    masks, ids = torch.rand(2, 1000, device="cuda") < 0.3, documents()
-
-    def call(gate, up):
-        return ops.gated_ffn(gate, up, documents=ids, count=2, masks=masks, mask_ids=ids)
-
-    return call, (gate, up)
-
-
-def column_energy() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    ids = documents()
-    return lambda x: ops.column_energy(x, ids, 2), (torch.randn(600, 1000, device="cuda", dtype=torch.bfloat16),)
-
-
-def active_count() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    ids = documents()
-    return lambda x: ops.active_count(x, ids, 2), (torch.randn(600, 1000, device="cuda", dtype=torch.bfloat16),)
-
-
-def value_energy() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    gram, ids = torch.rand(2, 64, 4, 4, device="cuda"), documents()
-    attention = torch.randn(600, 2 * 64 * 4, device="cuda", dtype=torch.bfloat16)
-    return lambda attention: ops.value_energy(attention, gram, ids, 2), (attention,)
-
-
-def mask_neurons(inplace: bool = False) -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    masks, ids = torch.rand(2, 1000, device="cuda") < 0.3, documents()
-    x = torch.randn(600, 1000, device="cuda", dtype=torch.bfloat16)
-    return lambda x: ops.mask_neurons(x, masks, ids, inplace=inplace), (x,)
-
-
-def mask_neurons_() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    return mask_neurons(inplace=True)
-
-
-def nearest_neighbors() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    return lambda x: ops.nearest_neighbors(x, 5), (torch.randn(600, 70, device="cuda", dtype=torch.bfloat16),)
-
-
-def qk_importance(mode: str = "exact") -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    q = torch.randn(1, 4, 70, 64, device="cuda", dtype=torch.bfloat16)
-    k = torch.randn(1, 2, 70, 64, device="cuda", dtype=torch.bfloat16)
-    valid = torch.ones(1, 70, device="cuda", dtype=torch.bool)
-    return lambda q, k: ops.qk_importance(q, k, valid=valid, scale=0.125, mode=mode), (q, k)
-
-
-def qk_estimate() -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    return qk_importance(mode="fast")
-
-
-# Each makes a function and its arguments; all else that the operator takes is made beforehand.
-CALLS = (
-    active_count,
-    column_energy,
-    gated_ffn,
-    mask_neurons,
-    mask_neurons_,
-    nearest_neighbors,
-    qk_estimate,
-    qk_importance,
-    value_energy,
-)
-
-
-@pytest.fixture(params=CALLS, ids=lambda make: make.__name__)
-def call(request) -> tuple[Callable, tuple[torch.Tensor, ...]]:
+def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.Tensor, ...]]:
+    """A function of the operator's first tensor, and that; all else that the operator takes is made beforehand."""
     torch.manual_seed(0)
-    return request.param()
+    ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last of padding
+    layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
+    arguments = [one for one in inputs(operator, layer) if one.compared][-1].arguments
+    row = OPERATORS[operator]
+    first, *others = row.spelled_out(arguments)
+
+    def call(x: torch.Tensor):
+        found = Case(operator, "", row.as_python((x, *others))).on("auto")()
+        return found[0] if len(found) == 1 else found
+
+    return call, (first,)
+
+
+@pytest.fixture(params=[name for name, operator in OPERATORS.items() if "triton" in operator.kernels])
+def call(request) -> tuple[Callable, tuple[torch.Tensor, ...]]:
+    return call_of(request.param, torch.device("cuda"))
 
 
 def results(function: Callable, arguments: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -95,7 +44,7 @@ def results(function: Callable, arguments: tuple[torch.Tensor, ...]) -> list[tor
 def test_one_kernel_a_call(call, request):
     function, arguments = call
     # The second one of nearest_neighbors looks at rows left open.
-    kernels = 2 if request.node.callspec.params["call"] is nearest_neighbors else 1
+    kernels = 2 if request.node.callspec.params["call"] == "nearest_neighbors" else 1
     function(*arguments)  # compiles
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -131,6 +80,7 @@ def test_in_a_graph(call):
 
 def test_compiled_in_one_graph(call):
     function, arguments = call
+    torch.compiler.reset()  # all operators share the code of one function, which is compiled a few times at most
     compiled = torch.compile(lambda *x: function(*(y * 2 for y in x)), fullgraph=True)
     expected = results(function, tuple(x * 2 for x in arguments))
     assert all(map(torch.equal, results(compiled, arguments), expected))

@@ -14,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops import QKEstimate, qk_importance, reference
+from pymultiling.ops import QKEstimate, qk_importance
 from pymultiling.ops.dispatch import implementation
 from pymultiling.ops.reference.qk_estimate import chosen
+from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import error, within
 from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, cast, few_kernels, largest_score
+from tests.support.qk_cases import HOSTILE, Case, cast, few_kernels, importance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # NumPy, in Triton's interpreter
+reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
 SMALL = Case(batch=1, kv_heads=1, group=1, length=32, size=8)  # 16 rows with draws
 THRESHOLDS = [0.07 / 2**m for m in range(8)]
 
@@ -30,7 +32,7 @@ THRESHOLDS = [0.07 / 2**m for m in range(8)]
 def estimating(backend):
     """Every backend that has the operator."""
     try:
-        implementation("qk_estimate", torch.empty(1), backend)
+        implementation("qk_estimate", (SMALL.problem(torch.float32),), backend)
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     return backend
@@ -41,7 +43,7 @@ def fitting(case, backend):
 
 
 def estimate(case, backend="torch", dtype=torch.float64):
-    return qk_importance(*cast(case.arguments(), dtype), **case.settings(), mode="fast", backend=backend)
+    return importance(case.problem(dtype), mode="fast", backend=backend)
 
 
 # --- the definition ------------------------------------------------------------------------------------------------
@@ -186,17 +188,15 @@ def test_weights_sum_to_one():
 
 def check(case, dtype, backend):
     """To rounding."""
-    arguments = cast(case.arguments(), dtype)
-    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=backend)
-    plain = reference.qk_estimate(*arguments, *case.settings().values())
-    exact = reference.qk_estimate(*cast(arguments, torch.float64), *case.settings().values())
-    times = 1 + largest_score(cast(arguments, torch.float64), case)
+    problem = case.problem(dtype)
+    found = importance(problem, mode="fast", backend=backend)
+    plain, exact = reference(problem), reference(cast(problem, torch.float64))
     for value, of_plain, of_exact in zip(found[:2], plain, exact):
         assert value.dtype == torch.float32
-        within("qk_importance", value, of_plain, of_exact, times)
+        within("qk_estimate", value, of_plain, of_exact, (problem,))
     for value, of_plain, of_exact, size in zip(found[2:], plain[2:], exact[2:], exact):
         # A standard error is a difference, with the rounding errors of what is subtracted.
-        within("qk_importance", value + size.float(), of_plain + size.float(), of_exact + size, times)
+        within("qk_estimate", value + size.float(), of_plain + size.float(), of_exact + size, (problem,))
 
 
 short = st.builds(
@@ -220,20 +220,18 @@ short = st.builds(
 def test_rows_of_16_keys_are_exact(estimating, case, dtype):
     case = few_kernels(fitting(case, estimating), estimating)
     check(case, dtype, estimating)
-    arguments = cast(case.arguments(), dtype)
-    q, k, q_error, k_error = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
-    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
-    plain = reference.qk_importance(*arguments, *case.settings().values())
-    times = 1 + largest_score(cast(arguments, torch.float64), case)
+    problem = case.problem(dtype)
+    q, k, q_error, k_error = importance(problem, mode="fast", backend=estimating)
+    exact, plain = all_keys(cast(problem, torch.float64)), all_keys(problem)
     for value, of_plain, of_exact in zip((q, k), plain, exact):
-        within("qk_importance", value, of_plain, of_exact, times)
+        within("qk_estimate", value, of_plain, of_exact, (problem,))
     assert not q_error.any() and not k_error.any()
 
 
 def nearest_tie(case) -> float:
     """How near a draw of any row comes to the next key, or a probability to a threshold, in parts of what decides."""
     nearest = 1.0
-    q, k, *_ = cast(case.arguments(), torch.float64)
+    q, k, *_ = case.problem()
     for b in range(case.batch):
         tokens = case.valid()[b].nonzero().flatten()
         distance = tokens[:, None] - tokens
@@ -309,7 +307,7 @@ def test_long_rows(estimating, case):
 def test_standard_errors_are_calibrated(estimating, case):
     if interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
-    exact = reference.qk_importance(*cast(case.arguments(), torch.float64), *case.settings().values())
+    exact = all_keys(case.problem())
     found = estimate(case, estimating, torch.float32)
     for value, truth, its_error in zip(found[:2], exact, found[2:]):
         size = (value.double() - truth).abs() / its_error
@@ -320,7 +318,7 @@ def test_standard_errors_are_calibrated(estimating, case):
 def test_padding_changes_nothing(estimating):
     """Tokens at other positions, with any padding between them, in a batch with other documents."""
     case = without_ties(replace(SMALL, rotation=None))
-    alone = cast(case.arguments(), torch.float32)
+    alone = case.problem(torch.float32)
     length = case.length
     places = 3 * torch.arange(length) + 2
     padded = [x if x is None else torch.full((2, 1, 4 * length, case.size), torch.nan) for x in alone[:4]]
@@ -342,11 +340,11 @@ HOSTILE = {**HOSTILE, "scores of 1e4": replace(HOSTILE["scores of 1e4"], length=
 def test_hostile_inputs(estimating, case):
     """Finite, and of the right size: what few tokens change by keys of the smallest A is not seen."""
     case = fitting(case, estimating)
-    arguments = cast(case.arguments(), torch.float32)
-    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
+    problem = case.problem(torch.float32)
+    found = importance(problem, mode="fast", backend=estimating)
     for value in found:
         assert value.isfinite().all() and (value >= 0).all()
-    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    exact = all_keys(cast(problem, torch.float64))
     for value, truth in zip(found[:2], exact):
         assert ((value.double() - truth).abs() / truth).median() < 0.5
 
@@ -354,19 +352,19 @@ def test_hostile_inputs(estimating, case):
 @pytest.mark.parametrize("strength", [60.0, 400.0])
 def test_one_neuron_that_dominates_its_head(estimating, strength):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), estimating)
-    q, k, *rest = case.arguments()
-    q[..., 3], k[..., 3] = strength, torch.linspace(-1, 1, case.length).square()
-    single = cast((q, k, q, k, *rest[2:]), torch.float32)
-    for importance in qk_importance(*single, **case.settings(), mode="fast", backend=estimating)[:2]:
-        assert int(importance.argmax()) == 3
+    problem = case.problem()
+    problem.q[..., 3], problem.k[..., 3] = strength, torch.linspace(-1, 1, case.length).square()
+    single = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
+    for value in importance(single, mode="fast", backend=estimating)[:2]:
+        assert int(value.argmax()) == 3
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_shows(estimating, which):
     case = Case(length=28, kv_heads=1, group=1)
-    arguments = cast(case.arguments(), torch.float32)
-    arguments[which][0, 0, 25, 2] = torch.nan
-    found = qk_importance(*arguments, **case.settings(), mode="fast", backend=estimating)
+    problem = case.problem(torch.float32)
+    problem[which][0, 0, 25, 2] = torch.nan
+    found = importance(problem, mode="fast", backend=estimating)
     assert found.q[0].isnan().all() and found.k[0].isnan().all()
     assert found.q_error[0].isnan().all() and found.k_error[0].isnan().all()
     assert all(value[1].isfinite().all() for value in found)
@@ -394,7 +392,7 @@ def test_threads_change_no_bit(estimating, two_threads, case):
 
 def test_unknown_mode():
     with pytest.raises(ValueError, match="fast"):
-        qk_importance(*SMALL.arguments(), **SMALL.settings(), mode="faster")
+        importance(SMALL.problem(), mode="faster")
 
 
 def test_float64_stays():
@@ -403,7 +401,7 @@ def test_float64_stays():
 
 def test_registered_as_a_torch_operator():
     case = Case(length=20, size=4, norm=True, group=1)
-    args = (*cast(case.arguments(), torch.float32), *case.settings().values())
+    args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_estimate.default, args)
     compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_estimate(*a), fullgraph=True, backend="aot_eager")
     assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.qk_estimate(*args)))

@@ -9,13 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
-from pymultiling.ops import qk_importance, reference, unavailable
+from pymultiling.ops import unavailable
+from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import error, within
 from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, brute_force, cast, few_kernels, largest_score
+from tests.support.qk_cases import HOSTILE, Case, brute_force, cast, few_kernels, importance
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
+reference = OPERATORS["qk_importance"].reference()
 
 BRUTE_FORCE = {
     "half": Case(),
@@ -36,9 +39,7 @@ BRUTE_FORCE = {
 
 @pytest.mark.parametrize("case", BRUTE_FORCE.values(), ids=BRUTE_FORCE)
 def test_reference_is_what_zeroing_a_row_does(case):
-    arguments = case.arguments()
-    actual = reference.qk_importance(*arguments, *case.settings().values())
-    for found, exact in zip(actual, brute_force(case)):
+    for found, exact in zip(reference(case.problem()), brute_force(case)):
         assert error(found, exact) < 1e-9
 
 
@@ -51,13 +52,12 @@ def fitting(case, backend, length=20):
 
 def check(case, dtype, backend, length=20):
     case = fitting(case, backend, length)
-    arguments = cast(case.arguments(), dtype)
-    actual = qk_importance(*arguments, **case.settings(), backend=backend)
-    plain = reference.qk_importance(*arguments, *case.settings().values())
-    exact = reference.qk_importance(*cast(arguments, torch.float64), *case.settings().values())
+    problem = case.problem(dtype)
+    actual = importance(problem, backend=backend)
+    plain, exact = reference(problem), reference(cast(problem, torch.float64))
     for a, p, e in zip(actual, plain, exact):
         assert a.dtype == torch.promote_types(dtype, torch.float32)
-        within("qk_importance", a, p, e, times=1 + largest_score(cast(arguments, torch.float64), case))
+        within("qk_importance", a, p, e, (problem,))
     return actual, exact
 
 
@@ -112,13 +112,10 @@ def test_hostile_inputs(backend, case):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_neuron_that_dominates_its_head(backend, strength, sign):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), backend, length=40)
-    q, k, *rest = case.arguments()
-    q[..., 3], k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
-    arguments = (q, k, q, k, *rest[2:])
-    single = cast(arguments, torch.float32)
-    actual = qk_importance(*single, **case.settings(), backend=backend)
-    exact = reference.qk_importance(*cast(single, torch.float64), *case.settings().values())
-    for a, e in zip(actual, exact):
+    problem = case.problem()
+    problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
+    single = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
+    for a, e in zip(importance(single, backend=backend), reference(cast(single, torch.float64))):
         assert int(e.argmax()) == 3
         important = e > 1e-6 * e.max()
         torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)
@@ -126,33 +123,32 @@ def test_one_neuron_that_dominates_its_head(backend, strength, sign):
 
 def test_a_single_token_has_no_importance(backend):
     for case in (Case(length=1, query_factor=50), Case(length=9, window=1), Case(length=1, norm=True, softcap=3.0)):
-        for importance in qk_importance(*cast(case.arguments(), torch.float32), **case.settings(), backend=backend):
-            assert not importance.any()
+        for found in importance(case.problem(torch.float32), backend=backend):
+            assert not found.any()
 
 
 def test_no_tokens(backend):
     for case in (Case(length=0), Case(batch=0)):
-        for importance in qk_importance(*cast(case.arguments(), torch.float32), **case.settings(), backend=backend):
-            assert importance.shape[0] == case.batch and not importance.any()
+        for found in importance(case.problem(torch.float32), backend=backend):
+            assert found.shape[0] == case.batch and not found.any()
 
 
 def test_padding_is_not_read(backend):
     case = Case(padding="some")
-    arguments = cast(case.arguments(), torch.float32)
-    expected = qk_importance(*arguments, **case.settings(), backend=backend)
-    for x in arguments[:4]:
-        x.masked_fill_(~arguments[6][:, None, :, None], torch.nan)
-    actual = qk_importance(*arguments, **case.settings(), backend=backend)
-    assert all(map(torch.equal, actual, expected))
+    problem = case.problem(torch.float32)
+    expected = importance(problem, backend=backend)
+    for x in problem[:4]:
+        x.masked_fill_(~problem.valid[:, None, :, None], torch.nan)
+    assert all(map(torch.equal, importance(problem, backend=backend), expected))
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_shows(backend, which, softcap):
     case = Case(softcap=softcap)
-    arguments = cast(case.arguments(), torch.float32)
-    arguments[which][0, 0, 5, 2] = torch.nan
-    q_importance, k_importance = qk_importance(*arguments, **case.settings(), backend=backend)
+    problem = case.problem(torch.float32)
+    problem[which][0, 0, 5, 2] = torch.nan
+    q_importance, k_importance = importance(problem, backend=backend)
     assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
     assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
 
@@ -160,27 +156,23 @@ def test_nan_shows(backend, which, softcap):
 def test_strided_heads(backend):
     """As a model has them: (B, l, H, d) transposed, tables per document, gains in another dtype."""
     case = Case(norm=True)
-    arguments = list(cast(case.arguments(), torch.float32))
-    expected = qk_importance(*arguments, **case.settings(), backend=backend)
-    for i in (0, 1, 2, 3, 7, 8):
-        arguments[i] = arguments[i].transpose(1, 2).contiguous().transpose(1, 2)
-    arguments[0] = arguments[0].mT.contiguous().mT  # the last dimension strided too
-    arguments[4], arguments[5] = (x.repeat(case.batch, 1, 1) for x in arguments[4:6])
-    arguments[7] = arguments[7].double()
-    actual = qk_importance(*arguments, **case.settings(), backend=backend)
-    for a, e in zip(actual, expected):
+    problem = case.problem(torch.float32)
+    expected = importance(problem, backend=backend)
+    names = ("q", "k", "q_plain", "k_plain", "q_gain", "k_gain")
+    strided = {name: getattr(problem, name).transpose(1, 2).contiguous().transpose(1, 2) for name in names}
+    strided["q"] = strided["q"].mT.contiguous().mT  # the last dimension strided too
+    strided["q_gain"] = strided["q_gain"].double()
+    strided |= {name: getattr(problem, name).repeat(case.batch, 1, 1) for name in ("cos", "sin")}
+    for a, e in zip(importance(problem._replace(**strided), backend=backend), expected):
         torch.testing.assert_close(a.float(), e, rtol=1e-6, atol=0)
 
 
 def test_rotation_tables_of_each_document(backend):
     case = Case(batch=1)
-    one = cast(case.arguments(), torch.float32)
-    late = tuple(x.roll(3, 1) for x in one[4:6])
-    both = [torch.cat([x, x]) if x is not None else None for x in one]
-    both[4], both[5] = (torch.cat([a, b]) for a, b in zip(one[4:6], late))
-    importance = qk_importance(*both, **case.settings(), backend=backend)
-    alone = qk_importance(*one[:4], *late, *one[6:], **case.settings(), backend=backend)
-    for a, b in zip(importance, alone):
+    one = case.problem(torch.float32)
+    late = one._replace(cos=one.cos.roll(3, 1), sin=one.sin.roll(3, 1))
+    both = QKProblem(*(torch.cat([a, b]) if isinstance(a, torch.Tensor) else a for a, b in zip(one, late)))
+    for a, b in zip(importance(both, backend=backend), importance(late, backend=backend)):
         torch.testing.assert_close(a[1:], b, rtol=1e-6, atol=0)
 
 
@@ -190,10 +182,10 @@ def test_threads_change_no_bit(backend, two_threads, case):
         pytest.skip(
             "PyTorch's products of matrices depend on the number of threads, Triton's kernels have none on the CPU"
         )
-    arguments = cast(case.arguments(), torch.float32)
-    two = qk_importance(*arguments, **case.settings(), backend=backend)
+    problem = case.problem(torch.float32)
+    two = importance(problem, backend=backend)
     torch.set_num_threads(1)
-    assert all(map(torch.equal, two, qk_importance(*arguments, **case.settings(), backend=backend)))
+    assert all(map(torch.equal, two, importance(problem, backend=backend)))
 
 
 def test_kernels_use_the_second_thread(two_threads):
@@ -202,11 +194,11 @@ def test_kernels_use_the_second_thread(two_threads):
     if reason is not None:
         pytest.skip(reason)
     case = Case(batch=1, length=256, size=32)
-    arguments = cast(case.arguments(), torch.float32)
+    problem = case.problem(torch.float32)
     time.sleep(0.2)  # threads that still spin after PyTorch's work have gone to sleep
     all_threads, this_thread = time.process_time(), time.thread_time()
     for _ in range(5):
-        qk_importance(*arguments, **case.settings(), backend="cpp")
+        importance(problem, backend="cpp")
     this_thread = time.thread_time() - this_thread
     assert time.process_time() - all_threads > 1.2 * this_thread
 
@@ -226,15 +218,14 @@ def test_kernels_use_the_second_thread(two_threads):
     ],
 )
 def test_wrong_arguments(wrong):
-    names = ("q", "k", "q_plain", "k_plain", "cos", "sin")
-    right = dict(zip(names, Case(batch=1, kv_heads=1, length=4).arguments()[:6]))
+    right = Case(batch=1, kv_heads=1, length=4).problem()
     with pytest.raises(ValueError):
-        qk_importance(**{**right, "scale": 1.0, **wrong})
+        importance(right._replace(**wrong))
 
 
 def test_registered_as_a_torch_operator():
     case = Case(length=5, size=4, norm=True)
-    args = (*cast(case.arguments(), torch.float32), *case.settings().values())
+    args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_importance.default, args)
     compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_importance(*a), fullgraph=True, backend="aot_eager")
     assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.qk_importance(*args)))

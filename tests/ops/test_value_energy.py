@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymultiling.ops import reference, value_energy, value_gram
+from pymultiling.ops import value_energy, value_gram
+from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import within
 from tests.support.operator_inputs import (
     counts,
@@ -30,7 +31,7 @@ def check(attention, weight, kv_heads, size, documents, count, backend):
     actual = value_energy(attention, gram, documents, count, backend=backend)
     exact = per_document(by_output(attention, weight, kv_heads, size), documents, count)
     assert actual.dtype == torch.promote_types(attention.dtype, torch.float32)
-    within("value_energy", actual, reference.value_energy(attention, gram, documents, count), exact)
+    within("value_energy", actual, OPERATORS["value_energy"].reference()(attention, gram, documents, count), exact)
 
 
 @examples
@@ -67,7 +68,7 @@ def test_gram_is_the_products_of_columns(backend, data, kv_heads, group, size, l
     lengths = columns.norm(dim=-1)
     size_of = lengths[..., None] * lengths[..., None, :]
     assert gram.dtype == torch.promote_types(weight.dtype, torch.float32) and gram.is_contiguous()
-    assert ((gram - exact).abs() <= 1e-6 * size_of).all()
+    assert ((gram - exact).abs() <= OPERATORS["value_gram"].budget.floor * size_of).all()
 
 
 def test_long_document_keeps_its_digits(backend):

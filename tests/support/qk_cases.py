@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops import qk_importance
 from tests.support.operator_inputs import interpreted
 
 EPS = 1e-6
@@ -83,22 +85,16 @@ class Case:
             valid[0] = False
         return valid
 
-    def arguments(self):
+    def problem(self, dtype=torch.float64) -> QKProblem:
         q, k = self.projections()
         plain = (self.normed(q), self.normed(k))
         rotated = tuple(map(self.rotated, plain))
-        gains = (self.gain(q), self.gain(k)) if self.before else (None, None)
-        if not self.before:
-            return (*rotated, None, None, None, None, self.valid(), None, None)
-        return (*rotated, *plain, *self.tables(), self.valid(), *gains)
-
-    def settings(self):
-        return {
-            "scale": self.size**-0.5,
-            "window": self.window,
-            "softcap": self.softcap,
-            "interleaved": self.rotation == "interleaved",
-        }
+        if self.before:
+            tensors = (*rotated, *plain, *self.tables(), self.valid(), self.gain(q), self.gain(k))
+        else:
+            tensors = (*rotated, None, None, None, None, self.valid(), None, None)
+        settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
+        return cast(QKProblem(*tensors, *settings), dtype)
 
     def probabilities(self, q, k, b):
         """(H, l', l') of document b's valid tokens, from rotated queries and keys."""
@@ -144,14 +140,14 @@ def brute_force(case: Case):
     return results
 
 
-def largest_score(arguments, case):
-    q, k = arguments[0], arguments[1].repeat_interleave(case.group, 1)
-    scores = case.size**-0.5 * torch.einsum("bhid,bhjd->bhij", q, k)
-    return float(scores.abs().max()) if scores.numel() else 0.0
+def cast(problem: QKProblem, dtype) -> QKProblem:
+    """With all floating tensors in a dtype."""
+    return QKProblem(*(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem))
 
 
-def cast(arguments, dtype):
-    return tuple(x if x is None or x.dtype == torch.bool else x.to(dtype) for x in arguments)
+def importance(problem: QKProblem, **options):
+    """By the public function."""
+    return qk_importance(**problem._asdict(), **options)
 
 
 def few_kernels(case, backend):

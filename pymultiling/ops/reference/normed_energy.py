@@ -37,7 +37,7 @@ def normed_energy(
     total = weight.new_zeros(count, weight.shape[1] // group)
     for rows in torch.arange(x.shape[0], device=x.device).split(ROWS):
         a, f = wide(x[rows]), wide(output[rows])
-        heads = a.view(len(rows), -1, group, size)
+        heads = a.view(len(rows), len(gram), group, size)
         v_f = (heads * (f @ weight).view_as(heads)).sum(2).flatten(1)
         v_ggf = (heads * ((f * g * g) @ weight).view_as(heads)).sum(2).flatten(1)
         v_v = torch.einsum("tkgj,tkhj,kjgh->tkj", heads, heads, gram).flatten(1)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.mathematics.attention import LARGEST_EXPONENT, capped, visible
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import wide
 from pymultiling.ops.reference.qk_importance import removed
@@ -44,22 +45,9 @@ class Slots(NamedTuple):
     weights: list[tuple[Tensor, Tensor]]  # of all draws, the even and the odd ones: w, and log w (-inf: not used)
 
 
-def qk_estimate(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    valid: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(B, H d) of the query neurons, (B, K d) of the key neurons, and their standard errors."""
+    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = wide(q), wide(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]

@@ -22,25 +22,13 @@ import torch
 from torch import Tensor
 
 from pymultiling.mathematics.attention import capped, probability_change, visible
+from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import wide
 
 
-def qk_importance(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    valid: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor]:
+def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
+    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = wide(q), wide(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]

@@ -1,10 +1,13 @@
+"""whole_norm_importance against its definition: each neuron's own scores and softmax, in float64."""
+
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from pymultiling.ops.reference import whole_norm
-from pymultiling.ops.reference.whole_norm import whole_norm_importance
+from pymultiling import ops
+from pymultiling.errors import BackendUnavailable
+from pymultiling.ops.reference import whole_norm_importance as whole_norm
 
 EPS = 1e-6
 
@@ -47,6 +50,11 @@ class Case:
             valid[0, : self.length // 3] = False
             valid[1, -3:] = False
         return valid
+
+
+def whole_norm_importance(q, k, q_rescale, k_rescale, valid, scale, window, softcap, **options):
+    limits = {"scale": scale, "window": window, "softcap": softcap}
+    return ops.whole_norm_importance(q, k, q_rescale, k_rescale, valid, **limits, **options)
 
 
 def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
@@ -151,3 +159,50 @@ def test_sixteen_bits_are_summed_in_float32():
     for actual, exact in zip(whole_norm_importance(*arguments), by_definition(*arguments)):
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual.double(), exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("case", [Case(length=0), Case(length=1, size=5)])
+def test_few_tokens(case):
+    for extra, heads in zip(whole_norm_importance(*case.arguments()), (case.heads, case.kv_heads)):
+        assert extra.shape == (2, heads * case.size) and not extra.any()
+
+
+def test_all_tokens_are_valid_by_default():
+    q, k, *rescale, valid, scale, _, _ = Case().arguments()
+    given = ops.whole_norm_importance(q, k, *rescale, torch.ones_like(valid), scale=scale)
+    assert all(map(torch.equal, given, ops.whole_norm_importance(q, k, *rescale, scale=scale)))
+
+
+@pytest.mark.parametrize(
+    "place, wrong",
+    [
+        (0, torch.ones(2, 4, 8)),
+        (1, torch.ones(2, 3, 40, 8, dtype=torch.float64)),
+        (1, torch.ones(2, 4, 40, 8)),
+        (2, torch.ones(2, 40, 31)),
+        (3, torch.ones(2, 40, 32, dtype=torch.int64)),
+        (4, torch.ones(2, 40)),
+        (6, 0),
+        (7, -1.0),
+    ],
+)
+def test_wrong_arguments(place, wrong):
+    arguments = list(Case().arguments())
+    arguments[place] = wrong
+    with pytest.raises(ValueError):
+        whole_norm_importance(*arguments)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
+def test_other_backends_are_refused(backend):
+    with pytest.raises(BackendUnavailable, match='cannot run whole_norm_importance: .*; backend="torch" always can'):
+        whole_norm_importance(*Case().arguments(torch.float32), backend=backend)
+
+
+def test_registered_as_a_torch_operator():
+    operator = torch.ops.pymultiling.whole_norm_importance
+    for case in (Case(length=6, heads=2, kv_heads=1, size=5), Case(length=6, heads=2, kv_heads=2, size=4, softcap=2.0)):
+        arguments = case.arguments(torch.float32)
+        torch.library.opcheck(operator.default, arguments)
+        compiled = torch.compile(lambda *a: operator(*a), fullgraph=True, backend="aot_eager")
+        assert all(map(torch.equal, compiled(*arguments), operator(*arguments)))

@@ -1,0 +1,38 @@
+"""An attention layer's tensors, laid out as a model has them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.operators.shapes import Shape
+from pymultiling.mathematics.qk_problem import QKProblem
+
+CPU = torch.device("cpu")
+
+
+def attention(
+    shape: Shape,
+    documents: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    change: Callable[[Tensor, Tensor], None] = lambda q, k: None,
+) -> QKProblem:
+    """Rotated and plain q and k of unit scale, tables, no gains; change(q, k) may overwrite the plain ones before."""
+
+    def heads(count: int) -> Tensor:
+        return torch.randn(documents, shape.length, count, shape.head_size, device=device).transpose(1, 2)
+
+    q, k = heads(shape.heads), heads(shape.kv_heads)
+    change(q, k)
+    frequencies = 500000.0 ** -(torch.arange(0, shape.head_size, 2, device=device) / shape.head_size)
+    angles = (torch.arange(shape.length, device=device)[:, None] * frequencies).repeat(1, 2)[None]
+    q, k, cos, sin = (x.to(dtype) for x in (q, k, angles.cos(), angles.sin()))
+    valid = torch.ones(documents, shape.length, dtype=torch.bool, device=device)
+    rotated = (rotate(x, cos, sin) for x in (q, k))
+    return QKProblem(*rotated, q, k, cos, sin, valid, None, None, shape.head_size**-0.5, None, None, False)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin

@@ -1,0 +1,166 @@
+"""Inputs of every operator at the sizes of a layer: a function an operator, by its name.
+
+They are what is timed on the CPU (bench_operators.py) and on a GPU (gpu/operators.py), and what is compared with float64
+(gpu/errors.py). A test sees that no operator of the registry is left out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.operators.attention import CPU, attention
+from benchmarks.operators.shapes import Shape
+from pymultiling import ops
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.mathematics.sums import wide
+
+
+def inputs(operator: str, layer: "Layer") -> Iterator["Input"]:
+    yield from globals()[operator](layer)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Attributes:
+    arguments: those of the operator's reference, in its order.
+    size: what a table of times calls it.
+    variant: what it has beside the operator's first input.
+    timed, compared: whether it is timed, and whether it is compared with float64.
+    loops: whether the reference loops in Python, so that it takes seconds and torch.compile would unroll it.
+    """
+
+    arguments: tuple
+    size: str
+    variant: str = ""
+    timed: bool = True
+    compared: bool = True
+    loops: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the inputs are made from; change(x) makes a matrix hostile, change_heads(q, k) queries and keys.
+
+    documents: of the batch; ids: the document of every token; sets and set_ids: of neurons that are masked.
+    """
+
+    shape: Shape
+    documents: int
+    ids: Tensor
+    sets: int
+    set_ids: Tensor
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+    masked: float = 0.01  # share of the neurons
+    change: Callable[[Tensor], Tensor] = lambda x: x
+    change_heads: Callable[[Tensor, Tensor], None] = lambda q, k: None
+    padded: bool = False  # a third of the first document
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    def matrix(self, width: int, rows: int | None = None) -> Tensor:
+        return self.change(torch.randn(rows or self.tokens, width, device=self.device, dtype=self.dtype))
+
+    def masks(self, width: int) -> Tensor:
+        return torch.rand(self.sets, width, device=self.device) < self.masked
+
+    def attention(self) -> QKProblem:
+        problem = attention(self.shape, self.documents, self.dtype, self.device, self.change_heads)
+        if self.padded:
+            problem.valid[0, : self.shape.length // 3] = False
+        return problem
+
+    @property
+    def scores(self) -> str:
+        return f"{self.documents} x {self.shape.heads} heads, {self.shape.length} x {self.shape.length}"
+
+
+def active_count(layer: Layer) -> Iterator[Input]:
+    gate = layer.matrix(layer.shape.ffn)
+    yield Input((gate, layer.ids, layer.documents), _size(gate))
+
+
+def centred_importance(layer: Layer) -> Iterator[Input]:
+    problem, size = layer.attention(), layer.shape.head_size
+    raw = (x.transpose(1, 2).flatten(2) for x in (problem.q_plain, problem.k_plain))
+    weights = (torch.ones(size, device=layer.device, dtype=layer.dtype) for _ in range(2))
+    arguments = (problem.q, problem.k, *raw, *weights, 1e-5, 1e-5, problem.cos, problem.sin, problem.valid)
+    yield Input((*arguments, problem.scale, None, None, False), layer.scores, loops=True)
+
+
+def column_energy(layer: Layer) -> Iterator[Input]:
+    for width in (layer.shape.ffn, layer.shape.hidden):
+        x = layer.matrix(width)
+        yield Input((x, layer.ids, layer.documents), _size(x), compared=width == layer.shape.ffn)
+
+
+def gated_ffn(layer: Layer) -> Iterator[Input]:
+    gate, up = layer.matrix(layer.shape.ffn), layer.matrix(layer.shape.ffn)
+    arguments = (gate, up, "silu", layer.ids, layer.documents)
+    yield Input((*arguments, None, None), _size(gate))
+    masks = layer.masks(layer.shape.ffn)
+    yield Input((*arguments, masks, layer.set_ids), f"{_size(gate)}, {layer.sets} masks", "masks")
+
+
+def mask_neurons(layer: Layer) -> Iterator[Input]:
+    x = layer.matrix(layer.shape.ffn)
+    yield Input((x, layer.masks(layer.shape.ffn), layer.set_ids), f"{_size(x)}, {layer.sets} masks")
+
+
+mask_neurons_ = mask_neurons
+
+
+def nearest_neighbors(layer: Layer) -> Iterator[Input]:
+    points = layer.matrix(224, 8 * layer.tokens)
+    yield Input((points, 5, "cosine"), f"{_size(points)}, 5 neighbours", compared=False, loops=True)
+    hidden = layer.matrix(layer.shape.hidden)
+    for metric in ("cosine", "euclidean"):
+        yield Input((hidden, 5, metric), _size(hidden), metric, timed=False)
+
+
+def normed_energy(layer: Layer) -> Iterator[Input]:
+    """V of an attention block, whose output passes a norm."""
+    shape = layer.shape
+    x, weight = layer.matrix(shape.hidden), layer.matrix(shape.hidden, shape.hidden)
+    multiplier = torch.rand(shape.hidden, device=layer.device, dtype=layer.dtype)
+    grams = (
+        ops.value_gram(w, shape.kv_heads, shape.head_size) for w in (weight, wide(weight) * wide(multiplier)[:, None])
+    )
+    yield Input((x, x @ weight.T, weight, multiplier, *grams, 1e-6, layer.ids, layer.documents), _size(x))
+
+
+def qk_estimate(layer: Layer) -> Iterator[Input]:
+    yield Input((layer.attention(),), layer.scores, loops=True)
+
+
+qk_importance = qk_estimate
+
+
+def value_energy(layer: Layer) -> Iterator[Input]:
+    shape, x = layer.shape, layer.matrix(layer.shape.hidden)
+    group = shape.heads // shape.kv_heads
+    columns = torch.randn(shape.kv_heads, shape.head_size, group, 2 * group, device=layer.device)
+    yield Input((x, columns @ columns.mT, layer.ids, layer.documents), _size(x))
+
+
+def value_gram(layer: Layer) -> Iterator[Input]:
+    shape = layer.shape
+    weight = layer.matrix(shape.hidden, shape.hidden)
+    yield Input((weight, shape.kv_heads, shape.head_size), _size(weight), compared=False)
+
+
+def whole_norm_importance(layer: Layer) -> Iterator[Input]:
+    """Every neuron has 1 / D of the norm's mean square, some twice that."""
+    problem = layer.attention()
+    rescaled = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
+    rescaled = [x / x.sum(-1, keepdim=True) / 2 for x in rescaled]
+    arguments = (problem.q, problem.k, *rescaled, problem.valid, problem.scale, None, None)
+    yield Input(arguments, layer.scores, loops=True)
+
+
+def _size(x: Tensor) -> str:
+    return f"{len(x)} x {x.shape[1]}"

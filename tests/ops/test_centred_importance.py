@@ -1,0 +1,193 @@
+"""centred_importance against its definition: a dimension of the raw projection at zero, LayerNorm and attention again."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch.nn.functional import layer_norm
+
+from pymultiling.errors import BackendUnavailable
+from pymultiling.ops import centred_importance
+from tests.support import qk_cases
+from tests.support.error_budget import error
+
+Q_EPS, K_EPS = 1e-5, 1e-3
+
+
+@dataclass(frozen=True)
+class Case(qk_cases.Case):
+    """An attention layer whose heads pass a LayerNorm."""
+
+    own_norms: bool = False  # one a head
+
+    def weights(self):
+        torch.manual_seed(self.seed + 1)
+        heads = (self.kv_heads * self.group, self.kv_heads)
+        return [
+            0.5 + torch.rand(*((count,) if self.own_norms else ()), self.size, dtype=torch.float64) for count in heads
+        ]
+
+    def layer_normed(self, x, site):
+        """x (B, heads, l, d), with a bias, which nothing depends on but the scores."""
+        weight = self.weights()[site]
+        y = layer_norm(x, (self.size,), eps=(Q_EPS, K_EPS)[site])
+        return y * (weight[:, None] if self.own_norms else weight) + 0.3
+
+    def positional(self, dtype=torch.float64):
+        raw = self.projections()
+        query, key = (self.rotated(self.layer_normed(x, site)) for site, x in enumerate(raw))
+        projected = (x.transpose(1, 2).flatten(2) for x in raw)
+        cos, sin = self.tables()
+        tensors = (query, key, *projected, *self.weights(), cos, sin)
+        return [x if x is None else x.to(dtype) for x in tensors] + [self.valid()]
+
+    def settings(self):
+        return {
+            "q_eps": Q_EPS,
+            "k_eps": K_EPS,
+            "scale": self.size**-0.5,
+            "window": self.window,
+            "softcap": self.softcap,
+            "interleaved": self.rotation == "interleaved",
+        }
+
+
+def by_definition(case):
+    """One dimension of one head after the other."""
+    raw = case.projections()
+
+    def probabilities(zero=None):
+        heads = []
+        for site, x in enumerate(raw):
+            x = x.clone()
+            if zero is not None and zero[0] == site:
+                x[:, zero[1], :, zero[2]] = 0
+            heads.append(case.rotated(case.layer_normed(x, site)))
+        return [case.probabilities(*heads, b) for b in range(case.batch)]
+
+    whole, found = probabilities(), []
+    for site, x in enumerate(raw):
+        change = torch.zeros(case.batch, x.shape[1], case.size, dtype=torch.float64)
+        for h in range(x.shape[1]):
+            for n in range(case.size):
+                for b, without in enumerate(probabilities((site, h, n))):
+                    change[b, h, n] = (without - whole[b]).square().sum()
+        found.append(change.flatten(1))
+    return found
+
+
+CASES = {
+    "half": Case(),
+    "interleaved": Case(rotation="interleaved"),
+    "partial": Case(rotation="partial"),
+    "no rotation, odd size": Case(rotation=None, size=5),
+    "a norm for each head": Case(own_norms=True, group=3),
+    "soft cap": Case(softcap=1.5),
+    "window, left padding": Case(window=4, padding="left"),
+    "some padding": Case(padding="some", seed=2),
+    "one row of padding": Case(padding="one row"),
+    "one token": Case(length=1),
+    "peaked attention": Case(query_factor=3, length=20, own_norms=True),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_is_what_zeroing_a_dimension_does(case):
+    found = centred_importance(*case.positional(), **case.settings())
+    for actual, exact in zip(found, by_definition(case)):
+        assert actual.dtype == torch.float64 and error(actual, exact) < 1e-8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_inputs_are_summed_in_float32(dtype):
+    case = Case(length=9, size=6)
+    narrow = case.positional(dtype)
+    wide = [x.double() if x is not None and x.is_floating_point() else x for x in narrow]
+    exact = centred_importance(*wide, **case.settings())
+    for actual, of_exact in zip(centred_importance(*narrow, **case.settings()), exact):
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual.double(), of_exact, rtol=1e-3, atol=1e-9)
+
+
+def test_tables_of_each_document():
+    one = Case(batch=1)
+    tensors = one.positional()
+    late = [x.roll(3, 1) for x in tensors[6:8]]
+    both = [torch.cat([x, x]) for x in tensors[:4]] + tensors[4:6]
+    both += [torch.cat(pair) for pair in zip(tensors[6:8], late)] + [torch.cat([tensors[8]] * 2)]
+    found = centred_importance(*both, **one.settings())
+    alone = centred_importance(*tensors[:6], *late, tensors[8], **one.settings())
+    for a, b in zip(found, alone):
+        torch.testing.assert_close(a[1:], b, rtol=1e-12, atol=0)
+
+
+def test_padding_is_not_read():
+    case = Case(padding="some")
+    tensors = case.positional()
+    expected = centred_importance(*tensors, **case.settings())
+    valid = tensors[8]
+    for x in tensors[:4]:
+        (x.transpose(1, 2) if x.ndim == 4 else x)[~valid] = torch.nan
+    assert all(map(torch.equal, centred_importance(*tensors, **case.settings()), expected))
+
+
+@pytest.mark.parametrize("case", [Case(length=0), Case(batch=0)])
+def test_no_tokens(case):
+    for found in centred_importance(*case.positional(), **case.settings()):
+        assert found.shape[0] == case.batch and not found.any()
+
+
+def test_all_tokens_are_valid_by_default():
+    case = Case(length=5)
+    tensors = case.positional()
+    given, left_out = (centred_importance(*some, **case.settings()) for some in (tensors, tensors[:8]))
+    assert all(map(torch.equal, given, left_out))
+
+
+@pytest.mark.parametrize(
+    "place, wrong",
+    [
+        (0, torch.ones(1, 4, 8, dtype=torch.float64)),
+        (1, torch.ones(1, 3, 4, 8, dtype=torch.float64)),
+        (1, torch.ones(1, 1, 4, 8)),
+        (2, torch.ones(1, 4, 8, dtype=torch.float64)),
+        (3, torch.ones(1, 4, 8, dtype=torch.int64)),
+        (4, torch.ones(7, dtype=torch.float64)),
+        (5, torch.ones(2, 8, dtype=torch.float64)),
+        (6, None),
+        (7, torch.ones(1, 4, 6, dtype=torch.float64)),
+        (8, torch.ones(1, 4)),
+    ],
+)
+def test_wrong_arguments(place, wrong):
+    case = Case(batch=1, kv_heads=1, length=4)
+    tensors = case.positional()
+    tensors[place] = wrong
+    with pytest.raises(ValueError):
+        centred_importance(*tensors, **case.settings())
+
+
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"softcap": -1.0}])
+def test_wrong_limits(wrong):
+    case = Case(batch=1, kv_heads=1, length=4)
+    with pytest.raises(ValueError):
+        centred_importance(*case.positional(), **{**case.settings(), **wrong})
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
+def test_other_backends_are_refused(backend):
+    case = Case(length=3)
+    with pytest.raises(BackendUnavailable, match='cannot run centred_importance: .*; backend="torch" always can'):
+        centred_importance(*case.positional(torch.float32), **case.settings(), backend=backend)
+
+
+def test_registered_as_a_torch_operator():
+    case = Case(length=5, size=4, softcap=2.0)
+    for one in (case, replace(case, rotation=None, own_norms=True)):
+        tensors, settings = one.positional(torch.float32), one.settings()
+        *tables, valid = tensors[6:]
+        inputs = (*tensors[:6], settings.pop("q_eps"), settings.pop("k_eps"), *tables, valid, *settings.values())
+        operator = torch.ops.pymultiling.centred_importance
+        torch.library.opcheck(operator.default, inputs)
+        compiled = torch.compile(lambda *a, run=operator: run(*a), fullgraph=True, backend="aot_eager")
+        assert all(map(torch.equal, compiled(*inputs), operator(*inputs)))

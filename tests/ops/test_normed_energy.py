@@ -1,0 +1,158 @@
+"""normed_energy against its definition: a neuron's columns taken out, and the norm run again, in float64."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymultiling.errors import BackendUnavailable
+from pymultiling.ops import normed_energy, value_gram
+from pymultiling.ops.reference.normed_energy import ROWS
+from tests.support.error_budget import error
+from tests.support.operator_inputs import counts, document_ids, examples, layouts, matrix, per_document
+
+EPS = 1e-5
+
+
+def arguments(seed, tokens, kv_heads, group, size, width, dtype=torch.float64, layout="contiguous", bias=0.0):
+    """x, its linear map's output, the weight and the norm's multiplier, and the products of the weight's columns."""
+    neurons = kv_heads * group * size
+    x, weight = matrix(seed, tokens, neurons, dtype, layout), matrix(seed + 1, width, neurons, dtype)
+    output = x @ weight.T + bias
+    multiplier = matrix(seed + 2, 1, width, dtype)[0]
+    return x, output, weight, multiplier, *grams(weight, multiplier, kv_heads, size), EPS
+
+
+def grams(weight, multiplier, kv_heads, size):
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    scaled = weight.to(wide) * multiplier.to(wide)[:, None]
+    return [value_gram(w, kv_heads, size, backend="torch") for w in (weight, scaled)]
+
+
+def by_definition(x, output, weight, multiplier, gram, _, eps):
+    """(tokens, N / G) float64, neuron after neuron."""
+    kv_heads, size, group, _ = gram.shape
+    x, output, weight, multiplier = (one.double() for one in (x, output, weight, multiplier))
+
+    def normed(f):
+        return multiplier * f / (f.square().mean(1, keepdim=True) + eps).sqrt()
+
+    changes = []
+    for k in range(kv_heads):
+        for j in range(size):
+            columns = [(k * group + g) * size + j for g in range(group)]
+            without = output - x[:, columns] @ weight[:, columns].T
+            changes.append((normed(output) - normed(without)).square().sum(1))
+    return torch.stack(changes, 1)
+
+
+@examples
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 5]),
+    st.sampled_from([1, 2, 7, 33]),
+    st.sampled_from([0, 1, 7, 40]),
+    counts,
+    layouts,
+    st.sampled_from([0.0, 0.7]),
+    st.integers(0, 99),
+)
+def test_is_what_taking_a_neuron_out_does(kv_heads, group, size, width, tokens, count, layout, bias, seed):
+    inputs = arguments(seed, tokens, kv_heads, group, size, width, layout=layout, bias=bias)
+    ids = document_ids(seed, tokens, count)
+    exact = per_document(by_definition(*inputs), ids, count)
+    found = normed_energy(*inputs, ids, count)
+    assert found.dtype == torch.float64 and found.shape == (count, kv_heads * size)
+    assert error(found, exact) < 1e-8
+
+
+@pytest.mark.parametrize("dtype, allowed", [(torch.float32, 1e-4), (torch.bfloat16, 1e-4), (torch.float16, 1e-4)])
+def test_narrow_inputs_are_summed_in_float32(dtype, allowed):
+    inputs = arguments(0, 50, 2, 2, 4, 24, dtype)
+    found = normed_energy(*inputs)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0].double(), by_definition(*inputs).sum(0), rtol=allowed, atol=0)
+
+
+def test_a_neuron_of_one_column():
+    """FFN and O: as many heads of one column as there are."""
+    x, output, weight, multiplier, *_ = arguments(3, 30, 1, 1, 9, 12)
+    inputs = (x, output, weight, multiplier, *grams(weight, multiplier, 9, 1), EPS)
+    assert inputs[4].shape == (9, 1, 1, 1)
+    assert error(normed_energy(*inputs), by_definition(*inputs).sum(0)[None]) < 1e-8
+
+
+def test_more_tokens_than_are_worked_on_at_a_time():
+    inputs = arguments(0, 2 * ROWS + 3, 1, 2, 3, 8)
+    ids = document_ids(0, 2 * ROWS + 3, 3)
+    assert error(normed_energy(*inputs, ids, 3), per_document(by_definition(*inputs), ids, 3)) < 1e-8
+
+
+def test_small_changes_keep_their_digits():
+    x, output, weight, multiplier, *_ = arguments(0, 20, 2, 1, 3, 16, bias=50.0)
+    x, output = x * 1e-6, output * 1e-6 + 1.0
+    inputs = (x, output, weight, multiplier, *grams(weight, multiplier, 2, 3), EPS)
+    exact = by_definition(*inputs).sum(0)
+    torch.testing.assert_close(normed_energy(*inputs)[0], exact, rtol=1e-6, atol=0)
+
+
+def test_a_neuron_that_is_all_of_the_output():
+    """Without it the output is zero, and eps alone is left of the norm."""
+    x, weight = torch.full((4, 1), 3.0, dtype=torch.float64), matrix(0, 6, 1, torch.float64)
+    multiplier = torch.ones(6, dtype=torch.float64)
+    inputs = (x, x @ weight.T, weight, multiplier, *grams(weight, multiplier, 1, 1), EPS)
+    assert error(normed_energy(*inputs), by_definition(*inputs).sum(0)[None]) < 1e-6
+
+
+def test_padding_and_empty_documents():
+    inputs = arguments(0, 6, 2, 1, 2, 5)
+    alone = normed_energy(*inputs, torch.tensor([1, -1, 1, -1, -1, 1]), 3)
+    assert not alone[0].any() and not alone[2].any() and alone[1].all()
+    kept = [0, 2, 5]
+    x, output, *others = inputs
+    torch.testing.assert_close(alone[1:2], normed_energy(x[kept], output[kept], *others), rtol=1e-12, atol=0)
+    assert normed_energy(*inputs, torch.full((6,), -1), 0).shape == (0, 4)
+
+
+def test_nan_stays_in_its_document():
+    inputs = arguments(0, 6, 2, 1, 2, 5)
+    inputs[1][4, 2] = torch.nan
+    found = normed_energy(*inputs, torch.tensor([0, 0, 0, 1, 1, 1]), 2)
+    assert found[0].isfinite().all() and found[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "place, wrong",
+    [
+        (0, torch.ones(3)),
+        (0, torch.ones(6, 5, dtype=torch.float64)),
+        (1, torch.ones(5, 5, dtype=torch.float64)),
+        (2, torch.ones(4, 4, dtype=torch.float64)),
+        (3, torch.ones(4, dtype=torch.float64)),
+        (4, torch.ones(2, 2, 1, dtype=torch.float64)),
+        (4, torch.ones(2, 3, 1, 1, dtype=torch.float64)),
+        (5, torch.ones(1, 1, 2, 2, dtype=torch.float64)),
+        (2, torch.ones(5, 4)),
+        (0, torch.ones(6, 4, dtype=torch.int64)),
+    ],
+)
+def test_wrong_arguments(place, wrong):
+    inputs = list(arguments(0, 6, 2, 1, 2, 5))
+    inputs[place] = wrong
+    with pytest.raises(ValueError):
+        normed_energy(*inputs)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
+def test_other_backends_are_refused(backend):
+    with pytest.raises(BackendUnavailable, match='cannot run normed_energy: .*; backend="torch" always can'):
+        normed_energy(*arguments(0, 6, 2, 1, 2, 5, torch.float32), backend=backend)
+
+
+def test_registered_as_a_torch_operator():
+    inputs = (*arguments(0, 6, 2, 2, 3, 5, torch.float32), document_ids(0, 6, 2), 2)
+    operator = torch.ops.pymultiling.normed_energy
+    torch.library.opcheck(operator.default, inputs)
+    compiled = torch.compile(lambda *a: normed_energy(*a) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*inputs), normed_energy(*inputs, backend="torch") + 1)

@@ -18,8 +18,10 @@ from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.results.folders import result_folder
 
 if TYPE_CHECKING:
+    import pandas
     from torch import nn
 
+    from pymultiling.methods.fine_tuning import FineTuning
     from pymultiling.neurons.sets import NeuronSet
 
 COMMAND = Command(
@@ -91,6 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.rate = 1e-3 if arguments.freeze is None else 1e-4
     record = record_of(arguments)
     heldout = dict(arguments.heldout or ())
+    table = None
     with result_folder(arguments.out) as folder:
         files = {"texts": arguments.texts} | {f"heldout, {language}": path for language, path in heldout.items()}
         record.note(corpora=hashes(files), seed=arguments.seed)
@@ -125,17 +128,21 @@ def run(arguments: argparse.Namespace) -> None:
         taken = {name: getattr(found, name) for name in ("documents", "parameters", "optimizer_bytes")}
         record.note(texts=asdict(found.corpus), **taken)
         record.write(folder)
+    _print(found, neurons, table)
+    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+
+
+def _print(found: FineTuning, neurons: NeuronSet | None, perplexities: pandas.DataFrame | None) -> None:
     print(f"read: {found.corpus}")
     what = "" if neurons is None else f"{len(neurons):,} neurons, "
     print(f"trained on {found.documents:,} documents, {len(found.log):,} steps: {what}{found.parameters:,} parameters, "
           f"{found.optimizer_bytes / 1e6:,.2f} MB of optimizer state")  # fmt: skip
-    if heldout:
+    if perplexities is not None:
         print(
             "\nheld-out perplexity, and change of its logarithm",
-            table.to_string(float_format="{:,.4f}".format),
+            perplexities.to_string(float_format="{:,.4f}".format),
             sep="\n",
         )
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
 
 
 def _neurons(arguments: argparse.Namespace) -> NeuronSet | None:

@@ -8,10 +8,10 @@ from pymultiling.cli.shared.argument_types import named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, documents_of, refuse_twice
+from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.result_files import write_ablation
 from pymultiling.cli.shared.run_record import hashes, record_of
-from pymultiling.results.folders import result_folder
+from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.tables import change_table, log_change, perplexity_table, with_random
 
 COMMAND = Command(
@@ -51,34 +51,38 @@ def add(commands) -> None:
     what.add_argument("--mean", metavar="FILE", help="set the neurons to their means over these texts instead of zero")
     add_model(parser)
     add_documents(parser)
+    add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures perplexities with each set off; writes the matrix, its change, and a heat map."""
     from pymultiling.methods.ablation import ablation_matrix
     from pymultiling.methods.means import mean_activations
+    from pymultiling.runtime.processes import is_first, join
 
     refuse_twice(arguments, "texts")
     record = record_of(arguments)
+    texts = dict(arguments.texts)
+    files = texts | ({} if arguments.mean is None else {"mean": arguments.mean})
+    join()
+    if is_first():
+        check_free(arguments.out)
+        record.note(corpora=hashes(files), seed=arguments.random)
+    sets = read_sets(arguments.neurons)
+    model, tokenizer = load(arguments, record)
+    if arguments.random is not None:
+        sets = with_random(sets, arguments.random)
+    change = {"scale": arguments.scale}
+    if arguments.mean is not None:
+        with record.stage("means"):
+            options = documents_pass_of(arguments, "means")
+            change = {"mean": mean_activations(model, tokenizer, arguments.mean, **options)}
+    with record.stage("ablate"):
+        options = documents_pass_of(arguments, "perplexity")
+        perplexities = ablation_matrix(model, tokenizer, sets, texts, **change, **options)
+    if not is_first():
+        return
     with result_folder(arguments.out) as folder:
-        texts = dict(arguments.texts)
-        record.note(
-            corpora=hashes(texts | ({} if arguments.mean is None else {"mean": arguments.mean})), seed=arguments.random
-        )
-        sets = read_sets(arguments.neurons)
-        model, tokenizer = load(arguments, record)
-        if arguments.random is not None:
-            sets = with_random(sets, arguments.random)
-        change = {"scale": arguments.scale}
-        if arguments.mean is not None:
-            with record.stage("means"):
-                change = {
-                    "mean": mean_activations(model, tokenizer, arguments.mean, progress=True, **documents_of(arguments))
-                }
-        with record.stage("ablate"):
-            perplexities = ablation_matrix(
-                model, tokenizer, sets, texts, progress=True, **change, **documents_of(arguments)
-            )
         with record.stage("write"):
             write_ablation(perplexities, folder)
         record.write(folder)

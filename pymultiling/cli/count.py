@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, add_pass, pass_of, refuse_twice
+from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.run_record import hashes_of_files, record_of
 from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.tables import activation_table
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             record.note(corpora=hashes_of_files(corpora))
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
-        found = activations(model, tokenizer, corpora, positions=arguments.positions, **pass_of(arguments))
+        found = activations(model, tokenizer, corpora, positions=arguments.positions, **documents_pass_of(arguments))
     if not is_first():
         return
     with result_folder(arguments.out) as folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import amount, named, sites
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, add_pass, pass_of, refuse_twice
+from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import hashes_of_files, record_of
 from pymultiling.neurons.sites import SITES
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load(arguments, record)
     with record.stage("detect"):
         options = {name: getattr(arguments, name) for name in ("sites", "rope", "score", "qk")}
-        detection = detect(model, tokenizer, corpora, select=rule, **options, **pass_of(arguments))
+        detection = detect(model, tokenizer, corpora, select=rule, **options, **documents_pass_of(arguments))
     if not is_first():
         return
     with result_folder(arguments.out) as folder:

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from pymultiling.cli.shared.argument_types import codes, count, named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_max_length, add_model, refuse_twice
+from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_of, refuse_twice
 from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.errors import CorpusError
-from pymultiling.results.folders import result_folder
+from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.run import Run
 
 COMMAND = Command(
@@ -53,6 +53,7 @@ def add(commands) -> None:
     )
     add_model(parser)
     add_max_length(parser, "sentences")
+    add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -61,25 +62,29 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.methods.ilo import check_bridges, ilo
     from pymultiling.methods.retrieval import cka, retrieval
     from pymultiling.results import plots
+    from pymultiling.runtime.processes import is_first, join
 
     refuse_twice(arguments, "sentences")
     if arguments.sentences and arguments.languages:
         arguments.parser.error("argument --languages: not allowed with --sentences")
     record = record_of(arguments)
-    with result_folder(arguments.out) as folder:
-        sentences, parallel = _sentences(arguments, record)
-        check_bridges(arguments.k, arguments.tau, len(sentences))
-        model, tokenizer = load(arguments, record)
-        on = {"device": model.device}
-        with TemporaryDirectory(dir=folder) as kept:  # embeddings of large models would fill the memory
-            with record.stage("embeddings"):
-                options = {"max_length": arguments.max_length, "batch_tokens": arguments.batch_tokens, "progress": True}
-                points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **options)
-            with record.stage("ilo"):
-                table = ilo(points, k=arguments.k, tau=arguments.tau, metric=arguments.metric, **on)
-            if parallel:
-                with record.stage("retrieval and cka"):
-                    found, alike = retrieval(points, metric=arguments.metric, **on), cka(points, **on)
+    join()
+    out = check_free(arguments.out)
+    sentences, parallel = _sentences(arguments, record)
+    check_bridges(arguments.k, arguments.tau, len(sentences))
+    model, tokenizer = load(arguments, record)
+    on = {"device": model.device}
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as kept:  # embeddings of large models would fill the memory
+        with record.stage("embeddings"):
+            points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **pass_of(arguments))
+        if not is_first():
+            return
+        with record.stage("ilo"):
+            table = ilo(points, k=arguments.k, tau=arguments.tau, metric=arguments.metric, **on)
+        if parallel:
+            with record.stage("retrieval and cka"):
+                found, alike = retrieval(points, metric=arguments.metric, **on), cka(points, **on)
+    with result_folder(out) as folder:
         table.to_csv(folder / "ilo.csv", index=False)
         plots.save(plots.ilo(table), folder / "ilo.png")
         means = table.groupby("layer")[["bridge", "reach", "ilo"]].mean()

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pymultiling.cli.shared.argument_types import codes, count, named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, documents_of, refuse_twice
+from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.run_record import hashes, record_of
-from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.results.folders import result_folder
+from pymultiling.results.folders import check_free, result_folder
 
 COMMAND = Command(
     name="lens",
@@ -40,31 +39,34 @@ def add(commands) -> None:
     parser.add_argument("--top", metavar="N", type=count, default=10, help="tokens of each position (%(default)s)")
     add_model(parser)
     add_documents(parser)
+    add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Decodes every layer; writes a table of all texts, and a plot of each."""
     import pandas
 
-    from pymultiling.methods.lens import language_codes, lens
+    from pymultiling.methods.lens import language_codes, lenses
     from pymultiling.results import plots
+    from pymultiling.runtime.processes import is_first, join
 
     refuse_twice(arguments, "texts")
     record = record_of(arguments)
-    with result_folder(arguments.out) as folder:
-        texts = dict(arguments.texts)
+    texts = dict(arguments.texts)
+    join()
+    if is_first():
+        check_free(arguments.out)
         record.note(corpora=hashes(texts))
-        language_codes(arguments.languages)  # raises what would be wrong later
-        model, tokenizer = load(arguments, record)
-        options = {"languages": arguments.languages, "top": arguments.top, "progress": True, **documents_of(arguments)}
-        tables = {}
-        with record.stage("lens"):
-            for name, path in texts.items():
-                try:
-                    tables[name] = lens(model, tokenizer, path, **options)
-                except (CorpusError, NonFiniteActivations) as error:
-                    raise type(error)(f"texts {name!r}: {error}") from None
-                plots.save(plots.lens(tables[name]), folder / f"lens_{name}.png")
+    language_codes(arguments.languages)  # raises what would be wrong later
+    model, tokenizer = load(arguments, record)
+    with record.stage("lens"):
+        options = documents_pass_of(arguments)
+        tables = lenses(model, tokenizer, texts, languages=arguments.languages, top=arguments.top, **options)
+    if not is_first():
+        return
+    with result_folder(arguments.out) as folder:
+        for name, table in tables.items():
+            plots.save(plots.lens(table), folder / f"lens_{name}.png")
         pandas.concat(tables, names=["texts"]).reset_index("texts").to_csv(
             folder / "lens.csv", index=False, float_format="%.6f"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def perplexity(
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    losses = _losses(model, tokenizer, {"perplexity": texts}, {"none": None}, max_length, pack, options, lambda _: "")
+    losses = _losses(model, tokenizer, {"perplexity": texts}, {"none": None}, max_length, pack, options, named="the texts")
     return _perplexity(losses["perplexity"], 0, "the texts")
 
 
@@ -108,7 +108,7 @@ def ablation_matrix(
     named = with_none(model, sets)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     change = {"scale": scale, "mean": mean}
-    losses = _losses(model, tokenizer, texts, named, max_length, pack, options, "language {!r}".format, **change)
+    losses = _losses(model, tokenizer, texts, named, max_length, pack, options, **change)
     columns = {
         language: {name: _perplexity(total, number, _what(language, name)) for number, name in enumerate(named)}
         for language, total in losses.items()
@@ -128,7 +128,7 @@ def _losses(
     max_length: int,
     pack: int | None,
     options: Options,
-    named: Callable[[str], str],
+    named: str = "language {!r}",
     **change,
 ) -> dict[str, Sums]:
     """{language: log_likelihood (sets,) float64, of its documents under every set; predicted () int64, their tokens but the first}."""
@@ -139,8 +139,7 @@ def _losses(
 
     def check(language: str, total: Sums, _: CorpusReport) -> None:
         if not total["predicted"]:
-            what = named(language) or "the texts"
-            raise CorpusError(f"{what}: no token to predict; give texts of at least two tokens")
+            raise CorpusError(f"{named.format(language)}: no token to predict; give texts of at least two tokens")
 
     spread_over = processes_of(model)
     with LikelihoodProbe(model, list(sets.values()), **change) as probe:
@@ -158,7 +157,8 @@ def _losses(
             measure=measure,
             decides=lambda: {"measure": _decides(sets, **change), **identity(model, tokenising)},
             check=check,
-            named=named,
+            named=named.format,
+            read_as=named.format,
             spread_over=spread_over,
             halves=False,  # rows are halved, of which a document has one for each set
         )

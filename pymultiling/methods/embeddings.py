@@ -111,6 +111,7 @@ def sentence_embeddings(
             decides=lambda: {"measure": f"means of sentences in {dtype}", **identity(model.base_model, tokenising)},
             check=check,
             spread_over=probe.decoder.spread.count,
+            unit="sentences",
         )
         found = SentenceEmbeddings()
         for language, (total, report) in over_corpora(texts, work, options).items():

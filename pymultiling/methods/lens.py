@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -88,25 +88,31 @@ def lens(
         ValueError: also for unknown languages or another top.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    return lenses(
-        model,
-        tokenizer,
-        {"texts": texts},
-        languages=languages,
-        top=top,
-        max_length=max_length,
-        pack=pack,
-        options=options,
-        named=lambda _: "",
-    )["texts"]
+    codes, counted = language_codes(languages), {"top": top, "max_length": max_length, "pack": pack}
+    found = count_top_tokens(model, tokenizer, {"texts": texts}, options=options, named="the texts", **counted)
+    return _tables(found, tokenizer, codes, options)["texts"]
 
 
 def lenses(
-    model: nn.Module, tokenizer, texts: Mapping[str, object], *, languages: Iterable[str] | None, options: Options, **of_counts
+    model: nn.Module,
+    tokenizer,
+    texts: Mapping[str, object],
+    *,
+    languages: Iterable[str] | None,
+    top: int,
+    max_length: int,
+    pack: int | None,
+    **options,
 ) -> dict[str, pandas.DataFrame]:
-    """`lens` of several texts, {name: texts}, in one pass; of_counts: as `count_top_tokens` takes them."""
-    codes = language_codes(languages)
-    found = count_top_tokens(model, tokenizer, texts, options=options, **of_counts)
+    """`lens` of several texts, {name: texts}, in one pass; options: as `Options` has them."""
+    codes, options = language_codes(languages), Options(**options)
+    found = count_top_tokens(model, tokenizer, texts, top=top, max_length=max_length, pack=pack, options=options)
+    return _tables(found, tokenizer, codes, options)
+
+
+def _tables(
+    found: Mapping[str, tuple[Tensor, CorpusReport]], tokenizer, codes: Sequence[str], options: Options
+) -> dict[str, pandas.DataFrame]:
     return {
         name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], options.progress), report)
         for name, (counts, report) in found.items()
@@ -136,11 +142,11 @@ def count_top_tokens(
     max_length: int,
     pack: int | None,
     options: Options,
-    named: Callable[[str], str] = "texts {!r}".format,
+    named: str = "texts {!r}",
 ) -> dict[str, tuple[Tensor, CorpusReport]]:
     """Of each of the texts (layers + 1, vocabulary) int64, how often a token is among the top ones, and what became of them.
 
-    named: the texts as messages call them; else as `lens`.
+    named: what messages call the texts, with a place for their name where there are several; else as `lens`.
     """
     probe, device = TopTokenProbe(model, top), model_device(model)
     tokenising = Tokenising(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
@@ -148,9 +154,10 @@ def count_top_tokens(
     def measure(batch: Batch, _: Origin) -> Sums:
         return Sums(counts=probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
 
-    def check(_: str, total: Sums, report: CorpusReport) -> None:
+    def check(name: str, total: Sums, report: CorpusReport) -> None:
         if not total["counts"].any():
-            raise CorpusError(f"no documents to decode: {str(report) or 'nothing was read'}")
+            why = str(report) or "nothing was read"
+            raise CorpusError(f"{named.format(name)}: no documents to decode: {why}")
 
     work = Work(
         doing="decoding",
@@ -159,7 +166,8 @@ def count_top_tokens(
         measure=measure,
         decides=lambda: {"measure": f"top {top} tokens", **identity(model, tokenising)},
         check=check,
-        named=named,
+        named=named.format,
+        read_as=named.format,
         spread_over=probe.decoder.spread.count,
     )
     found = over_corpora(texts, work, options)

@@ -76,7 +76,8 @@ def mean_activations(
         measure=measure,
         decides=lambda: {"measure": "means", "sites": probe.sites, **identity(model.base_model, tokenising)},
         check=check,
-        named=lambda _: "",
+        named=lambda _: "the texts",
+        read_as=lambda _: "",
         spread_over=probe.decoder.spread.count,
     )
     total, _ = over_corpora({"means": texts}, work, options)["means"]

@@ -84,14 +84,15 @@ class Work:
     """What a pass does with the documents of corpora.
 
     Attributes:
-        doing: a word for the progress, such as "measuring".
+        doing: a word for the progress, such as "measuring"; unit: what documents are called there.
         tokenising: how texts become documents.
         nothing: gives a corpus's statistics before its first document; takes its name, and a path for a file of its own
             beside its state, None where no state is kept.
         measure: gives a batch's statistics.
         decides: gives what decides the result, beside the corpora and `batch_tokens`.
         check: raises CorpusError where nothing was found in a corpus; takes its name, statistics and report.
-        named: a corpus as messages call it, such as "language 'fr'"; "" where there is one only, and nothing to tell apart.
+        named: what is measured as messages call it, such as "language 'fr'".
+        read_as: what is read as messages call it, such as "corpus 'fr'"; "" where there is one only, and nothing to tell apart.
         spread_over: how many processes have a part of the model.
         halves: a batch that does not fit in memory is measured in halves here; False: `measure` sees to that.
     """
@@ -103,8 +104,10 @@ class Work:
     decides: Callable[[], Mapping[str, object]]
     check: Callable[[str, Statistics, CorpusReport], None]
     named: Callable[[str], str] = "language {!r}".format
+    read_as: Callable[[str], str] = "corpus {!r}".format
     spread_over: int = 1
     halves: bool = True
+    unit: str = "documents"
 
 
 def over_corpora(
@@ -157,7 +160,7 @@ def over_corpora(
                 say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
                 continue
             with (
-                progress(_label(name, work.doing, begun, team), "documents", shown) as bar,
+                progress(_label(name, work.doing, begun, team), work.unit, shown) as bar,
                 _of(name, work, options.checkpoint, standings),
             ):
                 try:
@@ -207,7 +210,7 @@ def _steps(
             if number < begun:
                 continue
             numbers = documents.places[batch.order] if work.tokenising.form == "sentences" else batch.order
-            with naming(work.named(chunk.corpus) or "the texts", numbers, _where(chunk)):
+            with naming(work.named(chunk.corpus), numbers, _where(chunk)):
                 found = measure(batch, Origin(chunk, torch.from_numpy(documents.places)))
             count = len(batch.order)
             standing = replace(
@@ -254,8 +257,8 @@ def _of(corpus: str, work: Work, checkpoint: str | Path | None, standings: Seque
     except CorpusError as error:
         measured = checkpoint and any(standing.documents for standing in standings)
         kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if measured else ""
-        prefix = f"corpus {corpus!r}: " if work.named(corpus) else ""
-        raise CorpusError(f"{prefix}{error}{kept}") from error
+        read = work.read_as(corpus)
+        raise CorpusError(f"{read}{': ' if read else ''}{error}{kept}") from error
 
 
 def _label(name: str, doing: str, standing: Standing, team: Processes) -> str:

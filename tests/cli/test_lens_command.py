@@ -47,7 +47,7 @@ def test_lens(tmp_path, files, capsys):
         last = found[found["layer"] == 6].set_index("language")["share"]
         assert last.idxmax() == name  # so that the two are not taken for each other
         assert (out / f"lens_{name}.png").stat().st_size > 10_000
-    assert "lens: 9 documents" in printed.err
+    assert ": decoding: 9 documents" in printed.err
     record = json.loads((out / "run.json").read_text())
     assert set(record["corpora"]) == set(record["texts"]) == {"ru", "fr"} and record["arguments"]["languages"] == [
         "fr",

@@ -71,10 +71,18 @@ def documents_of(arguments: argparse.Namespace) -> dict[str, int | None]:
     return {name: getattr(arguments, name) for name in ("max_length", "batch_tokens", "pack")}
 
 
-def pass_of(arguments: argparse.Namespace) -> dict[str, object]:
-    """Documents, and how the pass over them is run."""
-    how = ("workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents")
-    return {**documents_of(arguments), **{name: getattr(arguments, name) for name in how}}
+def pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
+    """How a pass over texts is run; `part` is its name where a command has several, each with a checkpoint of its own."""
+    names = ("workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents", "batch_tokens", "max_length")
+    how = {name: getattr(arguments, name) for name in names}
+    if part is not None and arguments.checkpoint is not None:
+        how["checkpoint"] = arguments.checkpoint / part
+    return {**how, "progress": True}
+
+
+def documents_pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
+    """As `pass_of`, of documents that may be packed."""
+    return {**pass_of(arguments, part), "pack": arguments.pack}
 
 
 def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:

@@ -1,19 +1,29 @@
 # make demo    finds the language neurons of the model in the package and switches them off
-# make test    the tests, with coverage
+# make test    the tests
+# make test-long   those that take minutes and rarely break: kernels compiled for chips that are not here, runs that are killed
+# make coverage    what of the package the tests run
 # make bench   the benchmarks, as tables
 # make gpu     tests and benchmarks on a GPU, with the python that is there; ends within 8 minutes
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench gpu clean
+.PHONY: demo test test-long coverage bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
 
-# A process takes whole files, so that what a file's tests share is made once; the compilations come first.
+# A process takes whole files, so that what a file's tests share is made once.
+PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
+
 test: .venv/ready
-	$(BIN)/pytest tests/triton_kernels tests -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(PYTEST) -m "not long"
+
+test-long: .venv/ready
+	$(PYTEST) -m long
+
+coverage: .venv/ready
+	$(PYTEST) -m "not long" --cov --cov-report=term
 
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds

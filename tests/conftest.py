@@ -1,4 +1,4 @@
-"""Shared by all tests: helpers are in tiny.py (models, documents) and brute_force.py (the oracle)."""
+"""Shared by all tests; helpers are in tests/support."""
 
 import os
 

@@ -10,7 +10,7 @@ from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.result_files import write_ablation
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.run_record import hashes_of_files, record_of
 from pymultiling.results.folders import check_free, result_folder
 from pymultiling.results.tables import change_table, log_change, perplexity_table, with_random
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     join()
     if is_first():
         check_free(arguments.out)
-        record.note(corpora=hashes(files), seed=arguments.random)
+        record.note(corpora=hashes_of_files(files), seed=arguments.random)
     sets = read_sets(arguments.neurons)
     model, tokenizer = load(arguments, record)
     if arguments.random is not None:

@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     on = {"device": model.device}
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as kept:  # embeddings of large models would fill the memory
         with record.stage("embeddings"):
-            points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **pass_of(arguments))
+            options = {"max_length": arguments.max_length, **pass_of(arguments)}
+            points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **options)
         if not is_first():
             return
         with record.stage("ilo"):

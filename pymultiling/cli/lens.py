@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pymultiling.cli.shared.argument_types import codes, count, named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.options import add_documents, add_model, add_pass, pass_of, refuse_twice
+from pymultiling.cli.shared.run_record import hashes_of_files, record_of
 from pymultiling.results.folders import check_free, result_folder
 
 COMMAND = Command(
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Decodes every layer; writes a table of all texts, and a plot of each."""
     import pandas
 
-    from pymultiling.methods.lens import language_codes, lenses
+    from pymultiling.methods.lens import count_top_tokens, language_codes, lens_tables
+    from pymultiling.passes.corpus_pass import Options
     from pymultiling.results import plots
     from pymultiling.runtime.processes import is_first, join
 
@@ -56,14 +57,15 @@ def run(arguments: argparse.Namespace) -> None:
     join()
     if is_first():
         check_free(arguments.out)
-        record.note(corpora=hashes(texts))
-    language_codes(arguments.languages)  # raises what would be wrong later
+        record.note(corpora=hashes_of_files(texts))
+    codes = language_codes(arguments.languages)
     model, tokenizer = load(arguments, record)
     with record.stage("lens"):
-        options = documents_pass_of(arguments)
-        tables = lenses(model, tokenizer, texts, languages=arguments.languages, top=arguments.top, **options)
-    if not is_first():
-        return
+        of_documents = {"top": arguments.top, "max_length": arguments.max_length, "pack": arguments.pack}
+        counts = count_top_tokens(model, tokenizer, texts, options=Options(**pass_of(arguments)), **of_documents)
+        if not is_first():
+            return
+        tables = lens_tables(counts, tokenizer, codes, progress=True)
     with result_folder(arguments.out) as folder:
         for name, table in tables.items():
             plots.save(plots.lens(table), folder / f"lens_{name}.png")

@@ -56,7 +56,10 @@ def perplexity(
         max_length: longer texts are cut to this many tokens (or to the model's positions).
         batch_tokens: tokens in one forward, padding included.
         pack: join consecutive texts into documents of this many tokens; None: a text is a document.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
+
+    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
+    texts, and all return the whole.
 
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
@@ -64,8 +67,8 @@ def perplexity(
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    losses = _losses(model, tokenizer, {"perplexity": texts}, {"none": None}, max_length, pack, options, named="the texts")
-    return _perplexity(losses["perplexity"], 0, "the texts")
+    losses = _losses(model, tokenizer, {"texts": texts}, {"none": None}, max_length, pack, options, named="the texts")
+    return _perplexity(losses["texts"], 0, "the texts")
 
 
 def ablation_matrix(
@@ -94,7 +97,10 @@ def ablation_matrix(
         sets: {name: NeuronSet}.
         texts: {language: texts}, as `perplexity` takes them; held-out ones, not those that the sets were found with.
         scale, mean: what becomes of the sets' neurons, as in `deactivate`; by default they are zero.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
+
+    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
+    texts, and all return the whole.
 
     Returns:
         DataFrame of perplexities; rows: "none" and the sets; columns: languages.
@@ -167,10 +173,14 @@ def _losses(
 
 def _decides(sets: Mapping[str, NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None) -> str:
     """A hash of the sets and of what becomes of their neurons."""
-    digest = hashlib.blake2b(repr((list(sets), scale)).encode(), digest_size=16)
-    for tensors in [*(one.sites for one in sets.values() if one is not None), mean or {}]:
+    digest = hashlib.blake2b(repr(float(scale)).encode(), digest_size=16)
+    members = {name: {} if neurons is None else neurons.sites for name, neurons in sets.items()}
+    for what, tensors in (*members.items(), ("mean", mean or {})):
         for site, values in sorted(tensors.items()):
-            digest.update(site.encode() + values.detach().cpu().contiguous().numpy().tobytes())
+            values = values.detach().cpu().contiguous()
+            digest.update(repr((what, site, values.dtype, tuple(values.shape))).encode())
+            digest.update(values.view(torch.uint8).numpy().tobytes())
+        digest.update(repr((what, len(tensors))).encode())
     return f"log-likelihoods under {len(sets)} sets, {digest.hexdigest()}"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from operator import length_hint
 from pathlib import Path
 
 import numpy
@@ -70,7 +72,10 @@ def sentence_embeddings(
         folder: write every language to <folder>/<language>.npy and return these files as tensors, so that memory does
             not grow with the sentences; what is there is replaced. Read one again with
             `torch.from_numpy(numpy.load(path, mmap_mode="c"))`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`, and so are several processes.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
+
+    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
+    texts, and all return the whole.
 
     Returns:
         {language: (sentences, layers + 1, hidden)} on the CPU, in the order of the sentences, with `corpora` as an
@@ -116,7 +121,7 @@ def sentence_embeddings(
         found = SentenceEmbeddings()
         for language, (total, report) in over_corpora(texts, work, options).items():
             found.corpora[language] = report
-            found[language] = tables.finished(language, TableRows(tables[language]) + total, report.texts)
+            found[language] = tables.finished(language, total, report.texts)
     return found
 
 
@@ -127,11 +132,16 @@ class _Tables(dict[str, RowTable]):
     """
 
     def __init__(
-        self, stack: ExitStack, shape: tuple[int, ...], dtype: torch.dtype, languages: Iterable[str], folder: Path | None
+        self,
+        stack: ExitStack,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        texts: Mapping[str, Iterable[str]],
+        folder: Path | None,
     ):
         super().__init__()
-        self._stack, self._kind = stack, (shape, dtype)
-        self._paths = {} if folder is None else {language: _file(folder, language) for language in languages}
+        self._stack, self._kind, self._texts = stack, (shape, dtype), texts
+        self._paths = {} if folder is None else {language: _file(folder, language) for language in texts}
         self._partial: dict[str, Path] = {}
         self._beside: dict[str, Path | None] = {}
 
@@ -143,14 +153,14 @@ class _Tables(dict[str, RowTable]):
             self._partial[language] = self._stack.enter_context(written_whole(self._paths[language]))
             path = beside or self._partial[language]
         if path is None:
-            self[language] = MemoryTable(*self._kind)
+            self[language] = MemoryTable(*self._kind, rows=length_hint(self._texts[language]))
         else:
-            self[language] = self._stack.enter_context(closing(FileTable(path, *self._kind)))
+            self[language] = FileTable(path, *self._kind)
         return self[language]
 
     def finished(self, language: str, rows: TableRows, count: int) -> Tensor:
         """The table, of so many sentences; what is beside a checkpoint's states is copied, and stays the checkpoint's."""
-        values, beside = rows.table.finished(rows.of(count)), self._beside[language]
+        values, beside = rows.finished(count), self._beside[language]
         if beside is None:
             return values
         if language not in self._partial:
@@ -207,12 +217,30 @@ def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
 
 
 def _checked(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
-    """The sentences, "" for those that are None; of a list a list, of anything else what gives them one by one."""
+    """The sentences, "" for those that are None; those of a list are looked at before anything is measured."""
     if isinstance(sentences, (str, Mapping)) or not isinstance(sentences, Iterable):
         kind = type(sentences).__name__
         raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {kind}")
     checked = _strings(language, sentences)
-    return list(checked) if isinstance(sentences, (list, tuple)) else checked
+    return _Sentences(checked) if isinstance(sentences, (list, tuple)) else checked
+
+
+class _Sentences(Sequence):
+    """A list of sentences, none of which is taken for the name of a file."""
+
+    def __init__(self, sentences: Iterable[str]):
+        self._sentences = tuple(sentences)
+
+    def __len__(self) -> int:
+        return len(self._sentences)
+
+    def __getitem__(self, place):
+        return self._sentences[place]
+
+    @property
+    def _fingerprint(self) -> str:
+        """As data sets have one: by it a checkpoint knows them again."""
+        return hashlib.blake2b(repr(self._sentences).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _strings(language: str, sentences: Iterable[str | None]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
+from pymultiling.runtime.processes import is_first
 from pymultiling.runtime.progress import progress as show_progress
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ def lens(
             among them is taken for the most similar one of its script.
         top: tokens of each position.
         max_length, batch_tokens, pack, progress: as in `detect`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`, and so are several processes.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`.
+
+    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
+    texts, and all return the whole.
 
     Returns:
         DataFrame with a row for each layer and language: layer, language, share. Layer 0 is what the first layer reads,
@@ -88,33 +92,18 @@ def lens(
         ValueError: also for unknown languages or another top.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    codes, counted = language_codes(languages), {"top": top, "max_length": max_length, "pack": pack}
-    found = count_top_tokens(model, tokenizer, {"texts": texts}, options=options, named="the texts", **counted)
-    return _tables(found, tokenizer, codes, options)["texts"]
+    codes = language_codes(languages)
+    counted = {"top": top, "max_length": max_length, "pack": pack, "options": options}
+    found = count_top_tokens(model, tokenizer, {"texts": texts}, named="the texts", **counted)
+    return lens_tables(found, tokenizer, codes, progress and is_first())["texts"]
 
 
-def lenses(
-    model: nn.Module,
-    tokenizer,
-    texts: Mapping[str, object],
-    *,
-    languages: Iterable[str] | None,
-    top: int,
-    max_length: int,
-    pack: int | None,
-    **options,
+def lens_tables(
+    found: Mapping[str, tuple[Tensor, CorpusReport]], tokenizer, codes: Sequence[str], progress: bool
 ) -> dict[str, pandas.DataFrame]:
-    """`lens` of several texts, {name: texts}, in one pass; options: as `Options` has them."""
-    codes, options = language_codes(languages), Options(**options)
-    found = count_top_tokens(model, tokenizer, texts, top=top, max_length=max_length, pack=pack, options=options)
-    return _tables(found, tokenizer, codes, options)
-
-
-def _tables(
-    found: Mapping[str, tuple[Tensor, CorpusReport]], tokenizer, codes: Sequence[str], options: Options
-) -> dict[str, pandas.DataFrame]:
+    """The table of `lens` for each of what `count_top_tokens` found; codes: of `language_codes`."""
     return {
-        name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], options.progress), report)
+        name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], progress), report)
         for name, (counts, report) in found.items()
     }
 

@@ -47,7 +47,10 @@ def mean_activations(
         texts: an iterable of str or rows, or a path, as `detect` takes them.
         sites: which of "ffn", "q", "k", "v", "o".
         max_length, batch_tokens, pack, progress: as in `detect`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`, and so are several processes.
+        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`.
+
+    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
+    texts, and all return the whole.
 
     Returns:
         {site: (layers, neurons)} float32, for `deactivate(..., mean=...)`.
@@ -70,7 +73,7 @@ def mean_activations(
             raise CorpusError(f"no documents to take the means of: {str(report) or 'nothing was read'}")
 
     work = Work(
-        doing="adding up",
+        doing="means",
         tokenising=tokenising,
         nothing=lambda *_: Sums(probe.nothing()),
         measure=measure,
@@ -80,7 +83,7 @@ def mean_activations(
         read_as=lambda _: "",
         spread_over=probe.decoder.spread.count,
     )
-    total, _ = over_corpora({"means": texts}, work, options)["means"]
+    total, _ = over_corpora({"texts": texts}, work, options)["texts"]
     for site in probe.sites:
         if not total[site].isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: look for NaN weights")

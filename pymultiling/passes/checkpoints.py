@@ -2,6 +2,7 @@
 
 A folder has a part a process. In it every corpus has its last two states, each a safetensors file with the statistics and a
 manifest with the place, what was run, and the checksums of both. The manifest is written last: without it there is no state.
+Statistics too large for that keep their rows in a file beside the states, which says of each row whether it is what was written.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Checkpoints:
                 for file in damaged:  # it does not count as one of those that are kept
                     file.unlink(missing_ok=True)
                 return Standing(
-                    load(tensors),
+                    _loaded(load, tensors),
                     _place(body["place"]),
                     body["digest"],
                     body["batches"],
@@ -217,6 +218,13 @@ def opened(
 
 class _Damaged(Exception):
     pass
+
+
+def _loaded(load: Callable[[Path], object], tensors: Path) -> object:
+    try:
+        return load(tensors)
+    except CheckpointError as error:
+        raise _Damaged(str(error)) from None
 
 
 def _read(manifest: Path, tensors: Path) -> dict:

@@ -140,6 +140,8 @@ def over_corpora(
         restored = team.agreed(
             [keeper.restore(number, empty.load) or Standing(empty) for number, empty in enumerate(nothing)]
         )
+        if team.one_model:  # what the first process restored goes on here, where its tables are not
+            restored = [replace(begun, total=empty + begun.total) for begun, empty in zip(restored, nothing)]
         for (name, of_corpus), begun in zip(shards.items(), restored):
             check_finished(name, of_corpus, begun.place)
             if not begun.ended:
@@ -157,10 +159,10 @@ def over_corpora(
         pace, spans = Pace(), _spans(list(shards.values()))
         for number, (name, begun) in enumerate(zip(corpora, restored)):
             if begun.ended:
-                say(f"{name}: {begun.documents:,} documents, from {options.checkpoint}", shown)
+                say(f"{name}: {begun.documents:,} {work.unit}, from {options.checkpoint}", shown)
                 continue
             with (
-                progress(_label(name, work.doing, begun, team), work.unit, shown) as bar,
+                progress(_label(name, work, begun, team), work.unit, shown) as bar,
                 _of(name, work, options.checkpoint, standings),
             ):
                 try:
@@ -261,10 +263,10 @@ def _of(corpus: str, work: Work, checkpoint: str | Path | None, standings: Seque
         raise CorpusError(f"{read}{': ' if read else ''}{error}{kept}") from error
 
 
-def _label(name: str, doing: str, standing: Standing, team: Processes) -> str:
-    notes = [f"goes on after {standing.documents:,} documents"] if standing.documents else []
+def _label(name: str, work: Work, standing: Standing, team: Processes) -> str:
+    notes = [f"goes on after {standing.documents:,} {work.unit}"] if standing.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
-    return f"{name}: {doing}" + (f" ({', '.join(notes)})" if notes else "")
+    return f"{name}: {work.doing}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _where(chunk: Chunk) -> str:

@@ -25,29 +25,26 @@ class RowTable(Protocol):
         """rows: (n,) int64; values: (n, *shape)."""
 
     def read(self, rows: Tensor) -> Tensor:
-        """(n, *shape), of rows that were written."""
+        """(n, *shape); zeros for rows that are not there."""
 
     def flush(self) -> None:
-        """Whatever was written survives the end of this process."""
+        """What was written to a file survives the end of this process."""
 
     def finished(self, present: Tensor) -> Tensor:
         """(rows, *shape), rows being the length of `present`: what was written, NaN where a row is not present."""
 
 
 class MemoryTable:
-    """A table in memory."""
+    """A table in memory; `rows`: how many are expected."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype):
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, rows: int = 0):
         self.shape, self.dtype = torch.Size(shape), dtype
-        self._values = torch.zeros(0, *shape, dtype=dtype)
+        self._values = torch.zeros(rows, *shape, dtype=dtype)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
-        needed = int(rows.max()) + 1
-        if needed > len(self._values):
-            larger = self._values.new_zeros(max(needed, 2 * len(self._values)), *self._values.shape[1:])
-            larger[: len(self._values)] = self._values
-            self._values = larger
-        self._values[rows] = values.to(self._values.dtype)
+        if len(rows):
+            self._hold(int(rows.max()) + 1, spare=True)
+            self._values[rows] = values.to(self.dtype)
 
     def read(self, rows: Tensor) -> Tensor:
         return self._values[rows]
@@ -56,48 +53,59 @@ class MemoryTable:
         pass
 
     def finished(self, present: Tensor) -> Tensor:
-        values = self._values.new_zeros(len(present), *self._values.shape[1:])
-        values[present] = self._values[: len(present)][present[: len(self._values)]]
+        self._hold(len(present))
+        values = self._values[: len(present)]
         values[~present] = torch.nan
         return values
 
+    def _hold(self, rows: int, spare: bool = False) -> None:
+        """Makes room for so many rows; with `spare` for more, so that a table that grows is copied a few times only."""
+        if rows > len(self._values):
+            larger = self._values.new_zeros(max(rows, 2 * len(self._values) if spare else 0), *self.shape)
+            larger[: len(self._values)] = self._values
+            self._values = larger
+
 
 class FileTable:
-    """A table in a file, which becomes a .npy file when it is finished. A file that is there is gone on with."""
+    """A table in a file, which becomes a .npy file when it is finished. The file is made by the first row; one that is there is
+    gone on with."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype):
         self._path, self.shape, self.dtype = path, torch.Size(shape), dtype
         self._bytes = dtype.itemsize * self.shape.numel()
         self._begin = len(self._header(0))  # numpy keeps room in it for any number of rows
-        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115, closed by close()
 
     def write(self, rows: Tensor, values: Tensor) -> None:
-        for row, value in zip(rows.tolist(), values.to(self.dtype).contiguous().numpy()):
-            self._file.seek(self._begin + row * self._bytes)
-            self._file.write(value.tobytes())
+        with self._open() as file:
+            for row, value in zip(rows.tolist(), values.to(self.dtype).contiguous().numpy()):
+                file.seek(self._begin + row * self._bytes)
+                file.write(value.tobytes())
 
     def read(self, rows: Tensor) -> Tensor:
-        values = torch.empty(len(rows), *self.shape, dtype=self.dtype)
-        for row, value in zip(rows.tolist(), values.numpy()):
-            self._file.seek(self._begin + row * self._bytes)
-            value[...] = numpy.frombuffer(self._file.read(self._bytes), value.dtype).reshape(self.shape)
+        values = torch.zeros(len(rows), *self.shape, dtype=self.dtype)
+        with self._open() as file:
+            for row, value in zip(rows.tolist(), values.numpy()):
+                file.seek(self._begin + row * self._bytes)
+                content = file.read(self._bytes)
+                if len(content) == self._bytes:
+                    value[...] = numpy.frombuffer(content, value.dtype).reshape(self.shape)
         return values
 
     def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._open() as file:
+            os.fsync(file.fileno())
 
     def finished(self, present: Tensor) -> Tensor:
-        self._file.truncate(self._begin + len(present) * self._bytes)
-        self._file.seek(0)
-        self._file.write(self._header(len(present)))
-        self._file.flush()
+        with self._open() as file:
+            file.truncate(self._begin + len(present) * self._bytes)
+            file.write(self._header(len(present)))
         values = torch.from_numpy(npy.open_memmap(self._path, "r+"))
         values[~present] = torch.nan
         return values
 
-    def close(self) -> None:
-        self._file.close()
+    def _open(self) -> io.BufferedRandom:
+        self._path.touch()
+        return open(self._path, "r+b")
 
     def _header(self, rows: int) -> bytes:
         header = io.BytesIO()

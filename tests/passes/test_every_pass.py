@@ -7,8 +7,9 @@ import pandas
 import pytest
 import torch
 
+import pymultiling as pml
 from pymultiling.data import chunks
-from tests.support.every_pass import OPTIONS, PASSES, PROBES
+from tests.support.every_pass import MODEL, OPTIONS, PASSES, PROBES, SETS, TEXTS, TOKENIZER
 from tests.support.programs import run_module, torchrun
 
 pytest.importorskip("lingua")
@@ -76,6 +77,49 @@ def test_two_processes_give_what_one_gives(tmp_path, truth):
         results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
         for name, found in results.items():
             assert_same(found, truth[name], close=1e-5)
+
+
+def embeddings(checkpoint) -> dict[str, torch.Tensor]:
+    return PASSES["sentence_embeddings"](checkpoint=checkpoint, **OPTIONS)
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "other bytes"])
+def test_rows_that_are_not_what_was_written_are_measured_again(tmp_path, damage):
+    expected = embeddings(tmp_path / "state")
+    (rows,) = (tmp_path / "state").rglob("0.rows")
+    content = bytearray(rows.read_bytes())
+    if damage == "gone":
+        rows.unlink()
+    else:
+        content[-9] ^= 1
+        rows.write_bytes(content[: len(content) // 2] if damage == "short" else content)
+    with pytest.warns(UserWarning, match="the rows beside .* are not those that were written"):
+        assert_same(embeddings(tmp_path / "state"), expected, close=0)
+
+
+def test_sets_that_are_shared_out_otherwise_are_another_run(tmp_path):
+    """The same tensors, of which another set has one."""
+    ffn, q, k = (SETS["a"].only(site).sites[site] for site in ("ffn", "q", "k"))
+    first = {"a": pml.NeuronSet({"ffn": ffn, "k": k}), "b": pml.NeuronSet({"q": q})}
+    second = {"a": pml.NeuronSet({"ffn": ffn}), "b": pml.NeuronSet({"q": q, "k": k})}
+    options = {**OPTIONS, "checkpoint": tmp_path}
+    pml.ablation_matrix(MODEL, TOKENIZER, first, TEXTS, **options)
+    with pytest.raises(pml.CheckpointError, match="its measure was"):
+        pml.ablation_matrix(MODEL, TOKENIZER, second, TEXTS, **options)
+
+
+def test_means_in_bfloat16_are_hashed(tmp_path):
+    mean = {site: values.bfloat16() for site, values in PASSES["mean_activations"](**OPTIONS).items()}
+    options = {**OPTIONS, "mean": mean}
+    truth = pml.ablation_matrix(MODEL, TOKENIZER, SETS, TEXTS, **options)
+    assert_same(pml.ablation_matrix(MODEL, TOKENIZER, SETS, TEXTS, checkpoint=tmp_path, **options), truth, close=0)
+
+
+def test_a_sentence_that_names_a_file_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w3.txt").write_text("w4\n")
+    found = pml.sentence_embeddings(MODEL, TOKENIZER, {"fr": ["w3.txt", "w4"]})
+    assert found["fr"].isfinite().all()
 
 
 @pytest.mark.parametrize("name", PASSES)

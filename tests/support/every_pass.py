@@ -21,7 +21,9 @@ from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
 TEXTS = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANGUAGES}
+# Of the last two languages, of a chunk each, one is the first process's and one the second's.
 SENTENCES = {language: [*some[:5], None, *some[5:]] for language, some in TEXTS.items()}
+SENTENCES |= {"es": ["w3 w4", None, "w5"], "it": ["w3 w4 w6", "", "w5"]}
 SETS = {name: some_neurons(MODEL, seed=seed) for seed, name in enumerate(("a", "b"))}
 OPTIONS = {"batch_tokens": 20, "workers": 0}
 

@@ -73,7 +73,7 @@ def documents_of(arguments: argparse.Namespace) -> dict[str, int | None]:
 
 def pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
     """How a pass over texts is run; `part` is its name where a command has several, each with a checkpoint of its own."""
-    names = ("workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents", "batch_tokens", "max_length")
+    names = ("batch_tokens", "workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents")
     how = {name: getattr(arguments, name) for name in names}
     if part is not None and arguments.checkpoint is not None:
         how["checkpoint"] = arguments.checkpoint / part
@@ -81,8 +81,8 @@ def pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str,
 
 
 def documents_pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
-    """As `pass_of`, of documents that may be packed."""
-    return {**pass_of(arguments, part), "pack": arguments.pack}
+    """As `pass_of`, and how texts become documents."""
+    return {**pass_of(arguments, part), **documents_of(arguments)}
 
 
 def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:

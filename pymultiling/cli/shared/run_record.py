@@ -24,6 +24,8 @@ def record_of(arguments: Namespace) -> Run:
             raise CheckpointError(
                 f"--out {arguments.out} is to hold results alone, and {path} is in it: give --out another folder"
             )
+    if state is not None and out.is_relative_to(state.resolve()):
+        raise CheckpointError(f"--out {arguments.out} is inside --checkpoint {state}: give --out another folder")
     typed = words_by_argument(arguments.parser, taken)
     return Run(arguments.command, taken, {**declarations(arguments.declared), "command_line": typed})
 

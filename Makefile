@@ -35,8 +35,8 @@ gpu:
 		{ echo "make gpu: found no GPU that the torch of $(PYTHON) can use."; exit 1; }
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
-	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops $$parallel || status=1; \
-	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops $${parallel:+-n 14 --dist loadfile} || status=1; \
+	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops -m "not long" $$parallel || status=1; \
+	timeout -s INT -k 5 70 $(PYTHON) -m pytest tests --ignore=tests/ops -m "not long" $${parallel:+-n 14 --dist loadfile} || status=1; \
 	timeout -k 10 75 $(PYTHON) -m benchmarks.gpu.sanitizer || status=1; \
 	timeout -k 10 205 $(PYTHON) -m benchmarks.gpu.run || status=1; \
 	exit $$status

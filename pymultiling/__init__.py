@@ -8,8 +8,12 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-_loaded, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+_loaded, _, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["__version__", "embedded", *_names]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str):

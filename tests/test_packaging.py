@@ -37,7 +37,12 @@ def build(what: str, source: Path, out: Path) -> Path:
 def sdist(tmp_path_factory) -> Path:
     """The unpacked sdist of a copy of the tree."""
     source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("sdist")
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    source.mkdir()
+    for folder in ("pymultiling", "triton_kernels", "csrc", "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, source / file.name)
     archive = build("sdist", source, out)
     with tarfile.open(archive) as file:
         file.extractall(out, filter="data")

@@ -6,7 +6,7 @@ points. The KEPT best of a point stay in registers. A better one takes the place
 highest index; as columns come in order, an equal one comes too late. The products of a pair are added in the same order
 wherever it stands in a tile, so equal points have equal scores. In the end distances of what was kept, from float64
 sums, say which k are nearest, and in what order. Where the scores' rounding leaves it open whether another point is
-nearer, the row is marked, and the second kernel looks at all points. More than MOST neighbours are left to plain PyTorch.
+nearer, the row is marked, and the second kernel looks at all points. It keeps up to MOST neighbours.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def resource_usage(cubin: bytes) -> dict[str, int]:
 
 
 def disassemble(cubin: bytes) -> str:
-    """The machine code, as machine_code.py reads it."""
+    """The machine code, as sass.py reads it."""
     return cuobjdump(cubin, "-sass")
 
 

@@ -3,7 +3,7 @@
 A 5.4-million-parameter Llama decoder for eight languages, with its tokenizer
 and texts, so that examples, tests and demonstrations run offline on a real
 trained model. See the README beside this file for data and measurements.
-`pymultiling.embedded` is another name for this module.
+The attribute `pymultiling.embedded` is this module too.
 """
 
 from __future__ import annotations

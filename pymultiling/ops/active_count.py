@@ -26,7 +26,7 @@ def active_count(
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, N) int64.
+        (count, N) int64. Not differentiable.
 
     Raises:
         ValueError: shapes or dtypes do not fit.

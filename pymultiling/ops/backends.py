@@ -18,10 +18,15 @@ OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton and the CUDA kern
 
 
 def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
-    """Why a backend cannot run (on this tensor, if one is given), in a few words; None where it can."""
+    """Why a backend cannot run (on this tensor, if one is given), in a few words; None where it can.
+
+    Raises:
+        ValueError: no such backend, or "auto", which is none.
+    """
     if backend == "torch":
         return None
-    require_backend(backend)
+    if backend not in KERNELS:
+        raise ValueError(f"backend {backend!r} is not one of {', '.join(KERNELS)} and torch")
     return unable(backend, KERNELS[backend], tensor)
 
 

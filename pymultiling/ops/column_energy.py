@@ -25,7 +25,7 @@ def column_energy(
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, N) float32; float64 for float64 input.
+        (count, N) float32; float64 for float64 input. Not differentiable.
 
     Raises:
         ValueError: shapes or dtypes do not fit.

@@ -61,7 +61,6 @@ class Budget:
         floors: {result: {dtype: floor}}.
         times: called with the operator's arguments; by what the floor is multiplied. None: 1.
         exact: results that have plain PyTorch's bits.
-        relative_to: what errors are relative to, where it is not the value itself.
         estimate: only comparable where rounding does not move a draw, which its own tests see to.
     """
 
@@ -69,7 +68,6 @@ class Budget:
     floors: Mapping[str, Mapping[torch.dtype, float]] = field(default_factory=dict)
     times: Callable[..., float] | None = None
     exact: tuple[str, ...] = ()
-    relative_to: str | None = None
     estimate: bool = False
 
 
@@ -79,7 +77,8 @@ class Operator:
 
     Attributes:
         name: of the torch operator, `torch.ops.pymultiling.<name>`, and of the function in every file that has one.
-        schema: arguments and results as torch writes them; the C++ extension declares the same.
+        schema: arguments and results as torch writes them; the C++ extension declares the same, with int for SymInt. A SymInt may
+            change from call to call without a recompilation by torch.compile.
         fake: shapes and dtypes of the results, from the schema's arguments.
         results: names of the results, of what is overwritten where nothing is returned.
         kernels: {backend: what its kernels take}; a backend that is not there has no such kernel.

@@ -88,7 +88,7 @@ def qk_importance(
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input. With
-        mode="fast" a QKEstimate: q, k and their standard errors q_error, k_error.
+        mode="fast" a QKEstimate: q, k and their standard errors q_error, k_error. Not differentiable.
 
     Raises:
         ValueError: shapes or dtypes do not fit; an unknown mode.

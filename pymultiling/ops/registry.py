@@ -28,7 +28,7 @@ MOST_NEIGHBORS = 16  # that Triton's kernel takes, as it keeps them in registers
 HALF_A_LAST_PLACE = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-    "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved)"
+    "Tensor? q_gain, Tensor? k_gain, float scale, SymInt? window, float? softcap, bool interleaved)"
 )
 
 
@@ -77,7 +77,7 @@ def _one_and_largest_score(problem: QKProblem) -> float:
 _ROWS = (
     Operator(
         "active_count",
-        "(Tensor x, Tensor documents, int count) -> Tensor",
+        "(Tensor x, Tensor documents, SymInt count) -> Tensor",
         fake=lambda x, documents, count: x.new_empty(count, x.shape[1], dtype=torch.int64),
         results=("active",),
         kernels={"triton": TRITON, "cpp": CPP},
@@ -86,7 +86,7 @@ _ROWS = (
     Operator(
         "centred_importance",
         "(Tensor query, Tensor key, Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, float q_eps, float k_eps, "
-        "Tensor? cos, Tensor? sin, Tensor valid, float scale, int? window, float? softcap, bool interleaved) "
+        "Tensor? cos, Tensor? sin, Tensor valid, float scale, SymInt? window, float? softcap, bool interleaved) "
         "-> (Tensor, Tensor)",
         fake=lambda query, key, *others: (_of_heads(query), _of_heads(key)),
         results=("q", "k"),
@@ -95,7 +95,7 @@ _ROWS = (
     ),
     Operator(
         "column_energy",
-        "(Tensor x, Tensor documents, int count) -> Tensor",
+        "(Tensor x, Tensor documents, SymInt count) -> Tensor",
         fake=lambda x, documents, count: x.new_empty(count, x.shape[1], dtype=_sums(x)),
         results=("energy",),
         kernels={"triton": TRITON, "cpp": CPP},
@@ -103,7 +103,7 @@ _ROWS = (
     ),
     Operator(
         "gated_ffn",
-        "(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, Tensor? mask_ids) "
+        "(Tensor gate, Tensor? up, str activation, Tensor documents, SymInt count, Tensor? masks, Tensor? mask_ids) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
         fake=_fake_gated_ffn,
         results=("hidden", "squares", "active", "magnitude"),
@@ -133,7 +133,7 @@ _ROWS = (
     ),
     Operator(
         "nearest_neighbors",
-        "(Tensor points, int k, str metric) -> (Tensor, Tensor)",
+        "(Tensor points, SymInt k, str metric) -> (Tensor, Tensor)",
         fake=_fake_nearest_neighbors,
         results=("indices", "distances"),
         kernels={"triton": replace(TRITON, refusal=_many_neighbors), "cpp": CPP},
@@ -143,7 +143,7 @@ _ROWS = (
     Operator(
         "normed_energy",
         "(Tensor x, Tensor output, Tensor weight, Tensor multiplier, Tensor gram, Tensor scaled_gram, float eps, "
-        "Tensor documents, int count) -> Tensor",
+        "Tensor documents, SymInt count) -> Tensor",
         fake=lambda x, output, weight, multiplier, gram, scaled_gram, eps, documents, count: weight.new_empty(
             count, weight.shape[1] // gram.shape[2], dtype=_sums(weight)
         ),
@@ -177,7 +177,7 @@ _ROWS = (
     ),
     Operator(
         "value_energy",
-        "(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor",
+        "(Tensor attention, Tensor gram, Tensor documents, SymInt count) -> Tensor",
         fake=lambda attention, gram, documents, count: attention.new_empty(
             count, gram.shape[0] * gram.shape[1], dtype=_sums(attention)
         ),
@@ -187,18 +187,18 @@ _ROWS = (
     ),
     Operator(
         "value_gram",
-        "(Tensor weight, int kv_heads, int size) -> Tensor",
+        "(Tensor weight, SymInt kv_heads, SymInt size) -> Tensor",
         fake=lambda weight, kv_heads, size: weight.new_empty(
             kv_heads, size, *2 * (weight.shape[1] // (kv_heads * size),), dtype=_sums(weight)
         ),
         results=("gram",),
         kernels={"cpp": CPP},
-        budget=Budget(1e-6, relative_to="the product of the columns' lengths"),  # different columns' may cancel
+        budget=Budget(1e-6),  # relative to the product of the columns' lengths: products of different columns may cancel
         home="value_energy",
     ),
     Operator(
         "whole_norm_importance",
-        "(Tensor q, Tensor k, Tensor q_rescale, Tensor k_rescale, Tensor valid, float scale, int? window, "
+        "(Tensor q, Tensor k, Tensor q_rescale, Tensor k_rescale, Tensor valid, float scale, SymInt? window, "
         "float? softcap) -> (Tensor, Tensor)",
         fake=lambda q, k, *others: (_of_heads(q), _of_heads(k)),
         results=("q", "k"),

@@ -31,7 +31,7 @@ def value_energy(
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, K d) float32; float64 for float64 input.
+        (count, K d) float32; float64 for float64 input. Not differentiable.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
@@ -59,7 +59,7 @@ def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: str = "auto
         backend: "auto", "cpp" or "torch".
 
     Returns:
-        (K, d, G, G) float32; float64 for a float64 weight.
+        (K, d, G, G) float32; float64 for a float64 weight. Not differentiable.
 
     Raises:
         ValueError: the shape does not fit.

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import datasets
 import pytest
-from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +10,9 @@ from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chu
 from pymultiling.data.shards import extent, shards_of
 from pymultiling.errors import CheckpointError, CorpusError
 from tests.support.tiny_text import write_text
+
+datasets = pytest.importorskip("datasets")
+split_dataset_by_node = pytest.importorskip("datasets.distributed").split_dataset_by_node
 
 FIELDS = ("text",)
 SIZE = ChunkSize(texts=3, characters=20)

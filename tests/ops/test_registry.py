@@ -12,7 +12,7 @@ from benchmarks.operators import inputs
 from pymultiling import ops
 from pymultiling.ops import backends, reference
 from pymultiling.ops.dispatch import TORCH_OPERATORS
-from pymultiling.ops.registry import KERNELS, OPERATORS
+from pymultiling.ops.registry import KERNELS, MOST_NEIGHBORS, OPERATORS
 
 REFERENCE = Path(reference.__file__).parent
 TRITON = Path(pymultiling.__file__).parents[1] / "triton_kernels"
@@ -81,7 +81,8 @@ def test_the_extensions_have_the_schema_of_the_row(row, backend):
     declared = getattr(extension, row.name, None)
     assert (declared is not None) == (backend in row.kernels)
     if declared is not None:
-        expected = torch._C.parse_schema(f"pymultiling_{backend}::{row.name}{row.schema}")
+        schema = row.schema.replace("SymInt", "int")  # C++ sees numbers only
+        expected = torch._C.parse_schema(f"pymultiling_{backend}::{row.name}{schema}")
         assert str(declared.default._schema) == str(expected)
 
 
@@ -120,3 +121,24 @@ def test_every_public_function_is_an_operators():
     assert functions == {row.public or row.name for row in OPERATORS.values()} | {"unavailable"}
     others = {file.stem for file in PUBLIC.glob("*.py")} - {row.file for row in OPERATORS.values()}
     assert others == {"__init__", "arguments", "backends", "dispatch", "operator", "registry"}
+
+
+def test_another_number_of_documents_is_no_other_program():
+    """torch.compile compiles once more where a number first changes, and not again."""
+    compiled, x = 0, torch.ones(6, 4)
+
+    def count_programs(graph, inputs):
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    run = torch.compile(lambda documents, count: ops.column_energy(x, documents, count), backend=count_programs)
+    for count in range(1, 7):
+        assert run(torch.zeros(6, dtype=torch.int64), count).shape == (count, 4)
+    assert compiled <= 2
+
+
+def test_dispatch_knows_how_many_neighbours_the_kernel_keeps():
+    if (reason := backends.load_triton()) is not None:
+        pytest.skip(reason)
+    assert OPERATORS["nearest_neighbors"].triton_module().MOST == MOST_NEIGHBORS

@@ -3,7 +3,6 @@
 import json
 import warnings
 
-import datasets
 import pytest
 import torch
 
@@ -17,6 +16,7 @@ from pymultiling.probes.activation_counts import ActivationProbe
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer, write_text
 
+datasets = pytest.importorskip("datasets")
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
 CORPORA = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANGUAGES}
 

@@ -16,9 +16,8 @@ import os, sys, time
 from pathlib import Path
 from pymultiling.runtime.locking import locked
 with locked(Path(sys.argv[1])):
-    child = os.fork() if "forks" in sys.argv else 1
-    if child:
-        print("holding", child, flush=True)
+    if "forks" not in sys.argv or not os.fork():
+        print("holding", os.getpid(), flush=True)
     time.sleep(60)
 """
 

@@ -1,4 +1,4 @@
-"""What test_spread_models.py starts with torchrun: models spread over the processes, against the same models whole."""
+"""What tests/models/test_spread.py starts with torchrun: models spread over the processes, against the same models whole."""
 
 import os
 import sys

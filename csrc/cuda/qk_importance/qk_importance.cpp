@@ -50,7 +50,7 @@ at::Tensor zeros(int64_t count, const at::TensorOptions& options, c10::cuda::CUD
 
 void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance: ", cudaGetErrorString(error)); }
 
-// dispatch.py has seen to what the kernel does not take.
+// pymultiling/ops/registry.py says what the kernel does not take.
 std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   TORCH_CHECK(x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap,
               "qk_importance: not for this kernel");

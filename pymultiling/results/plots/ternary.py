@@ -23,7 +23,7 @@ SHADES = ("#ececec", "#ffffff")  # of the parts, in turn
 
 
 def ternary(found: Ternary, parts: Mapping[str, range] | None = None) -> Figure:
-    """Neurons of each kind by layer, over bands for `pymultiling.parts`; how many languages have a neuron."""
+    """Neurons of each kind by layer, over bands for `pymultiling.ternary_parts`; how many languages have a neuron."""
     table = found.by_layer().set_index("layer")
     figure, left, right = _panels(len(table), len(found.histogram))
     _curves(left, {kind: table[kind] for kind in KINDS})

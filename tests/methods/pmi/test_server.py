@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 
-import openai
 import pytest
 
 from pymultiling import BackendUnavailable, TranslationError
 from pymultiling.methods.pmi import Server, server, translate
 from pymultiling.methods.pmi.translation_requests import Request
 from tests.support import chat_server as chat
+
+openai = pytest.importorskip("openai")
 
 TEXTS = [f"Satz {number}, {'lang ' * (number % 4)}Ende" for number in range(30)]
 TEMPORARY = [chat.DROPPED, chat.CUT_OFF, chat.LIMITED, chat.BROKEN, chat.NO_JSON, chat.NO_CHOICES]

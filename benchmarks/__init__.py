@@ -1,0 +1,1 @@
+"""What is measured, in folders by question; README.md has the commands."""

@@ -1,0 +1,1 @@
+"""Tests of the package, in its own tree; helpers are in support."""

@@ -12,10 +12,10 @@ from benchmarks.machine_code.chips import CHIPS
 from benchmarks.machine_code.sweep_bound import SPECIAL
 from tests.cuda.emulated import CSRC
 
-cubin = pytest.importorskip("cubin", reason="no Triton, which brings the disassembler")
+cubin = pytest.importorskip("benchmarks.machine_code.cubin", reason="no Triton, which brings the disassembler")
 
 NVCC = shutil.which("nvcc")
-pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(NVCC is None, reason="no nvcc")]
 
 THREADS, BLOCKS = 256, 2  # of a block; resident on a multiprocessor
 SITES, ROWS, KEYS, SETS = 4, 16, 16, 2  # of a straight piece of the sweep: half a group of keys

@@ -1,8 +1,11 @@
 """`pymultiling detect`, killed at random moments, as benchmarks/endurance/survival.py does it over large corpora."""
 
+import pytest
+
 from tests.support.programs import run_module
 
 
+@pytest.mark.long
 def test_five_runs_that_are_killed_end_with_the_same_result(tmp_path):
     options = ["--work", tmp_path, "--languages", "tr", "hi", "--kills", 5, "--seconds", 0.2]
     done = run_module("benchmarks.endurance.survival", *options, timeout=600)

@@ -22,6 +22,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
 
+pytestmark = pytest.mark.long
 SCRIPT = "benchmarks.machine_code.compile_table"
 ROOT = Path(__file__).parents[2]
 WITH_KERNELS = {name: operator for name, operator in OPERATORS.items() if "triton" in operator.kernels}

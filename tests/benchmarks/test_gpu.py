@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.programs import run_module
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):

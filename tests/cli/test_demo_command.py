@@ -3,11 +3,13 @@
 import json
 
 import pandas
+import pytest
 
 import pymultiling as pml
 from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
 
 
+@pytest.mark.long
 def test_own_neurons_matter_to_their_language_alone(tmp_path):
     """The effect that the README shows, on fewer held-out documents."""
     assert run("demo", "--out", tmp_path / "out", "--heldout", 6) == 0

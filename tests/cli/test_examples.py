@@ -17,6 +17,8 @@ from tests.support.published_runs import file_contents
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import LANGUAGES, save_model, texts, write_text
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = {module.COMMAND.name: shlex.split(module.COMMAND.example)[1:] for module in command_modules()}
 MODEL = "Qwen/Qwen3-0.6B"
 COLUMNS = ("de", "en", "es", "fr", "ru")

@@ -71,6 +71,7 @@ def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_what_parts_of_the_packaged_model_are_for(tmp_path):
     """Own neurons of the first and last layers matter to their languages, random ones and those of English's text do not."""
     assert run("mwork", "--demo", "--out", tmp_path / "out", "--limit", 6, "--seeds", 2) == 0

@@ -26,15 +26,15 @@ def documents(source, workers: int, **options) -> list:
     return list(stream(chunks("fr", shards_of(source), tokenising.fields, ChunkSize(6, 999)), tokenising, workers))
 
 
-@pytest.mark.parametrize("options", [{}, {"pack": 4}, {"pairs": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"pack": 4}, {"form": "pairs"}], ids=str)
 def test_workers_give_what_this_process_gives(options):
-    source = [(text, " " + text) for text in TEXTS] if options.get("pairs") else TEXTS
+    source = [(text, " " + text) for text in TEXTS] if options.get("form") == "pairs" else TEXTS
     alone = documents(source, 0, **options)
     assert [chunk.place.row for chunk, _ in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1][0].last
     for workers in (1, 2):
         for (chunk, one), (again, other) in zip(alone, documents(source, workers, **options), strict=True):
             assert chunk == again and one.report == other.report
-            for name in ("tokens", "lengths", "starts"):
+            for name in ("tokens", "lengths", "places"):
                 assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 

@@ -114,6 +114,7 @@ def test_metrics_are_those_of_zeroed_parameters(results):
     assert off > 1.01 * plain
 
 
+@pytest.mark.long
 def test_command_line(folder, results):
     arguments = f"pretrained={folder / 'plain'},neurons={folder / 'some.safetensors'}"
     command = [sys.executable, "-m", "pymultiling.lm_eval", "--model", "pymultiling", "--model_args", arguments]

@@ -1,6 +1,10 @@
 """Models that transformers spreads over two processes (tp_plan="auto") give what they give whole."""
 
+import pytest
+
 from tests.support.programs import run_module, torchrun
+
+pytestmark = pytest.mark.long
 
 # Norms over heads and behind sublayers, soft caps, fused projections that are gathered and such that are not, plain FFNs, norms over
 # all heads.

@@ -7,6 +7,24 @@ from pymultiling.ops import unavailable
 LEVELS = ("portable", "avx2", "avx512")
 
 
+# Of the kernels that take Triton's interpreter longest, what `make test` runs; `make test-long` runs all the rest.
+QUICK = {
+    "test_qk_importance.py": ("test_rotation_tables_of_each_document", "test_rows_of_many_keys"),
+    "test_qk_estimate.py": ("test_padding_changes_nothing", "test_long_rows"),
+    "test_nearest_neighbors.py": ("test_brute_force", "test_duplicates_are_neighbours_lowest_index_first", "test_clusters"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():  # they are compiled there
+        return
+    for item in items:
+        quick = QUICK.get(item.path.name)
+        if quick and item.originalname not in quick and getattr(item, "callspec", None):
+            if item.callspec.params.get("backend") == "triton":
+                item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def fresh_memory_is_nan():
     """torch.empty gives NaN, and for integers their largest value: a cell that nobody writes shows."""

@@ -10,6 +10,8 @@ import pymultiling as pml
 from tests.support.programs import run_module, torchrun
 from tests.support.tiny_text import LANGUAGES, texts, write_text
 
+pytestmark = pytest.mark.long
+
 
 def run(folder: Path, *launcher: str, how: str = "living") -> subprocess.CompletedProcess:
     """The program on some texts, of one language fewer than a process's share."""

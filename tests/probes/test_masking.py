@@ -127,7 +127,8 @@ def test_nested_sets_are_a_union(name):
 def test_an_empty_set_changes_no_bit_and_a_full_one_can_be_run():
     model, batch = tiny_model("qwen2"), tiny_batch()
     plain = logits(model, batch)
-    with pml.deactivate(model, some_neurons(model) - some_neurons(model)):
+    nothing = some_neurons(model) - some_neurons(model)
+    with pytest.warns(UserWarning, match="the set has no neurons"), pml.deactivate(model, nothing):
         assert torch.equal(logits(model, batch), plain)
     everything = pml.NeuronSet(
         {

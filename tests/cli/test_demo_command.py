@@ -20,6 +20,7 @@ def test_own_neurons_matter_to_their_language_alone(tmp_path):
     assert (effect["own"] >= 5 * effect["random"]).all(), effect
 
 
+@pytest.mark.long
 def test_demo(tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "out", "--documents", 1, "--heldout", 1) == 0
     printed = capsys.readouterr().out

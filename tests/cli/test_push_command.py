@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from pymultiling.neurons.set_files import load_sets
 from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, detect, run
 from tests.support.hub_server import TOKEN, HubServer
@@ -67,6 +69,7 @@ def test_wrong_arguments(capsys):
     assert_one_sentence(capsys, "NAME")
 
 
+@pytest.mark.long
 def test_from_a_model_on_the_hub_to_the_card_that_runs(model, tmp_path, corpora):
     """As somebody would do it, in a process of its own: the model comes from the Hub, the results go there and are used."""
     program = """

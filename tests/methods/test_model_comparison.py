@@ -87,6 +87,7 @@ def test_overlaps_are_those_of_either_model_side_by_side():
     assert found["ilo_change"].abs().max() > 0.1
 
 
+@pytest.mark.long
 def test_parts_without_their_input_are_none():
     of_texts, of_sentences = compare(*pair(), texts=TEXTS), compare(*pair(), sentences=SENTENCES)
     assert [one is None for one in of_texts] == [False, False, True]
@@ -99,6 +100,7 @@ def test_texts_of_one_language_have_a_perplexity_and_no_kinds_of_neuron():
     assert list(found.perplexity.index) == ["fr"] and found.ternary is None
 
 
+@pytest.mark.long
 def test_generators_are_read_once_for_all():
     given = {"texts": TEXTS, "sentences": SENTENCES}
     once = {name: {language: iter(some) for language, some in part.items()} for name, part in given.items()}
@@ -134,6 +136,7 @@ def test_a_model_that_still_trains_is_measured_as_it_will_be_when_merged():
     assert found.ilo["ilo_change"].abs().max() > 0.1
 
 
+@pytest.mark.long
 def test_what_was_measured_before_stands_for_its_model():
     given = {"texts": TEXTS, "sentences": SENTENCES, **OPTIONS, **COMMON}
     expected = compare(*pair(), **given)

@@ -222,6 +222,7 @@ def test_autocast():
         assert found.dtype == torch.float32 and (found - exact).norm() < 0.1 * exact.norm()
 
 
+@pytest.mark.long
 def test_a_model_that_was_compiled_before():
     model = tiny_model("llama", torch.float64)
     compiled, plain = torch.compile(model, backend="eager"), logits(model)

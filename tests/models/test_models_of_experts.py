@@ -47,6 +47,7 @@ def test_sets_are_switched_off_and_on_again(implementation):
     assert torch.equal(logits(model, batch), plain)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_compiled_models_too():
     torch.compiler.reset()

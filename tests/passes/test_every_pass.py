@@ -42,6 +42,7 @@ def truth():
     return {name: run(**OPTIONS) for name, run in PASSES.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PASSES)
 def test_a_killed_pass_goes_on_to_the_same_result(tmp_path, name):
     expected = PASSES[name](**OPTIONS)
@@ -69,6 +70,7 @@ def batches_measured(name: str, expected, **options) -> int:
     return count
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(tmp_path, truth):
     two = torchrun("--nproc-per-node", "2")
     done = run_module("tests.support.every_pass", tmp_path, launcher=two, timeout=300, OMP_NUM_THREADS="1")

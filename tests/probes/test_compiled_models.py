@@ -7,6 +7,7 @@ import pymultiling as pml
 from tests.probes.test_masking import difference
 from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
 
+pytestmark = pytest.mark.long
 CLOSE = 1e-5
 
 

@@ -108,6 +108,7 @@ def test_a_run_that_fails_and_is_run_again(tmp_path, workers):
         assert translate(texts, ["fr"], source="de", by=by, cache=path) == found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_has_kept_its_answers(tmp_path, sign):
     """Those on their way too, where it ends by itself."""

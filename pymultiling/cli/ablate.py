@@ -10,8 +10,8 @@ from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.result_files import write_ablation
-from pymultiling.cli.shared.run_record import hashes_of_files, record_of
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.cli.shared.run_record import record_of_pass
+from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import change_table, log_change, perplexity_table, with_random
 
 COMMAND = Command(
@@ -58,16 +58,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures perplexities with each set off; writes the matrix, its change, and a heat map."""
     from pymultiling.methods.ablation import ablation_matrix
     from pymultiling.methods.means import mean_activations
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first
 
     refuse_twice(arguments, "texts")
-    record = record_of(arguments)
     texts = dict(arguments.texts)
-    files = texts | ({} if arguments.mean is None else {"mean": arguments.mean})
-    join()
-    if is_first():
-        check_free(arguments.out)
-        record.note(corpora=hashes_of_files(files), seed=arguments.random)
+    record = record_of_pass(arguments, texts | ({} if arguments.mean is None else {"mean": arguments.mean}))
+    record.note(seed=arguments.random)
     sets = read_sets(arguments.neurons)
     model, tokenizer = load(arguments, record)
     if arguments.random is not None:

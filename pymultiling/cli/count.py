@@ -11,8 +11,8 @@ from pymultiling.cli.shared.argument_types import named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
-from pymultiling.cli.shared.run_record import hashes_of_files, record_of
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.cli.shared.run_record import record_of_pass
+from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import activation_table
 
 if TYPE_CHECKING:
@@ -59,18 +59,13 @@ def add(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Counts every language's activations; writes the counts, their proportions by layer, and a plot."""
     from pymultiling.methods.activations import activations
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first
 
     refuse_twice(arguments, "corpus")
     if arguments.positions == "response" and arguments.pack is not None:
         arguments.parser.error("argument --pack: not allowed with --positions response")
-    record = record_of(arguments)
     corpora = dict(arguments.corpus)
-    join()
-    if is_first():
-        check_free(arguments.out)
-        with record.stage("hash"):
-            record.note(corpora=hashes_of_files(corpora))
+    record = record_of_pass(arguments, corpora)
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
         found = activations(model, tokenizer, corpora, positions=arguments.positions, **documents_pass_of(arguments))

@@ -11,9 +11,9 @@ from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
 from pymultiling.cli.shared.result_files import write_detection
-from pymultiling.cli.shared.run_record import hashes_of_files, record_of
+from pymultiling.cli.shared.run_record import record_of_pass
 from pymultiling.neurons.sites import SITES
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import counts_by_site
 
 if TYPE_CHECKING:
@@ -79,17 +79,12 @@ def add(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Finds every language's neurons; writes sets, statistics, counts and plots."""
     from pymultiling.methods.plnd import detect
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first
 
     refuse_twice(arguments, "corpus")
     rule = _rule(arguments)
-    record = record_of(arguments)
     corpora = dict(arguments.corpus)
-    join()
-    if is_first():
-        check_free(arguments.out)
-        with record.stage("hash"):
-            record.note(corpora=hashes_of_files(corpora))
+    record = record_of_pass(arguments, corpora)
     record.note(rule=rule.rule())
     model, tokenizer = load(arguments, record)
     with record.stage("detect"):

@@ -9,8 +9,8 @@ from pymultiling.cli.shared.argument_types import codes, count, named
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_documents, add_model, add_pass, pass_of, refuse_twice
-from pymultiling.cli.shared.run_record import hashes_of_files, record_of
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.cli.shared.run_record import record_of_pass
+from pymultiling.results.folders import result_folder
 
 COMMAND = Command(
     name="lens",
@@ -49,15 +49,11 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.methods.lens import count_top_tokens, language_codes, lens_tables
     from pymultiling.passes.corpus_pass import Options
     from pymultiling.results import plots
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first
 
     refuse_twice(arguments, "texts")
-    record = record_of(arguments)
     texts = dict(arguments.texts)
-    join()
-    if is_first():
-        check_free(arguments.out)
-        record.note(corpora=hashes_of_files(texts))
+    record = record_of_pass(arguments, texts)
     codes = language_codes(arguments.languages)
     model, tokenizer = load(arguments, record)
     with record.stage("lens"):

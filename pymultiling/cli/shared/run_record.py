@@ -9,6 +9,7 @@ from pathlib import Path
 from pymultiling.cli.shared.command import Command
 from pymultiling.cli.shared.typed_again import words_by_argument
 from pymultiling.errors import CheckpointError
+from pymultiling.results.folders import check_free
 from pymultiling.results.run import Run, file_hash
 
 APART = ("command", "run", "parser", "declared", "debug")  # of what is parsed: no arguments of the command
@@ -28,6 +29,22 @@ def record_of(arguments: Namespace) -> Run:
         raise CheckpointError(f"--out {arguments.out} is inside --checkpoint {state}: give --out another folder")
     typed = words_by_argument(arguments.parser, taken)
     return Run(arguments.command, taken, {**declarations(arguments.declared), "command_line": typed})
+
+
+def record_of_pass(arguments: Namespace, files: dict[str, str]) -> Run:
+    """The record of a command that several processes may run, the first of which hashes the files that are read.
+
+    CheckpointError also where the folder of its results is taken.
+    """
+    from pymultiling.runtime.processes import is_first, join
+
+    record = record_of(arguments)
+    join()
+    if is_first():
+        check_free(arguments.out)
+        with record.stage("hash"):
+            record.note(corpora=hashes_of_files(files))
+    return record
 
 
 def declarations(command: Command) -> dict[str, object]:

@@ -1,6 +1,8 @@
 # make demo    finds the language neurons of the model in the package and switches them off
 # make test    the tests
 # make test-long   those that take minutes and rarely break: kernels compiled for chips that are not here, runs that are killed
+# make lint    ruff, clang-format and mypy
+# make format  rewrites the files as ruff and clang-format write them
 # make coverage    what of the package the tests run
 # make bench   the benchmarks, as tables
 # make gpu     tests and benchmarks on a GPU, with the python that is there; ends within 8 minutes
@@ -8,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-long coverage bench gpu clean
+.PHONY: demo test test-long lint format coverage bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -21,6 +23,19 @@ test: .venv/ready
 
 test-long: .venv/ready
 	$(PYTEST) -m long
+
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
 
 coverage: .venv/ready
 	$(PYTEST) -m "not long" --cov --cov-report=term

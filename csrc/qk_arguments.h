@@ -31,10 +31,11 @@ inline std::string qk_schema(const std::string& name, const std::string& results
 
 // For m.impl(): the operator that packs its arguments and calls `function`, which takes the struct.
 template <auto function>
-auto from_arguments(const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain,
-                    const OptionalTensor& k_plain, const OptionalTensor& cos, const OptionalTensor& sin,
-                    const at::Tensor& valid, const OptionalTensor& q_gain, const OptionalTensor& k_gain, double scale,
-                    std::optional<int64_t> window, std::optional<double> softcap, bool interleaved) {
+auto from_arguments(
+    const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
+    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
+    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
+    bool interleaved) {
   return function(
       QkArguments{q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved});
 }

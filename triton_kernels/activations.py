@@ -16,13 +16,12 @@ def activate(x, NAME: tl.constexpr, EXACT: tl.constexpr):
     """EXACT: to float32's last places, else to 1e-6."""
     if NAME == "silu":
         return times_sigmoid(x, x, EXACT)
-    elif NAME == "gelu":
+    if NAME == "gelu":
         return 0.5 * x * (1.0 + tl.erf(x * ROOT_HALF))
-    elif NAME == "gelu_tanh":
+    if NAME == "gelu_tanh":
         return times_sigmoid(x, x * TANH_SLOPE * (1.0 + x * x * TANH_CUBE), EXACT)
-    else:
-        tl.static_assert(NAME == "relu")
-        return tl.where(x < 0.0, 0.0, x)
+    tl.static_assert(NAME == "relu")
+    return tl.where(x < 0.0, 0.0, x)
 
 
 @triton.jit

@@ -156,7 +156,7 @@ def choose(
     drawn = (met >= 0) & ~above & (slot[None, :] < (number + draws)[:, None])
     odd = (slot[None, :] - tl.cumsum(certain.to(tl.int32), 1)) % 2 == 1
     step = tl.where(drawn, (2.0 * mass / tl.maximum(draws, 1).to(tl.float32))[:, None], 0.0)
-    step = tl.where((mass != mass)[:, None], mass[:, None], step)  # noqa: PLR0124, NaN shows
+    step = tl.where((mass != mass)[:, None], mass[:, None], step)
     log2_a = scores - log2_sum[:, None]
     a = tl.exp2(log2_a)
     even_step, odd_step = tl.where(odd, 0.0, step), tl.where(odd, step, 0.0)

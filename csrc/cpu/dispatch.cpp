@@ -8,10 +8,16 @@
 
 namespace pymultiling {
 
-namespace portable { extern const Kernels table; }
+namespace portable {
+extern const Kernels table;
+}
 #ifdef PYMULTILING_X86
-namespace avx2 { extern const Kernels table; }
-namespace avx512 { extern const Kernels table; }
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
 #endif
 
 namespace {
@@ -21,8 +27,8 @@ std::vector<const Kernels*> supported() {  // best last
 #ifdef PYMULTILING_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     tables.push_back(&avx2::table);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
       tables.push_back(&avx512::table);
   }
 #endif

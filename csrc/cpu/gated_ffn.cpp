@@ -1,3 +1,5 @@
+#include "kernels/gated_ffn.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -10,7 +12,6 @@
 #include "../optional_tensor.h"
 #include "dispatch.h"
 #include "documents.h"
-#include "kernels/gated_ffn.h"
 #include "masks.h"
 #include "readable.h"
 
@@ -33,8 +34,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
   const int64_t tokens = gate.size(0), width = gate.size(1);
   at::Tensor up_rows, sets, ids;
   if (up) {
-    TORCH_CHECK(up->sizes() == gate.sizes() && up->scalar_type() == gate.scalar_type() && up->device().is_cpu(),
-                "up must have gate's shape and dtype");
+    TORCH_CHECK(
+        up->sizes() == gate.sizes() && up->scalar_type() == gate.scalar_type() && up->device().is_cpu(),
+        "up must have gate's shape and dtype");
     up_rows = contiguous_rows(*up);
   }
   TORCH_CHECK(masks.has_value() == mask_ids.has_value(), "masks and mask_ids go together");

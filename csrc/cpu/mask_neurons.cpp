@@ -1,10 +1,11 @@
+#include "kernels/mask_neurons.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "../optional_tensor.h"
 #include "dispatch.h"
-#include "kernels/mask_neurons.h"
 #include "masks.h"
 #include "readable.h"
 
@@ -13,37 +14,42 @@ namespace {
 
 constexpr int64_t ELEMENTS_WORTH_A_THREAD = 32768;
 
-void mask_rows(const at::Tensor& x, const at::Tensor& result, const at::Tensor& masks, const at::Tensor& mask_ids,
-               double scale, const OptionalTensor& values) {
+void mask_rows(
+    const at::Tensor& x, const at::Tensor& result, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
+    const OptionalTensor& values) {
   const int64_t tokens = x.size(0), width = x.size(1);
   const bool bfloat16 = is_bfloat16(x);
   const at::Tensor sets = checked_masks(masks, width), ids = checked_mask_ids(mask_ids, tokens, masks.size(0));
   const at::Tensor added = values ? values->contiguous() : at::Tensor();
-  TORCH_CHECK_VALUE(!values || (added.dim() == 1 && added.size(0) == width && added.dtype() == x.dtype()),
-                    "values must be (N,) in x's dtype");
-  const MaskNeurons arguments{{x.const_data_ptr(), x.stride(0)},
-                              bfloat16 ? 2 : 4,
-                              width,
-                              sets.const_data_ptr<bool>(),
-                              ids.const_data_ptr<int64_t>(),
-                              static_cast<float>(scale),
-                              values ? added.const_data_ptr() : nullptr,
-                              result.mutable_data_ptr(),
-                              result.stride(0)};
+  TORCH_CHECK_VALUE(
+      !values || (added.dim() == 1 && added.size(0) == width && added.dtype() == x.dtype()),
+      "values must be (N,) in x's dtype");
+  const MaskNeurons arguments{
+      {x.const_data_ptr(), x.stride(0)},
+      bfloat16 ? 2 : 4,
+      width,
+      sets.const_data_ptr<bool>(),
+      ids.const_data_ptr<int64_t>(),
+      static_cast<float>(scale),
+      values ? added.const_data_ptr() : nullptr,
+      result.mutable_data_ptr(),
+      result.stride(0)};
   const Kernels& kernel = kernels();
-  at::parallel_for(0, tokens, 1 + ELEMENTS_WORTH_A_THREAD / (width + 1),
-                   [&](int64_t first, int64_t last) { kernel.mask_neurons(arguments, first, last); });
+  at::parallel_for(0, tokens, 1 + ELEMENTS_WORTH_A_THREAD / (width + 1), [&](int64_t first, int64_t last) {
+    kernel.mask_neurons(arguments, first, last);
+  });
 }
 
-at::Tensor mask_neurons(const at::Tensor& x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
-                        const OptionalTensor& values) {
+at::Tensor mask_neurons(
+    const at::Tensor& x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
+    const OptionalTensor& values) {
   at::Tensor result = at::empty(x.sizes(), x.options());
   mask_rows(contiguous_rows(x), result, masks, mask_ids, scale, values);
   return result;
 }
 
-void mask_neurons_(at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
-                   const OptionalTensor& values) {
+void mask_neurons_(
+    at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale, const OptionalTensor& values) {
   const at::Tensor rows = contiguous_rows(x);
   mask_rows(rows, rows, masks, mask_ids, scale, values);
   if (!rows.is_same(x)) x.copy_(rows);

@@ -2,6 +2,8 @@
 // for whom the candidates may not be the nearest.
 //
 // A cosine distance is half the square between points of length 1, 1 - x y = |x - y|^2 / 2, so both metrics are one.
+#include "kernels/nearest_neighbors.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -17,14 +19,13 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "kernels/nearest_neighbors.h"
 #include "readable.h"
 
 namespace pymultiling {
 namespace {
 
-constexpr int64_t SPARE = 3;  // candidates beyond k
-constexpr int64_t SOME = 64;  // points or dimensions that a thread takes at once
+constexpr int64_t SPARE = 3;          // candidates beyond k
+constexpr int64_t SOME = 64;          // points or dimensions that a thread takes at once
 constexpr double ROUNDING = 0x1p-24;  // of float32
 constexpr int32_t NOBODY = std::numeric_limits<int32_t>::max();
 
@@ -131,8 +132,8 @@ std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, i
   TORCH_CHECK_VALUE(metric == "cosine" || metric == "euclidean", "metric must be cosine or euclidean, got ", metric);
   const at::Tensor wide = points.to(at::kFloat).contiguous();
   const int64_t count = wide.size(0), size = wide.size(1), blocks = (count + NEAREST_BLOCK - 1) / NEAREST_BLOCK;
-  TORCH_CHECK_VALUE(k >= 1 && k < count && count <= NOBODY - NEAREST_BLOCK,
-                    "k must be in [1, ", count - 1, "], got ", k);
+  TORCH_CHECK_VALUE(
+      k >= 1 && k < count && count <= NOBODY - NEAREST_BLOCK, "k must be in [1, ", count - 1, "], got ", k);
   const bool euclidean = metric == "euclidean";
   const float* x = wide.const_data_ptr<float>();
 
@@ -156,9 +157,18 @@ std::tuple<at::Tensor, at::Tensor> nearest_neighbors(const at::Tensor& points, i
   const at::Tensor scores = at::full({count, kept}, -INFINITY, at::kFloat);
   const at::Tensor found = at::full({count, kept}, NOBODY, at::kInt);
   std::vector<float> offset(blocks * NEAREST_BLOCK), least(blocks * NEAREST_BLOCK);
-  const NearestNeighbors arguments{x, scale.data(), centre.data(), count, size, kept,
-                                   panels.mutable_data_ptr<float>(), offset.data(), least.data(),
-                                   scores.mutable_data_ptr<float>(), found.mutable_data_ptr<int32_t>()};
+  const NearestNeighbors arguments{
+      x,
+      scale.data(),
+      centre.data(),
+      count,
+      size,
+      kept,
+      panels.mutable_data_ptr<float>(),
+      offset.data(),
+      least.data(),
+      scores.mutable_data_ptr<float>(),
+      found.mutable_data_ptr<int32_t>()};
   const Kernels& kernel = kernels();
   at::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; block++) kernel.nearest_panels(arguments, block);

@@ -12,8 +12,9 @@ namespace {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_estimate(const QkArguments& arguments) {
   QkProblem problem(arguments);
   const auto sums = problem.run(kernels().qk_estimate_tile, 2);  // the importance, and its variance
-  return {sums.queries[0].to(at::kFloat), sums.keys[0].to(at::kFloat), sums.queries[1].sqrt().to(at::kFloat),
-          sums.keys[1].sqrt().to(at::kFloat)};
+  return {
+      sums.queries[0].to(at::kFloat), sums.keys[0].to(at::kFloat), sums.queries[1].sqrt().to(at::kFloat),
+      sums.keys[1].sqrt().to(at::kFloat)};
 }
 
 }  // namespace

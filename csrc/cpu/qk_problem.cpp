@@ -17,17 +17,17 @@
 namespace pymultiling {
 namespace {
 
-Heads heads_of(const at::Tensor& x) {
-  return {x.const_data_ptr<float>(), x.stride(0), x.stride(1), x.stride(2)};
-}
+Heads heads_of(const at::Tensor& x) { return {x.const_data_ptr<float>(), x.stride(0), x.stride(1), x.stride(2)}; }
 
 void check(const QkArguments& x) {
-  TORCH_CHECK(x.q.dim() == 4 && x.k.dim() == 4 && x.k.size(1) > 0 && x.q.size(1) % x.k.size(1) == 0,
-              "q must be (B, H, l, d) and k (B, K, l, d), K dividing H");
+  TORCH_CHECK(
+      x.q.dim() == 4 && x.k.dim() == 4 && x.k.size(1) > 0 && x.q.size(1) % x.k.size(1) == 0,
+      "q must be (B, H, l, d) and k (B, K, l, d), K dividing H");
   is_bfloat16(x.q);
-  TORCH_CHECK(x.valid.dim() == 2 && x.valid.size(0) == x.q.size(0) && x.valid.size(1) == x.q.size(2) &&
-                  x.valid.scalar_type() == at::kBool && x.valid.device().is_cpu(),
-              "valid must be bool (", x.q.size(0), ", ", x.q.size(2), ")");
+  TORCH_CHECK(
+      x.valid.dim() == 2 && x.valid.size(0) == x.q.size(0) && x.valid.size(1) == x.q.size(2) &&
+          x.valid.scalar_type() == at::kBool && x.valid.device().is_cpu(),
+      "valid must be bool (", x.q.size(0), ", ", x.q.size(2), ")");
   TORCH_CHECK(x.q_plain.has_value() == x.k_plain.has_value(), "q_plain and k_plain go together");
   TORCH_CHECK(x.q_plain || (!x.q_gain && !x.k_gain), "a gain needs q_plain and k_plain");
   TORCH_CHECK(x.cos.has_value() == x.sin.has_value(), "cos and sin go together");
@@ -65,8 +65,9 @@ QkProblem::QkProblem(const QkArguments& x) {
 void QkProblem::hold_heads(const QkArguments& x) {
   const std::vector<int64_t> of_queries = x.q.sizes().vec(), of_keys = {batch_, a_.kv_heads, x.q.size(2), a_.size};
   const auto hold = [&](const at::Tensor& given, const std::vector<int64_t>& shape, const char* name) {
-    TORCH_CHECK(given.sizes() == at::IntArrayRef(shape) && given.device().is_cpu() && given.is_floating_point(), name,
-                " must be ", at::IntArrayRef(shape), " floating point on the CPU");
+    TORCH_CHECK(
+        given.sizes() == at::IntArrayRef(shape) && given.device().is_cpu() && given.is_floating_point(), name,
+        " must be ", at::IntArrayRef(shape), " floating point on the CPU");
     const at::Tensor wide = given.to(at::kFloat);
     held_.push_back(wide.stride(3) == 1 ? wide : wide.contiguous());
     return heads_of(held_.back());
@@ -88,10 +89,10 @@ void QkProblem::hold_rotation(const QkArguments& x) {
   a_.partner = of;
   if (!x.cos || !x.q_plain) return;
   const int64_t turned = x.cos->size(-1), half = turned / 2;
-  TORCH_CHECK(x.cos->dim() == 3 && x.cos->sizes() == x.sin->sizes() &&
-                  (x.cos->size(0) == 1 || x.cos->size(0) == batch_) && x.cos->size(1) == length && turned <= size &&
-                  turned % 2 == 0,
-              "cos and sin must be (B or 1, ", length, ", r), r even and at most ", size);
+  TORCH_CHECK(
+      x.cos->dim() == 3 && x.cos->sizes() == x.sin->sizes() && (x.cos->size(0) == 1 || x.cos->size(0) == batch_) &&
+          x.cos->size(1) == length && turned <= size && turned % 2 == 0,
+      "cos and sin must be (B or 1, ", length, ", r), r even and at most ", size);
   at::Tensor sign = at::ones(size, at::kFloat);
   for (int64_t m = 0; m < half; m++) {
     const int64_t first = x.interleaved ? 2 * m : m, second = x.interleaved ? first + 1 : m + half;
@@ -158,8 +159,7 @@ QkProblem::Sums QkProblem::run(void (*tile)(const QkImportance&, int64_t, float*
     const float* of_keys = a_.one_site() ? of_queries : of_queries + outputs * width;
     for (int64_t i = 0; i < outputs; i++) {
       double* to_queries = query_sums.mutable_data_ptr<double>() + ((i * batch_ + b) * heads_ + h) * size;
-      double* to_keys =
-          key_sums.mutable_data_ptr<double>() + ((i * batch_ + b) * a_.kv_heads + h / a_.group) * size;
+      double* to_keys = key_sums.mutable_data_ptr<double>() + ((i * batch_ + b) * a_.kv_heads + h / a_.group) * size;
       for (int64_t n = 0; n < size; n++) {
         to_queries[n] += of_queries[i * width + n];
         to_keys[n] += of_keys[i * width + n];

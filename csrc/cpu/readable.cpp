@@ -10,8 +10,9 @@ at::Tensor contiguous_rows(const at::Tensor& x) {
 }
 
 bool is_bfloat16(const at::Tensor& x) {
-  TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
-              "expected float32 or bfloat16 on the CPU, got ", x.scalar_type(), " on ", x.device());
+  TORCH_CHECK(
+      x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16),
+      "expected float32 or bfloat16 on the CPU, got ", x.scalar_type(), " on ", x.device());
   return x.scalar_type() == at::kBFloat16;
 }
 

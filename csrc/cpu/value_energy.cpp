@@ -15,27 +15,34 @@ namespace pymultiling {
 namespace {
 
 // (count, K, G, G, d) float64: products[c, k, g, h, j] for h <= g, zero above.
-at::Tensor head_products(const at::Tensor& x, int64_t kv_heads, int64_t size, const std::vector<Run>& runs,
-                         int64_t count) {
+at::Tensor head_products(
+    const at::Tensor& x, int64_t kv_heads, int64_t size, const std::vector<Run>& runs, int64_t count) {
   const bool bfloat16 = is_bfloat16(x);
   const at::Tensor rows = contiguous_rows(x);
   const int64_t group = x.size(1) / (kv_heads * size), lines = (size + LINE - 1) / LINE;
   const at::Tensor products = at::zeros({count, kv_heads, group, group, size}, at::kDouble);
-  const HeadProducts arguments{{rows.const_data_ptr(), rows.stride(0)}, bfloat16, kv_heads, group, size, runs.data(),
-                               static_cast<int64_t>(runs.size()), products.mutable_data_ptr<double>()};
+  const HeadProducts arguments{
+      {rows.const_data_ptr(), rows.stride(0)},
+      bfloat16,
+      kv_heads,
+      group,
+      size,
+      runs.data(),
+      static_cast<int64_t>(runs.size()),
+      products.mutable_data_ptr<double>()};
   const Kernels& kernel = kernels();
   at::parallel_for(0, kv_heads * lines, 1, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; task++)
-      kernel.head_products(arguments, task / lines, task % lines * LINE);
+    for (int64_t task = first; task < last; task++) kernel.head_products(arguments, task / lines, task % lines * LINE);
   });
   return products;
 }
 
-at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents,
-                        int64_t count) {
-  TORCH_CHECK(gram.dim() == 4 && gram.size(2) == gram.size(3) &&
-                  gram.size(0) * gram.size(1) * gram.size(2) == attention.size(1),
-              "gram must be (K, d, G, G) with K d G = ", attention.size(1), ", got ", gram.sizes());
+at::Tensor value_energy(
+    const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents, int64_t count) {
+  TORCH_CHECK(
+      gram.dim() == 4 && gram.size(2) == gram.size(3) &&
+          gram.size(0) * gram.size(1) * gram.size(2) == attention.size(1),
+      "gram must be (K, d, G, G) with K d G = ", attention.size(1), ", got ", gram.sizes());
   const int64_t kv_heads = gram.size(0), size = gram.size(1), group = gram.size(2);
   const auto runs = document_runs(documents, attention.size(0), count);
   const at::Tensor products = head_products(attention, kv_heads, size, runs, count);
@@ -46,8 +53,9 @@ at::Tensor value_energy(const at::Tensor& attention, const at::Tensor& gram, con
 }
 
 at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) {
-  TORCH_CHECK(weight.dim() == 2 && kv_heads > 0 && size > 0 && weight.size(1) % (kv_heads * size) == 0,
-              "weight must be (D, K G d), got ", weight.sizes());
+  TORCH_CHECK(
+      weight.dim() == 2 && kv_heads > 0 && size > 0 && weight.size(1) % (kv_heads * size) == 0,
+      "weight must be (D, K G d), got ", weight.sizes());
   const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
   const at::Tensor lower = head_products(weight, kv_heads, size, runs, 1)[0].permute({0, 3, 1, 2});
   return (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();

@@ -89,9 +89,15 @@ def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
     else:
         ffn = {"gate": layer.up and layer.gate, "up": layer.up or layer.gate, "down": layer.down}
     parts = {
-        **{"q": layer.q, "k": layer.k, "v": layer.v, "o": layer.o, **ffn},
-        **{"norm of q": layer.q_norm, "norm of k": layer.k_norm},
-        **{"norm behind attention": layer.attention_norm, "norm behind FFN": layer.ffn_norm},
+        "q": layer.q,
+        "k": layer.k,
+        "v": layer.v,
+        "o": layer.o,
+        **ffn,
+        "norm of q": layer.q_norm,
+        "norm of k": layer.k_norm,
+        "norm behind attention": layer.attention_norm,
+        "norm behind FFN": layer.ffn_norm,
     }
     return {
         name: _place(names, part) if isinstance(part, Projection) else names[part]

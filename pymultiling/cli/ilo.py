@@ -74,7 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
     check_bridges(arguments.k, arguments.tau, len(sentences))
     model, tokenizer = load(arguments, record)
     on = {"device": model.device}
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as kept:  # embeddings of large models would fill the memory
+    with TemporaryDirectory(
+        prefix=f".{out.name}.", dir=out.parent
+    ) as kept:  # embeddings of large models would fill the memory
         with record.stage("embeddings"):
             options = {"max_length": arguments.max_length, **pass_of(arguments)}
             points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **options)

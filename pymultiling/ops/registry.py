@@ -193,7 +193,9 @@ _ROWS = (
         ),
         results=("gram",),
         kernels={"cpp": CPP},
-        budget=Budget(1e-6),  # relative to the product of the columns' lengths: products of different columns may cancel
+        budget=Budget(
+            1e-6
+        ),  # relative to the product of the columns' lengths: products of different columns may cancel
         home="value_energy",
     ),
     Operator(

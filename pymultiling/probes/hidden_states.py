@@ -25,7 +25,9 @@ def watch_layers(decoder: Decoder, hooks: Hooks, see: Callable[[int, Tensor], No
     modules = list(decoder.base.get_submodule(decoder.family.layers))
     hooks.before(modules[0], first, with_kwargs=True)
     for index, module in enumerate(modules, 1):
-        hooks.after(module, lambda _, args, output, at=index: see(at, output[0] if isinstance(output, tuple) else output))
+        hooks.after(
+            module, lambda _, args, output, at=index: see(at, output[0] if isinstance(output, tuple) else output)
+        )
 
 
 class SentenceMeanProbe:

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pymultiling import __version__
@@ -33,7 +33,7 @@ class Run:
         self.record: dict[str, object] = {
             "command": command,
             "arguments": dict(arguments),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions(),
             "seed": None,
             **(declared or {}),

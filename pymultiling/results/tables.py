@@ -144,7 +144,7 @@ def mwork_table(table: pandas.DataFrame) -> str:
         shown[column] = table[column].map("{:.3f}".format)
     for column in ("d_english", "d_others", "delta"):
         shown[column] = table[column].map(lambda value: f"{round(value, 3) + 0.0:+.3f}")
-    spread = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")  # noqa: PLR0124, NaN
+    spread = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")
     shown["delta"] += spread
     shown["count"] = table["count"].map("{:,.0f}".format)
     names = {"english": "Eng", "others": "n-Eng", "d_english": "ΔEng", "d_others": "Δn-Eng", "delta": "Δ"}

@@ -110,7 +110,5 @@ class FileTable:
     def _header(self, rows: int) -> bytes:
         header = io.BytesIO()
         described = npy.dtype_to_descr(numpy.dtype(DTYPES[self.dtype]))
-        npy.write_array_header_1_0(
-            header, {"descr": described, "fortran_order": False, "shape": (rows, *self.shape)}
-        )
+        npy.write_array_header_1_0(header, {"descr": described, "fortran_order": False, "shape": (rows, *self.shape)})
         return header.getvalue()

@@ -45,7 +45,9 @@ def log_likelihoods(
     Returns:
         (documents, sets) float64, in nats; NaN or infinite where the model's output is.
     """
-    halves = processes_of(model) == 1  # a half here would be a whole batch in another process that has a part of the model
+    halves = (
+        processes_of(model) == 1
+    )  # a half here would be a whole batch in another process that has a part of the model
     with LikelihoodProbe(model, sets, scale, mean) as probe:
         return SetLikelihoods(probe, len(sets), batch_tokens, halves)(documents, starts, done)
 

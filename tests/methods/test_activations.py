@@ -122,7 +122,8 @@ def test_responses_are_prompt_and_response_less_the_prompt(name):
 def test_a_trained_model_with_subwords():
     model, tokenizer = demo_model.load()
     pairs = [
-        (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :]) for text in demo_model.heldout()["en"][:8]
+        (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :])
+        for text in demo_model.heldout()["en"][:8]
     ]
     options = {"batch_tokens": 600, "progress": False}
     directly = pml.activations(model, tokenizer, {"en": pairs}, positions="response", **options)["en"]

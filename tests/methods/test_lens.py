@@ -18,7 +18,6 @@ from tests.support.tiny_text import texts, tiny_tokenizer
 pytest.importorskip("lingua")
 
 
-
 def counted(model, tokenizer, corpus: list[str], top: int, batch_tokens: int = 24) -> torch.Tensor:
     options = Options(batch_tokens, progress=False)
     found = count_top_tokens(model, tokenizer, {"x": corpus}, top=top, max_length=64, pack=None, options=options)

@@ -33,7 +33,7 @@ def to_paper(lam: float, languages: int) -> float:
     return lam * languages * math.log(languages) / harmonic(languages)
 
 
-@pytest.mark.parametrize("seeds", [range(0, 100), range(100, 200), range(200, 300)])
+@pytest.mark.parametrize("seeds", [range(100), range(100, 200), range(200, 300)])
 def test_the_equations(seeds):
     for seed in seeds:
         statistics, options = tied(seed)

@@ -11,7 +11,11 @@ LEVELS = ("portable", "avx2", "avx512")
 QUICK = {
     "test_qk_importance.py": ("test_rotation_tables_of_each_document", "test_rows_of_many_keys"),
     "test_qk_estimate.py": ("test_padding_changes_nothing", "test_long_rows"),
-    "test_nearest_neighbors.py": ("test_brute_force", "test_duplicates_are_neighbours_lowest_index_first", "test_clusters"),
+    "test_nearest_neighbors.py": (
+        "test_brute_force",
+        "test_duplicates_are_neighbours_lowest_index_first",
+        "test_clusters",
+    ),
 }
 
 

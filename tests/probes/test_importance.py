@@ -19,7 +19,7 @@ from tests.support.tiny_models import FAMILIES, MODELS, tiny_batch, tiny_model
 def test_float64_importance_is_brute_force(name, padding):
     found = exactly(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
     truth = truth_of(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == {site: torch.float64 for site in truth}
+    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float64)
     errors = {site: largest_error(found[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
@@ -29,7 +29,7 @@ def test_float64_importance_is_brute_force(name, padding):
 def test_float32_importance_is_float64_brute_force(name, padding):
     found = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
     truth = truth_of(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == {site: torch.float32 for site in truth}
+    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float32)
     errors = {site: largest_error(found[site], truth[site]) for site in truth}
     assert max(errors.values()) < ILL_CONDITIONED.get((name, torch.float32), TOLERANCE[torch.float32]), errors
 

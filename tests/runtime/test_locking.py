@@ -89,9 +89,8 @@ def test_a_file_system_without_locks(part, monkeypatch, code):
     monkeypatch.setattr("fcntl.flock", without)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with locked(part):
-            with pytest.raises(pml.CheckpointError, match="by this process already"), locked(part):
-                pytest.fail("it was locked")
+        with locked(part), pytest.raises(pml.CheckpointError, match="by this process already"), locked(part):
+            pytest.fail("it was locked")
     expected = (
         f"{part.parent} cannot be locked ([Errno {code}] Function not implemented): see that no other run uses it"
     )

@@ -1,7 +1,7 @@
 """Everything that reads texts besides `detect` and `activations`, on a tiny model; and a program that runs it and dies, or shares it.
 
-    python -m tests.support.every_pass FOLDER NAME     dies by SIGKILL after a few batches; its state is in FOLDER/state
-    torchrun ... -m tests.support.every_pass FOLDER    each process writes the results of all to FOLDER/RANK.pickle
+python -m tests.support.every_pass FOLDER NAME     dies by SIGKILL after a few batches; its state is in FOLDER/state
+torchrun ... -m tests.support.every_pass FOLDER    each process writes the results of all to FOLDER/RANK.pickle
 """
 
 import os

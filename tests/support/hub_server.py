@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _model(self, name: str, what: str, revision: str, *rest: str, body: bytes, token: str) -> None:
         repository = self._visible(name, token)
         if repository is None:
-            return
+            return None
         if what == "branch":
             exists = revision in repository.branches
             repository.branches.setdefault(revision, repository.branches["main"])
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, name: str, revision: str, path: str, token: str) -> None:
         repository = self._visible(name, token)
         if repository is None:
-            return
+            return None
         commit = repository.find(revision)
         if commit is None:
             return self._missing("RevisionNotFound")

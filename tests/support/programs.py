@@ -8,11 +8,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_module(module: str, *arguments: object, launcher: tuple[str, ...] = (), timeout: float | None = None, **environment):
+def run_module(
+    module: str, *arguments: object, launcher: tuple[str, ...] = (), timeout: float | None = None, **environment
+):
     """`python [launcher] -m module arguments` from the repository's root; `environment` is added to this process's."""
     command = [sys.executable, *launcher, "-m", module, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=timeout
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
     )
 
 

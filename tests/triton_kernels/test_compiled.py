@@ -104,7 +104,9 @@ def test_every_operator_is_there_for_every_target(table):
 
 def test_interpreted_kernels_are_refused():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, "-m", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 1
     assert run.stderr.startswith("TRITON_INTERPRET is set")
 

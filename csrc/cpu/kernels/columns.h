@@ -19,8 +19,7 @@ static void sum_block(const ColumnSums<Sum>& a, int64_t first) {
     if (run.document < 0) continue;
     decltype(TERM(vec{})) sums[COLUMNS / LANES] = {};
     for (int64_t t = run.begin; t < run.end; t++) {
-      for (int64_t n = 0; n < width; n += LANES)
-        sums[n / LANES] += TERM(load_some(x + t * a.x.stride + n, width - n));
+      for (int64_t n = 0; n < width; n += LANES) sums[n / LANES] += TERM(load_some(x + t * a.x.stride + n, width - n));
     }
     Sum* total = a.sums + run.document * a.width + first;
     for (int64_t n = 0; n < width; n++) total[n] += sums[n / LANES][n % LANES];

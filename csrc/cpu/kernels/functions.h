@@ -44,9 +44,9 @@ PYMULTILING_INLINE vec exp(vec x) {
 
 // The normal distribution function (1 + erf(x / sqrt 2)) / 2; small values keep their digits.
 PYMULTILING_INLINE vec normal_cdf(vec x) {
-  constexpr float erf[] = {1.12837917f,    -0.376126258f,    0.112835851f,  -0.0268538118f,
+  constexpr float erf[] = {1.12837917f,    -0.376126258f,    0.112835851f,   -0.0268538118f,
                            0.00518832743f, -0.000801019141f, 7.85385404e-05f};  // erf(z) / z in z^2, z <= 1 (1e-9)
-  constexpr float tail[] = {-4.10342529e-06f, 0.564398815f, 1.12396305f, 2.0237394f, 2.52865898f,
+  constexpr float tail[] = {-4.10342529e-06f, 0.564398815f, 1.12396305f,  2.0237394f, 2.52865898f,
                             3.37097617f,      1.603832f,    -23.6851706f, 20.7081256f};
   // e^(z^2) erfc(z) in 1 / (z + 2), 1 <= z <= 10 (6e-9)
   vec z = x * 0.707106781f;

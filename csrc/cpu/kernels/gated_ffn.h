@@ -14,10 +14,10 @@ struct GatedFfn {
   Activation activation;
   const Run* runs;
   int64_t run_count;
-  const bool* masks;       // (sets, width), or null
+  const bool* masks;  // (sets, width), or null
   const int64_t* mask_ids;
-  void* hidden;            // (tokens, width), as gate
-  double* squares;         // (count, width), zero on entry, as the next two
+  void* hidden;     // (tokens, width), as gate
+  double* squares;  // (count, width), zero on entry, as the next two
   int64_t* active;
   double* magnitude;
 };

@@ -14,15 +14,15 @@ struct ColumnSums;  // which `struct` in a parameter cannot declare, being a tem
 
 }  // namespace pymultiling
 
-#define PYMULTILING_KERNELS(X)                                                                     \
-  X(void, active_count, const ColumnSums<int64_t>&, int64_t first_column)                          \
-  X(void, column_energy, const ColumnSums<double>&, int64_t first_column)                          \
-  X(void, head_products, const struct HeadProducts&, int64_t kv_head, int64_t first_dimension)     \
-  X(void, gated_ffn, const struct GatedFfn&, int64_t first_column)                                 \
-  X(void, mask_neurons, const struct MaskNeurons&, int64_t first_row, int64_t last_row)            \
-  X(void, nearest_panels, const struct NearestNeighbors&, int64_t block)                           \
-  X(void, nearest_pair, const struct NearestNeighbors&, int64_t one, int64_t other)                \
-  X(double, half_square, const struct NearestNeighbors&, int64_t one, int64_t other)               \
-  X(void, qk_panels, const struct QkImportance&, int64_t document, int64_t kv_head)                \
-  X(void, qk_tile, const struct QkImportance&, int64_t task, float* scratch)                       \
+#define PYMULTILING_KERNELS(X)                                                                 \
+  X(void, active_count, const ColumnSums<int64_t>&, int64_t first_column)                      \
+  X(void, column_energy, const ColumnSums<double>&, int64_t first_column)                      \
+  X(void, head_products, const struct HeadProducts&, int64_t kv_head, int64_t first_dimension) \
+  X(void, gated_ffn, const struct GatedFfn&, int64_t first_column)                             \
+  X(void, mask_neurons, const struct MaskNeurons&, int64_t first_row, int64_t last_row)        \
+  X(void, nearest_panels, const struct NearestNeighbors&, int64_t block)                       \
+  X(void, nearest_pair, const struct NearestNeighbors&, int64_t one, int64_t other)            \
+  X(double, half_square, const struct NearestNeighbors&, int64_t one, int64_t other)           \
+  X(void, qk_panels, const struct QkImportance&, int64_t document, int64_t kv_head)            \
+  X(void, qk_tile, const struct QkImportance&, int64_t task, float* scratch)                   \
   X(void, qk_estimate_tile, const struct QkImportance&, int64_t task, float* scratch)

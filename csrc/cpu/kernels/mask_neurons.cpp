@@ -1,7 +1,7 @@
 // mask_neurons: y[t, n] = scale x[t, n] + values[n] if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n].
 //
-// x, y (tokens, width), the same memory or not. A task takes whole rows. What is not changed keeps its bits, and so do the
-// values where the scale is 0.
+// x, y (tokens, width), the same memory or not. A task takes whole rows. What is not changed keeps its bits, and so do
+// the values where the scale is 0.
 #include "mask_neurons.h"
 
 #include "level.h"

@@ -17,25 +17,25 @@ constexpr int64_t PEAKS = 16;
 // Sums past these limits have lost digits: there is a slower way for them.
 constexpr float LARGEST_EXPONENT = 100.0f;  // of 2, where an A below the normal numbers (2^-126) is still negligible
 constexpr float LARGEST_SUM = 1e30f;
-constexpr float SMALLEST_MEAN = -0.5f;  // of 2^t - 1: 1 + m keeps its digits
+constexpr float SMALLEST_MEAN = -0.5f;          // of 2^t - 1: 1 + m keeps its digits
 constexpr float LARGEST_CANCELLATION = 100.0f;  // costs float32 two of its seven digits
 
 enum class Gain { none, row, key };
 
 // One row's values over the keys, and its range of keys.
 struct Row {
-  int64_t first, last;         // keys [first, last)
-  const float* probability;    // A
+  int64_t first, last;       // keys [first, last)
+  const float* probability;  // A
   const float* log2_probability;
   const float* score;          // S, before a soft cap; only where there is a gain or a cap
   const float *below, *above;  // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), x = S / softcap cut to +-20
   const float* cut;            // 2 log2(e) times what was cut off
   float squares;               // b0
   float largest_score;
-  int64_t peaks;               // the keys with A > 1 / PEAKS
+  int64_t peaks;  // the keys with A > 1 / PEAKS
   int64_t peak[PEAKS];
-  float other_slopes;          // over the keys that are no peaks: sum of A c, c the cap's slope at S (1 without a cap)
-  float other_scores;          // and sum of A c S
+  float other_slopes;  // over the keys that are no peaks: sum of A c, c the cap's slope at S (1 without a cap)
+  float other_scores;  // and sum of A c S
 };
 
 // t of one row for LANES neurons. `near`, `far`, `grow` are the row's, `panel` starts at the lanes of key 0.

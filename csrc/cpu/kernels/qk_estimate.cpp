@@ -21,8 +21,8 @@ struct Estimate {
 // Adds the sums over slots [first, last) by turns to sums[0] and sums[1]. Where all weigh the same, the weight is left
 // to the caller.
 template <bool SAME_WEIGHT>
-PYMULTILING_INLINE void add_slots(const Slots& slots, int64_t first, int64_t last, const vec* t, vec mean,
-                                  Sums (&sums)[2]) {
+PYMULTILING_INLINE void add_slots(
+    const Slots& slots, int64_t first, int64_t last, const vec* t, vec mean, Sums (&sums)[2]) {
   for (int64_t i = first; i < last; i += 2) {
     for (int64_t half = 0; half < 2; half++) {
       const vec centred = t[i + half] - mean, n = nearest(centred), power = times_power_of_two(splat(1.0f), n);
@@ -89,9 +89,9 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   const vec all_m = 1.0f + all.m, even_m = 1.0f + even.m, odd_m = 1.0f + odd.m;
   const vec product = all_m * even_m * odd_m, inverse = 1.0f / (product * product);
   const vec in_all = even_m * odd_m, in_even = all_m * odd_m, in_odd = all_m * even_m;
-  Estimate e = {all_change * inverse * (in_all * in_all),
-                unnormed_change(even, even_squares) * inverse * (in_even * in_even),
-                unnormed_change(odd, odd_squares) * inverse * (in_odd * in_odd)};
+  Estimate e = {
+      all_change * inverse * (in_all * in_all), unnormed_change(even, even_squares) * inverse * (in_even * in_even),
+      unnormed_change(odd, odd_squares) * inverse * (in_odd * in_odd)};
 
   vec reach = 2.0f * bound;
   if (any(~(reach < LARGEST_EXPONENT))) {
@@ -110,15 +110,15 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
 }
 
 template <bool FAR, Gain GAIN, bool CAPPED>
-static void site(const QkImportance& a, const Tile& tile, const Slots* slots, const Panel& panel, float* importance,
-                 float* variance) {
+static void site(
+    const QkImportance& a, const Tile& tile, const Slots* slots, const Panel& panel, float* importance,
+    float* variance) {
   for (int64_t n = 0; n < a.width(); n += LANES) {
     const Panel at = panel.lanes(tile.keys, n);
     vec total{}, squares{};
     for (int64_t r = 0; r < tile.rows; r++) {
       vec bound;
-      const auto change =
-          change_of<FAR, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
+      const auto change = change_of<FAR, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
       const Estimate e = estimate(change, slots[r], bound);
       const vec half_difference = 0.5f * (e.even - e.odd);
       total += e.all;

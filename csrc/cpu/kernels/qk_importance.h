@@ -55,8 +55,8 @@ struct QkImportance {
   float scale, softcap;  // softcap 0: none
   int64_t window;
 
-  const int64_t* tasks;         // (tasks, 3): document, query head, tile
-  float* panels;                // document b's start at panel_offsets[b], panels_size(l) for each key head
+  const int64_t* tasks;  // (tasks, 3): document, query head, tile
+  float* panels;         // document b's start at panel_offsets[b], panels_size(l) for each key head
   const int64_t* panel_offsets;
   float* sums;  // (tasks, 2, outputs, width): what a tile gives for query neurons and for key neurons
 

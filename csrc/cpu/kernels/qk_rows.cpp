@@ -19,8 +19,8 @@ void query_coefficients(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {
     float *near = tile.near + r * a.width(), *far = tile.far + r * a.width(), *grow = tile.grow + r * a.width();
-    const float* q = a.one_site() ? a.q.at(tile.document, tile.head, tokens[r])
-                                  : a.q_plain.at(tile.document, tile.head, tokens[r]);
+    const float* q =
+        a.one_site() ? a.q.at(tile.document, tile.head, tokens[r]) : a.q_plain.at(tile.document, tile.head, tokens[r]);
     __builtin_memset(near, 0, a.width() * sizeof(float));
     __builtin_memset(far, 0, a.width() * sizeof(float));
     __builtin_memset(grow, 0, a.width() * sizeof(float));

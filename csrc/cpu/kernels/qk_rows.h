@@ -21,10 +21,16 @@ void key_coefficients(const QkImportance&, const Tile&);  // after those of the 
 
 // t of one row and LANES neurons, uncentred, and a bound of its magnitude. `at` starts at these lanes.
 template <bool FAR, Gain GAIN, bool CAPPED>
-PYMULTILING_INLINE Change<FAR, GAIN, CAPPED> change_of(const Row& row, const Tile& tile, const Panel& at,
-                                                       int64_t coefficients, float softcap, vec& bound) {
-  Change<FAR, GAIN, CAPPED> change{row, at.data, load(tile.near + coefficients), load(tile.far + coefficients),
-                                   load(tile.grow + coefficients), vec{}, vec{}, softcap};
+PYMULTILING_INLINE Change<FAR, GAIN, CAPPED> change_of(
+    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
+  Change<FAR, GAIN, CAPPED> change{row,
+                                   at.data,
+                                   load(tile.near + coefficients),
+                                   load(tile.far + coefficients),
+                                   load(tile.grow + coefficients),
+                                   vec{},
+                                   vec{},
+                                   softcap};
   bound = abs(change.near) * load(at.largest);
   if (FAR) bound += abs(change.far) * load(at.largest + BLOCK);
   if (GAIN == Gain::row) bound += abs(change.grow) * row.largest_score;

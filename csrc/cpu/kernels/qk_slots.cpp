@@ -59,8 +59,9 @@ static float split(const Row& row, int64_t begin, int64_t end, float* rest, Slot
 
 // The key of each draw. Draw r hits the first key whose running sum exceeds (r + offset) mass / draws: that after the
 // last key with trunc(running sum draws / mass + 1 - offset) = r, and if there is none, the key of draw r - 1.
-static void draw(const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys,
-                 int32_t* upto, int32_t (&key)[SLOTS]) {
+static void draw(
+    const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys, int32_t* upto,
+    int32_t (&key)[SLOTS]) {
   const double turns = GOLDEN * keys;
   const float each = draws / mass;
   double before = 1.0 - (turns - static_cast<int64_t>(turns));

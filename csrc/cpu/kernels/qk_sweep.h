@@ -42,8 +42,8 @@ template <typename ChangeOf>
 static vec recentred(ChangeOf change, vec m) {
   for (int i = 0; i < LANES; i++) m[i] = LOG2_E * __builtin_log1pf(m[i]);
   change.shift(m);
-  return squared_change(sweep_row(change, [](vec a, vec t, int64_t) { return weighted_change(a, t); }),
-                        change.row.squares);
+  return squared_change(
+      sweep_row(change, [](vec a, vec t, int64_t) { return weighted_change(a, t); }), change.row.squares);
 }
 
 // The same for any t, from logarithms: log2 of sum_j A 2^t with its largest exponent taken out is the shift, and A'

@@ -34,8 +34,8 @@ static void find_peaks(const QkImportance& a, Row& row) {
 
 // t less its mean under A, near enough, of one row and LANES neurons.
 template <bool FAR, Gain GAIN, bool CAPPED>
-static Change<FAR, GAIN, CAPPED> centred(const Row& row, const Tile& tile, const Panel& at, int64_t coefficients,
-                                         float softcap, vec& bound) {
+static Change<FAR, GAIN, CAPPED> centred(
+    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
   auto change = change_of<FAR, GAIN, CAPPED>(row, tile, at, coefficients, softcap, bound);
   const vec grow = GAIN == Gain::key ? load(at.mean + (1 + FAR) * BLOCK) : change.grow;
   // The peaks' share of the mean is exact; the other keys count with the panel's mean and the cap's slope.
@@ -60,15 +60,14 @@ static void site(const QkImportance& a, const Tile& tile, const Panel& panel, fl
     vec bound[ROWS], constant[ROWS], centre[ROWS], total{};
     Sums sums[ROWS];
     for (int64_t r = 0; r < tile.rows; r++) {
-      const auto change =
-          centred<FAR, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r]);
+      const auto change = centred<FAR, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r]);
       constant[r] = change.constant;
       centre[r] = change.centre;
     }
     const auto of_row = [&](int64_t r) {
       const int64_t c = r * a.width() + n;
-      return ChangeOf{tile.row[r], at.data, load(tile.near + c), load(tile.far + c), load(tile.grow + c),
-                      constant[r], centre[r], a.softcap};
+      return ChangeOf{tile.row[r],         at.data,     load(tile.near + c), load(tile.far + c),
+                      load(tile.grow + c), constant[r], centre[r],           a.softcap};
     };
     for (int64_t from = begin; from < end; from += KEYS) {
       for (int64_t r = 0; r < tile.rows; r++) {

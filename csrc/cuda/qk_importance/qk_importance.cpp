@@ -52,8 +52,8 @@ void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance
 
 // pymultiling/ops/registry.py says what the kernel does not take.
 std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
-  TORCH_CHECK(x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap,
-              "qk_importance: not for this kernel");
+  TORCH_CHECK(
+      x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap, "qk_importance: not for this kernel");
   const c10::cuda::CUDAGuard guard(x.q.device());
   const at::Tensor queries = aligned(x.q), keys = aligned(x.k);
   const at::Tensor plain_queries = x.q_plain ? aligned(*x.q_plain) : queries,

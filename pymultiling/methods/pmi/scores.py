@@ -13,8 +13,8 @@ from pymultiling.methods.pmi.items import ParallelTask
 from pymultiling.tasks.metrics import UNSPACED, best
 
 # sacrebleu's tokenisers of languages without spaces between words, by code; "char" where its own needs other packages.
-TOKENISERS = {code: "zh" for code in ("zh", "zho", "cmn", "yue")}
-TOKENISERS |= {code: "char" for code in ("ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm")}
+TOKENISERS = dict.fromkeys(("zh", "zho", "cmn", "yue"), "zh")
+TOKENISERS |= dict.fromkeys(("ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm"), "char")
 LATIN = "[0-9_A-Za-zÀ-ɏ\u0300-\u036fḀ-ỿ]"  # goes on a word of ASCII: no word changes its script
 
 

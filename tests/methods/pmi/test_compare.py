@@ -140,7 +140,9 @@ def test_comet_is_loaded_once(monkeypatch):
         loaded.append(name)
         return lambda sources, answers, references: float(len(answers))
 
-    monkeypatch.setattr(sys.modules["pymultiling.methods.pmi.compare"], "load_comet", load)  # the package's is the function
+    monkeypatch.setattr(
+        sys.modules["pymultiling.methods.pmi.compare"], "load_comet", load
+    )  # the package's is the function
     found = compare(comet="some")
     assert loaded == ["some"] and list(found.table["comet"]) == [5.0] * 3
 

@@ -222,7 +222,7 @@ def nllb():
 def translated(model, given: list[int], forced: list[int], most: int, end: int) -> list[int]:
     """Greedy, without the tokens that are forced and the end."""
     answer = [model.config.decoder_start_token_id, *forced]
-    while len(answer) <= most and answer[-1] != end or len(answer) <= 1:
+    while (len(answer) <= most and answer[-1] != end) or len(answer) <= 1:
         logits = model(torch.tensor([given]), decoder_input_ids=torch.tensor([answer])).logits
         answer.append(logits[0, -1].argmax().item())
     return answer[1 + len(forced) :]

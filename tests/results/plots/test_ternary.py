@@ -40,7 +40,7 @@ def test_ternary(tmp_path, layers, languages):
 
 
 def test_bands():
-    figure = plots.ternary(found(6, 3), {"a": range(0, 1), "b": range(1, 4), "c": range(4, 5), "d": range(5, 6)})
+    figure = plots.ternary(found(6, 3), {"a": range(1), "b": range(1, 4), "c": range(4, 5), "d": range(5, 6)})
     bands = [(band.get_x(), band.get_x() + band.get_width()) for band in figure.axes[0].patches]
     assert bands == [(-0.5, 0.5), (0.5, 3.5), (3.5, 4.5), (4.5, 5.5)]
     assert [text.get_position()[0] for text in figure.axes[0].texts] == [0, 2, 4, 5]

@@ -49,7 +49,7 @@ SENTENCES = (
 )
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on the CPU or on a device."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return of_torch or isinstance(error, MemoryError)

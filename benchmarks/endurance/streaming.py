@@ -28,11 +28,11 @@ from matplotlib import pyplot
 import pymultiling as pml
 from benchmarks.endurance.survival import files_of
 from pymultiling import demo_model
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import ChunkSize, chunks
 from pymultiling.data.shards import shards_of
 from pymultiling.data.streams import stream
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.probes.importance import ImportanceProbe
 
 MAX_LENGTH, BATCH_TOKENS = 512, 4096
@@ -130,10 +130,10 @@ def save(memory: Memory, name: str, out: Path) -> None:
 
 def prepare(path: Path, tokenizer) -> list[Batch]:
     """The batches that a pass over the file makes."""
-    tokenising = Tokenising(tokenizer, MAX_LENGTH)
-    source = chunks("", shards_of(path), tokenising.fields, ChunkSize.of(BATCH_TOKENS))
-    parts = (documents for _, documents in stream(source, tokenising, workers=1))
-    return [batch for part in parts for batch in batches(part, BATCH_TOKENS, window=len(part.lengths))]
+    tokenisation = Tokenisation(tokenizer, MAX_LENGTH)
+    source = chunks("", shards_of(path), tokenisation.fields, ChunkSize.of(BATCH_TOKENS))
+    parts = (documents for _, documents in stream(source, tokenisation, workers=1))
+    return [batch for part in parts for batch in make_batches(part, BATCH_TOKENS, window=len(part.lengths))]
 
 
 @torch.no_grad()

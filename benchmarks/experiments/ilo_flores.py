@@ -25,7 +25,7 @@ from benchmarks.measuring.environment import describe, describe_device
 from benchmarks.measuring.memory import added_mb
 from benchmarks.operators.bench_nearest_neighbors import products
 from pymultiling import demo_model
-from pymultiling.data.parallel_texts import columns_of
+from pymultiling.data.parallel_texts import read_columns
 from pymultiling.methods.embeddings import sentence_embeddings
 from pymultiling.methods.ilo import ilo
 from pymultiling.methods.retrieval import cka, retrieval
@@ -37,7 +37,7 @@ ROUNDS = 7
 
 def main() -> None:
     arguments = _arguments()
-    columns = columns_of(arguments.path)
+    columns = read_columns(arguments.path)
     corpus = {name: columns[name][: arguments.sentences] for name in list(columns)[: arguments.languages]}
     model, tokenizer = _model(arguments.model)
     model, seconds = model.to(arguments.device), {}

@@ -19,12 +19,12 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.cli.shared import demo_detection as demo
-from pymultiling.data.batches import batches
+from pymultiling.data.batches import make_batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.results.tables import log_change, own_and_others, with_random
+from pymultiling.results.tables import add_random_sets, compare_own_effects, log_change
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHARES = (0.5, 0.7, 1.0)
@@ -35,10 +35,10 @@ def importance_by_language(model, tokenizer, documents: int) -> dict[str, dict[s
     found = {}
     with ImportanceProbe(model) as probe:
         for language, texts in demo_model.corpora().items():
-            packed = tokenise(texts, tokenizer, demo.TOKENS, CorpusReport(), pack=demo.TOKENS)
+            packed = tokenise(texts, tokenizer, demo.DOCUMENT_TOKENS, CorpusReport(), pack=demo.DOCUMENT_TOKENS)
             parts = [
                 probe.measure(batch.input_ids, batch.attention_mask)
-                for batch in batches(islice(packed, documents), batch_tokens=2048)
+                for batch in make_batches(islice(packed, documents), batch_tokens=2048)
             ]
             found[language] = {site: torch.cat([part[site] for part in parts]) for site in pml.SITES}
     return found
@@ -55,12 +55,17 @@ def specific_sets(found: dict[str, dict[str, torch.Tensor]], select: pml.TopK) -
 def settings(model, tokenizer, documents: int, heldout: int) -> Iterator[dict]:
     """A row for every setting."""
     found = importance_by_language(model, tokenizer, documents)
-    texts = {language: demo.enough(lines, tokenizer, heldout) for language, lines in demo_model.heldout().items()}
+    texts = {
+        language: demo.first_texts_filling(lines, tokenizer, heldout)
+        for language, lines in demo_model.heldout().items()
+    }
     for fraction in FRACTIONS:
         for share in SHARES:
             sets = specific_sets(found, pml.TopK(fraction, fraction, share))
-            off = with_random(sets, demo.SEED)
-            effect = own_and_others(log_change(pml.ablation_matrix(model, tokenizer, off, texts, pack=demo.TOKENS)))
+            off = add_random_sets(sets, demo.SEED)
+            effect = compare_own_effects(
+                log_change(pml.ablation_matrix(model, tokenizer, off, texts, pack=demo.DOCUMENT_TOKENS))
+            )
             yield {"fraction": fraction, "share": share, **summary(sets, effect.drop(index="mean"))}
 
 
@@ -78,8 +83,10 @@ def summary(sets: dict[str, pml.NeuronSet], effect: pandas.DataFrame) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--documents", type=int, default=demo.DOCUMENTS, help="documents a language to detect with")
-    parser.add_argument("--heldout", type=int, default=demo.HELDOUT, help="held-out documents a language")
+    parser.add_argument(
+        "--documents", type=int, default=demo.DETECTION_DOCUMENTS, help="documents a language to detect with"
+    )
+    parser.add_argument("--heldout", type=int, default=demo.HELDOUT_DOCUMENTS, help="held-out documents a language")
     parser.add_argument("--out", type=Path, help="CSV to write")
     options = parser.parse_args()
     rows = []

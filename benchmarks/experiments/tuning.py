@@ -29,7 +29,7 @@ from benchmarks.measuring.environment import describe
 from pymultiling import demo_model
 from pymultiling.cli.shared import demo_detection as demo
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.parallel_texts import columns_of
+from pymultiling.data.parallel_texts import read_columns
 from pymultiling.results import plots
 
 EARLY = 2  # layers of the embedded model's six
@@ -69,12 +69,15 @@ def main() -> None:
     model, tokenizer = demo_model.load()
     languages = tuple(dict.fromkeys((*demo_model.LANGUAGES, args.language)))
     corpora, apart = (texts(args.corpora, languages, heldout) for heldout in (False, True))
-    few = {language: demo.enough(lines, tokenizer, demo.DOCUMENTS) for language, lines in corpora.items()}
+    few = {
+        language: demo.first_texts_filling(lines, tokenizer, demo.DETECTION_DOCUMENTS)
+        for language, lines in corpora.items()
+    }
     select = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    detection = pml.detect(model, tokenizer, few, select=select, pack=demo.TOKENS, progress=False)
+    detection = pml.detect(model, tokenizer, few, select=select, pack=demo.DOCUMENT_TOKENS, progress=False)
     neurons = detection.specific()[args.language]
-    apart = {language: demo.enough(lines, tokenizer, args.heldout) for language, lines in apart.items()}
-    measures = {"texts": apart, "sentences": _sentences(args), "pack": demo.TOKENS, "progress": False}
+    apart = {language: demo.first_texts_filling(lines, tokenizer, args.heldout) for language, lines in apart.items()}
+    measures = {"texts": apart, "sentences": _sentences(args), "pack": demo.DOCUMENT_TOKENS, "progress": False}
     table, before, overlap = experiment(args, model, tokenizer, neurons, corpora[args.language], measures)
     spread = table.groupby(["trained", "rate"], sort=False)["others"].std()
     means = table.groupby(["trained", "rate"], sort=False).mean().drop(columns="seed").assign(spread=spread)
@@ -93,7 +96,7 @@ def experiment(args, model, tokenizer, neurons: pml.NeuronSet, corpus: list[str]
     for way, rate, seed in product((OWN, RANDOM, ALL, FROZEN), args.rates, range(args.seeds)):
         setting = {"trained": way, "rate": rate, "seed": seed}
         with trainee(model, way, neurons, seed) as one:
-            options = {"documents": args.documents, "pack": demo.TOKENS, "seed": seed, "progress": False}
+            options = {"documents": args.documents, "pack": demo.DOCUMENT_TOKENS, "seed": seed, "progress": False}
             cost = pml.fine_tune(one, tokenizer, corpus, rate=rate, **options)
             found = pml.compare_models(
                 before, one, tokenizer, **measures if seed == 0 else measures | {"sentences": None}
@@ -118,7 +121,7 @@ def experiment(args, model, tokenizer, neurons: pml.NeuronSet, corpus: list[str]
 def _sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
     if args.parallel is None:
         return None
-    columns = columns_of(args.parallel)
+    columns = read_columns(args.parallel)
     chosen = dict.fromkeys((*list(columns)[: args.columns], COLUMNS[args.language]))
     return {column: columns[column][: args.sentences] for column in chosen}
 

@@ -32,7 +32,7 @@ class Case:
     @property
     def named(self) -> dict[str, object]:
         """{argument of the schema: value}, as far as they are given."""
-        return dict(zip(self.row.argument_names, self.row.spelled_out(self.arguments)))
+        return dict(zip(self.row.argument_names, self.row.schema_arguments(self.arguments)))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -43,7 +43,7 @@ class Case:
         if backend == "torch.compile":
             call = torch.compile(self.row.reference(), dynamic=False)
             return lambda: as_tuple(call(*self.arguments))
-        call, named = getattr(ops, self.row.public or self.operator), self.named
+        call, named = getattr(ops, self.row.public_function or self.operator), self.named
         return lambda: as_tuple(call(**named, **self.row.options, backend=backend))
 
     def to(self, dtype: torch.dtype) -> "Case":
@@ -54,12 +54,12 @@ class Case:
             else x
             for name, x in self.named.items()
         ]
-        return replace(self, arguments=self.row.as_python(tuple(changed)))
+        return replace(self, arguments=self.row.python_arguments(tuple(changed)))
 
     def fresh(self) -> "Case":
         """On copies of what the operator overwrites."""
         copied = [x.clone() if name in self.row.mutates else x for name, x in self.named.items()]
-        return replace(self, arguments=self.row.as_python(tuple(copied)))
+        return replace(self, arguments=self.row.python_arguments(tuple(copied)))
 
 
 def as_tuple(result: Tensor | tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:

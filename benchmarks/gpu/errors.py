@@ -13,10 +13,10 @@ from torch import Tensor
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.workload import Workload, documents_of, kernels_of
-from benchmarks.operators.inputs import Layer, inputs
+from benchmarks.operators.inputs import Layer, make_inputs
 from benchmarks.operators.shapes import Shape
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import error, within
+from tests.support.error_budget import assert_within_budget, relative_error
 
 DOCUMENTS, ROWS = 3, 2  # of matrices, of attention
 
@@ -35,7 +35,7 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
     """
     torch.manual_seed(0)
     for operator in (row for row in OPERATORS.values() if kernels_of(device) in row.kernels):
-        if operator.problem is None:
+        if operator.arguments_type is None:
             ids = torch.randint(-1, DOCUMENTS - 1, (DOCUMENTS * shape.length,), device=device)
             common = {"documents": DOCUMENTS, "ids": ids, "sets": DOCUMENTS, "set_ids": ids, "masked": 0.4}
             kinds = {name: {**common, "change": change} for name, change in MATRICES.items()}
@@ -45,7 +45,7 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
             kinds = {name: {**common, "change_heads": change} for name, change in HEADS.items()}
             kinds["a row of padding"] = {**common, "padded": True}
         for name, options in kinds.items():
-            for one in inputs(operator.name, Layer(shape, device=device, **options)):
+            for one in make_inputs(operator.name, Layer(shape, device=device, **options)):
                 if one.compared:
                     yield Case(operator.name, ", ".join(filter(None, (name, one.variant))), one.arguments)
 
@@ -74,7 +74,7 @@ def _errors(case: Case, backend: str) -> dict:
     An estimate is compared with what it estimates.
     """
     row = case.row
-    true_case = replace(case, operator=row.public) if row.budget.estimate else case
+    true_case = replace(case, operator=row.public_function) if row.budget.is_estimate else case
     every = zip(
         true_case.row.results,
         case.fresh().on(backend)(),
@@ -83,8 +83,8 @@ def _errors(case: Case, backend: str) -> dict:
     )
     found, beside, kept = {}, {}, []
     for result, ours, plain, exact in every:
-        found[result] = float(f"{error(ours, exact):.1e}")
-        beside[result] = float(f"{error(plain, exact):.1e}")
+        found[result] = float(f"{relative_error(ours, exact):.1e}")
+        beside[result] = float(f"{relative_error(plain, exact):.1e}")
         kept.append(_within(case, result, ours, plain, exact))
     return {"error": found, "plain PyTorch": beside, "within budget": None if None in kept else all(kept)}
 
@@ -92,12 +92,12 @@ def _errors(case: Case, backend: str) -> dict:
 def _within(case: Case, result: str, ours: Tensor, plain: Tensor, exact: Tensor) -> bool | None:
     """Whether the budget is kept; None for what approximates, whose budget is its own."""
     budget = case.row.budget
-    if budget.estimate:
+    if budget.is_estimate:
         return None
     if result in budget.exact:
         return torch.equal(ours, plain)
     try:
-        within(case.operator, ours, plain, exact, case.arguments, result)
+        assert_within_budget(case.operator, ours, plain, exact, case.arguments, result)
     except AssertionError:
         return False
     return True

@@ -11,7 +11,7 @@ from benchmarks.gpu.device_timing import Stopwatch, launches, peak_bytes, quanti
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.workload import DTYPE, Workload, documents_of, kernels_of
 from benchmarks.measuring.alternating import ratio
-from benchmarks.operators.inputs import Layer, inputs
+from benchmarks.operators.inputs import Layer, make_inputs
 from benchmarks.operators.published import published_q
 from pymultiling.ops.registry import OPERATORS
 
@@ -27,7 +27,7 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     backend, stopwatch = kernels_of(device), Stopwatch(device)
     ceilings = gpu_ceilings.measure(rows, stopwatch, workload, device)
     layer = cases(workload, device)
-    by_bytes = [case for case, _ in layer if case.row.problem is None]
+    by_bytes = [case for case, _ in layer if case.row.arguments_type is None]
     exact, fast = (case_of(layer, name) for name in ("qk_importance", "qk_estimate"))
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ def cases(workload: Workload, device: torch.device) -> list[tuple[Case, bool]]:
         (Case(operator, one.size, one.arguments), one.loops)
         for operator, row in OPERATORS.items()
         if kernels_of(device) in row.kernels
-        for one in inputs(operator, layer)
+        for one in make_inputs(operator, layer)
         if one.timed
     ]
 
@@ -78,7 +78,7 @@ def _row(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, flo
     row = quantiles(stopwatch.repeat(run))
     moved = sum(x.nbytes for x in (*case.tensors, *outputs))
     row |= {"bytes": moved, "of copy rate": _share(moved, row, ceilings.get("copy"))}
-    if case.row.problem is not None:
+    if case.row.arguments_type is not None:
         exponentials = exponentials_of(case)
         row |= {"exponentials": exponentials, "of exp2 rate": _share(exponentials, row, ceilings.get("exp2"))}
     names = launches(run, device)

@@ -10,7 +10,7 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from benchmarks.machine_code import cubin
 from benchmarks.machine_code.chips import CHIPS
-from benchmarks.machine_code.sass import count, innermost, parse
+from benchmarks.machine_code.sass import count_classes, innermost_loops, parse
 from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels.variant import Variant
 
@@ -22,7 +22,7 @@ POINTER = {"cuda": DIVISIBLE, "hip": [*DIVISIBLE, ["tt.pointer_range", 32]]}
 @cache
 def modules() -> list[ModuleType]:
     """Of Triton kernels, each with variants()."""
-    rows = {operator.file: operator for operator in OPERATORS.values() if "triton" in operator.kernels}
+    rows = {operator.module_name: operator for operator in OPERATORS.values() if "triton" in operator.kernels}
     return [row.triton_module() for row in rows.values()]
 
 
@@ -63,8 +63,8 @@ def resources(kernel: CompiledKernel) -> dict[str, int]:
     if "cubin" in kernel.asm:
         used = cubin.resource_usage(kernel.asm["cubin"])
         spills = used["STACK"] + used["LOCAL"]
-        loops = innermost(parse(machine_code(kernel))) if spills else []
-        in_loops = sum(count(loop)["local"] for loop in loops)
+        loops = innermost_loops(parse(machine_code(kernel))) if spills else []
+        in_loops = sum(count_classes(loop)["local"] for loop in loops)
         return {"registers": used["REG"], "spills": spills, "in_loops": in_loops, "shared": shared}
     text = kernel.asm["amdgcn"]
     used = {name: int(value) for name, value in re.findall(r"\.(\w+): +(\d+)$", text, re.MULTILINE)}

@@ -50,7 +50,7 @@ def parse(sass: str) -> list[Instruction]:
     return [Instruction(int(address, 16), *rest) for address, *rest in LINE.findall(sass)]
 
 
-def loops(code: list[Instruction]) -> list[list[Instruction]]:
+def find_loops(code: list[Instruction]) -> list[list[Instruction]]:
     """Every loop's instructions, inner loops before those around them, in the order of the code.
 
     A loop is what lies between a branch back and its target. (The branch to itself behind a kernel's end is none.)
@@ -63,21 +63,21 @@ def loops(code: list[Instruction]) -> list[list[Instruction]]:
     return [[x for x in code if first <= x.address <= last] for first, last in nested]
 
 
-def innermost(code: list[Instruction]) -> list[list[Instruction]]:
+def innermost_loops(code: list[Instruction]) -> list[list[Instruction]]:
     """The loops without a loop inside."""
-    found = loops(code)
+    found = find_loops(code)
     heads = [loop[0].address for loop in found]
     return [loop for loop in found if sum(loop[0].address <= head <= loop[-1].address for head in heads) == 1]
 
 
-def sweeps(code: list[Instruction]) -> list[list[Instruction]]:
+def sweep_loops(code: list[Instruction]) -> list[list[Instruction]]:
     """The innermost loops that compute most exponentials, all of which compute as many."""
-    found = innermost(code)
-    most = max(count(loop)["ex2"] for loop in found)
-    return [loop for loop in found if count(loop)["ex2"] == most]
+    found = innermost_loops(code)
+    most = max(count_classes(loop)["ex2"] for loop in found)
+    return [loop for loop in found if count_classes(loop)["ex2"] == most]
 
 
-def count(code: list[Instruction]) -> dict[str, int]:
+def count_classes(code: list[Instruction]) -> dict[str, int]:
     """{class: instructions}, all classes."""
     found = Counter(instruction.kind for instruction in code)
     return {kind: found[kind] for kind in CLASSES}
@@ -87,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     for file in parser.parse_args().files:
-        for loop in innermost(parse(file.read_text())):
-            counts = " ".join(f"{kind} {number}" for kind, number in count(loop).items() if number)
+        for loop in innermost_loops(parse(file.read_text())):
+            counts = " ".join(f"{kind} {number}" for kind, number in count_classes(loop).items() if number)
             print(f"{file.name}  {loop[0].address:#x} to {loop[-1].address:#x}  {counts}")
 
 

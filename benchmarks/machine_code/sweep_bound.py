@@ -40,9 +40,9 @@ class Work:
         return self.layers * self.documents * self.heads * self.size * rows * keys
 
 
-def per_element(sass: str, elements: float) -> list[dict[str, float]]:
+def count_per_element(sass: str, elements: float) -> list[dict[str, float]]:
     """For every sweep {class: instructions}, with "issued", all of them, where an iteration handles `elements` of a lane."""
-    found = [machine_code.count(loop) for loop in machine_code.sweeps(machine_code.parse(sass))]
+    found = [machine_code.count_classes(loop) for loop in machine_code.sweep_loops(machine_code.parse(sass))]
     return [
         {kind: number / elements for kind, number in {**counts, "issued": sum(counts.values())}.items()}
         for counts in found
@@ -59,7 +59,7 @@ def milliseconds(clocks: float, elements: int) -> float:
 
 
 def row(sass: str, elements: float, rows: int) -> dict:
-    sweeps = per_element(sass, elements)
+    sweeps = count_per_element(sass, elements)
     time = sum(milliseconds(clocks(counts), Work().elements(rows)) for counts in sweeps)
     least = len(sweeps) * milliseconds(SPECIAL, Work().elements())
     return {

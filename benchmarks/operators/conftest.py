@@ -8,7 +8,7 @@ import torch
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import SHAPES
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import select_implementation
 from pymultiling.ops.registry import OPERATORS
 
 
@@ -41,11 +41,11 @@ def time_operator(benchmark, backend) -> Callable[..., None]:
             function = torch.compile(operator.reference())
         else:
             try:
-                function = implementation(name, arguments, backend)
+                function = select_implementation(name, arguments, backend)
             except BackendUnavailable as reason:
                 pytest.skip(str(reason))
         benchmark.group = name
-        inputs = sum(x.nbytes for x in operator.spelled_out(arguments) if isinstance(x, torch.Tensor))
+        inputs = sum(x.nbytes for x in operator.schema_arguments(arguments) if isinstance(x, torch.Tensor))
         benchmark.extra_info.update(backend=backend, input_bytes=inputs)
         with torch.no_grad():
             benchmark.pedantic(function, arguments, rounds=10, warmup_rounds=2)

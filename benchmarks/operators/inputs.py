@@ -14,10 +14,10 @@ from benchmarks.operators.attention import CPU, attention
 from benchmarks.operators.shapes import Shape
 from pymultiling import ops
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 
 
-def inputs(operator: str, layer: "Layer") -> Iterator["Input"]:
+def make_inputs(operator: str, layer: "Layer") -> Iterator["Input"]:
     yield from globals()[operator](layer)
 
 
@@ -128,7 +128,8 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
     x, weight = layer.matrix(shape.hidden), layer.matrix(shape.hidden, shape.hidden)
     multiplier = torch.rand(shape.hidden, device=layer.device, dtype=layer.dtype)
     grams = (
-        ops.value_gram(w, shape.kv_heads, shape.head_size) for w in (weight, wide(weight) * wide(multiplier)[:, None])
+        ops.value_gram(w, shape.kv_heads, shape.head_size)
+        for w in (weight, upcast(weight) * upcast(multiplier)[:, None])
     )
     yield Input((x, x @ weight.T, weight, multiplier, *grams, 1e-6, layer.ids, layer.documents), _size(x))
 

@@ -12,16 +12,19 @@ import pandas
 import torch
 
 import pymultiling as pml
-from tests.probes.test_importance import exactly, largest_error, truth_of
+from tests.probes.test_importance import brute_force_importance, importance_in_float64, largest_error
 from tests.support.tiny_models import MODELS, tiny_batch, tiny_model
 
 
 def errors(name: str, dtype: torch.dtype) -> dict[str, float]:
     """{site: largest relative error}."""
-    measure = exactly if dtype == torch.float64 else pml.importance
+    measure = importance_in_float64 if dtype == torch.float64 else pml.importance
     worst = dict.fromkeys(pml.SITES, 0.0)
     for padding in ("right", "left"):
-        found, truth = measure(tiny_model(name, dtype), **tiny_batch(padding=padding)), truth_of(name, padding)
+        found, truth = (
+            measure(tiny_model(name, dtype), **tiny_batch(padding=padding)),
+            brute_force_importance(name, padding),
+        )
         worst = {site: max(worst[site], largest_error(found[site], truth[site])) for site in worst}
     return worst
 

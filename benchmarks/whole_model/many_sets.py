@@ -28,7 +28,7 @@ from pymultiling.cli.shared import demo_detection as demo
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.models.decoder import Decoder
-from pymultiling.results.tables import with_random
+from pymultiling.results.tables import add_random_sets
 
 ROWS, LENGTH, SHARE = 16, 256, 0.02
 
@@ -65,11 +65,17 @@ def one_forward(rounds: int) -> dict:
 
 def demo_matrix(rounds: int, pack: int | None) -> dict:
     model, tokenizer = demo_model.load()
-    corpora = {name: demo.enough(texts, tokenizer, demo.DOCUMENTS) for name, texts in demo_model.corpora().items()}
+    corpora = {
+        name: demo.first_texts_filling(texts, tokenizer, demo.DETECTION_DOCUMENTS)
+        for name, texts in demo_model.corpora().items()
+    }
     rule = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo.TOKENS, progress=False)
-    sets = with_random(detection.specific(), demo.SEED)
-    texts = {name: demo.enough(some, tokenizer, demo.HELDOUT) for name, some in demo_model.heldout().items()}
+    detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo.DOCUMENT_TOKENS, progress=False)
+    sets = add_random_sets(detection.specific(), demo.SEED)
+    texts = {
+        name: demo.first_texts_filling(some, tokenizer, demo.HELDOUT_DOCUMENTS)
+        for name, some in demo_model.heldout().items()
+    }
     found = {}
 
     def ours():
@@ -131,7 +137,7 @@ def main() -> None:
     results = {"environment": describe()}
     for name, measure in (
         ("one forward", one_forward),
-        ("demo's matrix", partial(demo_matrix, pack=demo.TOKENS)),
+        ("demo's matrix", partial(demo_matrix, pack=demo.DOCUMENT_TOKENS)),
         ("demo's matrix, texts as they are", partial(demo_matrix, pack=None)),
     ):
         results[name] = measure(arguments.rounds)

@@ -25,7 +25,7 @@ COUNTS = (1, 4, 16, 64, 256)  # neurons of every layer and site
 ALL = "all parameters"
 
 
-def some_neurons(model, count: int) -> pml.NeuronSet:
+def random_neurons(model, count: int) -> pml.NeuronSet:
     """The first ones of every layer and site."""
     decoder = Decoder(model)
     widths = decoder.widths().items()
@@ -36,7 +36,7 @@ def worker(what: str) -> dict[str, float]:
     model = random_llama(SHAPES[0]).requires_grad_(True)
     neurons = 0
     if what != ALL:
-        chosen = some_neurons(model, int(what))
+        chosen = random_neurons(model, int(what))
         pml.train_only(model, chosen)
         neurons = len(chosen)
     parameters = [one for one in model.parameters() if one.requires_grad]

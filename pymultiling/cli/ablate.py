@@ -12,7 +12,7 @@ from pymultiling.cli.shared.options import add_documents, add_model, add_pass, d
 from pymultiling.cli.shared.result_files import write_ablation
 from pymultiling.cli.shared.run_record import record_of_pass
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import change_table, log_change, perplexity_table, with_random
+from pymultiling.results.tables import add_random_sets, change_table, log_change, perplexity_table
 
 COMMAND = Command(
     name="ablate",
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     sets = read_sets(arguments.neurons)
     model, tokenizer = load(arguments, record)
     if arguments.random is not None:
-        sets = with_random(sets, arguments.random)
+        sets = add_random_sets(sets, arguments.random)
     change = {"scale": arguments.scale}
     if arguments.mean is not None:
         with record.stage("means"):

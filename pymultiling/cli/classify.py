@@ -147,8 +147,7 @@ def _lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStatisti
 def _write(found: Ternary, folder: Path) -> None:
     import pandas
 
-    from pymultiling.methods.ternary_parts import NAMES as PARTS
-    from pymultiling.methods.ternary_parts import ternary_parts
+    from pymultiling.methods.ternary_parts import PART_NAMES, ternary_parts
     from pymultiling.results import plots
 
     _save_sets(found.neurons, folder / "neurons")
@@ -157,7 +156,7 @@ def _write(found: Ternary, folder: Path) -> None:
     by_layer.to_csv(folder / "by_layer.csv", index=False)
     histogram = pandas.DataFrame({"languages": range(len(found.histogram)), "neurons": found.histogram})
     histogram.to_csv(folder / "histogram.csv", index=False)
-    divided = ternary_parts(by_layer) if len(by_layer) >= len(PARTS) else None
+    divided = ternary_parts(by_layer) if len(by_layer) >= len(PART_NAMES) else None
     plots.save(plots.ternary(found, divided), folder / "ternary.png")
     print(
         f"lambda {found.lam:g}; a neuron is a language's where it is active in more than {found.threshold:.1%} of positions"

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import count
 from pymultiling.cli.shared.command import Command, Group, add_command
 from pymultiling.cli.shared.demo_detection import (
-    DOCUMENTS,
-    HELDOUT,
+    DETECTION_DOCUMENTS,
+    DOCUMENT_TOKENS,
+    HELDOUT_DOCUMENTS,
     SEED,
     SHARE,
-    TOKENS,
     TOP_ATTENTION,
     TOP_FFN,
     detect_demo,
-    enough,
+    first_texts_filling,
     load_demo,
     note_demo,
 )
@@ -26,14 +26,14 @@ from pymultiling.cli.shared.run_record import record_of
 from pymultiling.results.folders import result_folder
 from pymultiling.results.run import Run
 from pymultiling.results.tables import (
+    add_random_sets,
     change_table,
+    compare_own_effects,
     counts_by_layer,
     counts_by_site,
     log_change,
-    own_and_others,
     own_table,
     perplexity_table,
-    with_random,
 )
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def add(commands) -> None:
         "--documents",
         metavar="N",
         type=count,
-        default=DOCUMENTS,
+        default=DETECTION_DOCUMENTS,
         help="documents a language to detect with (%(default)s)",
     )
     parser.add_argument(
         "--heldout",
         metavar="N",
         type=count,
-        default=HELDOUT,
+        default=HELDOUT_DOCUMENTS,
         help="held-out documents a language to measure with (%(default)s)",
     )
     parser.add_argument("--seed", metavar="N", type=int, default=SEED, help="seed of the random sets (%(default)s)")
@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
 
             model, tokenizer, corpora = load_demo(arguments.documents)
             heldout = {
-                name: enough(texts, tokenizer, arguments.heldout) for name, texts in demo_model.heldout().items()
+                name: first_texts_filling(texts, tokenizer, arguments.heldout)
+                for name, texts in demo_model.heldout().items()
             }
         detection = detect_demo(model, tokenizer, corpora, record)
         _show(detection.report())
@@ -108,7 +109,9 @@ def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, 
     from pymultiling.methods.ablation import ablation_matrix
 
     with record.stage("ablate"):
-        perplexities = ablation_matrix(model, tokenizer, with_random(specific, seed), texts, pack=TOKENS, progress=True)
+        perplexities = ablation_matrix(
+            model, tokenizer, add_random_sets(specific, seed), texts, pack=DOCUMENT_TOKENS, progress=True
+        )
     change = log_change(perplexities)
     print(
         "Perplexity of held-out text (columns) with neurons off (rows): none, a language's own, as many random ones\n"
@@ -118,5 +121,5 @@ def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, 
     print(change_table(change), end="\n\n")
     print("A language's own neurons off: change for itself, mean change for the others; random ones off: for itself")
     print("(ratios: - where the other neurons do no harm to compare with)\n")
-    print(own_table(own_and_others(change)))
+    print(own_table(compare_own_effects(change)))
     return perplexities

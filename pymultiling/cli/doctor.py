@@ -61,10 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _look_at(name: str, revision: str | None) -> None:
     from pymultiling.models.decoder import Decoder
-    from pymultiling.models.loading import load_skeleton
+    from pymultiling.models.loading import load_without_weights
 
     print(f"\nmodel {name}")
-    skeleton = load_skeleton(name, revision)
+    skeleton = load_without_weights(name, revision)
     if getattr(skeleton.config, "quantization_config", None):
         raise UnsupportedModel(f"{name} is stored quantised: give a copy with floating-point weights")
     decoder = Decoder(skeleton)

@@ -12,7 +12,7 @@ from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_of, refuse_twice
 from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.errors import CorpusError
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
 
 COMMAND = Command(
@@ -59,19 +59,19 @@ def add(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measures ILO, and retrieval and CKA of translations; writes a table of each, and a plot."""
     from pymultiling.methods.embeddings import sentence_embeddings
-    from pymultiling.methods.ilo import check_bridges, ilo
+    from pymultiling.methods.ilo import check_k_and_tau, ilo
     from pymultiling.methods.retrieval import cka, retrieval
     from pymultiling.results import plots
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first, join_processes
 
     refuse_twice(arguments, "sentences")
     if arguments.sentences and arguments.languages:
         arguments.parser.error("argument --languages: not allowed with --sentences")
     record = record_of(arguments)
-    join()
-    out = check_free(arguments.out)
+    join_processes()
+    out = check_output_folder(arguments.out)
     sentences, parallel = _sentences(arguments, record)
-    check_bridges(arguments.k, arguments.tau, len(sentences))
+    check_k_and_tau(arguments.k, arguments.tau, len(sentences))
     model, tokenizer = load(arguments, record)
     on = {"device": model.device}
     with TemporaryDirectory(
@@ -113,15 +113,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
     """The sentences, and whether those of one place are translations of each other, as far as their number tells."""
-    from pymultiling.data.parallel_texts import columns_of, lines
+    from pymultiling.data.parallel_texts import read_columns, read_lines
 
     if arguments.sentences:
         files = dict(arguments.sentences)
         record.note(corpora=hashes(files))
-        found = {language: lines(path) for language, path in files.items()}
+        found = {language: read_lines(path) for language, path in files.items()}
     else:
         record.note(corpora=hashes({"parallel": arguments.parallel}))
-        found = columns_of(arguments.parallel)
+        found = read_columns(arguments.parallel)
         chosen = arguments.languages or list(found)
         if missing := [language for language in chosen if language not in found]:
             raise CorpusError(f"{arguments.parallel} has no language {missing[0]!r}, only {', '.join(found)}")

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Decodes every layer; writes a table of all texts, and a plot of each."""
     import pandas
 
-    from pymultiling.methods.lens import count_top_tokens, language_codes, lens_tables
+    from pymultiling.methods.lens import count_top_tokens, lens_language_codes, lens_tables
     from pymultiling.passes.corpus_pass import Options
     from pymultiling.results import plots
     from pymultiling.runtime.processes import is_first
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_twice(arguments, "texts")
     texts = dict(arguments.texts)
     record = record_of_pass(arguments, texts)
-    codes = language_codes(arguments.languages)
+    codes = lens_language_codes(arguments.languages)
     model, tokenizer = load(arguments, record)
     with record.stage("lens"):
         of_documents = {"top": arguments.top, "max_length": arguments.max_length, "pack": arguments.pack}

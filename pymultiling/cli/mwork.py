@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.argument_types import count, named, whole
 from pymultiling.cli.shared.command import Command, Group, add_command
-from pymultiling.cli.shared.demo_detection import DOCUMENTS, detect_demo, load_demo, note_demo
+from pymultiling.cli.shared.demo_detection import DETECTION_DOCUMENTS, detect_demo, load_demo, note_demo
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_model, refuse_twice, require
@@ -144,7 +144,7 @@ def _demo(record: Run) -> tuple[object, object, dict[str, NeuronSet], list[Task]
     """Model, tokenizer, {language: its own neurons}, and tasks: second halves of held-out texts, by their likelihood."""
     from pymultiling import demo_model, tasks
 
-    model, tokenizer, corpora = load_demo(DOCUMENTS)
+    model, tokenizer, corpora = load_demo(DETECTION_DOCUMENTS)
     detection = detect_demo(model, tokenizer, corpora, record)
     heldout = {
         name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS]

@@ -14,7 +14,7 @@ from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_model, require
 from pymultiling.cli.shared.run_record import hashes, record_of
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import WHERE, pmi_table
+from pymultiling.results.tables import POSITION_LABELS, pmi_table
 
 if TYPE_CHECKING:
     from pymultiling.methods.pmi import Comparison, ParallelTask
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
         record.note(items=found.items, left_out=found.left_out, others=others, scores=found.signatures)
         record.write(folder)
     print(pmi_table(found.table))
-    print(f"\n{found.items:,} items; active: share of the FFN neurons at {WHERE[arguments.positions]}")
+    print(f"\n{found.items:,} items; active: share of the FFN neurons at {POSITION_LABELS[arguments.positions]}")
     if found.left_out:
         print(f"{found.left_out:,} items were left out: their longest prompt does not fit the model's positions")
     print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
@@ -167,9 +167,9 @@ def _task(arguments: argparse.Namespace) -> ParallelTask:
 
 def _names(arguments: argparse.Namespace) -> list[str]:
     """The inputs that a model makes."""
-    from pymultiling.methods.pmi.translate import made_names
+    from pymultiling.methods.pmi.translate import input_names
 
-    return made_names(_into(arguments), arguments.source.partition("~")[0], arguments.make)
+    return input_names(_into(arguments), arguments.source.partition("~")[0], arguments.make)
 
 
 def _into(arguments: argparse.Namespace) -> list[str] | int:

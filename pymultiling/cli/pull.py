@@ -32,11 +32,11 @@ def add(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Copies what `push` put on the Hub, with its run.json, by which a later run knows the folder as a run's."""
     from pymultiling.hub import pull_from_hub
-    from pymultiling.hub.publishing import published
+    from pymultiling.hub.publishing import published_files
 
     with result_folder(arguments.out) as folder:
         snapshot = pull_from_hub(arguments.name, revision=arguments.revision)
-        files = published(snapshot, arguments.name)
+        files = published_files(snapshot, arguments.name)
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot / file, folder / file)

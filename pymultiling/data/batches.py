@@ -36,18 +36,18 @@ class Batch:
         return Batch(self.input_ids[rows, :length], mask[:, :length], self.order[rows])
 
 
-def batches(
+def make_batches(
     documents: Iterable[Sequence[int]],
     batch_tokens: int,
     pad: int = 0,
     *,
     left: bool = False,
-    more: int = 0,
+    extra_tokens: int = 0,
     window: int = DOCUMENTS_SORTED,
 ) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` tokens, padding included (one document at least), longest first.
 
-    `pad` fills what the mask leaves out, on the right or on the `left`; any id will do. `more`: tokens that each document is to
+    `pad` fills what the mask leaves out, on the right or on the `left`; any id will do. `extra_tokens`: tokens that each document is to
     get and that count too. So many documents, a `window`, are held and sorted at a time.
     """
     numbered = enumerate(documents)
@@ -56,7 +56,7 @@ def batches(
         start = 0
         while start < len(some):
             length = len(some[start][1])
-            stop = start + max(1, batch_tokens // (length + more))
+            stop = start + max(1, batch_tokens // (length + extra_tokens))
             yield _padded(some[start:stop], length, pad, left)
             start = stop
 

@@ -23,19 +23,19 @@ LEAST = 256
 
 
 @dataclass(frozen=True)
-class Place:
+class ChunkStart:
     """Where a chunk of a corpus begins.
 
     Attributes:
         shard: its number.
-        row: how many rows of the shard come before it.
+        record: how many records of the shard come before it.
         chunk: how many chunks come before it, of the shards that this process reads.
         digest: a hash of these rows.
         finished: {number of a shard that was read to its end: its fingerprint, and a hash of its rows}.
     """
 
     shard: int = 0
-    row: int = 0
+    record: int = 0
     chunk: int = 0
     digest: str = ""
     finished: Mapping[int, tuple[str, str]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Chunk:
 
     Attributes:
         corpus: its name.
-        place: where the chunk begins.
+        start: where the chunk begins.
         shard: the name of the shard.
         rows: the texts; none where it is the last chunk, which says that nothing more comes.
         digest: a hash of the shard's rows up to the chunk's end.
@@ -55,7 +55,7 @@ class Chunk:
     """
 
     corpus: str
-    place: Place
+    start: ChunkStart
     shard: str
     rows: list[Row]
     digest: str
@@ -106,7 +106,7 @@ def chunks(
     fields: tuple[str, ...],
     size: ChunkSize,
     share: Share = Share(),
-    start: Place | None = None,
+    start: ChunkStart | None = None,
 ) -> Iterator[Chunk]:
     """The chunks of a process from a place on, and one without rows behind the last.
 
@@ -114,14 +114,14 @@ def chunks(
         CorpusError: the corpus cannot be read.
         CheckpointError: what comes before `start` is not what it was.
     """
-    place = start or Place()
+    place = start or ChunkStart()
     whole = share.of_shards(len(shards))
     for number in range(place.shard, len(shards)):
         shard = shards[number]
         if whole and not share.has(number):
             continue
         if number > place.shard:
-            place = replace(place, shard=number, row=0, digest="")
+            place = replace(place, shard=number, record=0, digest="")
         read = place.digest
         for place, rows, read, span in _runs(corpus, shard, fields, size, place):
             if whole or share.has(place.chunk):
@@ -129,21 +129,21 @@ def chunks(
                 yield Chunk(corpus, place, shard.name, rows, read, span)
             place = replace(place, chunk=place.chunk + 1)
         finished = {**place.finished, number: (shard.fingerprint(), read)}
-        place = replace(place, shard=number + 1, row=0, digest="", finished=finished)
-    yield Chunk(corpus, replace(place, shard=len(shards), row=0, digest=""), "", [], "", (1.0, 1.0), last=True)
+        place = replace(place, shard=number + 1, record=0, digest="", finished=finished)
+    yield Chunk(corpus, replace(place, shard=len(shards), record=0, digest=""), "", [], "", (1.0, 1.0), last=True)
 
 
 def _runs(
-    corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, place: Place
-) -> Iterator[tuple[Place, list[Row], str, tuple[float | None, float | None]]]:
+    corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, place: ChunkStart
+) -> Iterator[tuple[ChunkStart, list[Row], str, tuple[float | None, float | None]]]:
     """Where consecutive rows of the shard begin, the rows, a hash of all up to them, and how much is read before and after."""
     digest = hashlib.blake2b(digest_size=16)
     numbered = enumerate(shard.rows(fields), 1)
     before = 0
-    for before, row in islice(numbered, place.row):
+    for before, row in islice(numbered, place.record):
         digest.update(_bytes(row))
-    if before < place.row or (place.row and digest.hexdigest() != place.digest):
-        raise changed(corpus, f"the first {place.row:,} texts of {shard.name}")
+    if before < place.record or (place.record and digest.hexdigest() != place.digest):
+        raise changed(corpus, f"the first {place.record:,} texts of {shard.name}")
     done, rows, characters = shard.done if before else 0.0, [], 0
     for number, row in numbered:
         digest.update(_bytes(row))
@@ -151,7 +151,7 @@ def _runs(
         characters += sum(map(len, row))
         if len(rows) == size.texts or characters >= size.characters:
             yield place, rows, digest.hexdigest(), (done, shard.done)
-            place = replace(place, row=number, chunk=place.chunk + 1, digest=digest.hexdigest())
+            place = replace(place, record=number, chunk=place.chunk + 1, digest=digest.hexdigest())
             done, rows, characters = shard.done, [], 0
     if rows:
         yield place, rows, digest.hexdigest(), (done, shard.done)
@@ -161,7 +161,7 @@ def _bytes(row: Row) -> bytes:
     return "\0".join((*row, "")).encode("utf-8", "surrogatepass")
 
 
-def check_finished(corpus: str, shards: list[Shard], place: Place) -> None:
+def check_finished(corpus: str, shards: list[Shard], place: ChunkStart) -> None:
     """CheckpointError where a shard that was read to its end before `place` is not what it was."""
     for number, (fingerprint, _) in place.finished.items():
         if number >= len(shards) or shards[number].fingerprint() != fingerprint:

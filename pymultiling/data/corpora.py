@@ -62,7 +62,7 @@ def texts_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[str]:
         if not text.strip():
             report.empty += 1
             continue
-        text = without_half_pairs(text)
+        text = replace_lone_surrogates(text)
         report.replaced += REPLACEMENT in text
         yield text
 
@@ -74,7 +74,7 @@ def sentences_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[in
         if not text.strip():
             report.empty += 1
             continue
-        text = without_half_pairs(text)
+        text = replace_lone_surrogates(text)
         report.replaced += REPLACEMENT in text
         yield place, text
 
@@ -86,12 +86,12 @@ def pairs_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[str, s
         if not pair[1].strip():
             report.empty += 1
             continue
-        prompt, response = map(without_half_pairs, pair)
+        prompt, response = map(replace_lone_surrogates, pair)
         report.replaced += REPLACEMENT in prompt + response
         yield prompt, response
 
 
-def without_half_pairs(text: str) -> str:
+def replace_lone_surrogates(text: str) -> str:
     """The text with U+FFFD for halves of surrogate pairs, which JSON can escape, and which tokenizers refuse."""
     try:
         text.encode()

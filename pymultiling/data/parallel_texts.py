@@ -11,7 +11,7 @@ from pymultiling.errors import CorpusError
 STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
 
 
-def columns_of(path: str | Path) -> dict[str, list[str]]:
+def read_columns(path: str | Path) -> dict[str, list[str]]:
     """The columns of a .tsv, .tsv.gz or .tsv.zst file, which quotes nothing; its first line names them, "id" is left out.
 
     Raises:
@@ -38,7 +38,7 @@ def columns_of(path: str | Path) -> dict[str, list[str]]:
     return {language: [row[place] for row in rows] for place, language in enumerate(header) if language != "id"}
 
 
-def lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path) -> list[str]:
     """All lines of a text, also of a .gz or .zst file, empty ones too: a line's number says what belongs together.
 
     Raises:

@@ -24,7 +24,7 @@ def errors_of(name: str) -> Iterator[None]:
         raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
-def json_rows(path: Path) -> Iterator[tuple[object, str]]:
+def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
     """Every line of a .jsonl file, compressed or not, and where it stands, for messages.
 
     Raises:

@@ -12,13 +12,13 @@ from functools import partial
 from itertools import chain, islice
 
 from pymultiling.data.chunks import Chunk
-from pymultiling.data.tokenising import Documents, Tokenising
+from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.data.tokenising_worker import Worker
 
 AHEAD = 2  # chunks that are with a worker or wait for one, for each worker
 
 
-def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Iterator[tuple[Chunk, Documents]]:
+def stream(chunks: Iterable[Chunk], tokenisation: Tokenisation, workers: int) -> Iterator[tuple[Chunk, Documents]]:
     """The chunks, each with its documents, in order.
 
     Reading is this process's, so that sources need not be copied; so many `workers`, processes of their own, tokenise what comes
@@ -28,18 +28,18 @@ def stream(chunks: Iterable[Chunk], tokenising: Tokenising, workers: int) -> Ite
     failure: list[Exception] = []
     readable = _until_failure(chunks, failure)
     first = list(islice(readable, 3))  # a chunk with rows, and one that says that the corpus has ended
-    sent = _pickled(tokenising) if workers and len(first) == 3 else None
+    sent = _pickled(tokenisation) if workers and len(first) == 3 else None
     readable = chain(first, readable)
     if sent is None:
-        yield from ((chunk, tokenising(chunk.rows)) for chunk in readable)
+        yield from ((chunk, tokenisation(chunk.rows)) for chunk in readable)
     else:
-        yield from _from_workers(readable, tokenising, sent, workers)
+        yield from _from_workers(readable, tokenisation, sent, workers)
     if failure:
         raise failure[0]
 
 
 def _from_workers(
-    chunks: Iterable[Chunk], tokenising: Tokenising, sent: bytes, workers: int
+    chunks: Iterable[Chunk], tokenisation: Tokenisation, sent: bytes, workers: int
 ) -> Iterator[tuple[Chunk, Documents]]:
     started = [Worker(sent) for _ in range(workers)]
     idle = deque(started)
@@ -55,7 +55,7 @@ def _from_workers(
             if number:
                 answer = pool.submit(lambda rows: own.worker(rows), chunk.rows).result
             else:
-                answer = partial(tokenising, chunk.rows)
+                answer = partial(tokenisation, chunk.rows)
             coming.append((chunk, answer))
             if len(coming) > AHEAD * workers:
                 yield _answered(*coming.popleft())
@@ -79,13 +79,13 @@ def _until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> Iterato
         failure.append(error)
 
 
-def _pickled(tokenising: Tokenising) -> bytes | None:
+def _pickled(tokenisation: Tokenisation) -> bytes | None:
     """None where another process could not read it."""
-    kind = type(tokenising.tokenizer)
+    kind = type(tokenisation.tokenizer)
     try:
         if kind.__module__ == "__main__":
             raise TypeError(f"{kind.__name__} is defined in a script or notebook")
-        return pickle.dumps(tokenising)
+        return pickle.dumps(tokenisation)
     except Exception as error:
         warnings.warn(f"the tokenizer cannot be sent to another process ({error}): this one tokenises")
         return None

@@ -20,7 +20,7 @@ class Documents:
     Attributes:
         tokens: int32, of all documents one after the other.
         lengths: how many are each document's.
-        places: int64, one a document; what they mean depends on the form of `Tokenising`.
+        places: int64, one a document; what they mean depends on the form of `Tokenisation`.
         report: what became of the texts.
     """
 
@@ -35,7 +35,7 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Tokenising:
+class Tokenisation:
     """How rows become documents.
 
     Attributes:

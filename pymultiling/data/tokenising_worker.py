@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack, suppress
 
 from pymultiling.data.rows import Row
-from pymultiling.data.tokenising import Documents, Tokenising
+from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 
 # What can be imported there is what can be imported here, from the same places.
@@ -22,14 +22,14 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from pymultiling.data.tokenisin
 class Worker:
     """The parent's side. Making one does not wait for the process; its first call does."""
 
-    def __init__(self, tokenising: bytes):
-        """tokenising: pickled."""
+    def __init__(self, tokenisation: bytes):
+        """tokenisation: pickled."""
         # One thread, since the forward has the others; a session of its own, since an interrupt is its parent's.
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-c", START, *sys.path]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
-        self._unsent = tokenising
+        self._unsent = tokenisation
 
     def __call__(self, rows: list[Row]) -> Documents:
         """The rows' documents; raises what was raised there."""
@@ -66,15 +66,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests = sys.stdin.buffer
-    tokenising: Tokenising | None = None
+    tokenisation: Tokenisation | None = None
     while True:
         try:
-            tokenising = tokenising or pickle.load(requests)
+            tokenisation = tokenisation or pickle.load(requests)
             rows = pickle.load(requests)
         except (EOFError, pickle.UnpicklingError):  # the parent is gone
             return
         try:
-            answer = pickle.dumps(tokenising(rows))
+            answer = pickle.dumps(tokenisation(rows))
         except Exception as error:
             answer = pickle.dumps(CorpusError(f"{type(error).__name__} in tokenising: {error}"))
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pymultiling.errors import HubError
-from pymultiling.results.run import RECORD
+from pymultiling.results.run import RECORD_FILE
 from pymultiling.runtime.storage import load_tensors, read_metadata, save_tensors
 
 CARD = "README.md"
@@ -21,15 +21,15 @@ WHOLE = ("card", "files", "published_whole", "started", "versions")  # parts of 
 
 def read_record(folder: Path, whose: str) -> dict | None:
     """run.json of a folder, which belongs to `whose`; None where there is none; HubError where it is something else."""
-    if not (folder / RECORD).is_file():
+    if not (folder / RECORD_FILE).is_file():
         return None
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD_FILE).read_text("utf-8"))
         if "pymultiling" in record["versions"] and all(_stays_inside(name) for name in record["files"]):
             return record
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise HubError(f"the {RECORD} of {whose} is no record of a run of pymultiling: give another, or make it again")
+    raise HubError(f"the {RECORD_FILE} of {whose} is no record of a run of pymultiling: give another, or make it again")
 
 
 def _stays_inside(name: str) -> bool:
@@ -46,7 +46,7 @@ def own_and_others(folder: Path, record: dict | None) -> tuple[list[str], list[s
     own, others = [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == RECORD or (name == CARD and CARD in known):
+        if path.is_dir() or name == RECORD_FILE or (name == CARD and CARD in known):
             continue
         if path.suffix == ".safetensors":
             is_own = metadata_of(path).get("format", "").startswith("pymultiling.")
@@ -56,7 +56,7 @@ def own_and_others(folder: Path, record: dict | None) -> tuple[list[str], list[s
     return own, others
 
 
-def published(folder: Path, whose: str) -> list[str]:
+def published_files(folder: Path, whose: str) -> list[str]:
     """The names of run.json of a pulled folder and of the files that it lists.
 
     Raises:
@@ -65,12 +65,12 @@ def published(folder: Path, whose: str) -> list[str]:
     record = read_record(folder, whose)
     if record is None:
         raise HubError(
-            f"{whose} has no {RECORD}, so push did not write it: give a repository that pymultiling push made"
+            f"{whose} has no {RECORD_FILE}, so push did not write it: give a repository that pymultiling push made"
         )
     for name in record["files"]:
         if name != CARD and Path(name).suffix not in KINDS:
-            raise HubError(f"the {RECORD} of {whose} lists {name}, which push never writes: it is not pulled")
-    return sorted({RECORD, *record["files"]})
+            raise HubError(f"the {RECORD_FILE} of {whose} lists {name}, which push never writes: it is not pulled")
+    return sorted({RECORD_FILE, *record["files"]})
 
 
 def metadata_of(path: Path) -> dict[str, str]:

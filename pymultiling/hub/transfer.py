@@ -13,8 +13,8 @@ from pymultiling import __version__
 from pymultiling.errors import HubError
 from pymultiling.hub.card import make_card
 from pymultiling.hub.errors import check_repo_id, hub_errors
-from pymultiling.hub.publishing import CARD, own_and_others, public_record, publishable, published, read_record
-from pymultiling.results.run import RECORD, versions
+from pymultiling.hub.publishing import CARD, own_and_others, public_record, publishable, published_files, read_record
+from pymultiling.results.run import RECORD_FILE, versions
 
 
 def push_to_hub(
@@ -56,7 +56,7 @@ def push_to_hub(
     if not own:
         raise HubError(f"{folder} has no files of pymultiling's: give a folder that a command wrote into --out")
     public = public_record(record or {"versions": versions()}, sorted([*own, CARD]))
-    sources = {CARD: make_card(folder, public, repo_id, revision).encode(), RECORD: _json(public)}
+    sources = {CARD: make_card(folder, public, repo_id, revision).encode(), RECORD_FILE: _json(public)}
     api = _api(token)
     with TemporaryDirectory() as scratch:
         sources |= {name: publishable(folder / name, public, Path(scratch)) for name in own}
@@ -97,14 +97,16 @@ def pull_from_hub(
     check_repo_id(repo_id)
     api = _api(token)
     with hub_errors(repo_id, revision, "read"):
-        first = Path(api.snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=[RECORD]))
-        files = published(first, repo_id)
+        first = Path(
+            api.snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=[RECORD_FILE])
+        )
+        files = published_files(first, repo_id)
         wanted = [glob.escape(name) for name in files]
         folder = Path(api.snapshot_download(repo_id, revision=first.name, cache_dir=cache_dir, allow_patterns=wanted))
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise HubError(
-            f"{repo_id} lacks {missing[0]}, which its {RECORD} lists: pull again with a network, or push again"
+            f"{repo_id} lacks {missing[0]}, which its {RECORD_FILE} lists: pull again with a network, or push again"
         )
     return folder
 
@@ -132,9 +134,9 @@ def _former(api, repo_id: str, revision: str | None, names: Iterable[str], scrat
     """The files of a former push that are still there; HubError where a name is taken by a file of another origin."""
     there = set(api.list_repo_files(repo_id, revision=revision))
     former = set()
-    if RECORD in there:
-        file = Path(api.hf_hub_download(repo_id, RECORD, revision=revision, cache_dir=scratch))
-        former = there & set(published(file.parent, repo_id))
+    if RECORD_FILE in there:
+        file = Path(api.hf_hub_download(repo_id, RECORD_FILE, revision=revision, cache_dir=scratch))
+        former = there & set(published_files(file.parent, repo_id))
     taken = sorted(there.intersection(names) - former)
     if taken:
         raise HubError(f"{repo_id} has a {taken[0]} that is not of a push: give a new name, or delete it on the Hub")

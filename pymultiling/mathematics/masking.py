@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 
 
-def masked(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> Tensor:
+def apply_masks(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> Tensor:
     """y[t, n] = scale x[t, n] + values[n] where row t's set has neuron n, else x[t, n].
 
     Args:
@@ -17,5 +17,5 @@ def masked(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, value
         values: (N,), or (tokens, N) where rows have their own; None: nothing is added.
     """
     chosen = masks[mask_ids.clamp(min=0)] & (mask_ids >= 0)[:, None]
-    y = wide(x) * scale if scale else x.new_zeros(1)
-    return torch.where(chosen, (y if values is None else y + wide(values)).to(x.dtype), x)
+    y = upcast(x) * scale if scale else x.new_zeros(1)
+    return torch.where(chosen, (y if values is None else y + upcast(values)).to(x.dtype), x)

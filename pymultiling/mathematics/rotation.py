@@ -35,6 +35,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     return x * cos - sign.to(x.dtype) * x[..., partner] * sin
 
 
-def paired(table: Tensor) -> Tensor:
+def repeat_for_pairs(table: Tensor) -> Tensor:
     """(.., r): angles 0 ... r/2 - 1, and these again -> each angle twice, for dimensions 2m and 2m + 1."""
     return table[..., : table.shape[-1] // 2].repeat_interleave(2, -1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """`x` in the dtype that sums are kept in: float64 stays, everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError, NonFiniteActivations
-from pymultiling.models.spread import processes_of
+from pymultiling.models.spread import process_count
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.likelihood import LikelihoodProbe
 from pymultiling.tasks.likelihood import SetLikelihoods
-from pymultiling.tasks.shared_batches import with_none
+from pymultiling.tasks.shared_batches import prepend_none
 
 if TYPE_CHECKING:
     import pandas
@@ -111,7 +111,7 @@ def ablation_matrix(
     """
     import pandas
 
-    named = with_none(model, sets)
+    named = prepend_none(model, sets)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     change = {"scale": scale, "mean": mean}
     losses = _losses(model, tokenizer, texts, named, max_length, pack, options, **change)
@@ -138,7 +138,7 @@ def _losses(
     **change,
 ) -> dict[str, Sums]:
     """{language: log_likelihood (sets,) float64, of its documents under every set; predicted () int64, their tokens but the first}."""
-    tokenising = Tokenising(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
+    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
     nothing = Sums(
         log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)
     )
@@ -147,28 +147,28 @@ def _losses(
         if not total["predicted"]:
             raise CorpusError(f"{named.format(language)}: no token to predict; give texts of at least two tokens")
 
-    spread_over = processes_of(model)
+    spread_over = process_count(model)
     with LikelihoodProbe(model, list(sets.values()), **change) as probe:
         likelihoods = SetLikelihoods(probe, len(sets), options.batch_tokens, halves=spread_over == 1)
 
-        def measure(batch: Batch, _: Origin) -> Sums:
+        def measure(batch: Batch, _: BatchSource) -> Sums:
             lengths = batch.attention_mask.sum(1)
             documents = [ids[:length] for ids, length in zip(batch.input_ids.numpy(), lengths.tolist())]
             return Sums(log_likelihood=likelihoods(documents).sum(0), predicted=(lengths - 1).sum())
 
-        work = Work(
-            doing="perplexity",
-            tokenising=tokenising,
-            nothing=lambda *_: nothing,
+        job = Job(
+            activity="perplexity",
+            tokenisation=tokenisation,
+            empty_statistics=lambda *_: nothing,
             measure=measure,
-            decides=lambda: {"measure": _decides(sets, **change), **identity(model, tokenising)},
+            identity=lambda: {"measure": _decides(sets, **change), **identify_inputs(model, tokenisation)},
             check=check,
-            named=named.format,
-            read_as=named.format,
+            content_label=named.format,
+            corpus_label=named.format,
             spread_over=spread_over,
-            halves=False,  # rows are halved, of which a document has one for each set
+            halve_batches=False,  # rows are halved, of which a document has one for each set
         )
-        return {language: total for language, (total, _) in over_corpora(texts, work, options).items()}
+        return {language: total for language, (total, _) in run_pass(texts, job, options).items()}
 
 
 def _decides(sets: Mapping[str, NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None) -> str:

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.decoder import model_device
 from pymultiling.neurons.activation_statistics import ActivationStatistics
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
-from pymultiling.passes.document_names import naming
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.document_names import add_document_name
 from pymultiling.probes.activation_counts import ActivationProbe
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 
 POSITIONS = ("all", "last", "response")
 
@@ -83,34 +83,34 @@ def activations(
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe = ActivationProbe(model)
 
-    def measure(batch: Batch, origin: Origin) -> ActivationStatistics:
-        return _measured(probe, batch, origin.places[batch.order], positions)
+    def measure(batch: Batch, source: BatchSource) -> ActivationStatistics:
+        return _measured(probe, batch, source.positions[batch.order], positions)
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenising = Tokenising(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
-    work = Work(
-        doing="counting",
-        tokenising=tokenising,
-        nothing=lambda *_: _nothing(probe),
+    tokenisation = Tokenisation(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
+    job = Job(
+        activity="counting",
+        tokenisation=tokenisation,
+        empty_statistics=lambda *_: _nothing(probe),
         measure=measure,
-        decides=lambda: {
+        identity=lambda: {
             "measure": f"activations at positions {positions}",
-            **identity(model.base_model, tokenising),
+            **identify_inputs(model.base_model, tokenisation),
         },
         check=check,
-        spread_over=probe.decoder.spread.count,
+        spread_over=probe.decoder.tensor_parallel.count,
     )
-    counted = over_corpora(corpora, work, options)
+    counted = run_pass(corpora, job, options)
     found = Activations()
     for language, (total, found.corpora[language]) in counted.items():
         found[language] = total
     return found
 
 
-def count(
+def count_activations(
     probe: ActivationProbe,
     documents: Iterable[tuple[list[int], int]],
     positions: str,
@@ -123,7 +123,7 @@ def count(
     total = _nothing(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
-            with naming(f"{kind} {name!r}", batch.order):
+            with add_document_name(f"{kind} {name!r}", batch.order):
                 total += _measured(probe, batch, starts, positions)
             bar.update(len(batch.order))
     return total
@@ -149,7 +149,7 @@ def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> I
             starts[number] = start
             yield document
 
-    for batch in batches(tokens(), batch_tokens):
+    for batch in make_batches(tokens(), batch_tokens):
         yield batch, torch.tensor([starts.pop(number) for number in batch.order])
 
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
 from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
-from pymultiling.runtime.storage import written_whole
+from pymultiling.runtime.storage import write_atomically
 
 
 class SentenceEmbeddings(dict[str, Tensor]):
@@ -92,34 +92,37 @@ def sentence_embeddings(
     if not sentences:
         raise CorpusError("no sentences were given: pass {language: sentences}")
     probe, device = SentenceMeanProbe(model), model_device(model)
-    tokenising = Tokenising(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
+    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     texts = {language: _checked(language, of_language) for language, of_language in sentences.items()}
     with ExitStack() as stack:
         tables = _Tables(stack, probe.shape, dtype, texts, None if folder is None else Path(folder))
 
-        def measure(batch: Batch, origin: Origin) -> TableRows:
+        def measure(batch: Batch, source: BatchSource) -> TableRows:
             means = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
-            rows = origin.chunk.place.row + origin.places[batch.order]
-            return TableRows.written(tables[origin.chunk.corpus], rows, _finite(means, dtype))
+            rows = source.chunk.start.record + source.positions[batch.order]
+            return TableRows.write(tables[source.chunk.corpus], rows, _finite(means, dtype))
 
         def check(language: str, total: TableRows, report: CorpusReport) -> None:
             if not total.present.any():
                 why = str(report) or "nothing was read"
                 raise CorpusError(f"language {language!r} has no sentences: {why}")
 
-        work = Work(
-            doing="embedding",
-            tokenising=tokenising,
-            nothing=lambda language, beside: TableRows(tables.begun(language, beside)),
+        job = Job(
+            activity="embedding",
+            tokenisation=tokenisation,
+            empty_statistics=lambda language, row_file: TableRows(tables.begun(language, row_file)),
             measure=measure,
-            decides=lambda: {"measure": f"means of sentences in {dtype}", **identity(model.base_model, tokenising)},
+            identity=lambda: {
+                "measure": f"means of sentences in {dtype}",
+                **identify_inputs(model.base_model, tokenisation),
+            },
             check=check,
-            spread_over=probe.decoder.spread.count,
+            spread_over=probe.decoder.tensor_parallel.count,
             unit="sentences",
         )
         found = SentenceEmbeddings()
-        for language, (total, report) in over_corpora(texts, work, options).items():
+        for language, (total, report) in run_pass(texts, job, options).items():
             found.corpora[language] = report
             found[language] = tables.finished(language, total, report.texts)
     return found
@@ -150,7 +153,7 @@ class _Tables(dict[str, RowTable]):
         path = beside
         if language in self._paths:
             self._paths[language].parent.mkdir(parents=True, exist_ok=True)
-            self._partial[language] = self._stack.enter_context(written_whole(self._paths[language]))
+            self._partial[language] = self._stack.enter_context(write_atomically(self._paths[language]))
             path = beside or self._partial[language]
         if path is None:
             self[language] = MemoryTable(*self._kind, rows=length_hint(self._texts[language]))
@@ -160,7 +163,7 @@ class _Tables(dict[str, RowTable]):
 
     def finished(self, language: str, rows: TableRows, count: int) -> Tensor:
         """The table, of so many sentences; what is beside a checkpoint's states is copied, and stays the checkpoint's."""
-        values, beside = rows.finished(count), self._beside[language]
+        values, beside = rows.finish(count), self._beside[language]
         if beside is None:
             return values
         if language not in self._partial:

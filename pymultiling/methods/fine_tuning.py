@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import model_device, modes_kept
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.models.decoder import model_device, preserve_modes
+from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
     import pandas
@@ -145,7 +145,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """What Trainer sets on a model besides its parameters is set back."""
     cache, prepared = model.config.use_cache, hasattr(model, PREPARED)
     try:
-        with modes_kept(model):
+        with preserve_modes(model):
             yield
     finally:
         model.config.use_cache = cache

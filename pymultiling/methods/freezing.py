@@ -52,4 +52,4 @@ def _layer(decoder: Decoder, number: int) -> nn.Module:
     count = len(decoder.layers)
     if not 0 <= number < count:
         raise ValueError(f"the model has no layer {number}: give layers from 0 to {count - 1}")
-    return decoder.base.get_submodule(decoder.family.layers)[number]
+    return decoder.base_model.get_submodule(decoder.family.layers)[number]

@@ -57,7 +57,7 @@ def ilo(
     import pandas
 
     layers = checked_layers(embeddings)
-    check_bridges(k, tau, len(embeddings))
+    check_k_and_tau(k, tau, len(embeddings))
     rows = []
     for layer in range(layers):
         points, owner = _points(embeddings, layer)
@@ -74,7 +74,7 @@ def ilo(
     return pandas.DataFrame(rows, columns=["layer", "language", "bridge", "reach", "ilo"])
 
 
-def check_bridges(k: int, tau: int, languages: int) -> None:
+def check_k_and_tau(k: int, tau: int, languages: int) -> None:
     """ValueError where no point of these can be a bridge."""
     if languages < 2:
         raise ValueError(f"at least two languages are compared, got {languages}")

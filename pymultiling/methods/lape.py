@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from pymultiling.neurons.activation_statistics import ActivationStatistics, probabilities
+from pymultiling.neurons.activation_statistics import ActivationStatistics, stack_probabilities
 from pymultiling.neurons.sets import NeuronSet
 
 DECIMALS = 12  # scores that agree so far are equal: what is selected does not hang on the last bit of a logarithm
@@ -51,7 +51,7 @@ def language_probabilities(statistics: Mapping[str, ActivationStatistics], top: 
     for name, fraction in (("top", top), ("bar", bar)):
         if not 0 < fraction < 1:
             raise ValueError(f"{name} must be a fraction above 0 and below 1, got {fraction!r}")
-    p = probabilities(statistics)
+    p = stack_probabilities(statistics)
     if p.shape[-1] < 2:
         raise ValueError("one language alone has no entropy over languages: count activations in at least two")
     return p

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
 from pymultiling.models.decoder import model_device
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
 from pymultiling.runtime.processes import is_first
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +92,7 @@ def lens(
         ValueError: also for unknown languages or another top.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    codes = language_codes(languages)
+    codes = lens_language_codes(languages)
     counted = {"top": top, "max_length": max_length, "pack": pack, "options": options}
     found = count_top_tokens(model, tokenizer, {"texts": texts}, named="the texts", **counted)
     return lens_tables(found, tokenizer, codes, progress and is_first())["texts"]
@@ -101,7 +101,7 @@ def lens(
 def lens_tables(
     found: Mapping[str, tuple[Tensor, CorpusReport]], tokenizer, codes: Sequence[str], progress: bool
 ) -> dict[str, pandas.DataFrame]:
-    """The table of `lens` for each of what `count_top_tokens` found; codes: of `language_codes`."""
+    """The table of `lens` for each of what `count_top_tokens` found; codes: of `lens_language_codes`."""
     return {
         name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], progress), report)
         for name, (counts, report) in found.items()
@@ -138,9 +138,9 @@ def count_top_tokens(
     named: what messages call the texts, with a place for their name where there are several; else as `lens`.
     """
     probe, device = TopTokenProbe(model, top), model_device(model)
-    tokenising = Tokenising(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
+    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
 
-    def measure(batch: Batch, _: Origin) -> Sums:
+    def measure(batch: Batch, _: BatchSource) -> Sums:
         return Sums(counts=probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
 
     def check(name: str, total: Sums, report: CorpusReport) -> None:
@@ -148,18 +148,18 @@ def count_top_tokens(
             why = str(report) or "nothing was read"
             raise CorpusError(f"{named.format(name)}: no documents to decode: {why}")
 
-    work = Work(
-        doing="decoding",
-        tokenising=tokenising,
-        nothing=lambda *_: Sums(counts=probe.nothing()),
+    job = Job(
+        activity="decoding",
+        tokenisation=tokenisation,
+        empty_statistics=lambda *_: Sums(counts=probe.zero_counts()),
         measure=measure,
-        decides=lambda: {"measure": f"top {top} tokens", **identity(model, tokenising)},
+        identity=lambda: {"measure": f"top {top} tokens", **identify_inputs(model, tokenisation)},
         check=check,
-        named=named.format,
-        read_as=named.format,
-        spread_over=probe.decoder.spread.count,
+        content_label=named.format,
+        corpus_label=named.format,
+        spread_over=probe.decoder.tensor_parallel.count,
     )
-    found = over_corpora(texts, work, options)
+    found = run_pass(texts, job, options)
     return {name: (total["counts"], report) for name, (total, report) in found.items()}
 
 
@@ -185,7 +185,7 @@ def language_shares(counts: Tensor, confidences: Tensor) -> Tensor:
     return torch.cat([told * shares, 1 - told[None]]).T
 
 
-def language_codes(languages: Iterable[str] | None = None) -> tuple[str, ...]:
+def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ...]:
     """Codes (ISO 639-1) of languages that can be told apart: all that lingua knows, if None.
 
     Raises:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.neurons.sites import SITES
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.activation_sums import ActivationSumProbe
 
@@ -62,28 +62,28 @@ def mean_activations(
         UnsupportedModel, ValueError: as `importance`.
     """
     probe, device = ActivationSumProbe(model, sites), model_device(model)
-    tokenising = Tokenising(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
+    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
 
-    def measure(batch: Batch, _: Origin) -> Sums:
+    def measure(batch: Batch, _: BatchSource) -> Sums:
         return Sums(probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
 
     def check(_: str, total: Sums, report: CorpusReport) -> None:
         if not total["tokens"]:
             raise CorpusError(f"no documents to take the means of: {str(report) or 'nothing was read'}")
 
-    work = Work(
-        doing="means",
-        tokenising=tokenising,
-        nothing=lambda *_: Sums(probe.nothing()),
+    job = Job(
+        activity="means",
+        tokenisation=tokenisation,
+        empty_statistics=lambda *_: Sums(probe.zero_sums()),
         measure=measure,
-        decides=lambda: {"measure": "means", "sites": probe.sites, **identity(model.base_model, tokenising)},
+        identity=lambda: {"measure": "means", "sites": probe.sites, **identify_inputs(model.base_model, tokenisation)},
         check=check,
-        named=lambda _: "the texts",
-        read_as=lambda _: "",
-        spread_over=probe.decoder.spread.count,
+        content_label=lambda _: "the texts",
+        corpus_label=lambda _: "",
+        spread_over=probe.decoder.tensor_parallel.count,
     )
-    total, _ = over_corpora({"texts": texts}, work, options)["texts"]
+    total, _ = run_pass({"texts": texts}, job, options)["texts"]
     for site in probe.sites:
         if not total[site].isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: look for NaN weights")

@@ -12,7 +12,7 @@ from torch import nn
 from pymultiling.methods.ablation import ablation_matrix
 from pymultiling.methods.activations import activations
 from pymultiling.methods.embeddings import sentence_embeddings
-from pymultiling.methods.ilo import TAU, K, check_bridges, ilo
+from pymultiling.methods.ilo import TAU, K, check_k_and_tau, ilo
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
 from pymultiling.models.decoder import model_device
@@ -87,7 +87,7 @@ def measure_model(
         raise ValueError("there is nothing to measure the model on: give texts, or sentences")
     ilo_options = {"device": model_device(model), **(ilo_options or {})}
     if sentences:  # before the texts take their time
-        check_bridges(ilo_options.get("k", K), ilo_options.get("tau", TAU), len(sentences))
+        check_k_and_tau(ilo_options.get("k", K), ilo_options.get("tau", TAU), len(sentences))
     common = {"max_length": max_length, "batch_tokens": batch_tokens}
     of_texts, kinds, overlap = None, None, None
     if texts:

@@ -21,9 +21,9 @@ from pymultiling.methods.plnd import Detection
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks import Task
-from pymultiling.tasks.evaluate import scores
+from pymultiling.tasks.evaluate import metric_values
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +175,7 @@ def paired_scores(
 ) -> Tensor:
     """(2, 1 + sets) float64: mean scores of English and of the language, with nothing off and with every set off."""
     return torch.stack(
-        [scores(model, tokenizer, task, one, [None, *sets], **options).mean(0) for one in (english, language)]
+        [metric_values(model, tokenizer, task, one, [None, *sets], **options).mean(0) for one in (english, language)]
     )
 
 

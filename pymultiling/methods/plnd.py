@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
@@ -21,7 +21,7 @@ from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES
-from pymultiling.passes.corpus_pass import Options, Origin, Work, identity, over_corpora
+from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.importance_values import Importance
 
@@ -199,7 +199,7 @@ def detect(
     dtype = torch.promote_types(model.dtype, torch.float32)
     nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
-    def measure(batch: Batch, _: Origin) -> NeuronStatistics:
+    def measure(batch: Batch, _: BatchSource) -> NeuronStatistics:
         found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
         return NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
 
@@ -207,18 +207,18 @@ def detect(
         if total.documents == 0:
             raise CorpusError(f"language {language!r} has no documents: {str(report) or NOTHING_READ}")
 
-    tokenising = Tokenising(tokenizer, length, pack)
-    work = Work(
-        doing="measuring",
-        tokenising=tokenising,
-        nothing=lambda *_: nothing,
+    tokenisation = Tokenisation(tokenizer, length, pack)
+    job = Job(
+        activity="measuring",
+        tokenisation=tokenisation,
+        empty_statistics=lambda *_: nothing,
         measure=measure,
-        decides=lambda: {"measure": rule, "sites": probe.sites, **identity(model.base_model, tokenising)},
+        identity=lambda: {"measure": rule, "sites": probe.sites, **identify_inputs(model.base_model, tokenisation)},
         check=check,
-        spread_over=probe.decoder.spread.count,
+        spread_over=probe.decoder.tensor_parallel.count,
     )
     with probe:
-        found = over_corpora(corpora, work, options)
+        found = run_pass(corpora, job, options)
     statistics = {language: total for language, (total, _) in found.items()}
     neurons = {language: select.select(one) for language, one in statistics.items()}
     return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})

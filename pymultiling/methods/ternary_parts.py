@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
-NAMES = ("understanding", "shared space", "output transformation", "vocabulary")
+PART_NAMES = ("understanding", "shared space", "output transformation", "vocabulary")
 
 
 def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
@@ -33,7 +33,7 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
         ValueError: fewer than four layers.
     """
     layers = len(by_layer)
-    if layers < len(NAMES):
+    if layers < len(PART_NAMES):
         raise ValueError(f"four parts need at least four layers, got {layers}")
     curves = [_sums(by_layer[name].tolist()) for name in by_layer.columns if name != "layer"]
 
@@ -47,13 +47,13 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
 
     # best[stop]: the lowest cost of the layers before stop in so many runs, and where the runs after the first start.
     best = {stop: (cost(0, stop), ()) for stop in range(1, layers + 1)}
-    for _ in NAMES[1:]:
+    for _ in PART_NAMES[1:]:
         best = {
             stop: min((best[start][0] + cost(start, stop), (*best[start][1], start)) for start in best if start < stop)
             for stop in range(min(best) + 1, layers + 1)
         }
     bounds = (0, *best[layers][1], layers)
-    return {name: range(start, stop) for name, (start, stop) in zip(NAMES, pairwise(bounds))}
+    return {name: range(start, stop) for name, (start, stop) in zip(PART_NAMES, pairwise(bounds))}
 
 
 def _sums(curve: list[float]) -> tuple[list[Fraction], list[Fraction]]:

@@ -63,7 +63,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     """
     decoder = Decoder(model)
     decoder.require_weights()
-    if decoder.spread.count > 1:
+    if decoder.tensor_parallel.count > 1:
         raise UnsupportedModel("the model is spread over processes (tp_plan): load it whole to train some neurons")
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
@@ -72,7 +72,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         raise UnsupportedModel(
             "the set has FFN neurons of experts, which cannot be trained alone: give neurons.only('q', 'k', 'v', 'o')"
         )
-    if has_deltas(decoder.base):
+    if has_deltas(decoder.base_model):
         raise ValueError(
             "the model trains neurons already: first call merge() or remove() of what train_only returned, or train the "
             "union of the sets"
@@ -92,7 +92,9 @@ class NeuronTuning:
         self._frozen = [parameter for parameter in decoder.model.parameters() if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        names = {module: name for name, module in decoder.base.named_modules()}  # the same with and without a head
+        names = {
+            module: name for name, module in decoder.base_model.named_modules()
+        }  # the same with and without a head
         self._deltas = {
             names[module]: Delta(module, index, dimension)
             for number, layer in enumerate(decoder.layers)
@@ -183,7 +185,7 @@ def _chosen(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[nn.
     for site, part in parts:
         if part is None:  # a plain FFN has no up, experts have neither
             continue
-        rows.setdefault(part.module, []).append(part.rows()[_members(neurons, site, number)])
+        rows.setdefault(part.module, []).append(part.row_indices()[_members(neurons, site, number)])
     found = [(module, ROWS, torch.cat(some)) for module, some in rows.items()]
     found += [
         (module, COLUMNS, _members(neurons, site, number))

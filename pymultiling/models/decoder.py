@@ -15,7 +15,7 @@ from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
 from pymultiling.models.find_modules import attention_projections, ffn_experts, ffn_projections, find, find_linear
 from pymultiling.models.linear import Projection, weight_of
-from pymultiling.models.spread import spread_of, whole
+from pymultiling.models.spread import tensor_parallel_of, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Decoder:
     def __init__(self, model: nn.Module):
         self.model = model
         self.family = family_of(model)
-        self.base = model.base_model
+        self.base_model = model.base_model
         kind = model.config.model_type
         self._heads = getattr(model.config, "num_attention_heads", None)
         if not self._heads:
@@ -71,9 +71,9 @@ class Decoder:
                 f"the configuration of {kind} has no num_attention_heads: say how many heads there are"
             )
         self.layers = [
-            self._layer(layer, index) for index, layer in enumerate(find(self.base, self.family.layers, kind))
+            self._layer(layer, index) for index, layer in enumerate(find(self.base_model, self.family.layers, kind))
         ]
-        self.spread = spread_of(model, self.layers[0].q.module.weight)
+        self.tensor_parallel = tensor_parallel_of(model, self.layers[0].q.module.weight)
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(f"the layers of {type(model).__name__} differ in the width of {site}")
@@ -84,12 +84,12 @@ class Decoder:
         return activation_name(self.model.config, self.family)
 
     @property
-    def final(self) -> list[nn.Module]:
+    def final_modules(self) -> list[nn.Module]:
         """What comes after the last layer and before the head, in order."""
         found = []
         for path in self.family.final:
             parent, _, name = path.rpartition(".")
-            parent = find(self.base, parent, self.model.config.model_type)
+            parent = find(self.base_model, parent, self.model.config.model_type)
             if getattr(parent, name, parent) is not None:  # a model without this one has None there
                 found.append(find(parent, name, self.model.config.model_type))
         return found
@@ -99,7 +99,7 @@ class Decoder:
         positions = {}
         if self.family.positions:
             positions["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        return self.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)
+        return self.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)
 
     def widths(self) -> dict[str, int]:
         """Neurons a layer, by site."""
@@ -107,7 +107,7 @@ class Decoder:
 
     def require_weights(self) -> None:
         """UnsupportedModel where weights are not in memory, but offloaded or on the "meta" device."""
-        if any(parameter.is_meta for parameter in self.base.parameters()):
+        if any(parameter.is_meta for parameter in self.base_model.parameters()):
             raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
 
     def multiplier(self, norm: nn.Module) -> Tensor:
@@ -158,15 +158,15 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode (no dropout)."""
-    with modes_kept(model):
+    with preserve_modes(model):
         model.eval()
         yield
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
+def preserve_modes(model: nn.Module) -> Iterator[None]:
     """Afterwards every module is in training or evaluation mode as it was before."""
     modes = {module: module.training for module in model.modules()}
     try:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.mathematics.masking import masked
-from pymultiling.mathematics.sums import document_sum, wide
+from pymultiling.mathematics.masking import apply_masks
+from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.linear import DTYPES
 from pymultiling.models.routing import Change, Routed, run_experts
 from pymultiling.ops import active_count, column_energy, mask_neurons
@@ -80,7 +80,7 @@ class Experts:
 
     def energy(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
         """(count, E I): sum of (p hidden)^2 by document; documents: (tokens,) int64, -1 for padding."""
-        x = wide(routed.hidden) * wide(routed.weights)[:, None]
+        x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
         return column_energy(x, self.ids(routed, documents), count * self.count).view(count, -1)
 
     def active(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
@@ -89,11 +89,11 @@ class Experts:
 
     def magnitude(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
         """(count, E I): sum of |up| by document."""
-        return document_sum(wide(routed.up).abs(), self.ids(routed, documents), count * self.count).view(count, -1)
+        return document_sum(upcast(routed.up).abs(), self.ids(routed, documents), count * self.count).view(count, -1)
 
     def total(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
         """(count, E I): sum of `hidden` by document; over `tokens` it is a neuron's mean."""
-        return document_sum(wide(routed.hidden), self.ids(routed, documents), count * self.count).view(count, -1)
+        return document_sum(upcast(routed.hidden), self.ids(routed, documents), count * self.count).view(count, -1)
 
     def tokens(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
         """(count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
@@ -118,7 +118,7 @@ class Experts:
         by_expert, ids = masks.reshape(-1, self.size), self.ids(routed, mask_ids)
         if values is None:
             return mask_neurons(routed.hidden, by_expert, ids, scale=scale, backend="torch" if plain else "auto")
-        return masked(routed.hidden, by_expert, ids, scale, values.view(self.count, -1)[routed.experts])
+        return apply_masks(routed.hidden, by_expert, ids, scale, values.view(self.count, -1)[routed.experts])
 
     def parameters_of(self, n: int) -> list[Tensor]:
         """Views of the row of gate, the row of up and the column of down that are neuron n."""

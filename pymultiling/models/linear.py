@@ -49,11 +49,11 @@ class Projection:
         block = weight_of(self.module).shape[0] // self.groups  # of a part of the outputs, which has fewer blocks, too
         return output.unflatten(-1, (-1, block))[..., self.start : self.stop].flatten(-2)
 
-    def rows(self) -> Tensor:
+    def row_indices(self) -> Tensor:
         """(width,) int64: the output, and so the row of `weight_of(module)`, of every neuron."""
         outputs = torch.arange(weight_of(self.module).shape[0])
         return outputs.view(self.groups, -1)[:, self.start : self.stop].flatten()
 
     def place(self) -> slice | Tensor:
         """What picks its outputs: a slice where it can."""
-        return slice(self.start, self.stop) if self.groups == 1 else self.rows()
+        return slice(self.start, self.stop) if self.groups == 1 else self.row_indices()

@@ -37,7 +37,7 @@ def load_model(name: str, device: torch.device, dtype: str = "auto", revision: s
     return _loaded(AutoModelForCausalLM, name, device, dtype, revision)
 
 
-def commit_of(name: str, revision: str | None = None) -> str | None:
+def hub_commit(name: str, revision: str | None = None) -> str | None:
     """The commit of a model that was loaded from the Hub, by where the cache has it; None where `name` is a folder."""
     file = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(file).parent.name if isinstance(file, str) else None
@@ -65,7 +65,7 @@ def load_tokenizer(name: str, revision: str | None = None):
         CheckpointError: there is none, or it cannot be loaded.
     """
     check_name(name)
-    quieten()
+    silence_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except Exception as error:  # transformers says in several lines what it tried
@@ -81,7 +81,7 @@ def load_weights(
 ):
     """A model without its tokenizer: as `load_model`."""
     check_name(name)
-    quieten()
+    silence_transformers()
     try:
         model, found = kind.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
     except Exception as error:  # every library below has errors of its own
@@ -94,10 +94,10 @@ def load_weights(
     return model.to(device).eval()
 
 
-def load_skeleton(name: str, revision: str | None = None):
+def load_without_weights(name: str, revision: str | None = None):
     """The modules of a model with the shapes of its weights, without their values: reads the configuration only."""
     check_name(name)
-    quieten()
+    silence_transformers()
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         with torch.device("meta"):
@@ -117,7 +117,7 @@ def check_name(name: str) -> None:
         raise CheckpointError(f"{name}: no such folder; give a folder that save_pretrained wrote, or a name on the Hub")
 
 
-def quieten() -> None:
+def silence_transformers() -> None:
     """Turns off the bars and remarks of transformers: errors are raised all the same."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -13,7 +13,7 @@ from pymultiling.models.linear import is_transposed, weight_of
 
 
 @dataclass(frozen=True)
-class Spread:
+class TensorParallel:
     """Which part of a model's neurons is this process's; they stand in the order of the processes."""
 
     rank: int = 0
@@ -33,7 +33,7 @@ class Spread:
         return torch.cat(found, -1)
 
 
-def spread_of(model: nn.Module, weight: Tensor) -> Spread:
+def tensor_parallel_of(model: nn.Module, weight: Tensor) -> TensorParallel:
     """The part that is this process's, by one of the weights that are spread.
 
     Raises:
@@ -45,24 +45,24 @@ def spread_of(model: nn.Module, weight: Tensor) -> Spread:
             raise UnsupportedModel(
                 f"the model is spread over a mesh of {mesh.ndim} dimensions: tensor parallelism has one"
             )
-        return Spread(mesh.get_local_rank(), mesh.size(), mesh.get_group())
+        return TensorParallel(mesh.get_local_rank(), mesh.size(), mesh.get_group())
     if (getattr(model, "tp_size", None) or 1) > 1:
         raise UnsupportedModel(
             "the model is spread over processes in the way of an older transformers, whose weights do not say so: install a "
             "newer one, or load the model whole"
         )
-    return Spread()
+    return TensorParallel()
 
 
-def processes_of(model: nn.Module) -> int:
+def process_count(model: nn.Module) -> int:
     """Over how many processes a model of any kind is spread.
 
     Raises:
-        UnsupportedModel: as `spread_of`.
+        UnsupportedModel: as `tensor_parallel_of`.
     """
     weights = list(model.parameters())
     spread = [weight for weight in weights if isinstance(weight, DTensor)]
-    return spread_of(model, (spread or weights)[0]).count
+    return tensor_parallel_of(model, (spread or weights)[0]).count
 
 
 def whole(values: Tensor) -> Tensor:

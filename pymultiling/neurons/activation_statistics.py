@@ -122,7 +122,7 @@ class ActivationStatistics:
             raise CheckpointError(f"{path} is damaged ({error}): count again") from None
 
 
-def probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:
+def stack_probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:
     """(layers, neurons, languages) float64, in the mapping's order.
 
     Raises:

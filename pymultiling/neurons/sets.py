@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.neurons.sites import SITES, check_sites
-from pymultiling.runtime.storage import load_tensors, save_tensors, written_whole
+from pymultiling.runtime.storage import load_tensors, save_tensors, write_atomically
 
 FORMAT = "pymultiling.neurons/1"
 
@@ -141,7 +141,7 @@ class NeuronSet:
     def to_lape(sets: Sequence[NeuronSet], path: str | Path) -> None:
         """Writes the FFN neurons of several sets in the layout that `from_lape` reads."""
         layout = [[row.nonzero().squeeze(1) for row in one.sites["ffn"]] for one in sets]
-        with written_whole(path) as partial, open(partial, "wb") as file:  # a path's name would be in the file
+        with write_atomically(path) as partial, open(partial, "wb") as file:  # a path's name would be in the file
             torch.save(layout, file)
 
     def _combine(self, other: NeuronSet, operation: Callable[[Tensor, Tensor], Tensor]) -> NeuronSet:

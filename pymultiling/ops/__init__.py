@@ -15,8 +15,8 @@ def _public() -> dict[str, object]:
     """{name: function, or tuple that one returns} of every operator, from its file in this folder."""
     names = {"unavailable": unavailable}
     for operator in OPERATORS.values():
-        function = OPERATORS[operator.public or operator.name]
-        module = import_module(f"{__name__}.{function.file}")
+        function = OPERATORS[operator.public_function or operator.name]
+        module = import_module(f"{__name__}.{function.module_name}")
         for name in filter(None, (function.name, operator.named)):
             names[name] = getattr(module, name)
     return names

@@ -27,7 +27,7 @@ def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
         return None
     if backend not in KERNELS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(KERNELS)} and torch")
-    return unable(backend, KERNELS[backend], tensor)
+    return why_unavailable(backend, KERNELS[backend], tensor)
 
 
 def require_backend(backend: str) -> None:
@@ -35,7 +35,7 @@ def require_backend(backend: str) -> None:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
 
 
-def unable(backend: str, kernels: Kernels, tensor: Tensor | None) -> str | None:
+def why_unavailable(backend: str, kernels: Kernels, tensor: Tensor | None) -> str | None:
     """Why kernels of a backend cannot run on this machine, or not on this tensor; None where they can."""
     if backend == "triton":
         return load_triton() or _not_for_triton(kernels, tensor) or kernels.wrong_dtype(tensor)

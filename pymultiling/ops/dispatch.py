@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.errors import BackendUnavailable
-from pymultiling.ops.backends import require_backend, unable, unavailable
+from pymultiling.ops.backends import require_backend, unavailable, why_unavailable
 from pymultiling.ops.operator import Operator
 from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
 
@@ -30,11 +30,11 @@ def call(name: str, *arguments, backend: str = "auto"):
     """
     operator = OPERATORS[name]
     if backend == "auto":
-        return TORCH_OPERATORS[name](*operator.spelled_out(arguments))
+        return TORCH_OPERATORS[name](*operator.schema_arguments(arguments))
     return _run(operator, arguments, backend)
 
 
-def implementation(name: str, arguments: tuple, backend: str = "auto") -> Callable:
+def select_implementation(name: str, arguments: tuple, backend: str = "auto") -> Callable:
     """The function that runs an operator on such arguments, as its reference takes them.
 
     Raises:
@@ -60,7 +60,7 @@ def implementation(name: str, arguments: tuple, backend: str = "auto") -> Callab
 def refusal(operator: Operator, backend: str, arguments: tuple) -> str | None:
     """Why a backend other than plain PyTorch cannot run an operator on these arguments; None where it can."""
     kernels = operator.kernels.get(backend)
-    reason = unable(backend, kernels or KERNELS[backend], operator.first_tensor(arguments))
+    reason = why_unavailable(backend, kernels or KERNELS[backend], operator.first_tensor(arguments))
     if reason is not None:
         return reason
     if kernels is None or (backend != "triton" and _compiled(operator, backend) is None):
@@ -69,7 +69,7 @@ def refusal(operator: Operator, backend: str, arguments: tuple) -> str | None:
 
 
 def _run(operator: Operator, arguments: tuple, backend: str = "auto"):
-    function = implementation(operator.name, arguments, backend)
+    function = select_implementation(operator.name, arguments, backend)
     if operator.check is not None:
         operator.check(*arguments)
     return function(*arguments)
@@ -79,7 +79,7 @@ def _kernel(operator: Operator, backend: str, tensor: Tensor) -> Callable:
     if backend == "triton":
         return functools.partial(_on_device_of, tensor, operator.launcher())
     function = _compiled(operator, backend)
-    return function if operator.problem is None else functools.partial(_spelled_out, function)
+    return function if operator.arguments_type is None else functools.partial(_spelled_out, function)
 
 
 def _compiled(operator: Operator, backend: str) -> Callable | None:
@@ -107,7 +107,7 @@ def _warn_once(reason: str) -> None:
 
 def _torch_operator(operator: Operator) -> torch.library.CustomOpDef:
     def run(*arguments):
-        return _run(operator, operator.as_python(arguments))
+        return _run(operator, operator.python_arguments(arguments))
 
     name = f"pymultiling::{operator.name}"
     defined = torch.library.custom_op(name, run, mutates_args=operator.mutates, schema=operator.schema)

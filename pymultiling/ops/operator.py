@@ -61,14 +61,14 @@ class Budget:
         floors: {result: {dtype: floor}}.
         times: called with the operator's arguments; by what the floor is multiplied. None: 1.
         exact: results that have plain PyTorch's bits.
-        estimate: only comparable where rounding does not move a draw, which its own tests see to.
+        is_estimate: only comparable where rounding does not move a draw, which its own tests see to.
     """
 
     floor: float = 0.0
     floors: Mapping[str, Mapping[torch.dtype, float]] = field(default_factory=dict)
     times: Callable[..., float] | None = None
     exact: tuple[str, ...] = ()
-    estimate: bool = False
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +84,10 @@ class Operator:
         kernels: {backend: what its kernels take}; a backend that is not there has no such kernel.
         budget: of every kernel's errors; None where there is no kernel.
         home: name of the operator's files (reference, Triton, ops) where it is not the operator's.
-        public: the function of pymultiling.ops that reaches it, where that is another operator's.
+        public_function: the function of pymultiling.ops that reaches it, where that is another operator's.
         options: with which keyword arguments the public function reaches it.
         named: the NamedTuple that the public function returns, from the public function's file.
-        problem: the NamedTuple of all arguments, which Python's functions take whole. None: they take them one by one.
+        arguments_type: the NamedTuple of all arguments, which Python's functions take whole. None: they take them one by one.
         mutates: arguments that are written into.
         check: called with the arguments before any kernel runs; raises ValueError for values that no kernel can take.
         heavy: whether Triton takes seconds to compile a kernel of it.
@@ -100,23 +100,23 @@ class Operator:
     kernels: Mapping[str, Kernels]
     budget: Budget | None
     home: str = ""
-    public: str = ""
+    public_function: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     named: str | None = None
-    problem: type | None = None
+    arguments_type: type | None = None
     mutates: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
     heavy: bool = False
 
     @property
-    def file(self) -> str:
+    def module_name(self) -> str:
         """Of its reference, of its Triton kernel, and in pymultiling.ops; without an ending."""
         return self.home or self.name
 
     @property
     def title(self) -> str:
         """In tables: the public function's name with its mode, where it has modes."""
-        return f"{self.public or self.name}, {self.options['mode']}" if "mode" in self.options else self.name
+        return f"{self.public_function or self.name}, {self.options['mode']}" if "mode" in self.options else self.name
 
     @cached_property
     def argument_names(self) -> tuple[str, ...]:
@@ -126,23 +126,23 @@ class Operator:
 
     def reference(self) -> Callable:
         """The function that is the operator in plain PyTorch."""
-        return getattr(import_module(f"pymultiling.ops.reference.{self.file}"), self.name)
+        return getattr(import_module(f"pymultiling.ops.reference.{self.module_name}"), self.name)
 
     def triton_module(self) -> ModuleType:
         """ImportError where triton cannot be imported."""
-        return import_module(f"pymultiling.triton_kernels.{self.file}")
+        return import_module(f"pymultiling.triton_kernels.{self.module_name}")
 
     def launcher(self) -> Callable:
         """The function that launches the Triton kernel."""
         return getattr(self.triton_module(), self.name)
 
     def first_tensor(self, arguments: tuple) -> Tensor:
-        return arguments[0] if self.problem is None else arguments[0][0]
+        return arguments[0] if self.arguments_type is None else arguments[0][0]
 
-    def spelled_out(self, arguments: tuple) -> tuple:
+    def schema_arguments(self, arguments: tuple) -> tuple:
         """The schema's arguments, from those of Python's functions."""
-        return arguments if self.problem is None else tuple(arguments[0])
+        return arguments if self.arguments_type is None else tuple(arguments[0])
 
-    def as_python(self, arguments: tuple) -> tuple:
+    def python_arguments(self, arguments: tuple) -> tuple:
         """The arguments of Python's functions, from the schema's."""
-        return arguments if self.problem is None else (self.problem(*arguments),)
+        return arguments if self.arguments_type is None else (self.arguments_type(*arguments),)

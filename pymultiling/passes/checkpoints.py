@@ -18,19 +18,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pymultiling.data.chunks import Place
+from pymultiling.data.chunks import ChunkStart
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.errors import CheckpointError
 from pymultiling.runtime.locking import locked
 from pymultiling.runtime.processes import Processes
-from pymultiling.runtime.storage import written_whole
+from pymultiling.runtime.storage import write_atomically
 
 FORMAT = "pymultiling.checkpoint/1"
 KEPT = 2  # states of a corpus: the last one and the one before it
 
 
 @dataclass(frozen=True)
-class Standing:
+class PassState:
     """How far a pass has come in a corpus.
 
     Attributes:
@@ -45,7 +45,7 @@ class Standing:
     """
 
     total: object
-    place: Place = Place()
+    place: ChunkStart = ChunkStart()
     digest: str = ""
     batches: int = 0
     documents: int = 0
@@ -55,7 +55,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Every:
+class CheckpointInterval:
     """When a state is written: after so many seconds or documents, whichever comes first."""
 
     seconds: float
@@ -69,16 +69,16 @@ class Every:
 class Checkpoints:
     """The part of a checkpoint folder that is one process's; `opened` locks it."""
 
-    def __init__(self, folder: Path, run: Mapping[str, object], every: Every):
+    def __init__(self, folder: Path, run: Mapping[str, object], every: CheckpointInterval):
         self._folder, self._every = folder, every
         self._run = json.loads(json.dumps({"format": FORMAT, **run}))  # as it is read again
         self._written, self._documents = time.monotonic(), 0
 
-    def beside(self, corpus: int) -> Path:
+    def row_file(self, corpus: int) -> Path:
         """A file beside the states, for what a corpus's statistics keep elsewhere than in them."""
         return self._folder / f"{corpus}.rows"
 
-    def restore(self, corpus: int, load: Callable[[Path], object]) -> Standing | None:
+    def restore(self, corpus: int, load: Callable[[Path], object]) -> PassState | None:
         """The last state of a corpus that is whole, a warning for every one that is not; None: there is none.
 
         load: reads the corpus's statistics.
@@ -95,7 +95,7 @@ class Checkpoints:
                 _check_same(self._run, body["run"], self._folder)
                 for file in damaged:  # it does not count as one of those that are kept
                     file.unlink(missing_ok=True)
-                return Standing(
+                return PassState(
                     _loaded(load, tensors),
                     _place(body["place"]),
                     body["digest"],
@@ -111,14 +111,14 @@ class Checkpoints:
                 damaged += [manifest, tensors]
         return None
 
-    def measured(self, corpus: int, standing: Standing, documents: int) -> None:
+    def measured(self, corpus: int, standing: PassState, documents: int) -> None:
         """Tells that so many more documents were measured; writes the state when it is time."""
         self._documents += documents
         late = time.monotonic() - self._written >= self._every.seconds
         if late or self._documents >= (self._every.documents or float("inf")):
             self.write(corpus, standing)
 
-    def write(self, corpus: int, standing: Standing) -> None:
+    def write(self, corpus: int, standing: PassState) -> None:
         """Writes the state of a corpus; where that is impossible, a warning: the states before it stay."""
         self._written, self._documents = time.monotonic(), 0
         try:
@@ -132,13 +132,13 @@ class Checkpoints:
         except Exception as error:  # a disk that is full has several
             warnings.warn(f"{self._folder} cannot hold another state ({error}): what it held stays")
 
-    def _write(self, manifest: Path, tensors: Path, standing: Standing) -> None:
+    def _write(self, manifest: Path, tensors: Path, standing: PassState) -> None:
         try:
             standing.total.save(tensors)
             _sync(tensors)
             body = {
                 "run": self._run,
-                "place": {**asdict(standing.place), "finished": list(standing.place.finished.items())},
+                "place": _place_body(standing.place),
                 "digest": standing.digest,
                 "batches": standing.batches,
                 "documents": standing.documents,
@@ -147,7 +147,7 @@ class Checkpoints:
                 "ended": standing.ended,
                 "tensors": _hash(tensors.read_bytes()),
             }
-            with written_whole(manifest) as partial:
+            with write_atomically(manifest) as partial:
                 partial.write_text(json.dumps({"checksum": _checksum(body), **body}, indent=1), "utf-8")
                 _sync(partial)
             _sync(self._folder)
@@ -166,16 +166,16 @@ class Checkpoints:
 class NoCheckpoints:
     """Nothing is kept."""
 
-    def beside(self, corpus: int) -> None:
+    def row_file(self, corpus: int) -> None:
         return None
 
     def restore(self, corpus: int, load: Callable[[Path], object]) -> None:
         return None
 
-    def measured(self, corpus: int, standing: Standing, documents: int) -> None:
+    def measured(self, corpus: int, standing: PassState, documents: int) -> None:
         pass
 
-    def write(self, corpus: int, standing: Standing) -> None:
+    def write(self, corpus: int, standing: PassState) -> None:
         pass
 
 
@@ -184,7 +184,7 @@ def opened(
     folder: str | Path | None,
     processes: Processes,
     run: Mapping[str, object],
-    every: Every,
+    every: CheckpointInterval,
 ) -> Iterator[Checkpoints | NoCheckpoints]:
     """This process's checkpoints, for nobody else as long as the block lasts; none without a folder.
 
@@ -254,8 +254,19 @@ def _check_same(run: Mapping[str, object], other: Mapping[str, object], folder: 
             )
 
 
-def _place(body: dict) -> Place:
-    return Place(**{**body, "finished": {number: tuple(what) for number, what in body["finished"]}})
+def _place_body(place: ChunkStart) -> dict:
+    return {
+        "shard": place.shard,
+        "row": place.record,
+        "chunk": place.chunk,
+        "digest": place.digest,
+        "finished": list(place.finished.items()),
+    }
+
+
+def _place(body: dict) -> ChunkStart:
+    finished = {number: tuple(what) for number, what in body["finished"]}
+    return ChunkStart(body["shard"], body["row"], body["chunk"], body["digest"], finished)
 
 
 def _checksum(body: dict) -> str:

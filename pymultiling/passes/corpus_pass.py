@@ -12,21 +12,21 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenizer_hash
 from pymultiling.data.shards import check_first_row, described, extent, shards_of, sizes
 from pymultiling.data.streams import stream
-from pymultiling.data.tokenising import Documents, Tokenising
+from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.passes.agreement import check_same_call, check_same_texts
-from pymultiling.passes.checkpoints import Every, Standing, opened
-from pymultiling.passes.document_names import naming
+from pymultiling.passes.checkpoints import CheckpointInterval, PassState, opened
+from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.identity import model_hash
-from pymultiling.passes.memory import WithinMemory
+from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.runtime.processes import Processes, processes
-from pymultiling.runtime.progress import Pace, progress, say
+from pymultiling.runtime.progress import Pace, say, show_progress
 
 
 class Statistics(Protocol):
@@ -62,158 +62,156 @@ class Options:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
         self.every()
 
-    def every(self) -> Every:
-        return Every(self.checkpoint_seconds, self.checkpoint_documents)
+    def every(self) -> CheckpointInterval:
+        return CheckpointInterval(self.checkpoint_seconds, self.checkpoint_documents)
 
 
 @dataclass(frozen=True)
-class Origin:
+class BatchSource:
     """Where the documents of a batch come from.
 
     Attributes:
         chunk: the rows that they were made of.
-        places: int64, of every document of the chunk, as `Tokenising` says; `places[batch.order]` are the batch's.
+        positions: int64, of every document of the chunk, as `Tokenisation` says; `positions[batch.order]` are the batch's.
     """
 
     chunk: Chunk
-    places: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
-class Work:
+class Job:
     """What a pass does with the documents of corpora.
 
     Attributes:
         doing: a word for the progress, such as "measuring"; unit: what documents are called there.
-        tokenising: how texts become documents.
+        tokenisation: how texts become documents.
         nothing: gives a corpus's statistics before its first document; takes its name, and a path for a file of its own
             beside its state, None where no state is kept.
         measure: gives a batch's statistics.
         decides: gives what decides the result, beside the corpora and `batch_tokens`.
         check: raises CorpusError where nothing was found in a corpus; takes its name, statistics and report.
         named: what is measured as messages call it, such as "language 'fr'".
-        read_as: what is read as messages call it, such as "corpus 'fr'"; "" where there is one only, and nothing to tell apart.
+        corpus_label: what is read as messages call it, such as "corpus 'fr'"; "" where there is one only, and nothing to tell apart.
         spread_over: how many processes have a part of the model.
         halves: a batch that does not fit in memory is measured in halves here; False: `measure` sees to that.
     """
 
-    doing: str
-    tokenising: Tokenising
-    nothing: Callable[[str, Path | None], Statistics]
-    measure: Callable[[Batch, Origin], Statistics]
-    decides: Callable[[], Mapping[str, object]]
+    activity: str
+    tokenisation: Tokenisation
+    empty_statistics: Callable[[str, Path | None], Statistics]
+    measure: Callable[[Batch, BatchSource], Statistics]
+    identity: Callable[[], Mapping[str, object]]
     check: Callable[[str, Statistics, CorpusReport], None]
-    named: Callable[[str], str] = "language {!r}".format
-    read_as: Callable[[str], str] = "corpus {!r}".format
+    content_label: Callable[[str], str] = "language {!r}".format
+    corpus_label: Callable[[str], str] = "corpus {!r}".format
     spread_over: int = 1
-    halves: bool = True
+    halve_batches: bool = True
     unit: str = "documents"
 
 
-def over_corpora(
-    corpora: Mapping[str, object], work: Work, options: Options
-) -> dict[str, tuple[Statistics, CorpusReport]]:
+def run_pass(corpora: Mapping[str, object], job: Job, options: Options) -> dict[str, tuple[Statistics, CorpusReport]]:
     """The statistics of every corpus, {name: source}, and what became of its texts, over all processes.
 
     Raises:
         CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
-        CorpusError, ValueError: the processes do not do the same work.
+        CorpusError, ValueError: the processes do not do the same job.
     """
     if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
-    fields = work.tokenising.fields
+    fields = job.tokenisation.fields
     shards = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
-        team = stack.enter_context(processes(work.spread_over))
+        team = stack.enter_context(processes(job.spread_over))
         parts = {f"corpus {name!r}": described(of_corpus) for name, of_corpus in shards.items()}
         decides = {"corpora": list(shards), **parts, "batch_tokens": options.batch_tokens}
         if team.several or options.checkpoint:
-            decides |= work.decides()
+            decides |= job.identity()
         if team.several:
             texts = {f"texts of {name!r}": extent(of_corpus) for name, of_corpus in shards.items()}
             apart = {"model": None} if team.one_model else {}  # each has a part of it
             check_same_call(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
         folder = options.checkpoint if team.first or not team.one_model else None
         keeper = stack.enter_context(opened(folder, team, decides, options.every()))
-        nothing = [work.nothing(name, keeper.beside(number)) for number, name in enumerate(corpora)]
+        nothing = [job.empty_statistics(name, keeper.row_file(number)) for number, name in enumerate(corpora)]
         restored = team.agreed(
-            [keeper.restore(number, empty.load) or Standing(empty) for number, empty in enumerate(nothing)]
+            [keeper.restore(number, empty.load) or PassState(empty) for number, empty in enumerate(nothing)]
         )
         if team.one_model:  # what the first process restored goes on here, where its tables are not
             restored = [replace(begun, total=empty + begun.total) for begun, empty in zip(restored, nothing)]
         for (name, of_corpus), begun in zip(shards.items(), restored):
             check_finished(name, of_corpus, begun.place)
             if not begun.ended:
-                with _of(name, work, options.checkpoint, restored):
+                with _of(name, job, options.checkpoint, restored):
                     check_first_row(of_corpus, fields)
         source = chain.from_iterable(
             chunks(name, of_corpus, fields, size, Share(team.rank, team.count, number), begun.place)
             for number, ((name, of_corpus), begun) in enumerate(zip(shards.items(), restored))
             if not begun.ended
         )
-        read = stack.enter_context(closing(stream(source, work.tokenising, options.workers)))
+        read = stack.enter_context(closing(stream(source, job.tokenisation, options.workers)))
         # A half here would be a whole batch in another process that has a part of the model.
-        measure = WithinMemory(work.measure) if work.halves and work.spread_over == 1 else work.measure
+        measure = SplitOnOutOfMemory(job.measure) if job.halve_batches and job.spread_over == 1 else job.measure
         shown, standings = options.progress and team.first, list(restored)
         pace, spans = Pace(), _spans(list(shards.values()))
         for number, (name, begun) in enumerate(zip(corpora, restored)):
             if begun.ended:
-                say(f"{name}: {begun.documents:,} {work.unit}, from {options.checkpoint}", shown)
+                say(f"{name}: {begun.documents:,} {job.unit}, from {options.checkpoint}", shown)
                 continue
             with (
-                progress(_label(name, work, begun, team), work.unit, shown) as bar,
-                _of(name, work, options.checkpoint, standings),
+                show_progress(_label(name, job, begun, team), job.unit, shown) as bar,
+                _of(name, job, options.checkpoint, standings),
             ):
                 try:
-                    for standing, documents, tokens, done in _steps(read, begun, measure, work, options.batch_tokens):
+                    for standing, documents, tokens, done in _steps(read, begun, measure, job, options.batch_tokens):
                         standings[number] = standing
                         keeper.measured(number, standing, documents)
                         pace.update(bar, documents, tokens, None if done is None else spans[number](done))
                 finally:
                     keeper.write(number, standings[number])
             if team.count == 1:
-                work.check(name, standings[number].total, standings[number].report)
+                job.check(name, standings[number].total, standings[number].report)
         check_same_texts(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
         found = {name: _over_all(standing, team) for name, standing in zip(corpora, standings)}
     for name, (total, report) in found.items():
-        work.check(name, total, report)
+        job.check(name, total, report)
     return found
 
 
 def _steps(
     read: Iterator[tuple[Chunk, Documents]],
-    standing: Standing,
-    measure: Callable[[Batch, Origin], Statistics],
-    work: Work,
+    standing: PassState,
+    measure: Callable[[Batch, BatchSource], Statistics],
+    job: Job,
     batch_tokens: int,
-) -> Iterator[tuple[Standing, int, int, float | None]]:
+) -> Iterator[tuple[PassState, int, int, float | None]]:
     """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
     going_on = standing.batches > 0
     for chunk, documents in read:
-        resumed = chunk.place == standing.place
+        resumed = chunk.start == standing.place
         if going_on and not resumed:
-            raise changed(chunk.corpus, f"part {standing.place.shard + 1} after text {standing.place.row:,}")
+            raise changed(chunk.corpus, f"part {standing.place.shard + 1} after text {standing.place.record:,}")
         going_on = False
         if chunk.last:
-            ended = replace(standing, place=chunk.place, digest="", batches=0, before=standing.report, ended=True)
+            ended = replace(standing, place=chunk.start, digest="", batches=0, before=standing.report, ended=True)
             yield ended, 0, 0, 1.0
             return
         before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
         if begun and chunk.digest != standing.digest:
-            raise changed(chunk.corpus, f"{chunk.shard} after text {chunk.place.row:,}")
+            raise changed(chunk.corpus, f"{chunk.shard} after text {chunk.start.record:,}")
         report = before + documents.report
         standing = replace(
-            standing, place=chunk.place, digest=chunk.digest, batches=begun, before=before, report=report
+            standing, place=chunk.start, digest=chunk.digest, batches=begun, before=before, report=report
         )
         seen = 0
-        for number, batch in enumerate(batches(documents, batch_tokens, window=len(documents.lengths))):
+        for number, batch in enumerate(make_batches(documents, batch_tokens, window=len(documents.lengths))):
             seen += batch.tokens
             if number < begun:
                 continue
-            numbers = documents.places[batch.order] if work.tokenising.form == "sentences" else batch.order
-            with naming(work.named(chunk.corpus), numbers, _where(chunk)):
-                found = measure(batch, Origin(chunk, torch.from_numpy(documents.places)))
+            numbers = documents.places[batch.order] if job.tokenisation.form == "sentences" else batch.order
+            with add_document_name(job.content_label(chunk.corpus), numbers, _where(chunk)):
+                found = measure(batch, BatchSource(chunk, torch.from_numpy(documents.places)))
             count = len(batch.order)
             standing = replace(
                 standing, total=standing.total + found, batches=number + 1, documents=standing.documents + count
@@ -240,41 +238,41 @@ def _spans(corpora: list[list]) -> list[Callable[[float], float]]:
     ]
 
 
-def identity(model: nn.Module, tokenising: Tokenising) -> dict[str, object]:
+def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, object]:
     """What decides a pass's numbers, beside what is measured; `model`: all that is run."""
     return {
         "dtype": str(model.dtype),
         "model": model_hash(model),
-        "tokenizer": tokenizer_hash(tokenising.tokenizer),
-        "max_length": tokenising.max_length,
-        "pack": tokenising.pack,
+        "tokenizer": tokenizer_hash(tokenisation.tokenizer),
+        "max_length": tokenisation.max_length,
+        "pack": tokenisation.pack,
     }
 
 
 @contextmanager
-def _of(corpus: str, work: Work, checkpoint: str | Path | None, standings: Sequence[Standing]) -> Iterator[None]:
+def _of(corpus: str, job: Job, checkpoint: str | Path | None, standings: Sequence[PassState]) -> Iterator[None]:
     """A CorpusError inside names the corpus, and where what was measured is."""
     try:
         yield
     except CorpusError as error:
         measured = checkpoint and any(standing.documents for standing in standings)
         kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if measured else ""
-        read = work.read_as(corpus)
+        read = job.corpus_label(corpus)
         raise CorpusError(f"{read}{': ' if read else ''}{error}{kept}") from error
 
 
-def _label(name: str, work: Work, standing: Standing, team: Processes) -> str:
-    notes = [f"goes on after {standing.documents:,} {work.unit}"] if standing.documents else []
+def _label(name: str, job: Job, standing: PassState, team: Processes) -> str:
+    notes = [f"goes on after {standing.documents:,} {job.unit}"] if standing.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
-    return f"{name}: {work.doing}" + (f" ({', '.join(notes)})" if notes else "")
+    return f"{name}: {job.activity}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _where(chunk: Chunk) -> str:
-    if chunk.place.shard == chunk.place.row == 0:
+    if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
-    return f"from text {chunk.place.row + 1:,} of {chunk.shard} on"
+    return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"
 
 
-def _over_all(standing: Standing, team: Processes) -> tuple[Statistics, CorpusReport]:
+def _over_all(standing: PassState, team: Processes) -> tuple[Statistics, CorpusReport]:
     report = team.total(torch.tensor(astuple(standing.report))).tolist()
     return standing.total.over(team), CorpusReport(*report)

@@ -9,7 +9,7 @@ from pymultiling.errors import NonFiniteActivations
 
 
 @contextmanager
-def naming(name: str, documents: Sequence[int], of_what: str = "of its corpus") -> Iterator[None]:
+def add_document_name(name: str, documents: Sequence[int], of_what: str = "of its corpus") -> Iterator[None]:
     """NonFiniteActivations that leave the block say which document of which corpus it was.
 
     documents: the numbers in the corpus of those in the batch.

@@ -10,12 +10,12 @@ from typing import TypeVar
 import torch
 
 from pymultiling.data.batches import Batch
-from pymultiling.errors import NonFiniteActivations, out_of_memory
+from pymultiling.errors import NonFiniteActivations, is_out_of_memory
 
 Found = TypeVar("Found")
 
 
-class WithinMemory:
+class SplitOnOutOfMemory:
     """measure(batch, ...), or what it gives for halves, joined, where memory does not suffice for the whole.
 
     After that, batches of more tokens than the larger half had are halved without a trial. What is joined is that of the whole to
@@ -32,7 +32,7 @@ class WithinMemory:
             try:
                 return self._measure(batch, *others)
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or len(batch.order) == 1:
+                if not is_out_of_memory(error) or len(batch.order) == 1:
                     raise
             # What the failed forward held is free now that its exception is gone.
             if torch.cuda.is_available():

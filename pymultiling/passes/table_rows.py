@@ -31,7 +31,7 @@ class TableRows:
         self.checksums = torch.zeros(0, dtype=torch.int64) if checksums is None else checksums
 
     @classmethod
-    def written(cls, table: RowTable, rows: Tensor, values: Tensor) -> TableRows:
+    def write(cls, table: RowTable, rows: Tensor, values: Tensor) -> TableRows:
         """Writes values (n, *shape), in the table's dtype, into rows (n,)."""
         table.write(rows, values)
         checksums = torch.full((int(rows.max()) + 1 if len(rows) else 0,), ABSENT)
@@ -66,9 +66,9 @@ class TableRows:
             self.table.write(rows[~here], values[~here])
         return TableRows(self.table, torch.where(everyone, checksums, ABSENT))
 
-    def finished(self, count: int) -> Tensor:
+    def finish(self, count: int) -> Tensor:
         """(count, *shape): the table, NaN in rows that are not written."""
-        return self.table.finished(_padded(self.present, count))
+        return self.table.finish(_padded(self.present, count))
 
     def save(self, path: Path) -> None:
         """Makes sure that the rows are on the disk, then writes which they are to a safetensors file."""

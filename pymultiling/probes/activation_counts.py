@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, evaluation
+from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.experts import Experts, Routed, changing
 from pymultiling.models.linear import Projection
 from pymultiling.ops import active_count
@@ -20,7 +20,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance import ImportanceProbe
 
 # transformers' names of the activations that are above zero exactly where their input is.
-SIGN_KEEPING = (
+SIGN_PRESERVING_ACTIVATIONS = (
     "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "quick_gelu",
     "relu", "relu2", "relu6", "leaky_relu", "mish",
 )  # fmt: skip
@@ -35,9 +35,9 @@ class ActivationProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
-        if self.decoder.activation not in SIGN_KEEPING:
+        if self.decoder.activation not in SIGN_PRESERVING_ACTIVATIONS:
             raise UnsupportedModel(
-                f"the FFN's activation is {self.decoder.activation!r}; looked for one of {', '.join(SIGN_KEEPING)}"
+                f"the FFN's activation is {self.decoder.activation!r}; looked for one of {', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
             )
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class ActivationProbe:
 
             return count
 
-        with ExitStack() as stack, Hooks() as hooks, evaluation(self.decoder.model):
+        with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
                 if layer.experts is not None:
                     stack.enter_context(changing(layer.experts, watch_routed(index, layer.experts)))
@@ -87,7 +87,7 @@ class ActivationProbe:
                 "its family does in transformers"
             )
         self._require_finite(output[0], input_ids, attention_mask)
-        return self.decoder.spread.gather(active[:, : seen[0]], shape[1]).cpu()
+        return self.decoder.tensor_parallel.gather(active[:, : seen[0]], shape[1]).cpu()
 
     def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
         """What is not finite in any layer is not in the last one's output either, for the layers' outputs add up."""

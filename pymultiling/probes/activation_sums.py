@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pymultiling.mathematics.sums import wide
-from pymultiling.models.decoder import Decoder, evaluation
+from pymultiling.mathematics.sums import upcast
+from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.experts import Experts, Routed, changing
 from pymultiling.models.linear import weight_of
 from pymultiling.neurons.sites import SITES, check_sites
@@ -29,7 +29,7 @@ class ActivationSumProbe:
         self.decoder.require_weights()
         self._has_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
-    def nothing(self) -> dict[str, Tensor]:
+    def zero_sums(self) -> dict[str, Tensor]:
         """The sums of no tokens: {site: (layers, neurons) float64}, "tokens": () int64 and, of experts, "routed": (layers, neurons)
         int64, the tokens that are routed to each neuron's expert."""
         widths, layers = self.decoder.widths(), len(self.decoder.layers)
@@ -41,15 +41,15 @@ class ActivationSumProbe:
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """The sums of a batch, as in `nothing`: input_ids and attention_mask (documents, length), mask 0 for padding."""
-        sums = self.nothing()
+        """The sums of a batch, as in `zero_sums`: input_ids and attention_mask (documents, length), mask 0 for padding."""
+        sums = self.zero_sums()
         sums["tokens"] += attention_mask.sum().cpu()
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
         valid = {device: attention_mask.flatten().to(device) for device in devices}
 
         def add(index: int, parts: dict[str, slice | Tensor], whole: int, x: Tensor) -> None:
-            x = wide(x.flatten(0, -2))
-            total = self.decoder.spread.gather(valid[x.device].to(x.dtype) @ x, whole).double().cpu()
+            x = upcast(x.flatten(0, -2))
+            total = self.decoder.tensor_parallel.gather(valid[x.device].to(x.dtype) @ x, whole).double().cpu()
             for site, part in parts.items():
                 if site in sums:
                     sums[site][index] += total[part]
@@ -59,7 +59,7 @@ class ActivationSumProbe:
             sums["ffn"][index] += experts.total(routed, documents, 1)[0].double().cpu()
             sums["routed"][index] += experts.tokens(routed, documents, 1)[0].cpu()
 
-        with ExitStack() as stack, Hooks() as hooks, evaluation(self.decoder.model):
+        with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
                 if self._has_experts:
                     stack.enter_context(changing(layer.experts, partial(add_routed, index, layer.experts)))
@@ -71,5 +71,5 @@ class ActivationSumProbe:
                         hooks.before(module, lambda _, args, at=at: add(*at, args[0]))
                     else:
                         hooks.after(module, lambda _, args, output, at=at: add(*at, output))
-            self.decoder.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return sums

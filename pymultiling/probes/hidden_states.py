@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
-from pymultiling.mathematics.sums import wide
-from pymultiling.models.decoder import Decoder, evaluation
+from pymultiling.mathematics.sums import upcast
+from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.probes.hooks import Hooks
 
-LOGITS = 2**24  # that are held at a time
+MAX_LOGITS = 2**24  # that are held at a time
 
 
 def watch_layers(decoder: Decoder, hooks: Hooks, see: Callable[[int, Tensor], None]) -> None:
@@ -22,7 +22,7 @@ def watch_layers(decoder: Decoder, hooks: Hooks, see: Callable[[int, Tensor], No
     def first(_, args, kwargs) -> None:
         see(0, args[0] if args else kwargs["hidden_states"])
 
-    modules = list(decoder.base.get_submodule(decoder.family.layers))
+    modules = list(decoder.base_model.get_submodule(decoder.family.layers))
     hooks.before(modules[0], first, with_kwargs=True)
     for index, module in enumerate(modules, 1):
         hooks.after(
@@ -40,7 +40,7 @@ class SentenceMeanProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
-        if any(is_linear(module) for module in self.decoder.final):
+        if any(is_linear(module) for module in self.decoder.final_modules):
             raise UnsupportedModel(
                 f"{type(model).__name__} projects its last hidden states to another width: they are no points beside others"
             )
@@ -57,12 +57,12 @@ class SentenceMeanProbe:
         def see(index: int, hidden: Tensor) -> None:
             mask = attention_mask.bool().to(hidden.device)
             # Not a product with the mask: what stands beside padding may be NaN.
-            total = wide(hidden).masked_fill(~mask[..., None], 0).sum(1)
+            total = upcast(hidden).masked_fill(~mask[..., None], 0).sum(1)
             means[index] = (total / mask.sum(1, keepdim=True)).cpu()
 
-        with Hooks() as hooks, evaluation(self.decoder.model):
+        with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, see)
-            output = self.decoder.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             see(len(self.decoder.layers), output[0])
         if len(means) < self.shape[0]:
             raise UnsupportedModel(f"{len(means)} of {self.shape[0]} hidden states were seen: layers were not run")
@@ -84,9 +84,9 @@ class TopTokenProbe:
         self.vocabulary = head.weight.shape[0]
         if not 1 <= top <= self.vocabulary:
             raise ValueError(f"top must be between 1 and the {self.vocabulary} tokens of the vocabulary, got {top}")
-        self._top, self._decode = top, nn.Sequential(*self.decoder.final, head)
+        self._top, self._decode = top, nn.Sequential(*self.decoder.final_modules, head)
 
-    def nothing(self) -> Tensor:
+    def zero_counts(self) -> Tensor:
         """(layers + 1, vocabulary) int64: the counts of no tokens."""
         return torch.zeros(len(self.decoder.layers) + 1, self.vocabulary, dtype=torch.int64)
 
@@ -97,7 +97,7 @@ class TopTokenProbe:
         Raises:
             NonFiniteActivations: naming the layer and the document.
         """
-        counts = self.nothing()
+        counts = self.zero_counts()
 
         def see(index: int, hidden: Tensor) -> None:
             inside = attention_mask.bool().to(hidden.device)
@@ -108,11 +108,11 @@ class TopTokenProbe:
                     f"hidden states of index {index} are NaN or infinite: look for NaN weights", document
                 )
             states = hidden[inside]  # parts that are elsewhere fetch them, as accelerate has them do
-            for some in states.split(max(1, LOGITS // self.vocabulary)):
+            for some in states.split(max(1, MAX_LOGITS // self.vocabulary)):
                 tokens = self._decode(some).topk(self._top).indices.flatten()
                 counts[index] += torch.bincount(tokens, minlength=self.vocabulary).cpu()
 
-        with Hooks() as hooks, evaluation(self.decoder.model):
+        with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, see)
-            self.decoder.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return counts

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.mathematics.sums import document_sum, wide
+from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import listening
-from pymultiling.models.decoder import Decoder, Layer, evaluation
+from pymultiling.models.decoder import Decoder, Layer, evaluation_mode
 from pymultiling.models.experts import Routed, changing
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.norms import epsilon
@@ -110,7 +110,7 @@ class ImportanceProbe:
         self._documents = torch.where(self._valid, rows, -1).flatten()
         self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
         self._errors: dict[str, dict[int, Tensor]] = {}
-        with evaluation(self.decoder.model), self._watching():
+        with evaluation_mode(self.decoder.model), self._watching():
             self.decoder.forward(input_ids, attention_mask)
         found, self._found = self._found, {}
         errors, self._errors = self._errors, {}
@@ -131,7 +131,7 @@ class ImportanceProbe:
     def _stacked(self, site: str, values: dict[int, Tensor], device: torch.device) -> Tensor:
         """(documents, layers, neurons), of all processes that the model is spread over."""
         found = torch.stack([values[index].to(device) for index in range(len(self.decoder.layers))], 1)
-        return self.decoder.spread.gather(found, self.decoder.widths()[site])
+        return self.decoder.tensor_parallel.gather(found, self.decoder.widths()[site])
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
         if layer.experts is not None:
@@ -165,7 +165,7 @@ class ImportanceProbe:
 
     def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
         def watch(_, args, output: Tensor) -> None:
-            x = wide(projection.of(output).flatten(0, -2)).abs()
+            x = upcast(projection.of(output).flatten(0, -2)).abs()
             self._found["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
 
         hooks.after(projection.module, watch)
@@ -182,7 +182,7 @@ class ImportanceProbe:
             x = args[0].flatten(0, -2)
             documents, kv_heads = self._documents.to(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
-                magnitude = document_sum(wide(x).abs(), documents, self._count)
+                magnitude = document_sum(upcast(x).abs(), documents, self._count)
                 by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
                 found = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
                 for site in sites:

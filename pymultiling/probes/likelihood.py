@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
-from pymultiling.mathematics.sums import wide
-from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.mathematics.sums import upcast
+from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.probes.masking import changed
+from pymultiling.probes.masking import change_neurons
 
 
 class LikelihoodProbe:
@@ -37,10 +37,12 @@ class LikelihoodProbe:
         self._stack = ExitStack()
 
     def __enter__(self) -> LikelihoodProbe:
-        self._stack.enter_context(evaluation(self._model))
+        self._stack.enter_context(evaluation_mode(self._model))
         self._rows = None
         if any(one is not None for one in self._sets):  # a model of any kind has likelihoods
-            self._rows = self._stack.enter_context(changed(Decoder(self._model), self._sets, self._scale, self._mean))
+            self._rows = self._stack.enter_context(
+                change_neurons(Decoder(self._model), self._sets, self._scale, self._mean)
+            )
         return self
 
     def __exit__(self, *error) -> None:
@@ -73,7 +75,7 @@ def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequ
     """logits and ids begin with token `first`. A row at a time: float32 logits of all would take twice the model's memory."""
     losses = [
         F.cross_entropy(
-            wide(logits[row, start - 1 - first : length - 1 - first]),
+            upcast(logits[row, start - 1 - first : length - 1 - first]),
             ids[row, start - first : length - first],
             reduction="sum",
         )

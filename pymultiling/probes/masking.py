@@ -14,7 +14,7 @@ from torch.autograd.forward_ad import unpack_dual
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Change, Experts, Routed, changing
 from pymultiling.models.linear import weight_of
-from pymultiling.models.spread import Spread
+from pymultiling.models.spread import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
@@ -69,7 +69,7 @@ def deactivate(
         raise ValueError("looked for a set of neurons or a list of some; of a dictionary give list(sets.values())")
     named = {f"set {place}": one for place, one in enumerate(neurons)} if several else {"the set": neurons}
     check_sets(decoder, named)
-    with changed(decoder, list(named.values()), scale, mean) as rows_of_sets, ExitStack() as stack:
+    with change_neurons(decoder, list(named.values()), scale, mean) as rows_of_sets, ExitStack() as stack:
         if several:
             rows_of_sets.assign(checked_rows(rows, len(named)))
             stack.enter_context(rows_of_sets.in_generate())
@@ -87,7 +87,7 @@ def check_sets(decoder: Decoder, named: Mapping[str, NeuronSet | None]) -> None:
 
 
 @contextmanager
-def changed(
+def change_neurons(
     decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
 ) -> Iterator[Rows]:
     """Inside, neurons are scaled, or set to their mean; gives what assigns a set to each row, the first until then."""
@@ -115,7 +115,7 @@ def changed(
                 masks, values = found(index, parts, weight.shape[on_input], weight)
                 if not masks.any():
                     continue
-                change = _change(decoder.spread, rows, masks, scale, values)
+                change = _change(decoder.tensor_parallel, rows, masks, scale, values)
                 # What somebody else's hook has seen, and may have kept, is not written into.
                 if on_input:
 
@@ -145,7 +145,7 @@ def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, Parts]]:
 
 
 def _change(
-    spread: Spread, rows: Rows, all_masks: Tensor, scale: float, all_values: Tensor | None
+    spread: TensorParallel, rows: Rows, all_masks: Tensor, scale: float, all_values: Tensor | None
 ) -> Callable[[Tensor, bool], Tensor]:
     def change(x: Tensor, ours: bool) -> Tensor:
         flat, ids = x.flatten(0, -2), rows.of_tokens(x)

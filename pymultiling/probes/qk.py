@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
@@ -25,7 +25,7 @@ def of_scores(
     cos = sin = q_plain = k_plain = q_gain = k_gain = None
     if score == "released":
         scale = scores.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
-        q_plain, k_plain = wide(query) / scale, wide(key) / scale
+        q_plain, k_plain = upcast(query) / scale, upcast(key) / scale
     elif pre and (scores.rotation is not None or layer.q_norm is not None):
         cos, sin = scores.rotation or (None, None)
         q_plain, q_gain = _plain(scores.q, decoder, layer, layer.q_norm)
@@ -81,4 +81,4 @@ def _plain(raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None) 
     if norm is None:
         return raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2), None
     plain, gain = normed(raw, norm, decoder.multiplier(norm), layer.head_size)
-    return plain.to(wide(raw).dtype), gain
+    return plain.to(upcast(raw).dtype), gain

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.mathematics.rotation import paired, rotate
+from pymultiling.mathematics.rotation import repeat_for_pairs, rotate
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.linear import Projection
 from pymultiling.probes.hooks import Hooks
@@ -113,7 +113,7 @@ def _rotation(decoder: Decoder, layer: Layer, keywords: dict) -> tuple[Tensor, T
     if not layer.rotates:
         return None
     cos, sin = _keyword(keywords, decoder.family.rotation)
-    return (paired(cos), paired(sin)) if decoder.family.half_tables else (cos, sin)
+    return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
 
 
 def _keyword(keywords: dict, name: str):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from pymultiling.models.decoder import Decoder, Layer, evaluation
+from pymultiling.models.decoder import Decoder, Layer, evaluation_mode
 from pymultiling.models.experts import Routed, changing
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.neurons.sites import SITES
@@ -53,7 +53,7 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
     with ImportanceProbe(model) as probe:
         found = probe.measure(tokens)
     differences = dict.fromkeys(SITES, 0.0)
-    with evaluation(model):
+    with evaluation_mode(model):
         for index in {0, len(decoder.layers) - 1}:
             layer = decoder.layers[index]
             calls, product = _calls(decoder, layer, tokens)
@@ -128,7 +128,7 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict) -> Callabl
 
         def replace(_, args, output: Tensor) -> Tensor:
             ones = size * torch.eye(output.shape[1], layer.head_size).to(output)
-            return output.index_copy(-1, layer.v.rows().to(output.device), ones.repeat(1, layer.kv_heads)[None])
+            return output.index_copy(-1, layer.v.row_indices().to(output.device), ones.repeat(1, layer.kv_heads)[None])
 
         with Hooks() as hooks:
             hooks.after(layer.v.module, replace)
@@ -149,7 +149,7 @@ def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
     places = layer.experts.parameters_of(n) if site == "ffn" and layer.experts is not None else []
     for projection in rows:
         if projection is not None:
-            row, bias = int(projection.rows()[n]), projection.module.bias
+            row, bias = int(projection.row_indices()[n]), projection.module.bias
             places += [weight_of(projection.module)[row]] + ([] if bias is None else [bias[row]])
     columns = {"ffn": layer.down, "o": layer.o}.get(site)
     places += [] if columns is None else [weight_of(columns)[:, n]]

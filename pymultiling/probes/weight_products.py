@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 from pymultiling.models.experts import Experts
 from pymultiling.models.spread import weight_for
 from pymultiling.ops import column_energy, value_gram
@@ -38,7 +38,7 @@ class FromWeights:
 
         def compute() -> list[Tensor]:
             weight = weight_for(linear, inputs)
-            return [value_gram(w, heads, size) for w in (weight, wide(weight) * wide(multiplier)[:, None])]
+            return [value_gram(w, heads, size) for w in (weight, upcast(weight) * upcast(multiplier)[:, None])]
 
         return self._once(("grams", linear, heads, size), compute)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymultiling.errors import CheckpointError
-from pymultiling.results.run import RECORD, files_in
+from pymultiling.results.run import RECORD_FILE, files_in
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def result_folder(out: str | Path) -> Iterator[Path]:
     Raises:
         CheckpointError: `out` is taken.
     """
-    out = check_free(out)
+    out = check_output_folder(out)
     partial, former = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "former"))
     partial.mkdir()
     try:
@@ -46,7 +46,7 @@ def _replace(out: Path, partial: Path, former: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def check_free(out: str | Path) -> Path:
+def check_output_folder(out: str | Path) -> Path:
     """`out`, absolute.
 
     Raises:
@@ -62,8 +62,8 @@ def check_free(out: str | Path) -> Path:
         raise CheckpointError(f"{out} is a {'mount point' if out.is_dir() else 'file'}: give --out another folder")
     files = files_in(out)
     try:
-        record = json.loads((out / RECORD).read_text("utf-8")) if files else {"files": []}
-        known = {RECORD, *record["files"]}
+        record = json.loads((out / RECORD_FILE).read_text("utf-8")) if files else {"files": []}
+        known = {RECORD_FILE, *record["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     others = [file for file in files if file not in known]

@@ -14,7 +14,7 @@ from pathlib import Path
 from pymultiling import __version__
 from pymultiling.errors import CorpusError
 
-RECORD = "run.json"
+RECORD_FILE = "run.json"
 
 
 class Run:
@@ -60,7 +60,7 @@ class Run:
         """Writes run.json, with the names of the other files in the folder, by which a later run knows its own."""
         seconds = {**self.seconds, "total": round(self.elapsed, 3)}
         record = {**self.record, "seconds": seconds, "files": files_in(folder)}
-        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
 
 
 def files_in(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def with_random(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:
+def add_random_sets(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:
     """The sets, and for each as many random neurons, drawn with seeds from `seed` on."""
     drawn = {
         random_name(name): neurons.random_like(seed + number) for number, (name, neurons) in enumerate(sets.items())
@@ -63,7 +63,7 @@ def activation_table(statistics: Mapping[str, ActivationStatistics]) -> str:
 
 
 # Where `pymultiling.pmi.compare` counts active neurons.
-WHERE = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
+POSITION_LABELS = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
 
 
 def pmi_table(table: pandas.DataFrame) -> str:
@@ -88,7 +88,7 @@ def random_name(name: str) -> str:
     return f"random as {name}"
 
 
-def own_and_others(change: pandas.DataFrame) -> pandas.DataFrame:
+def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
     """What each language's own neurons do to it, against what they do to the others and what random ones do to it.
 
     Args:
@@ -123,7 +123,7 @@ def change_table(change: pandas.DataFrame) -> str:
 
 
 def own_table(table: pandas.DataFrame) -> str:
-    """`own_and_others` to read: changes with their sign, ratios as multiples; what exceeds 100 is mostly noise."""
+    """`compare_own_effects` to read: changes with their sign, ratios as multiples; what exceeds 100 is mostly noise."""
     formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in table}
     return table.round(3).to_string(formatters=formats, na_rep="-")
 

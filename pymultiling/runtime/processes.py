@@ -84,7 +84,7 @@ def _others_there() -> Iterator[None]:
         raise ProcessLost("another process has ended before its work was done: what it printed says why") from error
 
 
-def join() -> None:
+def join_processes() -> None:
     """Starts torch.distributed where torchrun or accelerate launch started this process and nobody else has."""
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
     if not started or not distributed.is_available() or distributed.is_initialized():
@@ -133,7 +133,7 @@ def processes(spread_over: int = 1) -> Iterator[Processes]:
     Raises:
         UnsupportedModel: they are some of all processes only.
     """
-    join()
+    join_processes()
     count = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if spread_over not in (1, count):
         raise UnsupportedModel(

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 30  # where there is no terminal, so that a log of a lon
 
 
 @contextmanager
-def progress(what: str, unit: str, show: bool, total: int | None = None) -> Iterator[tqdm | _Lines]:
+def show_progress(what: str, unit: str, show: bool, total: int | None = None) -> Iterator[tqdm | _Lines]:
     """Something to `update` by what was done; a bar, or a line now and then and one at the end; silent unless `show`."""
     if show and not sys.stderr.isatty():
         lines = _Lines(what, unit, total)

@@ -30,7 +30,7 @@ class RowTable(Protocol):
     def flush(self) -> None:
         """What was written to a file survives the end of this process."""
 
-    def finished(self, present: Tensor) -> Tensor:
+    def finish(self, present: Tensor) -> Tensor:
         """(rows, *shape), rows being the length of `present`: what was written, NaN where a row is not present."""
 
 
@@ -52,7 +52,7 @@ class MemoryTable:
     def flush(self) -> None:
         pass
 
-    def finished(self, present: Tensor) -> Tensor:
+    def finish(self, present: Tensor) -> Tensor:
         self._hold(len(present))
         values = self._values[: len(present)]
         values[~present] = torch.nan
@@ -95,7 +95,7 @@ class FileTable:
         with self._open() as file:
             os.fsync(file.fileno())
 
-    def finished(self, present: Tensor) -> Tensor:
+    def finish(self, present: Tensor) -> Tensor:
         with self._open() as file:
             file.truncate(self._begin + len(present) * self._bytes)
             file.write(self._header(len(present)))

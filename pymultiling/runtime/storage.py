@@ -19,7 +19,7 @@ METADATA = "pymultiling"  # the one entry of a file's metadata: safetensors writ
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yields a path to write to, beside `path` and this process's own.
 
     What is there takes the place of `path` when the block ends well, and is gone when it does not.
@@ -39,7 +39,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metada
     The same tensors and metadata give the same bytes.
     """
     entry = json.dumps({"format": form, **metadata}, sort_keys=True, ensure_ascii=False)
-    with written_whole(path) as partial:
+    with write_atomically(path) as partial:
         try:
             save_file(tensors, partial, metadata={METADATA: entry})
         except SafetensorError as error:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
 from pymultiling.tasks.metrics import CHOSEN, GENERATED, METRICS, best
-from pymultiling.tasks.shared_batches import with_none
+from pymultiling.tasks.shared_batches import prepend_none
 
 if TYPE_CHECKING:
     import pandas
@@ -53,12 +53,12 @@ def evaluate(
     """
     import pandas
 
-    named = with_none(model, sets)
+    named = prepend_none(model, sets)
     options = {"scale": scale, "mean": mean, "batch_tokens": batch_tokens}
     total = len(named) * sum(len(items) for items in task.items.values())
     with show_progress(task.name, "sets x items", progress, total) as bar:
         columns = {
-            language: scores(
+            language: metric_values(
                 model, tokenizer, task, language, list(named.values()), names=list(named), done=bar.update, **options
             )
             for language in task.items
@@ -66,7 +66,7 @@ def evaluate(
     return pandas.DataFrame({language: found.mean(0).numpy() for language, found in columns.items()}, index=list(named))
 
 
-def scores(
+def metric_values(
     model: nn.Module,
     tokenizer,
     task: Task,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from pymultiling.models.decoder import Decoder, evaluation, model_device
+from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.probes.masking import changed
+from pymultiling.probes.masking import change_neurons
 from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
 from pymultiling.tasks.items import Task
 from pymultiling.tasks.shared_batches import shared_batches
@@ -66,7 +66,7 @@ def generate(
         tokens = _cut(tokens, room, task, tokenizer)
     pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
     ends, found = _ends(model), [[Answer("", [])] * len(sets) for _ in prompts]
-    with changed(Decoder(model), sets, scale, mean) as rows, evaluation(model):
+    with change_neurons(Decoder(model), sets, scale, mean) as rows, evaluation_mode(model):
         layout = {"pad": pad, "left": True, "more": task.max_new_tokens}
         for batch, places, numbers in shared_batches(tokens, len(sets), batch_tokens, **layout):
             rows.assign(torch.tensor(numbers))

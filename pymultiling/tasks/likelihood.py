@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
-from pymultiling.models.spread import processes_of
+from pymultiling.models.spread import process_count
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.passes.memory import WithinMemory
+from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.probes.likelihood import LikelihoodProbe
 from pymultiling.tasks.shared_batches import shared_batches
 
@@ -46,7 +46,7 @@ def log_likelihoods(
         (documents, sets) float64, in nats; NaN or infinite where the model's output is.
     """
     halves = (
-        processes_of(model) == 1
+        process_count(model) == 1
     )  # a half here would be a whole batch in another process that has a part of the model
     with LikelihoodProbe(model, sets, scale, mean) as probe:
         return SetLikelihoods(probe, len(sets), batch_tokens, halves)(documents, starts, done)
@@ -60,7 +60,7 @@ class SetLikelihoods:
 
     def __init__(self, probe: LikelihoodProbe, sets: int, batch_tokens: int, halves: bool = True):
         self._probe, self._sets, self._batch_tokens = probe, sets, batch_tokens
-        self._measure = WithinMemory(self._rows, join=lambda *halves: torch.cat(halves)) if halves else self._rows
+        self._measure = SplitOnOutOfMemory(self._rows, join=lambda *halves: torch.cat(halves)) if halves else self._rows
 
     def __call__(
         self,

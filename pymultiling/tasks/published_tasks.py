@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pymultiling.data.rows import json_rows
+from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
@@ -148,11 +148,11 @@ def _rows(source: Source) -> Iterator[tuple[str, dict, str]]:
     """Language, row and place of every row."""
     if isinstance(source, Mapping):
         for language, path in source.items():
-            for row, where in json_rows(Path(path)):
+            for row, where in read_json_records(Path(path)):
                 _texts(row, where)
                 yield language, row, where
         return
-    for row, where in json_rows(Path(source)):
+    for row, where in read_json_records(Path(source)):
         yield _texts(row, where, "lang")[0], row, where
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub_server import HubServer
-from tests.support.published_runs import use
+from tests.support.published_runs import use_hub_server
 from tests.support.tiny_text import save_model, texts, write_text
 
 
@@ -22,4 +22,4 @@ def corpora(tmp_path) -> dict[str, Path]:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     with HubServer() as server:
-        yield use(server, monkeypatch, tmp_path / "cache")
+        yield use_hub_server(server, monkeypatch, tmp_path / "cache")

@@ -6,7 +6,7 @@ from pymultiling.cli import main
 from pymultiling.models.families import FAMILIES as TABLE
 from pymultiling.models.family import Family
 from tests.support.anatomy import sizes
-from tests.support.tiny_models import FAMILIES, tiny_model, unknown_model
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_model, unknown_model
 from tests.support.tiny_text import save_model
 
 
@@ -26,7 +26,7 @@ def printed_of(capsys, part: str) -> dict[str, str]:
     return {name.strip(): said for name, _, said in (line.strip().partition("  ") for line in lines)}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_model(tmp_path, capsys, name):
     model = tiny_model(name)
     save_model(tmp_path, model)

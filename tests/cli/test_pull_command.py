@@ -1,12 +1,12 @@
 from pymultiling.neurons.set_files import load_sets
 from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
-from tests.support.published_runs import detected, file_contents
+from tests.support.published_runs import file_contents, write_detect_results
 
 NAME = "me/language-neurons"
 
 
 def test_what_was_pulled_before_is_replaced_and_other_files_are_not(hub, tmp_path, capsys):
-    out, pulled = detected(tmp_path / "out", tmp_path), tmp_path / "pulled"
+    out, pulled = write_detect_results(tmp_path / "out", tmp_path), tmp_path / "pulled"
     assert run("push", out, NAME) == 0 and run("pull", NAME, "--out", pulled) == 0
     (out / "neurons" / "fr.safetensors").unlink()
     assert run("push", out, NAME) == 0 and run("pull", NAME, "--out", pulled) == 0

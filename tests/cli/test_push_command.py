@@ -7,7 +7,7 @@ import pytest
 from pymultiling.neurons.set_files import load_sets
 from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, detect, run
 from tests.support.hub_server import TOKEN, HubServer
-from tests.support.published_runs import detected, file_contents, random_set
+from tests.support.published_runs import file_contents, random_set, write_detect_results
 
 NAME = "me/language-neurons"
 
@@ -34,7 +34,7 @@ def test_push_and_pull(hub, model, tmp_path, corpora, capsys):
 
 
 def test_options_reach_the_hub(hub, tmp_path):
-    out = detected(tmp_path / "out", tmp_path)
+    out = write_detect_results(tmp_path / "out", tmp_path)
     assert run("push", out, NAME, "--private", "--revision", "v2", "--message", "better corpora") == 0
     repository = hub.repositories[NAME]
     assert repository.private and repository.messages[-1] == "better corpora"
@@ -43,7 +43,7 @@ def test_options_reach_the_hub(hub, tmp_path):
 
 
 def test_what_is_not_published_is_said(hub, tmp_path, capsys):
-    out = detected(tmp_path / "out", tmp_path)
+    out = write_detect_results(tmp_path / "out", tmp_path)
     (out / "secret.txt").write_text("secret")
     assert run("push", out, NAME) == 0
     assert_one_sentence(capsys, "push: not published", "secret.txt")
@@ -51,7 +51,7 @@ def test_what_is_not_published_is_said(hub, tmp_path, capsys):
 
 
 def test_errors_are_a_sentence(hub, tmp_path, capsys, monkeypatch):
-    out = detected(tmp_path / "out", tmp_path)
+    out = write_detect_results(tmp_path / "out", tmp_path)
     for arguments, words in (
         ((tmp_path / "absent", NAME), ("absent", "no such folder")),
         ((out, "neurons"), ("'neurons'", "OWNER/NAME")),

@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pymultiling as pml
 from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, run
-from tests.support.tiny_models import some_neurons, tiny_model, zeroed
+from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 pytest.importorskip("accelerate")
 
-NEURONS = some_neurons(tiny_model("llama"), sites=("ffn", "q", "o"))
+NEURONS = random_neurons(tiny_model("llama"), sites=("ffn", "q", "o"))
 FAST = ["--rate", "0.01", "--batch", "4"]
 
 
@@ -41,7 +41,7 @@ def moved(model, out) -> dict[str, torch.Tensor]:
 def chosen_entries(model, neurons: pml.NeuronSet) -> dict[str, torch.Tensor]:
     """Which entries belong to the neurons: those that a copy without them has not."""
     base = AutoModelForCausalLM.from_pretrained(model)
-    off = zeroed(base, neurons).state_dict()
+    off = with_zeroed_neurons(base, neurons).state_dict()
     return {name: off[name] != value for name, value in base.state_dict().items()}
 
 

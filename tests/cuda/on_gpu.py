@@ -8,8 +8,8 @@ import torch
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.registry import OPERATORS
 from tests.cuda.test_emulated_qk_importance import HOSTILE, KINDS, problem_of, turned_away
-from tests.support.error_budget import within
-from tests.support.qk_cases import Case, cast, importance
+from tests.support.error_budget import assert_within_budget
+from tests.support.qk_cases import Case, importance, to_dtype
 
 LONG = {
     "several tiles of keys": Case(batch=1, length=300, size=128),
@@ -29,9 +29,9 @@ def on_gpu(problem: QKProblem) -> QKProblem:
 def test_equals_the_reference(name):
     case = (KINDS | HOSTILE | LONG)[name]
     problem = turned_away(case) if "not the" in name else problem_of(case, wide_tables="float32" in name)
-    exact, plain = reference(cast(problem, torch.float64)), reference(problem)
+    exact, plain = reference(to_dtype(problem, torch.float64)), reference(problem)
     for a, p, e in zip(importance(on_gpu(problem), backend="cuda"), plain, exact):
-        within("qk_importance", a.cpu(), p, e, (problem,))
+        assert_within_budget("qk_importance", a.cpu(), p, e, (problem,))
 
 
 @pytest.fixture

@@ -58,13 +58,13 @@ def shared_bytes(chip: str) -> int:
 
 def pieces(code: list) -> list[list]:
     """The sweep's straight code: three or four exponentials for four sites, two sets, the halves of a group of keys."""
-    loop = max(machine_code.innermost(code), key=lambda loop: machine_code.count(loop)["ex2"])
+    loop = max(machine_code.innermost_loops(code), key=lambda loop: machine_code.count_classes(loop)["ex2"])
     found = [[]]
     for instruction in loop:
         found[-1].append(instruction)
         if instruction.opcode.startswith("BRA"):
             found.append([])
-    return [piece for piece in found if machine_code.count(piece)["ex2"] >= THREE]
+    return [piece for piece in found if machine_code.count_classes(piece)["ex2"] >= THREE]
 
 
 def test_two_blocks_are_resident(compiled):
@@ -75,9 +75,11 @@ def test_two_blocks_are_resident(compiled):
 
 def test_instructions_of_the_sweep(compiled):
     found = pieces(compiled.code)
-    assert sorted(machine_code.count(piece)["ex2"] for piece in found) == [THREE] * 2 * SETS + [FOUR] * 2 * SETS
-    assert not any(machine_code.count(piece)["local"] + machine_code.count(piece)["global"] for piece in found)
-    three = [piece for piece in found if machine_code.count(piece)["ex2"] == THREE]
+    assert sorted(machine_code.count_classes(piece)["ex2"] for piece in found) == [THREE] * 2 * SETS + [FOUR] * 2 * SETS
+    assert not any(
+        machine_code.count_classes(piece)["local"] + machine_code.count_classes(piece)["global"] for piece in found
+    )
+    three = [piece for piece in found if machine_code.count_classes(piece)["ex2"] == THREE]
     issued = sum(map(len, three)) / (len(three) * PIECE)
     print(f"{compiled.registers} registers, {issued:.2f} instructions an element")
     assert issued <= MOST_ISSUED
@@ -86,7 +88,7 @@ def test_instructions_of_the_sweep(compiled):
 
 def test_little_of_a_tile_of_keys_is_not_the_sweep(compiled):
     """Around two groups of keys: fetching the next tile, a barrier, and which way the sets go."""
-    loops = machine_code.loops(compiled.code)
-    sweep = max(machine_code.innermost(compiled.code), key=lambda loop: machine_code.count(loop)["ex2"])
+    loops = machine_code.find_loops(compiled.code)
+    sweep = max(machine_code.innermost_loops(compiled.code), key=lambda loop: machine_code.count_classes(loop)["ex2"])
     tile = next(loop for loop in loops if loop[0].address < sweep[0].address and loop[-1].address > sweep[-1].address)
     assert len(tile) - len(sweep) <= 0.4 * 4 * SETS * PIECE

@@ -11,9 +11,9 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.registry import OPERATORS
 from tests.cuda import emulated
 from tests.cuda.emulated import BACKWARDS, DISTURBS, TRUNCATES
-from tests.support.error_budget import within
+from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import examples
-from tests.support.qk_cases import Case, cast
+from tests.support.qk_cases import Case, to_dtype
 
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="no C++ compiler")
 SMALL = Case(batch=1, kv_heads=1, length=70, size=32)
@@ -30,9 +30,9 @@ def problem_of(case: Case, wide_tables: bool = False) -> QKProblem:
 
 
 def check(problem: QKProblem, **options) -> None:
-    plain, exact = reference(problem), reference(cast(problem, torch.float64))
+    plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
     for a, p, e in zip(emulated.qk_importance(problem, **options), plain, exact):
-        within("qk_importance", a, p, e, (problem,))
+        assert_within_budget("qk_importance", a, p, e, (problem,))
 
 
 KINDS = {
@@ -105,8 +105,8 @@ def test_one_neuron_that_dominates_its_head(strength, sign):
     case = Case(batch=1, kv_heads=1, group=1, length=50, size=32, rotation=None)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
-    problem = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.bfloat16)
-    for a, e in zip(emulated.qk_importance(problem), reference(cast(problem, torch.float64))):
+    problem = to_dtype(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.bfloat16)
+    for a, e in zip(emulated.qk_importance(problem), reference(to_dtype(problem, torch.float64))):
         assert int(e.argmax()) == 3
         important = e > 1e-6 * e.max()
         torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)

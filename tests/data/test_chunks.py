@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymultiling.data.chunks import ChunkSize, Place, Share, check_finished, chunks
+from pymultiling.data.chunks import ChunkSize, ChunkStart, Share, check_finished, chunks
 from pymultiling.data.shards import extent, shards_of
 from pymultiling.errors import CheckpointError, CorpusError
 from tests.support.tiny_text import write_text
@@ -41,7 +41,7 @@ def test_every_text_once_in_chunks_of_the_size(texts, most, characters):
     for number, chunk in enumerate(found):
         length = sum(len(text) for (text,) in chunk.rows[:-1])
         assert len(chunk.rows) <= most and length < characters
-        assert chunk.place.chunk == number
+        assert chunk.start.chunk == number
         if number < len(found) - 1:
             assert len(chunk.rows) == most or length + len(chunk.rows[-1][0]) >= characters
 
@@ -74,7 +74,7 @@ def test_from_every_place_on_come_the_chunks_that_followed(tmp_path, share):
     source = many(tmp_path)
     found = read(source, share)
     for number, chunk in enumerate(found):
-        assert read(source, share, chunk.place) == found[number:]
+        assert read(source, share, chunk.start) == found[number:]
 
 
 def test_the_span_says_how_much_of_a_corpus_there_is(tmp_path):
@@ -87,14 +87,14 @@ def test_the_span_says_how_much_of_a_corpus_there_is(tmp_path):
 
 def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
     texts = [f"{number}" for number in range(9)]
-    place = read(texts)[1].place
-    assert place.row == 3 and read(texts[:3] + ["other", "texts"], start=place)
+    place = read(texts)[1].start
+    assert place.record == 3 and read(texts[:3] + ["other", "texts"], start=place)
     for changed in (["x", *texts[1:]], [texts[0] + texts[1], "", *texts[2:]], texts[:2]):
         with pytest.raises(CheckpointError, match="corpus 'fr' .* the first 3 texts of list changed"):
             read(changed, start=place)
     source = many(tmp_path)
-    place = read(source)[-2].place
-    assert place.shard == 3 and place.row == 12
+    place = read(source)[-2].start
+    assert place.shard == 3 and place.record == 12
     write_text(tmp_path / "3.txt", ["other", *(f"3 {line}" for line in range(1, 15))])
     with pytest.raises(CheckpointError, match="the first 12 texts of .*3.txt changed"):
         read(source, start=place)
@@ -107,7 +107,7 @@ def test_texts_that_changed_before_the_place_are_noticed(tmp_path):
 
 
 def test_an_empty_corpus_ends_at_once():
-    assert [chunk.place for chunk in read([])] == [Place(1, 0, 0, "", {0: (shards_of([])[0].fingerprint(), "")})]
+    assert [chunk.start for chunk in read([])] == [ChunkStart(1, 0, 0, "", {0: (shards_of([])[0].fingerprint(), "")})]
 
 
 def test_a_file_that_vanishes_while_it_is_read_is_not_finished(tmp_path):
@@ -121,12 +121,12 @@ def test_a_file_that_vanishes_while_it_is_read_is_not_finished(tmp_path):
 
 def test_the_end_has_a_hash_of_every_part(tmp_path):
     def hashes(source, share=Share(), start=None) -> list[str]:
-        return [digest for _, digest in read(source, share, start)[-1].place.finished.values()]
+        return [digest for _, digest in read(source, share, start)[-1].start.finished.values()]
 
     source = many(tmp_path)
     truth = hashes(source)
     assert len(truth) == len(set(truth)) == 4
-    assert hashes(source, start=read(source)[5].place) == truth == hashes(source, Share(1, 3))
+    assert hashes(source, start=read(source)[5].start) == truth == hashes(source, Share(1, 3))
     assert hashes(source, Share(1, 2)) == [truth[1], truth[3]]  # whole parts are dealt out
     write_text(tmp_path / "2.txt", [f"2 {line}" for line in range(9)] + ["other"])
     changed = hashes(source)

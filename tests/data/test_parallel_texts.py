@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from pymultiling.data.parallel_texts import columns_of, lines
+from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.errors import CorpusError
 
 TABLE = 'id\tde\tfr\n1\tEr sagt "ja.\t« oui »\n2\t\t"non"\n3\t a\u2028b \t\n'
@@ -16,7 +16,7 @@ COLUMNS = {"de": ['Er sagt "ja.', "", " a\u2028b "], "fr": ["« oui »", '"non"'
 def test_columns(tmp_path, name, kind):
     content = TABLE.encode()
     (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
-    found = columns_of(kind(tmp_path / name))
+    found = read_columns(kind(tmp_path / name))
     assert found == COLUMNS and list(found) == ["de", "fr"]
 
 
@@ -32,14 +32,14 @@ def test_columns(tmp_path, name, kind):
 )
 def test_the_same_table_written_otherwise(tmp_path, content):
     (tmp_path / "t.tsv").write_bytes(content)
-    assert columns_of(tmp_path / "t.tsv") == COLUMNS
+    assert read_columns(tmp_path / "t.tsv") == COLUMNS
 
 
 def test_tables_of_a_line_and_of_a_column(tmp_path):
     (tmp_path / "t.tsv").write_text("de\tfr\n")
-    assert columns_of(tmp_path / "t.tsv") == {"de": [], "fr": []}
+    assert read_columns(tmp_path / "t.tsv") == {"de": [], "fr": []}
     (tmp_path / "t.tsv").write_text("de\n\neins\n")
-    assert columns_of(tmp_path / "t.tsv") == {"de": ["", "eins"]}
+    assert read_columns(tmp_path / "t.tsv") == {"de": ["", "eins"]}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,18 @@ def test_tables_of_a_line_and_of_a_column(tmp_path):
 def test_bad_tables(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=words) as caught:
-        columns_of(tmp_path / name)
+        read_columns(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_no_file(tmp_path):
     (tmp_path / "folder.tsv").mkdir()
-    for read, name in ((columns_of, "absent.tsv"), (columns_of, "folder.tsv"), (lines, "absent.txt.gz"), (lines, "")):
+    for read, name in (
+        (read_columns, "absent.tsv"),
+        (read_columns, "folder.tsv"),
+        (read_lines, "absent.txt.gz"),
+        (read_lines, ""),
+    ):
         with pytest.raises(CorpusError, match="no such file") as caught:
             read(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
@@ -78,9 +83,9 @@ def test_tables_are_no_lines(tmp_path):
     for name in ("fr.jsonl", "fr.jsonl.gz", "fr.tsv", "fr.parquet"):
         (tmp_path / name).touch()
         with pytest.raises(CorpusError, match="looked for a text with a sentence a line"):
-            lines(tmp_path / name)
+            read_lines(tmp_path / name)
     (tmp_path / "eng_Latn.devtest").write_text("one\ntwo\n")
-    assert lines(tmp_path / "eng_Latn.devtest") == ["one", "two"]
+    assert read_lines(tmp_path / "eng_Latn.devtest") == ["one", "two"]
 
 
 def test_columns_have_names(tmp_path):
@@ -88,16 +93,16 @@ def test_columns_have_names(tmp_path):
         path = tmp_path / "table.tsv"
         path.write_text(f"{header}\n")
         with pytest.raises(CorpusError, match="looked for the languages' codes in the first line"):
-            columns_of(path)
+            read_columns(path)
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz"])
 def test_empty_lines_are_kept(tmp_path, ending):
     content, path = "\ufeff\nun\r\n\n  \ndeux\x0bdeux\rdeux\u2028\n\n".encode(), tmp_path / f"fr.{ending}"
     path.write_bytes(gzip.compress(content, mtime=0) if ending == "txt.gz" else content)
-    assert lines(path) == lines(str(path)) == ["", "un", "", "  ", "deux\x0bdeux\rdeux\u2028", ""]
+    assert read_lines(path) == read_lines(str(path)) == ["", "un", "", "  ", "deux\x0bdeux\rdeux\u2028", ""]
 
 
 def test_no_lines(tmp_path):
     (tmp_path / "fr.txt").write_bytes(b"")
-    assert lines(tmp_path / "fr.txt") == []
+    assert read_lines(tmp_path / "fr.txt") == []

@@ -13,7 +13,7 @@ import torch
 from pymultiling.data.chunks import ChunkSize, chunks
 from pymultiling.data.shards import shards_of
 from pymultiling.data.streams import stream
-from pymultiling.data.tokenising import Tokenising
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from tests.support.tiny_text import WORDS, tiny_tokenizer
 
@@ -22,15 +22,15 @@ TEXTS = [" ".join(WORDS[: number % 7]) for number in range(40)]
 
 
 def documents(source, workers: int, **options) -> list:
-    tokenising = Tokenising(TOKENIZER, 5, **options)
-    return list(stream(chunks("fr", shards_of(source), tokenising.fields, ChunkSize(6, 999)), tokenising, workers))
+    tokenisation = Tokenisation(TOKENIZER, 5, **options)
+    return list(stream(chunks("fr", shards_of(source), tokenisation.fields, ChunkSize(6, 999)), tokenisation, workers))
 
 
 @pytest.mark.parametrize("options", [{}, {"pack": 4}, {"form": "pairs"}], ids=str)
 def test_workers_give_what_this_process_gives(options):
     source = [(text, " " + text) for text in TEXTS] if options.get("form") == "pairs" else TEXTS
     alone = documents(source, 0, **options)
-    assert [chunk.place.row for chunk, _ in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1][0].last
+    assert [chunk.start.record for chunk, _ in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1][0].last
     for workers in (1, 2):
         for (chunk, one), (again, other) in zip(alone, documents(source, workers, **options), strict=True):
             assert chunk == again and one.report == other.report
@@ -86,7 +86,7 @@ def running() -> set[str]:
 
 def test_workers_end_with_the_stream():
     before = running()
-    streamed = stream(some_chunks(), Tokenising(TOKENIZER, 5), 2)
+    streamed = stream(some_chunks(), Tokenisation(TOKENIZER, 5), 2)
     next(streamed)
     assert len(running() - before) == 2
     streamed.close()
@@ -104,7 +104,7 @@ def test_a_worker_imports_from_where_this_process_does(tmp_path, monkeypatch):
 
 def test_a_worker_that_is_gone_is_said():
     before = running()
-    streamed = stream(some_chunks(), Tokenising(TOKENIZER, 5), 1)
+    streamed = stream(some_chunks(), Tokenisation(TOKENIZER, 5), 1)
     next(streamed)
     (child,) = running() - before
     os.kill(int(child), signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_begin_is_said(monkeypatch):
     tokenizer = tiny_tokenizer()
     tokenizer.padding = "x" * 1_000_000  # more than a pipe holds
     with pytest.raises(CorpusError, match="a process that tokenises has ended .exit status 1.; with workers=0"):
-        list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
+        list(stream(some_chunks(), Tokenisation(tokenizer, 5), 1))
 
 
 class Broken:
@@ -133,7 +133,7 @@ class Broken:
 
 
 def test_what_goes_wrong_in_a_worker_is_raised_here():
-    streamed = stream(some_chunks(), Tokenising(Broken(), 5), 1)
+    streamed = stream(some_chunks(), Tokenisation(Broken(), 5), 1)
     next(streamed)  # which this process tokenises, while the others begin
     with pytest.raises(CorpusError, match="ValueError in tokenising: no vocabulary"):
         next(streamed)
@@ -145,5 +145,5 @@ def test_a_tokenizer_that_stays_here(monkeypatch):
     for change in (lambda: None, lambda: monkeypatch.setattr(type(tokenizer), "__module__", "__main__")):
         change()
         with pytest.warns(UserWarning, match="cannot be sent to another process"):
-            found = list(stream(some_chunks(), Tokenising(tokenizer, 5), 1))
+            found = list(stream(some_chunks(), Tokenisation(tokenizer, 5), 1))
         assert [one.lengths.tolist() for _, one in found] == [one.lengths.tolist() for _, one in documents(TEXTS, 0)]

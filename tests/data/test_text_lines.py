@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 import pymultiling as pml
-from pymultiling.data.parallel_texts import columns_of, lines
+from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.data.text_lines import ending, text_lines
 
 CONTENT = "\ufeffun\r\ndeux\rtrois\n\n\u2028quatre ".encode()
@@ -51,8 +51,8 @@ def test_binary_files():
 def test_parallel_texts_are_read_compressed(tmp_path, compression):
     for name, content in (("t.tsv", b"de\tfr\nein\tun\n"), ("fr.txt", b"un\n\ndeux\n")):
         (tmp_path / f"{name}{compression}").write_bytes(WRITERS[compression](content))
-    assert columns_of(tmp_path / f"t.tsv{compression}") == {"de": ["ein"], "fr": ["un"]}
-    assert lines(tmp_path / f"fr.txt{compression}") == ["un", "", "deux"]
+    assert read_columns(tmp_path / f"t.tsv{compression}") == {"de": ["ein"], "fr": ["un"]}
+    assert read_lines(tmp_path / f"fr.txt{compression}") == ["un", "", "deux"]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
@@ -61,7 +61,7 @@ def test_damaged_parallel_texts(tmp_path, compression):
     for damaged in (whole[:-9], whole[:12] + b"\xff" * 20, CONTENT):
         path.write_bytes(damaged)
         with pytest.raises(pml.CorpusError, match="cannot be read as text in UTF-8: ") as caught:
-            lines(path)
+            read_lines(path)
         assert str(path) in str(caught.value)
 
 

@@ -10,7 +10,7 @@ from pymultiling.hub.publishing import public_record, without_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
 from tests.support.hub_server import HubServer
-from tests.support.published_runs import COMMIT, LAYERS, detected, random_set, use
+from tests.support.published_runs import COMMIT, LAYERS, random_set, use_hub_server, write_detect_results
 
 NAME = "me/language-neurons"
 
@@ -18,7 +18,7 @@ NAME = "me/language-neurons"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     with HubServer() as server:
-        yield use(server, monkeypatch, tmp_path / "cache")
+        yield use_hub_server(server, monkeypatch, tmp_path / "cache")
 
 
 def pushed(hub: HubServer, folder, revision=None) -> ModelCard:
@@ -37,7 +37,7 @@ def rows(card: ModelCard) -> dict[str, list[str]]:
 
 
 def test_metadata(hub, tmp_path):
-    data = pushed(hub, detected(tmp_path / "out", tmp_path)).data.to_dict()
+    data = pushed(hub, write_detect_results(tmp_path / "out", tmp_path)).data.to_dict()
     assert data == {
         "library_name": "pymultiling",
         "base_model": "tiny/llama",
@@ -48,7 +48,7 @@ def test_metadata(hub, tmp_path):
 
 @pytest.mark.parametrize("model", ["models/llama", "llama", "/home/me/llama"])
 def test_a_local_model_is_no_base_model(hub, tmp_path, model):
-    card = pushed(hub, detected(tmp_path / "out", tmp_path, model, commit=None))
+    card = pushed(hub, write_detect_results(tmp_path / "out", tmp_path, model, commit=None))
     assert card.data.base_model is None and "# Language neurons: llama\n" in card.text
     assert "huggingface.co" not in card.text and "from_pretrained" not in card.text
     assert "models/llama" not in card.text and "/home" not in card.text
@@ -65,7 +65,7 @@ def test_norwegian_is_not_false(hub, tmp_path):
 
 
 def test_the_table_counts_neurons_and_texts(hub, tmp_path):
-    card = pushed(hub, detected(tmp_path / "out", tmp_path))
+    card = pushed(hub, write_detect_results(tmp_path / "out", tmp_path))
     found = rows(card)
     assert found["language"] == ["documents", "tokens", "ffn", "q", "all sites"]
     for place, language in enumerate(("de", "fr")):
@@ -95,7 +95,7 @@ def test_names_that_are_no_languages_have_a_table_of_their_own(hub, tmp_path):
 
 
 def test_how_it_was_made(hub, tmp_path):
-    folder = detected(tmp_path / "out", tmp_path / "private")
+    folder = write_detect_results(tmp_path / "out", tmp_path / "private")
     text = pushed(hub, folder).text
     record = json.loads((folder / "run.json").read_text())
     assert f"[tiny/llama](https://huggingface.co/tiny/llama), commit `{COMMIT}`; llama, float32, on cpu" in text
@@ -108,7 +108,7 @@ def test_how_it_was_made(hub, tmp_path):
 
 
 def test_corpora_of_many_files(hub, tmp_path):
-    folder = detected(tmp_path / "out", tmp_path)
+    folder = write_detect_results(tmp_path / "out", tmp_path)
     record = json.loads((folder / "run.json").read_text())
     shards = {f"/home/me/{number}/part.txt": f"{number:02}" for number in range(6)}
     record["corpora"] = {
@@ -191,7 +191,7 @@ def test_tables_alone(hub, tmp_path, capsys):
 
 
 def test_the_snippet_runs(hub, tmp_path, capsys):
-    folder = detected(tmp_path / "out", tmp_path, commit=None)
+    folder = write_detect_results(tmp_path / "out", tmp_path, commit=None)
     names: dict = {}
     exec(code(pushed(hub, folder, revision="v2")), names)
     assert names["folder"].name == hub.repositories[NAME].branches["v2"]
@@ -200,14 +200,14 @@ def test_the_snippet_runs(hub, tmp_path, capsys):
 
 
 def test_the_snippet_of_a_model_on_the_hub_is_of_its_commit(hub, tmp_path):
-    text = code(pushed(hub, detected(tmp_path / "out", tmp_path)))
+    text = code(pushed(hub, write_detect_results(tmp_path / "out", tmp_path)))
     assert f'AutoModelForCausalLM.from_pretrained("tiny/llama", revision="{COMMIT}")' in text
     assert 'with pml.deactivate(model, sets["de"]):' in text
 
 
 def test_a_record_that_does_not_say_what_its_command_does(hub, tmp_path):
     """As of a version that did not write it: the general card, and the facts that there are."""
-    folder = detected(tmp_path / "out", tmp_path)
+    folder = write_detect_results(tmp_path / "out", tmp_path)
     record = json.loads((folder / "run.json").read_text())
     for name in ("card", "command_line", "published_whole"):
         del record[name]

@@ -12,7 +12,14 @@ from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.set_files import load_sets
 from pymultiling.runtime.storage import read_metadata, save_tensors
 from tests.support.hub_server import READER, HubServer
-from tests.support.published_runs import COMMIT, detected, random_set, random_statistics, speak_to, use
+from tests.support.published_runs import (
+    COMMIT,
+    random_set,
+    random_statistics,
+    set_hub_endpoint,
+    use_hub_server,
+    write_detect_results,
+)
 
 NAME = "me/language-neurons"
 
@@ -20,12 +27,12 @@ NAME = "me/language-neurons"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     with HubServer() as server:
-        yield use(server, monkeypatch, tmp_path / "cache")
+        yield use_hub_server(server, monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return detected(tmp_path / "out", tmp_path / "private")
+    return write_detect_results(tmp_path / "out", tmp_path / "private")
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -55,7 +62,7 @@ def test_what_is_pulled_is_what_was_pushed(hub, folder):
 
 def test_no_folder_of_this_machine_is_published(hub, tmp_path):
     model = str(tmp_path / "models" / "mine")
-    out = detected(tmp_path / "out", tmp_path / "private", model, commit=None)
+    out = write_detect_results(tmp_path / "out", tmp_path / "private", model, commit=None)
     push_to_hub(out, NAME)
     files = hub.files(NAME)
     assert not [name for name, content in files.items() if str(tmp_path).encode() in content or b"private/" in content]
@@ -217,7 +224,7 @@ def test_without_a_network_the_cache_serves(hub, folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        speak_to(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
+        set_hub_endpoint(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
         assert contents(pull_from_hub(NAME)) == online
         for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
             with pytest.raises(HubError, match="ConnectError.*: check the network, and try again"):

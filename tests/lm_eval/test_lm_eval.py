@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pymultiling import CheckpointError, NeuronSet, demo_model
-from tests.support.tiny_models import some_neurons, tiny_model, zeroed
+from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
 TASKS = {
@@ -35,13 +35,13 @@ def folder(tmp_path_factory):
     """Models, sets and tasks, as files."""
     folder = tmp_path_factory.mktemp("lm_eval")
     model, tokenizer = demo_model.load()
-    neurons = some_neurons(model, 0.1)
-    for name, one in {"plain": model, "zeroed": zeroed(model, neurons)}.items():
+    neurons = random_neurons(model, 0.1)
+    for name, one in {"plain": model, "zeroed": with_zeroed_neurons(model, neurons)}.items():
         one.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     neurons.save(folder / "some.safetensors")
     neurons.only("ffn").save(folder / "ffn.safetensors")
-    some_neurons(tiny_model("llama")).save(folder / "other.safetensors")
+    random_neurons(tiny_model("llama")).save(folder / "other.safetensors")
 
     lines = [text for texts in demo_model.heldout().values() for text in texts[:1]]
     with open(folder / "lines.jsonl", "w", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pymultiling as pml
-from tests.support.tiny_models import VOCABULARY, tiny_model
+from tests.support.tiny_models import VOCABULARY_SIZE, tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
@@ -82,8 +82,8 @@ def test_the_empty_set_is_named():
 
 def test_any_model_has_a_perplexity():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=VOCABULARY)).eval()
-    assert 1 < pml.perplexity(model, TOKENIZER, TEXTS["fr"]) < 10 * VOCABULARY
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=VOCABULARY_SIZE)).eval()
+    assert 1 < pml.perplexity(model, TOKENIZER, TEXTS["fr"]) < 10 * VOCABULARY_SIZE
 
 
 def test_nan_is_an_error():

@@ -12,9 +12,9 @@ import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise_pairs
-from pymultiling.probes.activation_counts import SIGN_KEEPING, ActivationProbe
+from pymultiling.probes.activation_counts import SIGN_PRESERVING_ACTIVATIONS, ActivationProbe
 from tests.support.anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
-from tests.support.tiny_models import FAMILIES, tiny_batch, tiny_model
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 CORPORA = {language: texts(language) for language in ("fr", "de")}
@@ -75,7 +75,7 @@ def assert_counts(found: pml.ActivationStatistics, truth: tuple[torch.Tensor, in
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
     """bf16 gates depend on the shape of the product, so the plain count is of the batch that is measured."""
     if padding != "none" and name in ("gemma2", "bloom") and dtype == torch.float64:
@@ -92,7 +92,7 @@ def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
         assert torch.equal(found, truth) and found.shape == (2, width) and found.any()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_a_corpus_against_one_document_after_the_other(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
     found = pml.activations(model, tokenizer, CORPORA, max_length=11, batch_tokens=24, progress=False)
@@ -104,7 +104,7 @@ def test_a_corpus_against_one_document_after_the_other(name):
         assert last[language].tokens == len(corpus) and found.corpora[language].cut == 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_responses_are_prompt_and_response_less_the_prompt(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
     options = {"max_length": 64, "batch_tokens": 64, "progress": False}
@@ -214,7 +214,7 @@ def test_the_output_stays_bit_for_bit(name):
     assert torch.equal(*seen)
 
 
-@pytest.mark.parametrize("name", SIGN_KEEPING)
+@pytest.mark.parametrize("name", SIGN_PRESERVING_ACTIVATIONS)
 def test_activations_are_above_zero_where_their_input_is(name):
     x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([1e-30, -1e-30, 0.0, -0.0])]).double()
     assert torch.equal(transformers.activations.ACT2FN[name](x) > 0, x > 0)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import pymultiling as pml
 from tests.methods.test_tuning import chosen_entries
-from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 pytest.importorskip("accelerate", reason="Trainer needs accelerate")
@@ -86,7 +86,7 @@ def test_what_has_no_requires_grad_stays_bit_for_bit():
 
 def test_neurons_alone_train_and_the_optimizer_holds_nothing_else():
     model = tiny_model("llama")
-    neurons, before = some_neurons(model, 0.05), copy.deepcopy(model.state_dict())
+    neurons, before = random_neurons(model, 0.05), copy.deepcopy(model.state_dict())
     chosen = chosen_entries(model, neurons)
     with pml.train_only(model, neurons) as trained:
         found, tensors = tune(model, epochs=2), len(trained.parameters())
@@ -161,7 +161,7 @@ def test_16_bit_parameters_are_warned_of():
     model = tiny_model("llama", torch.bfloat16)
     with pytest.warns(UserWarning, match="parameters in 16 bits lose small steps"):
         tune(model)
-    with warnings.catch_warnings(), pml.train_only(model, some_neurons(model)):
+    with warnings.catch_warnings(), pml.train_only(model, random_neurons(model)):
         warnings.simplefilter("error")
         tune(model)
 

@@ -8,8 +8,8 @@ import torch
 import pymultiling as pml
 from pymultiling.methods.freezing import freeze
 from pymultiling.methods.tuning import train_only
-from tests.support.anatomy import name_of
-from tests.support.tiny_models import FAMILIES, some_neurons, tiny_batch, tiny_model
+from tests.support.anatomy import module_name
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model
 
 
 def trainable(model) -> set[str]:
@@ -18,19 +18,19 @@ def trainable(model) -> set[str]:
 
 @pytest.mark.parametrize("embeddings", [True, False])
 @pytest.mark.parametrize("head", [True, False])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_exactly_these_parts(name, embeddings, head):
     types = {"layer_types": ["sliding_attention"] * 4} if name == "gemma3_text" else {}
     model = tiny_model(name, num_hidden_layers=4, **types)
     every = trainable(model)
     prefix, names = model.base_model_prefix, {module: name for name, module in model.named_modules()}
-    layers, own = f"{prefix}.{name_of(model.config, 'layers')}", names[model.get_input_embeddings()]
+    layers, own = f"{prefix}.{module_name(model.config, 'layers')}", names[model.get_input_embeddings()]
     last = names[model.get_output_embeddings()]
     parts = (f"{layers}.0.", f"{layers}.2.") + (f"{own}.",) * embeddings + (f"{last}.",) * head
     frozen = freeze(model, [0, 2], embeddings=embeddings, head=head)
     assert set(frozen) == {name for name in every if name.startswith(parts)}
     assert trainable(model) == every - set(frozen)
-    assert f"{prefix}.{name_of(model.config, 'norm')}.weight" in trainable(model)
+    assert f"{prefix}.{module_name(model.config, 'norm')}.weight" in trainable(model)
     for parameter in frozen:
         model.get_parameter(parameter).requires_grad_(True)
     assert trainable(model) == every
@@ -95,7 +95,7 @@ def test_beside_train_only():
     model = tiny_model("llama")
     freeze(model, [0])
     before = trainable(model)
-    with train_only(model, some_neurons(model)):
+    with train_only(model, random_neurons(model)):
         assert all("neuron_delta" in name for name in trainable(model))
         freeze(model, [0])  # of the neurons that train, those of later layers are left
         assert trainable(model) and all("layers.1." in name for name in trainable(model))

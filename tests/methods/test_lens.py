@@ -8,11 +8,11 @@ import torch
 
 import pymultiling as pml
 from pymultiling import demo_model
-from pymultiling.methods.lens import count_top_tokens, language_codes, language_shares, lens, token_confidences
+from pymultiling.methods.lens import count_top_tokens, language_shares, lens, lens_language_codes, token_confidences
 from pymultiling.passes.corpus_pass import Options
 from pymultiling.probes import hidden_states
-from tests.support.anatomy import name_of
-from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
+from tests.support.anatomy import module_name
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, VOCABULARY_SIZE, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 pytest.importorskip("lingua")
@@ -34,13 +34,15 @@ def trained():
 
 def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
     """(layers + 1, vocabulary) from transformers' hidden states, and its logits for the last layer."""
-    counts = torch.zeros(3, VOCABULARY, dtype=torch.int64)
+    counts = torch.zeros(3, VOCABULARY_SIZE, dtype=torch.int64)
     for text in corpus:
         tokens = torch.tensor([tokenizer(text)["input_ids"]])
         with torch.no_grad():
             output = model(input_ids=tokens, output_hidden_states=True, use_cache=False)
             projected = getattr(model.config, "word_embed_proj_dim", 32) != 32  # which takes the norm's place
-            norm = model.base_model.get_submodule("decoder.project_out" if projected else name_of(model.config, "norm"))
+            norm = model.base_model.get_submodule(
+                "decoder.project_out" if projected else module_name(model.config, "norm")
+            )
             head = model.get_output_embeddings()
             decoded = [head(norm(one)) for one in output.hidden_states[:-1]] + [output.logits]
         for layer, logits in enumerate(decoded):
@@ -51,9 +53,9 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("top", [1, 4])
-@pytest.mark.parametrize("name", [*FAMILIES, "opt-post-norm"])
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, "opt-post-norm"])
 def test_counts_are_those_of_every_position(monkeypatch, name, top):
-    monkeypatch.setattr(hidden_states, "LOGITS", 5 * VOCABULARY)  # five positions at a time
+    monkeypatch.setattr(hidden_states, "MAX_LOGITS", 5 * VOCABULARY_SIZE)  # five positions at a time
     model, tokenizer = tiny_model(name, torch.float64), tiny_tokenizer()
     found = counted(model, tokenizer, texts("fr"), top, batch_tokens=1)
     assert torch.equal(found, plain_counts(model, tokenizer, texts("fr"), top))
@@ -129,25 +131,25 @@ def test_confidences_of_tokens(trained):
     assert not of(",").any() and not confidences[tokenizer.bos_token_id].any()
     assert confidences.shape == (8000, 8) and ((confidences.sum(1) - 1).abs() < 1e-3).sum() > 7000
     assert token_confidences(tokenizer, demo_model.LANGUAGES, 8000) is confidences  # kept
-    wider = token_confidences(tiny_tokenizer(), ("en", "de"), VOCABULARY + 5)
-    assert wider.shape == (VOCABULARY + 5, 2) and not wider[VOCABULARY:].any()
+    wider = token_confidences(tiny_tokenizer(), ("en", "de"), VOCABULARY_SIZE + 5)
+    assert wider.shape == (VOCABULARY_SIZE + 5, 2) and not wider[VOCABULARY_SIZE:].any()
 
 
 def test_codes():
-    assert {"en", "de", "fr", "es", "ru", "zh", "tr", "hi"} < set(language_codes())
-    assert language_codes(iter(["fr", "en"])) == ("fr", "en")
+    assert {"en", "de", "fr", "es", "ru", "zh", "tr", "hi"} < set(lens_language_codes())
+    assert lens_language_codes(iter(["fr", "en"])) == ("fr", "en")
     with pytest.raises(ValueError, match="languages must be among af, .*, got 'xx'"):
-        language_codes(["en", "xx"])
+        lens_language_codes(["en", "xx"])
     for few in ([], ["en"], ["en", "en"]):
         with pytest.raises(ValueError, match="two or more different ones"):
-            language_codes(few)
+            lens_language_codes(few)
 
 
 def test_what_is_wrong_is_said(monkeypatch):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     with pytest.raises(pml.CorpusError, match="no documents to decode: texts 1, empty 1"):
         lens(model, tokenizer, [" "])
-    for top in (0, VOCABULARY + 1):
+    for top in (0, VOCABULARY_SIZE + 1):
         with pytest.raises(ValueError, match="top must be between 1 and the 61 tokens"):
             lens(model, tokenizer, ["w4 w5"], top=top)
     with pytest.raises(pml.UnsupportedModel, match="language-model head"):

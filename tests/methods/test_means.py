@@ -9,7 +9,7 @@ from tests.support.anatomy import (
     experts_of,
     ffn_modules,
     layers_of,
-    name_of,
+    module_name,
     output_of,
     routed_gate_and_up,
     rows_of,
@@ -43,7 +43,7 @@ def token_by_token(model) -> dict[str, torch.Tensor]:
         for site, module in inputs:
             handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): keep(*at, args[0])))
         for site in ("q", "k", "v"):
-            linear = getattr(attention, name_of(model.config, "qkv") or f"{site}_proj")
+            linear = getattr(attention, module_name(model.config, "qkv") or f"{site}_proj")
             rows = slice(None) if rows_of(model.config, site) is None else rows_of(model.config, site)
             handles.append(
                 linear.register_forward_hook(

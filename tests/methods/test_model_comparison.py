@@ -8,7 +8,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import pymultiling as pml
-from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 TEXTS = {"fr": texts("fr"), "de": texts("de"), "it": texts("fr", seed=1)}  # in no alphabetical order
@@ -125,7 +125,7 @@ def test_a_model_that_still_trains_is_measured_as_it_will_be_when_merged():
     plain = tiny_model("llama", torch.float64)
     merged, training = copy.deepcopy(plain), copy.deepcopy(plain)
     for model in (merged, training):
-        tuning, generator = pml.train_only(model, some_neurons(model, 0.5)), torch.Generator().manual_seed(5)
+        tuning, generator = pml.train_only(model, random_neurons(model, 0.5)), torch.Generator().manual_seed(5)
         for one in tuning.parameters():
             one.data.copy_(torch.randn(one.shape, generator=generator))
         if model is merged:

@@ -8,13 +8,13 @@ import torch
 import pymultiling as pml
 from pymultiling import tasks
 from pymultiling.methods.mwork import ANYWHERE, IN_LAYERS, OWN, PARTS, SETTINGS, Setting, parts
-from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64, num_hidden_layers=4), tiny_tokenizer()
 TEXTS = {"en": texts("fr", seed=1), "fr": texts("fr", seed=2), "de": texts("de", seed=3)}
 TASK = tasks.continuation(TEXTS, choices=3).judged_by("likelihood")
-NEURONS = {language: some_neurons(MODEL, seed=seed) for seed, language in enumerate(TEXTS)}
+NEURONS = {language: random_neurons(MODEL, seed=seed) for seed, language in enumerate(TEXTS)}
 SPANS = dict(understanding=range(1), generation=range(3, 4))
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_measured():
         pml.mwork(MODEL, TOKENIZER, {"en": NEURONS["en"]}, TASK, **SPANS)
     with pytest.raises(ValueError, match="need a seed"):
         pml.mwork(MODEL, TOKENIZER, NEURONS, TASK, **SPANS, seeds=())
-    other = some_neurons(tiny_model("llama", num_hidden_layers=4, intermediate_size=41))
+    other = random_neurons(tiny_model("llama", num_hidden_layers=4, intermediate_size=41))
     with pytest.raises(ValueError, match="the set of 'fr' is of another model"):
         pml.mwork(MODEL, TOKENIZER, {"fr": other}, TASK, **SPANS)
 

@@ -7,18 +7,18 @@ import torch
 
 import pymultiling as pml
 from pymultiling.methods.tuning import NeuronTuning, train_only
-from tests.support.anatomy import EXPERTS
-from tests.support.tiny_models import FAMILIES, tiny_batch, tiny_model, zeroed
-from tests.support.tiny_models import some_neurons as neurons_of_all_sites
+from tests.support.anatomy import EXPERT_COUNT_FIELDS
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_models import random_neurons as neurons_of_all_sites
 from tests.support.tiny_text import tiny_tokenizer
 
 BATCH = tiny_batch((9, 9))
 OUTPUTS = ("o_proj", "down_proj", "c_proj", ".dense", "dense_4h_to_h", "out_proj", "fc2")
 
 
-def some_neurons(model, *arguments, sites=pml.SITES, **options) -> pml.NeuronSet:
+def random_neurons(model, *arguments, sites=pml.SITES, **options) -> pml.NeuronSet:
     """Of a mixture of experts neurons of the attention alone, which can be trained."""
-    of_experts = model.config.model_type in EXPERTS
+    of_experts = model.config.model_type in EXPERT_COUNT_FIELDS
     return neurons_of_all_sites(
         model, *arguments, sites=[one for one in sites if not of_experts or one != "ffn"], **options
     )
@@ -26,7 +26,7 @@ def some_neurons(model, *arguments, sites=pml.SITES, **options) -> pml.NeuronSet
 
 def chosen_entries(model, neurons) -> dict[str, torch.Tensor]:
     """Which entries of each parameter belong to the neurons: those that a zeroed copy has not (all are random)."""
-    off = dict(zeroed(model, neurons).named_parameters())
+    off = dict(with_zeroed_neurons(model, neurons).named_parameters())
     return {name: off[name] != parameter for name, parameter in model.named_parameters()}
 
 
@@ -64,11 +64,12 @@ def same(a: dict, b: dict) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name, site", [(name, site) for name in FAMILIES for site in pml.SITES if (name, site) != ("mixtral", "ffn")]
+    "name, site",
+    [(name, site) for name in REPRESENTATIVE_MODELS for site in pml.SITES if (name, site) != ("mixtral", "ffn")],
 )
 def test_only_the_neurons_parameters_change(name, site):
     model = tiny_model(name, torch.float64)
-    neurons, before = some_neurons(model, sites=[site]), copy.deepcopy(model.state_dict())
+    neurons, before = random_neurons(model, sites=[site]), copy.deepcopy(model.state_dict())
     chosen, clean = chosen_entries(model, neurons), footprint(model)
     trained = train_only(model, neurons)
     train(model, adamw(model))
@@ -85,10 +86,10 @@ def own_weights(model) -> dict[str, torch.Tensor]:
     return {name: one.detach() for name, one in model.named_parameters() if "neuron_delta" not in name}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_gradients_are_those_of_full_training(name):
     model = tiny_model(name, torch.float64)
-    neurons, whole = some_neurons(model), copy.deepcopy(model)
+    neurons, whole = random_neurons(model), copy.deepcopy(model)
     loss_of(whole).backward()
     with train_only(model, neurons):
         loss_of(model).backward()
@@ -108,10 +109,10 @@ def test_gradients_are_those_of_full_training(name):
         assert all((one.grad is None) == (not one.requires_grad) for one in model.parameters())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_training_is_full_training_with_the_other_gradients_zeroed(name):
     model = tiny_model(name, torch.float64)
-    neurons, whole = some_neurons(model), copy.deepcopy(model)
+    neurons, whole = random_neurons(model), copy.deepcopy(model)
     chosen = chosen_entries(model, neurons)
 
     def zero_others():
@@ -128,11 +129,11 @@ def test_training_is_full_training_with_the_other_gradients_zeroed(name):
         torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_the_model_runs_as_it_will_when_merged(name):
     model = tiny_model(name, torch.float64)
     plain = logits(model)
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         assert torch.equal(logits(model), plain)  # differences of zero change no bit
         train(model, adamw(model))
         during = logits(model)
@@ -143,12 +144,12 @@ def test_the_model_runs_as_it_will_when_merged(name):
     assert torch.equal(model.generate(**BATCH, max_new_tokens=5, do_sample=False), generated)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_remove_puts_everything_back(name):
     model = tiny_model(name)
     model.get_input_embeddings().requires_grad_(False)
     clean, before, plain = footprint(model), copy.deepcopy(model.state_dict()), logits(model)
-    with pytest.raises(KeyboardInterrupt), train_only(model, some_neurons(model)):
+    with pytest.raises(KeyboardInterrupt), train_only(model, random_neurons(model)):
         train(model, adamw(model))
         raise KeyboardInterrupt
     assert footprint(model) == clean and same(model.state_dict(), before) and torch.equal(logits(model), plain)
@@ -156,7 +157,7 @@ def test_remove_puts_everything_back(name):
 
 def test_optimizer_state_is_in_proportion_to_the_neurons():
     model = tiny_model("llama")
-    neurons = some_neurons(model, 0.05)
+    neurons = random_neurons(model, 0.05)
     count = sum(int(mask.sum()) for mask in chosen_entries(model, neurons).values())
     with train_only(model, neurons) as trained:
         optimizer = adamw(model)
@@ -179,7 +180,7 @@ def checkpoint(model, options: dict) -> None:
 @pytest.mark.parametrize("name", ["llama", "phi3", "gemma2"])
 def test_gradient_checkpointing(name, reentrant):
     model = tiny_model(name, torch.float64).train()
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         loss_of(model).backward()
         plain = [one.grad.clone() for one in trained.parameters()]
         model.zero_grad()
@@ -193,7 +194,7 @@ def test_gradient_checkpointing(name, reentrant):
 @pytest.mark.parametrize("name", ["llama", "phi3", "qwen3"])
 def test_16_bit_models_train_float32_differences(name, dtype):
     model = tiny_model(name, dtype)
-    neurons, before = some_neurons(model), copy.deepcopy(model.state_dict())
+    neurons, before = random_neurons(model), copy.deepcopy(model.state_dict())
     chosen = chosen_entries(model, neurons)
     with train_only(model, neurons) as trained:
         start = loss_of(model).item()
@@ -212,7 +213,7 @@ def test_16_bit_models_train_float32_differences(name, dtype):
 
 def test_autocast():
     model = tiny_model("llama")
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         loss_of(model).backward()
         exact = torch.cat([one.grad.flatten() for one in trained.parameters()])
         model.zero_grad()
@@ -228,7 +229,7 @@ def test_a_model_that_was_compiled_before():
     compiled, plain = torch.compile(model, backend="eager"), logits(model)
     with torch.no_grad():
         compiled(**BATCH)
-    with train_only(model, some_neurons(model)):
+    with train_only(model, random_neurons(model)):
         train(compiled, adamw(model))
         with torch.no_grad():
             assert torch.equal(compiled(**BATCH).logits, logits(model))
@@ -241,7 +242,7 @@ def test_a_model_that_was_compiled_before():
 @pytest.mark.parametrize("name", ["llama", "phi3"])
 def test_neurons_that_are_off_stay_off_and_do_not_train(name, inside):
     model = tiny_model(name, torch.float64)
-    neurons, off = some_neurons(model, seed=1), some_neurons(model, 0.5, seed=2)
+    neurons, off = random_neurons(model, seed=1), random_neurons(model, 0.5, seed=2)
     merged = copy.deepcopy(model)
     with train_only(merged, neurons) as trained:
         train(merged, adamw(merged))
@@ -267,11 +268,11 @@ def test_neurons_that_are_off_stay_off_and_do_not_train(name, inside):
     tuning.remove()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_the_state_is_that_of_the_merged_model(name, tmp_path):
     model = tiny_model(name, torch.float64)
     before = copy.deepcopy(model.state_dict())
-    tuning = train_only(model, some_neurons(model))
+    tuning = train_only(model, random_neurons(model))
     train(model, adamw(model))
     during = logits(model)
     state = model.state_dict()
@@ -292,7 +293,7 @@ def test_the_state_is_that_of_the_merged_model(name, tmp_path):
 
 def test_a_state_that_lacks_a_weight_is_reported_by_that_name():
     model = tiny_model("llama")
-    with train_only(model, some_neurons(model)):
+    with train_only(model, random_neurons(model)):
         state = model.state_dict()
         del state["model.layers.0.mlp.down_proj.weight"]
         with pytest.raises(RuntimeError, match='Missing key.*: "model.layers.0.mlp.down_proj.weight"') as error:
@@ -300,9 +301,9 @@ def test_a_state_that_lacks_a_weight_is_reported_by_that_name():
         assert "neuron_delta" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_differences_are_saved_and_loaded(name, tmp_path):
-    model, neurons = tiny_model(name), some_neurons(tiny_model(name))
+    model, neurons = tiny_model(name), random_neurons(tiny_model(name))
     with train_only(model, neurons) as trained:
         train(model, adamw(model))
         during = logits(model)
@@ -320,7 +321,7 @@ def test_differences_are_saved_and_loaded(name, tmp_path):
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     model, path = tiny_model("llama"), tmp_path / "delta.safetensors"
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         trained.save(path)
     for other, sentence in (
         (tiny_model("llama", intermediate_size=41), "ffn is 2 layers x 37 neurons, this model's 2 x 41"),
@@ -334,7 +335,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         with pytest.raises(pml.CheckpointError, match=sentence):
             NeuronTuning.load(other, path)
         assert footprint(other) == clean
-    some_neurons(model).save(path)
+    random_neurons(model).save(path)
     with pytest.raises(pml.CheckpointError, match="is pymultiling.neurons/1; what train_only trained"):
         NeuronTuning.load(model, path)
     with pytest.raises(pml.CheckpointError, match="no such file"):
@@ -343,10 +344,10 @@ def test_a_file_of_another_model_is_refused(tmp_path):
 
 def test_what_cannot_be_trained():
     model = tiny_model("llama")
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     clean = footprint(model)
     with pytest.raises(ValueError, match="another model: its ffn is 2 layers x 41"):
-        train_only(model, some_neurons(tiny_model("llama", intermediate_size=41)))
+        train_only(model, random_neurons(tiny_model("llama", intermediate_size=41)))
     with pytest.raises(ValueError, match="no neurons: nothing would be trained"):
         train_only(model, neurons - neurons)
     experts = tiny_model("mixtral")
@@ -377,14 +378,14 @@ def test_what_cannot_be_trained():
 
 def test_sites_that_the_set_lacks_get_nothing():
     model = tiny_model("phi3")
-    with train_only(model, some_neurons(model, sites=["k"])) as trained:
+    with train_only(model, random_neurons(model, sites=["k"])) as trained:
         assert len(trained.parameters()) == model.config.num_hidden_layers
         assert all("qkv_proj" in name for name, one in model.named_parameters() if one.requires_grad)
 
 
 def test_importance_refuses_a_model_that_trains_neurons():
     model = tiny_model("llama")
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         with pytest.raises(ValueError, match=r"call merge\(\) or remove\(\) of what train_only returned"):
             pml.importance(model, **tiny_batch((9, 5)))
         next(model.model.layers[0].mlp.gate_proj.parameters())[0] = torch.nan

@@ -7,7 +7,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from pymultiling.methods.tuning import train_only
-from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 pytest.importorskip("accelerate", reason="Trainer needs accelerate")
 
@@ -25,7 +25,7 @@ def trainer(model, folder, **options) -> Trainer:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_trainer(tmp_path, checkpointing):
     model = tiny_model("phi3")
-    neurons, before = some_neurons(model), copy.deepcopy(model.state_dict())
+    neurons, before = random_neurons(model), copy.deepcopy(model.state_dict())
     with train_only(model, neurons) as trained:
         run = trainer(model, tmp_path, max_steps=3, gradient_checkpointing=checkpointing)
         run.train()
@@ -39,7 +39,7 @@ def test_trainer(tmp_path, checkpointing):
 
 def test_trainer_goes_on_from_its_checkpoint(tmp_path):
     model = tiny_model("llama", torch.float64)
-    neurons, again = some_neurons(model), copy.deepcopy(model)
+    neurons, again = random_neurons(model), copy.deepcopy(model)
     options = dict(save_strategy="steps", save_steps=2)
     with train_only(model, neurons) as trained:
         trainer(model, tmp_path, **options).train()
@@ -55,7 +55,7 @@ def test_accelerate(tmp_path):
     from accelerate import Accelerator
 
     model = tiny_model("llama")
-    with train_only(model, some_neurons(model)) as trained:
+    with train_only(model, random_neurons(model)) as trained:
         accelerator = Accelerator(cpu=True)
         prepared, optimizer = accelerator.prepare(model, torch.optim.AdamW(trained.parameters(), lr=1e-2))
         batch = tiny_batch((9, 9))
@@ -78,7 +78,7 @@ def test_modules_whose_forward_accelerate_has_replaced():
     attach_align_device_hook(model, execution_device="cpu")  # as device_map does
     losses = []
     for one in (plain, model):
-        with train_only(one, some_neurons(one)) as trained, torch.no_grad():
+        with train_only(one, random_neurons(one)) as trained, torch.no_grad():
             for parameter in trained.parameters():
                 parameter.fill_(0.1)
             losses.append(one(**batch, labels=batch["input_ids"]).loss)

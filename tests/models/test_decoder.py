@@ -13,7 +13,7 @@ from tests.support.anatomy import (
     ffn_modules,
     key_heads,
     layers_of,
-    name_of,
+    module_name,
     output_of,
     rows_of,
     sizes,
@@ -50,7 +50,7 @@ def test_separate_projections_are_whole_modules(name):
     model = tiny_model(name)
     for layer, own in zip(Decoder(model).layers, layers_of(model)):
         attention = attention_of(own, model.config)
-        for site in ("q", "k", "v") if name_of(model.config, "qkv") is None else ():
+        for site in ("q", "k", "v") if module_name(model.config, "qkv") is None else ():
             projection, linear = getattr(layer, site), getattr(attention, f"{site}_proj")
             assert projection.module is linear and projection.place() == slice(0, linear.out_features)
         assert layer.o is output_of(own, model.config)
@@ -62,19 +62,19 @@ def test_separate_projections_are_whole_modules(name):
         assert layer.down is down and layer.experts is None
 
 
-FUSED = [name for name, (kind, _) in MODELS.items() if name_of(configuration(kind)(), "qkv")]
+FUSED = [name for name, (kind, _) in MODELS.items() if module_name(configuration(kind)(), "qkv")]
 
 
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_projections_are_taken_apart_as_the_model_does(name):
     model = tiny_model(name)
     for layer, own in zip(Decoder(model).layers, layers_of(model)):
-        fused = getattr(attention_of(own, model.config), name_of(model.config, "qkv"))
+        fused = getattr(attention_of(own, model.config), module_name(model.config, "qkv"))
         output = torch.randn(2, 3, weight_of(fused).shape[0])
         for site in ("q", "k", "v"):
             projection, rows = getattr(layer, site), rows_of(model.config, site)
             assert projection.module is fused and projection.width == len(rows)
-            assert torch.equal(projection.rows(), rows)
+            assert torch.equal(projection.row_indices(), rows)
             for part in (output[..., rows], output[..., projection.place()]):
                 assert torch.equal(projection.of(output), part)
 
@@ -122,7 +122,7 @@ def test_what_comes_after_the_last_layer(name):
     with torch.no_grad():
         truth = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         hidden = last[0][0] if isinstance(last[0], tuple) else last[0]
-        for module in Decoder(model).final:
+        for module in Decoder(model).final_modules:
             hidden = module(hidden)
     assert torch.equal(hidden, truth)
 
@@ -131,12 +131,12 @@ def test_a_model_without_a_final_norm():
     model = tiny_model("llama")
     del model.model.norm
     with pytest.raises(pml.UnsupportedModel, match="looked for norm in LlamaModel, which has embed_tokens"):
-        Decoder(model).final
+        Decoder(model).final_modules
 
 
 def test_a_model_without_a_head_is_a_decoder_too():
     model = tiny_model("llama").model
-    assert Decoder(model).base is model
+    assert Decoder(model).base_model is model
     found = pml.importance(model, torch.tensor([[5, 6, 7]]))
     whole = pml.importance(tiny_model("llama"), torch.tensor([[5, 6, 7]]))
     assert all(torch.equal(found[site], whole[site]) for site in pml.SITES)

@@ -9,7 +9,7 @@ from torch import nn
 import pymultiling as pml
 from pymultiling.models.families import FAMILIES, register_family
 from pymultiling.models.family import Family
-from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_a_model_of_another_kind():
     register_family("mine", Family(o="output", ffn="feed"))
     found, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
     assert all(torch.equal(found[site], truth[site]) for site in pml.SITES)
-    neurons = some_neurons(tiny_model("llama"))
+    neurons = random_neurons(tiny_model("llama"))
     with pml.deactivate(model, neurons), pml.deactivate(reference := tiny_model("llama"), neurons):
         assert torch.equal(model(**batch).logits, reference(**batch).logits)
 

@@ -6,7 +6,7 @@ import torch
 import pymultiling as pml
 from tests.probes.test_masking import TOLERANCE, difference, logits
 from tests.probes.test_scaling import scaled
-from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model, zeroed
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 OTHERS = pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
@@ -35,8 +35,8 @@ def test_means_agree_to_rounding(implementation):
 @OTHERS
 def test_sets_are_switched_off_and_on_again(implementation):
     model, batch = tiny_model("qwen3_moe", experts_implementation=implementation), tiny_batch((9, 9))
-    a, b, plain = some_neurons(model, seed=1), some_neurons(model, seed=2), logits(model, batch)
-    without_a, without_b = (logits(zeroed(model, one), batch) for one in (a, b))
+    a, b, plain = random_neurons(model, seed=1), random_neurons(model, seed=2), logits(model, batch)
+    without_a, without_b = (logits(with_zeroed_neurons(model, one), batch) for one in (a, b))
     assert min(difference(plain, without_a), difference(without_a, without_b)) > 1e-2
     with pml.deactivate(model, a):
         assert difference(logits(model, batch), without_a) < TOLERANCE[torch.float32]
@@ -52,7 +52,7 @@ def test_sets_are_switched_off_and_on_again(implementation):
 def test_compiled_models_too():
     torch.compiler.reset()
     model = tiny_model("mixtral", experts_implementation="batched_mm", num_hidden_layers=1)
-    sets, batch = [some_neurons(model, seed=1), some_neurons(model, seed=2)], tiny_batch((9, 9))
+    sets, batch = [random_neurons(model, seed=1), random_neurons(model, seed=2)], tiny_batch((9, 9))
     plain, compiled = logits(model, batch), torch.compile(model, backend="aot_eager")
     with pml.deactivate(model, sets):
         truth = logits(model, batch)
@@ -66,7 +66,7 @@ def test_compiled_models_too():
 def test_under_autocast_scaled_activations_are_scaled_parameters():
     """Twice a bfloat16 number is one, so nothing is rounded otherwise, and the router sends no token elsewhere."""
     model, batch = tiny_model("mixtral"), tiny_batch((9, 9))
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     with torch.autocast("cpu", torch.bfloat16):
         truth = logits(scaled(model, neurons, 2.0), batch)
         with pml.deactivate(model, neurons, scale=2.0):

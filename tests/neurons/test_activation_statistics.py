@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.neurons.activation_statistics import FORMAT, probabilities
+from pymultiling.neurons.activation_statistics import FORMAT, stack_probabilities
 from pymultiling.runtime.storage import save_tensors
 
 
@@ -81,10 +81,10 @@ def test_wrong_ones_say_so():
 
 def test_probabilities_of_languages():
     given = {"fr": random_statistics(0), "de": random_statistics(1, tokens=8)}
-    assert torch.equal(probabilities(given), torch.stack([one.probability for one in given.values()], -1))
+    assert torch.equal(stack_probabilities(given), torch.stack([one.probability for one in given.values()], -1))
     with pytest.raises(ValueError, match="no positions of 'en' were counted"):
-        probabilities({**given, "en": pml.ActivationStatistics(torch.zeros(3, 7, dtype=torch.int64), 0)})
+        stack_probabilities({**given, "en": pml.ActivationStatistics(torch.zeros(3, 7, dtype=torch.int64), 0)})
     with pytest.raises(ValueError, match="fr has 3 layers x 7 neurons, en 3 x 8"):
-        probabilities({**given, "en": random_statistics(0, (3, 8))})
+        stack_probabilities({**given, "en": random_statistics(0, (3, 8))})
     with pytest.raises(ValueError, match="no counts of activations were given"):
-        probabilities({})
+        stack_probabilities({})

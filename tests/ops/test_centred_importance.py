@@ -9,7 +9,7 @@ from torch.nn.functional import layer_norm
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import centred_importance
 from tests.support import qk_cases
-from tests.support.error_budget import error
+from tests.support.error_budget import relative_error
 
 Q_EPS, K_EPS = 1e-5, 1e-3
 
@@ -95,7 +95,7 @@ CASES = {
 def test_is_what_zeroing_a_dimension_does(case):
     found = centred_importance(*case.positional(), **case.settings())
     for actual, exact in zip(found, by_definition(case)):
-        assert actual.dtype == torch.float64 and error(actual, exact) < 1e-8
+        assert actual.dtype == torch.float64 and relative_error(actual, exact) < 1e-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

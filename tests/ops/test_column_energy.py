@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pymultiling.ops import column_energy
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import within
+from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import (
     block_of_columns,
     counts,
@@ -25,7 +25,7 @@ def check(x, documents, count, backend):
     actual = column_energy(x, documents, count, backend=backend)
     exact = per_document(x.double().square(), documents, count)
     assert actual.dtype == torch.promote_types(x.dtype, torch.float32)
-    within("column_energy", actual, OPERATORS["column_energy"].reference()(x, documents, count), exact)
+    assert_within_budget("column_energy", actual, OPERATORS["column_energy"].reference()(x, documents, count), exact)
 
 
 @examples
@@ -39,7 +39,9 @@ def test_equals_the_sum_over_each_document(backend, data, count, layout, seed):
 
 def test_one_document_without_ids(backend):
     x = matrix(0, 50, 63, torch.float32)
-    within("column_energy", column_energy(x, backend=backend)[0], x.square().sum(0), x.double().square().sum(0))
+    assert_within_budget(
+        "column_energy", column_energy(x, backend=backend)[0], x.square().sum(0), x.double().square().sum(0)
+    )
 
 
 @pytest.mark.parametrize("documents", ["one", "taking turns"])
@@ -50,7 +52,7 @@ def test_long_documents_keep_their_digits(backend, documents):
     actual = column_energy(x, ids, 2, backend=backend)
     if backend != "torch":
         torch.testing.assert_close(actual.double(), exact, rtol=1e-6, atol=0)
-    within("column_energy", actual, OPERATORS["column_energy"].reference()(x, ids, 2), exact)
+    assert_within_budget("column_energy", actual, OPERATORS["column_energy"].reference()(x, ids, 2), exact)
 
 
 def test_nan_and_infinity_stay_in_their_document(backend):

@@ -26,13 +26,13 @@ def attention(**other) -> tuple[QKProblem]:
 
 def arguments(name: str, tensor=GPU) -> tuple:
     """An operator's, as far as dispatch looks at them: the first tensor, and what it may be refused for."""
-    if OPERATORS[name].problem is not None:
+    if OPERATORS[name].arguments_type is not None:
         return (attention()[0]._replace(q=tensor),)
     return (tensor, 5, "cosine") if name == "nearest_neighbors" else (tensor,)
 
 
 def implementation(name: str, tensor=GPU, backend: str = "auto"):
-    return dispatch.implementation(name, arguments(name, tensor), backend)
+    return dispatch.select_implementation(name, arguments(name, tensor), backend)
 
 
 def reference(name: str):
@@ -87,10 +87,10 @@ def test_what_has_no_triton_kernel_is_left_to_pytorch(a_gpu, operator):
 def test_many_neighbours_are_left_to_pytorch(a_gpu):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = dispatch.implementation("nearest_neighbors", (GPU, 17, "cosine"))
+        found = dispatch.select_implementation("nearest_neighbors", (GPU, 17, "cosine"))
     assert found is reference("nearest_neighbors")
     with pytest.raises(BackendUnavailable, match="its kernel takes k up to 16, not 17"):
-        dispatch.implementation("nearest_neighbors", (GPU, 17, "cosine"), "triton")
+        dispatch.select_implementation("nearest_neighbors", (GPU, 17, "cosine"), "triton")
 
 
 @needs_triton()
@@ -168,7 +168,7 @@ def the_cuda_extension(a_gpu):
 def test_the_cuda_kernel_runs_where_it_is_asked_for(the_cuda_extension):
     (problem,) = attention()
     problem = problem._replace(q=OnGPU(problem.q))
-    assert dispatch.implementation("qk_importance", (problem,), "cuda")(problem) == tuple(problem)
+    assert dispatch.select_implementation("qk_importance", (problem,), "cuda")(problem) == tuple(problem)
     with pytest.raises(BackendUnavailable, match="cannot run gated_ffn: it has no such kernel"):
         implementation("gated_ffn", GPU, "cuda")
 
@@ -193,7 +193,7 @@ def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
 def test_what_the_cuda_kernel_does_not_take(the_cuda_extension, other, reason):
     with pytest.raises(BackendUnavailable) as error:
         (problem,) = attention(**other)
-        dispatch.implementation("qk_importance", (problem._replace(q=OnGPU(problem.q)),), "cuda")
+        dispatch.select_implementation("qk_importance", (problem._replace(q=OnGPU(problem.q)),), "cuda")
     assert str(error.value) == f'backend="cuda" cannot run qk_importance: {reason}; backend="torch" always can'
 
 
@@ -223,7 +223,7 @@ def test_other_backends():
 
 
 @needs_triton()
-@pytest.mark.parametrize("name", sorted({OPERATORS[name].file for name in ON_GPU}))
+@pytest.mark.parametrize("name", sorted({OPERATORS[name].module_name for name in ON_GPU}))
 def test_every_compilation_is_listed_once_and_in_full(name):
     module = OPERATORS[name].triton_module()
     variants = list(module.variants())

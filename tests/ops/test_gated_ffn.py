@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pymultiling.ops import gated_ffn
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import within
+from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import (
     block_of_columns,
     counts,
@@ -65,10 +65,10 @@ def check(gate, up, activation, documents, count, masks, mask_ids, backend):
         backend=backend,
     )
     assert [x.dtype for x in actual] == [x.dtype for x in plain]
-    within("gated_ffn", actual.hidden, plain[0], exact[0], result="hidden")
-    within("gated_ffn", actual.squares, plain[1], exact[1])
+    assert_within_budget("gated_ffn", actual.hidden, plain[0], exact[0], result="hidden")
+    assert_within_budget("gated_ffn", actual.squares, plain[1], exact[1])
     assert torch.equal(actual.active, exact[2])
-    within("gated_ffn", actual.magnitude, plain[3], exact[3])
+    assert_within_budget("gated_ffn", actual.magnitude, plain[3], exact[3])
 
 
 @examples

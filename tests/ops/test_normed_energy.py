@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import normed_energy, value_gram
 from pymultiling.ops.reference.normed_energy import ROWS
-from tests.support.error_budget import error
+from tests.support.error_budget import relative_error
 from tests.support.operator_inputs import counts, document_ids, examples, layouts, matrix, per_document
 
 EPS = 1e-5
@@ -110,7 +110,7 @@ def test_a_neuron_that_is_all_of_the_output():
     x, weight = torch.full((4, 1), 3.0, dtype=torch.float64), matrix(0, 6, 1, torch.float64)
     multiplier = torch.ones(6, dtype=torch.float64)
     inputs = (x, x @ weight.T, weight, multiplier, *grams(weight, multiplier, 1, 1), EPS)
-    assert error(normed_energy(*inputs), by_definition(*inputs)[0].sum(0)[None]) < 1e-6
+    assert relative_error(normed_energy(*inputs), by_definition(*inputs)[0].sum(0)[None]) < 1e-6
 
 
 def test_padding_and_empty_documents():

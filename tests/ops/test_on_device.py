@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.cases import Case
-from benchmarks.operators.inputs import Layer, inputs
+from benchmarks.operators.inputs import Layer, make_inputs
 from benchmarks.operators.shapes import Shape
 from pymultiling.ops.registry import OPERATORS
 
@@ -19,12 +19,12 @@ def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.
     torch.manual_seed(0)
     ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last of padding
     layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
-    arguments = [one for one in inputs(operator, layer) if one.compared][-1].arguments
+    arguments = [one for one in make_inputs(operator, layer) if one.compared][-1].arguments
     row = OPERATORS[operator]
-    first, *others = row.spelled_out(arguments)
+    first, *others = row.schema_arguments(arguments)
 
     def call(x: torch.Tensor):
-        found = Case(operator, "", row.as_python((x, *others))).on("auto")()
+        found = Case(operator, "", row.python_arguments((x, *others))).on("auto")()
         return found[0] if len(found) == 1 else found
 
     return call, (first,)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import QKEstimate, qk_importance
-from pymultiling.ops.dispatch import implementation
+from pymultiling.ops.dispatch import select_implementation
 from pymultiling.ops.reference.qk_estimate import chosen
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import error, within
+from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, cast, few_kernels, importance
+from tests.support.qk_cases import HOSTILE, Case, few_kernels, importance, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # NumPy, in Triton's interpreter
 reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
@@ -32,7 +32,7 @@ THRESHOLDS = [0.07 / 2**m for m in range(8)]
 def estimating(backend):
     """Every backend that has the operator."""
     try:
-        implementation("qk_estimate", (SMALL.problem(torch.float32),), backend)
+        select_implementation("qk_estimate", (SMALL.problem(torch.float32),), backend)
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     return backend
@@ -134,7 +134,7 @@ DEFINITION = {
 @pytest.mark.parametrize("case", DEFINITION.values(), ids=DEFINITION)
 def test_reference_is_the_definition(case):
     for found, literal in zip(estimate(case), definition(case)):
-        assert error(found, literal) < 1e-9
+        assert relative_error(found, literal) < 1e-9
 
 
 def random_probabilities(sharpness: float, rows: int, keys: int, probable: int = 0):
@@ -190,13 +190,13 @@ def check(case, dtype, backend):
     """To rounding."""
     problem = case.problem(dtype)
     found = importance(problem, mode="fast", backend=backend)
-    plain, exact = reference(problem), reference(cast(problem, torch.float64))
+    plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
     for value, of_plain, of_exact in zip(found[:2], plain, exact):
         assert value.dtype == torch.float32
-        within("qk_estimate", value, of_plain, of_exact, (problem,))
+        assert_within_budget("qk_estimate", value, of_plain, of_exact, (problem,))
     for value, of_plain, of_exact, size in zip(found[2:], plain[2:], exact[2:], exact):
         # A standard error is a difference, with the rounding errors of what is subtracted.
-        within("qk_estimate", value + size.float(), of_plain + size.float(), of_exact + size, (problem,))
+        assert_within_budget("qk_estimate", value + size.float(), of_plain + size.float(), of_exact + size, (problem,))
 
 
 short = st.builds(
@@ -222,9 +222,9 @@ def test_rows_of_16_keys_are_exact(estimating, case, dtype):
     check(case, dtype, estimating)
     problem = case.problem(dtype)
     q, k, q_error, k_error = importance(problem, mode="fast", backend=estimating)
-    exact, plain = all_keys(cast(problem, torch.float64)), all_keys(problem)
+    exact, plain = all_keys(to_dtype(problem, torch.float64)), all_keys(problem)
     for value, of_plain, of_exact in zip((q, k), plain, exact):
-        within("qk_estimate", value, of_plain, of_exact, (problem,))
+        assert_within_budget("qk_estimate", value, of_plain, of_exact, (problem,))
     assert not q_error.any() and not k_error.any()
 
 
@@ -344,7 +344,7 @@ def test_hostile_inputs(estimating, case):
     found = importance(problem, mode="fast", backend=estimating)
     for value in found:
         assert value.isfinite().all() and (value >= 0).all()
-    exact = all_keys(cast(problem, torch.float64))
+    exact = all_keys(to_dtype(problem, torch.float64))
     for value, truth in zip(found[:2], exact):
         assert ((value.double() - truth).abs() / truth).median() < 0.5
 
@@ -354,7 +354,7 @@ def test_one_neuron_that_dominates_its_head(estimating, strength):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), estimating)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, torch.linspace(-1, 1, case.length).square()
-    single = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
+    single = to_dtype(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
     for value in importance(single, mode="fast", backend=estimating)[:2]:
         assert int(value.argmax()) == 3
 

@@ -13,9 +13,9 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.ops import unavailable
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import error, within
+from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, brute_force, cast, few_kernels, importance
+from tests.support.qk_cases import HOSTILE, Case, brute_force, few_kernels, importance, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
 reference = OPERATORS["qk_importance"].reference()
@@ -40,7 +40,7 @@ BRUTE_FORCE = {
 @pytest.mark.parametrize("case", BRUTE_FORCE.values(), ids=BRUTE_FORCE)
 def test_reference_is_what_zeroing_a_row_does(case):
     for found, exact in zip(reference(case.problem()), brute_force(case)):
-        assert error(found, exact) < 1e-9
+        assert relative_error(found, exact) < 1e-9
 
 
 def fitting(case, backend, length=20):
@@ -54,10 +54,10 @@ def check(case, dtype, backend, length=20):
     case = fitting(case, backend, length)
     problem = case.problem(dtype)
     actual = importance(problem, backend=backend)
-    plain, exact = reference(problem), reference(cast(problem, torch.float64))
+    plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
     for a, p, e in zip(actual, plain, exact):
         assert a.dtype == torch.promote_types(dtype, torch.float32)
-        within("qk_importance", a, p, e, (problem,))
+        assert_within_budget("qk_importance", a, p, e, (problem,))
     return actual, exact
 
 
@@ -114,8 +114,8 @@ def test_one_neuron_that_dominates_its_head(backend, strength, sign):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), backend, length=40)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
-    single = cast(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
-    for a, e in zip(importance(single, backend=backend), reference(cast(single, torch.float64))):
+    single = to_dtype(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.float32)
+    for a, e in zip(importance(single, backend=backend), reference(to_dtype(single, torch.float64))):
         assert int(e.argmax()) == 3
         important = e > 1e-6 * e.max()
         torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)

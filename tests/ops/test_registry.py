@@ -22,7 +22,7 @@ rows = pytest.mark.parametrize("row", OPERATORS.values(), ids=OPERATORS)
 
 
 def public_function(row):
-    return getattr(ops, row.public or row.name)
+    return getattr(ops, row.public_function or row.name)
 
 
 def arguments_of(function) -> list[tuple]:
@@ -51,9 +51,9 @@ def test_a_row_is_complete(row):
     if row.budget is not None:
         assert set(row.budget.exact) | set(row.budget.floors) <= set(row.results)
         assert row.budget.floor > 0 or set(row.budget.exact) == set(row.results)
-    if row.problem is not None:
-        assert row.problem._fields == row.argument_names
-    assert not row.public or row.public in OPERATORS
+    if row.arguments_type is not None:
+        assert row.arguments_type._fields == row.argument_names
+    assert not row.public_function or row.public_function in OPERATORS
 
 
 @rows
@@ -62,14 +62,14 @@ def test_the_public_function_is_documented_and_takes_the_arguments_of_the_schema
     assert all(f"\n    {part}:" in function.__doc__ for part in ("Args", "Returns", "Raises"))
     names = set(inspect.signature(function).parameters)
     assert {*row.argument_names, *row.options, "backend"} <= names
-    assert function.__module__ == f"pymultiling.ops.{OPERATORS[row.public or row.name].file}"
+    assert function.__module__ == f"pymultiling.ops.{OPERATORS[row.public_function or row.name].module_name}"
     assert row.named is None or getattr(ops, row.named)._fields == row.results
 
 
 @rows
 def test_the_reference_takes_the_arguments_of_the_schema(row):
     names = tuple(name for name, _ in arguments_of(row.reference()))
-    assert names == (row.argument_names if row.problem is None else ("problem",))
+    assert names == (row.argument_names if row.arguments_type is None else ("problem",))
 
 
 @rows
@@ -91,7 +91,7 @@ def test_the_launcher_takes_the_arguments_of_the_reference(row):
     if (reason := backends.load_triton()) is not None:
         pytest.skip(reason)
     if "triton" not in row.kernels:
-        assert row.name not in functions_of(TRITON / f"{row.file}.py")
+        assert row.name not in functions_of(TRITON / f"{row.module_name}.py")
         return
     assert arguments_of(row.launcher()) == arguments_of(row.reference())
     operators = {variant.operator for variant in row.triton_module().variants()}
@@ -105,21 +105,21 @@ def test_benchmarks_have_an_input(row):
 
 def test_nothing_in_the_reference_is_unlisted():
     files = {file.stem for file in REFERENCE.glob("*.py")} - {"__init__"}
-    assert files == {row.file for row in OPERATORS.values()}
+    assert files == {row.module_name for row in OPERATORS.values()}
     for row in OPERATORS.values():
-        assert row.name in functions_of(REFERENCE / f"{row.file}.py")
+        assert row.name in functions_of(REFERENCE / f"{row.module_name}.py")
 
 
 def test_no_triton_launcher_is_unlisted():
     """A launcher is what its module's variants() belong to."""
     files = {file.stem for file in TRITON.glob("*.py") if "variants" in functions_of(file)}
-    assert files == {row.file for row in OPERATORS.values() if "triton" in row.kernels}
+    assert files == {row.module_name for row in OPERATORS.values() if "triton" in row.kernels}
 
 
 def test_every_public_function_is_an_operators():
     functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
-    assert functions == {row.public or row.name for row in OPERATORS.values()} | {"unavailable"}
-    others = {file.stem for file in PUBLIC.glob("*.py")} - {row.file for row in OPERATORS.values()}
+    assert functions == {row.public_function or row.name for row in OPERATORS.values()} | {"unavailable"}
+    others = {file.stem for file in PUBLIC.glob("*.py")} - {row.module_name for row in OPERATORS.values()}
     assert others == {"__init__", "arguments", "backends", "dispatch", "operator", "registry"}
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pymultiling.ops import value_energy, value_gram
 from pymultiling.ops.registry import OPERATORS
-from tests.support.error_budget import within
+from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import (
     counts,
     document_ids,
@@ -31,7 +31,9 @@ def check(attention, weight, kv_heads, size, documents, count, backend):
     actual = value_energy(attention, gram, documents, count, backend=backend)
     exact = per_document(by_output(attention, weight, kv_heads, size), documents, count)
     assert actual.dtype == torch.promote_types(attention.dtype, torch.float32)
-    within("value_energy", actual, OPERATORS["value_energy"].reference()(attention, gram, documents, count), exact)
+    assert_within_budget(
+        "value_energy", actual, OPERATORS["value_energy"].reference()(attention, gram, documents, count), exact
+    )
 
 
 @examples

@@ -11,25 +11,25 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.data.chunks import Place
+from pymultiling.data.chunks import ChunkStart
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.passes import checkpoints as checkpoints_module
-from pymultiling.passes.checkpoints import Every, Standing, opened
+from pymultiling.passes.checkpoints import CheckpointInterval, PassState, opened
 from pymultiling.runtime.processes import Processes
 
 LOAD = pml.ActivationStatistics.load
 RUN = {"model": "abc", "sites": ("ffn", "q"), "max_length": 64}
 
 
-def standing(number: int) -> Standing:
+def standing(number: int) -> PassState:
     active = torch.full((2, 3), number)
-    place = Place(2, 10 * number, number, "digest", {0: ("one", "hash"), 1: ("other", "")})
+    place = ChunkStart(2, 10 * number, number, "digest", {0: ("one", "hash"), 1: ("other", "")})
     report = CorpusReport(texts=number, cut=1)
     total = pml.ActivationStatistics(active, number)
-    return Standing(total, place, f"end {number}", number, 7 * number, report, report + report, number > 5)
+    return PassState(total, place, f"end {number}", number, 7 * number, report, report + report, number > 5)
 
 
-def keeper(folder: Path, run=RUN, processes=Processes(), every=Every(60.0)):
+def keeper(folder: Path, run=RUN, processes=Processes(), every=CheckpointInterval(60.0)):
     return opened(folder, processes, run, every)
 
 
@@ -221,7 +221,7 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
 def test_it_is_written_after_so_many_documents_or_seconds(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr("pymultiling.passes.checkpoints.time.monotonic", lambda: now)
-    with keeper(tmp_path, every=Every(10.0, 100)) as checkpoints:
+    with keeper(tmp_path, every=CheckpointInterval(10.0, 100)) as checkpoints:
         for documents, seconds, expected in ((60, 0, None), (39, 9, None), (1, 0, 3), (99, 9, 3), (0, 1, 5), (0, 9, 5)):
             now += seconds
             number = (expected or 0) if documents in (1, 0) else 7

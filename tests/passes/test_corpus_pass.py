@@ -11,7 +11,7 @@ from pymultiling.data import chunks
 from pymultiling.data.batches import Batch
 from pymultiling.errors import NonFiniteActivations
 from pymultiling.methods import plnd
-from pymultiling.passes.memory import WithinMemory
+from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.probes.activation_counts import ActivationProbe
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer, write_text
@@ -274,7 +274,7 @@ def test_a_document_in_a_half_is_named_by_its_place_in_the_batch():
 
     ids = torch.ones(5, 2, dtype=torch.int64)
     with pytest.warns(UserWarning, match="in halves"), pytest.raises(NonFiniteActivations) as raised:
-        WithinMemory(measure)(Batch(ids, ids, [0, 1, 2, 3, 4]), torch.zeros(5))
+        SplitOnOutOfMemory(measure)(Batch(ids, ids, [0, 1, 2, 3, 4]), torch.zeros(5))
     assert raised.value.document == 3
 
 

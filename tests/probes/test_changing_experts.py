@@ -20,7 +20,7 @@ def draw_masks(model, sets: int) -> torch.Tensor:
     return torch.rand(len(blocks(model)), sets, width, generator=generator) < 0.3
 
 
-def zeroed(model, masks: torch.Tensor):
+def with_zeroed_neurons(model, masks: torch.Tensor):
     """A copy of the model without the neurons of masks (layers, E I)."""
     model = copy.deepcopy(model)
     for layer, n in masks.nonzero().tolist():
@@ -73,7 +73,7 @@ def test_other_implementations_agree_to_rounding(name, implementation, at_once, 
 def test_masked_is_zeroed(name, dtype, allowed):
     model, batch = tiny_moe(name, dtype), tiny_batch()
     drawn = draw_masks(model, sets=1)
-    without = zeroed(model, drawn[:, 0])
+    without = with_zeroed_neurons(model, drawn[:, 0])
     truth = run(without, batch)
     assert (truth - run(model, batch)).abs().max() > 1e-2 * truth.abs().max()
     with masking(model, drawn):
@@ -86,7 +86,11 @@ def test_every_row_of_a_batch_runs_under_its_own_set(name):
     model, batch = tiny_moe(name), tiny_batch((9, 9, 9))
     drawn = draw_masks(model, sets=2)
     lengths = [9, 9, 9]
-    truth = [run(zeroed(model, drawn[:, 1]), batch), run(model, batch), run(zeroed(model, drawn[:, 0]), batch)]
+    truth = [
+        run(with_zeroed_neurons(model, drawn[:, 1]), batch),
+        run(model, batch),
+        run(with_zeroed_neurons(model, drawn[:, 0]), batch),
+    ]
     sets = torch.tensor([1, -1, 0]).repeat_interleave(9)
     with masking(model, drawn, sets):
         found = run(model, batch)
@@ -153,7 +157,7 @@ def test_a_forward_of_somebody_else_is_put_back():
 def test_gradients_are_those_of_the_zeroed_model(implementation):
     model, batch = tiny_moe("qwen3_moe", torch.float32, implementation), tiny_batch((9, 9))
     drawn = draw_masks(model, sets=1)
-    without = zeroed(model, drawn[:, 0])
+    without = with_zeroed_neurons(model, drawn[:, 0])
     run(without, batch).square().sum().backward()
     with masking(model, drawn):
         run(model, batch).square().sum().backward()

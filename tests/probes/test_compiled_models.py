@@ -5,7 +5,7 @@ import torch
 
 import pymultiling as pml
 from tests.probes.test_masking import difference
-from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 pytestmark = pytest.mark.long
 CLOSE = 1e-5
@@ -31,7 +31,7 @@ def masked(model, batch, *arguments, **options) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["llama", "phi3"])
 def test_compiled_before(name):
     model, batch = tiny_model(name), tiny_batch((9, 9))
-    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
     plain, only_a, rows = run(model, batch), masked(model, batch, a), masked(model, batch, [b, a])
     mean = {site: torch.ones(mask.shape) for site, mask in a.sites.items()}
     means = masked(model, batch, [b, None], mean=mean)
@@ -49,7 +49,7 @@ def test_compiled_before(name):
 
 def test_compiled_inside_without_a_break():
     model, batch = tiny_model("qwen3"), tiny_batch((9, 9, 9))
-    sets = [some_neurons(model, seed=1), None, some_neurons(model, seed=2)]
+    sets = [random_neurons(model, seed=1), None, random_neurons(model, seed=2)]
     plain, truth = run(model, batch), masked(model, batch, sets)
     with pml.deactivate(model, sets):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -59,7 +59,7 @@ def test_compiled_inside_without_a_break():
 
 def test_the_compiled_model_itself_can_be_given():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     truth = masked(model, batch, neurons)
     compiled = torch.compile(model, backend="aot_eager")
     run(compiled, batch)

@@ -10,15 +10,22 @@ from hypothesis import strategies as st
 import pymultiling as pml
 from pymultiling.probes.importance import ImportanceProbe
 from tests.support.brute_force import brute_force, float64_throughout
-from tests.support.comparison import ILL_CONDITIONED, TOLERANCE, exactly, largest_error, truth_of, with_attention
-from tests.support.tiny_models import FAMILIES, MODELS, tiny_batch, tiny_model
+from tests.support.comparison import (
+    ILL_CONDITIONED,
+    TOLERANCE,
+    brute_force_importance,
+    importance_in_float64,
+    largest_error,
+    set_attention,
+)
+from tests.support.tiny_models import MODELS, REPRESENTATIVE_MODELS, tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", MODELS)
 def test_float64_importance_is_brute_force(name, padding):
-    found = exactly(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
-    truth = truth_of(name, padding)
+    found = importance_in_float64(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
+    truth = brute_force_importance(name, padding)
     assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float64)
     errors = {site: largest_error(found[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
@@ -28,7 +35,7 @@ def test_float64_importance_is_brute_force(name, padding):
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding):
     found = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
-    truth = truth_of(name, padding)
+    truth = brute_force_importance(name, padding)
     assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float32)
     errors = {site: largest_error(found[site], truth[site]) for site in truth}
     assert max(errors.values()) < ILL_CONDITIONED.get((name, torch.float32), TOLERANCE[torch.float32]), errors
@@ -36,7 +43,7 @@ def test_float32_importance_is_float64_brute_force(name, padding):
 
 def test_the_oracle_sees_every_site_of_every_family():
     for name in MODELS:
-        for site, truth in truth_of(name, "right").items():
+        for site, truth in brute_force_importance(name, "right").items():
             assert (truth.amax(-1) > 0).all(), (name, site)
 
 
@@ -59,19 +66,19 @@ def test_importance_is_brute_force_for_any_shape(groups, head, ffn, lengths, pad
     model = tiny_model(name, torch.float64, seed=seed, num_hidden_layers=1, intermediate_size=ffn, **shape)
     batch = tiny_batch(lengths, padding, seed)
     truth = brute_force(model, **batch)
-    found = exactly(model, **batch)
+    found = importance_in_float64(model, **batch)
     errors = {site: largest_error(found[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_fused_probe_is_exact_too(name):
     for dtype in (torch.float64, torch.float32):
         model = tiny_model(name, dtype)
         with float64_throughout(model) if dtype == torch.float64 else nullcontext():
             with ImportanceProbe(model, fused=True) as probe:
                 found = probe.measure(**tiny_batch())
-        for site, truth in truth_of(name, "right").items():
+        for site, truth in brute_force_importance(name, "right").items():
             assert largest_error(found[site], truth) < TOLERANCE[dtype], (dtype, site)
 
 
@@ -81,7 +88,7 @@ SAME = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_a_document_alone_in_a_batch_and_padded_on_either_side_is_the_same(name, dtype):
     model = tiny_model(name, dtype)
     lengths = (11, 7, 1)
@@ -116,19 +123,19 @@ def test_a_boolean_mask_is_a_mask():
     assert all(torch.equal(ones[site], bools[site]) for site in pml.SITES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_one_token_moves_no_attention(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((1, 1))
-    found, truth = exactly(model, **batch), brute_force(model, **batch)
+    found, truth = importance_in_float64(model, **batch), brute_force(model, **batch)
     for site in ("ffn", "v", "o"):
         assert largest_error(found[site], truth[site]) < TOLERANCE[torch.float64], site
     assert not found["q"].any() and not found["k"].any()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_a_row_of_padding_only_has_no_importance_and_harms_no_other(name, attention):
-    model = with_attention(tiny_model(name), attention)
+    model = set_attention(tiny_model(name), attention)
     batch = tiny_batch((9, 6))
     padded = {key: torch.cat([value, torch.zeros(1, 9, dtype=torch.int64)]) for key, value in batch.items()}
     found, without = pml.importance(model, **padded), pml.importance(model, **batch)
@@ -140,5 +147,5 @@ def test_a_row_of_padding_only_has_no_importance_and_harms_no_other(name, attent
 def test_one_layer_is_enough():
     model, batch = tiny_model("llama", torch.float64, num_hidden_layers=1), tiny_batch()
     truth = brute_force(model, **batch)
-    for site, values in exactly(model, **batch).items():
+    for site, values in importance_in_float64(model, **batch).items():
         assert values.shape[1] == 1 and largest_error(values, truth[site]) < TOLERANCE[torch.float64], site

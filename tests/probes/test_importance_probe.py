@@ -8,8 +8,15 @@ import torch
 import pymultiling as pml
 from pymultiling.probes.importance import ImportanceProbe
 from tests.support.brute_force import float64_throughout
-from tests.support.comparison import exactly, largest_error, with_attention
-from tests.support.tiny_models import FAMILIES, hidden_of, some_neurons, tiny_batch, tiny_model, zeroed
+from tests.support.comparison import importance_in_float64, largest_error, set_attention
+from tests.support.tiny_models import (
+    REPRESENTATIVE_MODELS,
+    hidden_of,
+    random_neurons,
+    tiny_batch,
+    tiny_model,
+    with_zeroed_neurons,
+)
 
 
 @torch.no_grad()
@@ -52,9 +59,9 @@ def assert_untouched(model, before: dict) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_probed_model_computes_the_same_bits(name, attention):
-    model, batch = with_attention(tiny_model(name), attention), tiny_batch()
+    model, batch = set_attention(tiny_model(name), attention), tiny_batch()
     plain = last_hidden(model, batch)
     for arguments in (dict(), dict(rope="post"), dict(sites=("q",))):
         probed = probed_hidden(model, batch, **arguments)
@@ -62,7 +69,7 @@ def test_probed_model_computes_the_same_bits(name, attention):
         assert torch.equal(*map(model.get_output_embeddings(), (probed, plain)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_fused_probe_computes_the_same_to_rounding(name):
     model, batch = tiny_model(name), tiny_batch()
     plain, probed = last_hidden(model, batch), probed_hidden(model, batch, fused=True)
@@ -72,9 +79,9 @@ def test_fused_probe_computes_the_same_to_rounding(name):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_importance_leaves_the_model_untouched(name, attention):
-    model = with_attention(tiny_model(name), attention)
+    model = set_attention(tiny_model(name), attention)
     before = footprint(model)
     assert before["attention"] == attention
     pml.importance(model, **tiny_batch())
@@ -167,13 +174,13 @@ def test_probes_of_two_models_do_not_mix():
         assert all(torch.equal(a[site], b[site]) for site in pml.SITES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_importance_of_a_deactivated_model_is_that_of_the_zeroed_model(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch()
-    neurons = some_neurons(model)
-    truth = exactly(zeroed(model, neurons), **batch)
+    neurons = random_neurons(model)
+    truth = importance_in_float64(with_zeroed_neurons(model, neurons), **batch)
     with pml.deactivate(model, neurons):
-        found = exactly(model, **batch)
+        found = importance_in_float64(model, **batch)
     with ImportanceProbe(model) as probe, pml.deactivate(model, neurons), float64_throughout(model):
         inside = probe.measure(**batch)
     assert all(torch.equal(found[site], inside[site]) for site in pml.SITES)

@@ -19,7 +19,7 @@ from tests.support.anatomy import (
     sizes,
 )
 from tests.support.brute_force import float64_throughout, shown
-from tests.support.comparison import TOLERANCE, exactly, largest_error, truth_of
+from tests.support.comparison import TOLERANCE, brute_force_importance, importance_in_float64, largest_error
 from tests.support.tiny_models import MODELS, hidden_of, tiny_batch, tiny_model
 
 WITHOUT_ROTATION = [name for name in MODELS if name.startswith(("gpt2", "opt", "bloom", "xglm", "falcon-alibi"))]
@@ -88,18 +88,18 @@ def test_rope_post_zeroes_the_rotated_dimension(name, padding):
                 return rotated
 
             truth[site].append((probabilities(model, batch, change) - before).square().sum((1, 2, 3)))
-    found = exactly(model, **batch, rope="post")
+    found = importance_in_float64(model, **batch, rope="post")
     for site in truth:
         assert largest_error(found[site], torch.stack(truth[site], 1)[:, None]) < TOLERANCE[torch.float64], site
-    others = exactly(model, **batch)
+    others = importance_in_float64(model, **batch)
     assert all(torch.equal(found[site], others[site]) for site in ("ffn", "v", "o"))
 
 
 @pytest.mark.parametrize("name", WITHOUT_ROTATION)
 def test_without_a_rotation_there_is_no_before_and_after(name):
     model = tiny_model(name, torch.float64)
-    found = exactly(model, **tiny_batch(), rope="post")
-    for site, truth in truth_of(name, "right").items():
+    found = importance_in_float64(model, **tiny_batch(), rope="post")
+    for site, truth in brute_force_importance(name, "right").items():
         assert largest_error(found[site], truth) < TOLERANCE[torch.float64], site
 
 
@@ -167,7 +167,7 @@ def test_released_score_is_what_the_published_code_ranks_by(name, padding):
         "q": by_head.flatten(1),
         "k": by_head.view(2, -1, group, q.shape[-1]).sum(2).flatten(1),
     }
-    found = exactly(model, **batch, score="released")
+    found = importance_in_float64(model, **batch, score="released")
     for site in truth:
         assert largest_error(found[site], truth[site][:, None]) < TOLERANCE[torch.float64], site
 

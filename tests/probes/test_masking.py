@@ -6,9 +6,26 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.models.decoder import evaluation
-from tests.support.anatomy import attention_of, experts_of, ffn_modules, layers_of, name_of, output_of, rows_of, sizes
-from tests.support.tiny_models import FAMILIES, MODELS, some_neurons, tiny_batch, tiny_model, unknown_model, zeroed
+from pymultiling.models.decoder import evaluation_mode
+from tests.support.anatomy import (
+    attention_of,
+    experts_of,
+    ffn_modules,
+    layers_of,
+    module_name,
+    output_of,
+    rows_of,
+    sizes,
+)
+from tests.support.tiny_models import (
+    MODELS,
+    REPRESENTATIVE_MODELS,
+    random_neurons,
+    tiny_batch,
+    tiny_model,
+    unknown_model,
+    with_zeroed_neurons,
+)
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest logit
 
@@ -42,12 +59,12 @@ def footprint(model) -> list:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("site", pml.SITES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_deactivated_is_zeroed_at_every_site(name, site, dtype):
     # eager attention in float64 gives NaN for rows of padding only (transformers' own): documents of one length
     model, batch = tiny_model(name, dtype), tiny_batch((9, 9))
-    neurons = some_neurons(model, sites=[site])
-    truth = logits(zeroed(model, neurons), batch)
+    neurons = random_neurons(model, sites=[site])
+    truth = logits(with_zeroed_neurons(model, neurons), batch)
     assert difference(logits(model, batch), truth) > 1e-3  # the set matters
     with pml.deactivate(model, neurons):
         assert difference(logits(model, batch), truth) < TOLERANCE[dtype]
@@ -57,40 +74,40 @@ def test_deactivated_is_zeroed_at_every_site(name, site, dtype):
 @pytest.mark.parametrize("name", MODELS)
 def test_deactivated_is_zeroed_at_all_sites_with_padding(name, padding):
     model, batch = tiny_model(name), tiny_batch(padding=padding)
-    neurons = some_neurons(model)
-    truth = logits(zeroed(model, neurons), batch)
+    neurons = random_neurons(model)
+    truth = logits(with_zeroed_neurons(model, neurons), batch)
     # rounding, enlarged by scores of several hundred where key biases are +-300
     tolerance = 1e-3 if name in ("qwen2", "llama-large-key-bias") else TOLERANCE[torch.float32]
     with pml.deactivate(model, neurons):
         assert difference(logits(model, batch), truth) < tolerance
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_decoding_with_a_cache_is_masked_too(name):
     model, tokens = tiny_model(name, torch.float64), tiny_batch((9, 9))["input_ids"]
-    neurons = some_neurons(model)
-    truth = decoded(zeroed(model, neurons), tokens)
+    neurons = random_neurons(model)
+    truth = decoded(with_zeroed_neurons(model, neurons), tokens)
     with pml.deactivate(model, neurons):
         assert difference(decoded(model, tokens), truth) < TOLERANCE[torch.float64]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_greedy_generation_is_that_of_the_zeroed_model(name):
     model, prompt = tiny_model(name), tiny_batch((5, 3), padding="left")
-    neurons = some_neurons(model, 0.4)
+    neurons = random_neurons(model, 0.4)
     arguments = dict(max_new_tokens=7, do_sample=False)
-    truth = zeroed(model, neurons).generate(**prompt, **arguments)
+    truth = with_zeroed_neurons(model, neurons).generate(**prompt, **arguments)
     with pml.deactivate(model, neurons):
         masked = model.generate(**prompt, **arguments)
     assert torch.equal(masked, truth)
     assert not torch.equal(model.generate(**prompt, **arguments), truth)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_weights_and_hooks_are_as_before(name):
     model, batch = tiny_model(name), tiny_batch()
     weights, hooks, plain = copy.deepcopy(model.state_dict()), footprint(model), logits(model, batch)
-    with pml.deactivate(model, some_neurons(model)) as inside:
+    with pml.deactivate(model, random_neurons(model)) as inside:
         assert inside is model
         assert not torch.equal(logits(model, batch), plain)
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
@@ -102,17 +119,17 @@ def test_weights_and_hooks_are_as_before(name):
 def test_masks_are_removed_after_an_exception():
     model, batch = tiny_model("phi3"), tiny_batch()
     hooks, plain = footprint(model), logits(model, batch)
-    with pytest.raises(KeyboardInterrupt), pml.deactivate(model, some_neurons(model)):
+    with pytest.raises(KeyboardInterrupt), pml.deactivate(model, random_neurons(model)):
         raise KeyboardInterrupt
-    with pytest.raises(IndexError), pml.deactivate(model, some_neurons(model)):
+    with pytest.raises(IndexError), pml.deactivate(model, random_neurons(model)):
         model(torch.full((1, 2), 10_000))
     assert footprint(model) == hooks and torch.equal(logits(model, batch), plain)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_nested_sets_are_a_union(name):
     model, batch = tiny_model(name), tiny_batch()
-    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
     plain = logits(model, batch)
     with pml.deactivate(model, a | b):
         union = logits(model, batch)
@@ -127,7 +144,7 @@ def test_nested_sets_are_a_union(name):
 def test_an_empty_set_changes_no_bit_and_a_full_one_can_be_run():
     model, batch = tiny_model("qwen2"), tiny_batch()
     plain = logits(model, batch)
-    nothing = some_neurons(model) - some_neurons(model)
+    nothing = random_neurons(model) - random_neurons(model)
     with pytest.warns(UserWarning, match="the set has no neurons"), pml.deactivate(model, nothing):
         assert torch.equal(logits(model, batch), plain)
     everything = pml.NeuronSet(
@@ -136,15 +153,15 @@ def test_an_empty_set_changes_no_bit_and_a_full_one_can_be_run():
             for site, width in sizes(model.config).items()
         }
     )
-    truth = logits(zeroed(model, everything), batch)
+    truth = logits(with_zeroed_neurons(model, everything), batch)
     with pml.deactivate(model, everything):
         assert torch.equal(logits(model, batch), truth)
 
 
 def test_only_the_layers_of_the_set_are_masked():
     model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
-    neurons = some_neurons(model).layers(1, 2)
-    truth = logits(zeroed(model, neurons), batch)
+    neurons = random_neurons(model).layers(1, 2)
+    truth = logits(with_zeroed_neurons(model, neurons), batch)
     with pml.deactivate(model, neurons):
         assert difference(logits(model, batch), truth) < TOLERANCE[torch.float64]
 
@@ -166,11 +183,11 @@ def ffn_gradients(layer, config) -> list[torch.Tensor]:
     return [gradient_of(gate), gradient_of(up), gradient_of(down).T]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are_off(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
-    neurons = some_neurons(model)
-    truth = zeroed(model, neurons)
+    neurons = random_neurons(model)
+    truth = with_zeroed_neurons(model, neurons)
     truth(**batch, labels=batch["input_ids"]).loss.backward()
     with pml.deactivate(model, neurons):
         model(**batch, labels=batch["input_ids"]).loss.backward()
@@ -187,7 +204,7 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
         pieces = [(gradient, off["ffn"]) for gradient in ffn_gradients(layer, config)]
         pieces += [(gradient_of(output_of(layer, config)).T, off["o"])]
         for site in ("q", "k", "v"):
-            linear = getattr(attention, name_of(config, "qkv") or f"{site}_proj")
+            linear = getattr(attention, module_name(config, "qkv") or f"{site}_proj")
             rows = slice(None) if rows_of(config, site) is None else rows_of(config, site)
             pieces += [(gradient_of(linear)[rows], off[site])]
             pieces += [(linear.bias.grad[rows, None], off[site])] if linear.bias is not None else []
@@ -199,7 +216,7 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
 
 def test_a_training_step_leaves_neurons_that_are_off_where_they_were():
     model, batch = tiny_model("llama"), tiny_batch()
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     before = [layer.mlp.up_proj.weight.detach().clone() for layer in model.model.layers]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pml.deactivate(model, neurons):
@@ -223,7 +240,7 @@ def test_a_set_of_another_model_is_refused(other, sentence):
     model = tiny_model("llama")
     hooks = footprint(model)
     with pytest.raises(ValueError, match=f"another model: .*{sentence}"):
-        with pml.deactivate(model, some_neurons(tiny_model("llama", **other))):
+        with pml.deactivate(model, random_neurons(tiny_model("llama", **other))):
             pytest.fail("the block was entered")
     assert footprint(model) == hooks
 
@@ -231,7 +248,7 @@ def test_a_set_of_another_model_is_refused(other, sentence):
 def test_an_unknown_family_is_refused():
     model = unknown_model()
     with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"):
-        with pml.deactivate(model, some_neurons(tiny_model("llama"))):
+        with pml.deactivate(model, random_neurons(tiny_model("llama"))):
             pass
 
 
@@ -239,7 +256,7 @@ def test_evaluation_restores_every_module():
     model = tiny_model("llama").train()
     model.model.layers[0].eval()
     before = {name: module.training for name, module in model.named_modules()}
-    with evaluation(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert {name: module.training for name, module in model.named_modules()} == before
 
@@ -249,6 +266,6 @@ def test_weights_that_are_not_in_memory():
         model = tiny_model("llama").to("meta")
     with (
         pytest.raises(pml.UnsupportedModel, match="offloaded"),
-        pml.deactivate(model, some_neurons(tiny_model("llama"))),
+        pml.deactivate(model, random_neurons(tiny_model("llama"))),
     ):
         pass

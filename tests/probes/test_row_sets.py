@@ -5,21 +5,25 @@ import torch
 
 import pymultiling as pml
 from tests.probes.test_masking import TOLERANCE, decoded, difference, footprint, logits
-from tests.support.tiny_models import FAMILIES, some_neurons, tiny_batch, tiny_model, zeroed
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 
 BEAMS = dict(num_beams=3, max_new_tokens=5, do_sample=False)
 
 
 def sets_of(model, sites=pml.SITES) -> list:
     """Three sets and none; the rows of the tests are under them in another order."""
-    return [some_neurons(model, seed=1, sites=sites), None, *(some_neurons(model, seed=s, sites=sites) for s in (2, 3))]
+    return [
+        random_neurons(model, seed=1, sites=sites),
+        None,
+        *(random_neurons(model, seed=s, sites=sites) for s in (2, 3)),
+    ]
 
 
 ROWS = [2, 0, 1, 3, 0]
 
 
 def under(model, neurons):
-    return model if neurons is None else zeroed(model, neurons)
+    return model if neurons is None else with_zeroed_neurons(model, neurons)
 
 
 def same_rows(prompt: dict, count: int = len(ROWS)) -> dict:
@@ -28,7 +32,7 @@ def same_rows(prompt: dict, count: int = len(ROWS)) -> dict:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("site", pml.SITES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_every_row_is_under_its_own_set(name, site, dtype):
     model, batch = tiny_model(name, dtype), tiny_batch((9,) * len(ROWS))
     sets = sets_of(model, [site])
@@ -46,7 +50,7 @@ def test_every_row_is_under_its_own_set(name, site, dtype):
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_rows_of_many_lengths(name, padding):
     model, batch = tiny_model(name), tiny_batch((9, 4, 7, 11, 2), padding=padding)
     sets = sets_of(model)
@@ -58,7 +62,7 @@ def test_rows_of_many_lengths(name, padding):
         assert difference(found[row][valid], truth[valid]) < (1e-3 if name == "qwen2" else TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_decoding_with_a_cache(name):
     model, tokens = tiny_model(name, torch.float64), tiny_batch((9,) * len(ROWS))["input_ids"]
     sets = sets_of(model)
@@ -70,7 +74,7 @@ def test_decoding_with_a_cache(name):
 
 
 @pytest.mark.parametrize("arguments", [dict(max_new_tokens=5, do_sample=False), BEAMS], ids=["greedy", "beams"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_generation(name, arguments):
     model, prompts = tiny_model(name), tiny_batch((5, 3, 5, 4, 5), padding="left")
     sets = sets_of(model)
@@ -101,7 +105,7 @@ def test_samples_are_drawn_under_their_prompts_set():
         torch.manual_seed(0)
         found = model.generate(**prompt, **sampled)
     torch.manual_seed(0)
-    assert torch.equal(found, zeroed(model, sets[3]).generate(**prompt, **sampled))
+    assert torch.equal(found, with_zeroed_neurons(model, sets[3]).generate(**prompt, **sampled))
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])
@@ -119,7 +123,7 @@ def test_without_rows_each_row_has_its_own_set(name):
 
 def test_contexts_nest():
     model, batch = tiny_model("gemma2"), tiny_batch((9, 9))
-    a, b, c = (some_neurons(model, seed=seed) for seed in (1, 2, 3))
+    a, b, c = (random_neurons(model, seed=seed) for seed in (1, 2, 3))
     with pml.deactivate(model, [a | c, b | c]):
         union = logits(model, batch)
     with pml.deactivate(model, [a, b]), pml.deactivate(model, c):
@@ -132,9 +136,9 @@ def test_contexts_nest():
 def test_all_is_as_before():
     model, batch = tiny_model("phi3"), tiny_batch((9, 9))
     before, own, plain = footprint(model), vars(model).copy(), logits(model, batch)
-    with pytest.raises(KeyboardInterrupt), pml.deactivate(model, [None, some_neurons(model)]):
+    with pytest.raises(KeyboardInterrupt), pml.deactivate(model, [None, random_neurons(model)]):
         raise KeyboardInterrupt
-    with pytest.raises(IndexError), pml.deactivate(model, [None, some_neurons(model)]):
+    with pytest.raises(IndexError), pml.deactivate(model, [None, random_neurons(model)]):
         model.generate(torch.full((2, 1), 10_000))
     assert footprint(model) == before and vars(model).keys() == own.keys()
     assert torch.equal(logits(model, batch), plain)
@@ -142,7 +146,7 @@ def test_all_is_as_before():
 
 def test_a_model_without_a_head():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
-    a, b = some_neurons(model, seed=1), some_neurons(model, seed=2)
+    a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
     with pml.deactivate(model, [a, b]):
         truth = model.model(**batch).last_hidden_state
     with pml.deactivate(model.model, [a, b]):
@@ -158,7 +162,7 @@ def test_rows_that_name_no_set():
     }.items():
         with pytest.raises(ValueError, match=sentence), pml.deactivate(model, sets_of(model), rows=rows):
             pytest.fail("the block was entered")
-    with pytest.raises(ValueError, match="give a list"), pml.deactivate(model, some_neurons(model), rows=[0]):
+    with pytest.raises(ValueError, match="give a list"), pml.deactivate(model, random_neurons(model), rows=[0]):
         pytest.fail("the block was entered")
 
 
@@ -177,7 +181,7 @@ def test_rows_of_the_wrong_length(name):
 
 def test_the_set_that_does_not_fit_and_the_empty_one_are_named():
     model = tiny_model("llama")
-    a, other = some_neurons(model), some_neurons(tiny_model("llama", intermediate_size=41))
+    a, other = random_neurons(model), random_neurons(tiny_model("llama", intermediate_size=41))
     with pytest.raises(ValueError, match="set 1 is of another model"), pml.deactivate(model, [a, other]):
         pytest.fail("the block was entered")
     with pytest.warns(UserWarning, match="set 2 has no neurons"), pml.deactivate(model, [None, a, a - a]):

@@ -13,7 +13,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.masking import places
 from tests.probes.test_masking import TOLERANCE, difference, logits
 from tests.support.anatomy import routed_gate_and_up, weight_of
-from tests.support.tiny_models import FAMILIES, some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model
 
 
 def scaled(model, neurons: pml.NeuronSet, scale: float):
@@ -34,10 +34,10 @@ def scaled(model, neurons: pml.NeuronSet, scale: float):
 
 
 @pytest.mark.parametrize("scale", [2.0, -0.5])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_scaled_activations_are_scaled_parameters(name, scale):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     parameters = scaled(model, neurons, scale)
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), parameters.parameters()))
     truth = logits(parameters, batch)
@@ -48,7 +48,7 @@ def test_scaled_activations_are_scaled_parameters(name, scale):
 
 def some_mean(model) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {site: torch.randn(mask.shape, generator=generator) for site, mask in some_neurons(model).sites.items()}
+    return {site: torch.randn(mask.shape, generator=generator) for site, mask in random_neurons(model).sites.items()}
 
 
 def replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Tensor], batch: dict) -> torch.Tensor:
@@ -86,10 +86,10 @@ def replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Tensor], batch
         return logits(model, batch)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_neurons_at_their_mean(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
-    a, b, mean = some_neurons(model, seed=1), some_neurons(model, seed=2), some_mean(model)
+    a, b, mean = random_neurons(model, seed=1), random_neurons(model, seed=2), some_mean(model)
     truth = replaced(model, a, mean, batch)
     with pml.deactivate(model, a, mean=mean):
         assert difference(logits(model, batch), truth) < TOLERANCE[torch.float64]
@@ -102,11 +102,11 @@ def test_neurons_at_their_mean(name):
 
 def test_a_mean_of_some_sites_is_enough_for_sets_of_these():
     model, batch, mean = tiny_model("llama"), tiny_batch(), some_mean(tiny_model("llama"))
-    with pml.deactivate(model, some_neurons(model, sites=["ffn"]), mean={"ffn": mean["ffn"]}):
+    with pml.deactivate(model, random_neurons(model, sites=["ffn"]), mean={"ffn": mean["ffn"]}):
         logits(model, batch)
     with (
         pytest.raises(ValueError, match="no values of site k"),
-        pml.deactivate(model, some_neurons(model, sites=["k"]), mean={"ffn": mean["ffn"]}),
+        pml.deactivate(model, random_neurons(model, sites=["k"]), mean={"ffn": mean["ffn"]}),
     ):
         pytest.fail("the block was entered")
 
@@ -117,13 +117,13 @@ def test_a_mean_of_another_model_and_a_mean_with_a_scale():
         (dict(mean=mean), "mean is of another model"),
         (dict(mean=mean, scale=2.0), "not both"),
     ):
-        with pytest.raises(ValueError, match=sentence), pml.deactivate(model, some_neurons(model), **arguments):
+        with pytest.raises(ValueError, match=sentence), pml.deactivate(model, random_neurons(model), **arguments):
             pytest.fail("the block was entered")
 
 
 def test_gradients_of_scaled_neurons_are_those_of_scaled_parameters():
     model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     other = scaled(model, neurons, 2.0)
     other(**batch, labels=batch["input_ids"]).loss.backward()
     with pml.deactivate(model, neurons, scale=2.0):
@@ -147,7 +147,7 @@ def test_hooks_that_compiled_code_does_not_know_are_noticed():
 @pytest.mark.parametrize("change", [dict(), dict(scale=2.0), dict(mean=True)], ids=str)
 def test_under_autocast(change):
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
-    neurons, change = some_neurons(model), dict(change)
+    neurons, change = random_neurons(model), dict(change)
     if "mean" in change:
         change["mean"] = some_mean(model)
     with pml.deactivate(model, neurons, **change):
@@ -160,7 +160,7 @@ def test_under_autocast(change):
 def test_forward_derivatives_and_vectorised_calls(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
     model.set_attn_implementation("eager")
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     embedded = model.model.embed_tokens(batch["input_ids"]).detach()
     direction = torch.randn(embedded.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -176,7 +176,7 @@ def test_forward_derivatives_and_vectorised_calls(name):
 
 def test_what_somebody_elses_hook_has_kept_is_not_written_into():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
-    neurons, kept = some_neurons(model), []
+    neurons, kept = random_neurons(model), []
     projection, down = model.model.layers[0].self_attn.q_proj, model.model.layers[0].mlp.down_proj
     with pml.deactivate(model, neurons):
         truth = logits(model, batch)
@@ -195,7 +195,7 @@ def test_what_somebody_elses_hook_has_kept_is_not_written_into():
 
 def test_what_is_no_set():
     model = tiny_model("llama")
-    neurons = some_neurons(model)
+    neurons = random_neurons(model)
     for wrong, options, sentence in (
         ({"fr": neurons}, {}, "list of some"),
         ([], {}, "list of some"),

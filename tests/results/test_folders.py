@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pymultiling as pml
-from pymultiling.results.folders import check_free, result_folder
+from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
 
 
@@ -72,7 +72,7 @@ def test_files_of_others_are_left_alone(tmp_path, record):
     with pytest.raises(
         pml.CheckpointError, match=f"^{out} holds other files, such as notes.md: give --out a new folder$"
     ):
-        check_free(out)
+        check_output_folder(out)
     with pytest.raises(pml.CheckpointError), result_folder(out):
         pytest.fail("it was opened")
     assert (out / "notes.md").read_text() == "mine"
@@ -80,24 +80,24 @@ def test_files_of_others_are_left_alone(tmp_path, record):
 
 def test_a_file_beside_those_of_a_run(tmp_path):
     write(tmp_path / "out")
-    check_free(tmp_path / "out")
+    check_output_folder(tmp_path / "out")
     (tmp_path / "out" / "notes.md").write_text("mine")
     with pytest.raises(pml.CheckpointError, match="holds other files, such as notes.md"):
-        check_free(tmp_path / "out")
+        check_output_folder(tmp_path / "out")
 
 
 def test_what_is_free(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "new", "deep/new"):
-        assert check_free(tmp_path / name) == tmp_path / name
+        assert check_output_folder(tmp_path / name) == tmp_path / name
     monkeypatch.chdir(tmp_path)
-    assert check_free("new") == tmp_path / "new"
+    assert check_output_folder("new") == tmp_path / "new"
     (tmp_path / "file").write_text("")
     with pytest.raises(pml.CheckpointError, match=f"^{tmp_path / 'file'} is a file: give --out another folder$"):
-        check_free(tmp_path / "file")
+        check_output_folder(tmp_path / "file")
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
     with pytest.raises(pml.CheckpointError, match="is a mount point: give --out another folder$"):
-        check_free(tmp_path / "empty")
+        check_output_folder(tmp_path / "empty")
 
 
 def test_a_record_names_what_is_in_the_folder(tmp_path):

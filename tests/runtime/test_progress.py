@@ -5,7 +5,7 @@ from pymultiling.runtime import progress
 
 def test_lines_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-    with progress.progress("fr", "documents", show=True, total=1500) as bar:
+    with progress.show_progress("fr", "documents", show=True, total=1500) as bar:
         bar.update(1000)
         bar.update(500)
     lines = [line.rpartition(",")[0] for line in capsys.readouterr().err.splitlines()]
@@ -13,7 +13,7 @@ def test_lines_now_and_then(capsys, monkeypatch):
 
 
 def test_one_line_at_the_end(capsys):
-    with progress.progress("fr", "documents", show=True) as bar:
+    with progress.show_progress("fr", "documents", show=True) as bar:
         bar.update(3)
         bar.update()
     assert capsys.readouterr().err.startswith("fr: 4 documents, 0.")
@@ -21,12 +21,12 @@ def test_one_line_at_the_end(capsys):
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress.progress("fr", "documents", show=True, total=2) as bar:
+    with progress.show_progress("fr", "documents", show=True, total=2) as bar:
         bar.update(2)
     assert "100%" in capsys.readouterr().err
 
 
 def test_silence(capsys):
-    with progress.progress("fr", "documents", show=False) as bar:
+    with progress.show_progress("fr", "documents", show=False) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""

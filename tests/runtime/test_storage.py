@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import pymultiling as pml
 from pymultiling.results import plots
-from pymultiling.runtime.storage import save_tensors, written_whole
+from pymultiling.runtime.storage import save_tensors, write_atomically
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import tiny_tokenizer
 
@@ -98,7 +98,7 @@ def test_what_fails_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, n
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_a_block_that_fails(tmp_path, error):
     for wrote in (True, False):
-        with pytest.raises(type(error)), written_whole(tmp_path / "a.txt") as partial:
+        with pytest.raises(type(error)), write_atomically(tmp_path / "a.txt") as partial:
             if wrote:
                 partial.write_text("half")
             raise error
@@ -109,12 +109,12 @@ def test_two_processes_do_not_write_into_the_same_file(tmp_path):
     path = tmp_path / "a.txt"
     program = (
         "import sys\n"
-        "from pymultiling.runtime.storage import written_whole\n"
-        "with written_whole(sys.argv[1]) as partial:\n"
+        "from pymultiling.runtime.storage import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as partial:\n"
         "    partial.write_text('theirs')\n"
         "print(partial)"
     )
-    with written_whole(path) as partial:
+    with write_atomically(path) as partial:
         partial.write_text("ours")
         done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
         assert done.stdout.strip() != str(partial)

@@ -17,24 +17,24 @@ OTHER_NAMES = {
 
 
 # Mixtures of experts, and how many there are.
-EXPERTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
+EXPERT_COUNT_FIELDS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
 
 
-def name_of(config, what: str) -> str | None:
+def module_name(config, what: str) -> str | None:
     return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(what)
 
 
 def layers_of(model) -> torch.nn.ModuleList:
-    return model.base_model.get_submodule(name_of(model.config, "layers"))
+    return model.base_model.get_submodule(module_name(model.config, "layers"))
 
 
 def attention_of(layer, config) -> torch.nn.Module:
-    return getattr(layer, name_of(config, "attention"))
+    return getattr(layer, module_name(config, "attention"))
 
 
 def output_of(layer, config) -> torch.nn.Module:
     """The projection of the attention's output."""
-    return getattr(attention_of(layer, config), name_of(config, "o"))
+    return getattr(attention_of(layer, config), module_name(config, "o"))
 
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
@@ -82,8 +82,8 @@ def sizes(config) -> dict[str, int]:
         "qwen3_moe": "moe_intermediate_size",
     }
     ffn = getattr(config, names.get(config.model_type, "intermediate_size"))
-    if config.model_type in EXPERTS:
-        ffn *= getattr(config, EXPERTS[config.model_type])
+    if config.model_type in EXPERT_COUNT_FIELDS:
+        ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
 
 
@@ -99,7 +99,7 @@ def key_heads(config) -> int:
 
 def rows_of(config, site: str) -> torch.Tensor | None:
     """The rows of q, k or v in a fused projection, sliced as the model slices its output; None: they have their own."""
-    if name_of(config, "qkv") is None:
+    if module_name(config, "qkv") is None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
@@ -135,7 +135,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         if ffn_part in ("down", "all"):
             weight_of(down).data[:, n] = 0
     elif (rows := rows_of(config, site)) is not None:
-        _zero_row(getattr(attention, name_of(config, "qkv")), int(rows[n]))
+        _zero_row(getattr(attention, module_name(config, "qkv")), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
 

@@ -24,18 +24,18 @@ def largest_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     return ((found.double() - truth).abs() / torch.maximum(truth, floor).clamp(min=1e-300)).max().item()
 
 
-def exactly(model, **arguments) -> dict[str, torch.Tensor]:
+def importance_in_float64(model, **arguments) -> dict[str, torch.Tensor]:
     """pml.importance of a float64 model without transformers' float32 norms and softmax."""
     with float64_throughout(model):
         return pml.importance(model, **arguments)
 
 
 @cache
-def truth_of(name: str, padding: str) -> dict[str, torch.Tensor]:
+def brute_force_importance(name: str, padding: str) -> dict[str, torch.Tensor]:
     return brute_force(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
 
 
-def with_attention(model, attention: str):
+def set_attention(model, attention: str):
     if attention == "sdpa" and model.config.model_type in ("gemma2", "bloom"):
         pytest.skip("transformers' sdpa has no soft caps, and bloom has no sdpa")
     if attention == "eager" and model.config.model_type == "falcon":

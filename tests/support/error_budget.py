@@ -13,7 +13,7 @@ SMALL = 1e-6
 EXACT = 1e-11  # float64 against another float64 formulation
 
 
-def error(actual: Tensor, exact: Tensor) -> float:
+def relative_error(actual: Tensor, exact: Tensor) -> float:
     """Largest relative difference; infinite where NaN or infinity stand in different places."""
     assert actual.shape == exact.shape, (actual.shape, exact.shape)
     if not exact.numel():
@@ -29,7 +29,7 @@ def error(actual: Tensor, exact: Tensor) -> float:
     return float(((actual - exact)[finite].abs() / size.clamp(min=SMALL * float(size.max()))).max())
 
 
-def within(
+def assert_within_budget(
     operator: str, actual: Tensor, plain: Tensor, exact: Tensor, arguments: tuple = (), result: str | None = None
 ) -> None:
     """Fails if `actual` exceeds the operator's budget.
@@ -43,5 +43,5 @@ def within(
     if exact.dtype == actual.dtype:
         floor = EXACT
     times = 1.0 if budget.times is None else budget.times(*arguments)
-    found, allowed = error(actual, exact), 2 * error(plain, exact) + floor * times
+    found, allowed = relative_error(actual, exact), 2 * relative_error(plain, exact) + floor * times
     assert found <= allowed, f"{operator}: error {found:.2e}, allowed {allowed:.2e}"

@@ -16,7 +16,7 @@ from pymultiling.data import chunks
 from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.hidden_states import SentenceMeanProbe, TopTokenProbe
 from pymultiling.probes.likelihood import LikelihoodProbe
-from tests.support.tiny_models import some_neurons, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
@@ -24,7 +24,7 @@ TEXTS = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANG
 # Of the last two languages, of a chunk each, one is the first process's and one the second's.
 SENTENCES = {language: [*some[:5], None, *some[5:]] for language, some in TEXTS.items()}
 SENTENCES |= {"es": ["w3 w4", None, "w5"], "it": ["w3 w4 w6", "", "w5"]}
-SETS = {name: some_neurons(MODEL, seed=seed) for seed, name in enumerate(("a", "b"))}
+SETS = {name: random_neurons(MODEL, seed=seed) for seed, name in enumerate(("a", "b"))}
 OPTIONS = {"batch_tokens": 20, "workers": 0}
 
 PASSES: dict[str, Callable] = {

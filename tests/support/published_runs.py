@@ -14,16 +14,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3
 
 
-def use(server: HubServer, monkeypatch, cache: Path, token: str = TOKEN) -> HubServer:
+def use_hub_server(server: HubServer, monkeypatch, cache: Path, token: str = TOKEN) -> HubServer:
     """From now on the client speaks to this server."""
-    speak_to(server.url, monkeypatch)
+    set_hub_endpoint(server.url, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return server
 
 
-def speak_to(url: str, monkeypatch) -> None:
+def set_hub_endpoint(url: str, monkeypatch) -> None:
     """As HF_ENDPOINT does, which the client reads when it is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -42,7 +42,7 @@ def random_statistics(seed: int, documents: int = 5) -> pml.NeuronStatistics:
     return pml.NeuronStatistics.of_batch(importance, votes, tokens=1234 + seed, rule="top-k, ffn 0.1, attention 0.1")
 
 
-def detected(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str | None = COMMIT) -> Path:
+def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str | None = COMMIT) -> Path:
     """What detect leaves behind, of a model on the Hub, or, without a commit, in a folder here."""
     run = Run(
         "detect",

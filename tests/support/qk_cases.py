@@ -94,7 +94,7 @@ class Case:
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
         settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
-        return cast(QKProblem(*tensors, *settings), dtype)
+        return to_dtype(QKProblem(*tensors, *settings), dtype)
 
     def probabilities(self, q, k, b):
         """(H, l', l') of document b's valid tokens, from rotated queries and keys."""
@@ -140,7 +140,7 @@ def brute_force(case: Case):
     return results
 
 
-def cast(problem: QKProblem, dtype) -> QKProblem:
+def to_dtype(problem: QKProblem, dtype) -> QKProblem:
     """With all floating tensors in a dtype."""
     return QKProblem(*(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem))
 

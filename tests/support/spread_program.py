@@ -10,7 +10,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.tiny_models import some_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 CHANGES = dict(intermediate_size=40)
@@ -38,7 +38,7 @@ def compare(path: Path, whole, name: str) -> None:
         truth, found = (pml.importance(model, **batch, **options) for model in (whole, spread))
         for site in truth:
             assert_close(found[site], truth[site], f"{name} {options} {site}")
-    neurons, mean = some_neurons(whole), pml.mean_activations(whole, tiny_tokenizer(), texts("fr"))
+    neurons, mean = random_neurons(whole), pml.mean_activations(whole, tiny_tokenizer(), texts("fr"))
     for site, values in pml.mean_activations(spread, tiny_tokenizer(), texts("fr")).items():
         assert_close(values, mean[site], f"{name} mean {site}")
     for options in (dict(), dict(scale=2.0), dict(mean=mean)):

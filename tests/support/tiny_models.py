@@ -9,9 +9,9 @@ from packaging.version import Version
 from pymultiling import SITES, NeuronSet
 from tests.support.anatomy import layers_of, sizes, zero_neuron
 
-VOCABULARY = 61
+VOCABULARY_SIZE = 61
 SHAPE = dict(
-    vocab_size=VOCABULARY,
+    vocab_size=VOCABULARY_SIZE,
     hidden_size=32,
     intermediate_size=37,
     num_hidden_layers=2,
@@ -95,7 +95,7 @@ MODELS = {
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignored these scales
     del MODELS["gpt2-other-scales"]
 # One model of each kind of modules, for what does not depend on the variants.
-FAMILIES = (
+REPRESENTATIVE_MODELS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2",
     "gpt2",  # Conv1D, whose weights are transposed, and fused projections
     "gpt_neox",  # projections fused by head
@@ -154,7 +154,7 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
     attention_mask = torch.zeros(shape, dtype=torch.int64)
     for row, length in enumerate(lengths):
         place = slice(0, length) if padding == "right" else slice(shape[1] - length, None)
-        input_ids[row, place] = torch.randint(3, VOCABULARY, (length,), generator=generator)
+        input_ids[row, place] = torch.randint(3, VOCABULARY_SIZE, (length,), generator=generator)
         attention_mask[row, place] = 1
     return dict(input_ids=input_ids, attention_mask=attention_mask)
 
@@ -173,11 +173,11 @@ def positions(attention_mask: torch.Tensor) -> torch.Tensor:
 def unknown_model():
     """A tiny model of a family that the package does not know."""
     return transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY)
+        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY_SIZE)
     ).eval()
 
 
-def some_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
+def random_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
     """A random set of a model's neurons, some of every site and layer."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
@@ -188,7 +188,7 @@ def some_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> Ne
     return NeuronSet(drawn)
 
 
-def zeroed(model, neurons: NeuronSet):
+def with_zeroed_neurons(model, neurons: NeuronSet):
     """A copy of the model with the parameters of these neurons set to zero."""
     model = copy.deepcopy(model)
     for site, mask in neurons.sites.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tests.support.tiny_models import VOCABULARY, tiny_model
+from tests.support.tiny_models import VOCABULARY_SIZE, tiny_model
 
-WORDS = [f"w{number}" for number in range(3, VOCABULARY)]
+WORDS = [f"w{number}" for number in range(3, VOCABULARY_SIZE)]
 LANGUAGES = {"fr": WORDS[: len(WORDS) // 2], "de": WORDS[len(WORDS) // 2 :]}
 
 

@@ -7,14 +7,14 @@ import torch
 
 import pymultiling as pml
 from pymultiling import tasks
-from pymultiling.tasks.evaluate import encode, scores
+from pymultiling.tasks.evaluate import encode, metric_values
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.metrics import best
-from tests.support.tiny_models import some_neurons, tiny_model, zeroed
+from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama", torch.float64), tiny_tokenizer()
-SETS = {"a": some_neurons(MODEL, seed=1), "b": some_neurons(MODEL, seed=2)}
+SETS = {"a": random_neurons(MODEL, seed=1), "b": random_neurons(MODEL, seed=2)}
 CHOICES = tasks.continuation({"fr": texts("fr", seed=1), "de": texts("de", (6, 5, 8, 2, 7), seed=2)}, choices=3)
 OPEN = tasks.Task(
     "open",
@@ -64,9 +64,9 @@ def plainly(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
 )
 def test_scores(task, batch_tokens):
     for language, items in task.items.items():
-        found = scores(MODEL, TOKENIZER, task, language, [None, *SETS.values()], batch_tokens=batch_tokens)
+        found = metric_values(MODEL, TOKENIZER, task, language, [None, *SETS.values()], batch_tokens=batch_tokens)
         for column, neurons in zip(found.T, [None, *SETS.values()]):
-            model = MODEL if neurons is None else zeroed(MODEL, neurons)
+            model = MODEL if neurons is None else with_zeroed_neurons(MODEL, neurons)
             truth = [plainly(model, task, item, language) for item in items]
             torch.testing.assert_close(column, torch.tensor(truth, dtype=torch.float64), rtol=1e-8, atol=1e-10)
 
@@ -75,7 +75,7 @@ def test_table():
     done = pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), SETS)
     assert list(done.index) == ["none", "a", "b"] and list(done.columns) == ["fr", "de"]
     for language in done:
-        found = scores(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), language, [None, *SETS.values()])
+        found = metric_values(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), language, [None, *SETS.values()])
         assert done[language].tolist() == pytest.approx(found.mean(0).tolist())
         assert done.loc["a", language] != done.loc["none", language]
 
@@ -112,7 +112,7 @@ def test_long_prompts_are_cut_at_their_beginning():
     item = tasks.Item(long, " w5 w6")
     task = tasks.Task("long", {"fr": [item]}, "likelihood")
     with pytest.warns(UserWarning, match="long: 1 prompts do not fit the model's 64 positions"):
-        found = scores(MODEL, TOKENIZER, task, "fr", [None])
+        found = metric_values(MODEL, TOKENIZER, task, "fr", [None])
     tokens = [1, *TOKENIZER(long + " w5 w6")["input_ids"][-63:]]  # <s> stays
     logs = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
     assert found.item() == pytest.approx(mean([logs[place - 1, tokens[place]].item() for place in (62, 63)]))
@@ -124,7 +124,9 @@ def test_long_prompts_are_cut_at_their_beginning():
     with pytest.raises(ValueError, match="63 new tokens leave no prompt"):
         generate(MODEL, TOKENIZER, [long], [None], replace(OPEN, max_new_tokens=63))
     with pytest.raises(ValueError, match="no room for its prompt"):
-        scores(MODEL, TOKENIZER, tasks.Task("t", {"fr": [tasks.Item("w4", f" {long}")]}, "likelihood"), "fr", [None])
+        metric_values(
+            MODEL, TOKENIZER, tasks.Task("t", {"fr": [tasks.Item("w4", f" {long}")]}, "likelihood"), "fr", [None]
+        )
 
 
 def test_where_an_answer_begins():
@@ -153,7 +155,7 @@ def test_choices_of_an_item_are_scored_from_the_same_token():
         found = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
         logs[choice] = sum(found[place - 1, tokens[place]].item() for place in range(1, len(tokens)))
     truth = float(max(logs, key=logs.get) == "w7")
-    assert scores(MODEL, tokenizer, task, "fr", [None]).item() == truth
+    assert metric_values(MODEL, tokenizer, task, "fr", [None]).item() == truth
 
 
 def test_answers_are_greedy_whatever_the_model_is_configured_for():
@@ -179,7 +181,7 @@ def test_what_a_task_cannot_be_scored_by():
 
 
 def test_sets_are_named():
-    other = some_neurons(tiny_model("llama", intermediate_size=41))
+    other = random_neurons(tiny_model("llama", intermediate_size=41))
     with pytest.raises(ValueError, match="set 'x' is of another model"):
         pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"x": other})
     with pytest.raises(ValueError, match="another name"):

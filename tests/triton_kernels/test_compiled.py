@@ -115,7 +115,7 @@ def test_gated_ffn_moves_16_bytes_at_a_time(table, folder):
     default = on_sm_90(table, "gated_ffn").str.startswith("bf16, silu, gated, rows")
     assert default.any()
     for file in table["code"][default[default].index]:
-        (loop,) = machine_code.sweeps(machine_code.parse((folder / file).read_text()))
+        (loop,) = machine_code.sweep_loops(machine_code.parse((folder / file).read_text()))
         moves = [instruction.opcode.split(".") for instruction in loop if instruction.kind == "global"]
         loads = [
             move for move in moves if move[0] in ("LDG", "LDGSTS") and "64" not in move
@@ -129,7 +129,7 @@ def test_gated_ffn_moves_16_bytes_at_a_time(table, folder):
 def test_qk_importance_issues_few_instructions_beside_its_exponentials(table, folder, kind):
     (row,) = on_sm_90(table, "qk_importance").loc[lambda names: names == f"bf16, d = 128, {kind}"].index
     sass = (folder / table["code"][row]).read_text()
-    for counts in sweep_bound.per_element(sass, ROWS.value * UNROLL.value):
+    for counts in sweep_bound.count_per_element(sass, ROWS.value * UNROLL.value):
         assert counts["ex2"] == 1
         assert all(counts[name] <= most for name, most in MOST[kind].items()), counts
 

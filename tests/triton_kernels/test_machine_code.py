@@ -29,16 +29,16 @@ def test_predicate_is_not_the_opcode(code):
 
 
 def test_inner_loops_come_first_and_the_branch_to_itself_is_none(code):
-    assert spans(machine_code.loops(code)) == [(0x160, 0x210), (0xD0, 0x290), (0x2F0, 0x320)]
+    assert spans(machine_code.find_loops(code)) == [(0x160, 0x210), (0xD0, 0x290), (0x2F0, 0x320)]
 
 
 def test_innermost_are_those_without_a_loop_inside(code):
-    assert spans(machine_code.innermost(code)) == [(0x160, 0x210), (0x2F0, 0x320)]
+    assert spans(machine_code.innermost_loops(code)) == [(0x160, 0x210), (0x2F0, 0x320)]
 
 
 def test_sweeps_are_the_loops_with_the_exponentials(code):
-    (sweep,) = machine_code.sweeps(code)
-    assert {kind: number for kind, number in machine_code.count(sweep).items() if number} == {
+    (sweep,) = machine_code.sweep_loops(code)
+    assert {kind: number for kind, number in machine_code.count_classes(sweep).items() if number} == {
         "ex2": 1,
         "fp32": 2,
         "global": 1,

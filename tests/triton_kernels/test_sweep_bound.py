@@ -14,7 +14,7 @@ def test_elements():
 
 
 def test_counts_are_of_an_element():
-    (counts,) = sweep_bound.per_element(SASS, elements=2)
+    (counts,) = sweep_bound.count_per_element(SASS, elements=2)
     assert (counts["ex2"], counts["fp32"], counts["issued"]) == (0.5, 1.0, 6.0)
 
 

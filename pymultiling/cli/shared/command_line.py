@@ -14,7 +14,7 @@ from types import ModuleType
 
 from pymultiling import __version__
 from pymultiling.cli.shared.command import Group, Parser
-from pymultiling.errors import SENTENCES, out_of_memory
+from pymultiling.errors import SENTENCES, is_out_of_memory
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse exits with 2 for wrong arguments
 
@@ -85,7 +85,7 @@ def _sentence(error: BaseException) -> str:
         return "interrupted; no results were written"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file, perhaps of --out,'} cannot be read or written: {error.strerror or message}"
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             "out of memory: give a smaller --batch-tokens (for tune also --batch) or --max-length, or --dtype bfloat16"
         )

@@ -9,7 +9,7 @@ from pymultiling.results.run import Run
 
 def load(arguments: Namespace, run: Run):
     """Model and tokenizer; notes in the run's record what they are."""
-    from pymultiling.models.loading import commit_of, load_model, pick_device
+    from pymultiling.models.loading import hub_commit, load_model, pick_device
 
     with run.stage("load"):
         device = pick_device(arguments.device)
@@ -17,7 +17,7 @@ def load(arguments: Namespace, run: Run):
     run.note(
         model={
             "name": arguments.model,
-            "revision": commit_of(arguments.model, arguments.revision),
+            "revision": hub_commit(arguments.model, arguments.revision),
             "type": model.config.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.results.tables import log_change, own_and_others
+from pymultiling.results.tables import compare_own_effects, log_change
 
 if TYPE_CHECKING:
     import pandas
@@ -35,11 +35,11 @@ def write_detection(detection: Detection, folder: Path, model: str) -> None:
 
 
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
-    """Writes perplexity.csv, log_change.csv, ablation.csv (`own_and_others`), and ablation.png."""
+    """Writes perplexity.csv, log_change.csv, ablation.csv (`compare_own_effects`), and ablation.png."""
     from pymultiling.results import plots
 
     change = log_change(perplexities)
     perplexities.to_csv(folder / "perplexity.csv", index_label="off")
     change.to_csv(folder / "log_change.csv", index_label="off")
-    own_and_others(change).to_csv(folder / "ablation.csv", index_label="language")
+    compare_own_effects(change).to_csv(folder / "ablation.csv", index_label="language")
     plots.save(plots.ablation(change), folder / "ablation.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pymultiling.cli.shared.command import Command
 from pymultiling.cli.shared.typed_again import words_by_argument
 from pymultiling.errors import CheckpointError
-from pymultiling.results.folders import check_free
+from pymultiling.results.folders import check_output_folder
 from pymultiling.results.run import Run, file_hash
 
 APART = ("command", "run", "parser", "declared", "debug")  # of what is parsed: no arguments of the command
@@ -36,12 +36,12 @@ def record_of_pass(arguments: Namespace, files: dict[str, str]) -> Run:
 
     CheckpointError also where the folder of its results is taken.
     """
-    from pymultiling.runtime.processes import is_first, join
+    from pymultiling.runtime.processes import is_first, join_processes
 
     record = record_of(arguments)
-    join()
+    join_processes()
     if is_first():
-        check_free(arguments.out)
+        check_output_folder(arguments.out)
         with record.stage("hash"):
             record.note(corpora=hashes_of_files(files))
     return record

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pymultiling.demo_model import LANGUAGES
-from pymultiling.runtime.storage import written_whole
+from pymultiling.runtime.storage import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "losses.csv"
@@ -16,7 +16,7 @@ CURVE = "losses.csv"
 
 def save_checkpoint(path: Path, content: dict) -> None:
     """Write beside the old file, then replace it, so that one whole file always exists."""
-    with written_whole(path) as partial:
+    with write_atomically(path) as partial:
         torch.save(content, partial)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from pymultiling.errors import CorpusError
-from pymultiling.methods.activations import count
+from pymultiling.methods.activations import count_activations
 from pymultiling.methods.pmi.chat import message_tokens
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.prompts import prompt
 from pymultiling.methods.pmi.scores import load_comet, require_sacrebleu, scores
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.generation import Answer, generate
 from pymultiling.tasks.items import Task
 
@@ -126,7 +126,7 @@ def compare(
         documents = [(tokens, 0) for tokens in prompts[name]]
         if positions == "response":
             documents = [(tokens + more.tokens, len(tokens)) for tokens, more in zip(prompts[name], found[name])]
-        statistics[name] = one = count(probe, documents, positions, batch_tokens, name, progress, "prompts")
+        statistics[name] = one = count_activations(probe, documents, positions, batch_tokens, name, progress, "prompts")
         if one.tokens == 0:
             raise CorpusError(
                 f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last one"

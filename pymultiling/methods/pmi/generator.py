@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from pymultiling.data.batches import Batch, batches
+from pymultiling.data.batches import Batch, make_batches
 from pymultiling.errors import TranslationError
 from pymultiling.methods.pmi.chat import message_tokens, without_thinking
 from pymultiling.methods.pmi.translation_models import encoded, language_token
 from pymultiling.methods.pmi.translation_requests import Request, shortly
-from pymultiling.models.decoder import evaluation, model_device
+from pymultiling.models.decoder import evaluation_mode, model_device
 from pymultiling.tasks.generation import GREEDY
 
 LONGEST_ANSWER = 4  # times max_new_tokens
@@ -112,7 +112,7 @@ class Generator:
         return found
 
     def _batches(self, tokens: Sequence[list[int]], more: int):
-        return batches(tokens, self.batch_tokens, self._pad, left=not self._translates, more=more)
+        return make_batches(tokens, self.batch_tokens, self._pad, left=not self._translates, extra_tokens=more)
 
     @property
     def _pad(self) -> int:
@@ -134,7 +134,7 @@ class Generator:
             options["forced_bos_token_id"] = language_token(self.tokenizer, target, self._name)
             start = 2  # the decoder's first token, and the language
         line = not (self._translates or self._talks)
-        with evaluation(self.model):
+        with evaluation_mode(self.model):
             output = self.model.generate(
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),

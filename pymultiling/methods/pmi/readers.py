@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from pymultiling.data.corpora import without_half_pairs
-from pymultiling.data.parallel_texts import columns_of, lines
-from pymultiling.data.rows import json_rows
+from pymultiling.data.corpora import replace_lone_surrogates
+from pymultiling.data.parallel_texts import read_columns, read_lines
+from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.translation_requests import shortly
@@ -40,9 +40,9 @@ def translation(
     columns = {}
     if isinstance(source, Mapping):
         for language, given in source.items():
-            columns[language] = lines(given) if isinstance(given, (str, Path)) else list(given)
+            columns[language] = read_lines(given) if isinstance(given, (str, Path)) else list(given)
     else:
-        columns = columns_of(source)
+        columns = read_columns(source)
     chosen = [one for one in columns if one != target] if languages is None else list(languages)
     if not chosen or target in chosen:
         raise CorpusError(f"looked for {target!r} and for other languages, which are the inputs; got {chosen}")
@@ -141,8 +141,8 @@ def _aligned(source: Rows, fields: Sequence[str], answer: str) -> dict[str, dict
         of_language = found.setdefault(language, {})
         if str(name) in of_language:
             raise CorpusError(f"{where}: {language!r} has the id {str(name)!r} twice")
-        texts = {field: without_half_pairs(row[field]) for field in fields}
-        of_language[str(name)] = texts, without_half_pairs(str(right))
+        texts = {field: replace_lone_surrogates(row[field]) for field in fields}
+        of_language[str(name)] = texts, replace_lone_surrogates(str(right))
     if not found:
         raise CorpusError(f"{source} has no rows")
     for language, rows in found.items():
@@ -157,7 +157,7 @@ def _rows(source: Rows) -> Iterator[tuple[str, dict, str]]:
     """Language, row and place of every row."""
     files = source.items() if isinstance(source, Mapping) else [(None, source)]
     for language, path in files:
-        for row, where in json_rows(Path(path)):
+        for row, where in read_json_records(Path(path)):
             if not isinstance(row, dict):
                 raise CorpusError(f"{where}: looked for an object")
             if language is None and not isinstance(row.get("lang"), str):
@@ -182,7 +182,7 @@ def _checked(columns: Mapping[str, Sequence[str]], references: int | None = None
         for place, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():
                 raise CorpusError(f"text {place} in {language!r} is empty, or is no string")
-    return {language: list(map(without_half_pairs, texts)) for language, texts in columns.items()}
+    return {language: list(map(replace_lone_surrogates, texts)) for language, texts in columns.items()}
 
 
 def _answers(given: str | Sequence[str], place: int) -> tuple[str, ...]:
@@ -190,4 +190,4 @@ def _answers(given: str | Sequence[str], place: int) -> tuple[str, ...]:
     answers = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
         raise CorpusError(f"text {place} has no right answer, or an empty one: give a string, or a list of them")
-    return tuple(map(without_half_pairs, answers))
+    return tuple(map(replace_lone_surrogates, answers))

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymultiling.data.corpora import without_half_pairs
+from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.cache import Cache
 from pymultiling.methods.pmi.cached_answers import Answers, Asking
 from pymultiling.methods.pmi.items import ParallelItem
 from pymultiling.methods.pmi.translation_requests import Request, shortly
-from pymultiling.runtime.progress import progress as show_progress
+from pymultiling.runtime.progress import show_progress
 
 TRANSLATION, PARAPHRASE, BACK_TRANSLATION = HOW = ("translation", "paraphrase", "back-translation")
 
@@ -62,7 +62,7 @@ def translate(
     for place, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
             raise CorpusError(f"text {place} of {len(texts)} is empty, or is no string")
-    texts = list(map(without_half_pairs, texts))
+    texts = list(map(replace_lone_surrogates, texts))
     steps = into if how == PARAPHRASE else len(into) * (2 if how == BACK_TRANSLATION else 1)
     with Cache(cache) as kept, show_progress(how, "answers", progress, steps * len(texts)) as bar:
         return _parallel(texts, into, language, how, Asking(by, kept, bar), names)
@@ -96,7 +96,7 @@ def translate_items(
     language = source.partition("~")[0]
     _check(into, language, how)
     for place, item in enumerate(items, 1):
-        there = [name for name in made_names(into, language, how) if name in item.texts]
+        there = [name for name in input_names(into, language, how) if name in item.texts]
         if there:
             raise CorpusError(
                 f"item {place} has an input {there[0]!r} already: leave it out of the items, or of `into`"
@@ -120,15 +120,17 @@ def _parallel(
         for _ in range(into):
             earlier = list(zip(*made)) or [()] * len(texts)
             made.append(ask([Request(text, source, None, so_far, names) for text, so_far in zip(texts, earlier)]))
-        return dict(zip(made_names(into, source, how), made))
+        return dict(zip(input_names(into, source, how), made))
     found = ask([Request(text, source, code, names=names) for code in into for text in texts])
     if how == BACK_TRANSLATION:
         codes = [code for code in into for _ in texts]
         found = ask([Request(text, code, source, names=names) for code, text in zip(codes, found)])
-    return {name: found[start * len(texts) :][: len(texts)] for start, name in enumerate(made_names(into, source, how))}
+    return {
+        name: found[start * len(texts) :][: len(texts)] for start, name in enumerate(input_names(into, source, how))
+    }
 
 
-def made_names(into: Sequence[str] | int, source: str, how: str) -> list[str]:
+def input_names(into: Sequence[str] | int, source: str, how: str) -> list[str]:
     """Names of the inputs that `translate` makes of a source's, by its `into` and `how`."""
     if how == PARAPHRASE:
         return [f"{source}~{number}" for number in range(1, into + 1)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.attention import capped, probability_change, visible
 from pymultiling.mathematics.rotation import rotate
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 
 
 def centred_importance(
@@ -33,7 +33,7 @@ def centred_importance(
     softcap: float | None,
     interleaved: bool,
 ) -> tuple[Tensor, Tensor]:
-    query, key = wide(query), wide(key)
+    query, key = upcast(query), upcast(key)
     kv_heads, size = key.shape[1], key.shape[3]
     of_q, of_k = query.new_zeros(query.shape[0], query.shape[1], size), key.new_zeros(*key.shape[:2], size)
     for b in range(len(query)):

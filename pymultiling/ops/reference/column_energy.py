@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from pymultiling.mathematics.sums import document_sum, wide
+from pymultiling.mathematics.sums import document_sum, upcast
 
 
 def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
-    return document_sum(wide(x).square(), documents, count)
+    return document_sum(upcast(x).square(), documents, count)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pymultiling.mathematics.sums import document_sum, wide
+from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.ops.reference.mask_neurons import mask_neurons
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -32,8 +32,8 @@ def gated_ffn(
     masks: Tensor | None,
     mask_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    activated = ACTIVATIONS[activation](wide(gate))
-    linear = wide(gate if up is None else up)
+    activated = ACTIVATIONS[activation](upcast(gate))
+    linear = upcast(gate if up is None else up)
     hidden = activated if up is None else activated * linear
     if masks is not None:
         hidden, activated, linear = (mask_neurons(x, masks, mask_ids) for x in (hidden, activated, linear))

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from pymultiling.mathematics.masking import masked
+from pymultiling.mathematics.masking import apply_masks
 
 
 def mask_neurons(
     x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
 ) -> Tensor:
-    return masked(x, masks, mask_ids, scale, values)
+    return apply_masks(x, masks, mask_ids, scale, values)
 
 
 def mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> None:
-    x.copy_(masked(x, masks, mask_ids, scale, values))
+    x.copy_(apply_masks(x, masks, mask_ids, scale, values))

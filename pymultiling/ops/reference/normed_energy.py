@@ -12,7 +12,7 @@ neighbouring heads of d columns (V), or one column (FFN and O: as many heads of 
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.sums import document_sum, wide
+from pymultiling.mathematics.sums import document_sum, upcast
 
 ROWS = 256  # tokens worked on at a time: a few (ROWS, N) temporaries, whatever the batch
 
@@ -32,11 +32,11 @@ def normed_energy(
 
     gram and scaled_gram (N / G / d, d, G, G): `value_gram` of W and of g W.
     """
-    weight, g = wide(weight), wide(multiplier)
+    weight, g = upcast(weight), upcast(multiplier)
     size, group = gram.shape[1:3]
     total = weight.new_zeros(count, weight.shape[1] // group)
     for rows in torch.arange(x.shape[0], device=x.device).split(ROWS):
-        a, f = wide(x[rows]), wide(output[rows])
+        a, f = upcast(x[rows]), upcast(output[rows])
         heads = a.view(len(rows), len(gram), group, size)
         v_f = (heads * (f @ weight).view_as(heads)).sum(2).flatten(1)
         v_ggf = (heads * ((f * g * g) @ weight).view_as(heads)).sum(2).flatten(1)

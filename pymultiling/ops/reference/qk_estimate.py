@@ -27,7 +27,7 @@ from torch import Tensor
 from pymultiling.mathematics.attention import LARGEST_EXPONENT, capped, visible
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 from pymultiling.ops.reference.qk_importance import removed
 
 SLOTS = 16  # keys that a row's sums run over
@@ -48,7 +48,7 @@ class Slots(NamedTuple):
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(B, H d) of the query neurons, (B, K d) of the key neurons, and their standard errors."""
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
-    q, k = wide(q), wide(k)
+    q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
@@ -71,12 +71,12 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
                 near, far = q_near[b, h, tokens[rows], None], q_far[b, h, tokens[rows], None]
                 y = -(near * kh[at] + far * kp[at])
-                gain = None if q_gain is None else wide(q_gain)[b, h, tokens[rows], None]
+                gain = None if q_gain is None else upcast(q_gain)[b, h, tokens[rows], None]
                 sums[:, b, h] += _estimates(slots, _change(y, gain, raw.gather(1, at), softcap))
 
                 near, far = k_near[b, kv, tokens][at], k_far[b, kv, tokens][at]
                 y = -(qh[rows, None] * near + qp[rows, None] * far)
-                gain = None if k_gain is None else wide(k_gain)[b, kv, tokens][at]
+                gain = None if k_gain is None else upcast(k_gain)[b, kv, tokens][at]
                 key_sums[:, b, kv] += _estimates(slots, _change(y, gain, raw.gather(1, at), softcap))
     (q_sum, q_variance), (k_sum, k_variance) = sums.flatten(2), key_sums.flatten(2)
     return q_sum, k_sum, q_variance.sqrt(), k_variance.sqrt()

@@ -24,12 +24,12 @@ from torch import Tensor
 from pymultiling.mathematics.attention import capped, probability_change, visible
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 
 
 def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
-    q, k = wide(q), wide(k)
+    q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
@@ -56,10 +56,10 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
                     x, w = near[..., tokens, n], far[..., tokens, n]
                     if site == "q":
                         y = -(x[..., None] * other[:, n] + w[..., None] * other[:, p])
-                        grow = None if gain is None else wide(gain)[b, shared][:, tokens, n, None]
+                        grow = None if gain is None else upcast(gain)[b, shared][:, tokens, n, None]
                     else:
                         y = -(other[..., n, None] * x + other[..., p, None] * w)
-                        grow = None if gain is None else wide(gain)[b, h, tokens, n]
+                        grow = None if gain is None else upcast(gain)[b, h, tokens, n]
                     if grow is not None:
                         y = y + (grow - 1) * raw
                     if softcap is not None:
@@ -85,12 +85,12 @@ def removed(
     """What zeroing neuron n takes out of dimension n and out of its partner, times scale and gain; shaped as `rotated`."""
     if plain is None:
         return scale * rotated, torch.zeros_like(rotated)
-    coefficient = scale * wide(plain)
+    coefficient = scale * upcast(plain)
     if gain is not None:
-        coefficient = coefficient * wide(gain)
+        coefficient = coefficient * upcast(gain)
     if cos is None:
         return coefficient, torch.zeros_like(rotated)
     size, turned = rotated.shape[-1], cos.shape[-1]
-    cosine = torch.nn.functional.pad(wide(cos), (0, size - turned), value=1.0)[:, None]
-    sine = torch.nn.functional.pad(wide(sin), (0, size - turned))[:, None]
+    cosine = torch.nn.functional.pad(upcast(cos), (0, size - turned), value=1.0)[:, None]
+    sine = torch.nn.functional.pad(upcast(sin), (0, size - turned))[:, None]
     return coefficient * cosine, coefficient * sign * sine[..., partner]

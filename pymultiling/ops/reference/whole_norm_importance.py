@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.mathematics.attention import capped, probability_change, visible
-from pymultiling.mathematics.sums import wide
+from pymultiling.mathematics.sums import upcast
 
 NUMBERS = 2**20  # of a block
 ROWS = 64  # queries worked on at a time
@@ -54,7 +54,7 @@ def whole_norm_importance(
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """q (B, H, l, d), k (B, K, l, d), rescale t (B, l, heads d), valid (B, l) -> (B, H d) and (B, K d)."""
-    q, k = wide(q), wide(k)
+    q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
     q_extra, k_extra = q.new_zeros(batch, heads * size), q.new_zeros(batch, kv_heads * size)

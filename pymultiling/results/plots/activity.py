@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pymultiling.neurons.activation_statistics import ActivationStatistics
-from pymultiling.results.tables import WHERE
+from pymultiling.results.tables import POSITION_LABELS
 
 if TYPE_CHECKING:
     import pandas
@@ -36,7 +36,7 @@ def pmi(table: pandas.DataFrame, statistics: Mapping[str, ActivationStatistics],
     names = [name for name in SCORES if name in table]
     figure = Figure(figsize=(10, 7.4 if names else 7), layout="constrained")
     ((upper, other), (lower, right)) = figure.subplots(2, 2)
-    _against_languages(upper, table, ["proportion"], f"active neurons at {WHERE[positions]}")
+    _against_languages(upper, table, ["proportion"], f"active neurons at {POSITION_LABELS[positions]}")
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     if names:
         _against_languages(other, table, names, "score (%)")

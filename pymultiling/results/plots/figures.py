@@ -10,14 +10,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from pymultiling.runtime.storage import written_whole
+from pymultiling.runtime.storage import write_atomically
 
 SEQUENTIAL, DIVERGING = "Blues", "RdBu_r"  # both legible with every common kind of colour blindness
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG."""
-    with written_whole(path) as partial:
+    with write_atomically(path) as partial:
         figure.savefig(partial, format="png", dpi=200, bbox_inches="tight", metadata={"Software": None})
 
 

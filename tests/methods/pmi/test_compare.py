@@ -6,7 +6,7 @@ import torch
 
 import pymultiling as pml
 from pymultiling.methods import pmi
-from pymultiling.methods.activations import count
+from pymultiling.methods.activations import count_activations
 from pymultiling.methods.pmi import ParallelItem, ParallelTask
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.results import plots
@@ -129,7 +129,9 @@ def test_prompts_as_messages():
         tokenizer(f"w9 {text} w8", add_special_tokens=False)["input_ids"] for text in prompts(task(), "direct")
     ]
     assert found.statistics["direct"].tokens == sum(map(len, documents))
-    truth = count(ActivationProbe(tiny_model("llama")), [(ids, 0) for ids in documents], "all", 64, "x", False)
+    truth = count_activations(
+        ActivationProbe(tiny_model("llama")), [(ids, 0) for ids in documents], "all", 64, "x", False
+    )
     assert torch.equal(found.statistics["direct"].active, truth.active)
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.whole_model.by_model_size --models DIR DIR --length 256 --out FILE.json
 
-Each model is measured in a process of its own, in float32, one document a forward. The plain forward is transformers' forward
-of the decoder without its head. Times are taken in turn; memory is the peak above what is resident with the model loaded.
+Each model is measured in a process of its own, in float32, one document a forward. The plain forward is transformers'
+forward of the decoder without its head. Times are taken in turn. Memory is the peak above the loaded model's.
 """
 
 from __future__ import annotations

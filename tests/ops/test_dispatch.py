@@ -70,7 +70,7 @@ def needs_triton():
 def test_a_gpu_runs_triton_kernels(a_gpu, operator):
     for backend in ("auto", "triton"):
         function = implementation(operator, GPU, backend)
-        assert function.func is dispatch._on_device_of and function.args[1] is OPERATORS[operator].launcher()
+        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher()
 
 
 @needs_triton()
@@ -175,15 +175,15 @@ def test_the_cuda_kernel_runs_where_it_is_asked_for(the_cuda_extension):
 
 @needs_triton()
 def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
-    assert implementation("qk_importance").func is dispatch._on_device_of
+    assert implementation("qk_importance").func is dispatch._launch_on_device_of
 
 
 @pytest.mark.parametrize(
     "other, reason",
     [
-        ({"q_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
-        ({"k_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
-        ({"softcap": 2.0}, "its kernel knows no soft cap"),
+        ({"q_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"k_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"softcap": 2.0}, "its kernel does not support a soft cap"),
         ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
         ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),
         ({"cos": torch.ones(1, 3, 6)}, "its kernel takes a multiple of 4 rotated dimensions, not 6"),

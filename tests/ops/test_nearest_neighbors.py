@@ -7,7 +7,7 @@ from torch import Tensor
 from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import nearest_neighbors, unavailable
-from pymultiling.ops.registry import MOST_NEIGHBORS
+from pymultiling.ops.registry import MAX_TRITON_NEIGHBORS
 from tests.support.operator_inputs import dtypes, examples, interpreted, layouts, matrix
 
 METRICS = ("cosine", "euclidean")
@@ -124,7 +124,7 @@ def test_exact_ties_of_different_points(backend):
 @metrics
 @pytest.mark.parametrize("count, k", [(2, 1), (3, 2), (12, 11), (17, 16), (40, 39)])
 def test_all_others(backend, metric, count, k):
-    if backend == "triton" and k > MOST_NEIGHBORS:
+    if backend == "triton" and k > MAX_TRITON_NEIGHBORS:
         pytest.skip("not so many")
     points = matrix(0, count, 5, torch.float32)
     found = nearest_neighbors(points, k, metric=metric, backend=backend)
@@ -138,7 +138,7 @@ def test_more_neighbours_than_triton_keeps():
         pytest.skip(reason)
     from pymultiling.triton_kernels.nearest_neighbors import MOST
 
-    assert MOST == MOST_NEIGHBORS
+    assert MOST == MAX_TRITON_NEIGHBORS
     points = matrix(0, 20, 5, torch.float32).to("cpu" if triton_kernels.interpreted() else "cuda")
     with pytest.raises(BackendUnavailable) as error:
         nearest_neighbors(points, 17, backend="triton")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import QKEstimate, qk_importance
 from pymultiling.ops.dispatch import select_implementation
-from pymultiling.ops.reference.qk_estimate import chosen
+from pymultiling.ops.reference.qk_estimate import choose_keys
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, interpreted
@@ -150,7 +150,7 @@ def test_weights_of_every_threshold():
     lowest = set()
     for sharpness, probable in ((0.1, 10), (0.1, 16), (1, 0), (3, 0), (4, 0), (5, 0), (100, 0)):
         log_a, seen = random_probabilities(sharpness, 20, 200, probable)
-        slots = chosen(log_a, seen, torch.arange(20))
+        slots = choose_keys(log_a, seen, torch.arange(20))
         for row, (a, keys) in enumerate(zip(log_a.exp(), seen)):
             passing = [int((a > threshold).sum()) for threshold in THRESHOLDS]
             lowest.add(max((m for m in range(8) if passing[m] <= 8), default=-1))
@@ -176,7 +176,7 @@ def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
 def test_weights_sum_to_one():
     for sharpness in (0.1, 1.0, 3.0, 10.0, 100.0):
         log_a, seen = random_probabilities(sharpness, 300, 500)
-        slots = chosen(log_a.float(), seen, torch.arange(300))
+        slots = choose_keys(log_a.float(), seen, torch.arange(300))
         assert seen.gather(1, slots.key).all()
         for weight, log_weight in slots.weights:
             torch.testing.assert_close(weight.sum(-1), torch.ones(300), rtol=0, atol=2e-6)

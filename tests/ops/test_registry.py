@@ -12,7 +12,7 @@ from benchmarks.operators import inputs
 from pymultiling import ops
 from pymultiling.ops import backends, reference
 from pymultiling.ops.dispatch import TORCH_OPERATORS
-from pymultiling.ops.registry import KERNELS, MOST_NEIGHBORS, OPERATORS
+from pymultiling.ops.registry import KERNELS, MAX_TRITON_NEIGHBORS, OPERATORS
 
 REFERENCE = Path(reference.__file__).parent
 TRITON = Path(pymultiling.__file__).parents[1] / "triton_kernels"
@@ -49,7 +49,7 @@ def test_a_row_is_complete(row):
     assert set(row.kernels) <= set(KERNELS)
     assert (row.budget is None) == (not row.kernels), "kernels have a budget of errors"
     if row.budget is not None:
-        assert set(row.budget.exact) | set(row.budget.floors) <= set(row.results)
+        assert set(row.budget.exact) | set(row.budget.result_floors) <= set(row.results)
         assert row.budget.floor > 0 or set(row.budget.exact) == set(row.results)
     if row.arguments_type is not None:
         assert row.arguments_type._fields == row.argument_names
@@ -63,7 +63,7 @@ def test_the_public_function_is_documented_and_takes_the_arguments_of_the_schema
     names = set(inspect.signature(function).parameters)
     assert {*row.argument_names, *row.options, "backend"} <= names
     assert function.__module__ == f"pymultiling.ops.{OPERATORS[row.public_function or row.name].module_name}"
-    assert row.named is None or getattr(ops, row.named)._fields == row.results
+    assert row.result_type is None or getattr(ops, row.result_type)._fields == row.results
 
 
 @rows
@@ -141,4 +141,4 @@ def test_another_number_of_documents_is_no_other_program():
 def test_dispatch_knows_how_many_neighbours_the_kernel_keeps():
     if (reason := backends.load_triton()) is not None:
         pytest.skip(reason)
-    assert OPERATORS["nearest_neighbors"].triton_module().MOST == MOST_NEIGHBORS
+    assert OPERATORS["nearest_neighbors"].triton_module().MOST == MAX_TRITON_NEIGHBORS

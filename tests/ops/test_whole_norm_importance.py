@@ -121,7 +121,7 @@ def test_small_changes_are_not_laid_out_key_by_key(case, monkeypatch):
     def refuse(*_):
         raise AssertionError("laid out")
 
-    monkeypatch.setattr(whole_norm, "_moved", refuse)
+    monkeypatch.setattr(whole_norm, "_score_change", refuse)
     whole_norm_importance(*case.arguments(torch.float32))
 
 

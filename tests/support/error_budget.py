@@ -38,10 +38,10 @@ def assert_within_budget(
     its name, where it may have a floor of its own.
     """
     budget = OPERATORS[operator].budget
-    floors = budget.floors.get(result)
+    floors = budget.result_floors.get(result)
     floor = budget.floor if floors is None else floors.get(actual.dtype, EXACT)
     if exact.dtype == actual.dtype:
         floor = EXACT
-    times = 1.0 if budget.times is None else budget.times(*arguments)
+    times = 1.0 if budget.floor_factor is None else budget.floor_factor(*arguments)
     found, allowed = relative_error(actual, exact), 2 * relative_error(plain, exact) + floor * times
     assert found <= allowed, f"{operator}: error {found:.2e}, allowed {allowed:.2e}"

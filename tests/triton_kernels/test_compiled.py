@@ -26,8 +26,8 @@ pytestmark = pytest.mark.long
 SCRIPT = "benchmarks.machine_code.compile_table"
 ROOT = Path(__file__).parents[2]
 WITH_KERNELS = {name: operator for name, operator in OPERATORS.items() if "triton" in operator.kernels}
-LIGHT = tuple(name for name, operator in WITH_KERNELS.items() if not operator.heavy)
-HEAVY = tuple(name for name, operator in WITH_KERNELS.items() if operator.heavy)
+LIGHT = tuple(name for name, operator in WITH_KERNELS.items() if not operator.slow_to_compile)
+HEAVY = tuple(name for name, operator in WITH_KERNELS.items() if operator.slow_to_compile)
 OTHER_CHIPS = tuple(chip for chip in CHIPS if chip != "sm_90")
 PLAINEST = "bf16, d = 128, pre"
 FULLEST = "bf16, d = 256, norm, cap"

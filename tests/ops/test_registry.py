@@ -141,4 +141,4 @@ def test_another_number_of_documents_is_no_other_program():
 def test_dispatch_knows_how_many_neighbours_the_kernel_keeps():
     if (reason := backends.load_triton()) is not None:
         pytest.skip(reason)
-    assert OPERATORS["nearest_neighbors"].triton_module().MOST == MAX_TRITON_NEIGHBORS
+    assert OPERATORS["nearest_neighbors"].triton_module().MAX_NEIGHBORS == MAX_TRITON_NEIGHBORS

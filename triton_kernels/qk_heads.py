@@ -194,7 +194,7 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[st
 
 
 def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterator[Variant]:
-    """Yields variants for head sizes, dtypes and kinds of attention, with strides of 32 and 8 heads in (B, l, heads, d)."""
+    """Yields variants for head sizes, dtypes and kinds of attention, with strides of (B, l, 32 or 8 heads, d)."""
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
         (torch.float16, 128, "pre"),

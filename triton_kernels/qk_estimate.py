@@ -229,7 +229,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
 
     def scratch(constants: dict[str, object]) -> int:
-        return scratch_of(heads.length, heads.seen(problem.window), constants["KEYS"], constants["CAPPED"])
+        return scratch_of(heads.length, heads.max_visible_keys(problem.window), constants["KEYS"], constants["CAPPED"])
 
     heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), problem)
     return q_out[0], k_out[0], q_out[1], k_out[1]

@@ -155,14 +155,14 @@ class Heads:
             counters(device, self.batch * self.kv_heads),
             *outputs,
             self.items,
-            *self.numbers(problem),
+            *self.scalars(problem),
             **constants,
         )
 
     def scalars(self, problem: QKProblem) -> tuple[int | float, ...]:
         """Returns the kernel's scalar arguments behind `items`."""
         sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
-        return *sizes, self.seen(problem.window), problem.scale, problem.softcap or 0.0, 0
+        return *sizes, self.max_visible_keys(problem.window), problem.scale, problem.softcap or 0.0, 0
 
     def constants(self, operator: str, problem: QKProblem) -> dict[str, object]:
         """Returns the kernel's constants and compile options."""

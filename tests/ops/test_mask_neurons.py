@@ -64,7 +64,7 @@ def test_an_index_out_of_range_is_an_error(backend, inplace):
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_on_a_gpu_an_id_out_of_range_masks_nothing(backend, inplace):
+def test_on_a_gpu_an_index_out_of_range_masks_nothing(backend, inplace):
     ids = torch.tensor([0, 2, -2, 2**32, 1])
     y = mask_neurons(torch.ones(5, 3), torch.ones(2, 3).bool(), ids, inplace=inplace, backend=backend)
     assert y.any(1).tolist() == [False, True, True, True, False]

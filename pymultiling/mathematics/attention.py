@@ -14,7 +14,7 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     Args:
         queries: (queries,), positions of the queries.
         keys: (keys,), positions of the keys.
-        window: number of positions that a query sees, its own and those directly before it. None: all before it.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
     """
     distance = queries[:, None] - keys[None, :]
     causal = distance >= 0

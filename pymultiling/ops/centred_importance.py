@@ -60,7 +60,7 @@ def centred_importance(
         q_eps: eps of the queries' norm.
         k_eps: eps of the keys' norm.
         scale: factor of the attention scores, usually d^-1/2.
-        window: number of positions that a query sees, its own and those directly before it. None: all before it.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
         backend: "auto" or "torch". Only plain PyTorch has this operator.

@@ -2,8 +2,7 @@
 
 This is a Triton kernel on a GPU, a C++ kernel on the CPU, or the plain PyTorch reference where neither can run.
 Kernels in CUDA C++ only run if they are asked for by name. Every operator of the registry is a torch custom operator,
-`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd and selects the fastest backend that can
-run.
+`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd and selects the fastest usable backend.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
 
-FASTEST: dict[str, KernelBackend] = {
-    "cpu": "cpp",
-    "cuda": "triton",
-}  # {device type: backend}; ROCm's type is "cuda" too
+# {device type: backend}. ROCm's device type is "cuda" too.
+FASTEST: dict[str, KernelBackend] = {"cpu": "cpp", "cuda": "triton"}
 
 
 def call(name: str, *arguments: Argument, backend: Backend = "auto") -> Tensor:

@@ -162,7 +162,7 @@ def qk_importance(
             r^2 = mean(x^2) + eps. None: no norm.
         k_gain: (B, K, l, d), the same factor for the keys. None: no norm.
         scale: factor of the attention scores, usually d^-1/2.
-        window: number of positions that a query sees, its own and those directly before it. None: all before it.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
         mode: "exact" or "fast".

@@ -43,7 +43,7 @@ def whole_norm_importance(
             Any floating dtype.
         valid: (B, l) bool, False for padding. None: all tokens are valid.
         scale: factor of the attention scores, usually d^-1/2.
-        window: number of positions that a query sees, its own and those directly before it. None: all before it.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         backend: "auto" or "torch". Only plain PyTorch has this operator.
 

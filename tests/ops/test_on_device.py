@@ -19,7 +19,7 @@ def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.
     torch.manual_seed(0)
     ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last one is padding
     layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
-    arguments = [one for one in make_inputs(operator, layer) if one.compared][-1].arguments
+    arguments = [case for case in make_inputs(operator, layer) if case.compared][-1].arguments
     entry = OPERATORS[operator]
     first, *rest = entry.schema_arguments(arguments)
 

@@ -1,12 +1,18 @@
 """Triton kernels of the operators, imported as pymultiling.triton_kernels.
 
-A launcher has its reference's name, arguments and results, and launches one kernel (nearest_neighbors two). Which operators
-have one, the registry in pymultiling.ops says. Importing this imports no triton.
+A launcher has the name, arguments and results of its reference and launches one kernel (nearest_neighbors launches
+two). The registry in pymultiling.ops lists the operators that have one. Importing this package does not import triton.
 """
+
+from __future__ import annotations
 
 
 def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET was set when they were first imported."""
+    """Returns whether the kernels run in Triton's interpreter: TRITON_INTERPRET was set when they were first imported.
+
+    Raises:
+        ImportError: triton cannot be imported.
+    """
     from triton import JITFunction
 
     from pymultiling.triton_kernels.columns import kernel

@@ -1,6 +1,6 @@
 """active_count: active[c, n] = the number of tokens t of document c with x[t, n] > 0.
 
-x (tokens, N), documents (tokens,) int64 -> active (count, N) int64, by the kernel in columns.py.
+x (tokens, N), documents (tokens,) int64 -> active (count, N) int64, computed by the kernel in columns.py.
 """
 
 from __future__ import annotations

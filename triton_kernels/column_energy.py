@@ -1,6 +1,6 @@
 """column_energy: energy[c, n] = sum over the tokens t of document c of x[t, n]^2.
 
-x (tokens, N), documents (tokens,) int64 -> energy (count, N) float32, by the kernel in columns.py.
+x (tokens, N), documents (tokens,) int64 -> energy (count, N) float32, computed by the kernel in columns.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Sums over each document's tokens, column by column: column_energy's squares and active_count's ones.
+"""Sums over the tokens of each document, column by column: of squares for column_energy, of ones for active_count.
 
-x (tokens, N), documents (tokens,) int64 -> sums (count, N). A program takes BLOCK_N columns of one document; tiles of x pass
-shared memory, STAGES ahead; the sums of a tile, of SPAN tokens and of all tokens stay in registers.
+x (tokens, N), documents (tokens,) int64 -> sums (count, N). A program computes BLOCK_N columns of one document. Tiles
+of x are loaded into shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in
+registers.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from torch import Tensor
 from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pick_block, tile, token_range
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-ROWS = 4  # of a tile, of which a thread holds 16 bytes
-STAGES = 4  # 2 to 3 tiles of 8 KB under way; 8 programs fit on a multiprocessor (64 registers, sm_90)
-SPAN = 4096  # tokens: float32 adds up to 128 numbers here, as many spans' sums in 500,000 tokens
+ROWS = 4  # rows of a tile of which a thread holds 16 bytes
+STAGES = 4  # 2 to 3 tiles of 8 KB are being loaded; 8 programs fit on a multiprocessor (64 registers, sm_90)
+SPAN = 4096  # tokens: float32 adds up to 128 numbers in a span, and 128 sums of spans in 500,000 tokens
 
 
 @triton.jit(do_not_specialize=["tokens", "count"])
@@ -32,7 +33,7 @@ def kernel(
     x_row,
     x_column,
     step,
-    ACTIVE: tl.constexpr,  # counts values above 0, in int32; otherwise adds squares, in float32
+    ACTIVE: tl.constexpr,  # whether to count values above 0, in int32, or to add squares, in float32
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
     ROWS: tl.constexpr,
@@ -54,15 +55,15 @@ def kernel(
         for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
             start = first + span + offset
             t = start + tl.arange(0, BLOCK_T)
-            own = t < end
+            in_document = t < end
             if scattered:
-                own = is_member(documents, step, t, own, count, document)
-            values = tl.load(x + start.to(tl.int64) * x_row, mask=own[:, None] & in_width[None, :], other=0.0)
+                in_document = is_member(documents, step, t, in_document, count, document)
+            values = tl.load(x + start.to(tl.int64) * x_row, mask=in_document[:, None] & in_width[None, :], other=0.0)
             values = values.to(tl.float32)
             partial += add_rows((values > 0).to(DTYPE) if ACTIVE else values * values, ROWS)
         total += partial
-    found = tl.sum(total, 0).to(sums.dtype.element_ty)
-    tl.store(sums + document.to(tl.int64) * width + columns, found, mask=in_width)
+    result = tl.sum(total, 0).to(sums.dtype.element_ty)
+    tl.store(sums + document.to(tl.int64) * width + columns, result, mask=in_width)
 
 
 def settings(block: tuple[int, int], itemsize: int) -> dict[str, int]:
@@ -73,10 +74,10 @@ def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
     tokens, width = x.shape
     sums = torch.empty(count, width, dtype=torch.int64 if active else torch.float32, device=x.device)
     block = pick_block(width, x.element_size(), count)
-    chosen = settings(block, x.element_size())
-    kernel[count * triton.cdiv(width, chosen["BLOCK_N"]),](
+    constants = settings(block, x.element_size())
+    kernel[count * triton.cdiv(width, constants["BLOCK_N"]),](
         x, documents, sums, tokens, width, count, *x.stride(), *documents.stride(), ACTIVE=active,
-        **chosen, num_warps=block[1] // warp_size(x), num_stages=STAGES,
+        **constants, num_warps=block[1] // warp_size(x), num_stages=STAGES,
     )  # fmt: skip
     return sums
 

@@ -1,13 +1,14 @@
-"""gated_ffn: an FFN's hidden product and, from the same pass, what each neuron did in each document.
+"""gated_ffn: the hidden product of an FFN and, in the same pass, the statistics of its neurons in each document.
 
-hidden = act(gate) * up         (gated), or act(gate) (plain: no up); masked neurons are 0 in all of these
-squares[c, n]   = sum_{t in c} hidden[t, n]^2
-active[c, n]    = #{t in c : act(gate[t, n]) > 0}
-magnitude[c, n] = sum_{t in c} |up[t, n]|                 (|gate| where there is no up)
+    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain one, which has no up
+    squares[c, n]   = sum over the tokens t of document c of hidden[t, n]^2
+    active[c, n]    = number of tokens t of document c with act(gate[t, n]) > 0
+    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, of |gate[t, n]| where there is no up
 
-gate, up, hidden (tokens, I), documents, mask_ids (tokens,) int64, masks (sets, I) bool; statistics (count, I). A program
-takes BLOCK_N columns of one document, the first programs those of padding, of which only hidden is wanted. Tiles of gate, up
-and masks pass shared memory, STAGES ahead; the sums of a tile, of SPAN tokens and of all tokens stay in registers.
+Masked neurons are 0 in all four results. gate, up and hidden are (tokens, I), documents and mask_ids (tokens,) int64,
+masks (sets, I) bool, and the statistics (count, I). A program computes BLOCK_N columns of one document. The first
+programs do so for padding, which only needs hidden. Tiles of gate, up and masks are loaded into shared memory, STAGES
+ahead. The sums of a tile, of SPAN tokens and of all tokens stay in registers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from pymultiling.triton_kernels.activations import activate
 from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pick_block, tile, token_range
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-ROWS = 2  # of a tile, of which a thread holds 16 bytes: 4 take 180 registers instead of 96 (sm_90)
-STAGES = 3  # 1 to 2 tiles of 8 KB under way; 5 programs fit on a multiprocessor
+ROWS = 2  # rows of a tile of which a thread holds 16 bytes: 4 take 180 registers instead of 96 (sm_90)
+STAGES = 3  # 1 to 2 tiles of 8 KB are being loaded; 5 programs fit on a multiprocessor
 PLAIN_MASKED_STAGES = 2  # 3 spill (8 bytes, Triton 3.6)
-SPAN = 2048  # tokens: float32 adds up to 128 numbers here, as many spans' sums in 250,000 tokens
+SPAN = 2048  # tokens: float32 adds up to 128 numbers in a span, and 128 sums of spans in 250,000 tokens
 
 
 @triton.jit(do_not_specialize=["tokens", "count", "sets"])
@@ -73,7 +74,7 @@ def kernel(
     if up is not None:
         up += row * up_row + column * up_column
     if masks is not None:
-        # Unless told, Triton gives each thread 16 bytes of masks, and 16 columns of all else.
+        # Without this hint Triton gives each thread 16 bytes of masks, and with them 16 columns of all other tensors.
         masks += tl.max_contiguous(columns, VECTOR).to(tl.int64)[None, :] * mask_column
 
     all_squares = tl.zeros((BLOCK_T // ROWS, BLOCK_N), tl.float32)
@@ -85,17 +86,17 @@ def kernel(
         for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
             start = first + span + offset
             t = start + tl.arange(0, BLOCK_T)
-            own = t < end
+            in_document = t < end
             if scattered:
-                own = is_member(documents, step, t, own, count, document)
-            cells = own[:, None] & in_width[None, :]
+                in_document = is_member(documents, step, t, in_document, count, document)
+            cells = in_document[:, None] & in_width[None, :]
             at = start.to(tl.int64)
             x = tl.load(gate + at * gate_row, mask=cells, other=0.0).to(tl.float32)
             linear = x
             if up is not None:
                 linear = tl.load(up + at * up_row, mask=cells, other=0.0).to(tl.float32)
             if masks is not None:  # every activation is 0 at 0
-                ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=own, other=-1)
+                ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=in_document, other=-1)
                 set_cells = cells & ((ids >= 0) & (ids < sets))[:, None]
                 off = tl.load(masks + ids[:, None] * mask_row, mask=set_cells, other=0)
                 x = tl.where(off, 0.0, x)
@@ -136,19 +137,19 @@ def gated_ffn(
     squares, magnitude = (torch.empty(count, width, dtype=torch.float32, device=gate.device) for _ in range(2))
     active = torch.empty(count, width, dtype=torch.int64, device=gate.device)
     block = pick_block(width, gate.element_size(), count)
-    chosen = settings(block, gate.element_size(), activation, up is not None, masks is not None)
-    kernel[(count + 1) * triton.cdiv(width, chosen["BLOCK_N"]),](
+    constants = settings(block, gate.element_size(), activation, up is not None, masks is not None)
+    kernel[(count + 1) * triton.cdiv(width, constants["BLOCK_N"]),](
         gate, up, documents, masks, mask_ids, hidden, squares, active, magnitude,
         tokens, width, count, 0 if masks is None else len(masks),
         *gate.stride(), *(gate if up is None else up).stride(), *documents.stride(),
         *((width, 1, 1) if masks is None else (*masks.stride(), *mask_ids.stride())),
-        **chosen, num_warps=block[1] // warp_size(gate), num_stages=chosen["STAGES"],
+        **constants, num_warps=block[1] // warp_size(gate), num_stages=constants["STAGES"],
     )  # fmt: skip
     return hidden, squares, active, magnitude
 
 
 def variants(lanes: int = 32) -> Iterator[Variant]:
-    """Everything for bfloat16, a gated silu without masks for the others."""
+    """Yields all variants for bfloat16, and a gated silu without masks for the other dtypes."""
     for dtype, block in product(POINTERS, BLOCKS):
         for activation, gated, masked in product(("silu", "gelu", "gelu_tanh", "relu"), (True, False), (False, True)):
             if dtype != torch.bfloat16 and (activation, gated, masked) != ("silu", True, False):
@@ -161,7 +162,7 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                 **dict.fromkeys(("documents", "mask_ids", "active"), "*i64"),
                 "masks": "*i1",
             }
-            chosen = settings(block, dtype.itemsize, activation, gated, masked)
+            constants = settings(block, dtype.itemsize, activation, gated, masked)
             yield Variant.of(
                 "gated_ffn",
                 ", ".join((short_name(dtype), activation, *flags, f"rows of {block[0]} bytes")),
@@ -170,9 +171,9 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                 constants={
                     **absent,
                     **dict.fromkeys(("gate_column", "up_column", "mask_column", "step", "mask_step"), 1),
-                    **chosen,
+                    **constants,
                 },
                 divisible=("width", "gate_row", "up_row", "mask_row"),
                 num_warps=block[1] // lanes,
-                num_stages=chosen["STAGES"],
+                num_stages=constants["STAGES"],
             )

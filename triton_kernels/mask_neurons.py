@@ -1,7 +1,8 @@
 """mask_neurons: y[t, n] = scale x[t, n] + values[n] where mask_ids[t] is a set and masks[mask_ids[t], n], else x[t, n].
 
-x, y (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or none; an id that is no set changes nothing. A
-program takes a tile; nothing is kept. In place only what the mask is on for is stored, and without scale x is not read.
+x and y are (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or None. An index that is not a set
+changes nothing. A program computes one tile. In place, only the selected neurons are stored, and without scale x is not
+read.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-ROW_BYTES = 512  # a warp's loads of 16 bytes are one row's
-ROWS = 4  # of a tile, of which a thread holds 16 bytes
+ROW_BYTES = 512  # the 16-byte loads of a warp lie in one row
+ROWS = 4  # rows of a tile of which a thread holds 16 bytes
 THREADS = 128
 
 
@@ -52,9 +53,9 @@ def kernel(
         before = tl.load(x + row * x_row + column * x_column, mask=cells, other=0.0)
 
     ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=t < tokens, other=-1)[:, None]
-    # Unless told, Triton gives each thread 16 bytes of masks, and 16 columns of all else.
+    # Without this hint Triton gives each thread 16 bytes of masks, and with them 16 columns of all other tensors.
     mask_column *= tl.max_contiguous(columns, VECTOR).to(tl.int64)[None, :]
-    chosen = tl.load(masks + ids * mask_row + mask_column, mask=cells & (ids >= 0) & (ids < sets), other=0)
+    selected = tl.load(masks + ids * mask_row + mask_column, mask=cells & (ids >= 0) & (ids < sets), other=0)
 
     y += row * y_row + column * y_column
     after = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
@@ -64,9 +65,9 @@ def kernel(
         after += tl.load(values + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
     after = after.to(y.dtype.element_ty)
     if INPLACE:
-        tl.store(y, after, mask=chosen)
+        tl.store(y, after, mask=selected)
     else:
-        tl.store(y, tl.where(chosen, after, before), mask=cells)
+        tl.store(y, tl.where(selected, after, before), mask=cells)
 
 
 def settings(itemsize: int) -> dict[str, int]:
@@ -89,11 +90,11 @@ def _launch(
     x: Tensor, y: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
 ) -> None:
     tokens, width = y.shape
-    chosen = settings(y.element_size())
-    kernel[triton.cdiv(tokens, chosen["BLOCK_T"]) * triton.cdiv(width, chosen["BLOCK_N"]),](
-        x, y, masks, mask_ids, values if values is None else values.contiguous(), scale or None, tokens, width, len(masks),
-        *x.stride(), *y.stride(), *masks.stride(), *mask_ids.stride(),
-        INPLACE=x is y, **chosen, num_warps=THREADS // warp_size(y), num_stages=1,
+    constants = settings(y.element_size())
+    kernel[triton.cdiv(tokens, constants["BLOCK_T"]) * triton.cdiv(width, constants["BLOCK_N"]),](
+        x, y, masks, mask_ids, values if values is None else values.contiguous(), scale or None, tokens, width,
+        len(masks), *x.stride(), *y.stride(), *masks.stride(), *mask_ids.stride(),
+        INPLACE=x is y, **constants, num_warps=THREADS // warp_size(y), num_stages=1,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The second kernel of nearest_neighbors: distances to all points, for rows that the first has left open.
+"""The second kernel of nearest_neighbors: distances to all points, for the rows that the first kernel has left open.
 
-A program looks at one row, and ends at once where nothing is open. The KEPT nearest stay in registers; a nearer one
-takes the place of the farthest, of equal ones of the highest index.
+A program computes one row, and ends at once if the row is not open. The KEPT nearest points stay in registers. A nearer
+point replaces the farthest of them; among equally far ones, that with the highest index.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ def search_all(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    own = tl.program_id(0)
-    if tl.load(still_open + own) != 0:
+    point = tl.program_id(0)
+    if tl.load(still_open + point) != 0:
         slots, columns = tl.arange(0, KEPT), tl.arange(0, BLOCK_N)
-        mine = tl.zeros((BLOCK_N,), tl.int32) + own
-        scale = scale_of(points, mine, count, size, row, column, COSINE, BLOCK_D)
-        near = tl.full((KEPT,), float("inf"), tl.float64)
-        place = tl.zeros((KEPT,), tl.int32) - 1 - slots  # those of nobody are negative, and differ
+        point_block = tl.zeros((BLOCK_N,), tl.int32) + point
+        scale = scale_of(points, point_block, count, size, row, column, COSINE, BLOCK_D)
+        best = tl.full((KEPT,), float("inf"), tl.float64)
+        index = tl.zeros((KEPT,), tl.int32) - 1 - slots  # empty slots have distinct negative numbers
         for first in range(0, count, BLOCK_N):
-            other = first + columns
-            found = half_square(points, mine, scale, other, count, size, row, column, COSINE, BLOCK_D)
-            found = tl.where((other < count) & (other != own) & (found < float("inf")), found, float("inf"))
-            farthest = tl.max(near, 0)
-            least, at = tl.min(found, 0, return_indices=True)
+            candidate = first + columns
+            half = half_square(points, point_block, scale, candidate, count, size, row, column, COSINE, BLOCK_D)
+            half = tl.where((candidate < count) & (candidate != point) & (half < float("inf")), half, float("inf"))
+            farthest = tl.max(best, 0)
+            least, at = tl.min(half, 0, return_indices=True)
             while least < farthest:
-                last = tl.max(tl.where(near == farthest, place, -KEPT - 1), 0)
-                replaced = place == last
-                near = tl.where(replaced, least, near)
-                place = tl.where(replaced, first + at, place)
-                found = tl.where(columns == at, float("inf"), found)
-                farthest = tl.max(near, 0)
-                least, at = tl.min(found, 0, return_indices=True)
+                replaced_index = tl.max(tl.where(best == farthest, index, -KEPT - 1), 0)
+                replaced = index == replaced_index
+                best = tl.where(replaced, least, best)
+                index = tl.where(replaced, first + at, index)
+                half = tl.where(columns == at, float("inf"), half)
+                farthest = tl.max(best, 0)
+                least, at = tl.min(half, 0, return_indices=True)
 
-        order = tl.where(place < 0, place + 2147483647, place)  # nobody comes last
-        before = (near[None, :] < near[:, None]) | (
-            (near[None, :] == near[:, None]) & (order[None, :] < order[:, None])
+        order = tl.where(index < 0, index + 2147483647, index)  # empty slots come last
+        before = (best[None, :] < best[:, None]) | (
+            (best[None, :] == best[:, None]) & (order[None, :] < order[:, None])
         )
         rank = tl.sum(before.to(tl.int32), 1)
-        cells = own.to(tl.int64) * k + rank
-        tl.store(indices + cells, tl.maximum(place, -1).to(tl.int64), mask=rank < k)
-        distance = tl.where(place < 0, float("nan"), distance_of(near, COSINE))
+        cells = point.to(tl.int64) * k + rank
+        tl.store(indices + cells, tl.maximum(index, -1).to(tl.int64), mask=rank < k)
+        distance = tl.where(index < 0, float("nan"), distance_of(best, COSINE))
         tl.store(distances + cells, distance, mask=rank < k)

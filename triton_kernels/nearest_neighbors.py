@@ -1,12 +1,13 @@
-"""nearest_neighbors: for each point the k nearest others, by 1 - x y / (|x| |y|) or |x - y|.
+"""nearest_neighbors: for each point the k nearest other points, by 1 - x y / (|x| |y|) or by |x - y|.
 
-points (P, D) -> indices (P, k) int64, distances (P, k) float32, in two launches. A program takes BLOCK_M points and goes
-through all others, BLOCK_N at a time: scores are x y / |y|, or x y - |y|^2 / 2 around the mean of the program's own
-points. The KEPT best of a point stay in registers. A better one takes the place of the worst, of equal ones of the
-highest index; as columns come in order, an equal one comes too late. The products of a pair are added in the same order
-wherever it stands in a tile, so equal points have equal scores. In the end distances of what was kept, from float64
-sums, say which k are nearest, and in what order. Where the scores' rounding leaves it open whether another point is
-nearer, the row is marked, and the second kernel looks at all points. It keeps up to MOST neighbours.
+points (P, D) -> indices (P, k) int64, distances (P, k) float32, in two launches. A program takes BLOCK_M points and
+compares them with all points, BLOCK_N at a time. It ranks them by proximity: x y / |y|, or x y - |y|^2 / 2 relative to
+the mean of the program's own points. The KEPT candidates of highest proximity stay in registers. A better one replaces
+the worst; among equally bad ones, that with the highest index. As columns come in order, an equal one never replaces
+another. The products of a pair of points are added in the same order wherever the pair is in a tile, so equal points
+have equal proximity. In the end the distances of the candidates, from float64 sums, decide which k are nearest, and in
+what order. Where the rounding of the proximity leaves open whether another point is nearer, the row is marked, and the
+second kernel looks at all points. k may be up to MAX_NEIGHBORS.
 """
 
 from __future__ import annotations
@@ -19,37 +20,37 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.triton_kernels.nearest_all import search_all
-from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load, scale_of
+from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load_points, scale_of
 from pymultiling.triton_kernels.qk_sweep import product
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 BLOCK_M, BLOCK_N, BLOCK_D = 64, 128, 32
 THREADS = 256
 STAGES = 3
-OF_ALL_N, THREADS_OF_ALL = 128, 128  # of the second kernel
-SPARE = 3  # neighbours kept beyond k, at least
-MOST = 16  # neighbours
+ALL_BLOCK_N, ALL_THREADS = 128, 128  # those of the second kernel
+SPARE = 3  # minimum number of candidates beyond k
+MAX_NEIGHBORS = 16  # largest k
 
 
 @triton.jit
-def find_origin(points, origin, own, count, size, row, column, BLOCK_D: tl.constexpr):
-    """The mean of the program's finite values, for all of its threads to read."""
+def find_origin(points, origin, point, count, size, row, column, BLOCK_D: tl.constexpr):
+    """Stores the mean of the finite values of the program's points, from where all of its threads read it."""
     for start in range(0, size, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
-        x = load(points, own, d, count, size, row, column).to(tl.float32)
+        x = load_points(points, point, d, count, size, row, column).to(tl.float32)
         x = tl.where(tl.abs(x) < float("inf"), x, 0.0)
-        tl.store(origin + d, tl.sum(x, 0) / tl.sum((own < count).to(tl.float32), 0), mask=d < size)
+        tl.store(origin + d, tl.sum(x, 0) / tl.sum((point < count).to(tl.float32), 0), mask=d < size)
     tl.debug_barrier()
 
 
 @triton.jit
-def centred_square(points, origin, own, count, size, row, column, BLOCK_D: tl.constexpr):
-    """(points,) float64: their squares around the origin."""
-    square = tl.zeros_like(own).to(tl.float64)
+def centred_square(points, origin, point, count, size, row, column, BLOCK_D: tl.constexpr):
+    """Returns (points,) float64: the squared distances of the points from the origin."""
+    square = tl.zeros_like(point).to(tl.float64)
     for start in range(0, size, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         centre = tl.load(origin + d, mask=d < size, other=0.0)[None, :]
-        x = load(points, own, d, count, size, row, column).to(tl.float32) - centre
+        x = load_points(points, point, d, count, size, row, column).to(tl.float32) - centre
         square += tl.sum(x.to(tl.float64) * x.to(tl.float64), 1)
     return square
 
@@ -74,89 +75,96 @@ def kernel(
     BLOCK_D: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    own = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    point = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     slots, columns = tl.arange(0, KEPT)[None, :], tl.arange(0, BLOCK_N)
     origin = origins + tl.program_id(0).to(tl.int64) * size
     if not COSINE:
-        find_origin(points, origin, own, count, size, row, column, BLOCK_D)
+        find_origin(points, origin, point, count, size, row, column, BLOCK_D)
 
     best = tl.full((BLOCK_M, KEPT), -float("inf"), tl.float32)
-    place = tl.zeros((BLOCK_M, KEPT), tl.int32) - 1 - slots  # those of nobody are negative, and differ
+    index = tl.zeros((BLOCK_M, KEPT), tl.int32) - 1 - slots  # empty slots have distinct negative numbers
     for first in range(0, count, BLOCK_N):
-        other = first + columns
-        score = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        candidate = first + columns
+        proximity = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         square = tl.zeros((BLOCK_N,), tl.float32)
         for start in tl.range(0, size, BLOCK_D, num_stages=STAGES):
             d = start + tl.arange(0, BLOCK_D)
-            x = load(points, own, d, count, size, row, column)
-            y = load(points, other, d, count, size, row, column)
+            x = load_points(points, point, d, count, size, row, column)
+            y = load_points(points, candidate, d, count, size, row, column)
             if not COSINE:
                 centre = tl.load(origin + d, mask=d < size, other=0.0)[None, :]
                 x, y = x.to(tl.float32) - centre, y.to(tl.float32) - centre
-            score += product(x, tl.trans(y), PRECISION)
+            proximity += product(x, tl.trans(y), PRECISION)
             square += tl.sum(y.to(tl.float32) * y.to(tl.float32), 1)
         if COSINE:
-            score *= tl.where(square > 0, 1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)[None, :]
+            proximity *= tl.where(square > 0, 1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)[None, :]
         else:
-            score -= square[None, :] / 2
-        taken = (tl.abs(score) < float("inf")) & (other < count)[None, :] & (other[None, :] != own[:, None])
-        score = tl.where(taken & (own < count)[:, None], score, -float("inf"))
+            proximity -= square[None, :] / 2
+        is_candidate = (
+            (tl.abs(proximity) < float("inf")) & (candidate < count)[None, :] & (candidate[None, :] != point[:, None])
+        )
+        proximity = tl.where(is_candidate & (point < count)[:, None], proximity, -float("inf"))
 
-        least = tl.min(best, 1)
-        top, at = tl.max(score, 1, return_indices=True)
-        while tl.max((top > least).to(tl.int32), 0) > 0:
-            worst = best == least[:, None]
-            last = tl.max(tl.where(worst, place, -KEPT - 1), 1)
-            replaced = worst & (place == last[:, None]) & (top > least)[:, None]
+        worst_kept = tl.min(best, 1)
+        top, at = tl.max(proximity, 1, return_indices=True)
+        while tl.max((top > worst_kept).to(tl.int32), 0) > 0:
+            worst = best == worst_kept[:, None]
+            replaced_index = tl.max(tl.where(worst, index, -KEPT - 1), 1)
+            replaced = worst & (index == replaced_index[:, None]) & (top > worst_kept)[:, None]
             best = tl.where(replaced, top[:, None], best)
-            place = tl.where(replaced, (first + at)[:, None], place)
-            score = tl.where(columns[None, :] == at[:, None], -float("inf"), score)
-            least = tl.min(best, 1)
-            top, at = tl.max(score, 1, return_indices=True)
+            index = tl.where(replaced, (first + at)[:, None], index)
+            proximity = tl.where(columns[None, :] == at[:, None], -float("inf"), proximity)
+            worst_kept = tl.min(best, 1)
+            top, at = tl.max(proximity, 1, return_indices=True)
 
-    own_scale = scale_of(points, own, count, size, row, column, COSINE, BLOCK_D)
-    found = tl.full((BLOCK_M, KEPT), float("inf"), tl.float64)
+    point_scale = scale_of(points, point, count, size, row, column, COSINE, BLOCK_D)
+    half_squares = tl.full((BLOCK_M, KEPT), float("inf"), tl.float64)
     for slot in range(KEPT):
-        candidate = tl.sum(tl.where(slots == slot, place, 0), 1)
+        candidate = tl.sum(tl.where(slots == slot, index, 0), 1)
         at = tl.maximum(candidate, 0)
-        half = half_square(points, own, own_scale, at, count, size, row, column, COSINE, BLOCK_D)
-        found = tl.where((slots == slot) & (candidate >= 0)[:, None], half[:, None], found)
-    order = tl.where(place < 0, place + 2147483647, place)  # nobody comes last
+        half = half_square(points, point, point_scale, at, count, size, row, column, COSINE, BLOCK_D)
+        half_squares = tl.where((slots == slot) & (candidate >= 0)[:, None], half[:, None], half_squares)
+    order = tl.where(index < 0, index + 2147483647, index)  # empty slots come last
     rank = tl.zeros((BLOCK_M, KEPT), tl.int32)
     for slot in range(KEPT):
-        its_found = tl.min(tl.where(slots == slot, found, float("inf")), 1)[:, None]
-        its_order = tl.sum(tl.where(slots == slot, order, 0), 1)[:, None]
-        rank += ((its_found < found) | ((its_found == found) & (its_order < order))).to(tl.int32)
-    cells = own.to(tl.int64)[:, None] * k + rank
-    mask = (own < count)[:, None] & (rank < k)
-    tl.store(indices + cells, tl.maximum(place, -1).to(tl.int64), mask=mask)
-    tl.store(distances + cells, tl.where(place < 0, float("nan"), distance_of(found, COSINE)), mask=mask)
+        slot_half_square = tl.min(tl.where(slots == slot, half_squares, float("inf")), 1)[:, None]
+        slot_order = tl.sum(tl.where(slots == slot, order, 0), 1)[:, None]
+        rank += ((slot_half_square < half_squares) | ((slot_half_square == half_squares) & (slot_order < order))).to(
+            tl.int32
+        )
+    cells = point.to(tl.int64)[:, None] * k + rank
+    mask = (point < count)[:, None] & (rank < k)
+    tl.store(indices + cells, tl.maximum(index, -1).to(tl.int64), mask=mask)
+    tl.store(distances + cells, tl.where(index < 0, float("nan"), distance_of(half_squares, COSINE)), mask=mask)
 
-    # No other point's score exceeds the least that was kept. Scores are |x|^2 / 2 less the half square, up to rounding,
-    # which for a sum of products grows as the root of their number.
-    least = tl.min(best, 1).to(tl.float64)
+    # No other point's proximity exceeds the lowest one that was kept. A proximity is |x|^2 / 2 minus the half square,
+    # up to rounding, which for a sum of products grows with the square root of their number.
+    worst_kept = tl.min(best, 1).to(tl.float64)
     if COSINE:
-        square = tl.where(own_scale == 0, 0.0, 1.0).to(tl.float64)
-        least = least * own_scale - square / 2  # 1 - x y for lengths of 1
+        square = tl.where(point_scale == 0, 0.0, 1.0).to(tl.float64)
+        worst_kept = worst_kept * point_scale - square / 2  # 1 - x y for points of length 1
     else:
-        square = centred_square(points, origin, own, count, size, row, column, BLOCK_D)
-    farthest = tl.max(tl.where(rank == k - 1, found, 0.0), 1)
+        square = centred_square(points, origin, point, count, size, row, column, BLOCK_D)
+    farthest = tl.max(tl.where(rank == k - 1, half_squares, 0.0), 1)
     reach = tl.sqrt(square) + tl.sqrt(2 * farthest)
     terms = 2 * tl.sqrt(tl.zeros((BLOCK_M,), tl.float32) + size) + 16
     rounding = (tl.sqrt(square) * reach * terms + 4 * reach * reach) * 5.9604644775390625e-08  # 2^-24
-    settled = (farthest < square / 2 - least - rounding) | (tl.min(place, 1) < 0)
+    is_settled = (farthest < square / 2 - worst_kept - rounding) | (tl.min(index, 1) < 0)
     if COSINE:
-        settled = settled | (own_scale == 0)  # to which all are as near
-    tl.store(still_open + own, (~settled).to(tl.int8), mask=own < count)
+        is_settled = is_settled | (point_scale == 0)  # all points are equally near to zero
+    tl.store(still_open + point, (~is_settled).to(tl.int8), mask=point < count)
 
 
 def settings(dtype: torch.dtype, k: int, cosine: bool, warp: int) -> dict[str, object]:
-    """Products of 16-bit numbers are exact in float32; around a mean they are numbers of float32."""
-    whole = dtype == torch.float32 or not cosine
+    """Returns the constants of the first kernel.
+
+    Products of 16-bit numbers are exact in float32. With the mean subtracted, the numbers are float32.
+    """
+    is_float32 = dtype == torch.float32 or not cosine
     return {
         "COSINE": cosine,
         "KEPT": triton.next_power_of_2(k + SPARE),
-        "PRECISION": "tf32x3" if whole and warp == 32 else "ieee",
+        "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee",
         "BLOCK_M": BLOCK_M,
         "BLOCK_N": BLOCK_N,
         "BLOCK_D": BLOCK_D,
@@ -164,8 +172,9 @@ def settings(dtype: torch.dtype, k: int, cosine: bool, warp: int) -> dict[str, o
     }
 
 
-def settings_of_all(k: int, cosine: bool) -> dict[str, object]:
-    return {"COSINE": cosine, "KEPT": triton.next_power_of_2(k), "BLOCK_N": OF_ALL_N, "BLOCK_D": BLOCK_D}
+def settings_for_all(k: int, cosine: bool) -> dict[str, object]:
+    """Returns the constants of the second kernel."""
+    return {"COSINE": cosine, "KEPT": triton.next_power_of_2(k), "BLOCK_N": ALL_BLOCK_N, "BLOCK_D": BLOCK_D}
 
 
 def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
@@ -175,23 +184,23 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
     distances = torch.empty(count, k, dtype=torch.float32, device=points.device)
     still_open = torch.empty(count, dtype=torch.int8, device=points.device)
     origins = torch.empty(0 if cosine else programs, size, dtype=torch.float32, device=points.device)
-    chosen = settings(points.dtype, k, cosine, warp)
+    constants = settings(points.dtype, k, cosine, warp)
     if not points.is_cuda:
-        chosen["PRECISION"] = "widened"
+        constants["PRECISION"] = "widened"
     kernel[programs,](
         points, indices, distances, still_open, origins, count, size, k, *points.stride(),
-        **chosen, num_warps=THREADS // warp, num_stages=STAGES,
+        **constants, num_warps=THREADS // warp, num_stages=STAGES,
     )  # fmt: skip
     search_all[count,](
         points, still_open, indices, distances, count, size, k, *points.stride(),
-        **settings_of_all(k, cosine), num_warps=THREADS_OF_ALL // warp,
+        **settings_for_all(k, cosine), num_warps=ALL_THREADS // warp,
     )  # fmt: skip
     return indices, distances
 
 
 def variants(lanes: int = 32) -> Iterator[Variant]:
     for dtype, pointer in POINTERS.items():
-        for k in (5, MOST) if dtype == torch.bfloat16 else (5,):
+        for k in (5, MAX_NEIGHBORS) if dtype == torch.bfloat16 else (5,):
             for metric in ("cosine", "euclidean"):
                 yield Variant.of(
                     "nearest_neighbors",
@@ -214,8 +223,8 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                     f"{short_name(dtype)}, {metric}, {k} neighbours, rows left open",
                     search_all,
                     {"points": pointer, "still_open": "*i8", "indices": "*i64", "distances": "*fp32"},
-                    constants={"column": 1, **settings_of_all(k, metric == "cosine")},
+                    constants={"column": 1, **settings_for_all(k, metric == "cosine")},
                     divisible=("size", "row"),
-                    num_warps=THREADS_OF_ALL // lanes,
+                    num_warps=ALL_THREADS // lanes,
                     num_stages=1,
                 )

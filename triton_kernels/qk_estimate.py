@@ -1,20 +1,22 @@
-"""qk_estimate: the importance of query and key neurons from SLOTS keys a row, and its standard error, in one launch.
+"""qk_estimate: the importance of query and key neurons from SLOTS keys per row, and its standard error, in one launch.
 
 A row's probable keys count as they are: those with A above the lowest of the thresholds 0.07 2^-m, m < THRESHOLDS, that
-at most CERTAIN keys pass (0.07 if there is none). From the others R = SLOTS - their number, rounded down to even, are
-drawn systematically with probability A: draw r takes the key at which the running sum of their A passes (r + o) M / R,
-M their mass, o the fractional part of 0.618... times the number of keys, and weighs M / R. With weights w and v = e^(y - c),
+at most MAX_CERTAIN keys pass (0.07 if there is none). Let M be the sum of A of the other keys, and R = SLOTS - (certain
+keys), rounded down to even. R keys are drawn systematically with probability proportional to A: draw r selects the key
+at which the running sum of A passes (r + o) M / R, where o is the fractional part of 0.618... times the number of keys.
+Each draw has the weight M / R. With weights w and v = e^(y - c),
 
     importance[n] = sum_i sum_j w A (v / Z - 1)^2,  Z = sum_j w v;    error^2 = sum_i ((f_a - f_b) / 2)^2
 
-f_a and f_b from the even and the odd draws alone. Rows of up to SLOTS keys are exact.
+where f_a and f_b come from the even and the odd draws alone. Rows of up to SLOTS keys are exact.
 
 q, q_plain (B, H, l, d); k, k_plain (B, K, l, d); tables (B or 1, l, r); out (B, H d) and (B, K d), twice, float32.
 
-A program takes ROWS query rows of a head at a time. Tensor cores make their scores, which go to a scratch of its own
-(ROWS x as many keys as the rows see); from there it reads them, a tile of keys at a time, to choose the slots
-(qk_slots.py). Then it goes through the rows: a thread owns one neuron and holds a row's SLOTS changes of the scores in
-registers (qk_slot_sums.py), a second time where they are too large, or all too small, for the short formula.
+A program works on ROWS query rows of a head at a time. Tensor cores compute their attention scores, which are stored in
+the program's scratch memory (ROWS x as many keys as the rows see). From there the program reads them, a tile of keys at
+a time, to choose the slots (qk_slots.py). Then it processes the rows: a thread computes one neuron and holds a row's
+SLOTS changes of the attention scores in registers (qk_slot_sums.py). It does so a second time where they are too large,
+or all too small, for the short formula.
 """
 
 from collections.abc import Iterator
@@ -37,93 +39,101 @@ from pymultiling.triton_kernels.qk_slots import (
     CELL,
     RAW,
     SLOTS,
+    as_integers,
     choose,
-    integers,
+    padded_span,
     scratch_of,
     scratch_size,
-    span_of,
-    squares_of,
+    square_sums,
     store_scores,
 )
-from pymultiling.triton_kernels.qk_sweep import LOG2_E, ROWS, wide
+from pymultiling.triton_kernels.qk_sweep import LOG2_E, ROWS, to_int64
 from pymultiling.triton_kernels.variant import Variant
 
 
 @triton.jit
-def _within(n, inside):
-    """n, or 0: a lane without a neuron reads another one's numbers, its result is not used. The hint is that of pair."""
+def _clamp_to(n, inside):
+    """Returns n, or 0 for a lane without a neuron, whose result is not used. The hint is that of `pair`."""
     return tl.max_contiguous(tl.where(inside, n, 0), 2)
 
 
 @triton.jit
-def _rows(
-    query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count, own, partner, sign,
-    size, turned, scale, softcap,
+def _sum_rows(
+    query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count, neuron, partner,
+    sign, size, turned, scale, softcap,
     q_stride: tl.constexpr, qp_stride: tl.constexpr, qg_stride: tl.constexpr, k_stride: tl.constexpr,
     kp_stride: tl.constexpr, kg_stride: tl.constexpr, table_stride: tl.constexpr,
     PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr,
     CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the rows (LANES,): the queries' importance, the squares of its error, the keys'; and the largest |t|."""
-    of_queries = tl.zeros(own.shape, tl.float32)
-    query_error = tl.zeros(own.shape, tl.float32)
-    of_keys = tl.zeros(own.shape, tl.float32)
-    key_error = tl.zeros(own.shape, tl.float32)
-    reach = tl.zeros(own.shape, tl.float32)
-    turns, inside = own < turned, own < size
-    turn_own, turn_partner = _within(own, turns), _within(partner, turns)
-    own, partner = _within(own, inside), _within(partner, inside)
-    # The address of a slot's key is one multiplication and addition.
-    key_own, key_partner, plain_own, gain_own = key + own, key + partner, key_plain + own, key_gain + own
-    cos_own, sin_partner = cos + turn_own, sin + turn_partner
+    """Returns sums over the rows (LANES,), and the largest |t|.
+
+    The sums are the query neurons' importance and squared error, and the key neurons' importance and squared error.
+    """
+    query_sum = tl.zeros(neuron.shape, tl.float32)
+    query_error = tl.zeros(neuron.shape, tl.float32)
+    key_sum = tl.zeros(neuron.shape, tl.float32)
+    key_error = tl.zeros(neuron.shape, tl.float32)
+    reach = tl.zeros(neuron.shape, tl.float32)
+    turns, inside = neuron < turned, neuron < size
+    table_neuron, table_partner = _clamp_to(neuron, turns), _clamp_to(partner, turns)
+    neuron, partner = _clamp_to(neuron, inside), _clamp_to(partner, inside)
+    # With these the address of a slot's key takes one multiplication and one addition.
+    key_neuron, key_partner, plain_neuron, gain_neuron = (
+        key + neuron,
+        key + partner,
+        key_plain + neuron,
+        key_gain + neuron,
+    )
+    cos_neuron, sin_partner = cos + table_neuron, sin + table_partner
     for row in tl.range(0, count):
-        i = wide(tile) * ROWS + row
-        real = (tl.load(valid + i + 0 * own) != 0) & inside
-        spot = Slots + row * SLOTS + tl.arange(0, SLOTS)
-        squares = squares_of(Slots) + row
-        j = tl.load(integers(spot)).to(tl.int64)[:, None]
-        q_own = -scale * tl.load(query + i * q_stride + own).to(tl.float32)
-        near = q_own
+        i = to_int64(tile) * ROWS + row
+        is_counted = (tl.load(valid + i + 0 * neuron) != 0) & inside
+        slot = Slots + row * SLOTS + tl.arange(0, SLOTS)
+        squares = square_sums(Slots) + row
+        j = tl.load(as_integers(slot)).to(tl.int64)[:, None]
+        q_neuron = -scale * tl.load(query + i * q_stride + neuron).to(tl.float32)
+        near = q_neuron
         if PLAIN:
-            near = -scale * tl.load(query_plain + i * qp_stride + own).to(tl.float32)
+            near = -scale * tl.load(query_plain + i * qp_stride + neuron).to(tl.float32)
         if QUERY_GAIN:
-            gain = tl.load(query_gain + i * qg_stride + own)
+            gain = tl.load(query_gain + i * qg_stride + neuron)
             near *= gain
         far = near
         if FAR:
             turn = i * table_stride
-            far = tl.where(turns, near * sign * tl.load(sin + turn + turn_partner).to(tl.float32), 0.0)
-            near *= tl.where(turns, tl.load(cos + turn + turn_own).to(tl.float32), 1.0)
-        t = near[None, :] * tl.load(key_own[None, :] + j * k_stride).to(tl.float32)
+            far = tl.where(turns, near * sign * tl.load(sin + turn + table_partner).to(tl.float32), 0.0)
+            near *= tl.where(turns, tl.load(cos + turn + table_neuron).to(tl.float32), 1.0)
+        t = near[None, :] * tl.load(key_neuron[None, :] + j * k_stride).to(tl.float32)
         if FAR:
             t += far[None, :] * tl.load(key_partner[None, :] + j * k_stride).to(tl.float32)
         if QUERY_GAIN:
-            t += (gain - 1.0)[None, :] * tl.load(spot + RAW * CELL)[:, None]
-        importance, error, largest = change(t, spot, squares, softcap, CAPPED, CAREFUL)
-        of_queries += tl.where(real, importance, 0.0)
-        query_error += tl.where(real, error, 0.0)
-        reach = tl.maximum(reach, tl.where(real, largest, 0.0))
+            t += (gain - 1.0)[None, :] * tl.load(slot + RAW * CELL)[:, None]
+        importance, error, largest = change(t, slot, squares, softcap, CAPPED, CAREFUL)
+        query_sum += tl.where(is_counted, importance, 0.0)
+        query_error += tl.where(is_counted, error, 0.0)
+        reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
         if PLAIN:
-            x = tl.load(plain_own[None, :] + j * kp_stride).to(tl.float32)
+            x = tl.load(plain_neuron[None, :] + j * kp_stride).to(tl.float32)
             if KEY_GAIN:
-                gain = tl.load(gain_own[None, :] + j * kg_stride)
+                gain = tl.load(gain_neuron[None, :] + j * kg_stride)
                 x *= gain
             if FAR:
                 far = -scale * sign * tl.load(query + i * q_stride + partner).to(tl.float32)
-                far, near = tl.where(turns, far, 0.0)[None, :], tl.where(turns, q_own, 0.0)[None, :]
+                far, near = tl.where(turns, far, 0.0)[None, :], tl.where(turns, q_neuron, 0.0)[None, :]
                 turn = j * table_stride
-                still = tl.where(turns, 0.0, q_own)[None, :]
-                still = far * tl.load(sin_partner[None, :] + turn).to(tl.float32) + still
-                t = x * (near * tl.load(cos_own[None, :] + turn).to(tl.float32) + still)
+                unrotated = tl.where(turns, 0.0, q_neuron)[None, :]
+                unrotated = far * tl.load(sin_partner[None, :] + turn).to(tl.float32) + unrotated
+                t = x * (near * tl.load(cos_neuron[None, :] + turn).to(tl.float32) + unrotated)
             else:
-                t = x * q_own[None, :]
+                t = x * q_neuron[None, :]
             if KEY_GAIN:
-                t += (gain - 1.0) * tl.load(spot + RAW * CELL)[:, None]
-            importance, error, largest = change(t, spot, squares, softcap, CAPPED, CAREFUL)
-            reach = tl.maximum(reach, tl.where(real, largest, 0.0))
-        of_keys += tl.where(real, importance, 0.0)
-        key_error += tl.where(real, error, 0.0)
-    return of_queries, query_error, of_keys, key_error, tl.max(reach, 0)
+                t += (gain - 1.0) * tl.load(slot + RAW * CELL)[:, None]
+            importance, error, largest = change(t, slot, squares, softcap, CAPPED, CAREFUL)
+            reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
+        key_sum += tl.where(is_counted, importance, 0.0)
+        key_error += tl.where(is_counted, error, 0.0)
+    return query_sum, query_error, key_sum, key_error, tl.max(reach, 0)
 
 
 @triton.jit(do_not_specialize=PER_CALL)
@@ -137,78 +147,78 @@ def kernel(
     QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
-    own = dims + skew  # see qk_importance.py
-    partner, sign = pair(own, turned, INTERLEAVED)
-    span = span_of(length, window, KEYS)
-    Slots = Scratch + wide(tl.program_id(0)) * scratch_size(span, CAPPED)
-    Scores = squares_of(Slots) + 2 * ROWS
+    neuron = dims + skew  # see qk_importance.py
+    partner, sign = pair(neuron, turned, INTERLEAVED)
+    span = padded_span(length, window, KEYS)
+    Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED)
+    Scores = square_sums(Slots) + 2 * ROWS
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
-        tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, there, first, last = item_of(
+        tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
             KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
         )  # fmt: skip
-        query = Query + wide(b) * q_batch + wide(h) * q_head
-        query_plain = QueryPlain + wide(b) * qp_batch + wide(h) * qp_head
-        query_gain = QueryGain + wide(b) * qg_batch + wide(h) * qg_head
-        q_at = query + wide(tile) * ROWS * q_stride + r[None, :] * q_stride + dims[:, None]
-        q = tl.load(q_at, mask=there[None, :] & (dims < size)[:, None], other=0.0)
+        query = Query + to_int64(b) * q_batch + to_int64(h) * q_head
+        query_plain = QueryPlain + to_int64(b) * qp_batch + to_int64(h) * qp_head
+        query_gain = QueryGain + to_int64(b) * qg_batch + to_int64(h) * qg_head
+        q_at = query + to_int64(tile) * ROWS * q_stride + r[None, :] * q_stride + dims[:, None]
+        q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         store_scores(
             q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
             KEYS, k_stride, CAPPED, PRECISION,
         )  # fmt: skip
         choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GAIN or KEY_GAIN, CAPPED)
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
-        of_queries, query_error, of_keys, key_error, reach = _rows(
+        query_sum, query_error, key_sum, key_error, reach = _sum_rows(
             query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
-            own, partner, sign, size, turned, scale, softcap,
+            neuron, partner, sign, size, turned, scale, softcap,
             q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
             PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, False,
         )  # fmt: skip
         if (reach < SMALLEST_EXPONENT) | (reach > LARGEST_EXPONENT):
-            of_queries, query_error, of_keys, key_error, reach = _rows(
+            query_sum, query_error, key_sum, key_error, reach = _sum_rows(
                 query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
-                own, partner, sign, size, turned, scale, softcap,
+                neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
                 PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, True,
             )  # fmt: skip
-        partial = Partial + wide((b * heads + h) * tiles + tile) * (4 * LANES) + own
-        tl.store(partial, of_queries)
-        tl.store(partial + LANES, of_keys)
+        partial = Partial + to_int64((b * heads + h) * tiles + tile) * (4 * LANES) + neuron
+        tl.store(partial, query_sum)
+        tl.store(partial + LANES, key_sum)
         tl.store(partial + 2 * LANES, query_error)
         tl.store(partial + 3 * LANES, key_error)
         tl.debug_barrier()
         counter = Counters + b * (heads // group) + kv
         if tl.atomic_add(counter, 1, sem="acq_rel") == group * tiles - 1:
             tl.store(counter, 0)
-            _add_up(Partial, QueryOut, KeyOut, b, kv, items // tiles, tiles, heads, group, size, own, LANES)
+            _add_up(Partial, QueryOut, KeyOut, b, kv, items // tiles, tiles, heads, group, size, neuron, LANES)
 
 
 @triton.jit
-def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, size, own, LANES: tl.constexpr):
-    """The outputs of one key head, from its query heads' rows; behind each output its error."""
+def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, size, neuron, LANES: tl.constexpr):
+    """Computes the outputs of one key head from the rows of its query heads. Behind each output is its error."""
     r = tl.arange(0, ROWS)
-    inside = own < size
-    of_keys = tl.zeros((ROWS, LANES), tl.float32)
+    inside = neuron < size
+    key_sum = tl.zeros((ROWS, LANES), tl.float32)
     key_error = tl.zeros((ROWS, LANES), tl.float32)
     for g in tl.range(0, group):
         h = kv * group + g
-        of_queries = tl.zeros((ROWS, LANES), tl.float32)
+        query_sum = tl.zeros((ROWS, LANES), tl.float32)
         query_error = tl.zeros((ROWS, LANES), tl.float32)
         for start in tl.range(0, tiles, ROWS):
             tile = start + r
-            at = Partial + wide((b * heads + h) * tiles + tile)[:, None] * (4 * LANES) + own[None, :]
+            at = Partial + to_int64((b * heads + h) * tiles + tile)[:, None] * (4 * LANES) + neuron[None, :]
             mask = (tile < tiles)[:, None] & inside[None, :]
-            of_queries += tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
-            of_keys += tl.load(at + LANES, mask=mask, other=0.0, cache_modifier=".cg")
+            query_sum += tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+            key_sum += tl.load(at + LANES, mask=mask, other=0.0, cache_modifier=".cg")
             query_error += tl.load(at + 2 * LANES, mask=mask, other=0.0, cache_modifier=".cg")
             key_error += tl.load(at + 3 * LANES, mask=mask, other=0.0, cache_modifier=".cg")
-        out = QueryOut + wide(b * heads + h) * size + own
-        tl.store(out, tl.sum(of_queries, 0), mask=inside)
-        tl.store(out + wide(all_heads) * size, tl.sqrt(tl.sum(query_error, 0)), mask=inside)
-    out = KeyOut + wide(b * (heads // group) + kv) * size + own
-    tl.store(out, tl.sum(of_keys, 0), mask=inside)
-    tl.store(out + wide(all_heads // group) * size, tl.sqrt(tl.sum(key_error, 0)), mask=inside)
+        out = QueryOut + to_int64(b * heads + h) * size + neuron
+        tl.store(out, tl.sum(query_sum, 0), mask=inside)
+        tl.store(out + to_int64(all_heads) * size, tl.sqrt(tl.sum(query_error, 0)), mask=inside)
+    out = KeyOut + to_int64(b * (heads // group) + kv) * size + neuron
+    tl.store(out, tl.sum(key_sum, 0), mask=inside)
+    tl.store(out + to_int64(all_heads // group) * size, tl.sqrt(tl.sum(key_error, 0)), mask=inside)
 
 
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,8 +228,8 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if heads.items == 0:
         return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
 
-    def scratch(constants: dict) -> int:
-        return scratch_of(heads.length, heads.seen(problem.window), constants["KEYS"], constants["CAPPED"])
+    def scratch(constants: dict[str, object]) -> int:
+        return scratch_of(heads.length, heads.max_visible_keys(problem.window), constants["KEYS"], constants["CAPPED"])
 
     heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), problem)
     return q_out[0], k_out[0], q_out[1], k_out[1]

@@ -1,4 +1,4 @@
-"""What the kernels of qk_importance and qk_estimate share: the tensors as they take them, items, settings, counters."""
+"""What the kernels of qk_importance and qk_estimate share: tensor arguments, work items, constants and counters."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.triton_kernels.qk_sweep import ROWS, wide
+from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-PROGRAMS = 4  # a multiprocessor; two are resident, the others wait, so that uneven rows even out
+PROGRAMS = 4  # per multiprocessor: two are resident and the others wait, which balances rows of different cost
 
-# Change from call to call: a kernel for every divisor of theirs would take ten seconds each to compile.
+# Arguments that change from call to call: specialised kernels would take ten seconds each to compile.
 PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew"]
 
 
 @triton.jit
 def pair(n, turned, INTERLEAVED: tl.constexpr):
-    """The dimension that turns with n, and n's sign: +1 for the first of the pair, -1 for the second."""
+    """Returns the dimension that is rotated together with n, and n's sign: +1 for a pair's first, -1 for its second."""
     half = turned // 2
     first = n % 2 == 0 if INTERLEAVED else n < half
     partner = tl.where(first, n + 1, n - 1) if INTERLEAVED else tl.where(first, n + half, n - half)
-    # The hint, true or not, only tells Triton 3.6 along which axis lanes lie: unaligned addresses are not loaded as vectors.
+    # The hint may be wrong. It only tells Triton 3.6 along which axis lanes lie: unaligned addresses are not loaded as
+    # vectors.
     partner = tl.max_contiguous(tl.where(n < turned, partner, n), 2)
     return partner, tl.where(first, 1.0, -1.0)
 
@@ -37,28 +38,40 @@ def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
     KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
 ):  # fmt: skip
-    """A tile of rows of a head: where it is, its tensors, and the keys [first, last) that its rows see between them."""
-    # Rows far down see the most keys and come first. All heads of a row follow each other.
+    """Returns a tile of rows of a head: its position, its tensors, and the keys [first, last) that its rows see."""
+    # The last rows see the most keys and are computed first. All heads of a row follow each other.
     rank = item % (items // tiles)
     tile = tiles - 1 - item // (items // tiles)
     b = rank // heads
     h = rank % heads
     kv = h // group
-    valid = Valid + wide(b) * length
-    key = Key + wide(b) * k_batch + wide(kv) * k_head
-    key_plain = KeyPlain + wide(b) * kp_batch + wide(kv) * kp_head
-    key_gain = KeyGain + wide(b) * kg_batch + wide(kv) * kg_head
-    cos, sin = Cos + wide(b) * table_batch, Sin + wide(b) * table_batch
+    valid = Valid + to_int64(b) * length
+    key = Key + to_int64(b) * k_batch + to_int64(kv) * k_head
+    key_plain = KeyPlain + to_int64(b) * kp_batch + to_int64(kv) * kp_head
+    key_gain = KeyGain + to_int64(b) * kg_batch + to_int64(kv) * kg_head
+    cos, sin = Cos + to_int64(b) * table_batch, Sin + to_int64(b) * table_batch
     rows = tile * ROWS + tl.arange(0, ROWS)
-    there = tl.load(valid + rows, mask=rows < length, other=0) != 0
+    is_valid = tl.load(valid + rows, mask=rows < length, other=0) != 0
     first = tl.maximum(tile * ROWS - window + 1, 0)
-    last = tl.where(tl.max(there.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
-    return tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, there, first, last
+    last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    return tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last
 
 
 @dataclass(frozen=True)
 class Heads:
-    """An attention layer's tensors with their strides, in the order of the kernels' arguments."""
+    """An attention layer's tensors with their strides, in the order of the kernels' arguments.
+
+    Attributes:
+        batch: number of documents.
+        heads: number of query heads.
+        kv_heads: number of key heads.
+        length: tokens of a document.
+        size: dimensions of a head.
+        turned: number of dimensions that are rotated.
+        warp: threads of a warp.
+        tensors: the first arguments of the kernels: tensors, strides and the number of rotated dimensions.
+        flags: the constants that say which tensors are given.
+    """
 
     batch: int
     heads: int
@@ -67,18 +80,19 @@ class Heads:
     size: int
     turned: int
     warp: int
-    tensors: list
-    given: dict[str, bool]
+    tensors: list[Tensor | int]
+    flags: dict[str, bool]
 
     @classmethod
     def of(cls, problem: QKProblem) -> Heads:
         q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
-        given = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
-        q, k = _rows(q), _rows(k)
+        plain_and_gain = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
+        q, k = _contiguous_rows(q), _contiguous_rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
-        for at, x in enumerate(given):
-            x = (k if at % 2 else q) if x is None else _rows(x)  # what is None is not read
+        for at, x in enumerate(plain_and_gain):
+            # For a tensor that is not given any pointer will do: the kernel does not read it.
+            x = (k if at % 2 else q) if x is None else _contiguous_rows(x)
             tensors += [x, *x.stride()[:3]]
         cos, sin = (x.contiguous() if rotates else q for x in (cos, sin))
         turned = cos.shape[-1] if rotates else 0
@@ -100,27 +114,37 @@ class Heads:
 
     @property
     def tiles(self) -> int:
+        """The number of tiles of rows of a head."""
         return triton.cdiv(self.length, ROWS.value)
 
-    def seen(self, window: int | None) -> int:
-        """The most keys that a query sees."""
+    def max_visible_keys(self, window: int | None) -> int:
+        """Returns the largest number of keys that a query sees."""
         return self.length if window is None else min(window, self.length)
 
     @property
     def items(self) -> int:
-        """Tiles of rows of all heads."""
+        """The number of tiles of rows of all heads."""
         return self.tiles * self.batch * self.heads
 
     def launch(
         self,
         operator: str,
         kernel: triton.JITFunction,
-        scratch: Callable[[dict], int],
+        scratch: Callable[[dict[str, object]], int],
         sums: int,
         outputs: tuple[Tensor, Tensor],
         problem: QKProblem,
     ) -> None:
-        """Runs the kernel; `scratch` gives a program's floats for its constants, `sums` are those of an item and lane."""
+        """Launches the kernel.
+
+        Args:
+            operator: name of the operator.
+            kernel: its kernel.
+            scratch: returns the floats of scratch memory that a program needs, from the kernel's constants.
+            sums: number of sums of each item and lane.
+            outputs: results of the query and of the key neurons.
+            problem: the operator's arguments.
+        """
         device = outputs[0].device
         constants = self.constants(operator, problem)
         programs = min(self.items, PROGRAMS * multiprocessors(device))
@@ -131,44 +155,46 @@ class Heads:
             counters(device, self.batch * self.kv_heads),
             *outputs,
             self.items,
-            *self.numbers(problem),
+            *self.scalars(problem),
             **constants,
         )
 
-    def numbers(self, problem: QKProblem) -> tuple:
+    def scalars(self, problem: QKProblem) -> tuple[int | float, ...]:
+        """Returns the kernel's scalar arguments behind `items`."""
         sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
-        return *sizes, self.seen(problem.window), problem.scale, problem.softcap or 0.0, 0
+        return *sizes, self.max_visible_keys(problem.window), problem.scale, problem.softcap or 0.0, 0
 
-    def constants(self, operator: str, problem: QKProblem) -> dict:
-        chosen = settings(operator, self.tensors[0].dtype, self.size, self.warp)
+    def constants(self, operator: str, problem: QKProblem) -> dict[str, object]:
+        """Returns the kernel's constants and compile options."""
+        constants = settings(operator, self.tensors[0].dtype, self.size, self.warp)
         if not self.tensors[0].is_cuda:
-            chosen["PRECISION"] = "widened"
-        chosen["enable_fp_fusion"] = True  # by default Triton 3.10 will not make a product and a sum one instruction
-        return {**self.given, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **chosen}
+            constants["PRECISION"] = "widened"
+        constants["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
+        return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **constants}
 
 
-def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict:
-    """A lane for every neuron of a head.
+def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[str, object]:
+    """Returns the constants for heads of a size, with a lane for every neuron of a head.
 
-    Tiles of 64 keys, the height of Hopper's instruction; as many of float32 spill. float32 scores are three products of
-    tf32 each, where the tensor cores know it.
+    Tiles have 64 keys, the height of Hopper's matrix instruction. In float32 as many would spill. float32 attention
+    scores are computed from three tf32 products each, where the tensor cores support tf32.
     """
     lanes = max(16, triton.next_power_of_2(size))
-    wide = dtype == torch.float32
-    keys = 32 if wide else 64
+    is_float32 = dtype == torch.float32
+    keys = 32 if is_float32 else 64
     if operator == "qk_estimate" and keys == lanes:
-        keys //= 2  # where scores and neurons have one shape, Triton gives them one layout, which suits scores alone
+        keys //= 2  # if scores and neurons have the same shape, Triton gives both the layout that suits scores
     return {
         "LANES": lanes,
         "KEYS": keys,
-        "PRECISION": "tf32x3" if wide and warp == 32 else "ieee",
+        "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee",
         "num_warps": max(1, lanes // warp),
         "num_stages": 1,
     }
 
 
 def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterator[Variant]:
-    """Heads of every width, dtype and kind of attention; strides as (B, l, heads, d) has them, 32 and 8 heads."""
+    """Yields variants for head sizes, dtypes and kinds of attention, with strides of (B, l, 32 or 8 heads, d)."""
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
         (torch.float16, 128, "pre"),
@@ -177,7 +203,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterat
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
     ):
-        chosen = settings(operator, dtype, size, lanes)
+        constants = settings(operator, dtype, size, lanes)
         gain = "norm" in kind
         plain = "*fp32" if gain else POINTERS[dtype]
         rotates = kind not in ("post", "no rotation")
@@ -204,16 +230,19 @@ def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterat
                 "QUERY_GAIN": gain,
                 "KEY_GAIN": gain,
                 "CAPPED": "cap" in kind,
-                **{name: chosen[name] for name in ("LANES", "KEYS", "PRECISION")},
+                **{name: constants[name] for name in ("LANES", "KEYS", "PRECISION")},
             },
-            divisible=tuple(name for name in kernel.arg_names if name.endswith(("_batch", "_head")))
-            + ("size", "turned"),
-            num_warps=chosen["num_warps"],
-            num_stages=chosen["num_stages"],
+            divisible=(
+                *(name for name in kernel.arg_names if name.endswith(("_batch", "_head"))),
+                "size",
+                "turned",
+            ),
+            num_warps=constants["num_warps"],
+            num_stages=constants["num_stages"],
         )
 
 
-def _rows(x: Tensor) -> Tensor:
+def _contiguous_rows(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
@@ -223,22 +252,24 @@ def _float32(x: Tensor | None) -> Tensor | None:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
+    """Returns the number of multiprocessors of a GPU, 1 on the CPU."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-_zeros: dict[tuple, Tensor] = {}
+_counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def counters(device: torch.device, count: int) -> Tensor:
-    """`count` zeros for the programs of a launch to count in, which leaves zeros behind: one tensor a stream will do.
+    """Returns `count` zeros in which the programs of a launch count. A launch leaves zeros behind.
 
-    A graph gets its own: this is kept for launches that follow each other, which a graph's replay need not.
+    So one tensor per stream is enough for launches that follow each other. The replays of a graph may overlap with
+    other launches, so a graph gets its own tensor.
     """
     if device.type != "cuda":
         return torch.zeros(count, dtype=torch.int32, device=device)
     if torch.cuda.is_current_stream_capturing():
         return torch.zeros(count, dtype=torch.int32, device=device)
     key = (device, torch.cuda.current_stream(device).cuda_stream)
-    if key not in _zeros or _zeros[key].numel() < count:
-        _zeros[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-    return _zeros[key]
+    if key not in _counters or _counters[key].numel() < count:
+        _counters[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
+    return _counters[key]

@@ -1,15 +1,16 @@
-"""qk_importance's first passes over the keys: the rows' softmax, and the means under A by which t is shifted.
+"""First passes of qk_importance over the keys: the softmax of the rows, and the means under A by which t is shifted.
 
-softmax ignores a part of t that all keys share, float32 does not. The means are an attention with keys as values, on tensor
-cores; they go to the program's scratch, from where a thread reads those of its neuron and of its partner.
+softmax ignores a part of t that all keys share, but float32 does not. The means are computed like attention with keys
+as values, on tensor cores. They are stored in the program's scratch memory, from where a thread reads those of its
+neuron and of its partner.
 """
 
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, product, score_tile, wide
+from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, product, score_tile, to_int64
 
-VALUES = tl.constexpr(32)  # keys of a tile of their values: 64 spill on sm_90
+VALUES = tl.constexpr(32)  # keys of a tile: 64 spill on sm_90
 
 
 @triton.jit
@@ -17,8 +18,11 @@ def softmax(
     q, rows, dims, Key, Valid, Means, first, last, size, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of every row: log2 of the softmax's denominator, sum A^2, the keys it sees, E_A[S]. Leaves E_A[k'] (ROWS, LANES) in Means."""
-    most = tl.full((ROWS,), -float("inf"), tl.float32)
+    """Stores E_A[k'] (ROWS, LANES) in Means.
+
+    Returns, for every row, log2 of the softmax's denominator, sum A^2, the number of keys that it sees, and E_A[S].
+    """
+    running_max = tl.full((ROWS,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     squares = tl.zeros((ROWS,), tl.float32)
     weights = tl.zeros((ROWS,), tl.float32)
@@ -26,26 +30,26 @@ def softmax(
     counts = tl.zeros((ROWS,), tl.int32)
     mean = tl.zeros((ROWS, LANES), tl.float32)
     for start in tl.range(first, last, VALUES):
-        keys, _there, raw, scores = score_tile(
+        keys, _is_valid, raw, scores = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
             PRECISION,
         )  # fmt: skip
-        peak = tl.maximum(most, tl.max(scores, 0))
+        peak = tl.maximum(running_max, tl.max(scores, 0))
         base = tl.where(peak == -float("inf"), 0.0, peak)
         p = tl.exp2(scores - base[None, :])
-        fade = tl.exp2(most - base)
-        most = peak
+        fade = tl.exp2(running_max - base)
+        running_max = peak
         total = total * fade + tl.sum(p, 0)
         squares = squares * fade * fade + tl.sum(p * p, 0)
         counts += tl.sum((scores != -float("inf")).to(tl.int32), 0)
-        p = _slope(p, raw, softcap, CAPPED)
+        p = _weigh_by_slope(p, raw, softcap, CAPPED)
         score = score * fade + tl.sum(p * raw, 0)
         weight = p.to(keys.dtype)
         weights = weights * fade + tl.sum(weight.to(tl.float32), 0)
         mean = mean * fade[:, None] + product(tl.trans(weight), keys, PRECISION)
-    norm = total if CAPPED else weights  # what rounding the weights did to all keys alike drops out
-    _keep(Means, 0, mean / norm[:, None], dims + skew, LANES)
-    return most + tl.log2(total), squares / (total * total), counts, score / total
+    norm = total if CAPPED else weights  # a rounding error of the weights that all keys share cancels
+    _store_mean(Means, 0, mean / norm[:, None], dims + skew, LANES)
+    return running_max + tl.log2(total), squares / (total * total), counts, score / total
 
 
 @triton.jit
@@ -53,65 +57,68 @@ def key_means(
     q, log2_sum, rows, dims, sign, Key, Plain, Gain, Cos, Sin, Valid, Means,
     first, last, size, turned, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GAIN_STRIDE: tl.constexpr,
-    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION:
+    tl.constexpr,
 ):  # fmt: skip
-    """Leaves in Means what _softmax does for k', for what zeroing a key neuron takes out of k'[n], of k'[p], and the gain."""
+    """Stores in Means the means under A of a key neuron's contributions to k'[n] and k'[p], and of the gain's part."""
     near = tl.zeros((ROWS, LANES), tl.float32)
     far = tl.zeros((ROWS, LANES), tl.float32)
     grow = tl.zeros((ROWS, LANES), tl.float32)
     weights = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(first, last, VALUES):
-        keys, there, raw, scores = score_tile(
+        keys, is_valid, raw, scores = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
             PRECISION,
         )  # fmt: skip
         p = tl.exp2(scores - log2_sum[None, :])
         total += tl.sum(p, 0)
-        p = _slope(p, raw, softcap, CAPPED)
+        p = _weigh_by_slope(p, raw, softcap, CAPPED)
         weight = p.to(keys.dtype)
         weights += tl.sum(weight.to(tl.float32), 0)
         weight = tl.trans(weight)
-        inside = there[:, None] & (dims < size)[None, :]
+        inside = is_valid[:, None] & (dims < size)[None, :]
         v = tl.arange(0, VALUES)[:, None]
-        x = tl.load(Plain + wide(start) * PLAIN_STRIDE + v * PLAIN_STRIDE + dims[None, :], mask=inside, other=0.0).to(
-            tl.float32
-        )
+        x = tl.load(
+            Plain + to_int64(start) * PLAIN_STRIDE + v * PLAIN_STRIDE + dims[None, :], mask=inside, other=0.0
+        ).to(tl.float32)
         if KEY_GAIN:
-            gain = tl.load(Gain + wide(start) * GAIN_STRIDE + v * GAIN_STRIDE + dims[None, :], mask=inside, other=1.0)
+            gain = tl.load(
+                Gain + to_int64(start) * GAIN_STRIDE + v * GAIN_STRIDE + dims[None, :], mask=inside, other=1.0
+            )
             x *= gain
             weight_s = tl.trans((p * raw).to(keys.dtype))
             grow += product(weight_s, (gain - 1.0).to(keys.dtype), PRECISION)
         if FAR:
-            inside = there[:, None] & (dims < turned)[None, :]
-            z = tl.load(Sin + wide(start) * TABLE_STRIDE + v * TABLE_STRIDE + dims[None, :], mask=inside, other=0.0).to(
-                tl.float32
-            )
+            inside = is_valid[:, None] & (dims < turned)[None, :]
+            z = tl.load(
+                Sin + to_int64(start) * TABLE_STRIDE + v * TABLE_STRIDE + dims[None, :], mask=inside, other=0.0
+            ).to(tl.float32)
             w = x * sign[None, :] * z
             far += product(weight, w.to(keys.dtype), PRECISION)
             x *= tl.load(
-                Cos + wide(start) * TABLE_STRIDE + v * TABLE_STRIDE + dims[None, :], mask=inside, other=1.0
+                Cos + to_int64(start) * TABLE_STRIDE + v * TABLE_STRIDE + dims[None, :], mask=inside, other=1.0
             ).to(tl.float32)
         near += product(weight, x.to(keys.dtype), PRECISION)
     norm = (total if CAPPED else weights)[:, None]
-    _keep(Means, 0, near / norm, dims + skew, LANES)
+    _store_mean(Means, 0, near / norm, dims + skew, LANES)
     if FAR:
-        _keep(Means, 1, far / norm, dims + skew, LANES)
+        _store_mean(Means, 1, far / norm, dims + skew, LANES)
     if KEY_GAIN:
-        _keep(Means, 2, grow / norm, dims + skew, LANES)
+        _store_mean(Means, 2, grow / norm, dims + skew, LANES)
     tl.debug_barrier()
 
 
 @triton.jit
-def _keep(Means, place: tl.constexpr, mean, own, LANES: tl.constexpr):
+def _store_mean(Means, slot: tl.constexpr, mean, neuron, LANES: tl.constexpr):
     tl.debug_barrier()
-    tl.store(Means + place * ROWS * LANES + tl.arange(0, ROWS)[:, None] * LANES + own[None, :], mean)
+    tl.store(Means + slot * ROWS * LANES + tl.arange(0, ROWS)[:, None] * LANES + neuron[None, :], mean)
     tl.debug_barrier()
 
 
 @triton.jit
-def _slope(p, raw, softcap, CAPPED: tl.constexpr):
-    """Under a cap, a key's change counts by the cap's slope at its score."""
+def _weigh_by_slope(p, raw, softcap, CAPPED: tl.constexpr):
+    """Multiplies p by the soft cap's slope at each key's attention score."""
     if CAPPED:
         below, above, _cut = cap_parts(raw, softcap)
         p *= 4.0 * below * above

@@ -1,6 +1,7 @@
-"""qk_estimate's sums over the slots of one row, for a neuron a thread.
+"""Device functions of qk_estimate: the sums over the slots of one row. A thread computes one neuron.
 
-t (SLOTS, LANES) is the change of the scores times log2(e), the weights come from qk_slots.py. With v = 2^t, for any shift,
+t (SLOTS, LANES) is the change of the attention scores times log2(e). The weights come from qk_slots.py. With v = 2^t,
+for any shift of t,
 
     f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v
 
@@ -26,17 +27,19 @@ from pymultiling.triton_kernels.qk_slots import (
 )
 from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, power_minus_1
 
-LARGEST_EXPONENT = tl.constexpr(30.0)  # of 2: fourth powers of larger ones overflow
-# Of 2, of the largest of all rows and neurons: where it is below, 2^t - 1 loses digits in all of them.
+LARGEST_EXPONENT = tl.constexpr(30.0)  # of 2: the fourth power of 2^t overflows beyond it
+# Of 2: if |t| is below it for all rows and neurons, 2^t - 1 loses digits in all of them.
 SMALLEST_EXPONENT = tl.constexpr(0.125)
-SMALLEST_HALF = tl.constexpr(1.0 / 64)  # of Z, from half of the draws: below it the error loses digits
+SMALLEST_HALF = tl.constexpr(1.0 / 64)  # of Z, for the Z from half of the draws: below it the error loses digits
 
 
 @triton.jit
 def _row(t, spot, squares):
-    """The halves are summed about their common Z; with e = Z_a - Z
+    """Returns the importance, the square of its error, and the largest |t| (infinite if digits were lost).
 
-    sum w A (v - Z_a)^2 = sum w A (v - Z)^2 - 2 e sum w A (v - Z) + e^2 sum w A.
+    The sums of the two halves are about their common Z. With e = Z_a - Z,
+
+        sum w A (v - Z_a)^2 = sum w A (v - Z)^2 - 2 e sum w A (v - Z) + e^2 sum w A
     """
     reach = tl.max(tl.abs(t), 0)
     v = tl.exp2(t)
@@ -52,13 +55,13 @@ def _row(t, spot, squares):
     even += e * (e * tl.load(squares) - 2.0 * tl.sum(even_a * v, 0))
     odd += e * (e * tl.load(squares + ROWS) + 2.0 * tl.sum(odd_a * v, 0))
     half = (even / (even_z * even_z) - odd / (odd_z * odd_z)) / 2.0
-    uneven = tl.minimum(even_z, odd_z) < SMALLEST_HALF * z
-    return importance, half * half, tl.where(uneven, float("inf"), reach)
+    is_uneven = tl.minimum(even_z, odd_z) < SMALLEST_HALF * z
+    return importance, half * half, tl.where(is_uneven, float("inf"), reach)
 
 
 @triton.jit
 def _squared_change(u, w, wa):
-    """sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u, from u = 2^t - 1."""
+    """Returns sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u, from u = 2^t - 1."""
     m = tl.sum(w[:, None] * u, 0)
     change = (u - m[None, :]) * (1.0 / (1.0 + m))[None, :]
     return tl.sum(wa[:, None] * (change * change), 0)
@@ -66,16 +69,16 @@ def _squared_change(u, w, wa):
 
 @triton.jit
 def _large_change(t, log2_w, log2_a):
-    """The same from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
+    """Returns the same from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
     p = tl.exp2(t + log2_w[:, None] - tl.max(t + log2_w[:, None], 0)[None, :])
     change = p * (1.0 / tl.sum(p, 0))[None, :] - tl.exp2(log2_w)[:, None]
-    share = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
-    return tl.sum(share[:, None] * (change * change), 0)
+    ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
+    return tl.sum(ratio[:, None] * (change * change), 0)
 
 
 @triton.jit
 def _careful_row(t, spot):
-    """As _row, for any t."""
+    """Returns the same as _row, for any t."""
     even, odd = tl.load(spot + EVEN * CELL), tl.load(spot + ODD * CELL)
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
@@ -97,21 +100,22 @@ def _careful_row(t, spot):
 
 
 @triton.jit
-def _first(t):
-    """t[0]. Integers, as adding their zeros is nothing to the compiler."""
+def _first_slot(t):
+    """Returns t[0]. It adds integers, because the compiler then removes the additions of zero."""
     slot = tl.arange(0, SLOTS)[:, None]
     return tl.sum(tl.where(slot == 0, t.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def change(t, spot, squares, softcap, CAPPED: tl.constexpr, CAREFUL: tl.constexpr):
-    """A row's importance (LANES,), the square of its error, and the largest |t|; t is before a cap.
+    """Returns a row's importance (LANES,), the square of its error, and the largest |t|; t is before a soft cap.
 
-    Unless CAREFUL, only if this largest lies between the limits for some of the neurons, and is over none.
+    Unless CAREFUL, the result is only correct if the largest |t| is between the limits for some neurons and above the
+    upper limit for none.
     """
     if CAPPED:
         below, above = tl.load(spot + BELOW * CELL)[:, None], tl.load(spot + ABOVE * CELL)[:, None]
         t = capped_change(t, below, above, tl.load(spot + CUT * CELL)[:, None], softcap)
     if CAREFUL:
         return _careful_row(t, spot)
-    return _row(t - _first(t)[None, :], spot, squares)
+    return _row(t - _first_slot(t)[None, :], spot, squares)

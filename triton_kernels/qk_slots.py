@@ -1,8 +1,9 @@
-"""qk_estimate's choice of keys, for ROWS rows at once (qk_estimate.py has the definition).
+"""Device functions of qk_estimate: the choice of keys, for ROWS rows at once (qk_estimate.py has the definition).
 
-Scores lie in the program's scratch, row after row, so that a row's keys are in one warp, and reading them once more
-costs little. Of a running sum a certain key takes one unit, another key A R / M, and slot s goes to the key at which the
-sum passes s + o: a certain key gets one slot, whatever comes before it, and draws fall on the others as from them alone.
+Attention scores are in the program's scratch memory, row after row, so that a row's keys are in one warp and reading
+them again costs little. In a running sum a certain key adds one unit and another key adds A R / M. Slot s goes to the
+key at which the sum passes s + o. So a certain key gets one slot, whatever comes before it, and the other keys are
+drawn as if there were no certain keys.
 """
 
 import triton
@@ -11,16 +12,16 @@ import triton.language as tl
 from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, score_tile
 
 SLOTS = tl.constexpr(16)
-CERTAIN = tl.constexpr(8)  # keys of a row, unless the highest threshold lets more pass
-HIGHEST = tl.constexpr(-3.836501267717121)  # log2 of 0.07: at most 14 keys pass
-THRESHOLDS = tl.constexpr(8)  # each half of the one before
-BITS = tl.constexpr(26)
-UNIT = tl.constexpr(2**26)  # running sums are integers, which add up to the same in any order
-TURN = tl.constexpr(0x9E3779B9)  # the golden ratio's fraction, of 2^32
-SMALLEST_MASS = tl.constexpr(2.0**-120)  # of a rest that is worth a draw
+MAX_CERTAIN = tl.constexpr(8)  # certain keys of a row, unless more keys pass the highest threshold
+HIGHEST_THRESHOLD = tl.constexpr(-3.836501267717121)  # log2 of 0.07: at most 14 keys pass it
+THRESHOLDS = tl.constexpr(8)  # each is half of the previous one
+UNIT_BITS = tl.constexpr(26)
+UNIT = tl.constexpr(2**26)  # running sums are integers, whose sum is the same in any order
+GOLDEN_FRACTION = tl.constexpr(0x9E3779B9)  # fraction of the golden ratio, times 2^32
+SMALLEST_MASS = tl.constexpr(2.0**-120)  # smallest sum of the rest's A for which keys are drawn
 
-# What the scratch holds of every slot: its key (an integer); its weight with the even draws and with the odd ones, and
-# both times A; the logarithms of A and of the weights; S; for a cap 1/(1+e^2x), 1/(1+e^-2x), cut.
+# Arrays of slots in the scratch: the key (an integer); its weight for the even draws and for the odd draws, and both
+# times A; the logarithms of A and of the weights; S; for a soft cap 1/(1+e^2x), 1/(1+e^-2x), cut.
 EVEN, ODD, EVEN_A, ODD_A = (tl.constexpr(i) for i in range(1, 5))
 LOG2_A, LOG2_EVEN, LOG2_ODD, RAW, BELOW, ABOVE, CUT = (tl.constexpr(i) for i in range(5, 12))
 ARRAYS = tl.constexpr(12)
@@ -28,30 +29,31 @@ CELL = tl.constexpr(ROWS.value * SLOTS.value)
 
 
 @triton.jit
-def integers(Pointers):
+def as_integers(Pointers):
+    """Converts pointers to floats into pointers to integers."""
     return Pointers.to(tl.pointer_type(tl.int32), bitcast=True)
 
 
 @triton.jit
-def squares_of(Slots):
-    """Where a row's sums of weight times A are: with the even draws, and ROWS behind it with the odd ones."""
+def square_sums(Slots):
+    """Returns where each row's sum of weight times A is: for the even draws, and ROWS later for the odd draws."""
     return Slots + ARRAYS * CELL
 
 
 @triton.jit
-def span_of(length, window, KEYS: tl.constexpr):
-    """The most keys that a tile of rows sees, in tiles of keys."""
+def padded_span(length, window, KEYS: tl.constexpr):
+    """Returns the largest number of keys that a tile of rows sees, rounded up to tiles of keys."""
     return tl.cdiv(tl.minimum(window + ROWS, length), KEYS) * KEYS
 
 
 @triton.jit
 def scratch_size(span, CAPPED: tl.constexpr):
-    """Of a program: the slots' arrays, squares_of, scores, and what they are before a cap."""
+    """Returns a program's number of floats: slot arrays, square sums, and the scores after and before a soft cap."""
     return ARRAYS * CELL + 2 * ROWS + (2 if CAPPED else 1) * ROWS * span
 
 
 def scratch_of(length: int, window: int, keys: int, capped: bool) -> int:
-    """scratch_size, on the host."""
+    """Returns scratch_size, on the host."""
     span = triton.cdiv(min(window + ROWS.value, length), keys) * keys
     return ARRAYS.value * CELL.value + (2 + (1 + capped) * span) * ROWS.value
 
@@ -74,16 +76,16 @@ def store_scores(
 
 
 @triton.jit
-def _softmax(at, seen, KEYS: tl.constexpr):
-    """Of every row: log2 of the softmax's denominator, and how many keys it sees."""
-    most = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
-    for column in tl.range(0, seen, KEYS):
-        most = tl.maximum(most, tl.load(at + column))
-    most = tl.max(most, 1)
-    base = tl.where(most == -float("inf"), 0.0, most)
+def _softmax(at, key_count, KEYS: tl.constexpr):
+    """Returns, for every row, log2 of the softmax's denominator and the number of keys that it sees."""
+    row_max = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
+    for column in tl.range(0, key_count, KEYS):
+        row_max = tl.maximum(row_max, tl.load(at + column))
+    row_max = tl.max(row_max, 1)
+    base = tl.where(row_max == -float("inf"), 0.0, row_max)
     total = tl.zeros((ROWS, KEYS), tl.float32)
     counts = tl.zeros((ROWS, KEYS), tl.int32)
-    for column in tl.range(0, seen, KEYS):
+    for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
         total += tl.exp2(scores - base[:, None])
         counts += (scores != -float("inf")).to(tl.int32)
@@ -91,16 +93,16 @@ def _softmax(at, seen, KEYS: tl.constexpr):
 
 
 @triton.jit
-def _lowest_threshold(at, seen, log2_sum, KEYS: tl.constexpr):
-    """The lowest that at most CERTAIN keys pass, as a score, by bisection."""
-    limit = log2_sum + HIGHEST
+def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
+    """Returns the lowest threshold that at most MAX_CERTAIN keys pass, as an attention score, by bisection."""
+    limit = log2_sum + HIGHEST_THRESHOLD
     step = THRESHOLDS // 2
     while step > 0:
         lower = limit - step
         count = tl.zeros((ROWS, KEYS), tl.int32)
-        for column in tl.range(0, seen, KEYS):
+        for column in tl.range(0, key_count, KEYS):
             count += (tl.load(at + column) > lower[:, None]).to(tl.int32)
-        limit = tl.where(tl.sum(count, 1) <= CERTAIN, lower, limit)
+        limit = tl.where(tl.sum(count, 1) <= MAX_CERTAIN, lower, limit)
         step = step // 2
     return limit
 
@@ -109,51 +111,55 @@ def _lowest_threshold(at, seen, log2_sum, KEYS: tl.constexpr):
 def choose(
     Scores, Slots, span, rows, first, last, softcap, KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr
 ):  # fmt: skip
-    """Fills Slots. What stays empty has weight 0 and names the row's own key."""
+    """Fills Slots. Slots that stay empty have weight 0 and the row's own key."""
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
-    seen = last - first
+    key_count = last - first
     row_of = Scores + r * span
     at = row_of[:, None] + tl.arange(0, KEYS)[None, :]
-    log2_sum, counts = _softmax(at, seen, KEYS)
-    limit = tl.where(counts <= SLOTS, -float("inf"), _lowest_threshold(at, seen, log2_sum, KEYS))
-    number = tl.zeros((ROWS, KEYS), tl.int32)
+    log2_sum, counts = _softmax(at, key_count, KEYS)
+    limit = tl.where(counts <= SLOTS, -float("inf"), _lowest_threshold(at, key_count, log2_sum, KEYS))
+    certain_count = tl.zeros((ROWS, KEYS), tl.int32)
     mass = tl.zeros((ROWS, KEYS), tl.float32)
-    for column in tl.range(0, seen, KEYS):
+    for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
         certain = scores > limit[:, None]
-        number += certain.to(tl.int32)
+        certain_count += certain.to(tl.int32)
         mass += tl.where(certain, 0.0, tl.exp2(scores - log2_sum[:, None]))
-    number, mass = tl.sum(number, 1), tl.sum(mass, 1)
-    draws = tl.where(mass >= SMALLEST_MASS, (SLOTS - number) // 2 * 2, 0)
+    certain_count, mass = tl.sum(certain_count, 1), tl.sum(mass, 1)
+    draws = tl.where(mass >= SMALLEST_MASS, (SLOTS - certain_count) // 2 * 2, 0)
     per_mass = 1.0 / tl.where(draws > 0, mass, 1.0)
     units = tl.where(draws > 0, (draws * UNIT).to(tl.float32), 0.0)
-    offset = ((counts.to(tl.uint32) * TURN) >> (32 - BITS)).to(tl.int32)
+    offset = ((counts.to(tl.uint32) * GOLDEN_FRACTION) >> (32 - UNIT_BITS)).to(tl.int32)
 
     spot = Slots + r[:, None] * SLOTS + slot[None, :]
-    tl.store(integers(spot), tl.full((ROWS, SLOTS), -1, tl.int32))
+    tl.store(as_integers(spot), tl.full((ROWS, SLOTS), -1, tl.int32))
     tl.debug_barrier()
-    passed = tl.zeros((ROWS,), tl.int32) + UNIT - 1 - offset
-    for column in tl.range(0, seen, KEYS):
+    running = tl.zeros((ROWS,), tl.int32) + UNIT - 1 - offset
+    for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
         a = tl.exp2(scores - log2_sum[:, None]) * per_mass[:, None] * units[:, None]
-        part = tl.where(scores > limit[:, None], UNIT, tl.where(a > 0, a + 0.5, 0.0).to(tl.int32))
-        to = passed[:, None] + tl.cumsum(part, 1)
-        after = tl.minimum(to >> BITS, (number + draws)[:, None])
-        before = (to - part) >> BITS
-        place = Slots + r[:, None] * SLOTS + before
-        tl.store(integers(place), (column + tl.arange(0, KEYS))[None, :] + 0 * part, mask=before < after)
-        passed += tl.sum(part, 1)
+        units_of_key = tl.where(scores > limit[:, None], UNIT, tl.where(a > 0, a + 0.5, 0.0).to(tl.int32))
+        running_end = running[:, None] + tl.cumsum(units_of_key, 1)
+        slot_end = tl.minimum(running_end >> UNIT_BITS, (certain_count + draws)[:, None])
+        slot_begin = (running_end - units_of_key) >> UNIT_BITS
+        first_slot = Slots + r[:, None] * SLOTS + slot_begin
+        tl.store(
+            as_integers(first_slot),
+            (column + tl.arange(0, KEYS))[None, :] + 0 * units_of_key,
+            mask=slot_begin < slot_end,
+        )
+        running += tl.sum(units_of_key, 1)
     tl.debug_barrier()
 
-    column = tl.load(integers(spot))
-    met = tl.associative_scan(column, 1, _larger)
-    own = (rows - first)[:, None]
-    at = row_of[:, None] + tl.where(met < 0, own, met)
+    column = tl.load(as_integers(spot))
+    slot_key = tl.associative_scan(column, 1, _larger)
+    own_key = (rows - first)[:, None]
+    at = row_of[:, None] + tl.where(slot_key < 0, own_key, slot_key)
     scores = tl.load(at)
-    above = scores > limit[:, None]
-    certain = above & (column >= 0)
-    # A key that is met by several draws has only the first of their slots.
-    drawn = (met >= 0) & ~above & (slot[None, :] < (number + draws)[:, None])
+    passes = scores > limit[:, None]
+    certain = passes & (column >= 0)
+    # A key that several draws select is stored in the first of their slots.
+    drawn = (slot_key >= 0) & ~passes & (slot[None, :] < (certain_count + draws)[:, None])
     odd = (slot[None, :] - tl.cumsum(certain.to(tl.int32), 1)) % 2 == 1
     step = tl.where(drawn, (2.0 * mass / tl.maximum(draws, 1).to(tl.float32))[:, None], 0.0)
     step = tl.where((mass != mass)[:, None], mass[:, None], step)
@@ -162,7 +168,7 @@ def choose(
     even_step, odd_step = tl.where(odd, 0.0, step), tl.where(odd, step, 0.0)
     even, odd = tl.where(certain, a, even_step), tl.where(certain, a, odd_step)
     tl.debug_barrier()
-    tl.store(integers(spot), first + tl.where(met < 0, own, met))
+    tl.store(as_integers(spot), first + tl.where(slot_key < 0, own_key, slot_key))
     tl.store(spot + EVEN * CELL, even)
     tl.store(spot + ODD * CELL, odd)
     tl.store(spot + EVEN_A * CELL, even * a)
@@ -170,7 +176,7 @@ def choose(
     tl.store(spot + LOG2_A * CELL, log2_a)
     tl.store(spot + LOG2_EVEN * CELL, tl.where(certain, log2_a, tl.log2(even_step)))
     tl.store(spot + LOG2_ODD * CELL, tl.where(certain, log2_a, tl.log2(odd_step)))
-    squares = squares_of(Slots) + r
+    squares = square_sums(Slots) + r
     tl.store(squares, tl.sum(even * a, 1))
     tl.store(squares + ROWS, tl.sum(odd * a, 1))
     if WITH_SCORES or CAPPED:

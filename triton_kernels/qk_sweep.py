@@ -1,39 +1,40 @@
-"""qk_importance's device functions: a tile of scores, and the sweep over the keys for all neurons of a head.
+"""Device functions of qk_importance: a tile of attention scores, and the sweep over the keys for all neurons of a head.
 
-A program works on ROWS query rows at once. A thread owns one neuron and all rows, so what a key gives to a neuron is
-loaded once for ROWS exponentials, and the sums stay in registers. Probabilities are the same for all neurons: the tensor
-cores make KEYS x ROWS of them at a time, the program keeps them in a scratch of its own (a few KB, in L1 while it runs),
-and every thread reads the ROWS probabilities of a key with 16-byte loads.
+A program works on ROWS query rows at once. A thread computes one neuron for all rows, so what a key contributes to a
+neuron is loaded once for ROWS exponentials, and the sums stay in registers. Probabilities are the same for all neurons.
+The tensor cores compute KEYS x ROWS of them at a time, the program stores them in its own scratch memory (a few KB, in
+L1 while it runs), and every thread reads the ROWS probabilities of a key with 16-byte loads.
 
-Scores are kept times log2(e), so that exponentials are powers of two.
+Attention scores are multiplied by log2(e), so that exponentials are powers of two.
 """
 
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers a row; 16 leaves three programs an SM on sm_90
-UNROLL = tl.constexpr(8)  # keys; 8.1 instructions an element on sm_90 against 8.3 at 4, whose power takes 8 clocks
+ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per row; 16 leaves 3 programs per SM on sm_90
+UNROLL = tl.constexpr(8)  # keys; 8.1 instructions per element on sm_90 (8.3 with 4 keys); its power takes 8 clocks
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1
 ONLINE = tl.constexpr(1)  # log2 of sum A 2^t, for any t
 CAREFUL = tl.constexpr(2)  # sums of A' - A for any t, from logarithms
 
-# A is kept times 2^30, down to 2^-156: where it vanishes all the same, a 2^t that matters is infinite, and shows.
-LIFT = tl.constexpr(2.0**30)
+# A is stored times 2^30, so down to 2^-156. Where it still vanishes, a 2^t that matters is infinite, which is noticed.
+A_SCALE = tl.constexpr(2.0**30)
 
-ARRAYS = tl.constexpr(5)  # of KEYS x ROWS in the scratch: A (or log2 A), S, and for a cap 1/(1+e^2x), 1/(1+e^-2x), cut
+# Arrays of KEYS x ROWS in the scratch: A (or log2 A), S, and for a soft cap 1/(1+e^2x), 1/(1+e^-2x), cut.
+ARRAYS = tl.constexpr(5)
 
 
 @triton.jit
-def wide(i):
-    """i as a 64-bit integer; the interpreter counts loops in Python's."""
+def to_int64(i):
+    """Returns i as a 64-bit integer, also in the interpreter, where loop indices are Python integers."""
     return tl.zeros((), tl.int64) + i
 
 
 @triton.jit
 def product(a, b, PRECISION: tl.constexpr):
-    """a b in float32. "widened": from float32 operands, for the interpreter, which knows no products of bfloat16."""
+    """Returns a b in float32. "widened" converts to float32 first, as the interpreter cannot multiply bfloat16."""
     if PRECISION == "widened":
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     return tl.dot(a, b, input_precision=PRECISION)
@@ -41,7 +42,7 @@ def product(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def power_minus_1(t):
-    """2^t - 1 where |t| <= 1/2, to float32's precision."""
+    """Returns 2^t - 1 for |t| <= 1/2, to float32's precision."""
     p = 1.5252733804059841e-05
     p = p * t + 1.5403530393381610e-04
     p = p * t + 1.3333558146428443e-03
@@ -53,28 +54,28 @@ def power_minus_1(t):
 
 
 @triton.jit
-def _cut(x, limit):
-    """x within +-limit; NaN stays."""
+def _limit(x, limit):
+    """Limits x to +-limit; NaN stays."""
     keep: tl.constexpr = tl.PropagateNan.ALL
     return tl.minimum(tl.maximum(x, -limit, propagate_nan=keep), limit, propagate_nan=keep)
 
 
 @triton.jit
 def cap_parts(raw, softcap):
-    """1/(1+e^2x), 1/(1+e^-2x) of x = S/softcap cut to +-20, and 2 log2(e) times what was cut off; raw is S log2(e)."""
+    """Returns 1/(1+e^2x), 1/(1+e^-2x), and 2 log2(e) times how far x = S/softcap exceeds +-20; raw is S log2(e)."""
     x = raw / softcap
-    near = _cut(x, 20.0 * LOG2_E)
+    near = _limit(x, 20.0 * LOG2_E)
     return 1.0 / (1.0 + tl.exp2(2.0 * near)), 1.0 / (1.0 + tl.exp2(-2.0 * near)), 2.0 * (x - near)
 
 
 @triton.jit
 def capped_change(t, below, above, cut, softcap):
-    """The change of softcap tanh(S/softcap) when S changes by t, both times log2(e).
+    """Returns the change of softcap tanh(S/softcap) when S changes by t, both times log2(e).
 
     tanh(x + z) - tanh(x) = 2 a b D / (a + b (1 + D)), D = e^2z - 1, a = 1/(1+e^2x), b = 1/(1+e^-2x)
     """
     z = t * (2.0 / softcap) + cut
-    z = _cut(z, 100.0)
+    z = _limit(z, 100.0)
     power = tl.exp2(z)
     less_1 = tl.where(tl.abs(z) < 0.5, power_minus_1(z), power - 1.0)
     return (2.0 * LOG2_E) * softcap * below * above * less_1 / (below + above * power)
@@ -85,11 +86,15 @@ def score_tile(
     q, Key, Valid, start, rows, dims, size, length, window, scale, softcap,
     COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """COUNT keys from start (COUNT, D), which of them are valid, their raw and final scores (COUNT, ROWS), -inf where a key is hidden."""
+    """Computes the attention scores of COUNT keys from `start`.
+
+    Returns the keys (COUNT, D), which of them are valid, and their raw and final attention scores (COUNT, ROWS). The
+    final ones are -inf where a key is hidden.
+    """
     c = tl.arange(0, COUNT)
     j = start + c
     valid = tl.load(Valid + j, mask=j < length, other=0) != 0
-    at = Key + wide(start) * KEY_STRIDE + c[:, None] * KEY_STRIDE + dims[None, :]
+    at = Key + to_int64(start) * KEY_STRIDE + c[:, None] * KEY_STRIDE + dims[None, :]
     keys = tl.load(at, mask=valid[:, None] & (dims < size)[None, :], other=0.0)
     raw = product(keys, q, PRECISION) * scale
     visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
@@ -102,19 +107,20 @@ def score_tile(
 
 @triton.jit
 def sweep(
-    near, far, grow, shift, q, log2_sum, rows, dims, own, partner, sign,
+    near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
     Key, Plain, Gain, Cos, Sin, Valid, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GAIN_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
-    KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr,
+    KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GAIN: tl.constexpr, KEY_GAIN:
+    tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Three sums (ROWS, D) over the keys [first, last), of A and of t, the change of the scores less a shift.
+    """Returns three sums (ROWS, D) over the keys [first, last). t is the change of the attention scores, minus a shift.
 
     POWER, CAREFUL: m = sum v, b1 = sum A v, b2 = sum v^2 with v = A (2^t - 1);  ONLINE: log2 sum A 2^t, and two zeros.
 
-    t = near X + far W + grow S + shift;  for query neurons X, W = k'[n], k'[p]; for key neurons (OF_KEYS) X, W are what
-    zeroing key neuron n takes out of k'[n] and k'[p], and grow is the key's.
+    t = near X + far W + grow S + shift. For query neurons X and W are k'[n] and k'[p]. For key neurons (OF_KEYS) X and
+    W are what key neuron n contributes to k'[n] and k'[p], and grow is the key's.
     """
     lanes: tl.constexpr = near.shape[1]
     unroll: tl.constexpr = UNROLL if MODE == POWER and not CAPPED else 1
@@ -131,46 +137,48 @@ def sweep(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
         )
         log2_a = scores - log2_sum[None, :]
-        tl.debug_barrier()  # the last tile has been read
+        tl.debug_barrier()  # all threads have read the previous tile
         if MODE == POWER:
             small = log2_a < -90
-            tl.store(spot, tl.exp2(tl.where(small, log2_a + 30.0, log2_a)) * tl.where(small, 1.0, LIFT))
+            tl.store(spot, tl.exp2(tl.where(small, log2_a + 30.0, log2_a)) * tl.where(small, 1.0, A_SCALE))
         else:
             tl.store(spot, log2_a)
         if ROW_GAIN or KEY_GAIN:
             tl.store(spot + cell, raw)
         if CAPPED:
-            one, other, rest = cap_parts(raw, softcap)
-            tl.store(spot + 2 * cell, one)
-            tl.store(spot + 3 * cell, other)
-            tl.store(spot + 4 * cell, rest)
+            tile_below, tile_above, tile_cut = cap_parts(raw, softcap)
+            tl.store(spot + 2 * cell, tile_below)
+            tl.store(spot + 3 * cell, tile_above)
+            tl.store(spot + 4 * cell, tile_cut)
         tl.store(Scratch + 5 * cell + c, valid.to(tl.float32))
         tl.debug_barrier()
         for group in tl.range(0, tl.minimum(KEYS, last - start), unroll):
-            j = wide(start + group)
+            j = to_int64(start + group)
             key = Key + j * KEY_STRIDE
-            plain = Plain + j * PLAIN_STRIDE + own
-            gains = Gain + j * GAIN_STRIDE + own
-            cos = Cos + j * TABLE_STRIDE + own
+            plain = Plain + j * PLAIN_STRIDE + neuron
+            gains = Gain + j * GAIN_STRIDE + neuron
+            cos = Cos + j * TABLE_STRIDE + neuron
             sin = Sin + j * TABLE_STRIDE + partner
-            for place in tl.static_range(unroll):
-                i = group + place
-                there = tl.load(Scratch + 5 * cell + i + 0 * own) > 0
+            for step in tl.static_range(unroll):
+                i = group + step
+                is_valid = tl.load(Scratch + 5 * cell + i + 0 * neuron) > 0
                 if OF_KEYS:
-                    x = tl.load(plain + place * PLAIN_STRIDE, mask=there & (own < size), other=0.0).to(tl.float32)
+                    x = tl.load(plain + step * PLAIN_STRIDE, mask=is_valid & (neuron < size), other=0.0).to(tl.float32)
                     if KEY_GAIN:
-                        gain = tl.load(gains + place * GAIN_STRIDE, mask=there & (own < size), other=1.0)
+                        gain = tl.load(gains + step * GAIN_STRIDE, mask=is_valid & (neuron < size), other=1.0)
                         x *= gain
                     w = x
                     if FAR:
-                        turns = there & (own < turned)
-                        w = x * sign * tl.load(sin + place * TABLE_STRIDE, mask=turns, other=0.0).to(tl.float32)
-                        x *= tl.load(cos + place * TABLE_STRIDE, mask=turns, other=1.0).to(tl.float32)
+                        turns = is_valid & (neuron < turned)
+                        w = x * sign * tl.load(sin + step * TABLE_STRIDE, mask=turns, other=0.0).to(tl.float32)
+                        x *= tl.load(cos + step * TABLE_STRIDE, mask=turns, other=1.0).to(tl.float32)
                 else:
-                    x = tl.load(key + own + place * KEY_STRIDE, mask=there & (own < size), other=0.0).to(tl.float32)
+                    x = tl.load(key + neuron + step * KEY_STRIDE, mask=is_valid & (neuron < size), other=0.0).to(
+                        tl.float32
+                    )
                     w = x
                     if FAR:
-                        w = tl.load(key + partner + place * KEY_STRIDE, mask=there & (own < size), other=0.0).to(
+                        w = tl.load(key + partner + step * KEY_STRIDE, mask=is_valid & (neuron < size), other=0.0).to(
                             tl.float32
                         )
                 a = tl.load(Scratch + i * ROWS + r)[:, None]
@@ -195,10 +203,10 @@ def sweep(
                     v = a * tl.exp2(t) - a
                 if MODE == ONLINE:
                     term = a + t
-                    most = tl.maximum(m, term)
-                    b1 = b1 * tl.exp2(m - most) + tl.exp2(term - most)
-                    b1 = tl.where(most == -float("inf"), 0.0, b1)
-                    m = most
+                    new_max = tl.maximum(m, term)
+                    b1 = b1 * tl.exp2(m - new_max) + tl.exp2(term - new_max)
+                    b1 = tl.where(new_max == -float("inf"), 0.0, b1)
+                    m = new_max
                 if MODE == CAREFUL:
                     before = tl.exp2(a)
                     v = tl.where(tl.abs(t) < 0.5, before * power_minus_1(t), tl.exp2(a + t) - before)
@@ -208,7 +216,7 @@ def sweep(
                     b1 += a * v
                     b2 += v * v
     if MODE == POWER:
-        return m / LIFT, b1 / (LIFT * LIFT), b2 / (LIFT * LIFT)
+        return m / A_SCALE, b1 / (A_SCALE * A_SCALE), b2 / (A_SCALE * A_SCALE)
     if MODE == ONLINE:
         return m + tl.log2(b1), b2, b2
     return m, b1, b2

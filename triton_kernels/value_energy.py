@@ -1,11 +1,11 @@
 """value_energy: the importance of value neurons, which reach the output through the G query heads that share them.
 
-energy[c, k d + j] = sum_{t in c} sum_{g, h} a[t, (kG + g) d + j] a[t, (kG + h) d + j] gram[k, j, g, h]
+    energy[c, k d + j] = sum_{t in c} sum_{g, h} a[t, (kG + g) d + j] a[t, (kG + h) d + j] gram[k, j, g, h]
 
-a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program takes BLOCK_J of a
-key head's dimensions in one document. A token's G heads become one number before anything is added over tokens: it is a
-square, so nothing cancels between tokens. Tiles of a pass shared memory, STAGES ahead; gram (up to UNROLLED heads), the
-products and the sums stay in registers.
+a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program computes
+BLOCK_J dimensions of a key head in one document. The G heads of a token are combined into one number before numbers are
+added over tokens. This number is a square, so nothing cancels between tokens. Tiles of a are loaded into shared memory,
+STAGES ahead. gram (for up to UNROLLED heads), the products and the sums stay in registers.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from torch import Tensor
 from pymultiling.triton_kernels.documents import add_rows, is_member, token_range
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-BLOCK_J = 32  # programs are few: 4 a key head of 128 and document
+BLOCK_J = 32  # small, because programs are few: 4 per document and key head of 128 dimensions
 THREADS = 256
-ROWS = 2  # of a tile, of which a thread holds VECTOR columns
-STAGES = 3  # 1 to 2 tiles of 8 or 16 KB under way
-SPAN = 8192  # tokens: float32 adds up to 256 numbers here, as many spans' sums in 2,000,000 tokens
-UNROLLED = 8  # heads a key head whose gram stays in registers
+ROWS = 2  # rows of a tile of which a thread holds VECTOR columns
+STAGES = 3  # 1 to 2 tiles of 8 or 16 KB are being loaded
+SPAN = 8192  # tokens: float32 adds up to 256 numbers in a span, and 256 sums of spans in 2,000,000 tokens
+UNROLLED = 8  # largest number of query heads per key head whose gram stays in registers
 
 
 @triton.jit
-def head(attention, g, size, column, cells):
+def load_head(attention, g, size, column, cells):
     return tl.load(attention + g * size * column, mask=cells, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def load_gram(gram, gram_g, gram_h, in_size, GROUP: tl.constexpr):
-    """(1, BLOCK_J) of every pair of heads h <= g; those of two heads count twice."""
+    """Returns (1, BLOCK_J) values of gram for every pair of heads h <= g; pairs of two different heads count twice."""
     pairs = ()
     for g in tl.static_range(GROUP):
         for h in tl.static_range(g):
             pair = tl.load(gram + g * gram_g + h * gram_h, mask=in_size, other=0.0).to(tl.float32)
             pair += tl.load(gram + h * gram_g + g * gram_h, mask=in_size, other=0.0).to(tl.float32)
-            pairs = pairs + (pair[None, :],)
+            pairs = pairs + (pair[None, :],)  # noqa: RUF005, Triton does not unpack tuples
         pair = tl.load(gram + g * (gram_g + gram_h), mask=in_size, other=0.0).to(tl.float32)
-        pairs = pairs + (pair[None, :],)
+        pairs = pairs + (pair[None, :],)  # noqa: RUF005, Triton does not unpack tuples
     return pairs
 
 
@@ -91,16 +91,16 @@ def kernel(
         for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
             start = first + span + offset
             t = start + tl.arange(0, BLOCK_T)
-            own = t < end
+            in_document = t < end
             if scattered:
-                own = is_member(documents, step, t, own, count, document)
-            cells = own[:, None] & in_size[None, :]
+                in_document = is_member(documents, step, t, in_document, count, document)
+            cells = in_document[:, None] & in_size[None, :]
             here = attention + start.to(tl.int64) * row
             square = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
             if GROUP <= UNROLLED:
                 heads = ()
                 for g in tl.static_range(GROUP):
-                    heads = heads + (head(here, g, size, column, cells),)
+                    heads = heads + (load_head(here, g, size, column, cells),)  # noqa: RUF005, Triton does not unpack tuples
                 for g in tl.static_range(GROUP):
                     product = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
                     for h in tl.static_range(g + 1):
@@ -111,8 +111,8 @@ def kernel(
                     product = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
                     for h in range(GROUP):
                         pair = tl.load(gram + g * gram_g + h * gram_h, mask=in_size, other=0.0).to(tl.float32)
-                        product += head(here, h, size, column, cells) * pair[None, :]
-                    square += head(here, g, size, column, cells) * product
+                        product += load_head(here, h, size, column, cells) * pair[None, :]
+                    square += load_head(here, g, size, column, cells) * product
             partial += add_rows(square, ROWS)
         total += partial
     at = (document.to(tl.int64) * kv_heads + k) * size + j
@@ -120,7 +120,7 @@ def kernel(
 
 
 def settings(group: int, itemsize: int) -> dict[str, int]:
-    """The more heads, the more of gram a dimension takes: 3, 15, 36 registers for 2, 5, 8 heads."""
+    """Returns the constants. More heads need more registers per dimension for gram: 3, 15, 36 for 2, 5, 8 heads."""
     vector = min(16 // itemsize, 8 if group <= 2 else 4 if group <= 5 else 2)
     return {
         "GROUP": group,
@@ -146,7 +146,7 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
 
 
 def variants(lanes: int = 32) -> Iterator[Variant]:
-    """bfloat16 for every number of heads that is unrolled and for one that is not."""
+    """Yields bfloat16 for all unrolled numbers of heads and for one that is not, and 4 heads for other dtypes."""
     for dtype, pointer in POINTERS.items():
         for group in range(1, UNROLLED + 2) if dtype == torch.bfloat16 else (4,):
             yield Variant.of(

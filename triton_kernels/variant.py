@@ -1,9 +1,9 @@
-"""One way in which a kernel is compiled: enough to compile it ahead of time, on a machine without a GPU."""
+"""A variant of a kernel: all that is needed to compile it ahead of time, on a machine without a GPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -14,34 +14,59 @@ if TYPE_CHECKING:
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}  # dtypes that the kernels take
 
 
+class CompileOptions(TypedDict):
+    """The fields of `Variant` that are passed to `Variant.of` as they are."""
+
+    constants: dict[str, object]
+    divisible: tuple[str, ...]
+    num_warps: int
+    num_stages: int
+
+
 @dataclass(frozen=True)
 class Variant:
-    """A kernel's arguments are those in `signature` and those in `constants`, each in one of the two.
+    """One way in which a kernel is compiled. Each argument of the kernel is in `signature` or in `constants`.
 
-    `divisible`: the integers that a launch on tensors as models have them finds to be multiples of 16, as are addresses.
+    Attributes:
+        operator: name of the operator.
+        name: name of the variant in tables.
+        kernel: the kernel.
+        signature: {argument: Triton's name of its type}.
+        constants: {argument: value}.
+        divisible: integer arguments that are multiples of 16 for the tensors of models. (Addresses always are.)
+        num_warps: warps per program.
+        num_stages: stages of software pipelining.
     """
 
     operator: str
     name: str
     kernel: JITFunction
-    signature: dict[str, str]  # {argument: Triton's name of its type}
-    constants: dict[str, object]  # {argument: value}
+    signature: dict[str, str]
+    constants: dict[str, object]
     divisible: tuple[str, ...]
     num_warps: int
     num_stages: int
 
     @classmethod
-    def of(cls, operator: str, name: str, kernel: JITFunction, pointers: dict[str, str], **others) -> Variant:
-        """With what is neither in `pointers` nor a constant an int32."""
-        constants = others["constants"]
-        integers = [name for name in kernel.arg_names if name not in pointers and name not in constants]
-        return cls(operator, name, kernel, signature={**pointers, **dict.fromkeys(integers, "i32")}, **others)
+    def of(
+        cls,
+        operator: str,
+        name: str,
+        kernel: JITFunction,
+        pointers: dict[str, str],
+        **options: Unpack[CompileOptions],
+    ) -> Variant:
+        """Makes a variant whose arguments that are neither in `pointers` nor constants are int32."""
+        constants = options["constants"]
+        integers = [argument for argument in kernel.arg_names if argument not in pointers and argument not in constants]
+        return cls(operator, name, kernel, signature={**pointers, **dict.fromkeys(integers, "i32")}, **options)
 
 
 def short_name(dtype: torch.dtype) -> str:
+    """Returns Triton's name of a dtype, for example bf16."""
     return POINTERS[dtype].removeprefix("*")
 
 
 def warp_size(x: Tensor) -> int:
-    """64 on AMD's data-centre GPUs, 32 elsewhere."""
+    """Returns the number of threads of a warp: 64 on AMD's data-centre GPUs, 32 elsewhere."""
     return torch.cuda.get_device_properties(x.device).warp_size if x.is_cuda else 32

@@ -1,1 +1,1 @@
-"""Formulas that the operators' references and what sees a model share."""
+"""Formulas that are shared by the operators' references and by the code that hooks into models."""

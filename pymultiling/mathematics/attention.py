@@ -1,4 +1,6 @@
-"""Causal attention: which keys a query sees, soft caps, and what a change of the scores does to the probabilities."""
+"""Causal attention: which keys a query sees, soft caps, and probabilities under changed attention scores."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -7,18 +9,35 @@ LARGEST_EXPONENT = 60.0  # exp(60)^2 is finite in float32
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """(queries, keys) bool, from positions: a key may be seen that is not after the query, and within the window."""
+    """Returns which keys each query sees, as (queries, keys) bool.
+
+    Args:
+        queries: (queries,), positions of the queries.
+        keys: (keys,), positions of the keys.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+    """
     distance = queries[:, None] - keys[None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
+    causal = distance >= 0
+    return causal if window is None else causal & (distance < window)
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Returns softcap * tanh(scores / softcap), or the attention scores themselves if softcap is None."""
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
+def capped_change(scores: Tensor, y: Tensor, softcap: float | None) -> Tensor:
+    """Returns how much the capped attention scores change when the scores before the cap change by y."""
+    return y if softcap is None else capped(scores + y, softcap) - capped(scores, softcap)
+
+
 def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
-    """A' - A for scores changed by y, over the last dimension; log_a is log A, -inf where a key is hidden."""
+    """Returns A' - A when the attention scores change by y, along the last dimension.
+
+    Args:
+        log_a: log A, -inf where a key is hidden.
+        y: change of the attention scores, of a shape that broadcasts with log_a.
+    """
     a = log_a.exp()
     y = y - (a * y).sum(-1, keepdim=True)
     y = y.masked_fill(log_a == -torch.inf, 0)

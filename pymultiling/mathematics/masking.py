@@ -1,4 +1,6 @@
-"""Changing the neurons of a set in every row of a batch."""
+"""Changes the neurons of a set in every row of a batch."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -7,15 +9,17 @@ from pymultiling.mathematics.sums import upcast
 
 
 def apply_masks(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> Tensor:
-    """y[t, n] = scale x[t, n] + values[n] where row t's set has neuron n, else x[t, n].
+    """Returns y[t, n] = scale x[t, n] + values[n] where the set of row t has neuron n, and x[t, n] elsewhere.
 
     Args:
-        x: (tokens, N).
-        masks: (sets, N) bool.
-        mask_ids: (tokens,) int64, the set of each row; -1: the row stays as it is.
-        scale: 0 drops x also where it is NaN or infinite.
-        values: (N,), or (tokens, N) where rows have their own; None: nothing is added.
+        x: (tokens, N), any floating dtype.
+        masks: (sets, N) bool, True where a neuron is in the set.
+        mask_ids: (tokens,) int64, the set of each row, -1 if the row stays as it is.
+        scale: factor of the selected neurons. With 0, x is dropped even where it is NaN or infinite.
+        values: (N,), or (tokens, N) if each row has its own values. None: nothing is added.
     """
-    chosen = masks[mask_ids.clamp(min=0)] & (mask_ids >= 0)[:, None]
+    selected = masks[mask_ids.clamp(min=0)] & (mask_ids >= 0)[:, None]
     y = upcast(x) * scale if scale else x.new_zeros(1)
-    return torch.where(chosen, (y if values is None else y + upcast(values)).to(x.dtype), x)
+    if values is not None:
+        y = y + upcast(values)
+    return torch.where(selected, y.to(x.dtype), x)

@@ -1,4 +1,4 @@
-"""What the importance of query and key neurons is computed from: one tuple, passed whole."""
+"""The inputs from which the importance of query and key neurons is computed, as one tuple."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from torch import Tensor
 
 
 class QKProblem(NamedTuple):
-    """An attention layer, as `pymultiling.ops.qk_importance` describes it, in the order of the torch operators' arguments.
+    """The inputs of `pymultiling.ops.qk_importance` for one attention layer, in the order of the torch operators.
 
     Attributes:
-        q, k: (B, H, l, d) and (B, K, l, d), rotated queries and keys.
-        q_plain, k_plain: the same before the rotation; None: neurons are zeroed after it.
-        cos, sin: (B or 1, l, r), the rotation's tables; None: no rotation.
+        q: (B, H, l, d), rotated queries.
+        k: (B, K, l, d), rotated keys.
+        q_plain: (B, H, l, d), queries before the rotation; None if neurons are zeroed after it.
+        k_plain: (B, K, l, d), keys before the rotation; None if neurons are zeroed after it.
+        cos: (B or 1, l, r), cosines of the rotation; None if there is no rotation.
+        sin: (B or 1, l, r), sines of the rotation; None if there is no rotation.
         valid: (B, l) bool, False for padding.
-        q_gain, k_gain: by what factor a norm makes the rest of the head grow without a neuron; None: no norm.
-        scale, window, softcap, interleaved: as in `qk_importance`.
+        q_gain: (B, H, l, d), the factor by which a norm makes the rest of the head grow without a query neuron; None
+            without a norm.
+        k_gain: (B, K, l, d), the same factor without a key neuron; None without a norm.
+        scale: factor of the attention scores.
+        window: number of positions that a query sees; None if it sees all before it.
+        softcap: soft cap of the attention scores; None if there is none.
+        interleaved: whether dimensions 2m and 2m + 1 are rotated together, instead of m and m + r/2.
     """
 
     q: Tensor
@@ -34,7 +42,7 @@ class QKProblem(NamedTuple):
     interleaved: bool
 
     def largest_score(self) -> float:
-        """The largest |scale q k| of any query and key, before the soft cap, in float64; 0 where there is none."""
+        """Returns the largest |attention score| before the soft cap, computed in float64, or 0 if there is none."""
         keys = self.k.double().repeat_interleave(self.q.shape[1] // self.k.shape[1], 1)
         scores = self.scale * self.q.double() @ keys.transpose(-1, -2)
         return float(scores.abs().max()) if scores.numel() else 0.0

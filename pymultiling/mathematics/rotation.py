@@ -1,4 +1,4 @@
-"""Rotary position embeddings: the tables a layer gets, and turning heads by them."""
+"""Rotary position embeddings: which dimensions form pairs, and the rotation of heads by tables of cosines and sines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from torch import Tensor
 
 
 def rotation_pairs(size: int, rotated: int, interleaved: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each dimension of a head its partner under the rotation, and +1 (first of the pair) or -1 (second).
+    """Returns, for each dimension of a head, its partner under the rotation and its sign.
 
-    Only the first `rotated` dimensions turn; the others are their own partners.
+    Args:
+        size: number of dimensions of a head.
+        rotated: number of dimensions that are rotated: the first ones. Each of the others is its own partner.
+        interleaved: True if dimensions 2m and 2m + 1 form a pair, False if dimensions m and m + rotated/2 do.
+        device: device of the results.
+
+    Returns:
+        (size,) int64, the partners, and (size,) float32, +1 for the first of a pair and -1 for the second.
     """
     partner = torch.arange(size, device=device)
     sign = torch.ones(size, device=device)
@@ -24,17 +31,34 @@ def rotation_pairs(size: int, rotated: int, interleaved: bool, device: torch.dev
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """x (B, heads, l, d) turned by cos and sin (B or 1, l, r), r <= d: the first r dimensions, in pairs.
+    """Rotates the first r dimensions of the heads, in pairs.
 
-    x[n] becomes x[n] cos[n] - sign x[p] sin[n], p being the other dimension of n's pair and sign +1 for the first of it.
+    x[n] becomes x[n] cos[n] - sign x[p] sin[n], where p is the other dimension of n's pair and sign is +1 for the first
+    of the pair and -1 for the second.
+
+    Args:
+        x: (B, heads, l, d).
+        cos: (B or 1, l, r), cosines, r even and at most d.
+        sin: (B or 1, l, r), sines.
+        interleaved: True if dimensions 2m and 2m + 1 form a pair, False if dimensions m and m + r/2 do.
+
+    Returns:
+        (B, heads, l, d), the rotated heads.
     """
-    size, turned = x.shape[-1], cos.shape[-1]
-    partner, sign = rotation_pairs(size, turned, interleaved, x.device)
-    cos = F.pad(cos, (0, size - turned), value=1.0)[:, None]
-    sin = F.pad(sin, (0, size - turned))[:, None]
+    size, rotated = x.shape[-1], cos.shape[-1]
+    partner, sign = rotation_pairs(size, rotated, interleaved, x.device)
+    cos = F.pad(cos, (0, size - rotated), value=1.0)[:, None]
+    sin = F.pad(sin, (0, size - rotated))[:, None]
     return x * cos - sign.to(x.dtype) * x[..., partner] * sin
 
 
 def repeat_for_pairs(table: Tensor) -> Tensor:
-    """(.., r): angles 0 ... r/2 - 1, and these again -> each angle twice, for dimensions 2m and 2m + 1."""
+    """Reorders a table for pairs of dimensions m and m + r/2 into one for pairs of dimensions 2m and 2m + 1.
+
+    Args:
+        table: (.., r), the values of angles 0 ... r/2 - 1, twice.
+
+    Returns:
+        (.., r), the value of each angle twice in a row.
+    """
     return table[..., : table.shape[-1] // 2].repeat_interleave(2, -1)

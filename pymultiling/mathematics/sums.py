@@ -1,16 +1,27 @@
 """Sums over the tokens of each document."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 
 def upcast(x: Tensor) -> Tensor:
-    """`x` in the dtype that sums are kept in: float64 stays, everything else becomes float32."""
+    """Converts x to the dtype in which sums are computed: float64 stays, every other dtype becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def document_sum(values: Tensor, documents: Tensor, count: int) -> Tensor:
-    """(tokens, N) -> (count, N): the sum of the rows of each document; rows of document -1 (padding) are left out."""
-    sums = values.new_zeros(count + 1, values.shape[1])  # padding's row first
+    """Sums the rows of each document.
+
+    Args:
+        values: (tokens, N).
+        documents: (tokens,) int64, the document index of each row, -1 for padding, which is left out.
+        count: number of documents.
+
+    Returns:
+        (count, N) in the dtype of `values`.
+    """
+    sums = values.new_zeros(count + 1, values.shape[1])  # row 0 receives the padding
     sums.index_add_(0, documents + 1, values)
     return sums[1:]

@@ -1,27 +1,42 @@
-"""The operators: they take tensors and know nothing of Hugging Face.
+"""The tensor operators of pymultiling. They know nothing of Hugging Face models.
 
-Each is a torch custom operator (torch.ops.pymultiling.*) behind a documented function with a `backend` argument:
-"auto" takes the fastest that can run the tensors: "triton", the kernels for GPUs, or "cpp", those for the CPU, and where
-neither can, "torch", the plain PyTorch reference. `registry.py` lists them; their functions are this module's.
+Each operator is a documented function with a `backend` argument, behind which stands a torch custom operator
+(torch.ops.pymultiling.*). "auto" selects the fastest backend that can run the given tensors: "triton" (kernels for
+GPUs) or "cpp" (kernels for the CPU), and where neither can run, "torch" (the plain PyTorch reference). `registry.py`
+lists the operators.
 """
 
-from importlib import import_module
-
+from pymultiling.ops.active_count import active_count
 from pymultiling.ops.backends import unavailable
-from pymultiling.ops.registry import OPERATORS
+from pymultiling.ops.centred_importance import centred_importance
+from pymultiling.ops.column_energy import column_energy
+from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
+from pymultiling.ops.mask_neurons import mask_neurons
+from pymultiling.ops.nearest_neighbors import nearest_neighbors
+from pymultiling.ops.normed_energy import normed_energy
+from pymultiling.ops.qk_importance import QKEstimate, qk_importance
+from pymultiling.ops.value_energy import value_energy, value_gram
+from pymultiling.ops.whole_norm_importance import whole_norm_importance
 
-
-def _public() -> dict[str, object]:
-    """{name: function, or tuple that one returns} of every operator, from its file in this folder."""
-    names = {"unavailable": unavailable}
-    for operator in OPERATORS.values():
-        function = OPERATORS[operator.public_function or operator.name]
-        module = import_module(f"{__name__}.{function.module_name}")
-        for name in filter(None, (function.name, operator.named)):
-            names[name] = getattr(module, name)
-    return names
-
-
-_PUBLIC = _public()
-globals().update(_PUBLIC)  # after all imports, each of which binds its module to the operator's name
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    # Neurons of the FFN, and inputs of any linear map
+    "GatedFFN",
+    "active_count",
+    "column_energy",
+    "gated_ffn",
+    "normed_energy",
+    # Value neurons
+    "value_energy",
+    "value_gram",
+    # Query and key neurons
+    "QKEstimate",
+    "centred_importance",
+    "qk_importance",
+    "whole_norm_importance",
+    # Neurons switched off
+    "mask_neurons",
+    # Points
+    "nearest_neighbors",
+    # Backends
+    "unavailable",
+]

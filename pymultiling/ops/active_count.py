@@ -1,38 +1,42 @@
-"""How often every neuron is active, document by document."""
+"""Counts how often each neuron is active in each document."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import document_ids, require_matrix
+from pymultiling.ops.arguments import Backend, document_ids, require_matrix
 from pymultiling.ops.dispatch import call
 
 
 def active_count(
-    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: str = "auto"
+    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: Backend = "auto"
 ) -> Tensor:
-    """How often every neuron is active, document by document.
+    """Counts how often each neuron is active in each document.
 
-        active[c, n] = #{t in document c : x[t, n] > 0}
+        active[c, n] = number of tokens t of document c with x[t, n] > 0
 
-    silu, gelu, gelu_tanh and relu are positive exactly where their argument is (in floating point but for the smallest numbers,
-    whose half rounds to 0). Of an FFN's gate projection this is the count of activations of LAPE (arXiv 2402.16438), of PMI
-    (arXiv 2403.09073) and of arXiv 2505.21505, without the product that `gated_ffn` computes.
+    silu, gelu, gelu_tanh and relu are positive exactly where their argument is positive. (The exception in floating
+    point are the smallest positive numbers, half of which rounds to 0.) For the output of an FFN's gate projection the
+    result is therefore the activation count of the papers below. Unlike `gated_ffn`, this operator does not compute the
+    product of gate and up.
 
     Args:
-        x: (tokens, N), any floating dtype; rows may be strided. NaN is not active.
-        documents: (tokens,) int64, the document of each token, -1 for those that are not counted; None: all one document.
-        count: number of documents; None: the largest id + 1 (reads the device).
+        x: (tokens, N), any floating dtype. Rows may be strided. NaN is not active.
+        documents: (tokens,) int64, the document index of each token, -1 for tokens that are not counted. None: all
+            tokens are one document.
+        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, N) int64. Not differentiable.
+        (count, N) int64, the counts. Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
-        IndexError, RuntimeError: an id is outside [-1, count). Not on a GPU, whose kernels do not wait for the ids to be
-            looked at: there such a token is not counted.
-        BackendUnavailable: a forced backend cannot run here.
+        ValueError: a shape or dtype does not fit.
+        IndexError, RuntimeError: a document index is outside [-1, count). GPU kernels do not check this, because they
+            would have to wait for the indices: there such a token is not counted.
+        BackendUnavailable: the backend that was asked for cannot run here.
+
+    Source: arXiv 2402.16438 (LAPE), arXiv 2403.09073 (PMI), arXiv 2505.21505 (ternary neurons).
     """
     require_matrix("x", x)
     documents, count = document_ids(x, documents, count)

@@ -1,13 +1,33 @@
-"""Checks and defaults that the operators share."""
+"""Types, checks and defaults of arguments that several operators share."""
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+Backend: TypeAlias = Literal["auto", "triton", "cuda", "cpp", "torch"]
+KernelBackend: TypeAlias = Literal["triton", "cuda", "cpp"]
+Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+Mode: TypeAlias = Literal["exact", "fast"]
+
 
 def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tuple[Tensor, int]:
-    """Ids and their number: one document where none are given; the largest id + 1 where the number is not."""
+    """Checks or fills in the document indices of the rows of x and the number of documents.
+
+    Args:
+        x: (tokens, N).
+        documents: (tokens,) int64, the document index of each token. None: all tokens are document 0.
+        count: number of documents. None: the largest index + 1.
+
+    Returns:
+        The document indices and the number of documents.
+
+    Raises:
+        ValueError: the shape or dtype of `documents` does not fit.
+    """
     if documents is None:
         return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device), 1 if count is None else count
     require(documents.shape == x.shape[:1], f"documents must be ({x.shape[0]},), got {tuple(documents.shape)}")
@@ -18,11 +38,13 @@ def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tupl
 
 
 def require_matrix(name: str, x: Tensor) -> None:
+    """Raises ValueError unless x is a floating-point matrix."""
     require(x.ndim == 2, f"{name} must be (tokens, neurons), got {tuple(x.shape)}")
     require(x.is_floating_point(), f"{name} must be floating point, got {x.dtype}")
 
 
-def require_masks(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
+def require_mask_sets(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
+    """Raises ValueError unless masks is (sets, N) bool and mask_ids (tokens,) int64, for x (tokens, N)."""
     require(
         masks.ndim == 2 and masks.shape[1] == x.shape[1] and masks.dtype == torch.bool,
         f"masks must be bool (sets, {x.shape[1]}), got {masks.dtype} {tuple(masks.shape)}",
@@ -33,38 +55,63 @@ def require_masks(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
     )
 
 
+def require_heads(q_name: str, q: Tensor, k_name: str, k: Tensor) -> None:
+    """Raises ValueError unless q is (B, H, l, d) and k (B, K, l, d), in one floating dtype, with K dividing H."""
+    require(
+        q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
+        f"{q_name} must be (B, H, l, d) and {k_name} (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
+    )
+    require(
+        q.is_floating_point() and q.dtype == k.dtype,
+        f"{q_name} and {k_name} must share a floating dtype, got {q.dtype} and {k.dtype}",
+    )
+    require(
+        k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0,
+        f"the number of query heads must be a multiple of the number of key heads, got {q.shape[1]} and {k.shape[1]}",
+    )
+
+
 def require_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor) -> None:
-    """The tables of a rotation of q (B, H, l, d)."""
-    if cos is not None:
-        require(
-            cos.shape == sin.shape
-            and cos.ndim == 3
-            and cos.shape[0] in (1, q.shape[0])
-            and cos.shape[1] == q.shape[2]
-            and cos.shape[2] <= q.shape[3]
-            and cos.shape[2] % 2 == 0,
-            f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
-        )
+    """Raises ValueError unless cos and sin are both None, or both (B or 1, l, r) tables that fit q (B, H, l, d)."""
+    if cos is None or sin is None:
+        require(cos is None and sin is None, "cos and sin must be given together")
+        return
+    require(
+        cos.shape == sin.shape
+        and cos.ndim == 3
+        and cos.shape[0] in (1, q.shape[0])
+        and cos.shape[1] == q.shape[2]
+        and cos.shape[2] <= q.shape[3]
+        and cos.shape[2] % 2 == 0,
+        f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
+    )
 
 
 def require_valid(valid: Tensor | None, q: Tensor) -> None:
-    """Which tokens of q (B, H, l, d) are no padding; None: all."""
+    """Raises ValueError unless valid is None or (B, l) bool, for q (B, H, l, d)."""
     fits = valid is None or (valid.shape == (q.shape[0], q.shape[2]) and valid.dtype == torch.bool)
     require(fits, "valid must be bool (B, l)")
 
 
+def all_valid(q: Tensor) -> Tensor:
+    """Returns the (B, l) mask that declares all tokens of q (B, H, l, d) valid."""
+    return torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+
+
 def require_limits(window: int | None, softcap: float | None) -> None:
+    """Raises ValueError unless window and softcap are None or positive."""
     require(window is None or window > 0, f"window must be positive, got {window}")
     require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
 
 
-def require_finite(points: Tensor, *others) -> None:
-    """On the CPU alone: a GPU is not waited for."""
+def require_finite(points: Tensor, k: int, metric: Metric) -> None:
+    """Raises ValueError if points on the CPU are not finite. On a GPU the check would have to wait for the points."""
     if points.device.type == "cpu":
-        low, high = points.detach().aminmax()  # NaN where there is one
+        low, high = points.detach().aminmax()  # NaN if any point has one
         require(bool(low.isfinite() & high.isfinite()), "points must be finite, some are infinite or NaN")
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)

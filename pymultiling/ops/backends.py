@@ -1,27 +1,37 @@
-"""Whether a backend can run on this machine: its kernels are loaded once, and where they cannot be, says why."""
+"""Loads the kernels of each backend once and tells why a backend cannot run on this machine."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pymultiling import triton_kernels
+import pymultiling.triton_kernels as triton_kernels
+from pymultiling.ops.arguments import Backend, KernelBackend
 from pymultiling.ops.operator import Kernels
 from pymultiling.ops.registry import BACKENDS, KERNELS
 
-OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton and the CUDA kernel ask for
+OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton and the CUDA kernel need
 
 
-def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
-    """Why a backend cannot run (on this tensor, if one is given), in a few words; None where it can.
+def unavailable(backend: Backend, tensor: Tensor | None = None) -> str | None:
+    """Returns why a backend cannot run on this machine, or None if it can.
+
+    Args:
+        backend: "triton", "cuda", "cpp" or "torch".
+        tensor: if given, the answer also covers the device and dtype of this tensor.
+
+    Returns:
+        The reason in a few words, or None if the backend can run.
 
     Raises:
-        ValueError: no such backend, or "auto", which is none.
+        ValueError: there is no such backend. "auto" is not accepted, because it is a choice among backends.
     """
     if backend == "torch":
         return None
@@ -31,36 +41,39 @@ def unavailable(backend: str, tensor: Tensor | None = None) -> str | None:
 
 
 def require_backend(backend: str) -> None:
+    """Raises ValueError unless there is such a backend."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
 
 
-def why_unavailable(backend: str, kernels: Kernels, tensor: Tensor | None) -> str | None:
-    """Why kernels of a backend cannot run on this machine, or not on this tensor; None where they can."""
+def why_unavailable(backend: KernelBackend, kernels: Kernels, tensor: Tensor | None) -> str | None:
+    """Returns why a backend's kernels cannot run on this machine, or not on this tensor, or None if they can."""
     if backend == "triton":
-        return load_triton() or _not_for_triton(kernels, tensor) or kernels.wrong_dtype(tensor)
+        return load_triton() or _triton_mismatch(kernels, tensor) or kernels.dtype_mismatch(tensor)
     if backend == "cpp":
-        return load_extension("_cpp") or kernels.wrong_device(tensor) or kernels.wrong_dtype(tensor)
-    return load_extension("_cuda") or _not_for_cuda(kernels, tensor) or kernels.wrong_dtype(tensor)
+        return load_extension("_cpp") or kernels.device_mismatch(tensor) or kernels.dtype_mismatch(tensor)
+    return load_extension("_cuda") or _cuda_mismatch(kernels, tensor) or kernels.dtype_mismatch(tensor)
 
 
-def _not_for_triton(kernels: Kernels, tensor: Tensor | None) -> str | None:
+def _triton_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
+    """Returns why Triton kernels cannot run on the tensor's device, or None if they can."""
     if triton_kernels.interpreted():
         if tensor is not None and tensor.device.type != "cpu":
             return f"under TRITON_INTERPRET its kernels run on the CPU, the tensors are on {tensor.device}"
     elif (tensor is None or tensor.device.type != "cuda") and not torch.cuda.is_available():
         return "there is no GPU that torch can use"
-    elif (reason := kernels.wrong_device(tensor)) is not None:
+    elif (reason := kernels.device_mismatch(tensor)) is not None:
         return reason
     elif not torch.version.hip and torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
         return "Triton needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
     return None
 
 
-def _not_for_cuda(kernels: Kernels, tensor: Tensor | None) -> str | None:
+def _cuda_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
+    """Returns why CUDA kernels cannot run on the tensor's device, or None if they can."""
     if not torch.cuda.is_available():
         return "there is no GPU that torch can use"
-    if (reason := kernels.wrong_device(tensor)) is not None:
+    if (reason := kernels.device_mismatch(tensor)) is not None:
         return reason
     if torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
         return "its kernel needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
@@ -69,7 +82,7 @@ def _not_for_cuda(kernels: Kernels, tensor: Tensor | None) -> str | None:
 
 @functools.cache
 def load_triton() -> str | None:
-    """Imports the Triton kernels, once; returns why they cannot be imported, or None."""
+    """Imports the Triton kernels once. Returns why they cannot be imported, or None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
     try:
@@ -80,18 +93,21 @@ def load_triton() -> str | None:
 
 
 @functools.cache
-def load_extension(name: str = "_cpp") -> str | None:
-    """Loads the kernels in C++ ("_cpp") or in CUDA C++ ("_cuda"), once; returns why they cannot be loaded, or None."""
+def load_extension(name: Literal["_cpp", "_cuda"] = "_cpp") -> str | None:
+    """Loads the kernels in C++ ("_cpp") or in CUDA C++ ("_cuda") once. Returns why they cannot be loaded, or None."""
     language, missing = {
         "_cpp": ("C++", "no C++ compiler, or no torch to build against"),
         "_cuda": ("CUDA", "no nvcc, or a torch without CUDA"),
     }[name]
     folder = Path(__file__).resolve().parents[1]
-    found = [folder / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES if (folder / f"{name}{suffix}").exists()]
-    if not found:
+    candidates = [folder / f"{name}{suffix}" for suffix in EXTENSION_SUFFIXES]
+    built = [path for path in candidates if path.exists()]
+    if not built:
         return f"the {language} extension was not built (pip install found {missing})"
+    load_library: Callable[[str], None] = torch.ops.load_library
     try:
-        torch.ops.load_library(str(found[0]))
+        load_library(str(built[0]))
     except OSError as error:
-        return f"the {language} extension does not fit this torch ({torch.__version__}); install pymultiling again ({error})"
+        version = torch.__version__
+        return f"the {language} extension does not fit this torch ({version}); install pymultiling again ({error})"
     return None

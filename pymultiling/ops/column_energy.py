@@ -1,37 +1,39 @@
-"""Sum of squares of every column, document by document."""
+"""Sums the squares of each column over the tokens of each document."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import document_ids, require_matrix
+from pymultiling.ops.arguments import Backend, document_ids, require_matrix
 from pymultiling.ops.dispatch import call
 
 
 def column_energy(
-    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: str = "auto"
+    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: Backend = "auto"
 ) -> Tensor:
-    """Sum of squares of every column, document by document.
+    """Sums the squares of each column over the tokens of each document.
 
         energy[c, n] = sum over the tokens t of document c of x[t, n]^2
 
-    Times the squared norm of a projection's column n this is the importance of neuron n of the FFN or of O
-    (arXiv 2402.18815, eq. 1).
+    Multiplied by the squared norm of column n of the projection that reads x, this is the importance of neuron n of the
+    FFN or of o.
 
     Args:
-        x: (tokens, N), any floating dtype; rows may be strided.
-        documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
-        count: number of documents; None: the largest id + 1 (reads the device).
+        x: (tokens, N), any floating dtype. Rows may be strided.
+        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
+        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, N) float32; float64 for float64 input. Not differentiable.
+        (count, N), the sums in float32, or in float64 for float64 input. Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
-        IndexError, RuntimeError: an id is outside [-1, count). Not on a GPU, whose kernels do not wait for the ids to be
-            looked at: there such a token counts as padding.
-        BackendUnavailable: a forced backend cannot run here.
+        ValueError: a shape or dtype does not fit.
+        IndexError, RuntimeError: a document index is outside [-1, count). GPU kernels do not check this, because they
+            would have to wait for the indices: there such a token counts as padding.
+        BackendUnavailable: the backend that was asked for cannot run here.
+
+    Source: arXiv 2402.18815, eq. 1.
     """
     require_matrix("x", x)
     documents, count = document_ids(x, documents, count)

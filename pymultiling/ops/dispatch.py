@@ -1,55 +1,108 @@
-"""Which code runs an operator: Triton kernels on a GPU, C++ kernels on the CPU, the plain PyTorch reference everywhere else.
+"""Decides which code runs an operator.
 
-Kernels in CUDA C++ run where they are asked for by name. Every operator of the registry is a torch custom operator,
-`torch.ops.pymultiling.<name>`, which torch.compile and autograd know, and which takes the fastest that can run.
+This is a Triton kernel on a GPU, a C++ kernel on the CPU, or the plain PyTorch reference where neither can run.
+Kernels in CUDA C++ only run if they are asked for by name. Every operator of the registry is a torch custom operator,
+`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd and selects the fastest usable backend.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
 
 from pymultiling.errors import BackendUnavailable
+from pymultiling.ops.arguments import Backend, KernelBackend
 from pymultiling.ops.backends import require_backend, unavailable, why_unavailable
-from pymultiling.ops.operator import Operator
+from pymultiling.ops.operator import Argument, Operator, OperatorFunction, Results
 from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
 
-FASTEST = {"cpu": "cpp", "cuda": "triton"}  # {type of device: backend}; ROCm's devices are "cuda" too
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
+
+# {device type: backend}. ROCm's device type is "cuda" too.
+FASTEST: dict[str, KernelBackend] = {"cpu": "cpp", "cuda": "triton"}
 
 
-def call(name: str, *arguments, backend: str = "auto"):
-    """What an operator gives for the arguments that its reference takes.
+def call(name: str, *arguments: Argument, backend: Backend = "auto") -> Tensor:
+    """Runs an operator that has one result.
+
+    Args:
+        name: the operator's name in the registry.
+        *arguments: the arguments of its reference.
+        backend: "auto" for the fastest that can run, or the backend to run.
+
+    Returns:
+        The result.
 
     Raises:
-        BackendUnavailable: `backend` was forced and cannot run them; says why.
-        ValueError: no such backend, or values that no kernel can take.
+        BackendUnavailable: `backend` was named and cannot run these arguments.
+        ValueError: there is no such backend, or no kernel supports the arguments' values.
     """
-    operator = OPERATORS[name]
-    if backend == "auto":
-        return TORCH_OPERATORS[name](*operator.schema_arguments(arguments))
-    return _run(operator, arguments, backend)
+    return cast(Tensor, _call(name, arguments, backend))
 
 
-def select_implementation(name: str, arguments: tuple, backend: str = "auto") -> Callable:
-    """The function that runs an operator on such arguments, as its reference takes them.
+def call_tuple(name: str, *arguments: Argument, backend: Backend = "auto") -> tuple[Tensor, ...]:
+    """Runs an operator that has several results.
+
+    Args:
+        name: the operator's name in the registry.
+        *arguments: the arguments of its reference.
+        backend: "auto" for the fastest that can run, or the backend to run.
+
+    Returns:
+        The results.
 
     Raises:
-        BackendUnavailable: `backend` was forced and cannot run them; says why.
-        ValueError: no such backend.
+        BackendUnavailable: `backend` was named and cannot run these arguments.
+        ValueError: there is no such backend, or no kernel supports the arguments' values.
+    """
+    return cast(tuple[Tensor, ...], _call(name, arguments, backend))
+
+
+def call_in_place(name: str, *arguments: Argument, backend: Backend = "auto") -> None:
+    """Runs an operator that writes into its arguments and returns nothing.
+
+    Args:
+        name: the operator's name in the registry.
+        *arguments: the arguments of its reference.
+        backend: "auto" for the fastest that can run, or the backend to run.
+
+    Raises:
+        BackendUnavailable: `backend` was named and cannot run these arguments.
+        ValueError: there is no such backend, or no kernel supports the arguments' values.
+    """
+    _call(name, arguments, backend)
+
+
+def select_implementation(name: str, arguments: tuple[Argument, ...], backend: Backend = "auto") -> OperatorFunction:
+    """Returns the function that runs an operator on the given arguments.
+
+    Args:
+        name: the operator's name in the registry.
+        arguments: the arguments of its reference.
+        backend: "auto" for the fastest that can run, or the backend to run.
+
+    Returns:
+        A function that takes the arguments of the operator's reference.
+
+    Raises:
+        BackendUnavailable: `backend` was named and cannot run these arguments.
+        ValueError: there is no such backend.
     """
     operator = OPERATORS[name]
     tensor = operator.first_tensor(arguments)
     require_backend(backend)
+    chosen: Literal[KernelBackend, "torch"]
     chosen = FASTEST.get(tensor.device.type, "torch") if backend == "auto" else backend
     if chosen == "torch":
         return REFERENCES[name]
-    reason = refusal(operator, chosen, arguments)
+    reason = why_unsupported(operator, chosen, arguments)
     if reason is None:
-        return _kernel(operator, chosen, tensor)
+        return _kernel_function(operator, chosen, tensor)
     if backend != "auto":
         raise BackendUnavailable(f'backend="{backend}" cannot run {name}: {reason}; backend="torch" always can')
     if chosen in operator.kernels and unavailable(chosen) is not None:
@@ -57,43 +110,52 @@ def select_implementation(name: str, arguments: tuple, backend: str = "auto") ->
     return REFERENCES[name]
 
 
-def refusal(operator: Operator, backend: str, arguments: tuple) -> str | None:
-    """Why a backend other than plain PyTorch cannot run an operator on these arguments; None where it can."""
+def why_unsupported(operator: Operator, backend: KernelBackend, arguments: tuple[Argument, ...]) -> str | None:
+    """Returns why a backend cannot run an operator on these arguments, or None if it can."""
     kernels = operator.kernels.get(backend)
     reason = why_unavailable(backend, kernels or KERNELS[backend], operator.first_tensor(arguments))
     if reason is not None:
         return reason
-    if kernels is None or (backend != "triton" and _compiled(operator, backend) is None):
+    if kernels is None or (backend != "triton" and _extension_function(operator, backend) is None):
         return NO_KERNEL
-    return kernels.refusal(*arguments)
+    return kernels.unsupported(*arguments)
 
 
-def _run(operator: Operator, arguments: tuple, backend: str = "auto"):
+def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Results:
+    operator = OPERATORS[name]
+    if backend == "auto":
+        results: Results = TORCH_OPERATORS[name](*operator.schema_arguments(arguments))
+        return results
+    return _run(operator, arguments, backend)
+
+
+def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
     function = select_implementation(operator.name, arguments, backend)
-    if operator.check is not None:
-        operator.check(*arguments)
+    if operator.check_values is not None:
+        operator.check_values(*arguments)
     return function(*arguments)
 
 
-def _kernel(operator: Operator, backend: str, tensor: Tensor) -> Callable:
+def _kernel_function(operator: Operator, backend: KernelBackend, tensor: Tensor) -> OperatorFunction:
     if backend == "triton":
-        return functools.partial(_on_device_of, tensor, operator.launcher())
-    function = _compiled(operator, backend)
-    return function if operator.arguments_type is None else functools.partial(_spelled_out, function)
+        return functools.partial(_launch_on_device_of, tensor, operator.launcher())
+    function = _extension_function(operator, backend)
+    assert function is not None, "why_unsupported has looked it up"
+    return function if operator.arguments_type is None else functools.partial(_call_unpacked, function)
 
 
-def _compiled(operator: Operator, backend: str) -> Callable | None:
-    """The operator of an extension; None where that is of an older version, which lacks it."""
+def _extension_function(operator: Operator, backend: KernelBackend) -> OperatorFunction | None:
+    """Returns the operator of an extension, or None if the extension is of an older version that lacks it."""
     extension = torch.ops.pymultiling_cpp if backend == "cpp" else torch.ops.pymultiling_cuda
     return getattr(extension, operator.name, None)
 
 
-def _spelled_out(function: Callable, problem: tuple):
+def _call_unpacked(function: OperatorFunction, problem: tuple[Argument, ...]) -> Results:
     return function(*problem)
 
 
-def _on_device_of(tensor: Tensor, launch: Callable, *arguments):
-    """Triton launches on the current device, which need not be that of the tensors."""
+def _launch_on_device_of(tensor: Tensor, launch: OperatorFunction, *arguments: Argument) -> Results:
+    """Launches a Triton kernel on the tensor's device. Triton uses the current device, which may be another one."""
     if not tensor.is_cuda:
         return launch(*arguments)
     with torch.cuda.device(tensor.device):
@@ -105,12 +167,12 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f"pymultiling runs on plain PyTorch, which is much slower here: {reason}", stacklevel=3)
 
 
-def _torch_operator(operator: Operator) -> torch.library.CustomOpDef:
-    def run(*arguments):
+def _torch_operator(operator: Operator) -> CustomOpDef:
+    def run(*arguments: Argument) -> Results:
         return _run(operator, operator.python_arguments(arguments))
 
     name = f"pymultiling::{operator.name}"
-    defined = torch.library.custom_op(name, run, mutates_args=operator.mutates, schema=operator.schema)
+    defined: CustomOpDef = torch.library.custom_op(name, run, mutates_args=operator.mutates, schema=operator.schema)
     defined.register_fake(operator.fake)
     return defined
 

@@ -1,4 +1,4 @@
-"""An FFN's hidden product and the statistics of its neurons, in one pass."""
+"""Computes the hidden product of an FFN and, in the same pass, the statistics of its neurons."""
 
 from __future__ import annotations
 
@@ -6,13 +6,27 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import document_ids, require, require_masks, require_matrix
-from pymultiling.ops.dispatch import call
+from pymultiling.ops.arguments import (
+    Activation,
+    Backend,
+    document_ids,
+    require,
+    require_mask_sets,
+    require_matrix,
+)
+from pymultiling.ops.dispatch import call_tuple
 from pymultiling.ops.reference.gated_ffn import ACTIVATIONS
 
 
 class GatedFFN(NamedTuple):
-    """What `gated_ffn` gives: `hidden` (tokens, I), and per document and neuron (count, I) the sums over its tokens."""
+    """The result of `gated_ffn`.
+
+    Attributes:
+        hidden: (tokens, I), the hidden product, the input of the down projection.
+        squares: (count, I), sums of hidden^2 over the tokens of each document.
+        active: (count, I) int64, how many tokens of each document activate the neuron.
+        magnitude: (count, I), sums of |up| over the tokens of each document.
+    """
 
     hidden: Tensor
     squares: Tensor
@@ -24,45 +38,53 @@ def gated_ffn(
     gate: Tensor,
     up: Tensor | None = None,
     *,
-    activation: str = "silu",
+    activation: Activation = "silu",
     documents: Tensor | None = None,
     count: int | None = None,
     masks: Tensor | None = None,
     mask_ids: Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> GatedFFN:
-    """An FFN's hidden product and, from the same pass, what each neuron did in each document.
+    """Computes the hidden product of an FFN and, in the same pass, the statistics of its neurons in each document.
 
-        hidden = act(gate) * up        (gated), or act(gate) (plain: no up); masked neurons are 0 everywhere below
-        squares[c, n]   = sum_{t in c} hidden[t, n]^2        times ||W_down[:, n]||^2: importance (arXiv 2402.18815, eq. 1)
-        active[c, n]    = #{t in c : act(gate[t, n]) > 0}    (arXiv 2402.16438, 2403.09073, 2505.21505)
-        magnitude[c, n] = sum_{t in c} |up[t, n]|            (|gate| where there is no up)
+        hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain one, which has no up
+        squares[c, n]   = sum over the tokens t of document c of hidden[t, n]^2
+        active[c, n]    = number of tokens t of document c with act(gate[t, n]) > 0
+        magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, of |gate[t, n]| where there is no up
+
+    Neurons that are masked for a token are 0 in all four results. squares[c, n] times the squared norm of column n of
+    the down projection is the importance of neuron n.
 
     Args:
-        gate: (tokens, I), the gate projection (the only one, in a plain FFN); any floating dtype; rows may be strided.
-        up: (tokens, I), as gate; None for a plain FFN.
+        gate: (tokens, I), output of the gate projection (of the only input projection in a plain FFN). Any floating
+            dtype. Rows may be strided.
+        up: (tokens, I), output of the up projection, in gate's dtype. None for a plain FFN.
         activation: "silu", "gelu", "gelu_tanh" or "relu".
-        documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
-        count: number of documents; None: the largest id + 1 (reads the device).
-        masks: (sets, I) bool, True where a neuron is off; None: none is.
-        mask_ids: (tokens,) int64, the set of each token, -1 for none; needed with masks.
+        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
+        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        masks: (sets, I) bool, True where a neuron is switched off. None: no neuron is switched off.
+        mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. Given exactly if `masks` is.
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        hidden in gate's dtype; squares and magnitude float32 (float64 for float64 input), active int64. The statistics
-        are those of the unrounded product. Not differentiable.
+        A `GatedFFN`: hidden in gate's dtype, squares and magnitude in float32 (float64 for float64 input), active in
+        int64. The statistics are those of the product before it is rounded to gate's dtype. Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or the activation is not one of these.
-        IndexError, RuntimeError: an id is outside [-1, count) or [-1, sets). On a GPU a token with such an id of a document
-            counts as padding, and such a set masks nothing.
-        BackendUnavailable: a forced backend cannot run here.
+        ValueError: a shape or dtype does not fit, or the activation is unknown.
+        IndexError, RuntimeError: an index is outside [-1, count) in `documents` or outside [-1, sets) in `mask_ids`.
+            GPU kernels do not check this: there a token with such a document index counts as padding, and a token with
+            such a set keeps all its neurons.
+        BackendUnavailable: the backend that was asked for cannot run here.
+
+    Source: arXiv 2402.18815, eq. 1 (squares); arXiv 2402.16438, 2403.09073 and 2505.21505 (active).
     """
     require_matrix("gate", gate)
     require(activation in ACTIVATIONS, f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     require(up is None or (up.shape == gate.shape and up.dtype == gate.dtype), "up must have gate's shape and dtype")
-    require((masks is None) == (mask_ids is None), "masks and mask_ids go together")
-    if masks is not None:
-        require_masks(gate, masks, mask_ids)
+    require((masks is None) == (mask_ids is None), "masks and mask_ids must be given together")
+    if masks is not None and mask_ids is not None:
+        require_mask_sets(gate, masks, mask_ids)
     documents, count = document_ids(gate, documents, count)
-    return GatedFFN(*call("gated_ffn", gate, up, activation, documents, count, masks, mask_ids, backend=backend))
+    results = call_tuple("gated_ffn", gate, up, activation, documents, count, masks, mask_ids, backend=backend)
+    return GatedFFN(*results)

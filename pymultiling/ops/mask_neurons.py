@@ -1,12 +1,14 @@
-"""Switching neurons off in a batch, or scaling them, or setting them to given values."""
+"""Switches neurons off in a batch, scales them, or sets them to given values."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import require, require_masks, require_matrix
-from pymultiling.ops.dispatch import TORCH_OPERATORS, call
+from pymultiling.ops.arguments import Backend, require, require_mask_sets, require_matrix
+from pymultiling.ops.dispatch import TORCH_OPERATORS, call, call_in_place
 
 
 def mask_neurons(
@@ -17,50 +19,54 @@ def mask_neurons(
     scale: float = 0.0,
     values: Tensor | None = None,
     inplace: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
-    """Changes, in each row of x, the columns of that row's set: by default to zero.
+    """Changes, in each row of x, the neurons of the set that is selected for the row. By default they become zero.
 
-        y[t, n] = scale x[t, n] + values[n] if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n]
+        y[t, n] = scale x[t, n] + values[n]    if mask_ids[t] >= 0 and masks[mask_ids[t], n]
+        y[t, n] = x[t, n]                      otherwise
 
     Args:
-        x: (tokens, N), any floating dtype; rows may be strided.
+        x: (tokens, N), any floating dtype. Rows may be strided.
         masks: (sets, N) bool, True where a neuron is in the set.
-        mask_ids: (tokens,) int64, the set of each token, -1 for none; None: set 0 for all.
-        scale: what a chosen neuron is multiplied by; 0 switches it off, also where it is NaN or infinite.
-        values: (N,) in x's dtype, what is added then, such as the neurons' means; None: nothing.
-        inplace: write into x, which must not need a gradient, and return it.
+        mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. None: set 0 for all tokens.
+        scale: factor of a selected neuron. 0 switches the neuron off, even where it is NaN or infinite.
+        values: (N,) in x's dtype, added to the selected neurons, for example their means. None: nothing is added.
+        inplace: write the result into x and return x, which must not need a gradient.
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        As x; sums of 16-bit numbers are made in float32. Differentiable in x with backend "auto" or "torch".
+        (tokens, N) in x's dtype. 16-bit numbers are computed in float32. Differentiable in x with backend "auto" or
+        "torch".
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or x needs a gradient and is to be overwritten.
-        IndexError, RuntimeError: an id is outside [-1, sets). On a GPU such a set changes nothing.
-        BackendUnavailable: a forced backend cannot run here.
+        ValueError: a shape or dtype does not fit, or `inplace` is set and x needs a gradient.
+        IndexError, RuntimeError: an index in `mask_ids` is outside [-1, sets). GPU kernels do not check this: there
+            such a token is not changed.
+        BackendUnavailable: the backend that was asked for cannot run here.
     """
     require_matrix("x", x)
     if mask_ids is None:
         mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    require_masks(x, masks, mask_ids)
+    require_mask_sets(x, masks, mask_ids)
     require(
         values is None or (values.shape == x.shape[1:] and values.dtype == x.dtype),
         f"values must be ({x.shape[1]},) in {x.dtype}",
     )
     require(not (inplace and x.requires_grad and torch.is_grad_enabled()), "x needs a gradient: mask it out of place")
-    name = "mask_neurons_" if inplace else "mask_neurons"
-    result = call(name, x, masks, mask_ids, float(scale), values, backend=backend)
-    return x if inplace else result
+    if inplace:
+        call_in_place("mask_neurons_", x, masks, mask_ids, float(scale), values, backend=backend)
+        return x
+    return call("mask_neurons", x, masks, mask_ids, float(scale), values, backend=backend)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, masks, mask_ids, ctx.scale, _ = inputs
     ctx.save_for_backward(masks, mask_ids)
 
 
-def _gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     return call("mask_neurons", grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
 
 
-TORCH_OPERATORS["mask_neurons"].register_autograd(_gradient, setup_context=_save)
+TORCH_OPERATORS["mask_neurons"].register_autograd(_gradient, setup_context=_save_for_backward)

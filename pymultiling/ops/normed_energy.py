@@ -1,11 +1,11 @@
-"""Importance of the inputs of a linear map whose output passes a norm."""
+"""Computes the importance of the inputs of a linear map whose output passes a norm."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import document_ids, require, require_matrix
+from pymultiling.ops.arguments import Backend, document_ids, require, require_matrix
 from pymultiling.ops.dispatch import call
 
 
@@ -20,39 +20,41 @@ def normed_energy(
     documents: Tensor | None = None,
     count: int | None = None,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
-    """Importance of the inputs of a linear map whose output passes a norm (Gemma2, Gemma3, OLMo2).
+    """Computes the importance of the inputs of a linear map whose output passes an RMS norm (Gemma2, Gemma3, OLMo2).
 
-        f = W x (+ bias),   y = g f / r,   r^2 = mean(f^2) + eps,   y' the same without the neuron
-        energy[c, n] = sum over the tokens t of document c of |y[t] - y'[t]|^2                   (arXiv 2402.18815, eq. 1)
+        f = W x (+ bias),   y = g f / r,   r^2 = mean(f^2) + eps
+        energy[c, n] = sum over the tokens t of document c of |y[t] - y'[t]|^2,   y' is y without neuron n
 
-    A neuron is the same place in G neighbouring heads of d columns of W (V), or one column (FFN and O, with G = d = 1).
-    With v = sum over its columns of x[t, n] W[:, n] and e = 1/r - 1/r',
+    A neuron has the same position in G neighbouring heads of d columns of W (for v), or has one column (for the FFN and
+    o, with G = d = 1). Let v be the sum over its columns of x[t, n] W[:, n], and let e = 1/r - 1/r'. Then
 
         |y - y'|^2 = e^2 |g f|^2 + 2 e (g^2 f).v / r' + |g v|^2 / r'^2,   r'^2 = r^2 + (|v|^2 - 2 f.v) / D
 
-    exact, and nothing of size tokens x N x D is made.
+    This is exact, and no tensor of size tokens x N x D is made.
 
     Args:
-        x: (tokens, N), the inputs of the map; any floating dtype.
-        output: (tokens, D), f, its outputs, bias included; any floating dtype.
-        weight: W, (D, N), as torch.nn.Linear stores it; any floating dtype.
-        multiplier: (D,), g as the norm applies it (1 + weight, in Gemma's).
-        gram: (K, d, G, G), `value_gram` of W: K G d = N; float32, or float64 with float64.
-        scaled_gram: as gram, of g W.
-        eps: of the norm.
-        documents: (tokens,) int64, the document of each token, -1 for padding; None: all one document.
-        count: number of documents; None: the largest id + 1 (reads the device).
-        backend: "auto" or "torch": plain PyTorch runs it everywhere.
+        x: (tokens, N), the inputs of the map. Any floating dtype.
+        output: (tokens, D), f: the outputs of the map, bias included. Any floating dtype.
+        weight: (D, N), W as torch.nn.Linear stores it. Any floating dtype.
+        multiplier: (D,), g as the norm applies it (1 + weight in Gemma's norms). Any floating dtype.
+        gram: (K, d, G, G), `value_gram` of W, K G d = N. float32, or float64 with float64 input.
+        scaled_gram: (K, d, G, G), `value_gram` of g W. float32, or float64 with float64 input.
+        eps: the norm's eps.
+        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
+        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        backend: "auto" or "torch". Only plain PyTorch has this operator.
 
     Returns:
-        (count, K d) float32; float64 for float64 input. Not differentiable.
+        (count, K d), the importance in float32, or in float64 for float64 input. Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit; some are float64 and others are not.
-        IndexError, RuntimeError: an id is outside [-1, count).
-        BackendUnavailable: another backend was forced.
+        ValueError: a shape or dtype does not fit, or some tensors are float64 and others are not.
+        IndexError, RuntimeError: a document index is outside [-1, count).
+        BackendUnavailable: another backend was asked for.
+
+    Source: arXiv 2402.18815, eq. 1.
     """
     require_matrix("x", x)
     require_matrix("output", output)
@@ -69,8 +71,11 @@ def normed_energy(
     )
     require(scaled_gram.shape == gram.shape, f"scaled_gram must be {tuple(gram.shape)}, got {tuple(scaled_gram.shape)}")
     tensors = (x, output, weight, multiplier, gram, scaled_gram)
-    double = {one.dtype == torch.float64 for one in tensors}
-    require(len(double) == 1, f"all must be float64 or none, got {', '.join(str(one.dtype) for one in tensors)}")
+    in_float64 = [tensor.dtype == torch.float64 for tensor in tensors]
+    require(
+        all(in_float64) or not any(in_float64),
+        f"all tensors must be float64, or none of them, got {', '.join(str(tensor.dtype) for tensor in tensors)}",
+    )
     documents, count = document_ids(x, documents, count)
     return call(
         "normed_energy", x, output, weight, multiplier, gram, scaled_gram, float(eps), documents, count, backend=backend

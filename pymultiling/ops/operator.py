@@ -1,4 +1,4 @@
-"""What a row of the registry says of an operator, and how its functions are found: by name, imported when they are used."""
+"""The data classes of the registry: what an entry says about an operator, and how its functions are imported."""
 
 from __future__ import annotations
 
@@ -7,142 +7,161 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops.arguments import KernelBackend
 
-def takes_all(*arguments) -> None:
-    """No kernel-specific refusal."""
+Argument: TypeAlias = Tensor | QKProblem | float | str | None  # float includes int and bool
+Results: TypeAlias = Tensor | tuple[Tensor, ...] | None
+OperatorFunction: TypeAlias = Callable[..., Results]
 
 
-def not_among(dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """Why a dtype is not for kernels of these dtypes; None where it is one of them."""
+def supports_all(*arguments: Argument) -> None:
+    """Accepts all arguments."""
+
+
+def unsupported_dtype(dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Returns why kernels for `dtypes` do not take `dtype`, or None if they do."""
     if dtype in dtypes:
         return None
-    *most, last = (str(one).removeprefix("torch.") for one in dtypes)
-    taken = f"{', '.join(most)} and {last}" if most else last
-    return f"its kernels take {taken}, not {dtype}"
+    *first, last = (str(supported).removeprefix("torch.") for supported in dtypes)
+    names = f"{', '.join(first)} and {last}" if first else last
+    return f"its kernels take {names}, not {dtype}"
 
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """What a backend's kernels take.
+    """What the kernels of a backend support.
 
     Attributes:
-        device: the type of device of the tensors ("cuda" for ROCm too).
-        where: where the kernels run, the beginning of a sentence.
-        dtypes: of the operator's first tensor.
-        refusal: called with the operator's arguments; says in words why they are not for the kernel, None where they are.
+        device: the device type of the tensors ("cuda" for ROCm too).
+        location: a sentence that says where the kernels run.
+        dtypes: the supported dtypes of the operator's first tensor.
+        unsupported: called with the operator's arguments; returns why the kernel does not support them, or None if it
+            does.
     """
 
     device: str
-    where: str
+    location: str
     dtypes: tuple[torch.dtype, ...]
-    refusal: Callable[..., str | None] = takes_all
+    unsupported: Callable[..., str | None] = supports_all
 
-    def wrong_device(self, tensor: Tensor | None) -> str | None:
+    def device_mismatch(self, tensor: Tensor | None) -> str | None:
+        """Returns why the kernels cannot run on the tensor's device, or None if they can."""
         if tensor is None or tensor.device.type == self.device:
             return None
-        return f"{self.where}, the tensors are on {tensor.device}"
+        return f"{self.location}, the tensors are on {tensor.device}"
 
-    def wrong_dtype(self, tensor: Tensor | None) -> str | None:
-        return None if tensor is None else not_among(tensor.dtype, self.dtypes)
+    def dtype_mismatch(self, tensor: Tensor | None) -> str | None:
+        """Returns why the kernels do not take the tensor's dtype, or None if they do."""
+        return None if tensor is None else unsupported_dtype(tensor.dtype, self.dtypes)
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """How far a kernel's result may be from the exact one (float64), value by value.
+    """How far a kernel's result may be from the exact result (float64), value by value.
 
-    Twice as far as plain PyTorch in the same dtype is, plus a floor. Errors are relative.
+    The limit is twice the error of plain PyTorch in the same dtype, plus a floor. Errors are relative.
 
     Attributes:
-        floor: of every result that `floors` does not name.
-        floors: {result: {dtype: floor}}.
-        times: called with the operator's arguments; by what the floor is multiplied. None: 1.
-        exact: results that have plain PyTorch's bits.
-        is_estimate: only comparable where rounding does not move a draw, which its own tests see to.
+        floor: the floor of every result that `result_floors` does not name.
+        result_floors: {result: {dtype: floor}}.
+        floor_factor: called with the operator's arguments; returns a factor of the floor. None: the factor is 1.
+        exact: names of the results that equal those of plain PyTorch bit for bit.
+        is_estimate: whether rounding may change which keys are drawn. Results are then only comparable where it does
+            not, which the operator's own tests take care of.
     """
 
     floor: float = 0.0
-    floors: Mapping[str, Mapping[torch.dtype, float]] = field(default_factory=dict)
-    times: Callable[..., float] | None = None
+    result_floors: Mapping[str, Mapping[torch.dtype, float]] = field(default_factory=dict)
+    floor_factor: Callable[..., float] | None = None
     exact: tuple[str, ...] = ()
     is_estimate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A row of the registry.
+    """An entry of the registry.
 
     Attributes:
-        name: of the torch operator, `torch.ops.pymultiling.<name>`, and of the function in every file that has one.
-        schema: arguments and results as torch writes them; the C++ extension declares the same, with int for SymInt. A SymInt may
-            change from call to call without a recompilation by torch.compile.
-        fake: shapes and dtypes of the results, from the schema's arguments.
-        results: names of the results, of what is overwritten where nothing is returned.
-        kernels: {backend: what its kernels take}; a backend that is not there has no such kernel.
-        budget: of every kernel's errors; None where there is no kernel.
-        home: name of the operator's files (reference, Triton, ops) where it is not the operator's.
-        public_function: the function of pymultiling.ops that reaches it, where that is another operator's.
-        options: with which keyword arguments the public function reaches it.
-        named: the NamedTuple that the public function returns, from the public function's file.
-        arguments_type: the NamedTuple of all arguments, which Python's functions take whole. None: they take them one by one.
-        mutates: arguments that are written into.
-        check: called with the arguments before any kernel runs; raises ValueError for values that no kernel can take.
-        heavy: whether Triton takes seconds to compile a kernel of it.
+        name: name of the torch operator, `torch.ops.pymultiling.<name>`, and of its function in every module that has
+            one.
+        schema: arguments and results in torch's notation. The C++ extension declares the same schema with int for
+            SymInt. A SymInt may change from call to call without a recompilation by torch.compile.
+        fake: called with the schema's arguments; returns empty tensors with the shapes and dtypes of the results.
+        results: names of the results, or of the overwritten arguments where nothing is returned.
+        kernels: {backend: what its kernels support}. A backend that is missing here has no kernel for the operator.
+        budget: limit of the errors of all kernels. None if there is no kernel.
+        shared_module: the name of the operator's modules (reference, Triton, ops) where it is not the operator's name.
+        public_function: the function of pymultiling.ops that runs the operator, where it is named after another
+            operator.
+        options: keyword arguments with which the public function runs this operator.
+        result_type: name of the NamedTuple that the public function returns, in the public function's module.
+        arguments_type: NamedTuple of all arguments, which the Python functions take as one argument. None: they take
+            the arguments one by one.
+        mutates: names of the arguments that are written into.
+        check_values: called with the arguments before any kernel runs; raises ValueError for values that no kernel
+            supports.
+        slow_to_compile: whether Triton takes seconds to compile one of its kernels.
     """
 
     name: str
     schema: str
-    fake: Callable
+    fake: Callable[..., Results]
     results: tuple[str, ...]
-    kernels: Mapping[str, Kernels]
+    kernels: Mapping[KernelBackend, Kernels]
     budget: Budget | None
-    home: str = ""
+    shared_module: str = ""
     public_function: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
-    named: str | None = None
-    arguments_type: type | None = None
+    result_type: str | None = None
+    arguments_type: type[QKProblem] | None = None
     mutates: tuple[str, ...] = ()
-    check: Callable[..., None] | None = None
-    heavy: bool = False
+    check_values: Callable[..., None] | None = None
+    slow_to_compile: bool = False
 
     @property
     def module_name(self) -> str:
-        """Of its reference, of its Triton kernel, and in pymultiling.ops; without an ending."""
-        return self.home or self.name
+        """Name of the module of its reference, of its Triton kernel, and of its function in pymultiling.ops."""
+        return self.shared_module or self.name
 
     @property
     def title(self) -> str:
-        """In tables: the public function's name with its mode, where it has modes."""
+        """Name in tables: that of the public function with its mode, where it has modes."""
         return f"{self.public_function or self.name}, {self.options['mode']}" if "mode" in self.options else self.name
 
     @cached_property
     def argument_names(self) -> tuple[str, ...]:
-        """In the schema's order."""
+        """Names of the arguments in the schema's order."""
         parsed = torch._C.parse_schema(self.name + self.schema)
         return tuple(argument.name for argument in parsed.arguments)
 
-    def reference(self) -> Callable:
-        """The function that is the operator in plain PyTorch."""
-        return getattr(import_module(f"pymultiling.ops.reference.{self.module_name}"), self.name)
+    def reference(self) -> OperatorFunction:
+        """Returns the function that computes the operator in plain PyTorch."""
+        module = import_module(f"pymultiling.ops.reference.{self.module_name}")
+        return cast(OperatorFunction, getattr(module, self.name))
 
     def triton_module(self) -> ModuleType:
-        """ImportError where triton cannot be imported."""
+        """Imports the module of its Triton kernel; raises ImportError where triton cannot be imported."""
         return import_module(f"pymultiling.triton_kernels.{self.module_name}")
 
-    def launcher(self) -> Callable:
-        """The function that launches the Triton kernel."""
-        return getattr(self.triton_module(), self.name)
+    def launcher(self) -> OperatorFunction:
+        """Returns the function that launches its Triton kernel."""
+        return cast(OperatorFunction, getattr(self.triton_module(), self.name))
 
-    def first_tensor(self, arguments: tuple) -> Tensor:
-        return arguments[0] if self.arguments_type is None else arguments[0][0]
+    def first_tensor(self, arguments: tuple[Argument, ...]) -> Tensor:
+        """Returns the tensor whose device and dtype select the backend."""
+        first = arguments[0] if self.arguments_type is None else cast(QKProblem, arguments[0]).q
+        return cast(Tensor, first)
 
-    def schema_arguments(self, arguments: tuple) -> tuple:
-        """The schema's arguments, from those of Python's functions."""
-        return arguments if self.arguments_type is None else tuple(arguments[0])
+    def schema_arguments(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
+        """Converts the arguments of the Python functions into those of the schema."""
+        return arguments if self.arguments_type is None else tuple(cast(QKProblem, arguments[0]))
 
-    def python_arguments(self, arguments: tuple) -> tuple:
-        """The arguments of Python's functions, from the schema's."""
-        return arguments if self.arguments_type is None else (self.arguments_type(*arguments),)
+    def python_arguments(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
+        """Converts the arguments of the schema into those of the Python functions."""
+        return arguments if self.arguments_type is None else (self.arguments_type._make(arguments),)

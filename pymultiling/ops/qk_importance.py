@@ -1,31 +1,106 @@
-"""Importance of every query and key neuron of an attention layer."""
+"""Computes the importance of every query and key neuron of an attention layer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
-import torch
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.ops.arguments import require, require_limits, require_tables, require_valid
-from pymultiling.ops.dispatch import call
+from pymultiling.ops.arguments import (
+    Backend,
+    Mode,
+    all_valid,
+    require,
+    require_heads,
+    require_limits,
+    require_tables,
+    require_valid,
+)
+from pymultiling.ops.dispatch import call_tuple
 
-MODES = ("exact", "fast")
+MODES: tuple[Mode, ...] = ("exact", "fast")
 
 
 class QKEstimate(NamedTuple):
     """Estimates of the importance of query and key neurons, and their standard errors.
 
+    All are float32, or float64 for float64 input.
+
     Attributes:
-        q, q_error: (B, H d); float32, float64 for float64 input.
-        k, k_error: (B, K d).
+        q: (B, H d), the importance of the query neurons.
+        k: (B, K d), the importance of the key neurons.
+        q_error: (B, H d), the standard errors of q.
+        k_error: (B, K d), the standard errors of k.
     """
 
     q: Tensor
     k: Tensor
     q_error: Tensor
     k_error: Tensor
+
+
+@overload
+def qk_importance(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None = ...,
+    k_plain: Tensor | None = ...,
+    cos: Tensor | None = ...,
+    sin: Tensor | None = ...,
+    valid: Tensor | None = ...,
+    q_gain: Tensor | None = ...,
+    k_gain: Tensor | None = ...,
+    *,
+    scale: float,
+    window: int | None = ...,
+    softcap: float | None = ...,
+    interleaved: bool = ...,
+    mode: Literal["exact"] = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def qk_importance(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None = ...,
+    k_plain: Tensor | None = ...,
+    cos: Tensor | None = ...,
+    sin: Tensor | None = ...,
+    valid: Tensor | None = ...,
+    q_gain: Tensor | None = ...,
+    k_gain: Tensor | None = ...,
+    *,
+    scale: float,
+    window: int | None = ...,
+    softcap: float | None = ...,
+    interleaved: bool = ...,
+    mode: Literal["fast"],
+    backend: Backend = ...,
+) -> QKEstimate: ...
+
+
+@overload
+def qk_importance(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None = ...,
+    k_plain: Tensor | None = ...,
+    cos: Tensor | None = ...,
+    sin: Tensor | None = ...,
+    valid: Tensor | None = ...,
+    q_gain: Tensor | None = ...,
+    k_gain: Tensor | None = ...,
+    *,
+    scale: float,
+    window: int | None = ...,
+    softcap: float | None = ...,
+    interleaved: bool = ...,
+    mode: Mode,
+    backend: Backend = ...,
+) -> tuple[Tensor, Tensor] | QKEstimate: ...
 
 
 def qk_importance(
@@ -43,87 +118,97 @@ def qk_importance(
     window: int | None = None,
     softcap: float | None = None,
     interleaved: bool = False,
-    mode: str = "exact",
-    backend: str = "auto",
+    mode: Mode = "exact",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | QKEstimate:
-    """Importance of every query and key neuron: the squared change of causal attention's probabilities.
+    """Computes the importance of every query and key neuron: the squared change of causal attention probabilities.
 
-        importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)       (arXiv 2402.18815, eq. 9-11)
+        importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)
 
-    S are the scores; y_n is their change when neuron n's row of the projection is zero, before the rotation (q_plain and
-    k_plain given) or after it (left out). One sweep over the scores serves any neuron,
+    S are the attention scores. y_n is their change when neuron n's row of the projection is zero. The row is zeroed
+    before the rotation if q_plain and k_plain are given, and after it otherwise. With
 
-        u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2,
+        u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2
 
-    exact, and nothing of size l x l x d is made. A row of the batch is a document.
+    one sweep over the attention scores serves any neuron. This is exact, and no tensor of size l x l x d is made. Each
+    row of the batch is a document.
 
-    mode="fast" estimates the sum over the keys j from at most 16 keys a row: the probable ones as they are, those above
-    the lowest of 0.07 2^-m, m = 0 ... 7, that at most 8 pass, and of the rest, with mass M, R evenly spaced draws with
-    probability in proportion to A, each weighing M / R,
+    mode="fast" estimates the sum over the keys j from at most 16 keys for each query. Probable keys are taken as they
+    are: those with A above the lowest of the thresholds 0.07 2^-m, m = 0 ... 7, that at most 8 keys pass. From the
+    other keys, whose A sum to M, R evenly spaced draws are made with probability proportional to A, each with weight
+    M / R. Then
 
-        f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,     importance[n] = sum of f over the rows
+        f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,   importance[n] = sum over queries of f
 
-    and its standard error, from the two halves of the draws. The draws are a function of the input, nothing is random;
-    rows of 16 keys or fewer are exact. Take it where the ranking counts and documents are long: its cost grows with l,
-    not with l^2 (scores aside). In the median it is off by 0.5%. What a neuron does to keys of small A alone, which come
-    up when it is gone, is underestimated where none of them is drawn, and the standard error does not show it: that is
-    so where attention is peaked and single neurons move scores by several units.
+    The standard error comes from the two halves of the draws. The draws are a function of the input and not random.
+    Queries that see 16 keys or fewer are exact. Use this mode for long documents when the ranking of the neurons
+    matters: its cost grows with l, not with l^2 (apart from the attention scores). Its median error is 0.5%. It has one
+    limit: if a neuron only affects keys of small A, which gain probability without it, and none of these keys is drawn,
+    the estimate is too small and the standard error does not show it. This happens where attention is peaked and single
+    neurons change attention scores by several units.
 
     Args:
-        q: (B, H, l, d), rotated queries; any floating dtype.
-        k: (B, K, l, d), rotated keys, K dividing H: query heads k G ... k G + G - 1 share key head k.
-        q_plain, k_plain: as q and k, before the rotation but after their norm, if they have one. None: neurons are zeroed
-            after the rotation, as the paper's published code does; then cos and sin are not used.
-        cos, sin: (B or 1, l, r), the rotation's tables, r <= d even: the first r dimensions turn. None: no rotation.
-        valid: (B, l) bool, False for padding; None: all tokens are valid.
-        q_gain, k_gain: as q and k, where a norm over the head comes before the rotation: the factor by which the rest of
-            the head grows when the neuron is gone, sqrt(r^2 / (r^2 - x^2 / d)) for the raw projection x with
+        q: (B, H, l, d), the rotated queries. Any floating dtype.
+        k: (B, K, l, d), the rotated keys in q's dtype. K divides H: query heads k G ... k G + G - 1 share key head k.
+        q_plain: (B, H, l, d), the queries before the rotation but after their norm, if they have one. None: neurons are
+            zeroed after the rotation, as in the published code of the paper; cos and sin are then not used.
+        k_plain: (B, K, l, d), the keys before the rotation but after their norm. Given exactly if `q_plain` is.
+        cos: (B or 1, l, r), the cosines of the rotation, r even and at most d: the first r dimensions are rotated.
+            None: no rotation.
+        sin: (B or 1, l, r), the sines of the rotation. Given exactly if `cos` is.
+        valid: (B, l) bool, False for padding. None: all tokens are valid.
+        q_gain: (B, H, l, d), for queries with a norm over the head before the rotation: the factor by which the rest of
+            the head grows without the neuron, sqrt(r^2 / (r^2 - x^2 / d)), where x is the raw projection and
             r^2 = mean(x^2) + eps. None: no norm.
-        scale: factor of the scores, usually d^-1/2.
-        window: a query sees its own and the window - 1 positions before it; None: all before it.
-        softcap: scores pass softcap * tanh(score / softcap); None: they do not.
-        interleaved: True if dimensions 2m and 2m + 1 turn together, False if m and m + r/2 do.
+        k_gain: (B, K, l, d), the same factor for the keys. None: no norm.
+        scale: factor of the attention scores, usually d^-1/2.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+        softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
+        interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
         mode: "exact" or "fast".
-        backend: "auto", "triton", "cuda", "cpp" or "torch"; "cuda" is for bfloat16 without norms and soft caps.
+        backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input. With
-        mode="fast" a QKEstimate: q, k and their standard errors q_error, k_error. Not differentiable.
+        (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
+        With mode="fast" a `QKEstimate`: q and k and their standard errors q_error and k_error. Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit; an unknown mode.
-        BackendUnavailable: a forced backend cannot run here.
+        ValueError: a shape or dtype does not fit, or the mode is unknown.
+        BackendUnavailable: the backend that was asked for cannot run here.
+
+    Source: arXiv 2402.18815, eq. 9-11.
     """
     require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
-    problem = QKProblem(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
-    _check(problem)
+    require_heads("q", q, "k", k)
+    _require_plain_and_gain(q, k, q_plain, k_plain, q_gain, k_gain)
+    require_tables(cos, sin, q)
+    require_valid(valid, q)
+    require_limits(window, softcap)
     if valid is None:
-        problem = problem._replace(valid=torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device))
+        valid = all_valid(q)
     if q_plain is None:
-        problem = problem._replace(cos=None, sin=None)
+        cos, sin = None, None
+    problem = QKProblem(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
     if mode == "fast":
-        return QKEstimate(*call("qk_estimate", problem, backend=backend))
-    return call("qk_importance", problem, backend=backend)
+        return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))
+    q_importance, k_importance = call_tuple("qk_importance", problem, backend=backend)
+    return q_importance, k_importance
 
 
-def _check(problem: QKProblem) -> None:
-    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, _, window, softcap, _ = problem
-    require(
-        q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
-        f"q must be (B, H, l, d) and k (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
-    )
-    require(q.is_floating_point() and q.dtype == k.dtype, f"q and k must share a floating dtype: {q.dtype}, {k.dtype}")
-    require(k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0, f"{q.shape[1]} query heads cannot share {k.shape[1]} keys")
-    require((q_plain is None) == (k_plain is None), "q_plain and k_plain go together")
-    require((cos is None) == (sin is None), "cos and sin go together")
+def _require_plain_and_gain(
+    q: Tensor,
+    k: Tensor,
+    q_plain: Tensor | None,
+    k_plain: Tensor | None,
+    q_gain: Tensor | None,
+    k_gain: Tensor | None,
+) -> None:
+    require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
     require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain")
-    for name, tensor, like in (
+    for name, tensor, heads in (
         ("q_plain", q_plain, q),
         ("q_gain", q_gain, q),
         ("k_plain", k_plain, k),
         ("k_gain", k_gain, k),
     ):
-        require(tensor is None or tensor.shape == like.shape, f"{name} must be {tuple(like.shape)}")
-    require_tables(cos, sin, q)
-    require_valid(valid, q)
-    require_limits(window, softcap)
+        require(tensor is None or tensor.shape == heads.shape, f"{name} must be {tuple(heads.shape)}")

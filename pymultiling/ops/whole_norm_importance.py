@@ -1,12 +1,11 @@
-"""What zeroing a query or key neuron does to the other heads, under a norm over all heads."""
+"""Computes what zeroing a query or key neuron does to the other heads, under a norm over all heads."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import require, require_limits, require_valid
-from pymultiling.ops.dispatch import call
+from pymultiling.ops.arguments import Backend, all_valid, require, require_heads, require_limits, require_valid
+from pymultiling.ops.dispatch import call_tuple
 
 
 def whole_norm_importance(
@@ -19,46 +18,46 @@ def whole_norm_importance(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """What zeroing a query or key neuron does to the other heads, under a norm over all heads (OLMo2).
+    """Computes what zeroing a query or key neuron does to the other heads, under a norm over all heads (OLMo2).
 
-        importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y)         (arXiv 2402.18815, eq. 9-11)
+        importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y)
         query neuron n:  y_ij = t_in S_ij            key neuron n:  y_ij = t_jn S_ij
 
-    summed over the query heads that are not the neuron's own (for a key neuron: that do not read its key head). Without
-    the neuron the norm's mean square is smaller, and every other head's row grows by 1 + t. Added to what qk_importance
-    gives for the neuron's own head this is its whole importance. With a soft cap y = cap((1 + t) S) - cap(S).
+    S are the attention scores. The sum runs over the query heads other than the neuron's own (for a key neuron: over
+    those that do not read its key head). Without the neuron the norm's mean square is smaller, so the rows of every
+    other head grow by the factor 1 + t. The importance of the neuron is this result plus that of `qk_importance`, which
+    covers the neuron's own head. With a soft cap y = cap((1 + t) S) - cap(S).
 
-    Where y is small, which it is under wide norms, a few products of matrices serve all neurons; relative errors are then
-    up to 1e-3 in float32 and 1e-6 in float64. Elsewhere y is laid out key by key.
+    Where y is small, as under norms over many neurons, a few matrix products serve all neurons. Relative errors are
+    then up to 1e-3 in float32 and up to 1e-6 in float64. Elsewhere y is computed for every key.
 
     Args:
-        q: (B, H, l, d), normed and rotated queries; any floating dtype.
-        k: (B, K, l, d), normed and rotated keys, K dividing H: query heads k G ... k G + G - 1 share key head k.
-        q_rescale: (B, l, H d), t of every query neuron: sqrt(r^2 / (r^2 - x^2 / D)) - 1 for the raw projection x, and
-            r^2 = mean(x^2) + eps over the norm's D neurons. At least 0; any floating dtype.
-        k_rescale: (B, l, K d), the same of the key neurons.
-        valid: (B, l) bool, False for padding; None: all tokens are valid.
-        scale: factor of the scores, usually d^-1/2.
-        window: a query sees its own and the window - 1 positions before it; None: all before it.
-        softcap: scores pass softcap * tanh(score / softcap); None: they do not.
-        backend: "auto" or "torch": plain PyTorch runs it everywhere.
+        q: (B, H, l, d), the normed and rotated queries. Any floating dtype.
+        k: (B, K, l, d), the normed and rotated keys in q's dtype. K divides H: query heads k G ... k G + G - 1 share
+            key head k.
+        q_rescale: (B, l, H d), t of every query neuron: sqrt(r^2 / (r^2 - x^2 / D)) - 1, where x is the raw projection
+            and r^2 = mean(x^2) + eps is over the D neurons of the norm. At least 0. Any floating dtype.
+        k_rescale: (B, l, K d), t of every key neuron: sqrt(r^2 / (r^2 - x^2 / D)) - 1, as for the queries. At least 0.
+            Any floating dtype.
+        valid: (B, l) bool, False for padding. None: all tokens are valid.
+        scale: factor of the attention scores, usually d^-1/2.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+        softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
+        backend: "auto" or "torch". Only plain PyTorch has this operator.
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons; float32, float64 for float64 input. Not
-        differentiable.
+        (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
+        Not differentiable.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
-        BackendUnavailable: another backend was forced.
+        ValueError: a shape or dtype does not fit.
+        BackendUnavailable: another backend was asked for.
+
+    Source: arXiv 2402.18815, eq. 9-11.
     """
-    require(
-        q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
-        f"q must be (B, H, l, d) and k (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
-    )
-    require(q.is_floating_point() and q.dtype == k.dtype, f"q and k must share a floating dtype: {q.dtype}, {k.dtype}")
-    require(k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0, f"{q.shape[1]} query heads cannot share {k.shape[1]} keys")
+    require_heads("q", q, "k", k)
     for name, rescale, heads in (("q_rescale", q_rescale, q), ("k_rescale", k_rescale, k)):
         shape = (heads.shape[0], heads.shape[2], heads.shape[1] * heads.shape[3])
         fits = rescale.shape == shape and rescale.is_floating_point()
@@ -66,5 +65,8 @@ def whole_norm_importance(
     require_valid(valid, q)
     require_limits(window, softcap)
     if valid is None:
-        valid = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-    return call("whole_norm_importance", q, k, q_rescale, k_rescale, valid, scale, window, softcap, backend=backend)
+        valid = all_valid(q)
+    q_importance, k_importance = call_tuple(
+        "whole_norm_importance", q, k, q_rescale, k_rescale, valid, scale, window, softcap, backend=backend
+    )
+    return q_importance, k_importance

@@ -7,31 +7,34 @@ from pymultiling.ops import unavailable
 LEVELS = ("portable", "avx2", "avx512")
 
 
-# Of the kernels that take Triton's interpreter longest, what `make test` runs; `make test-long` runs all the rest.
+# The tests with backend "triton" that `make test` runs of the slowest modules. `make test-long` runs the others.
 QUICK = {
-    "test_qk_importance.py": ("test_rotation_tables_of_each_document", "test_rows_of_many_keys"),
-    "test_qk_estimate.py": ("test_padding_changes_nothing", "test_long_rows"),
+    "test_qk_importance.py": ("test_each_document_may_have_its_own_tables", "test_rows_of_many_keys"),
+    "test_qk_estimate.py": (
+        "test_padding_and_position_change_nothing",
+        "test_long_rows_equal_the_reference_up_to_rounding",
+    ),
     "test_nearest_neighbors.py": (
-        "test_brute_force",
+        "test_equals_brute_force_up_to_rounding",
         "test_duplicates_are_neighbours_lowest_index_first",
-        "test_clusters",
+        "test_small_clusters",
     ),
 }
 
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():  # they are compiled there
+    if torch.cuda.is_available():  # the kernels are compiled, not interpreted
         return
     for item in items:
         quick = QUICK.get(item.path.name)
-        if quick and item.originalname not in quick and getattr(item, "callspec", None):
-            if item.callspec.params.get("backend") == "triton":
-                item.add_marker(pytest.mark.long)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if quick and item.originalname not in quick and parameters.get("backend") == "triton":
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def fresh_memory_is_nan():
-    """torch.empty gives NaN, and for integers their largest value: a cell that nobody writes shows."""
+    """Makes torch.empty return NaN (for integers the largest value), so that a value that is never written shows."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -39,9 +42,9 @@ def fresh_memory_is_nan():
 
 @pytest.fixture(scope="module", params=["torch", *(f"cpp {level}" for level in LEVELS), "triton"])
 def backend(request):
-    """Every backend in turn, the C++ kernels with every instruction set that this machine has.
+    """Yields every backend, and the C++ backend with every instruction set of this machine.
 
-    The Triton kernels run on the GPU, where tests then make their tensors, or without one in Triton's interpreter.
+    Triton kernels run on the GPU, where tests then create their tensors, or in Triton's interpreter without a GPU.
     """
     name, _, level = request.param.partition(" ")
     reason = unavailable(name)

@@ -1,4 +1,4 @@
-"""centred_importance against its definition: a dimension of the raw projection at zero, LayerNorm and attention again."""
+"""centred_importance against its definition: zero one dimension of the projection and recompute norm and attention."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ Q_EPS, K_EPS = 1e-5, 1e-3
 class Case(qk_cases.Case):
     """An attention layer whose heads pass a LayerNorm."""
 
-    own_norms: bool = False  # one a head
+    own_norms: bool = False  # whether each head has its own norm
 
     def weights(self):
         torch.manual_seed(self.seed + 1)
@@ -28,7 +28,7 @@ class Case(qk_cases.Case):
         ]
 
     def layer_normed(self, x, site):
-        """x (B, heads, l, d), with a bias, which nothing depends on but the scores."""
+        """Applies the norm to x (B, heads, l, d), with a bias."""
         weight = self.weights()[site]
         y = layer_norm(x, (self.size,), eps=(Q_EPS, K_EPS)[site])
         return y * (weight[:, None] if self.own_norms else weight) + 0.3
@@ -53,7 +53,7 @@ class Case(qk_cases.Case):
 
 
 def by_definition(case):
-    """One dimension of one head after the other."""
+    """Returns the importance computed by zeroing one dimension of one head after the other."""
     raw = case.projections()
 
     def probabilities(zero=None):
@@ -65,15 +65,15 @@ def by_definition(case):
             heads.append(case.rotated(case.layer_normed(x, site)))
         return [case.probabilities(*heads, b) for b in range(case.batch)]
 
-    whole, found = probabilities(), []
+    whole, results = probabilities(), []
     for site, x in enumerate(raw):
         change = torch.zeros(case.batch, x.shape[1], case.size, dtype=torch.float64)
         for h in range(x.shape[1]):
             for n in range(case.size):
                 for b, without in enumerate(probabilities((site, h, n))):
                     change[b, h, n] = (without - whole[b]).square().sum()
-        found.append(change.flatten(1))
-    return found
+        results.append(change.flatten(1))
+    return results
 
 
 CASES = {
@@ -93,8 +93,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_is_what_zeroing_a_dimension_does(case):
-    found = centred_importance(*case.positional(), **case.settings())
-    for actual, exact in zip(found, by_definition(case)):
+    results = centred_importance(*case.positional(), **case.settings())
+    for actual, exact in zip(results, by_definition(case)):
         assert actual.dtype == torch.float64 and relative_error(actual, exact) < 1e-8
 
 
@@ -102,22 +102,22 @@ def test_is_what_zeroing_a_dimension_does(case):
 def test_narrow_inputs_are_summed_in_float32(dtype):
     case = Case(length=9, size=6)
     narrow = case.positional(dtype)
-    wide = [x.double() if x is not None and x.is_floating_point() else x for x in narrow]
-    exact = centred_importance(*wide, **case.settings())
-    for actual, of_exact in zip(centred_importance(*narrow, **case.settings()), exact):
+    in_float64 = [x.double() if x is not None and x.is_floating_point() else x for x in narrow]
+    exact = centred_importance(*in_float64, **case.settings())
+    for actual, exact_value in zip(centred_importance(*narrow, **case.settings()), exact):
         assert actual.dtype == torch.float32
-        torch.testing.assert_close(actual.double(), of_exact, rtol=1e-3, atol=1e-9)
+        torch.testing.assert_close(actual.double(), exact_value, rtol=1e-3, atol=1e-9)
 
 
-def test_tables_of_each_document():
-    one = Case(batch=1)
-    tensors = one.positional()
+def test_each_document_may_have_its_own_tables():
+    case = Case(batch=1)
+    tensors = case.positional()
     late = [x.roll(3, 1) for x in tensors[6:8]]
     both = [torch.cat([x, x]) for x in tensors[:4]] + tensors[4:6]
     both += [torch.cat(pair) for pair in zip(tensors[6:8], late)] + [torch.cat([tensors[8]] * 2)]
-    found = centred_importance(*both, **one.settings())
-    alone = centred_importance(*tensors[:6], *late, tensors[8], **one.settings())
-    for a, b in zip(found, alone):
+    together = centred_importance(*both, **case.settings())
+    alone = centred_importance(*tensors[:6], *late, tensors[8], **case.settings())
+    for a, b in zip(together, alone):
         torch.testing.assert_close(a[1:], b, rtol=1e-12, atol=0)
 
 
@@ -132,16 +132,17 @@ def test_padding_is_not_read():
 
 
 @pytest.mark.parametrize("case", [Case(length=0), Case(batch=0)])
-def test_no_tokens(case):
-    for found in centred_importance(*case.positional(), **case.settings()):
-        assert found.shape[0] == case.batch and not found.any()
+def test_no_tokens_have_no_importance(case):
+    for importance in centred_importance(*case.positional(), **case.settings()):
+        assert importance.shape[0] == case.batch and not importance.any()
 
 
 def test_all_tokens_are_valid_by_default():
     case = Case(length=5)
     tensors = case.positional()
-    given, left_out = (centred_importance(*some, **case.settings()) for some in (tensors, tensors[:8]))
-    assert all(map(torch.equal, given, left_out))
+    explicit = centred_importance(*tensors, **case.settings())
+    default = centred_importance(*tensors[:8], **case.settings())
+    assert all(map(torch.equal, explicit, default))
 
 
 @pytest.mark.parametrize(
@@ -159,32 +160,32 @@ def test_all_tokens_are_valid_by_default():
         (8, torch.ones(1, 4)),
     ],
 )
-def test_wrong_arguments(place, wrong):
+def test_wrong_arguments_are_refused(place, wrong):
     case = Case(batch=1, kv_heads=1, length=4)
     tensors = case.positional()
     tensors[place] = wrong
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must"):
         centred_importance(*tensors, **case.settings())
 
 
 @pytest.mark.parametrize("wrong", [{"window": 0}, {"softcap": -1.0}])
-def test_wrong_limits(wrong):
+def test_wrong_limits_are_refused(wrong):
     case = Case(batch=1, kv_heads=1, length=4)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must"):
         centred_importance(*case.positional(), **{**case.settings(), **wrong})
 
 
 @pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
-def test_other_backends_are_refused(backend):
+def test_backends_without_a_kernel_are_refused(backend):
     case = Case(length=3)
-    with pytest.raises(BackendUnavailable, match='cannot run centred_importance: .*; backend="torch" always can'):
+    with pytest.raises(BackendUnavailable, match=r'cannot run centred_importance: .*; backend="torch" always can'):
         centred_importance(*case.positional(torch.float32), **case.settings(), backend=backend)
 
 
-def test_registered_as_a_torch_operator():
-    case = Case(length=5, size=4, softcap=2.0)
-    for one in (case, replace(case, rotation=None, own_norms=True)):
-        tensors, settings = one.positional(torch.float32), one.settings()
+def test_is_a_torch_operator_and_compiles():
+    rotated = Case(length=5, size=4, softcap=2.0)
+    for case in (rotated, replace(rotated, rotation=None, own_norms=True)):
+        tensors, settings = case.positional(torch.float32), case.settings()
         *tables, valid = tensors[6:]
         inputs = (*tensors[:6], settings.pop("q_eps"), settings.pop("k_eps"), *tables, valid, *settings.values())
         operator = torch.ops.pymultiling.centred_importance

@@ -7,16 +7,16 @@ from pymultiling.ops import column_energy
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import (
-    block_of_columns,
-    counts,
+    any_block_size,
+    document_counts,
     document_ids,
     dtypes,
     examples,
     layouts,
-    long,
+    long_length,
     matrix,
     per_document,
-    tokens,
+    token_counts,
     widths,
 )
 
@@ -29,15 +29,15 @@ def check(x, documents, count, backend):
 
 
 @examples
-@given(st.data(), counts, layouts, st.integers(0, 99))
+@given(st.data(), document_counts, layouts, st.integers(0, 99))
 def test_equals_the_sum_over_each_document(backend, data, count, layout, seed):
-    length, dtype = data.draw(tokens(backend)), data.draw(st.sampled_from(dtypes(backend)))
+    length, dtype = data.draw(token_counts(backend)), data.draw(st.sampled_from(dtypes(backend)))
     x = matrix(seed, length, data.draw(widths(backend)), dtype, layout)
-    with block_of_columns(data, backend):
+    with any_block_size(data, backend):
         check(x, document_ids(seed, length, count), count, backend)
 
 
-def test_one_document_without_ids(backend):
+def test_without_indices_all_tokens_are_one_document(backend):
     x = matrix(0, 50, 63, torch.float32)
     assert_within_budget(
         "column_energy", column_energy(x, backend=backend)[0], x.square().sum(0), x.double().square().sum(0)
@@ -46,7 +46,7 @@ def test_one_document_without_ids(backend):
 
 @pytest.mark.parametrize("documents", ["one", "taking turns"])
 def test_long_documents_keep_their_digits(backend, documents):
-    x = matrix(0, long(backend, 200_000), 3, torch.float32) + 3
+    x = matrix(0, long_length(backend, 200_000), 3, torch.float32) + 3
     ids = torch.zeros(len(x), dtype=torch.int64) if documents == "one" else torch.arange(len(x)) % 2
     exact = per_document(x.double().square(), ids, 2)
     actual = column_energy(x, ids, 2, backend=backend)
@@ -63,9 +63,9 @@ def test_nan_and_infinity_stay_in_their_document(backend):
     assert energy.isfinite().sum() == energy.numel() - 2
 
 
-def test_an_id_out_of_range_is_refused(backend):
+def test_an_index_out_of_range_is_an_error(backend):
     if backend == "triton":
-        pytest.skip("a GPU's ids are not waited for")
+        pytest.skip("GPU kernels do not check indices")
     with pytest.raises((IndexError, RuntimeError)):
         column_energy(torch.ones(2, 3), torch.tensor([0, 7]), 2, backend=backend)
     with pytest.raises((IndexError, RuntimeError)):
@@ -75,21 +75,21 @@ def test_an_id_out_of_range_is_refused(backend):
 
 
 @pytest.mark.parametrize("wrong", [-2, 2])
-def test_kernels_refuse_the_nearest_wrong_ids(backend, wrong):
+def test_cpp_kernels_refuse_the_nearest_wrong_indices(backend, wrong):
     if backend != "cpp":
-        pytest.skip("the reference takes negative ids and `count` for padding, and so does a GPU")
+        pytest.skip("the reference and GPU kernels treat these indices as padding")
     with pytest.raises(IndexError, match=f"token 1 has document {wrong}, there are 2"):
         column_energy(torch.ones(2, 3), torch.tensor([0, wrong]), 2, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_on_a_gpu_an_id_out_of_range_is_padding(backend):
+def test_on_a_gpu_an_index_out_of_range_is_padding(backend):
     ids = torch.tensor([0, 7, 2, -2, -(2**40), 2**32, 1])
     x = torch.arange(1.0, 8)[:, None].expand(-1, 40)
     assert column_energy(x, ids, 2, backend=backend).tolist() == [[1.0] * 40, [49.0] * 40]
 
 
-def test_padding_and_no_tokens(backend):
+def test_padding_and_empty_input_sum_to_zero(backend):
     for length in (0, 5):
         x, ids = torch.full((length, 63), torch.nan), torch.full((length,), -1)
         assert not column_energy(x, ids, 2, backend=backend).any()
@@ -105,21 +105,21 @@ def test_padding_and_no_tokens(backend):
         (torch.ones(2, 3).int(), None),
     ],
 )
-def test_wrong_arguments(x, documents):
-    with pytest.raises(ValueError):
+def test_wrong_arguments_are_refused(x, documents):
+    with pytest.raises(ValueError, match="must be"):
         column_energy(x, documents, 1)
 
 
-def test_threads_change_no_bit(backend, two_threads):
+def test_the_number_of_threads_changes_no_bit(backend, two_threads):
     if backend == "triton":
-        pytest.skip("not on threads of the CPU")
+        pytest.skip("Triton kernels do not use CPU threads")
     x, ids = matrix(0, 500, 1000, torch.float32), document_ids(0, 500, 3)
     two = column_energy(x, ids, 3, backend=backend)
     torch.set_num_threads(1)
     assert torch.equal(two, column_energy(x, ids, 3, backend=backend))
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     args = (matrix(0, 9, 5, torch.float32), document_ids(0, 9, 2), 2)
     torch.library.opcheck(torch.ops.pymultiling.column_energy.default, args)
     compiled = torch.compile(lambda *a: column_energy(*a) + 1, fullgraph=True, backend="aot_eager")

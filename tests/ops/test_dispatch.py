@@ -1,4 +1,4 @@
-"""Which backend runs, and what is said where one cannot; the same on machines with and without a GPU."""
+"""Which backend runs, and the message if it cannot; these tests do not depend on whether the machine has a GPU."""
 
 import warnings
 from types import SimpleNamespace
@@ -17,21 +17,21 @@ GPU = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16, is_cu
 ON_GPU = tuple(name for name, operator in OPERATORS.items() if "triton" in operator.kernels)
 
 
-def attention(**other) -> tuple[QKProblem]:
-    """The arguments of qk_importance, of which a GPU's tensors differ in their device only."""
-    x = torch.zeros(1, 1, 3, other.pop("size", 64), dtype=torch.bfloat16)
-    given = dict.fromkeys(QKProblem._fields) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
-    return (QKProblem(**(given | {"scale": 1.0, "interleaved": False} | other)),)
+def attention(**changes) -> tuple[QKProblem]:
+    """Returns arguments of qk_importance. For dispatch, tensors on a GPU differ from these only in their device."""
+    x = torch.zeros(1, 1, 3, changes.pop("size", 64), dtype=torch.bfloat16)
+    fields = dict.fromkeys(QKProblem._fields) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
+    return (QKProblem(**(fields | {"scale": 1.0, "interleaved": False} | changes)),)
 
 
 def arguments(name: str, tensor=GPU) -> tuple:
-    """An operator's, as far as dispatch looks at them: the first tensor, and what it may be refused for."""
+    """Returns the arguments that dispatch looks at: the first tensor, and what a kernel may not support."""
     if OPERATORS[name].arguments_type is not None:
         return (attention()[0]._replace(q=tensor),)
     return (tensor, 5, "cosine") if name == "nearest_neighbors" else (tensor,)
 
 
-def implementation(name: str, tensor=GPU, backend: str = "auto"):
+def selected(name: str, tensor=GPU, backend: str = "auto"):
     return dispatch.select_implementation(name, arguments(name, tensor), backend)
 
 
@@ -40,23 +40,23 @@ def reference(name: str):
 
 
 @pytest.fixture
-def fresh():
-    """Nothing is remembered from before, nor after."""
-    remembered = (backends.load_triton, dispatch._warn_once)
-    for function in remembered:
+def fresh_caches():
+    """Clears what dispatch has cached, before and after the test."""
+    cached = (backends.load_triton, dispatch._warn_once)
+    for function in cached:
         function.cache_clear()
     yield
-    for function in remembered:
+    for function in cached:
         function.cache_clear()
 
 
 @pytest.fixture
-def a_gpu(fresh):
-    """As on a machine with one."""
+def a_gpu(fresh_caches):
+    """Makes dispatch believe that the machine has a GPU."""
     with (
-        mock.patch.object(triton_kernels, "interpreted", lambda: False),
-        mock.patch.object(torch.cuda, "is_available", lambda: True),
-        mock.patch.object(torch.cuda, "get_device_capability", lambda device: (9, 0)),
+        mock.patch.object(triton_kernels, "interpreted", return_value=False),
+        mock.patch.object(torch.cuda, "is_available", return_value=True),
+        mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
     ):
         yield
 
@@ -69,62 +69,62 @@ def needs_triton():
 @pytest.mark.parametrize("operator", ON_GPU)
 def test_a_gpu_runs_triton_kernels(a_gpu, operator):
     for backend in ("auto", "triton"):
-        function = implementation(operator, GPU, backend)
-        assert function.func is dispatch._on_device_of and function.args[1] is OPERATORS[operator].launcher()
+        function = selected(operator, GPU, backend)
+        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher()
 
 
 @needs_triton()
 @pytest.mark.parametrize("operator", sorted(set(OPERATORS) - set(ON_GPU)))
-def test_what_has_no_triton_kernel_is_left_to_pytorch(a_gpu, operator):
+def test_an_operator_without_a_triton_kernel_runs_plain_pytorch(a_gpu, operator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert implementation(operator) is reference(operator)
+        assert selected(operator) is reference(operator)
     with pytest.raises(BackendUnavailable, match=f"cannot run {operator}: it has no such kernel"):
-        implementation(operator, GPU, "triton")
+        selected(operator, GPU, "triton")
 
 
 @needs_triton()
-def test_many_neighbours_are_left_to_pytorch(a_gpu):
+def test_more_than_16_neighbours_run_plain_pytorch(a_gpu):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = dispatch.select_implementation("nearest_neighbors", (GPU, 17, "cosine"))
-    assert found is reference("nearest_neighbors")
+        function = dispatch.select_implementation("nearest_neighbors", (GPU, 17, "cosine"))
+    assert function is reference("nearest_neighbors")
     with pytest.raises(BackendUnavailable, match="its kernel takes k up to 16, not 17"):
         dispatch.select_implementation("nearest_neighbors", (GPU, 17, "cosine"), "triton")
 
 
 @needs_triton()
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_cpu_never_takes_the_interpreter_by_itself(operator):
-    function = implementation(operator, torch.ones(2))
+def test_auto_never_selects_the_interpreter_on_the_cpu(operator):
+    function = selected(operator, torch.ones(2))
     compiled = getattr(torch.ops.pymultiling_cpp, operator, None)
     assert function in (reference(operator), compiled) or function.args == (compiled,)
 
 
 @needs_triton()
-def test_float64_is_not_for_triton(a_gpu):
-    wide = SimpleNamespace(device=GPU.device, dtype=torch.float64)
+def test_float64_runs_plain_pytorch_on_a_gpu(a_gpu):
+    float64_tensor = SimpleNamespace(device=GPU.device, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert implementation("column_energy", wide) is reference("column_energy")
-    with pytest.raises(BackendUnavailable, match="take float32, bfloat16 and float16, not torch.float64"):
-        implementation("column_energy", wide, "triton")
+        assert selected("column_energy", float64_tensor) is reference("column_energy")
+    with pytest.raises(BackendUnavailable, match=r"take float32, bfloat16 and float16, not torch.float64"):
+        selected("column_energy", float64_tensor, "triton")
 
 
-def test_without_triton_a_gpu_runs_plain_pytorch_and_says_so_once(a_gpu):
-    with mock.patch("importlib.util.find_spec", lambda name: None):
+def test_without_triton_a_gpu_runs_plain_pytorch_and_warns_once(a_gpu):
+    with mock.patch("importlib.util.find_spec", return_value=None):
         assert unavailable("triton") == "Triton is not installed (pip install triton)"
-        with warnings.catch_warnings():  # no kernel is missed
+        with warnings.catch_warnings():  # the operator has no kernel, so none is missing
             warnings.simplefilter("error")
-            assert implementation("normed_energy") is reference("normed_energy")
+            assert selected("normed_energy") is reference("normed_energy")
         with pytest.warns(UserWarning, match="plain PyTorch, which is much slower here: Triton is not installed"):
-            assert implementation("column_energy") is reference("column_energy")
+            assert selected("column_energy") is reference("column_energy")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            implementation("gated_ffn")
+            selected("gated_ffn")
 
 
-def test_a_triton_that_cannot_be_imported_is_not_an_error(a_gpu):
+def test_an_import_error_of_triton_becomes_the_reason(a_gpu):
     def broken():
         raise ImportError("no libfoo")
 
@@ -136,20 +136,20 @@ def test_a_triton_that_cannot_be_imported_is_not_an_error(a_gpu):
 
 
 @needs_triton()
-def test_why_triton_cannot_run(a_gpu):
+def test_reasons_why_triton_cannot_run(a_gpu):
     assert unavailable("triton") is None
     assert "the tensors are on cpu" in unavailable("triton", torch.ones(2))
-    with mock.patch.object(torch.cuda, "get_device_capability", lambda device: (7, 5)):
+    with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
         assert unavailable("triton") == "Triton needs compute capability 8.0, the GPU has less"
-    with mock.patch.object(torch.cuda, "is_available", lambda: False):
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
         assert unavailable("triton") == "there is no GPU that torch can use"
-    with mock.patch.object(triton_kernels, "interpreted", lambda: True):
+    with mock.patch.object(triton_kernels, "interpreted", return_value=True):
         assert unavailable("triton") is None and unavailable("triton", torch.ones(2)) is None
         assert "under TRITON_INTERPRET its kernels run on the CPU" in unavailable("triton", GPU)
 
 
 class OnGPU:
-    """A tensor as dispatch sees one on a GPU."""
+    """What dispatch sees of a tensor on a GPU."""
 
     def __init__(self, tensor: torch.Tensor):
         self.device, self.dtype, self.shape, self.is_cuda = GPU.device, tensor.dtype, tensor.shape, True
@@ -157,64 +157,64 @@ class OnGPU:
 
 @pytest.fixture
 def the_cuda_extension(a_gpu):
-    """As where it was built; it gives its arguments back."""
+    """Makes dispatch believe that the CUDA extension was built. Its operator returns its arguments."""
     with (
-        mock.patch.object(backends, "load_extension", lambda name="_cpp": None),
+        mock.patch.object(backends, "load_extension", return_value=None),
         mock.patch.object(torch.ops, "pymultiling_cuda", SimpleNamespace(qk_importance=lambda *x: x), create=True),
     ):
         yield
 
 
-def test_the_cuda_kernel_runs_where_it_is_asked_for(the_cuda_extension):
+def test_the_cuda_kernel_runs_if_it_is_asked_for(the_cuda_extension):
     (problem,) = attention()
     problem = problem._replace(q=OnGPU(problem.q))
     assert dispatch.select_implementation("qk_importance", (problem,), "cuda")(problem) == tuple(problem)
     with pytest.raises(BackendUnavailable, match="cannot run gated_ffn: it has no such kernel"):
-        implementation("gated_ffn", GPU, "cuda")
+        selected("gated_ffn", GPU, "cuda")
 
 
 @needs_triton()
-def test_the_cuda_kernel_is_never_chosen(the_cuda_extension):
-    assert implementation("qk_importance").func is dispatch._on_device_of
+def test_auto_never_selects_the_cuda_kernel(the_cuda_extension):
+    assert selected("qk_importance").func is dispatch._launch_on_device_of
 
 
 @pytest.mark.parametrize(
-    "other, reason",
+    "changes, reason",
     [
-        ({"q_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
-        ({"k_gain": torch.ones(1)}, "its kernel knows no norm over the head"),
-        ({"softcap": 2.0}, "its kernel knows no soft cap"),
+        ({"q_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"k_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"softcap": 2.0}, "its kernel does not support a soft cap"),
         ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
         ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),
         ({"cos": torch.ones(1, 3, 6)}, "its kernel takes a multiple of 4 rotated dimensions, not 6"),
         ({"k_plain": torch.ones(1)}, "its kernels take bfloat16, not torch.float32"),
     ],
 )
-def test_what_the_cuda_kernel_does_not_take(the_cuda_extension, other, reason):
+def test_the_cuda_kernel_refuses_unsupported_arguments(the_cuda_extension, changes, reason):
+    (problem,) = attention(**changes)
     with pytest.raises(BackendUnavailable) as error:
-        (problem,) = attention(**other)
         dispatch.select_implementation("qk_importance", (problem._replace(q=OnGPU(problem.q)),), "cuda")
     assert str(error.value) == f'backend="cuda" cannot run qk_importance: {reason}; backend="torch" always can'
 
 
-def test_why_the_cuda_kernel_cannot_run(the_cuda_extension):
+def test_reasons_why_the_cuda_kernel_cannot_run(the_cuda_extension):
     assert unavailable("cuda") is None and unavailable("cuda", GPU) is None
     assert "the tensors are on cpu" in unavailable("cuda", torch.ones(2))
-    wide = SimpleNamespace(device=GPU.device, dtype=torch.float32)
-    assert unavailable("cuda", wide) == "its kernels take bfloat16, not torch.float32"
-    with mock.patch.object(torch.cuda, "get_device_capability", lambda device: (7, 5)):
+    float32_tensor = SimpleNamespace(device=GPU.device, dtype=torch.float32)
+    assert unavailable("cuda", float32_tensor) == "its kernels take bfloat16, not torch.float32"
+    with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
         assert unavailable("cuda") == "its kernel needs compute capability 8.0, the GPU has less"
-    with mock.patch.object(torch.cuda, "is_available", lambda: False):
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
         assert unavailable("cuda") == "there is no GPU that torch can use"
 
 
-def test_without_the_cuda_extension(tmp_path):
+def test_reason_without_the_cuda_extension(tmp_path):
     with mock.patch.object(backends, "__file__", str(tmp_path / "ops" / "backends.py")):
         reason = backends.load_extension.__wrapped__("_cuda")
     assert reason == "the CUDA extension was not built (pip install found no nvcc, or a torch without CUDA)"
 
 
-def test_other_backends():
+def test_torch_always_runs_and_unknown_backends_are_refused():
     assert unavailable("torch") is None
     with pytest.raises(BackendUnavailable, match='backend="torch" always can'):
         column_energy(torch.ones(2, 3), backend="cuda")
@@ -224,7 +224,7 @@ def test_other_backends():
 
 @needs_triton()
 @pytest.mark.parametrize("name", sorted({OPERATORS[name].module_name for name in ON_GPU}))
-def test_every_compilation_is_listed_once_and_in_full(name):
+def test_every_variant_is_listed_once_with_all_arguments(name):
     module = OPERATORS[name].triton_module()
     variants = list(module.variants())
     assert len({(variant.operator, variant.name) for variant in variants}) == len(variants) > 0

@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymultiling.ops import mask_neurons
-from tests.support.operator_inputs import dtypes, examples, interpreted, layouts, mask_sets, matrix, tokens, widths
+from tests.support.operator_inputs import (
+    dtypes,
+    examples,
+    is_interpreted,
+    layouts,
+    mask_sets,
+    matrix,
+    token_counts,
+    widths,
+)
 
 
 def row_by_row(x, masks, mask_ids, scale=0.0, values=None):
@@ -14,21 +23,21 @@ def row_by_row(x, masks, mask_ids, scale=0.0, values=None):
             on = masks[i]
             y[t, on] = 0 if values is None else values[on]
             if scale:
-                wide = x[t, on].to(torch.promote_types(x.dtype, torch.float32)) * scale
-                y[t, on] = (wide if values is None else wide + values[on]).to(x.dtype)
+                scaled = x[t, on].to(torch.promote_types(x.dtype, torch.float32)) * scale
+                y[t, on] = (scaled if values is None else scaled + values[on]).to(x.dtype)
     return y
 
 
 @examples
 @given(st.data(), layouts, st.booleans(), st.sampled_from([0.0, 2.0, -0.3]), st.booleans(), st.integers(0, 99))
 def test_changes_the_columns_of_each_rows_set(backend, data, layout, inplace, scale, moved, seed):
-    length, width = data.draw(tokens(backend)), data.draw(widths(backend))
+    length, width = data.draw(token_counts(backend)), data.draw(widths(backend))
     x = matrix(seed, length, width, data.draw(st.sampled_from(dtypes(backend))), layout)
     masks, ids = mask_sets(seed, length, width)
     values = matrix(seed + 1, 1, width, x.dtype)[0] if moved else None
     expected, before = row_by_row(x, masks, ids, scale, values), x.clone()
     y = mask_neurons(x, masks, ids, scale=scale, values=values, inplace=inplace, backend=backend)
-    if scale and (moved or interpreted(backend)):  # rounded once or twice; the interpreter cuts bf16 off
+    if scale and (moved or is_interpreted(backend)):  # rounded once or twice; the interpreter truncates bf16
         torch.testing.assert_close(y, expected)
     else:
         assert torch.equal(y, expected)
@@ -39,23 +48,23 @@ def test_changes_the_columns_of_each_rows_set(backend, data, layout, inplace, sc
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_set_0_without_ids_and_nan_only_where_on(backend, inplace):
+def test_without_indices_set_0_is_applied_and_zeroes_nan(backend, inplace):
     x = torch.full((4, 33), torch.nan)
     masks = torch.arange(33)[None] % 2 == 0
     assert torch.equal(mask_neurons(x, masks, inplace=inplace, backend=backend).isnan(), ~masks.expand(4, -1))
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_an_id_out_of_range_is_refused(backend, inplace):
+def test_an_index_out_of_range_is_an_error(backend, inplace):
     if backend == "triton":
-        pytest.skip("a GPU's ids are not waited for")
+        pytest.skip("GPU kernels do not check indices")
     with pytest.raises((IndexError, RuntimeError)):
         mask_neurons(torch.ones(2, 3), torch.ones(2, 3).bool(), torch.tensor([0, 2]), inplace=inplace, backend=backend)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_on_a_gpu_an_id_out_of_range_masks_nothing(backend, inplace):
+def test_on_a_gpu_an_index_out_of_range_masks_nothing(backend, inplace):
     ids = torch.tensor([0, 2, -2, 2**32, 1])
     y = mask_neurons(torch.ones(5, 3), torch.ones(2, 3).bool(), ids, inplace=inplace, backend=backend)
     assert y.any(1).tolist() == [False, True, True, True, False]
@@ -65,13 +74,13 @@ def test_on_a_gpu_an_id_out_of_range_masks_nothing(backend, inplace):
     "masks, ids",
     [(torch.ones(1, 4).bool(), None), (torch.ones(1, 3), None), (torch.ones(1, 3).bool(), torch.zeros(3).long())],
 )
-def test_wrong_arguments(masks, ids):
-    with pytest.raises(ValueError):
+def test_wrong_arguments_are_refused(masks, ids):
+    with pytest.raises(ValueError, match="must"):
         mask_neurons(torch.ones(2, 3), masks, ids)
 
 
 @pytest.mark.parametrize("values", [torch.ones(4), torch.ones(1, 3), torch.ones(3).double()])
-def test_wrong_values(values):
+def test_values_of_the_wrong_shape_or_dtype_are_refused(values):
     with pytest.raises(ValueError, match=r"values must be \(3,\) in torch.float32"):
         mask_neurons(torch.ones(2, 3), torch.ones(1, 3).bool(), values=values)
 
@@ -84,9 +93,9 @@ def test_gradient_is_masked_too():
     torch.autograd.gradcheck(lambda x: mask_neurons(x, masks, ids, scale=-2.0, values=values), (x,))
 
 
-def test_threads_change_no_bit(backend, two_threads):
+def test_the_number_of_threads_changes_no_bit(backend, two_threads):
     if backend == "triton":
-        pytest.skip("not on threads of the CPU")
+        pytest.skip("Triton kernels do not use CPU threads")
     x, (masks, ids) = matrix(0, 500, 300, torch.float32), mask_sets(0, 500, 300)
     two = mask_neurons(x, masks, ids, backend=backend)
     torch.set_num_threads(1)
@@ -94,7 +103,7 @@ def test_threads_change_no_bit(backend, two_threads):
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_registered_as_a_torch_operator(inplace):
+def test_is_a_torch_operator_and_compiles(inplace):
     args = (matrix(0, 9, 5, torch.float32), *mask_sets(0, 9, 5))
     values = matrix(1, 1, 5, torch.float32)[0]
     operator = torch.ops.pymultiling.mask_neurons_ if inplace else torch.ops.pymultiling.mask_neurons
@@ -106,7 +115,7 @@ def test_registered_as_a_torch_operator(inplace):
     assert torch.equal(compiled(*args), row_by_row(args[0] * 2, *args[1:]) + 1)
 
 
-def test_what_needs_a_gradient_is_not_overwritten():
+def test_a_tensor_that_needs_a_gradient_is_not_overwritten():
     x = torch.ones(2, 3, requires_grad=True) * 2
     with pytest.raises(ValueError, match="out of place"):
         mask_neurons(x, torch.ones(1, 3).bool(), inplace=True)

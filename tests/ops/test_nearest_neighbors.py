@@ -7,43 +7,44 @@ from torch import Tensor
 from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import nearest_neighbors, unavailable
-from pymultiling.ops.registry import MOST_NEIGHBORS
-from tests.support.operator_inputs import dtypes, examples, interpreted, layouts, matrix
+from pymultiling.ops.registry import MAX_TRITON_NEIGHBORS
+from tests.support.operator_inputs import dtypes, examples, is_interpreted, layouts, matrix
 
 METRICS = ("cosine", "euclidean")
-ROUNDING = 1e-12  # of distances, beside |x| |y|; whatever the dtype of the points
+ROUNDING = 1e-12  # error of distances relative to |x| |y|, for points of any dtype
 
 metrics = pytest.mark.parametrize("metric", METRICS)
 
 
 def all_distances(points: Tensor, metric: str) -> Tensor:
-    """(P, P) float64, infinite for a point and itself."""
+    """Returns the distances of all pairs, (P, P) float64, infinite between a point and itself."""
     x = points.double()
     if metric == "euclidean":
-        found = torch.stack([(x - one).square().sum(1).sqrt() for one in x])
+        distances = torch.stack([(x - point).square().sum(1).sqrt() for point in x])
     else:
         norms = x.norm(dim=1)
         lengths = norms[:, None] * norms
-        unit = torch.where(norms[:, None] == 0, 0, x / norms[:, None])  # 1 - x y loses what is below the rounding of 1
-        found = torch.stack([(unit - one).square().sum(1) / 2 for one in unit])
-        found = torch.where(lengths == 0, 1.0, found)
-    return found.fill_diagonal_(torch.inf)
+        unit = torch.where(norms[:, None] == 0, 0, x / norms[:, None])  # 1 - x y would lose digits to rounding
+        distances = torch.stack([(unit - point).square().sum(1) / 2 for point in unit])
+        distances = torch.where(lengths == 0, 1.0, distances)
+    return distances.fill_diagonal_(torch.inf)
 
 
 def expected(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    """By brute force; distances in the dtype of the results."""
+    """Returns the neighbours by brute force, with distances in the dtype of the operator's results."""
     values, indices = all_distances(points, metric).sort(dim=1, stable=True)
     return indices[:, :k], values[:, :k].to(torch.promote_types(points.dtype, torch.float32))
 
 
 def rounding(points: Tensor, metric: str) -> float:
-    wide = points.double()
-    size = 1.0 if metric == "cosine" else float((wide - wide.mean(0)).square().sum(1).max())
+    """Returns the rounding error that distances (squared, if euclidean) may have."""
+    x = points.double()
+    size = 1.0 if metric == "cosine" else float((x - x.mean(0)).square().sum(1).max())
     return ROUNDING * size
 
 
 def check(points: Tensor, k: int, metric: str, backend: str) -> None:
-    """Distances are the indices' and in order; no other point is nearer by more than rounding."""
+    """Checks that distances are those of the indices and ascend, and that no other point is nearer beyond rounding."""
     indices, distances = nearest_neighbors(points, k, metric=metric, backend=backend)
     assert indices.dtype == torch.int64 and indices.shape == distances.shape == (len(points), k)
     assert distances.dtype == torch.promote_types(points.dtype, torch.float32)
@@ -61,37 +62,39 @@ def check(points: Tensor, k: int, metric: str, backend: str) -> None:
 
 @examples
 @given(st.data(), st.sampled_from(METRICS), layouts, st.integers(0, 99))
-def test_brute_force(backend, data, metric, layout, seed):
-    count = data.draw(st.sampled_from([2, 3, 63, 129] if interpreted(backend) else [2, 3, 7, 63, 191, 192, 193, 400]))
-    size = data.draw(st.sampled_from([1, 2, 33, 64] if interpreted(backend) else [1, 2, 7, 33, 256, 257, 600]))
+def test_equals_brute_force_up_to_rounding(backend, data, metric, layout, seed):
+    count = data.draw(
+        st.sampled_from([2, 3, 63, 129] if is_interpreted(backend) else [2, 3, 7, 63, 191, 192, 193, 400])
+    )
+    size = data.draw(st.sampled_from([1, 2, 33, 64] if is_interpreted(backend) else [1, 2, 7, 33, 256, 257, 600]))
     dtype = data.draw(st.sampled_from(dtypes(backend)))
-    most = min(count - 1, 13) if backend == "triton" else count - 1
-    check(matrix(seed, count, size, dtype, layout), data.draw(st.integers(1, most)), metric, backend)
+    largest_k = min(count - 1, 13) if backend == "triton" else count - 1
+    check(matrix(seed, count, size, dtype, layout), data.draw(st.integers(1, largest_k)), metric, backend)
 
 
 @metrics
-def test_the_same_neighbours_where_distances_differ(backend, metric):
+def test_indices_equal_brute_force_where_distances_differ(backend, metric):
     for dtype in dtypes(backend):
         points = matrix(3, 150, 40, dtype)
-        found = nearest_neighbors(points, 5, metric=metric, backend=backend)
+        actual = nearest_neighbors(points, 5, metric=metric, backend=backend)
         indices, distances = expected(points, 5, metric)
-        assert torch.equal(found[0], indices)
-        torch.testing.assert_close(found[1], distances, rtol=3e-7, atol=2e-7)
+        assert torch.equal(actual[0], indices)
+        torch.testing.assert_close(actual[1], distances, rtol=3e-7, atol=2e-7)
 
 
 @metrics
 def test_duplicates_are_neighbours_lowest_index_first(backend, metric):
-    """At every place of tiles and blocks; many more of them than k."""
+    """The duplicates are at every position of tiles and blocks, and are many more than k."""
     for dtype, count in ((dtype, count) for dtype in dtypes(backend) for count in (70, 150, 401)):
-        if interpreted(backend) and count > 70:
+        if is_interpreted(backend) and count > 70:
             continue
         points = matrix(count, count, 37, dtype)
         kinds = torch.randint(0, 12, (count,))
         copied = kinds < 9
         points[copied] = matrix(0, 9, 37, dtype)[kinds[copied]]
         indices, distances = nearest_neighbors(points, 4, metric=metric, backend=backend)
-        want, values = expected(points, 4, metric)
-        assert torch.equal(indices, want), dtype
+        expected_indices, values = expected(points, 4, metric)
+        assert torch.equal(indices, expected_indices), dtype
         torch.testing.assert_close(distances, values, rtol=1e-6, atol=2e-7)
         for i in copied.nonzero().flatten().tolist():
             twins = [j for j in (kinds == kinds[i]).nonzero().flatten().tolist() if j != i and kinds[i] < 9]
@@ -101,44 +104,44 @@ def test_duplicates_are_neighbours_lowest_index_first(backend, metric):
 
 @metrics
 def test_all_points_are_equal(backend, metric):
-    count = 66 if interpreted(backend) else 500
+    count = 66 if is_interpreted(backend) else 500
     for points in (torch.randn(1, 19).repeat(count, 1), torch.full((count, 3), 1e3)):
         indices, distances = nearest_neighbors(points, 3, metric=metric, backend=backend)
         assert indices[:4].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
         assert (indices[4:] == torch.arange(3)).all() and not distances.any()
 
 
-def test_exact_ties_of_different_points(backend):
-    """A grid of integers: distances are exact, and neighbours at one distance come in the order of their indices."""
-    side = 6 if interpreted(backend) else 20
+def test_neighbours_at_equal_distances_are_in_the_order_of_their_indices(backend):
+    """On a grid of integers distances are exact."""
+    side = 6 if is_interpreted(backend) else 20
     points = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float() + 1000
-    for k in (2, 4, 6)[: 1 if interpreted(backend) else 3]:
-        found = nearest_neighbors(points, k, metric="euclidean", backend=backend)
-        assert all(map(torch.equal, found, expected(points, k, "euclidean")))
-    directions = torch.eye(20 if interpreted(backend) else 90)  # every other one is as far
+    for k in (2, 4, 6)[: 1 if is_interpreted(backend) else 3]:
+        actual = nearest_neighbors(points, k, metric="euclidean", backend=backend)
+        assert all(map(torch.equal, actual, expected(points, k, "euclidean")))
+    directions = torch.eye(20 if is_interpreted(backend) else 90)  # all others are equally far
     for metric in METRICS:
-        found = nearest_neighbors(directions, 5, metric=metric, backend=backend)
-        assert all(map(torch.equal, found, expected(directions, 5, metric)))
+        actual = nearest_neighbors(directions, 5, metric=metric, backend=backend)
+        assert all(map(torch.equal, actual, expected(directions, 5, metric)))
 
 
 @metrics
 @pytest.mark.parametrize("count, k", [(2, 1), (3, 2), (12, 11), (17, 16), (40, 39)])
-def test_all_others(backend, metric, count, k):
-    if backend == "triton" and k > MOST_NEIGHBORS:
-        pytest.skip("not so many")
+def test_up_to_all_other_points_are_neighbours(backend, metric, count, k):
+    if backend == "triton" and k > MAX_TRITON_NEIGHBORS:
+        pytest.skip("the kernel does not support so many neighbours")
     points = matrix(0, count, 5, torch.float32)
-    found = nearest_neighbors(points, k, metric=metric, backend=backend)
-    assert torch.equal(found[0].sort().values, expected(points, k, metric)[0].sort().values)
+    actual = nearest_neighbors(points, k, metric=metric, backend=backend)
+    assert torch.equal(actual[0].sort().values, expected(points, k, metric)[0].sort().values)
     check(points, k, metric, backend)
 
 
-def test_more_neighbours_than_triton_keeps():
+def test_more_neighbours_than_the_triton_kernel_supports_are_refused():
     reason = unavailable("triton")
     if reason is not None:
         pytest.skip(reason)
-    from pymultiling.triton_kernels.nearest_neighbors import MOST
+    from pymultiling.triton_kernels.nearest_neighbors import MAX_NEIGHBORS
 
-    assert MOST == MOST_NEIGHBORS
+    assert MAX_NEIGHBORS == MAX_TRITON_NEIGHBORS
     points = matrix(0, 20, 5, torch.float32).to("cpu" if triton_kernels.interpreted() else "cuda")
     with pytest.raises(BackendUnavailable) as error:
         nearest_neighbors(points, 17, backend="triton")
@@ -148,52 +151,52 @@ def test_more_neighbours_than_triton_keeps():
 
 
 @metrics
-def test_clusters(backend, metric):
-    """Tight ones, near their centres, of as many points as candidates have room for; some near the origin."""
+def test_small_clusters(backend, metric):
+    """Tight clusters have no more points than there are candidates. Some are near the origin."""
     centres = matrix(0, 30, 24, torch.float32) * torch.logspace(-3, 3, 30)[:, None]
     points = (centres[:, None] * (1 + 1e-3 * torch.randn(30, 4, 24))).flatten(0, 1)
     check(points, 3, metric, backend)
-    own = nearest_neighbors(points[80:], 3, metric=metric, backend=backend)[0] // 4
-    assert (own == (torch.arange(40) // 4)[:, None]).all()
+    cluster = nearest_neighbors(points[80:], 3, metric=metric, backend=backend)[0] // 4
+    assert (cluster == (torch.arange(40) // 4)[:, None]).all()
 
 
 @metrics
 @pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4, 1e-6])
 def test_clusters_of_more_points_than_candidates(backend, metric, spread):
-    clusters, members = (3, 14) if interpreted(backend) else (8, 30)
+    clusters, members = (3, 14) if is_interpreted(backend) else (8, 30)
     centres = torch.nn.functional.normalize(matrix(1, clusters, 24, torch.float32))
     points = centres.repeat_interleave(members, 0) + spread * matrix(2, clusters * members, 24, torch.float32)
     points[[7, 40]] = points[[3, 30]]
-    found = nearest_neighbors(points, 5, metric=metric, backend=backend)
+    actual = nearest_neighbors(points, 5, metric=metric, backend=backend)
     indices, distances = expected(points, 5, metric)
-    assert torch.equal(found[0], indices)
-    torch.testing.assert_close(found[1], distances, rtol=2e-7, atol=0)
+    assert torch.equal(actual[0], indices)
+    torch.testing.assert_close(actual[1], distances, rtol=2e-7, atol=0)
 
 
 @metrics
 @pytest.mark.parametrize("common", [1e2, 1e4, 1e6])
 def test_a_dimension_that_is_large_in_all_points(backend, metric, common):
-    points = matrix(5, 66 if interpreted(backend) else 300, 40, torch.float32)
+    points = matrix(5, 66 if is_interpreted(backend) else 300, 40, torch.float32)
     points[:, 7] += common
     assert torch.equal(nearest_neighbors(points, 5, metric=metric, backend=backend)[0], expected(points, 5, metric)[0])
 
 
-def test_far_from_the_origin(backend):
+def test_points_far_from_the_origin_keep_their_digits(backend):
     points = matrix(0, 150, 20, torch.float32) + 1000
-    found = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
+    actual = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
     indices, distances = expected(points, 5, "euclidean")
-    assert torch.equal(found[0], indices)
-    torch.testing.assert_close(found[1], distances, rtol=2e-7, atol=0)
+    assert torch.equal(actual[0], indices)
+    torch.testing.assert_close(actual[1], distances, rtol=2e-7, atol=0)
 
 
-def test_an_outlier_does_not_blur_the_others(backend):
+def test_an_outlier_does_not_change_the_other_neighbours(backend):
     points = matrix(0, 150, 20, torch.float32)
     points[0] = 1e3
-    found = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
-    assert torch.equal(found[0], expected(points, 5, "euclidean")[0])
+    actual = nearest_neighbors(points, 5, metric="euclidean", backend=backend)
+    assert torch.equal(actual[0], expected(points, 5, "euclidean")[0])
 
 
-def test_zero_vectors_are_like_nothing(backend):
+def test_zero_vectors_have_cosine_distance_1_to_all_points(backend):
     points = matrix(0, 100, 20, torch.float32)
     points[[3, 50, 99]] = 0
     indices, distances = nearest_neighbors(points, 4, backend=backend)
@@ -214,18 +217,18 @@ def test_small_and_large_numbers(backend, metric, scale):
 
 @metrics
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e37])
-def test_squares_out_of_range(backend, metric, scale):
+def test_squares_outside_the_range_of_float32(backend, metric, scale):
     if backend == "triton":
-        pytest.skip("its squares are float32")
+        pytest.skip("Triton kernels square in float32")
     points = matrix(0, 90, 20, torch.float32) * scale
     indices, _ = expected(points, 3, metric)
     assert torch.equal(nearest_neighbors(points, 3, metric=metric, backend=backend)[0], indices)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered")  # by the interpreter's numpy
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # from NumPy in Triton's interpreter
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
 @metrics
-def test_points_that_are_not_finite(backend, metric, wrong):
+def test_points_that_are_not_finite_are_refused_or_have_no_neighbours(backend, metric, wrong):
     points = matrix(0, 70, 20, torch.float32)
     points[64, 3] = wrong
     if points.is_cuda:
@@ -240,8 +243,8 @@ def test_points_that_are_not_finite(backend, metric, wrong):
         indices, distances = launch(points, 3, metric)
     assert (indices[64] == -1).all() and distances[64].isnan().all()
     rest = torch.arange(70) != 64
-    want = expected(points[rest], 3, metric)[0]
-    assert torch.equal(indices[rest], want + (want >= 64))
+    expected_indices = expected(points[rest], 3, metric)[0]
+    assert torch.equal(indices[rest], expected_indices + (expected_indices >= 64))
 
 
 @pytest.mark.parametrize(
@@ -257,22 +260,22 @@ def test_points_that_are_not_finite(backend, metric, wrong):
         (torch.ones(3, 2), 1, "manhattan"),
     ],
 )
-def test_wrong_arguments(points, k, metric):
-    with pytest.raises(ValueError):
+def test_wrong_arguments_are_refused(points, k, metric):
+    with pytest.raises(ValueError, match="must be"):
         nearest_neighbors(points, k, metric=metric)
 
 
 @metrics
-def test_threads_change_nothing(backend, metric, two_threads):
+def test_the_number_of_threads_changes_nothing(backend, metric, two_threads):
     if backend == "triton":
-        pytest.skip("not on threads of the CPU")
+        pytest.skip("Triton kernels do not use CPU threads")
     points = matrix(0, 900, 70, torch.float32).repeat(2, 1)
     two = nearest_neighbors(points, 5, metric=metric, backend=backend)
     torch.set_num_threads(1)
     assert all(map(torch.equal, two, nearest_neighbors(points, 5, metric=metric, backend=backend)))
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     for points in (matrix(0, 9, 5, torch.float32), matrix(0, 9, 5, torch.float64)):
         torch.library.opcheck(torch.ops.pymultiling.nearest_neighbors.default, (points, 2, "cosine"))
     compiled = torch.compile(lambda x: nearest_neighbors(x, 3)[1] + 1, fullgraph=True, backend="aot_eager")

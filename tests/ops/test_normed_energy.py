@@ -1,4 +1,4 @@
-"""normed_energy against its definition: a neuron's columns taken out, and the norm run again, in float64."""
+"""normed_energy against its definition: remove a neuron's columns and recompute the norm, in float64."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import normed_energy, value_gram
 from pymultiling.ops.reference.normed_energy import ROWS
 from tests.support.error_budget import relative_error
-from tests.support.operator_inputs import counts, document_ids, examples, layouts, matrix, per_document
+from tests.support.operator_inputs import document_counts, document_ids, examples, layouts, matrix, per_document
 
 EPS = 1e-5
 
 
 def arguments(seed, tokens, kv_heads, group, size, width, dtype=torch.float64, layout="contiguous", bias=0.0):
-    """x, its linear map's output, the weight and the norm's multiplier, and the products of the weight's columns."""
+    """Returns random arguments of the operator up to eps."""
     neurons = kv_heads * group * size
     x, weight = matrix(seed, tokens, neurons, dtype, layout), matrix(seed + 1, width, neurons, dtype)
     output = x @ weight.T + bias
@@ -24,15 +24,15 @@ def arguments(seed, tokens, kv_heads, group, size, width, dtype=torch.float64, l
 
 
 def grams(weight, multiplier, kv_heads, size):
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    scaled = weight.to(wide) * multiplier.to(wide)[:, None]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    scaled = weight.to(dtype) * multiplier.to(dtype)[:, None]
     return [value_gram(w, kv_heads, size, backend="torch") for w in (weight, scaled)]
 
 
 def by_definition(x, output, weight, multiplier, gram, _, eps):
-    """(tokens, N / G) float64, neuron after neuron: |y - y'|^2, and |g v|^2 / r'^2, the largest term that it is the sum of."""
+    """Returns |y - y'|^2 and its largest term |g v|^2 / r'^2, both (tokens, N / G) float64, neuron by neuron."""
     kv_heads, size, group, _ = gram.shape
-    x, output, weight, multiplier = (one.double() for one in (x, output, weight, multiplier))
+    x, output, weight, multiplier = (tensor.double() for tensor in (x, output, weight, multiplier))
 
     def length(f):
         return (f.square().mean(1, keepdim=True) + eps).sqrt()
@@ -50,11 +50,11 @@ def by_definition(x, output, weight, multiplier, gram, _, eps):
     return torch.stack(changes, 1), torch.stack(terms, 1)
 
 
-def check(found, inputs, ids, count):
-    """To rounding of the terms, which cancel where a neuron's v has the direction of f: a norm takes no notice of it."""
+def check(energy, inputs, ids, count):
+    """Compares up to the rounding of the terms, which cancel where a neuron's v is parallel to f."""
     exact, terms = (per_document(values, ids, count) for values in by_definition(*inputs))
-    assert found.dtype == torch.float64 and found.shape == exact.shape
-    assert ((found - exact).abs() <= 1e-12 * terms + 1e-9 * exact).all()
+    assert energy.dtype == torch.float64 and energy.shape == exact.shape
+    assert ((energy - exact).abs() <= 1e-12 * terms + 1e-9 * exact).all()
 
 
 @examples
@@ -64,12 +64,12 @@ def check(found, inputs, ids, count):
     st.sampled_from([1, 3, 5]),
     st.sampled_from([1, 2, 7, 33]),
     st.sampled_from([0, 1, 7, 40]),
-    counts,
+    document_counts,
     layouts,
     st.sampled_from([0.0, 0.7]),
     st.integers(0, 99),
 )
-def test_is_what_taking_a_neuron_out_does(kv_heads, group, size, width, tokens, count, layout, bias, seed):
+def test_equals_the_change_without_each_neuron(kv_heads, group, size, width, tokens, count, layout, bias, seed):
     inputs = arguments(seed, tokens, kv_heads, group, size, width, layout=layout, bias=bias)
     ids = document_ids(seed, tokens, count)
     check(normed_energy(*inputs, ids, count), inputs, ids, count)
@@ -78,20 +78,20 @@ def test_is_what_taking_a_neuron_out_does(kv_heads, group, size, width, tokens, 
 @pytest.mark.parametrize("dtype, allowed", [(torch.float32, 1e-4), (torch.bfloat16, 1e-4), (torch.float16, 1e-4)])
 def test_narrow_inputs_are_summed_in_float32(dtype, allowed):
     inputs = arguments(0, 50, 2, 2, 4, 24, dtype)
-    found = normed_energy(*inputs)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found[0].double(), by_definition(*inputs)[0].sum(0), rtol=allowed, atol=0)
+    energy = normed_energy(*inputs)
+    assert energy.dtype == torch.float32
+    torch.testing.assert_close(energy[0].double(), by_definition(*inputs)[0].sum(0), rtol=allowed, atol=0)
 
 
-def test_a_neuron_of_one_column():
-    """FFN and O: as many heads of one column as there are."""
+def test_neurons_of_one_column():
+    """For the FFN and o each column is a head."""
     x, output, weight, multiplier, *_ = arguments(3, 30, 1, 1, 9, 12)
     inputs = (x, output, weight, multiplier, *grams(weight, multiplier, 9, 1), EPS)
     assert inputs[4].shape == (9, 1, 1, 1)
     check(normed_energy(*inputs), inputs, torch.zeros(30, dtype=torch.int64), 1)
 
 
-def test_more_tokens_than_are_worked_on_at_a_time():
+def test_more_tokens_than_one_block():
     inputs = arguments(0, 2 * ROWS + 3, 1, 2, 3, 8)
     ids = document_ids(0, 2 * ROWS + 3, 3)
     check(normed_energy(*inputs, ids, 3), inputs, ids, 3)
@@ -105,8 +105,8 @@ def test_small_changes_keep_their_digits():
     torch.testing.assert_close(normed_energy(*inputs)[0], exact, rtol=1e-6, atol=0)
 
 
-def test_a_neuron_that_is_all_of_the_output():
-    """Without it the output is zero, and eps alone is left of the norm."""
+def test_a_neuron_that_makes_the_whole_output():
+    """Without this neuron the output is zero and only eps is left of the norm."""
     x, weight = torch.full((4, 1), 3.0, dtype=torch.float64), matrix(0, 6, 1, torch.float64)
     multiplier = torch.ones(6, dtype=torch.float64)
     inputs = (x, x @ weight.T, weight, multiplier, *grams(weight, multiplier, 1, 1), EPS)
@@ -117,17 +117,17 @@ def test_padding_and_empty_documents():
     inputs = arguments(0, 6, 2, 1, 2, 5)
     alone = normed_energy(*inputs, torch.tensor([1, -1, 1, -1, -1, 1]), 3)
     assert not alone[0].any() and not alone[2].any() and alone[1].all()
-    kept = [0, 2, 5]
-    x, output, *others = inputs
-    torch.testing.assert_close(alone[1:2], normed_energy(x[kept], output[kept], *others), rtol=1e-12, atol=0)
+    tokens = [0, 2, 5]
+    x, output, *weights = inputs
+    torch.testing.assert_close(alone[1:2], normed_energy(x[tokens], output[tokens], *weights), rtol=1e-12, atol=0)
     assert normed_energy(*inputs, torch.full((6,), -1), 0).shape == (0, 4)
 
 
 def test_nan_stays_in_its_document():
     inputs = arguments(0, 6, 2, 1, 2, 5)
     inputs[1][4, 2] = torch.nan
-    found = normed_energy(*inputs, torch.tensor([0, 0, 0, 1, 1, 1]), 2)
-    assert found[0].isfinite().all() and found[1].isnan().all()
+    energy = normed_energy(*inputs, torch.tensor([0, 0, 0, 1, 1, 1]), 2)
+    assert energy[0].isfinite().all() and energy[1].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,20 @@ def test_nan_stays_in_its_document():
         (0, torch.ones(6, 4, dtype=torch.int64)),
     ],
 )
-def test_wrong_arguments(place, wrong):
+def test_wrong_arguments_are_refused(place, wrong):
     inputs = list(arguments(0, 6, 2, 1, 2, 5))
     inputs[place] = wrong
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must be"):
         normed_energy(*inputs)
 
 
 @pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
-def test_other_backends_are_refused(backend):
-    with pytest.raises(BackendUnavailable, match='cannot run normed_energy: .*; backend="torch" always can'):
+def test_backends_without_a_kernel_are_refused(backend):
+    with pytest.raises(BackendUnavailable, match=r'cannot run normed_energy: .*; backend="torch" always can'):
         normed_energy(*arguments(0, 6, 2, 1, 2, 5, torch.float32), backend=backend)
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     inputs = (*arguments(0, 6, 2, 2, 3, 5, torch.float32), document_ids(0, 6, 2), 2)
     operator = torch.ops.pymultiling.normed_energy
     torch.library.opcheck(operator.default, inputs)

@@ -1,4 +1,4 @@
-"""What only a GPU shows: one kernel a call, the same bits every time, graphs, compiled callers."""
+"""What only a GPU can show: one kernel per call, the same bits every time, CUDA graphs, compiled callers."""
 
 from collections.abc import Callable
 
@@ -15,17 +15,17 @@ SHAPE = Shape("small", hidden=512, layers=1, heads=8, kv_heads=2, ffn=1000, leng
 
 
 def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    """A function of the operator's first tensor, and that; all else that the operator takes is made beforehand."""
+    """Returns a function of the operator's first tensor, and this tensor. All other arguments are fixed."""
     torch.manual_seed(0)
-    ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last of padding
+    ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last one is padding
     layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
-    arguments = [one for one in make_inputs(operator, layer) if one.compared][-1].arguments
-    row = OPERATORS[operator]
-    first, *others = row.schema_arguments(arguments)
+    arguments = [case for case in make_inputs(operator, layer) if case.compared][-1].arguments
+    entry = OPERATORS[operator]
+    first, *rest = entry.schema_arguments(arguments)
 
     def call(x: torch.Tensor):
-        found = Case(operator, "", row.python_arguments((x, *others))).on("auto")()
-        return found[0] if len(found) == 1 else found
+        outputs = Case(operator, "", entry.python_arguments((x, *rest))).on("auto")()
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return call, (first,)
 
@@ -36,14 +36,14 @@ def call(request) -> tuple[Callable, tuple[torch.Tensor, ...]]:
 
 
 def results(function: Callable, arguments: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """Copies, and the arguments are left as they are."""
-    found = function(*(x.clone() for x in arguments))
-    return [x.clone() for x in ((found,) if isinstance(found, torch.Tensor) else found)]
+    """Returns copies of the results for copies of the arguments."""
+    outputs = function(*(x.clone() for x in arguments))
+    return [x.clone() for x in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
 
 
-def test_one_kernel_a_call(call, request):
+def test_a_call_launches_one_kernel(call, request):
     function, arguments = call
-    # The second one of nearest_neighbors looks at rows left open.
+    # The second kernel of nearest_neighbors looks at the rows that the first has left open.
     kernels = 2 if request.node.callspec.params["call"] == "nearest_neighbors" else 1
     function(*arguments)  # compiles
     torch.cuda.synchronize()
@@ -61,7 +61,7 @@ def test_the_same_bits_every_time(call):
         assert all(map(torch.equal, first, results(*call)))
 
 
-def test_in_a_graph(call):
+def test_a_cuda_graph_replays_with_new_inputs(call):
     function, arguments = call
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -70,17 +70,17 @@ def test_in_a_graph(call):
     torch.cuda.current_stream().wait_stream(stream)
     inputs, graph = [x.clone() for x in arguments], torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = function(*inputs)
+        outputs = function(*inputs)
     for x, y in zip(inputs, arguments):
         x.copy_(y.flip(-1))
     expected = results(function, tuple(y.flip(-1) for y in arguments))
     graph.replay()
-    assert all(map(torch.equal, (found,) if isinstance(found, torch.Tensor) else found, expected))
+    assert all(map(torch.equal, (outputs,) if isinstance(outputs, torch.Tensor) else outputs, expected))
 
 
-def test_compiled_in_one_graph(call):
+def test_a_compiled_caller_is_one_graph(call):
     function, arguments = call
-    torch.compiler.reset()  # all operators share the code of one function, which is compiled a few times at most
+    torch.compiler.reset()  # all operators share one caller, which torch compiles only a few times
     compiled = torch.compile(lambda *x: function(*(y * 2 for y in x)), fullgraph=True)
     expected = results(function, tuple(x * 2 for x in arguments))
     assert all(map(torch.equal, results(compiled, arguments), expected))

@@ -1,7 +1,8 @@
 """qk_importance(mode="fast"): the reference against its definition in loops, then every backend against the reference.
 
-Draws jump when a probability moves by a rounding, so backends are compared to rounding where rows have no draws, and
-where no draw is near the next key; elsewhere they may differ by the estimate's own error, but not in most neurons.
+A rounding error of a probability can move a draw to another key. So backends are compared up to rounding where rows
+have no draws, and where no draw is near the next key. Elsewhere they may differ by the error of the estimate, but not
+in most neurons.
 """
 
 import math
@@ -16,13 +17,13 @@ from hypothesis import strategies as st
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import QKEstimate, qk_importance
 from pymultiling.ops.dispatch import select_implementation
-from pymultiling.ops.reference.qk_estimate import chosen
+from pymultiling.ops.reference.qk_estimate import choose_keys
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
-from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, few_kernels, importance, to_dtype
+from tests.support.operator_inputs import examples, is_interpreted
+from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, to_dtype
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # NumPy, in Triton's interpreter
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
 SMALL = Case(batch=1, kv_heads=1, group=1, length=32, size=8)  # 16 rows with draws
 THRESHOLDS = [0.07 / 2**m for m in range(8)]
@@ -30,7 +31,7 @@ THRESHOLDS = [0.07 / 2**m for m in range(8)]
 
 @pytest.fixture
 def estimating(backend):
-    """Every backend that has the operator."""
+    """Yields every backend that has the operator."""
     try:
         select_implementation("qk_estimate", (SMALL.problem(torch.float32),), backend)
     except BackendUnavailable as reason:
@@ -39,7 +40,7 @@ def estimating(backend):
 
 
 def fitting(case, backend):
-    return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if interpreted(backend) else case
+    return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if is_interpreted(backend) else case
 
 
 def estimate(case, backend="torch", dtype=torch.float64):
@@ -50,33 +51,34 @@ def estimate(case, backend="torch", dtype=torch.float64):
 
 
 def weights(a: list[float]) -> tuple[list[float], list[float], list[float]]:
-    """Of the keys with probabilities a: with all draws, the even ones, the odd ones."""
+    """Returns the weights of keys with probabilities a: for all draws, for the even ones and for the odd ones."""
     if len(a) <= 16:
         return a, a, a
-    low_enough = [threshold for threshold in THRESHOLDS if sum(one > threshold for one in a) <= 8]
+    low_enough = [threshold for threshold in THRESHOLDS if sum(probability > threshold for probability in a) <= 8]
     certain = [j for j in range(len(a)) if a[j] > min(low_enough, default=0.07)]
-    number = (16 - len(certain)) // 2 * 2
+    draws = (16 - len(certain)) // 2 * 2
     rest = [0.0 if j in certain else a[j] for j in range(len(a))]
     mass, offset = sum(rest), (0.6180339887498949 * len(a)) % 1
     halves = [[a[j] if j in certain else 0.0 for j in range(len(a))] for _ in range(2)]
-    for r in range(number):
+    for r in range(draws):
         running = 0.0
         for j, probability in enumerate(rest):
             running += probability
-            if (r + offset) * mass / number < running:
-                halves[r % 2][j] += 2 * mass / number
+            if (r + offset) * mass / draws < running:
+                halves[r % 2][j] += 2 * mass / draws
                 break
     return [(even + odd) / 2 for even, odd in zip(*halves)], *halves
 
 
 def change(a: list[float], w: list[float], y: list[float]) -> float:
-    v = [math.exp(one - max(y)) for one in y]
+    """Returns f of one query."""
+    v = [math.exp(yj - max(y)) for yj in y]
     z = sum(map(math.prod, zip(w, v)))
     return sum(wj * aj * (vj / z - 1) ** 2 for wj, aj, vj in zip(w, a, v))
 
 
 def definition(case: Case) -> QKEstimate:
-    """Zeroes one row of one head's projection after the other, computes scores again, goes through rows and keys."""
+    """Zeroes one row of one head's projection after the other and recomputes the scores, in loops over queries."""
     projections, valid = case.projections(), case.valid()
 
     def scores(zero=None):
@@ -97,21 +99,21 @@ def definition(case: Case) -> QKEstimate:
         return [(i, [j for j in tokens if j <= i and (case.window is None or i - j < case.window)]) for i in tokens]
 
     whole = scores()
-    found = [torch.zeros(2, case.batch, heads, case.size) for heads in (case.kv_heads * case.group, case.kv_heads)]
-    found = [x.double() for x in found]
-    for site, out in enumerate(found):
+    head_counts = (case.kv_heads * case.group, case.kv_heads)
+    sums = [torch.zeros(2, case.batch, heads, case.size, dtype=torch.float64) for heads in head_counts]
+    for site, out in enumerate(sums):
         for head in range(out.shape[2]):
-            mine = [head] if site == 0 else range(head * case.group, (head + 1) * case.group)
+            query_heads = [head] if site == 0 else range(head * case.group, (head + 1) * case.group)
             for n in range(case.size):
                 y = scores((site, head, n)) - whole
                 for b in range(case.batch):
-                    for h in mine:
+                    for h in query_heads:
                         for i, keys in rows(b):
                             a = whole[b, h, i, keys].softmax(-1).tolist()
                             f, even, odd = (change(a, w, y[b, h, i, keys].tolist()) for w in weights(a))
                             out[0, b, head, n] += f
                             out[1, b, head, n] += ((even - odd) / 2) ** 2
-    (q, q_variance), (k, k_variance) = (x.flatten(2) for x in found)
+    (q, q_variance), (k, k_variance) = (x.flatten(2) for x in sums)
     return QKEstimate(q, k, q_variance.sqrt(), k_variance.sqrt())
 
 
@@ -132,13 +134,13 @@ DEFINITION = {
 
 
 @pytest.mark.parametrize("case", DEFINITION.values(), ids=DEFINITION)
-def test_reference_is_the_definition(case):
-    for found, literal in zip(estimate(case), definition(case)):
-        assert relative_error(found, literal) < 1e-9
+def test_the_reference_equals_the_definition(case):
+    for actual, literal in zip(estimate(case), definition(case)):
+        assert relative_error(actual, literal) < 1e-9
 
 
 def random_probabilities(sharpness: float, rows: int, keys: int, probable: int = 0):
-    """log A, the first `probable` keys above the others, and which keys are seen: 151 by row 0, one more by every next."""
+    """Returns log A with `probable` high first keys, and which keys are seen: 151 by row 0, then one more per row."""
     generator = torch.Generator().manual_seed(0)
     scores = sharpness * torch.randn(rows, keys, generator=generator, dtype=torch.float64)
     scores[:, :probable] += 10
@@ -146,25 +148,25 @@ def random_probabilities(sharpness: float, rows: int, keys: int, probable: int =
     return scores.masked_fill(~seen, -torch.inf).log_softmax(-1), seen
 
 
-def test_weights_of_every_threshold():
+def test_weights_equal_the_definition_for_every_threshold():
     lowest = set()
     for sharpness, probable in ((0.1, 10), (0.1, 16), (1, 0), (3, 0), (4, 0), (5, 0), (100, 0)):
         log_a, seen = random_probabilities(sharpness, 20, 200, probable)
-        slots = chosen(log_a, seen, torch.arange(20))
+        slots = choose_keys(log_a, seen, torch.arange(20))
         for row, (a, keys) in enumerate(zip(log_a.exp(), seen)):
             passing = [int((a > threshold).sum()) for threshold in THRESHOLDS]
             lowest.add(max((m for m in range(8) if passing[m] <= 8), default=-1))
             for (weight, _), literal in zip(slots.weights, weights(a[keys].tolist())):
-                found = torch.zeros(200, dtype=torch.float64).scatter_add(0, slots.key[row], weight[row])
+                actual = torch.zeros(200, dtype=torch.float64).scatter_add(0, slots.key[row], weight[row])
                 torch.testing.assert_close(
-                    found[keys], torch.tensor(literal, dtype=torch.float64), rtol=1e-9, atol=1e-12
+                    actual[keys], torch.tensor(literal, dtype=torch.float64), rtol=1e-9, atol=1e-12
                 )
     assert lowest == {-1, *range(8)}
 
 
 @pytest.mark.parametrize("number", [8, 9, 13, 14, 15, 16, 20])
 def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
-    """14 keys of A = 1/14 pass 0.07, the highest threshold, and leave two draws for the rest; 15 of 1/15 do not pass."""
+    """14 keys of A = 1/14 pass the threshold 0.07 and leave two draws for the rest. 15 keys of 1/15 do not pass."""
     torch.manual_seed(0)
     q, k = torch.randn(1, 1, 28, 4), torch.randn(1, 1, 28, 4)
     q[..., 0], k[..., 0] = 8.0, -4.0
@@ -176,7 +178,7 @@ def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
 def test_weights_sum_to_one():
     for sharpness in (0.1, 1.0, 3.0, 10.0, 100.0):
         log_a, seen = random_probabilities(sharpness, 300, 500)
-        slots = chosen(log_a.float(), seen, torch.arange(300))
+        slots = choose_keys(log_a.float(), seen, torch.arange(300))
         assert seen.gather(1, slots.key).all()
         for weight, log_weight in slots.weights:
             torch.testing.assert_close(weight.sum(-1), torch.ones(300), rtol=0, atol=2e-6)
@@ -187,16 +189,18 @@ def test_weights_sum_to_one():
 
 
 def check(case, dtype, backend):
-    """To rounding."""
+    """Compares a backend with the reference, up to rounding."""
     problem = case.problem(dtype)
-    found = importance(problem, mode="fast", backend=backend)
+    actual = importance(problem, mode="fast", backend=backend)
     plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
-    for value, of_plain, of_exact in zip(found[:2], plain, exact):
+    for value, plain_value, exact_value in zip(actual[:2], plain, exact):
         assert value.dtype == torch.float32
-        assert_within_budget("qk_estimate", value, of_plain, of_exact, (problem,))
-    for value, of_plain, of_exact, size in zip(found[2:], plain[2:], exact[2:], exact):
-        # A standard error is a difference, with the rounding errors of what is subtracted.
-        assert_within_budget("qk_estimate", value + size.float(), of_plain + size.float(), of_exact + size, (problem,))
+        assert_within_budget("qk_estimate", value, plain_value, exact_value, (problem,))
+    for value, plain_value, exact_value, size in zip(actual[2:], plain[2:], exact[2:], exact):
+        # A standard error is a difference, so it has the rounding errors of the subtracted values.
+        assert_within_budget(
+            "qk_estimate", value + size.float(), plain_value + size.float(), exact_value + size, (problem,)
+        )
 
 
 short = st.builds(
@@ -218,25 +222,25 @@ short = st.builds(
 @examples
 @given(short, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_rows_of_16_keys_are_exact(estimating, case, dtype):
-    case = few_kernels(fitting(case, estimating), estimating)
+    case = limit_kernels(fitting(case, estimating), estimating)
     check(case, dtype, estimating)
     problem = case.problem(dtype)
     q, k, q_error, k_error = importance(problem, mode="fast", backend=estimating)
     exact, plain = all_keys(to_dtype(problem, torch.float64)), all_keys(problem)
-    for value, of_plain, of_exact in zip((q, k), plain, exact):
-        assert_within_budget("qk_estimate", value, of_plain, of_exact, (problem,))
+    for value, plain_value, exact_value in zip((q, k), plain, exact):
+        assert_within_budget("qk_estimate", value, plain_value, exact_value, (problem,))
     assert not q_error.any() and not k_error.any()
 
 
 def nearest_tie(case) -> float:
-    """How near a draw of any row comes to the next key, or a probability to a threshold, in parts of what decides."""
+    """Returns the smallest relative distance of a draw to the next key, or of a probability to a threshold."""
     nearest = 1.0
     q, k, *_ = case.problem()
     for b in range(case.batch):
         tokens = case.valid()[b].nonzero().flatten()
         distance = tokens[:, None] - tokens
         seen = (distance >= 0) & (distance < (case.window or case.length))
-        for h, a in enumerate(case.probabilities(q, k, b)):
+        for a in case.probabilities(q, k, b):
             for row, keys in zip(a, seen):
                 row, c = row[keys], int(keys.sum())
                 if c <= 16:
@@ -256,8 +260,9 @@ def nearest_tie(case) -> float:
 
 
 def without_ties(case: Case) -> Case:
-    """The case with the first seed whose draws a rounding does not move."""
-    return next(one for seed in count() if nearest_tie(one := replace(case, seed=seed)) > 1e-5)
+    """Returns the case with the first seed for which rounding does not move a draw."""
+    candidates = (replace(case, seed=seed) for seed in count())
+    return next(candidate for candidate in candidates if nearest_tie(candidate) > 1e-5)
 
 
 LONG = {
@@ -289,34 +294,34 @@ def test_backends_equal_the_reference_where_draws_cannot_move(estimating, case):
         Case(batch=1, length=300, size=16, query_factor=5),
     ],
 )
-def test_long_rows(estimating, case):
-    """Another choice of draws would move the median neuron by its standard error, 3e-3 or more of it."""
-    if interpreted(estimating):
+def test_long_rows_equal_the_reference_up_to_rounding(estimating, case):
+    """A different choice of draws would change the median neuron by its standard error, at least 3e-3 of its value."""
+    if is_interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
-    found, plain = estimate(case, estimating, torch.float32), estimate(case)
-    for value, of_plain, its_error in zip(found[:2], plain, plain[2:]):
-        difference = (value.double() - of_plain).abs()
-        assert (difference / of_plain).median() < 1e-5
-        assert (its_error / of_plain).median() > 1e-3
-        assert (difference <= its_error + 1e-5 * of_plain).all()
-    for its_error, of_plain in zip(found[2:], plain[2:]):
-        assert ((its_error.double() - of_plain).abs() / of_plain).median() < 1e-4
+    actual, plain = estimate(case, estimating, torch.float32), estimate(case)
+    for value, plain_value, standard_error in zip(actual[:2], plain, plain[2:]):
+        difference = (value.double() - plain_value).abs()
+        assert (difference / plain_value).median() < 1e-5
+        assert (standard_error / plain_value).median() > 1e-3
+        assert (difference <= standard_error + 1e-5 * plain_value).all()
+    for standard_error, plain_value in zip(actual[2:], plain[2:]):
+        assert ((standard_error.double() - plain_value).abs() / plain_value).median() < 1e-4
 
 
 @pytest.mark.parametrize("case", [Case(length=200, size=16), Case(length=200, size=32, norm=True, query_factor=3)])
 def test_standard_errors_are_calibrated(estimating, case):
-    if interpreted(estimating):
+    if is_interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
     exact = all_keys(case.problem())
-    found = estimate(case, estimating, torch.float32)
-    for value, truth, its_error in zip(found[:2], exact, found[2:]):
-        size = (value.double() - truth).abs() / its_error
+    actual = estimate(case, estimating, torch.float32)
+    for value, truth, standard_error in zip(actual[:2], exact, actual[2:]):
+        size = (value.double() - truth).abs() / standard_error
         assert (size <= 2).double().mean() >= 0.9, "standard errors are too small"
         assert (size <= 0.5).double().mean() <= 0.75, "standard errors are too large"
 
 
-def test_padding_changes_nothing(estimating):
-    """Tokens at other positions, with any padding between them, in a batch with other documents."""
+def test_padding_and_position_change_nothing(estimating):
+    """The tokens have other positions, with padding between them, in a batch with another document."""
     case = without_ties(replace(SMALL, rotation=None))
     alone = case.problem(torch.float32)
     length = case.length
@@ -326,31 +331,32 @@ def test_padding_changes_nothing(estimating):
     valid[0, places] = valid[1, : length - 8] = True
     for x, values in zip(padded, alone):
         x[0, :, places], x[1, :, : length - 8] = values[0], values[0, :, 8:]
-    found = qk_importance(*padded, valid=valid, scale=case.size**-0.5, mode="fast", backend=estimating)
+    actual = qk_importance(*padded, valid=valid, scale=case.size**-0.5, mode="fast", backend=estimating)
     expected = estimate(case, estimating, torch.float32)
-    for value, its_own in zip(found, expected):
-        torch.testing.assert_close(value[:1], its_own, rtol=1e-5, atol=1e-9)
+    for value, expected_value in zip(actual, expected):
+        torch.testing.assert_close(value[:1], expected_value, rtol=1e-5, atol=1e-9)
 
 
-# One key has all of A, and what comes up without a neuron is not drawn: most rows must be short to be of the right size.
-HOSTILE = {**HOSTILE, "scores of 1e4": replace(HOSTILE["scores of 1e4"], length=20)}
+# One key has all of A, and the keys that gain probability without a neuron are not drawn. Most rows must be short for
+# the right magnitude.
+EXTREME = {**EXTREME, "scores of 1e4": replace(EXTREME["scores of 1e4"], length=20)}
 
 
-@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_inputs(estimating, case):
-    """Finite, and of the right size: what few tokens change by keys of the smallest A is not seen."""
+@pytest.mark.parametrize("case", EXTREME.values(), ids=EXTREME)
+def test_extreme_inputs(estimating, case):
+    """Results are finite and have the right magnitude. Changes at keys of the smallest A are not noticed."""
     case = fitting(case, estimating)
     problem = case.problem(torch.float32)
-    found = importance(problem, mode="fast", backend=estimating)
-    for value in found:
+    actual = importance(problem, mode="fast", backend=estimating)
+    for value in actual:
         assert value.isfinite().all() and (value >= 0).all()
     exact = all_keys(to_dtype(problem, torch.float64))
-    for value, truth in zip(found[:2], exact):
+    for value, truth in zip(actual[:2], exact):
         assert ((value.double() - truth).abs() / truth).median() < 0.5
 
 
 @pytest.mark.parametrize("strength", [60.0, 400.0])
-def test_one_neuron_that_dominates_its_head(estimating, strength):
+def test_a_neuron_that_dominates_its_head_is_the_largest(estimating, strength):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), estimating)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, torch.linspace(-1, 1, case.length).square()
@@ -360,27 +366,27 @@ def test_one_neuron_that_dominates_its_head(estimating, strength):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_nan_shows(estimating, which):
+def test_nan_makes_its_head_nan(estimating, which):
     case = Case(length=28, kv_heads=1, group=1)
     problem = case.problem(torch.float32)
     problem[which][0, 0, 25, 2] = torch.nan
-    found = importance(problem, mode="fast", backend=estimating)
-    assert found.q[0].isnan().all() and found.k[0].isnan().all()
-    assert found.q_error[0].isnan().all() and found.k_error[0].isnan().all()
-    assert all(value[1].isfinite().all() for value in found)
+    actual = importance(problem, mode="fast", backend=estimating)
+    assert actual.q[0].isnan().all() and actual.k[0].isnan().all()
+    assert actual.q_error[0].isnan().all() and actual.k_error[0].isnan().all()
+    assert all(value[1].isfinite().all() for value in actual)
 
 
-def test_no_tokens(estimating):
+def test_no_tokens_have_no_importance(estimating):
     for case in (Case(length=0), Case(batch=0)):
         for value in estimate(case, estimating, torch.float32):
             assert value.shape[0] == case.batch and not value.any()
 
 
 @pytest.mark.parametrize("case", [Case(length=90, size=20), Case(length=90, size=20, norm=True, softcap=5.0)])
-def test_threads_change_no_bit(estimating, two_threads, case):
+def test_the_number_of_threads_changes_no_bit(estimating, two_threads, case):
     if estimating != "cpp":
         pytest.skip(
-            "PyTorch's products of matrices depend on the number of threads, Triton's kernels have none on the CPU"
+            "PyTorch's matrix products depend on the number of threads, and Triton kernels do not use CPU threads"
         )
     two = estimate(case, estimating, torch.float32)
     torch.set_num_threads(1)
@@ -390,16 +396,16 @@ def test_threads_change_no_bit(estimating, two_threads, case):
 # --- the interface -------------------------------------------------------------------------------------------------
 
 
-def test_unknown_mode():
+def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="fast"):
         importance(SMALL.problem(), mode="faster")
 
 
-def test_float64_stays():
+def test_float64_results_for_float64_input():
     assert all(value.dtype == torch.float64 for value in estimate(SMALL))
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     case = Case(length=20, size=4, norm=True, group=1)
     args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_estimate.default, args)

@@ -1,4 +1,4 @@
-"""Importance of query and key neurons: the reference against brute force, then every backend against the reference."""
+"""qk_importance: the reference against brute force, then every backend against the reference."""
 
 import sys
 import time
@@ -14,10 +14,10 @@ from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.ops import unavailable
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
-from tests.support.operator_inputs import examples, interpreted
-from tests.support.qk_cases import HOSTILE, Case, brute_force, few_kernels, importance, to_dtype
+from tests.support.operator_inputs import examples, is_interpreted
+from tests.support.qk_cases import EXTREME, Case, brute_force, importance, limit_kernels, to_dtype
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy, in Triton's interpreter
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference = OPERATORS["qk_importance"].reference()
 
 BRUTE_FORCE = {
@@ -38,14 +38,14 @@ BRUTE_FORCE = {
 
 
 @pytest.mark.parametrize("case", BRUTE_FORCE.values(), ids=BRUTE_FORCE)
-def test_reference_is_what_zeroing_a_row_does(case):
-    for found, exact in zip(reference(case.problem()), brute_force(case)):
-        assert relative_error(found, exact) < 1e-9
+def test_the_reference_equals_zeroing_each_row(case):
+    for actual, exact in zip(reference(case.problem()), brute_force(case)):
+        assert relative_error(actual, exact) < 1e-9
 
 
 def fitting(case, backend, length=20):
-    """The case, or in Triton's interpreter a small one of the kind, still of two tiles of rows."""
-    if not interpreted(backend):
+    """Returns the case, or for Triton's interpreter a small variant of it that still has two tiles of rows."""
+    if not is_interpreted(backend):
         return case
     return replace(case, batch=1, kv_heads=1, group=min(case.group, 2), length=min(case.length, length))
 
@@ -81,7 +81,7 @@ cases = st.builds(
 @examples
 @given(cases, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_backends_equal_the_reference(backend, case, dtype):
-    check(few_kernels(case, backend), dtype, backend)
+    check(limit_kernels(case, backend), dtype, backend)
 
 
 LONG = {
@@ -94,23 +94,23 @@ LONG = {
 
 
 @pytest.mark.parametrize("case", LONG.values(), ids=LONG)
-def test_rows_of_many_keys(backend, case):
+def test_rows_of_many_keys_equal_the_reference(backend, case):
     check(replace(case, length=70), torch.bfloat16, backend, length=70)
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-def test_half_precision(backend):
+def test_float16_equals_the_reference(backend):
     check(Case(norm=True, padding="left"), torch.float16, backend)
 
 
-@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_inputs(backend, case):
+@pytest.mark.parametrize("case", EXTREME.values(), ids=EXTREME)
+def test_extreme_inputs(backend, case):
     check(case, torch.float32, backend, length=40)
 
 
 @pytest.mark.parametrize("strength", [12.0, 60.0, 400.0])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_one_neuron_that_dominates_its_head(backend, strength, sign):
+def test_a_neuron_that_dominates_its_head_keeps_its_digits(backend, strength, sign):
     case = fitting(Case(batch=1, kv_heads=1, group=1, length=50, rotation=None), backend, length=40)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
@@ -123,14 +123,14 @@ def test_one_neuron_that_dominates_its_head(backend, strength, sign):
 
 def test_a_single_token_has_no_importance(backend):
     for case in (Case(length=1, query_factor=50), Case(length=9, window=1), Case(length=1, norm=True, softcap=3.0)):
-        for found in importance(case.problem(torch.float32), backend=backend):
-            assert not found.any()
+        for values in importance(case.problem(torch.float32), backend=backend):
+            assert not values.any()
 
 
-def test_no_tokens(backend):
+def test_no_tokens_have_no_importance(backend):
     for case in (Case(length=0), Case(batch=0)):
-        for found in importance(case.problem(torch.float32), backend=backend):
-            assert found.shape[0] == case.batch and not found.any()
+        for values in importance(case.problem(torch.float32), backend=backend):
+            assert values.shape[0] == case.batch and not values.any()
 
 
 def test_padding_is_not_read(backend):
@@ -144,7 +144,7 @@ def test_padding_is_not_read(backend):
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("which", [0, 1])
-def test_nan_shows(backend, which, softcap):
+def test_nan_makes_its_head_nan(backend, which, softcap):
     case = Case(softcap=softcap)
     problem = case.problem(torch.float32)
     problem[which][0, 0, 5, 2] = torch.nan
@@ -153,34 +153,34 @@ def test_nan_shows(backend, which, softcap):
     assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
 
 
-def test_strided_heads(backend):
-    """As a model has them: (B, l, H, d) transposed, tables per document, gains in another dtype."""
+def test_strides_change_nothing(backend):
+    """Heads are strided as in a model: (B, l, H, d) transposed. Tables are per document, one gain has another dtype."""
     case = Case(norm=True)
     problem = case.problem(torch.float32)
     expected = importance(problem, backend=backend)
     names = ("q", "k", "q_plain", "k_plain", "q_gain", "k_gain")
     strided = {name: getattr(problem, name).transpose(1, 2).contiguous().transpose(1, 2) for name in names}
-    strided["q"] = strided["q"].mT.contiguous().mT  # the last dimension strided too
+    strided["q"] = strided["q"].mT.contiguous().mT  # the last dimension is strided too
     strided["q_gain"] = strided["q_gain"].double()
     strided |= {name: getattr(problem, name).repeat(case.batch, 1, 1) for name in ("cos", "sin")}
     for a, e in zip(importance(problem._replace(**strided), backend=backend), expected):
         torch.testing.assert_close(a.float(), e, rtol=1e-6, atol=0)
 
 
-def test_rotation_tables_of_each_document(backend):
+def test_each_document_may_have_its_own_tables(backend):
     case = Case(batch=1)
-    one = case.problem(torch.float32)
-    late = one._replace(cos=one.cos.roll(3, 1), sin=one.sin.roll(3, 1))
-    both = QKProblem(*(torch.cat([a, b]) if isinstance(a, torch.Tensor) else a for a, b in zip(one, late)))
+    early = case.problem(torch.float32)
+    late = early._replace(cos=early.cos.roll(3, 1), sin=early.sin.roll(3, 1))
+    both = QKProblem(*(torch.cat([a, b]) if isinstance(a, torch.Tensor) else a for a, b in zip(early, late)))
     for a, b in zip(importance(both, backend=backend), importance(late, backend=backend)):
         torch.testing.assert_close(a[1:], b, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("case", [Case(length=90, size=20), Case(length=90, size=20, norm=True, softcap=5.0)])
-def test_threads_change_no_bit(backend, two_threads, case):
+def test_the_number_of_threads_changes_no_bit(backend, two_threads, case):
     if backend != "cpp":
         pytest.skip(
-            "PyTorch's products of matrices depend on the number of threads, Triton's kernels have none on the CPU"
+            "PyTorch's matrix products depend on the number of threads, and Triton kernels do not use CPU threads"
         )
     problem = case.problem(torch.float32)
     two = importance(problem, backend=backend)
@@ -189,13 +189,13 @@ def test_threads_change_no_bit(backend, two_threads, case):
 
 
 def test_kernels_use_the_second_thread(two_threads):
-    """Built without OpenMP, at::parallel_for runs on one thread and says nothing."""
-    reason = unavailable("cpp") or ("OpenMP is for Linux builds only" if sys.platform != "linux" else None)
+    """Without OpenMP at::parallel_for silently runs on one thread."""
+    reason = unavailable("cpp") or ("only Linux builds use OpenMP" if sys.platform != "linux" else None)
     if reason is not None:
         pytest.skip(reason)
     case = Case(batch=1, length=256, size=32)
     problem = case.problem(torch.float32)
-    time.sleep(0.2)  # threads that still spin after PyTorch's work have gone to sleep
+    time.sleep(0.2)  # PyTorch's threads, which spin after their work, go to sleep
     all_threads, this_thread = time.process_time(), time.thread_time()
     for _ in range(5):
         importance(problem, backend="cpp")
@@ -217,13 +217,13 @@ def test_kernels_use_the_second_thread(two_threads):
         {"q_plain": None, "k_plain": None, "q_gain": torch.ones(1, 2, 4, 8)},
     ],
 )
-def test_wrong_arguments(wrong):
+def test_wrong_arguments_are_refused(wrong):
     right = Case(batch=1, kv_heads=1, length=4).problem()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"must|a gain needs"):
         importance(right._replace(**wrong))
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     case = Case(length=5, size=4, norm=True)
     args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_importance.default, args)
@@ -231,7 +231,7 @@ def test_registered_as_a_torch_operator():
     assert all(map(torch.equal, compiled(*args), torch.ops.pymultiling.qk_importance(*args)))
 
 
-def test_pairs_turn_into_each_other():
+def test_rotation_pairs_are_partners_with_opposite_signs():
     for interleaved in (False, True):
         partner, sign = rotation_pairs(10, 6, interleaved, torch.device("cpu"))
         assert torch.equal(partner[partner], torch.arange(10))

@@ -1,7 +1,8 @@
-"""The registry is the one list of operators: rows are complete, and nothing that they name is missing or left over."""
+"""The registry is the only list of operators: entries are complete, and the modules contain exactly what they name."""
 
 import ast
 import inspect
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,119 +13,132 @@ from benchmarks.operators import inputs
 from pymultiling import ops
 from pymultiling.ops import backends, reference
 from pymultiling.ops.dispatch import TORCH_OPERATORS
-from pymultiling.ops.registry import KERNELS, MOST_NEIGHBORS, OPERATORS
+from pymultiling.ops.registry import KERNELS, MAX_TRITON_NEIGHBORS, OPERATORS
 
 REFERENCE = Path(reference.__file__).parent
 TRITON = Path(pymultiling.__file__).parents[1] / "triton_kernels"
 PUBLIC = Path(ops.__file__).parent
 
-rows = pytest.mark.parametrize("row", OPERATORS.values(), ids=OPERATORS)
+each_entry = pytest.mark.parametrize("entry", OPERATORS.values(), ids=OPERATORS)
 
 
-def public_function(row):
-    return getattr(ops, row.public_function or row.name)
+def public_function(entry):
+    return getattr(ops, entry.public_function or entry.name)
 
 
 def arguments_of(function) -> list[tuple]:
-    """Names and defaults."""
+    """Returns the names and defaults of a function's arguments."""
     return [(argument.name, argument.default) for argument in inspect.signature(function).parameters.values()]
 
 
 def functions_of(file: Path) -> dict[str, ast.FunctionDef]:
-    """Those that a file defines without an underscore; none where there is no file."""
+    """Returns the public functions that a file defines; none if there is no file."""
     if not file.exists():
         return {}
-    found = (node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef))
-    return {node.name: node for node in found if not node.name.startswith("_")}
+    definitions = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: node for node in definitions if not node.name.startswith("_")}
 
 
-@rows
-def test_a_row_is_complete(row):
-    schema = TORCH_OPERATORS[row.name]._opoverload._schema
-    assert row.name == schema.name.removeprefix("pymultiling::")
-    assert row.argument_names == tuple(argument.name for argument in schema.arguments)
-    assert len(row.results) == max(len(schema.returns), 1)
+@each_entry
+def test_an_entry_is_complete(entry):
+    schema = TORCH_OPERATORS[entry.name]._opoverload._schema
+    assert entry.name == schema.name.removeprefix("pymultiling::")
+    assert entry.argument_names == tuple(argument.name for argument in schema.arguments)
+    assert len(entry.results) == max(len(schema.returns), 1)
     written = {argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write}
-    assert set(row.mutates) == written
-    assert set(row.kernels) <= set(KERNELS)
-    assert (row.budget is None) == (not row.kernels), "kernels have a budget of errors"
-    if row.budget is not None:
-        assert set(row.budget.exact) | set(row.budget.floors) <= set(row.results)
-        assert row.budget.floor > 0 or set(row.budget.exact) == set(row.results)
-    if row.arguments_type is not None:
-        assert row.arguments_type._fields == row.argument_names
-    assert not row.public_function or row.public_function in OPERATORS
+    assert set(entry.mutates) == written
+    assert set(entry.kernels) <= set(KERNELS)
+    assert (entry.budget is None) == (not entry.kernels), "exactly the operators with kernels have an error budget"
+    if entry.budget is not None:
+        assert set(entry.budget.exact) | set(entry.budget.result_floors) <= set(entry.results)
+        assert entry.budget.floor > 0 or set(entry.budget.exact) == set(entry.results)
+    if entry.arguments_type is not None:
+        assert entry.arguments_type._fields == entry.argument_names
+    assert not entry.public_function or entry.public_function in OPERATORS
 
 
-@rows
-def test_the_public_function_is_documented_and_takes_the_arguments_of_the_schema(row):
-    function = public_function(row)
+@each_entry
+def test_the_public_function_is_documented_and_takes_the_arguments_of_the_schema(entry):
+    function = public_function(entry)
     assert all(f"\n    {part}:" in function.__doc__ for part in ("Args", "Returns", "Raises"))
     names = set(inspect.signature(function).parameters)
-    assert {*row.argument_names, *row.options, "backend"} <= names
-    assert function.__module__ == f"pymultiling.ops.{OPERATORS[row.public_function or row.name].module_name}"
-    assert row.named is None or getattr(ops, row.named)._fields == row.results
+    assert {*entry.argument_names, *entry.options, "backend"} <= names
+    assert function.__module__ == f"pymultiling.ops.{OPERATORS[entry.public_function or entry.name].module_name}"
+    assert entry.result_type is None or getattr(ops, entry.result_type)._fields == entry.results
 
 
-@rows
-def test_the_reference_takes_the_arguments_of_the_schema(row):
-    names = tuple(name for name, _ in arguments_of(row.reference()))
-    assert names == (row.argument_names if row.arguments_type is None else ("problem",))
+@each_entry
+def test_the_reference_takes_the_arguments_of_the_schema(entry):
+    names = tuple(name for name, _ in arguments_of(entry.reference()))
+    assert names == (entry.argument_names if entry.arguments_type is None else ("problem",))
 
 
-@rows
+@each_entry
 @pytest.mark.parametrize("backend", ["cpp", "cuda"])
-def test_the_extensions_have_the_schema_of_the_row(row, backend):
+def test_the_extensions_declare_the_schema_of_the_entry(entry, backend):
     if (reason := backends.load_extension(f"_{backend}")) is not None:
         pytest.skip(reason)
     extension = getattr(torch.ops, f"pymultiling_{backend}")
-    declared = getattr(extension, row.name, None)
-    assert (declared is not None) == (backend in row.kernels)
+    declared = getattr(extension, entry.name, None)
+    assert (declared is not None) == (backend in entry.kernels)
     if declared is not None:
-        schema = row.schema.replace("SymInt", "int")  # C++ sees numbers only
-        expected = torch._C.parse_schema(f"pymultiling_{backend}::{row.name}{schema}")
+        schema = entry.schema.replace("SymInt", "int")  # C++ gets plain numbers
+        expected = torch._C.parse_schema(f"pymultiling_{backend}::{entry.name}{schema}")
         assert str(declared.default._schema) == str(expected)
 
 
-@rows
-def test_the_launcher_takes_the_arguments_of_the_reference(row):
+@each_entry
+def test_the_launcher_takes_the_arguments_of_the_reference(entry):
     if (reason := backends.load_triton()) is not None:
         pytest.skip(reason)
-    if "triton" not in row.kernels:
-        assert row.name not in functions_of(TRITON / f"{row.module_name}.py")
+    if "triton" not in entry.kernels:
+        assert entry.name not in functions_of(TRITON / f"{entry.module_name}.py")
         return
-    assert arguments_of(row.launcher()) == arguments_of(row.reference())
-    operators = {variant.operator for variant in row.triton_module().variants()}
-    assert row.name in operators and operators <= set(OPERATORS)
+    assert arguments_of(entry.launcher()) == arguments_of(entry.reference())
+    operators = {variant.operator for variant in entry.triton_module().variants()}
+    assert entry.name in operators and operators <= set(OPERATORS)
 
 
-@rows
-def test_benchmarks_have_an_input(row):
-    assert callable(getattr(inputs, row.name))
+@each_entry
+def test_benchmarks_have_an_input_for_every_operator(entry):
+    assert callable(getattr(inputs, entry.name))
 
 
-def test_nothing_in_the_reference_is_unlisted():
+def test_the_registry_lists_every_reference():
     files = {file.stem for file in REFERENCE.glob("*.py")} - {"__init__"}
-    assert files == {row.module_name for row in OPERATORS.values()}
-    for row in OPERATORS.values():
-        assert row.name in functions_of(REFERENCE / f"{row.module_name}.py")
+    assert files == {entry.module_name for entry in OPERATORS.values()}
+    for entry in OPERATORS.values():
+        assert entry.name in functions_of(REFERENCE / f"{entry.module_name}.py")
 
 
-def test_no_triton_launcher_is_unlisted():
-    """A launcher is what its module's variants() belong to."""
+def test_the_registry_lists_every_triton_launcher():
+    """A module with a launcher is one that defines variants()."""
     files = {file.stem for file in TRITON.glob("*.py") if "variants" in functions_of(file)}
-    assert files == {row.module_name for row in OPERATORS.values() if "triton" in row.kernels}
+    assert files == {entry.module_name for entry in OPERATORS.values() if "triton" in entry.kernels}
 
 
-def test_every_public_function_is_an_operators():
+def test_the_public_functions_are_those_of_the_registry():
     functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
-    assert functions == {row.public_function or row.name for row in OPERATORS.values()} | {"unavailable"}
-    others = {file.stem for file in PUBLIC.glob("*.py")} - {row.module_name for row in OPERATORS.values()}
-    assert others == {"__init__", "arguments", "backends", "dispatch", "operator", "registry"}
+    assert functions == {entry.public_function or entry.name for entry in OPERATORS.values()} | {"unavailable"}
+    helpers = {file.stem for file in PUBLIC.glob("*.py")} - {entry.module_name for entry in OPERATORS.values()}
+    assert helpers == {"__init__", "arguments", "backends", "dispatch", "operator", "registry"}
 
 
-def test_another_number_of_documents_is_no_other_program():
-    """torch.compile compiles once more where a number first changes, and not again."""
+def test_all_names_the_functions_and_results_of_the_registry():
+    """Every name of __all__ is bound to the object of the operator's module, not to the module of the same name."""
+    names = {"unavailable": "backends"}
+    for entry in OPERATORS.values():
+        module_name = OPERATORS[entry.public_function or entry.name].module_name
+        names[entry.public_function or entry.name] = module_name
+        if entry.result_type is not None:
+            names[entry.result_type] = module_name
+    assert sorted(ops.__all__) == sorted(names)
+    for name, module_name in names.items():
+        assert getattr(ops, name) is getattr(import_module(f"pymultiling.ops.{module_name}"), name)
+
+
+def test_another_number_of_documents_does_not_recompile():
+    """torch.compile compiles once more when the number first changes, and not again."""
     compiled, x = 0, torch.ones(6, 4)
 
     def count_programs(graph, inputs):
@@ -138,7 +152,7 @@ def test_another_number_of_documents_is_no_other_program():
     assert compiled <= 2
 
 
-def test_dispatch_knows_how_many_neighbours_the_kernel_keeps():
+def test_the_registry_has_the_largest_number_of_neighbours_of_the_kernel():
     if (reason := backends.load_triton()) is not None:
         pytest.skip(reason)
-    assert OPERATORS["nearest_neighbors"].triton_module().MOST == MOST_NEIGHBORS
+    assert OPERATORS["nearest_neighbors"].triton_module().MAX_NEIGHBORS == MAX_TRITON_NEIGHBORS

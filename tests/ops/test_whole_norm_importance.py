@@ -1,6 +1,7 @@
-"""whole_norm_importance against its definition: each neuron's own scores and softmax, in float64."""
+"""whole_norm_importance against its definition: attention scores and softmax of each neuron, in float64."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class Case:
-    """Rotated queries and keys, and raw projections under a norm over all heads; both from a seed."""
+    """Rotated queries and keys, and rescaling factors of a norm over all heads, drawn from a seed."""
 
     heads: int = 4
     kv_heads: int = 4
@@ -22,9 +23,9 @@ class Case:
     size: int = 8
     query_factor: float = 1
     key_bias: float = 0
-    largest: float = 1  # factor of neuron 3's raw projection
-    width: int = 1  # how many times as wide the norm is as the neurons measured: the wider, the smaller t
-    rescale: float | None = None  # one value for all
+    largest: float = 1  # factor of the raw projection of neuron 3
+    width: int = 1  # the norm covers this many times the measured neurons: the more, the smaller t
+    rescale: float | None = None  # a single value of t for all neurons
     window: int | None = None
     softcap: float | None = None
 
@@ -58,36 +59,36 @@ def whole_norm_importance(q, k, q_rescale, k_rescale, valid, scale, window, soft
 
 
 def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
-    """Each neuron's own scores and softmax, in float64."""
+    """Returns the result from the attention scores and softmax of each neuron, in float64."""
     q, k = q.double(), k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
     length = q.shape[2]
-    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    visible = torch.ones(length, length, dtype=torch.bool).tril()
     if window is not None:
-        seen = seen.triu(1 - window)
+        visible = visible.triu(1 - window)
     changes = []
     for rescale, by_row in ((q_rescale, True), (k_rescale, False)):
         change = torch.zeros(rescale.shape[0], rescale.shape[2], dtype=torch.float64)
         for b in range(len(valid)):
             scores = scale * q[b] @ k[b].mT
-            allowed = seen & valid[b]
+            allowed = visible & valid[b]
 
-            def probabilities(scores):
-                scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-                return scores.masked_fill(~allowed, -torch.inf).softmax(-1)[:, valid[b]]
+            probabilities = partial(valid_probabilities, allowed=allowed, valid=valid[b], softcap=softcap)
 
             for n in range(rescale.shape[2]):
                 rho = 1 + rescale[b, :, n]
                 rescaled = probabilities(scores * (rho[:, None] if by_row else rho))
                 by_head = (rescaled - probabilities(scores)).square().sum((1, 2))
-                own = by_head.unflatten(0, (-1, len(by_head) * size_of(q) // rescale.shape[2]))
-                own[n // size_of(q)] = 0
-                change[b, n] = own.sum()
+                groups = by_head.unflatten(0, (-1, len(by_head) * q.shape[3] // rescale.shape[2]))
+                groups[n // q.shape[3]] = 0  # the neuron's own head
+                change[b, n] = groups.sum()
         changes.append(change)
     return changes
 
 
-def size_of(q):
-    return q.shape[3]
+def valid_probabilities(scores, allowed, valid, softcap):
+    """Returns the attention probabilities of the valid queries."""
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~allowed, -torch.inf).softmax(-1)[:, valid]
 
 
 CASES = {
@@ -117,15 +118,15 @@ def test_equals_the_definition_for_every_neuron(case, dtype, allowed):
 
 
 @pytest.mark.parametrize("case", [CASES["wide norm"], CASES["all changes 1e-6"]], ids=["wide norm", "1e-6"])
-def test_small_changes_are_not_laid_out_key_by_key(case, monkeypatch):
+def test_small_changes_are_not_computed_key_by_key(case, monkeypatch):
     def refuse(*_):
-        raise AssertionError("laid out")
+        raise AssertionError("computed key by key")
 
-    monkeypatch.setattr(whole_norm, "_moved", refuse)
+    monkeypatch.setattr(whole_norm, "_score_change", refuse)
     whole_norm_importance(*case.arguments(torch.float32))
 
 
-def test_padding_is_no_token():
+def test_padding_is_not_read():
     q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
     whole = whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings)
     for x in (q, k, q_rescale, k_rescale):
@@ -133,14 +134,14 @@ def test_padding_is_no_token():
     assert all(map(torch.equal, whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings), whole))
 
 
-def test_documents_of_padding_alone_and_of_one_token_give_zero():
+def test_documents_of_padding_or_of_one_token_give_zero():
     q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
     valid[0], valid[1, 1:] = False, False
     for extra in whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings):
         assert torch.equal(extra, torch.zeros_like(extra))
 
 
-def test_one_head_has_no_other():
+def test_a_single_head_gives_zero():
     for extra in whole_norm_importance(*Case(heads=1, kv_heads=1).arguments()):
         assert torch.equal(extra, torch.zeros_like(extra))
 
@@ -154,7 +155,7 @@ def test_nan_stays_nan(broken):
     assert q_extra[0].isfinite().all() and k_extra[0].isfinite().all()
 
 
-def test_sixteen_bits_are_summed_in_float32():
+def test_bfloat16_is_summed_in_float32():
     arguments = Case().arguments(torch.bfloat16)
     for actual, exact in zip(whole_norm_importance(*arguments), by_definition(*arguments)):
         assert actual.dtype == torch.float32
@@ -162,15 +163,15 @@ def test_sixteen_bits_are_summed_in_float32():
 
 
 @pytest.mark.parametrize("case", [Case(length=0), Case(length=1, size=5)])
-def test_few_tokens(case):
+def test_at_most_one_token_gives_zero(case):
     for extra, heads in zip(whole_norm_importance(*case.arguments()), (case.heads, case.kv_heads)):
         assert extra.shape == (2, heads * case.size) and not extra.any()
 
 
 def test_all_tokens_are_valid_by_default():
     q, k, *rescale, valid, scale, _, _ = Case().arguments()
-    given = ops.whole_norm_importance(q, k, *rescale, torch.ones_like(valid), scale=scale)
-    assert all(map(torch.equal, given, ops.whole_norm_importance(q, k, *rescale, scale=scale)))
+    explicit = ops.whole_norm_importance(q, k, *rescale, torch.ones_like(valid), scale=scale)
+    assert all(map(torch.equal, explicit, ops.whole_norm_importance(q, k, *rescale, scale=scale)))
 
 
 @pytest.mark.parametrize(
@@ -186,20 +187,20 @@ def test_all_tokens_are_valid_by_default():
         (7, -1.0),
     ],
 )
-def test_wrong_arguments(place, wrong):
+def test_wrong_arguments_are_refused(place, wrong):
     arguments = list(Case().arguments())
     arguments[place] = wrong
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must"):
         whole_norm_importance(*arguments)
 
 
 @pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
-def test_other_backends_are_refused(backend):
-    with pytest.raises(BackendUnavailable, match='cannot run whole_norm_importance: .*; backend="torch" always can'):
+def test_backends_without_a_kernel_are_refused(backend):
+    with pytest.raises(BackendUnavailable, match=r'cannot run whole_norm_importance: .*; backend="torch" always can'):
         whole_norm_importance(*Case().arguments(torch.float32), backend=backend)
 
 
-def test_registered_as_a_torch_operator():
+def test_is_a_torch_operator_and_compiles():
     operator = torch.ops.pymultiling.whole_norm_importance
     for case in (Case(length=6, heads=2, kv_heads=1, size=5), Case(length=6, heads=2, kv_heads=2, size=4, softcap=2.0)):
         arguments = case.arguments(torch.float32)

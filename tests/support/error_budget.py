@@ -1,8 +1,10 @@
-"""The error budget of the operators, as the registry has it.
+"""The error budget of the operators, with the floors of the registry.
 
-A kernel may be at most twice as far from the exact result (float64) as plain PyTorch is in the same dtype, plus a floor.
-Errors are relative, value by value; values under SMALL of the largest count as that large.
+The error of a kernel may be at most twice that of plain PyTorch in the same dtype, plus a floor. Errors are relative to
+the exact (float64) result, value by value. Values below SMALL times the largest value count as that large.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -10,11 +12,11 @@ from torch import Tensor
 from pymultiling.ops.registry import OPERATORS
 
 SMALL = 1e-6
-EXACT = 1e-11  # float64 against another float64 formulation
+EXACT = 1e-11  # floor for float64 against another formulation in float64
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """Largest relative difference; infinite where NaN or infinity stand in different places."""
+    """Returns the largest relative error, which is infinite if NaN or infinities are in different places."""
     assert actual.shape == exact.shape, (actual.shape, exact.shape)
     if not exact.numel():
         return 0.0
@@ -30,18 +32,28 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
 
 
 def assert_within_budget(
-    operator: str, actual: Tensor, plain: Tensor, exact: Tensor, arguments: tuple = (), result: str | None = None
+    operator: str,
+    actual: Tensor,
+    plain: Tensor,
+    exact: Tensor,
+    arguments: tuple[object, ...] = (),
+    result: str | None = None,
 ) -> None:
-    """Fails if `actual` exceeds the operator's budget.
+    """Fails if the error of `actual` exceeds the operator's budget.
 
-    plain: plain PyTorch's result in the same dtype; arguments: the operator's, where its floor depends on them; result:
-    its name, where it may have a floor of its own.
+    Args:
+        operator: name of the operator.
+        actual: the kernel's result.
+        plain: the result of plain PyTorch in the same dtype.
+        exact: the result in float64.
+        arguments: the operator's arguments, if its floor depends on them.
+        result: name of the result, if it may have its own floor.
     """
     budget = OPERATORS[operator].budget
-    floors = budget.floors.get(result)
+    floors = budget.result_floors.get(result)
     floor = budget.floor if floors is None else floors.get(actual.dtype, EXACT)
     if exact.dtype == actual.dtype:
         floor = EXACT
-    times = 1.0 if budget.times is None else budget.times(*arguments)
-    found, allowed = relative_error(actual, exact), 2 * relative_error(plain, exact) + floor * times
-    assert found <= allowed, f"{operator}: error {found:.2e}, allowed {allowed:.2e}"
+    factor = 1.0 if budget.floor_factor is None else budget.floor_factor(*arguments)
+    error, allowed = relative_error(actual, exact), 2 * relative_error(plain, exact) + floor * factor
+    assert error <= allowed, f"{operator}: error {error:.2e}, allowed {allowed:.2e}"

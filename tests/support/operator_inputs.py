@@ -1,6 +1,8 @@
-"""Inputs that the operators' tests share."""
+"""Inputs that the tests of the operators share."""
 
-from contextlib import nullcontext
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 from unittest import mock
 
 import torch
@@ -10,45 +12,49 @@ from torch import Tensor
 
 from pymultiling import triton_kernels
 
-# The fixtures are made once a module and hold no state of an example.
+# The health checks on fixtures are suppressed: these fixtures hold no state of an example.
 examples = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
-counts = st.integers(0, 5)
+document_counts = st.integers(0, 5)
 layouts = st.sampled_from(["contiguous", "row stride", "column stride", "transposed"])
 
 
-def interpreted(backend: str) -> bool:
-    """Whether it runs in Triton's interpreter, which takes some milliseconds a program and tile."""
+def is_interpreted(backend: str) -> bool:
+    """Returns whether a backend runs in Triton's interpreter, which takes milliseconds for each program and tile."""
     return backend == "triton" and triton_kernels.interpreted()
 
 
-def tokens(backend: str):
-    return st.sampled_from([0, 1, 7, 63, 129] if interpreted(backend) else [0, 1, 2, 7, 63, 129, 300])
+def token_counts(backend: str) -> st.SearchStrategy[int]:
+    """Numbers of tokens."""
+    return st.sampled_from([0, 1, 7, 63, 129] if is_interpreted(backend) else [0, 1, 2, 7, 63, 129, 300])
 
 
-def widths(backend: str):
+def widths(backend: str) -> st.SearchStrategy[int]:
+    """Numbers of neurons."""
     small = [1, 16, 63, 65, 129]
-    return st.sampled_from(small if interpreted(backend) else [*small, 2, 15, 17, 64, 127, 200])
+    return st.sampled_from(small if is_interpreted(backend) else [*small, 2, 15, 17, 64, 127, 200])
 
 
-def long(backend: str, tokens: int) -> int:
-    """A document's length: as long as it may be, and still some of the kernels' spans."""
-    return tokens // 10 if interpreted(backend) else tokens
+def long_length(backend: str, tokens: int) -> int:
+    """Returns the length of a long document: shorter in the interpreter, but still several spans of the kernels."""
+    return tokens // 10 if is_interpreted(backend) else tokens
 
 
-def block_of_columns(data, backend: str):
-    """Triton kernels run with wide blocks where programs would else be many, and with narrow ones."""
+def any_block_size(data: st.DataObject, backend: str) -> AbstractContextManager[object]:
+    """Makes Triton kernels run with wide or with narrow blocks of columns, whatever the number of programs."""
     if backend != "triton":
         return nullcontext()
     return mock.patch("pymultiling.triton_kernels.documents.PROGRAMS", data.draw(st.sampled_from([0, 10**6])))
 
 
 def dtypes(backend: str) -> list[torch.dtype]:
-    others = {"cpp": [], "triton": [torch.float16], "torch": [torch.float64, torch.float16]}
-    return [torch.float32, torch.bfloat16, *others[backend]]
+    """Returns the dtypes that a backend supports."""
+    further = {"cpp": [], "triton": [torch.float16], "torch": [torch.float64, torch.float16]}
+    return [torch.float32, torch.bfloat16, *further[backend]]
 
 
 def matrix(seed: int, rows: int, columns: int, dtype: torch.dtype, layout: str = "contiguous") -> Tensor:
+    """Returns a random matrix with the given memory layout."""
     torch.manual_seed(seed)
     if layout == "row stride":
         return torch.randn(rows, columns + 5).to(dtype)[:, 3 : 3 + columns]
@@ -60,7 +66,7 @@ def matrix(seed: int, rows: int, columns: int, dtype: torch.dtype, layout: str =
 
 
 def document_ids(seed: int, tokens: int, count: int) -> Tensor:
-    """Runs of ids in any order, padding among them, some documents without a token."""
+    """Returns runs of document indices in any order, with padding among them and some documents without tokens."""
     torch.manual_seed(seed)
     if count == 0:
         return torch.full((tokens,), -1)
@@ -68,10 +74,11 @@ def document_ids(seed: int, tokens: int, count: int) -> Tensor:
 
 
 def mask_sets(seed: int, tokens: int, width: int, sets: int = 3) -> tuple[Tensor, Tensor]:
+    """Returns random sets of neurons, and the set of each token."""
     torch.manual_seed(seed)
     return torch.rand(sets, width) < 0.4, torch.randint(-1, sets, (tokens,))
 
 
 def per_document(values: Tensor, documents: Tensor, count: int) -> Tensor:
-    """The plainest sum: one document after another, in the dtype of `values`."""
+    """Returns the sum of each document, computed one document after another in the dtype of `values`."""
     return torch.stack([values[documents == c].sum(0) for c in range(count)]) if count else values[:0]

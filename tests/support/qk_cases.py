@@ -1,19 +1,22 @@
 """Attention layers that the tests of qk_importance and qk_estimate share."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops import qk_importance
-from tests.support.operator_inputs import interpreted
+from tests.support.operator_inputs import is_interpreted
 
-EPS = 1e-6
+EPS = 1e-6  # of the norms
 
 
 @dataclass(frozen=True)
 class Case:
-    """An attention layer's projections, made from a seed."""
+    """The projections of an attention layer, drawn from a seed."""
 
     batch: int = 2
     kv_heads: int = 2
@@ -21,7 +24,7 @@ class Case:
     length: int = 12
     size: int = 8
     rotation: str | None = "half"  # "half", "interleaved", "partial", None
-    before: bool = True  # rows of the projection are zeroed, before the rotation
+    before: bool = True  # whether neurons are zeroed before the rotation
     norm: bool = False
     window: int | None = None
     softcap: float | None = None
@@ -30,7 +33,8 @@ class Case:
     query_factor: float = 1
     seed: int = 0
 
-    def projections(self):
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """Returns q (B, H, l, d) and k (B, K, l, d) as projected."""
         torch.manual_seed(self.seed)
         shape = (self.length, self.size)
         q = self.query_factor * torch.randn(self.batch, self.kv_heads * self.group, *shape, dtype=torch.float64)
@@ -38,19 +42,22 @@ class Case:
         bias = self.key_bias * torch.randn(1, self.kv_heads, 1, self.size, dtype=torch.float64).sign()
         return q, k + bias
 
-    def normed(self, x):
+    def normed(self, x: Tensor) -> Tensor:
+        """Applies the norm over the head, if the case has one."""
         if not self.norm:
             return x
         weight = torch.linspace(0.5, 1.5, self.size, dtype=torch.float64)
         return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
 
-    def gain(self, x):
+    def gain(self, x: Tensor) -> Tensor | None:
+        """Returns the factor by which the rest of a head grows without each neuron, None without a norm."""
         if not self.norm:
             return None
         r2 = x.square().mean(-1, keepdim=True) + EPS
         return (r2 / (r2 - x.square() / self.size)).sqrt()
 
-    def tables(self):
+    def tables(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Returns the cosines and sines of the rotation, (1, l, r)."""
         if self.rotation is None:
             return None, None
         turned = self.size // 4 * 2 if self.rotation == "partial" else self.size
@@ -58,8 +65,8 @@ class Case:
         angle = angle.repeat_interleave(2, 1) if self.rotation == "interleaved" else angle.repeat(1, 2)
         return angle.cos()[None], angle.sin()[None]
 
-    def rotated(self, x):
-        """Pair by pair, as a rotation of the plane: independent of how the library stores pairs."""
+    def rotated(self, x: Tensor) -> Tensor:
+        """Rotates each pair of dimensions as a vector in the plane, independently of how the library stores pairs."""
         if self.rotation is None:
             return x
         cos, sin = self.tables()
@@ -71,7 +78,8 @@ class Case:
         x[..., second] = b * cos[..., second] + a * sin[..., second]
         return x
 
-    def valid(self):
+    def valid(self) -> Tensor:
+        """Returns (B, l) bool, False for padding."""
         valid = torch.ones(self.batch, self.length, dtype=torch.bool)
         third = self.length // 3
         if self.padding == "left":
@@ -85,7 +93,8 @@ class Case:
             valid[0] = False
         return valid
 
-    def problem(self, dtype=torch.float64) -> QKProblem:
+    def problem(self, dtype: torch.dtype = torch.float64) -> QKProblem:
+        """Returns the arguments of the operators."""
         q, k = self.projections()
         plain = (self.normed(q), self.normed(k))
         rotated = tuple(map(self.rotated, plain))
@@ -96,8 +105,8 @@ class Case:
         settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
         return to_dtype(QKProblem(*tensors, *settings), dtype)
 
-    def probabilities(self, q, k, b):
-        """(H, l', l') of document b's valid tokens, from rotated queries and keys."""
+    def probabilities(self, q: Tensor, k: Tensor, b: int) -> Tensor:
+        """Returns the probabilities (H, l', l') of document b's valid tokens, from rotated queries and keys."""
         tokens = self.valid()[b].nonzero().squeeze(1)
         scores = self.size**-0.5 * q[b][:, tokens] @ k[b][:, tokens].repeat_interleave(self.group, 0).mT
         if self.softcap is not None:
@@ -109,13 +118,14 @@ class Case:
         return scores.masked_fill(hidden, -torch.inf).softmax(-1)
 
 
-def brute_force(case: Case):
-    """Zeroes one dimension of one head's projection after the other and does attention again."""
+def brute_force(case: Case) -> list[Tensor]:
+    """Returns the importance, by zeroing one dimension of one head after the other and recomputing attention."""
     projections = case.projections()
     heads = (case.kv_heads * case.group, case.kv_heads)
 
-    def layer(q, k, zero=None):
-        out = []
+    def layer(q: Tensor, k: Tensor, zero: tuple[int, int, int] | None = None) -> list[Tensor]:
+        """Returns the probabilities of each document with dimension `zero` = (site, head, dimension) zeroed."""
+        heads_of_site = []
         for site, x in enumerate((q, k)):
             x = x.clone()
             at = None if zero is None or zero[0] != site else zero[1:]
@@ -124,8 +134,8 @@ def brute_force(case: Case):
             x = case.rotated(case.normed(x))
             if at is not None and not case.before:
                 x[:, at[0], :, at[1]] = 0
-            out.append(x)
-        return [case.probabilities(*out, b) for b in range(case.batch)]
+            heads_of_site.append(x)
+        return [case.probabilities(*heads_of_site, b) for b in range(case.batch)]
 
     whole = layer(*projections)
     results = []
@@ -140,22 +150,25 @@ def brute_force(case: Case):
     return results
 
 
-def to_dtype(problem: QKProblem, dtype) -> QKProblem:
-    """With all floating tensors in a dtype."""
+def to_dtype(problem: QKProblem, dtype: torch.dtype) -> QKProblem:
+    """Converts all floating-point tensors to a dtype."""
     return QKProblem(*(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem))
 
 
-def importance(problem: QKProblem, **options):
-    """By the public function."""
+def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
+    """Calls the public function."""
     return qk_importance(**problem._asdict(), **options)
 
 
-def few_kernels(case, backend):
-    """On a GPU every width, norm and cap is another kernel, ten seconds each to compile: norms and caps have tests of their own."""
-    return case if backend != "triton" or interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
+def limit_kernels(case: Case, backend: str) -> Case:
+    """Limits the number of kernels to compile on a GPU, where every width, norm and soft cap takes ten seconds.
+
+    Norms and soft caps have their own tests.
+    """
+    return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
 
 
-HOSTILE = {
+EXTREME = {
     "more keys than a partial sum, rows than a tile": Case(batch=1, kv_heads=1, length=300, size=24, window=200),
     "odd size": Case(size=63, rotation=None, length=40),
     "size 1": Case(size=1, rotation=None, length=40),

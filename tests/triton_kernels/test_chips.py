@@ -1,3 +1,5 @@
+"""How many warps fit on a multiprocessor, for known resources of kernels."""
+
 import pytest
 
 from benchmarks.machine_code.chips import CHIPS
@@ -7,12 +9,12 @@ from benchmarks.machine_code.chips import CHIPS
     "chip, registers, shared, block_warps, resident",
     [
         ("sm_80", 32, 0, 4, 64),
-        ("sm_90", 33, 0, 4, 48),  # 40 registers: 12 warps a scheduler
+        ("sm_90", 33, 0, 4, 48),  # rounded up to 40 registers: 12 warps per scheduler
         ("sm_90", 255, 0, 4, 8),
-        ("sm_90", 32, 113 * 1024, 8, 16),  # two blocks have 228 KiB with the KiB of each
+        ("sm_90", 32, 113 * 1024, 8, 16),  # two blocks need 228 KiB, with 1 KiB more for each
         ("sm_90", 32, 114 * 1024, 8, 8),
-        ("sm_90", 16, 0, 1, 32),  # blocks
-        ("sm_90", 168, 0, 16, 0),  # 12 warps
+        ("sm_90", 16, 0, 1, 32),  # the number of blocks is the limit
+        ("sm_90", 168, 0, 16, 0),  # only 12 warps fit
         ("gfx942", 128, 0, 4, 16),
         ("gfx942", 64, 64 * 1024, 4, 4),
     ],

@@ -1,8 +1,9 @@
-"""The kernels compiled for chips that are not here, in a process of its own, where they are not interpreted.
+"""Compiles the kernels for chips that this machine does not have, in a separate process where they are not interpreted.
 
-Compiled is, of the kernels that take a second each, every variant for sm_90 and those in bfloat16 for the other targets: another
-dtype changes a kernel's loads and stores on all chips alike. Of the heavy ones (5 to 10 seconds) the plainest for all targets,
-and for sm_90 one with everything in it and the other kinds of attention. benchmarks/machine_code/compile_table.py does all.
+Kernels that compile in about a second are compiled in every variant for sm_90 and in bfloat16 for the other targets,
+because another dtype changes loads and stores on all chips alike. Of the slow kernels (5 to 10 seconds) the simplest
+variant is compiled for all targets, and for sm_90 also one with all features and the other kinds of attention.
+benchmarks/machine_code/compile_table.py compiles all variants.
 """
 
 import os
@@ -26,30 +27,31 @@ pytestmark = pytest.mark.long
 SCRIPT = "benchmarks.machine_code.compile_table"
 ROOT = Path(__file__).parents[2]
 WITH_KERNELS = {name: operator for name, operator in OPERATORS.items() if "triton" in operator.kernels}
-LIGHT = tuple(name for name, operator in WITH_KERNELS.items() if not operator.heavy)
-HEAVY = tuple(name for name, operator in WITH_KERNELS.items() if operator.heavy)
+FAST_TO_COMPILE = tuple(name for name, operator in WITH_KERNELS.items() if not operator.slow_to_compile)
+SLOW_TO_COMPILE = tuple(name for name, operator in WITH_KERNELS.items() if operator.slow_to_compile)
 OTHER_CHIPS = tuple(chip for chip in CHIPS if chip != "sm_90")
-PLAINEST = "bf16, d = 128, pre"
-FULLEST = "bf16, d = 256, norm, cap"
+SIMPLEST = "bf16, d = 128, pre"
+FULL_FEATURED = "bf16, d = 256, norm, cap"
 COMPILED = (
-    ("--operator", *LIGHT, "--target", "sm_90"),
-    ("--operator", *LIGHT, "--target", *OTHER_CHIPS, "--dtype", "bf16"),
-    ("--operator", *HEAVY, "--target", *OTHER_CHIPS, "--variant", PLAINEST),
-    ("--operator", *HEAVY, "--target", "sm_90", "--variant", PLAINEST, FULLEST, "fp32, d = 128, pre"),
+    ("--operator", *FAST_TO_COMPILE, "--target", "sm_90"),
+    ("--operator", *FAST_TO_COMPILE, "--target", *OTHER_CHIPS, "--dtype", "bf16"),
+    ("--operator", *SLOW_TO_COMPILE, "--target", *OTHER_CHIPS, "--variant", SIMPLEST),
+    ("--operator", *SLOW_TO_COMPILE, "--target", "sm_90", "--variant", SIMPLEST, FULL_FEATURED, "fp32, d = 128, pre"),
     ("--operator", "qk_importance", "--target", "sm_90", "--variant", "bf16, d = 128, post", "bf16, d = 128, norm"),
 )
 
-# Bytes of a thread that may lie in memory, outside innermost loops: a value or two that are needed before and after a loop and
-# that ptxas puts away to fit one more block.
+# Bytes that a thread may spill outside innermost loops: one or two values that are needed before and after a loop and
+# that ptxas spills to fit one more block.
 SPILLED = 16
-# The heavy kernels use all registers there are and put away what their sweeps do not need. AMD's compiler puts away more, some
-# of it inside loops: for gfx942 they are not tuned.
-SPILLED_HEAVY = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
+# The slow kernels use all registers and spill what their sweeps do not need. AMD's compiler spills more, some of it
+# inside loops, because the kernels are not tuned for gfx942.
+SPILLED_SLOW = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
 
-# qk_importance's sweeps on sm_90, instructions an element at most, by the kind of attention (bfloat16). An exponential takes 8
-# clocks, so that up to 8 issued are free. fp32: 5 are v = A e - A, m, b1, b2 and t, one more with a partner, one with a gain.
-# global: a key's 16 probabilities are 4 loads, its neuron one or two, for 16 rows. What is above is slack for another ptxas.
-MOST = {
+# Largest numbers of instructions per element in the sweeps of qk_importance on sm_90, for each kind of attention
+# (bfloat16). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5 compute v = A e - A,
+# m, b1, b2 and t, plus one with a partner and one with a gain. global: the 16 probabilities of a key are 4 loads and
+# its neuron is 1 or 2, for 16 rows. The remainder is a margin for other versions of ptxas.
+MAX_INSTRUCTIONS = {
     "post": {"fp32": 5.1, "global": 0.5, "local": 0.0, "issued": 7.5},
     "pre": {"fp32": 6.3, "global": 0.6, "local": 0.0, "issued": 8.75},
     "norm": {"fp32": 7.5, "global": 0.9, "local": 0.1, "issued": 10.5},
@@ -64,45 +66,45 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def table(folder) -> pandas.DataFrame:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    found = []
+    tables = []
     for number, options in enumerate(COMPILED):
         out = folder / f"{number}.csv"
         command = [sys.executable, "-m", SCRIPT, *options, "--out", out, "--code", folder]
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-        found.append(pandas.read_csv(out))
-    return pandas.concat(found, ignore_index=True)
+        tables.append(pandas.read_csv(out))
+    return pandas.concat(tables, ignore_index=True)
 
 
-def test_nothing_is_spilled_in_loops(table):
-    light = table[table["operator"].isin(LIGHT)]
-    bad = (light["in_loops"] > 0) | (light["spills"] > SPILLED)
-    assert not bad.any(), light[bad].to_string(index=False)
+def test_fast_compiling_kernels_spill_nothing_in_loops(table):
+    kernels = table[table["operator"].isin(FAST_TO_COMPILE)]
+    bad = (kernels["in_loops"] > 0) | (kernels["spills"] > SPILLED)
+    assert not bad.any(), kernels[bad].to_string(index=False)
 
 
-def test_heavy_kernels_spill_little(table):
-    heavy = table[table["operator"].isin(HEAVY)]
-    bad = heavy["spills"] > heavy["target"].map(SPILLED_HEAVY)
-    assert not bad.any(), heavy[bad].to_string(index=False)
+def test_slow_compiling_kernels_spill_little(table):
+    kernels = table[table["operator"].isin(SLOW_TO_COMPILE)]
+    bad = kernels["spills"] > kernels["target"].map(SPILLED_SLOW)
+    assert not bad.any(), kernels[bad].to_string(index=False)
 
 
 def test_qk_estimate_spills_nothing_in_loops(table):
-    """But under a soft cap, where a change takes a dozen values more."""
-    plainest = table[(table["operator"] == "qk_estimate") & (table["variant"] == PLAINEST)]
-    bad = (plainest["in_loops"] > 0) | (plainest["spills"] > 2 * SPILLED)
-    assert len(plainest) == len(CHIPS) and not bad.any(), plainest.to_string(index=False)
+    """The variant with a soft cap may spill: it needs a dozen more values."""
+    simplest = table[(table["operator"] == "qk_estimate") & (table["variant"] == SIMPLEST)]
+    bad = (simplest["in_loops"] > 0) | (simplest["spills"] > 2 * SPILLED)
+    assert len(simplest) == len(CHIPS) and not bad.any(), simplest.to_string(index=False)
 
 
-def test_blocks_fit_on_a_processor(table):
+def test_at_least_one_block_fits_on_a_multiprocessor(table):
     bad = (table["shared"] > table["shared_limit"]) | (table["resident_warps"] < table["warps"])
     assert not bad.any(), table[bad].to_string(index=False)
 
 
-def test_every_operator_is_there_for_every_target(table):
+def test_every_operator_is_compiled_for_every_target(table):
     assert set(zip(table["operator"], table["target"])) == {(name, chip) for name in WITH_KERNELS for chip in CHIPS}
 
 
-def test_interpreted_kernels_are_refused():
+def test_the_script_refuses_interpreted_kernels():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run(
         [sys.executable, "-m", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -119,21 +121,21 @@ def test_gated_ffn_moves_16_bytes_at_a_time(table, folder):
         moves = [instruction.opcode.split(".") for instruction in loop if instruction.kind == "global"]
         loads = [
             move for move in moves if move[0] in ("LDG", "LDGSTS") and "64" not in move
-        ]  # 64 bits: a document's id
+        ]  # 64 bits: a document index
         stores = [move for move in moves if move[0] == "STG"]
         assert len(loads) >= 2 and all("128" in move for move in loads), loads
         assert len(stores) >= 1 and all("128" in move for move in stores), stores
 
 
-@pytest.mark.parametrize("kind", MOST)
-def test_qk_importance_issues_few_instructions_beside_its_exponentials(table, folder, kind):
+@pytest.mark.parametrize("kind", MAX_INSTRUCTIONS)
+def test_qk_importance_issues_few_instructions_besides_exponentials(table, folder, kind):
     (row,) = on_sm_90(table, "qk_importance").loc[lambda names: names == f"bf16, d = 128, {kind}"].index
     sass = (folder / table["code"][row]).read_text()
     for counts in sweep_bound.count_per_element(sass, ROWS.value * UNROLL.value):
         assert counts["ex2"] == 1
-        assert all(counts[name] <= most for name, most in MOST[kind].items()), counts
+        assert all(counts[name] <= limit for name, limit in MAX_INSTRUCTIONS[kind].items()), counts
 
 
 def on_sm_90(table: pandas.DataFrame, operator: str) -> pandas.Series:
-    """The variants' names."""
+    """Returns the names of an operator's variants for sm_90."""
     return table["variant"][(table["operator"] == operator) & (table["target"] == "sm_90")]

@@ -1,5 +1,7 @@
-"""nested_loops.sass: a loop over rows around one over columns (e = exp2(total - column); sum += e x[column]), then a third:
-total *= total. For sm_90a.
+"""The parser of machine code, on nested_loops.sass for sm_90a.
+
+This kernel has a loop over rows around a loop over columns (e = exp2(total - column); sum += e x[column]), and then a
+third loop (total *= total).
 """
 
 from pathlib import Path
@@ -23,16 +25,16 @@ def test_every_instruction_is_read_once(code):
     assert (code[-3].opcode, code[-2].opcode, code[-1].opcode) == ("STG.E", "EXIT", "BRA")
 
 
-def test_predicate_is_not_the_opcode(code):
+def test_the_predicate_is_not_part_of_the_opcode(code):
     branch = next(instruction for instruction in code if instruction.address == 0x210)
     assert (branch.opcode, branch.target) == ("BRA", 0x160)
 
 
-def test_inner_loops_come_first_and_the_branch_to_itself_is_none(code):
+def test_inner_loops_come_first_and_a_branch_to_itself_is_no_loop(code):
     assert spans(machine_code.find_loops(code)) == [(0x160, 0x210), (0xD0, 0x290), (0x2F0, 0x320)]
 
 
-def test_innermost_are_those_without_a_loop_inside(code):
+def test_innermost_loops_contain_no_loop(code):
     assert spans(machine_code.innermost_loops(code)) == [(0x160, 0x210), (0x2F0, 0x320)]
 
 
@@ -70,5 +72,5 @@ def test_sweeps_are_the_loops_with_the_exponentials(code):
         ("IMAD.MOV.U32", "other"),
     ],
 )
-def test_class(opcode, kind):
+def test_class_of_an_opcode(opcode, kind):
     assert machine_code.Instruction(0, opcode, "").kind == kind

@@ -1,10 +1,14 @@
-"""gated_ffn: an FFN's hidden product and, from the same pass, what each neuron did in each document.
+"""gated_ffn: the hidden product of an FFN and, in the same pass, the statistics of its neurons in each document.
 
-hidden = act(gate) * up         (gated), or act(gate) (plain: no up); masked neurons are 0
-squares[c, n]   = sum_{t in c} (hidden[t, n] - act(0))^2, act(0) = 0 for every activation here
-active[c, n]    = #{t in c : act(gate[t, n]) > 0}
-magnitude[c, n] = sum_{t in c} |up[t, n]|                 (|gate| where there is no up)
+    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain one, which has no up
+    squares[c, n]   = sum over the tokens t of document c of hidden[t, n]^2
+    active[c, n]    = number of tokens t of document c with act(gate[t, n]) > 0
+    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, of |gate[t, n]| where there is no up
+
+Masked neurons are 0 in all four results. Every activation here is 0 at 0.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -12,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pymultiling.mathematics.masking import apply_masks
 from pymultiling.mathematics.sums import document_sum, upcast
-from pymultiling.ops.reference.mask_neurons import mask_neurons
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -35,8 +39,8 @@ def gated_ffn(
     activated = ACTIVATIONS[activation](upcast(gate))
     linear = upcast(gate if up is None else up)
     hidden = activated if up is None else activated * linear
-    if masks is not None:
-        hidden, activated, linear = (mask_neurons(x, masks, mask_ids) for x in (hidden, activated, linear))
+    if masks is not None and mask_ids is not None:
+        hidden, activated, linear = (apply_masks(x, masks, mask_ids) for x in (hidden, activated, linear))
     return (
         hidden.to(gate.dtype).contiguous(),
         document_sum(hidden.square(), documents, count),

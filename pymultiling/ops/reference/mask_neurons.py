@@ -1,4 +1,6 @@
-"""mask_neurons: in each row of x the columns of that row's set, scaled and moved; rows of set -1 stay as they are."""
+"""mask_neurons: y[t, n] = scale x[t, n] + values[n] where the set of row t has neuron n, and x[t, n] elsewhere."""
+
+from __future__ import annotations
 
 from torch import Tensor
 

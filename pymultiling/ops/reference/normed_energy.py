@@ -1,20 +1,24 @@
 """normed_energy: importance of the inputs of a linear map whose output passes a norm (Gemma2, Gemma3).
 
 The sublayer gives y = g f / r with f = W x (+ bias), r^2 = mean(f^2) + eps and g the norm's multiplier as applied.
-Taking v = sum over a neuron's columns of x[t, n] W[:, n] out of f changes r^2 to r'^2 = r^2 + (|v|^2 - 2 f.v) / D, so
+Let v be the sum over a neuron's columns of x[t, n] W[:, n]. Subtracting v from f changes r^2 to
+r'^2 = r^2 + (|v|^2 - 2 f.v) / D, so
 
     importance = sum_t |y - y'|^2 = sum_t e^2 |g f|^2 + 2 e (g^2 f).v / r' + |g v|^2 / r'^2,   e = 1/r - 1/r'
 
-e is computed as (r'^2 - r^2) / (r r' (r + r')), which keeps its digits when v is small. A neuron is the same place in G
-neighbouring heads of d columns (V), or one column (FFN and O: as many heads of one column as there are, G = 1).
+e is computed as (r'^2 - r^2) / (r r' (r + r')), which keeps its digits when v is small. A neuron has the same position
+in G neighbouring heads of d columns (v), or has one column (FFN and o: as many heads of one column as there are, with
+G = 1).
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 from pymultiling.mathematics.sums import document_sum, upcast
 
-ROWS = 256  # tokens worked on at a time: a few (ROWS, N) temporaries, whatever the batch
+ROWS = 256  # tokens at a time: a few (ROWS, N) temporaries, whatever the size of the batch
 
 
 def normed_energy(
@@ -28,14 +32,10 @@ def normed_energy(
     documents: Tensor,
     count: int,
 ) -> Tensor:
-    """x (tokens, N), output f (tokens, D), weight W (D, N), multiplier g (D,) -> (count, N / G).
-
-    gram and scaled_gram (N / G / d, d, G, G): `value_gram` of W and of g W.
-    """
     weight, g = upcast(weight), upcast(multiplier)
     size, group = gram.shape[1:3]
     total = weight.new_zeros(count, weight.shape[1] // group)
-    for rows in torch.arange(x.shape[0], device=x.device).split(ROWS):
+    for rows in torch.split(torch.arange(x.shape[0], device=x.device), ROWS):
         a, f = upcast(x[rows]), upcast(output[rows])
         heads = a.view(len(rows), len(gram), group, size)
         v_f = (heads * (f @ weight).view_as(heads)).sum(2).flatten(1)

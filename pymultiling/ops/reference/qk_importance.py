@@ -1,27 +1,30 @@
-"""qk_importance: how far each query and key neuron moves the attention probabilities.
+"""qk_importance: how much each query and key neuron changes the attention probabilities.
 
     importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y)
 
-S = scale q' k'^T, q' and k' rotated; y is the change of S when neuron n's row of the projection is zero. With c, z the
-cosines and sines of a position, p the partner of n under the rotation and sign +1 for the first of a pair, -1 for the
-second, one row of q_proj takes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` out of q'_i, so that
+S = scale q' k'^T are the attention scores, with q' and k' rotated. y is the change of S when neuron n's row of the
+projection is zero. Let c and z be the cosines and sines of a position, p the partner of n under the rotation, and sign
++1 for the first of a pair and -1 for the second. A row of q_proj contributes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)`
+to q'_i, so that
 
     query neuron n:  y_ij = (gain_i - 1) S_ij - x_i k'_j[n] - w_i k'_j[p],  x_i = scale gain_i q[i, n] c_i[n],
                                                                             w_i = scale gain_i q[i, n] sign z_i[p]
 
-and a key neuron has the same with the parts of q and k exchanged, summed over the query heads that share the key.
-gain = 1 without a norm on the queries (keys). With rows zeroed after the rotation, c = 1 and z = 0.
-Soft-capped scores: S = cap(S_raw) and y = cap(S_raw + y_raw) - cap(S_raw), cap(x) = softcap tanh(x / softcap).
+For a key neuron the roles of q and k are exchanged, and the result is summed over the query heads that share the key.
+gain = 1 without a norm on the queries (keys). If rows are zeroed after the rotation, c = 1 and z = 0.
+With a soft cap S = cap(S_raw) and y = cap(S_raw + y_raw) - cap(S_raw), where cap(x) = softcap tanh(x / softcap).
 
-softmax ignores a part of y that is constant over j, floating point does not: y is centred under A first. Then
-`A' - A = A (u - m) / (1 + m)` with u = exp(y) - 1 and m = sum_j A u keeps its digits for small y; where y is too large
-for exp, softmax(log A + y) - A does.
+softmax ignores a part of y that is constant over j, but floating-point arithmetic does not, so the mean of y under A is
+subtracted first. Then `A' - A = A (u - m) / (1 + m)` with u = exp(y) - 1 and m = sum_j A u keeps its digits for small
+y. Where y is too large for exp, softmax(log A + y) - A is computed.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import capped, probability_change, visible
+from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import upcast
@@ -34,11 +37,13 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     kv_heads = k.shape[1]
     group = heads // kv_heads
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
-    q_near, q_far = removed(q, q_plain, q_gain, cos, sin, partner, sign, scale)
-    k_near, k_far = removed(k, k_plain, k_gain, cos, sin, partner, sign, scale)
+    q_near, q_far = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
+    k_near, k_far = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
+    q_gain = None if q_gain is None else upcast(q_gain)
+    k_gain = None if k_gain is None else upcast(k_gain)
 
     q_importance = q.new_zeros(batch, kv_heads, group, size)
-    k_importance = q.new_zeros(batch, kv_heads, size)
+    k_importance = k.new_zeros(batch, kv_heads, size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
         hidden_keys = ~visible(tokens, tokens, window)
@@ -49,30 +54,23 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
             log_a = capped(raw, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
             for n in range(size):
                 p = partner[n]
-                for site, near, far, gain, other in (
-                    ("q", q_near[b, shared], q_far[b, shared], q_gain, kh),
-                    ("k", k_near[b, h], k_far[b, h], k_gain, qh),
-                ):
-                    x, w = near[..., tokens, n], far[..., tokens, n]
-                    if site == "q":
-                        y = -(x[..., None] * other[:, n] + w[..., None] * other[:, p])
-                        grow = None if gain is None else upcast(gain)[b, shared][:, tokens, n, None]
-                    else:
-                        y = -(other[..., n, None] * x + other[..., p, None] * w)
-                        grow = None if gain is None else upcast(gain)[b, h, tokens, n]
-                    if grow is not None:
-                        y = y + (grow - 1) * raw
-                    if softcap is not None:
-                        y = capped(raw + y, softcap) - capped(raw, softcap)
-                    change = probability_change(log_a, y).square().sum((-2, -1))
-                    if site == "q":
-                        q_importance[b, h, :, n] = change
-                    else:
-                        k_importance[b, h, n] = change.sum()
+                x, w = q_near[b, shared][..., tokens, n], q_far[b, shared][..., tokens, n]
+                y = -(x[..., None] * kh[:, n] + w[..., None] * kh[:, p])
+                if q_gain is not None:
+                    y = y + (q_gain[b, shared][:, tokens, n, None] - 1) * raw
+                change = probability_change(log_a, capped_change(raw, y, softcap))
+                q_importance[b, h, :, n] = change.square().sum((-2, -1))
+
+                x, w = k_near[b, h][..., tokens, n], k_far[b, h][..., tokens, n]
+                y = -(qh[..., n, None] * x + qh[..., p, None] * w)
+                if k_gain is not None:
+                    y = y + (k_gain[b, h, tokens, n] - 1) * raw
+                change = probability_change(log_a, capped_change(raw, y, softcap))
+                k_importance[b, h, n] = change.square().sum((-2, -1)).sum()
     return q_importance.flatten(1), k_importance.flatten(1)
 
 
-def removed(
+def neuron_parts(
     rotated: Tensor,
     plain: Tensor | None,
     gain: Tensor | None,
@@ -82,13 +80,13 @@ def removed(
     sign: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """What zeroing neuron n takes out of dimension n and out of its partner, times scale and gain; shaped as `rotated`."""
+    """Returns what neuron n contributes to dimension n and to its partner, times scale and gain, in rotated's shape."""
     if plain is None:
         return scale * rotated, torch.zeros_like(rotated)
     coefficient = scale * upcast(plain)
     if gain is not None:
         coefficient = coefficient * upcast(gain)
-    if cos is None:
+    if cos is None or sin is None:
         return coefficient, torch.zeros_like(rotated)
     size, turned = rotated.shape[-1], cos.shape[-1]
     cosine = torch.nn.functional.pad(upcast(cos), (0, size - turned), value=1.0)[:, None]

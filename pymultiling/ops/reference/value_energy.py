@@ -1,8 +1,10 @@
 """value_energy: the importance of value neurons, which reach the output through the G query heads that share them.
 
 energy[c, k d + j] = sum_{g, g'} (sum_{t in c} a[t, kG + g, j] a[t, kG + g', j]) gram[k, j, g, g']
-gram[k, j, g, g'] = W[:, (kG + g) d + j] . W[:, (kG + g') d + j],   W the weight of o_proj
+gram[k, j, g, g'] = W[:, (kG + g) d + j] . W[:, (kG + g') d + j],   W is the weight of o_proj
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor

@@ -1,46 +1,54 @@
 """whole_norm_importance: what zeroing a query (key) neuron does to the other heads under a norm over all heads (OLMo2).
 
-Without neuron n the norm's mean square is smaller, so that every other head's query row i (key row j) grows by 1 + t_in
-(1 + t_jn). With S = scale q' k'^T, A = softmax(S) and A' = softmax(S + y) the importance is
+Without neuron n the norm's mean square is smaller, so that query row i (key row j) of every other head grows by the
+factor 1 + t_in (1 + t_jn). With attention scores S = scale q' k'^T, A = softmax(S) and A' = softmax(S + y) the result
+is
 
     sum_ij (A'_ij - A_ij)^2,   query neuron n:  y_ij = t_in S_ij,   key neuron n:  y_ij = t_jn S_ij
 
-over the query heads that are not the neuron's own (do not read its key head). Soft-capped: y = cap((1 + t) S) - cap(S).
-Where y is large, and with soft caps, it is laid out for every row, key and neuron, in blocks. Elsewhere it need not be:
+over the query heads that are not the neuron's own (that do not read its key head). With a soft cap
+y = cap((1 + t) S) - cap(S). Where y is large, and with soft caps, y is computed for every query, key and neuron, in
+blocks. Elsewhere there are cheaper ways:
 
-* A query neuron moves a row by one number, and F_i(t) / t^2, F_i(t) = sum_j (A'_ij - A_ij)^2, is smooth in t: it is
-  singular only where sum_j exp((1 + t) S_ij) = 0, no nearer to the real line than pi / (max_j S - min_j S). A few
-  Chebyshev nodes a row and head serve all neurons.
-* For a key neuron exp is its power series, and sums over j become products of matrices, (A S^p) (t^p). With x the y of
-  the row's most probable key, which keeps the digits of rows where that has all the probability, u = exp(y - x) - 1 and
-  sums over the other keys,
+* A query neuron scales all attention scores of a query by one number, and F_i(t) / t^2, F_i(t) = sum_j (A'_ij -
+  A_ij)^2, is smooth in t: it is singular only where sum_j exp((1 + t) S_ij) = 0, which is at least pi / (max_j S -
+  min_j S) away from the real line. A few Chebyshev nodes for each query and head serve all neurons.
+* For a key neuron exp is expanded in its power series, and sums over j become matrix products, (A S^p) (t^p). Let x be
+  the y of the query's most probable key. Subtracting it keeps the digits of queries whose most probable key has nearly
+  all the probability. With u = exp(y - x) - 1 and sums over the other keys,
 
       M_p = sum_j A (y - x)^p,   Q_p = sum_j A^2 (y - x)^p,   from sum_j A y^p and sum_j A^2 y^p
       m = sum_j A u = sum_p M_p / p!,  b1 = sum_j A^2 u = sum_p Q_p / p!,  b2 = sum_j A^2 u^2 = sum_p (2^p - 2) Q_p / p!
       F_i = (b2 - 2 m b1 + m^2 b0) / (1 + m)^2,   b0 = sum_j A^2
 
-  The first order left out of m and b1 matters in b2 alone, where sum_ij A^2 y^p is one sum over the rows.
+  The first order that is omitted from m and b1 matters only in b2, where sum_ij A^2 y^p is one sum over the queries.
 """
 
+from __future__ import annotations
+
+import functools
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import capped, probability_change, visible
+from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
 from pymultiling.mathematics.sums import upcast
 
-NUMBERS = 2**20  # of a block
-ROWS = 64  # queries worked on at a time
-SPAN = 2.0  # t (max S - min S) that nodes reach
+BLOCK_NUMBERS = 2**20  # numbers in a block
+ROWS = 64  # queries at a time
+NODE_SPAN = 2.0  # largest t (max S - min S) for which nodes are used
 POWERS = (1, 2, 3, 5, 7, 11)
-# Relative errors: of nodes, bound of a series that is tried, and bound of one that is taken (it is ten times too high).
-NODES = {torch.float32: 1e-5, torch.float64: 1e-9}
-TRIED = {torch.float32: 1e-4, torch.float64: 1e-7}
-TAKEN = {torch.float32: 6e-4, torch.float64: 6e-7}
+# Relative errors: of the nodes, the largest bound with which a series is tried, and with which its result is accepted.
+# (The bound is ten times the true error.)
+NODE_ERROR = {torch.float32: 1e-5, torch.float64: 1e-9}
+TRIED_ERROR = {torch.float32: 1e-4, torch.float64: 1e-7}
+ACCEPTED_ERROR = {torch.float32: 6e-4, torch.float64: 6e-7}
 
-Head = Callable[[int], tuple[Tensor, Tensor]]
+# Called with a head; returns its (l, l) attention scores before the cap, 0 where a key is hidden, and log A.
+HeadScores: TypeAlias = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def whole_norm_importance(
@@ -53,55 +61,62 @@ def whole_norm_importance(
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """q (B, H, l, d), k (B, K, l, d), rescale t (B, l, heads d), valid (B, l) -> (B, H d) and (B, K d)."""
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
-    q_extra, k_extra = q.new_zeros(batch, heads * size), q.new_zeros(batch, kv_heads * size)
+    q_importance, k_importance = q.new_zeros(batch, heads * size), q.new_zeros(batch, kv_heads * size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
-        seen = visible(tokens, tokens, window)
-
-        def head(h: int) -> tuple[Tensor, Tensor]:
-            """(l, l) scores before the cap, 0 where a key is hidden, and log A."""
-            scores = scale * q[b, h, tokens] @ k[b, h * kv_heads // heads, tokens].T
-            return scores.masked_fill(~seen, 0), capped(scores, softcap).masked_fill(~seen, -torch.inf).log_softmax(-1)
-
+        hidden_keys = ~visible(tokens, tokens, window)
+        head_scores = functools.partial(_head_scores, q, k, b, tokens, hidden_keys, scale, softcap)
         if len(tokens):
-            q_extra[b] = _of_queries(head, heads, q_rescale[b, tokens].to(q.dtype), softcap)
-            k_extra[b] = _of_keys(head, heads, kv_heads, k_rescale[b, tokens].to(q.dtype), softcap)
-    return q_extra, k_extra
+            q_importance[b] = _query_importance(head_scores, heads, q_rescale[b, tokens].to(q.dtype), softcap)
+            k_importance[b] = _key_importance(head_scores, heads, kv_heads, k_rescale[b, tokens].to(q.dtype), softcap)
+    return q_importance, k_importance
 
 
-def _of_queries(head: Head, heads: int, t: Tensor, softcap: float | None) -> Tensor:
+def _head_scores(
+    q: Tensor, k: Tensor, b: int, tokens: Tensor, hidden_keys: Tensor, scale: float, softcap: float | None, h: int
+) -> tuple[Tensor, Tensor]:
+    scores = scale * q[b, h, tokens] @ k[b, h * k.shape[1] // q.shape[1], tokens].T
+    log_a = capped(scores, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
+    return scores.masked_fill(hidden_keys, 0), log_a
+
+
+def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: float | None) -> Tensor:
     """t (l, H d) -> (H d,)."""
     owner = torch.arange(t.shape[1], device=t.device) * heads // t.shape[1]
     total = t.new_zeros(t.shape[1])
-    near = torch.zeros_like(t, dtype=torch.bool)
+    is_near = torch.zeros_like(t, dtype=torch.bool)
     if softcap is None:
-        spread = torch.stack([_range(_centred(*head(h))) for h in range(heads)]).amax(0)
-        near = t * spread[:, None] <= SPAN
-        far_end = torch.where(near, t, 0).amax(1).clamp(min=1e-12)
-        nodes = _nodes(float((far_end * spread).max()), NODES[t.dtype])
-        total += torch.where(near, _at_nodes(head, heads, t, far_end, nodes, owner), 0).sum(0)
-    rows, neurons = (~near).nonzero(as_tuple=True)
+        spread = torch.stack([_range(_centre(*head_scores(h))) for h in range(heads)]).amax(0)
+        is_near = t * spread[:, None] <= NODE_SPAN
+        far_end = torch.where(is_near, t, 0).amax(1).clamp(min=1e-12)
+        nodes = _node_count(float((far_end * spread).max()), NODE_ERROR[t.dtype])
+        total += torch.where(is_near, _interpolate(head_scores, heads, t, far_end, nodes, owner), 0).sum(0)
+    rows, neurons = (~is_near).nonzero(as_tuple=True)
     for h in range(heads) if len(rows) else ():
-        scores, log_a = head(h)
-        raw = scores if softcap is not None else _centred(scores, log_a)
-        for part in torch.arange(len(rows), device=t.device).split(max(1, NUMBERS // t.shape[0])):
-            i, n = rows[part], neurons[part]
-            change = probability_change(log_a[i], _moved(raw[i], t[i, n, None], softcap)).square().sum(-1)
+        scores, log_a = head_scores(h)
+        raw = scores if softcap is not None else _centre(scores, log_a)
+        for block in torch.split(torch.arange(len(rows), device=t.device), max(1, BLOCK_NUMBERS // t.shape[0])):
+            i, n = rows[block], neurons[block]
+            y = _score_change(raw[i], t[i, n, None], softcap)
+            change = probability_change(log_a[i], y).square().sum(-1)
             total.index_add_(0, n, torch.where(owner[n] == h, 0, change))
     return total
 
 
-def _at_nodes(head: Head, heads: int, t: Tensor, far_end: Tensor, nodes: int, owner: Tensor) -> Tensor:
-    """(l, H d), each row's share: F / t^2 of every row and head, from Chebyshev nodes in [0, far_end], times t^2."""
+def _interpolate(head_scores: HeadScores, heads: int, t: Tensor, far_end: Tensor, nodes: int, owner: Tensor) -> Tensor:
+    """Returns the contribution of each query, (l, H d).
+
+    F / t^2 of every query and head is computed at Chebyshev nodes in [0, far_end], interpolated at t, and multiplied by
+    t^2.
+    """
     angle = math.pi * (torch.arange(nodes, device=t.device, dtype=t.dtype) + 0.5) / nodes
     values = t.new_empty(nodes, heads, t.shape[0])
     for h in range(heads):
-        scores, log_a = head(h)
-        a, centred = log_a.exp(), _centred(scores, log_a)
+        scores, log_a = head_scores(h)
+        a, centred = log_a.exp(), _centre(scores, log_a)
         for node, x in enumerate(angle.cos().tolist()):
             at = far_end[:, None] * (x + 1) / 2
             u = torch.expm1(at * centred) / at
@@ -109,75 +124,79 @@ def _at_nodes(head: Head, heads: int, t: Tensor, far_end: Tensor, nodes: int, ow
             values[node, h] = ((a * (u - m)).square_().sum(-1, keepdim=True) / (1 + at * m).square()).squeeze(1)
     order = torch.arange(nodes, device=t.device, dtype=t.dtype)
     transform = torch.cos(order[:, None] * angle) * torch.where(order > 0, 2, 1)[:, None] / nodes
-    others = 1 - torch.eye(heads, dtype=t.dtype, device=t.device)
-    coefficients = torch.einsum("pn,gh,nhl->plg", transform, others, values)  # of all heads but one
+    is_other = 1 - torch.eye(heads, dtype=t.dtype, device=t.device)
+    coefficients = torch.einsum("pn,gh,nhl->plg", transform, is_other, values)  # summed over all heads but g
     angles = (2 * t / far_end[:, None] - 1).clamp(-1, 1).acos()
-    found = torch.zeros_like(t)
+    result = torch.zeros_like(t)
     for p in range(nodes):
-        found.addcmul_(coefficients[p][:, owner], torch.cos(p * angles))
-    return found * t.square()
+        result.addcmul_(coefficients[p][:, owner], torch.cos(p * angles))
+    return result * t.square()
 
 
-def _nodes(reach: float, tolerance: float) -> int:
-    """Nodes on [0, reach] for a function that is analytic up to pi off the real line."""
+def _node_count(reach: float, tolerance: float) -> int:
+    """Returns the number of nodes on [0, reach] for a function that is analytic up to pi off the real line."""
     to_edge = 2 * math.pi / max(reach, 1e-6)
     return 2 + math.ceil(-math.log(tolerance) / math.asinh(to_edge)) if math.isfinite(reach) else 2
 
 
-def _of_keys(head: Head, heads: int, kv_heads: int, t: Tensor, softcap: float | None) -> Tensor:
+def _key_importance(head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, softcap: float | None) -> Tensor:
     """t (l, K d) -> (K d,)."""
     owner = torch.arange(t.shape[1], device=t.device) * kv_heads // t.shape[1]
     total = t.new_zeros(t.shape[1])
-    left = torch.ones_like(total, dtype=torch.bool)
+    is_left = torch.ones_like(total, dtype=torch.bool)
     if softcap is None:
-        sizes = _sizes(head, heads, max(POWERS) + 2)
+        moments = _score_moments(head_scores, heads, t, max(POWERS) + 2)
         for powers in POWERS:
-            omitted = _omitted(sizes, t, powers + 2)
-            chosen = (left & (omitted <= TRIED[t.dtype] * _omitted(sizes, t, 2))).nonzero().squeeze(1)
-            if len(chosen):
-                total[chosen], rounding = _by_series(head, heads, kv_heads, t[:, chosen], owner[chosen], powers)
-                left[chosen] = rounding + omitted[chosen] > TAKEN[t.dtype] * total[chosen]
-    chosen = left.nonzero().squeeze(1)
-    if len(chosen):
-        total[chosen] = _key_by_key(head, heads, kv_heads, t[:, chosen], owner[chosen], softcap)
+            omitted = _omitted_bound(moments, t, powers + 2)
+            tried = (is_left & (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2))).nonzero().squeeze(1)
+            if len(tried):
+                total[tried], rounding = _sum_series(head_scores, heads, kv_heads, t[:, tried], owner[tried], powers)
+                is_left[tried] = rounding + omitted[tried] > ACCEPTED_ERROR[t.dtype] * total[tried]
+    left = is_left.nonzero().squeeze(1)
+    if len(left):
+        total[left] = _sum_key_by_key(head_scores, heads, kv_heads, t[:, left], owner[left], softcap)
     return total
 
 
-def _sizes(head: Head, heads: int, orders: int) -> Tensor:
-    """(orders + 1, l): sum_i A^2 |S|^p of every key, a row's most probable one with the A^2 of the row's others."""
-    sizes = None
+def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) -> Tensor:
+    """Returns sum_i A^2 |S|^p of every key for p = 0 ... orders, (orders + 1, l).
+
+    A query's most probable key enters with the sum of A^2 of the query's other keys.
+    """
+    moments = t.new_zeros(orders + 1, t.shape[0])
     for h in range(heads):
-        scores, log_a = head(h)
+        scores, log_a = head_scores(h)
         _, rest, top = _without_top(log_a)
-        squares, of_top = rest.square(), rest.square().sum(-1)
+        squares, top_squares = rest.square(), rest.square().sum(-1)
         top_scores = scores.gather(1, top).squeeze(1).abs()
-        sizes = scores.new_zeros(orders + 1, len(scores)) if sizes is None else sizes
-        for size in sizes:
-            size.add_(squares.sum(0)).index_add_(0, top.squeeze(1), of_top)
-            squares, of_top = squares * scores.abs(), of_top * top_scores
-    return sizes
+        for moment in moments:
+            moment.add_(squares.sum(0)).index_add_(0, top.squeeze(1), top_squares)
+            squares, top_squares = squares * scores.abs(), top_squares * top_scores
+    return moments
 
 
-def _omitted(sizes: Tensor, t: Tensor, order: int) -> Tensor:
-    """(N,), what b2's term of an order is at most, from |y - x|^p <= 2^(p - 1) (|y|^p + |x|^p)."""
-    return _coefficient(order) * 2 ** (order - 1) * (sizes[order] @ t**order)
+def _omitted_bound(moments: Tensor, t: Tensor, order: int) -> Tensor:
+    """Returns an upper bound (N,) of b2's term of an order, from |y - x|^p <= 2^(p - 1) (|y|^p + |x|^p)."""
+    return _coefficient(order) * 2.0 ** (order - 1) * (moments[order] @ t**order)
 
 
 def _coefficient(order: int) -> float:
-    """Of y^p in (exp(y) - 1)^2."""
-    return (2**order - 2) / math.factorial(order)
+    """Returns the coefficient of y^order in (exp(y) - 1)^2."""
+    return (2.0**order - 2) / math.factorial(order)
 
 
-def _by_series(head: Head, heads: int, kv_heads: int, t: Tensor, owner: Tensor, powers: int) -> tuple[Tensor, Tensor]:
-    """t (l, N) -> (N,), and its error of rounding."""
+def _sum_series(
+    head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, powers: int
+) -> tuple[Tensor, Tensor]:
+    """t (l, N) -> (N,), and its rounding error."""
     total, rounding = t.new_zeros(t.shape[1]), t.new_zeros(t.shape[1])
     t_powers = [t**p for p in range(1, powers + 2)]
     for h in range(heads):
-        others = (owner != h * kv_heads // heads).to(t.dtype)
-        scores, log_a = head(h)
+        is_other = (owner != h * kv_heads // heads).to(t.dtype)
+        scores, log_a = head_scores(h)
         a, rest, top = _without_top(log_a)
         b0, top_scores = a.square().sum(-1, keepdim=True), scores.gather(1, top)
-        for rows in torch.arange(t.shape[0], device=t.device).split(ROWS):
+        for rows in torch.split(torch.arange(t.shape[0], device=t.device), ROWS):
             keys = slice(0, int(rows[-1]) + 1)
             x = t[top[rows, 0]] * top_scores[rows]
             weights = torch.stack([rest[rows, keys], rest[rows, keys].square()])
@@ -187,47 +206,48 @@ def _by_series(head: Head, heads: int, kv_heads: int, t: Tensor, owner: Tensor, 
                 moments.append(weights @ power[keys])
             moments.append(torch.zeros_like(moments[-1]))
             last = (weights[1] * scores[rows, keys]).sum(0) @ t_powers[-1][keys]
-            rounding += others * (moments[0][1] * x.square()).sum(0) * torch.finfo(t.dtype).eps
-            for done in range(powers + 1):  # from y^p to (y - x) y^(p - 1), (y - x)^2 y^(p - 2) ...
-                for p in range(powers + 1, done, -1):
+            rounding += is_other * (moments[0][1] * x.square()).sum(0) * torch.finfo(t.dtype).eps
+            for factors in range(powers + 1):  # from y^p to (y - x) y^(p - 1), (y - x)^2 y^(p - 2) ...
+                for p in range(powers + 1, factors, -1):
                     moments[p].addcmul_(moments[p - 1], x, value=-1)
-            m, b1, b2 = 0, 0, 0
+            m, b1, b2 = (torch.zeros_like(x) for _ in range(3))
             for p in range(1, powers + 1):
-                of_a, of_squares = moments[p] / math.factorial(p)
-                m, b1, b2 = m + of_a, b1 + of_squares, b2 + (2**p - 2) * of_squares
+                a_term, square_term = moments[p] / math.factorial(p)
+                m, b1, b2 = m + a_term, b1 + square_term, b2 + (2.0**p - 2) * square_term
             change = ((b2 - 2 * m * b1 + m.square() * b0[rows]) / (1 + m).square()).sum(0)
-            total += others * (change + _coefficient(powers + 1) * (last + moments[-1][1].sum(0)))
+            total += is_other * (change + _coefficient(powers + 1) * (last + moments[-1][1].sum(0)))
     return total, rounding
 
 
 def _without_top(log_a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A, A without each row's most probable key, and which key that is, (l, 1)."""
+    """Returns A, A with each query's most probable key set to 0, and the index of that key, (l, 1)."""
     a = log_a.exp()
     top = a.argmax(-1, keepdim=True)
     return a, a.scatter(1, top, 0), top
 
 
-def _key_by_key(head: Head, heads: int, kv_heads: int, t: Tensor, owner: Tensor, softcap: float | None) -> Tensor:
+def _sum_key_by_key(
+    head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, softcap: float | None
+) -> Tensor:
     """t (l, N) -> (N,)."""
     total = t.new_zeros(t.shape[1])
     for h in range(heads):
-        scores, log_a = head(h)
+        scores, log_a = head_scores(h)
         neurons = (owner != h * kv_heads // heads).nonzero().squeeze(1)
-        for part in neurons.split(max(1, NUMBERS // (ROWS * t.shape[0]))):
-            for rows in torch.arange(t.shape[0], device=t.device).split(ROWS):
+        for block in torch.split(neurons, max(1, BLOCK_NUMBERS // (ROWS * t.shape[0]))):
+            for rows in torch.split(torch.arange(t.shape[0], device=t.device), ROWS):
                 keys = slice(0, int(rows[-1]) + 1)
-                y = _moved(scores[rows, None, keys], t[keys, part].T, softcap)
-                total[part] += probability_change(log_a[rows, None, keys], y).square().sum((0, 2))
+                y = _score_change(scores[rows, None, keys], t[keys, block].T, softcap)
+                total[block] += probability_change(log_a[rows, None, keys], y).square().sum((0, 2))
     return total
 
 
-def _moved(scores: Tensor, t: Tensor, softcap: float | None) -> Tensor:
-    y = t * scores
-    return y if softcap is None else capped(scores + y, softcap) - capped(scores, softcap)
+def _score_change(scores: Tensor, t: Tensor, softcap: float | None) -> Tensor:
+    return capped_change(scores, t * scores, softcap)
 
 
-def _centred(scores: Tensor, log_a: Tensor) -> Tensor:
-    """Scores minus each row's mean under A, 0 where a key is hidden."""
+def _centre(scores: Tensor, log_a: Tensor) -> Tensor:
+    """Subtracts each query's mean attention score under A, and returns 0 where a key is hidden."""
     centred = scores - (log_a.exp() * scores).sum(-1, keepdim=True)
     return centred.masked_fill(log_a == -torch.inf, 0)
 

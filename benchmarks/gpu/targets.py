@@ -18,16 +18,16 @@ class Target:
         table: name of the table.
         where: the columns and values that the row must have.
         column: the column with the measured value.
-        least: the value's lower bound.
-        most: the value's upper bound; None: `least` is the bound.
+        minimum: the value's lower bound.
+        maximum: the value's upper bound; None: `minimum` is the bound.
     """
 
     description: str
     table: str
     where: dict[str, str]
     column: str
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def judge(self, tables: Tables) -> dict[str, object]:
         """Returns the target's row of the results."""
@@ -36,11 +36,11 @@ class Target:
         reason = (rows[0].get("skipped") or rows[0].get("failed")) if rows else None
         if value is None:
             met = None
-        elif self.most is None:
-            met = self.least <= value
+        elif self.maximum is None:
+            met = self.minimum <= value
         else:
-            met = value <= self.most
-        bound = f">= {self.least:g}" if self.most is None else f"<= {self.most:g}"
+            met = value <= self.maximum
+        bound = f">= {self.minimum:g}" if self.maximum is None else f"<= {self.maximum:g}"
         measured = (reason or "not measured") if value is None else value
         return {"target": self.description, "bound": bound, "measured": measured, "met": met}
 
@@ -64,16 +64,18 @@ def _targets(tables: Tables, backend: str) -> Iterator[Target]:
         "times faster",
         40,
     )
-    for run, most in ((COUNTS, 1.02), (FFN_V_O, 1.0), (EXACT, 2.0), (FAST, 1.3)):
-        yield Target(f"{run}: times forward", "model, times", {"run": run}, "times forward", most=most)
+    for run, maximum in ((COUNTS, 1.02), (FFN_V_O, 1.0), (EXACT, 2.0), (FAST, 1.3)):
+        yield Target(f"{run}: times forward", "model, times", {"run": run}, "times forward", maximum=maximum)
     for run in (COUNTS, FFN_V_O, EXACT, FAST):
         yield Target(
-            f"{run}: memory over forward, share", "model, memory", {"run": run}, "share over forward", most=0.02
+            f"{run}: memory over forward, share", "model, memory", {"run": run}, "share over forward", maximum=0.02
         )
     for row in tables.get("operators", []):
         if row["backend"] == backend:
             where = {name: row[name] for name in ("operator", "size", "backend")}
-            yield Target(f"{row['operator']}, {row['size']}: launches a call", "operators", where, "launches", most=1)
+            yield Target(
+                f"{row['operator']}, {row['size']}: launches a call", "operators", where, "launches", maximum=1
+            )
 
 
 def _within_budget(tables: Tables) -> dict[str, object]:

@@ -1,11 +1,11 @@
-# make demo    finds the language neurons of the model in the package and switches them off
-# make test    the tests
-# make test-long   those that take minutes and rarely break: kernels compiled for chips that are not here, runs that are killed
-# make lint    ruff, clang-format and mypy
-# make format  rewrites the files as ruff and clang-format write them
-# make coverage    what of the package the tests run
-# make bench   the benchmarks, as tables
-# make gpu     tests and benchmarks on a GPU, with the python that is there; ends within 8 minutes
+# make demo       find the language neurons of the demo model and deactivate them
+# make test       run the tests
+# make test-long  run the tests that take minutes and rarely fail, such as kernels compiled for other chips and killed runs
+# make lint       check the code with ruff, clang-format and mypy
+# make format     format the code with ruff and clang-format
+# make coverage   run the tests and print which lines of the package they run
+# make bench      run the CPU benchmarks and print tables
+# make gpu        run tests and benchmarks on a GPU with the current Python environment; takes at most 8 minutes
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.c
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
 
-# A process takes whole files, so that what a file's tests share is made once.
+# The tests of a file run in the same process, so that fixtures that they share are created once.
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
 test: .venv/ready
@@ -44,10 +44,10 @@ bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python -m benchmarks.whole_model.end_to_end
 
-# The package is built against the torch that is there. A stage that fails or runs out of time does not stop the others.
+# The package is built against the installed torch. A stage that fails or exceeds its time limit does not stop the others.
 gpu:
 	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || \
-		{ echo "make gpu: found no GPU that the torch of $(PYTHON) can use."; exit 1; }
+		{ echo "make gpu: the torch of $(PYTHON) finds no GPU."; exit 1; }
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	@status=0; parallel=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
 	timeout -s INT -k 5 110 $(PYTHON) -m pytest tests/ops -m "not long" $$parallel || status=1; \
@@ -56,7 +56,7 @@ gpu:
 	timeout -k 10 205 $(PYTHON) -m benchmarks.gpu.run || status=1; \
 	exit $$status
 
-# The environment: pinned packages, then the package itself, built against them.
+# The environment has pinned packages and this package, which is built against them.
 .venv/ready: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt

@@ -1,62 +1,70 @@
-"""Builds the C++ kernels, pymultiling._cpp, where a compiler and torch are at hand, and those in CUDA C++, pymultiling._cuda,
-where torch is one for NVIDIA's GPUs and there is an nvcc. Without them the package installs all the same and runs on Triton or
-plain PyTorch. Everything else about the package is in pyproject.toml.
+"""Builds the compiled kernels. Everything else about the package is in pyproject.toml.
 
-Files in csrc/cpu/kernels hold device code without torch headers. They are compiled once per instruction set of x86-64
-(once elsewhere), each time into a namespace of that name; csrc/cpu/dispatch.cpp picks one when the program runs. Each
-kernel has a line in kernel_list.h there. An operator's file in csrc/cpu or csrc/cuda registers it, as
-torch.ops.pymultiling_cpp.* or torch.ops.pymultiling_cuda.*; pymultiling/ops documents them.
+There are two extensions. pymultiling._cpp has the C++ kernels and needs torch and a C++ compiler. pymultiling._cuda has
+the CUDA C++ kernels and also needs nvcc and a torch for NVIDIA GPUs. If one of them cannot be built, the package is
+installed without it and uses Triton or plain PyTorch instead.
+
+The files in csrc/cpu/kernels contain kernels without torch headers. On x86-64 they are compiled once per instruction
+set, each time into a namespace with that name; on other machines they are compiled once. csrc/cpu/dispatch.cpp selects
+the instruction set at run time. csrc/cpu/kernels/kernel_list.h lists all kernels.
+
+The files in csrc/cpu and csrc/cuda register the operators as torch.ops.pymultiling_cpp.* and
+torch.ops.pymultiling_cuda.*. pymultiling/ops documents the operators.
 """
 
 import platform
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
-FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 finds it in its own AVX-512 headers
+FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 warns about its own AVX-512 headers
 LEVELS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
 }
-GPUS = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"]
-THREADS = ["-fopenmp"] if platform.system() == "Linux" else []  # without it at::parallel_for runs on one thread
-CUDA = "pymultiling._cuda"
-ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
+GPU_ARCHITECTURES = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"]
+OPENMP = ["-fopenmp"] if platform.system() == "Linux" else []  # at::parallel_for needs OpenMP to use threads
+CUDA_EXTENSION = "pymultiling._cuda"
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def sources(*patterns: str) -> list[str]:
+    """Returns the paths that match any of the patterns, relative to the root."""
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
-def extension_arguments() -> dict:
-    """ext_modules and cmdclass for setup(); none where torch cannot be imported."""
+def extension_arguments() -> dict[str, Any]:
+    """Returns ext_modules and cmdclass for setup(), or nothing if torch cannot be imported."""
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
-        _warn(error)
+        warn(error, "C++")
         return {}
 
     class BuildKernels(BuildExtension):
         def run(self) -> None:
-            asked = self.compiler, self.inplace  # which a run that breaks leaves as it last had them
+            # A run that fails leaves changed values in these two options.
+            requested_options = self.compiler, self.inplace
             while self.extensions:
-                self.compiler, self.inplace = asked
+                self.compiler, self.inplace = requested_options
                 try:
-                    return super().run()
-                except Exception as error:  # noqa: BLE001, whatever a compiler, a linker or torch's checks of them may raise
-                    last = self.extensions.pop()
-                    _warn(error, "CUDA" if last.name == CUDA else "C++")
+                    super().run()
+                    return
+                except Exception as error:  # noqa: BLE001, compilers, linkers and torch raise various exceptions
+                    failed = self.extensions.pop()
+                    warn(error, "CUDA" if failed.name == CUDA_EXTENSION else "C++")
 
         def build_extensions(self) -> None:
-            levels = LEVELS if ON_X86 else ["portable"]
+            levels = LEVELS if IS_X86 else ["portable"]
             with ThreadPoolExecutor(2) as pool:
                 objects = pool.map(self._compile_level, levels)
-                self.extensions[0].extra_objects = [path for level in objects for path in level]
+                self.extensions[0].extra_objects = [path for paths in objects for path in paths]
             super().build_extensions()
 
         def _compile_level(self, level: str) -> list[str]:
@@ -71,29 +79,32 @@ def extension_arguments() -> dict:
     extension = CppExtension(
         "pymultiling._cpp",
         sources("csrc/cpu/*.cpp"),
-        extra_compile_args=[*FLAGS, *THREADS, *(["-DPYMULTILING_X86"] if ON_X86 else [])],
-        extra_link_args=THREADS,
+        extra_compile_args=[*FLAGS, *OPENMP, *(["-DPYMULTILING_X86"] if IS_X86 else [])],
+        extra_link_args=OPENMP,
     )
-    # The one that may be missing comes last.
+    # BuildKernels.run drops the last extension first, so the CUDA extension comes last.
     return {"ext_modules": [extension, *cuda_extension()], "cmdclass": {"build_ext": BuildKernels}}
 
 
-def cuda_extension() -> list:
-    """None where torch has no CUDA, or where there is no nvcc."""
+def cuda_extension() -> list[Extension]:
+    """Returns the CUDA extension, or nothing if torch has no CUDA or nvcc is missing."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, CUDAExtension
 
     if torch.version.cuda is None or CUDA_HOME is None:
         return []
-    flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPUS]}
-    return [CUDAExtension(CUDA, sources("csrc/cuda/**/*.cpp", "csrc/cuda/**/*.cu"), extra_compile_args=flags)]
+    flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPU_ARCHITECTURES]}
+    return [CUDAExtension(CUDA_EXTENSION, sources("csrc/cuda/**/*.cpp", "csrc/cuda/**/*.cu"), extra_compile_args=flags)]
 
 
-def _warn(error: Exception, language: str = "C++") -> None:
-    instead = "Triton and plain PyTorch serve instead" if language == "CUDA" else "it will run on plain PyTorch"
-    warnings.warn(f"pymultiling's {language} kernels are not built, {instead}: {error}", stacklevel=2)
+def warn(error: Exception, language: str) -> None:
+    """Warns that the kernels of a language are not built."""
+    replacement = "Triton or plain PyTorch" if language == "CUDA" else "plain PyTorch"
+    warnings.warn(
+        f"pymultiling's {language} kernels cannot be built; {replacement} will be used instead: {error}", stacklevel=2
+    )
 
 
-# What made the demo model is no part of what is installed. The Triton kernels' folder stands beside the package.
+# The scripts that trained the demo model are not installed. The folder of the Triton kernels is next to the package.
 PACKAGES = find_packages(include=["pymultiling*"], exclude=["*.training"])
 setup(packages=[*PACKAGES, "pymultiling.triton_kernels"], **extension_arguments())

@@ -1,5 +1,5 @@
-// The arguments that all operators on queries and keys share, on the CPU and in CUDA: as a struct, in a schema, and as
-// the parameters that torch calls an operator with. pymultiling/ops/qk_importance.py says what they are.
+// The arguments of all operators on queries and keys, on the CPU and in CUDA: as a struct, in a schema, and as the
+// parameters that torch calls an operator with. pymultiling/ops/qk_importance.py documents them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,7 +29,7 @@ inline std::string qk_schema(const std::string& name, const std::string& results
          results;
 }
 
-// For m.impl(): the operator that packs its arguments and calls `function`, which takes the struct.
+// For m.impl(): an operator that packs its arguments into the struct and calls `function` with it.
 template <auto function>
 auto from_arguments(
     const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,

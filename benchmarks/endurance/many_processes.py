@@ -1,13 +1,18 @@
-"""`pymultiling detect` in several processes: the same sets as in one, also over two networks and when a process is killed.
+"""Compares the results of `pymultiling detect` with different numbers of processes.
 
-    python -m benchmarks.endurance.many_processes                             the texts in the package
-    python -m benchmarks.endurance.many_processes --corpora FOLDER            every LANGUAGE.txt.gz there
+    python -m benchmarks.endurance.many_processes                           with the texts in the package
+    python -m benchmarks.endurance.many_processes --corpora FOLDER          with every LANGUAGE.txt.gz in FOLDER
 
-The embedded model, one thread a process. Runs with 1, 2 and 4 processes; 2 x 2 in two network namespaces that a veth pair joins
-(Linux, and the right to make them: otherwise left out, and said so), which meet by torchrun's own rendezvous; and 2 (--killed-of) of
-which one is killed mid-way, under --max-restarts. Prints how long the pass took, and exits with 1 unless all results are the first's:
-sets, minimum, votes and counts bit for bit, sums to 1e-12. With --rounds, the runs with 1 and 2 processes are repeated in turn, since
-a machine's speed changes, and the ratio is that of the medians.
+The model is the demo model, with one thread per process. There are runs with
+
+- 1, 2 and 4 processes (--processes),
+- 2 x 2 processes in two network namespaces, connected by a veth pair, which find each other by torchrun's rendezvous.
+  This needs Linux and the permission to create namespaces. Otherwise the run is skipped with a message.
+- 2 processes (--killed-of), one of which is killed in the middle of the run, with --max-restarts.
+
+Prints the duration of each pass. The exit status is 0 if all results equal the first ones: sets, minimum, votes and
+counts bit for bit, and sums up to 1e-12. Otherwise it is 1. With --rounds, the runs with 1 and 2 processes are repeated
+alternately, because the machine's speed may change, and the speedup is the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -17,16 +22,20 @@ import json
 import os
 import shutil
 import signal
-import statistics as numbers
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pymultiling as pml
-from benchmarks.endurance.survival import SUMS, difference, files_of, statistics
+from benchmarks.endurance.survival import SUM_TOLERANCE, corpus_files, difference, load_statistics
 from pymultiling import demo_model
+
+Result: TypeAlias = tuple[dict[str, pml.NeuronSet], dict[str, pml.NeuronStatistics]]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 NAMESPACES = """
@@ -53,100 +62,115 @@ wait $!
 def main() -> int:
     arguments = parse()
     folder = Path(arguments.work or tempfile.mkdtemp(prefix="processes-"))
-    command = detect_command(folder, arguments)
-    runs = {
-        f"{count} processes": lambda out, count=count: alone(count, command(out), out) for count in arguments.processes
-    }
-    runs["2 x 2 processes, two networks"] = lambda out: two_networks(command(out), out)
-    count = arguments.killed_of
-    runs[f"{count} processes, one killed"] = lambda out: killed(count, command(out), arguments.kill_after, out)
-    again = [f"{count} processes" for count in (1, 2) if count in arguments.processes] * (arguments.rounds - 1)
-    truth, seconds, failed = None, {}, False
-    for number, name in enumerate([*runs, *again]):
-        run, out = runs[name], folder / f"run-{number}"
-        left_out = run(out)
-        if left_out:
-            print(f"{name}: left out, {left_out}", flush=True)
+    command = make_command(folder, arguments)
+    runs: dict[str, Callable[[Path], str | None]] = {}
+    for count in arguments.processes:
+        runs[f"{count} processes"] = lambda out, count=count: run_on_one_network(count, command(out), out)
+    runs["2 x 2 processes, two networks"] = lambda out: run_on_two_networks(command(out), out)
+    runs[f"{arguments.killed_of} processes, one killed"] = lambda out: run_with_a_kill(
+        arguments.killed_of, command(out), arguments.kill_after, out
+    )
+    repeated = [f"{count} processes" for count in (1, 2) if count in arguments.processes] * (arguments.rounds - 1)
+    expected: Result | None = None
+    seconds: dict[str, list[float]] = {}
+    failed = False
+    for number, name in enumerate([*runs, *repeated]):
+        out = folder / f"run-{number}"
+        skip_reason = runs[name](out)
+        if skip_reason:
+            print(f"{name}: skipped, {skip_reason}", flush=True)
             continue
         sets = {path.stem: pml.NeuronSet.load(path) for path in sorted((out / "results" / "neurons").iterdir())}
-        found = sets, statistics(out)
-        truth = truth or found
-        worst = difference(found[1], truth[1])
-        same = sets == truth[0] and worst <= SUMS
+        statistics_of_run = load_statistics(out)
+        expected = expected or (sets, statistics_of_run)
+        worst = difference(statistics_of_run, expected[1])
+        same = sets == expected[0] and worst <= SUM_TOLERANCE
         failed |= not same
-        took = json.loads((out / "results" / "run.json").read_text())["seconds"]["detect"]
-        seconds.setdefault(name, []).append(took)
-        says = "the same sets" if same else "OTHER SETS"
-        print(f"{name}: {took:.1f} s, {says}, sums differ by {worst:.1e}", flush=True)
+        duration = json.loads((out / "results" / "run.json").read_text())["seconds"]["detect"]
+        seconds.setdefault(name, []).append(duration)
+        outcome = "same results" if same else "DIFFERENT RESULTS"
+        print(f"{name}: {duration:.1f} s, {outcome}, sums differ by {worst:.1e}", flush=True)
     if {"1 processes", "2 processes"} <= seconds.keys():
-        one, two = (numbers.median(seconds[f"{count} processes"]) for count in (1, 2))
-        print(f"2 processes are {one / two:.2f} times as fast as 1 (medians of {arguments.rounds})")
-    return failed
+        seconds_of_1, seconds_of_2 = (statistics.median(seconds[f"{count} processes"]) for count in (1, 2))
+        print(f"2 processes are {seconds_of_1 / seconds_of_2:.2f} times as fast as 1 (medians of {arguments.rounds})")
+    return int(failed)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, help="a folder with LANGUAGE.txt.gz")
-    parser.add_argument("--languages", nargs="+", help="some of them")
-    parser.add_argument("--sites", default="ffn,v,o")
-    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--killed-of", type=int, default=2, help="how many there are when one is killed")
-    parser.add_argument("--kill-after", type=float, default=10.0, help="seconds of measuring")
-    parser.add_argument("--work", type=Path, help="a folder for what is written")
+    parser.add_argument(
+        "--corpora",
+        type=Path,
+        help="folder with a LANGUAGE.txt.gz for each language (default: the texts in the package)",
+    )
+    parser.add_argument("--languages", nargs="+", help="languages to use (default: all)")
+    parser.add_argument("--sites", default="ffn,v,o", help="sites to measure (%(default)s)")
+    parser.add_argument(
+        "--processes", type=int, nargs="*", default=[1, 2, 4], help="numbers of processes (default: 1 2 4)"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="times that 1 and 2 processes are run (%(default)s)")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch (%(default)s)")
+    parser.add_argument(
+        "--killed-of", type=int, default=2, help="number of processes of which one is killed (%(default)s)"
+    )
+    parser.add_argument(
+        "--kill-after", type=float, default=10.0, help="seconds from the first checkpoint to the kill (%(default)s)"
+    )
+    parser.add_argument("--work", type=Path, help="folder for the results and logs (default: a temporary folder)")
     return parser.parse_args()
 
 
-def detect_command(folder: Path, arguments: argparse.Namespace):
-    """A function of where it writes."""
+def make_command(folder: Path, arguments: argparse.Namespace) -> Callable[[Path], list[str]]:
+    """Writes the model and returns a function from the output folder to the command."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in demo_model.load():
         part.save_pretrained(folder / "model")
-    files = files_of(folder, arguments.corpora)
-    chosen = {language: files[language] for language in arguments.languages or files}
+    files = corpus_files(folder, arguments.corpora)
+    selected = {language: files[language] for language in arguments.languages or files}
 
     def command(out: Path) -> list[str]:
-        found = ["-m", "pymultiling", "detect", "--model", str(folder / "model"), "--sites", arguments.sites]
-        found += ["--batch-tokens", str(arguments.batch_tokens), "--out", str(out / "results")]
-        found += ["--checkpoint", str(out / "state"), "--checkpoint-seconds", "2"]
-        return found + [f"--corpus={language}={path}" for language, path in chosen.items()]
+        options = ["-m", "pymultiling", "detect", "--model", str(folder / "model"), "--sites", arguments.sites]
+        options += ["--batch-tokens", str(arguments.batch_tokens), "--out", str(out / "results")]
+        options += ["--checkpoint", str(out / "state"), "--checkpoint-seconds", "2"]
+        return options + [f"--corpus={language}={path}" for language, path in selected.items()]
 
     return command
 
 
-def start(command: list[str], out: Path) -> subprocess.Popen:
+def start(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """Starts a command with its log in `out`."""
     out.mkdir()
-    with open(out / "log.txt", "w") as log:
+    with (out / "log.txt").open("w") as log:
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
 
 
-def alone(count: int, command: list[str], out: Path) -> None:
+def run_on_one_network(count: int, command: list[str], out: Path) -> None:
+    """Runs a command in `count` processes."""
     check(start([*TORCHRUN, "--standalone", "--nproc-per-node", str(count), *command], out))
 
 
-def two_networks(command: list[str], out: Path) -> str | None:
-    """Why it cannot be run, if it cannot."""
+def run_on_two_networks(command: list[str], out: Path) -> str | None:
+    """Runs a command in 2 x 2 processes. If this machine cannot, returns the reason."""
     if not shutil.which("unshare") or not shutil.which("ip"):
-        return "there is no unshare or no ip"
+        return "the command unshare or ip is missing"
     script = NAMESPACES.format(command=" ".join(f"'{part}'" for part in command))
     node = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.9.0.1:29400"]
-    new = ["unshare", "--map-root-user", "--net", "--mount"]
-    if subprocess.run([*new, "true"], capture_output=True, check=False).returncode:
-        return "namespaces cannot be made here"
-    check(start([*new, "bash", "-c", script, "bash", *TORCHRUN, *node, "--rdzv-id", "pymultiling"], out))
+    unshare = ["unshare", "--map-root-user", "--net", "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        return "this user cannot create namespaces"
+    check(start([*unshare, "bash", "-c", script, "bash", *TORCHRUN, *node, "--rdzv-id", "pymultiling"], out))
     return None
 
 
-def killed(count: int, command: list[str], after: float, out: Path) -> None:
-    """The second process is killed once it has measured for so many seconds."""
+def run_with_a_kill(count: int, command: list[str], after: float, out: Path) -> None:
+    """Runs a command in `count` processes and kills the second one, `after` seconds after its first checkpoint."""
     options = ["--standalone", "--max-restarts", "1", "--nproc-per-node", str(count)]
     launcher = start([*TORCHRUN, *options, *command], out)
     state = out / "state" / f"process-1-of-{count}"
     while not list(state.glob("*.json")):
         if launcher.poll() is not None:
             check(launcher)
-            raise RuntimeError("the run has ended already: give it more texts")
+            raise RuntimeError("the run ended before its first checkpoint: use more texts")
         time.sleep(0.1)
     time.sleep(after)
     for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
@@ -154,13 +178,14 @@ def killed(count: int, command: list[str], after: float, out: Path) -> None:
             os.kill(int(pid), signal.SIGKILL)
             break
     else:
-        raise RuntimeError("the second process has ended already: give a smaller --kill-after")
+        raise RuntimeError("the second process ended before it was killed: use a smaller --kill-after")
     check(launcher)
 
 
-def check(process: subprocess.Popen) -> None:
+def check(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a process and raises RuntimeError if it fails."""
     if process.wait():
-        raise RuntimeError(f"{process.args} ended with {process.returncode}")
+        raise RuntimeError(f"{process.args} ended with exit status {process.returncode}")
 
 
 if __name__ == "__main__":

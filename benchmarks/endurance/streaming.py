@@ -1,22 +1,24 @@
-"""A large corpus through the embedded model: resident memory over time, and throughput against a bare loop.
+"""Measures resident memory and throughput of passes over a large corpus with the demo model.
 
-    python -m benchmarks.endurance.streaming FOLDER --out benchmarks/results        every LANGUAGE.txt.gz in the folder
+    python -m benchmarks.endurance.streaming FOLDER --out benchmarks/results
 
-`pml.activations` and `pml.detect` read, tokenise, batch, measure and write checkpoints, one language after the other. After each
-language a bare loop runs over its batches, which were prepared before and lie in memory: for activations plain forwards of
-the Hugging Face model (without the head), for detect the forwards that are measured. Writes streaming_throughput.csv, and for
-each streaming_activations.csv and .png, or streaming_detect: the process's resident memory, once a second, during the pass over
-all languages.
+FOLDER contains a file LANGUAGE.txt.gz for each language. `pml.activations` or `pml.detect` reads, tokenises, batches
+and measures all languages and writes checkpoints. The process's resident memory is recorded once a second and written
+to streaming_activations.csv and .png (or streaming_detect.csv and .png).
+
+Then every language is measured alone and compared with a bare loop over its batches, which are prepared beforehand and
+kept in memory. The bare loop runs plain forwards of the Hugging Face model without its head for activations, and the
+measured forwards for detect. streaming_throughput.csv has the times of both.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import matplotlib
 
@@ -24,9 +26,11 @@ matplotlib.use("Agg")
 import pandas
 import torch
 from matplotlib import pyplot
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import pymultiling as pml
-from benchmarks.endurance.survival import files_of
+from benchmarks.endurance.survival import corpus_files
+from benchmarks.measuring.memory import resident_mb
 from pymultiling import demo_model
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import ChunkSize, chunks
@@ -42,7 +46,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = demo_model.load()
-    files = files_of(arguments.out, arguments.corpora)
+    files = corpus_files(arguments.out, arguments.corpora)
     files = {language: files[language] for language in arguments.languages or files}
     measures = {
         "activations": (pml.activations, {}),
@@ -53,83 +57,91 @@ def main() -> None:
         function, options = measures[name]
         options = dict(options, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS, progress=False)
         with tempfile.TemporaryDirectory() as folder:
-            with Memory() as memory:
+            with MemoryRecorder() as memory:
                 started = time.monotonic()
                 function(model, tokenizer, files, checkpoint=Path(folder) / "all", **options)
                 seconds = time.monotonic() - started
-            save(memory, name, arguments.out)
-            late = [megabytes for second, megabytes in memory.seen if second >= 60]
-            if late:
-                print(f"{name}: resident after the first minute {min(late):.0f} to {max(late):.0f} MB", flush=True)
+            write_memory(memory, name, arguments.out)
+            after_a_minute = [megabytes for second, megabytes in memory.samples if second >= 60]
+            if after_a_minute:
+                low, high = min(after_a_minute), max(after_a_minute)
+                print(f"{name}: resident memory after the first minute {low:.0f} to {high:.0f} MB", flush=True)
             for language in arguments.compare or list(files):
-                prepared = prepare(files[language], tokenizer)
+                batches = prepare_batches(files[language], tokenizer)
                 started = time.monotonic()
                 function(model, tokenizer, {language: files[language]}, checkpoint=Path(folder) / language, **options)
                 streamed = time.monotonic() - started
                 started = time.monotonic()
-                bare(model, prepared, options.get("sites"))
-                alone = time.monotonic() - started
-                tokens = sum(batch.tokens for batch in prepared)
-                padded = sum(batch.input_ids.numel() for batch in prepared)
-                rows.append((name, language, tokens, 1 - tokens / padded, streamed, alone))
-                print(f"{name}, {language}: {streamed:.1f} s, the bare loop {alone:.1f} s", flush=True)
+                run_bare_loop(model, batches, options.get("sites"))
+                bare = time.monotonic() - started
+                tokens = sum(batch.tokens for batch in batches)
+                padded = sum(batch.input_ids.numel() for batch in batches)
+                rows.append((name, language, tokens, 1 - tokens / padded, streamed, bare))
+                print(f"{name}, {language}: {streamed:.1f} s, bare loop {bare:.1f} s", flush=True)
         print(f"{name}: {len(files)} languages in {seconds:.0f} s", flush=True)
     columns = ["function", "language", "tokens", "padding", "seconds", "bare loop, seconds"]
     table = pandas.DataFrame(rows, columns=columns)
     table.to_csv(arguments.out / "streaming_throughput.csv", index=False, float_format="%.4g")
     for name, part in table.groupby("function"):
-        tokens, streamed, alone = part.tokens.sum(), part.seconds.sum(), part["bare loop, seconds"].sum()
+        tokens, streamed, bare = part.tokens.sum(), part.seconds.sum(), part["bare loop, seconds"].sum()
         padding = 1 - tokens / (part.tokens / (1 - part.padding)).sum()
         print(
-            f"{name}: {tokens:,} tokens, {tokens / streamed:,.0f} a second; the bare loop {tokens / alone:,.0f} a second: "
-            f"{streamed / alone:.3f} times its time; padding {padding:.1%}"
+            f"{name}: {tokens:,} tokens, {tokens / streamed:,.0f} per second; "
+            f"bare loop: {tokens / bare:,.0f} per second; time ratio {streamed / bare:.3f}; padding {padding:.1%}"
         )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpora", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--what", nargs="+", choices=("activations", "detect"), default=["activations"])
-    parser.add_argument("--sites", default="ffn,v,o", help="of detect")
-    parser.add_argument("--languages", nargs="+", help="some of them")
-    parser.add_argument("--compare", nargs="+", help="the bare loop on some of them")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("corpora", type=Path, metavar="FOLDER", help="folder with a LANGUAGE.txt.gz for each language")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        choices=("activations", "detect"),
+        default=["activations"],
+        help="passes to run (default: activations)",
+    )
+    parser.add_argument("--sites", default="ffn,v,o", help="sites of detect (%(default)s)")
+    parser.add_argument("--languages", nargs="+", help="languages to measure (default: all)")
+    parser.add_argument("--compare", nargs="+", help="languages to compare with the bare loop (default: all)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (%(default)s)")
     return parser.parse_args()
 
 
-class Memory:
-    """Resident memory of this process, once a second: (seconds, MB)."""
+class MemoryRecorder:
+    """Records the resident memory of this process once a second, as (seconds, MB)."""
 
-    def __enter__(self) -> Memory:
-        self.seen, self._end = [], threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+    def __enter__(self) -> Self:
+        self.samples: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._record)
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._end.set()
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _record(self) -> None:
         started = time.monotonic()
-        while not self._end.wait(1.0):
-            resident = int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-            self.seen.append((time.monotonic() - started, resident))
+        while not self._stop.wait(1.0):
+            self.samples.append((time.monotonic() - started, resident_mb()))
 
 
-def save(memory: Memory, name: str, out: Path) -> None:
-    table = pandas.DataFrame(memory.seen, columns=["seconds", "MB"])
+def write_memory(memory: MemoryRecorder, name: str, out: Path) -> None:
+    """Writes the recorded memory as a table and as a plot."""
+    table = pandas.DataFrame(memory.samples, columns=["seconds", "MB"])
     table.to_csv(out / f"streaming_{name}.csv", index=False, float_format="%.1f")
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot([second / 60 for second, _ in memory.seen], [megabytes for _, megabytes in memory.seen])
+    axes.plot([second / 60 for second, _ in memory.samples], [megabytes for _, megabytes in memory.samples])
     axes.set(xlabel="minutes", ylabel="resident memory, MB", title=f"pml.{name} over a large corpus")
     axes.set_ylim(bottom=0)
     figure.savefig(out / f"streaming_{name}.png", dpi=120)
 
 
-def prepare(path: Path, tokenizer) -> list[Batch]:
-    """The batches that a pass over the file makes."""
+def prepare_batches(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+    """Returns the batches of a pass over a file."""
     tokenisation = Tokenisation(tokenizer, MAX_LENGTH)
     source = chunks("", shards_of(path), tokenisation.fields, ChunkSize.of(BATCH_TOKENS))
     parts = (documents for _, documents in stream(source, tokenisation, workers=1))
@@ -137,14 +149,14 @@ def prepare(path: Path, tokenizer) -> list[Batch]:
 
 
 @torch.no_grad()
-def bare(model, prepared: list[Batch], sites: tuple[str, ...] | None) -> None:
-    """Plain forwards, or where there are sites those that are measured."""
+def run_bare_loop(model: PreTrainedModel, batches: list[Batch], sites: tuple[str, ...] | None) -> None:
+    """Runs plain forwards, or with sites the measured forwards."""
     if sites is None:
-        for batch in prepared:
+        for batch in batches:
             model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return
     with ImportanceProbe(model, sites) as probe:
-        for batch in prepared:
+        for batch in batches:
             probe.measure(batch.input_ids, batch.attention_mask)
 
 

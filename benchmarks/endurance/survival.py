@@ -1,11 +1,12 @@
-"""Runs of `pymultiling detect` that are killed at random moments and started again, against one that is not.
+"""Kills and restarts runs of `pymultiling detect`, and compares their results with those of an undisturbed run.
 
-    python -m benchmarks.endurance.survival                                        the texts in the package
-    python -m benchmarks.endurance.survival --corpora FOLDER --kills 30            every LANGUAGE.txt.gz there
+    python -m benchmarks.endurance.survival                                 with the texts in the package
+    python -m benchmarks.endurance.survival --corpora FOLDER --kills 30     with every LANGUAGE.txt.gz in FOLDER
 
-A random model with one layer reads them, so that the texts, and not the model, decide how long it takes. Each trial is killed once
-with SIGKILL, at a moment drawn evenly from the undisturbed run's time, and started again with the same command. Prints a line a
-trial, and exits with 1 unless all end with the same minimum, votes and counts bit for bit, and sums to 1e-12.
+The model is random and has one layer, so that reading the texts takes most of the time. Each trial is killed once with
+SIGKILL, at a moment drawn uniformly from the duration of the undisturbed run, and started again with the same command.
+Prints a line for each trial. The exit status is 0 if every trial has the same minimum, votes and counts bit for bit,
+and the same sums up to 1e-12, and 1 otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import pymultiling as pml
 from pymultiling import demo_model
 
-SUMS = 1e-12  # largest relative difference
+SUM_TOLERANCE = 1e-12  # largest relative difference of sums
 
 
 def main() -> int:
@@ -36,44 +37,51 @@ def main() -> int:
     started = time.monotonic()
     run(command, folder / "undisturbed").wait()
     seconds = time.monotonic() - started
-    truth = statistics(folder / "undisturbed")
-    texts = sum(one.documents for one in truth.values())
-    print(f"undisturbed: {seconds:.1f} s, {len(truth)} corpora, {texts:,} documents", flush=True)
-    drawn, same = random.Random(arguments.seed), 0
+    expected = load_statistics(folder / "undisturbed")
+    documents = sum(statistics.documents for statistics in expected.values())
+    print(f"undisturbed: {seconds:.1f} s, {len(expected)} corpora, {documents:,} documents", flush=True)
+    generator, same = random.Random(arguments.seed), 0
     for trial in range(arguments.kills):
-        moment = drawn.uniform(0, seconds)
+        moment = generator.uniform(0, seconds)
         out = folder / f"trial-{trial}"
-        first = run(command, out)
+        process = run(command, out)
         try:
-            first.wait(moment)
-            how = "ended before"
+            process.wait(moment)
+            event = "ended before the kill"
         except subprocess.TimeoutExpired:
-            first.send_signal(signal.SIGKILL)
-            first.wait()
-            how = "killed"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            event = "killed"
         started = time.monotonic()
         status = run(command, out).wait()
-        again = time.monotonic() - started
-        worst = difference(statistics(out), truth) if status == 0 else float("inf")
-        same += worst <= SUMS
-        print(f"{trial + 1}: {how} at {moment:.1f} s, again {again:.1f} s, sums differ by {worst:.1e}", flush=True)
+        restarted = time.monotonic() - started
+        worst = difference(load_statistics(out), expected) if status == 0 else float("inf")
+        same += worst <= SUM_TOLERANCE
+        print(
+            f"{trial + 1}: {event} at {moment:.1f} s, restarted run {restarted:.1f} s, sums differ by {worst:.1e}",
+            flush=True,
+        )
     print(f"{same} of {arguments.kills} ended with the same result")
-    return same != arguments.kills
+    return int(same != arguments.kills)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, help="a folder with LANGUAGE.txt.gz")
-    parser.add_argument("--languages", nargs="+", help="some of them")
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="between two states")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="a folder for what is written")
+    parser.add_argument(
+        "--corpora",
+        type=Path,
+        help="folder with a LANGUAGE.txt.gz for each language (default: the texts in the package)",
+    )
+    parser.add_argument("--languages", nargs="+", help="languages to use (default: all)")
+    parser.add_argument("--kills", type=int, default=5, help="number of trials (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds between two checkpoints (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (%(default)s)")
+    parser.add_argument("--work", type=Path, help="folder for the results and logs (default: a temporary folder)")
     return parser.parse_args()
 
 
 def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """All of it but where it writes."""
+    """Writes the model and returns the command without its output folders."""
     model = folder / "model"
     _, tokenizer = demo_model.load()
     config = LlamaConfig(
@@ -89,14 +97,14 @@ def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
     tokenizer.save_pretrained(model)
     command = [sys.executable, "-m", "pymultiling", "detect", "--model", str(model), "--batch-tokens", "8192"]
     command += ["--sites", "ffn,v,o", "--max-length", "64", "--checkpoint-seconds", str(arguments.seconds)]
-    files = files_of(folder, arguments.corpora)
+    files = corpus_files(folder, arguments.corpora)
     for language in arguments.languages or files:
         command += ["--corpus", f"{language}={files[language]}"]
     return command
 
 
-def files_of(folder: Path, corpora: Path | None) -> dict[str, Path]:
-    """{language: its file}; the embedded texts are written to the folder."""
+def corpus_files(folder: Path, corpora: Path | None) -> dict[str, Path]:
+    """Returns {language: file}. Without `corpora` it writes the texts of the package to `folder`."""
     if corpora is not None:
         paths = sorted(corpora.glob("*.txt.gz"))
         return {path.name.partition(".")[0]: path for path in paths if path.name.count(".") == 2}
@@ -106,28 +114,29 @@ def files_of(folder: Path, corpora: Path | None) -> dict[str, Path]:
     return files
 
 
-def run(command: list[str], out: Path) -> subprocess.Popen:
+def run(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """Starts the command with its output and log in `out`."""
     out.mkdir(exist_ok=True)
-    with open(out / "log.txt", "a") as log:
+    with (out / "log.txt").open("a") as log:
         command = [*command, "--checkpoint", str(out / "state"), "--out", str(out / "results")]
         return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def statistics(out: Path) -> dict[str, pml.NeuronStatistics]:
+def load_statistics(out: Path) -> dict[str, pml.NeuronStatistics]:
+    """Returns the statistics that a run wrote, by language."""
     return {path.stem: pml.NeuronStatistics.load(path) for path in sorted((out / "results" / "statistics").iterdir())}
 
 
-def difference(found: dict[str, pml.NeuronStatistics], truth: dict[str, pml.NeuronStatistics]) -> float:
-    """Largest relative difference of a sum; infinite where anything else differs."""
+def difference(actual: dict[str, pml.NeuronStatistics], expected: dict[str, pml.NeuronStatistics]) -> float:
+    """Returns the largest relative difference of a sum. It is infinite if anything else differs."""
     worst = 0.0
-    for language, one in truth.items():
-        other = found[language]
-        same = (other.documents, other.tokens) == (one.documents, one.tokens)
-        for site in one.sum:
-            same &= torch.equal(other.minimum[site], one.minimum[site]) and torch.equal(
-                other.votes[site], one.votes[site]
-            )
-            change = (other.sum[site] - one.sum[site]).abs() / one.sum[site].abs().clamp(min=1e-300)
+    for language, truth in expected.items():
+        statistics = actual[language]
+        same = (statistics.documents, statistics.tokens) == (truth.documents, truth.tokens)
+        for site in truth.sum:
+            same &= torch.equal(statistics.minimum[site], truth.minimum[site])
+            same &= torch.equal(statistics.votes[site], truth.votes[site])
+            change = (statistics.sum[site] - truth.sum[site]).abs() / truth.sum[site].abs().clamp(min=1e-300)
             worst = max(worst, change.max().item())
         worst = worst if same else float("inf")
     return worst

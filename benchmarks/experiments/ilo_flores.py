@@ -1,11 +1,13 @@
-"""ILO (arXiv 2503.11280) of FLORES-200 sentences in every layer: a table by layer and language, times and memory.
+"""Measures ILO (arXiv 2503.11280) of FLORES-200 sentences in every layer, and its time and memory.
 
     python -m benchmarks.experiments.ilo_flores flores200_devtest.tsv.gz --out benchmarks/results
 
-The paper's 31 languages are the file's first. The embedded model knows eight languages, seven of them among these: its
-numbers show that the measure runs, not what large models do. --model takes the folder of another.
+The first 31 languages of the file are those of the paper. The demo model knows eight languages, and seven of them are
+among these 31. So its values only show that the method runs, and not what large models do. --model selects another
+model.
 
-The time of a layer's neighbours is compared, in turn, with the time of their matrix products alone.
+The time to find a layer's nearest neighbours is compared with the time of the matrix products alone, by running both
+alternately.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe, describe_device
 from benchmarks.measuring.memory import added_mb
-from benchmarks.operators.bench_nearest_neighbors import products
+from benchmarks.operators.bench_nearest_neighbors import multiply_all
 from pymultiling import demo_model
 from pymultiling.data.parallel_texts import read_columns
 from pymultiling.methods.embeddings import sentence_embeddings
@@ -39,8 +42,9 @@ def main() -> None:
     arguments = _arguments()
     columns = read_columns(arguments.path)
     corpus = {name: columns[name][: arguments.sentences] for name in list(columns)[: arguments.languages]}
-    model, tokenizer = _model(arguments.model)
-    model, seconds = model.to(arguments.device), {}
+    model, tokenizer = _load_model(arguments.model)
+    model = model.to(arguments.device)
+    seconds: dict[str, float] = {}
     with _timed(seconds, "embeddings"):
         options = {"folder": arguments.folder, "batch_tokens": arguments.batch_tokens, "progress": True}
         points = sentence_embeddings(model, tokenizer, corpus, **options)
@@ -61,46 +65,50 @@ def main() -> None:
     for name, column in (("retrieval", "accuracy"), ("cka", "cka")):
         means[name] = tables[name].groupby("layer")[column].mean()
     print("", means.round(3).T.to_string(), sep="\n")
-    found = {
+    results = {
         "machine": describe() | describe_device(torch.device(arguments.device)),
         "languages": len(corpus),
         "sentences": sum(map(len, corpus.values())),
         "layers": len(means),
         "seconds": seconds,
         "MB that ilo takes over the points": round(added, 1),
-        "one layer, on the CPU": one_layer(torch.cat([one[:, -1] for one in points.values()]), arguments),
+        "one layer, on the CPU": measure_one_layer(
+            torch.cat([embeddings[:, -1] for embeddings in points.values()]), arguments
+        ),
     }
-    print("", json.dumps(found, indent=1), sep="\n")
+    print("", json.dumps(results, indent=1), sep="\n")
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "ilo_flores.json").write_text(json.dumps(found, indent=1) + "\n")
+        (arguments.out / "ilo_flores.json").write_text(json.dumps(results, indent=1) + "\n")
         for name, table in tables.items():
             table.to_csv(arguments.out / f"{name}_flores.csv", index=False, float_format="%.4f")
         plots.save(plots.ilo(tables["ilo"]), arguments.out / "ilo_flores.png")
 
 
-def one_layer(points: torch.Tensor, arguments: argparse.Namespace) -> dict[str, object]:
-    """Neighbours of the last layer's points, and the matrix products alone."""
+def measure_one_layer(points: torch.Tensor, arguments: argparse.Namespace) -> dict[str, object]:
+    """Compares the time to find the neighbours of a layer's points with the time of the matrix products alone."""
     runs = {
         "neighbours": lambda: nearest_neighbors(points, arguments.k, metric=arguments.metric),
-        "products alone": lambda: products(points),
+        "products alone": lambda: multiply_all(points),
     }
     seconds = alternate(runs, ROUNDS)
     return {
         "points": tuple(points.shape),
-        **{f"seconds, {name}": round(statistics.median(some), 3) for name, some in seconds.items()},
+        **{f"seconds, {name}": round(statistics.median(times), 3) for name, times in seconds.items()},
         "neighbours over products alone": round(ratio(seconds, "neighbours", "products alone"), 3),
     }
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Stores the duration of the block in seconds[name]."""
     started = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - started, 2)
 
 
-def _model(folder: str | None):
+def _load_model(folder: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Returns the model and tokenizer of a folder, or the demo model."""
     if folder is None:
         return demo_model.load()
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,17 +118,26 @@ def _model(folder: str | None):
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, help="a FLORES .tsv.gz: a header row with id and languages, then sentences")
-    parser.add_argument("--languages", type=int, default=31, help="the first columns; 31: the paper's")
-    parser.add_argument("--sentences", type=int, help="the first rows of each; all if not given")
-    parser.add_argument("--model", help="folder of a model; the embedded one if not given")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--folder", type=Path, help="keeps the embeddings as files there, not in memory")
-    parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--tau", type=int, default=3)
-    parser.add_argument("--metric", default="cosine")
-    parser.add_argument("--out", type=Path, help="folder for the tables, the plot and ilo_flores.json")
+    parser.add_argument(
+        "path", type=Path, help="a FLORES .tsv.gz: a header with id and languages, then one record per sentence"
+    )
+    parser.add_argument(
+        "--languages",
+        type=int,
+        default=31,
+        help="number of languages, from the first column on (%(default)s: those of the paper)",
+    )
+    parser.add_argument("--sentences", type=int, help="number of sentences per language (default: all)")
+    parser.add_argument("--model", help="model folder (default: the demo model)")
+    parser.add_argument("--device", default="cpu", help="device of the model (%(default)s)")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder to store the embeddings in, instead of memory")
+    parser.add_argument("--k", type=int, default=5, help="number of nearest neighbours (%(default)s)")
+    parser.add_argument("--tau", type=int, default=3, help="threshold tau of ILO (%(default)s)")
+    parser.add_argument("--metric", default="cosine", help="cosine or euclidean (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the tables, the plot and ilo_flores.json (default: only print)"
+    )
     return parser.parse_args()
 
 

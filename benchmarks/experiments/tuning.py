@@ -1,14 +1,14 @@
-"""What fine-tuning in one language does to that language and the others, on the embedded model, as tables and a plot.
+"""Measures what fine-tuning in one language changes for that language and for the others, with the demo model.
 
-    python -m benchmarks.experiments.tuning [--corpora FOLDER] [--language tr] [--documents 400] [--parallel FILE] [--out FOLDER]
+    python -m benchmarks.experiments.tuning [--corpora FOLDER] [--language tr] [--parallel FILE] [--out FOLDER]
 
-Figure 4 of arXiv 2402.18815 in small: only the language's own neurons are trained, or as many random ones, or all
-parameters; and single-language training with the early layers, embeddings and head frozen, and what it does to ILO in
-every layer (arXiv 2503.11280). Every way sees the same documents in the same order, at every rate and with every seed;
-seeds also draw the random neurons. ILO is that of the first seed.
+This is a small version of figure 4 of arXiv 2402.18815. There are four ways of training: only the language's neurons,
+as many random neurons, all parameters, or all parameters but the early layers, embeddings and head. With --parallel the
+change of ILO (arXiv 2503.11280) is measured in every layer too, for the first seed. All ways use the same documents in
+the same order, for every learning rate and seed. The seed also selects the random neurons.
 
-FOLDER holds LANGUAGE.txt.gz and LANGUAGE.heldout.txt.gz of each language; by default the embedded texts are taken,
-which the model has seen in training. --parallel is a .tsv.gz whose columns have FLORES-200's codes.
+FOLDER contains LANGUAGE.txt.gz and LANGUAGE.heldout.txt.gz for each language. By default the texts in the package are
+used, which the demo model was trained on. --parallel is a .tsv.gz whose columns are named with FLORES-200's codes.
 """
 
 import argparse
@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pandas
 from matplotlib.figure import Figure
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 import pymultiling as pml
 from benchmarks.measuring.environment import describe
@@ -32,7 +34,7 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.parallel_texts import read_columns
 from pymultiling.results import plots
 
-EARLY = 2  # layers of the embedded model's six
+EARLY_LAYERS = 2  # of the demo model's six
 COLUMNS = {"en": "eng_Latn", "de": "deu_Latn", "fr": "fra_Latn", "es": "spa_Latn", "ru": "rus_Cyrl", "zh": "zho_Hans",
            "tr": "tur_Latn", "hi": "hin_Deva", "it": "ita_Latn"}  # fmt: skip
 OWN, RANDOM, ALL, FROZEN = (
@@ -44,23 +46,24 @@ OWN, RANDOM, ALL, FROZEN = (
 STYLES = {OWN: ("#0072b2", "o"), RANDOM: ("#888888", "s"), ALL: ("#d55e00", "^"), FROZEN: ("#009e73", "v")}
 
 
-def texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -> dict[str, list[str]]:
+def load_texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -> dict[str, list[str]]:
+    """Returns the texts of every language, from a folder or from the package."""
     if folder is None:
         return demo_model.heldout() if heldout else demo_model.corpora()
-    end = ".heldout.txt.gz" if heldout else ".txt.gz"
-    return {language: list(read_texts(folder / (language + end), CorpusReport())) for language in languages}
+    suffix = ".heldout.txt.gz" if heldout else ".txt.gz"
+    return {language: list(read_texts(folder / (language + suffix), CorpusReport())) for language in languages}
 
 
 @contextmanager
-def trainee(model: nn.Module, way: str, neurons: pml.NeuronSet, seed: int) -> Iterator[nn.Module]:
-    """The model, or a copy, with only that left to train."""
+def prepared_model(model: nn.Module, way: str, neurons: pml.NeuronSet, seed: int) -> Iterator[nn.Module]:
+    """Yields the model, or a copy, prepared so that only the parameters of a way are trained."""
     if way in (OWN, RANDOM):
         with pml.train_only(model, neurons if way == OWN else neurons.random_like(seed)):
             yield model
         return
     model = copy.deepcopy(model)
     if way == FROZEN:
-        pml.freeze(model, range(EARLY))
+        pml.freeze(model, range(EARLY_LAYERS))
     yield model
 
 
@@ -68,40 +71,62 @@ def main() -> None:
     args = _arguments()
     model, tokenizer = demo_model.load()
     languages = tuple(dict.fromkeys((*demo_model.LANGUAGES, args.language)))
-    corpora, apart = (texts(args.corpora, languages, heldout) for heldout in (False, True))
-    few = {
+    corpora, heldout_texts = (load_texts(args.corpora, languages, heldout) for heldout in (False, True))
+    detection_texts = {
         language: demo.first_texts_filling(lines, tokenizer, demo.DETECTION_DOCUMENTS)
         for language, lines in corpora.items()
     }
     select = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    detection = pml.detect(model, tokenizer, few, select=select, pack=demo.DOCUMENT_TOKENS, progress=False)
+    detection = pml.detect(model, tokenizer, detection_texts, select=select, pack=demo.DOCUMENT_TOKENS, progress=False)
     neurons = detection.specific()[args.language]
-    apart = {language: demo.first_texts_filling(lines, tokenizer, args.heldout) for language, lines in apart.items()}
-    measures = {"texts": apart, "sentences": _sentences(args), "pack": demo.DOCUMENT_TOKENS, "progress": False}
-    table, before, overlap = experiment(args, model, tokenizer, neurons, corpora[args.language], measures)
+    heldout_texts = {
+        language: demo.first_texts_filling(lines, tokenizer, args.heldout) for language, lines in heldout_texts.items()
+    }
+    measures = {
+        "texts": heldout_texts,
+        "sentences": _read_sentences(args),
+        "pack": demo.DOCUMENT_TOKENS,
+        "progress": False,
+    }
+    table, before, overlap = run_experiment(args, model, tokenizer, neurons, corpora[args.language], measures)
     spread = table.groupby(["trained", "rate"], sort=False)["others"].std()
     means = table.groupby(["trained", "rate"], sort=False).mean().drop(columns="seed").assign(spread=spread)
-    print(f"\n{args.documents} documents of {args.language}, {len(neurons)} neurons of its own, {args.seeds} seeds")
-    print("before:", before.round(2).to_dict())
+    print(
+        f"\n{args.documents} documents of {args.language}, {len(neurons)} neurons of the language, {args.seeds} seeds"
+    )
+    print("perplexity before training:", before.round(2).to_dict())
     print(means.round(3).to_string())
     if overlap is not None:
-        print("\nILO, mean over languages", by_layer(overlap).round(3).to_string(), sep="\n")
+        print("\nILO, mean over languages", mean_by_layer(overlap).round(3).to_string(), sep="\n")
     if args.out:
         _write(args, table, before, overlap)
 
 
-def experiment(args, model, tokenizer, neurons: pml.NeuronSet, corpus: list[str], measures: dict):
-    """A row for every way, rate and seed; the perplexities before; and ILO before and after, of the first seed."""
-    before, rows, overlaps = pml.measure_model(model, tokenizer, **measures), [], []
+def run_experiment(
+    args: argparse.Namespace,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    neurons: pml.NeuronSet,
+    corpus: list[str],
+    measures: dict[str, Any],
+) -> tuple[pandas.DataFrame, pandas.Series, pandas.DataFrame | None]:
+    """Trains in every way and measures the perplexities.
+
+    Returns:
+        A table with a row for every way, rate and seed; the perplexities before training; and ILO before and after
+        training with the first seed, or None without parallel sentences.
+    """
+    before = pml.measure_model(model, tokenizer, **measures)
+    rows: list[dict[str, Any]] = []
+    overlaps: list[pandas.DataFrame] = []
     for way, rate, seed in product((OWN, RANDOM, ALL, FROZEN), args.rates, range(args.seeds)):
         setting = {"trained": way, "rate": rate, "seed": seed}
-        with trainee(model, way, neurons, seed) as one:
+        with prepared_model(model, way, neurons, seed) as trained:
             options = {"documents": args.documents, "pack": demo.DOCUMENT_TOKENS, "seed": seed, "progress": False}
-            cost = pml.fine_tune(one, tokenizer, corpus, rate=rate, **options)
-            found = pml.compare_models(
-                before, one, tokenizer, **measures if seed == 0 else measures | {"sentences": None}
-            )
-        change = found.perplexity["change"]
+            cost = pml.fine_tune(trained, tokenizer, corpus, rate=rate, **options)
+            measures_of_seed = measures if seed == 0 else {**measures, "sentences": None}
+            comparison = pml.compare_models(before, trained, tokenizer, **measures_of_seed)
+        change = comparison.perplexity["change"]
         rows.append(
             {
                 **setting,
@@ -109,33 +134,34 @@ def experiment(args, model, tokenizer, neurons: pml.NeuronSet, corpus: list[str]
                 "optimizer bytes": cost.optimizer_bytes,
                 "itself": float(change[args.language]),
                 "others": float(change.drop(args.language).mean()),
-                **found.perplexity["after"],
+                **comparison.perplexity["after"],
             }
         )
-        if found.ilo is not None:
-            overlaps.append(found.ilo.assign(**setting))
+        if comparison.ilo is not None:
+            overlaps.append(comparison.ilo.assign(**setting))
         print({name: rows[-1][name] for name in (*setting, "itself", "others")}, flush=True)
-    return pandas.DataFrame(rows), found.perplexity["before"], pandas.concat(overlaps) if overlaps else None
+    return pandas.DataFrame(rows), comparison.perplexity["before"], pandas.concat(overlaps) if overlaps else None
 
 
-def _sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
+def _read_sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
+    """Returns the parallel sentences by column; None without --parallel."""
     if args.parallel is None:
         return None
     columns = read_columns(args.parallel)
-    chosen = dict.fromkeys((*list(columns)[: args.columns], COLUMNS[args.language]))
-    return {column: columns[column][: args.sentences] for column in chosen}
+    selected = dict.fromkeys((*list(columns)[: args.columns], COLUMNS[args.language]))
+    return {column: columns[column][: args.sentences] for column in selected}
 
 
-def by_layer(overlap: pandas.DataFrame) -> pandas.DataFrame:
-    """Mean ILO over languages: a row before, and one for each way and rate; layers across."""
+def mean_by_layer(overlap: pandas.DataFrame) -> pandas.DataFrame:
+    """Returns the mean ILO over languages by layer, with a row for every way and rate and one before training."""
     table = overlap.pivot_table(index=["trained", "rate"], columns="layer", values="ilo_after", sort=False)
     table.loc[("nothing", 0.0), :] = overlap.groupby("layer")["ilo_before"].mean()
     return table
 
 
 def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
-    """Mean ILO by layer before and after, a panel for each rate."""
-    table = by_layer(overlap)
+    """Plots the mean ILO by layer before and after training, with a panel for each rate."""
+    table = mean_by_layer(overlap)
     figure = Figure(figsize=(3.4 * len(rates) + 1.2, 3.9), layout="constrained")
     for axes, rate in zip(numpy.atleast_1d(figure.subplots(1, len(rates), sharey=True)), rates):
         axes.plot(table.columns, table.loc[("nothing", 0.0)], "k--", linewidth=1.2, label="before training")
@@ -160,33 +186,47 @@ def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
     return figure
 
 
-def _write(args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, overlap) -> None:
+def _write(
+    args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, overlap: pandas.DataFrame | None
+) -> None:
+    """Writes the results files."""
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"tuning_{args.language}"
     settings = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(args).items()}
-    found = {"settings": settings, "machine": describe(), "before": before.to_dict()}
-    found["rows"] = json.loads(table.to_json(orient="records", double_precision=5))
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    results: dict[str, Any] = {"settings": settings, "machine": describe(), "before": before.to_dict()}
+    results["rows"] = json.loads(table.to_json(orient="records", double_precision=5))
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     if overlap is not None:
-        by_layer(overlap).to_csv(path.with_name(path.name + "_ilo.csv"), float_format="%.4f")
+        mean_by_layer(overlap).to_csv(path.with_name(path.name + "_ilo.csv"), float_format="%.4f")
         plots.save(draw(overlap, args.rates), path.with_name(path.name + "_ilo.png"))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=Path, metavar="FOLDER")
-    parser.add_argument("--parallel", type=Path, metavar="FILE", help="for ILO; left out if not given")
-    parser.add_argument("--columns", type=int, default=31, help="the first of --parallel, beside the language's own")
-    parser.add_argument("--sentences", type=int, default=200, help="of each column")
-    parser.add_argument("--language", default="tr", choices=sorted(COLUMNS))
-    parser.add_argument("--documents", type=int, default=400, help="of 128 tokens")
-    parser.add_argument("--heldout", type=int, default=40, help="documents of each language")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 1e-3])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--corpora", type=Path, metavar="FOLDER", help="folder with the texts (default: the texts in the package)"
+    )
+    parser.add_argument(
+        "--parallel", type=Path, metavar="FILE", help="parallel sentences for ILO (default: ILO is not measured)"
+    )
+    parser.add_argument(
+        "--columns",
+        type=int,
+        default=31,
+        help="columns of --parallel, from the first on, in addition to the language's (%(default)s)",
+    )
+    parser.add_argument("--sentences", type=int, default=200, help="sentences per column (%(default)s)")
+    parser.add_argument("--language", default="tr", choices=sorted(COLUMNS), help="language to train (%(default)s)")
+    parser.add_argument("--documents", type=int, default=400, help="documents of 128 tokens to train on (%(default)s)")
+    parser.add_argument("--heldout", type=int, default=40, help="held-out documents per language (%(default)s)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[1e-4, 1e-3], help="learning rates (default: 1e-4 1e-3)"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the results files (default: only print)")
     args = parser.parse_args()
     if args.corpora is None and args.language not in demo_model.LANGUAGES:
-        parser.error(f"--corpora is needed for {args.language}")
+        parser.error(f"the package has no texts in {args.language}: give --corpora")
     return args
 
 

@@ -1,4 +1,7 @@
-"""Time, launches and memory of a call: by a GPU's own events; on a CPU, to try a benchmark, by the wall clock."""
+"""Measures time, launches and memory of a call.
+
+Times are from a GPU's events. On a CPU they are from the wall clock, only to try a benchmark.
+"""
 
 import json
 import statistics
@@ -12,40 +15,47 @@ import torch
 Run = Callable[[], object]
 COLD_BYTES = 2**30  # several times any L2
 WARM_UP = 3
-LEAST, MOST, MILLISECONDS = 5, 100, 1000  # repetitions, and how long all of them may take
+MIN_REPETITIONS, MAX_REPETITIONS = 5, 100
+MILLISECONDS = 1000  # target for all repetitions together
 
 
 class Stopwatch:
+    """Times runs on a device."""
+
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
-        self._other = torch.ones(COLD_BYTES // 4, device=device) if self.cuda else None
+        self._flush_buffer = torch.ones(COLD_BYTES // 4, device=device) if self.cuda else None
 
     def repeat(self, run: Run) -> list[float]:
-        """Milliseconds of every repetition, each with a cold L2 and without the host's share of it.
+        """Returns the milliseconds of every repetition, each with a cold L2 and without the host's overhead.
 
-        Between repetitions a large buffer is read: that drives all else out of the L2, leaves nothing there to be
-        written back at the expense of `run`, and takes long enough for the host to queue `run` behind it.
+        Between repetitions a large buffer is read. This evicts everything else from the L2, leaves nothing there to be
+        written back during `run`, and takes long enough for the host to queue `run` after it.
         """
         for _ in range(WARM_UP):
-            once = self._time(run)
+            milliseconds = self._time(run)
         if not self.cuda:
-            return [self._time(run) for _ in range(LEAST)]
-        repetitions = int(min(MOST, max(LEAST, MILLISECONDS / max(once, 1e-3))))
+            return [self._time(run) for _ in range(MIN_REPETITIONS)]
+        repetitions = int(min(MAX_REPETITIONS, max(MIN_REPETITIONS, MILLISECONDS / max(milliseconds, 1e-3))))
         events = []
         for _ in range(repetitions):
-            self._other.sum()
+            self._flush_buffer.sum()
             events.append(self._queue(run))
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in events]
 
     def in_turn(self, runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-        """Milliseconds of every run in every round, a b c, a b c, ..., each from an idle device to its end."""
+        """Runs all in turn, a b c, a b c, ..., each starting on an idle device.
+
+        Returns:
+            The milliseconds of every run in every round, without the warm-up rounds.
+        """
         milliseconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(rounds + WARM_UP):
             for name, run in runs.items():
-                took = self._time(run)
+                duration = self._time(run)
                 if turn >= WARM_UP:
-                    milliseconds[name].append(took)
+                    milliseconds[name].append(duration)
         return milliseconds
 
     def _time(self, run: Run) -> float:
@@ -67,6 +77,7 @@ class Stopwatch:
 
 
 def quantiles(milliseconds: list[float]) -> dict[str, float | int]:
+    """Returns the columns of a table of times: median, 10% and 90% quantiles, and the number of repetitions."""
     tenths = statistics.quantiles(milliseconds, n=10, method="inclusive")
     return {
         "median ms": round(statistics.median(milliseconds), 4),
@@ -77,7 +88,7 @@ def quantiles(milliseconds: list[float]) -> dict[str, float | int]:
 
 
 def launches(run: Run, device: torch.device) -> list[str] | None:
-    """Names of what one call has the device do: kernels, copies and fills. None where that cannot be seen."""
+    """Returns the names of the kernels, copies and fills of one call. None if they cannot be recorded."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()
@@ -92,7 +103,7 @@ def launches(run: Run, device: torch.device) -> list[str] | None:
 
 
 def peak_bytes(run: Run, device: torch.device) -> tuple[int, int] | None:
-    """Bytes allocated before the call, and the most during it. None without a GPU."""
+    """Returns the allocated bytes before a call and the peak during it. None without a GPU."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()

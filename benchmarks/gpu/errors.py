@@ -1,7 +1,7 @@
-"""Errors of every operator against float64, beside those of plain PyTorch in the same dtype; random and hostile inputs.
+"""Measures the errors of every operator against float64, and those of plain PyTorch in the same dtype.
 
-The budget is the registry's, as the tests have it (tests/support/error_budget.py): twice the error of plain PyTorch, and a
-floor.
+The inputs are random or numerically difficult. The error budget is the registry's, as in the tests
+(tests/support/error_budget.py): twice the error of plain PyTorch plus a floor.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,11 @@ from benchmarks.operators.shapes import Shape
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 
-DOCUMENTS, ROWS = 3, 2  # of matrices, of attention
+MATRIX_DOCUMENTS, ATTENTION_DOCUMENTS = 3, 2
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
+    """Adds a row for every case and dtype."""
     for dtype in (torch.float32, torch.bfloat16):
         for case in cases(workload.small, device):
             row = {"operator": case.title, "input": case.name, "dtype": str(dtype).removeprefix("torch.")}
@@ -29,25 +30,32 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
 
 def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
-    """In float32, of every operator that has a kernel for the device.
+    """Yields float32 cases of every operator that has a kernel for the device.
 
-    Hostile: a column far larger than the others, a document without tokens, biases, a padded row.
+    The difficult ones have a column that is far larger than the others, a document without tokens, biases, or padding.
     """
     torch.manual_seed(0)
-    for operator in (row for row in OPERATORS.values() if kernels_of(device) in row.kernels):
+    for operator in (entry for entry in OPERATORS.values() if kernels_of(device) in entry.kernels):
         if operator.arguments_type is None:
-            ids = torch.randint(-1, DOCUMENTS - 1, (DOCUMENTS * shape.length,), device=device)
-            common = {"documents": DOCUMENTS, "ids": ids, "sets": DOCUMENTS, "set_ids": ids, "masked": 0.4}
-            kinds = {name: {**common, "change": change} for name, change in MATRICES.items()}
+            ids = torch.randint(-1, MATRIX_DOCUMENTS - 1, (MATRIX_DOCUMENTS * shape.length,), device=device)
+            common = {
+                "documents": MATRIX_DOCUMENTS,
+                "ids": ids,
+                "sets": MATRIX_DOCUMENTS,
+                "set_ids": ids,
+                "masked": 0.4,
+            }
+            variants = {name: {**common, "change": change} for name, change in MATRICES.items()}
         else:
-            ids = documents_of(ROWS, shape.length, device)
-            common = {"documents": ROWS, "ids": ids, "sets": ROWS, "set_ids": ids}
-            kinds = {name: {**common, "change_heads": change} for name, change in HEADS.items()}
-            kinds["a row of padding"] = {**common, "padded": True}
-        for name, options in kinds.items():
-            for one in make_inputs(operator.name, Layer(shape, device=device, **options)):
-                if one.compared:
-                    yield Case(operator.name, ", ".join(filter(None, (name, one.variant))), one.arguments)
+            ids = documents_of(ATTENTION_DOCUMENTS, shape.length, device)
+            common = {"documents": ATTENTION_DOCUMENTS, "ids": ids, "sets": ATTENTION_DOCUMENTS, "set_ids": ids}
+            variants = {name: {**common, "change_heads": change} for name, change in HEADS.items()}
+            variants["a row of padding"] = {**common, "padded": True}
+        for name, options in variants.items():
+            for operator_input in make_inputs(operator.name, Layer(shape, device=device, **options)):
+                if operator_input.compared:
+                    title = ", ".join(filter(None, (name, operator_input.variant)))
+                    yield Case(operator.name, title, operator_input.arguments)
 
 
 def _one_large_column(x: Tensor) -> Tensor:
@@ -59,39 +67,45 @@ def _key_bias(q: Tensor, k: Tensor) -> None:
     k += 300 * torch.randn(k.shape[1], 1, k.shape[3], device=k.device).sign()
 
 
-def _dominating(q: Tensor, k: Tensor) -> None:
+def _dominating_neuron(q: Tensor, k: Tensor) -> None:
     q[..., 3] = 60
     k[..., 3] = torch.linspace(-1, 1, k.shape[2], device=k.device).square()
 
 
 MATRICES = {"random": lambda x: x, "a column of 1e3": _one_large_column}
-HEADS = {"random": lambda q, k: None, "key bias 300": _key_bias, "one neuron of 60": _dominating}
+HEADS = {"random": lambda q, k: None, "key bias 300": _key_bias, "one neuron of 60": _dominating_neuron}
 
 
-def _errors(case: Case, backend: str) -> dict:
-    """Of every result of the operator, and whether all are within the budget.
+def _errors(case: Case, backend: str) -> dict[str, object]:
+    """Returns the errors of every result of an operator, and whether all are within the budget.
 
-    An estimate is compared with what it estimates.
+    An estimate is compared with the exact values of what it estimates.
     """
-    row = case.row
-    true_case = replace(case, operator=row.public_function) if row.budget.is_estimate else case
-    every = zip(
-        true_case.row.results,
+    entry = case.entry
+    true_case = replace(case, operator=entry.public_function) if entry.budget.is_estimate else case
+    results = zip(
+        true_case.entry.results,
         case.fresh().on(backend)(),
         true_case.fresh().on("torch")(),
         true_case.to(torch.float64).fresh().on("torch")(),
     )
-    found, beside, kept = {}, {}, []
-    for result, ours, plain, exact in every:
-        found[result] = float(f"{relative_error(ours, exact):.1e}")
-        beside[result] = float(f"{relative_error(plain, exact):.1e}")
-        kept.append(_within(case, result, ours, plain, exact))
-    return {"error": found, "plain PyTorch": beside, "within budget": None if None in kept else all(kept)}
+    errors: dict[str, float] = {}
+    plain_errors: dict[str, float] = {}
+    within_budget: list[bool | None] = []
+    for result, ours, plain, exact in results:
+        errors[result] = float(f"{relative_error(ours, exact):.1e}")
+        plain_errors[result] = float(f"{relative_error(plain, exact):.1e}")
+        within_budget.append(_is_within(case, result, ours, plain, exact))
+    return {
+        "error": errors,
+        "plain PyTorch": plain_errors,
+        "within budget": None if None in within_budget else all(within_budget),
+    }
 
 
-def _within(case: Case, result: str, ours: Tensor, plain: Tensor, exact: Tensor) -> bool | None:
-    """Whether the budget is kept; None for what approximates, whose budget is its own."""
-    budget = case.row.budget
+def _is_within(case: Case, result: str, ours: Tensor, plain: Tensor, exact: Tensor) -> bool | None:
+    """Returns whether a result is within the budget. None for estimates, whose own tests check them."""
+    budget = case.entry.budget
     if budget.is_estimate:
         return None
     if result in budget.exact:

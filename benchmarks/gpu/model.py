@@ -1,6 +1,7 @@
-"""What importance costs over the plain forward of a model of Llama-3.1-8B's shape with random weights: time and memory.
+"""Measures time and memory of importance, relative to the plain forward of a model with the shape of Llama-3.1-8B.
 
-The plain forward is transformers' sdpa forward of the decoder without its head, which importance does not run either.
+The weights are random. The plain forward is transformers' sdpa forward of the decoder without the language model head,
+which importance does not run either.
 """
 
 import gc
@@ -8,9 +9,10 @@ import statistics
 from contextlib import ExitStack
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.device_timing import Run, Stopwatch, launches, peak_bytes, quantiles
-from benchmarks.gpu.model_runs import compiled, opened, random_llama
+from benchmarks.gpu.model_runs import compile_forward, open_run, random_llama
 from benchmarks.gpu.rows import NotHere, Rows
 from benchmarks.gpu.workload import DTYPE, FORWARD, RUNS, Workload
 from benchmarks.measuring.alternating import ratio
@@ -22,34 +24,35 @@ MEMORY, TIMES = "model, memory", "model, times"
 
 @torch.no_grad()
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
-    """Memory first, alone on the device; then the times of all that ran, in turn."""
+    """Measures the memory of every run first, and then the times of all runs alternately."""
     model = random_llama(workload, device)
     tokens = torch.randint(0, workload.vocabulary, (workload.documents, workload.shape.length), device=device)
     peaks: dict[str, tuple[int, int] | None] = {}
 
-    def memory(name: str) -> dict:
-        """The first batch, with all that has to be computed from the weights."""
+    def measure_memory(name: str) -> dict[str, object]:
+        """Returns the memory of the first batch, including everything that is computed from the weights."""
         gc.collect()
-        with opened(FORWARD, model, tokens) as forward:
-            forward()  # whatever libraries allocate at their first call
-        with opened(name, model, tokens) as run:
+        with open_run(FORWARD, model, tokens) as forward:
+            forward()  # makes libraries allocate what they allocate at their first call
+        with open_run(name, model, tokens) as run:
             peaks[name] = peak_bytes(run, device)
         return _over_forward(name, peaks)
 
     for name in RUNS:
-        rows.add(MEMORY, {"run": name}, lambda name=name: memory(name))
+        rows.add(MEMORY, {"run": name}, lambda name=name: measure_memory(name))
     stopwatch = Stopwatch(device)
     with ExitStack() as stack:
-        runs = {name: stack.enter_context(opened(name, model, tokens)) for name in RUNS if name in peaks}
+        runs = {name: stack.enter_context(open_run(name, model, tokens)) for name in RUNS if name in peaks}
         if device.type == "cuda":
             _add_compiled(rows, runs, workload, device, tokens)
-        took = stopwatch.in_turn(runs, workload.rounds)
+        milliseconds = stopwatch.in_turn(runs, workload.rounds)
         for name, run in runs.items():
-            rows.add(TIMES, {"run": name}, lambda name=name, run=run: _time(name, run, took, device))
-    _add_published(rows, workload, device, stopwatch, took)
+            rows.add(TIMES, {"run": name}, lambda name=name, run=run: _time(name, run, milliseconds, device))
+    _add_published(rows, workload, device, stopwatch, milliseconds)
 
 
-def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict:
+def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict[str, object]:
+    """Returns the columns of the memory table."""
     if peaks[name] is None:
         raise NotHere("a GPU's memory is what is measured")
     (before, peak), (_, forward) = peaks[name], peaks[FORWARD]
@@ -61,11 +64,12 @@ def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict:
     }
 
 
-def _add_compiled(rows: Rows, runs: dict[str, Run], workload: Workload, device: torch.device, tokens) -> None:
+def _add_compiled(rows: Rows, runs: dict[str, Run], workload: Workload, device: torch.device, tokens: Tensor) -> None:
+    """Adds the compiled forward to the runs to time."""
     name = "forward by torch.compile"
 
-    def prepare() -> dict:
-        run = compiled(workload, device, tokens)
+    def prepare() -> dict[str, object]:
+        run = compile_forward(workload, device, tokens)
         run()
         runs[name] = run
         raise NotHere("a second model is beside it")
@@ -73,21 +77,24 @@ def _add_compiled(rows: Rows, runs: dict[str, Run], workload: Workload, device: 
     rows.add(MEMORY, {"run": name}, prepare)
 
 
-def _time(name: str, run: Run, took: dict[str, list[float]], device: torch.device) -> dict:
+def _time(name: str, run: Run, milliseconds: dict[str, list[float]], device: torch.device) -> dict[str, object]:
+    """Returns the columns of the table of times."""
     names = launches(run, device)
-    over = round(ratio(took, name, FORWARD), 3)
-    return {**quantiles(took[name]), "times forward": over, "launches": names and len(names)}
+    over = round(ratio(milliseconds, name, FORWARD), 3)
+    return {**quantiles(milliseconds[name]), "times forward": over, "launches": names and len(names)}
 
 
-def _add_published(rows: Rows, workload: Workload, device: torch.device, stopwatch: Stopwatch, took: dict) -> None:
-    """The published formulation of q, timed for one head of one document, scaled up to all; without the forward."""
+def _add_published(
+    rows: Rows, workload: Workload, device: torch.device, stopwatch: Stopwatch, milliseconds: dict[str, list[float]]
+) -> None:
+    """Adds the published formulation of q without the forward, timed for one head of one document and scaled up."""
     shape = workload.shape
     parts = workload.documents * shape.heads * shape.layers
 
-    def measure() -> dict:
+    def measure() -> dict[str, object]:
         problem = attention(shape, 1, DTYPE, device)
         times = stopwatch.repeat(lambda: published_q(problem.q[:, :1], problem.k[:, :1], problem.scale))
-        over = parts * statistics.median(times) / statistics.median(took[FORWARD])
-        return {**quantiles([parts * one for one in times]), "times forward": round(over, 1)}
+        over = parts * statistics.median(times) / statistics.median(milliseconds[FORWARD])
+        return {**quantiles([parts * time for time in times]), "times forward": round(over, 1)}
 
     rows.add(TIMES, {"run": f"published formulation, q alone: one head of one document, times {parts}"}, measure)

@@ -1,12 +1,12 @@
-"""The runs of a model that are compared: its plain forward, importance in several ways, and rivals."""
+"""The runs of a model that are compared: its plain forward, importance in several ways, and alternatives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.device_timing import Run
@@ -17,8 +17,8 @@ from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.importance import ImportanceProbe
 
 
-def random_llama(workload: Workload, device: torch.device):
-    """On the device and in its dtype from the start: the weights are never anywhere else."""
+def random_llama(workload: Workload, device: torch.device) -> nn.Module:
+    """Returns a model with random weights, created directly on the device and in its dtype."""
     shape = workload.shape
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -35,8 +35,8 @@ def random_llama(workload: Workload, device: torch.device):
 
 
 @contextmanager
-def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
-    """Gives the run of that name; what a probe computes from the weights alone is kept until the end of the block."""
+def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
+    """Yields the run with a name. Its probe keeps what it computes from the weights alone until the block ends."""
     probe = partial(ImportanceProbe, model, fused=True)
     if name in (FORWARD, HEAD):
         yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
@@ -49,21 +49,21 @@ def opened(name: str, model, tokens: Tensor) -> Iterator[Run]:
         with ImportanceProbe(model, ("ffn", "v", "o")) as hooks:
             yield partial(_measure_in_plain_pytorch, hooks, tokens)
     elif name == FFN_V_O:
-        with probe(("ffn", "v", "o")) as one:
-            yield partial(one.measure, tokens)
+        with probe(("ffn", "v", "o")) as three_sites:
+            yield partial(three_sites.measure, tokens)
     else:
         with probe(SITES, qk="fast" if name == FAST else "exact") as all_five:
             yield partial(all_five.measure, tokens)
 
 
-def _measure_anew(probe: partial, tokens: Tensor) -> dict[str, Tensor]:
-    with probe() as opened_now:
-        return opened_now.measure(tokens)
+def _measure_anew(make_probe: Callable[[], ImportanceProbe], tokens: Tensor) -> dict[str, Tensor]:
+    with make_probe() as probe:
+        return probe.measure(tokens)
 
 
 def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[str, Tensor]:
-    def plain(*operators) -> dict[str, partial]:
-        return {one.__name__: partial(one, backend="torch") for one in operators}
+    def plain(*operators: Callable[..., Tensor]) -> dict[str, partial[Tensor]]:
+        return {operator.__name__: partial(operator, backend="torch") for operator in operators}
 
     with (
         patch.multiple("pymultiling.probes.importance", **plain(column_energy, value_energy)),
@@ -72,8 +72,8 @@ def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[st
         return probe.measure(tokens)
 
 
-def compiled(workload: Workload, device: torch.device, tokens: Tensor) -> Run:
-    """A second model, whose layers are compiled: one compilation serves all of them."""
+def compile_forward(workload: Workload, device: torch.device, tokens: Tensor) -> Run:
+    """Returns the forward of a second model with compiled layers. One compilation serves all layers."""
     model = random_llama(workload, device)
     for layer in model.model.layers:
         layer.compile()

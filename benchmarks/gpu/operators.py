@@ -1,7 +1,11 @@
-"""Every operator at the sizes of one layer: time, share of what the device can do, launches, memory; and its rivals."""
+"""Measures every operator at the sizes of one layer, and alternatives to it.
+
+The columns are times, fractions of the device's highest rates, launches and memory.
+"""
 
 import statistics
 from collections import Counter
+from typing import Any
 
 import torch
 
@@ -15,25 +19,25 @@ from benchmarks.operators.inputs import Layer, make_inputs
 from benchmarks.operators.published import published_q
 from pymultiling.ops.registry import OPERATORS
 
-SOME_NEURONS = 8  # of one key head: as many as the reference of qk_importance is timed for
+TIMED_NEURONS = 8  # neurons of one key head for which the reference of qk_importance is timed
 LONGEST_NAME = 80
 TABLE = "operators"
-TIMES_TO_KEEP = 1.2
+REQUIRED_SPEEDUP = 1.2  # of the kernel in CUDA C++ over the Triton kernel
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
-    """Ceilings, then the kernels beside plain PyTorch and what was published, and last what has to be compiled."""
+    """Measures the highest rates, the kernels, plain PyTorch, the published formulation and the compiled references."""
     torch.manual_seed(0)
     backend, stopwatch = kernels_of(device), Stopwatch(device)
     ceilings = gpu_ceilings.measure(rows, stopwatch, workload, device)
     layer = cases(workload, device)
-    by_bytes = [case for case, _ in layer if case.row.arguments_type is None]
+    by_bytes = [case for case, _ in layer if case.entry.arguments_type is None]
     exact, fast = (case_of(layer, name) for name in ("qk_importance", "qk_estimate"))
 
     @torch.no_grad()
     def add(case: Case, backend: str) -> None:
         row = {"operator": case.title, "size": case.name, "backend": backend}
-        rows.add(TABLE, row, lambda: _row(case, backend, stopwatch, ceilings))
+        rows.add(TABLE, row, lambda: _measure_case(case, backend, stopwatch, ceilings))
 
     for case in by_bytes:
         add(case, backend)
@@ -48,39 +52,43 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
             if not loops:
                 torch.compiler.reset()
                 add(case, "torch.compile")
-    add(exact, "cuda")  # last: if it breaks, it may take the device with it
+    add(exact, "cuda")  # last, because a crash could make the device unusable
     _add_cuda(rows, exact, workload, backend, stopwatch)
 
 
 def cases(workload: Workload, device: torch.device) -> list[tuple[Case, bool]]:
-    """Of every operator that has a kernel for the device; and whether its reference loops in Python."""
+    """Returns cases of every operator that has a kernel for the device, and whether its reference loops in Python."""
     count = workload.documents
     ids = documents_of(count, workload.shape.length, device)
     layer = Layer(workload.shape, count, ids, count, ids, DTYPE, device)
     return [
-        (Case(operator, one.size, one.arguments), one.loops)
-        for operator, row in OPERATORS.items()
-        if kernels_of(device) in row.kernels
-        for one in make_inputs(operator, layer)
-        if one.timed
+        (Case(operator, operator_input.size, operator_input.arguments), operator_input.loops)
+        for operator, entry in OPERATORS.items()
+        if kernels_of(device) in entry.kernels
+        for operator_input in make_inputs(operator, layer)
+        if operator_input.timed
     ]
 
 
 def case_of(layer: list[tuple[Case, bool]], operator: str) -> Case:
-    """The operator's first one."""
+    """Returns the first case of an operator."""
     return next(case for case, _ in layer if case.operator == operator)
 
 
-def _row(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, float]) -> dict:
+def _measure_case(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, float]) -> dict[str, object]:
+    """Returns the columns of an operator on a backend."""
     run, device = case.on(backend), case.tensors[0].device
     outputs = run()
     memory = peak_bytes(run, device)
-    row = quantiles(stopwatch.repeat(run))
+    row: dict[str, Any] = dict(quantiles(stopwatch.repeat(run)))
     moved = sum(x.nbytes for x in (*case.tensors, *outputs))
-    row |= {"bytes": moved, "of copy rate": _share(moved, row, ceilings.get("copy"))}
-    if case.row.arguments_type is not None:
+    row |= {"bytes": moved, "of copy rate": _fraction_of_rate(moved, row, ceilings.get("copy"))}
+    if case.entry.arguments_type is not None:
         exponentials = exponentials_of(case)
-        row |= {"exponentials": exponentials, "of exp2 rate": _share(exponentials, row, ceilings.get("exp2"))}
+        row |= {
+            "exponentials": exponentials,
+            "of exp2 rate": _fraction_of_rate(exponentials, row, ceilings.get("exp2")),
+        }
     names = launches(run, device)
     return row | {
         "launches": names and len(names),
@@ -90,24 +98,27 @@ def _row(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, flo
 
 
 def exponentials_of(case: Case) -> int:
-    """For every query and key that it sees, one for each neuron of the query head and one for each of its key head."""
+    """Returns the number of exponentials: one for every query, visible key, and neuron of the query and key head."""
     batch, heads, length, size = case.tensors[0].shape
     return batch * (length * (length + 1) // 2) * 2 * heads * size
 
 
-def _share(work: int, row: dict, rate: float | None) -> float | None:
+def _fraction_of_rate(work: int, row: dict[str, Any], rate: float | None) -> float | None:
     return None if rate is None else round(1e3 * work / row["median ms"] / rate, 3)
 
 
 def _add_copy(rows: Rows, case: Case, stopwatch: Stopwatch, ceilings: dict[str, float]) -> None:
-    """A copy of as many bytes as gated_ffn moves: what the copy rate comes to at that size."""
+    """Adds a copy of as many bytes as gated_ffn moves: the copy rate that can be reached at that size."""
 
-    def measure() -> dict:
+    def measure() -> dict[str, object]:
         gate = case.tensors[0]
         source = torch.randn(3 * gate.nbytes // 8, device=gate.device)
         target = torch.empty_like(source)
         row = quantiles(stopwatch.repeat(lambda: target.copy_(source)))
-        return row | {"bytes": 2 * source.nbytes, "of copy rate": _share(2 * source.nbytes, row, ceilings.get("copy"))}
+        return row | {
+            "bytes": 2 * source.nbytes,
+            "of copy rate": _fraction_of_rate(2 * source.nbytes, row, ceilings.get("copy")),
+        }
 
     rows.add(
         TABLE, {"operator": "copy_", "size": f"as many bytes as gated_ffn, {case.name}", "backend": "torch"}, measure
@@ -115,38 +126,41 @@ def _add_copy(rows: Rows, case: Case, stopwatch: Stopwatch, ceilings: dict[str, 
 
 
 def _add_reference_of_qk(rows: Rows, case: Case, stopwatch: Stopwatch) -> None:
-    """It works on one neuron of one key head of one document after the other: some are timed, and scaled up to all."""
-    (problem,), reference = case.arguments, case.row.reference()
+    """Adds the reference, which loops over the neurons of each head: a few neurons are timed and scaled up to all."""
+    (problem,), reference = case.arguments, case.entry.reference()
     (batch, heads, _, size), kv_heads = problem.q.shape, problem.k.shape[1]
-    parts, group = batch * kv_heads * size // SOME_NEURONS, heads // kv_heads
+    parts, group = batch * kv_heads * size // TIMED_NEURONS, heads // kv_heads
     heads_of = {"q": group, "k": 1, "q_plain": group, "k_plain": 1}
-    some = problem._replace(
-        **{name: getattr(problem, name)[:1, :count, :, :SOME_NEURONS] for name, count in heads_of.items()},
-        **{name: getattr(problem, name)[..., :SOME_NEURONS] for name in ("cos", "sin")},
+    part = problem._replace(
+        **{name: getattr(problem, name)[:1, :count, :, :TIMED_NEURONS] for name, count in heads_of.items()},
+        **{name: getattr(problem, name)[..., :TIMED_NEURONS] for name in ("cos", "sin")},
         valid=problem.valid[:1],
     )
 
-    def measure() -> dict:
-        return quantiles([parts * one for one in stopwatch.repeat(lambda: reference(some))])
+    def measure() -> dict[str, object]:
+        return quantiles([parts * time for time in stopwatch.repeat(lambda: reference(part))])
 
-    size = f"{SOME_NEURONS} neurons of a key head of a document, times {parts}"
+    size = f"{TIMED_NEURONS} neurons of a key head of a document, times {parts}"
     rows.add(TABLE, {"operator": case.title, "size": size, "backend": "torch"}, measure)
 
 
 def _add_published(rows: Rows, case: Case, workload: Workload, backend: str, stopwatch: Stopwatch) -> None:
-    """The published formulation of q, one head of one document scaled up to all, in turn with ours of q and k."""
+    """Adds the published formulation of q, run alternately with ours of q and k.
+
+    It is timed for one head of one document and scaled up to all.
+    """
     (problem,) = case.arguments
     parts = problem.q.shape[0] * problem.q.shape[1]
-    one = (problem.q[:1, :1], problem.k[:1, :1], problem.scale)
+    one_head = (problem.q[:1, :1], problem.k[:1, :1], problem.scale)
 
-    def measure() -> dict:
-        runs = {"ours": case.on(backend), "published": lambda: published_q(*one)}
-        took = stopwatch.in_turn(runs, workload.rounds)
+    def measure() -> dict[str, object]:
+        runs = {"ours": case.on(backend), "published": lambda: published_q(*one_head)}
+        times_by_run = stopwatch.in_turn(runs, workload.rounds)
         memory = peak_bytes(runs["published"], problem.q.device)
         return {
-            "ours, q and k, ms": round(statistics.median(took["ours"]), 3),
-            "published, q alone, ms": round(parts * statistics.median(took["published"]), 1),
-            "times faster": round(parts * ratio(took, "published", "ours"), 1),
+            "ours, q and k, ms": round(statistics.median(times_by_run["ours"]), 3),
+            "published, q alone, ms": round(parts * statistics.median(times_by_run["published"]), 1),
+            "times faster": round(parts * ratio(times_by_run, "published", "ours"), 1),
             "published, peak MB of a head": memory and round((memory[1] - memory[0]) / 2**20),
         }
 
@@ -154,16 +168,19 @@ def _add_published(rows: Rows, case: Case, workload: Workload, backend: str, sto
 
 
 def _add_cuda(rows: Rows, case: Case, workload: Workload, backend: str, stopwatch: Stopwatch) -> None:
-    """The kernel in CUDA C++ in turn with Triton's: it is kept if it is TIMES_TO_KEEP as fast."""
+    """Adds the kernel in CUDA C++, run alternately with the Triton kernel.
 
-    def measure() -> dict:
+    It must be REQUIRED_SPEEDUP times as fast to be worth keeping.
+    """
+
+    def measure() -> dict[str, object]:
         runs = {"cuda": case.on("cuda"), backend: case.on(backend)}
-        took = stopwatch.in_turn(runs, workload.rounds)
-        times = ratio(took, backend, "cuda")
+        times_by_run = stopwatch.in_turn(runs, workload.rounds)
+        times = ratio(times_by_run, backend, "cuda")
         return {
-            **{f"{name}, ms": round(statistics.median(took[name]), 3) for name in runs},
+            **{f"{name}, ms": round(statistics.median(times_by_run[name]), 3) for name in runs},
             "times as fast": round(times, 3),
-            f"at least {TIMES_TO_KEEP}": times >= TIMES_TO_KEEP,
+            f"at least {REQUIRED_SPEEDUP}": times >= REQUIRED_SPEEDUP,
         }
 
     rows.add("CUDA C++", {"operator": case.title, "size": case.name}, measure)

@@ -1,4 +1,4 @@
-"""The rows of a section: kept in a file as they are measured, so that what was measured survives what breaks later."""
+"""The rows of a section. They are appended to a file immediately, so that they survive a later crash."""
 
 import json
 import traceback
@@ -9,20 +9,25 @@ from pymultiling.errors import BackendUnavailable
 
 
 class NotHere(Exception):
-    """What a row measures cannot be measured here; says why."""
+    """Raised if a row cannot be measured on this machine; the message gives the reason."""
 
 
 class Rows:
+    """Measures rows of tables and appends them to a file."""
+
     def __init__(self, file: Path):
         self._file = file
 
-    def add(self, table: str, row: dict, measure: Callable[[], dict]) -> dict:
-        """Keeps `row` with what measure() gives; "skipped" where it cannot run here, "failed" where it breaks."""
+    def add(self, table: str, row: dict[str, object], measure: Callable[[], dict[str, object]]) -> dict[str, object]:
+        """Appends `row` with the columns that measure() returns.
+
+        The column "skipped" gives the reason if it cannot run here, and "failed" the error if it fails.
+        """
         try:
             row = {**row, **measure()}
         except (NotHere, BackendUnavailable) as reason:
             row = {**row, "skipped": str(reason)}
-        except Exception as error:  # noqa: BLE001, one broken measurement must not cost the others
+        except Exception as error:  # noqa: BLE001, a failed measurement must not stop the others
             traceback.print_exc()
             row = {**row, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         with self._file.open("a") as file:
@@ -31,5 +36,6 @@ class Rows:
         return row
 
 
-def read_rows(file: Path) -> list[dict]:
+def read_rows(file: Path) -> list[dict[str, object]]:
+    """Returns the rows of a file; none if the file does not exist."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

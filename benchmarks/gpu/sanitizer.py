@@ -1,9 +1,10 @@
-"""The kernels under compute-sanitizer: reads and writes outside of their tensors, and races over shared memory.
+"""Checks the kernels with NVIDIA's compute-sanitizer: accesses outside their tensors, and races in shared memory.
 
     python -m benchmarks.gpu.sanitizer
 
-Runs the calls that benchmarks/gpu/errors.py compares, on sizes that fill no block. Exit status: 0 if nothing was found, or where
-compute-sanitizer is not there or does not know the device, which is said; 1 otherwise.
+It runs the same calls as benchmarks/gpu/errors.py, with sizes that are not multiples of a block's. The exit status is 0
+if no error is found. It is also 0, with a message, if compute-sanitizer is not installed or does not support the
+device. Otherwise it is 1.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from benchmarks.gpu.errors import cases
 from benchmarks.gpu.workload import LLAMA_8B
 from pymultiling.errors import BackendUnavailable
 
-TOOLS = {"memcheck": [], "racecheck": ["qk_importance", "qk_estimate"]}  # which operators; none named: all
+TOOLS = {"memcheck": [], "racecheck": ["qk_importance", "qk_estimate"]}  # operators to check; an empty list means all
 SECONDS = {"compiling": 25, "memcheck": 25, "racecheck": 20}
 
 
 def run_kernels(operators: list[str]) -> None:
-    """Calls the kernels, once for each case and dtype."""
+    """Calls the kernels once for each case and dtype."""
     device = torch.device("cuda")
     for case in cases(LLAMA_8B.small, device):
         if operators and case.operator not in operators:
@@ -36,8 +37,8 @@ def run_kernels(operators: list[str]) -> None:
     torch.cuda.synchronize()
 
 
-def sanitized(tool: str, operators: list[str]) -> bool:
-    """Whether nothing was found."""
+def check(tool: str, operators: list[str]) -> bool:
+    """Runs a tool of compute-sanitizer and returns whether it found no error."""
     command = [
         "compute-sanitizer",
         "--tool",
@@ -50,23 +51,26 @@ def sanitized(tool: str, operators: list[str]) -> bool:
         "run",
         *operators,
     ]
-    status, printed = _run(tool, command)
-    if "Device not supported" in printed:
-        print(f"{tool}: compute-sanitizer does not know this device, nothing was checked")
+    status, output = _run(tool, command)
+    if "Device not supported" in output:
+        print(f"{tool}: compute-sanitizer does not support this device; nothing was checked")
         return True
-    print(printed if status else f"{tool}: nothing found")
+    print(output if status else f"{tool}: no errors found")
     return not status
 
 
-def _run(what: str, command: list[str]) -> tuple[int, str]:
-    """Exit status and all that was printed; with every tensor an allocation of its own, whose end can be overrun."""
+def _run(step: str, command: list[str]) -> tuple[int, str]:
+    """Runs a command and returns its exit status and output.
+
+    Every tensor has its own allocation, so that accesses beyond its end are detected.
+    """
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     try:
-        done = subprocess.run(command, env=environment, timeout=SECONDS[what], check=False, **pipes)
+        completed = subprocess.run(command, env=environment, timeout=SECONDS[step], check=False, **pipes)
     except subprocess.TimeoutExpired:
-        return 1, f"{what}: no end within {SECONDS[what]} seconds"
-    return done.returncode, f"{what}: exit status {done.returncode}\n{done.stdout}"
+        return 1, f"{step}: did not end within {SECONDS[step]} seconds"
+    return completed.returncode, f"{step}: exit status {completed.returncode}\n{completed.stdout}"
 
 
 def main() -> int:
@@ -75,14 +79,15 @@ def main() -> int:
         return 0
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if shutil.which("compute-sanitizer") is None:
-        print("no compute-sanitizer here: memory accesses and races were not checked")
+        print("compute-sanitizer is not installed: memory accesses and races were not checked")
         return 0
-    status, printed = _run("compiling", [sys.executable, "-m", __spec__.name, "run"])  # before every access is watched
+    # Compiles the kernels first, without the slow checks.
+    status, output = _run("compiling", [sys.executable, "-m", __spec__.name, "run"])
     if status:
-        print(printed)
+        print(output)
         return 1
-    clean = [sanitized(tool, operators) for tool, operators in TOOLS.items()]
-    return 0 if all(clean) else 1
+    passed = [check(tool, operators) for tool, operators in TOOLS.items()]
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

@@ -1,36 +1,52 @@
-"""What the GPU kernels are meant to reach, and whether the rows say that they do."""
+"""The targets of the GPU kernels, and whether the measured rows meet them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from benchmarks.gpu.workload import COUNTS, EXACT, FAST, FFN_V_O
 
-Tables = dict[str, list[dict]]
+Tables: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A column of the first row of a table that has all of `where`, and the least or most it may be."""
+    """A bound for a column of the first row of a table that matches `where`.
 
-    says: str
+    Attributes:
+        description: the target in words; results files contain it.
+        table: name of the table.
+        where: the columns and values that the row must have.
+        column: the column with the measured value.
+        minimum: the value's lower bound.
+        maximum: the value's upper bound; None: `minimum` is the bound.
+    """
+
+    description: str
     table: str
     where: dict[str, str]
     column: str
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
-    def judge(self, tables: Tables) -> dict:
+    def judge(self, tables: Tables) -> dict[str, object]:
+        """Returns the target's row of the results."""
         rows = [row for row in tables.get(self.table, []) if self.where.items() <= row.items()]
         value = rows[0].get(self.column) if rows else None
         reason = (rows[0].get("skipped") or rows[0].get("failed")) if rows else None
-        met = None if value is None else self.least <= value if self.most is None else value <= self.most
-        bound = f">= {self.least:g}" if self.most is None else f"<= {self.most:g}"
+        if value is None:
+            met = None
+        elif self.maximum is None:
+            met = self.minimum <= value
+        else:
+            met = value <= self.maximum
+        bound = f">= {self.minimum:g}" if self.maximum is None else f"<= {self.maximum:g}"
         measured = (reason or "not measured") if value is None else value
-        return {"target": self.says, "bound": bound, "measured": measured, "met": met}
+        return {"target": self.description, "bound": bound, "measured": measured, "met": met}
 
 
-def judge(tables: Tables, backend: str) -> list[dict]:
-    """A row for every target; "met" is None where nothing was measured."""
+def judge(tables: Tables, backend: str) -> list[dict[str, object]]:
+    """Returns a row for every target. The column "met" is None if nothing was measured."""
     return [target.judge(tables) for target in _targets(tables, backend)] + [_within_budget(tables)]
 
 
@@ -48,24 +64,26 @@ def _targets(tables: Tables, backend: str) -> Iterator[Target]:
         "times faster",
         40,
     )
-    for run, most in ((COUNTS, 1.02), (FFN_V_O, 1.0), (EXACT, 2.0), (FAST, 1.3)):
-        yield Target(f"{run}: times forward", "model, times", {"run": run}, "times forward", most=most)
+    for run, maximum in ((COUNTS, 1.02), (FFN_V_O, 1.0), (EXACT, 2.0), (FAST, 1.3)):
+        yield Target(f"{run}: times forward", "model, times", {"run": run}, "times forward", maximum=maximum)
     for run in (COUNTS, FFN_V_O, EXACT, FAST):
         yield Target(
-            f"{run}: memory over forward, share", "model, memory", {"run": run}, "share over forward", most=0.02
+            f"{run}: memory over forward, share", "model, memory", {"run": run}, "share over forward", maximum=0.02
         )
     for row in tables.get("operators", []):
         if row["backend"] == backend:
             where = {name: row[name] for name in ("operator", "size", "backend")}
-            yield Target(f"{row['operator']}, {row['size']}: launches a call", "operators", where, "launches", most=1)
+            yield Target(
+                f"{row['operator']}, {row['size']}: launches a call", "operators", where, "launches", maximum=1
+            )
 
 
-def _within_budget(tables: Tables) -> dict:
-    judged = [row for row in tables.get("errors", []) if row.get("within budget") is not None]
-    kept = sum(row["within budget"] for row in judged)
+def _within_budget(tables: Tables) -> dict[str, object]:
+    checked = [row for row in tables.get("errors", []) if row.get("within budget") is not None]
+    within = sum(row["within budget"] for row in checked)
     return {
         "target": "errors against float64: at most twice those of plain PyTorch, and the tests' floor",
         "bound": "all",
-        "measured": f"{kept} of {len(judged)}" if judged else "not measured",
-        "met": kept == len(judged) if judged else None,
+        "measured": f"{within} of {len(checked)}" if checked else "not measured",
+        "met": within == len(checked) if checked else None,
     }

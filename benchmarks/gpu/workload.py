@@ -1,4 +1,4 @@
-"""What is measured on a GPU: a decoder of Llama-3.1-8B's shape on a batch of documents, and inputs of such shapes."""
+"""The workloads of the GPU benchmarks: a decoder with the shape of Llama-3.1-8B and a batch of documents."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,25 @@ from benchmarks.operators.shapes import Shape
 
 @dataclass(frozen=True)
 class Workload:
-    """A decoder and a batch for it, how often they are run, and a smaller layer to be compared with float64."""
+    """A decoder and a batch, and how to measure them.
+
+    Attributes:
+        shape: sizes of the decoder and length of a document.
+        documents: documents of the batch.
+        vocabulary: size of the vocabulary.
+        rounds: number of times that runs are repeated.
+        small: a smaller layer, which is compared with float64.
+        copied: bytes to copy when the copy rate is measured.
+        matrix: rows and columns of the matrices when the rate of matrix products is measured.
+    """
 
     shape: Shape
     documents: int
     vocabulary: int
     rounds: int
     small: Shape
-    copied: int  # bytes, for the ceiling
-    matrix: int  # rows and columns, for the ceiling
+    copied: int
+    matrix: int
 
     @property
     def tokens(self) -> int:
@@ -45,7 +55,7 @@ QUICK = Workload(
 )
 DTYPE = torch.bfloat16
 
-# The runs of a model
+# The runs of a model. Results files contain these names.
 FORWARD = "forward"
 HEAD = "forward with the head"
 COUNTS = "forward + activation counts"
@@ -58,10 +68,10 @@ RUNS = (FORWARD, HEAD, COUNTS, FFN_V_O, ANEW, HOOKS, EXACT, FAST)
 
 
 def kernels_of(device: torch.device) -> str:
-    """The backend that is measured."""
+    """Returns the backend that is measured on a device."""
     return "triton" if device.type == "cuda" else "cpp"
 
 
 def documents_of(count: int, length: int, device: torch.device) -> Tensor:
-    """(count length,) the document of every token."""
+    """Returns the document of every token, (count length,), for `count` documents of equal length."""
     return torch.arange(count, device=device).repeat_interleave(length)

@@ -1,4 +1,4 @@
-"""Compiling the Triton kernels for a chip that is not here, and reading off what they take of it."""
+"""Compiles the Triton kernels for a chip without that chip, and reads which of its resources they use."""
 
 import re
 from functools import cache
@@ -14,50 +14,54 @@ from benchmarks.machine_code.sass import count_classes, innermost_loops, parse
 from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels.variant import Variant
 
-# What a launch finds out about its arguments: pointers are aligned and, which only AMD's back-end asks, to less than 2 GiB.
+# What a launch assumes of pointers: they are aligned, and (only AMD's compiler asks) their memory is under 2 GiB.
 DIVISIBLE = [["tt.divisibility", 16]]
 POINTER = {"cuda": DIVISIBLE, "hip": [*DIVISIBLE, ["tt.pointer_range", 32]]}
 
 
 @cache
 def modules() -> list[ModuleType]:
-    """Of Triton kernels, each with variants()."""
-    rows = {operator.module_name: operator for operator in OPERATORS.values() if "triton" in operator.kernels}
-    return [row.triton_module() for row in rows.values()]
+    """Returns the modules with Triton kernels. Each of them has a function variants()."""
+    operators = {operator.module_name: operator for operator in OPERATORS.values() if "triton" in operator.kernels}
+    return [operator.triton_module() for operator in operators.values()]
 
 
 @cache
 def variants(target: str) -> dict[tuple[str, str], Variant]:
-    """{(operator, name): variant} of all operators."""
-    found = [variant for module in modules() for variant in module.variants(CHIPS[target].lanes)]
-    return {(variant.operator, variant.name): variant for variant in found}
+    """Returns {(operator, name): variant} of all operators."""
+    all_variants = [variant for module in modules() for variant in module.variants(CHIPS[target].lanes)]
+    return {(variant.operator, variant.name): variant for variant in all_variants}
 
 
 def dtype(variant: Variant) -> str:
-    """Triton's name of what the first pointer of the signature points to, which is the tensor that the operator is about."""
+    """Returns Triton's name of the dtype of the first tensor."""
     return next(iter(variant.signature.values())).removeprefix("*")
 
 
 def compile_variant(variant: Variant, target: str) -> CompiledKernel:
-    """As a launch on aligned tensors compiles it."""
+    """Compiles a kernel as a launch with aligned tensors would."""
     chip, names = CHIPS[target], variant.kernel.arg_names
     signature = {name: variant.signature.get(name, "constexpr") for name in names}
-    known = {name: POINTER[chip.backend] for name in names if signature[name].startswith("*")}
-    known |= dict.fromkeys(variant.divisible, DIVISIBLE)
+    attributes = {name: POINTER[chip.backend] for name in names if signature[name].startswith("*")}
+    attributes |= dict.fromkeys(variant.divisible, DIVISIBLE)
     source = ASTSource(
         fn=variant.kernel,
         signature=signature,
         constexprs={name: variant.constants[name] for name in names if signature[name] == "constexpr"},
-        attrs={(names.index(name),): facts for name, facts in known.items()},
+        attrs={(names.index(name),): values for name, values in attributes.items()},
     )
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget(chip.backend, chip.arch, chip.lanes), options=options)
 
 
 def resources(kernel: CompiledKernel) -> dict[str, int]:
-    """Registers of a thread, bytes that it keeps in memory for want of them, and bytes of shared memory of a block.
+    """Returns the resources that a kernel uses.
 
-    in_loops: how many instructions of innermost loops go to that memory (on AMD: of the kernel).
+    Returns:
+        registers: registers per thread.
+        spills: bytes of spilled registers per thread.
+        in_loops: instructions of innermost loops that access spilled registers (for AMD: of the whole kernel).
+        shared: bytes of shared memory of a block.
     """
     shared = kernel.metadata.shared
     if "cubin" in kernel.asm:
@@ -69,8 +73,8 @@ def resources(kernel: CompiledKernel) -> dict[str, int]:
     text = kernel.asm["amdgcn"]
     used = {name: int(value) for name, value in re.findall(r"\.(\w+): +(\d+)$", text, re.MULTILINE)}
     return {
-        "registers": used["vgpr_count"],  # agpr_count's among them
-        # Scalars that were spilled lie in vector registers, not in memory.
+        "registers": used["vgpr_count"],  # includes agpr_count
+        # Spilled scalar registers are in vector registers, not in memory.
         "spills": max(used["private_segment_fixed_size"], 4 * used["vgpr_spill_count"]),
         "in_loops": len(re.findall(r"^\s*scratch_", text, re.MULTILINE)),
         "shared": max(shared, used["group_segment_fixed_size"]),
@@ -78,4 +82,5 @@ def resources(kernel: CompiledKernel) -> dict[str, int]:
 
 
 def machine_code(kernel: CompiledKernel) -> str:
+    """Returns the machine code as text."""
     return cubin.disassemble(kernel.asm["cubin"]) if "cubin" in kernel.asm else kernel.asm["amdgcn"]

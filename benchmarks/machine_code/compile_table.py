@@ -1,11 +1,12 @@
-"""Every Triton kernel compiled ahead of time: what it takes of a chip, without the chip.
+"""Compiles every Triton kernel ahead of time and prints the resources that it uses. No GPU is needed.
 
     python -m benchmarks.machine_code.compile_table [--target sm_90 ...] [--operator NAME ...] [--variant NAME ...]
                                        [--dtype bf16 ...] [--out FILE.csv] [--code FOLDER]
 
-A row for every variant of a kernel and every target: registers of a thread, bytes spilled from them and how many instructions
-of its innermost loops that takes, bytes of a block's shared memory and the chip's limit, how many warps a processor then holds
-at once, and how long the compiler took (nothing for what is in Triton's cache). No GPU is needed.
+The table has a row for every variant of a kernel and every target. The columns are: registers per thread, bytes of
+spilled registers per thread, instructions of the innermost loops that access spilled registers, bytes of shared memory
+per block, the chip's limit of these, resident warps per multiprocessor, and seconds of compilation (0 for kernels in
+Triton's cache).
 """
 
 import argparse
@@ -25,6 +26,8 @@ from benchmarks.machine_code.chips import CHIPS
 
 
 class Job(NamedTuple):
+    """A variant of an operator's kernel, to be compiled for a target."""
+
     operator: str
     variant: str
     target: str
@@ -33,13 +36,14 @@ class Job(NamedTuple):
         return f"{self.operator} ({self.variant}) for {self.target}"
 
 
-def row(job: Job, folder: Path | None) -> dict:
+def make_row(job: Job, folder: Path | None) -> dict[str, object]:
+    """Compiles a kernel, writes its machine code to `folder` if given, and returns its row."""
     variant, chip = variants(job.target)[job.operator, job.variant], CHIPS[job.target]
     start = time.perf_counter()
     kernel = compile_variant(variant, job.target)
     seconds = time.perf_counter() - start
     used = resources(kernel)
-    found = {
+    row: dict[str, object] = {
         **job._asdict(),
         "warps": variant.num_warps,
         **used,
@@ -48,40 +52,46 @@ def row(job: Job, folder: Path | None) -> dict:
         "seconds": round(seconds, 1),
     }
     if folder is not None:
-        found["code"] = re.sub(r"\W+", "-", "-".join(job)) + ".txt"
-        (folder / found["code"]).write_text(machine_code(kernel))
-    return found
+        name = re.sub(r"\W+", "-", "-".join(job)) + ".txt"
+        row["code"] = name
+        (folder / name).write_text(machine_code(kernel))
+    return row
 
 
-def compile_all(jobs: list[Job], folder: Path | None) -> tuple[list[dict], list[str]]:
-    """Rows, in the order of the jobs, and what went wrong with the others. Progress goes to stderr."""
-    found, errors = {}, []
+def compile_all(jobs: list[Job], folder: Path | None) -> tuple[list[dict[str, object]], list[str]]:
+    """Compiles all jobs in parallel. Progress goes to stderr.
+
+    Returns:
+        The rows, in the order of the jobs, and the errors of the jobs that failed.
+    """
+    rows: dict[Job, dict[str, object]] = {}
+    errors: list[str] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        futures = {pool.submit(row, job, folder): job for job in jobs}
+        futures = {pool.submit(make_row, job, folder): job for job in jobs}
         for done, future in enumerate(as_completed(futures), 1):
             job = futures[future]
             print(f"{done}/{len(jobs)} {job}", file=sys.stderr, flush=True)
             if (error := future.exception()) is None:
-                found[job] = future.result()
+                rows[job] = future.result()
             else:
                 errors.append(f"{job}: {error.__cause__ or error}")
-    return [found[job] for job in jobs if job in found], errors
+    return [rows[job] for job in jobs if job in rows], errors
 
 
-def wanted(name: str, names: list[str] | None) -> bool:
+def is_selected(name: str, names: list[str] | None) -> bool:
     return names is None or name in names
 
 
 def main() -> None:
     if triton.knobs.runtime.interpret:
-        sys.exit("TRITON_INTERPRET is set: kernels run in Python then, and nothing is compiled. Unset it.")
+        sys.exit("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles nothing: unset it.")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--operator", nargs="+")
-    parser.add_argument("--variant", nargs="+")
-    parser.add_argument("--dtype", nargs="+", help="of the tensors, Triton's name")
-    parser.add_argument("--out", type=Path, help="CSV to write")
-    parser.add_argument("--code", type=Path, help="folder to write the machine code to")
+    parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS), help="chips (default: all)")
+    parser.add_argument("--operator", nargs="+", help="operators (default: all)")
+    parser.add_argument("--variant", nargs="+", help="names of variants (default: all)")
+    parser.add_argument("--dtype", nargs="+", help="Triton's names of dtypes, such as bf16 (default: all)")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--code", type=Path, help="folder for the machine code of every kernel")
     options = parser.parse_args()
     if options.code:
         options.code.mkdir(parents=True, exist_ok=True)
@@ -89,12 +99,12 @@ def main() -> None:
         Job(operator, name, target)
         for target in options.target
         for (operator, name), variant in variants(target).items()
-        if wanted(operator, options.operator)
-        if wanted(name, options.variant)
-        if wanted(dtype(variant), options.dtype)
+        if is_selected(operator, options.operator)
+        if is_selected(name, options.variant)
+        if is_selected(dtype(variant), options.dtype)
     ]
-    found, errors = compile_all(jobs, options.code)
-    table = pandas.DataFrame(found)
+    rows, errors = compile_all(jobs, options.code)
+    table = pandas.DataFrame(rows)
     print(table.drop(columns="code", errors="ignore").to_string(index=False))
     if options.out:
         table.to_csv(options.out, index=False)

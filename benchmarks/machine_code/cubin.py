@@ -1,4 +1,4 @@
-"""What NVIDIA's own tools, which come with Triton, say of a compiled kernel."""
+"""Resources and machine code of a compiled kernel, read with NVIDIA's tools that Triton contains."""
 
 import os
 import re
@@ -11,35 +11,40 @@ from triton import knobs
 
 
 def resource_usage(cubin: bytes) -> dict[str, int]:
-    """Of the cubin's only kernel: {"REG": registers of a thread, "STACK": bytes, "LOCAL": bytes, ...}."""
-    line = cuobjdump(cubin, "--dump-resource-usage").rsplit("Function", 1)[1]
+    """Returns {"REG": registers per thread, "STACK": bytes, "LOCAL": bytes, ...} of the cubin's only kernel."""
+    line = run_cuobjdump(cubin, "--dump-resource-usage").rsplit("Function", 1)[1]
     return {name: int(value) for name, value in re.findall(r"(\w+)(?:\[\d+\])?:(\d+)", line)}
 
 
 def disassemble(cubin: bytes) -> str:
-    """The machine code, as sass.py reads it."""
-    return cuobjdump(cubin, "-sass")
+    """Returns the machine code as text. sass.py parses it."""
+    return run_cuobjdump(cubin, "-sass")
 
 
-def cuobjdump(cubin: bytes, option: str) -> str:
+def run_cuobjdump(cubin: bytes, option: str) -> str:
+    """Returns the output of cuobjdump for a cubin."""
     program = shutil.which("cuobjdump", path=tool_folders())
     if program is None:
-        raise FileNotFoundError("no cuobjdump: neither in the triton package nor on the PATH")
+        raise FileNotFoundError(
+            "cuobjdump is neither in the triton package nor on the PATH: install NVIDIA's CUDA toolkit"
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(cubin)
-        # cuobjdump looks for nvdisasm on the PATH
+        # cuobjdump searches the PATH for nvdisasm.
         environment = os.environ | {"PATH": tool_folders()}
-        found = subprocess.run([program, option, file], env=environment, capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise RuntimeError(f"cuobjdump {option}: {found.stderr.strip()}")
-    return found.stdout
+        completed = subprocess.run(
+            [program, option, file], env=environment, capture_output=True, text=True, check=False
+        )
+    if completed.returncode:
+        raise RuntimeError(f"cuobjdump {option}: {completed.stderr.strip()}")
+    return completed.stdout
 
 
 def tool_folders() -> str:
-    """The PATH, with the folder of Triton's own tools before it."""
+    """Returns the PATH, preceded by the folder of Triton's tools."""
     try:
-        own = [os.path.dirname(knobs.nvidia.cuobjdump.path)]
-    except RuntimeError:  # a Triton without them
-        own = []
-    return os.pathsep.join([*own, os.environ.get("PATH", os.defpath)])
+        triton_folders = [str(Path(knobs.nvidia.cuobjdump.path).parent)]
+    except RuntimeError:  # this Triton contains no such tools
+        triton_folders = []
+    return os.pathsep.join([*triton_folders, os.environ.get("PATH", os.defpath)])

@@ -1,8 +1,9 @@
-"""SASS, NVIDIA's machine code, as text: its loops, and what their instructions are.
+"""Prints how many instructions of each class the innermost loops of a kernel have.
 
     python -m benchmarks.machine_code.sass FILE.sass [...]
 
-prints the instructions of every innermost loop, by class; benchmarks/machine_code/compile_table.py --code FOLDER writes such files.
+A file contains SASS, NVIDIA's machine code, as text. `python -m benchmarks.machine_code.compile_table --code FOLDER`
+writes such files.
 """
 
 import argparse
@@ -11,7 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# First match wins. A class is what limits it: its own unit, or (for "other") only that a warp instruction takes a clock.
+# The first match decides. The instructions of a class use the same unit of the chip. "other" are limited only by the
+# rate of one warp instruction per clock.
 CLASSES = {
     "ex2": r"MUFU\.EX2",
     "special": r"MUFU",
@@ -31,61 +33,73 @@ LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^
 
 @dataclass(frozen=True)
 class Instruction:
+    """An instruction of a kernel.
+
+    Attributes:
+        address: address in the kernel.
+        opcode: with its modifiers, such as "LDG.E.128".
+        operands: the text after the opcode.
+    """
+
     address: int
-    opcode: str  # with its modifiers: "LDG.E.128"
+    opcode: str
     operands: str
 
     @property
     def kind(self) -> str:
+        """The instruction's class."""
         return next(kind for kind, pattern in CLASSES.items() if re.match(pattern, self.opcode))
 
     @property
     def target(self) -> int | None:
-        """Where a branch goes."""
-        found = re.search(r"0x([0-9a-f]+)\s*$", self.operands) if self.opcode.startswith("BRA") else None
-        return int(found[1], 16) if found else None
+        """The target address of a branch; None for other instructions."""
+        if not self.opcode.startswith("BRA"):
+            return None
+        match = re.search(r"0x([0-9a-f]+)\s*$", self.operands)
+        return int(match[1], 16) if match else None
 
 
 def parse(sass: str) -> list[Instruction]:
+    """Returns all instructions of a kernel."""
     return [Instruction(int(address, 16), *rest) for address, *rest in LINE.findall(sass)]
 
 
 def find_loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """Every loop's instructions, inner loops before those around them, in the order of the code.
+    """Returns the instructions of every loop, in the order of the code, inner loops before the loops around them.
 
-    A loop is what lies between a branch back and its target. (The branch to itself behind a kernel's end is none.)
+    A loop is the code between a backward branch and its target. The branch to itself after a kernel's end is no loop.
     """
     spans: dict[int, int] = {}
     for instruction in code:
         if instruction.target is not None and instruction.target < instruction.address:
-            spans[instruction.target] = instruction.address  # the last branch back to a loop's head closes it
+            spans[instruction.target] = instruction.address  # the last backward branch ends the loop
     nested = sorted(spans.items(), key=lambda span: (span[1], -span[0]))
     return [[x for x in code if first <= x.address <= last] for first, last in nested]
 
 
 def innermost_loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """The loops without a loop inside."""
-    found = find_loops(code)
-    heads = [loop[0].address for loop in found]
-    return [loop for loop in found if sum(loop[0].address <= head <= loop[-1].address for head in heads) == 1]
+    """Returns the loops that contain no other loop."""
+    all_loops = find_loops(code)
+    heads = [loop[0].address for loop in all_loops]
+    return [loop for loop in all_loops if sum(loop[0].address <= head <= loop[-1].address for head in heads) == 1]
 
 
 def sweep_loops(code: list[Instruction]) -> list[list[Instruction]]:
-    """The innermost loops that compute most exponentials, all of which compute as many."""
-    found = innermost_loops(code)
-    most = max(count_classes(loop)["ex2"] for loop in found)
-    return [loop for loop in found if count_classes(loop)["ex2"] == most]
+    """Returns the innermost loops with the largest number of exponentials."""
+    inner_loops = innermost_loops(code)
+    largest = max(count_classes(loop)["ex2"] for loop in inner_loops)
+    return [loop for loop in inner_loops if count_classes(loop)["ex2"] == largest]
 
 
 def count_classes(code: list[Instruction]) -> dict[str, int]:
-    """{class: instructions}, all classes."""
-    found = Counter(instruction.kind for instruction in code)
-    return {kind: found[kind] for kind in CLASSES}
+    """Returns {class: number of instructions} for all classes."""
+    counts = Counter(instruction.kind for instruction in code)
+    return {kind: counts[kind] for kind in CLASSES}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("files", nargs="+", type=Path, help="machine code of kernels, as text")
     for file in parser.parse_args().files:
         for loop in innermost_loops(parse(file.read_text())):
             counts = " ".join(f"{kind} {number}" for kind, number in count_classes(loop).items() if number)

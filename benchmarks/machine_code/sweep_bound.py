@@ -1,13 +1,16 @@
-"""qk_importance against its bound, the exponentials: what the machine code of its sweeps will take on an H100.
+"""Compares qk_importance with its lower bound, the time of the exponentials, from its machine code for an H100.
 
     python -m benchmarks.machine_code.compile_table --operator qk_importance --target sm_90 --code FOLDER
     python -m benchmarks.machine_code.sweep_bound [--elements 128] FOLDER/*.txt
 
-An element is one (query row, key, neuron) of a sweep: one exponential. A warp instruction handles one element of every lane.
-Counts are the instructions of a sweep's innermost loop per element of a lane, the mean over the kernel's sweeps. A
-sub-partition issues one warp instruction a clock, and its special function unit takes 8 clocks for one (4 lanes a clock). The
-larger of the two is the time of an element, if everything overlaps that can; the bound is 8. An ex2 that is not 1 says that
---elements is not what an iteration handles (soft-capped scores have a loop of their own, 16, with more than one power).
+An element is one (query row, key, neuron) of a sweep and needs one exponential. A warp instruction handles one element
+per lane. The columns count the instructions of a sweep's innermost loop per element of a lane, averaged over the
+kernel's sweeps. A sub-partition of a multiprocessor issues one warp instruction per clock, and its special function
+unit takes 8 clocks for an exponential of a warp (4 lanes per clock). The larger of the two times is the time of an
+element if everything overlaps that can, so the bound is 8 clocks.
+
+If the column ex2 is not 1, --elements is not the number of elements of an iteration. Soft-capped attention scores have
+their own loop of 16 elements with more than one power per element.
 """
 
 import argparse
@@ -26,7 +29,7 @@ SPECIAL = 8  # clocks
 
 @dataclass(frozen=True)
 class Work:
-    """What is swept: every key that a query sees, of every query head, for every neuron."""
+    """The size of a forward: every query head of every layer visits all causal keys, for every neuron."""
 
     documents: int = 8
     tokens: int = 512
@@ -35,52 +38,67 @@ class Work:
     layers: int = 32
 
     def elements(self, rows: int = 1) -> int:
-        """Of one sweep, of programs that take `rows` queries at a time and read the same keys for all of them."""
+        """Returns the elements of one sweep whose programs take `rows` queries at a time with the same keys."""
         keys = sum(min(first + rows, self.tokens) for first in range(0, self.tokens, rows))
         return self.layers * self.documents * self.heads * self.size * rows * keys
 
 
 def count_per_element(sass: str, elements: float) -> list[dict[str, float]]:
-    """For every sweep {class: instructions}, with "issued", all of them, where an iteration handles `elements` of a lane."""
-    found = [machine_code.count_classes(loop) for loop in machine_code.sweep_loops(machine_code.parse(sass))]
+    """Counts the instructions per element of every sweep.
+
+    Args:
+        sass: machine code.
+        elements: elements of a lane in one iteration of the innermost loop.
+
+    Returns:
+        {class: instructions} of every sweep, where "issued" is the sum of all classes.
+    """
+    sweeps = [machine_code.count_classes(loop) for loop in machine_code.sweep_loops(machine_code.parse(sass))]
     return [
         {kind: number / elements for kind, number in {**counts, "issued": sum(counts.values())}.items()}
-        for counts in found
+        for counts in sweeps
     ]
 
 
 def clocks(counts: dict[str, float]) -> float:
-    """Of a sub-partition, for an element of every lane of a warp."""
+    """Returns the clocks of a sub-partition for one element of every lane of a warp."""
     return max(SPECIAL * (counts["ex2"] + counts["special"]), counts["issued"])
 
 
-def milliseconds(clocks: float, elements: int) -> float:
+def milliseconds(clocks: float, elements: float) -> float:
+    """Returns the time of a GPU for `elements` that take `clocks` each."""
     return 1e3 * clocks * elements / (LANES * SUB_PARTITIONS * CLOCK)
 
 
-def row(sass: str, elements: float, rows: int) -> dict:
+def make_row(sass: str, elements: float, rows: int) -> dict[str, float]:
+    """Returns the table's row of a kernel."""
     sweeps = count_per_element(sass, elements)
     time = sum(milliseconds(clocks(counts), Work().elements(rows)) for counts in sweeps)
-    least = len(sweeps) * milliseconds(SPECIAL, Work().elements())
+    bound = len(sweeps) * milliseconds(SPECIAL, Work().elements())
     return {
         "sweeps": len(sweeps),
         **{kind: round(sum(counts[kind] for counts in sweeps) / len(sweeps), 3) for kind in sweeps[0]},
         "clocks": round(sum(map(clocks, sweeps)) / len(sweeps), 2),
-        "of the bound": round(least / time, 3),
+        "of the bound": round(bound / time, 3),
         "ms": round(time, 1),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, help="machine code")
+    parser.add_argument("files", nargs="+", type=Path, help="machine code of qk_importance, as text")
     parser.add_argument(
-        "--elements", type=float, default=128, help="of a lane in one iteration: rows x keys of its neuron"
+        "--elements",
+        type=float,
+        default=128,
+        help="elements of a lane in one iteration: rows x keys of its neuron (%(default)s)",
     )
-    parser.add_argument("--rows", type=int, default=16, help="queries that a program takes at a time")
+    parser.add_argument("--rows", type=int, default=16, help="queries that a program takes at a time (%(default)s)")
     options = parser.parse_args()
-    found = [{"file": file.stem, **row(file.read_text(), options.elements, options.rows)} for file in options.files]
-    print(pandas.DataFrame(found).to_string(index=False))
+    table = [
+        {"file": file.stem, **make_row(file.read_text(), options.elements, options.rows)} for file in options.files
+    ]
+    print(pandas.DataFrame(table).to_string(index=False))
 
 
 if __name__ == "__main__":

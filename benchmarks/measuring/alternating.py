@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that a ratio holds while the machine's speed drifts."""
+"""Times several functions alternately, so that ratios of their times hold even if the machine's speed drifts."""
 
 import statistics
 import time
@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 
 def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round: a b c, a b c, ... after one round that does not count."""
+    """Runs all functions in turn, a b c, a b c, ..., after one warm-up round.
+
+    Returns:
+        The seconds of every function in every round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -18,5 +22,5 @@ def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
 
 
 def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
-    """Median over the rounds of name's time over base's in the same round."""
+    """Returns the median over the rounds of the time of `name` divided by the time of `base` in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[base]))

@@ -1,4 +1,4 @@
-"""What a results file says of where its numbers come from."""
+"""The description of the machine and the software that results files contain."""
 
 import platform
 import subprocess
@@ -14,9 +14,10 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def describe() -> dict[str, str | int]:
+    """Describes the software and the CPU."""
     return {
         "date": date.today().isoformat(),
-        "commit": _said_by("git", "describe", "--always", "--dirty"),
+        "commit": _output_of("git", "describe", "--always", "--dirty"),
         "pymultiling": pymultiling.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -26,8 +27,8 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def describe_device(device: torch.device) -> dict[str, str | int]:
-    """What there is to say of a GPU; of a CPU, `describe` says it."""
+def describe_device(device: torch.device) -> dict[str, str | int | None]:
+    """Describes a GPU. For a CPU it only gives the type of the device; `describe` has the rest."""
     if device.type != "cuda":
         return {"device": device.type}
     properties = torch.cuda.get_device_properties(device)
@@ -37,14 +38,15 @@ def describe_device(device: torch.device) -> dict[str, str | int]:
         "multiprocessors": properties.multi_processor_count,
         "memory": properties.total_memory,
         "L2": properties.L2_cache_size,
-        "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "largest clock": _said_by("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader"),
+        "driver": _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "largest clock": _output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader"),
         "CUDA": torch.version.cuda,
-        "triton": _triton(),
+        "triton": _triton_version(),
     }
 
 
-def _triton() -> str:
+def _triton_version() -> str:
+    """Returns Triton's version, or "" if it is not installed."""
     try:
         import triton
     except ImportError:
@@ -52,8 +54,8 @@ def _triton() -> str:
     return triton.__version__
 
 
-def _said_by(*command: str) -> str:
-    """What a command prints; nothing where it is not there, or fails."""
+def _output_of(*command: str) -> str:
+    """Returns the output of a command, or "" if the command is missing or prints nothing."""
     try:
         return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:

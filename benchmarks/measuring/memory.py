@@ -1,4 +1,4 @@
-"""Resident memory of this process, from Linux's own account."""
+"""Resident memory of this process, from Linux's /proc."""
 
 import re
 from collections.abc import Callable
@@ -8,17 +8,24 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_mb() -> float:
-    """The peak so far. ru_maxrss would not do: it starts at the parent's size."""
-    return _kilobytes("VmHWM") / 1024
+    """Returns the peak so far in MiB. ru_maxrss cannot be used, because it starts at the parent's size."""
+    return _read_kilobytes("VmHWM") / 1024
+
+
+def resident_mb() -> float:
+    """Returns the current resident memory in MiB."""
+    return _read_kilobytes("VmRSS") / 1024
 
 
 def added_mb(run: Callable[[], object]) -> float:
-    """How far a run's peak is above what is resident when it starts."""
-    CLEAR.write_text("5")  # the peak starts again from what is resident now
-    before = _kilobytes("VmRSS")
+    """Calls `run` and returns how far its peak is above the resident memory before it, in MiB."""
+    CLEAR.write_text("5")  # resets the peak to the current resident memory
+    before = _read_kilobytes("VmRSS")
     run()
-    return (_kilobytes("VmHWM") - before) / 1024
+    return (_read_kilobytes("VmHWM") - before) / 1024
 
 
-def _kilobytes(name: str) -> int:
-    return int(re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())[1])
+def _read_kilobytes(name: str) -> int:
+    match = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())
+    assert match is not None, f"{STATUS} has no {name}"
+    return int(match[1])

@@ -1,4 +1,4 @@
-"""An attention layer's tensors, laid out as a model has them."""
+"""Random inputs of an attention layer, laid out in memory as in a model."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,10 @@ def attention(
     device: torch.device = CPU,
     change: Callable[[Tensor, Tensor], None] = lambda q, k: None,
 ) -> QKProblem:
-    """Rotated and plain q and k of unit scale, tables, no gains; change(q, k) may overwrite the plain ones before."""
+    """Returns random q and k of unit variance, before and after the rotation, without gains.
+
+    `change(q, k)` may overwrite q and k before the rotation.
+    """
 
     def heads(count: int) -> Tensor:
         return torch.randn(documents, shape.length, count, shape.head_size, device=device).transpose(1, 2)
@@ -34,5 +37,6 @@ def attention(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Applies the rotary position embedding, where dimensions m and m + d/2 rotate together."""
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin

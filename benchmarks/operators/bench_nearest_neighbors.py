@@ -1,13 +1,14 @@
-"""nearest_neighbors of the sentences that ILO (arXiv 2503.11280) compares, 1,012 in each of 31 languages.
+"""Times nearest_neighbors on sentences as ILO (arXiv 2503.11280) compares them: 1,012 in each of 31 languages.
 
-Beside it matrix products alone, the least that a search by a library's products takes, and plain PyTorch with topk,
-which leaves open which of equal ones it takes.
+It also times the matrix products alone, which are a lower bound for a search with a library's products, and plain
+PyTorch with topk, which chooses arbitrarily among equal neighbours.
 """
 
 from collections.abc import Callable
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from pymultiling import ops
@@ -17,31 +18,33 @@ COUNT, SIZE, K = 31 * 1012, 224, 5
 ROWS, COLUMNS = 256, 2048  # the tiles in which the products were fastest
 
 
-def products(points: Tensor) -> None:
+def multiply_all(points: Tensor) -> None:
+    """Computes the matrix products of all points, tile by tile."""
     tile = torch.empty(ROWS, COLUMNS)
     for rows in points.split(ROWS):
         for columns in points.split(COLUMNS):
             torch.mm(rows, columns.T, out=tile[: len(rows), : len(columns)])
 
 
-def with_topk(points: Tensor) -> None:
+def search_with_topk(points: Tensor) -> None:
+    """Finds the neighbours of all points with matrix products and topk."""
     for first in range(0, len(points), ROWS):
-        scores = points[first : first + ROWS] @ points.T
-        scores.diagonal(first).fill_(-torch.inf)
-        scores.topk(K)
+        similarities = points[first : first + ROWS] @ points.T
+        similarities.diagonal(first).fill_(-torch.inf)
+        similarities.topk(K)
 
 
 RUNS: dict[str, Callable[[Tensor], object]] = {
     "cpp, cosine": lambda points: ops.nearest_neighbors(points, K, backend="cpp"),
     "cpp, euclidean": lambda points: ops.nearest_neighbors(points, K, metric="euclidean", backend="cpp"),
-    "products alone": products,
-    "mm and topk": with_topk,
+    "products alone": multiply_all,
+    "mm and topk": search_with_topk,
     "reference, cosine": lambda points: OPERATORS["nearest_neighbors"].reference()(points, K, "cosine"),
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_nearest_neighbors(benchmark, name):
+def test_nearest_neighbors(benchmark: BenchmarkFixture, name: str) -> None:
     torch.manual_seed(0)
     points = torch.nn.functional.normalize(torch.randn(COUNT, SIZE))
     benchmark.group = "nearest_neighbors"

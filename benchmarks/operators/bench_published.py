@@ -1,12 +1,14 @@
-"""The published formulation of query importance, which qk_importance stands beside; it gives the query neurons alone."""
+"""Times the published formulation of query importance, for comparison with qk_importance."""
 
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.operators.attention import attention
 from benchmarks.operators.published import published_q
+from benchmarks.operators.shapes import Shape
 
 
-def test_published_q(benchmark, shape):
+def test_published_q(benchmark: BenchmarkFixture, shape: Shape) -> None:
     benchmark.group = "qk_importance"
     torch.manual_seed(0)
     problem = attention(shape)

@@ -1,7 +1,7 @@
-"""Inputs of every operator at the sizes of a layer: a function an operator, by its name.
+"""Inputs of every operator at the sizes of a layer. Each operator has a function here with the operator's name.
 
-They are what is timed on the CPU (bench_operators.py) and on a GPU (gpu/operators.py), and what is compared with float64
-(gpu/errors.py). A test sees that no operator of the registry is left out.
+The inputs are used to time operators on the CPU (bench_operators.py) and on a GPU (gpu/operators.py), and to compare
+operators with float64 (gpu/errors.py). A test checks that every operator of the registry has a function here.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +18,21 @@ from pymultiling.mathematics.sums import upcast
 
 
 def make_inputs(operator: str, layer: "Layer") -> Iterator["Input"]:
+    """Yields the inputs of an operator for a layer."""
     yield from globals()[operator](layer)
 
 
 @dataclass(frozen=True)
 class Input:
-    """Attributes:
-    arguments: those of the operator's reference, in its order.
-    size: what a table of times calls it.
-    variant: what it has beside the operator's first input.
-    timed, compared: whether it is timed, and whether it is compared with float64.
-    loops: whether the reference loops in Python, so that it takes seconds and torch.compile would unroll it.
+    """One input of an operator.
+
+    Attributes:
+        arguments: the arguments of the operator's reference, in its order.
+        size: the size in tables of times.
+        variant: how it differs from the operator's first input.
+        timed: whether the operator is timed with this input.
+        compared: whether the operator is compared with float64 for this input.
+        loops: whether the reference loops in Python. It then takes seconds, and torch.compile would unroll it.
     """
 
     arguments: tuple
@@ -41,9 +45,20 @@ class Input:
 
 @dataclass(frozen=True)
 class Layer:
-    """What the inputs are made from; change(x) makes a matrix hostile, change_heads(q, k) queries and keys.
+    """The sizes and options that inputs are made from.
 
-    documents: of the batch; ids: the document of every token; sets and set_ids: of neurons that are masked.
+    Attributes:
+        shape: the sizes of the layer.
+        documents: number of documents of the batch.
+        ids: (tokens,), the document of every token.
+        sets: number of sets of masked neurons.
+        set_ids: (tokens,), the set of every token.
+        dtype: dtype of the floating point tensors.
+        device: device of all tensors.
+        masked: fraction of the neurons that a set masks.
+        change: returns a changed matrix, to make inputs that are numerically difficult.
+        change_heads: changes q and k before the rotation, in place.
+        padded: whether the first third of the first document is padding.
     """
 
     shape: Shape
@@ -53,29 +68,33 @@ class Layer:
     set_ids: Tensor
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
-    masked: float = 0.01  # share of the neurons
+    masked: float = 0.01
     change: Callable[[Tensor], Tensor] = lambda x: x
     change_heads: Callable[[Tensor, Tensor], None] = lambda q, k: None
-    padded: bool = False  # a third of the first document
+    padded: bool = False
 
     @property
     def tokens(self) -> int:
         return len(self.ids)
 
     def matrix(self, width: int, rows: int | None = None) -> Tensor:
+        """Returns a random matrix, by default with a row for every token."""
         return self.change(torch.randn(rows or self.tokens, width, device=self.device, dtype=self.dtype))
 
     def masks(self, width: int) -> Tensor:
+        """Returns (sets, width) random masks."""
         return torch.rand(self.sets, width, device=self.device) < self.masked
 
     def attention(self) -> QKProblem:
+        """Returns random inputs of attention."""
         problem = attention(self.shape, self.documents, self.dtype, self.device, self.change_heads)
         if self.padded:
             problem.valid[0, : self.shape.length // 3] = False
         return problem
 
     @property
-    def scores(self) -> str:
+    def attention_size(self) -> str:
+        """The size of attention in tables of times."""
         return f"{self.documents} x {self.shape.heads} heads, {self.shape.length} x {self.shape.length}"
 
 
@@ -89,7 +108,7 @@ def centred_importance(layer: Layer) -> Iterator[Input]:
     raw = (x.transpose(1, 2).flatten(2) for x in (problem.q_plain, problem.k_plain))
     weights = (torch.ones(size, device=layer.device, dtype=layer.dtype) for _ in range(2))
     arguments = (problem.q, problem.k, *raw, *weights, 1e-5, 1e-5, problem.cos, problem.sin, problem.valid)
-    yield Input((*arguments, problem.scale, None, None, False), layer.scores, loops=True)
+    yield Input((*arguments, problem.scale, None, None, False), layer.attention_size, loops=True)
 
 
 def column_energy(layer: Layer) -> Iterator[Input]:
@@ -123,7 +142,7 @@ def nearest_neighbors(layer: Layer) -> Iterator[Input]:
 
 
 def normed_energy(layer: Layer) -> Iterator[Input]:
-    """V of an attention block, whose output passes a norm."""
+    """Value neurons of an attention block whose output is normalised."""
     shape = layer.shape
     x, weight = layer.matrix(shape.hidden), layer.matrix(shape.hidden, shape.hidden)
     multiplier = torch.rand(shape.hidden, device=layer.device, dtype=layer.dtype)
@@ -135,7 +154,7 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
 
 
 def qk_estimate(layer: Layer) -> Iterator[Input]:
-    yield Input((layer.attention(),), layer.scores, loops=True)
+    yield Input((layer.attention(),), layer.attention_size, loops=True)
 
 
 qk_importance = qk_estimate
@@ -155,12 +174,12 @@ def value_gram(layer: Layer) -> Iterator[Input]:
 
 
 def whole_norm_importance(layer: Layer) -> Iterator[Input]:
-    """Every neuron has 1 / D of the norm's mean square, some twice that."""
+    """Every neuron has about 1 / D of the norm's mean square."""
     problem = layer.attention()
     rescaled = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
     rescaled = [x / x.sum(-1, keepdim=True) / 2 for x in rescaled]
     arguments = (problem.q, problem.k, *rescaled, problem.valid, problem.scale, None, None)
-    yield Input(arguments, layer.scores, loops=True)
+    yield Input(arguments, layer.attention_size, loops=True)
 
 
 def _size(x: Tensor) -> str:

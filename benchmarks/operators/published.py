@@ -1,13 +1,22 @@
-"""The published formulation of query importance (arXiv 2402.18815, eq. 9-11), from its equations: l x l x d tensors."""
+"""The published formulation of query importance (arXiv 2402.18815, eq. 9-11), with l x l x d tensors."""
 
 import torch
 from torch import Tensor
 
 
 def published_q(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """q (1, H, l, d) and k (1, K, l, d), rotated -> (H, d): the squared change of causal attention's probabilities.
+    """Returns the squared change of causal attention's probabilities for every query neuron.
 
-    Dimension n of the rotated query is taken out of all scores at once: (H, d, l, l) scores, one more softmax over them.
+    The attention scores without each dimension of the rotated query are computed at once, (H, d, l, l), followed by one
+    softmax over them.
+
+    Args:
+        q: (1, H, l, d), rotated queries.
+        k: (1, K, l, d), rotated keys.
+        scale: factor of the attention scores.
+
+    Returns:
+        (H, d).
     """
     heads, length = q.shape[1], q.shape[2]
     k = k.repeat_interleave(heads // k.shape[1], 1)

@@ -1,11 +1,21 @@
-"""The shapes that every benchmark takes its own from."""
+"""The shapes of layers that the benchmarks use."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder and a batch of one document."""
+    """The sizes of a decoder, and the length of a document.
+
+    Attributes:
+        name: label in tables and test ids.
+        hidden: width of the hidden states.
+        layers: number of layers.
+        heads: number of query heads.
+        kv_heads: number of key/value heads.
+        ffn: number of neurons of an FFN.
+        length: tokens of a document.
+    """
 
     name: str
     hidden: int

@@ -1,9 +1,10 @@
-"""What importance costs over the plain forward of the same model, as a table and a results file.
+"""Measures time and memory of importance relative to the plain forward of the same model.
 
     python -m benchmarks.whole_model.end_to_end [--out FILE.json]
 
-Times are taken in turn in one process, peak memory in a process for each row. The plain forward is transformers' sdpa
-forward of the decoder without its head, which importance does not run either: with the head every ratio would be smaller.
+Times are measured alternately in one process, peak memory in a separate process for each row. The plain forward is
+transformers' sdpa forward of the decoder without the language model head, which importance does not run either. With
+the head every ratio would be smaller.
 """
 
 import argparse
@@ -38,6 +39,7 @@ MODES = ("forward", "activation counts", *MEASURED)
 
 
 def random_llama(shape: Shape) -> LlamaForCausalLM:
+    """Returns a model with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -53,11 +55,11 @@ def random_llama(shape: Shape) -> LlamaForCausalLM:
 
 
 def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -> Callable[[], object]:
-    """A forward of one batch, plain or with everything that measuring it takes, weights' norms included."""
+    """Returns a function that runs one batch: a plain forward, or a measurement including the norms of the weights."""
     tokens = torch.randint(0, VOCABULARY, (documents, length), generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()
-    def run():
+    def run() -> object:
         if mode == "forward":
             return model.model(input_ids=tokens, use_cache=False)
         if mode == "activation counts":
@@ -70,19 +72,20 @@ def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -
 
 
 def detection(model: LlamaForCausalLM, documents: int, length: int) -> Callable[[], object]:
-    """`detect` over a corpus that is made while it is read, a batch a document."""
+    """Returns a function that runs `detect` on a generated corpus with one document per batch."""
 
-    def tokenizer(texts, **_):
-        return {"input_ids": [[(len(text) + place) % VOCABULARY for place in range(length)] for text in texts]}
+    def tokenizer(texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[(len(text) + position) % VOCABULARY for position in range(length)] for text in texts]}
 
-    def run():
+    def run() -> object:
         texts = (str(number) for number in range(documents))
         return pml.detect(model, tokenizer, {"any": texts}, batch_tokens=length, max_length=length, progress=False)
 
     return run
 
 
-def time_over_forward(shape: Shape) -> list[dict]:
+def time_over_forward(shape: Shape) -> list[dict[str, object]]:
+    """Returns rows with the times of all modes."""
     model = random_llama(shape)
     seconds = alternate({mode: one_batch(model, mode, 1, shape.length) for mode in MODES}, ROUNDS)
     return [
@@ -96,8 +99,8 @@ def time_over_forward(shape: Shape) -> list[dict]:
     ]
 
 
-def qk_over_published(shape: Shape) -> dict:
-    """One layer: q and k together, exact, against the published formulation, which gives q alone."""
+def qk_over_published(shape: Shape) -> dict[str, object]:
+    """Compares q and k of one layer, exact, with the published formulation, which only gives q."""
     problem = attention(shape)
     runs = {
         "ours": lambda: qk_importance(**problem._asdict()),
@@ -112,7 +115,8 @@ def qk_over_published(shape: Shape) -> dict:
     }
 
 
-def peak_over_forward(shape: Shape) -> list[dict]:
+def peak_over_forward(shape: Shape) -> list[dict[str, object]]:
+    """Returns rows with the peak memory of all modes."""
     peaks = {mode: in_process(shape, mode, 1, shape.length)["peak MB"] for mode in MODES}
     return [
         {"l": shape.length, "run": mode, "peak MB": round(peak), "MB over forward": round(peak - peaks["forward"], 1)}
@@ -120,9 +124,9 @@ def peak_over_forward(shape: Shape) -> list[dict]:
     ]
 
 
-def over_documents(shape: Shape) -> list[dict]:
-    """Time and memory of `detect`, all five sites, as the corpus grows."""
-    rows = []
+def over_documents(shape: Shape) -> list[dict[str, object]]:
+    """Returns rows with time and memory of `detect` with all five sites, for growing corpora."""
+    rows: list[dict[str, object]] = []
     for documents in (1, 10, 100):
         measured = in_process(shape, "detect", documents, shape.length)
         rows.append(
@@ -137,13 +141,14 @@ def over_documents(shape: Shape) -> list[dict]:
     return rows
 
 
-def in_process(shape: Shape, *arguments) -> dict:
-    command = [sys.executable, "-m", __spec__.name, "--worker", shape.name, *map(str, arguments)]
+def in_process(shape: Shape, mode: str, documents: int, length: int) -> dict[str, float]:
+    """Runs `worker` in a separate process and returns its result."""
+    command = [sys.executable, "-m", __spec__.name, "--worker", shape.name, mode, str(documents), str(length)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def worker(name: str, mode: str, documents: str, length: str) -> None:
-    """Does one thing in this process, warm, and prints its seconds and the process's peak memory."""
+    """Runs a mode in this process after a warm-up, and prints its seconds and the process's peak memory."""
     shape = next(shape for shape in SHAPES if shape.name == name)
     model = random_llama(shape)
 

@@ -1,9 +1,10 @@
-"""Largest relative error of importance against float64 brute force, for every tiny model of the tests, as a table.
+"""Prints the largest relative error of importance against float64 brute force, for every tiny model of the tests.
 
     python -m benchmarks.whole_model.exactness
 
-Brute force zeroes a neuron's parameters and runs the sublayer again. Errors below 1e-6 of a layer's largest importance are
-measured against that. Two documents of different length, padded on either side; the worst of all is printed.
+Brute force zeroes a neuron's parameters and runs the sublayer again. Errors are relative to the neuron's importance, or
+to 1e-6 of the layer's largest importance if that is larger. The batch has two documents of different length, padded on
+the right and on the left; the table shows the worst error of both.
 """
 
 import argparse
@@ -17,15 +18,13 @@ from tests.support.tiny_models import MODELS, tiny_batch, tiny_model
 
 
 def errors(name: str, dtype: torch.dtype) -> dict[str, float]:
-    """{site: largest relative error}."""
+    """Returns {site: largest relative error}."""
     measure = importance_in_float64 if dtype == torch.float64 else pml.importance
     worst = dict.fromkeys(pml.SITES, 0.0)
     for padding in ("right", "left"):
-        found, truth = (
-            measure(tiny_model(name, dtype), **tiny_batch(padding=padding)),
-            brute_force_importance(name, padding),
-        )
-        worst = {site: max(worst[site], largest_error(found[site], truth[site])) for site in worst}
+        measured = measure(tiny_model(name, dtype), **tiny_batch(padding=padding))
+        exact = brute_force_importance(name, padding)
+        worst = {site: max(worst[site], largest_error(measured[site], exact[site])) for site in worst}
     return worst
 
 

@@ -1,15 +1,17 @@
-"""How near the estimate of q's and k's importance comes to the exact one, and what it saves.
+"""Compares the fast estimate of the importance of q and k with the exact importance, in accuracy and time.
 
     python -m benchmarks.whole_model.fast_mode [--documents N]
 
-Documents of the embedded model's languages, random projections, and inputs made to be hostile, whose exact numbers are
-those of float64. Neurons of one site, layer and document are ranked together. Times: one layer, both modes in turn.
+The inputs are documents of the demo model's languages, random projections, and numerically difficult inputs, for which
+the exact importance is computed in float64. The neurons of a site, layer and document are ranked together. The times
+are those of one layer, with both modes measured alternately.
 """
 
 import argparse
 import statistics
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any, TypeAlias
 
 import pandas
 import torch
@@ -26,35 +28,37 @@ from pymultiling.probes import qk
 from pymultiling.probes.importance import ImportanceProbe
 
 LENGTHS = (128, 256, 512)
-TOP = 0.05  # of the neurons, for the sets that are compared
-Layer = tuple[tuple, dict]  # positional and keyword arguments of qk_importance
+TOP = 0.05  # fraction of the neurons in the sets that are compared
+Layer: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of qk_importance
 
 
-def of_embedded_model(length: int, documents: int) -> Iterator[Layer]:
-    """What the probe gives qk_importance, layer after layer, for `documents` of the languages in turn."""
+def demo_model_layers(length: int, documents: int) -> Iterator[Layer]:
+    """Yields the arguments that the probe passes to qk_importance, for every layer and documents of all languages."""
     model, tokenizer = demo_model.load()
     corpora = demo_model.corpora()
-    each = -(-documents // len(corpora))
+    per_language = -(-documents // len(corpora))
     texts = (tokenise(lines, tokenizer, length, CorpusReport(), pack=length) for lines in corpora.values())
-    tokens = torch.tensor([document for packed in texts for document in islice(packed, each)][:documents])
-    seen: list[Layer] = []
+    tokens = torch.tensor([document for packed in texts for document in islice(packed, per_language)][:documents])
+    layers: list[Layer] = []
 
-    def listen(*arguments, mode, **settings):
-        seen.append((arguments, settings))
+    def record(*arguments: Any, mode: str, **settings: Any) -> object:
+        layers.append((arguments, settings))
         return qk_importance(*arguments, mode=mode, **settings)
 
-    qk.qk_importance, own = listen, qk.qk_importance
+    original = qk.qk_importance
+    qk.qk_importance = record
     try:
-        with ImportanceProbe(model, ("q", "k"), qk="fast") as measuring:
-            for one in tokens.split(8):
-                seen.clear()
-                measuring.measure(one)
-                yield from seen
+        with ImportanceProbe(model, ("q", "k"), qk="fast") as probe:
+            for batch in tokens.split(8):
+                layers.clear()
+                probe.measure(batch)
+                yield from layers
     finally:
-        qk.qk_importance = own
+        qk.qk_importance = original
 
 
-def rotated(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:
+def rotated_layer(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:
+    """Returns the arguments for q and k before their rotation."""
     length, size = q.shape[2:]
     angles = torch.arange(length)[:, None] * base ** -(torch.arange(0, size, 2) / size)
     cos, sin = (table.repeat(1, 2)[None] for table in (angles.cos(), angles.sin()))
@@ -62,57 +66,59 @@ def rotated(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:
 
 
 def random_heads(length: int, size: int, documents: int) -> tuple[Tensor, Tensor]:
+    """Returns random q and k of 4 query heads and 2 key heads."""
     torch.manual_seed(0)
     return torch.randn(documents, 4, length, size), torch.randn(documents, 2, length, size)
 
 
-def hostile(documents: int) -> Iterator[tuple[str, Layer]]:
+def difficult_layers(documents: int) -> Iterator[tuple[str, Layer]]:
+    """Yields names and arguments of numerically difficult inputs."""
     for factor in (5, 30):
         q, k = random_heads(256, 64, documents)
-        yield f"scores x {factor}", rotated(factor * q, k)
+        yield f"attention scores x {factor}", rotated_layer(factor * q, k)
     q, k = random_heads(256, 64, documents)
-    yield "key bias of 300, all dimensions", rotated(q, k + 300 * torch.randn(2, 1, 64).sign())
+    yield "key bias of 300, all dimensions", rotated_layer(q, k + 300 * torch.randn(2, 1, 64).sign())
     bias = torch.zeros(64)
     bias[5], bias[40] = 300, -300
-    yield "key bias of 300, two dimensions", rotated(q, k + bias)
+    yield "key bias of 300, two dimensions", rotated_layer(q, k + bias)
     q[..., 3], k[..., 3] = 60, torch.linspace(-1, 1, 256).square()
-    yield "one dominating neuron", rotated(q, k)
+    yield "one dominating neuron", rotated_layer(q, k)
     q, k = random_heads(256, 128, documents)
     direction = torch.randn(128)
     k[:, :, 0] = 24 * direction / direction.norm()
-    yield "a sink on key 0, d = 128", rotated(q + 1.5 * direction, k, base=5e5)
+    yield "attention sink on key 0, d = 128", rotated_layer(q + 1.5 * direction, k, base=5e5)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's, over the last dimension."""
+    """Returns Spearman's rank correlation over the last dimension."""
     a, b = (x.argsort(-1).argsort(-1).double() - (x.shape[-1] - 1) / 2 for x in (a, b))
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Jaccard index of the top neurons."""
+    """Returns the Jaccard index of the top neurons over the last dimension."""
     count = max(1, round(TOP * a.shape[-1]))
     in_a, in_b = (torch.zeros_like(x, dtype=torch.bool).scatter(-1, x.topk(count).indices, True) for x in (a, b))
     return (in_a & in_b).sum(-1) / (in_a | in_b).sum(-1)
 
 
-def wide(arguments: tuple) -> tuple:
+def to_float64(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments)
 
 
-def comparison(name: str, layers: Iterable[Layer], in_float64: bool = False) -> Iterator[dict]:
-    """A row for q and one for k."""
-    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"q": [], "k": []}
+def compare(name: str, layers: Iterable[Layer], in_float64: bool = False) -> Iterator[dict[str, str]]:
+    """Yields a row for q and a row for k."""
+    measured: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"q": [], "k": []}
     for arguments, settings in layers:
-        exact = qk_importance(*(wide(arguments) if in_float64 else arguments), **settings)
+        q_and_k = qk_importance(*(to_float64(arguments) if in_float64 else arguments), **settings)
         fast = qk_importance(*arguments, **settings, mode="fast")
-        found["q"].append((fast.q.double(), exact[0].double(), fast.q_error.double()))
-        found["k"].append((fast.k.double(), exact[1].double(), fast.k_error.double()))
-    for site, parts in found.items():
-        value, truth, error = (torch.cat(kind) for kind in zip(*parts))
-        correlation = rank_correlation(value, truth)
-        upper = truth >= truth.median(-1, keepdim=True).values
-        relative = ((value - truth).abs() / truth)[upper]
+        measured["q"].append((fast.q.double(), q_and_k[0].double(), fast.q_error.double()))
+        measured["k"].append((fast.k.double(), q_and_k[1].double(), fast.k_error.double()))
+    for site, parts in measured.items():
+        estimate, exact, error = (torch.cat(tensors) for tensors in zip(*parts))
+        correlation = rank_correlation(estimate, exact)
+        upper_half = exact >= exact.median(-1, keepdim=True).values
+        relative = ((estimate - exact).abs() / exact)[upper_half]
         yield {
             "input": name,
             "site": site,
@@ -121,12 +127,13 @@ def comparison(name: str, layers: Iterable[Layer], in_float64: bool = False) -> 
             "median": f"{correlation.median():.5f}",
             "error median": f"{relative.median():.2%}",
             "error 99%": f"{relative.quantile(0.99):.1%}",
-            "within 2 SE": f"{((value - truth).abs() <= 2 * error).double().mean():.3f}",
-            "Jaccard": f"{overlap(value, truth).mean():.3f}",
+            "within 2 SE": f"{((estimate - exact).abs() <= 2 * error).double().mean():.3f}",
+            "Jaccard": f"{overlap(estimate, exact).mean():.3f}",
         }
 
 
-def times(length: int) -> dict:
+def measure_times(length: int) -> dict[str, object]:
+    """Returns a row with the times of both modes for one layer."""
     problem = attention(Shape("", hidden=1024, layers=1, heads=16, kv_heads=4, ffn=1, length=length))
     runs = {mode: lambda mode=mode: qk_importance(**problem._asdict(), mode=mode) for mode in ("exact", "fast")}
     seconds = alternate(runs, 15 if length <= 512 else 5)
@@ -140,16 +147,18 @@ def times(length: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--documents", type=int, default=16, help="of the embedded model at each length (%(default)s)")
+    parser.add_argument(
+        "--documents", type=int, default=16, help="documents for the demo model at each length (%(default)s)"
+    )
     documents = parser.parse_args().documents
-    print(pandas.DataFrame([times(length) for length in (256, 512, 2048)]).to_string(index=False), flush=True)
-    rows = []
+    print(pandas.DataFrame([measure_times(length) for length in (256, 512, 2048)]).to_string(index=False), flush=True)
+    rows: list[dict[str, str]] = []
     for length in LENGTHS:
-        rows += comparison(f"embedded model, l = {length}", of_embedded_model(length, documents))
+        rows += compare(f"demo model, l = {length}", demo_model_layers(length, documents))
     for length, size in ((256, 64), (512, 64), (256, 128), (512, 128)):
-        rows += comparison(f"random, l = {length}, d = {size}", [rotated(*random_heads(length, size, 8))])
-    for name, layer in hostile(documents=2):
-        rows += comparison(name, [layer], in_float64=True)
+        rows += compare(f"random, l = {length}, d = {size}", [rotated_layer(*random_heads(length, size, 8))])
+    for name, layer in difficult_layers(documents=2):
+        rows += compare(name, [layer], in_float64=True)
     print("\n" + pandas.DataFrame(rows).to_string(index=False))
 
 

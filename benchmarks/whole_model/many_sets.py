@@ -1,12 +1,13 @@
-"""Many sets of neurons off in one forward, against the plain forward, and against one set after the other.
+"""Measures the cost of deactivating many sets of neurons in one forward.
 
     python -m benchmarks.whole_model.many_sets [--out FILE.json]
 
-1. A batch of 16 rows under 16 different sets (2% of the neurons of every site and layer each) beside the same batch without
-   any, random model, taken in turn.
-2. The matrix of the demo: perplexities of eight languages with eight sets off, with as many random neurons off, and with
-   none, by `ablation_matrix` and by a loop over sets and documents with plain module hooks that multiply by a mask; documents
-   being the demo's (texts joined to 128 tokens) or the texts as they are.
+1. With a random model, a batch of 16 rows with a different set for each row is compared with the same batch without
+   sets. Each set has 2% of the neurons of every site and layer. The two runs alternate.
+2. The matrix of the demo has the perplexities of eight languages with eight sets off, with as many random neurons off,
+   and with no neurons off. `ablation_matrix` is compared with a loop over sets and documents that uses plain module
+   hooks, which multiply by a mask. The documents are those of the demo (texts joined to 128 tokens), or the texts as
+   they are.
 """
 
 import argparse
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import pandas
 import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedTokenizerBase
 
 import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
@@ -30,27 +34,29 @@ from pymultiling.data.documents import tokenise
 from pymultiling.models.decoder import Decoder
 from pymultiling.results.tables import add_random_sets
 
-ROWS, LENGTH, SHARE = 16, 256, 0.02
+ROWS, LENGTH, FRACTION = 16, 256, 0.02
 
 
-def random_set(decoder: Decoder, seed: int, share: float = SHARE) -> pml.NeuronSet:
+def random_set(decoder: Decoder, seed: int, fraction: float = FRACTION) -> pml.NeuronSet:
+    """Returns a random set with a fraction of all neurons."""
     generator, layers = torch.Generator().manual_seed(seed), len(decoder.layers)
     return pml.NeuronSet(
-        {site: torch.rand(layers, width, generator=generator) < share for site, width in decoder.widths().items()}
+        {site: torch.rand(layers, width, generator=generator) < fraction for site, width in decoder.widths().items()}
     )
 
 
-def one_forward(rounds: int) -> dict:
-    (shape,) = (one for one in SHAPES if one.length == LENGTH)
+def measure_one_forward(rounds: int) -> dict[str, object]:
+    """Compares a forward with a set for each row with the plain forward."""
+    (shape,) = (candidate for candidate in SHAPES if candidate.length == LENGTH)
     model = random_llama(shape)
     tokens = torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
     sets = [random_set(Decoder(model), seed) for seed in range(ROWS)]
 
     @torch.no_grad()
-    def plain():
+    def plain() -> object:
         return model(input_ids=tokens, use_cache=False)
 
-    def masked():
+    def masked() -> object:
         with pml.deactivate(model, sets):
             return plain()
 
@@ -63,7 +69,8 @@ def one_forward(rounds: int) -> dict:
     }
 
 
-def demo_matrix(rounds: int, pack: int | None) -> dict:
+def measure_demo_matrix(rounds: int, pack: int | None) -> dict[str, object]:
+    """Compares `ablation_matrix` with a loop over sets and documents, in time and results."""
     model, tokenizer = demo_model.load()
     corpora = {
         name: demo.first_texts_filling(texts, tokenizer, demo.DETECTION_DOCUMENTS)
@@ -73,19 +80,19 @@ def demo_matrix(rounds: int, pack: int | None) -> dict:
     detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo.DOCUMENT_TOKENS, progress=False)
     sets = add_random_sets(detection.specific(), demo.SEED)
     texts = {
-        name: demo.first_texts_filling(some, tokenizer, demo.HELDOUT_DOCUMENTS)
-        for name, some in demo_model.heldout().items()
+        name: demo.first_texts_filling(heldout, tokenizer, demo.HELDOUT_DOCUMENTS)
+        for name, heldout in demo_model.heldout().items()
     }
-    found = {}
+    matrices: dict[str, pandas.DataFrame] = {}
 
-    def ours():
-        found["ours"] = pml.ablation_matrix(model, tokenizer, sets, texts, pack=pack)
+    def run_ours() -> None:
+        matrices["ours"] = pml.ablation_matrix(model, tokenizer, sets, texts, pack=pack)
 
-    def plain():
-        found["plain"] = set_after_set(model, tokenizer, sets, texts, pack)
+    def run_plain() -> None:
+        matrices["plain"] = evaluate_with_hooks(model, tokenizer, sets, texts, pack)
 
-    seconds = alternate({"ablation_matrix": ours, "module hooks": plain}, rounds)
-    difference = (found["ours"] / found["plain"] - 1).abs().max().max()
+    seconds = alternate({"ablation_matrix": run_ours, "module hooks": run_plain}, rounds)
+    difference = (matrices["ours"] / matrices["plain"] - 1).abs().max().max()
     assert difference < 1e-4, difference
     return {
         "sets x languages": f"{len(sets) + 1} x {len(texts)}",
@@ -97,17 +104,21 @@ def demo_matrix(rounds: int, pack: int | None) -> dict:
 
 
 @torch.no_grad()
-def set_after_set(
-    model, tokenizer, sets: dict[str, pml.NeuronSet], texts: dict[str, list[str]], pack: int | None
+def evaluate_with_hooks(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: dict[str, pml.NeuronSet],
+    texts: dict[str, list[str]],
+    pack: int | None,
 ) -> pandas.DataFrame:
-    """What one writes without a library: hooks that multiply, a document a forward."""
-    rows = {}
+    """Computes the perplexities without this library: hooks multiply by a mask, and a forward has one document."""
+    rows: dict[str, dict[str, float]] = {}
     for name, neurons in {"none": None, **sets}.items():
-        handles = [] if neurons is None else hooks_of(model, neurons)
+        handles = [] if neurons is None else register_hooks(model, neurons)
         rows[name] = {}
-        for language, some in texts.items():
+        for language, heldout in texts.items():
             total, count = 0.0, 0
-            for document in tokenise(some, tokenizer, 512, CorpusReport(), pack):
+            for document in tokenise(heldout, tokenizer, 512, CorpusReport(), pack):
                 tokens = torch.tensor([document])
                 total += model(input_ids=tokens, labels=tokens).loss.item() * (len(document) - 1)
                 count += len(document) - 1
@@ -117,7 +128,8 @@ def set_after_set(
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
-def hooks_of(model, neurons: pml.NeuronSet) -> list:
+def register_hooks(model: nn.Module, neurons: pml.NeuronSet) -> list[RemovableHandle]:
+    """Registers hooks that set the neurons to zero."""
     handles = []
     for index, layer in enumerate(model.model.layers):
         keep = {site: (~mask[index]).float() for site, mask in neurons.sites.items()}
@@ -131,14 +143,14 @@ def hooks_of(model, neurons: pml.NeuronSet) -> list:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="results file to write")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each run is repeated (%(default)s)")
     arguments = parser.parse_args()
     results = {"environment": describe()}
     for name, measure in (
-        ("one forward", one_forward),
-        ("demo's matrix", partial(demo_matrix, pack=demo.DOCUMENT_TOKENS)),
-        ("demo's matrix, texts as they are", partial(demo_matrix, pack=None)),
+        ("one forward", measure_one_forward),
+        ("demo's matrix", partial(measure_demo_matrix, pack=demo.DOCUMENT_TOKENS)),
+        ("demo's matrix, texts as they are", partial(measure_demo_matrix, pack=None)),
     ):
         results[name] = measure(arguments.rounds)
         print(name, *(f"{key} {value}" for key, value in results[name].items()), sep=" | ", flush=True)

@@ -1,4 +1,4 @@
-// The tensors' side of kernels/columns.h.
+// Sums over the columns of a tensor, per document. The kernels are in kernels/columns.h.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -10,7 +10,7 @@
 
 namespace pymultiling {
 
-// x (tokens, N) -> (count, N): what the kernel sums, in its dtype.
+// Returns the kernel's sums of x (tokens, N): (count, N) in the kernel's dtype.
 template <typename Sum>
 at::Tensor column_sums(
     const at::Tensor& x, const at::Tensor& documents, int64_t count, void (*kernel)(const ColumnSums<Sum>&, int64_t)) {

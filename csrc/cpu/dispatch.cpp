@@ -22,7 +22,7 @@ extern const Kernels table;
 
 namespace {
 
-std::vector<const Kernels*> supported() {  // best last
+std::vector<const Kernels*> supported_tables() {  // in ascending order of preference
   std::vector<const Kernels*> tables = {&portable::table};
 #ifdef PYMULTILING_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -35,29 +35,29 @@ std::vector<const Kernels*> supported() {  // best last
   return tables;
 }
 
-const Kernels*& chosen() {
-  static const Kernels* table = supported().back();
+const Kernels*& current_table() {
+  static const Kernels* table = supported_tables().back();
   return table;
 }
 
-// Uses the kernels of "portable", "avx2" or "avx512"; "" changes nothing. Returns the one in use, which is at first the
-// best that the machine has. For tests and comparisons; not to be called while an operator runs.
+// Selects the kernels of "portable", "avx2" or "avx512"; "" selects nothing. Returns the instruction set in use. It is
+// initially the best that the machine supports. For tests and comparisons only: do not call it while an operator runs.
 std::string instruction_set(const std::string& level) {
   std::string names;
-  bool found = level.empty();
-  for (const Kernels* table : supported()) {
+  bool is_known = level.empty();
+  for (const Kernels* table : supported_tables()) {
     names += std::string(names.empty() ? "" : ", ") + table->level;
     if (level != table->level) continue;
-    chosen() = table;
-    found = true;
+    current_table() = table;
+    is_known = true;
   }
-  TORCH_CHECK_VALUE(found, "no instruction set ", level, " here; this machine and build have ", names);
-  return chosen()->level;
+  TORCH_CHECK_VALUE(is_known, "instruction set ", level, " is not available; this machine and build support ", names);
+  return current_table()->level;
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *chosen(); }
+const Kernels& kernels() { return *current_table(); }
 
 TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("instruction_set(str level) -> str", &instruction_set); }
 

@@ -1,11 +1,11 @@
-// Which instruction set's kernels run.
+// Selects the instruction set whose kernels run.
 #pragma once
 
 #include "kernels/table.h"
 
 namespace pymultiling {
 
-// The table of the instruction set in use: the best that the machine has, or the one that was chosen.
+// Returns the kernels of the instruction set in use: the selected one, or the best that the machine supports.
 const Kernels& kernels();
 
 }  // namespace pymultiling

@@ -7,7 +7,7 @@ namespace pymultiling {
 std::vector<Run> document_runs(const at::Tensor& documents, int64_t tokens, int64_t count) {
   TORCH_CHECK(
       documents.dim() == 1 && documents.size(0) == tokens && documents.scalar_type() == at::kLong && documents.is_cpu(),
-      "documents must be int64 (", tokens, ") on the CPU");
+      "documents must be an int64 tensor of shape (", tokens, ",) on the CPU");
   TORCH_CHECK(count >= 0, "count must not be negative, got ", count);
   const at::Tensor contiguous = documents.contiguous();
   const int64_t* id = contiguous.const_data_ptr<int64_t>();

@@ -1,4 +1,4 @@
-// Document ids to runs of tokens.
+// Converts document ids to runs of tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,8 +9,8 @@
 
 namespace pymultiling {
 
-// Consecutive tokens of one document, at most RUN of them; padding (-1) makes runs too.
-// Raises IndexError for an id that is not in [-1, count).
+// Returns runs of at most RUN consecutive tokens of one document. Padding tokens (-1) form runs too.
+// Raises IndexError for an id outside [-1, count).
 std::vector<Run> document_runs(const at::Tensor& documents, int64_t tokens, int64_t count);
 
 }  // namespace pymultiling

@@ -18,7 +18,7 @@
 namespace pymultiling {
 namespace {
 
-Activation activation_named(const std::string& name) {
+Activation parse_activation(const std::string& name) {
   if (name == "silu") return Activation::silu;
   if (name == "gelu") return Activation::gelu;
   if (name == "gelu_tanh") return Activation::gelu_tanh;
@@ -36,13 +36,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
   if (up) {
     TORCH_CHECK(
         up->sizes() == gate.sizes() && up->scalar_type() == gate.scalar_type() && up->device().is_cpu(),
-        "up must have gate's shape and dtype");
+        "up must be on the CPU and have gate's shape and dtype");
     up_rows = contiguous_rows(*up);
   }
-  TORCH_CHECK(masks.has_value() == mask_ids.has_value(), "masks and mask_ids go together");
+  TORCH_CHECK(masks.has_value() == mask_ids.has_value(), "masks and mask_ids must be given together");
   if (masks) {
-    sets = checked_masks(*masks, width);
-    ids = checked_mask_ids(*mask_ids, tokens, masks->size(0));
+    sets = check_masks(*masks, width);
+    ids = check_mask_ids(*mask_ids, tokens, masks->size(0));
   }
   const auto runs = document_runs(documents, tokens, count);
   at::Tensor hidden = at::empty({tokens, width}, gate.options());
@@ -53,7 +53,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
       {up ? up_rows.const_data_ptr() : nullptr, up ? up_rows.stride(0) : 0},
       bfloat16,
       width,
-      activation_named(activation),
+      parse_activation(activation),
       runs.data(),
       static_cast<int64_t>(runs.size()),
       masks ? sets.const_data_ptr<bool>() : nullptr,

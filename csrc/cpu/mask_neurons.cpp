@@ -19,10 +19,10 @@ void mask_rows(
     const OptionalTensor& values) {
   const int64_t tokens = x.size(0), width = x.size(1);
   const bool bfloat16 = is_bfloat16(x);
-  const at::Tensor sets = checked_masks(masks, width), ids = checked_mask_ids(mask_ids, tokens, masks.size(0));
-  const at::Tensor added = values ? values->contiguous() : at::Tensor();
+  const at::Tensor sets = check_masks(masks, width), ids = check_mask_ids(mask_ids, tokens, masks.size(0));
+  const at::Tensor added_values = values ? values->contiguous() : at::Tensor();
   TORCH_CHECK_VALUE(
-      !values || (added.dim() == 1 && added.size(0) == width && added.dtype() == x.dtype()),
+      !values || (added_values.dim() == 1 && added_values.size(0) == width && added_values.dtype() == x.dtype()),
       "values must be (N,) in x's dtype");
   const MaskNeurons arguments{
       {x.const_data_ptr(), x.stride(0)},
@@ -31,7 +31,7 @@ void mask_rows(
       sets.const_data_ptr<bool>(),
       ids.const_data_ptr<int64_t>(),
       static_cast<float>(scale),
-      values ? added.const_data_ptr() : nullptr,
+      values ? added_values.const_data_ptr() : nullptr,
       result.mutable_data_ptr(),
       result.stride(0)};
   const Kernels& kernel = kernels();

@@ -1,13 +1,14 @@
-// Sets of masks, and which of them each token has, as the kernels read them.
+// Checks the mask sets, and the mask ids of the tokens, for the kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace pymultiling {
 
-// (tokens,) int64 ids of mask sets, contiguous. Raises IndexError for an id that is not in [-1, sets).
-at::Tensor checked_mask_ids(const at::Tensor& mask_ids, int64_t tokens, int64_t sets);
+// Returns the (tokens,) int64 ids of mask sets, contiguous. Raises IndexError for an id outside [-1, sets).
+at::Tensor check_mask_ids(const at::Tensor& mask_ids, int64_t tokens, int64_t sets);
 
-at::Tensor checked_masks(const at::Tensor& masks, int64_t width);  // (sets, width) bool, contiguous
+// Returns the (sets, width) bool masks, contiguous.
+at::Tensor check_masks(const at::Tensor& masks, int64_t width);
 
 }  // namespace pymultiling

@@ -1,4 +1,4 @@
-// qk_estimate on tensors; qk_problem.h does the work.
+// qk_estimate on tensors, based on qk_problem.h.
 #include <torch/library.h>
 
 #include <tuple>
@@ -11,7 +11,7 @@ namespace {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> qk_estimate(const QkArguments& arguments) {
   QkProblem problem(arguments);
-  const auto sums = problem.run(kernels().qk_estimate_tile, 2);  // the importance, and its variance
+  const auto sums = problem.run(kernels().qk_estimate_tile, 2);  // the importance and its variance
   return {
       sums.queries[0].to(at::kFloat), sums.keys[0].to(at::kFloat), sums.queries[1].sqrt().to(at::kFloat),
       sums.keys[1].sqrt().to(at::kFloat)};

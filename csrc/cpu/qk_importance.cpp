@@ -1,4 +1,4 @@
-// qk_importance on tensors; qk_problem.h does the work.
+// qk_importance on tensors, based on qk_problem.h.
 #include <torch/library.h>
 
 #include <tuple>

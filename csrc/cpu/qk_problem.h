@@ -13,24 +13,25 @@ class QkProblem {
   explicit QkProblem(const QkArguments& arguments);
   QkProblem(const QkProblem&) = delete;
 
-  // Sums over the tiles: of the query neurons (outputs, B, H d) and of the key neurons (outputs, B, K d), float64.
+  // The sums over the tiles, float64: of the query neurons (outputs, B, H d) and of the key neurons (outputs, B, K d).
   struct Sums {
     at::Tensor queries, keys;
   };
 
-  // Runs `tile` on every tile, which leaves `outputs` numbers for each neuron of both sites. A tile writes its own
-  // slot; slots are added in a fixed order, so the number of threads changes no bit.
+  // Runs `tile` on every tile. It writes `outputs` numbers for each neuron of both sites. Every tile writes to its own
+  // slot, and the slots are added in a fixed order, so results do not depend on the number of threads.
   Sums run(void (*tile)(const QkImportance&, int64_t task, float* scratch), int64_t outputs);
 
  private:
-  void hold_heads(const QkArguments& arguments);
-  void hold_rotation(const QkArguments& arguments);
+  void set_heads(const QkArguments& arguments);
+  void set_rotation(const QkArguments& arguments);
   void find_tokens(const at::Tensor& valid);
   void make_tasks();
 
-  QkImportance a_{};
+  QkImportance arguments_{};
   int64_t batch_ = 0, heads_ = 0, longest_ = 0;
-  std::vector<at::Tensor> held_;  // what a_ points into, as the next ones
+  // The tensors, and below the vectors, that arguments_ points into.
+  std::vector<at::Tensor> tensors_;
   std::vector<int64_t> tokens_, offsets_ = {0}, panel_offsets_, tasks_;
 };
 

@@ -1,4 +1,4 @@
-// value_energy and value_gram: the same products of heads, of the attention's output and of o_proj's columns.
+// value_energy and value_gram: both need products of heads, of the attention output and of o_proj's columns.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/eye.h>
@@ -14,7 +14,7 @@
 namespace pymultiling {
 namespace {
 
-// (count, K, G, G, d) float64: products[c, k, g, h, j] for h <= g, zero above.
+// Returns (count, K, G, G, d) float64: products[c, k, g, h, j] for h <= g, zero for h > g.
 at::Tensor head_products(
     const at::Tensor& x, int64_t kv_heads, int64_t size, const std::vector<Run>& runs, int64_t count) {
   const bool bfloat16 = is_bfloat16(x);
@@ -46,7 +46,7 @@ at::Tensor value_energy(
   const int64_t kv_heads = gram.size(0), size = gram.size(1), group = gram.size(2);
   const auto runs = document_runs(documents, attention.size(0), count);
   const at::Tensor products = head_products(attention, kv_heads, size, runs, count);
-  // A pair of different heads counts twice, and stands in the products once.
+  // A pair of different heads counts twice but is in the products only once.
   const at::Tensor wide = gram.to(at::kDouble), diagonal = at::eye(group, at::kBool);
   const at::Tensor weights = at::where(diagonal, wide, wide + wide.transpose(2, 3)).permute({0, 2, 3, 1});
   return (products * weights).sum({2, 3}).flatten(1).to(at::kFloat);

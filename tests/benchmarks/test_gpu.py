@@ -1,4 +1,4 @@
-"""The GPU benchmarks, tried with tiny sizes on the CPU."""
+"""Runs the GPU benchmarks with tiny sizes on the CPU."""
 
 import json
 
@@ -11,14 +11,14 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
-    """What the script printed, and its results file."""
+    """The printed output of a run, and its results file."""
     out = tmp_path_factory.mktemp("gpu") / "results.json"
-    done = run_module("benchmarks.gpu.run", "--quick", "--device", "cpu", "--out", out)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout, json.loads(out.read_text())
+    completed = run_module("benchmarks.gpu.run", "--quick", "--device", "cpu", "--out", out)
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    return completed.stdout, json.loads(out.read_text())
 
 
-def test_results_file(trial):
+def test_the_results_file_has_all_tables_and_columns(trial):
     _, results = trial
     assert not results["did not run"]
     assert {"device", "torch", "transformers", "python", "commit", "date"} <= results["environment"].keys()
@@ -42,13 +42,13 @@ def test_results_file(trial):
         "errors": {"operator", "input", "dtype", "error", "plain PyTorch", "within budget"},
         "targets": {"target", "bound", "measured", "met"},
     }.items():
-        ran = [row for row in results[table] if "skipped" not in row] or results[table]
-        assert any(columns <= row.keys() for row in ran), table
+        measured = [row for row in results[table] if "skipped" not in row] or results[table]
+        assert any(columns <= row.keys() for row in measured), table
     assert all(row["within budget"] in (True, None) for row in results["errors"] if "skipped" not in row)
 
 
 def test_prints_every_row_and_the_targets_last(trial):
     printed, results = trial
-    last = printed.rpartition("\ntargets")[2]
-    assert all(row["target"] in last and row["bound"] in last for row in results["targets"])
+    targets = printed.rpartition("\ntargets")[2]
+    assert all(row["target"] in targets and row["bound"] in targets for row in results["targets"])
     assert all(row["run"] in printed for row in results["model, times"])

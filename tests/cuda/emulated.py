@@ -1,4 +1,4 @@
-"""qk_importance's CUDA kernel on the CPU: its headers compiled against emulated_block.h, on tensors."""
+"""Runs qk_importance's CUDA kernel on the CPU: compiles its headers with emulated_block.h and calls it on tensors."""
 
 import ctypes
 import functools
@@ -21,11 +21,13 @@ LOG2_E = 1.4426950408889634
 
 
 class Strides(ctypes.Structure):
+    """The struct Strides of problem.h."""
+
     _fields_ = [("batch", ctypes.c_int64), ("head", ctypes.c_int64), ("row", ctypes.c_uint32)]
 
 
 class Problem(ctypes.Structure):
-    """As in problem.h."""
+    """The struct Problem of problem.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "k", "q_plain", "k_plain")),
@@ -35,13 +37,14 @@ class Problem(ctypes.Structure):
         ("wide_tables", ctypes.c_bool),
         ("interleaved", ctypes.c_bool),
         *((name, ctypes.c_void_p) for name in ("valid", "q_out", "k_out", "scratch", "partial", "counters")),
-        *((name, ctypes.c_int) for name in ("batch", "heads", "kv_heads", "length", "size", "turned", "window")),
+        *((name, ctypes.c_int) for name in ("batch", "heads", "kv_heads", "length", "size", "rotary_size", "window")),
         ("scale", ctypes.c_float),
     ]
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
+    """Compiles and loads the emulated kernel."""
     folder = tempfile.mkdtemp()
     out = Path(folder, "emulated.so")
     flags = ["-std=c++20", "-O2", "-g0", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", "-shared", "-fPIC"]
@@ -55,7 +58,7 @@ def library() -> ctypes.CDLL:
 
 
 def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[Tensor, Tensor]:
-    """Memory that nobody writes is NaN; counters must come back as zeros."""
+    """Runs the kernel with its memory initialised to NaN, and checks that it leaves the counters zero."""
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = layer
     assert q_gain is None and k_gain is None and softcap is None and q.dtype == torch.bfloat16
     q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
@@ -65,19 +68,18 @@ def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[
     k_out = torch.full((batch, kv_heads * size), torch.nan)
     counters = torch.zeros(2 + 2 * batch * kv_heads, dtype=torch.int32)
     problem = Problem()
-    tensors = {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}
-    for name, x in tensors.items():
+    for name, x in {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}.items():
         assert x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in x.stride()[:3])
         setattr(problem, name, x.data_ptr())
         setattr(problem, f"{name}_at", Strides(*x.stride()[:3]))
     if cos is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
         problem.cos, problem.sin = cos.data_ptr(), sin.data_ptr()
-        problem.turned = cos.shape[-1]
+        problem.rotary_size = cos.shape[-1]
         problem.table_batch = cos.stride(0) if len(cos) > 1 else 0
         problem.wide_tables = cos.dtype == torch.float32
-    for name in ("batch", "heads", "kv_heads", "length", "size"):
-        setattr(problem, name, locals()[name])
+    problem.batch, problem.heads, problem.kv_heads = batch, heads, kv_heads
+    problem.length, problem.size = length, size
     problem.interleaved = interleaved
     problem.window = length if window is None else min(window, length)
     problem.scale = scale * LOG2_E

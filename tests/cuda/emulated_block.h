@@ -1,6 +1,6 @@
-// The kernel's intrinsics on the CPU: every thread of a block is a fiber, and what a warp or a block does together
-// happens when the last of its threads arrives. Fragments lie as PTX documents them. Tests compile the headers
-// in csrc/cuda/qk_importance against this.
+// The kernel's intrinsics on the CPU, for tests that compile the headers in csrc/cuda/qk_importance. Every thread of a
+// block is a fiber. An operation of a whole warp or block happens when the last of its threads arrives. Fragments have
+// the layout that PTX documents.
 #pragma once
 
 #include <setjmp.h>
@@ -16,7 +16,7 @@
 #include <vector>
 
 #define PML_DEVICE inline
-#define PML_BOTH inline
+#define PML_HOST_DEVICE inline
 
 namespace pymultiling {
 
@@ -27,22 +27,22 @@ namespace emulation {
 constexpr int LANES = 32;
 constexpr size_t STACK = 128 * 1024;
 
-enum class Together { nothing, mma_8, mma_16, exchange, vote, barrier };
+enum class Collective { nothing, mma_8, mma_16, exchange, vote, barrier };
 enum class State { ready, waits, at_barrier, at_counter, done };
 
-// A fiber begins as a context and goes on by jumps, which unlike swapcontext() ask nothing of the operating system.
+// A fiber starts with swapcontext() and continues with jumps, which need no system calls, unlike swapcontext().
 struct Fiber {
   ucontext_t context;
-  jmp_buf here;
-  bool began = false;
+  jmp_buf jump;
+  bool started = false;
   std::unique_ptr<char[]> stack{new char[STACK]};
   State state = State::ready;
-  std::vector<std::pair<char*, const char*>> sent;
+  std::vector<std::pair<char*, const char*>> pending_copies;
 };
 
 struct Warp {
-  Together what = Together::nothing;
-  int arrived = 0;
+  Collective collective = Collective::nothing;
+  int arrived_lanes = 0;
   void* arguments[LANES];
 };
 
@@ -60,7 +60,7 @@ struct Machine {
   jmp_buf scheduler;
   Block* block = nullptr;
   int thread = 0, blocks = 0, mode = 0;
-  bool wrong = false;  // threads of a warp did different things together
+  bool diverged = false;  // the lanes of a warp called different collective operations
   int64_t exponentials = 0;
 
   Fiber& fiber() { return block->fibers[thread]; }
@@ -68,31 +68,31 @@ struct Machine {
   void pause(State state) {
     Fiber& self = fiber();
     self.state = state;
-    if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
+    if (_setjmp(self.jump) == 0) _longjmp(scheduler, 1);
   }
-  void go_on() {
+  void resume() {
     Fiber& next = fiber();
     if (_setjmp(scheduler) != 0) return;
-    if (next.began) _longjmp(next.here, 1);
-    next.began = true;
+    if (next.started) _longjmp(next.jump, 1);
+    next.started = true;
     swapcontext(&unused, &next.context);
   }
 };
 
 inline Machine machine;
 
-// The last lane to come does `all` for everyone.
+// Waits for all lanes of the warp; the last lane to arrive runs `operation` for all of them.
 template <typename Arguments>
-void together(Together what, Arguments& mine, void (*all)(Arguments* (&)[LANES])) {
+void run_collective(Collective collective, Arguments& arguments, void (*operation)(Arguments* (&)[LANES])) {
   Warp& warp = machine.warp();
-  if (warp.arrived == 0) warp.what = what;
-  machine.wrong |= warp.what != what;
-  warp.arguments[machine.thread % LANES] = &mine;
-  if (++warp.arrived < LANES) return machine.pause(State::waits);
-  warp.arrived = 0;
-  Arguments* every[LANES];
-  for (int lane = 0; lane < LANES; lane++) every[lane] = static_cast<Arguments*>(warp.arguments[lane]);
-  all(every);
+  if (warp.arrived_lanes == 0) warp.collective = collective;
+  machine.diverged |= warp.collective != collective;
+  warp.arguments[machine.thread % LANES] = &arguments;
+  if (++warp.arrived_lanes < LANES) return machine.pause(State::waits);
+  warp.arrived_lanes = 0;
+  Arguments* lanes_arguments[LANES];
+  for (int lane = 0; lane < LANES; lane++) lanes_arguments[lane] = static_cast<Arguments*>(warp.arguments[lane]);
+  operation(lanes_arguments);
   const int first = machine.thread / LANES * LANES;
   for (int lane = 0; lane < LANES; lane++) machine.block->fibers[first + lane].state = State::ready;
 }
@@ -114,9 +114,9 @@ inline void prepare(Block& block) {
   }
 }
 
-// All threads as far as they get, warp by warp; whether any moved.
+// Runs all threads of a block as far as possible, warp by warp. Returns whether any thread ran.
 inline bool step(Block& block) {
-  bool moved = false;
+  bool any_ran = false;
   machine.block = &block;
   for (Fiber& fiber : block.fibers)
     if (fiber.state == State::at_counter) fiber.state = State::ready;
@@ -128,34 +128,35 @@ inline bool step(Block& block) {
       for (int lane = 0; lane < LANES; lane++) {
         machine.thread = warp * LANES + (machine.mode & BACKWARDS ? LANES - 1 - lane : lane);
         if (machine.fiber().state != State::ready) continue;
-        any = moved = true;
-        machine.go_on();
+        any = any_ran = true;
+        machine.resume();
       }
     }
   }
-  return moved;
+  return any_ran;
 }
 
-// Runs blocks that share the machine, each up to its next barrier in turn.
+// Runs several blocks, each up to its next barrier in turn.
 inline void run(std::vector<Block>& blocks, int mode) {
   machine.mode = mode;
   machine.blocks = int(blocks.size());
-  machine.wrong = false;
+  machine.diverged = false;
   machine.exponentials = 0;
   for (Block& block : blocks) prepare(block);
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (Block& block : blocks) moved |= step(block);
-    if (machine.wrong) throw std::runtime_error("the lanes of a warp did different things together");
+  for (bool any_ran = true; any_ran;) {
+    any_ran = false;
+    for (Block& block : blocks) any_ran |= step(block);
+    if (machine.diverged) throw std::runtime_error("the lanes of a warp called different collective operations");
   }
   for (Block& block : blocks)
-    if (block.done != int(block.fibers.size())) throw std::runtime_error("threads wait for others that never come");
+    if (block.done != int(block.fibers.size()))
+      throw std::runtime_error("deadlock: threads wait for other threads that never arrive");
 }
 
-inline float truncated(double x, int exponent) { return std::ldexp(std::trunc(std::ldexp(x, -exponent)), exponent); }
+inline float truncate(double x, int exponent) { return std::ldexp(std::trunc(std::ldexp(x, -exponent)), exponent); }
 
-// The sum of a row's products and c: rounded once, or with all addends cut a bit below the last of the largest, and so
-// the sum.
+// Returns the sum of a row's products and c. It is rounded once. In the mode TRUNCATES, all addends are truncated one
+// bit below the last bit of the largest, and then the sum is truncated.
 inline float accumulate(const float* products, int count, float c) {
   double sum = c, largest = std::fabs(c);
   for (int i = 0; i < count; i++) {
@@ -178,7 +179,7 @@ struct Product {
   const float* c;
 };
 
-inline float half_of(uint32_t word, int i) {
+inline float bfloat16_value(uint32_t word, int i) {
   const uint32_t bits = i ? word & 0xffff0000u : word << 16;
   float x;
   std::memcpy(&x, &bits, 4);
@@ -193,9 +194,9 @@ void multiply(Product* (&lanes)[LANES]) {
     for (int i = 0; i < 2; i++)
       for (int part = 0; part < DEPTH / 8; part++) {
         const int depth = 2 * c + i + 8 * part;
-        a[g][depth] = half_of(lanes[lane]->a[2 * part], i);
-        a[g + 8][depth] = half_of(lanes[lane]->a[2 * part + 1], i);
-        b[depth][g] = half_of(lanes[lane]->b[part], i);
+        a[g][depth] = bfloat16_value(lanes[lane]->a[2 * part], i);
+        a[g + 8][depth] = bfloat16_value(lanes[lane]->a[2 * part + 1], i);
+        b[depth][g] = bfloat16_value(lanes[lane]->b[part], i);
       }
   }
   for (int lane = 0; lane < LANES; lane++)
@@ -225,32 +226,32 @@ inline uint32_t to_bits(float x) {
   return y;
 }
 
-inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; }
+inline float flush_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; }
 
-// Disturbed: up to 2^-22 off, which is all that the instruction promises, by a number made of x.
+// In the mode DISTURBS the result is off by up to 2^-22, the error bound of the instruction, depending on x.
 inline float power_of_2(float x) {
   emulation::machine.exponentials++;
-  double y = std::exp2(double(flushed(x)));
+  double y = std::exp2(double(flush_subnormal(x)));
   if (emulation::machine.mode & DISTURBS) {
     const uint32_t mixed = (to_bits(x) * 2654435761u) >> 8;
     y *= 1 + 0x1p-22 * (2 * (mixed / double(1 << 24)) - 1);
   }
-  return flushed(float(y));
+  return flush_subnormal(float(y));
 }
 
-inline float log_2(float x) { return float(std::log2(double(x))); }
-inline float quotient(float a, float b) { return a / b; }
-inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline float log2_of(float x) { return float(std::log2(double(x))); }
+inline float divide(float a, float b) { return a / b; }
+inline float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 
-inline uint32_t rounded_half(float x) {
+inline uint32_t round_to_bfloat16(float x) {
   const uint32_t bits = to_bits(x);
   if (x != x) return 0x7fff;
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-inline uint32_t pack(float first, float second) { return rounded_half(first) | rounded_half(second) << 16; }
+inline uint32_t pack(float first, float second) { return round_to_bfloat16(first) | round_to_bfloat16(second) << 16; }
 
-inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t selector) {
+inline uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = uint64_t(b) << 32 | a;
   uint32_t out = 0;
   for (int i = 0; i < 4; i++) out |= uint32_t(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
@@ -259,13 +260,13 @@ inline uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t selector) {
 
 inline void mma_8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, const float (&c)[4]) {
   emulation::Product product = {d, {a0, a1}, {b}, c};
-  emulation::together(emulation::Together::mma_8, product, emulation::multiply<8>);
+  emulation::run_collective(emulation::Collective::mma_8, product, emulation::multiply<8>);
 }
 
 inline void mma_16(
     float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, const float (&c)[4]) {
   emulation::Product product = {d, {a0, a1, a2, a3}, {b0, b1}, c};
-  emulation::together(emulation::Together::mma_16, product, emulation::multiply<16>);
+  emulation::run_collective(emulation::Collective::mma_16, product, emulation::multiply<16>);
 }
 
 namespace emulation {
@@ -282,66 +283,66 @@ inline void exchange(Exchange* (&lanes)[LANES]) {
 
 struct Vote {
   bool x;
-  uint32_t all;
+  uint32_t votes;
 };
 
 inline void vote(Vote* (&lanes)[LANES]) {
-  uint32_t all = 0;
-  for (int lane = 0; lane < LANES; lane++) all |= uint32_t(lanes[lane]->x) << lane;
-  for (Vote* lane : lanes) lane->all = all;
+  uint32_t votes = 0;
+  for (int lane = 0; lane < LANES; lane++) votes |= uint32_t(lanes[lane]->x) << lane;
+  for (Vote* lane : lanes) lane->votes = votes;
 }
 
 }  // namespace emulation
 
-inline float from_lane_xor(float x, int mask) {
-  emulation::Exchange mine = {x, mask, 0};
-  emulation::together(emulation::Together::exchange, mine, emulation::exchange);
-  return mine.y;
+inline float shuffle_xor(float x, int mask) {
+  emulation::Exchange arguments = {x, mask, 0};
+  emulation::run_collective(emulation::Collective::exchange, arguments, emulation::exchange);
+  return arguments.y;
 }
 
-inline float largest_of_lanes(float x) {
+inline float max_over_lanes(float x) {
   for (int mask = 1; mask < 32; mask *= 2) {
-    const float other = from_lane_xor(x, mask);
-    if (to_bits(other) > to_bits(x)) x = other;
+    const float other_value = shuffle_xor(x, mask);
+    if (to_bits(other_value) > to_bits(x)) x = other_value;
   }
   return x;
 }
 
-inline uint32_t lanes_where(bool x) {
-  emulation::Vote mine = {x, 0};
-  emulation::together(emulation::Together::vote, mine, emulation::vote);
-  return mine.all;
+inline uint32_t ballot(bool x) {
+  emulation::Vote arguments = {x, 0};
+  emulation::run_collective(emulation::Collective::vote, arguments, emulation::vote);
+  return arguments.votes;
 }
 
 inline int first_lane(uint32_t lanes) { return __builtin_ctz(lanes); }
 
-inline void meet_warp() { lanes_where(true); }
+inline void sync_warp() { ballot(true); }
 
-inline void meet() {
+inline void sync_block() {
   emulation::Block& block = *emulation::machine.block;
   if (++block.at_barrier < int(block.fibers.size())) return emulation::machine.pause(emulation::State::at_barrier);
   block.at_barrier = 0;
   for (emulation::Fiber& fiber : block.fibers) fiber.state = emulation::State::ready;
 }
 
-// What is sent comes as late as it may.
+// Copies happen as late as they are allowed to: in wait_for_copies().
 template <int BYTES>
-void send(void* shared, const void* global) {
-  emulation::machine.fiber().sent.emplace_back(
+void copy_async(void* shared, const void* global) {
+  emulation::machine.fiber().pending_copies.emplace_back(
       static_cast<char*>(shared) + BYTES, static_cast<const char*>(global) + BYTES);
 }
 
-inline void arrived() {
-  auto& sent = emulation::machine.fiber().sent;
-  for (auto [shared, global] : sent) std::memcpy(shared, global, 16);
-  sent.clear();
+inline void wait_for_copies() {
+  auto& pending_copies = emulation::machine.fiber().pending_copies;
+  for (auto [shared, global] : pending_copies) std::memcpy(shared, global, 16);
+  pending_copies.clear();
 }
 
-inline void wait_for(int* counter, int count) {
+inline void wait_until(int* counter, int count) {
   while (*counter < count) emulation::machine.pause(emulation::State::at_counter);
 }
 
-inline int count_up(int* counter) { return (*counter)++; }
-inline float load_shared_by_blocks(const float* at) { return *at; }
+inline int increment(int* counter) { return (*counter)++; }
+inline float load_from_l2(const float* at) { return *at; }
 
 }  // namespace pymultiling

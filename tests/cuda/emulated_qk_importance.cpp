@@ -1,4 +1,4 @@
-// The kernel on emulated blocks, for Python.
+// The kernel on emulated blocks, callable from Python.
 #include <cstdio>
 
 #include "qk_importance.cuh"
@@ -9,10 +9,10 @@ extern "C" int64_t scratch_of(const Problem* problem, int blocks) { return scrat
 extern "C" int problem_bytes() { return sizeof(Problem); }
 extern "C" int shared_bytes() { return sizeof(Shared); }
 
-// Of all threads in the last run.
+// Number of exponentials that all threads computed in the last run.
 extern "C" int64_t exponentials() { return emulation::machine.exponentials; }
 
-// Shared memory starts as NaN. Returns 0, or 1 where the threads lost each other.
+// Runs the kernel with shared memory that starts as NaN. Returns 0, or 1 if threads deadlocked or diverged.
 extern "C" int run_qk_importance(const Problem* problem, int blocks, int mode) {
   std::vector<std::unique_ptr<char[]>> shared;
   std::vector<emulation::Block> running;

@@ -1,71 +1,76 @@
-"""The CUDA kernel on a GPU: exactness, the same bits, graphs, one kernel a call. test_on_gpu.py runs this."""
+"""Tests of the CUDA kernel on a GPU, run by test_on_gpu.py: exactness, determinism, CUDA graphs, launches."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.registry import OPERATORS
-from tests.cuda.test_emulated_qk_importance import HOSTILE, KINDS, problem_of, turned_away
+from tests.cuda.test_emulated_qk_importance import EXTREME_CASES, KINDS, four_exponentials_problem, make_problem
 from tests.support.error_budget import assert_within_budget
 from tests.support.qk_cases import Case, importance, to_dtype
 
-LONG = {
+LONG_CASES = {
     "several tiles of keys": Case(batch=1, length=300, size=128),
     "more items than blocks": Case(batch=8, kv_heads=8, length=180, size=32, padding="some"),
-    "not the rotated plain ones": Case(length=150, size=64),
+    "four exponentials": Case(length=150, size=64),
 }
-
 
 reference = OPERATORS["qk_importance"].reference()
 
 
-def on_gpu(problem: QKProblem) -> QKProblem:
-    return QKProblem(*(x.cuda() if isinstance(x, torch.Tensor) else x for x in problem))
+def to_gpu(problem: QKProblem) -> QKProblem:
+    return QKProblem(*(x.cuda() if isinstance(x, Tensor) else x for x in problem))
 
 
-@pytest.mark.parametrize("name", [*KINDS, *HOSTILE, *LONG])
-def test_equals_the_reference(name):
-    case = (KINDS | HOSTILE | LONG)[name]
-    problem = turned_away(case) if "not the" in name else problem_of(case, wide_tables="float32" in name)
+@pytest.mark.parametrize("name", [*KINDS, *EXTREME_CASES, *LONG_CASES])
+def test_equals_the_reference(name: str) -> None:
+    case = (KINDS | EXTREME_CASES | LONG_CASES)[name]
+    if name == "four exponentials":
+        problem = four_exponentials_problem(case)
+    else:
+        problem = make_problem(case, wide_tables="float32" in name)
     exact, plain = reference(to_dtype(problem, torch.float64)), reference(problem)
-    for a, p, e in zip(importance(on_gpu(problem), backend="cuda"), plain, exact):
-        assert_within_budget("qk_importance", a.cpu(), p, e, (problem,))
+    for actual, p, e in zip(importance(to_gpu(problem), backend="cuda"), plain, exact):
+        assert_within_budget("qk_importance", actual.cpu(), p, e, (problem,))
 
 
 @pytest.fixture
-def call():
+def call() -> tuple[Callable[..., tuple[Tensor, Tensor]], QKProblem]:
+    """A function that runs the kernel, and its arguments."""
     case = replace(KINDS["half"], batch=3, length=200)
-    return lambda *inputs: importance(QKProblem(*inputs), backend="cuda"), on_gpu(problem_of(case))
+    return lambda *inputs: importance(QKProblem(*inputs), backend="cuda"), to_gpu(make_problem(case))
 
 
-def test_the_same_bits_every_time(call):
+def test_results_are_bit_identical_in_every_run(call) -> None:
     function, arguments = call
     first = function(*arguments)
     for _ in range(20):
         assert all(map(torch.equal, first, function(*arguments)))
 
 
-def test_one_kernel_a_call(call):
+def test_a_call_launches_one_kernel(call) -> None:
     function, arguments = call
-    function(*arguments)  # makes the counters
+    function(*arguments)  # allocates the counters
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         function(*arguments)
         torch.cuda.synchronize()
-    on_device = [x.name for x in profile.events() if x.device_type == torch.autograd.DeviceType.CUDA]
-    assert len(on_device) == 1 and "qk_importance" in on_device[0], on_device
+    launched = [x.name for x in profile.events() if x.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(launched) == 1 and "qk_importance" in launched[0], launched
 
 
-def test_in_a_graph(call):
+def test_replays_of_a_cuda_graph_give_the_same_results(call) -> None:
     function, arguments = call
     expected = function(*arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = function(*arguments)
+        results = function(*arguments)
     for _ in range(3):
-        for x in found:
+        for x in results:
             x.zero_()
         graph.replay()
-        assert all(map(torch.equal, found, expected))
+        assert all(map(torch.equal, results, expected))

@@ -1,4 +1,4 @@
-"""qk_importance's CUDA kernel on emulated blocks against the float64 reference, in the operators' budget of errors."""
+"""Compares qk_importance's CUDA kernel on emulated blocks with the float64 reference, within the error budget."""
 
 from dataclasses import replace
 
@@ -18,21 +18,20 @@ from tests.support.qk_cases import Case, to_dtype
 pytestmark = pytest.mark.skipif(emulated.COMPILER is None, reason="no C++ compiler")
 SMALL = Case(batch=1, kv_heads=1, length=70, size=32)
 
-
 reference = OPERATORS["qk_importance"].reference()
 
 
-def problem_of(case: Case, wide_tables: bool = False) -> QKProblem:
+def make_problem(case: Case, wide_tables: bool = False) -> QKProblem:
     exact, problem = case.problem(), case.problem(torch.bfloat16)
     if wide_tables and exact.cos is not None:
         problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
     return problem
 
 
-def check(problem: QKProblem, **options) -> None:
+def assert_equals_the_reference(problem: QKProblem, **options: int) -> None:
     plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
-    for a, p, e in zip(emulated.qk_importance(problem, **options), plain, exact):
-        assert_within_budget("qk_importance", a, p, e, (problem,))
+    for actual, p, e in zip(emulated.qk_importance(problem, **options), plain, exact):
+        assert_within_budget("qk_importance", actual, p, e, (problem,))
 
 
 KINDS = {
@@ -44,9 +43,9 @@ KINDS = {
     "heads of 128, three to a key head": Case(batch=1, kv_heads=1, group=3, length=80, size=128),
     "heads of 96": replace(SMALL, size=96, length=40),
     "heads of 256": replace(SMALL, size=256, length=40, group=1),
-    "a head to itself": replace(SMALL, kv_heads=2, group=1),
+    "one query head per key head": replace(SMALL, kv_heads=2, group=1),
     "window": Case(length=80, size=32, window=20),
-    "window of tiles of keys": replace(SMALL, group=1, length=200, window=70),
+    "window of several tiles of keys": replace(SMALL, group=1, length=200, window=70),
     "left padding": Case(length=70, size=32, padding="left"),
     "right padding, window": Case(length=70, size=32, padding="right", window=40),
     "some padding": Case(length=70, size=32, padding="some", rotation="interleaved"),
@@ -57,7 +56,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_the_reference(name):
-    check(problem_of(KINDS[name], wide_tables="float32" in name))
+    assert_equals_the_reference(make_problem(KINDS[name], wide_tables="float32" in name))
 
 
 @examples
@@ -78,68 +77,68 @@ def test_equals_the_reference(name):
     st.booleans(),
 )
 def test_equals_the_reference_for_any_small_case(case, wide_tables):
-    check(problem_of(case, wide_tables))
+    assert_equals_the_reference(make_problem(case, wide_tables))
 
 
-HOSTILE = {
+EXTREME_CASES = {
     "key bias 10": replace(SMALL, key_bias=10),
     "key bias 300": replace(SMALL, key_bias=300, rotation=None),
-    "key bias 300, zeroed after no rotation": replace(SMALL, key_bias=300, rotation=None, before=False),
+    "key bias 300, no rotation, zeroed in q and k": replace(SMALL, key_bias=300, rotation=None, before=False),
     "key bias 300 under the rotation": replace(SMALL, key_bias=300),
-    "scores of 10": replace(SMALL, query_factor=3),
-    "scores of 100": replace(SMALL, query_factor=40),
-    "scores of 1e4": Case(query_factor=4e3, length=70, size=32),
+    "attention scores of 10": replace(SMALL, query_factor=3),
+    "attention scores of 100": replace(SMALL, query_factor=40),
+    "attention scores of 1e4": Case(query_factor=4e3, length=70, size=32),
     "small changes": replace(SMALL, query_factor=0.1),
     "tiny changes": replace(SMALL, query_factor=1e-4),
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_inputs(case):
-    check(problem_of(case))
+@pytest.mark.parametrize("case", EXTREME_CASES.values(), ids=EXTREME_CASES)
+def test_equals_the_reference_for_extreme_inputs(case):
+    assert_equals_the_reference(make_problem(case))
 
 
 @pytest.mark.parametrize("strength", [12.0, 60.0, 400.0])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_one_neuron_that_dominates_its_head(strength, sign):
+def test_a_neuron_that_dominates_its_head_is_exact(strength, sign):
     case = Case(batch=1, kv_heads=1, group=1, length=50, size=32, rotation=None)
     problem = case.problem()
     problem.q[..., 3], problem.k[..., 3] = strength, sign * torch.linspace(-1, 1, case.length).square()
     problem = to_dtype(problem._replace(q_plain=problem.q, k_plain=problem.k), torch.bfloat16)
-    for a, e in zip(emulated.qk_importance(problem), reference(to_dtype(problem, torch.float64))):
-        assert int(e.argmax()) == 3
-        important = e > 1e-6 * e.max()
-        torch.testing.assert_close(a.double()[important], e[important], rtol=1e-4, atol=0)
+    for actual, exact in zip(emulated.qk_importance(problem), reference(to_dtype(problem, torch.float64))):
+        assert int(exact.argmax()) == 3
+        important = exact > 1e-6 * exact.max()
+        torch.testing.assert_close(actual.double()[important], exact[important], rtol=1e-4, atol=0)
 
 
-def turned_away(case: Case) -> QKProblem:
-    """Queries and keys that are not the rotated plain ones, on which three exponentials for four sites rest."""
-    problem = problem_of(case)
+def four_exponentials_problem(case: Case) -> QKProblem:
+    """A problem whose q and k are not the rotated q_plain and k_plain, so that it needs four exponentials."""
+    problem = make_problem(case)
     return problem._replace(cos=-problem.cos, sin=-problem.sin)
 
 
-def test_three_exponentials_for_four_sites_or_four():
+def test_uses_three_exponentials_for_four_sites_where_possible():
     case = replace(SMALL, length=128, size=64)
-    elements = sum(16 * (row + 16) for row in range(16, 128, 16)) * 2 * 2 * case.size
-    careful = 3 * sum(row + 1 for row in range(16)) * 2 * 2 * case.size  # of rows that see few keys
+    swept = sum(16 * (row + 16) for row in range(16, 128, 16)) * 2 * 2 * case.size
+    slow_path = 3 * sum(row + 1 for row in range(16)) * 2 * 2 * case.size  # of rows with few keys
     strong = replace(case, query_factor=3)
-    for problem, least, most in (
-        (problem_of(case), 0.75, 0.8),
-        (problem_of(strong), 0.75, 0.85),
-        (turned_away(case), 0.95, 1.1),
+    for problem, lowest, highest in (
+        (make_problem(case), 0.75, 0.8),
+        (make_problem(strong), 0.75, 0.85),
+        (four_exponentials_problem(case), 0.95, 1.1),
     ):
-        check(problem)
-        assert least <= (emulated.library().exponentials() - careful) / elements <= most
+        assert_equals_the_reference(problem)
+        assert lowest <= (emulated.library().exponentials() - slow_path) / swept <= highest
 
 
 @pytest.mark.parametrize("mode", [TRUNCATES, DISTURBS, TRUNCATES | DISTURBS])
 @pytest.mark.parametrize("factor", [0.3, 1, 3])
-def test_as_inexact_as_the_hardware_may_be(mode, factor):
-    check(problem_of(replace(SMALL, length=96, size=64, query_factor=factor)), mode=mode)
+def test_stays_in_the_budget_with_the_largest_errors_that_the_hardware_allows(mode, factor):
+    assert_equals_the_reference(make_problem(replace(SMALL, length=96, size=64, query_factor=factor)), mode=mode)
 
 
-def test_the_order_of_threads_and_blocks_changes_no_bit():
-    problem = problem_of(Case(length=70, size=32, padding="some", query_factor=3))
+def test_results_do_not_depend_on_the_order_of_threads_and_blocks():
+    problem = make_problem(Case(length=70, size=32, padding="some", query_factor=3))
     first = emulated.qk_importance(problem, blocks=1)
     for blocks, mode in ((1, BACKWARDS), (3, 0), (5, BACKWARDS)):
         again = emulated.qk_importance(problem, blocks=blocks, mode=mode)
@@ -148,12 +147,12 @@ def test_the_order_of_threads_and_blocks_changes_no_bit():
 
 def test_a_single_token_has_no_importance():
     for case in (Case(length=1, size=32, query_factor=50), Case(length=40, size=32, window=1)):
-        for importance in emulated.qk_importance(problem_of(case)):
+        for importance in emulated.qk_importance(make_problem(case)):
             assert not importance.any()
 
 
 def test_padding_is_not_read():
-    problem = problem_of(Case(length=70, size=32, padding="some"))
+    problem = make_problem(Case(length=70, size=32, padding="some"))
     expected = emulated.qk_importance(problem)
     for x in problem[:4]:
         x.masked_fill_(~problem.valid[:, None, :, None], torch.nan)
@@ -161,18 +160,18 @@ def test_padding_is_not_read():
 
 
 @pytest.mark.parametrize("length, token", [(12, 5), (70, 50)])
-@pytest.mark.parametrize("which", [0, 1])
-def test_nan_shows(which, length, token):
+@pytest.mark.parametrize("argument", [0, 1])
+def test_nan_shows_in_the_importance_of_its_document(argument, length, token):
     case = Case(length=length, size=32)
-    problem = problem_of(case)
-    problem[which][0, 0, token, 2] = torch.nan
+    problem = make_problem(case)
+    problem[argument][0, 0, token, 2] = torch.nan
     q_importance, k_importance = emulated.qk_importance(problem)
     assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
     assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()
 
 
-def test_strided_heads_and_tables_of_each_document():
-    problem = problem_of(Case(length=40, size=32))
+def test_accepts_strided_heads_and_one_table_per_document():
+    problem = make_problem(Case(length=40, size=32))
     tables = {name: torch.cat([x, x.roll(3, 1)]) for name, x in (("cos", problem.cos), ("sin", problem.sin))}
     problem = problem._replace(**tables)
     expected = emulated.qk_importance(problem)
@@ -180,4 +179,4 @@ def test_strided_heads_and_tables_of_each_document():
     strided = {name: getattr(problem, name).transpose(1, 2).contiguous().transpose(1, 2) for name in names}
     problem = problem._replace(**strided)
     assert all(map(torch.equal, emulated.qk_importance(problem), expected))
-    check(problem)
+    assert_equals_the_reference(problem)

@@ -1,4 +1,4 @@
-"""The CUDA kernel where it was built and there is a GPU: in a process of its own, in case it breaks or hangs."""
+"""Runs on_gpu.py if the CUDA kernel is built and there is a GPU, in a separate process in case it crashes or hangs."""
 
 import subprocess
 import sys
@@ -14,15 +14,7 @@ reason = unavailable("cuda")
 
 @pytest.mark.skipif(reason is not None, reason=str(reason))
 def test_on_gpu():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("on_gpu.py")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    script = str(Path(__file__).with_name("on_gpu.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", script]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]

@@ -1,4 +1,4 @@
-// What kernels take that sum over each document's tokens, column by column.
+// Arguments of the kernels that sum each column over every document's tokens.
 #pragma once
 
 #include "matrix.h"

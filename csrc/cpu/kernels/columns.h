@@ -1,7 +1,7 @@
-// Sums over each document's tokens, column by column.
+// Sums of each column over every document's tokens.
 //
-// x (tokens, width). A task takes COLUMNS columns and reads them row by row; a run's sums stay in registers where all
-// columns are there, in L1 in the last block of a row.
+// x is (tokens, width). A task handles COLUMNS columns and reads them row by row. A run's sums stay in registers for a
+// full block of columns, and in L1 for the last, partial block.
 #pragma once
 
 #include "column_sums.h"
@@ -31,7 +31,7 @@ static void sum_typed(const ColumnSums<Sum>& a, int64_t first) {
   a.width - first < COLUMNS ? sum_block<TERM, false, T>(a, first) : sum_block<TERM, true, T>(a, first);
 }
 
-// Adds TERM of every value to the sum of its document and column.
+// Adds TERM(value) of every value to the sum of its document and column.
 template <auto TERM, typename Sum>
 static void sum_columns(const ColumnSums<Sum>& a, int64_t first) {
   a.bfloat16 ? sum_typed<TERM, uint16_t>(a, first) : sum_typed<TERM, float>(a, first);

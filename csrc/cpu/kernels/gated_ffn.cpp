@@ -1,8 +1,8 @@
-// gated_ffn: hidden = act(gate) * up, or act(gate); per document the sum of hidden^2, the number of tokens with
-// act(gate) > 0, and the sum of |up| (|gate| without up). Masked neurons are 0 in all of them.
+// gated_ffn: hidden = act(gate) * up, or act(gate) without up. Per document it also gives the sum of hidden^2, the
+// number of tokens with act(gate) > 0, and the sum of |up| (|gate| without up). Masked neurons are 0 in all of these.
 //
-// gate, up, hidden (tokens, width); sums (count, width). A task takes COLUMNS columns and reads them row by row; the
-// three sums of a run stay in L1, hidden is written as it is made.
+// gate, up and hidden are (tokens, width), the sums (count, width). A task handles COLUMNS columns and reads them row
+// by row. The three sums of a run stay in L1; hidden is written immediately.
 #include "gated_ffn.h"
 
 #include "functions.h"
@@ -20,15 +20,15 @@ PYMULTILING_INLINE vec activate(vec x) {
   return x < 0.0f ? vec{} : x;
 }
 
-// All ones where the neuron is on.
-PYMULTILING_INLINE ivec on(const bool* off, int64_t count) {
+// Returns all bits set in the lanes whose neuron is not masked.
+PYMULTILING_INLINE ivec unmasked_lanes(const bool* mask, int64_t count) {
   byte_vec x{};
-  __builtin_memcpy(&x, off, count < LANES ? count : LANES);
+  __builtin_memcpy(&x, mask, count < LANES ? count : LANES);
   return __builtin_convertvector(x, ivec) == 0;
 }
 
 template <typename T, Activation activation>
-static void columns(const GatedFfn& a, int64_t first) {
+static void process_columns(const GatedFfn& a, int64_t first) {
   const T *gate = static_cast<const T*>(a.gate.data) + first, *up = static_cast<const T*>(a.up.data);
   T* hidden = static_cast<T*>(a.hidden) + first;
   const int64_t width = a.width - first < COLUMNS ? a.width - first : COLUMNS;
@@ -37,7 +37,7 @@ static void columns(const GatedFfn& a, int64_t first) {
     vec squares[COLUMNS / LANES] = {}, magnitude[COLUMNS / LANES] = {};
     ivec active[COLUMNS / LANES] = {};
     for (int64_t t = run.begin; t < run.end; t++) {
-      const bool* off = a.masks && a.mask_ids[t] >= 0 ? a.masks + a.mask_ids[t] * a.width + first : nullptr;
+      const bool* mask = a.masks && a.mask_ids[t] >= 0 ? a.masks + a.mask_ids[t] * a.width + first : nullptr;
       for (int64_t n = 0; n < width; n += LANES) {
         const vec x = load_some(gate + t * a.gate.stride + n, width - n);
         vec activated = activate<activation>(x), linear = x, product = activated;
@@ -45,11 +45,11 @@ static void columns(const GatedFfn& a, int64_t first) {
           linear = load_some(up + t * a.up.stride + first + n, width - n);
           product = activated * linear;
         }
-        if (off) {
-          const ivec keep = on(off + n, width - n);
-          activated = keep ? activated : vec{};
-          linear = keep ? linear : vec{};
-          product = keep ? product : vec{};
+        if (mask) {
+          const ivec unmasked = unmasked_lanes(mask + n, width - n);
+          activated = unmasked ? activated : vec{};
+          linear = unmasked ? linear : vec{};
+          product = unmasked ? product : vec{};
         }
         store_some(hidden + t * a.width + n, product, width - n);
         squares[n / LANES] += product * product;
@@ -68,17 +68,17 @@ static void columns(const GatedFfn& a, int64_t first) {
 }
 
 template <typename T>
-static void typed(const GatedFfn& a, int64_t first) {
+static void process_typed(const GatedFfn& a, int64_t first) {
   switch (a.activation) {
-    case Activation::silu: return columns<T, Activation::silu>(a, first);
-    case Activation::gelu: return columns<T, Activation::gelu>(a, first);
-    case Activation::gelu_tanh: return columns<T, Activation::gelu_tanh>(a, first);
-    case Activation::relu: return columns<T, Activation::relu>(a, first);
+    case Activation::silu: return process_columns<T, Activation::silu>(a, first);
+    case Activation::gelu: return process_columns<T, Activation::gelu>(a, first);
+    case Activation::gelu_tanh: return process_columns<T, Activation::gelu_tanh>(a, first);
+    case Activation::relu: return process_columns<T, Activation::relu>(a, first);
   }
 }
 
 void gated_ffn(const GatedFfn& a, int64_t first_column) {
-  a.bfloat16 ? typed<uint16_t>(a, first_column) : typed<float>(a, first_column);
+  a.bfloat16 ? process_typed<uint16_t>(a, first_column) : process_typed<float>(a, first_column);
 }
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

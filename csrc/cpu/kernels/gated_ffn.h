@@ -1,4 +1,4 @@
-// What gated_ffn takes.
+// Arguments of the gated_ffn kernel.
 #pragma once
 
 #include "matrix.h"
@@ -8,7 +8,7 @@ namespace pymultiling {
 enum class Activation { silu, gelu, gelu_tanh, relu };
 
 struct GatedFfn {
-  Matrix gate, up;  // up.data null: plain
+  Matrix gate, up;  // up.data is null without up
   bool bfloat16;
   int64_t width;
   Activation activation;
@@ -16,8 +16,8 @@ struct GatedFfn {
   int64_t run_count;
   const bool* masks;  // (sets, width), or null
   const int64_t* mask_ids;
-  void* hidden;     // (tokens, width), as gate
-  double* squares;  // (count, width), zero on entry, as the next two
+  void* hidden;     // (tokens, width), in gate's dtype
+  double* squares;  // (count, width), zero on entry, like the next two
   int64_t* active;
   double* magnitude;
 };

@@ -1,9 +1,9 @@
-// Products of neighbouring heads, for value_energy and value_gram:
+// Products of heads that share a key/value head, for value_energy and value_gram:
 //
-//   products[c, k, g, h, j] = sum_{t in c} x[t, kG + g, j] x[t, kG + h, j],   h <= g
+//     products[c, k, g, h, j] = sum_{t in c} x[t, kG + g, j] x[t, kG + h, j],   h <= g
 //
-// x (tokens, K G d). Lanes run over j. A task takes LINE dimensions of one key/value head; one pair's sum over a run
-// stays in a register, the run's rows in L1.
+// x is (tokens, K G d). The lanes run over j. A task handles LINE dimensions of one key/value head. The sum of one pair
+// over a run stays in a register; the run's rows stay in L1.
 #include "head_products.h"
 
 #include "level.h"
@@ -12,7 +12,7 @@
 namespace pymultiling::PYMULTILING_LEVEL {
 
 template <typename T>
-static void line(const HeadProducts& a, int64_t k, int64_t first) {
+static void process_line(const HeadProducts& a, int64_t k, int64_t first) {
   const int64_t last = first + LINE < a.size ? first + LINE : a.size;
   const T* head = static_cast<const T*>(a.x.data) + k * a.group * a.size;
   for (int64_t r = 0; r < a.run_count; r++) {
@@ -37,7 +37,7 @@ static void line(const HeadProducts& a, int64_t k, int64_t first) {
 }
 
 void head_products(const HeadProducts& a, int64_t kv_head, int64_t first) {
-  a.bfloat16 ? line<uint16_t>(a, kv_head, first) : line<float>(a, kv_head, first);
+  a.bfloat16 ? process_line<uint16_t>(a, kv_head, first) : process_line<float>(a, kv_head, first);
 }
 
 }  // namespace pymultiling::PYMULTILING_LEVEL

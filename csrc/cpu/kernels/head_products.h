@@ -1,4 +1,4 @@
-// What head_products takes. One task handles LINE dimensions of a head.
+// Arguments of the head_products kernel. One task handles LINE dimensions of a head.
 #pragma once
 
 #include "cache_line.h"

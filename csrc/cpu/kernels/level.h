@@ -1,7 +1,7 @@
-// The kernels of the instruction set that this file is compiled for.
+// Declares the kernels of the instruction set that the including file is compiled for.
 #pragma once
 
-#include "table.h"  // declares the structs that kernels take where all instruction sets find them, in pymultiling
+#include "table.h"  // declares the kernels' argument structs in pymultiling, which all instruction sets share
 
 namespace pymultiling::PYMULTILING_LEVEL {
 

@@ -1,4 +1,4 @@
-// What mask_neurons takes.
+// Arguments of the mask_neurons kernel.
 #pragma once
 
 #include "matrix.h"
@@ -7,12 +7,12 @@ namespace pymultiling {
 
 struct MaskNeurons {
   Matrix x;
-  int element_size;  // 2 or 4 bytes
+  int element_size;  // bytes: 2 or 4
   int64_t width;
   const bool* masks;
   const int64_t* mask_ids;
   float scale;
-  const void* values;  // (width,) like x, or null
+  const void* values;  // (width,), in x's dtype, or null
   void* result;
   int64_t result_stride;
 };

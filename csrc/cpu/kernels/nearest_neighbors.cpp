@@ -1,9 +1,10 @@
-// nearest_neighbors: the scores of all pairs of two blocks of points, and the best of every point as they come.
+// nearest_neighbors: computes the similarities of all pairs of two blocks of points, and updates the best candidates of
+// every point.
 //
-// Scores stay in registers, so the matrix of products is never in memory, and a pair is one product for both its
-// points. The products of a pair are added in one order wherever it stands in a tile, and x y = y x. So equal points
-// have equal scores, bit for bit, and what is kept, the best by (score, lowest index), does not depend on the order
-// of the pairs.
+// The products stay in registers, so the matrix of products is never in memory, and one product serves both points of a
+// pair. The terms of a product are added in the same order wherever the pair is in a tile, and x y = y x. So equal
+// points have bit-identical similarities, and the candidates, the best by (similarity, lowest index), do not depend on
+// the order of the pairs.
 #include "nearest_neighbors.h"
 
 #include "cache_line.h"
@@ -12,15 +13,16 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-constexpr int VECTORS = 3, PANEL = VECTORS * LANES;  // points side by side
+constexpr int VECTORS = 3, PANEL = VECTORS * LANES;  // PANEL points are stored side by side
 constexpr int ROWS = LANES == 16 ? 8 : 4;            // 24 or 12 sums in registers
-constexpr int64_t PART = 256;                        // products that one sum adds up; then the sums of parts
+constexpr int64_t PART = 256;                        // terms of one partial sum; the partial sums are then added
 static_assert(NEAREST_BLOCK % PANEL == 0 && PANEL % ROWS == 0);
 
 void nearest_panels(const NearestNeighbors& a, int64_t block) {
   for (int64_t first = block * NEAREST_BLOCK; first < (block + 1) * NEAREST_BLOCK; first += PANEL) {
     float* panel = a.panels + first * a.size;
-    for (int64_t from = 0; from < a.size; from += LINE)  // whole cache lines: rows may fight for one set
+    // Reads whole cache lines: the rows of a panel may map to the same cache set.
+    for (int64_t from = 0; from < a.size; from += LINE)
       for (int64_t i = 0; i < PANEL; i++)
         for (int64_t d = from; d < a.size && d < from + LINE; d++) {
           const int64_t point = first + i;
@@ -30,9 +32,9 @@ void nearest_panels(const NearestNeighbors& a, int64_t block) {
     for (int64_t i = 0; i < PANEL; i++) {
       double squares = 0;
       for (int64_t d = 0; d < a.size; d++) squares += double(panel[d * PANEL + i]) * panel[d * PANEL + i];
-      const bool real = first + i < a.count && a.scale[first + i] != 0;
-      a.offset[first + i] = real ? float(squares / 2) : __builtin_nanf("");  // which no score exceeds
-      a.least[first + i] = real ? -__builtin_inff() : __builtin_nanf("");
+      const bool is_candidate = first + i < a.count && a.scale[first + i] != 0;
+      a.offset[first + i] = is_candidate ? float(squares / 2) : __builtin_nanf("");  // no similarity exceeds NaN
+      a.worst[first + i] = is_candidate ? -__builtin_inff() : __builtin_nanf("");
     }
   }
 }
@@ -57,57 +59,60 @@ PYMULTILING_INLINE void products(const float* rows, const float* columns, int64_
   }
 }
 
-PYMULTILING_INLINE bool before(float score, int32_t index, float other_score, int32_t other_index) {
-  return score > other_score || (score == other_score && index < other_index);
+PYMULTILING_INLINE bool ranks_before(float similarity, int32_t index, float other_similarity, int32_t other_index) {
+  return similarity > other_similarity || (similarity == other_similarity && index < other_index);
 }
 
-// Replaces the worst of a point's neighbours so far, the root of a heap, if `index` comes before it.
-static void offer(const NearestNeighbors& a, int64_t point, int32_t index, float score) {
-  float* scores = a.scores + point * a.kept;
-  int32_t* indices = a.indices + point * a.kept;
-  if (index == point || !before(score, index, scores[0], indices[0])) return;
+// Replaces the worst candidate of a point, the root of a heap, if `index` ranks before it.
+static void offer_candidate(const NearestNeighbors& a, int64_t point, int32_t index, float similarity) {
+  float* similarities = a.similarities + point * a.candidates;
+  int32_t* indices = a.indices + point * a.candidates;
+  if (index == point || !ranks_before(similarity, index, similarities[0], indices[0])) return;
   int64_t at = 0;
-  for (int64_t child = 1; child < a.kept; child = 2 * at + 1) {
-    if (child + 1 < a.kept && before(scores[child], indices[child], scores[child + 1], indices[child + 1])) child++;
-    if (!before(score, index, scores[child], indices[child])) break;
-    scores[at] = scores[child];
+  for (int64_t child = 1; child < a.candidates; child = 2 * at + 1) {
+    if (child + 1 < a.candidates &&
+        ranks_before(similarities[child], indices[child], similarities[child + 1], indices[child + 1]))
+      child++;
+    if (!ranks_before(similarity, index, similarities[child], indices[child])) break;
+    similarities[at] = similarities[child];
     indices[at] = indices[child];
     at = child;
   }
-  scores[at] = score;
+  similarities[at] = similarity;
   indices[at] = index;
-  a.least[point] = scores[0];
+  a.worst[point] = similarities[0];
 }
 
-template <typename Offer>
-PYMULTILING_INLINE void each_lane(ivec hits, Offer offer) {
-  for (uint32_t lanes = lanes_of(hits); lanes != 0; lanes &= lanes - 1) offer(__builtin_ctz(lanes));
+template <typename Visit>
+PYMULTILING_INLINE void for_each_lane(ivec hits, Visit visit) {
+  for (uint32_t lanes = lane_bits(hits); lanes != 0; lanes &= lanes - 1) visit(__builtin_ctz(lanes));
 }
 
-// `one` and `other` are blocks, and may be the same.
-void nearest_pair(const NearestNeighbors& a, int64_t one, int64_t other) {
-  const ivec both = ivec{} - (one != other);  // of a block with itself every pair comes twice
-  for (int64_t j = other * NEAREST_BLOCK; j < (other + 1) * NEAREST_BLOCK; j += PANEL)
-    for (int64_t i = one * NEAREST_BLOCK; i < (one + 1) * NEAREST_BLOCK; i += ROWS) {
+// Updates the candidates of all points of two blocks, which may be the same block.
+void nearest_pair(const NearestNeighbors& a, int64_t first_block, int64_t second_block) {
+  const ivec different = ivec{} - (first_block != second_block);  // within one block every pair occurs twice
+  for (int64_t j = second_block * NEAREST_BLOCK; j < (second_block + 1) * NEAREST_BLOCK; j += PANEL)
+    for (int64_t i = first_block * NEAREST_BLOCK; i < (first_block + 1) * NEAREST_BLOCK; i += ROWS) {
       vec product[ROWS][VECTORS] = {};
       products(a.panels + i / PANEL * PANEL * a.size + i % PANEL, a.panels + j * a.size, a.size, product);
       for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++) {
           const int64_t row = i + r, column = j + v * LANES;
           const vec to_row = product[r][v] - load(a.offset + column), to_column = product[r][v] - a.offset[row];
-          const ivec near_row = to_row >= a.least[row], near_column = (to_column >= load(a.least + column)) & both;
-          if (!any(near_row | near_column)) continue;
-          each_lane(near_row, [&](int lane) { offer(a, row, column + lane, to_row[lane]); });
-          each_lane(near_column, [&](int lane) { offer(a, column + lane, row, to_column[lane]); });
+          const ivec better_for_row = to_row >= a.worst[row],
+                     better_for_column = (to_column >= load(a.worst + column)) & different;
+          if (!any(better_for_row | better_for_column)) continue;
+          for_each_lane(better_for_row, [&](int lane) { offer_candidate(a, row, column + lane, to_row[lane]); });
+          for_each_lane(better_for_column, [&](int lane) { offer_candidate(a, column + lane, row, to_column[lane]); });
         }
     }
 }
 
-// |x - y|^2 / 2 of scaled points.
-double half_square(const NearestNeighbors& a, int64_t one, int64_t other) {
-  const float *x = a.points + one * a.size, *y = a.points + other * a.size;
-  const double x_scale = a.scale[one], y_scale = a.scale[other];
-  constexpr int PARTS = 16;  // sums, which the compiler makes vectors of
+// Returns |x - y|^2 / 2 of two scaled points.
+double half_square(const NearestNeighbors& a, int64_t first, int64_t second) {
+  const float *x = a.points + first * a.size, *y = a.points + second * a.size;
+  const double x_scale = a.scale[first], y_scale = a.scale[second];
+  constexpr int PARTS = 16;  // independent sums, so that the compiler vectorises
   double part[PARTS] = {};
   const auto add = [&](int64_t d, int i) {
     const double difference = x[d] * x_scale - y[d] * y_scale;

@@ -1,9 +1,11 @@
-// qk_estimate, second pass: a tile of ROWS query rows of one head, each against the few keys of its slots.
+// qk_estimate, second pass: a tile of ROWS query rows of one head against the few keys of its slots.
 //
-//   scores of the tile -> row softmax -> slots -> for both sites, block by block of neurons: the sums over the slots
+//     attention scores of the tile -> row softmax -> slots -> sums over the slots, for both sites and all blocks of
+//     neurons
 //
 // With weights w in place of A in the first factor, the sums are those of qk_change.h: m = sum w u, b1 = sum w A u, ...
-// Those of the two halves share the slots that weigh the same in both, and the estimate's are their mean.
+// The sums of the even and of the odd draws share the slots that have the same weight in both. The sums of all draws
+// are the mean of the two.
 #include "level.h"
 #include "qk_rows.h"
 #include "qk_slots.h"
@@ -15,11 +17,11 @@ constexpr float LARGEST_PRODUCT = 1e18f;  // its square is finite
 enum class Part { all, even, odd };
 
 struct Estimate {
-  vec all, even, odd;  // sum_j (A' - A)^2 from all draws, and from those of the halves
+  vec all, even, odd;  // sum_j (A' - A)^2 estimated from all draws, the even draws and the odd draws
 };
 
-// Adds the sums over slots [first, last) by turns to sums[0] and sums[1]. Where all weigh the same, the weight is left
-// to the caller.
+// Adds the terms of slots [first, last) alternately to sums[0] and sums[1]. If all slots have the same weight, the
+// caller multiplies by it.
 template <bool SAME_WEIGHT>
 PYMULTILING_INLINE void add_slots(
     const Slots& slots, int64_t first, int64_t last, const vec* t, vec mean, Sums (&sums)[2]) {
@@ -36,15 +38,15 @@ PYMULTILING_INLINE void add_slots(
   }
 }
 
-// One part's estimate for any t, from logarithms: with p = softmax(log w + t) it is sum_j A_j / w_j (p_j - w_j)^2. A
-// weight may be too small, and 2^t too large for a float.
-static vec careful(const Row& row, const Slots& slots, Part part, const vec* t) {
-  float weight[SLOTS], log2_weight[SLOTS];  // -inf: not in this part
+// Estimates sum_j (A' - A)^2 from one part of the draws for any t, using logarithms. With p = softmax(log w + t) the
+// estimate is sum_j A_j / w_j (p_j - w_j)^2. This works where a weight is too small or 2^t too large for a float.
+static vec log_space_change(const Row& row, const Slots& slots, Part part, const vec* t) {
+  float weight[SLOTS], log2_weight[SLOTS];  // -inf: the slot is not in this part
   vec shift = splat(-__builtin_inff()), total{}, change{};
   const auto used = [&](int64_t i) { return log2_weight[i] != -__builtin_inff(); };
   for (int64_t i = 0; i < slots.count; i++) {
-    const bool single = i >= slots.shared, mine = part == Part::all || (part == Part::odd) == (i % 2 == 1);
-    weight[i] = single ? slots.weight[i] * (part == Part::all ? 0.5f : mine) : slots.weight[i];
+    const bool is_single = i >= slots.shared, in_part = part == Part::all || (part == Part::odd) == (i % 2 == 1);
+    weight[i] = is_single ? slots.weight[i] * (part == Part::all ? 0.5f : in_part) : slots.weight[i];
     log2_weight[i] = i < slots.certain ? row.log2_probability[slots.key[i]] : __builtin_log2f(weight[i]);
     if (used(i)) shift = max(log2_weight[i] + t[i], shift);
   }
@@ -53,15 +55,15 @@ static vec careful(const Row& row, const Slots& slots, Part part, const vec* t) 
   for (int i = 0; i < LANES; i++) shift[i] += __builtin_log2f(total[i]);
   for (int64_t i = 0; i < slots.count; i++) {
     if (!used(i)) continue;
-    const vec grown = t[i] - shift;
-    const vec small = weight[i] * exp2_minus_1_near_0(grown), large = exp2(log2_weight[i] + grown) - weight[i];
-    const vec moved = abs(grown) < 0.5f ? small : large;
-    change += (i < slots.certain ? 1.0f : slots.probability[i] / weight[i]) * moved * moved;
+    const vec shifted = t[i] - shift;
+    const vec small = weight[i] * exp2_minus_1_near_0(shifted), large = exp2(log2_weight[i] + shifted) - weight[i];
+    const vec difference = abs(shifted) < 0.5f ? small : large;
+    change += (i < slots.certain ? 1.0f : slots.probability[i] / weight[i]) * difference * difference;
   }
   return change;
 }
 
-// Of one row and LANES neurons; bound: of the magnitude of t.
+// Estimates one row and LANES neurons. `bound` bounds the magnitude of t.
 template <typename ChangeOf>
 PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots, vec bound) {
   vec t[SLOTS], singles{}, mean{};
@@ -75,23 +77,23 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   }
   mean += 0.5f * slots.step * singles;
 
-  Sums shared[2], single[2];
+  Sums shared[2], halves[2];
   add_slots<false>(slots, 0, slots.shared, t, mean, shared);
-  add_slots<true>(slots, slots.shared, slots.count, t, mean, single);
+  add_slots<true>(slots, slots.shared, slots.count, t, mean, halves);
   add(shared[0], shared[1]);
-  for (Sums& s : single)
+  for (Sums& s : halves)
     s = {shared[0].m + slots.step * s.m, shared[0].b1 + slots.step * s.b1, shared[0].b2 + slots.step * s.b2};
-  const auto& [even, odd] = single;
+  const auto& [even, odd] = halves;
   const Sums all = {0.5f * (even.m + odd.m), 0.5f * (even.b1 + odd.b1), 0.5f * (even.b2 + odd.b2)};
   const float even_squares = slots.squares[0] + slots.squares[1], odd_squares = slots.squares[0] + slots.squares[2];
-  const vec all_change = unnormed_change(all, 0.5f * (even_squares + odd_squares));
-  // One division for the three.
+  const vec all_change = unnormalized_change(all, 0.5f * (even_squares + odd_squares));
+  // One division serves all three estimates.
   const vec all_m = 1.0f + all.m, even_m = 1.0f + even.m, odd_m = 1.0f + odd.m;
   const vec product = all_m * even_m * odd_m, inverse = 1.0f / (product * product);
   const vec in_all = even_m * odd_m, in_even = all_m * odd_m, in_odd = all_m * even_m;
   Estimate e = {
-      all_change * inverse * (in_all * in_all), unnormed_change(even, even_squares) * inverse * (in_even * in_even),
-      unnormed_change(odd, odd_squares) * inverse * (in_odd * in_odd)};
+      all_change * inverse * (in_all * in_all), unnormalized_change(even, even_squares) * inverse * (in_even * in_even),
+      unnormalized_change(odd, odd_squares) * inverse * (in_odd * in_odd)};
 
   vec reach = 2.0f * bound;
   if (any(~(reach < LARGEST_EXPONENT))) {
@@ -102,15 +104,15 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   const ivec in_range = (reach < LARGEST_EXPONENT) & (product < LARGEST_PRODUCT) & (least_m > 1.0f + SMALLEST_MEAN) &
                         (LARGEST_CANCELLATION * all_change >= all.b2);
   if (any(~in_range)) {
-    e.all = in_range ? e.all : careful(change.row, slots, Part::all, t);
-    e.even = in_range ? e.even : careful(change.row, slots, Part::even, t);
-    e.odd = in_range ? e.odd : careful(change.row, slots, Part::odd, t);
+    e.all = in_range ? e.all : log_space_change(change.row, slots, Part::all, t);
+    e.even = in_range ? e.even : log_space_change(change.row, slots, Part::even, t);
+    e.odd = in_range ? e.odd : log_space_change(change.row, slots, Part::odd, t);
   }
   return e;
 }
 
-template <bool FAR, Gain GAIN, bool CAPPED>
-static void site(
+template <bool CROSS, Gain GAIN, bool CAPPED>
+static void compute_site(
     const QkImportance& a, const Tile& tile, const Slots* slots, const Panel& panel, float* importance,
     float* variance) {
   for (int64_t n = 0; n < a.width(); n += LANES) {
@@ -118,7 +120,7 @@ static void site(
     vec total{}, squares{};
     for (int64_t r = 0; r < tile.rows; r++) {
       vec bound;
-      const auto change = change_of<FAR, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
+      const auto change = change_of<CROSS, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
       const Estimate e = estimate(change, slots[r], bound);
       const vec half_difference = 0.5f * (e.even - e.odd);
       total += e.all;
@@ -134,11 +136,11 @@ void qk_estimate_tile(const QkImportance& a, int64_t task, float* scratch) {
   Slots slots[ROWS];
   make_tile(a, task, scratch, tile);
   float* rest = scratch + a.tile_size(tile.keys);
-  int32_t* upto = reinterpret_cast<int32_t*>(rest + tile.stride);
-  for (int64_t r = 0; r < tile.rows; r++) choose_slots(tile.row[r], rest, upto, slots[r]);
-  both_sites(a, tile, [&]<bool FAR, Gain GAIN, bool CAPPED>(const Panel& panel, int64_t index) {
+  int32_t* draw_index = reinterpret_cast<int32_t*>(rest + tile.stride);
+  for (int64_t r = 0; r < tile.rows; r++) choose_slots(tile.row[r], rest, draw_index, slots[r]);
+  for_each_site(a, tile, [&]<bool CROSS, Gain GAIN, bool CAPPED>(const Panel& panel, int64_t index) {
     float* importance = a.sums + (2 * task + index) * 2 * a.width();
-    site<FAR, GAIN, CAPPED>(a, tile, slots, panel, importance, importance + a.width());
+    compute_site<CROSS, GAIN, CAPPED>(a, tile, slots, panel, importance, importance + a.width());
   });
 }
 

@@ -1,4 +1,4 @@
-// What the kernels of qk_importance and qk_estimate share: the problem, and where its panels lie.
+// What the kernels of qk_importance and qk_estimate share: the problem and the layout of its panels.
 #pragma once
 
 #include <cstdint>
@@ -6,13 +6,15 @@
 namespace pymultiling {
 
 constexpr int64_t ROWS = 16;   // query rows of a tile; they share a panel's keys while those are in L1
-constexpr int64_t KEYS = 128;  // keys of a panel that stay in L1 (16 KB), and the length of one float32 partial sum
+constexpr int64_t KEYS = 128;  // keys of a panel that stay in L1 (16 KB), and the length of a float32 partial sum
 constexpr int64_t BLOCK = 16;  // neurons side by side in a panel: one cache line
-constexpr int64_t SPAN = 32;   // keys side by side in the scores' panel: two vectors of the widest instruction set
+// Keys side by side in the panel for attention scores: two vectors of the widest instruction set.
+constexpr int64_t SPAN = 32;
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-struct Heads {  // (B, heads, l, d) float32, each d contiguous; data null: not given
+// (B, heads, l, d) float32, d contiguous. data is null if the tensor is not given.
+struct Heads {
   const float* data;
   int64_t batch_stride, head_stride, token_stride;
   const float* at(int64_t b, int64_t h, int64_t t) const {
@@ -20,25 +22,28 @@ struct Heads {  // (B, heads, l, d) float32, each d contiguous; data null: not g
   }
 };
 
-// Row n of the projection reaches dimension n of the rotated head, times near[t, n], and n's partner, times far[t, n].
-struct Rotation {  // (B or 1, l, d) float32, contiguous; near null: none
-  const float *near, *far;
+// The rotation's factors. An output x[n] of the projection adds direct[t, n] x[n] to dimension n of the rotated head
+// and cross[t, n] x[n] to dimension partner[n].
+struct Rotation {  // (B or 1, l, d) float32, contiguous; direct is null without rotation
+  const float *direct, *cross;
   int64_t batch_stride;
 };
 
-// The change of the scores has the same form for both sites, lanes running over neurons n:
+// The change of the attention scores has the same form for both sites, with lanes running over neurons n:
 //
-//   query neurons:  y_ij = near_i[n] k'_j[n] + far_i[n] k'_j[p] + (gain_i[n] - 1) S_ij    a panel holds k'[n], k'[p]
-//   key neurons:    y_ij = q'_i[n] near_j[n] + q'_i[p] far_j[n] + (gain_j[n] - 1) S_ij    a panel holds near, far, gain
+//     query neurons:  y_ij = direct_i[n] k'_j[n] + cross_i[n] k'_j[p] + (gain_i[n] - 1) S_ij
+//     key neurons:    y_ij = q'_i[n] direct_j[n] + q'_i[p] cross_j[n] + (gain_j[n] - 1) S_ij
 //
-// A panel is (blocks, keys, vectors, BLOCK), so what the sweep reads for one key is contiguous. The mean over the keys
-// is taken out of k', near and far: softmax ignores it, float32 does not (a key's bias may be a few hundred).
+// The panel of query neurons holds k'[n] and k'[p], that of key neurons holds direct, cross and gain - 1. A panel is
+// (blocks, keys, vectors, BLOCK), so the values that the sweep reads for one key are contiguous. The mean over the keys
+// is subtracted from k', direct and cross. It does not affect softmax, but it would cost float32 precision (a key's
+// bias may be a few hundred).
 struct Panel {
   float* data;
   float* mean;     // (blocks, vectors, BLOCK)
   float* largest;  // (blocks, vectors, BLOCK): the largest magnitude in data
   int64_t vectors;
-  // The same panel, starting at neuron n of key 0; a panel's keys are the document's.
+  // Returns the same panel, starting at neuron n of key 0. `keys` is the document's number of keys.
   Panel lanes(int64_t keys, int64_t n) const {
     const int64_t block = n / BLOCK * vectors * BLOCK, lane = n % BLOCK;
     return {data + block * keys + lane, mean + block + lane, largest + block + lane, vectors};
@@ -49,24 +54,28 @@ struct QkImportance {
   Heads q, k, q_plain, k_plain, q_gain, k_gain;
   Rotation rotation;
   const int64_t* partner;  // (d,)
-  const int64_t* tokens;   // the valid positions of all documents; document b has [offsets[b], offsets[b + 1])
+  // The valid positions of all documents. Document b has entries [offsets[b], offsets[b + 1]).
+  const int64_t* tokens;
   const int64_t* offsets;
   int64_t kv_heads, group, size;
-  float scale, softcap;  // softcap 0: none
+  float scale, softcap;  // softcap is 0 without a soft cap
   int64_t window;
 
   const int64_t* tasks;  // (tasks, 3): document, query head, tile
-  float* panels;         // document b's start at panel_offsets[b], panels_size(l) for each key head
+  // The panels of document b start at panel_offsets[b] and take panels_size(l) for each key head.
+  float* panels;
   const int64_t* panel_offsets;
-  float* sums;  // (tasks, 2, outputs, width): what a tile gives for query neurons and for key neurons
+  float* sums;  // (tasks, 2, outputs, width): a tile's sums for query neurons and for key neurons
 
   int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
   int64_t width() const { return round_up(size, BLOCK); }
-  bool rotates() const { return rotation.near != nullptr; }
-  // Zeroed after the rotation, query neuron n and key neuron n change the same scores by the same amount.
-  bool one_site() const { return q_plain.data == nullptr; }
+  bool rotates() const { return rotation.direct != nullptr; }
+  // If neurons are zeroed after the rotation, query neuron n and key neuron n change the same attention scores by the
+  // same amount.
+  bool sites_coincide() const { return q_plain.data == nullptr; }
 
-  // The panels of a key head with l keys: k' (spans, width, SPAN) for the scores, query neurons', key neurons'.
+  // The panels of a key head with l keys: k' (spans, width, SPAN) for the attention scores, the query neurons' panel,
+  // and the key neurons' panel.
   static int64_t keys_stride(int64_t l) { return round_up(l, SPAN); }
   int64_t panels_size(int64_t l) const { return width() * (keys_stride(l) + 5 * (l + 2)); }
   float* keys(int64_t b, int64_t kv) const { return panels + panel_offsets[b] + kv * panels_size(length(b)); }
@@ -82,7 +91,8 @@ struct QkImportance {
     return {start, mean, mean + width() * vectors, vectors};
   }
 
-  // A tile's scratch: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two rows more.
+  // The scratch memory of a tile: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two more
+  // rows.
   int64_t tile_size(int64_t l) const { return ROWS * (6 * keys_stride(l) + 4 * width()); }
   int64_t scratch_size(int64_t l) const { return tile_size(l) + 2 * keys_stride(l); }
 };

@@ -1,34 +1,37 @@
 // qk_importance, first pass: the panels of one document's key head (see qk_importance.h), from its valid tokens only.
 //
-// Reads k', and for key neurons before the rotation k_plain, k_gain and the rotation; writes 5 floats or fewer for
-// every key and neuron, times log2(e) where the sweep's exponentials ask for it. Lanes past the head's size are zero.
+// Reads k'. For key neurons that are zeroed before the rotation, it also reads k_plain, k_gain and the rotation. Writes
+// at most 5 floats for every key and neuron, multiplied by log2(e) where the sweep needs that. Lanes beyond the head's
+// size are zero.
 #include "functions.h"
 #include "level.h"
 #include "qk_importance.h"
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-// Takes the mean of one vector of a block out of its keys and finds the largest magnitude left.
-static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool take_out) {
+// Computes the mean over the keys of one vector of a block, subtracts it if `subtract_mean`, and finds the largest
+// magnitude.
+static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool subtract_mean) {
   const int64_t step = panel.vectors * BLOCK;
   float* data = panel.data + block * keys * step + vector * BLOCK;
   float* mean = panel.mean + block * step + vector * BLOCK;
   float* largest = panel.largest + block * step + vector * BLOCK;
-  float total[BLOCK] = {}, most[BLOCK] = {};
+  float total[BLOCK] = {}, largest_magnitude[BLOCK] = {};
   for (int64_t j = 0; j < keys; j++)
     for (int64_t i = 0; i < BLOCK; i++) total[i] += data[j * step + i];
   for (int64_t i = 0; i < BLOCK; i++) mean[i] = total[i] / keys;
   for (int64_t j = 0; j < keys; j++) {
     for (int64_t i = 0; i < BLOCK; i++) {
       float& x = data[j * step + i];
-      x -= take_out ? mean[i] : 0.0f;
-      most[i] = __builtin_fabsf(x) > most[i] ? __builtin_fabsf(x) : most[i];
+      x -= subtract_mean ? mean[i] : 0.0f;
+      largest_magnitude[i] = __builtin_fabsf(x) > largest_magnitude[i] ? __builtin_fabsf(x) : largest_magnitude[i];
     }
   }
-  for (int64_t i = 0; i < BLOCK; i++) largest[i] = most[i];
+  for (int64_t i = 0; i < BLOCK; i++) largest[i] = largest_magnitude[i];
 }
 
-// Fills a panel: `key(j)` gives a function of (vector, neuron).
+// Fills a panel. `key(j)` returns a function of (vector, neuron) that gives the value; the first `centred` vectors are
+// centred.
 template <typename Key>
 static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred, Key key) {
   const int64_t blocks = (size + BLOCK - 1) / BLOCK;
@@ -63,17 +66,17 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
     }
   }
 
-  if (a.one_site()) return;
+  if (a.sites_coincide()) return;
   const Panel key = a.key_panel(document, kv_head);
   fill(key, keys, a.size, query.vectors, [&](int64_t j) {
     const int64_t t = tokens[j];
     const float* plain = a.k_plain.at(document, kv_head, t);
     const float* gain = a.k_gain.data ? a.k_gain.at(document, kv_head, t) : nullptr;
-    const int64_t turn = document * a.rotation.batch_stride + t * a.size;
+    const int64_t rotation_offset = document * a.rotation.batch_stride + t * a.size;
     return [=, &a](int64_t v, int64_t n) {
       const float coefficient = -LOG2_E * plain[n] * (gain ? gain[n] : 1.0f);
-      if (v == 0) return a.rotates() ? coefficient * a.rotation.near[turn + n] : coefficient;
-      if (v == 1 && a.rotates()) return coefficient * a.rotation.far[turn + n];
+      if (v == 0) return a.rotates() ? coefficient * a.rotation.direct[rotation_offset + n] : coefficient;
+      if (v == 1 && a.rotates()) return coefficient * a.rotation.cross[rotation_offset + n];
       return LOG2_E * (gain[n] - 1.0f);
     };
   });

@@ -2,7 +2,7 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-// q' times the scale, of the tile's rows; zero in the rows and lanes that do not exist.
+// Stores q' times the scale for the tile's rows. Rows and lanes that do not exist are zero.
 static void load_queries(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < ROWS; r++) {
@@ -14,44 +14,46 @@ static void load_queries(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// What each row puts before a query panel: near, far, gain - 1.
-void query_coefficients(const QkImportance& a, const Tile& tile) {
+// Sets each row's coefficients of a query panel: direct, cross, gain - 1.
+void set_query_coefficients(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {
-    float *near = tile.near + r * a.width(), *far = tile.far + r * a.width(), *grow = tile.grow + r * a.width();
-    const float* q =
-        a.one_site() ? a.q.at(tile.document, tile.head, tokens[r]) : a.q_plain.at(tile.document, tile.head, tokens[r]);
-    __builtin_memset(near, 0, a.width() * sizeof(float));
-    __builtin_memset(far, 0, a.width() * sizeof(float));
-    __builtin_memset(grow, 0, a.width() * sizeof(float));
-    for (int64_t n = 0; n < a.size; n++) near[n] = -LOG2_E * a.scale * q[n];
+    float *direct = tile.direct + r * a.width(), *cross = tile.cross + r * a.width(),
+          *growth = tile.growth + r * a.width();
+    const float* q = a.sites_coincide() ? a.q.at(tile.document, tile.head, tokens[r])
+                                        : a.q_plain.at(tile.document, tile.head, tokens[r]);
+    __builtin_memset(direct, 0, a.width() * sizeof(float));
+    __builtin_memset(cross, 0, a.width() * sizeof(float));
+    __builtin_memset(growth, 0, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) direct[n] = -LOG2_E * a.scale * q[n];
     if (a.q_gain.data) {
       const float* gain = a.q_gain.at(tile.document, tile.head, tokens[r]);
       for (int64_t n = 0; n < a.size; n++) {
-        near[n] *= gain[n];
-        grow[n] = LOG2_E * (gain[n] - 1.0f);
+        direct[n] *= gain[n];
+        growth[n] = LOG2_E * (gain[n] - 1.0f);
       }
     }
     if (a.rotates()) {
-      const int64_t turn = tile.document * a.rotation.batch_stride + tokens[r] * a.size;
+      const int64_t rotation_offset = tile.document * a.rotation.batch_stride + tokens[r] * a.size;
       for (int64_t n = 0; n < a.size; n++) {
-        far[n] = near[n] * a.rotation.far[turn + n];
-        near[n] *= a.rotation.near[turn + n];
+        cross[n] = direct[n] * a.rotation.cross[rotation_offset + n];
+        direct[n] *= a.rotation.direct[rotation_offset + n];
       }
     }
   }
 }
 
-// And before a key panel: q'[n], q'[p] (after query_coefficients, which left zeros past the head's size).
-void key_coefficients(const QkImportance& a, const Tile& tile) {
+// Sets each row's coefficients of a key panel: q'[n], q'[p]. Call it after set_query_coefficients, which leaves zeros
+// beyond the head's size.
+void set_key_coefficients(const QkImportance& a, const Tile& tile) {
   for (int64_t r = 0; r < tile.rows; r++) {
     const float* q = tile.q + r * a.width();
-    __builtin_memcpy(tile.near + r * a.width(), q, a.width() * sizeof(float));
-    for (int64_t n = 0; n < a.size; n++) tile.far[r * a.width() + n] = q[a.partner[n]];
+    __builtin_memcpy(tile.direct + r * a.width(), q, a.width() * sizeof(float));
+    for (int64_t n = 0; n < a.size; n++) tile.cross[r * a.width() + n] = q[a.partner[n]];
   }
 }
 
-// The keys that each row sees: not after it, and within the window.
+// Finds the keys that each row attends to: keys up to its own position and within the window.
 static void find_keys(const QkImportance& a, Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document];
   for (int64_t r = 0; r < tile.rows; r++) {
@@ -62,15 +64,15 @@ static void find_keys(const QkImportance& a, Tile& tile) {
     row.probability = tile.probability + r * tile.stride;
     row.log2_probability = tile.log2_probability + r * tile.stride;
     row.score = tile.score + r * tile.stride;
-    row.below = tile.below + r * tile.stride;
-    row.above = tile.above + r * tile.stride;
-    row.cut = tile.cut + r * tile.stride;
+    row.sigmoid_minus = tile.sigmoid_minus + r * tile.stride;
+    row.sigmoid_plus = tile.sigmoid_plus + r * tile.stride;
+    row.excess = tile.excess + r * tile.stride;
   }
 }
 
-// S of all rows for the keys that any of them sees, into the array that becomes log2 A: 4 rows and 2 vectors of keys at
-// a time in registers.
-static void scores(const QkImportance& a, const Tile& tile) {
+// Computes S of all rows for the keys that any row attends to, 4 rows and 2 vectors of keys at a time in registers. The
+// result is stored in the array that becomes log2 A.
+static void compute_scores(const QkImportance& a, const Tile& tile) {
   constexpr int64_t R = 4, V = 2;
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
   const float* keys = a.keys(tile.document, tile.kv_head);
@@ -89,45 +91,45 @@ static void scores(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// Adds back what the panel's mean took out of the scores of row r, and caps them.
-static void raw_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
+// Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap.
+static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
   const Panel panel = a.query_panel(tile.document, tile.kv_head);
   float constant = 0;
   for (int64_t n = 0; n < a.size; n++)
     constant += tile.q[r * a.width() + n] * panel.mean[n / BLOCK * panel.vectors * BLOCK + n % BLOCK];
-  vec most{};
+  vec maximum{};
   for (int64_t j = begin; j < end; j += LANES) {
     const int64_t at = r * tile.stride + j;
     const vec raw = load(tile.log2_probability + at) + constant;
     store(tile.score + at, raw);
-    most = max(abs(raw), most);
+    maximum = max(abs(raw), maximum);
     if (a.softcap == 0) continue;
     vec x = raw / a.softcap;
     x = x < -20.0f ? splat(-20.0f) : x;
     x = x > 20.0f ? splat(20.0f) : x;
-    const vec below = 1.0f / (1.0f + exp(2.0f * x)), above = 1.0f / (1.0f + exp(-2.0f * x));
-    store(tile.below + at, below);
-    store(tile.above + at, above);
-    store(tile.cut + at, 2 * LOG2_E * (raw / a.softcap - x));
-    store(tile.log2_probability + at, a.softcap * (above - below));
+    const vec sigmoid_minus = 1.0f / (1.0f + exp(2.0f * x)), sigmoid_plus = 1.0f / (1.0f + exp(-2.0f * x));
+    store(tile.sigmoid_minus + at, sigmoid_minus);
+    store(tile.sigmoid_plus + at, sigmoid_plus);
+    store(tile.excess + at, 2 * LOG2_E * (raw / a.softcap - x));
+    store(tile.log2_probability + at, a.softcap * (sigmoid_plus - sigmoid_minus));
   }
-  tile.row[r].largest_score = largest(most);
+  tile.row[r].largest_score = max_lane(maximum);
 }
 
-// Scores of row r to A and log2 A.
+// Converts the attention scores of row r to A and log2 A.
 static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   Row& row = tile.row[r];
   float *p = tile.probability + r * tile.stride, *s = tile.log2_probability + r * tile.stride;
 
   const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
   const bool needs_scores = a.softcap != 0 || a.q_gain.data || a.k_gain.data;
-  if (needs_scores) raw_scores(a, tile, r, begin, end);
+  if (needs_scores) restore_scores(a, tile, r, begin, end);
   for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
   for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();
 
-  vec most = splat(-__builtin_inff()), total{};
-  for (int64_t j = begin; j < end; j += LANES) most = max(load(s + j), most);
-  const float shift = largest(most);
+  vec maximum = splat(-__builtin_inff()), total{};
+  for (int64_t j = begin; j < end; j += LANES) maximum = max(load(s + j), maximum);
+  const float shift = max_lane(maximum);
   for (int64_t j = begin; j < end; j += LANES) {
     const vec t = (load(s + j) - shift) * LOG2_E, power = exp2(t);
     store(s + j, t);
@@ -149,19 +151,20 @@ void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) 
   tile.keys = a.length(tile.document);
   tile.rows = tile.keys - tile.first_row < ROWS ? tile.keys - tile.first_row : ROWS;
   tile.stride = a.keys_stride(tile.keys);
-  float** by_key[] = {&tile.probability, &tile.log2_probability, &tile.score, &tile.below, &tile.above, &tile.cut};
+  float** by_key[] = {&tile.probability,   &tile.log2_probability, &tile.score,
+                      &tile.sigmoid_minus, &tile.sigmoid_plus,     &tile.excess};
   for (float** array : by_key) {
     *array = scratch;
     scratch += ROWS * tile.stride;
   }
-  float** by_neuron[] = {&tile.q, &tile.near, &tile.far, &tile.grow};
+  float** by_neuron[] = {&tile.q, &tile.direct, &tile.cross, &tile.growth};
   for (float** array : by_neuron) {
     *array = scratch;
     scratch += ROWS * a.width();
   }
   load_queries(a, tile);
   find_keys(a, tile);
-  scores(a, tile);
+  compute_scores(a, tile);
   for (int64_t r = 0; r < tile.rows; r++) softmax(a, tile, r);
 }
 

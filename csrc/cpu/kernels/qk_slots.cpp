@@ -3,10 +3,10 @@
 namespace pymultiling::PYMULTILING_LEVEL {
 
 constexpr double GOLDEN = 0.6180339887498949;
-constexpr float HIGHEST_THRESHOLD = 0.07f;  // at most 14 keys pass it
-constexpr int64_t THRESHOLDS = 8;           // each half of the one before
-constexpr int64_t CERTAIN = SLOTS / 2;      // keys, unless more pass the highest
-constexpr float SMALLEST_MASS = 0x1p-120f;  // of a rest that is worth a draw
+constexpr float HIGHEST_THRESHOLD = 0.07f;  // at most 14 keys exceed it
+constexpr int64_t THRESHOLDS = 8;           // each is half of the previous one
+constexpr int64_t CERTAIN = SLOTS / 2;      // largest number of certain keys, unless more exceed the highest threshold
+constexpr float SMALLEST_MASS = 0x1p-120f;  // smallest mass of the remaining keys for which keys are drawn
 
 static void append(Slots& slots, const Row& row, int64_t key, float weight) {
   slots.key[slots.count] = key;
@@ -23,69 +23,71 @@ static void close_shared(Slots& slots) {
   slots.shared = slots.count;
 }
 
-static int64_t passing(const Row& row, int64_t begin, int64_t end, float threshold) {
+static int64_t count_above(const Row& row, int64_t begin, int64_t end, float threshold) {
   vec count{};
   for (int64_t j = begin; j < end; j += LANES) count += load(row.probability + j) > threshold ? splat(1.0f) : vec{};
   return static_cast<int64_t>(sum(count));
 }
 
-// The lowest that at most CERTAIN keys pass, by bisection.
+// Finds the lowest threshold that at most CERTAIN keys exceed, by bisection.
 static float lowest_threshold(const Row& row, int64_t begin, int64_t end) {
   float threshold = HIGHEST_THRESHOLD;
   for (int64_t step = THRESHOLDS / 2; step; step /= 2) {
     const float lower = threshold / (1 << step);
-    if (passing(row, begin, end, lower) <= CERTAIN) threshold = lower;
+    if (count_above(row, begin, end, lower) <= CERTAIN) threshold = lower;
   }
   return threshold;
 }
 
-// Takes the certain keys out of [begin, end) and writes the rest's probabilities; returns their sum.
-static float split(const Row& row, int64_t begin, int64_t end, float* rest, Slots& slots) {
+// Appends the certain keys of [begin, end) to the slots and writes the probabilities of the remaining keys to `rest`.
+// Returns the sum of `rest`.
+static float append_certain_keys(const Row& row, int64_t begin, int64_t end, float* rest, Slots& slots) {
   const float threshold = lowest_threshold(row, begin, end);
   vec total{};
   for (int64_t j = begin; j < end; j += LANES) {
-    vec left = load(row.probability + j);
-    const ivec certain = left > threshold;
-    for (uint32_t high = lanes_of(certain); high; high &= high - 1) {
-      const int64_t key = j + __builtin_ctz(high);
+    vec remaining = load(row.probability + j);
+    const ivec certain = remaining > threshold;
+    for (uint32_t certain_lanes = lane_bits(certain); certain_lanes; certain_lanes &= certain_lanes - 1) {
+      const int64_t key = j + __builtin_ctz(certain_lanes);
       append(slots, row, key, row.probability[key]);
     }
-    left = certain ? vec{} : left;
-    store(rest + j, left);
-    total += left;
+    remaining = certain ? vec{} : remaining;
+    store(rest + j, remaining);
+    total += remaining;
   }
   return sum(total);
 }
 
-// The key of each draw. Draw r hits the first key whose running sum exceeds (r + offset) mass / draws: that after the
-// last key with trunc(running sum draws / mass + 1 - offset) = r, and if there is none, the key of draw r - 1.
-static void draw(
-    const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys, int32_t* upto,
+// Finds the key of each draw. Draw r selects the first key whose running sum exceeds (r + offset) mass / draws. That is
+// the key after the last key with trunc(running sum draws / mass + 1 - offset) = r. If there is no such key, it is the
+// key of draw r - 1.
+static void draw_keys(
+    const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys, int32_t* draw_index,
     int32_t (&key)[SLOTS]) {
-  const double turns = GOLDEN * keys;
-  const float each = draws / mass;
-  double before = 1.0 - (turns - static_cast<int64_t>(turns));
+  const double golden_multiple = GOLDEN * keys;
+  const float draws_per_mass = draws / mass;
+  double before = 1.0 - (golden_multiple - static_cast<int64_t>(golden_multiple));
   for (int64_t j = begin; j < end; j += LANES) {
     const int32_t whole = static_cast<int32_t>(before);
-    const vec sums = running_sums(load(rest + j) * each);
-    const ivec found = __builtin_convertvector(sums + static_cast<float>(before - whole), ivec) + whole;
-    __builtin_memcpy(upto + j, &found, sizeof found);
+    const vec sums = running_sums(load(rest + j) * draws_per_mass);
+    const ivec index = __builtin_convertvector(sums + static_cast<float>(before - whole), ivec) + whole;
+    __builtin_memcpy(draw_index + j, &index, sizeof index);
     before += sums[LANES - 1];
   }
-  int32_t last[2 * SLOTS];  // more than there are draws: rounding may find one too many
+  int32_t last[2 * SLOTS];  // larger than the number of draws: rounding may yield one index too many
   for (int64_t r = 0; r < SLOTS; r++) last[r] = -1;
   last[0] = begin - 1;
-  for (int64_t j = begin; j < end; j++) last[upto[j]] = j;
-  int64_t most = end - 1;
-  while (rest[most] == 0) most--;
+  for (int64_t j = begin; j < end; j++) last[draw_index[j]] = j;
+  int64_t last_key = end - 1;
+  while (rest[last_key] == 0) last_key--;
   for (int64_t r = 0; r < draws; r++) {
     key[r] = last[r] < 0 && r > 0 ? key[r - 1] : last[r] + 1;
-    while (key[r] < most && rest[key[r]] == 0) key[r]++;  // rounding put the step behind the key
-    if (key[r] > most) key[r] = most;
+    while (key[r] < last_key && rest[key[r]] == 0) key[r]++;  // rounding can put the step before the key
+    if (key[r] > last_key) key[r] = last_key;
   }
 }
 
-// Draws 2i and 2i + 1 on the same key make it a shared one, together with those before them on that key.
+// Draws 2i and 2i + 1 with the same key become a shared slot, together with the previous such pair if it has that key.
 static void add_draws(const Row& row, const int32_t (&key)[SLOTS], int64_t draws, Slots& slots) {
   int32_t before = -1;
   for (int64_t r = 0; r < draws; r += 2) {
@@ -116,7 +118,7 @@ static void sum_squares(Slots& slots) {
   slots.squares[2] = slots.step * sums[3];
 }
 
-void choose_slots(const Row& row, float* rest, int32_t* upto, Slots& slots) {
+void choose_slots(const Row& row, float* rest, int32_t* draw_index, Slots& slots) {
   const int64_t keys = row.last - row.first;
   slots.count = 0;
   slots.step = 0;
@@ -126,16 +128,16 @@ void choose_slots(const Row& row, float* rest, int32_t* upto, Slots& slots) {
     close_shared(slots);
   } else {
     const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
-    const float mass = split(row, begin, end, rest, slots);
+    const float mass = append_certain_keys(row, begin, end, rest, slots);
     slots.certain = slots.count;
     const int64_t draws = (SLOTS - slots.count) / 2 * 2;
     if (mass >= SMALLEST_MASS) {
       int32_t key[SLOTS];
-      draw(rest, begin, end, mass, draws, keys, upto, key);
+      draw_keys(rest, begin, end, mass, draws, keys, draw_index, key);
       slots.step = 2 * mass / draws;
       add_draws(row, key, draws, slots);
     } else {
-      if (mass != mass) append(slots, row, row.first, mass);  // NaN shows
+      if (mass != mass) append(slots, row, row.first, mass);  // lets NaN show in the result
       close_shared(slots);
     }
   }

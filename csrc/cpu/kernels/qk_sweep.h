@@ -1,4 +1,4 @@
-// qk_importance's inner loops: one query row i against its keys j, LANES neurons n at a time. The three sums of
+// The inner loops of qk_importance: one query row i against its keys j for LANES neurons n. The three sums of
 // qk_change.h stay in registers; nothing is stored.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-// The sums over keys [first, last), at most KEYS. `weighted` gives A u for (A, t, key).
+// Sums over keys [first, last), at most KEYS of them. `weighted` returns A u from (A, t, key).
 template <typename ChangeOf, typename Weighted>
 PYMULTILING_INLINE Sums sweep(const ChangeOf& change, int64_t first, int64_t last, Weighted weighted) {
   Sums s;
@@ -20,13 +20,13 @@ PYMULTILING_INLINE Sums sweep(const ChangeOf& change, int64_t first, int64_t las
   return s;
 }
 
-// A (2^t - 1) as 2^n A (2^f - 1) + (2^n A - A): small t keeps its digits. Needs |t| < 126.
+// Returns A (2^t - 1) as 2^n A (2^f - 1) + (2^n A - A), which is precise for small t. Needs |t| < 126.
 PYMULTILING_INLINE vec weighted_change(vec a, vec t) {
   const vec n = nearest(t), grown = times_power_of_two(a, n);
   return grown * exp2_minus_1_near_0(t - n) + (grown - a);
 }
 
-// The sums over all of a row's keys, a partial sum for every KEYS of them.
+// Sums over all keys of a row, with a partial sum for every KEYS keys.
 template <typename ChangeOf, typename Weighted>
 PYMULTILING_INLINE Sums sweep_row(const ChangeOf& change, Weighted weighted) {
   const Row& row = change.row;
@@ -36,8 +36,8 @@ PYMULTILING_INLINE Sums sweep_row(const ChangeOf& change, Weighted weighted) {
   return s;
 }
 
-// sum_j (A' - A)^2 after a sweep that found `m` too large: shifted by log2(1 + m), A 2^t is A' itself, m vanishes up to
-// rounding, and the sums cancel nothing.
+// Returns sum_j (A' - A)^2 where a sweep found that `m` is too large. With t shifted by log2(1 + m), A 2^t is A'
+// itself, so m is 0 up to rounding and the sums do not cancel.
 template <typename ChangeOf>
 static vec recentred(ChangeOf change, vec m) {
   for (int i = 0; i < LANES; i++) m[i] = LOG2_E * __builtin_log1pf(m[i]);
@@ -46,10 +46,11 @@ static vec recentred(ChangeOf change, vec m) {
       sweep_row(change, [](vec a, vec t, int64_t) { return weighted_change(a, t); }), change.row.squares);
 }
 
-// The same for any t, from logarithms: log2 of sum_j A 2^t with its largest exponent taken out is the shift, and A'
-// comes from log2 A + t, where A may be too small and 2^t too large for a float.
+// Returns sum_j (A' - A)^2 for any t, using logarithms. The shift is log2 of sum_j A 2^t, computed with its largest
+// exponent factored out. A' is computed from log2 A + t, which also works where A is too small or 2^t too large for a
+// float.
 template <typename ChangeOf>
-static vec careful(ChangeOf change) {
+static vec log_space_change(ChangeOf change) {
   const Row& row = change.row;
   vec shift = splat(-__builtin_inff());
   for (int64_t j = row.first; j < row.last; j++) shift = max(row.log2_probability[j] + change(j), shift);

@@ -1,5 +1,5 @@
-// The device code as the operators see it: one table of functions per instruction set. They take pointers and sizes;
-// tensors stop at the files one folder up.
+// The kernels as the operators see them: one table of functions per instruction set. The kernels take pointers and
+// sizes; only the files one folder up handle tensors.
 #pragma once
 
 #include "kernel_list.h"

@@ -1,8 +1,9 @@
-// Vectors of LANES floats, written once with the compilers' vector extensions: 4, 8 or 16 lanes by instruction set.
+// Vectors of LANES floats, based on the compilers' vector extensions: 4, 8 or 16 lanes, depending on the instruction
+// set.
 //
-// A file that includes this is compiled once per instruction set with PYMULTILING_LEVEL = portable, avx2 or avx512.
-// It must not instantiate anything from the standard library: the linker keeps one copy of an inline function, and
-// that copy could hold instructions that the machine lacks.
+// A file that includes this is compiled once per instruction set, with PYMULTILING_LEVEL = portable, avx2 or avx512. It
+// must not instantiate anything from the standard library: the linker keeps only one copy of an inline function, and
+// that copy could contain instructions that the machine does not support.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,7 @@ PYMULTILING_INLINE vec load(const uint16_t* p) {
   return bits<vec>(__builtin_convertvector(x, uvec) << 16);
 }
 
-// Rounds to the nearest, ties to even; NaN stays NaN (quiet).
+// Rounds to nearest, ties to even. NaN stays a quiet NaN.
 PYMULTILING_INLINE void store(uint16_t* p, vec x) {
   uvec u = bits<uvec>(x);
   uvec rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
@@ -63,7 +64,7 @@ PYMULTILING_INLINE void store(uint16_t* p, vec x) {
   __builtin_memcpy(p, &y, sizeof y);
 }
 
-// As load and store, of the first `count` elements where that is fewer than LANES; the other lanes are zero.
+// Like load and store, but for the first `count` elements if there are fewer than LANES. The other lanes are zero.
 template <typename T>
 PYMULTILING_INLINE vec load_some(const T* p, int64_t count) {
   if (count >= LANES) return load(p);
@@ -88,13 +89,13 @@ PYMULTILING_INLINE bool any(ivec mask) {
 #elif defined(__AVX2__)
   return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #else
-  int found = 0;
-  for (int i = 0; i < LANES; i++) found |= mask[i];
-  return found != 0;
+  int combined = 0;
+  for (int i = 0; i < LANES; i++) combined |= mask[i];
+  return combined != 0;
 #endif
 }
-// A bit for each lane that is set.
-PYMULTILING_INLINE uint32_t lanes_of(ivec mask) {
+// Returns a bit for each lane that is set.
+PYMULTILING_INLINE uint32_t lane_bits(ivec mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
 #elif defined(__AVX2__)
@@ -110,10 +111,10 @@ PYMULTILING_INLINE float sum(vec x) {
   for (int i = 0; i < LANES; i++) total += x[i];
   return total;
 }
-PYMULTILING_INLINE float largest(vec x) {
-  float most = x[0];
-  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-  return most;
+PYMULTILING_INLINE float max_lane(vec x) {
+  float maximum = x[0];
+  for (int i = 1; i < LANES; i++) maximum = x[i] > maximum ? x[i] : maximum;
+  return maximum;
 }
 
 template <int... I>
@@ -125,21 +126,21 @@ struct FirstIndices<0, I...> {
   typedef Indices<I...> type;
 };
 
-// x with its lanes moved up by STEP, zeros below.
+// Returns x with its lanes moved up by STEP; the lowest lanes are zero.
 template <int STEP, int... I>
-PYMULTILING_INLINE vec moved_up(vec x, Indices<I...>) {
+PYMULTILING_INLINE vec shift_lanes_up(vec x, Indices<I...>) {
   return __builtin_shufflevector(vec{}, x, (LANES - STEP + I)...);
 }
 
-// x[0] + ... + x[i] in lane i.
+// Returns x[0] + ... + x[i] in lane i.
 template <int STEP = 1>
 PYMULTILING_INLINE vec running_sums(vec x) {
-  x += moved_up<STEP>(x, typename FirstIndices<LANES>::type{});
+  x += shift_lanes_up<STEP>(x, typename FirstIndices<LANES>::type{});
   if constexpr (2 * STEP < LANES) return running_sums<2 * STEP>(x);
   return x;
 }
 
-// To the nearest integer, ties to even. The portable form needs |x| < 2^22.
+// Rounds to the nearest integer, ties to even. The portable implementation needs |x| < 2^22.
 PYMULTILING_INLINE vec nearest(vec x) {
 #if defined(__AVX512F__)
   return (vec)_mm512_roundscale_ps((__m512)x, 8);
@@ -151,7 +152,7 @@ PYMULTILING_INLINE vec nearest(vec x) {
 #endif
 }
 
-// x * 2^n for integral n. Outside AVX-512 n is cut to [-126, 127].
+// Returns x * 2^n for integral n. Without AVX-512 n is clamped to [-126, 127].
 PYMULTILING_INLINE vec times_power_of_two(vec x, vec n) {
 #if defined(__AVX512F__)
   return (vec)_mm512_scalef_ps((__m512)x, (__m512)n);

@@ -1,9 +1,8 @@
-// The means by which the changes are shifted: an attention with k', and what zeroing key neurons takes out of it, as
-// values.
+// The means by which the changes are shifted: an attention whose values are k' and the effects of zeroing key neurons.
 //
-// softmax ignores a part of a change that all keys share, float32 does not. A shift need only be near the mean: values
-// and probabilities are rounded to bfloat16 for the tensor cores. The values are the keys' words, of which the first
-// suffices.
+// softmax ignores the part of a change that all keys share, but it costs float32 precision. A shift only needs to be
+// close to the mean, so values and probabilities are rounded to bfloat16 for the tensor cores. The values are the keys'
+// words, of which the first is sufficient.
 #pragma once
 
 #include "layout.cuh"
@@ -11,14 +10,14 @@
 
 namespace pymultiling {
 
-// A warp's means: PAIRS pairs, of one set.
+// A warp's means of PAIRS pairs in one query set.
 struct MeanSums {
-  float of[MEANS][4], weights[4];
+  float values[MEANS][4], weights[4];
 };
 
-// A group's probabilities, as the left side of products over its keys in the order of their steps.
+// A group's probabilities as the left factor of products over its keys, in the order of the steps.
 struct Weights {
-  uint32_t steps[4][2];  // rows g, g + 8
+  uint32_t steps[4][2];  // rows g and g + 8
 };
 
 PML_DEVICE Weights load_weights(const float* a, int lane) {
@@ -26,7 +25,7 @@ PML_DEVICE Weights load_weights(const float* a, int lane) {
 #pragma unroll
   for (int step = 0; step < 4; step++) {
     float x[4];
-    load_four(a + in_group(step, lane), x);
+    load_four(a + group_offset(step, lane), x);
     weights.steps[step][0] = pack(x[0], x[1]);
     weights.steps[step][1] = pack(x[2], x[3]);
   }
@@ -41,17 +40,18 @@ PML_DEVICE void add(float (&sum)[4], const Weights& left, const uint32_t (&right
         right[step + 1], sum);
 }
 
-// Of a group: lane 4 g + c has pair g's keys 2 c and 2 c + 1 of every step, and makes words of the two, of n and of p.
+// Loads the values of a group. Lane 4 g + c has keys 2 c and 2 c + 1 of every step for pair g. It makes words of the
+// two keys, for n and for p.
 PML_DEVICE void load_values(const uint32_t* words, int word, int group, int lane, uint32_t (&n)[4], uint32_t (&p)[4]) {
   const uint32_t* at =
-      words + ((lane >> 2) * KEY_WORDS + word) * TILE + group * GROUP + (8 * (lane & 3) ^ turned_place(word));
+      words + ((lane >> 2) * KEY_WORDS + word) * TILE + group * GROUP + (8 * (lane & 3) ^ swizzle(word));
   uint32_t first[4], second[4];
   load_four(at, first);
   load_four(at + 4, second);
 #pragma unroll
   for (int step = 0; step < 4; step++) {
-    n[step] = bytes_of(first[step], second[step], 0x5410);
-    p[step] = bytes_of(first[step], second[step], 0x7632);
+    n[step] = select_bytes(first[step], second[step], 0x5410);
+    p[step] = select_bytes(first[step], second[step], 0x7632);
   }
 }
 
@@ -59,15 +59,15 @@ PML_DEVICE void write_means(const MeanSums& sums, float* means, int lane) {
   const int g = lane >> 2, c = lane & 3;
 #pragma unroll
   for (int x = 0; x < 4; x++) {
-    const float scale = quotient(1.0f, sums.weights[x]);
+    const float scale = divide(1.0f, sums.weights[x]);
     float* at = means + (2 * c + (x & 1)) * MEANS * ROWS + g + 8 * (x >> 1);
 #pragma unroll
-    for (int mean = 0; mean < MEANS; mean++) at[mean * ROWS] = sums.of[mean][x] * scale;
+    for (int mean = 0; mean < MEANS; mean++) at[mean * ROWS] = sums.values[mean][x] * scale;
   }
 }
 
-// Warps take blocks of PAIRS pairs in turn.
-PML_DEVICE void make_means(const Problem& p, const Shared& shared, const Scratch& scratch, int b, int kv) {
+// Computes all means. Warps take blocks of PAIRS pairs in turn.
+PML_DEVICE void compute_means(const Problem& p, const Shared& shared, const Scratch& scratch, int b, int kv) {
   const int lane = thread_index() & 31;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   for (int n = thread_index() >> 5; n < p.size / 2 / PAIRS; n += WARPS) {
@@ -81,16 +81,16 @@ PML_DEVICE void make_means(const Problem& p, const Shared& shared, const Scratch
 #pragma unroll
       for (int s = 0; s < SETS; s++) {
         if (group < shared.sets[s].first || group >= shared.sets[s].last) continue;
-        const Weights weights = load_weights(logs_of(scratch.logs, s, group) + GROUP_FLOATS, lane);
+        const Weights weights = load_weights(group_logs(scratch.logs, s, group) + GROUP_FLOATS, lane);
 #pragma unroll
-        for (int mean = 0; mean < MEANS; mean++) add(sums[s].of[mean], weights, values[mean]);
+        for (int mean = 0; mean < MEANS; mean++) add(sums[s].values[mean], weights, values[mean]);
         add(sums[s].weights, weights, ones);
       }
     }
 #pragma unroll
-    for (int s = 0; s < SETS; s++) write_means(sums[s], means_of(p, scratch, s, n * PAIRS), lane);
+    for (int s = 0; s < SETS; s++) write_means(sums[s], pair_means(p, scratch, s, n * PAIRS), lane);
   }
-  meet();
+  sync_block();
 }
 
 }  // namespace pymultiling

@@ -1,119 +1,122 @@
-// Pairs of dimensions that turn together, and what zeroing a neuron takes out of its pair.
+// Pairs of dimensions that rotate together, and the effect of zeroing a neuron on its pair.
 #pragma once
 
 #include "problem.cuh"
 
 namespace pymultiling {
 
-PML_DEVICE float low_half(uint32_t x) { return from_bits(x << 16); }
-PML_DEVICE float high_half(uint32_t x) { return from_bits(x & 0xffff0000u); }
+PML_DEVICE float low_value(uint32_t x) { return from_bits(x << 16); }
+PML_DEVICE float high_value(uint32_t x) { return from_bits(x & 0xffff0000u); }
 
-// Pair m is dimensions n, p. What does not turn makes pairs of neighbours, with cosine 1 and sine 0.
+// Pair m consists of dimensions n and p. Dimensions that do not rotate form pairs of neighbours, with cosine 1 and sine
+// 0.
 struct Pair {
   int n, p;
-  bool turns;
+  bool rotates;
 };
 
-PML_DEVICE Pair pair_at(const Problem& problem, int m) {
-  const bool turns = 2 * m < problem.turned;
-  if (turns && !problem.interleaved) return {m, m + problem.turned / 2, true};
-  return {2 * m, 2 * m + 1, turns};
+PML_DEVICE Pair locate_pair(const Problem& problem, int m) {
+  const bool rotates = 2 * m < problem.rotary_size;
+  if (rotates && !problem.interleaved) return {m, m + problem.rotary_size / 2, true};
+  return {2 * m, 2 * m + 1, rotates};
 }
 
-// Where a row has pairs m and m + 1, m even: two values at `first`, two `apart` further on; and which bytes of them
-// make words of two bfloat16, n and p of a pair. The rotated dimensions are a multiple of 4, and rows aligned to as
-// many bytes.
-struct Couple {
-  int first, apart;
-  uint32_t one, other;
-  bool turns;
+// Where a row has pairs m and m + 1, m even: two values at `first`, and two more `distance` further. The selectors pick
+// the bytes that form a pair's word of two bfloat16, n and p. The number of rotated dimensions is a multiple of 4, so
+// the loads of two values are aligned.
+struct TwoPairs {
+  int first, distance;
+  uint32_t first_selector, second_selector;
+  bool rotates;
 };
 
-PML_DEVICE Couple couple_at(const Problem& problem, int m) {
-  const bool turns = 2 * m < problem.turned;
-  if (turns && !problem.interleaved) return {m, problem.turned / 2, 0x5410u, 0x7632u, true};
-  return {2 * m, 2, 0x3210u, 0x7654u, turns};
+PML_DEVICE TwoPairs locate_two_pairs(const Problem& problem, int m) {
+  const bool rotates = 2 * m < problem.rotary_size;
+  if (rotates && !problem.interleaved) return {m, problem.rotary_size / 2, 0x5410u, 0x7632u, true};
+  return {2 * m, 2, 0x3210u, 0x7654u, rotates};
 }
 
-PML_DEVICE void load_couple(const Half* row, const Couple& at, uint32_t (&words)[2]) {
+PML_DEVICE void load_two_pairs(const Bfloat16* row, const TwoPairs& at, uint32_t (&words)[2]) {
   row += at.first;
   const uint32_t first = *reinterpret_cast<const uint32_t*>(row);
-  const uint32_t second = *reinterpret_cast<const uint32_t*>(row + at.apart);
-  words[0] = bytes_of(first, second, at.one);
-  words[1] = bytes_of(first, second, at.other);
+  const uint32_t second = *reinterpret_cast<const uint32_t*>(row + at.distance);
+  words[0] = select_bytes(first, second, at.first_selector);
+  words[1] = select_bytes(first, second, at.second_selector);
 }
 
 // Cosine and sine of a pair's two dimensions at one position.
-struct Turn {
+struct Rotation {
   float cos_n, cos_p, sin_n, sin_p;
 };
 
 PML_DEVICE float table_value(const Problem& problem, const void* table, int64_t at) {
   if (problem.wide_tables) return static_cast<const float*>(table)[at];
-  return from_bits(uint32_t(static_cast<const Half*>(table)[at]) << 16);
+  return from_bits(uint32_t(static_cast<const Bfloat16*>(table)[at]) << 16);
 }
 
-PML_DEVICE Turn load_turn(const Problem& problem, int64_t table, int position, int m) {
-  const Pair pair = pair_at(problem, m);
-  if (!pair.turns) return {1.0f, 1.0f, 0.0f, 0.0f};
-  const int64_t at = table + int64_t(position) * problem.turned;
+PML_DEVICE Rotation load_rotation(const Problem& problem, int64_t table, int position, int m) {
+  const Pair pair = locate_pair(problem, m);
+  if (!pair.rotates) return {1.0f, 1.0f, 0.0f, 0.0f};
+  const int64_t at = table + int64_t(position) * problem.rotary_size;
   return {
       table_value(problem, problem.cos, at + pair.n), table_value(problem, problem.cos, at + pair.p),
       table_value(problem, problem.sin, at + pair.n), table_value(problem, problem.sin, at + pair.p)};
 }
 
-// The same of two neighbouring pairs.
-PML_DEVICE void load_turns(
-    const Problem& problem, int64_t table, int position, int m, const Couple& at, Turn (&turn)[2]) {
+// Loads the rotations of two neighbouring pairs.
+PML_DEVICE void load_rotations(
+    const Problem& problem, int64_t table, int position, int m, const TwoPairs& at, Rotation (&rotation)[2]) {
   if (problem.wide_tables) {
-    turn[0] = load_turn(problem, table, position, m);
-    turn[1] = load_turn(problem, table, position, m + 1);
+    rotation[0] = load_rotation(problem, table, position, m);
+    rotation[1] = load_rotation(problem, table, position, m + 1);
     return;
   }
-  uint32_t cos[2] = {0x3f803f80u, 0x3f803f80u}, sin[2] = {0u, 0u};  // ones, zeros
-  if (at.turns) {
-    const int64_t row = table + int64_t(position) * problem.turned;
-    load_couple(static_cast<const Half*>(problem.cos) + row, at, cos);
-    load_couple(static_cast<const Half*>(problem.sin) + row, at, sin);
+  uint32_t cos[2] = {0x3f803f80u, 0x3f803f80u}, sin[2] = {0u, 0u};  // ones and zeros
+  if (at.rotates) {
+    const int64_t row = table + int64_t(position) * problem.rotary_size;
+    load_two_pairs(static_cast<const Bfloat16*>(problem.cos) + row, at, cos);
+    load_two_pairs(static_cast<const Bfloat16*>(problem.sin) + row, at, sin);
   }
 #pragma unroll
-  for (int i = 0; i < 2; i++) turn[i] = {low_half(cos[i]), high_half(cos[i]), low_half(sin[i]), high_half(sin[i])};
+  for (int i = 0; i < 2; i++)
+    rotation[i] = {low_value(cos[i]), high_value(cos[i]), low_value(sin[i]), high_value(sin[i])};
 }
 
-// Zeroing n adds n_to_n to dimension n and n_to_p to dimension p, times -factor: minus what it takes out.
-struct Removed {
+// The effects of zeroing neurons n and p on dimensions n and p of the rotated vector, times the factor. Zeroing n adds
+// n_to_n to dimension n and n_to_p to dimension p.
+struct ZeroingEffect {
   float n_to_n, n_to_p, p_to_n, p_to_p;
 };
 
-PML_DEVICE Removed removed(float n, float p, const Turn& turn, float factor) {
+PML_DEVICE ZeroingEffect zeroing_effect(float n, float p, const Rotation& rotation, float factor) {
   n *= -factor;
   p *= -factor;
-  return {n * turn.cos_n, n * turn.sin_p, -p * turn.sin_n, p * turn.cos_p};
+  return {n * rotation.cos_n, n * rotation.sin_p, -p * rotation.sin_n, p * rotation.cos_p};
 }
 
-// a and b as sums of three words of two bfloat16 each, all of a float32's digits.
+// Splits a and b into sums of three words of two bfloat16 each, which hold all digits of a float32.
 PML_DEVICE void split(float a, float b, uint32_t (&words)[3]) {
 #pragma unroll
   for (int i = 0; i < 3; i++) {
     words[i] = pack(a, b);
-    a -= low_half(words[i]);
-    b -= high_half(words[i]);
+    a -= low_value(words[i]);
+    b -= high_value(words[i]);
   }
 }
 
 PML_DEVICE void split(float a, float b, uint32_t (&words)[2]) {
   words[0] = pack(a, b);
-  words[1] = pack(a - low_half(words[0]), b - high_half(words[0]));
+  words[1] = pack(a - low_value(words[0]), b - high_value(words[0]));
 }
 
-// x as the sum of two bfloat16 in one word.
-PML_DEVICE uint32_t in_two(float x) {
-  const float first = low_half(pack(x, 0.0f));
+// Packs x into one word, as the sum of two bfloat16.
+PML_DEVICE uint32_t pack_sum(float x) {
+  const float first = low_value(pack(x, 0.0f));
   return pack(first, x - first);
 }
 
-PML_DEVICE float of_two(uint32_t word) { return low_half(word) + high_half(word); }
+PML_DEVICE float unpack_sum(uint32_t word) { return low_value(word) + high_value(word); }
 
-PML_DEVICE float half_value(const Half* at) { return from_bits(uint32_t(*at) << 16); }
+PML_DEVICE float bfloat16_value(const Bfloat16* at) { return from_bits(uint32_t(*at) << 16); }
 
 }  // namespace pymultiling

@@ -16,52 +16,54 @@
 namespace pymultiling {
 namespace {
 
-// Rows of 16 aligned bytes.
-at::Tensor aligned(const at::Tensor& x) {
-  bool fits =
+// Returns x with rows aligned to 16 bytes.
+at::Tensor align_rows(const at::Tensor& x) {
+  bool is_aligned =
       x.stride(3) == 1 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(2) < (int64_t(1) << 32);
-  for (int i = 0; i < 3; i++) fits &= x.stride(i) % 8 == 0;
-  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
+  for (int i = 0; i < 3; i++) is_aligned &= x.stride(i) % 8 == 0;
+  return is_aligned ? x : x.clone(at::MemoryFormat::Contiguous);
 }
 
-// bfloat16 or float32, in rows that follow each other.
-at::Tensor table(const at::Tensor& x) {
-  const at::Tensor known = x.scalar_type() == at::kBFloat16 ? x : x.to(at::kFloat);
-  const bool fits = known.is_contiguous() && reinterpret_cast<uintptr_t>(known.const_data_ptr()) % 16 == 0;
-  return fits ? known : known.clone(at::MemoryFormat::Contiguous);
+// Returns a rotation table as contiguous bfloat16 or float32.
+at::Tensor make_table(const at::Tensor& x) {
+  const at::Tensor converted = x.scalar_type() == at::kBFloat16 ? x : x.to(at::kFloat);
+  const bool is_aligned =
+      converted.is_contiguous() && reinterpret_cast<uintptr_t>(converted.const_data_ptr()) % 16 == 0;
+  return is_aligned ? converted : converted.clone(at::MemoryFormat::Contiguous);
 }
 
-const uint16_t* halves(const at::Tensor& x) { return static_cast<const uint16_t*>(x.const_data_ptr()); }
+const uint16_t* bfloat16_data(const at::Tensor& x) { return static_cast<const uint16_t*>(x.const_data_ptr()); }
 
 Strides strides(const at::Tensor& x) { return {x.stride(0), x.stride(1), static_cast<uint32_t>(x.stride(2))}; }
 
-// Zeros, which every launch leaves zero: one tensor a stream will do. A graph, whose replays follow nobody, gets its
-// own.
-at::Tensor zeros(int64_t count, const at::TensorOptions& options, c10::cuda::CUDAStream stream) {
+// Returns zeros. Every launch leaves them zero, so one tensor per stream is sufficient. A CUDA graph gets its own,
+// because its replays are not ordered with other launches.
+at::Tensor zeroed_counters(int64_t count, const at::TensorOptions& options, c10::cuda::CUDAStream stream) {
   if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None)
     return at::zeros({count}, options);
   static std::mutex mutex;
-  static auto* const kept = new std::map<std::pair<int, cudaStream_t>, at::Tensor>;  // for as long as the process lives
+  static auto* const tensors = new std::map<std::pair<int, cudaStream_t>, at::Tensor>;  // never freed
   const std::lock_guard<std::mutex> lock(mutex);
-  at::Tensor& found = (*kept)[{stream.device_index(), stream.stream()}];
-  if (!found.defined() || found.numel() < count) found = at::zeros({std::max<int64_t>(count, 1024)}, options);
-  return found;
+  at::Tensor& tensor = (*tensors)[{stream.device_index(), stream.stream()}];
+  if (!tensor.defined() || tensor.numel() < count) tensor = at::zeros({std::max<int64_t>(count, 1024)}, options);
+  return tensor;
 }
 
-void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance: ", cudaGetErrorString(error)); }
+void check_cuda(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_importance: ", cudaGetErrorString(error)); }
 
-// pymultiling/ops/registry.py says what the kernel does not take.
+// pymultiling/ops/registry.py says which arguments the kernel does not accept.
 std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   TORCH_CHECK(
-      x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap, "qk_importance: not for this kernel");
+      x.q.scalar_type() == at::kBFloat16 && !x.q_gain && !x.k_gain && !x.softcap,
+      "qk_importance: this kernel takes bfloat16 without gains and without a soft cap");
   const c10::cuda::CUDAGuard guard(x.q.device());
-  const at::Tensor queries = aligned(x.q), keys = aligned(x.k);
-  const at::Tensor plain_queries = x.q_plain ? aligned(*x.q_plain) : queries,
-                   plain_keys = x.k_plain ? aligned(*x.k_plain) : keys;
+  const at::Tensor queries = align_rows(x.q), keys = align_rows(x.k);
+  const at::Tensor plain_queries = x.q_plain ? align_rows(*x.q_plain) : queries,
+                   plain_keys = x.k_plain ? align_rows(*x.k_plain) : keys;
   const bool rotates = x.q_plain && x.cos && x.cos->size(2) > 0;
-  const at::Tensor cosines = rotates ? table(*x.cos) : at::Tensor(),
-                   sines = rotates ? table(x.sin->to(cosines.scalar_type())) : at::Tensor();
-  const at::Tensor seen = x.valid.contiguous();
+  const at::Tensor cosines = rotates ? make_table(*x.cos) : at::Tensor(),
+                   sines = rotates ? make_table(x.sin->to(cosines.scalar_type())) : at::Tensor();
+  const at::Tensor valid = x.valid.contiguous();
   const auto floats = x.q.options().dtype(at::kFloat);
   const int64_t batch = x.q.size(0), heads = x.q.size(1), length = x.q.size(2), size = x.q.size(3),
                 kv_heads = x.k.size(1);
@@ -69,10 +71,10 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   if (batch * heads * length == 0) return {q_out.zero_(), k_out.zero_()};
 
   Problem problem = {};
-  problem.q = halves(queries);
-  problem.k = halves(keys);
-  problem.q_plain = halves(plain_queries);
-  problem.k_plain = halves(plain_keys);
+  problem.q = bfloat16_data(queries);
+  problem.k = bfloat16_data(keys);
+  problem.q_plain = bfloat16_data(plain_queries);
+  problem.k_plain = bfloat16_data(plain_keys);
   problem.q_at = strides(queries);
   problem.k_at = strides(keys);
   problem.q_plain_at = strides(plain_queries);
@@ -80,12 +82,12 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   if (rotates) {
     problem.cos = cosines.const_data_ptr();
     problem.sin = sines.const_data_ptr();
-    problem.turned = int(cosines.size(2));
+    problem.rotary_size = int(cosines.size(2));
     problem.table_batch = cosines.size(0) > 1 ? cosines.stride(0) : 0;
     problem.wide_tables = cosines.scalar_type() == at::kFloat;
   }
   problem.interleaved = x.interleaved;
-  problem.valid = static_cast<const uint8_t*>(seen.const_data_ptr());
+  problem.valid = static_cast<const uint8_t*>(valid.const_data_ptr());
   problem.q_out = q_out.mutable_data_ptr<float>();
   problem.k_out = k_out.mutable_data_ptr<float>();
   problem.batch = int(batch);
@@ -97,16 +99,16 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   problem.scale = float(x.scale * std::numbers::log2e);
 
   int multiprocessors;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, x.q.device().index()));
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, x.q.device().index()));
   const int blocks = qk_importance_blocks(problem, multiprocessors);
   const auto stream = c10::cuda::getCurrentCUDAStream(x.q.device().index());
   const at::Tensor scratch = at::empty({qk_importance_scratch(problem, blocks)}, floats);
   const at::Tensor partial = at::empty({qk_importance_partial(problem)}, floats);
-  const at::Tensor counters = zeros(qk_importance_counters(problem), x.q.options().dtype(at::kInt), stream);
+  const at::Tensor counters = zeroed_counters(qk_importance_counters(problem), x.q.options().dtype(at::kInt), stream);
   problem.scratch = scratch.mutable_data_ptr<float>();
   problem.partial = partial.mutable_data_ptr<float>();
   problem.counters = counters.mutable_data_ptr<int>();
-  check(launch_qk_importance(problem, blocks, stream));
+  check_cuda(launch_qk_importance(problem, blocks, stream));
   return {q_out, k_out};
 }
 

@@ -1,4 +1,4 @@
-// The kernel's launch, as the host sees it.
+// The kernel's launch, for the host.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,10 +7,10 @@
 
 namespace pymultiling {
 
-// As many as are worth while: two a multiprocessor are resident.
+// Returns the number of blocks to launch: two per multiprocessor are resident.
 int qk_importance_blocks(const Problem& problem, int multiprocessors);
 
-// What `scratch`, `partial` and `counters` must hold.
+// The number of elements of `scratch`, `partial` and `counters`.
 int64_t qk_importance_scratch(const Problem& problem, int blocks);
 int64_t qk_importance_partial(const Problem& problem);
 int64_t qk_importance_counters(const Problem& problem);

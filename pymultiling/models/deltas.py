@@ -92,8 +92,8 @@ def refuse_deltas(model: nn.Module) -> None:
     """
     if has_deltas(model):
         raise ValueError(
-            "the model trains some neurons, and its weights are read: first call merge() or remove() of what train_only "
-            "returned, or load the model's state_dict() into a new one"
+            "the model trains some neurons, and its weights are read: first call merge() or remove() of what "
+            "train_only returned, or load the model's state_dict() into a new one"
         )
 
 

@@ -235,8 +235,8 @@ def family_of(model: nn.Module) -> Family:
         raise UnsupportedModel(
             f"{type(model).__name__} (model_type {model_type!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "
-            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on the "
-            "command line in a file for --families"
+            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on "
+            "the command line in a file for --families"
         )
     entry = FAMILIES[model_type]
     return entry if isinstance(entry, Family) else entry(config)

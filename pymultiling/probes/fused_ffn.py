@@ -33,8 +33,8 @@ def fused_ffn(
 ) -> Iterator[None]:
     """Inside, the layer's FFN is computed by gated_ffn, and every forward calls keep(result).
 
-    The FFN module gets another forward, which is removed at the end. Its projections still run as modules, so their hooks
-    are called.
+    The FFN module gets another forward, which is removed at the end. Its projections still run as modules, so their
+    hooks are called.
 
     Args:
         activation: transformers' name of the FFN's activation.

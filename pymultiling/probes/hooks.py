@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -46,7 +46,7 @@ class Hooks:
             module.forward = module.forward
             self._marked.append(module)
 
-    def __enter__(self) -> Hooks:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -25,8 +25,8 @@ def require_finite(importance: dict[str, Tensor]) -> None:
     """Checks that all values are finite.
 
     Raises:
-        NonFiniteActivations: some values are NaN or infinite. The message names the first layer that has such values, and
-            in this layer the site that is computed first.
+        NonFiniteActivations: some values are NaN or infinite. The message names the first layer that has such values,
+            and in this layer the site that is computed first.
     """
     is_broken = {site: (~values.isfinite().all(-1)).T for site, values in importance.items()}  # (layers, documents)
     first_places = []

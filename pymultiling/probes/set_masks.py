@@ -28,7 +28,7 @@ def set_masks(
 
 
 def mean_values(mean: Mapping[str, Tensor], layer: int, indices: SiteIndices, width: int, like: Tensor) -> Tensor:
-    """Returns (width,) with the dtype and the device of `like`; zero at sites that `mean` lacks, where no set has members."""
+    """Returns (width,) with the dtype and the device of `like`; zero at sites that `mean` and all sets lack."""
     values = torch.zeros(width, dtype=like.dtype, device=like.device)
     for site, index in indices.items():
         if site in mean:
@@ -49,13 +49,12 @@ def check_mean(
     if scale != 0:
         raise ValueError("neurons are scaled or set to their mean, not both: give scale or mean")
     layers, widths = len(decoder.layers), decoder.widths()
-    used_sites = {
-        site for neurons in sets if neurons is not None for site, mask in neurons.sites.items() if mask.any()
-    }
+    used_sites = {site for neurons in sets if neurons is not None for site, mask in neurons.sites.items() if mask.any()}
     for site in used_sites:
         if site not in mean:
             raise ValueError(f"mean has no values of site {site}, of which the sets have neurons")
         if tuple(mean[site].shape) != (layers, widths[site]):
             raise ValueError(
-                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, this model's {layers} x {widths[site]}"
+                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, "
+                f"this model's {layers} x {widths[site]}"
             )

@@ -1,4 +1,4 @@
-"""The parts of importance that depend on a model's weights alone. Each is computed once, while the weights do not change."""
+"""The parts of importance that depend on weights alone. Each is computed once, while the weights do not change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WeightProducts:
         self._grams: dict[tuple[Linear, int, int], tuple[Tensor, Tensor]] = {}
 
     def column_norms(self, linear: Linear, inputs: int) -> Tensor:
-        """Returns (inputs,): ||W[:, n]||^2 of every column that multiplies one of this number of inputs."""
+        """Returns (1, inputs): ||W[:, n]||^2 of every column that multiplies one of this number of inputs."""
         if linear not in self._norms:
             self._norms[linear] = column_energy(local_weight(linear, inputs), count=1)
         return self._norms[linear]

@@ -1,8 +1,8 @@
 """Counts in how many positions every FFN neuron is active, in a plain forward.
 
 The model's output stays the same bit for bit. For a mixture of experts this holds where the model uses transformers'
-"eager" experts (`from_pretrained(..., experts_implementation="eager")`). With other implementations the output agrees to
-rounding.
+"eager" experts (`from_pretrained(..., experts_implementation="eager")`). With other implementations, the output agrees
+to rounding.
 """
 
 from __future__ import annotations

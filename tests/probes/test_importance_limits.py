@@ -19,7 +19,7 @@ from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_batch, tiny_mo
     "name", [name for name in (*REPRESENTATIVE_MODELS, "qwen2-sliding") if name not in ("qwen2", "mixtral")]
 )
 def test_bfloat16_importance_is_close_to_float64_with_the_same_weights(name):
-    """The largest error of four seeds was 0.016: bfloat16 rounds activations to 0.004, and importance is their square."""
+    """The largest error of four seeds was 0.016: bfloat16 rounds activations to 0.004, which importance squares."""
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
     truth = importance_in_float64(copy.deepcopy(model).double(), **batch)
     found = pml.importance(model, **batch)

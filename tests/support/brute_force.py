@@ -178,7 +178,7 @@ def _ffn(layer, call, config):
 
 @contextmanager
 def _without_neuron(layer, site: str, n: int, config):
-    """Inside, neuron n is zero. Of FFN neurons the row of gate, the row of up or the column of down is zero, by turns."""
+    """Inside, neuron n is zero. Of FFN neurons the row of gate, the row of up or the column of down is zero in turn."""
     values = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     zero_neuron(layer, site, n, config, ffn_part=("gate", "up", "down")[n % 3])
     yield

@@ -73,10 +73,7 @@ MODELS = {
     "granite": ("Granite", dict(attention_multiplier=0.3, residual_multiplier=0.22, embedding_multiplier=2.0)),
     "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0])),
     "bloom": ("Bloom", {}),
-    "bloom-three-heads": (
-        "Bloom",
-        dict(hidden_size=30, num_attention_heads=3),
-    ),  # head size^-1/2 = 10^-1/2 is not exact in binary
+    "bloom-three-heads": ("Bloom", dict(hidden_size=30, num_attention_heads=3)),  # 10^-1/2 is not exact in binary
     "falcon": ("Falcon", dict(ffn_hidden_size=37)),  # one key head
     "falcon-new": ("Falcon", dict(ffn_hidden_size=37, new_decoder_architecture=True, num_kv_heads=2, bias=True)),
     "falcon-alibi": (

@@ -111,18 +111,18 @@ def statistics_token_by_token(model, batch) -> dict[str, torch.Tensor]:
 def test_float64_importance_is_brute_force(name, padding):
     truth = brute_force_importance(name, padding)
     assert (truth > 0).float().mean() > 0.8  # zeros are of experts to which no token of the document is routed
-    found = measured(tiny_moe(name), tiny_batch(padding=padding), "energy")
-    assert found.dtype == torch.float64 and torch.equal(found > 0, truth > 0)
-    torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+    result = measured(tiny_moe(name), tiny_batch(padding=padding), "energy")
+    assert result.dtype == torch.float64 and torch.equal(result > 0, truth > 0)
+    torch.testing.assert_close(result, truth, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding, implementation):
-    found = measured(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), brute_force_importance(name, padding), rtol=1e-3, atol=0)
+    result = measured(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), brute_force_importance(name, padding), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -130,9 +130,9 @@ def test_float32_importance_is_float64_brute_force(name, padding, implementation
 def test_bfloat16_importance_is_close(name, implementation):
     """The reference has the same routing, because in 16 bits the router sends some tokens to other experts."""
     model, batch = tiny_moe(name, torch.bfloat16, implementation), tiny_batch(padding="left")
-    found, truth = measured(model, batch, "energy"), statistics_token_by_token(model, batch)["energy"]
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), truth, rtol=0.05, atol=1e-3 * truth.max().item())
+    result, truth = measured(model, batch, "energy"), statistics_token_by_token(model, batch)["energy"]
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), truth, rtol=0.05, atol=1e-3 * truth.max().item())
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -140,9 +140,9 @@ def test_bfloat16_importance_is_close(name, implementation):
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_statistics_are_sums_over_routed_tokens(statistic, name, padding):
     model, batch = tiny_moe(name), tiny_batch(padding=padding)
-    found, truth = measured(model, batch, statistic), statistics_token_by_token(model, batch)[statistic]
-    assert found.dtype == (torch.int64 if statistic in ("active", "tokens") else torch.float64)
-    torch.testing.assert_close(found.double(), truth, rtol=1e-12, atol=1e-14)
+    result, truth = measured(model, batch, statistic), statistics_token_by_token(model, batch)[statistic]
+    assert result.dtype == (torch.int64 if statistic in ("active", "tokens") else torch.float64)
+    torch.testing.assert_close(result.double(), truth, rtol=1e-12, atol=1e-14)
 
 
 def test_experts_of_another_kind_are_refused():

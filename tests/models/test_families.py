@@ -39,8 +39,8 @@ def test_a_registered_family_is_measured_and_masked():
     with pytest.raises(pml.UnsupportedModel, match=r"register_family\('mine', pymultiling.Family"):
         pml.importance(model, **batch)
     register_family("mine", Family(o="output", ffn="feed"))
-    found, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
-    assert all(torch.equal(found[site], truth[site]) for site in pml.SITES)
+    result, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
+    assert all(torch.equal(result[site], truth[site]) for site in pml.SITES)
     neurons = random_neurons(tiny_model("llama"))
     with pml.deactivate(model, neurons), pml.deactivate(reference := tiny_model("llama"), neurons):
         assert torch.equal(model(**batch).logits, reference(**batch).logits)

@@ -20,16 +20,16 @@ def both(implementation: str) -> list:
 @NOT_EAGER
 @pytest.mark.parametrize("score", ["importance", "released"])
 def test_importance_agrees_with_eager_experts_to_rounding(implementation, score):
-    found, truth = (pml.importance(model, **tiny_batch(), score=score) for model in both(implementation))
+    result, truth = (pml.importance(model, **tiny_batch(), score=score) for model in both(implementation))
     for site in pml.SITES:
-        torch.testing.assert_close(found[site], truth[site], rtol=1e-3, atol=1e-6 * truth[site].max().item())
+        torch.testing.assert_close(result[site], truth[site], rtol=1e-3, atol=1e-6 * truth[site].max().item())
 
 
 @NOT_EAGER
 def test_means_agree_with_eager_experts_to_rounding(implementation):
-    found, truth = (pml.mean_activations(model, tiny_tokenizer(), texts("fr")) for model in both(implementation))
+    result, truth = (pml.mean_activations(model, tiny_tokenizer(), texts("fr")) for model in both(implementation))
     for site in pml.SITES:
-        torch.testing.assert_close(found[site], truth[site], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result[site], truth[site], rtol=1e-4, atol=1e-5)
 
 
 @NOT_EAGER
@@ -41,9 +41,9 @@ def test_sets_are_switched_off_and_on_again(implementation):
     with pml.deactivate(model, a):
         assert difference(logits(model, batch), without_a) < TOLERANCE[torch.float32]
     with pml.deactivate(model, [b, a]):
-        found = logits(model, batch)
-    assert difference(found[:9], without_b[:9]) < TOLERANCE[torch.float32]
-    assert difference(found[9:], without_a[9:]) < TOLERANCE[torch.float32]
+        result = logits(model, batch)
+    assert difference(result[:9], without_b[:9]) < TOLERANCE[torch.float32]
+    assert difference(result[9:], without_a[9:]) < TOLERANCE[torch.float32]
     assert torch.equal(logits(model, batch), plain)
 
 

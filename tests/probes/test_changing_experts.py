@@ -93,8 +93,8 @@ def test_every_row_of_a_batch_runs_under_its_own_set(name):
     ]
     sets = torch.tensor([1, -1, 0]).repeat_interleave(9)
     with mask_experts(model, drawn, sets):
-        found = run(model, batch)
-    for row, (part, whole_batch) in enumerate(zip(found.split(lengths), truth)):
+        result = run(model, batch)
+    for row, (part, whole_batch) in enumerate(zip(result.split(lengths), truth)):
         torch.testing.assert_close(part, whole_batch.split(lengths)[row], rtol=1e-10, atol=1e-12)
 
 
@@ -110,11 +110,11 @@ def test_mask_hidden_scales_neurons_or_sets_them_to_values(change, plain):
     with torch.no_grad(), change_hidden(experts, captured.append):
         run(model, batch)
     routed = captured[0]
-    found = experts.mask_hidden(routed, mask, plain=plain, **options)
+    result = experts.mask_hidden(routed, mask, plain=plain, **options)
     for row, e in enumerate(routed.experts.tolist()):
         place = slice(e * experts.size, (e + 1) * experts.size)
         target = 3 * routed.hidden[row] if change == "scale" else values[place]
-        assert torch.equal(found[row], torch.where(mask[0, place], target, routed.hidden[row]))
+        assert torch.equal(result[row], torch.where(mask[0, place], target, routed.hidden[row]))
 
 
 def test_inner_changes_follow_outer_ones_and_all_are_removed():
@@ -165,5 +165,5 @@ def test_gradients_are_those_of_the_zeroed_model(implementation):
     with mask_experts(model, drawn):
         run(model, batch).square().sum().backward()
     for name in ("self_attn.q_proj.weight", "mlp.gate.weight"):
-        found, truth = (either.model.layers[0].get_parameter(name).grad for either in (model, without))
-        assert (found - truth).abs().max() < 1e-4 * truth.abs().max()
+        result, truth = (either.model.layers[0].get_parameter(name).grad for either in (model, without))
+        assert (result - truth).abs().max() < 1e-4 * truth.abs().max()

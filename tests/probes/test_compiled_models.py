@@ -77,6 +77,6 @@ def test_importance_of_a_model_with_compiled_layers_is_that_of_the_model():
     for layer in model.model.layers:
         layer.compile(backend="aot_eager")
     run(model, batch)
-    found = pml.importance(model, **batch)
+    result = pml.importance(model, **batch)
     for site in truth:
-        assert difference(found[site], truth[site]) < 1e-3, site
+        assert difference(result[site], truth[site]) < 1e-3, site

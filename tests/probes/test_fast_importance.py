@@ -71,8 +71,8 @@ def test_estimates_include_the_biases_of_attention_scores(name):
 def test_errors_are_given_for_the_estimated_sites_that_were_requested():
     model, batch = tiny_model("llama"), tiny_batch()
     for sites, estimated in ((("k", "o"), {"k"}), (("ffn", "v"), set())):
-        found = pml.importance(model, **batch, sites=sites, qk="fast")
-        assert set(found) == set(sites) and set(found.error) == estimated
+        result = pml.importance(model, **batch, sites=sites, qk="fast")
+        assert set(result) == set(sites) and set(result.error) == estimated
 
 
 def test_unknown_mode_is_refused():
@@ -85,8 +85,8 @@ def tokenizer(texts, **_):
 
 
 def detect(**arguments) -> pml.NeuronStatistics:
-    found = pml.detect(tiny_model("llama"), tokenizer, {"a": ["x", "yy"]}, progress=False, **arguments)
-    return found.statistics["a"]
+    result = pml.detect(tiny_model("llama"), tokenizer, {"a": ["x", "yy"]}, progress=False, **arguments)
+    return result.statistics["a"]
 
 
 def test_estimated_statistics_and_exact_ones_do_not_add():

@@ -24,20 +24,20 @@ from tests.support.tiny_models import MODELS, REPRESENTATIVE_MODELS, tiny_batch,
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", MODELS)
 def test_float64_importance_is_brute_force(name, padding):
-    found = importance_in_float64(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
+    result = importance_in_float64(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
     truth = brute_force_importance(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float64)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert {site: values.dtype for site, values in result.items()} == dict.fromkeys(truth, torch.float64)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding):
-    found = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
+    result = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
     truth = brute_force_importance(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float32)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert {site: values.dtype for site, values in result.items()} == dict.fromkeys(truth, torch.float32)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < ILL_CONDITIONED.get((name, torch.float32), TOLERANCE[torch.float32]), errors
 
 
@@ -66,8 +66,8 @@ def test_importance_is_brute_force_for_any_shape(groups, head, ffn, lengths, pad
     model = tiny_model(name, torch.float64, seed=seed, num_hidden_layers=1, intermediate_size=ffn, **shape)
     batch = tiny_batch(lengths, padding, seed)
     truth = brute_force(model, **batch)
-    found = importance_in_float64(model, **batch)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    result = importance_in_float64(model, **batch)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
@@ -77,9 +77,9 @@ def test_a_fused_probe_is_exact_too(name):
         model = tiny_model(name, dtype)
         precision = float64_throughout(model) if dtype == torch.float64 else nullcontext()
         with precision, ImportanceProbe(model, fused=True) as probe:
-            found = probe.measure(**tiny_batch())
+            result = probe.measure(**tiny_batch())
         for site, truth in brute_force_importance(name, "right").items():
-            assert largest_error(found[site], truth) < TOLERANCE[dtype], (dtype, site)
+            assert largest_error(result[site], truth) < TOLERANCE[dtype], (dtype, site)
 
 
 # The largest relative difference of numbers that exact arithmetic would make equal. A neuron at the floor of a
@@ -126,10 +126,10 @@ def test_a_boolean_mask_gives_the_same_as_an_integer_mask():
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_documents_of_one_token_have_no_importance_of_q_and_k(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((1, 1))
-    found, truth = importance_in_float64(model, **batch), brute_force(model, **batch)
+    result, truth = importance_in_float64(model, **batch), brute_force(model, **batch)
     for site in ("ffn", "v", "o"):
-        assert largest_error(found[site], truth[site]) < TOLERANCE[torch.float64], site
-    assert not found["q"].any() and not found["k"].any()
+        assert largest_error(result[site], truth[site]) < TOLERANCE[torch.float64], site
+    assert not result["q"].any() and not result["k"].any()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -138,8 +138,8 @@ def test_a_row_of_padding_has_no_importance_and_does_not_change_other_rows(name,
     model = set_attention(tiny_model(name), attention)
     batch = tiny_batch((9, 6))
     padded = {key: torch.cat([value, torch.zeros(1, 9, dtype=torch.int64)]) for key, value in batch.items()}
-    found, without = pml.importance(model, **padded), pml.importance(model, **batch)
-    for site, values in found.items():
+    result, without = pml.importance(model, **padded), pml.importance(model, **batch)
+    for site, values in result.items():
         assert not values[2].any(), site
         assert largest_error(values[:2], without[site].double()) < 1e-3, site
 

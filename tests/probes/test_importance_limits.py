@@ -22,8 +22,8 @@ def test_bfloat16_importance_is_close_to_float64_with_the_same_weights(name):
     """The largest error of four seeds was 0.016: bfloat16 rounds activations to 0.004, which importance squares."""
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
     truth = importance_in_float64(copy.deepcopy(model).double(), **batch)
-    found = pml.importance(model, **batch)
-    for site, values in found.items():
+    result = pml.importance(model, **batch)
+    for site, values in result.items():
         assert values.dtype == torch.float32 and values.isfinite().all(), site
         error = (values.double() - truth[site]).norm(dim=-1) / truth[site].norm(dim=-1)
         assert error.max() < 0.03, (site, error)
@@ -41,11 +41,11 @@ def test_key_biases_of_300_stay_finite_in_half_precision(name, dtype):
 def test_kernels_and_reference_give_the_same_importance():
     for name in REPRESENTATIVE_MODELS:
         model, batch = tiny_model(name), tiny_batch()
-        found = pml.importance(model, **batch)
+        result = pml.importance(model, **batch)
         with mock.patch("pymultiling.ops.dispatch.why_unavailable", return_value="switched off by the test"):
             plain = pml.importance(model, **batch)
         for site in pml.SITES:
-            assert largest_error(found[site], plain[site].double()) < 1e-3, (name, site)
+            assert largest_error(result[site], plain[site].double()) < 1e-3, (name, site)
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_an_exception_inside_leaves_the_model_untouched(arguments):
     with pytest.raises(KeyboardInterrupt), ImportanceProbe(model, **arguments) as probe, broken:
         probe.measure(**tiny_batch())
     assert_untouched(model, before)
-    found, fresh = pml.importance(model, **tiny_batch()), pml.importance(tiny_model("gemma3_text"), **tiny_batch())
-    assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES)
+    result, fresh = pml.importance(model, **tiny_batch()), pml.importance(tiny_model("gemma3_text"), **tiny_batch())
+    assert all(torch.equal(result[site], fresh[site]) for site in pml.SITES)
 
 
 def test_a_failed_batch_does_not_change_the_next():
@@ -109,9 +109,9 @@ def test_a_failed_batch_does_not_change_the_next():
                 broken = mock.patch.object(module, "forward", side_effect=RuntimeError)
                 with broken, pytest.raises(RuntimeError):
                     probe.measure(**tiny_batch((5, 4)))
-            found = probe.measure(**batch)
+            result = probe.measure(**batch)
         fresh = pml.importance(model, **batch)
-        assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES), name
+        assert all(torch.equal(result[site], fresh[site]) for site in pml.SITES), name
 
 
 def test_hooks_and_a_forward_that_were_there_before_stay():
@@ -129,8 +129,8 @@ def test_a_probe_measures_several_batches():
     batches = [tiny_batch(lengths, seed=seed) for seed, lengths in enumerate([(11, 7), (3,), (5, 5, 2)])]
     with ImportanceProbe(model) as probe:
         for batch in batches:
-            found, alone = probe.measure(**batch), pml.importance(model, **batch)
-            assert all(torch.equal(found[site], alone[site]) for site in pml.SITES)
+            result, alone = probe.measure(**batch), pml.importance(model, **batch)
+            assert all(torch.equal(result[site], alone[site]) for site in pml.SITES)
 
 
 def test_a_model_can_be_called_between_measurements():
@@ -180,10 +180,10 @@ def test_importance_of_a_deactivated_model_is_that_of_the_zeroed_model(name):
     neurons = random_neurons(model)
     truth = importance_in_float64(with_zeroed_neurons(model, neurons), **batch)
     with pml.deactivate(model, neurons):
-        found = importance_in_float64(model, **batch)
+        result = importance_in_float64(model, **batch)
     with ImportanceProbe(model) as probe, pml.deactivate(model, neurons), float64_throughout(model):
         inside = probe.measure(**batch)
-    assert all(torch.equal(found[site], inside[site]) for site in pml.SITES)
+    assert all(torch.equal(result[site], inside[site]) for site in pml.SITES)
     for site, mask in neurons.sites.items():
-        assert largest_error(found[site], truth[site]) < 1e-9, site
-        assert not found[site][:, mask].any(), site
+        assert largest_error(result[site], truth[site]) < 1e-9, site
+        assert not result[site][:, mask].any(), site

@@ -91,19 +91,19 @@ def test_rope_post_is_brute_force_on_rotated_dimensions(name, padding):
         for n in range(sizes(model.config)[site]):
             after = probabilities(model, batch, partial(zero_dimension, place, n))
             truth[site].append((after - before).square().sum((1, 2, 3)))
-    found = importance_in_float64(model, **batch, rope="post")
+    result = importance_in_float64(model, **batch, rope="post")
     for site in truth:
-        assert largest_error(found[site], torch.stack(truth[site], 1)[:, None]) < TOLERANCE[torch.float64], site
+        assert largest_error(result[site], torch.stack(truth[site], 1)[:, None]) < TOLERANCE[torch.float64], site
     pre = importance_in_float64(model, **batch)
-    assert all(torch.equal(found[site], pre[site]) for site in ("ffn", "v", "o"))
+    assert all(torch.equal(result[site], pre[site]) for site in ("ffn", "v", "o"))
 
 
 @pytest.mark.parametrize("name", WITHOUT_ROTATION)
 def test_without_a_rotation_rope_post_is_brute_force(name):
     model = tiny_model(name, torch.float64)
-    found = importance_in_float64(model, **tiny_batch(), rope="post")
+    result = importance_in_float64(model, **tiny_batch(), rope="post")
     for site, truth in brute_force_importance(name, "right").items():
-        assert largest_error(found[site], truth) < TOLERANCE[torch.float64], site
+        assert largest_error(result[site], truth) < TOLERANCE[torch.float64], site
 
 
 def one_layer(name: str) -> dict:
@@ -170,9 +170,9 @@ def test_released_importance_is_what_the_published_code_ranks_by(name, padding):
         "q": by_head.flatten(1),
         "k": by_head.view(2, -1, group, q.shape[-1]).sum(2).flatten(1),
     }
-    found = importance_in_float64(model, **batch, score="released")
+    result = importance_in_float64(model, **batch, score="released")
     for site in truth:
-        assert largest_error(found[site], truth[site][:, None]) < TOLERANCE[torch.float64], site
+        assert largest_error(result[site], truth[site][:, None]) < TOLERANCE[torch.float64], site
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,15 @@ def test_every_row_is_under_its_own_set(name, site, dtype):
     sets = sets_of(model, [site])
     plain = model(**batch).logits
     with pml.deactivate(model, sets, rows=ROWS):
-        found = model(**batch).logits
+        result = model(**batch).logits
     for row, place in enumerate(ROWS):
         batch_of_row = {key: value[row : row + 1] for key, value in batch.items()}
         truth = without(model, sets[place])(**batch_of_row).logits[0]
-        assert difference(found[row], truth) < TOLERANCE[dtype], row
+        assert difference(result[row], truth) < TOLERANCE[dtype], row
         assert place == 1 or difference(plain[row], truth) > 1e-3
         if sets[place] is not None:
             with pml.deactivate(model, sets[place]):
-                assert difference(found[row], model(**batch_of_row).logits[0]) < TOLERANCE[dtype]
+                assert difference(result[row], model(**batch_of_row).logits[0]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -56,11 +56,11 @@ def test_rows_of_different_lengths_are_under_their_own_sets(name, padding):
     model, batch = tiny_model(name), tiny_batch((9, 4, 7, 11, 2), padding=padding)
     sets = sets_of(model)
     with pml.deactivate(model, sets, rows=torch.tensor(ROWS)):
-        found = model(**batch).logits
+        result = model(**batch).logits
     for row, place in enumerate(ROWS):
         truth = without(model, sets[place])(**batch).logits[row]
         valid = batch["attention_mask"][row].bool()
-        assert difference(found[row][valid], truth[valid]) < (1e-3 if name == "qwen2" else TOLERANCE[torch.float32])
+        assert difference(result[row][valid], truth[valid]) < (1e-3 if name == "qwen2" else TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
@@ -68,10 +68,10 @@ def test_rows_are_decoded_with_a_cache_under_their_own_sets(name):
     model, tokens = tiny_model(name, torch.float64), tiny_batch((9,) * len(ROWS))["input_ids"]
     sets = sets_of(model)
     with pml.deactivate(model, sets, rows=ROWS):
-        found = decoded(model, tokens)
+        result = decoded(model, tokens)
     for row, place in enumerate(ROWS):
         truth = decoded(without(model, sets[place]), tokens[row : row + 1])[0]
-        assert difference(found[row], truth) < TOLERANCE[torch.float64]
+        assert difference(result[row], truth) < TOLERANCE[torch.float64]
 
 
 @pytest.mark.parametrize("arguments", [dict(max_new_tokens=5, do_sample=False), BEAMS], ids=["greedy", "beams"])
@@ -80,22 +80,22 @@ def test_rows_are_generated_under_their_own_sets(name, arguments):
     model, prompts = tiny_model(name), tiny_batch((5, 3, 5, 4, 5), padding="left")
     sets = sets_of(model)
     with pml.deactivate(model, sets, rows=ROWS):
-        found = model.generate(**prompts, **arguments)
+        result = model.generate(**prompts, **arguments)
     plain = model.generate(**prompts, **arguments)
     for row, place in enumerate(ROWS):
         truth = without(model, sets[place]).generate(**prompts, **arguments)
-        assert torch.equal(found[row], truth[row]), row
-    assert not torch.equal(found, plain)
+        assert torch.equal(result[row], truth[row]), row
+    assert not torch.equal(result, plain)
 
 
 def test_all_beams_of_a_prompt_are_under_its_set():
     model, prompts = tiny_model("llama"), tiny_batch((5, 5), padding="left")
     sets, arguments = sets_of(model), dict(BEAMS, num_return_sequences=3)
     with pml.deactivate(model, sets, rows=[3, 1]):
-        found = model.generate(**prompts, **arguments).view(2, 3, -1)
+        result = model.generate(**prompts, **arguments).view(2, 3, -1)
     for row, place in enumerate([3, 1]):
         truth = without(model, sets[place]).generate(**prompts, **arguments).view(2, 3, -1)[row]
-        assert torch.equal(found[row], truth)
+        assert torch.equal(result[row], truth)
 
 
 def test_all_samples_of_a_prompt_are_under_its_set():
@@ -104,9 +104,9 @@ def test_all_samples_of_a_prompt_are_under_its_set():
     sampled = dict(max_new_tokens=4, do_sample=True, num_return_sequences=4, top_k=0)
     with pml.deactivate(model, sets[3:]):
         torch.manual_seed(0)
-        found = model.generate(**prompt, **sampled)
+        result = model.generate(**prompt, **sampled)
     torch.manual_seed(0)
-    assert torch.equal(found, with_zeroed_neurons(model, sets[3]).generate(**prompt, **sampled))
+    assert torch.equal(result, with_zeroed_neurons(model, sets[3]).generate(**prompt, **sampled))
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])

@@ -100,9 +100,9 @@ def test_neurons_are_set_to_their_mean(name):
         assert difference(logits(model, batch), truth) < TOLERANCE[torch.float64]
     truth_b = logits_with_replaced(model, b, mean, batch)
     with pml.deactivate(model, [b, a], mean=mean):
-        found = model(**batch).logits
-    assert difference(found[0], truth_b[:9]) < TOLERANCE[torch.float64]
-    assert difference(found[1], truth[9:]) < TOLERANCE[torch.float64]
+        result = model(**batch).logits
+    assert difference(result[0], truth_b[:9]) < TOLERANCE[torch.float64]
+    assert difference(result[1], truth[9:]) < TOLERANCE[torch.float64]
 
 
 def test_a_mean_is_needed_only_for_the_sites_of_the_set():
@@ -175,26 +175,26 @@ def test_forward_derivatives_are_those_of_the_zeroed_model(name):
     parameters = with_scaled_neurons(model, neurons, 0.0)
     value, truth = torch.func.jvp(run(parameters), (embedded,), (direction,))
     with pml.deactivate(model, neurons):
-        found, tangent = torch.func.jvp(run(model), (embedded,), (direction,))
-    assert difference(found, value) < 1e-10 and difference(tangent, truth) < 1e-10
+        result, tangent = torch.func.jvp(run(model), (embedded,), (direction,))
+    assert difference(result, value) < 1e-10 and difference(tangent, truth) < 1e-10
 
 
 def test_tensors_that_other_hooks_keep_are_not_overwritten():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
-    neurons, kept = random_neurons(model), []
+    neurons, captured = random_neurons(model), []
     projection, down = model.model.layers[0].self_attn.q_proj, model.model.layers[0].mlp.down_proj
     with pml.deactivate(model, neurons):
         truth = logits(model, batch)
     handles = [
-        projection.register_forward_hook(lambda _, args, output: kept.append(output)),
-        down.register_forward_pre_hook(lambda _, args: kept.append(args[0])),
+        projection.register_forward_hook(lambda _, args, output: captured.append(output)),
+        down.register_forward_pre_hook(lambda _, args: captured.append(args[0])),
     ]
     logits(model, batch)
     with pml.deactivate(model, neurons):
         assert torch.equal(logits(model, batch), truth)
     for handle in handles:
         handle.remove()
-    q, _, q_inside, hidden = kept
+    q, _, q_inside, hidden = captured
     assert torch.equal(q, q_inside) and hidden.ne(0).all()
 
 

@@ -64,8 +64,9 @@ def deactivate(
 
     Raises:
         UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
-        ValueError: a set is of a model of another shape; `rows` has an index that is not in the list, or not as many
-            entries as the batch has rows; `mean` lacks a site of the sets, or is given together with a scale.
+        ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape; `rows` has an
+            index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
+            is of another model, lacks a site of the sets, or is given together with a scale.
 
     Warns:
         UserWarning: a set has no neurons.

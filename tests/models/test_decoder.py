@@ -1,4 +1,4 @@
-"""Decoder: where it finds the neurons of each family, their numbers, and what it says when they are not there."""
+"""Decoder: the modules that it finds in each family, their widths, and its errors for models that it cannot use."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.families import FAMILIES as TABLE
+from pymultiling.models.families import FAMILIES
 from tests.support.anatomy import (
     attention_of,
     experts_of,
@@ -41,23 +41,23 @@ def test_sizes_are_read_off_the_weights_not_off_hidden_size():
     assert (decoder.layers[0].head_size, decoder.layers[0].heads, decoder.layers[0].kv_heads) == (14, 4, 2)
 
 
-def test_every_family_of_the_table_is_tested():
-    assert {configuration(kind).model_type for kind, _ in MODELS.values()} == set(TABLE)
+def test_every_registered_family_is_tested():
+    assert {configuration(kind).model_type for kind, _ in MODELS.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_separate_projections_are_whole_modules(name):
     model = tiny_model(name)
-    for layer, own in zip(Decoder(model).layers, layers_of(model)):
-        attention = attention_of(own, model.config)
+    for layer, module in zip(Decoder(model).layers, layers_of(model)):
+        attention = attention_of(module, model.config)
         for site in ("q", "k", "v") if module_name(model.config, "qkv") is None else ():
             projection, linear = getattr(layer, site), getattr(attention, f"{site}_proj")
-            assert projection.module is linear and projection.place() == slice(0, linear.out_features)
-        assert layer.o is output_of(own, model.config)
-        if experts_of(own) is not None:
-            assert layer.experts.module is experts_of(own) and layer.gate is layer.up is layer.down is None
+            assert projection.module is linear and projection.index() == slice(0, linear.out_features)
+        assert layer.o is output_of(module, model.config)
+        if experts_of(module) is not None:
+            assert layer.experts.module is experts_of(module) and layer.gate is layer.up is layer.down is None
             continue
-        gate, up, down = ffn_modules(own)
+        gate, up, down = ffn_modules(module)
         assert layer.gate.module is gate and (layer.up.module is up if layer.up else up is gate)
         assert layer.down is down and layer.experts is None
 
@@ -66,32 +66,32 @@ FUSED = [name for name, (kind, _) in MODELS.items() if module_name(configuration
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_projections_are_taken_apart_as_the_model_does(name):
+def test_fused_projections_select_the_rows_that_the_model_uses(name):
     model = tiny_model(name)
-    for layer, own in zip(Decoder(model).layers, layers_of(model)):
-        fused = getattr(attention_of(own, model.config), module_name(model.config, "qkv"))
+    for layer, module in zip(Decoder(model).layers, layers_of(model)):
+        fused = getattr(attention_of(module, model.config), module_name(model.config, "qkv"))
         output = torch.randn(2, 3, weight_of(fused).shape[0])
         for site in ("q", "k", "v"):
             projection, rows = getattr(layer, site), rows_of(model.config, site)
             assert projection.module is fused and projection.width == len(rows)
             assert torch.equal(projection.row_indices(), rows)
-            for part in (output[..., rows], output[..., projection.place()]):
-                assert torch.equal(projection.of(output), part)
+            for part in (output[..., rows], output[..., projection.index()]):
+                assert torch.equal(projection.select(output), part)
 
 
 @pytest.mark.parametrize("name", ["phi3", "phi3-partial-rotary"])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_fused_projections_are_sliced_as_the_model_slices_them(name, kv_heads):
     model = tiny_model(name, num_key_value_heads=kv_heads)
-    layer, own = Decoder(model).layers[0], model.model.layers[0]
-    qkv, gate_up = own.self_attn.qkv_proj.weight, own.mlp.gate_up_proj.weight
-    assert layer.q.module is layer.k.module is layer.v.module is own.self_attn.qkv_proj
-    assert layer.gate.module is layer.up.module is own.mlp.gate_up_proj
+    layer, module = Decoder(model).layers[0], model.model.layers[0]
+    qkv, gate_up = module.self_attn.qkv_proj.weight, module.mlp.gate_up_proj.weight
+    assert layer.q.module is layer.k.module is layer.v.module is module.self_attn.qkv_proj
+    assert layer.gate.module is layer.up.module is module.mlp.gate_up_proj
     q, k, v = qkv.split([32, 8 * kv_heads, 8 * kv_heads])
     gate, up = gate_up.chunk(2)
     for projection, part in ((layer.q, q), (layer.k, k), (layer.v, v), (layer.gate, gate), (layer.up, up)):
         assert projection.width == part.shape[0]
-        assert torch.equal(projection.of(projection.module.weight.T), part.T)
+        assert torch.equal(projection.select(projection.module.weight.T), part.T)
 
 
 @pytest.mark.parametrize(
@@ -100,23 +100,25 @@ def test_fused_projections_are_sliced_as_the_model_slices_them(name, kv_heads):
 )
 def test_norms_are_found_where_the_family_has_them(name, q_norm, post_norm):
     model = tiny_model(name)
-    layer, own = Decoder(model).layers[1], model.model.layers[1]
-    assert (layer.q_norm, layer.k_norm) == ((own.self_attn.q_norm, own.self_attn.k_norm) if q_norm else (None, None))
-    norms = (own.post_attention_layernorm, own.post_feedforward_layernorm) if post_norm else (None, None)
+    layer, module = Decoder(model).layers[1], model.model.layers[1]
+    assert (layer.q_norm, layer.k_norm) == (
+        (module.self_attn.q_norm, module.self_attn.k_norm) if q_norm else (None, None)
+    )
+    norms = (module.post_attention_layernorm, module.post_feedforward_layernorm) if post_norm else (None, None)
     assert (layer.attention_norm, layer.ffn_norm) == norms
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "gemma3_text", "olmo2"])
-def test_a_norm_multiplies_by_its_multiplier(name):
+def test_multiplier_is_what_a_norm_multiplies_by(name):
     model = tiny_model(name, torch.float64)
     decoder = Decoder(model)
     norm = decoder.layers[0].q_norm or decoder.layers[0].ffn_norm
-    x = torch.ones(norm.weight.shape[0], dtype=torch.float64)  # its own root mean square is 1
+    x = torch.ones(norm.weight.shape[0], dtype=torch.float64)  # the root mean square of x is 1
     assert torch.allclose(norm(x), decoder.multiplier(norm), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_comes_after_the_last_layer(name):
+def test_final_modules_turn_the_last_layers_output_into_the_last_hidden_state(name):
     model, tokens, last = tiny_model(name), torch.tensor([[5, 6, 7]]), []
     layers_of(model)[-1].register_forward_hook(lambda _, args, output: last.append(output))
     with torch.no_grad():
@@ -127,26 +129,26 @@ def test_what_comes_after_the_last_layer(name):
     assert torch.equal(hidden, truth)
 
 
-def test_a_model_without_a_final_norm():
+def test_a_missing_final_norm_is_named():
     model = tiny_model("llama")
     del model.model.norm
     with pytest.raises(pml.UnsupportedModel, match="looked for norm in LlamaModel, which has embed_tokens"):
         Decoder(model).final_modules
 
 
-def test_a_model_without_a_head_is_a_decoder_too():
+def test_a_model_without_a_head_has_the_same_importance():
     model = tiny_model("llama").model
     assert Decoder(model).base_model is model
-    found = pml.importance(model, torch.tensor([[5, 6, 7]]))
-    whole = pml.importance(tiny_model("llama"), torch.tensor([[5, 6, 7]]))
-    assert all(torch.equal(found[site], whole[site]) for site in pml.SITES)
+    without_head = pml.importance(model, torch.tensor([[5, 6, 7]]))
+    with_head = pml.importance(tiny_model("llama"), torch.tensor([[5, 6, 7]]))
+    assert all(torch.equal(without_head[site], with_head[site]) for site in pml.SITES)
 
 
 def test_model_device_is_where_the_embeddings_are():
     assert model_device(tiny_model("llama")) == torch.device("cpu")
 
 
-def test_a_missing_projection_is_named_with_what_is_there():
+def test_a_missing_projection_is_named_with_the_modules_that_exist():
     model = tiny_model("llama")
     del model.model.layers[1].mlp.down_proj
     with pytest.raises(
@@ -162,7 +164,7 @@ def test_missing_layers_are_named():
         Decoder(model)
 
 
-def test_an_unknown_family_is_told_the_known_ones():
+def test_an_unknown_family_is_refused_with_the_list_of_known_ones():
     model = tiny_model("llama")
     model.config.model_type = "mamba"
     with pytest.raises(
@@ -170,7 +172,7 @@ def test_an_unknown_family_is_told_the_known_ones():
         match=r"model_type 'mamba'.*looked for one of llama, .*phi3.*register_family\('mamba', .*families.py",
     ):
         Decoder(model)
-    with pytest.raises(pml.UnsupportedModel, match="CodeGenForCausalLM .model_type 'codegen'"):
+    with pytest.raises(pml.UnsupportedModel, match=r"CodeGenForCausalLM .model_type 'codegen'"):
         Decoder(unknown_model())
     with pytest.raises(pml.UnsupportedModel, match="Linear"):
         Decoder(nn.Linear(2, 2))
@@ -182,7 +184,7 @@ def test_quantised_weights_are_refused():
     linear.weight = nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     with pytest.raises(
         pml.UnsupportedModel,
-        match="o_proj of layer 0 is no plain torch.nn.Linear.*without quantisation, and merge its adapters",
+        match=r"o_proj of layer 0 is no plain torch\.nn.Linear.*without quantisation, and merge its adapters",
     ):
         Decoder(model)
 
@@ -198,17 +200,17 @@ def test_layers_of_different_width_are_refused():
 @pytest.mark.parametrize("mixed", [dict(mlp_only_layers=[1]), dict(decoder_sparse_step=2)], ids=str)
 def test_layers_with_and_without_experts_are_refused(mixed):
     dense = 1 if "mlp_only_layers" in mixed else 0
-    sentence = f"layer {dense} has one dense FFN, and experts were looked for: models in which only some layers are"
-    with pytest.raises(pml.UnsupportedModel, match=sentence):
+    message = f"layer {dense} has one dense FFN, and experts were looked for: models in which only some layers are"
+    with pytest.raises(pml.UnsupportedModel, match=message):
         Decoder(tiny_model("qwen3_moe", **mixed))
 
 
-def test_queries_that_are_clipped_behind_their_norm_are_refused():
-    with pytest.raises(pml.UnsupportedModel, match="clips queries and keys behind their norms, at 0.5"):
+def test_queries_that_are_clipped_after_their_norm_are_refused():
+    with pytest.raises(pml.UnsupportedModel, match=r"clips queries and keys behind their norms, at 0\.5"):
         Decoder(tiny_model("olmoe", clip_qkv=0.5))
 
 
-def test_projections_that_do_not_fit_each_other():
+def test_projections_whose_widths_do_not_fit_are_refused():
     model = tiny_model("llama")
     attention = model.model.layers[0].self_attn
     attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
@@ -227,6 +229,6 @@ def test_attention_in_both_directions_is_refused():
         Decoder(tiny_model("gemma3_text", use_bidirectional_attention=True))
 
 
-def test_an_activation_that_the_fused_ffn_does_not_know_is_named():
-    with pytest.raises(pml.UnsupportedModel, match="'tanh'.*silu"):
+def test_an_activation_that_gated_ffn_does_not_know_is_named():
+    with pytest.raises(pml.UnsupportedModel, match=r"'tanh'.*silu"):
         pml.importance(tiny_model("llama", hidden_act="tanh"), torch.tensor([[5, 6, 7]]), score="released")

@@ -1,4 +1,4 @@
-"""Mixture-of-experts FFNs against their definition: without one neuron of one expert, the block is run again."""
+"""Importance and statistics of experts, against running the block again with one neuron of one expert set to zero."""
 
 import copy
 from contextlib import ExitStack
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import pymultiling as pml
-from pymultiling.models.experts import Experts, changing
-from tests.support.anatomy import zero_of_expert
+from pymultiling.models.experts import Experts, change_hidden
+from tests.support.anatomy import zero_expert_neuron
 from tests.support.tiny_models import positions, tiny_batch, tiny_model
 
 MODELS = ("mixtral", "qwen3_moe")
@@ -28,7 +28,7 @@ def blocks(model) -> list:
 
 
 def run(model, batch):
-    """The last layer's output of the valid tokens."""
+    """Returns the last layer's output at the valid tokens."""
     mask = batch["attention_mask"]
     output = model.model(**batch, position_ids=positions(mask), use_cache=False).last_hidden_state
     return output[mask.bool()]
@@ -41,57 +41,57 @@ def documents_of(batch) -> torch.Tensor:
 
 @torch.no_grad()
 def measured(model, batch, statistic: str) -> torch.Tensor:
-    """(documents, layers, E I): a statistic of every layer's experts, from one forward."""
-    documents, count, found = documents_of(batch), len(batch["input_ids"]), {}
+    """Returns (documents, layers, E I): a statistic of every layer's experts, from one forward."""
+    documents, count, by_layer = documents_of(batch), len(batch["input_ids"]), {}
     with ExitStack() as stack:
         for layer, block in enumerate(blocks(model)):
-            experts = Experts.of(block.experts, f"layer {layer}")
+            experts = Experts.from_module(block.experts, f"layer {layer}")
 
             def keep(routed, layer=layer, experts=experts):
-                found[layer] = getattr(experts, statistic)(routed, documents, count)
+                by_layer[layer] = getattr(experts, statistic)(routed, documents, count)
                 if statistic == "energy":
-                    found[layer] = found[layer] * experts.column_norms()
+                    by_layer[layer] = by_layer[layer] * experts.column_norms()
 
-            stack.enter_context(changing(experts, keep))
+            stack.enter_context(change_hidden(experts, keep))
         run(model, batch)
-    return torch.stack([found[layer] for layer in range(len(found))], 1)
+    return torch.stack([by_layer[layer] for layer in range(len(by_layer))], 1)
 
 
 def block_inputs(model, batch) -> list[torch.Tensor]:
-    caught = []
-    handles = [block.register_forward_pre_hook(lambda _, args: caught.append(args[0])) for block in blocks(model)]
+    inputs = []
+    handles = [block.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for block in blocks(model)]
     run(model, batch)
     for handle in handles:
         handle.remove()
-    return caught
+    return inputs
 
 
 @cache
 @torch.no_grad()
-def truth_of(name: str, padding: str) -> torch.Tensor:
-    """(documents, layers, E I): importance in float64."""
+def brute_force_importance(name: str, padding: str) -> torch.Tensor:
+    """Returns (documents, layers, E I): importance in float64."""
     model, batch = tiny_moe(name), tiny_batch(padding=padding)
     valid, layers = batch["attention_mask"].bool(), []
     for block, x in zip(blocks(model), block_inputs(model, batch)):
-        width, before, found = Experts.of(block.experts, "").width, block(x), []
+        width, before, changes = Experts.from_module(block.experts, "").width, block(x), []
         for n in range(width):
-            kept = copy.deepcopy(block.experts.state_dict())
-            zero_of_expert(block.experts, n, ("gate", "up", "down")[n % 3])
-            found.append(torch.where(valid, (block(x) - before).square().sum(-1), 0).sum(1))
-            block.experts.load_state_dict(kept)
-        layers.append(torch.stack(found, 1))
+            parameters = copy.deepcopy(block.experts.state_dict())
+            zero_expert_neuron(block.experts, n, ("gate", "up", "down")[n % 3])
+            changes.append(torch.where(valid, (block(x) - before).square().sum(-1), 0).sum(1))
+            block.experts.load_state_dict(parameters)
+        layers.append(torch.stack(changes, 1))
     return torch.stack(layers, 1)
 
 
 @torch.no_grad()
-def token_by_token(model, batch) -> dict[str, torch.Tensor]:
-    """{statistic: (documents, layers, E I)} from every token's block input and the choice of its router."""
-    documents, found = documents_of(batch), {name: [] for name in (*STATISTICS, "energy")}
+def statistics_token_by_token(model, batch) -> dict[str, torch.Tensor]:
+    """Returns {statistic: (documents, layers, E I)}, computed from each token's block input and the router's choice."""
+    documents, statistics = documents_of(batch), {name: [] for name in (*STATISTICS, "energy")}
     for block, x in zip(blocks(model), block_inputs(model, batch)):
         x = x.flatten(0, 1)
         _, weights, chosen = block.gate(x)
         gate_up, down = block.experts.gate_up_proj.double(), block.experts.down_proj.double()
-        sums = {name: gate_up.new_zeros(len(batch["input_ids"]), *down.shape[::2]) for name in found}
+        sums = {name: gate_up.new_zeros(len(batch["input_ids"]), *down.shape[::2]) for name in statistics}
         for token in range(len(x)):
             for e, p in zip(chosen[token].tolist(), weights[token].double()) if documents[token] >= 0 else ():
                 gate, up = (gate_up[e] @ x[token].double()).chunk(2)
@@ -101,57 +101,57 @@ def token_by_token(model, batch) -> dict[str, torch.Tensor]:
                 sums["tokens"][place] += 1
                 sums["total"][place] += hidden
                 sums["magnitude"][place] += up.abs()
-        for name, one in sums.items():
-            found[name].append(one.flatten(1))
-    return {name: torch.stack(layers, 1) for name, layers in found.items()}
+        for name, values in sums.items():
+            statistics[name].append(values.flatten(1))
+    return {name: torch.stack(layers, 1) for name, layers in statistics.items()}
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_float64_importance_is_brute_force(name, padding):
-    truth = truth_of(name, padding)
-    assert (truth > 0).float().mean() > 0.8  # the others are of experts that a document was never routed to
-    found = measured(tiny_moe(name), tiny_batch(padding=padding), "energy")
-    assert found.dtype == torch.float64 and torch.equal(found > 0, truth > 0)
-    torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+    truth = brute_force_importance(name, padding)
+    assert (truth > 0).float().mean() > 0.8  # zeros are of experts to which no token of the document is routed
+    result = measured(tiny_moe(name), tiny_batch(padding=padding), "energy")
+    assert result.dtype == torch.float64 and torch.equal(result > 0, truth > 0)
+    torch.testing.assert_close(result, truth, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding, implementation):
-    found = measured(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), truth_of(name, padding), rtol=1e-3, atol=0)
+    result = measured(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), brute_force_importance(name, padding), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_importance_is_close(name, implementation):
-    """To the exact statistic of the same tokens: in 16 bits the router sends some elsewhere."""
+    """The reference has the same routing, because in 16 bits the router sends some tokens to other experts."""
     model, batch = tiny_moe(name, torch.bfloat16, implementation), tiny_batch(padding="left")
-    found, truth = measured(model, batch, "energy"), token_by_token(model, batch)["energy"]
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), truth, rtol=0.05, atol=1e-3 * truth.max().item())
+    result, truth = measured(model, batch, "energy"), statistics_token_by_token(model, batch)["energy"]
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), truth, rtol=0.05, atol=1e-3 * truth.max().item())
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("statistic", STATISTICS)
-def test_other_statistics_are_sums_over_routed_tokens(statistic, name, padding):
+def test_statistics_are_sums_over_routed_tokens(statistic, name, padding):
     model, batch = tiny_moe(name), tiny_batch(padding=padding)
-    found, truth = measured(model, batch, statistic), token_by_token(model, batch)[statistic]
-    assert found.dtype == (torch.int64 if statistic in ("active", "tokens") else torch.float64)
-    torch.testing.assert_close(found.double(), truth, rtol=1e-12, atol=1e-14)
+    result, truth = measured(model, batch, statistic), statistics_token_by_token(model, batch)[statistic]
+    assert result.dtype == (torch.int64 if statistic in ("active", "tokens") else torch.float64)
+    torch.testing.assert_close(result.double(), truth, rtol=1e-12, atol=1e-14)
 
 
 def test_experts_of_another_kind_are_refused():
     with pytest.raises(pml.UnsupportedModel, match="layer 3 are no gate_up_proj"):
-        Experts.of(nn.ModuleList([nn.Linear(2, 2)]), "layer 3")
-    other = copy.deepcopy(blocks(tiny_moe("mixtral"))[0].experts)
-    other.has_bias = True
+        Experts.from_module(nn.ModuleList([nn.Linear(2, 2)]), "layer 3")
+    experts = copy.deepcopy(blocks(tiny_moe("mixtral"))[0].experts)
+    experts.has_bias = True
     with pytest.raises(pml.UnsupportedModel, match="biases"):
-        Experts.of(other, "layer 0")
-    other.has_bias, other.down_proj = False, nn.Parameter(other.down_proj.to(torch.int8), requires_grad=False)
+        Experts.from_module(experts, "layer 0")
+    experts.has_bias, experts.down_proj = False, nn.Parameter(experts.down_proj.to(torch.int8), requires_grad=False)
     with pytest.raises(pml.UnsupportedModel, match="int8"):
-        Experts.of(other, "layer 0")
+        Experts.from_module(experts, "layer 0")

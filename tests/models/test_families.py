@@ -1,4 +1,4 @@
-"""pml.register_family: models of other kinds, and what it refuses."""
+"""pml.register_family: models of a family that a user adds, and what it refuses."""
 
 import copy
 
@@ -13,16 +13,16 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 
 @pytest.fixture(autouse=True)
-def own_families(monkeypatch):
-    """What a test registers is gone afterwards."""
+def restore_families(monkeypatch):
+    """Removes after each test what it has registered."""
     for name, family in list(FAMILIES.items()):
         monkeypatch.setitem(FAMILIES, name, family)
     yield
     FAMILIES.pop("mine", None)
 
 
-def of_another_kind():
-    """A Llama with other names."""
+def renamed_llama():
+    """Returns a Llama whose modules have other names."""
     model = copy.deepcopy(tiny_model("llama"))
     model.config.model_type = "mine"
     for layer in model.model.layers:
@@ -34,25 +34,25 @@ def of_another_kind():
     return model
 
 
-def test_a_model_of_another_kind():
-    model, batch = of_another_kind(), tiny_batch()
+def test_a_registered_family_is_measured_and_masked():
+    model, batch = renamed_llama(), tiny_batch()
     with pytest.raises(pml.UnsupportedModel, match=r"register_family\('mine', pymultiling.Family"):
         pml.importance(model, **batch)
     register_family("mine", Family(o="output", ffn="feed"))
-    found, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
-    assert all(torch.equal(found[site], truth[site]) for site in pml.SITES)
+    result, truth = pml.importance(model, **batch), pml.importance(tiny_model("llama"), **batch)
+    assert all(torch.equal(result[site], truth[site]) for site in pml.SITES)
     neurons = random_neurons(tiny_model("llama"))
     with pml.deactivate(model, neurons), pml.deactivate(reference := tiny_model("llama"), neurons):
         assert torch.equal(model(**batch).logits, reference(**batch).logits)
 
 
-def test_a_row_may_depend_on_the_configuration():
+def test_an_entry_may_depend_on_the_configuration():
     register_family("mine", lambda config: Family(o="output", ffn="feed" if config.hidden_size == 32 else "mlp"))
-    pml.importance(of_another_kind(), **tiny_batch())
+    pml.importance(renamed_llama(), **tiny_batch())
 
 
 def test_a_known_family_is_replaced_on_request_only():
-    with pytest.raises(ValueError, match="'llama' is known: give replace=True"):
+    with pytest.raises(ValueError, match="'llama' is registered already: pass replace=True"):
         register_family("llama", Family())
     register_family("llama", Family(o="output"), replace=True)
     with pytest.raises(pml.UnsupportedModel, match="looked for output in LlamaAttention"):
@@ -60,8 +60,8 @@ def test_a_known_family_is_replaced_on_request_only():
 
 
 @pytest.mark.parametrize("wrong", [{"o": "output"}, None, "llama", Family], ids=str)
-def test_what_is_no_family(wrong):
-    with pytest.raises(ValueError, match="looked for a pymultiling.Family, or a function that gives one"):
+def test_other_values_than_families_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"family must be a pymultiling\.Family or a function that returns one"):
         register_family("mine", wrong)
     assert "mine" not in FAMILIES
 
@@ -78,29 +78,29 @@ def test_what_is_no_family(wrong):
     ],
     ids=str,
 )
-def test_families_that_would_be_measured_wrong(kind, rule):
+def test_families_that_would_be_measured_wrongly_are_refused(kind, rule):
     with pytest.raises(ValueError, match=rule):
         Family(**kind)
 
 
-def test_a_configuration_that_does_not_say_how_many_heads():
-    model = of_another_kind()
+def test_a_configuration_without_a_number_of_heads_is_refused():
+    model = renamed_llama()
     register_family("mine", Family(o="output", ffn="feed"))
     vars(model.config)["num_attention_heads"] = None
     with pytest.raises(pml.UnsupportedModel, match="no num_attention_heads"):
         pml.importance(model, **tiny_batch())
 
 
-def test_heads_that_do_not_fit():
-    model = of_another_kind()
+def test_a_number_of_heads_that_does_not_divide_the_width_is_refused():
+    model = renamed_llama()
     register_family("mine", Family(o="output", ffn="feed"))
     model.config.num_attention_heads = 5
     with pytest.raises(pml.UnsupportedModel, match="takes 48 values, which 5 heads cannot share"):
         pml.importance(model, **tiny_batch())
 
 
-def test_an_activation_that_nothing_names():
-    model = of_another_kind()
+def test_an_activation_that_the_configuration_does_not_name_must_be_given():
+    model = renamed_llama()
     register_family("mine", Family(o="output", ffn="feed"))
     vars(model.config)["hidden_act"] = None
     with pytest.raises(pml.UnsupportedModel, match="looked for one of hidden_activation, hidden_act"):
@@ -109,7 +109,7 @@ def test_an_activation_that_nothing_names():
     pml.importance(model, **tiny_batch(), score="released")
 
 
-def test_bloom_in_pieces_and_falcon_that_is_not_sdpa_are_refused():
+def test_bloom_in_pieces_and_falcon_with_alibi_and_eager_attention_are_refused():
     with pytest.raises(pml.UnsupportedModel, match="slow_but_exact = False"):
         pml.importance(tiny_model("bloom", pretraining_tp=2, slow_but_exact=True), **tiny_batch())
     pml.importance(tiny_model("bloom", pretraining_tp=2), **tiny_batch())

@@ -1,55 +1,55 @@
-"""Models of experts that do not run as transformers' eager ones do, and experts that cannot be measured."""
+"""Mixture-of-experts models with other implementations than "eager", and such that cannot be measured."""
 
 import pytest
 import torch
 
 import pymultiling as pml
 from tests.probes.test_masking import TOLERANCE, difference, logits
-from tests.probes.test_scaling import scaled
+from tests.probes.test_scaling import with_scaled_neurons
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
-OTHERS = pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
+NOT_EAGER = pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm"])
 
 
-def pair(implementation: str) -> list:
-    """The same weights, run otherwise and eagerly."""
-    return [tiny_model("qwen3_moe", experts_implementation=one) for one in (implementation, "eager")]
+def both(implementation: str) -> list:
+    """Returns models with the same weights and this implementation of experts, and the eager one."""
+    return [tiny_model("qwen3_moe", experts_implementation=name) for name in (implementation, "eager")]
 
 
-@OTHERS
+@NOT_EAGER
 @pytest.mark.parametrize("score", ["importance", "released"])
-def test_importance_agrees_to_rounding(implementation, score):
-    found, truth = (pml.importance(model, **tiny_batch(), score=score) for model in pair(implementation))
+def test_importance_agrees_with_eager_experts_to_rounding(implementation, score):
+    result, truth = (pml.importance(model, **tiny_batch(), score=score) for model in both(implementation))
     for site in pml.SITES:
-        torch.testing.assert_close(found[site], truth[site], rtol=1e-3, atol=1e-6 * truth[site].max().item())
+        torch.testing.assert_close(result[site], truth[site], rtol=1e-3, atol=1e-6 * truth[site].max().item())
 
 
-@OTHERS
-def test_means_agree_to_rounding(implementation):
-    found, truth = (pml.mean_activations(model, tiny_tokenizer(), texts("fr")) for model in pair(implementation))
+@NOT_EAGER
+def test_means_agree_with_eager_experts_to_rounding(implementation):
+    result, truth = (pml.mean_activations(model, tiny_tokenizer(), texts("fr")) for model in both(implementation))
     for site in pml.SITES:
-        torch.testing.assert_close(found[site], truth[site], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result[site], truth[site], rtol=1e-4, atol=1e-5)
 
 
-@OTHERS
+@NOT_EAGER
 def test_sets_are_switched_off_and_on_again(implementation):
     model, batch = tiny_model("qwen3_moe", experts_implementation=implementation), tiny_batch((9, 9))
     a, b, plain = random_neurons(model, seed=1), random_neurons(model, seed=2), logits(model, batch)
-    without_a, without_b = (logits(with_zeroed_neurons(model, one), batch) for one in (a, b))
+    without_a, without_b = (logits(with_zeroed_neurons(model, neurons), batch) for neurons in (a, b))
     assert min(difference(plain, without_a), difference(without_a, without_b)) > 1e-2
     with pml.deactivate(model, a):
         assert difference(logits(model, batch), without_a) < TOLERANCE[torch.float32]
     with pml.deactivate(model, [b, a]):
-        found = logits(model, batch)
-    assert difference(found[:9], without_b[:9]) < TOLERANCE[torch.float32]
-    assert difference(found[9:], without_a[9:]) < TOLERANCE[torch.float32]
+        result = logits(model, batch)
+    assert difference(result[:9], without_b[:9]) < TOLERANCE[torch.float32]
+    assert difference(result[9:], without_a[9:]) < TOLERANCE[torch.float32]
     assert torch.equal(logits(model, batch), plain)
 
 
 @pytest.mark.long
 @torch.no_grad()
-def test_compiled_models_too():
+def test_sets_are_switched_off_in_compiled_models():
     torch.compiler.reset()
     model = tiny_model("mixtral", experts_implementation="batched_mm", num_hidden_layers=1)
     sets, batch = [random_neurons(model, seed=1), random_neurons(model, seed=2)], tiny_batch((9, 9))
@@ -64,16 +64,16 @@ def test_compiled_models_too():
 
 
 def test_under_autocast_scaled_activations_are_scaled_parameters():
-    """Twice a bfloat16 number is one, so nothing is rounded otherwise, and the router sends no token elsewhere."""
+    """Doubling a bfloat16 number is exact, so both round in the same way and route each token to the same experts."""
     model, batch = tiny_model("mixtral"), tiny_batch((9, 9))
     neurons = random_neurons(model)
     with torch.autocast("cpu", torch.bfloat16):
-        truth = logits(scaled(model, neurons, 2.0), batch)
+        truth = logits(with_scaled_neurons(model, neurons, 2.0), batch)
         with pml.deactivate(model, neurons, scale=2.0):
             assert torch.equal(logits(model, batch), truth)
 
 
-def test_experts_that_are_not_a_number_are_named():
+def test_nan_weights_of_experts_are_reported_with_their_layer():
     model = tiny_model("mixtral")
     model.model.layers[1].mlp.experts.down_proj.data[:, :, 3] = torch.nan
     with pytest.raises(pml.NonFiniteActivations, match="site ffn, layer 1, document 0"):
@@ -82,11 +82,11 @@ def test_experts_that_are_not_a_number_are_named():
         pml.activations(model, tiny_tokenizer(), {"fr": texts("fr")}, progress=False)
 
 
-def test_weights_that_are_not_in_memory():
+def test_weights_that_are_not_in_memory_are_refused():
     with pytest.raises(pml.UnsupportedModel, match="offloaded"):
         pml.importance(tiny_model("mixtral").to("meta"), **tiny_batch())
 
 
-def test_experts_behind_a_norm_are_refused():
+def test_experts_with_a_norm_of_their_output_are_refused():
     with pytest.raises(ValueError, match="experts go without ffn_norm"):
         pml.Family(experts="experts", ffn_norm="norm")

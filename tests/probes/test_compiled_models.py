@@ -1,4 +1,4 @@
-"""Models that torch.compile has compiled are measured and masked too, whether before or inside the block."""
+"""Compiled models are measured and masked, whether torch.compile is called before the block or inside it."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CLOSE = 1e-5
 
 
 @pytest.fixture(autouse=True)
-def nothing_compiled():
+def reset_compiler():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -29,7 +29,7 @@ def masked(model, batch, *arguments, **options) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
-def test_compiled_before(name):
+def test_a_model_that_was_compiled_before_the_block_is_masked(name):
     model, batch = tiny_model(name), tiny_batch((9, 9))
     a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
     plain, only_a, rows = run(model, batch), masked(model, batch, a), masked(model, batch, [b, a])
@@ -47,7 +47,7 @@ def test_compiled_before(name):
             assert difference(run(compiled, batch), means) < CLOSE
 
 
-def test_compiled_inside_without_a_break():
+def test_a_model_that_is_compiled_inside_the_block_has_no_graph_break():
     model, batch = tiny_model("qwen3"), tiny_batch((9, 9, 9))
     sets = [random_neurons(model, seed=1), None, random_neurons(model, seed=2)]
     plain, truth = run(model, batch), masked(model, batch, sets)
@@ -57,7 +57,7 @@ def test_compiled_inside_without_a_break():
     assert difference(run(compiled, batch), plain) < CLOSE
 
 
-def test_the_compiled_model_itself_can_be_given():
+def test_deactivate_accepts_the_compiled_model_itself():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
     neurons = random_neurons(model)
     truth = masked(model, batch, neurons)
@@ -71,12 +71,12 @@ def test_the_compiled_model_itself_can_be_given():
     assert "generate" not in vars(compiled) and "generate" not in vars(model)
 
 
-def test_importance_of_a_model_with_compiled_layers():
+def test_importance_of_a_model_with_compiled_layers_is_that_of_the_model():
     model, batch = tiny_model("llama"), tiny_batch((9, 7))
     truth = pml.importance(model, **batch)
     for layer in model.model.layers:
         layer.compile(backend="aot_eager")
     run(model, batch)
-    found = pml.importance(model, **batch)
+    result = pml.importance(model, **batch)
     for site in truth:
-        assert difference(found[site], truth[site]) < 1e-3, site
+        assert difference(result[site], truth[site]) < 1e-3, site

@@ -1,4 +1,4 @@
-"""Importance with q and k estimated: how near it comes on a trained model, and how it is told from the exact one."""
+"""Importance with estimates of q and k: its error on a trained model, and that it is not added to exact importance."""
 
 from itertools import islice
 
@@ -17,13 +17,13 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def spearman(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Rank correlation over the last dimension."""
+    """Returns the rank correlation over the last dimension."""
     a, b = (ranks(x) - (x.shape[-1] - 1) / 2 for x in (a, b))
     return (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
 
 
 @pytest.mark.parametrize("length, languages, each", [(128, ("de", "hi", "zh"), 3), (256, ("fr", "tr"), 1)])
-def test_ranks_neurons_of_a_trained_model_as_the_exact_importance(length, languages, each):
+def test_estimates_rank_neurons_of_a_trained_model_as_exact_importance_does(length, languages, each):
     model, tokenizer = demo_model.load()
     documents = [
         document
@@ -38,12 +38,12 @@ def test_ranks_neurons_of_a_trained_model_as_the_exact_importance(length, langua
     assert exact.error == {} and set(fast.error) == {"q", "k"}
     for site in ("q", "k"):
         assert spearman(fast[site], exact[site]).min() >= 0.999, site
-        distance = (fast[site] - exact[site]).abs()
-        assert 0 < (distance / exact[site]).median() < 0.01, site
-        assert (distance <= 2 * fast.error[site]).double().mean() >= 0.9, site
+        error = (fast[site] - exact[site]).abs()
+        assert 0 < (error / exact[site]).median() < 0.01, site
+        assert (error <= 2 * fast.error[site]).double().mean() >= 0.9, site
 
 
-def test_short_documents_are_exact():
+def test_estimates_of_short_documents_are_exact():
     for name in ("llama", "qwen3", "gemma2", "opt", "bloom", "falcon-alibi-one-key", "cohere-norms", "olmo2"):
         model, batch = tiny_model(name), tiny_batch()
         for arguments in ({}, {"rope": "post"}, {"score": "released"}):
@@ -57,22 +57,22 @@ def test_short_documents_are_exact():
 
 
 @pytest.mark.parametrize("name", ["bloom-three-heads", "falcon-alibi-one-key", "falcon-alibi-new"])
-def test_biases_of_the_scores_are_sampled_too(name):
-    """The probable keys of ALiBi are the last ones: with its biases left out, samples are of others."""
+def test_estimates_include_the_biases_of_attention_scores(name):
+    """With ALiBi the last keys are the most probable. Without its biases, other keys would be sampled."""
     model, batch = tiny_model(name), tiny_batch((60, 45))
     exact, fast = (pml.importance(model, **batch, sites=("q", "k"), qk=mode) for mode in ("exact", "fast"))
     for site in ("q", "k"):
         assert fast.error[site].shape == fast[site].shape == exact[site].shape and fast.error[site].any()
-        distance = (fast[site] - exact[site]).abs()
-        assert (distance / exact[site]).median() < 0.02, site
-        assert (distance <= 2 * fast.error[site]).double().mean() >= 0.9, site
+        error = (fast[site] - exact[site]).abs()
+        assert (error / exact[site]).median() < 0.02, site
+        assert (error <= 2 * fast.error[site]).double().mean() >= 0.9, site
 
 
-def test_errors_of_the_sites_that_were_asked_for():
+def test_errors_are_given_for_the_estimated_sites_that_were_requested():
     model, batch = tiny_model("llama"), tiny_batch()
     for sites, estimated in ((("k", "o"), {"k"}), (("ffn", "v"), set())):
-        found = pml.importance(model, **batch, sites=sites, qk="fast")
-        assert set(found) == set(sites) and set(found.error) == estimated
+        result = pml.importance(model, **batch, sites=sites, qk="fast")
+        assert set(result) == set(sites) and set(result.error) == estimated
 
 
 def test_unknown_mode_is_refused():
@@ -85,8 +85,8 @@ def tokenizer(texts, **_):
 
 
 def detect(**arguments) -> pml.NeuronStatistics:
-    found = pml.detect(tiny_model("llama"), tokenizer, {"a": ["x", "yy"]}, progress=False, **arguments)
-    return found.statistics["a"]
+    result = pml.detect(tiny_model("llama"), tokenizer, {"a": ["x", "yy"]}, progress=False, **arguments)
+    return result.statistics["a"]
 
 
 def test_estimated_statistics_and_exact_ones_do_not_add():

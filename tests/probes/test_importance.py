@@ -1,4 +1,4 @@
-"""pml.importance against its definition: neurons zeroed one at a time in real Hugging Face models (brute_force.py)."""
+"""pml.importance against its definition: Hugging Face models in which one neuron at a time is zero (brute_force.py)."""
 
 from contextlib import nullcontext
 
@@ -24,24 +24,24 @@ from tests.support.tiny_models import MODELS, REPRESENTATIVE_MODELS, tiny_batch,
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", MODELS)
 def test_float64_importance_is_brute_force(name, padding):
-    found = importance_in_float64(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
+    result = importance_in_float64(tiny_model(name, torch.float64), **tiny_batch(padding=padding))
     truth = brute_force_importance(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float64)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert {site: values.dtype for site, values in result.items()} == dict.fromkeys(truth, torch.float64)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding):
-    found = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
+    result = pml.importance(tiny_model(name), **tiny_batch(padding=padding))
     truth = brute_force_importance(name, padding)
-    assert {site: values.dtype for site, values in found.items()} == dict.fromkeys(truth, torch.float32)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    assert {site: values.dtype for site, values in result.items()} == dict.fromkeys(truth, torch.float32)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < ILL_CONDITIONED.get((name, torch.float32), TOLERANCE[torch.float32]), errors
 
 
-def test_the_oracle_sees_every_site_of_every_family():
+def test_brute_force_has_importance_at_every_site_of_every_family():
     for name in MODELS:
         for site, truth in brute_force_importance(name, "right").items():
             assert (truth.amax(-1) > 0).all(), (name, site)
@@ -66,30 +66,30 @@ def test_importance_is_brute_force_for_any_shape(groups, head, ffn, lengths, pad
     model = tiny_model(name, torch.float64, seed=seed, num_hidden_layers=1, intermediate_size=ffn, **shape)
     batch = tiny_batch(lengths, padding, seed)
     truth = brute_force(model, **batch)
-    found = importance_in_float64(model, **batch)
-    errors = {site: largest_error(found[site], truth[site]) for site in truth}
+    result = importance_in_float64(model, **batch)
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_fused_probe_is_exact_too(name):
+def test_a_fused_probe_is_exact_too(name):
     for dtype in (torch.float64, torch.float32):
         model = tiny_model(name, dtype)
-        with float64_throughout(model) if dtype == torch.float64 else nullcontext():
-            with ImportanceProbe(model, fused=True) as probe:
-                found = probe.measure(**tiny_batch())
+        precision = float64_throughout(model) if dtype == torch.float64 else nullcontext()
+        with precision, ImportanceProbe(model, fused=True) as probe:
+            result = probe.measure(**tiny_batch())
         for site, truth in brute_force_importance(name, "right").items():
-            assert largest_error(found[site], truth) < TOLERANCE[dtype], (dtype, site)
+            assert largest_error(result[site], truth) < TOLERANCE[dtype], (dtype, site)
 
 
-# Exact arithmetic would give the same. A neuron at the floor of a document of one token has an activation of 1e-3 of the
-# largest, which float32 keeps to 1e-4 of itself.
-SAME = {torch.float64: 1e-10, torch.float32: 1e-3}
+# The largest relative difference of numbers that exact arithmetic would make equal. A neuron at the floor of a
+# document of one token has an activation of 1e-3 of the largest one, whose relative error in float32 is 1e-4.
+ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_a_document_alone_in_a_batch_and_padded_on_either_side_is_the_same(name, dtype):
+def test_a_documents_importance_depends_on_neither_its_batch_nor_its_padding(name, dtype):
     model = tiny_model(name, dtype)
     lengths = (11, 7, 1)
     batches = {side: tiny_batch(lengths, side) for side in ("left", "right")}
@@ -99,24 +99,24 @@ def test_a_document_alone_in_a_batch_and_padded_on_either_side_is_the_same(name,
         for row, length in enumerate(lengths):
             alone = pml.importance(model, batches["right"]["input_ids"][row : row + 1, :length])
             for site, values in alone.items():
-                for other in (left[site][row], right[site][row], reversed_rows[site].flip(0)[row]):
-                    assert largest_error(other[None], values.double()) < SAME[dtype], (site, row)
+                for in_batch in (left[site][row], right[site][row], reversed_rows[site].flip(0)[row]):
+                    assert largest_error(in_batch[None], values.double()) < ROUNDING[dtype], (site, row)
 
 
-def test_padding_tokens_do_not_matter():
+def test_the_ids_of_padding_tokens_do_not_matter():
     model, batch = tiny_model("qwen3"), tiny_batch()
-    other = dict(batch, input_ids=torch.where(batch["attention_mask"] == 0, 5, batch["input_ids"]))
+    other_padding = dict(batch, input_ids=torch.where(batch["attention_mask"] == 0, 5, batch["input_ids"]))
     for site, values in pml.importance(model, **batch).items():
-        assert torch.equal(pml.importance(model, **other)[site], values), site
+        assert torch.equal(pml.importance(model, **other_padding)[site], values), site
 
 
-def test_no_mask_means_no_padding():
+def test_without_a_mask_there_is_no_padding():
     model, batch = tiny_model("llama"), tiny_batch((8, 8))
     with_mask, without = pml.importance(model, **batch), pml.importance(model, batch["input_ids"])
     assert all(torch.equal(with_mask[site], without[site]) for site in pml.SITES)
 
 
-def test_a_boolean_mask_is_a_mask():
+def test_a_boolean_mask_gives_the_same_as_an_integer_mask():
     model, batch = tiny_model("llama"), tiny_batch()
     booleans = dict(batch, attention_mask=batch["attention_mask"].bool())
     ones, bools = pml.importance(model, **batch), pml.importance(model, **booleans)
@@ -124,27 +124,27 @@ def test_a_boolean_mask_is_a_mask():
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_one_token_moves_no_attention(name):
+def test_documents_of_one_token_have_no_importance_of_q_and_k(name):
     model, batch = tiny_model(name, torch.float64), tiny_batch((1, 1))
-    found, truth = importance_in_float64(model, **batch), brute_force(model, **batch)
+    result, truth = importance_in_float64(model, **batch), brute_force(model, **batch)
     for site in ("ffn", "v", "o"):
-        assert largest_error(found[site], truth[site]) < TOLERANCE[torch.float64], site
-    assert not found["q"].any() and not found["k"].any()
+        assert largest_error(result[site], truth[site]) < TOLERANCE[torch.float64], site
+    assert not result["q"].any() and not result["k"].any()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_a_row_of_padding_only_has_no_importance_and_harms_no_other(name, attention):
+def test_a_row_of_padding_has_no_importance_and_does_not_change_other_rows(name, attention):
     model = set_attention(tiny_model(name), attention)
     batch = tiny_batch((9, 6))
     padded = {key: torch.cat([value, torch.zeros(1, 9, dtype=torch.int64)]) for key, value in batch.items()}
-    found, without = pml.importance(model, **padded), pml.importance(model, **batch)
-    for site, values in found.items():
+    result, without = pml.importance(model, **padded), pml.importance(model, **batch)
+    for site, values in result.items():
         assert not values[2].any(), site
         assert largest_error(values[:2], without[site].double()) < 1e-3, site
 
 
-def test_one_layer_is_enough():
+def test_importance_of_a_model_with_one_layer_is_brute_force():
     model, batch = tiny_model("llama", torch.float64, num_hidden_layers=1), tiny_batch()
     truth = brute_force(model, **batch)
     for site, values in importance_in_float64(model, **batch).items():

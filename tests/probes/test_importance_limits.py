@@ -1,4 +1,4 @@
-"""pml.importance in other dtypes and on other backends, and what cannot be measured."""
+"""pml.importance in 16 bits and with other backends, and models that cannot be measured."""
 
 import copy
 from unittest import mock
@@ -13,16 +13,17 @@ from tests.support.comparison import importance_in_float64, largest_error
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_batch, tiny_model, unknown_model
 
 
-# Key biases of 300 lose all in 16 bits, and there a router may send tokens elsewhere (tests/models/test_experts.py).
+# Key biases of 300 leave no precision in 16 bits, and in 16 bits a router may choose other experts
+# (tests/models/test_experts.py).
 @pytest.mark.parametrize(
     "name", [name for name in (*REPRESENTATIVE_MODELS, "qwen2-sliding") if name not in ("qwen2", "mixtral")]
 )
 def test_bfloat16_importance_is_close_to_float64_with_the_same_weights(name):
-    """0.016 was the largest of four seeds: bfloat16 keeps activations to 0.004, and importance is their square."""
+    """The largest error of four seeds was 0.016: bfloat16 rounds activations to 0.004, which importance squares."""
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
     truth = importance_in_float64(copy.deepcopy(model).double(), **batch)
-    found = pml.importance(model, **batch)
-    for site, values in found.items():
+    result = pml.importance(model, **batch)
+    for site, values in result.items():
         assert values.dtype == torch.float32 and values.isfinite().all(), site
         error = (values.double() - truth[site]).norm(dim=-1) / truth[site].norm(dim=-1)
         assert error.max() < 0.03, (site, error)
@@ -31,7 +32,7 @@ def test_bfloat16_importance_is_close_to_float64_with_the_same_weights(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["qwen2", "llama-large-key-bias"])
 def test_key_biases_of_300_stay_finite_in_half_precision(name, dtype):
-    """Finite only: a key of 300 has a spacing of 2 in bfloat16, so the model's own scores are wrong by about 1."""
+    """Accuracy is not checked: bfloat16 numbers near 300 are 2 apart, so attention scores are wrong by about 1."""
     for site, values in pml.importance(tiny_model(name, dtype), **tiny_batch()).items():
         assert values.isfinite().all() and (values >= 0).all() and values.any(), site
 
@@ -40,11 +41,11 @@ def test_key_biases_of_300_stay_finite_in_half_precision(name, dtype):
 def test_kernels_and_reference_give_the_same_importance():
     for name in REPRESENTATIVE_MODELS:
         model, batch = tiny_model(name), tiny_batch()
-        found = pml.importance(model, **batch)
-        with mock.patch("pymultiling.ops.dispatch.why_unavailable", lambda *_: "switched off by the test"):
+        result = pml.importance(model, **batch)
+        with mock.patch("pymultiling.ops.dispatch.why_unavailable", return_value="switched off by the test"):
             plain = pml.importance(model, **batch)
         for site in pml.SITES:
-            assert largest_error(found[site], plain[site].double()) < 1e-3, (name, site)
+            assert largest_error(result[site], plain[site].double()) < 1e-3, (name, site)
 
 
 @pytest.mark.parametrize(
@@ -91,20 +92,23 @@ def test_the_broken_document_is_named():
         pml.importance(model, **batch)
 
 
-def test_attention_that_cannot_be_listened_to():
+def test_an_attention_implementation_without_access_to_queries_is_refused():
     model = tiny_model("llama")
     model.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(pml.UnsupportedModel, match="set_attn_implementation"):
         pml.importance(model, **tiny_batch(), sites="q")
 
 
-def test_a_neuron_that_dominates_a_normed_head():
-    """The gain of query/key norms keeps its digits: r^2 - x^2 / d cancels in float32 where one neuron is 3,000 times the others."""
-    found = {}
+def test_a_neuron_that_dominates_a_normed_head_is_exact_in_float32():
+    """The gain of query norms is computed in float64.
+
+    In float32, r^2 - x^2 / d would cancel here, where one neuron is 3,000 times as large as the others.
+    """
+    importance = {}
     for dtype in (torch.float64, torch.float32):
         model = tiny_model("qwen3", torch.float64)
         model.model.layers[0].self_attn.q_proj.weight.data[1] *= 3000
-        found[dtype] = pml.importance(model.to(dtype), **tiny_batch(), sites="q")["q"][:, 0].double()
-    exact = found[torch.float64]
+        importance[dtype] = pml.importance(model.to(dtype), **tiny_batch(), sites="q")["q"][:, 0].double()
+    exact = importance[torch.float64]
     floor = exact.amax(-1, keepdim=True) * 1e-6
-    assert ((found[torch.float32] - exact).abs() <= 1e-3 * exact.clamp(min=floor)).all()
+    assert ((importance[torch.float32] - exact).abs() <= 1e-3 * exact.clamp(min=floor)).all()

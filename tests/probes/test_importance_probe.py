@@ -1,4 +1,4 @@
-"""Measuring importance leaves the model as it was and computes what it computes."""
+"""Measuring importance leaves the model as it was, and the measured forward gives the model's usual output."""
 
 from unittest import mock
 
@@ -25,7 +25,7 @@ def last_hidden(model, batch) -> torch.Tensor:
 
 
 def probed_hidden(model, batch, **arguments) -> torch.Tensor:
-    """What the model computes while it is measured."""
+    """Returns the last hidden states of the forward that is measured."""
     outputs = []
     handle = model.base_model.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
     with ImportanceProbe(model, **arguments) as probe:
@@ -34,8 +34,8 @@ def probed_hidden(model, batch, **arguments) -> torch.Tensor:
     return outputs[0]
 
 
-def footprint(model) -> dict:
-    """All of a model that a probe could leave changed."""
+def snapshot(model) -> dict:
+    """Returns everything of a model that a probe could leave changed."""
     hooks = [
         (name, len(module._forward_hooks), len(module._forward_pre_hooks), "forward" in vars(module))
         for name, module in model.named_modules()
@@ -52,15 +52,15 @@ def footprint(model) -> dict:
 
 
 def assert_untouched(model, before: dict) -> None:
-    after = footprint(model)
-    weights, kept = after.pop("weights"), before["weights"]
-    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    after = snapshot(model)
+    weights, weights_before = after.pop("weights"), before["weights"]
+    assert all(torch.equal(weights[name], weights_before[name]) for name in weights_before)
     assert after == {key: value for key, value in before.items() if key != "weights"}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_probed_model_computes_the_same_bits(name, attention):
+def test_a_probed_model_computes_the_same_bits(name, attention):
     model, batch = set_attention(tiny_model(name), attention), tiny_batch()
     plain = last_hidden(model, batch)
     for arguments in (dict(), dict(rope="post"), dict(sites=("q",))):
@@ -70,11 +70,11 @@ def test_probed_model_computes_the_same_bits(name, attention):
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_fused_probe_computes_the_same_to_rounding(name):
+def test_a_model_with_a_fused_probe_computes_the_same_to_rounding(name):
     model, batch = tiny_model(name), tiny_batch()
     plain, probed = last_hidden(model, batch), probed_hidden(model, batch, fused=True)
     valid = batch["attention_mask"].bool()
-    # A few roundings of the hidden product, through two layers; qwen2's large scores enlarge them.
+    # The hidden product is rounded differently in two layers; the large attention scores of qwen2 amplify this.
     assert (probed - plain)[valid].abs().max() < (1e-4 if name == "qwen2" else 1e-5) * plain[valid].abs().max()
 
 
@@ -82,7 +82,7 @@ def test_fused_probe_computes_the_same_to_rounding(name):
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_importance_leaves_the_model_untouched(name, attention):
     model = set_attention(tiny_model(name), attention)
-    before = footprint(model)
+    before = snapshot(model)
     assert before["attention"] == attention
     pml.importance(model, **tiny_batch())
     pml.importance(model, **tiny_batch(), score="released")
@@ -92,48 +92,48 @@ def test_importance_leaves_the_model_untouched(name, attention):
 @pytest.mark.parametrize("arguments", [dict(), dict(fused=True), dict(score="released")], ids=str)
 def test_an_exception_inside_leaves_the_model_untouched(arguments):
     model = tiny_model("gemma3_text")
-    before = footprint(model)
-    with pytest.raises(KeyboardInterrupt), ImportanceProbe(model, **arguments) as probe:
-        with mock.patch.object(model.model.layers[1].mlp.down_proj, "forward", side_effect=KeyboardInterrupt):
-            probe.measure(**tiny_batch())
+    before = snapshot(model)
+    broken = mock.patch.object(model.model.layers[1].mlp.down_proj, "forward", side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt), ImportanceProbe(model, **arguments) as probe, broken:
+        probe.measure(**tiny_batch())
     assert_untouched(model, before)
-    found, fresh = pml.importance(model, **tiny_batch()), pml.importance(tiny_model("gemma3_text"), **tiny_batch())
-    assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES)
+    result, fresh = pml.importance(model, **tiny_batch()), pml.importance(tiny_model("gemma3_text"), **tiny_batch())
+    assert all(torch.equal(result[site], fresh[site]) for site in pml.SITES)
 
 
-def test_a_failed_batch_does_not_spoil_the_next():
+def test_a_failed_batch_does_not_change_the_next():
     for name in ("qwen3", "gemma3_text"):
         model, batch = tiny_model(name), tiny_batch()
         with ImportanceProbe(model) as probe:
             for module in (model.model.layers[0].self_attn.o_proj, model.model.layers[1].mlp.up_proj):
-                with mock.patch.object(module, "forward", side_effect=RuntimeError):
-                    with pytest.raises(RuntimeError):
-                        probe.measure(**tiny_batch((5, 4)))
-            found = probe.measure(**batch)
+                broken = mock.patch.object(module, "forward", side_effect=RuntimeError)
+                with broken, pytest.raises(RuntimeError):
+                    probe.measure(**tiny_batch((5, 4)))
+            result = probe.measure(**batch)
         fresh = pml.importance(model, **batch)
-        assert all(torch.equal(found[site], fresh[site]) for site in pml.SITES), name
+        assert all(torch.equal(result[site], fresh[site]) for site in pml.SITES), name
 
 
-def test_own_hooks_and_own_forward_stay():
+def test_hooks_and_a_forward_that_were_there_before_stay():
     model, calls = tiny_model("llama"), []
-    mlp, own = model.model.layers[0].mlp, model.model.layers[0].mlp.forward
-    mlp.forward = own
+    mlp, forward = model.model.layers[0].mlp, model.model.layers[0].mlp.forward
+    mlp.forward = forward
     handle = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: calls.append(1))
     pml.importance(model, **tiny_batch(), score="released")
-    assert vars(mlp)["forward"] is own and calls == [1]
+    assert vars(mlp)["forward"] is forward and calls == [1]
     handle.remove()
 
 
-def test_a_probe_measures_batch_after_batch():
+def test_a_probe_measures_several_batches():
     model = tiny_model("qwen3")
     batches = [tiny_batch(lengths, seed=seed) for seed, lengths in enumerate([(11, 7), (3,), (5, 5, 2)])]
     with ImportanceProbe(model) as probe:
         for batch in batches:
-            found, alone = probe.measure(**batch), pml.importance(model, **batch)
-            assert all(torch.equal(found[site], alone[site]) for site in pml.SITES)
+            result, alone = probe.measure(**batch), pml.importance(model, **batch)
+            assert all(torch.equal(result[site], alone[site]) for site in pml.SITES)
 
 
-def test_a_probed_model_can_be_called():
+def test_a_model_can_be_called_between_measurements():
     model, batch = tiny_model("llama"), tiny_batch()
     plain = last_hidden(model, batch)
     with ImportanceProbe(model, fused=True) as probe:
@@ -144,12 +144,12 @@ def test_a_probed_model_can_be_called():
     assert all(torch.equal(first[site], again[site]) for site in pml.SITES)
 
 
-def test_probes_nest():
-    model, batch, other = tiny_model("qwen3"), tiny_batch(), tiny_batch((4, 2))
+def test_nested_probes_do_not_affect_each_other():
+    model, batch, inner_batch = tiny_model("qwen3"), tiny_batch(), tiny_batch((4, 2))
     with ImportanceProbe(model, fused=True) as outer:
         before = outer.measure(**batch)
         with ImportanceProbe(model, rope="post") as inner:
-            inner.measure(**other)
+            inner.measure(**inner_batch)
             after = outer.measure(**batch)
     assert all(torch.equal(before[site], after[site]) for site in pml.SITES)
 
@@ -165,10 +165,10 @@ def test_weights_may_change_between_blocks():
     assert torch.equal(after, 4 * before)
 
 
-def test_probes_of_two_models_do_not_mix():
-    one, two, batch = tiny_model("llama"), tiny_model("llama", seed=1), tiny_batch()
-    apart = [pml.importance(model, **batch) for model in (one, two)]
-    with ImportanceProbe(one) as first, ImportanceProbe(two) as second:
+def test_probes_of_two_models_do_not_affect_each_other():
+    models, batch = (tiny_model("llama"), tiny_model("llama", seed=1)), tiny_batch()
+    apart = [pml.importance(model, **batch) for model in models]
+    with ImportanceProbe(models[0]) as first, ImportanceProbe(models[1]) as second:
         together = [first.measure(**batch), second.measure(**batch)]
     for a, b in zip(apart, together):
         assert all(torch.equal(a[site], b[site]) for site in pml.SITES)
@@ -180,10 +180,10 @@ def test_importance_of_a_deactivated_model_is_that_of_the_zeroed_model(name):
     neurons = random_neurons(model)
     truth = importance_in_float64(with_zeroed_neurons(model, neurons), **batch)
     with pml.deactivate(model, neurons):
-        found = importance_in_float64(model, **batch)
+        result = importance_in_float64(model, **batch)
     with ImportanceProbe(model) as probe, pml.deactivate(model, neurons), float64_throughout(model):
         inside = probe.measure(**batch)
-    assert all(torch.equal(found[site], inside[site]) for site in pml.SITES)
+    assert all(torch.equal(result[site], inside[site]) for site in pml.SITES)
     for site, mask in neurons.sites.items():
-        assert largest_error(found[site], truth[site]) < 1e-9, site
-        assert not found[site][:, mask].any(), site
+        assert largest_error(result[site], truth[site]) < 1e-9, site
+        assert not result[site][:, mask].any(), site

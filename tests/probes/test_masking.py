@@ -1,4 +1,4 @@
-"""pml.deactivate against a copy of the model whose parameters were set to zero by hand."""
+"""pml.deactivate against a copy of the model in which the parameters of the neurons are zero."""
 
 import copy
 
@@ -36,19 +36,19 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @torch.no_grad()
 def logits(model, batch) -> torch.Tensor:
-    """Of the valid tokens."""
+    """Returns the logits of the valid tokens."""
     return model(**batch).logits[batch["attention_mask"].bool()]
 
 
 @torch.no_grad()
 def decoded(model, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits with a cache: the first four tokens at once, the others one by one."""
+    """Returns logits that are computed with a cache: the first four tokens at once, the others one by one."""
     output = model(tokens[:, :4], use_cache=True)
-    found = [output.logits]
+    logits_of_steps = [output.logits]
     for t in range(4, tokens.shape[1]):
         output = model(tokens[:, t : t + 1], past_key_values=output.past_key_values, use_cache=True)
-        found.append(output.logits)
-    return torch.cat(found, 1)
+        logits_of_steps.append(output.logits)
+    return torch.cat(logits_of_steps, 1)
 
 
 def footprint(model) -> list:
@@ -60,8 +60,8 @@ def footprint(model) -> list:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("site", pml.SITES)
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_deactivated_is_zeroed_at_every_site(name, site, dtype):
-    # eager attention in float64 gives NaN for rows of padding only (transformers' own): documents of one length
+def test_deactivated_neurons_are_zeroed_neurons_at_every_site(name, site, dtype):
+    # All documents have one length, because transformers' eager attention gives NaN for padding in float64.
     model, batch = tiny_model(name, dtype), tiny_batch((9, 9))
     neurons = random_neurons(model, sites=[site])
     truth = logits(with_zeroed_neurons(model, neurons), batch)
@@ -72,18 +72,18 @@ def test_deactivated_is_zeroed_at_every_site(name, site, dtype):
 
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("name", MODELS)
-def test_deactivated_is_zeroed_at_all_sites_with_padding(name, padding):
+def test_deactivated_neurons_are_zeroed_neurons_at_all_sites_with_padding(name, padding):
     model, batch = tiny_model(name), tiny_batch(padding=padding)
     neurons = random_neurons(model)
     truth = logits(with_zeroed_neurons(model, neurons), batch)
-    # rounding, enlarged by scores of several hundred where key biases are +-300
+    # key biases of +-300 make attention scores of several hundred, which amplify rounding
     tolerance = 1e-3 if name in ("qwen2", "llama-large-key-bias") else TOLERANCE[torch.float32]
     with pml.deactivate(model, neurons):
         assert difference(logits(model, batch), truth) < tolerance
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_decoding_with_a_cache_is_masked_too(name):
+def test_decoding_with_a_cache_is_that_of_the_zeroed_model(name):
     model, tokens = tiny_model(name, torch.float64), tiny_batch((9, 9))["input_ids"]
     neurons = random_neurons(model)
     truth = decoded(with_zeroed_neurons(model, neurons), tokens)
@@ -104,7 +104,7 @@ def test_greedy_generation_is_that_of_the_zeroed_model(name):
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_weights_and_hooks_are_as_before(name):
+def test_weights_and_hooks_are_the_same_afterwards(name):
     model, batch = tiny_model(name), tiny_batch()
     weights, hooks, plain = copy.deepcopy(model.state_dict()), footprint(model), logits(model, batch)
     with pml.deactivate(model, random_neurons(model)) as inside:
@@ -116,7 +116,7 @@ def test_weights_and_hooks_are_as_before(name):
     assert torch.equal(logits(model, batch), plain)
 
 
-def test_masks_are_removed_after_an_exception():
+def test_hooks_are_removed_after_an_exception():
     model, batch = tiny_model("phi3"), tiny_batch()
     hooks, plain = footprint(model), logits(model, batch)
     with pytest.raises(KeyboardInterrupt), pml.deactivate(model, random_neurons(model)):
@@ -141,11 +141,11 @@ def test_nested_sets_are_a_union(name):
     assert torch.equal(logits(model, batch), plain)
 
 
-def test_an_empty_set_changes_no_bit_and_a_full_one_can_be_run():
+def test_an_empty_set_changes_no_bit_and_a_full_set_is_the_zeroed_model():
     model, batch = tiny_model("qwen2"), tiny_batch()
     plain = logits(model, batch)
-    nothing = random_neurons(model) - random_neurons(model)
-    with pytest.warns(UserWarning, match="the set has no neurons"), pml.deactivate(model, nothing):
+    empty = random_neurons(model) - random_neurons(model)
+    with pytest.warns(UserWarning, match="the set has no neurons"), pml.deactivate(model, empty):
         assert torch.equal(logits(model, batch), plain)
     everything = pml.NeuronSet(
         {
@@ -167,12 +167,12 @@ def test_only_the_layers_of_the_set_are_masked():
 
 
 def gradient_of(linear) -> torch.Tensor:
-    """(outputs, inputs)."""
+    """Returns the weight's gradient as (outputs, inputs)."""
     return linear.weight.grad.T if type(linear).__name__ == "Conv1D" else linear.weight.grad
 
 
 def ffn_gradients(layer, config) -> list[torch.Tensor]:
-    """(neurons, hidden size) each: of the rows of gate and up, and of the columns of down."""
+    """Returns (neurons, hidden size) each: the gradients of gate's and up's rows, and of down's columns."""
     experts = experts_of(layer)
     if experts is not None:
         gate, up = experts.gate_up_proj.grad.chunk(2, 1)
@@ -193,9 +193,9 @@ def test_gradients_flow_as_in_the_zeroed_model_and_are_zero_for_neurons_that_are
         model(**batch, labels=batch["input_ids"]).loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-    for (module, own), (_, other) in zip(model.named_parameters(), truth.named_parameters()):
+    for (module, masked), (_, zeroed) in zip(model.named_parameters(), truth.named_parameters()):
         if any(part in module for part in ("norm", "ln_", "embed", "wte", "lm_head")):
-            assert difference(own.grad, other.grad) < 1e-8, module
+            assert difference(masked.grad, zeroed.grad) < 1e-8, module
 
     width = sizes(model.config)
     for index, layer in enumerate(layers_of(model)):
@@ -228,7 +228,7 @@ def test_a_training_step_leaves_neurons_that_are_off_where_they_were():
 
 
 @pytest.mark.parametrize(
-    "other, sentence",
+    "changes, message",
     [
         (dict(intermediate_size=41), "ffn is 2 layers x 41 neurons, this model's 2 x 37"),
         (dict(num_hidden_layers=3), "3 layers x 37 neurons, this model's 2 x 37"),
@@ -236,23 +236,23 @@ def test_a_training_step_leaves_neurons_that_are_off_where_they_were():
     ],
     ids=str,
 )
-def test_a_set_of_another_model_is_refused(other, sentence):
+def test_a_set_of_another_model_is_refused(changes, message):
     model = tiny_model("llama")
     hooks = footprint(model)
-    with pytest.raises(ValueError, match=f"another model: .*{sentence}"):
-        with pml.deactivate(model, random_neurons(tiny_model("llama", **other))):
-            pytest.fail("the block was entered")
+    neurons = random_neurons(tiny_model("llama", **changes))
+    with pytest.raises(ValueError, match=f"another model: .*{message}"), pml.deactivate(model, neurons):
+        pytest.fail("the block was entered")
     assert footprint(model) == hooks
 
 
 def test_an_unknown_family_is_refused():
     model = unknown_model()
-    with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"):
-        with pml.deactivate(model, random_neurons(tiny_model("llama"))):
-            pass
+    neurons = random_neurons(tiny_model("llama"))
+    with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"), pml.deactivate(model, neurons):
+        pass
 
 
-def test_evaluation_restores_every_module():
+def test_evaluation_mode_restores_the_mode_of_every_module():
     model = tiny_model("llama").train()
     model.model.layers[0].eval()
     before = {name: module.training for name, module in model.named_modules()}
@@ -261,7 +261,7 @@ def test_evaluation_restores_every_module():
     assert {name: module.training for name, module in model.named_modules()} == before
 
 
-def test_weights_that_are_not_in_memory():
+def test_weights_that_are_not_in_memory_are_refused():
     with torch.device("meta"):
         model = tiny_model("llama").to("meta")
     with (

@@ -1,4 +1,4 @@
-"""spot_check, which `pymultiling doctor` runs: it agrees where the family is right, and not where it is wrong."""
+"""spot_check, which `pymultiling doctor` runs: differences are small for a right family and large for a wrong one."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tests.support.tiny_models import MODELS, tiny_model
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_agrees_and_leaves_the_model_as_it_was(name):
+def test_a_right_family_agrees_and_the_model_stays_as_it_was(name):
     model = tiny_model(name)
     weights, hooks = {key: value.clone() for key, value in model.state_dict().items()}, footprint(model)
     differences = spot_check(model)
@@ -23,7 +23,7 @@ def test_agrees_and_leaves_the_model_as_it_was(name):
     assert footprint(model) == hooks and not model.training
 
 
-EVERY = dict(num_key_value_heads=4)  # as many key heads as query heads, so that widths do not tell
+ALL_HEADS = dict(num_key_value_heads=4)  # as many key heads as query heads, so that widths do not show the error
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ EVERY = dict(num_key_value_heads=4)  # as many key heads as query heads, so that
         ("llama", dict(activation="gelu"), ["ffn"]),
         ("llama", dict(interleaved=True), "qk"),
         ("llama", dict(rotation=None), "qk"),
-        ("llama", dict(scaled_queries=True, interface=False), ""),  # which says the same of Llama
+        ("llama", dict(scaled_queries=True, interface=False), ""),  # an equivalent description of Llama
         ("gpt_neox", dict(qkv_by_head=False), "qkv"),
         ("gpt2", dict(qkv_by_head=True), "qkv"),
         ("bloom", dict(alibi="scaled"), "qk"),
@@ -51,8 +51,8 @@ EVERY = dict(num_key_value_heads=4)  # as many key heads as query heads, so that
     ],
     ids=str,
 )
-def test_what_is_wrong_with_a_family_is_found(monkeypatch, name, wrong, sites):
-    model = tiny_model(name, **(EVERY if name == "llama" else {}))
+def test_a_wrong_family_differs_at_the_sites_that_it_describes_wrongly(monkeypatch, name, wrong, sites):
+    model = tiny_model(name, **(ALL_HEADS if name == "llama" else {}))
     monkeypatch.setitem(FAMILIES, model.config.model_type, replace(family_of(model), **wrong))
     if sites is None:
         with pytest.raises(pml.UnsupportedModel, match="called without position_embeddings"):
@@ -63,11 +63,11 @@ def test_what_is_wrong_with_a_family_is_found(monkeypatch, name, wrong, sites):
         assert differences[site] > 0.05 if site in sites else differences[site] < 1e-3, (site, differences)
 
 
-def test_a_number_that_is_none_does_not_agree():
+def test_a_model_with_another_activation_does_not_agree():
     model = tiny_model("llama")
     model.model.layers[1].mlp.act_fn = torch.nn.Identity()
     assert spot_check(model)["ffn"] > 0.05
 
 
-def test_defaults_are_llamas():
+def test_the_defaults_of_family_are_those_of_llama():
     assert FAMILIES["llama"] == Family()

@@ -1,8 +1,8 @@
-"""Where transformers' own code has the parts of each family's layers, for tests: nothing of the package is used."""
+"""The layers of each family as transformers' own code defines them, for tests. It uses nothing of the package."""
 
 import torch
 
-# Where transformers' own code has what: the names of most, and where a model_type has another.
+# The names of modules in most models, and the differences by model_type.
 NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
@@ -16,12 +16,13 @@ OTHER_NAMES = {
 }
 
 
-# Mixtures of experts, and how many there are.
+# Mixtures of experts, and the field of the configuration with the number of experts.
 EXPERT_COUNT_FIELDS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
 
 
-def module_name(config, what: str) -> str | None:
-    return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(what)
+def module_name(config, part: str) -> str | None:
+    """Returns the name of "layers", "attention", "o", "norm" or "qkv", or None where the model has no such module."""
+    return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(part)
 
 
 def layers_of(model) -> torch.nn.ModuleList:
@@ -33,12 +34,12 @@ def attention_of(layer, config) -> torch.nn.Module:
 
 
 def output_of(layer, config) -> torch.nn.Module:
-    """The projection of the attention's output."""
+    """Returns the output projection of the attention."""
     return getattr(attention_of(layer, config), module_name(config, "o"))
 
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
-    """What makes gate, up and the output: one module may be both gate and up."""
+    """Returns the modules of gate, up and down; one module may be both gate and up."""
     ffn = getattr(layer, "mlp", layer)
     for names in (
         ("c_fc", "c_fc", "c_proj"),
@@ -49,39 +50,40 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
     ):
         if hasattr(ffn, names[0]):
             return tuple(getattr(ffn, name) for name in names)
-    raise AssertionError(f"an FFN of unknown parts: {ffn}")
+    raise AssertionError(f"the FFN has none of the known modules: {ffn}")
 
 
 def experts_of(layer) -> torch.nn.Module | None:
-    """The module of all experts, where the FFN is a mixture: gate_up_proj (E, 2 I, D) and down_proj (E, D, I)."""
+    """Returns the module of experts, with gate_up_proj (E, 2 I, D) and down_proj (E, D, I); None for a dense FFN."""
     return getattr(getattr(layer, "mlp", None), "experts", None)
 
 
-def routed_gate_and_up(experts, states, index, elsewhere: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens, E I) each, as eager experts make them; `elsewhere` where a token is not routed to the neuron's expert.
+def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns gate and up, (tokens, E I) each, as eager experts compute them.
 
-    states (tokens, D) and index (tokens, k), the experts that were chosen, are what the experts are called with.
+    The values are `fill` where a token is not routed to the neuron's expert. states (tokens, D) and index (tokens,
+    k), the experts that the router chose, are what the experts are called with.
     """
     count, width, _ = experts.gate_up_proj.shape
-    found = states.new_full((len(states), count, width), elsewhere)
+    gate_up = states.new_full((len(states), count, width), fill)
     for e in range(count):
         tokens = torch.where((index == e).T)[1]
-        found[tokens, e] = torch.nn.functional.linear(states[tokens], experts.gate_up_proj[e])
-    return tuple(part.flatten(1) for part in found.chunk(2, -1))
+        gate_up[tokens, e] = torch.nn.functional.linear(states[tokens], experts.gate_up_proj[e])
+    return tuple(part.flatten(1) for part in gate_up.chunk(2, -1))
 
 
 def sizes(config) -> dict[str, int]:
-    """Neurons a layer, from the configuration alone."""
+    """Returns {site: neurons of a layer}, from the configuration alone."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head, key_heads(config) * head
-    names = {
+    ffn_fields = {
         "gpt2": "n_inner",
         "opt": "ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
         "qwen3_moe": "moe_intermediate_size",
     }
-    ffn = getattr(config, names.get(config.model_type, "intermediate_size"))
+    ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
@@ -98,7 +100,10 @@ def key_heads(config) -> int:
 
 
 def rows_of(config, site: str) -> torch.Tensor | None:
-    """The rows of q, k or v in a fused projection, sliced as the model slices its output; None: they have their own."""
+    """Returns the rows of q, k or v in a fused projection, sliced as the model slices its output.
+
+    None: the site has a projection of its own.
+    """
     if module_name(config, "qkv") is None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
@@ -119,19 +124,22 @@ def rows_of(config, site: str) -> torch.Tensor | None:
 
 
 def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
-    """Sets the parameters of neuron n of a decoder layer to zero, in place. ffn_part: "gate", "up", "down" or "all"."""
+    """Sets the parameters of neuron n of a decoder layer to zero, in place.
+
+    ffn_part: which of an FFN neuron's parameters: "gate", "up", "down" or "all".
+    """
     attention = attention_of(layer, config)
     if site == "o":
         weight_of(output_of(layer, config)).data[:, n] = 0
     elif site == "ffn" and experts_of(layer) is not None:
-        zero_of_expert(experts_of(layer), n, ffn_part)
+        zero_expert_neuron(experts_of(layer), n, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
-        both = config.model_type in ("phi3", "glm")
+        is_fused = config.model_type in ("phi3", "glm")
         if ffn_part in ("gate", "all"):
             _zero_row(gate, n)
         if ffn_part in ("up", "all"):
-            _zero_row(up, n + (sizes(config)["ffn"] if both else 0))
+            _zero_row(up, n + (sizes(config)["ffn"] if is_fused else 0))
         if ffn_part in ("down", "all"):
             weight_of(down).data[:, n] = 0
     elif (rows := rows_of(config, site)) is not None:
@@ -140,8 +148,8 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         _zero_row(getattr(attention, f"{site}_proj"), n)
 
 
-def zero_of_expert(experts, n: int, part: str = "all") -> None:
-    """Neuron n = expert I + index."""
+def zero_expert_neuron(experts, n: int, part: str = "all") -> None:
+    """Sets the parameters of neuron n = expert I + index to zero, in place."""
     size = experts.down_proj.shape[2]
     e, i = divmod(n, size)
     if part in ("gate", "all"):
@@ -153,7 +161,7 @@ def zero_of_expert(experts, n: int, part: str = "all") -> None:
 
 
 def weight_of(linear) -> torch.Tensor:
-    """(outputs, inputs)."""
+    """Returns the weight as (outputs, inputs)."""
     return linear.weight.T if type(linear).__name__ == "Conv1D" else linear.weight
 
 

@@ -1,7 +1,7 @@
-"""The oracle: importance by its definition, one neuron zeroed at a time in a float64 Hugging Face model.
+"""Importance by its definition: one neuron is set to zero at a time, in a float64 Hugging Face model.
 
-Nothing of the package is used. transformers computes softmax and norms in float32 even in a float64 model;
-`float64_throughout` lifts both, for one model and one block.
+It uses nothing of the package. transformers computes softmax and norms in float32 even in a float64 model;
+`float64_throughout` makes both float64, for one model inside one block.
 """
 
 import sys
@@ -19,36 +19,36 @@ POST_NORMS = {
     "gemma3_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
 }
-WITHOUT_POSITIONS = ("bloom",)  # which it takes from the mask
+WITHOUT_POSITIONS = ("bloom",)  # computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")
 ROTATED_IN_FLOAT32 = ("cohere", "cohere2")
 
 
 @contextmanager
 def float64_throughout(model):
-    """Inside, the float64 model's norms, rotation and eager softmax keep float64."""
+    """Inside, norms, rotation and eager softmax of a float64 model compute in float64."""
     softmax = torch.nn.functional.softmax
 
-    def wide_softmax(x, dim=None, dtype=None):
+    def float64_softmax(x, dim=None, dtype=None):
         return softmax(x, dim=dim, dtype=torch.float64 if x.dtype == torch.float64 else dtype)
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("torch.nn.functional.softmax", wide_softmax))
+        stack.enter_context(mock.patch("torch.nn.functional.softmax", float64_softmax))
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
-                stack.enter_context(mock.patch.object(module, "forward", _norm(module)))
+                stack.enter_context(mock.patch.object(module, "forward", _rms_norm(module)))
             elif type(module).__name__.endswith("LayerNorm") and not isinstance(module, torch.nn.LayerNorm):
-                stack.enter_context(mock.patch.object(module, "forward", _centred_norm(module)))
-        if model.config.model_type == "xglm":  # which makes a float32 of float64's lowest value
+                stack.enter_context(mock.patch.object(module, "forward", _layer_norm(module)))
+        if model.config.model_type == "xglm":  # it creates the lowest value of float64 in the default dtype
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)
         if model.config.model_type in ROTATED_IN_FLOAT32:
-            home = sys.modules[type(layers_of(model)[0].self_attn).__module__]
-            stack.enter_context(mock.patch.object(home, "apply_rotary_pos_emb", _rotate_pairs))
+            source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            stack.enter_context(mock.patch.object(source, "apply_rotary_pos_emb", _rotate_pairs))
         yield model
 
 
-def _norm(module):
+def _rms_norm(module):
     offset = 1.0 if "Gemma" in type(module).__name__ else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
@@ -58,8 +58,8 @@ def _norm(module):
     return forward
 
 
-def _centred_norm(module):
-    """Cohere's, and OLMo's, which has no weight."""
+def _layer_norm(module):
+    """Returns the forward of Cohere's LayerNorm, and of OLMo's, which has no weight."""
     weight, eps = getattr(module, "weight", 1.0), getattr(module, "variance_epsilon", 1e-5)
 
     def forward(x):
@@ -70,47 +70,48 @@ def _centred_norm(module):
 
 
 def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
-    """Cohere's, of dimensions 2m and 2m + 1."""
+    """Rotates dimensions 2m and 2m + 1 together, as Cohere does."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
 
 
 @torch.no_grad()
 def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
-    """{site: (documents, layers, neurons)} of a float64 model; every neuron of every layer and site.
+    """Returns {site: (documents, layers, neurons)} for every neuron of a float64 model.
 
-    ffn, v, o: squared change of the sublayer's output, its post-norm included; q, k: of the attention probabilities.
+    For ffn, v and o it is the squared change of the sublayer's output, with its post-norm; for q and k that of the
+    attention probabilities.
     """
     assert model.dtype == torch.float64
     valid = attention_mask.bool()
     with float64_throughout(model), _eager(model):
         calls = _sublayer_calls(model, input_ids, attention_mask)
-        found = {site: [] for site in sizes(model.config)}
+        importance = {site: [] for site in sizes(model.config)}
         for layer, call in zip(layers_of(model), calls):
             for site, width in sizes(model.config).items():
-                run = _measured(layer, site, call, model.config)
+                run = _sublayer(layer, site, call, model.config)
                 before = run()
-                rows = []
+                changes = []
                 for n in range(width):
-                    with _without(layer, site, n, model.config):
+                    with _without_neuron(layer, site, n, model.config):
                         change = (run() - before).square().sum(-1)
-                    rows.append(torch.where(valid, change, 0).sum(1))
-                found[site].append(torch.stack(rows, 1))
-    return {site: torch.stack(layers, 1) for site, layers in found.items()}
+                    changes.append(torch.where(valid, change, 0).sum(1))
+                importance[site].append(torch.stack(changes, 1))
+    return {site: torch.stack(layers, 1) for site, layers in importance.items()}
 
 
 @contextmanager
 def _eager(model):
-    own = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(own)
+        model.set_attn_implementation(implementation)
 
 
 def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
-    """What every attention and FFN was called with."""
+    """Runs the model and returns for every layer what its attention and its FFN were called with."""
     calls, handles, config = [], [], model.config
     for layer in layers_of(model):
         call = {}
@@ -122,8 +123,8 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
                 call[name] = SimpleNamespace(args=args, kwargs=kwargs)
 
             handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
-    given = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
-    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **given)
+    options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
+    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     for handle in handles:
         handle.remove()
     for call in calls:
@@ -131,8 +132,8 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
     return calls
 
 
-def _measured(layer, site: str, call: dict, config):
-    """A function that runs the sublayer of a site and gives (documents, tokens, whatever is compared)."""
+def _sublayer(layer, site: str, call: dict, config):
+    """Returns a function that runs the sublayer of a site and returns (documents, tokens, values to compare)."""
     norms = POST_NORMS.get(config.model_type)
     norm = norms and getattr(layer, norms[site == "ffn"])
 
@@ -140,8 +141,10 @@ def _measured(layer, site: str, call: dict, config):
         if site == "ffn":
             output = _ffn(layer, call["ffn"], config).view(call["shape"])
         else:
-            kwargs = shown(call["attention"].kwargs, config) if site in ("q", "k") else call["attention"].kwargs
-            output = attention_of(layer, config)(*call["attention"].args, **kwargs)
+            args, kwargs = call["attention"].args, call["attention"].kwargs
+            if site in ("q", "k"):
+                kwargs = with_probabilities(kwargs, config)
+            output = attention_of(layer, config)(*args, **kwargs)
             if site in ("q", "k"):
                 return output[1].transpose(1, 2).flatten(2)
             output = output[0]
@@ -150,14 +153,14 @@ def _measured(layer, site: str, call: dict, config):
     return run
 
 
-def shown(kwargs: dict, config) -> dict:
-    """With what makes an attention give its probabilities.
+def with_probabilities(kwargs: dict, config) -> dict:
+    """Returns keyword arguments with which an attention returns its probabilities.
 
-    Falcon cannot be set to eager attention. Its mask has the biases of ALiBi in it already, and eager attention would add
-    them again; or it is True where a key is seen, and eager attention would add that.
+    Falcon cannot be set to eager attention. Its mask either has the biases of ALiBi in it, which eager attention
+    would add again, or it is True where a key is visible, and eager attention would add this as a number.
     """
     if config.model_type in ("opt", "xglm"):
-        return {**kwargs, "output_attentions": True}  # which transformers 5.0 asks for
+        return {**kwargs, "output_attentions": True}  # transformers 5.0 needs this
     if config.model_type != "falcon":
         return kwargs
     mask = torch.zeros(1, 1, 1, 1) if kwargs["attention_mask"] is None else kwargs["attention_mask"]
@@ -174,10 +177,10 @@ def _ffn(layer, call, config):
 
 
 @contextmanager
-def _without(layer, site: str, n: int, config):
-    """Neuron n zeroed; of an FFN neuron the gate's row, up's row and down's column in turn, which are to be the same."""
-    kept = {name: parameter.clone() for name, parameter in layer.named_parameters()}
+def _without_neuron(layer, site: str, n: int, config):
+    """Inside, neuron n is zero. Of FFN neurons the row of gate, the row of up or the column of down is zero in turn."""
+    values = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     zero_neuron(layer, site, n, config, ffn_part=("gate", "up", "down")[n % 3])
     yield
     for name, parameter in layer.named_parameters():
-        parameter.copy_(kept[name])
+        parameter.copy_(values[name])

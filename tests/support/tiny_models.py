@@ -1,4 +1,4 @@
-"""Random tiny models of every supported family, and documents for them."""
+"""Tiny random models of every supported family, and documents for them."""
 
 import copy
 
@@ -26,14 +26,14 @@ SHAPE = dict(
 
 PARTIAL = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
 
-# Other implementations of experts have no float64, and ask for rows of whole multiples of 16 bytes.
+# Implementations of experts other than "eager" have no float64, and need rows whose size is a multiple of 16 bytes.
 EXPERTS = dict(experts_implementation="eager", intermediate_size=16)
 
-# name: (transformers' name of the model, what differs from SHAPE). Sliding windows are smaller than the documents.
+# name: (transformers' name of the model, differences from SHAPE). Sliding windows are shorter than the documents.
 MODELS = {
     "llama": ("Llama", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
     "llama-one-head": ("Llama", dict(num_attention_heads=1, num_key_value_heads=1, head_dim=6)),
-    "llama-yarn": (  # its tables carry a factor beside cosine and sine
+    "llama-yarn": (  # its tables are cosines and sines times a factor
         "Llama",
         dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=8)),
     ),
@@ -73,7 +73,7 @@ MODELS = {
     "granite": ("Granite", dict(attention_multiplier=0.3, residual_multiplier=0.22, embedding_multiplier=2.0)),
     "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0])),
     "bloom": ("Bloom", {}),
-    "bloom-three-heads": ("Bloom", dict(hidden_size=30, num_attention_heads=3)),  # 10^-1/2 is no binary fraction
+    "bloom-three-heads": ("Bloom", dict(hidden_size=30, num_attention_heads=3)),  # 10^-1/2 is not exact in binary
     "falcon": ("Falcon", dict(ffn_hidden_size=37)),  # one key head
     "falcon-new": ("Falcon", dict(ffn_hidden_size=37, new_decoder_architecture=True, num_kv_heads=2, bias=True)),
     "falcon-alibi": (
@@ -86,28 +86,28 @@ MODELS = {
     "olmo": ("Olmo", dict(clip_qkv=0.5)),
     "olmo2": ("Olmo2", {}),
     "mixtral": ("Mixtral", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, sliding_window=4)),
-    "qwen3_moe": (  # its router's weights add up to 1
+    "qwen3_moe": (  # the router's weights of a token add up to 1
         "Qwen3Moe",
         dict(EXPERTS, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=8, norm_topk_prob=True),
     ),
-    "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # and here they do not
+    "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # they do not add up to 1
 }
-if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignored these scales
+if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
-# One model of each kind of modules, for what does not depend on the variants.
+# One model for each way of arranging modules, for tests that do not depend on the variants.
 REPRESENTATIVE_MODELS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3-partial-rotary", "starcoder2",
-    "gpt2",  # Conv1D, whose weights are transposed, and fused projections
+    "gpt2",  # Conv1D with transposed weights, and fused projections
     "gpt_neox",  # projections fused by head
     "falcon-new",  # projections fused by key head, no attention interface
     "bloom",  # an FFN that adds the residual, ALiBi
-    "opt",  # an FFN on the layer itself, which sees all tokens in a row
+    "opt",  # an FFN on the layer itself, for all rows in one dimension
     "mixtral",  # a mixture of experts
 )  # fmt: skip
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """The same weights in any dtype (drawn in float32, then cast); every parameter is random."""
+    """Returns a model whose parameters are all random. The weights are drawn in float32 and then cast to the dtype."""
     kind, differences = MODELS[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
     if name.startswith("gemma2"):
@@ -140,14 +140,14 @@ def _draw(model, generator) -> None:
 
 @torch.no_grad()
 def _enlarge_key_bias(attention, slow_only: bool) -> None:
-    """Key biases of +-300; Qwen2's own are on the dimensions that turn slowly."""
+    """Sets key biases to +-300. In trained Qwen2 models, large biases are on the dimensions that rotate slowly."""
     bias = attention.k_proj.bias.view(-1, attention.head_dim)
     slow = torch.arange(attention.head_dim) % (attention.head_dim // 2) >= attention.head_dim // 4
     bias[:, slow if slow_only else slice(None)] = 300 * bias[:, slow if slow_only else slice(None)].sign()
 
 
 def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask of documents of these lengths, padded on one side with token 0."""
+    """Returns input_ids and attention_mask of documents of these lengths, padded on one side with token 0."""
     generator = torch.Generator().manual_seed(seed)
     shape = len(lengths), max(lengths)
     input_ids = torch.zeros(shape, dtype=torch.int64)
@@ -160,36 +160,36 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 
 
 def hidden_of(model, batch: dict) -> torch.Tensor:
-    """The last hidden states, every document's first token at position 0."""
-    given = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
-    return model.base_model(**batch, **given, use_cache=False).last_hidden_state
+    """Returns the last hidden states; every document's first token has position 0."""
+    options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
+    return model.base_model(**batch, **options, use_cache=False).last_hidden_state
 
 
 def positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Position ids that start with 0 at a document's first token."""
+    """Returns position ids that start with 0 at a document's first token."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def unknown_model():
-    """A tiny model of a family that the package does not know."""
+    """Returns a tiny model of a family that the package does not know."""
     return transformers.CodeGenForCausalLM(
         transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY_SIZE)
     ).eval()
 
 
 def random_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
-    """A random set of a model's neurons, some of every site and layer."""
+    """Returns a random set of a model's neurons, with members in every site and layer."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = {}
+    masks = {}
     for site in sites:
         width = sizes(model.config)[site]
-        drawn[site] = torch.rand(model.config.num_hidden_layers, width, generator=generator) < fraction
-        drawn[site][:, int(torch.randint(width, (), generator=generator))] = True
-    return NeuronSet(drawn)
+        masks[site] = torch.rand(model.config.num_hidden_layers, width, generator=generator) < fraction
+        masks[site][:, int(torch.randint(width, (), generator=generator))] = True
+    return NeuronSet(masks)
 
 
 def with_zeroed_neurons(model, neurons: NeuronSet):
-    """A copy of the model with the parameters of these neurons set to zero."""
+    """Returns a copy of the model in which the parameters of these neurons are zero."""
     model = copy.deepcopy(model)
     for site, mask in neurons.sites.items():
         for layer, n in mask.nonzero().tolist():

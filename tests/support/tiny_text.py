@@ -1,4 +1,4 @@
-"""Texts, a tokenizer and a saved model for tests that start from files: one word is one token, two languages."""
+"""Texts in two languages, a tokenizer and a saved model, for tests that start from files. One word is one token."""
 
 import gzip
 import json
@@ -15,8 +15,8 @@ LANGUAGES = {"fr": WORDS[: len(WORDS) // 2], "de": WORDS[len(WORDS) // 2 :]}
 
 
 def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
-    """Words to tokens, <s> in front of a text; there is no token for padding."""
-    vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+    """Returns a tokenizer with a token for each word, <s> in front of a text, and no padding token."""
+    vocabulary = {word: token for token, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if bos:
@@ -25,13 +25,13 @@ def tiny_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
 
 
 def texts(language: str, lengths=(9, 4, 7, 12, 3, 8), seed: int = 0) -> list[str]:
-    """Texts of so many words of a language."""
-    drawn = random.Random(f"{language} {seed}")
-    return [" ".join(drawn.choices(LANGUAGES[language], k=length)) for length in lengths]
+    """Returns random texts of a language with these numbers of words."""
+    generator = random.Random(f"{language} {seed}")
+    return [" ".join(generator.choices(LANGUAGES[language], k=length)) for length in lengths]
 
 
 def save_model(folder: Path, model=None) -> Path:
-    """Writes a model, a tiny Llama unless another is given, and the tokenizer; its configuration has no padding token."""
+    """Writes a model (by default a tiny Llama without a padding token in its configuration) and the tokenizer."""
     model = model or tiny_model("llama", pad_token_id=None)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -39,8 +39,8 @@ def save_model(folder: Path, model=None) -> Path:
 
 
 def write_text(path: Path, lines: list[str]) -> Path:
-    """Writes texts in the format that the path's ending asks for."""
-    opened = gzip.open if path.suffix == ".gz" else open
+    """Writes texts in the format that belongs to the path's suffix."""
+    open_file = gzip.open if path.suffix == ".gz" else open
     if path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
@@ -48,6 +48,6 @@ def write_text(path: Path, lines: list[str]) -> Path:
         parquet.write_table(pyarrow.table({"text": lines}), path)
         return path
     as_json = ".jsonl" in path.suffixes
-    with opened(path, "wt", encoding="utf-8") as file:
+    with open_file(path, "wt", encoding="utf-8") as file:
         file.writelines((json.dumps({"text": line}) if as_json else line) + "\n" for line in lines)
     return path

@@ -58,7 +58,7 @@ class Contents:
         return self._metadata[path]["format"].partition("/")[0].removeprefix("pymultiling.")
 
     def tables(self) -> list[str]:
-        """Returns a description of every subfolder, and a table for each group of subfolders with the same file names."""
+        """Returns a description of every subfolder, and a table for each group of subfolders with equal file names."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for subfolder, paths in self.folders.items():
             groups.setdefault(tuple(paths), []).append(subfolder)

@@ -188,7 +188,7 @@ def test_nothing_else_of_the_repository_is_pulled(hub, folder):
 
 def test_a_model_is_not_pulled(hub):
     hub.add("some/llm", {"README.md": b"", "model.safetensors": b"weights", "config.json": b"{}"})
-    with pytest.raises(HubError, match="some/llm has no run.json, so push did not write it"):
+    with pytest.raises(HubError, match=r"some/llm has no run.json, so push did not write it"):
         pull_from_hub("some/llm")
     assert not [request for request in hub.requests if "resolve" in request]
 
@@ -218,7 +218,7 @@ def test_without_a_network_the_cache_serves(hub, folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert contents(pull_from_hub(NAME)) == online
     for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
-        with pytest.raises(HubError, match="while HF_HUB_OFFLINE is set.*: unset it"):
+        with pytest.raises(HubError, match=r"while HF_HUB_OFFLINE is set.*: unset it"):
             act()
     assert len(hub.requests) == before
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -227,7 +227,7 @@ def test_without_a_network_the_cache_serves(hub, folder, monkeypatch):
         set_hub_endpoint(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
         assert contents(pull_from_hub(NAME)) == online
         for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
-            with pytest.raises(HubError, match="ConnectError.*: check the network, and try again"):
+            with pytest.raises(HubError, match=r"ConnectError.*: check the network, and try again"):
                 act()
 
 
@@ -253,9 +253,7 @@ def test_tokens_that_do_not_do(hub, folder, monkeypatch):
             push_to_hub(folder, NAME, token=token)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "none"))
-    with pytest.raises(
-        HubError, match="needs a token to write .*: log in with `hf auth login`, or set HF_TOKEN"
-    ):
+    with pytest.raises(HubError, match=r"needs a token to write .*: log in with `hf auth login`, or set HF_TOKEN"):
         push_to_hub(folder, NAME)
     assert hub.repositories == {}
 
@@ -275,7 +273,7 @@ def test_folders_with_nothing_to_push(hub, tmp_path):
     with pytest.raises(HubError, match="has no files of pymultiling: give a folder that a command wrote"):
         push_to_hub(tmp_path, NAME)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(HubError, match="run.json of .* is not a record of a pymultiling run"):
+    with pytest.raises(HubError, match=r"run.json of .* is not a record of a pymultiling run"):
         push_to_hub(tmp_path, NAME)
     assert hub.requests == []
 
@@ -288,8 +286,8 @@ def test_a_damaged_set_is_not_pushed(hub, tmp_path):
 
 
 def test_folders_without_sets(tmp_path):
-    with pytest.raises(CheckpointError, match="has no .safetensors files"):
+    with pytest.raises(CheckpointError, match=r"has no .safetensors files"):
         load_sets(tmp_path)
     random_statistics(0).save(tmp_path / "fr.safetensors")
-    with pytest.raises(CheckpointError, match="a set of neurons .* was looked for"):
+    with pytest.raises(CheckpointError, match=r"a set of neurons .* was looked for"):
         load_sets(tmp_path)

@@ -40,7 +40,7 @@ def byte_tokenizer(template=None) -> PreTrainedTokenizerFast:
 
 
 def decoder(max_positions=256):
-    """A tiny Llama that prefers newlines and the end token: its answers differ, and end after 2 to 14 tokens or never."""
+    """A tiny Llama that prefers newlines and the end token; its answers differ and have 2 to 14 tokens or no end."""
     shape = dict(vocab_size=258, max_position_embeddings=max_positions, bos_token_id=256)
     model = tiny_model("llama", torch.float64, seed=12, **shape)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def decode_greedily(model, tokenizer, prompt: str, limit: int, ends_with_line: b
 
 
 def check_answers(model, tokenizer, prompts, ends_with_line, **options):
-    """Compares every answer with that of a single request, and the warnings with the numbers of cut and empty answers."""
+    """Compares all answers with those of single requests, and the warnings with the counts of cut and empty answers."""
     expected = [
         decode_greedily(model, tokenizer, prompt, 4 * options["max_new_tokens"], ends_with_line) for prompt in prompts
     ]

@@ -162,8 +162,8 @@ def test_an_answer_with_thinking_only_is_not_accepted(monkeypatch, tmp_path):
             TranslationError, match=r"the thinking of m at .* about 'a' does not end; 0 answers are stored"
         ):
             translate(["a"], ["fr"], source="de", by=client(server), cache=tmp_path / "c")
+        monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think>" + " hm" * 20)
         with pytest.raises(TranslationError, match=r"the answer of m at .* to 'a' does not end within 8 tokens"):
-            monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think>" + " hm" * 20)
             translate(["a"], ["fr"], source="de", by=client(server, max_tokens=1))
 
 
@@ -215,13 +215,13 @@ def test_failures_that_stay_are_reported(outcome, message):
 
 
 def test_retries_limit_the_total_of_all_kinds_of_failures():
-    with chat.ChatServer(lambda prompt, before: (chat.BROKEN, chat.NO_JSON, chat.DROPPED)[before % 3]) as server:
-        with pytest.raises(TranslationError):
-            translate(TEXTS[:1], ["fr"], source="de", by=client(server, retries=7))
+    failures = (chat.BROKEN, chat.NO_JSON, chat.DROPPED)
+    with chat.ChatServer(lambda prompt, before: failures[before % 3]) as server, pytest.raises(TranslationError):
+        translate(TEXTS[:1], ["fr"], source="de", by=client(server, retries=7))
     assert server.asked.total() == 8
 
 
-def test_servers_that_are_not_there():
+def test_unreachable_servers_are_reported():
     with chat.ChatServer() as server:
         url = server.url
         with pytest.raises(TranslationError, match=r"\(404: nothing is at /v2/chat/completions\)"):

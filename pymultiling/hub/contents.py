@@ -51,8 +51,8 @@ class Contents:
 
     def first(self, kind: str) -> str | None:
         """Returns the name of the first file of a kind; "statistics" is the kind of pymultiling.statistics/1."""
-        of_kind = (path for path in self._metadata if self._kind(path) == kind)
-        return next((path.relative_to(self._root).as_posix() for path in of_kind), None)
+        paths = (path for path in self._metadata if self._kind(path) == kind)
+        return next((path.relative_to(self._root).as_posix() for path in paths), None)
 
     def _kind(self, path: Path) -> str:
         return self._metadata[path]["format"].partition("/")[0].removeprefix("pymultiling.")

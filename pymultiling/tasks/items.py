@@ -37,7 +37,7 @@ class Task:
         items: {language: its items}.
         metric: one of `pymultiling.tasks.METRICS`. The metric "likelihood" works for every task.
         stop: strings that end a generated answer.
-        max_new_tokens: the most tokens that are generated for an answer.
+        max_new_tokens: the largest number of tokens of a generated answer.
     """
 
     name: str

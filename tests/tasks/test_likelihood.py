@@ -29,7 +29,7 @@ def test_every_document_is_measured_under_every_set(name, batch_tokens):
     model, generator = tiny_model(name, dtype), torch.Generator().manual_seed(0)
     documents = [torch.randint(3, VOCABULARY_SIZE, (length,), generator=generator).tolist() for length in LENGTHS]
     sets = [None, random_neurons(model, seed=1), random_neurons(model, seed=2)]
-    models = [model, *(with_zeroed_neurons(model, one) for one in sets[1:])]
+    models = [model, *(with_zeroed_neurons(model, neurons) for neurons in sets[1:])]
     for starts in (None, STARTS):
         values = log_likelihoods(model, documents, sets, starts=starts, batch_tokens=batch_tokens)
         for row, document in enumerate(documents):

@@ -36,7 +36,7 @@ class ParallelTask:
         metric: "bleu" (BLEU and chrF), "number" (the last number is correct) or "label" (the first label is correct).
         labels: the answers to choose from, which the metric "label" needs.
         stop: strings that end a generated answer.
-        max_new_tokens: the most tokens that are generated for an answer.
+        max_new_tokens: the largest number of tokens of a generated answer.
 
     Raises:
         ValueError: the metric is unknown, or the metric "label" has no labels.

@@ -26,7 +26,7 @@ class Server:
     """A model behind an OpenAI-compatible server; an argument `by` of `translate`.
 
     Dropped connections and the status codes 408, 409, 429 and 500 or more are retried by the client of the package
-    openai, after the delay that the server asks for, or a growing one. Responses that are no chat completion are
+    openai, after the delay that the server asks for, or a growing one. Responses that are not chat completions are
     retried here. An answer that is cut by the token limit is requested again with twice the limit, up to 8 times
     `max_tokens`; a cut answer is never accepted.
 

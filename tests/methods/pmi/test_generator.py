@@ -120,8 +120,8 @@ def test_an_answer_with_thinking_only_is_empty_and_not_stored(monkeypatch, tmp_p
     by, prompts = fixed_generator(monkeypatch, answer)
     for calls in (1, 2):
         with pytest.warns(UserWarning, match="1 of 1 answers are empty"):
-            found = translate(["a"], ["fr"], source="de", by=by, cache=tmp_path / "c")
-        assert found == {"fr": [""]} and len(prompts) == calls * times
+            inputs = translate(["a"], ["fr"], source="de", by=by, cache=tmp_path / "c")
+        assert inputs == {"fr": [""]} and len(prompts) == calls * times
 
 
 def test_answers_may_fill_the_models_positions():
@@ -238,7 +238,7 @@ def test_nllb_translates_and_translates_back(batch_tokens):
     model, tokenizer = nllb()
     texts = ["ab cd", "a", "ponm lkji hgf", "d d d", "fab"]
     by = Generator(model, tokenizer, max_new_tokens=3, batch_tokens=batch_tokens)
-    found = translate(texts, ["fra_Latn", "eng_Latn"], source="deu_Latn", by=by, how="back-translation")
+    inputs = translate(texts, ["fra_Latn", "eng_Latn"], source="deu_Latn", by=by, how="back-translation")
     code = dict(zip(LANGUAGES, tokenizer.convert_tokens_to_ids(LANGUAGES)))
 
     def expected_translation(text, source, target):
@@ -248,8 +248,8 @@ def test_nllb_translates_and_translates_back(batch_tokens):
 
     for pivot in ("fra_Latn", "eng_Latn"):
         intermediate = [expected_translation(text, "deu_Latn", pivot) for text in texts]
-        assert found[f"deu_Latn~{pivot}"] == [expected_translation(text, pivot, "deu_Latn") for text in intermediate]
-    assert len(set(found["deu_Latn~fra_Latn"])) > 1 and found["deu_Latn~fra_Latn"] != found["deu_Latn~eng_Latn"]
+        assert inputs[f"deu_Latn~{pivot}"] == [expected_translation(text, pivot, "deu_Latn") for text in intermediate]
+    assert len(set(inputs["deu_Latn~fra_Latn"])) > 1 and inputs["deu_Latn~fra_Latn"] != inputs["deu_Latn~eng_Latn"]
 
 
 def test_translation_models_refuse_paraphrases_unknown_languages_and_long_texts():
@@ -288,18 +288,18 @@ def test_marian_without_languages_translates_the_text():
     expected = [translate_greedily(model, tokenizer(text)["input_ids"], [], 12, 2) for text in sources]
     assert not any(2 in tokens for tokens in expected)
     with pytest.warns(UserWarning, match="3 of 3 answers do not end within 12 tokens"):
-        found = translate(sources, ["fr"], source="de", by=by)
-    assert found == {"fr": [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]}
+        inputs = translate(sources, ["fr"], source="de", by=by)
+    assert inputs == {"fr": [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]}
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
 def test_marian_with_several_targets_gets_the_target_in_the_text():
     model, tokenizer = marian(["fra", "spa"])
     by = Generator(model, tokenizer, max_new_tokens=3)
-    found = translate(["w4 w5"], ["fra", "spa"], source="de", by=by)
+    inputs = translate(["w4 w5"], ["fra", "spa"], source="de", by=by)
     for code in ("fra", "spa"):
         tokens = translate_greedily(model, tokenizer(f">>{code}<< w4 w5")["input_ids"], [], 12, 2)
-        assert found[code] == [tokenizer.decode(tokens, skip_special_tokens=True)]
+        assert inputs[code] == [tokenizer.decode(tokens, skip_special_tokens=True)]
     with pytest.raises(ValueError, match="does not translate into 'deu', only into >>fra<< >>spa<<"):
         translate(["w4"], ["deu"], source="en", by=by)
 
@@ -309,9 +309,9 @@ def test_marian_for_one_pair_refuses_other_languages():
     model, tokenizer = marian()
     by = Generator(model, tokenizer, max_new_tokens=3)
     tokenizer.source_lang, tokenizer.target_lang = "de", "fra"
-    found = translate(["w4"], ["fra"], source="de", by=by)["fra"]
+    inputs = translate(["w4"], ["fra"], source="de", by=by)["fra"]
     assert translate(["w4"], ["fr_XX"], source="deu_Latn", by=by) == {
-        "fr_XX": found
+        "fr_XX": inputs
     }  # other codes of the same languages
     for source, target, message in (
         ("de", "es", "MarianMTModel translates only into 'fra': for 'es' give a model that has it"),
@@ -322,7 +322,7 @@ def test_marian_for_one_pair_refuses_other_languages():
             translate(["w4"], [target], source=source, by=by)
     for several in ("mul", "cat+oci+deu", "cat_oci_deu", None):
         tokenizer.source_lang = several
-        assert translate(["w4"], ["fra"], source="it", by=by)["fra"] == found
+        assert translate(["w4"], ["fra"], source="it", by=by)["fra"] == inputs
 
 
 def test_models_that_cannot_be_told_the_languages_are_refused():

@@ -44,9 +44,9 @@ def client(server, **options):
 def test_a_failure_that_passes_is_retried(outcome):
     """The failure occurs as often as retries allow, for requests sent at the same time."""
     with chat.ChatServer(lambda prompt, before: outcome if before < 2 else chat.ANSWERED) as server:
-        found = translate(TEXTS, ["fr"], source="de", by=client(server, retries=2))
+        inputs = translate(TEXTS, ["fr"], source="de", by=client(server, retries=2))
     expected_prompts = prompts(TEXTS)
-    assert found == {"fr": [chat.expected_answer(prompt) for prompt in expected_prompts]}
+    assert inputs == {"fr": [chat.expected_answer(prompt) for prompt in expected_prompts]}
     assert server.asked == Counter(dict.fromkeys(expected_prompts, 3))
     assert server.delivered == Counter(expected_prompts)
 
@@ -57,9 +57,9 @@ def test_failures_of_any_kind_and_order_are_retried(seed):
     generator = random.Random(seed)
     with chat.ChatServer(lambda prompt, before: generator.choice([*TEMPORARY, chat.ANSWERED, chat.ANSWERED])) as server:
         texts = TEXTS + TEXTS[:5]
-        found = translate(texts, ["fr", "es"], source="de", by=client(server, retries=999, workers=5, max_tokens=4))
+        inputs = translate(texts, ["fr", "es"], source="de", by=client(server, retries=999, workers=5, max_tokens=4))
     for code in ("fr", "es"):
-        assert found[code] == [chat.expected_answer(prompt) for prompt in prompts(texts, code)]
+        assert inputs[code] == [chat.expected_answer(prompt) for prompt in prompts(texts, code)]
     assert server.delivered == Counter(prompts(TEXTS) + prompts(TEXTS, "es"))
 
 
@@ -102,11 +102,11 @@ def test_a_repeated_run_requests_only_missing_answers(tmp_path, workers):
         assert re.fullmatch(message, str(caught.value))
         assert server.delivered.total() == 11
         server.behave = lambda prompt, before: chat.BROKEN if before % 2 else chat.ANSWERED
-        found = translate(texts, ["fr"], source="de", by=by, cache=path)
-        assert found["fr"] == [chat.expected_answer(prompt) for prompt in prompts(texts)]
+        inputs = translate(texts, ["fr"], source="de", by=by, cache=path)
+        assert inputs["fr"] == [chat.expected_answer(prompt) for prompt in prompts(texts)]
         assert server.delivered == Counter(prompts(TEXTS))
         server.behave = lambda prompt, before: chat.REFUSED
-        assert translate(texts, ["fr"], source="de", by=by, cache=path) == found
+        assert translate(texts, ["fr"], source="de", by=by, cache=path) == inputs
 
 
 @pytest.mark.long
@@ -135,15 +135,15 @@ translate(texts, ["fr"], source="de", by=Server("m", url, workers=int(workers)),
         assert running.returncode and printed.strip().endswith("KeyboardInterrupt" if sign == signal.SIGINT else "")
         assert server.delivered.total() >= 6
         server.behave = lambda prompt, before: chat.ANSWERED
-        found = translate(TEXTS, ["fr"], source="de", by=client(server), cache=path)
-    assert found["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS)]
+        inputs = translate(TEXTS, ["fr"], source="de", by=client(server), cache=path)
+    assert inputs["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS)]
     assert server.delivered == Counter(prompts(TEXTS))
 
 
 def test_cut_answers_are_requested_with_a_larger_limit():
     with chat.ChatServer() as server:
-        found = translate(TEXTS[2:3], ["fr"], source="de", by=client(server, max_tokens=1))
-    assert found["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS[2:3])]
+        inputs = translate(TEXTS[2:3], ["fr"], source="de", by=client(server, max_tokens=1))
+    assert inputs["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS[2:3])]
     assert [body["max_tokens"] for body in server.bodies] == [1, 2, 4, 8]
 
 
@@ -170,8 +170,8 @@ def test_an_answer_with_thinking_only_is_not_accepted(monkeypatch, tmp_path):
 def test_thinking_marks_inside_a_text_stay(monkeypatch):
     monkeypatch.setattr(chat, "expected_answer", lambda prompt: "Put <think> here and </think> there")
     with chat.ChatServer() as server:
-        found = translate(["a"], ["fr"], source="de", by=client(server))
-    assert found == {"fr": ["Put <think> here and </think> there"]}
+        inputs = translate(["a"], ["fr"], source="de", by=client(server))
+    assert inputs == {"fr": ["Put <think> here and </think> there"]}
 
 
 def test_texts_without_a_complete_answer_are_reported_after_all_others(tmp_path):
@@ -253,8 +253,8 @@ def test_models_with_another_name_of_the_token_limit():
     with chat.ChatServer() as server:
         server.behave = lambda prompt, before: chat.OLD_NAME if "max_tokens" in server.bodies[-1] else chat.ANSWERED
         by = client(server, workers=1, max_tokens=4)
-        found = translate(TEXTS[:2], ["fr"], source="de", by=by)
-    assert found["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS[:2])]
+        inputs = translate(TEXTS[:2], ["fr"], source="de", by=by)
+    assert inputs["fr"] == [chat.expected_answer(prompt) for prompt in prompts(TEXTS[:2])]
     names = ["max_tokens", "max_completion_tokens", "max_completion_tokens"]
     assert [next(name for name in body if name.startswith("max")) for body in server.bodies][:3] == names
 

@@ -42,8 +42,8 @@ def echo_answer(request: Request) -> str:
 
 def test_equal_texts_are_translated_once():
     echo = Echo()
-    found = translate(["a", "b", "a"], ["fr", "es"], source="de", by=echo)
-    assert found == {
+    inputs = translate(["a", "b", "a"], ["fr", "es"], source="de", by=echo)
+    assert inputs == {
         "fr": ["<de to fr: a>", "<de to fr: b>", "<de to fr: a>"],
         "es": ["<de to es: a>", "<de to es: b>", "<de to es: a>"],
     }
@@ -53,8 +53,8 @@ def test_equal_texts_are_translated_once():
 
 def test_paraphrases_show_the_earlier_ones():
     echo = Echo()
-    found = translate(["a {x}", "b"], 3, source="de", by=echo, how="paraphrase")
-    assert found == {f"de~{n + 1}": [f"<de to again {n}: {text}>" for text in ("a {x}", "b")] for n in range(3)}
+    inputs = translate(["a {x}", "b"], 3, source="de", by=echo, how="paraphrase")
+    assert inputs == {f"de~{n + 1}": [f"<de to again {n}: {text}>" for text in ("a {x}", "b")] for n in range(3)}
     last = list(echo.count)[4]
     assert "in German" in last and "Text: a {x}\n" in last
     assert last.endswith("In other words: <de to again 0: a {x}>\nIn other words: <de to again 1: a {x}>")
@@ -62,8 +62,8 @@ def test_paraphrases_show_the_earlier_ones():
 
 def test_back_translation_goes_into_another_language_and_back():
     echo = Echo()
-    found = translate(["a", "b"], ["fr", "es"], source="de", by=echo, how="back-translation")
-    assert found == {
+    inputs = translate(["a", "b"], ["fr", "es"], source="de", by=echo, how="back-translation")
+    assert inputs == {
         f"de~{code}": [f"<{code} to de: <de to {code}: {text}>>" for text in "ab"] for code in ("fr", "es")
     }
     assert echo.count.total() == 8
@@ -75,12 +75,12 @@ def test_items_get_inputs_made_of_all_their_fields():
         ParallelItem({"en": {"premise": "Q", "hypothesis": "H"}}, ("entailment",)),
     ]
     echo = Echo()
-    found = translate_items(items, ["fr"], source="en", by=echo)
-    assert [item.references for item in found] == [("neutral",), ("entailment",)]
-    assert found[0].texts == {**items[0].texts, "fr": {"premise": "<en to fr: P>", "hypothesis": "<en to fr: H>"}}
-    assert found[1].texts["fr"] == {"premise": "<en to fr: Q>", "hypothesis": "<en to fr: H>"}
+    new_items = translate_items(items, ["fr"], source="en", by=echo)
+    assert [item.references for item in new_items] == [("neutral",), ("entailment",)]
+    assert new_items[0].texts == {**items[0].texts, "fr": {"premise": "<en to fr: P>", "hypothesis": "<en to fr: H>"}}
+    assert new_items[1].texts["fr"] == {"premise": "<en to fr: Q>", "hypothesis": "<en to fr: H>"}
     assert echo.count.total() == 3 and "fr" not in items[0].texts
-    again = translate_items(found, 2, source="en", by=echo, how="paraphrase")
+    again = translate_items(new_items, 2, source="en", by=echo, how="paraphrase")
     assert list(again[1].texts) == ["en", "fr", "en~1", "en~2"]
     assert translate_items([], ["fr"], source="en", by=echo) == []
     with pytest.raises(CorpusError, match="item 2 has no input 'it', only en"):
@@ -99,8 +99,8 @@ def test_stored_answers_are_not_requested_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         translate(texts, ["fr"], source="de", by=interrupted, cache=path)
     last = Echo()
-    found = translate(texts, ["fr"], source="de", by=last, cache=path)
-    assert found["fr"] == [f"<de to fr: {text}>" for text in texts]
+    inputs = translate(texts, ["fr"], source="de", by=last, cache=path)
+    assert inputs["fr"] == [f"<de to fr: {text}>" for text in texts]
     count = first.count + interrupted.count + last.count
     assert len(count) == 20 and set(count.values()) == {1}
     # The model and the names of the languages are parts of the question.
@@ -123,8 +123,8 @@ def test_incomplete_answers_are_not_stored(tmp_path):
 
     echo = PartialEcho()
     for _ in range(2):
-        found = translate(["a", "b"], ["fr"], source="de", by=echo, cache=tmp_path / "c")
-        assert found == {"fr": ["half", "half"]}
+        inputs = translate(["a", "b"], ["fr"], source="de", by=echo, cache=tmp_path / "c")
+        assert inputs == {"fr": ["half", "half"]}
     assert echo.count == {"a": 1, "b": 2}
 
 
@@ -165,8 +165,8 @@ def test_a_plain_string_is_refused():
 
 
 def test_lone_surrogates_are_replaced(tmp_path):
-    found = translate(["a \ud83d"], ["fr"], source="de", by=Echo(), cache=tmp_path / "c")
-    assert found == {"fr": ["<de to fr: a \ufffd>"]}
+    inputs = translate(["a \ud83d"], ["fr"], source="de", by=Echo(), cache=tmp_path / "c")
+    assert inputs == {"fr": ["<de to fr: a \ufffd>"]}
 
 
 def test_progress_counts_answers(capsys):

@@ -1,4 +1,4 @@
-"""The README of the demo model is what its report writes, and names commands that are there."""
+"""The README of the demo model equals its report, and its commands and names exist."""
 
 import ast
 import re
@@ -11,8 +11,8 @@ from pymultiling import demo_model
 FOLDER = Path(demo_model.__file__).parent
 
 
-def template() -> list[str]:
-    """The lines of the report without a measured number."""
+def fixed_lines() -> list[str]:
+    """Returns the lines of the report that have no placeholder."""
     tree = ast.parse((FOLDER / "training" / "report.py").read_text("utf-8"))
     texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     longest = max(texts, key=lambda node: len(node.values))
@@ -20,14 +20,14 @@ def template() -> list[str]:
     return [line for line in "".join(parts).splitlines() if "\0" not in line]
 
 
-def test_the_readme_is_the_reports():
+def test_the_readme_has_the_lines_of_the_report():
     lines = (FOLDER / "README.md").read_text("utf-8").splitlines()
-    fixed = template()
+    fixed = fixed_lines()
     assert len(fixed) > 50 and fixed[0] == lines[0]
     assert [line for line in fixed if line not in lines] == []
 
 
-def test_its_commands_and_names_are_there():
+def test_its_commands_and_names_exist():
     text = (FOLDER / "README.md").read_text("utf-8")
     modules = set(re.findall(r"python -m ([\w.]+)", text))
     assert modules == {"pymultiling.demo_model.training.train"}
@@ -36,7 +36,7 @@ def test_its_commands_and_names_are_there():
     assert names == {"load", "corpora", "heldout"} and names < set(demo_model.__all__)
 
 
-def test_the_scripts_import_in_no_circle():
+def test_the_training_modules_have_no_import_cycle():
     package = "pymultiling.demo_model.training."
     imports = {}
     for path in (FOLDER / "training").glob("*.py"):

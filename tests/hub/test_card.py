@@ -1,3 +1,5 @@
+"""The card of a published folder: its metadata, tables, loading code and origin."""
+
 import json
 
 import pytest
@@ -6,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from pymultiling.data.languages import language_codes
 from pymultiling.hub import push_to_hub
-from pymultiling.hub.publishing import public_record, without_folders
+from pymultiling.hub.publishing import public_record, strip_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
 from tests.support.hub_server import HubServer
@@ -21,23 +23,23 @@ def hub(tmp_path, monkeypatch):
         yield use_hub_server(server, monkeypatch, tmp_path / "cache")
 
 
-def pushed(hub: HubServer, folder, revision=None) -> ModelCard:
+def push_card(hub: HubServer, folder, revision=None) -> ModelCard:
     push_to_hub(folder, NAME, revision=revision)
     return ModelCard(hub.files(NAME, revision or "main")["README.md"].decode())
 
 
-def code(card: ModelCard) -> str:
+def python_code(card: ModelCard) -> str:
     return card.text.split("```python\n")[1].split("\n```")[0]
 
 
-def rows(card: ModelCard) -> dict[str, list[str]]:
-    """Of all tables, by first cell."""
+def table_rows(card: ModelCard) -> dict[str, list[str]]:
+    """Returns the rows of all tables by their first cell."""
     lines = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("|")]
     return {cells[0]: cells[1:] for cells in lines}
 
 
-def test_metadata(hub, tmp_path):
-    data = pushed(hub, write_detect_results(tmp_path / "out", tmp_path)).data.to_dict()
+def test_metadata_names_library_model_and_languages(hub, tmp_path):
+    data = push_card(hub, write_detect_results(tmp_path / "out", tmp_path)).data.to_dict()
     assert data == {
         "library_name": "pymultiling",
         "base_model": "tiny/llama",
@@ -48,41 +50,41 @@ def test_metadata(hub, tmp_path):
 
 @pytest.mark.parametrize("model", ["models/llama", "llama", "/home/me/llama"])
 def test_a_local_model_is_no_base_model(hub, tmp_path, model):
-    card = pushed(hub, write_detect_results(tmp_path / "out", tmp_path, model, commit=None))
+    card = push_card(hub, write_detect_results(tmp_path / "out", tmp_path, model, commit=None))
     assert card.data.base_model is None and "# Language neurons: llama\n" in card.text
     assert "huggingface.co" not in card.text and "from_pretrained" not in card.text
     assert "models/llama" not in card.text and "/home" not in card.text
 
 
-def test_languages_are_codes():
-    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
-    assert language_codes(given) == ["fr", "pt", "fra", "no"]
+def test_only_language_codes_are_languages():
+    names = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
+    assert language_codes(names) == ["fr", "pt", "fra", "no"]
 
 
-def test_norwegian_is_not_false(hub, tmp_path):
+def test_the_code_no_is_not_read_as_false(hub, tmp_path):
     random_set(0).save(tmp_path / "no.safetensors")
-    assert pushed(hub, tmp_path).data.language == ["no"]
+    assert push_card(hub, tmp_path).data.language == ["no"]
 
 
 def test_the_table_counts_neurons_and_texts(hub, tmp_path):
-    card = pushed(hub, write_detect_results(tmp_path / "out", tmp_path))
-    found = rows(card)
-    assert found["language"] == ["documents", "tokens", "ffn", "q", "all sites"]
+    card = push_card(hub, write_detect_results(tmp_path / "out", tmp_path))
+    rows = table_rows(card)
+    assert rows["language"] == ["documents", "tokens", "ffn", "q", "all sites"]
     for place, language in enumerate(("de", "fr")):
         selected, specific = random_set(place), random_set(2 + place)
         expected = [f"{selected.count()[site]} / {specific.count()[site]}" for site in ("ffn", "q")]
-        assert found[language][:5] == ["5", f"{1234 + place:,}", *expected, f"{len(selected)} / {len(specific)}"] or (
-            found[language] == [f"{language}.txt", f"`{'ab' * 32}`"]
+        assert rows[language][:5] == ["5", f"{1234 + place:,}", *expected, f"{len(selected)} / {len(specific)}"] or (
+            rows[language] == [f"{language}.txt", f"`{'ab' * 32}`"]
         )
     assert f"{LAYERS} layers has 12 (ffn), 8 (q)." in card.text
 
 
-def test_names_that_are_no_languages_have_a_table_of_their_own(hub, tmp_path):
+def test_names_that_are_not_languages_have_a_separate_table(hub, tmp_path):
     for kind, names in (("neurons", ("de", "fr")), ("kinds", ("general", "related"))):
         (tmp_path / kind).mkdir()
         for seed, name in enumerate(names):
             random_set(seed).only("ffn").save(tmp_path / kind / f"{name}.safetensors")
-    text = pushed(hub, tmp_path).text
+    text = push_card(hub, tmp_path).text
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
     assert [table.splitlines()[0] for table in tables] == [
         "| language | ffn | q | all sites |",
@@ -94,9 +96,9 @@ def test_names_that_are_no_languages_have_a_table_of_their_own(hub, tmp_path):
     )
 
 
-def test_how_it_was_made(hub, tmp_path):
+def test_the_card_says_how_the_results_were_made(hub, tmp_path):
     folder = write_detect_results(tmp_path / "out", tmp_path / "private")
-    text = pushed(hub, folder).text
+    text = push_card(hub, folder).text
     record = json.loads((folder / "run.json").read_text())
     assert f"[tiny/llama](https://huggingface.co/tiny/llama), commit `{COMMIT}`; llama, float32, on cpu" in text
     assert "rule: top-k, ffn 0.1, attention 0.1" in text and record["started"] in text
@@ -107,7 +109,7 @@ def test_how_it_was_made(hub, tmp_path):
     assert "private" not in text
 
 
-def test_corpora_of_many_files(hub, tmp_path):
+def test_corpora_of_many_files_are_shortened(hub, tmp_path):
     folder = write_detect_results(tmp_path / "out", tmp_path)
     record = json.loads((folder / "run.json").read_text())
     shards = {f"/home/me/{number}/part.txt": f"{number:02}" for number in range(6)}
@@ -117,7 +119,7 @@ def test_corpora_of_many_files(hub, tmp_path):
         "es": {"file": "https://me:key@host/x/es.txt?key=1", "fingerprints": {"https://host/x/es.txt?key=1": "88"}},
     }
     (folder / "run.json").write_text(json.dumps(record))
-    text = pushed(hub, folder).text
+    text = push_card(hub, folder).text
     for number, name in enumerate(("part.txt", "part.txt (2)", "part.txt (3)", "part.txt (4)")):
         assert f"| fr | {name} | `{number:02}` |" in text
     assert "| fr | and 2 more files | in `run.json` |" in text and "`04`" not in text
@@ -142,11 +144,11 @@ def test_corpora_of_many_files(hub, tmp_path):
         (["fr", "/x/fr.txt", 3, None], ["fr", "fr.txt", 3, None]),
     ],
 )
-def test_paths_are_cut(value, shown):
-    assert without_folders(value, "a/b") == shown
+def test_paths_are_reduced_to_their_last_part(value, shown):
+    assert strip_folders(value, "a/b") == shown
 
 
-def test_texts_with_a_slash_are_not_cut():
+def test_declared_arguments_and_facts_are_unchanged():
     arguments = {
         "instruction": "Say yes/no",
         "name": [["a/b", "A/B"]],
@@ -154,65 +156,65 @@ def test_texts_with_a_slash_are_not_cut():
         "template": "/x/y.json",
     }
     words = {"instruction": ["--instruction", "Say yes/no"], "template": ["--template", "/x/y.json"]}
-    whole = {"published_whole": {"arguments": ["instruction", "name", "revision"], "facts": ["rule"]}}
-    record = {"arguments": arguments, "command_line": words, "rule": "a/b", "new": {"of": ["/x/y.json"]}, **whole}
+    declared = {"published_whole": {"arguments": ["instruction", "name", "revision"], "facts": ["rule"]}}
+    record = {"arguments": arguments, "command_line": words, "rule": "a/b", "new": {"of": ["/x/y.json"]}, **declared}
     public = public_record(record, [])
-    cut = {"arguments": {**arguments, "template": "y.json"}, "new": {"of": ["y.json"]}}
-    cut["command_line"] = {**words, "template": ["--template", "y.json"]}
-    assert public == {"files": [], "rule": "a/b", **whole, **cut}
+    reduced = {"arguments": {**arguments, "template": "y.json"}, "new": {"of": ["y.json"]}}
+    reduced["command_line"] = {**words, "template": ["--template", "y.json"]}
+    assert public == {"files": [], "rule": "a/b", **declared, **reduced}
 
 
-def test_nothing_stays_whole_that_is_not_declared():
+def test_undeclared_arguments_and_facts_are_reduced():
     record = {"arguments": {"instruction": "/home/me"}, "command_line": {"instruction": ["--instruction", "/home/me"]}}
-    cut = {"arguments": {"instruction": "me"}, "command_line": {"instruction": ["--instruction", "me"]}}
-    assert public_record({**record, "rule": "/home/me"}, []) == {**cut, "rule": "me", "files": []}
+    reduced = {"arguments": {"instruction": "me"}, "command_line": {"instruction": ["--instruction", "me"]}}
+    assert public_record({**record, "rule": "/home/me"}, []) == {**reduced, "rule": "me", "files": []}
 
 
-def test_counts(hub, tmp_path):
+def test_a_card_of_activation_counts(hub, tmp_path):
     papers = {"2402.16438": "counts of active neurons, LAPE", "2505.21505": "kinds of neuron"}
     card = {"title": "How often neurons are active", "about": "In how many positions.", "papers": papers}
     run = Run("count", {"corpus": [["fr", "/texts/fr.txt"]], "out": "out"}, {"card": card})
     (tmp_path / "counts").mkdir()
     ActivationStatistics(torch.ones(2, 3, dtype=torch.int64), 4321).save(tmp_path / "counts" / "fr.safetensors")
     run.write(tmp_path)
-    card = pushed(hub, tmp_path)
-    assert rows(card)["fr"] == ["4,321"] and "# How often neurons are active\n" in card.text
+    card = push_card(hub, tmp_path)
+    assert table_rows(card)["fr"] == ["4,321"] and "# How often neurons are active\n" in card.text
     assert "2402.16438" in card.text and "2505.21505" in card.text and "deactivate" not in card.text
 
 
-def test_tables_alone(hub, tmp_path, capsys):
+def test_a_card_of_tables_only(hub, tmp_path, capsys):
     (tmp_path / "perplexity.csv").write_text("off,fr\nnone,12.5\n")
     words = {"scale": ["--scale", "0.0"], "random": ["--random", "0"], "out": ["--out", "out"]}
     Run("ablate", {"scale": 0.0, "random": 0, "out": "out"}, {"command_line": words}).write(tmp_path)
-    card = pushed(hub, tmp_path)
-    exec(code(card), {})
+    card = push_card(hub, tmp_path)
+    exec(python_code(card), {})
     assert "none,12.5" in capsys.readouterr().out
     assert "--scale 0.0 --random 0" in card.text
 
 
-def test_the_snippet_runs(hub, tmp_path, capsys):
+def test_the_loading_code_runs(hub, tmp_path, capsys):
     folder = write_detect_results(tmp_path / "out", tmp_path, commit=None)
     names: dict = {}
-    exec(code(pushed(hub, folder, revision="v2")), names)
+    exec(python_code(push_card(hub, folder, revision="v2")), names)
     assert names["folder"].name == hub.repositories[NAME].branches["v2"]
     assert names["sets"] == {"de": random_set(2), "fr": random_set(3)}
     assert names["statistics"].documents == 5 and "NeuronSet(" in capsys.readouterr().out
 
 
-def test_the_snippet_of_a_model_on_the_hub_is_of_its_commit(hub, tmp_path):
-    text = code(pushed(hub, write_detect_results(tmp_path / "out", tmp_path)))
+def test_the_loading_code_names_the_commit_of_a_model_on_the_hub(hub, tmp_path):
+    text = python_code(push_card(hub, write_detect_results(tmp_path / "out", tmp_path)))
     assert f'AutoModelForCausalLM.from_pretrained("tiny/llama", revision="{COMMIT}")' in text
     assert 'with pml.deactivate(model, sets["de"]):' in text
 
 
-def test_a_record_that_does_not_say_what_its_command_does(hub, tmp_path):
-    """As of a version that did not write it: the general card, and the facts that there are."""
+def test_an_old_record_without_a_card_gets_the_generic_one(hub, tmp_path):
+    """Older versions did not write the texts of the card; the existing facts are shown."""
     folder = write_detect_results(tmp_path / "out", tmp_path)
     record = json.loads((folder / "run.json").read_text())
     for name in ("card", "command_line", "published_whole"):
         del record[name]
     (folder / "run.json").write_text(json.dumps(record))
-    text = pushed(hub, folder).text
+    text = push_card(hub, folder).text
     assert "# Neurons of a language model: tiny/llama\n\nSets or statistics of neurons. Made with" in text
     assert "rule: top-k, ffn 0.1, attention 0.1" in text and f"| de | de.txt | `{'ab' * 32}` |" in text
     assert "pymultiling detect" not in text and "Sources of the method" not in text

@@ -1,3 +1,5 @@
+"""Pushing to and pulling from a local server with the Hub's protocol."""
+
 import json
 import socket
 
@@ -35,32 +37,36 @@ def folder(tmp_path):
     return write_detect_results(tmp_path / "out", tmp_path / "private")
 
 
-def contents(folder) -> dict[str, bytes]:
+def file_contents(folder) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def writes(hub: HubServer) -> list[str]:
+def commit_requests(hub: HubServer) -> list[str]:
     return [request for request in hub.requests if "/commit/" in request]
 
 
-def test_what_is_pulled_is_what_was_pushed(hub, folder):
+def test_pulled_files_equal_the_pushed_ones(hub, folder):
     url = push_to_hub(folder, NAME)
     pulled = pull_from_hub(NAME)
     assert url == f"{hub.url}/{NAME}/commit/{pulled.name}" and pulled.name == hub.repositories[NAME].branches["main"]
-    before, after = contents(folder), contents(pulled)
+    before, after = file_contents(folder), file_contents(pulled)
     assert after.keys() == before.keys() | {"README.md"}
     assert all(after[name] == content for name, content in before.items() if name != "run.json")
     assert load_sets(pulled / "neurons") == {"de": random_set(0), "fr": random_set(1)}
     assert load_sets(pulled / "specific") == {"de": random_set(2), "fr": random_set(3)}
-    statistics, truth = NeuronStatistics.load(pulled / "statistics" / "fr.safetensors"), random_statistics(1)
-    assert (statistics.documents, statistics.tokens, statistics.rule) == (truth.documents, truth.tokens, truth.rule)
+    statistics, expected = NeuronStatistics.load(pulled / "statistics" / "fr.safetensors"), random_statistics(1)
+    assert (statistics.documents, statistics.tokens, statistics.rule) == (
+        expected.documents,
+        expected.tokens,
+        expected.rule,
+    )
     for kind in ("sum", "minimum", "votes"):
         assert all(
-            torch.equal(getattr(statistics, kind)[site], of_site) for site, of_site in getattr(truth, kind).items()
+            torch.equal(getattr(statistics, kind)[site], values) for site, values in getattr(expected, kind).items()
         )
 
 
-def test_no_folder_of_this_machine_is_published(hub, tmp_path):
+def test_no_local_folder_is_published(hub, tmp_path):
     model = str(tmp_path / "models" / "mine")
     out = write_detect_results(tmp_path / "out", tmp_path / "private", model, commit=None)
     push_to_hub(out, NAME)
@@ -71,9 +77,9 @@ def test_no_folder_of_this_machine_is_published(hub, tmp_path):
     assert record["corpora"]["fr"] == {"file": "fr.txt", "sha256": "ab" * 32} and record["model"]["name"] == "mine"
     pulled = pull_from_hub(NAME)
     for kind in ("neurons", "statistics"):
-        here, there = out / kind / "fr.safetensors", pulled / kind / "fr.safetensors"
-        tensors = load_file(there)
-        assert all(torch.equal(tensors[name], tensor) for name, tensor in load_file(here).items())
+        local_file, pulled_file = out / kind / "fr.safetensors", pulled / kind / "fr.safetensors"
+        tensors = load_file(pulled_file)
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in load_file(local_file).items())
     metadata = read_metadata(pulled / "neurons" / "fr.safetensors")
     assert metadata == {"format": "pymultiling.neurons/1", "model": "mine", "language": "fr"}
 
@@ -85,7 +91,7 @@ def test_a_model_from_the_hub_keeps_its_name(hub, folder):
     assert record["model"] == {"name": "tiny/llama", "revision": COMMIT, "type": "llama", "dtype": "float32"}
 
 
-def test_other_files_stay_here_and_are_named(hub, folder):
+def test_other_files_are_not_published_and_are_named(hub, folder):
     (folder / "secret.txt").write_text("secret")
     (folder / "mine.csv").write_text("secret")
     (folder / ".git").mkdir()
@@ -104,11 +110,11 @@ def test_other_files_stay_here_and_are_named(hub, folder):
     assert not any(b"secret" in content for content in files.values())
 
 
-def test_a_file_that_the_record_lists_outside_the_folder_is_not_published(hub, folder):
+def test_a_record_with_a_file_outside_the_folder_is_refused(hub, folder):
     (folder.parent / "mine.csv").write_text("secret")
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "files": [*record["files"], "../mine.csv"]}))
-    with pytest.raises(HubError, match="no record of a run"):
+    with pytest.raises(HubError, match="is not a record of a pymultiling run"):
         push_to_hub(folder, NAME)
     assert hub.requests == []
 
@@ -127,7 +133,7 @@ def test_a_second_push_replaces_the_first(hub, folder):
     assert load_sets(pull_from_hub(NAME) / "neurons") == {"de": random_set(9)}
 
 
-def test_a_pulled_folder_is_pushed_again(hub, folder):
+def test_a_pulled_folder_can_be_pushed_again(hub, folder):
     push_to_hub(folder, NAME)
     first = pull_from_hub(NAME)
     push_to_hub(first, "me/copy")
@@ -136,11 +142,11 @@ def test_a_pulled_folder_is_pushed_again(hub, folder):
 
 
 @pytest.mark.parametrize("theirs", ["README.md", "neurons/fr.safetensors"])
-def test_files_of_others_are_not_replaced(hub, folder, theirs):
+def test_files_that_no_push_wrote_are_not_replaced(hub, folder, theirs):
     hub.add(NAME, {theirs: b"theirs", "model.safetensors": b"weights"})
-    with pytest.raises(HubError, match=f"{NAME} has a {theirs} that is not of a push: give a new name"):
+    with pytest.raises(HubError, match=f"{NAME} has a file {theirs} that no push wrote: give another repository"):
         push_to_hub(folder, NAME)
-    assert hub.files(NAME) == {theirs: b"theirs", "model.safetensors": b"weights"} and writes(hub) == []
+    assert hub.files(NAME) == {theirs: b"theirs", "model.safetensors": b"weights"} and commit_requests(hub) == []
 
 
 def test_private_branch_and_message_reach_the_hub(hub, folder, monkeypatch):
@@ -153,19 +159,19 @@ def test_private_branch_and_message_reach_the_hub(hub, folder, monkeypatch):
     assert not hub.repositories["me/open"].private
     assert hub.repositories["me/open"].messages[-1].startswith("Upload with pymultiling")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="not on the Hub, or not for you to see"):
+    with pytest.raises(HubError, match="not on the Hub, or you may not see it"):
         pull_from_hub(NAME)
     assert pull_from_hub(NAME, revision="v2", token="hf_writer", cache_dir=folder.parent / "new").is_dir()
 
 
-def test_a_public_repository_is_not_taken_for_private(hub, folder):
+def test_private_is_refused_for_a_public_repository(hub, folder):
     hub.add(NAME, {".gitattributes": b""})
     with pytest.raises(HubError, match="is public already"):
         push_to_hub(folder, NAME, private=True)
-    assert writes(hub) == []
+    assert commit_requests(hub) == []
 
 
-def test_a_folder_without_a_record(hub, tmp_path):
+def test_a_folder_without_a_record_can_be_pushed(hub, tmp_path):
     random_set(1).save(tmp_path / "fr [new].safetensors")
     counts = ActivationStatistics(torch.arange(6).view(2, 3), 10)
     (tmp_path / "counts").mkdir()
@@ -174,21 +180,21 @@ def test_a_folder_without_a_record(hub, tmp_path):
     with pytest.warns(UserWarning, match="table.csv"):
         push_to_hub(tmp_path, NAME)
     pulled = pull_from_hub(NAME)
-    assert set(contents(pulled)) == {"README.md", "run.json", "fr [new].safetensors", "counts/de.safetensors"}
+    assert set(file_contents(pulled)) == {"README.md", "run.json", "fr [new].safetensors", "counts/de.safetensors"}
     assert load_sets(pulled) == {"fr [new]": random_set(1)}
     assert torch.equal(ActivationStatistics.load(pulled / "counts" / "de.safetensors").active, counts.active)
 
 
-def test_nothing_else_of_the_repository_is_pulled(hub, folder):
+def test_other_files_of_the_repository_are_not_pulled(hub, folder):
     push_to_hub(folder, NAME)
     hub.repositories[NAME].commit("main", hub.files(NAME) | {"model.safetensors": b"1", "code.py": b"1"}, "by hand")
-    assert contents(pull_from_hub(NAME)).keys() == contents(folder).keys() | {"README.md"}
+    assert file_contents(pull_from_hub(NAME)).keys() == file_contents(folder).keys() | {"README.md"}
     assert not [request for request in hub.requests if "model.safetensors" in request or "code.py" in request]
 
 
-def test_a_model_is_not_pulled(hub):
+def test_a_repository_that_push_did_not_write_is_not_pulled(hub):
     hub.add("some/llm", {"README.md": b"", "model.safetensors": b"weights", "config.json": b"{}"})
-    with pytest.raises(HubError, match="some/llm has no run.json, so push did not write it"):
+    with pytest.raises(HubError, match=r"some/llm has no run.json, so push did not write it"):
         pull_from_hub("some/llm")
     assert not [request for request in hub.requests if "resolve" in request]
 
@@ -196,71 +202,69 @@ def test_a_model_is_not_pulled(hub):
 @pytest.mark.parametrize(
     "record, message",
     [
-        (b"{", "no record of a run"),
-        (b"[1]", "no record of a run"),
-        (b'{"files": ["a.csv"]}', "no record of a run"),
-        (b'{"versions": {"pymultiling": "1"}, "files": ["../a.csv"]}', "no record of a run"),
-        (b'{"versions": {"pymultiling": "1"}, "files": ["/a.csv"]}', "no record of a run"),
+        (b"{", "is not a record of a pymultiling run"),
+        (b"[1]", "is not a record of a pymultiling run"),
+        (b'{"files": ["a.csv"]}', "is not a record of a pymultiling run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["../a.csv"]}', "is not a record of a pymultiling run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["/a.csv"]}', "is not a record of a pymultiling run"),
         (b'{"versions": {"pymultiling": "1"}, "files": ["a.pkl"]}', "lists a.pkl, which push never writes"),
         (b'{"versions": {"pymultiling": "1"}, "files": ["gone.csv"]}', "lacks gone.csv, which its run.json lists"),
     ],
 )
-def test_records_on_the_hub_that_are_none(hub, record, message):
+def test_invalid_records_on_the_hub_are_refused(hub, record, message):
     hub.add(NAME, {"run.json": record, "a.csv": b"", "a.pkl": b""})
     with pytest.raises(HubError, match=message):
         pull_from_hub(NAME)
 
 
-def test_without_a_network_the_cache_serves(hub, folder, monkeypatch):
+def test_without_a_network_the_cache_is_used(hub, folder, monkeypatch):
     push_to_hub(folder, NAME)
-    online = contents(pull_from_hub(NAME))
+    online = file_contents(pull_from_hub(NAME))
     before = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert contents(pull_from_hub(NAME)) == online
-    for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
-        with pytest.raises(HubError, match="while HF_HUB_OFFLINE is set.*: unset it"):
-            act()
+    assert file_contents(pull_from_hub(NAME)) == online
+    for call in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
+        with pytest.raises(HubError, match=r"while HF_HUB_OFFLINE is set.*: unset it"):
+            call()
     assert len(hub.requests) == before
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         set_hub_endpoint(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
-        assert contents(pull_from_hub(NAME)) == online
-        for act in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
-            with pytest.raises(HubError, match="ConnectError.*: check the network, and try again"):
-                act()
+        assert file_contents(pull_from_hub(NAME)) == online
+        for call in (lambda: pull_from_hub("me/never-seen"), lambda: push_to_hub(folder, NAME)):
+            with pytest.raises(HubError, match=r"ConnectError.*: check the network, and try again"):
+                call()
 
 
 @pytest.mark.parametrize("name", ["neurons", "a/b/c", "me/two words", "me/-x", "", "../x"])
-def test_names_that_no_repository_has(hub, folder, name):
-    for act in (lambda: pull_from_hub(name), lambda: push_to_hub(folder, name)):
+def test_invalid_repository_names_are_refused(hub, folder, name):
+    for call in (lambda: pull_from_hub(name), lambda: push_to_hub(folder, name)):
         with pytest.raises(HubError, match="cannot be a repository's name: give OWNER/NAME"):
-            act()
+            call()
     assert hub.requests == []
 
 
-def test_what_is_not_there(hub, folder):
+def test_missing_repositories_and_revisions_are_reported(hub, folder):
     push_to_hub(folder, NAME)
-    with pytest.raises(HubError, match="me/other is not on the Hub, or not for you to see: check the name"):
+    with pytest.raises(HubError, match="me/other is not on the Hub, or you may not see it: check the name"):
         pull_from_hub("me/other")
     with pytest.raises(HubError, match=f"{NAME} has no revision 'v9': give one of its branches"):
         pull_from_hub(NAME, revision="v9")
 
 
-def test_tokens_that_do_not_do(hub, folder, monkeypatch):
-    for token, message in (("hf_unknown", "does not know who asks to write"), (READER, "does not let you write")):
+def test_tokens_without_access_are_reported(hub, folder, monkeypatch):
+    for token, message in (("hf_unknown", "needs a token to write"), (READER, "does not let you write")):
         with pytest.raises(HubError, match=f"the Hub {message} {NAME}: .*token"):
             push_to_hub(folder, NAME, token=token)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "none"))
-    with pytest.raises(
-        HubError, match="does not know who asks to write .*: log in with `hf auth login`, or set HF_TOKEN"
-    ):
+    with pytest.raises(HubError, match=r"needs a token to write .*: log in with `hf auth login`, or set HF_TOKEN"):
         push_to_hub(folder, NAME)
     assert hub.repositories == {}
 
 
-def test_a_hub_that_is_down(hub, folder):
+def test_a_failing_hub_is_reported(hub, folder):
     hub.status = 503
     with pytest.raises(HubError, match=r"the Hub did not write me/.* \(status 503: .*: try again later"):
         push_to_hub(folder, NAME)
@@ -268,14 +272,14 @@ def test_a_hub_that_is_down(hub, folder):
         pull_from_hub(NAME)
 
 
-def test_folders_with_nothing_to_push(hub, tmp_path):
+def test_folders_without_publishable_files_are_refused(hub, tmp_path):
     with pytest.raises(HubError, match="absent: no such folder"):
         push_to_hub(tmp_path / "absent", NAME)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(HubError, match="has no files of pymultiling's: give a folder that a command wrote"):
+    with pytest.raises(HubError, match="has no files of pymultiling: give a folder that a command wrote"):
         push_to_hub(tmp_path, NAME)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(HubError, match="run.json of .* is no record of a run"):
+    with pytest.raises(HubError, match=r"run.json of .* is not a record of a pymultiling run"):
         push_to_hub(tmp_path, NAME)
     assert hub.requests == []
 
@@ -287,9 +291,9 @@ def test_a_damaged_set_is_not_pushed(hub, tmp_path):
     assert hub.requests == []
 
 
-def test_folders_without_sets(tmp_path):
-    with pytest.raises(CheckpointError, match="has no .safetensors files"):
+def test_folders_without_sets_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no .safetensors files"):
         load_sets(tmp_path)
     random_statistics(0).save(tmp_path / "fr.safetensors")
-    with pytest.raises(CheckpointError, match="a set of neurons .* was looked for"):
+    with pytest.raises(CheckpointError, match=r"a set of neurons .* was looked for"):
         load_sets(tmp_path)

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness with neurons off: the numbers are those of its own `hf` on a copy with zeroed parameters."""
+"""lm-eval's model `pymultiling` against its own model `hf` with zeroed parameters."""
 
 import copy
 import gc
@@ -32,19 +32,19 @@ METRICS = {"choice": "acc", "rolling": "byte_perplexity", "generation": "exact_m
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Models, sets and tasks, as files."""
+    """A folder with models, sets of neurons and tasks."""
     folder = tmp_path_factory.mktemp("lm_eval")
     model, tokenizer = demo_model.load()
     neurons = random_neurons(model, 0.1)
-    for name, one in {"plain": model, "zeroed": with_zeroed_neurons(model, neurons)}.items():
-        one.save_pretrained(folder / name)
+    for name, variant in {"plain": model, "zeroed": with_zeroed_neurons(model, neurons)}.items():
+        variant.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     neurons.save(folder / "some.safetensors")
     neurons.only("ffn").save(folder / "ffn.safetensors")
     random_neurons(tiny_model("llama")).save(folder / "other.safetensors")
 
     lines = [text for texts in demo_model.heldout().values() for text in texts[:1]]
-    with open(folder / "lines.jsonl", "w", encoding="utf-8") as file:
+    with (folder / "lines.jsonl").open("w", encoding="utf-8") as file:
         for number, text in enumerate(lines):
             third = len(text) // 3
             choices = [text[third : 2 * third], text[2 * third :]]
@@ -54,13 +54,13 @@ def folder(tmp_path_factory):
         data = {"data_files": {"test": str(folder / "lines.jsonl")}, "cache_dir": str(folder / "cache")}
         task = {"doc_to_text": "{{text}}"} | task | {"metric_list": [{"metric": METRICS[name]}]}
         task |= {"task": f"local_{name}", "dataset_path": "json", "dataset_kwargs": data, "test_split": "test"}
-        (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(task), "utf-8")  # YAML has JSON in it
+        (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(task), "utf-8")  # JSON is valid YAML
     return folder
 
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """{how: lm-eval's results of every task}."""
+    """{model: lm-eval's results of all tasks}, for the models "plain", "zeroed" and "off"."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -74,21 +74,21 @@ def results(folder):
         "off": ("pymultiling", off),
     }
     return {
-        how: lm_eval.simple_evaluate(
+        name: lm_eval.simple_evaluate(
             model,
             arguments,
-            tasks=[f"local_{name}" for name in TASKS],
+            tasks=[f"local_{task}" for task in TASKS],
             task_manager=tasks,
             batch_size=3,
             device="cpu",
             bootstrap_iters=0,
         )
-        for how, (model, arguments) in runs.items()
+        for name, (model, arguments) in runs.items()
     }
 
 
 def answers(result, name: str) -> list:
-    """What the model answered to each item of a task: (log-likelihood, whether greedy), log-likelihoods or texts."""
+    """Returns the answer to each item of a task: (log-likelihood, whether it is greedy), log-likelihoods or texts."""
     return [sample["filtered_resps"] for sample in result["samples"][f"local_{name}"]]
 
 
@@ -108,30 +108,30 @@ def test_texts_are_those_of_zeroed_parameters(results):
 
 def test_metrics_are_those_of_zeroed_parameters(results):
     for name, metric in METRICS.items():
-        off, zero = (results[how]["results"][f"local_{name}"][f"{metric},none"] for how in ("off", "zeroed"))
+        off, zero = (results[model]["results"][f"local_{name}"][f"{metric},none"] for model in ("off", "zeroed"))
         assert off == pytest.approx(zero, rel=1e-5)
-    off, plain = (results[how]["results"]["local_rolling"]["byte_perplexity,none"] for how in ("off", "plain"))
+    off, plain = (results[model]["results"]["local_rolling"]["byte_perplexity,none"] for model in ("off", "plain"))
     assert off > 1.01 * plain
 
 
 @pytest.mark.long
-def test_command_line(folder, results):
+def test_the_command_line_gives_the_same_likelihoods(folder, results):
     arguments = f"pretrained={folder / 'plain'},neurons={folder / 'some.safetensors'}"
     command = [sys.executable, "-m", "pymultiling.lm_eval", "--model", "pymultiling", "--model_args", arguments]
     command += ["--tasks", "local_choice", "--include_path", str(folder / "tasks"), "--device", "cpu"]
     command += ["--batch_size", "3", "--output_path", str(folder / "out"), "--log_samples"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as here, for the same numbers
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "local_choice" in done.stdout
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, for equal numbers
+    process = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert "local_choice" in process.stdout
     (samples,) = (folder / "out").rglob("samples_local_choice_*.jsonl")
-    found = [json.loads(line)["filtered_resps"] for line in samples.read_text("utf-8").splitlines()]
-    found = torch.tensor([[float(value) for value, _ in item] for item in found])
-    torch.testing.assert_close(found, likelihoods(results["zeroed"]))
+    values = [json.loads(line)["filtered_resps"] for line in samples.read_text("utf-8").splitlines()]
+    printed_likelihoods = torch.tensor([[float(value) for value, _ in item] for item in values])
+    torch.testing.assert_close(printed_likelihoods, likelihoods(results["zeroed"]))
 
 
-def test_scale(folder):
-    """Twice the activations is twice the columns that read them; a model given as an object comes back as it was."""
+def test_scale_2_equals_doubled_weights_and_ends_with_the_object(folder):
+    """Doubled activations equal doubled columns of the weights that read them. The passed model is then unchanged."""
     from pymultiling.lm_eval import Deactivated
 
     model, tokenizer = demo_model.load()
@@ -150,35 +150,35 @@ def test_scale(folder):
 
 
 @pytest.mark.parametrize(
-    "arguments, error, sentence",
+    "arguments, error, message",
     [
         ("neurons={folder}/none.safetensors", CheckpointError, "none.safetensors: no such file; a set of neurons"),
         ("neurons={folder}/plain/model.safetensors", CheckpointError, "a set of neurons .* was looked for"),
         ("neurons={folder}/lines.jsonl", CheckpointError, "is not a set of neurons, or is damaged"),
         ("neurons={folder}/other.safetensors", ValueError, "of another model: its ffn is 2 layers x 37 neurons"),
-        ("neurons={folder}/some.safetensors,scale=two", ValueError, "scale is a number, .* got 'two'"),
-        ("neurons={folder}/some.safetensors,scale=nan", ValueError, "scale is a number, .* got nan"),
+        ("neurons={folder}/some.safetensors,scale=two", ValueError, "scale must be a finite number, .* got 'two'"),
+        ("neurons={folder}/some.safetensors,scale=nan", ValueError, "scale must be a finite number, .* got nan"),
         ("scale=2.0", TypeError, "missing 1 required keyword-only argument: 'neurons'"),
     ],
 )
-def test_bad_arguments_end_in_a_sentence(folder, arguments, error, sentence):
-    """As the command line gives them: a string."""
+def test_invalid_arguments_are_refused_with_a_message(folder, arguments, error, message):
+    """The command line gives the arguments as one string."""
     from pymultiling.lm_eval import Deactivated
 
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         Deactivated.create_from_arg_string(
             f"pretrained={folder}/plain,{arguments.format(folder=folder)}", {"device": "cpu"}
         )
 
 
-def test_without_lm_eval_a_sentence_says_what_to_install(monkeypatch):
+def test_without_lm_eval_the_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "pymultiling.lm_eval", raising=False)
     monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'pymultiling\[lm-eval\]'"):
         importlib.import_module("pymultiling.lm_eval")
 
 
-def test_newer_versions_find_the_model_by_its_entry_point():
+def test_the_entry_point_names_the_model():
     import pymultiling.lm_eval
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]

@@ -1,4 +1,4 @@
-"""The part of the Hugging Face Hub's protocol that the client needs for model repositories, on this machine."""
+"""A local server with the part of the Hugging Face Hub's protocol that the client uses for model repositories."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_writer"
-READER = "hf_reader"  # known to the server, and may write nothing
+READER = "hf_reader"  # a token that may read only
 
 
 @dataclass
 class Repository:
-    """A repository: {branch: commit}, {commit: {path: content}}."""
+    """A repository.
+
+    Attributes:
+        private: whether the repository is private.
+        branches: {branch: commit}.
+        commits: {commit: {path: content}}.
+        messages: the messages of all commits.
+    """
 
     private: bool
     branches: dict[str, str] = field(default_factory=dict)
@@ -28,24 +36,25 @@ class Repository:
         self.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
 
     def commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
+        """Adds a commit with these files and returns its name."""
         oid = hashlib.sha1(repr((len(self.messages), branch, message)).encode()).hexdigest()
         self.commits[oid], self.branches[branch] = files, oid
         self.messages.append(message)
         return oid
 
-    def find(self, revision: str) -> str | None:
-        """The commit of a branch, or of its own name."""
+    def find_commit(self, revision: str) -> str | None:
+        """Returns the commit that a branch or the name of a commit stands for."""
         return revision if revision in self.commits else self.branches.get(revision)
 
 
 class HubServer:
-    """Use as a context manager.
+    """A server that runs inside a `with` block.
 
     Attributes:
         url: the endpoint.
         repositories: {OWNER/NAME: Repository}.
         requests: "METHOD path" of every request.
-        status: where it is not None, every request is answered with it.
+        status: the HTTP status of every response; None: the server works.
     """
 
     def __init__(self):
@@ -56,7 +65,7 @@ class HubServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> HubServer:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
@@ -65,19 +74,20 @@ class HubServer:
         self._server.server_close()
 
     def add(self, name: str, files: Mapping[str, bytes], private: bool = False) -> Repository:
-        """A repository with these files in main."""
+        """Adds a repository with these files in main."""
         self.repositories[name] = repository = Repository(private)
         repository.commit("main", dict(files), "files")
         return repository
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
+        """Returns {path: content} of a repository."""
         repository = self.repositories[name]
-        return repository.commits[repository.find(revision)]
+        return repository.commits[repository.find_commit(revision)]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are sent apart: 40 ms each otherwise
+    disable_nagle_algorithm = True  # the head and the body are sent separately, which takes 40 ms otherwise
     hub: HubServer
 
     def log_message(self, *_) -> None:
@@ -86,7 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_GET
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -107,47 +121,48 @@ class _Handler(BaseHTTPRequestHandler):
             return self._model("/".join(parts[2:4]), *(parts[4:] or ["revision", "main"]), body=body, token=token)
         if len(parts) > 4 and parts[2] == "resolve":
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]), token)
-        self._json(404, {"error": f"nothing is at {self.path}"})
+        return self._json(404, {"error": f"nothing is at {self.path}"})
 
-    def _create(self, asked: dict) -> None:
-        name = f"{asked['organization']}/{asked['name']}"
+    def _create(self, request: dict) -> None:
+        name = f"{request['organization']}/{request['name']}"
         exists = name in self.hub.repositories
         if not exists:
-            private = asked.get("private") or asked.get("visibility") == "private"  # by the client's version
+            # Which of the two is sent depends on the client's version.
+            private = request.get("private") or request.get("visibility") == "private"
             self.hub.repositories[name] = Repository(bool(private))
         self._json(409 if exists else 200, {"url": f"{self.hub.url}/{name}"})
 
-    def _model(self, name: str, what: str, revision: str, *rest: str, body: bytes, token: str) -> None:
+    def _model(self, name: str, endpoint: str, revision: str, *rest: str, body: bytes, token: str) -> None:
         repository = self._visible(name, token)
         if repository is None:
             return None
-        if what == "branch":
+        if endpoint == "branch":
             exists = revision in repository.branches
             repository.branches.setdefault(revision, repository.branches["main"])
             return self._json(409 if exists else 200, {})
-        commit = repository.find(revision)
+        commit = repository.find_commit(revision)
         if commit is None:
             return self._missing("RevisionNotFound")
         files = repository.commits[commit]
-        if what == "revision":
+        if endpoint == "revision":
             siblings = [{"rfilename": path} for path in files]
             answer = {"id": name, "sha": commit, "private": repository.private, "siblings": siblings, "tags": []}
             return self._json(200, answer)
-        if what == "tree":
-            below = "".join(f"{part}/" for part in rest)
-            found = [
+        if endpoint == "tree":
+            prefix = "".join(f"{part}/" for part in rest)
+            entries = [
                 {"type": "file", "path": path, "size": len(content), "oid": _etag(content)}
                 for path, content in files.items()
-                if path.startswith(below)
+                if path.startswith(prefix)
             ]
-            return self._json(200, found) if found else self._missing("EntryNotFound")
-        if what == "preupload":
-            asked = json.loads(body)["files"]
-            modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked]
+            return self._json(200, entries) if entries else self._missing("EntryNotFound")
+        if endpoint == "preupload":
+            uploads = json.loads(body)["files"]
+            modes = [{"path": upload["path"], "uploadMode": "regular", "shouldIgnore": False} for upload in uploads]
             return self._json(200, {"files": modes})
-        if what == "commit":
+        if endpoint == "commit":
             return self._commit(name, revision, [json.loads(line) for line in body.splitlines()])
-        self._json(404, {"error": f"nothing is at {self.path}"})
+        return self._json(404, {"error": f"nothing is at {self.path}"})
 
     def _commit(self, name: str, branch: str, lines: list[dict]) -> None:
         repository = self.hub.repositories[name]
@@ -168,13 +183,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._visible(name, token)
         if repository is None:
             return None
-        commit = repository.find(revision)
+        commit = repository.find_commit(revision)
         if commit is None:
             return self._missing("RevisionNotFound")
         if path not in repository.commits[commit]:
             return self._missing("EntryNotFound", commit)
         content = repository.commits[commit][path]
-        self._send(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": commit})
+        return self._send(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": commit})
 
     def _visible(self, name: str, token: str) -> Repository | None:
         repository = self.hub.repositories.get(name)

@@ -1,20 +1,20 @@
-"""Tasks made of plain texts."""
+"""The task made of plain texts."""
 
 import pytest
 
 from pymultiling import CorpusError, tasks
 
 
-def test_continuation():
+def test_continuation_offers_second_halves_of_the_same_language():
     texts = {
         "fr": ["un deux trois", "quatre cinq", "six sept", "huit neuf", "six sept", "dix"],
         "zh": ["一二三四", "五六", "七八"],
     }
     task = tasks.continuation(texts, choices=3)
-    assert [item.prompt + item.answer for item in task.items["fr"]] == texts["fr"][:4] + ["dix"]
+    assert [item.prompt + item.answer for item in task.items["fr"]] == [*texts["fr"][:4], "dix"]
     assert task.items["zh"][0].prompt == "一二"
     for item in task.items["fr"] + task.items["zh"]:
         assert item.answer in item.choices and len(set(item.choices)) == 3
     assert tasks.continuation(texts, choices=3) == task
-    with pytest.raises(CorpusError, match="4 choices were looked for, there are 3"):
+    with pytest.raises(CorpusError, match="'zh' has 3 different second halves of texts, too few for 4 choices"):
         tasks.continuation({"zh": texts["zh"]})

@@ -1,4 +1,4 @@
-"""Scores under many sets in shared batches against one set and one item at a time, on a model with zeroed parameters."""
+"""Metric values in shared batches against one set and one item at a time, on models with zeroed parameters."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ import torch
 
 import pymultiling as pml
 from pymultiling import tasks
-from pymultiling.tasks.evaluate import encode, metric_values
+from pymultiling.tasks.evaluate import encode_answer, metric_values
 from pymultiling.tasks.generation import generate
-from pymultiling.tasks.metrics import best
+from pymultiling.tasks.metrics import best_value
 from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
@@ -36,17 +36,17 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def plainly(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
+def item_value(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
     if task.metric == "likelihood":
         return mean(log_probabilities(model, item, item.answer))
     if task.metric in ("accuracy", "normalised accuracy"):
-        how = sum if task.metric == "accuracy" else mean
-        likely = max(item.choices, key=lambda choice: how(log_probabilities(model, item, choice)))
+        reduce = sum if task.metric == "accuracy" else mean
+        likely = max(item.choices, key=lambda choice: reduce(log_probabilities(model, item, choice)))
         return float(likely == item.answer)
     prompt = torch.tensor([TOKENIZER(item.prompt)["input_ids"]])
-    found = model.generate(prompt, max_new_tokens=task.max_new_tokens, do_sample=False, pad_token_id=0)
-    answer = TOKENIZER.decode(found[0, prompt.shape[1] :], skip_special_tokens=True)
-    return best(task.metric, answer, item.references, language)
+    output = model.generate(prompt, max_new_tokens=task.max_new_tokens, do_sample=False, pad_token_id=0)
+    answer = TOKENIZER.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+    return best_value(task.metric, answer, item.references, language)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 4096])
@@ -62,30 +62,30 @@ def plainly(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
     ],
     ids=lambda task: f"{task.name}, {task.metric}",
 )
-def test_scores(task, batch_tokens):
+def test_values_are_those_of_single_items_on_zeroed_models(task, batch_tokens):
     for language, items in task.items.items():
-        found = metric_values(MODEL, TOKENIZER, task, language, [None, *SETS.values()], batch_tokens=batch_tokens)
-        for column, neurons in zip(found.T, [None, *SETS.values()]):
+        values = metric_values(MODEL, TOKENIZER, task, language, [None, *SETS.values()], batch_tokens=batch_tokens)
+        for column, neurons in zip(values.T, [None, *SETS.values()]):
             model = MODEL if neurons is None else with_zeroed_neurons(MODEL, neurons)
-            truth = [plainly(model, task, item, language) for item in items]
-            torch.testing.assert_close(column, torch.tensor(truth, dtype=torch.float64), rtol=1e-8, atol=1e-10)
+            expected = [item_value(model, task, item, language) for item in items]
+            torch.testing.assert_close(column, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=1e-10)
 
 
-def test_table():
-    done = pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), SETS)
-    assert list(done.index) == ["none", "a", "b"] and list(done.columns) == ["fr", "de"]
-    for language in done:
-        found = metric_values(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), language, [None, *SETS.values()])
-        assert done[language].tolist() == pytest.approx(found.mean(0).tolist())
-        assert done.loc["a", language] != done.loc["none", language]
+def test_the_table_has_mean_values():
+    table = pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), SETS)
+    assert list(table.index) == ["none", "a", "b"] and list(table.columns) == ["fr", "de"]
+    for language in table:
+        values = metric_values(MODEL, TOKENIZER, CHOICES.judged_by("likelihood"), language, [None, *SETS.values()])
+        assert table[language].tolist() == pytest.approx(values.mean(0).tolist())
+        assert table.loc["a", language] != table.loc["none", language]
 
 
-def test_scaled_neurons():
+def test_neurons_can_be_scaled():
     task = CHOICES.judged_by("likelihood")
-    done = pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS, scale=2.0)
+    table = pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS, scale=2.0)
     with pml.deactivate(MODEL, SETS["b"], scale=2.0):
-        truth = mean([plainly(MODEL, task, item, "fr") for item in task.items["fr"]])
-    assert done.loc["b", "fr"] == pytest.approx(truth)
+        expected = mean([item_value(MODEL, task, item, "fr") for item in task.items["fr"]])
+    assert table.loc["b", "fr"] == pytest.approx(expected)
 
 
 def test_progress_counts_sets_times_items(capsys):
@@ -97,50 +97,52 @@ def test_progress_counts_sets_times_items(capsys):
 
 def test_an_answer_ends_where_a_stop_string_begins():
     prompts = [item.prompt for item in OPEN.items["fr"]]
-    free = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
-    word = free[0][0].text.split()[1]
+    unstopped = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
+    word = unstopped[0][0].text.split()[1]
     stopped = generate(MODEL, TOKENIZER, prompts, [None], tasks.Task("t", {}, "f1", (word,), 4))
-    assert stopped[0][0].text == free[0][0].text.partition(word)[0]
+    assert stopped[0][0].text == unstopped[0][0].text.partition(word)[0]
     assert TOKENIZER.decode(stopped[0][0].tokens) == stopped[0][0].text.strip()
-    assert free[0][0].tokens[: len(stopped[0][0].tokens)] == stopped[0][0].tokens and len(free[0][0].tokens) == 4
+    assert (
+        unstopped[0][0].tokens[: len(stopped[0][0].tokens)] == stopped[0][0].tokens and len(unstopped[0][0].tokens) == 4
+    )
     assert [len(answers) for answers in stopped] == [1] * len(prompts)
 
 
 def test_long_prompts_are_cut_at_their_beginning():
     """The model has 64 positions."""
-    long = " ".join(texts("fr", (90,)))
-    item = tasks.Item(long, " w5 w6")
+    long_text = " ".join(texts("fr", (90,)))
+    item = tasks.Item(long_text, " w5 w6")
     task = tasks.Task("long", {"fr": [item]}, "likelihood")
     with pytest.warns(UserWarning, match="long: 1 prompts do not fit the model's 64 positions"):
-        found = metric_values(MODEL, TOKENIZER, task, "fr", [None])
-    tokens = [1, *TOKENIZER(long + " w5 w6")["input_ids"][-63:]]  # <s> stays
+        values = metric_values(MODEL, TOKENIZER, task, "fr", [None])
+    tokens = [1, *TOKENIZER(long_text + " w5 w6")["input_ids"][-63:]]  # <s> stays
     logs = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
-    assert found.item() == pytest.approx(mean([logs[place - 1, tokens[place]].item() for place in (62, 63)]))
+    assert values.item() == pytest.approx(mean([logs[place - 1, tokens[place]].item() for place in (62, 63)]))
     with pytest.warns(UserWarning, match="open: 1 prompts do not fit"):
-        (answer,) = generate(MODEL, TOKENIZER, [long], [None], OPEN)[0]
-    prompt = torch.tensor([[1, *TOKENIZER(long)["input_ids"][-59:]]])
-    truth = MODEL.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)
-    assert answer == (TOKENIZER.decode(truth[0, 60:], skip_special_tokens=True), truth[0, 60:].tolist())
+        (answer,) = generate(MODEL, TOKENIZER, [long_text], [None], OPEN)[0]
+    prompt = torch.tensor([[1, *TOKENIZER(long_text)["input_ids"][-59:]]])
+    expected = MODEL.generate(prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert answer == (TOKENIZER.decode(expected[0, 60:], skip_special_tokens=True), expected[0, 60:].tolist())
     with pytest.raises(ValueError, match="63 new tokens leave no prompt"):
-        generate(MODEL, TOKENIZER, [long], [None], replace(OPEN, max_new_tokens=63))
+        generate(MODEL, TOKENIZER, [long_text], [None], replace(OPEN, max_new_tokens=63))
     with pytest.raises(ValueError, match="no room for its prompt"):
         metric_values(
-            MODEL, TOKENIZER, tasks.Task("t", {"fr": [tasks.Item("w4", f" {long}")]}, "likelihood"), "fr", [None]
+            MODEL, TOKENIZER, tasks.Task("t", {"fr": [tasks.Item("w4", f" {long_text}")]}, "likelihood"), "fr", [None]
         )
 
 
-def test_where_an_answer_begins():
-    assert encode(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
-    assert encode(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
-    assert encode(TOKENIZER, "", "w5") == ([1, 5], 1)
+def test_an_answer_begins_after_the_tokens_of_the_prompt():
+    assert encode_answer(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
+    assert encode_answer(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
+    assert encode_answer(TOKENIZER, "", "w5") == ([1, 5], 1)
     with pytest.raises(ValueError, match="nothing comes before the answer"):
-        encode(tiny_tokenizer(bos=False), "", "w5 w6")
+        encode_answer(tiny_tokenizer(bos=False), "", "w5 w6")
     with pytest.raises(ValueError, match="no token"):
-        encode(TOKENIZER, "w3", " ")
+        encode_answer(TOKENIZER, "w3", " ")
 
 
-def test_choices_of_an_item_are_scored_from_the_same_token():
-    """Where one choice's first token begins in the prompt, the others begin there too."""
+def test_choices_of_an_item_are_measured_from_the_same_token():
+    """If the first token of one choice begins in the prompt, the other choices begin there too."""
 
     def tokenizer(text, **_):
         tokens = {"w5 w6": [5, 6], "w5 w6w7": [5, 7], "w5 w6 w8": [5, 6, 8]}
@@ -152,23 +154,23 @@ def test_choices_of_an_item_are_scored_from_the_same_token():
     logs = {}
     for choice in item.choices:
         tokens = tokenizer(item.prompt + choice)["input_ids"]
-        found = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
-        logs[choice] = sum(found[place - 1, tokens[place]].item() for place in range(1, len(tokens)))
-    truth = float(max(logs, key=logs.get) == "w7")
-    assert metric_values(MODEL, tokenizer, task, "fr", [None]).item() == truth
+        log_probability = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        logs[choice] = sum(log_probability[place - 1, tokens[place]].item() for place in range(1, len(tokens)))
+    expected = float(max(logs, key=logs.get) == "w7")
+    assert metric_values(MODEL, tokenizer, task, "fr", [None]).item() == expected
 
 
-def test_answers_are_greedy_whatever_the_model_is_configured_for():
+def test_answers_are_greedy_for_any_generation_config():
     prompts = [item.prompt for item in OPEN.items["fr"]]
-    truth = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
+    expected = generate(MODEL, TOKENIZER, prompts, [None], OPEN)
     model = tiny_model("llama", torch.float64)
     for name, value in dict(repetition_penalty=5.0, do_sample=True, temperature=9.0, num_return_sequences=2).items():
         setattr(model.generation_config, name, value)
-    assert generate(model, TOKENIZER, prompts, [None], OPEN) == truth
+    assert generate(model, TOKENIZER, prompts, [None], OPEN) == expected
 
 
-def test_what_a_task_cannot_be_scored_by():
-    for task, sentence in (
+def test_metrics_that_do_not_suit_the_items_are_refused():
+    for task, message in (
         (CHOICES.judged_by("f1"), "its items have no references"),
         (OPEN.judged_by("accuracy"), "its items have no choices"),
         (OPEN.judged_by("bleu"), "metric must be one of accuracy"),
@@ -176,16 +178,16 @@ def test_what_a_task_cannot_be_scored_by():
         (tasks.Task("t", {"fr": []}, "likelihood"), "t has no items"),
         (tasks.Task("t", {"fr": [tasks.Item("w4", " w5", ("w5", "w6"))]}, "accuracy"), "none of the choices"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             pml.tasks.evaluate(MODEL, TOKENIZER, task, SETS)
 
 
-def test_sets_are_named():
-    other = random_neurons(tiny_model("llama", intermediate_size=41))
+def test_errors_name_the_set():
+    neurons_of_another_model = random_neurons(tiny_model("llama", intermediate_size=41))
     with pytest.raises(ValueError, match="set 'x' is of another model"):
-        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"x": other})
+        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"x": neurons_of_another_model})
     with pytest.raises(ValueError, match="another name"):
         pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"none": SETS["a"]})
-    broken = {"ffn": torch.full((2, 37), torch.nan)}
+    nan_mean = {"ffn": torch.full((2, 37), torch.nan)}
     with pytest.raises(pml.NonFiniteActivations, match="continuation, 'fr' with set 'a' off"):
-        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"a": SETS["a"].only("ffn")}, mean=broken)
+        pml.tasks.evaluate(MODEL, TOKENIZER, CHOICES, {"a": SETS["a"].only("ffn")}, mean=nan_mean)

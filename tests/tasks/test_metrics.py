@@ -1,8 +1,10 @@
+"""Metrics of generated answers against values computed by hand."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_number, words
+from pymultiling.tasks.metrics import exact_match, f1, last_number, rouge_l, same_number, split_words
 
 
 @pytest.mark.parametrize(
@@ -16,11 +18,11 @@ from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_num
         ("the", "tr", ["the"]),
     ],
 )
-def test_words(text, language, expected):
-    assert words(text, language) == expected
+def test_words_are_split_without_punctuation_and_articles(text, language, expected):
+    assert split_words(text, language) == expected
 
 
-def test_exact_match_and_f1():
+def test_exact_match_and_f1_of_words():
     assert exact_match(" The Broncos.", "broncos", "en") == 1
     assert exact_match("Broncos team", "broncos", "en") == 0
     assert f1("the Denver Broncos team", "Denver Broncos", "en") == pytest.approx(2 * 2 / (3 + 2))
@@ -28,18 +30,18 @@ def test_exact_match_and_f1():
     assert f1("", "x", "en") == 0 and f1("", "the", "en") == 1
 
 
-def longest(a: list, b: list) -> int:
+def longest_common_subsequence(a: list, b: list) -> int:
     if not a or not b:
         return 0
     if a[-1] == b[-1]:
-        return longest(a[:-1], b[:-1]) + 1
-    return max(longest(a[:-1], b), longest(a, b[:-1]))
+        return longest_common_subsequence(a[:-1], b[:-1]) + 1
+    return max(longest_common_subsequence(a[:-1], b), longest_common_subsequence(a, b[:-1]))
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=7), st.lists(st.sampled_from("abc"), max_size=7))
-def test_rouge_l(a, b):
-    truth = 2 * longest(a, b) / (len(a) + len(b)) if a and b else float(a == b)
-    assert rouge_l(" ".join(a), " ".join(b), "de") == pytest.approx(truth)
+def test_rouge_l_is_f1_of_the_longest_common_subsequence(a, b):
+    expected = 2 * longest_common_subsequence(a, b) / (len(a) + len(b)) if a and b else float(a == b)
+    assert rouge_l(" ".join(a), " ".join(b), "de") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +64,11 @@ def test_rouge_l(a, b):
         ("1.2.3", None),
     ],
 )
-def test_numbers(text, expected):
-    assert number(text) == expected
+def test_the_last_number_is_found(text, expected):
+    assert last_number(text) == expected
 
 
-def test_same_number():
+def test_same_number_compares_last_numbers():
     assert same_number("so 3 and 1,000.", "1000", "en") == 1
     assert same_number("1000 of 3", "1000", "en") == 0
     assert same_number("many", "1000", "en") == 0
@@ -92,12 +94,12 @@ def test_same_number():
         ("3 4567", 4567),
     ],
 )
-def test_groups_of_digits(text, expected):
-    assert number(text) == expected
+def test_groups_of_digits_make_one_number(text, expected):
+    assert last_number(text) == expected
 
 
-def test_punctuation_marks_and_articles():
+def test_punctuation_combining_marks_and_articles():
     assert exact_match("US", "U.S.", "en") == exact_match("10000", "10,000", "en") == 1
     assert exact_match("البيت", "بيت", "ar") == 1
-    assert words("สี่", "th") == ["สี่"] and words("นาม", "th") == ["น", "า", "ม"]
-    assert words("abc中d", "zh") == ["abc", "中", "d"]
+    assert split_words("สี่", "th") == ["สี่"] and split_words("นาม", "th") == ["น", "า", "ม"]
+    assert split_words("abc中d", "zh") == ["abc", "中", "d"]

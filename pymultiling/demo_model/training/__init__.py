@@ -1,1 +1,1 @@
-"""How the packaged model was made: its data, tokenizer, training and report. Not in the wheel."""
+"""Training of the demo model: data, tokenizer, training and report. This folder is not in the wheel."""

@@ -1,4 +1,4 @@
-"""Tokenizer, model and batches of a run, from its settings and its data."""
+"""Makes the tokenizer, the model and the batches of a run from its settings and its data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pymultiling.demo_model.training.tokenizer import train_tokenizer
 
 
 def make_tokenizer(corpora: Corpora, settings: Settings) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on a balanced sample of the training text."""
+    """Trains the tokenizer on a balanced sample of the training text."""
     texts: list[str] = []
     for language in LANGUAGES:
         budget = int(settings.tokenizer_bytes * TOKENIZER_WEIGHTS.get(language, 1))
@@ -21,7 +21,7 @@ def make_tokenizer(corpora: Corpora, settings: Settings) -> PreTrainedTokenizerF
 
 
 def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised model."""
+    """Returns a randomly initialised model."""
     torch.manual_seed(settings.seed)
     config = LlamaConfig(
         vocab_size=settings.vocabulary,
@@ -42,12 +42,12 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaF
 
 
 def tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each line, without special tokens."""
+    """Returns the tokens of each line, without special tokens."""
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 def make_batches(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Batches:
-    """The training batches of a run, from the first step on."""
+    """Returns the training batches of a run, from the first step on."""
     return Batches(
         {language: tokenise(tokenizer, corpora.texts(language, "train")) for language in LANGUAGES},
         batch_tokens=settings.batch_tokens,

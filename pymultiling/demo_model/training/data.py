@@ -1,4 +1,4 @@
-"""Reading the corpora: which lines may be used, and how they become training sequences."""
+"""Reads the corpora, selects the lines that may be used, and makes training sequences of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pymultiling.demo_model import LANGUAGES
 
 @dataclass(frozen=True)
 class Source:
-    """Where text comes from and on what terms."""
+    """The licence, the origin and the kind of a source of text."""
 
     licence: str
     origin: str
     kind: str
 
 
-# Only text dedicated to the public domain (CC0) or out of copyright; the
-# corpora also hold attribution and share-alike text, which is left out here.
+# These sources are dedicated to the public domain (CC0) or out of copyright. The corpora also hold text with
+# attribution and share-alike licences, which is not used.
 FREE_SOURCES = {
     "commonvoice": Source("CC0 1.0", "mozilla/common-voice @ 168898f413d7, server/data", "read-aloud prompts"),
     "tico19": Source(
@@ -44,7 +44,7 @@ FREE_SOURCES = {
 
 
 def input_files(data: Path) -> list[Path]:
-    """The files of a corpora folder that training reads."""
+    """Returns the files of a corpora folder that training reads."""
     names = ["line_sources.json.gz"]
     for language in LANGUAGES:
         names += [f"{language}.txt.gz", f"{language}.heldout.txt.gz"]
@@ -52,12 +52,12 @@ def input_files(data: Path) -> list[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Returns the hexadecimal SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Corpora:
-    """Free (CC0 or public-domain) lines of a corpora folder, with their sources."""
+    """The lines of a corpora folder that are free (CC0 or in the public domain), with their sources."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -67,38 +67,40 @@ class Corpora:
         self._codes: dict[str, dict[str, str]] = sources["lines"]
 
     def lines(self, language: str, split: str) -> list[tuple[str, str]]:
-        """(source, line) pairs of `split` ("train" or "heldout"), in file order."""
+        """Returns the (source, line) pairs of the split "train" or "heldout", in the order of the file."""
         suffix = ".heldout.txt.gz" if split == "heldout" else ".txt.gz"
         name = f"{language}{suffix}"
-        with open(self.data / name, "rb") as raw:
+        with (self.data / name).open("rb") as raw:
             texts = list(text_lines(raw, name, name, strict=True))
         codes = self._codes[language][split]
         if len(codes) != len(texts):
-            raise ValueError(f"{language}/{split}: {len(texts)} lines but {len(codes)} source marks")
+            raise ValueError(
+                f"{language}/{split}: {len(texts)} lines but {len(codes)} source marks: make the corpora anew"
+            )
         pairs = ((self._legend[code], text) for code, text in zip(codes, texts, strict=True))
         return [(source, text) for source, text in pairs if source in FREE_SOURCES]
 
     def texts(self, language: str, split: str) -> list[str]:
-        """The lines of `lines` without their sources."""
+        """Returns the lines of a split without their sources."""
         return [text for _, text in self.lines(language, split)]
 
 
 def sample_bytes(texts: list[str], budget: int, seed: int) -> list[str]:
-    """Lines drawn without replacement until `budget` UTF-8 bytes (with line ends) are used."""
+    """Draws lines without replacement up to `budget` UTF-8 bytes, including line ends."""
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
-    taken, used = [], 0
+    chosen, used = [], 0
     for index in order:
         size = len(texts[index].encode("utf-8")) + 1
         if used + size > budget:
             break
-        taken.append(index)
+        chosen.append(index)
         used += size
-    return [texts[index] for index in sorted(taken)]
+    return [texts[index] for index in sorted(chosen)]
 
 
 def write_lines(path: Path, texts: list[str]) -> None:
-    """Write a gzip text file whose bytes depend on the text alone."""
+    """Writes a gzip text file whose bytes depend on the text only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = "".join(text + "\n" for text in texts).encode("utf-8")
     path.write_bytes(gzip.compress(raw, compresslevel=9, mtime=0))
@@ -107,16 +109,15 @@ def write_lines(path: Path, texts: list[str]) -> None:
 class Stream:
     """Endless token sequences `<s> line </s> line </s> ...` of one language.
 
-    Lines come in one shuffled pass after another. A line that does not fit is
-    cut and opens the next sequence again, whole, so that sequences start where
-    a text starts, as they do when the model is used.
+    The lines are repeated in a new random order each time. A line that does not fit is cut, and the next sequence
+    begins with the whole line, so that sequences begin where a text begins, as they do when the model is used.
     """
 
     def __init__(self, lines: list[list[int]], *, bos: int, eos: int, seed: int) -> None:
         self._lines = lines
         self._bos, self._eos = bos, eos
         self._order = self._epochs(seed)
-        self._rest: list[int] = []
+        self._line: list[int] = []
 
     def _epochs(self, seed: int) -> Iterator[int]:
         generator = np.random.default_rng(seed)
@@ -124,26 +125,29 @@ class Stream:
             yield from generator.permutation(len(self._lines)).tolist()
 
     def take(self, length: int) -> list[int]:
-        """The next sequence, of `length` tokens."""
+        """Returns the next sequence of `length` tokens."""
         sequence = [self._bos]
         while len(sequence) < length:
-            if not self._rest:
-                self._rest = [*self._lines[next(self._order)], self._eos]
+            if not self._line:
+                self._line = [*self._lines[next(self._order)], self._eos]
             space = length - len(sequence)
-            sequence += self._rest[:space]
-            # A line longer than a whole sequence goes on in the next one.
-            if len(self._rest) <= space or space == length - 1:
-                self._rest = self._rest[space:]
+            sequence += self._line[:space]
+            # A line longer than a whole sequence continues in the next one.
+            if len(self._line) <= space or space == length - 1:
+                self._line = self._line[space:]
         return sequence
 
 
 class Batches:
-    """Deterministic batches of one token count; each sequence is of one language.
+    """Reproducible batches with the same number of tokens; each sequence is of one language.
 
-    Languages are drawn with probability proportional to (tokens ** alpha), so
-    that small ones are seen more often than their share of the text. One batch
-    in `long_every` holds fewer and longer sequences: most batches are short for
-    speed, the long ones make the model sound at all its positions.
+    A language is drawn with a probability proportional to (tokens ** alpha), so that a small language is more frequent
+    than in the text. One of `long_every` batches has fewer and longer sequences. Short sequences train faster, and the
+    long ones train all positions of the model.
+
+    Attributes:
+        sizes: {language: number of tokens}.
+        shares: {language: probability}.
     """
 
     def __init__(
@@ -164,8 +168,8 @@ class Batches:
         sizes = np.array([sum(len(line) + 1 for line in lines) for lines in tokens.values()])
         self.sizes = dict(zip(tokens, sizes.tolist(), strict=True))
         weights = sizes**alpha
-        self._shares = weights / weights.sum()
-        self.shares = dict(zip(tokens, self._shares.tolist(), strict=True))
+        self._probabilities = weights / weights.sum()
+        self.shares = dict(zip(tokens, self._probabilities.tolist(), strict=True))
         self._generator = np.random.default_rng(seed)
         self._streams = [
             Stream(lines, bos=bos, eos=eos, seed=seed + 1 + number) for number, lines in enumerate(tokens.values())
@@ -175,5 +179,5 @@ class Batches:
         for number in count(1):
             length = self._length if number % self._long_every else self._long_length
             rows = self._batch_tokens // length
-            chosen = self._generator.choice(len(self._streams), size=rows, p=self._shares)
+            chosen = self._generator.choice(len(self._streams), size=rows, p=self._probabilities)
             yield np.array([self._streams[index].take(length) for index in chosen])

@@ -1,4 +1,4 @@
-"""Package data from a training checkpoint: float16 weights, tokenizer, texts, README."""
+"""Writes the package data of a training checkpoint: float16 weights, tokenizer, texts and README."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELDOUT_BYTES = 90_000
 
 
 def write_texts(corpora: Corpora, folder: Path, seed: int) -> None:
-    """Detection texts (from the training lines) and held-out texts of every language."""
+    """Writes detection texts, which are training lines, and held-out texts of every language."""
     for language in demo_model.LANGUAGES:
         detection = sample_bytes(corpora.texts(language, "train"), DETECTION_BYTES, seed)
         heldout = sample_bytes(corpora.texts(language, "heldout"), HELDOUT_BYTES, seed)
@@ -29,7 +29,7 @@ def write_texts(corpora: Corpora, folder: Path, seed: int) -> None:
 
 
 def write_model(saved: dict, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Weights rounded to float16, configuration and tokenizer."""
+    """Writes the weights rounded to float16, the configuration and the tokenizer."""
     model = make_model(Settings(**saved["settings"]), tokenizer)
     model.load_state_dict(saved["model"])
     model.half().save_pretrained(folder)
@@ -37,7 +37,7 @@ def write_model(saved: dict, tokenizer: PreTrainedTokenizerFast, folder: Path) -
 
 
 def export(data: Path, out: Path, *, report: bool) -> None:
-    """Write everything into the package folder, then, for the report, measure what was written."""
+    """Writes everything into the package folder; for the report, also measures the written model."""
     package = Path(demo_model.__file__).parent
     corpora = Corpora(data)
     saved = torch.load(out / CHECKPOINT, weights_only=True)

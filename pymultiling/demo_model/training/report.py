@@ -1,4 +1,4 @@
-"""README and loss plot of the demo model, filled with measured numbers."""
+"""Writes the README and the loss plot of the demo model, with measured numbers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import transformers
 
 from pymultiling import demo_model
 from pymultiling.demo_model.training.data import FREE_SOURCES, Corpora, input_files, sha256
-from pymultiling.demo_model.training.evaluate import score_lines, score_packed
+from pymultiling.demo_model.training.evaluate import measure_lines, measure_packed
 from pymultiling.demo_model.training.settings import HELDOUT_SEQUENCES, Settings
 from pymultiling.results.tables import markdown_table
 
 LANGUAGES = demo_model.LANGUAGES
 
 
-def size(texts: list[str]) -> int:
-    """UTF-8 bytes of lines with their line ends."""
+def byte_count(texts: list[str]) -> int:
+    """Returns the UTF-8 bytes of lines, including their line ends."""
     return sum(len(text.encode("utf-8")) + 1 for text in texts)
 
 
 def draw_curve(rows: list[dict[str, str]], path: Path) -> None:
-    """Held-out loss of each language against training steps."""
+    """Plots the held-out loss of each language against training steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,56 +45,59 @@ def draw_curve(rows: list[dict[str, str]], path: Path) -> None:
     plt.close(figure)
 
 
-def thin(rows: list[dict[str, str]], most: int = 10) -> list[dict[str, str]]:
-    """At most about `most` rows, evenly spaced, always with the last."""
-    stride = -(-len(rows) // most)
+def thin(rows: list[dict[str, str]], limit: int = 10) -> list[dict[str, str]]:
+    """Returns about `limit` evenly spaced rows, including the last one."""
+    stride = -(-len(rows) // limit)
     return rows[:-1][stride - 1 :: stride] + rows[-1:]
 
 
 def data_tables(
     corpora: Corpora, settings: Settings, steps: int, sizes: dict[str, int], shares: dict[str, float]
 ) -> str:
-    """What was trained on, and where it comes from."""
-    lines, used = [], Counter()
+    """Returns the tables of the training data and of their sources."""
+    rows: list[list[str]] = []
+    source_counts: Counter[str] = Counter()
     for language in LANGUAGES:
         train, heldout = corpora.lines(language, "train"), corpora.lines(language, "heldout")
-        texts, held = [text for _, text in train], [text for _, text in heldout]
-        sources = Counter(source for source, _ in train)
-        used += sources
+        texts, heldout_texts = [text for _, text in train], [text for _, text in heldout]
+        language_counts = Counter(source for source, _ in train)
+        source_counts += language_counts
         passes = steps * settings.batch_tokens * shares[language] / sizes[language]
-        lines.append(
+        rows.append(
             [
                 language,
                 f"{len(texts):,}",
-                f"{size(texts):,}",
+                f"{byte_count(texts):,}",
                 f"{sizes[language]:,}",
                 f"{sum(map(len, texts)) / sizes[language]:.2f}",
                 f"{100 * shares[language]:.1f}%",
                 f"{passes:.1f}",
-                f"{len(held):,}",
-                f"{size(held):,}",
-                ", ".join(f"{source} {count:,}" for source, count in sources.most_common()),
+                f"{len(heldout_texts):,}",
+                f"{byte_count(heldout_texts):,}",
+                ", ".join(f"{source} {count:,}" for source, count in language_counts.most_common()),
             ]
         )
     header = ["language", "lines", "bytes", "tokens", "characters per token", "share of training", "passes"]
     header += ["held-out lines", "held-out bytes", "training lines by source"]
     sources = [
-        [name, source.kind, source.origin, source.licence] for name, source in FREE_SOURCES.items() if used[name]
+        [name, source.kind, source.origin, source.licence]
+        for name, source in FREE_SOURCES.items()
+        if source_counts[name]
     ]
     return (
-        markdown_table(header, lines)
+        markdown_table(header, rows)
         + "\n\n"
         + markdown_table(["source", "text", "repository", "licence stated there"], sources)
     )
 
 
-def score_table() -> str:
-    """Held-out measurements of the packaged float16 weights."""
+def perplexity_table() -> str:
+    """Measures the packaged float16 weights on the held-out texts, and returns the table."""
     model, tokenizer = demo_model.load()
     rows = []
     for language, lines in demo_model.heldout().items():
-        alone = score_lines(model, tokenizer, lines)
-        packed = score_packed(model, tokenizer, lines, model.config.max_position_embeddings)
+        alone = measure_lines(model, tokenizer, lines)
+        packed = measure_packed(model, tokenizer, lines, model.config.max_position_embeddings)
         rows.append(
             [
                 language,
@@ -118,7 +121,7 @@ def score_table() -> str:
 
 
 def curve_table(rows: list[dict[str, str]]) -> str:
-    """Held-out loss by language at some of the steps."""
+    """Returns the table of held-out losses by language at some of the steps."""
     return markdown_table(
         ["step", *LANGUAGES],
         [[row["step"], *(f"{float(row[language]):.2f}" for language in LANGUAGES)] for row in thin(rows)],
@@ -136,14 +139,14 @@ def write_report(
     sizes: dict[str, int],
     shares: dict[str, float],
 ) -> None:
-    """Write `README.md` and `loss.png` into the package folder."""
+    """Writes `README.md` and `loss.png` into the package folder."""
     measured = [row for row in curve if row[LANGUAGES[0]]]
     if measured:
         draw_curve(measured, package / "loss.png")
     parameters = demo_model.load()[0].num_parameters()
     packaged = [path for name in ("model", "text") for path in sorted((package / name).iterdir())]
     megabytes = sum(path.stat().st_size for path in packaged) / 1e6
-    done = f"{steps:,}" if steps == settings.steps else f"{steps:,} of {settings.steps:,} planned"
+    progress = f"{steps:,}" if steps == settings.steps else f"{steps:,} of {settings.steps:,} planned"
     versions = {
         "Python": platform.python_version(),
         "torch": torch.__version__,
@@ -151,64 +154,74 @@ def write_report(
         "tokenizers": tokenizers.__version__,
         "numpy": numpy.__version__,
     }
-    detection = {language: size(texts) for language, texts in demo_model.corpora().items()}
+    heads = f"{settings.heads} query and {settings.kv_heads} key-value heads of {settings.head_dim}"
+    optimizer = f"betas {settings.betas[0]}, {settings.betas[1]}; weight decay {settings.weight_decay}"
+    optimizer += f"; gradients clipped at {settings.clip}"
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    detection_sizes = {language: byte_count(texts) for language, texts in demo_model.corpora().items()}
+    smallest, largest = min(detection_sizes.values()), max(detection_sizes.values())
     hashes = [[path.name, f"`{sha256(path)}`"] for path in input_files(corpora.data)]
     text = f"""# The demo model
 
-A small Llama decoder that ships inside the package, so that tests, examples and
+This is a small Llama decoder that ships inside the package, so that tests, examples and
 demonstrations run offline on a real trained model. It writes plausible short phrases in
-eight languages ({", ".join(LANGUAGES)}) and knows next to nothing: use it to try methods out, not
-to draw conclusions about large models. It is trained on single sentences, so it has no sense
-of longer context.
+eight languages ({", ".join(LANGUAGES)}) and has almost no knowledge: use it to try out methods, not
+to draw conclusions about large models. It is trained on single sentences, so it has not
+learned to use longer context.
 
     from pymultiling import demo_model
 
-    model, tokenizer = demo_model.load()   # float32 unless told; weights are stored as float16
+    model, tokenizer = demo_model.load()   # in float32 by default; the weights are stored as float16
     demo_model.corpora()                   # {{language: detection texts}}, sampled from the training lines
     demo_model.heldout()                   # {{language: held-out texts}}
 
-`pymultiling.embedded` is another name for `pymultiling.demo_model`.
+`pymultiling.embedded` is another name of `pymultiling.demo_model`.
 
-Weights, tokenizer and texts together are {megabytes:.2f} MB.
+The weights, the tokenizer and the texts have {megabytes:.2f} MB in total.
 
 ## Architecture
 
-`LlamaForCausalLM` with {parameters / 1e6:.2f} million parameters: {settings.layers} layers, hidden size {settings.hidden},
-feed-forward size {settings.ffn}, {settings.heads} query and {settings.kv_heads} key-value heads of {settings.head_dim}, rotary positions
+The model is a `LlamaForCausalLM` with {parameters / 1e6:.2f} million parameters:
+{settings.layers} layers, hidden size {settings.hidden}, feed-forward size {settings.ffn}, {heads}, rotary positions
 (theta 10,000, up to {settings.positions}), tied embeddings, no biases.
 
-Byte-level BPE tokenizer of {settings.vocabulary:,} entries, trained on a balanced sample
-({settings.tokenizer_bytes // 1000} kB a language; 1.6 times that for zh, 1.5 for hi, 1.3 for ru). It puts `<s>` in front of a text, so the
-first real token is predicted as well. `</s>` ends a line and separates lines in packed
-sequences; `<pad>` fills up. Training sequences are `<s> line </s> line </s> ...` of one language each.
+The tokenizer is a byte-level BPE with {settings.vocabulary:,} entries, trained on a balanced sample
+({settings.tokenizer_bytes // 1000} kB per language; 1.6 times that for zh, 1.5 for hi, 1.3 for ru). It puts `<s>`
+before a text, so that the first real token is predicted too. `</s>` ends a line and separates the lines of packed
+sequences. `<pad>` pads sequences. A training sequence is `<s> line </s> line </s> ...` in one language.
 
 ## Data
 
-Only text dedicated to the public domain (CC0) or out of copyright. The packaged detection
-texts are {min(detection.values()):,} to {max(detection.values()):,} bytes a language, drawn from the training lines.
+All text is dedicated to the public domain (CC0) or out of copyright. The packaged detection
+texts have {smallest:,} to {largest:,} bytes per language and are drawn from the training lines.
 
 {data_tables(corpora, settings, steps, sizes, shares)}
 
-Tokens include one `</s>` a line. Languages are drawn in proportion to their tokens to the power {settings.alpha}.
+Tokens include one `</s>` per line. A language is drawn with a probability proportional to its number of tokens to the
+power {settings.alpha}.
 
-SHA-256 of the input files:
+These are the SHA-256 of the input files:
 
 {markdown_table(["file", "SHA-256"], hashes)}
 
 ## Training
 
-    python -m pymultiling.demo_model.training.train --data DIR --out DIR            # --resume goes on from a checkpoint
-    python -m pymultiling.demo_model.training.train --data DIR --out DIR --export   # package data and this file
+    python -m pymultiling.demo_model.training.train --data DIR --out DIR            # --resume continues a run
+    python -m pymultiling.demo_model.training.train --data DIR --out DIR --export   # writes package data and this file
 
-{done} steps of {settings.batch_tokens:,} tokens (sequences of {settings.length}; one batch in {settings.long_every} of {settings.long_length}), seed {settings.seed}.
-AdamW (betas {settings.betas[0]}, {settings.betas[1]}; weight decay {settings.weight_decay}; gradients clipped at {settings.clip}), {settings.warmup} steps of warm-up to
-{settings.peak_lr}, then a cosine to {settings.final_lr}. Float32 weights, products in bfloat16, compiled; no dropout.
-{cpu_seconds / 60:.0f} minutes of CPU time on two threads.
-{", ".join(f"{name} {version}" for name, version in versions.items())}.
+The model was trained for {progress} steps of {settings.batch_tokens:,} tokens with the seed {settings.seed}.
+Sequences have {settings.length} tokens, and {settings.long_length} in one of {settings.long_every} batches.
+The optimizer is AdamW ({optimizer}).
+The learning rate rises to {settings.peak_lr} in {settings.warmup} steps.
+Then it falls to {settings.final_lr} as a cosine.
+The weights are in float32, products in bfloat16. The model was compiled and had no dropout.
+Training took {cpu_seconds / 60:.0f} minutes of CPU time on two threads, with
+{packages}.
 
 ## Held-out loss
 
-Nats per token on a small fixed held-out sample ({HELDOUT_SEQUENCES} sequences of {settings.length} tokens a language), float32 weights:
+The losses are in nats per token. They are those of the float32 weights on a small fixed held-out sample
+({HELDOUT_SEQUENCES} sequences of {settings.length} tokens per language):
 
 ![held-out loss by language](loss.png)
 
@@ -216,19 +229,19 @@ Nats per token on a small fixed held-out sample ({HELDOUT_SEQUENCES} sequences o
 
 ## Held-out perplexity
 
-The packaged float16 weights on the whole packaged held-out text, weighted by tokens. *Lines alone*: every
-line is a text of its own, `<s> line`. *Packed*: lines joined by `</s>`, which is predicted too, in
+The packaged float16 weights were measured on the whole packaged held-out text, weighted by tokens. *Lines alone*: every
+line is a separate text, `<s> line`. *Packed*: lines are joined by `</s>`, which is predicted too, in
 sequences of {settings.positions} tokens.
-Perplexities depend on the tokenizer and do not compare across languages; bits per byte depend on the script.
+Perplexities depend on the tokenizer, so they cannot be compared across languages. Bits per byte depend on the script.
 
-{score_table()}
+{perplexity_table()}
 
-Domains differ: Russian is mostly classic prose, Spanish has a 17th-century novel and the Bible,
-the others are mostly read-aloud prompts.
+The domains differ: Russian is mostly classic prose, Spanish includes a 17th-century novel and the Bible, and
+the other languages are mostly read-aloud prompts.
 
 ## Licence
 
-Weights, tokenizer and code: Apache-2.0, as the package. The texts are in the public domain or CC0 1.0, as
-listed above.
+The weights, the tokenizer and the code have the package's licence, Apache-2.0. The texts are in the public domain or
+CC0 1.0, as listed above.
 """
     (package / "README.md").write_text(text, encoding="utf-8")

@@ -1,9 +1,10 @@
-"""What a training run leaves in its folder: the last checkpoint and the loss curve."""
+"""The files of a training run: the last checkpoint and the loss curve."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -15,15 +16,15 @@ CURVE = "losses.csv"
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Write beside the old file, then replace it, so that one whole file always exists."""
+    """Writes a new file and then replaces the old one, so that there is always a complete file."""
     with write_atomically(path) as partial:
         torch.save(content, partial)
 
 
 class Curve:
-    """The loss curve as CSV; rows after the step resumed from are dropped."""
+    """The loss curve as a CSV file; rows after the step `start`, from which a run resumes, are dropped."""
 
-    columns = ["step", "train_loss", "lr", "cpu_seconds", *LANGUAGES]
+    columns: ClassVar = ["step", "train_loss", "lr", "cpu_seconds", *LANGUAGES]
 
     def __init__(self, path: Path, start: int) -> None:
         rows = [row for row in read_curve(path) if int(row["step"]) <= start] if start else []
@@ -34,14 +35,14 @@ class Curve:
         self._file.flush()
 
     def add(self, **row: object) -> None:
-        """Append a row and print it."""
+        """Appends a row and prints it."""
         self._writer.writerow(row)
         self._file.flush()
         print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
-    """Rows of a loss curve; none where there is no file yet."""
+    """Returns the rows of a loss curve; none if the file does not exist."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

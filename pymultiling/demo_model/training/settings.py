@@ -1,4 +1,4 @@
-"""Everything that decides the demo model, besides the data."""
+"""Settings of the demo model and its training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the result of a run, besides the data."""
+    """Everything that determines the result of a run, except the data."""
 
     steps: int = 4800
     seed: int = 0
@@ -33,8 +33,7 @@ class Settings:
     tokenizer_bytes: int = 500_000
 
 
-# More text for scripts of two or three bytes a character, so that their merges
-# get a fair share of the vocabulary.
+# Scripts with two or three bytes per character get more text, so that enough of the vocabulary is theirs.
 TOKENIZER_WEIGHTS = {"zh": 1.6, "hi": 1.5, "ru": 1.3}
 
-HELDOUT_SEQUENCES = 32  # a language, on which the loss is measured during training
+HELDOUT_SEQUENCES = 32  # per language, on which the loss is measured during training

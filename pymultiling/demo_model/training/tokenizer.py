@@ -11,14 +11,13 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
-# Words keep their combining marks (Devanagari vowel signs are \p{M}, and a
-# pattern of \p{L} alone would cut Hindi words at each of them); digits go one
-# by one, so that numbers are spelled the same way in all languages.
+# Words keep their combining marks: Devanagari vowel signs are \p{M}, and a pattern of \p{L} alone would cut Hindi words
+# at each of them. Every digit is a separate token, so that numbers are spelled the same way in all languages.
 WORDS = r" ?[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)?|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train on `texts`; encoding puts `<s>` in front, and nothing at the end."""
+    """Trains a tokenizer on `texts`; it puts `<s>` before a text and nothing after it."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -55,13 +54,13 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save in compact JSON, half the size, and under the class name every transformers version knows."""
+    """Saves a tokenizer as compact JSON, with a class name that every transformers version knows."""
     tokenizer.save_pretrained(folder)
-    table, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    content = json.loads(table.read_text(encoding="utf-8"))
-    table.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    options = json.loads(settings.read_text(encoding="utf-8"))
+    tokenizer_file, config_file = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    tokenizer_file.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    options = json.loads(config_file.read_text(encoding="utf-8"))
     for name in ("backend", "is_local", "local_files_only"):
         options.pop(name, None)
     options["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+    config_file.write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")

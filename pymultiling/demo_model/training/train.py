@@ -1,8 +1,7 @@
 """Training of the demo model: `python -m pymultiling.demo_model.training.train --data DIR --out DIR`.
 
-`--resume` goes on from the last checkpoint in the output folder; `--export`
-trains nothing, but rounds that checkpoint to float16, measures it and writes
-the package data and their README.
+`--resume` continues from the last checkpoint in the output folder. `--export` does not train: it rounds that checkpoint
+to float16, measures it, and writes the package data and the README.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ LOG_EVERY, HELDOUT_EVERY, SAVE_EVERY = 50, 250, 300
 
 
 def heldout_sample(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> dict[str, torch.Tensor]:
-    """A small fixed batch of held-out sequences for each language."""
+    """Returns a small fixed batch of held-out sequences for each language."""
     sample = {}
     for language in LANGUAGES:
         lines = tokenise(tokenizer, corpora.texts(language, "heldout"))
@@ -42,13 +41,13 @@ def heldout_sample(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, setting
 
 
 def next_token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy (nats) of every token but the first of each row."""
+    """Returns the mean cross-entropy in nats of all tokens except the first of each row."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
 
 
 @torch.no_grad()
 def heldout_losses(model: LlamaForCausalLM, sample: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Loss on each language of `heldout_sample`."""
+    """Returns the loss on each language of `heldout_sample`."""
     return {
         language: next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens).item()
         for language, tokens in sample.items()
@@ -56,15 +55,15 @@ def heldout_losses(model: LlamaForCausalLM, sample: dict[str, torch.Tensor]) -> 
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, then a cosine from the peak to the final rate, by step (from 1)."""
+    """Returns the learning rate of a step (from 1): a linear warm-up, then a cosine from the peak to the final rate."""
     if step <= settings.warmup:
         return settings.peak_lr * step / settings.warmup
-    done = (step - settings.warmup) / (settings.steps - settings.warmup)
-    return settings.final_lr + (settings.peak_lr - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (step - settings.warmup) / (settings.steps - settings.warmup)
+    return settings.final_lr + (settings.peak_lr - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves the normalisation gains alone."""
+    """Returns AdamW with weight decay for matrices only, not for normalisation gains."""
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -73,7 +72,7 @@ def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.A
 
 
 def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: bool) -> None:
-    """Train to the last step, leaving tokenizer, checkpoint and loss curve in `out`."""
+    """Trains to the last step and writes tokenizer, checkpoint and loss curve into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     corpora = Corpora(data)
     saved = torch.load(out / CHECKPOINT, weights_only=True) if resume else None
@@ -105,7 +104,7 @@ def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: 
     step_loss = torch.compile(batch_loss, dynamic=False) if compiled else batch_loss
     curve = Curve(out / CURVE, start)
     recent: list[float] = []
-    # The data order depends on the seed alone, so resuming skips what was seen.
+    # The order of the data depends on the seed only, so a resumed run skips the batches before `start`.
     remaining: Iterator[np.ndarray] = islice(batches, start, settings.steps)
     for step, batch in enumerate(remaining, start + 1):
         rate = learning_rate(step, settings)
@@ -117,20 +116,20 @@ def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: 
         optimizer.step()
         optimizer.zero_grad()
         recent.append(loss.item())
-        last = step == settings.steps
+        is_last = step == settings.steps
 
-        if step % LOG_EVERY == 0 or last:
+        if step % LOG_EVERY == 0 or is_last:
             row: dict[str, object] = {
                 "step": step,
                 "train_loss": round(sum(recent) / len(recent), 4),
                 "lr": f"{rate:.6f}",
                 "cpu_seconds": round(cpu_before + time.process_time()),
             }
-            if step % HELDOUT_EVERY == 0 or last:
+            if step % HELDOUT_EVERY == 0 or is_last:
                 row |= {language: round(value, 4) for language, value in heldout_losses(model, sample).items()}
             curve.add(**row)
             recent.clear()
-        if step % SAVE_EVERY == 0 or last or step == LOG_EVERY:
+        if step % SAVE_EVERY == 0 or is_last or step == LOG_EVERY:
             content = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -143,14 +142,16 @@ def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: 
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of <lang>.txt.gz and line_sources.json.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer, checkpoint and loss curve")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler; slower")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="do not compile the model, which is slower but needs no C++ compiler"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--export", action="store_true", help="write package data and README from the checkpoint")
     parser.add_argument("--no-report", action="store_true", help="with --export: leave README and plot as they are")
     arguments = parser.parse_args()

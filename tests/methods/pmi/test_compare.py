@@ -1,3 +1,5 @@
+"""Comparisons of prompts against the model's own generation and against activation counts of the same texts."""
+
 import sys
 
 import pandas
@@ -13,10 +15,10 @@ from pymultiling.results import plots
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import WORDS, tiny_tokenizer
 
-NAMES = {"a": "w3", "b": "w4", "c": "w5", "d": "w6"}  # words that the tiny tokenizer knows
+NAMES = {"a": "w3", "b": "w4", "c": "w5", "d": "w6"}  # names of languages that the tiny tokenizer knows as words
 
 
-def task(count: int = 5, metric: str = "bleu", **options) -> ParallelTask:
+def make_task(count: int = 5, metric: str = "bleu", **options) -> ParallelTask:
     items = [
         ParallelItem(
             {
@@ -30,44 +32,45 @@ def task(count: int = 5, metric: str = "bleu", **options) -> ParallelTask:
     return ParallelTask("tiny", "translation", items, metric, **{"max_new_tokens": 6, **options})
 
 
-def compare(given=None, model=None, **options):
+def compare(task=None, model=None, **options):
     options = {"source": "a", "others": ["b", "c"], "target": "d", "names": NAMES, **options}
-    return pmi.compare(model or tiny_model("llama"), tiny_tokenizer(), given or task(), **options)
+    return pmi.compare(model or tiny_model("llama"), tiny_tokenizer(), task or make_task(), **options)
 
 
-def prompts(given: ParallelTask, form: str, others=()) -> list[str]:
+def prompts(task: ParallelTask, form: str, others=()) -> list[str]:
     options = {"form": form, "source": "a", "others": others, "target": "d", "names": NAMES}
-    return [pmi.prompt(item, template=given.template, **options) for item in given.items]
+    return [pmi.prompt(item, template=task.template, **options) for item in task.items]
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_counts_are_those_of_the_prompts(positions):
-    found = compare(pivot="c", positions=positions, answers=False)
-    assert list(found.table["prompt"]) == ["direct", "pivot", "PMI-1", "PMI-2"]
-    assert list(found.table["languages"]) == [1, 1, 2, 3] and found.answers == {} and found.items == 5
-    assert list(found.table) == ["prompt", "languages", "tokens", "proportion", "top_share"]
+    comparison = compare(pivot="c", positions=positions, answers=False)
+    assert list(comparison.table["prompt"]) == ["direct", "pivot", "PMI-1", "PMI-2"]
+    assert list(comparison.table["languages"]) == [1, 1, 2, 3] and comparison.answers == {} and comparison.items == 5
+    assert list(comparison.table) == ["prompt", "languages", "tokens", "proportion", "top_share"]
     shown = {"direct": ("direct", ()), "pivot": ("pivot", ["c"]), "PMI-1": ("pmi", ["b"]), "PMI-2": ("pmi", ["b", "c"])}
-    for (name, (form, others)), tokens in zip(shown.items(), found.table["tokens"]):
-        texts = prompts(task(), form, others)
+    for (name, (form, others)), tokens in zip(shown.items(), comparison.table["tokens"]):
+        texts = prompts(make_task(), form, others)
         assert tokens == sum(len(tiny_tokenizer()(text)["input_ids"]) for text in texts) / len(texts)
         options = {"positions": positions, "max_length": 64, "progress": False}
-        truth = pml.activations(tiny_model("llama"), tiny_tokenizer(), {"x": texts}, **options)["x"]
+        expected = pml.activations(tiny_model("llama"), tiny_tokenizer(), {"x": texts}, **options)["x"]
         assert (
-            torch.equal(found.statistics[name].active, truth.active) and found.statistics[name].tokens == truth.tokens
+            torch.equal(comparison.statistics[name].active, expected.active)
+            and comparison.statistics[name].tokens == expected.tokens
         )
-        row = found.table.set_index("prompt").loc[name]
-        assert row["proportion"] == pytest.approx(truth.proportion.mean().item())
-        assert row["top_share"] == truth.most_active(0.01).share
-        assert found.by_layer.set_index("prompt").loc[name, "proportion"].tolist() == pytest.approx(
-            truth.proportion.tolist()
+        row = comparison.table.set_index("prompt").loc[name]
+        assert row["proportion"] == pytest.approx(expected.proportion.mean().item())
+        assert row["top_share"] == expected.most_active(0.01).share
+        assert comparison.by_layer.set_index("prompt").loc[name, "proportion"].tolist() == pytest.approx(
+            expected.proportion.tolist()
         )
 
 
-def test_answers_are_the_models_greedy_ones():
-    model, tokenizer, given = tiny_model("llama"), tiny_tokenizer(), task()
-    found = compare(given, model)
+def test_answers_are_generated_greedily():
+    model, tokenizer, task = tiny_model("llama"), tiny_tokenizer(), make_task()
+    comparison = compare(task, model)
     for name, others in (("direct", ()), ("PMI-2", ["b", "c"])):
-        for text, answer in zip(prompts(given, "pmi" if others else "direct", others), found.answers[name]):
+        for text, answer in zip(prompts(task, "pmi" if others else "direct", others), comparison.answers[name]):
             ids = tokenizer(text, return_tensors="pt")["input_ids"]
             options = {
                 "attention_mask": torch.ones_like(ids),
@@ -75,38 +78,41 @@ def test_answers_are_the_models_greedy_ones():
                 "do_sample": False,
                 "pad_token_id": 0,
             }
-            truth = model.generate(input_ids=ids, **options)
-            assert answer == tokenizer.decode(truth[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    assert found.signatures["bleu"].startswith("nrefs:1|") and "chrf" in found.signatures
+            expected = model.generate(input_ids=ids, **options)
+            assert answer == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    assert comparison.signatures["bleu"].startswith("nrefs:1|") and "chrf" in comparison.signatures
 
 
 def test_responses_are_counted_where_the_answers_are():
-    found = compare(positions="response")
-    pairs = list(zip(prompts(task(), "direct"), (f" {answer}" for answer in found.answers["direct"])))
+    comparison = compare(positions="response")
+    pairs = list(zip(prompts(make_task(), "direct"), (f" {answer}" for answer in comparison.answers["direct"])))
     options = {"positions": "response", "max_length": 64, "progress": False}
-    truth = pml.activations(tiny_model("llama"), tiny_tokenizer(), {"x": pairs}, **options)["x"]
-    assert torch.equal(found.statistics["direct"].active, truth.active) and found.statistics["direct"].tokens == 5 * 6
-    word = found.answers["direct"][0].split()[0]
+    expected = pml.activations(tiny_model("llama"), tiny_tokenizer(), {"x": pairs}, **options)["x"]
+    assert (
+        torch.equal(comparison.statistics["direct"].active, expected.active)
+        and comparison.statistics["direct"].tokens == 5 * 6
+    )
+    word = comparison.answers["direct"][0].split()[0]
     with pytest.raises(pml.CorpusError, match="no answer to the prompts 'direct' has a token"):
-        compare(task(1, stop=(word,)), positions="response")
-    with pytest.raises(ValueError, match="only with answers=True"):
+        compare(make_task(1, stop=(word,)), positions="response")
+    with pytest.raises(ValueError, match="needs answers=True"):
         compare(positions="response", answers=False)
 
 
-def test_items_that_do_not_fit_are_left_out_of_all_prompts():
-    given = task()
-    long = ParallelItem({name: {"text": "w3 " * (4 if name == "a" else 25)} for name in "abc"}, ("w3",))
-    given.items.insert(2, long)
-    found = compare(given, answers=False)
-    assert found.left_out == 1 and found.places == [0, 1, 3, 4, 5]
-    assert {one.tokens for one in found.statistics.values()} == {5}
-    with pytest.raises(pml.CorpusError, match="no items to compare: the shortest take 6. tokens and 6 for the answer"):
-        compare(ParallelTask("t", "translation", [long], "bleu", max_new_tokens=6))
+def test_items_that_exceed_the_positions_are_left_out_of_all_prompts():
+    task = make_task()
+    long_item = ParallelItem({name: {"text": "w3 " * (4 if name == "a" else 25)} for name in "abc"}, ("w3",))
+    task.items.insert(2, long_item)
+    comparison = compare(task, answers=False)
+    assert comparison.left_out == 1 and comparison.places == [0, 1, 3, 4, 5]
+    assert {statistics.tokens for statistics in comparison.statistics.values()} == {5}
+    with pytest.raises(pml.CorpusError, match=r"no items to compare: the shortest take 6. tokens and 6 for the answer"):
+        compare(ParallelTask("t", "translation", [long_item], "bleu", max_new_tokens=6))
     with pytest.raises(pml.CorpusError, match="no items to compare: give more"):
         compare(ParallelTask("t", "translation", [], "bleu"))
 
 
-def test_what_is_missing_is_named():
+def test_invalid_arguments_are_refused():
     with pytest.raises(pml.CorpusError, match="has no input 'z', only a, b, c"):
         compare(others=["z"])
     for others in ([], "bc", ["b", "b"], ["a", "b"]):
@@ -114,25 +120,25 @@ def test_what_is_missing_is_named():
             compare(others=others)
     with pytest.raises(ValueError, match="another input than the source"):
         compare(pivot="a")
-    with pytest.raises(ValueError, match="COMET scores translations"):
+    with pytest.raises(ValueError, match="COMET evaluates translations only"):
         compare(answers=False, comet="x")
     with pytest.raises(ValueError, match="positions must be one of last, all, response"):
         compare(positions="first")
 
 
-def test_prompts_as_messages():
+def test_prompts_can_be_chat_messages():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "w9 {{ messages[0]['content'] }} w8"
     options = {"source": "a", "others": ["b"], "target": "d", "names": NAMES, "answers": False, "positions": "all"}
-    found = pmi.compare(tiny_model("llama"), tokenizer, task(), chat=True, **options)
+    comparison = pmi.compare(tiny_model("llama"), tokenizer, make_task(), chat=True, **options)
     documents = [
-        tokenizer(f"w9 {text} w8", add_special_tokens=False)["input_ids"] for text in prompts(task(), "direct")
+        tokenizer(f"w9 {text} w8", add_special_tokens=False)["input_ids"] for text in prompts(make_task(), "direct")
     ]
-    assert found.statistics["direct"].tokens == sum(map(len, documents))
-    truth = count_activations(
+    assert comparison.statistics["direct"].tokens == sum(map(len, documents))
+    expected = count_activations(
         ActivationProbe(tiny_model("llama")), [(ids, 0) for ids in documents], "all", 64, "x", False
     )
-    assert torch.equal(found.statistics["direct"].active, truth.active)
+    assert torch.equal(comparison.statistics["direct"].active, expected.active)
 
 
 def test_comet_is_loaded_once(monkeypatch):
@@ -144,30 +150,32 @@ def test_comet_is_loaded_once(monkeypatch):
 
     monkeypatch.setattr(
         sys.modules["pymultiling.methods.pmi.compare"], "load_comet", load
-    )  # the package's is the function
-    found = compare(comet="some")
-    assert loaded == ["some"] and list(found.table["comet"]) == [5.0] * 3
+    )  # the package's attribute `compare` is the function, not the module
+    comparison = compare(comet="some")
+    assert loaded == ["some"] and list(comparison.table["comet"]) == [5.0] * 3
 
 
-def test_examples_come_first():
-    given = task(3)
-    shown = pmi.compare(
-        tiny_model("llama", max_position_embeddings=128), tiny_tokenizer(), given, source="a", others=["b"], target="d",
-        names=NAMES, answers=False, examples=[(given.items[0], "w9 w9")],
+def test_examples_lengthen_the_prompts():
+    task = make_task(3)
+    with_examples = pmi.compare(
+        tiny_model("llama", max_position_embeddings=128), tiny_tokenizer(), task, source="a", others=["b"], target="d",
+        names=NAMES, answers=False, examples=[(task.items[0], "w9 w9")],
     )  # fmt: skip
-    assert shown.table["tokens"][0] > 1.8 * compare(given, answers=False).table["tokens"][0]
+    assert with_examples.table["tokens"][0] > 1.8 * compare(task, answers=False).table["tokens"][0]
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_plot(tmp_path, answers):
-    found = compare(pivot="b", answers=answers)
-    figure = plots.pmi(found.table, found.statistics, "last")
+def test_the_plot_shows_the_table(tmp_path, answers):
+    comparison = compare(pivot="b", answers=answers)
+    figure = plots.pmi(comparison.table, comparison.statistics, "last")
     line = figure.axes[0].lines[0]
-    direct = found.table[found.table["prompt"] != "pivot"]
+    direct = comparison.table[comparison.table["prompt"] != "pivot"]
     assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == direct["proportion"].tolist()
-    assert figure.axes[0].lines[1].get_ydata().tolist() == found.table["proportion"][1:2].tolist()
+    assert figure.axes[0].lines[1].get_ydata().tolist() == comparison.table["proportion"][1:2].tolist()
     assert ("score" in figure.axes[1].get_ylabel()) == answers
-    curve = found.statistics["PMI-2"].most_active(0.01)
-    assert figure.axes[3].lines[-1].get_ydata().tolist() == (curve.counts / found.statistics["PMI-2"].tokens).tolist()
+    curve = comparison.statistics["PMI-2"].most_active(0.01)
+    assert (
+        figure.axes[3].lines[-1].get_ydata().tolist() == (curve.counts / comparison.statistics["PMI-2"].tokens).tolist()
+    )
     plots.save(figure, tmp_path / "a.png")
-    assert isinstance(found.by_layer, pandas.DataFrame) and (tmp_path / "a.png").stat().st_size > 10_000
+    assert isinstance(comparison.by_layer, pandas.DataFrame) and (tmp_path / "a.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Answers of models against one request at a time, a token at a time, without the cache of keys and values."""
+"""Answers of a Generator against those of single requests, decoded token by token without a key-value cache."""
 
 import warnings
 
@@ -30,18 +30,18 @@ TEMPLATE = (
 
 
 def byte_tokenizer(template=None) -> PreTrainedTokenizerFast:
-    """A byte is a token; what it decodes is what there was."""
+    """A tokenizer with a token for every byte, whose decoded text is the original."""
     tokenizer = Tokenizer(models.BPE({c: number for number, c in enumerate([*BYTES, "<s>", "</s>"])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    found.chat_template = template
-    return found
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = template
+    return fast
 
 
-def decoder(room=256):
-    """A tiny Llama whose answers differ and end after 2 to 14 tokens, or do not end: it likes newlines and the end."""
-    shape = dict(vocab_size=258, max_position_embeddings=room, bos_token_id=256)
+def decoder(max_positions=256):
+    """A tiny Llama that prefers newlines and the end token; its answers differ and have 2 to 14 tokens or no end."""
+    shape = dict(vocab_size=258, max_position_embeddings=max_positions, bos_token_id=256)
     model = tiny_model("llama", torch.float64, seed=12, **shape)
     with torch.no_grad():
         model.lm_head.weight[[NEWLINE, END]] *= 3
@@ -49,145 +49,149 @@ def decoder(room=256):
 
 
 @torch.no_grad()
-def plainly(model, tokenizer, prompt: str, most: int, line: bool) -> tuple[str, bool]:
-    """The greedy answer, and whether it ends."""
+def decode_greedily(model, tokenizer, prompt: str, limit: int, ends_with_line: bool) -> tuple[str, bool]:
+    """Returns the greedy answer, and whether it ends within `limit` tokens."""
     tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    most, start = min(most, model.config.max_position_embeddings - len(tokens)), len(tokens)
-    while len(tokens) - start < most:
+    limit, start = min(limit, model.config.max_position_embeddings - len(tokens)), len(tokens)
+    while len(tokens) - start < limit:
         tokens.append(model(torch.tensor([tokens])).logits[0, -1].argmax().item())
         text = tokenizer.decode(tokens[start:], skip_special_tokens=True)
-        if tokens[-1] == END or (line and "\n" in text.lstrip()):
-            return text.lstrip().partition("\n")[0].rstrip() if line else text.strip(), True
+        if tokens[-1] == END or (ends_with_line and "\n" in text.lstrip()):
+            return text.lstrip().partition("\n")[0].rstrip() if ends_with_line else text.strip(), True
     return tokenizer.decode(tokens[start:], skip_special_tokens=True).strip(), False
 
 
-def check(model, tokenizer, prompts, line, **options):
-    """Every answer is as the model gives it alone, and those that do not end are counted."""
-    truth = [plainly(model, tokenizer, prompt, 4 * options["max_new_tokens"], line) for prompt in prompts]
+def check_answers(model, tokenizer, prompts, ends_with_line, **options):
+    """Compares all answers with those of single requests, and the warnings with the counts of cut and empty answers."""
+    expected = [
+        decode_greedily(model, tokenizer, prompt, 4 * options["max_new_tokens"], ends_with_line) for prompt in prompts
+    ]
     by = Generator(model, tokenizer, **options)
-    with pytest.warns(UserWarning) as told:
-        assert translate(TEXTS, ["fr"], source="de", by=by)["fr"] == [text for text, _ in truth]
-    assert len({text for text, _ in truth}) > 8
-    cut, empty = sum(not ended for _, ended in truth), sum(not text for text, _ in truth)
+    with pytest.warns(UserWarning, match="answers") as warned:
+        assert translate(TEXTS, ["fr"], source="de", by=by)["fr"] == [text for text, _ in expected]
+    assert len({text for text, _ in expected}) > 8
+    cut, empty = sum(not ended for _, ended in expected), sum(not text for text, _ in expected)
     assert 2 < cut < len(TEXTS) - 2
     expected = [f"{cut} of 24 answers do not end within {4 * options['max_new_tokens']} tokens, or within the model's "]
     expected += [f"{empty} of 24 answers are empty"] * bool(empty)
-    sentences = [str(one.message).partition(": ")[2] for one in told]
-    assert all(found.startswith(sentence) for found, sentence in zip(sentences, expected, strict=True))
+    messages = [str(warning.message).partition(": ")[2] for warning in warned]
+    assert all(message.startswith(start) for message, start in zip(messages, expected, strict=True))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 600, 4096])
-def test_a_model_that_continues_texts(batch_tokens):
+def test_a_base_model_answers_up_to_the_end_of_the_line(batch_tokens):
     prompts = [f"Put the German text into French.\nGerman: {text}\nFrench:" for text in TEXTS]
-    check(decoder(), byte_tokenizer(), prompts, True, max_new_tokens=3, batch_tokens=batch_tokens)
+    check_answers(decoder(), byte_tokenizer(), prompts, True, max_new_tokens=3, batch_tokens=batch_tokens)
 
 
-def test_a_model_that_is_talked_to():
+def test_a_chat_model_gets_messages():
     prompts = [f"<user>{Request(text, 'de', 'fr').messages()[0]['content']}\n<model>" for text in TEXTS]
-    check(decoder(), byte_tokenizer(TEMPLATE), prompts, False, max_new_tokens=4, batch_tokens=2000)
+    check_answers(decoder(), byte_tokenizer(TEMPLATE), prompts, False, max_new_tokens=4, batch_tokens=2000)
 
 
-def saying(monkeypatch, answer: str) -> tuple[Generator, list[str]]:
-    """A model that says so, whatever it is asked, and what it is asked."""
+def fixed_generator(monkeypatch, answer: str) -> tuple[Generator, list[str]]:
+    """Returns a chat model that always gives this answer, and the list of prompts that it gets."""
     template = TEMPLATE.replace("<model>", "<model>{% if enable_thinking is false %}<think></think>{% endif %}")
-    model, tokenizer, asked = decoder(), byte_tokenizer(template), []
-    said = tokenizer(answer)["input_ids"] + [END]
+    model, tokenizer, prompts = decoder(), byte_tokenizer(template), []
+    answer_tokens = tokenizer(answer)["input_ids"] + [END]
 
     def generate(input_ids, max_new_tokens, **options):
-        asked.extend(tokenizer.batch_decode(input_ids))
-        return torch.cat([input_ids, torch.tensor([said[:max_new_tokens]] * len(input_ids))], 1)
+        prompts.extend(tokenizer.batch_decode(input_ids))
+        return torch.cat([input_ids, torch.tensor([answer_tokens[:max_new_tokens]] * len(input_ids))], 1)
 
     monkeypatch.setattr(model, "generate", generate)
-    return Generator(model, tokenizer, max_new_tokens=20), asked
+    return Generator(model, tokenizer, max_new_tokens=20), prompts
 
 
 @pytest.mark.parametrize(
     "thinking", ["<think>\nhm, oui?\n</think>\n\n", "<think>a <think> b</think>", "hm, oui?</think>"]
 )
-def test_what_a_model_thinks_is_no_answer(monkeypatch, thinking):
-    """It is asked not to think; and also where the template has opened it already."""
-    by, asked = saying(monkeypatch, f"{thinking}Bon jour")
+def test_thinking_is_removed_from_answers(monkeypatch, thinking):
+    """The template is told to disable thinking. In the last case the prompt has opened it already."""
+    by, prompts = fixed_generator(monkeypatch, f"{thinking}Bon jour")
     assert translate(["a"], ["fr"], source="de", by=by) == {"fr": ["Bon jour"]}
-    assert asked[0].endswith("<model><think></think>")
+    assert prompts[0].endswith("<model><think></think>")
 
 
 @pytest.mark.filterwarnings("ignore:.*answers do not end")
 @pytest.mark.parametrize("answer, times", [("<think>hm", 1), ("<think>" + "hm " * 40, 3)])
-def test_a_model_that_only_thinks(monkeypatch, tmp_path, answer, times):
-    """It has no answer that is kept; where it does not end by itself it is given more room first."""
-    by, asked = saying(monkeypatch, answer)
-    for already in (1, 2):
+def test_an_answer_with_thinking_only_is_empty_and_not_stored(monkeypatch, tmp_path, answer, times):
+    """A thinking that is cut is generated again with larger limits first."""
+    by, prompts = fixed_generator(monkeypatch, answer)
+    for calls in (1, 2):
         with pytest.warns(UserWarning, match="1 of 1 answers are empty"):
-            found = translate(["a"], ["fr"], source="de", by=by, cache=tmp_path / "c")
-        assert found == {"fr": [""]} and len(asked) == already * times
+            inputs = translate(["a"], ["fr"], source="de", by=by, cache=tmp_path / "c")
+        assert inputs == {"fr": [""]} and len(prompts) == calls * times
 
 
-def test_answers_may_fill_the_models_room():
+def test_answers_may_fill_the_models_positions():
     prompts = [Request(text, "de", "fr").plain() for text in TEXTS]
-    room = max(map(len, prompts)) + 4
-    check(decoder(room), byte_tokenizer(), prompts, True, max_new_tokens=3, batch_tokens=4096)
+    max_positions = max(map(len, prompts)) + 4
+    check_answers(decoder(max_positions), byte_tokenizer(), prompts, True, max_new_tokens=3, batch_tokens=4096)
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
-def test_requests_that_have_no_room():
-    by = Generator(decoder(room=80), byte_tokenizer(), max_new_tokens=3)
+def test_requests_that_exceed_the_positions_are_refused():
+    by = Generator(decoder(max_positions=80), byte_tokenizer(), max_new_tokens=3)
     length = len(Request("", "de", "fr").plain())
     translate(["x" * (79 - length)], ["fr"], source="de", by=by)
-    with pytest.raises(TranslationError, match=r"'x+' makes 80 tokens, and LlamaForCausalLM has 80 positions$"):
+    with pytest.raises(
+        TranslationError,
+        match=r"'x+' has 80 tokens, too many for LlamaForCausalLM with 80 positions: give shorter texts",
+    ):
         translate(["x", "x" * (80 - length)], ["fr"], source="de", by=by)
 
 
-def test_tokens_that_end_an_answer():
-    """Those of the model's configuration of generation, and the tokenizer's."""
+def test_end_tokens_of_the_generation_config_and_the_tokenizer_end_an_answer():
     model, tokenizer = decoder(), byte_tokenizer(TEMPLATE)
     prompts = [f"<user>{Request(text, 'de', 'fr').messages()[0]['content']}\n<model>" for text in TEXTS[:6]]
-    before = [plainly(model, tokenizer, prompt, 12, False)[0] for prompt in prompts]
-    token = tokenizer(before[0][1:2])["input_ids"][0]
+    full_answers = [decode_greedily(model, tokenizer, prompt, 12, False)[0] for prompt in prompts]
+    token = tokenizer(full_answers[0][1:2])["input_ids"][0]
     model.generation_config.eos_token_id = [token, 5]
-    model.generation_config.repetition_penalty = 9.0  # a configuration's, which is not asked for
+    model.generation_config.repetition_penalty = 9.0  # must be ignored
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = translate(TEXTS[:6], ["fr"], source="de", by=Generator(model, tokenizer, max_new_tokens=3))["fr"]
-    assert found[0] == before[0][:1]
+        answers = translate(TEXTS[:6], ["fr"], source="de", by=Generator(model, tokenizer, max_new_tokens=3))["fr"]
+    assert answers[0] == full_answers[0][:1]
 
 
-class Counted(Generator):
-    """Counts the rows that it generates, and is interrupted after so many batches."""
+class CountingGenerator(Generator):
+    """Counts the rows that it generates, and is interrupted after `batches_left` batches unless this is negative."""
 
     rows, batches_left = 0, -1
 
-    def _generated(self, batch, new, target):
+    def _generate_batch(self, batch, limit, target):
         if self.batches_left == 0:
             raise KeyboardInterrupt
         self.batches_left -= 1
         self.rows += len(batch.order)
-        return super()._generated(batch, new, target)
+        return super()._generate_batch(batch, limit, target)
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """A model that has a name, the folder where it is."""
+def load_named(tmp_path):
+    """A function that loads a model with a name, which is its folder."""
     decoder().save_pretrained(tmp_path / "model")
     return lambda: type(decoder()).from_pretrained(tmp_path / "model", dtype=torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
-def test_what_was_answered_is_not_asked_again(tmp_path, saved):
+def test_stored_answers_are_not_generated_again(tmp_path, load_named):
     options = {"source": "de", "cache": tmp_path / "answers.db"}
     tokenizer, texts = byte_tokenizer(TEMPLATE), TEXTS + TEXTS[:4]
-    truth = translate(texts, ["fr"], source="de", by=Generator(decoder(), tokenizer, max_new_tokens=20))["fr"]
-    by = Counted(saved(), tokenizer, max_new_tokens=20, batch_tokens=800)
+    expected = translate(texts, ["fr"], source="de", by=Generator(decoder(), tokenizer, max_new_tokens=20))["fr"]
+    by = CountingGenerator(load_named(), tokenizer, max_new_tokens=20, batch_tokens=800)
     by.batches_left = 2
     with pytest.raises(KeyboardInterrupt):
         translate(texts, ["fr"], by=by, **options)
-    again = Counted(saved(), tokenizer, max_new_tokens=20)
-    assert translate(texts, ["fr"], by=again, **options)["fr"] == truth
-    whole = Counted(saved(), tokenizer, max_new_tokens=20)
-    assert translate(texts, ["fr"], by=whole, **options)["fr"] == truth
-    # Only what has not come to its end, or is empty, is asked again.
-    assert 0 < by.rows < 24 and whole.rows < again.rows
-    unnamed = Counted(decoder(), tokenizer, max_new_tokens=20)
-    assert translate(texts, ["fr"], by=unnamed, **options)["fr"] == truth
+    resumed = CountingGenerator(load_named(), tokenizer, max_new_tokens=20)
+    assert translate(texts, ["fr"], by=resumed, **options)["fr"] == expected
+    repeated = CountingGenerator(load_named(), tokenizer, max_new_tokens=20)
+    assert translate(texts, ["fr"], by=repeated, **options)["fr"] == expected
+    # Only answers that are cut or empty are generated again.
+    assert 0 < by.rows < 24 and repeated.rows < resumed.rows
+    unnamed = CountingGenerator(decoder(), tokenizer, max_new_tokens=20)
+    assert translate(texts, ["fr"], by=unnamed, **options)["fr"] == expected
     assert unnamed.rows >= 24
 
 
@@ -205,7 +209,7 @@ SHAPE = dict(
 
 
 def nllb():
-    """NLLB's own tokenizer with letters for tokens, and a random model of its class."""
+    """Returns a random model of NLLB's class, and NLLB's tokenizer with letters as tokens."""
     letters = "abcdefghijklmnop"
     words = ["<s>", "<pad>", "</s>", "<unk>", "▁", *letters, *(f"▁{c}" for c in letters)]
     tokenizer = NllbTokenizer(
@@ -219,51 +223,54 @@ def nllb():
 
 
 @torch.no_grad()
-def translated(model, given: list[int], forced: list[int], most: int, end: int) -> list[int]:
-    """Greedy, without the tokens that are forced and the end."""
+def translate_greedily(model, tokens: list[int], forced: list[int], limit: int, end: int) -> list[int]:
+    """Returns the tokens of the greedy translation after the forced ones."""
     answer = [model.config.decoder_start_token_id, *forced]
-    while (len(answer) <= most and answer[-1] != end) or len(answer) <= 1:
-        logits = model(torch.tensor([given]), decoder_input_ids=torch.tensor([answer])).logits
+    while (len(answer) <= limit and answer[-1] != end) or len(answer) <= 1:
+        logits = model(torch.tensor([tokens]), decoder_input_ids=torch.tensor([answer])).logits
         answer.append(logits[0, -1].argmax().item())
     return answer[1 + len(forced) :]
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
-def test_a_model_for_translation(batch_tokens):
+def test_nllb_translates_and_translates_back(batch_tokens):
     model, tokenizer = nllb()
     texts = ["ab cd", "a", "ponm lkji hgf", "d d d", "fab"]
     by = Generator(model, tokenizer, max_new_tokens=3, batch_tokens=batch_tokens)
-    found = translate(texts, ["fra_Latn", "eng_Latn"], source="deu_Latn", by=by, how="back-translation")
+    inputs = translate(texts, ["fra_Latn", "eng_Latn"], source="deu_Latn", by=by, how="back-translation")
     code = dict(zip(LANGUAGES, tokenizer.convert_tokens_to_ids(LANGUAGES)))
 
-    def step(text, source, target):
-        given = [code[source], *tokenizer(text, add_special_tokens=False)["input_ids"], 2]
-        tokens = translated(model, given, [code[target]], 12, 2)
+    def expected_translation(text, source, target):
+        prompt = [code[source], *tokenizer(text, add_special_tokens=False)["input_ids"], 2]
+        tokens = translate_greedily(model, prompt, [code[target]], 12, 2)
         return tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     for pivot in ("fra_Latn", "eng_Latn"):
-        there = [step(text, "deu_Latn", pivot) for text in texts]
-        assert found[f"deu_Latn~{pivot}"] == [step(text, pivot, "deu_Latn") for text in there]
-    assert len(set(found["deu_Latn~fra_Latn"])) > 1 and found["deu_Latn~fra_Latn"] != found["deu_Latn~eng_Latn"]
+        intermediate = [expected_translation(text, "deu_Latn", pivot) for text in texts]
+        assert inputs[f"deu_Latn~{pivot}"] == [expected_translation(text, pivot, "deu_Latn") for text in intermediate]
+    assert len(set(inputs["deu_Latn~fra_Latn"])) > 1 and inputs["deu_Latn~fra_Latn"] != inputs["deu_Latn~eng_Latn"]
 
 
-def test_what_a_model_for_translation_refuses():
+def test_translation_models_refuse_paraphrases_unknown_languages_and_long_texts():
     model, tokenizer = nllb()
     by = Generator(model, tokenizer, max_new_tokens=3)
-    for options, sentence in (
-        ({"into": 2, "how": "paraphrase", "source": "deu_Latn"}, "only translates: to say it in other words takes"),
+    for options, message in (
+        (
+            {"into": 2, "how": "paraphrase", "source": "deu_Latn"},
+            "can only translate: give a chat model or a base model for paraphrases",
+        ),
         ({"into": ["fr"], "source": "deu_Latn"}, "has no language 'fr': give its own codes, such as eng_Latn fra_Latn"),
-        ({"into": ["fra_Latn"], "source": "a"}, "has no language 'a'"),  # a letter, and no language
+        ({"into": ["fra_Latn"], "source": "a"}, "has no language 'a'"),  # a token, but not a language
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             translate(["ab"], by=by, **options)
-    with pytest.raises(TranslationError, match="'a b a b .*' makes 43 tokens, and .* has 40 positions"):
+    with pytest.raises(TranslationError, match=r"'a b a b .*' has 43 tokens, too many for .* with 40 positions"):
         translate(["a b " * 20], ["fra_Latn"], source="deu_Latn", by=by)
 
 
 def marian(targets=()):
-    """Marian's model; its tokenizer takes a package that is not asked for here, so that one of words stands in."""
+    """Returns a random Marian model with a tokenizer of words, because Marian's own needs another package."""
     tokenizer = tiny_tokenizer(bos=False)
     tokenizer.add_tokens([f">>{code}<<" for code in targets])
     tokenizer.supported_language_codes = [f">>{code}<<" for code in targets]
@@ -273,66 +280,68 @@ def marian(targets=()):
     return model.double().eval(), tokenizer
 
 
-def test_marian():
+def test_marian_without_languages_translates_the_text():
     model, tokenizer = marian()
     model.generation_config.forced_eos_token_id = 2
-    given = texts("de", (5, 3, 8))
+    sources = texts("de", (5, 3, 8))
     by = Generator(model, tokenizer, max_new_tokens=3)
-    truth = [translated(model, tokenizer(text)["input_ids"], [], 12, 2) for text in given]
-    assert not any(2 in tokens for tokens in truth)
+    expected = [translate_greedily(model, tokenizer(text)["input_ids"], [], 12, 2) for text in sources]
+    assert not any(2 in tokens for tokens in expected)
     with pytest.warns(UserWarning, match="3 of 3 answers do not end within 12 tokens"):
-        found = translate(given, ["fr"], source="de", by=by)
-    assert found == {"fr": [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in truth]}
+        inputs = translate(sources, ["fr"], source="de", by=by)
+    assert inputs == {"fr": [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]}
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
-def test_marian_with_several_targets():
+def test_marian_with_several_targets_gets_the_target_in_the_text():
     model, tokenizer = marian(["fra", "spa"])
     by = Generator(model, tokenizer, max_new_tokens=3)
-    found = translate(["w4 w5"], ["fra", "spa"], source="de", by=by)
+    inputs = translate(["w4 w5"], ["fra", "spa"], source="de", by=by)
     for code in ("fra", "spa"):
-        tokens = translated(model, tokenizer(f">>{code}<< w4 w5")["input_ids"], [], 12, 2)
-        assert found[code] == [tokenizer.decode(tokens, skip_special_tokens=True)]
+        tokens = translate_greedily(model, tokenizer(f">>{code}<< w4 w5")["input_ids"], [], 12, 2)
+        assert inputs[code] == [tokenizer.decode(tokens, skip_special_tokens=True)]
     with pytest.raises(ValueError, match="does not translate into 'deu', only into >>fra<< >>spa<<"):
         translate(["w4"], ["deu"], source="en", by=by)
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
-def test_marian_for_one_pair():
+def test_marian_for_one_pair_refuses_other_languages():
     model, tokenizer = marian()
     by = Generator(model, tokenizer, max_new_tokens=3)
     tokenizer.source_lang, tokenizer.target_lang = "de", "fra"
-    found = translate(["w4"], ["fra"], source="de", by=by)["fra"]
-    assert translate(["w4"], ["fr_XX"], source="deu_Latn", by=by) == {"fr_XX": found}  # other codes of the same
-    for source, target, sentence in (
+    inputs = translate(["w4"], ["fra"], source="de", by=by)["fra"]
+    assert translate(["w4"], ["fr_XX"], source="deu_Latn", by=by) == {
+        "fr_XX": inputs
+    }  # other codes of the same languages
+    for source, target, message in (
         ("de", "es", "MarianMTModel translates only into 'fra': for 'es' give a model that has it"),
         ("en", "fra", "MarianMTModel translates only from 'de': for 'en' give"),
         ("qq", "fra", "MarianMTModel translates only from 'de': for 'qq' give"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             translate(["w4"], [target], source=source, by=by)
     for several in ("mul", "cat+oci+deu", "cat_oci_deu", None):
         tokenizer.source_lang = several
-        assert translate(["w4"], ["fra"], source="it", by=by)["fra"] == found
+        assert translate(["w4"], ["fra"], source="it", by=by)["fra"] == inputs
 
 
-def test_models_that_cannot_be_told_the_languages():
-    """T5, BART and others whose tokenizers know of none."""
+def test_models_that_cannot_be_told_the_languages_are_refused():
+    """T5, BART and others have tokenizers without languages."""
     model, tokenizer = marian()
     del tokenizer.supported_language_codes
-    with pytest.raises(ValueError, match="MarianMTModel cannot be told which languages .*: give NLLB, M2M100"):
+    with pytest.raises(ValueError, match=r"MarianMTModel cannot be told which languages .*: give NLLB, M2M100"):
         translate(["w4"], ["fr"], source="de", by=Generator(model, tokenizer))
 
 
 @pytest.mark.filterwarnings("ignore:.*answers")
-def test_the_callers_tokenizer_stays_as_it_was():
+def test_the_callers_tokenizer_is_not_changed():
     model, tokenizer = nllb()
     tokenizer.src_lang = "fra_Latn"
-    before = tokenizer("ab")["input_ids"]
+    tokens_before = tokenizer("ab")["input_ids"]
     translate(["ab"], ["eng_Latn"], source="deu_Latn", by=Generator(model, tokenizer, max_new_tokens=3))
-    assert tokenizer.src_lang == "fra_Latn" and tokenizer("ab")["input_ids"] == before
+    assert tokenizer.src_lang == "fra_Latn" and tokenizer("ab")["input_ids"] == tokens_before
 
 
-def test_what_a_generator_needs():
+def test_max_new_tokens_must_be_positive():
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
         Generator(decoder(), byte_tokenizer(), max_new_tokens=0)

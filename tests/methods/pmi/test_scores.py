@@ -1,3 +1,5 @@
+"""Metric values against values computed by hand, and the packages that they need."""
+
 import re
 import sys
 from types import SimpleNamespace
@@ -6,52 +8,52 @@ import pytest
 
 import pymultiling as pml
 from pymultiling.methods.pmi import ParallelTask
-from pymultiling.methods.pmi.scores import label, load_comet, require_sacrebleu, scores
+from pymultiling.methods.pmi.scores import answer_metrics, find_label, load_comet, require_sacrebleu
 
 
-def scored(metric: str, answers, references, target="en", labels=()):
-    return scores(ParallelTask("t", "free", [], metric, labels), answers, references, target)
+def evaluate_answers(metric: str, answers, references, target="en", labels=()):
+    return answer_metrics(ParallelTask("t", "free", [], metric, labels), answers, references, target)
 
 
-def test_bleu_and_chrf_of_the_corpus():
-    exact, signatures = scored("bleu", ["the cat sat on the mat"], [("the cat sat on the mat",)])
+def test_bleu_and_chrf_are_those_of_the_corpus():
+    exact, signatures = evaluate_answers("bleu", ["the cat sat on the mat"], [("the cat sat on the mat",)])
     assert exact == {"bleu": pytest.approx(100), "chrf": pytest.approx(100)}
     assert "tok:13a" in signatures["bleu"]
-    # by hand: precisions 3/4, 2/3, 1/2 and, smoothed, 1/2 of 1 (there is no 4-gram in common), no brevity penalty
-    part, _ = scored("bleu", ["a b c x"], [("a b c d",)])
-    assert part["bleu"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
+    # The precisions are 3/4, 2/3, 1/2 and, smoothed, 1/2 of 1, as no 4-gram is common. There is no brevity penalty.
+    partial, _ = evaluate_answers("bleu", ["a b c x"], [("a b c d",)])
+    assert partial["bleu"] == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
 
 
 def test_the_best_of_several_references_counts():
-    one, _ = scored("bleu", ["a b c d", "e f g h"], [("x y", "a b c d"), ("e f g h",)])
-    assert one["bleu"] == pytest.approx(100)
+    values, _ = evaluate_answers("bleu", ["a b c d", "e f g h"], [("x y", "a b c d"), ("e f g h",)])
+    assert values["bleu"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
     "target, text, tokeniser", [("zho_Hans", "你好世界", "zh"), ("ja", "こんにちは", "char"), ("fr", "oui", "13a")]
 )
-def test_languages_without_spaces(target, text, tokeniser):
-    values, signatures = scored("bleu", [text], [(text,)], target)
+def test_languages_without_spaces_have_their_tokeniser(target, text, tokeniser):
+    values, signatures = evaluate_answers("bleu", [text], [(text,)], target)
     assert f"tok:{tokeniser}" in signatures["bleu"] and values["chrf"] == pytest.approx(100)
 
 
-def test_numbers_and_labels():
-    assert scored("number", ["so it is 12.", "it is 7", "none"], [("12",), ("8",), ("3",)])[0] == {
+def test_accuracy_of_numbers_and_labels():
+    assert evaluate_answers("number", ["so it is 12.", "it is 7", "none"], [("12",), ("8",), ("3",)])[0] == {
         "accuracy": pytest.approx(100 / 3)
     }
     labels = ("entailment", "neutral", "contradiction")
-    values, _ = scored(
+    values, _ = evaluate_answers(
         "label",
         ["Neutral, not entailment", "entailment", "?"],
         [("neutral",), ("neutral",), ("neutral",)],
         labels=labels,
     )
     assert values == {"accuracy": pytest.approx(100 / 3)}
-    assert label("It is not sure.", ("not", "not sure")) == "not sure" and label("?", labels) is None
+    assert find_label("It is not sure.", ("not", "not sure")) == "not sure" and find_label("?", labels) is None
 
 
 @pytest.mark.parametrize(
-    "answer, labels, found",
+    "answer, labels, expected",
     [
         ("I know that it is so: yes", ("no", "yes"), "yes"),
         ("It is snowing: no", ("no", "yes"), "no"),
@@ -67,8 +69,8 @@ def test_numbers_and_labels():
         ("C++11", ("c++", "c"), "c++"),
     ],
 )
-def test_labels_are_whole_words(answer, labels, found):
-    assert label(answer, labels) == found
+def test_labels_are_found_as_whole_words(answer, labels, expected):
+    assert find_label(answer, labels) == expected
 
 
 @pytest.mark.parametrize(
@@ -87,55 +89,56 @@ def test_labels_are_whole_words(answer, labels, found):
         ("en", ["They write 世界", "world", "word"], "13a"),
     ],
 )
-def test_the_tokeniser_is_that_of_the_target(target, references, tokeniser):
-    _, signatures = scored("bleu", references, [(one,) for one in references], target)
+def test_the_target_determines_the_tokeniser(target, references, tokeniser):
+    _, signatures = evaluate_answers("bleu", references, [(reference,) for reference in references], target)
     assert f"tok:{tokeniser}" in signatures["bleu"]
 
 
-def test_perfect_answers_of_a_corpus_that_begins_with_a_number():
+def test_perfect_answers_have_bleu_100_if_the_corpus_begins_with_a_number():
     references = ["2024", "こんにちは世界", "今日は良い天気です"]
-    values, _ = scored("bleu", references, [(one,) for one in references], "ja")
+    values, _ = evaluate_answers("bleu", references, [(reference,) for reference in references], "ja")
     assert values["bleu"] == pytest.approx(100)
 
 
-def test_sacrebleu_that_is_not_installed(monkeypatch):
+def test_a_missing_sacrebleu_is_named_with_its_installation(monkeypatch):
     require_sacrebleu()
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    for needs in (require_sacrebleu, lambda: scored("bleu", ["a"], [("a",)])):
+    for function in (require_sacrebleu, lambda: evaluate_answers("bleu", ["a"], [("a",)])):
         with pytest.raises(pml.BackendUnavailable, match=re.escape("pip install 'pymultiling[pmi]'")):
-            needs()
+            function()
 
 
-def test_comet_that_is_not_installed(monkeypatch):
+def test_a_missing_comet_is_named_with_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet", None)
-    with pytest.raises(pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so score"):
+    with pytest.raises(
+        pml.BackendUnavailable, match=r"COMET is not installed; .* need transformers below 5, so evaluate"
+    ):
         load_comet("Unbabel/wmt22-comet-da")
 
 
-def test_comet(monkeypatch, tmp_path):
-    """A model is loaded once, and downloaded where its name is no file."""
-    asked = []
+def test_comet_is_loaded_once_and_downloaded_unless_its_name_is_a_file(monkeypatch, tmp_path):
+    calls = []
 
     class Model:
-        def predict(self, rows, batch_size, gpus):
-            asked.append(rows)
-            return SimpleNamespace(system_score=0.25 * len(rows))
+        def predict(self, samples, batch_size, gpus):
+            calls.append(samples)
+            return SimpleNamespace(system_score=0.25 * len(samples))
 
     def download(name):
-        asked.append(f"download {name}")
+        calls.append(f"download {name}")
         return f"{name}.ckpt"
 
     def load(path):
-        asked.append(f"load {path}")
+        calls.append(f"load {path}")
         return Model()
 
     monkeypatch.setitem(sys.modules, "comet", SimpleNamespace(download_model=download, load_from_checkpoint=load))
-    score = load_comet("da")
-    assert score(["s", "t"], ["a", "b"], [("r", "other"), ("q",)]) == 50
-    assert score(["s"], ["a"], [("r",)]) == 25
-    rows = [{"src": "s", "mt": "a", "ref": "r"}, {"src": "t", "mt": "b", "ref": "q"}]
-    assert asked == ["download da", "load da.ckpt", rows, rows[:1]]
-    own = tmp_path / "own.ckpt"
-    own.write_text("")
-    load_comet(str(own))
-    assert asked[4:] == [f"load {own}"]
+    comet = load_comet("da")
+    assert comet(["s", "t"], ["a", "b"], [("r", "other"), ("q",)]) == 50
+    assert comet(["s"], ["a"], [("r",)]) == 25
+    samples = [{"src": "s", "mt": "a", "ref": "r"}, {"src": "t", "mt": "b", "ref": "q"}]
+    assert calls == ["download da", "load da.ckpt", samples, samples[:1]]
+    checkpoint = tmp_path / "own.ckpt"
+    checkpoint.write_text("")
+    load_comet(str(checkpoint))
+    assert calls[4:] == [f"load {checkpoint}"]

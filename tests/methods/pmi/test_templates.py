@@ -1,4 +1,4 @@
-"""Templates of prompts."""
+"""Loading and checking of prompt templates."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ FORM = {"opening": "{source} {{x}}\n", "input": "{language}: {text}\n", "closing
 GOOD = {"fields": ["text"], "direct": FORM, "pmi": FORM}
 
 
-def write(path, given):
-    path.write_text(given if isinstance(given, str) else json.dumps(given), "utf-8")
+def write_template(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     return path
 
 
@@ -27,10 +27,10 @@ def test_every_packaged_template_loads():
         assert all(getattr(form, part) for form in (template.direct, template.pmi) for part in PARTS)
 
 
-def test_the_callers_template(tmp_path):
-    path = write(tmp_path / "mine.json", GOOD)
-    for given in (path, str(path)):
-        template = pmi.load_template(given)
+def test_a_template_of_the_caller_is_loaded_by_its_path(tmp_path):
+    path = write_template(tmp_path / "mine.json", GOOD)
+    for argument in (path, str(path)):
+        template = pmi.load_template(argument)
         assert template.fields == ("text",) and template.pmi == pmi.Form(**FORM)
     item = pmi.ParallelItem({"de": {"text": "a {text} b"}}, ("x",))
     assert pmi.prompt(item, form="direct", source="de", target="en", template=path) == (
@@ -39,36 +39,39 @@ def test_the_callers_template(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, sentence",
+    "content, message",
     [
         ("{", "is not JSON"),
-        ([], "looked for 'fields'"),
-        ({**GOOD, "fields": "text"}, "looked for 'fields'"),
-        ({**GOOD, "fields": ["language"]}, "'language' has a meaning of its own"),
+        ([], "needs 'fields'"),
+        ({**GOOD, "fields": "text"}, "needs 'fields'"),
+        ({**GOOD, "fields": ["language"]}, "'language' is a reserved placeholder"),
         ({"fields": ["text"], "direct": FORM}, "'pmi' has no 'opening': its parts are opening, input, closing, answer"),
         ({**GOOD, "direct": {**FORM, "closing": 3}}, "'direct' has no 'closing'"),
-        ({**GOOD, "pmi": {**FORM, "opening": "{language}"}}, "'opening' has {language}: it may have"),
-        ({**GOOD, "pmi": {**FORM, "input": "{question}"}}, "'input' has {question}: .*text"),
-        ({**GOOD, "pmi": {**FORM, "input": "{text!r}"}}, "has {text!r}"),
-        ({**GOOD, "pmi": {**FORM, "input": "{text:>9}"}}, "has {text:>9}"),
-        ({**GOOD, "pmi": {**FORM, "input": "{text.real}"}}, "has {text.real}"),
-        ({**GOOD, "pmi": {**FORM, "input": "{}"}}, "has {}"),
-        ({**GOOD, "pmi": {**FORM, "input": "{text"}}, "a brace that is meant is written twice"),
-        ({**GOOD, "pmi": {**FORM, "answer": "x"}}, "'answer' lacks {answer}"),
+        (
+            {**GOOD, "pmi": {**FORM, "opening": "{language}"}},
+            "'opening' has the unknown placeholder {language}: it may have",
+        ),
+        ({**GOOD, "pmi": {**FORM, "input": "{question}"}}, "'input' has the unknown placeholder {question}: .*text"),
+        ({**GOOD, "pmi": {**FORM, "input": "{text!r}"}}, "has the unknown placeholder {text!r}"),
+        ({**GOOD, "pmi": {**FORM, "input": "{text:>9}"}}, "has the unknown placeholder {text:>9}"),
+        ({**GOOD, "pmi": {**FORM, "input": "{text.real}"}}, "has the unknown placeholder {text.real}"),
+        ({**GOOD, "pmi": {**FORM, "input": "{}"}}, "has the unknown placeholder {}"),
+        ({**GOOD, "pmi": {**FORM, "input": "{text"}}, "write {{ or }} for a brace in the text"),
+        ({**GOOD, "pmi": {**FORM, "answer": "x"}}, "'answer' lacks the placeholder {answer}"),
         ({**GOOD, "pmi": {**FORM, "closing": "{target}: "}}, "'closing' ends with a space"),
         (
             {**GOOD, "direct": {**FORM, "input": "{language}"}},
-            "'direct' shows the field 'text' nowhere: put {text} in 'input'",
+            "'direct' does not show the field 'text': put {text} in 'input'",
         ),
-        ({**GOOD, "fields": ["text", "topic"]}, "'direct' shows the field 'topic' nowhere"),
+        ({**GOOD, "fields": ["text", "topic"]}, "'direct' does not show the field 'topic'"),
     ],
 )
-def test_what_is_no_template(tmp_path, given, sentence):
-    with pytest.raises(CorpusError, match=sentence):
-        pmi.load_template(write(tmp_path / "bad.json", given))
+def test_invalid_templates_are_refused(tmp_path, content, message):
+    with pytest.raises(CorpusError, match=message):
+        pmi.load_template(write_template(tmp_path / "bad.json", content))
 
 
-def test_a_template_that_is_not_there(tmp_path):
+def test_templates_that_do_not_exist_or_cannot_be_read(tmp_path):
     with pytest.raises(CorpusError, match="trnslation: no such template; give translation, translation_machine"):
         pmi.load_template("trnslation")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{")

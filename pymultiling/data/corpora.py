@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
 
 from pymultiling.data.rows import Row
 from pymultiling.data.shards import shards_of
+
+# The files of a corpus: a path, a URL that fsspec knows or a pattern of either with *, or several paths.
+CorpusFiles: TypeAlias = str | Path | Sequence[Path]
+# The texts of one language: files, or strings, or records with a "text" field, such as a datasets.Dataset or a
+# datasets.IterableDataset. None is an empty text.
+Corpus: TypeAlias = CorpusFiles | Iterable[str | None] | Iterable[Mapping[str, object]]
+# Prompts and their responses: files, or pairs, or records with the fields "prompt" and "response".
+PairCorpus: TypeAlias = CorpusFiles | Iterable[tuple[str, str]] | Iterable[list[str]] | Iterable[Mapping[str, object]]
 
 TEXT = ("text",)
 PAIR = ("prompt", "response")
@@ -41,7 +51,7 @@ class CorpusReport:
         return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(self).items() if count)
 
 
-def read_texts(source, report: CorpusReport) -> Iterator[str]:
+def read_texts(source: Corpus, report: CorpusReport) -> Iterator[str]:
     """The texts of a corpus that have something in them.
 
     Args:

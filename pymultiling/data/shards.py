@@ -6,10 +6,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pymultiling.data.file_shards import FileShard, file_shards, names_file
 from pymultiling.data.rows import Row, errors_of, strings
 from pymultiling.errors import CorpusError
+
+if TYPE_CHECKING:
+    from pymultiling.data.corpora import Corpus, PairCorpus
 
 # What datasets calls a stream of files, and what it makes of one by its `select_columns`, `filter`, `map` and `rename_column`.
 OF_FILES = ("ExamplesIterable", "ArrowExamplesIterable")
@@ -75,7 +79,7 @@ class RowsShard:
 Shard = FileShard | RowsShard
 
 
-def shards_of(source) -> list[Shard]:
+def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     """The shards of a corpus, at least one.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
-from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpora import Corpus, CorpusReport, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
 from pymultiling.data.shards import check_first_row, described, extent, shards_of, sizes
 from pymultiling.data.streams import stream

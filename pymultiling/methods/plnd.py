@@ -20,7 +20,7 @@ from pymultiling.models.deltas import refuse_deltas
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.importance_values import Importance
@@ -41,7 +41,7 @@ def importance(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    sites: Iterable[str] = SITES,
+    sites: Site | Iterable[Site] = SITES,
     rope: Rope = "pre",
     score: ImportanceScore = "importance",
     qk: QKMode = "exact",
@@ -61,7 +61,7 @@ def importance(
         model: a Hugging Face decoder of a supported family.
         input_ids: (documents, length) int64, the tokens, on the model's device.
         attention_mask: (documents, length) int or bool, 0 for padding, which may be on either side. None: no padding.
-        sites: the sites to measure, some of "ffn", "q", "k", "v" and "o".
+        sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
         rope: where a query or key neuron is set to zero. "pre": its row of q_proj or k_proj is zero, as the definition
             says. "post": its dimension is zero after the rotary embedding, as in the published code.
         score: the definition of importance. "importance": eq. 1. "released": the quantity that the published code ranks
@@ -166,7 +166,7 @@ def detect(
     corpora: Mapping[str, Corpus],
     *,
     select: TopK | Threshold | None = None,
-    sites: Iterable[str] = SITES,
+    sites: Site | Iterable[Site] = SITES,
     rope: Rope = "pre",
     score: ImportanceScore = "importance",
     qk: QKMode = "exact",

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pymultiling.methods.lape import entropy, language_probabilities, lowest, of_languages, threshold_of
+from pymultiling.methods.lape import (
+    entropy,
+    language_probabilities,
+    probability_threshold,
+    select_lowest,
+    split_by_language,
+)
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.neurons.sets import NeuronSet
 
@@ -92,7 +98,7 @@ def ternary(
         raise ValueError(f'lam must be "auto" or a number of at least 0, got {lam!r}')
     p = language_probabilities(statistics, top, bar)
     languages = p.shape[-1]
-    threshold = threshold_of(p, bar)
+    threshold = probability_threshold(p, bar)
     active = p > threshold
     number = active.sum(-1)
     mean_share = sum(1 / i for i in range(1, languages + 1)) / languages
@@ -100,14 +106,14 @@ def ternary(
     count = round(top * number.numel())
 
     def select(weight: float) -> torch.Tensor:
-        return lowest(spread - weight * peak, count)
+        return select_lowest(spread - weight * peak, count)
 
     unit = math.log(languages) / mean_share if scale == "paper" else 1.0
     if lam == "auto":
         lam = unit * _largest_lam(lambda weight: int((number[select(weight)] == languages).sum()))
     selected = select(lam / unit)
     return Ternary(
-        of_languages(statistics, active & selected[..., None]),
+        split_by_language(statistics, active & selected[..., None]),
         NeuronSet({"ffn": selected & (number == 1)}),
         NeuronSet({"ffn": selected & (number > 1) & (number < languages)}),
         NeuronSet({"ffn": selected & (number == languages)}),

@@ -89,7 +89,7 @@ def test_files_hold_what_memory_would(tmp_path, dtype):
         read = torch.from_numpy(numpy.load(tmp_path / "points" / f"{language}.npy", mmap_mode="c"))
         for one in (found[language], read):
             assert torch.equal(one.nan_to_num(7), held[language].nan_to_num(7)) and one.dtype == dtype
-    with pytest.raises(ValueError, match="'a/b' is no name of a file"):
+    with pytest.raises(ValueError, match="'a/b' cannot be a file name"):
         sentence_embeddings(model, tokenizer, {"a/b": ["w4"]}, folder=tmp_path)
 
 
@@ -110,13 +110,13 @@ def test_what_is_wrong_is_said():
         sentence_embeddings(model, tokenizer, {"fr": []})
     with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings, not str"):
         sentence_embeddings(model, tokenizer, {"fr": "w4 w5"})
-    with pytest.raises(pml.CorpusError, match="'fr', sentence 1: looked for a string or None, got 3"):
+    with pytest.raises(pml.CorpusError, match="'fr', sentence 1: expected a string or None, got 3"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4", 3]})
     with pytest.raises(ValueError, match="dtype must be one of"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"]}, dtype=torch.int8)
     with pytest.raises(ValueError, match="at least two languages"):
         checked_layers({"fr": torch.zeros(2, 3, 4)})
-    with pytest.raises(ValueError, match="'de': embeddings are .* got \\(2, 3\\)"):
+    with pytest.raises(ValueError, match="'de': embeddings must be .* got \\(2, 3\\)"):
         checked_layers({"fr": torch.zeros(2, 3, 4), "de": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match="of one model"):
         checked_layers({"fr": torch.zeros(2, 3, 4), "de": torch.zeros(2, 3, 5)})
@@ -146,7 +146,7 @@ def test_nan_stops_with_language_and_sentence():
         sentence_embeddings(model, tokenizer, {"fr": ["w4"], "de": [None, "w41", "w42", "w40 w43"]})
     model = tiny_model("llama")
     model.model.embed_tokens.weight.data[4] = 1e6
-    with pytest.raises(pml.NonFiniteActivations, match="larger than torch.float16 can be: use torch.float32"):
+    with pytest.raises(pml.NonFiniteActivations, match="too large for torch.float16: use torch.float32"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"]}, dtype=torch.float16)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.methods.lape import lowest
+from pymultiling.methods.lape import select_lowest
 
 NAMES = ("en", "zh", "sw", "tr", "hi")
 
@@ -120,7 +120,7 @@ def test_the_lowest():
     """Equal to 12 decimals, and no further."""
     scores = torch.tensor([[0.5 + 1e-13, 0.5, 0.7], [0.5 - 3e-12, 0.5, -0.2]], dtype=torch.float64)
     for count, taken in enumerate([[], [5], [3, 5], [0, 3, 5], [0, 1, 3, 5], [0, 1, 3, 4, 5], [0, 1, 2, 3, 4, 5]]):
-        assert lowest(scores, count).flatten().nonzero().squeeze(1).tolist() == taken
+        assert select_lowest(scores, count).flatten().nonzero().squeeze(1).tolist() == taken
 
 
 def test_layout_of_the_published_code(tmp_path):

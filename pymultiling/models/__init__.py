@@ -1,1 +1,1 @@
-"""Hugging Face decoders: where their neurons are, probes that measure them and masks that switch them off."""
+"""Hugging Face decoders: their families, layers, neurons and weights."""

@@ -1,64 +1,76 @@
-"""Seeing the rotated queries and keys of every attention layer, through transformers' attention interface.
+"""Captures the rotated queries and keys of attention layers through transformers' attention interface.
 
-The model's own implementation computes the attention: a registered function tells the listener and delegates.
+The model's own implementation still computes the attention. A registered function calls the listeners and then
+delegates to it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.pretrained import pretrained
 
 PREFIX = "pymultiling_"
 DELEGATES = ("eager", "sdpa", "flex_attention")
 
-_listeners: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()
+# listener(query, key, arguments): query (B, H, l, d) and key (B, K, l, d) are rotated; arguments are the keyword
+# arguments of the attention (scaling, sliding_window, softcap, ...).
+AttentionListener: TypeAlias = Callable[[Tensor, Tensor, dict[str, Any]], None]
+
+_listeners: WeakKeyDictionary[nn.Module, list[AttentionListener]] = WeakKeyDictionary()
 
 
 @contextmanager
-def listening(model: nn.Module, listeners: dict[nn.Module, Callable]) -> Iterator[None]:
-    """Inside, listeners[attention module](query, key, arguments) is called before that module's attention.
+def listen_to_attention(model: nn.Module, listeners: Mapping[nn.Module, AttentionListener]) -> Iterator[None]:
+    """Inside, each listener is called before its attention module computes the attention.
 
-    query (B, H, l, d) and key (B, K, l, d) are rotated; arguments are the keywords that the model passes
-    (scaling, sliding_window, softcap, ...).
+    Raises:
+        UnsupportedModel: the model's attention implementation has no function to delegate to.
     """
-    own = model.config._attn_implementation
-    if own.removeprefix(PREFIX) not in DELEGATES:
+    decoder = pretrained(model)
+    implementation = decoder.config._attn_implementation
+    if implementation is None or implementation.removeprefix(PREFIX) not in DELEGATES:
         raise UnsupportedModel(
-            f"queries and keys cannot be seen through the attention implementation {own!r}: call "
+            f"the attention implementation {implementation!r} does not give access to queries and keys: call "
             "model.set_attn_implementation('sdpa') first ('eager' for soft-capped scores)"
         )
     for module, listener in listeners.items():
         _listeners.setdefault(module, []).append(listener)
     try:
-        model.set_attn_implementation(_register(own.removeprefix(PREFIX)))
+        decoder.set_attn_implementation(_register(implementation.removeprefix(PREFIX)))
         yield
     finally:
-        model.set_attn_implementation(own)
+        decoder.set_attn_implementation(implementation)
         for module, listener in listeners.items():
             _listeners[module].remove(listener)
 
 
-def _register(own: str) -> str:
-    name = PREFIX + own
+def _register(implementation: str) -> str:
+    """Registers an attention function that calls the listeners and then `implementation`; returns its name."""
+    name = PREFIX + implementation
 
-    def attend(module, query, key, value, attention_mask, **arguments):
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
+    ) -> tuple[Tensor, Tensor | None]:
         for listener in _listeners.get(module, ()):
             listener(query, key, arguments)
-        if own == "eager":  # transformers keeps it in each model's own file
+        if implementation == "eager":  # transformers defines it in each model's own file
             run = sys.modules[type(module).__module__].eager_attention_forward
         else:
-            run = ALL_ATTENTION_FUNCTIONS[own]
-        return run(module, query, key, value, attention_mask, **arguments)
+            run = ALL_ATTENTION_FUNCTIONS[implementation]
+        output: tuple[Tensor, Tensor | None] = run(module, query, key, value, attention_mask, **arguments)
+        return output
 
     AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[own])
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name

@@ -1,10 +1,11 @@
-"""A Hugging Face decoder seen as layers of neurons."""
+"""Finds the neurons of a Hugging Face decoder, layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,65 +15,135 @@ from pymultiling.models.experts import Experts
 from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
 from pymultiling.models.find_modules import attention_projections, ffn_experts, ffn_projections, find, find_linear
-from pymultiling.models.linear import Projection, weight_of
-from pymultiling.models.spread import tensor_parallel_of, whole
+from pymultiling.models.linear import Linear, Projection, weight_of
+from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.spread import full_tensor, tensor_parallel_of
+
+if TYPE_CHECKING:
+    from transformers.utils.generic import ModelOutput
+
+
+@dataclass(frozen=True, eq=False)
+class DenseFFN:
+    """The projections of an FFN that is no mixture of experts.
+
+    Attributes:
+        gate: the projection that the activation is applied to. A plain FFN has this one and no `up`.
+        up: the projection that the activation is multiplied by, or None.
+        down: the projection back to the hidden size.
+    """
+
+    gate: Projection
+    up: Projection | None
+    down: Linear
+
+    @property
+    def width(self) -> int:
+        """Number of neurons."""
+        return self.gate.width
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The modules of one decoder layer, and the sizes read off their weights.
+    """The modules of one decoder layer, and the sizes that follow from their weights.
 
-    `gate` is what the activation is applied to; in a plain FFN, its only projection, and `up` is None. `rotates`: whether
-    its queries and keys turn. An FFN that is a mixture of experts has `experts`, and no gate, up and down.
+    Attributes:
+        attention: the attention.
+        q: the query projection.
+        k: the key projection.
+        v: the value projection.
+        o: the output projection.
+        q_norm: a norm of the queries, or None.
+        k_norm: a norm of the keys; None where there is no `q_norm`.
+        attention_norm: a norm of the attention's output, or None.
+        ffn: the module of the FFN.
+        ffn_parts: the projections of the FFN, or its experts.
+        ffn_norm: a norm of the FFN's output, or None.
+        head_size: the number of neurons of one head.
+        rotates: whether queries and keys are rotated.
     """
 
     attention: nn.Module
     q: Projection
     k: Projection
     v: Projection
-    o: nn.Module
+    o: Linear
     q_norm: nn.Module | None
     k_norm: nn.Module | None
     attention_norm: nn.Module | None
     ffn: nn.Module
-    gate: Projection | None
-    up: Projection | None
-    down: nn.Module | None
-    experts: Experts | None
+    ffn_parts: DenseFFN | Experts
     ffn_norm: nn.Module | None
     head_size: int
     rotates: bool
 
     @property
+    def gate(self) -> Projection | None:
+        """The gate projection, which is the only projection of a plain FFN besides `down`; None for experts."""
+        return self.ffn_parts.gate if isinstance(self.ffn_parts, DenseFFN) else None
+
+    @property
+    def up(self) -> Projection | None:
+        """The up projection; None for a plain FFN and for experts."""
+        return self.ffn_parts.up if isinstance(self.ffn_parts, DenseFFN) else None
+
+    @property
+    def down(self) -> Linear | None:
+        """The down projection; None for experts."""
+        return self.ffn_parts.down if isinstance(self.ffn_parts, DenseFFN) else None
+
+    @property
+    def experts(self) -> Experts | None:
+        """The experts, or None where the FFN is no mixture of experts."""
+        return self.ffn_parts if isinstance(self.ffn_parts, Experts) else None
+
+    @property
     def heads(self) -> int:
+        """Number of query heads."""
         return self.q.width // self.head_size
 
     @property
     def kv_heads(self) -> int:
+        """Number of key heads, which is that of value heads too."""
         return self.k.width // self.head_size
 
     def width(self, site: str) -> int:
-        """How many neurons the layer has at a site."""
-        ffn = self.experts or self.gate
-        return {"ffn": ffn.width, "q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}[site]
+        """Returns the number of neurons of a site."""
+        return {
+            "ffn": self.ffn_parts.width,
+            "q": self.q.width,
+            "k": self.k.width,
+            "v": self.v.width,
+            "o": self.q.width,
+        }[site]
 
 
 class Decoder:
-    """Finds the neurons of a model; UnsupportedModel where they are not where its family has them."""
+    """Finds the neurons of a model.
+
+    Attributes:
+        model: the model.
+        family: the family of the model.
+        base_model: the model without its head.
+        layers: the layers, from the first to the last.
+        tensor_parallel: which part of the neurons this process computes.
+
+    Raises:
+        UnsupportedModel: the neurons are not where the family has them.
+    """
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.family = family_of(model)
-        self.base_model = model.base_model
-        kind = model.config.model_type
-        self._heads = getattr(model.config, "num_attention_heads", None)
-        if not self._heads:
+        self.base_model: nn.Module = pretrained(model).base_model
+        self._config = pretrained(model).config
+        model_type = self._config.model_type
+        head_count: int | None = getattr(self._config, "num_attention_heads", None)
+        if not head_count:
             raise UnsupportedModel(
-                f"the configuration of {kind} has no num_attention_heads: say how many heads there are"
+                f"the configuration of {model_type} has no num_attention_heads: set it to the number of heads"
             )
-        self.layers = [
-            self._layer(layer, index) for index, layer in enumerate(find(self.base_model, self.family.layers, kind))
-        ]
+        self.layers = [self._layer(layer, index, head_count) for index, layer in enumerate(self.layer_modules())]
         self.tensor_parallel = tensor_parallel_of(model, self.layers[0].q.module.weight)
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
@@ -81,80 +152,101 @@ class Decoder:
     @property
     def activation(self) -> str:
         """transformers' name of the FFNs' activation."""
-        return activation_name(self.model.config, self.family)
+        return activation_name(self._config, self.family)
 
     @property
     def final_modules(self) -> list[nn.Module]:
-        """What comes after the last layer and before the head, in order."""
-        found = []
+        """The modules after the last layer and before the head, in the order in which they run."""
+        modules = []
         for path in self.family.final:
-            parent, _, name = path.rpartition(".")
-            parent = find(self.base_model, parent, self.model.config.model_type)
-            if getattr(parent, name, parent) is not None:  # a model without this one has None there
-                found.append(find(parent, name, self.model.config.model_type))
-        return found
+            parent_path, _, name = path.rpartition(".")
+            parent = find(self.base_model, parent_path, self._config.model_type)
+            if getattr(parent, name, parent) is not None:  # models that lack a module of the family set it to None
+                modules.append(find(parent, name, self._config.model_type))
+        return modules
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor):
-        """Runs the model without its head, every document's first token at position 0, wherever its padding is."""
+    def layer_modules(self) -> nn.ModuleList:
+        """Returns the model's list of decoder layers."""
+        return cast("nn.ModuleList", find(self.base_model, self.family.layers, self._config.model_type))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
+        """Runs the model without its head. On either side of padding, a document's first token has position 0.
+
+        Args:
+            input_ids: (documents, length) int64.
+            attention_mask: (documents, length), 0 for padding.
+
+        Returns:
+            The base model's output, whose first entry is the last hidden state.
+        """
         positions = {}
         if self.family.positions:
             positions["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        return self.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)
+        output: ModelOutput = self.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions
+        )
+        return output
 
     def widths(self) -> dict[str, int]:
-        """Neurons a layer, by site."""
+        """Returns the number of neurons of a layer, by site."""
         return {site: self.layers[0].width(site) for site in ("ffn", "q", "k", "v", "o")}
 
     def require_weights(self) -> None:
-        """UnsupportedModel where weights are not in memory, but offloaded or on the "meta" device."""
+        """Checks that all weights are in memory.
+
+        Raises:
+            UnsupportedModel: weights are offloaded or on the "meta" device.
+        """
         if any(parameter.is_meta for parameter in self.base_model.parameters()):
             raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
 
     def multiplier(self, norm: nn.Module) -> Tensor:
-        """What a norm multiplies by, as applied."""
-        return whole(norm.weight.detach()) + self.family.norm_offset
+        """Returns what a norm multiplies by: its weight and the family's offset."""
+        return full_tensor(tensor_attribute(norm, "weight").detach()) + self.family.norm_offset
 
-    def _layer(self, layer: nn.Module, index: int) -> Layer:
+    def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
         ffn = find(layer, family.ffn, where)
         o = find_linear(attention, family.o, where)
         if not getattr(attention, "is_causal", True):
-            raise UnsupportedModel(f"the attention of {where} is not causal: a decoder was looked for")
+            raise UnsupportedModel(f"the attention of {where} is not causal: only decoders are supported")
         width = weight_of(o).shape[1]
-        head_size, rest = divmod(width, self._heads)
+        head_size, rest = divmod(width, head_count)
         if rest:
-            raise UnsupportedModel(f"{where}: {family.o} takes {width} values, which {self._heads} heads cannot share")
+            raise UnsupportedModel(f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share")
         q, k, v = attention_projections(attention, family, where, width, head_size)
-        gate = up = down = experts = None
+        ffn_parts: DenseFFN | Experts
         if family.experts is not None:
-            experts = ffn_experts(ffn, family, where)
+            ffn_parts = ffn_experts(ffn, family, family.experts, where)
         else:
             down = find_linear(ffn, family.down, where)
             gate, up = ffn_projections(ffn, family, where, width=weight_of(down).shape[1])
+            ffn_parts = DenseFFN(gate, up, down)
         return Layer(
             attention=attention,
             q=q,
             k=k,
             v=v,
             o=o,
-            q_norm=family.q_norm and find(attention, family.q_norm, where),
-            k_norm=family.k_norm and find(attention, family.k_norm, where),
-            attention_norm=family.attention_norm and find(layer, family.attention_norm, where),
+            q_norm=_find_optional(attention, family.q_norm, where),
+            k_norm=_find_optional(attention, family.k_norm, where),
+            attention_norm=_find_optional(layer, family.attention_norm, where),
             ffn=ffn,
-            gate=gate,
-            up=up,
-            down=down,
-            experts=experts,
-            ffn_norm=family.ffn_norm and find(layer, family.ffn_norm, where),
+            ffn_parts=ffn_parts,
+            ffn_norm=_find_optional(layer, family.ffn_norm, where),
             head_size=head_size,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
         )
 
 
+def _find_optional(parent: nn.Module, path: str | None, where: str) -> nn.Module | None:
+    return find(parent, path, where) if path else None
+
+
 def model_device(model: nn.Module) -> torch.device:
-    """Where the model takes its input."""
-    return model.get_input_embeddings().weight.device
+    """Returns the device on which the model expects its input."""
+    return tensor_attribute(pretrained(model).get_input_embeddings(), "weight").device
 
 
 @contextmanager
@@ -167,11 +259,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_modes(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module is in training or evaluation mode as it was before."""
+    """On exit, every module is again in the training or evaluation mode that it had on entry."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
     finally:
         for module, training in modes.items():
-            if module.training != training:  # setting an attribute of a module takes its time
+            if module.training != training:  # setting an attribute of a module is slow
                 module.training = training

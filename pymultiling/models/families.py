@@ -1,18 +1,34 @@
-"""Every family of decoders that is known: one row a family."""
+"""The registry of the supported families of decoders, with one entry for each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import (
+        BloomConfig,
+        CohereConfig,
+        FalconConfig,
+        OlmoConfig,
+        OlmoeConfig,
+        PhiConfig,
+        StableLmConfig,
+    )
 
-def _bloom(config) -> Family:
+# Each function takes the configuration class of its own kind of model.
+FamilyFunction: TypeAlias = Callable[[Any], Family]
+
+
+def _bloom(config: BloomConfig) -> Family:
     if config.pretraining_tp > 1 and config.slow_but_exact:
         raise UnsupportedModel(
-            "this bloom computes projections in pieces, past their modules: set config.slow_but_exact = False and load it "
-            "again, the results agree to rounding"
+            "this bloom computes projections in pieces, without calling their modules: set config.slow_but_exact = "
+            "False and load it again, the results agree to rounding"
         )
     return Family(
         layers="h",
@@ -33,12 +49,16 @@ def _bloom(config) -> Family:
     )
 
 
-def _cohere(config) -> Family:
-    norms = {"q_norm": "q_norm", "k_norm": "k_norm"} if config.use_qk_norm else {}
-    return Family(**norms, centred_norms=True, interleaved=True)
+def _cohere(config: CohereConfig) -> Family:
+    return Family(
+        q_norm="q_norm" if config.use_qk_norm else None,
+        k_norm="k_norm" if config.use_qk_norm else None,
+        centred_norms=True,
+        interleaved=True,
+    )
 
 
-def _falcon(config) -> Family:
+def _falcon(config: FalconConfig) -> Family:
     if config.alibi and config._attn_implementation == "eager":
         raise UnsupportedModel(
             "transformers' eager attention of Falcon adds the biases of ALiBi twice: load the model with "
@@ -60,31 +80,43 @@ def _falcon(config) -> Family:
     )
 
 
-def _olmo(config) -> Family:
+def _olmo(config: OlmoConfig) -> Family:
     return Family(clip=config.clip_qkv)
 
 
-def _olmoe(config) -> Family:
+def _olmoe(config: OlmoeConfig) -> Family:
     if config.clip_qkv is not None:
         raise UnsupportedModel(
-            f"this olmoe clips queries and keys behind their norms, at {config.clip_qkv}, which is not supported: looked for "
-            "one whose configuration has no clip_qkv"
+            f"this olmoe clips queries and keys behind their norms, at {config.clip_qkv}, which is not supported: use "
+            "a model whose configuration has no clip_qkv"
         )
     return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
 
 
-def _phi(config) -> Family:
-    norms = {"q_norm": "q_layernorm", "k_norm": "k_layernorm"} if config.qk_layernorm else {}
-    return Family(**norms, centred_norms=True, final=("final_layernorm",), o="dense", gate=None, up="fc1", down="fc2")
+def _phi(config: PhiConfig) -> Family:
+    return Family(
+        final=("final_layernorm",),
+        q_norm="q_layernorm" if config.qk_layernorm else None,
+        k_norm="k_layernorm" if config.qk_layernorm else None,
+        centred_norms=True,
+        o="dense",
+        gate=None,
+        up="fc1",
+        down="fc2",
+    )
 
 
-def _stablelm(config) -> Family:
-    norms = {"q_norm": "q_layernorm", "k_norm": "k_layernorm"} if config.qk_layernorm else {}
-    return Family(**norms, centred_norms=True)
+def _stablelm(config: StableLmConfig) -> Family:
+    return Family(
+        q_norm="q_layernorm" if config.qk_layernorm else None,
+        k_norm="k_layernorm" if config.qk_layernorm else None,
+        centred_norms=True,
+    )
 
 
-# By the `model_type` of the model's configuration; a function of the configuration where the row depends on it.
-FAMILIES: dict[str, Family | Callable[..., Family]] = {
+# The keys are the `model_type` of the configuration. Where the entry depends on the configuration, it is a function
+# of it.
+FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "mistral": Family(),
     "qwen2": Family(),
@@ -142,7 +174,9 @@ FAMILIES: dict[str, Family | Callable[..., Family]] = {
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
     "stablelm": _stablelm,
-    "granite": Family(),  # its residual_multiplier acts behind the sublayers, whose own change is measured
+    # Its residual_multiplier is applied to the output of a sublayer; importance is the change of the output before
+    # that.
+    "granite": Family(),
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
     "olmo2": Family(
@@ -166,42 +200,43 @@ FAMILIES: dict[str, Family | Callable[..., Family]] = {
 }
 
 
-def register_family(model_type: str, family: Family | Callable[..., Family], *, replace: bool = False) -> None:
-    """Makes models of another kind measurable: says where they keep their neurons.
+def register_family(model_type: str, family: Family | FamilyFunction, *, replace: bool = False) -> None:
+    """Adds a family of decoders, so that its models can be measured.
 
         pml.register_family("mymodel", pml.Family(attention="attn", gate=None, up="fc1", down="fc2"))
 
-    Then run `pymultiling doctor --model DIR`, which compares importance with neurons that it really sets to zero.
+    Check the result with `pymultiling doctor --model DIR`. It compares the importance of some neurons with the effect
+    of setting them to zero.
 
     Args:
-        model_type: of the model's configuration.
-        family: where its neurons are; or a function that takes a configuration and gives that.
-        replace: also where the family is known.
+        model_type: the `model_type` of the models' configuration.
+        family: where the neurons are, or a function that returns this for a configuration.
+        replace: whether an existing entry for `model_type` may be replaced.
 
     Raises:
-        ValueError: what was given is no family; the family is known, and is not to be replaced.
+        ValueError: `family` is neither a Family nor a function; or `model_type` is known and `replace` is False.
     """
     if not isinstance(family, Family) and (isinstance(family, type) or not callable(family)):
-        raise ValueError(f"looked for a pymultiling.Family, or a function that gives one, got {family!r}")
+        raise ValueError(f"family must be a pymultiling.Family or a function that returns one, got {family!r}")
     if model_type in FAMILIES and not replace:
-        raise ValueError(f"the family {model_type!r} is known: give replace=True to put another in its place")
+        raise ValueError(f"the family {model_type!r} is registered already: pass replace=True to replace it")
     FAMILIES[model_type] = family
 
 
-def family_of(model) -> Family:
-    """The family of a model, by its configuration's model_type.
+def family_of(model: nn.Module) -> Family:
+    """Returns the family of a model, selected by the model_type of its configuration.
 
     Raises:
-        UnsupportedModel: it is of none that is known.
+        UnsupportedModel: the family is not known.
     """
     config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None)
-    if kind not in FAMILIES:
+    model_type = getattr(config, "model_type", None)
+    if model_type not in FAMILIES:
         raise UnsupportedModel(
-            f"{type(model).__name__} (model_type {kind!r}) is of no known family: looked for one of "
-            f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({kind!r}, "
-            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on the command line "
-            "in a file for --families"
+            f"{type(model).__name__} (model_type {model_type!r}) is of no known family: looked for one of "
+            f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "
+            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on "
+            "the command line in a file for --families"
         )
-    row = FAMILIES[kind]
-    return row if isinstance(row, Family) else row(config)
+    entry = FAMILIES[model_type]
+    return entry if isinstance(entry, Family) else entry(config)

@@ -1,53 +1,70 @@
-"""What is said of a family of decoders: where its neurons are, and what its attention does with them."""
+"""Describes a family of decoders: where its neurons are, and what its attention does with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pymultiling.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of decoders keeps its neurons, and what its attention does with them.
+    """Describes where a family of decoders keeps its neurons, and what its attention does with them.
 
-    The defaults are those of Llama: name what differs. `register_family` takes it. `layers` and `final` are paths inside
-    the base model (the model without its head); `attention`, `ffn` and the norms behind them are inside a decoder layer,
-    "" being the layer itself; all others are inside the attention or the FFN.
+    The defaults describe Llama, so only the differences need to be given. `register_family` takes a Family. `layers`
+    and `final` are paths inside the base model (the model without its head). `attention`, `ffn`, `attention_norm` and
+    `ffn_norm` are paths inside a decoder layer, where "" is the layer itself. All other paths are inside the
+    attention or the FFN.
 
     Attributes:
         layers: the list of decoder layers.
-        final: what comes after the last layer and before the head; of these, what a model sets to None is left out.
-        positions: the base model takes `position_ids`.
+        final: the modules after the last layer and before the head. A module that a model sets to None is left out.
+        positions: whether the base model takes `position_ids`.
         attention: the attention.
-        q, k, v: its projections.
-        qkv: one projection for all three, in place of them.
-        qkv_by_head: of `qkv`: its outputs are, for every key head, the queries that share it, the key and the value. If not,
-            all queries, all keys and all values.
-        q_norm, k_norm: norms of queries and keys before the rotation, over a head, or over all of them (by the length of
-            the norm's weight).
-        centred_norms: these subtract the mean, as LayerNorm does.
-        clip: largest magnitude of queries, keys and values as projected.
-        interface: the attention hands queries and keys to transformers' attention interface. If not, they are taken from
-            the projections, scaled by head size^-1/2.
-        scaled_queries: the attention scales queries by head size^-1/2 before it hands them over.
-        rotation: the keyword by which the attention gets the rotation's cosines and sines; None: nothing rotates.
-        rotates: an attribute of the attention that is set in the layers that rotate; None: all do.
-        interleaved: dimensions 2m and 2m + 1 turn together, not m and m + r/2.
-        half_tables: the tables of an interleaved rotation hold the angles one after the other, then again.
-        alibi: biases of the scores that grow with the key's position, which the attention gets as `alibi`: "added" to the
-            scaled scores, or "scaled" with them.
+        q: the query projection.
+        k: the key projection.
+        v: the value projection.
+        qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
+        qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
+            key, then the value. False: all queries, then all keys, then all values.
+        q_norm: a norm of the queries before the rotation. The length of its weight tells whether it is over one head or
+            over all heads.
+        k_norm: a norm of the keys before the rotation, in the same way.
+        centred_norms: whether `q_norm` and `k_norm` subtract the mean, as LayerNorm does.
+        clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
+            are not clipped.
+        interface: whether the attention passes queries and keys to transformers' attention interface. If not, they are
+            taken from the projections, and attention scores are scaled by head size^-1/2.
+        scaled_queries: whether the attention multiplies queries by head size^-1/2 before it passes them to the
+            interface.
+        rotation: the keyword argument in which the attention gets the cosines and sines of the rotation; None:
+            nothing is rotated.
+        rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
+        interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
+        half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
+        alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
+            `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
+            scaling.
         o: the output projection.
-        attention_norm: a norm behind the attention, before the residual is added.
+        attention_norm: a norm of the attention's output, before it is added to the residual.
         ffn: the FFN.
-        gate, up, down: its projections; no `gate`: a plain FFN, act(up).
-        gate_up: one projection for gate and up, in this order, in place of them.
-        experts: the module of all experts of an FFN that is a mixture of them, in place of its projections; its
-            parameters are gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width).
-        ffn_norm: a norm behind the FFN, before the residual is added.
-        ffn_alone: the FFN is a module that is called with its input and nothing else.
-        activation: transformers' name of the FFN's activation; None: the configuration says it.
-        norm_offset: norms multiply by their weight + this.
+        gate: the gate projection; None: the FFN is a plain one, act(up).
+        up: the up projection.
+        gate_up: one projection for gate and up, in this order, in place of `gate` and `up`.
+        down: the down projection.
+        experts: the module of all experts of a mixture-of-experts FFN, in place of the projections. Its parameters are
+            gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width).
+        ffn_norm: a norm of the FFN's output, before it is added to the residual.
+        ffn_alone: whether the FFN is a module that is called with its input and nothing else.
+        activation: transformers' name of the FFN's activation; None: it is read from the configuration.
+        norm_offset: what norms add to their weight before they multiply by it.
+
+    Raises:
+        ValueError: the values do not go together.
     """
 
     layers: str = "layers"
@@ -69,7 +86,7 @@ class Family:
     rotates: str | None = None
     interleaved: bool = False
     half_tables: bool = False
-    alibi: str | None = None
+    alibi: Literal["added", "scaled"] | None = None
     o: str = "o_proj"
     attention_norm: str | None = None
     ffn: str = "mlp"
@@ -84,7 +101,7 @@ class Family:
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        for fits, rule in (
+        for is_valid, rule in (
             (self.alibi in (None, "added", "scaled"), 'alibi is "added", "scaled" or None'),
             (
                 self.alibi is None or not (self.interface or self.rotation),
@@ -95,17 +112,21 @@ class Family:
             (self.interleaved or not self.half_tables, "half_tables go with interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "experts go without ffn_norm"),
         ):
-            if not fits:
+            if not is_valid:
                 raise ValueError(f"a family of this kind is not supported: {rule}")
 
 
-def activation_name(config, family: Family) -> str:
-    """transformers' name of the FFN's activation."""
-    names = ("hidden_activation", "hidden_act", "activation_function", "activation")
-    found = family.activation or next((value for name in names if (value := getattr(config, name, None))), None)
-    if found is None:
-        raise UnsupportedModel(
-            f"the configuration does not name the FFN's activation: looked for one of {', '.join(names)}; give it to "
-            "pymultiling.Family as activation"
-        )
-    return found
+def activation_name(config: PreTrainedConfig, family: Family) -> str:
+    """Returns transformers' name of the FFN's activation.
+
+    Raises:
+        UnsupportedModel: neither the family nor the configuration names it.
+    """
+    fields = ("hidden_activation", "hidden_act", "activation_function", "activation")
+    for name in (family.activation, *(getattr(config, field, None) for field in fields)):
+        if name:
+            return name
+    raise UnsupportedModel(
+        f"the configuration does not name the FFN's activation: looked for one of {', '.join(fields)}; pass it to "
+        "pymultiling.Family as activation"
+    )

@@ -1,32 +1,36 @@
-"""Finding a family's modules inside a layer; UnsupportedModel, with what was looked for, where they are not there."""
+"""Finds a family's modules inside a decoder layer. UnsupportedModel names what is missing."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import nn
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
-from pymultiling.models.linear import Projection, is_linear, weight_of
+from pymultiling.models.linear import Linear, Projection, is_linear, weight_of
 
 
 def attention_projections(
     attention: nn.Module, family: Family, where: str, width: int, head_size: int
 ) -> tuple[Projection, Projection, Projection]:
-    """q, k and v, `width` being that of q."""
+    """Returns q, k and v; `width` is the number of query neurons."""
     if family.qkv is None:
-        q, k, v = (_whole(find_linear(attention, name, where)) for name in (family.q, family.k, family.v))
+        q = _whole_module(find_linear(attention, family.q, where))
+        k = _whole_module(find_linear(attention, family.k, where))
+        v = _whole_module(find_linear(attention, family.v, where))
     else:
         fused = find_linear(attention, family.qkv, where)
         rows = weight_of(fused).shape[0]
-        keys = (rows - width) // 2
+        key_width = (rows - width) // 2
         if family.qkv_by_head:
-            groups = max(1, keys // head_size)
-            last, block = rows // groups, rows // groups - 2 * head_size
-            ends = (0, block, block + head_size, last)
+            groups = max(1, key_width // head_size)
+            query_end, block = rows // groups - 2 * head_size, rows // groups
+            ends = (0, query_end, query_end + head_size, block)
         else:
-            groups, ends = 1, (0, width, width + keys, rows)
-        q, k, v = (Projection(fused, start, stop, groups) for start, stop in zip(ends, ends[1:]))
+            groups, ends = 1, (0, width, width + key_width, rows)
+        q, k, v = (Projection(fused, start, stop, groups) for start, stop in pairwise(ends))
     if q.width != width or k.width != v.width or k.width % head_size or not k.width or width % k.width:
         raise UnsupportedModel(
             f"{where}: the widths of queries, keys and values, {q.width}, {k.width} and {v.width}, do not fit the "
@@ -36,36 +40,43 @@ def attention_projections(
 
 
 def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:
-    """Gate and up, of `width` neurons; a plain FFN has no up."""
+    """Returns gate and up of `width` neurons each; a plain FFN has no up."""
+    up: Projection | None
     if family.gate_up is not None:
         fused = find_linear(ffn, family.gate_up, where)
         rows = weight_of(fused).shape[0]
         gate, up = Projection(fused, 0, rows // 2), Projection(fused, rows // 2, rows)
     else:
-        gate, up = _whole(find_linear(ffn, family.up, where)), None
+        gate, up = _whole_module(find_linear(ffn, family.up, where)), None
         if family.gate is not None:
-            gate, up = _whole(find_linear(ffn, family.gate, where)), gate
-    for one in (gate, up):
-        if one is not None and one.width != width:
+            gate, up = _whole_module(find_linear(ffn, family.gate, where)), gate
+    for projection in (gate, up):
+        if projection is not None and projection.width != width:
             names = family.gate_up or (f"{family.gate} or {family.up}" if family.gate else family.up)
-            raise UnsupportedModel(f"{where}: {family.down} takes {width} values, and {names} gives {one.width}")
+            raise UnsupportedModel(f"{where}: {family.down} takes {width} values, and {names} gives {projection.width}")
     return gate, up
 
 
-def ffn_experts(ffn: nn.Module, family: Family, where: str) -> Experts:
+def ffn_experts(ffn: nn.Module, family: Family, path: str, where: str) -> Experts:
+    """Returns the experts of an FFN that is a mixture of them; `path` is their place in the FFN."""
     if hasattr(ffn, family.down):
         raise UnsupportedModel(
-            f"{where} has one dense FFN, and {family.experts} were looked for: models in which only some layers are "
+            f"{where} has one dense FFN, and {path} were looked for: models in which only some layers are "
             "mixtures of experts (Qwen3-MoE with mlp_only_layers or decoder_sparse_step) are not supported"
         )
-    return Experts.of(find(ffn, family.experts, where), where)
+    return Experts.from_module(find(ffn, path, where), where)
 
 
-def _whole(linear: nn.Module) -> Projection:
+def _whole_module(linear: Linear) -> Projection:
     return Projection(linear, 0, weight_of(linear).shape[0])
 
 
-def find_linear(parent: nn.Module, path: str, where: str) -> nn.Module:
+def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
+    """Returns the linear module at `path` inside `parent`.
+
+    Raises:
+        UnsupportedModel: there is no module, or it is not linear.
+    """
     module = find(parent, path, where)
     if not is_linear(module):
         raise UnsupportedModel(
@@ -75,7 +86,12 @@ def find_linear(parent: nn.Module, path: str, where: str) -> nn.Module:
     return module
 
 
-def find(parent: nn.Module, path: str, where: str):
+def find(parent: nn.Module, path: str, where: str) -> nn.Module:
+    """Returns the module at `path` inside `parent`; `where` says in messages which part of the model `parent` is.
+
+    Raises:
+        UnsupportedModel: there is no such module; the message lists the children of `parent`.
+    """
     try:
         return parent.get_submodule(path)
     except AttributeError:

@@ -1,8 +1,9 @@
-"""Linear modules of a model, and which of their outputs are a site's neurons."""
+"""Linear modules of a model, and which of their outputs are the neurons of a site."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,50 +11,55 @@ from transformers.pytorch_utils import Conv1D
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+Linear: TypeAlias = nn.Linear | Conv1D
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether it is torch's Linear or transformers' Conv1D (GPT-2), with weights that can be computed with."""
+
+def is_linear(module: nn.Module) -> TypeGuard[Linear]:
+    """Whether the module is torch's Linear or transformers' Conv1D (GPT-2) with floating-point weights."""
     return isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype in DTYPES
 
 
 def is_transposed(linear: nn.Module) -> bool:
-    """Whether its weight is stored (inputs, outputs)."""
+    """Whether the module stores its weight as (inputs, outputs)."""
     return isinstance(linear, Conv1D)
 
 
-def weight_of(linear: nn.Module) -> Tensor:
-    """The weight as (outputs, inputs); a view."""
+def weight_of(linear: Linear) -> Tensor:
+    """Returns the weight as (outputs, inputs); it is a view of the stored weight."""
     return linear.weight.T if is_transposed(linear) else linear.weight
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Outputs of a linear module: those from start to stop of each of `groups` equal blocks of them.
+    """Some outputs of a linear module: those from `start` to `stop` in each of `groups` equal blocks.
 
-    One group: a whole module, or a part of a fused projection. More: fused by head, such as [heads, 3, head size].
+    With one group, the projection is a whole module or a contiguous part of a fused one. With more groups it is fused
+    by head, for example as [heads, 3, head size].
     """
 
-    module: nn.Module
+    module: Linear
     start: int
     stop: int
     groups: int = 1
 
     @property
     def width(self) -> int:
+        """Number of neurons."""
         return self.groups * (self.stop - self.start)
 
-    def of(self, output: Tensor) -> Tensor:
-        """(..., outputs) -> (..., width), in the order of the neurons."""
+    def select(self, output: Tensor) -> Tensor:
+        """Selects the neurons, in their order, from the module's output: (..., outputs) -> (..., width)."""
         if self.groups == 1:
             return output[..., self.start : self.stop]
-        block = weight_of(self.module).shape[0] // self.groups  # of a part of the outputs, which has fewer blocks, too
-        return output.unflatten(-1, (-1, block))[..., self.start : self.stop].flatten(-2)
+        # The block size is read off the weight, because a tensor-parallel output has fewer blocks of the same size.
+        block = weight_of(self.module).shape[0] // self.groups
+        return torch.unflatten(output, -1, (-1, block))[..., self.start : self.stop].flatten(-2)
 
     def row_indices(self) -> Tensor:
-        """(width,) int64: the output, and so the row of `weight_of(module)`, of every neuron."""
+        """Returns (width,) int64: for every neuron its output, which is its row of `weight_of(module)`."""
         outputs = torch.arange(weight_of(self.module).shape[0])
         return outputs.view(self.groups, -1)[:, self.start : self.stop].flatten()
 
-    def place(self) -> slice | Tensor:
-        """What picks its outputs: a slice where it can."""
+    def index(self) -> slice | Tensor:
+        """Returns an index that selects the neurons from the outputs: a slice where the outputs are contiguous."""
         return slice(self.start, self.stop) if self.groups == 1 else self.row_indices()

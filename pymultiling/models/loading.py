@@ -1,113 +1,178 @@
-"""Models for the command line: from a folder or the Hugging Face Hub, or one sentence that says why not."""
+"""Loads models for the command line, from a folder or the Hugging Face Hub. Errors are one sentence with the reason."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from pymultiling.errors import BackendUnavailable, CheckpointError
+from pymultiling.models.pretrained import pretrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called "cpu", "cuda", or "auto": CUDA where there is one; of several processes on a machine each has its own."""
+    """Returns the device called "cpu", "cuda" or "auto"; "auto" is CUDA where it is available.
+
+    If several processes run on one machine, each gets its own GPU.
+
+    Raises:
+        BackendUnavailable: "cuda" was asked for, and torch finds no CUDA device.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(f"torch {torch.__version__} finds no CUDA device here: use --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def load_model(name: str, device: torch.device, dtype: str = "auto", revision: str | None = None):
-    """A causal language model in evaluation mode, and its tokenizer.
+def load_model(
+    name: str, device: torch.device, dtype: str = "auto", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: a folder that `save_pretrained` wrote, or a model's name on the Hub.
-        device: where to put it.
-        dtype: "float32", "bfloat16", or "auto": as it is stored, but float16, which overflows early, as float32.
-        revision: of a model on the Hub.
+        name: a folder that `save_pretrained` wrote, or the name of a model on the Hub.
+        device: where to put the model.
+        dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where they are
+            float16, which overflows early.
+        revision: a revision on the Hub.
+
+    Returns:
+        The model and its tokenizer.
 
     Raises:
-        CheckpointError: it cannot be loaded, or weights are missing.
+        CheckpointError: the model cannot be loaded, or weights are missing.
     """
-    return _loaded(AutoModelForCausalLM, name, device, dtype, revision)
+    return _load_with_tokenizer(AutoModelForCausalLM, name, device, dtype, revision)
 
 
 def hub_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit of a model that was loaded from the Hub, by where the cache has it; None where `name` is a folder."""
+    """Returns the commit of a model from the Hub, which is part of its path in the cache; None for a folder."""
     file = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def load_translator(name: str, device: torch.device):
-    """A causal language model, or an encoder-decoder that translates, and its tokenizer: as `load_model`, dtype "auto"."""
-    check_name(name)
-    try:
-        kind = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(name).is_encoder_decoder else AutoModelForCausalLM
-    except Exception as error:
-        raise CheckpointError(_cannot_load(name, error)) from error
-    return _loaded(kind, name, device, "auto", None)
+def load_translator(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model that translates, and its tokenizer. The dtype is selected as by "auto" in `load_model`.
 
+    Args:
+        name: a folder that `save_pretrained` wrote, or the name of a model on the Hub: an encoder-decoder or a causal
+            language model.
+        device: where to put the model.
 
-def _loaded(kind, name: str, device: torch.device, dtype: str, revision: str | None):
-    tokenizer = load_tokenizer(name, revision)
-    return load_weights(name, device, dtype, revision, kind), tokenizer
-
-
-def load_tokenizer(name: str, revision: str | None = None):
-    """A model's tokenizer.
+    Returns:
+        The model in evaluation mode, and its tokenizer.
 
     Raises:
-        CheckpointError: there is none, or it cannot be loaded.
+        CheckpointError: the model cannot be loaded, or weights are missing.
+    """
+    check_name(name)
+    auto_model: AutoModel
+    try:
+        is_encoder_decoder = AutoConfig.from_pretrained(name).is_encoder_decoder
+        auto_model = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    except Exception as error:
+        raise CheckpointError(_cannot_load(name, error)) from error
+    return _load_with_tokenizer(auto_model, name, device, "auto", None)
+
+
+def _load_with_tokenizer(
+    auto_model: AutoModel, name: str, device: torch.device, dtype: str, revision: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(name, revision)
+    return load_weights(name, device, dtype, revision, auto_model), tokenizer
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a model.
+
+    Raises:
+        CheckpointError: the model has no tokenizer, or it cannot be loaded.
     """
     check_name(name)
     silence_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except Exception as error:  # transformers says in several lines what it tried
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+    except Exception as error:  # the message of transformers lists all its attempts on several lines
         _require_config(name, revision)
         raise CheckpointError(_no_tokenizer(name, type(error).__name__)) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes it up for some kinds of models
+    # For some kinds of models transformers makes up a tokenizer where there is none.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise CheckpointError(_no_tokenizer(name, "it would have no tokens but special ones"))
     return tokenizer
 
 
 def load_weights(
-    name: str, device: torch.device, dtype: str = "auto", revision: str | None = None, kind=AutoModelForCausalLM
-):
-    """A model without its tokenizer: as `load_model`."""
+    name: str,
+    device: torch.device,
+    dtype: str = "auto",
+    revision: str | None = None,
+    auto_model: AutoModel = AutoModelForCausalLM,
+) -> PreTrainedModel:
+    """Loads a model in evaluation mode without its tokenizer.
+
+    Args:
+        name: as in `load_model`.
+        device: as in `load_model`.
+        dtype: as in `load_model`.
+        revision: as in `load_model`.
+        auto_model: the class of transformers that loads the model.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or weights are missing.
+    """
     check_name(name)
     silence_transformers()
     try:
-        model, found = kind.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
-    except Exception as error:  # every library below has errors of its own
+        loaded: Any = auto_model.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
+    except Exception as error:  # every library that is involved has exceptions of its own
         raise CheckpointError(_cannot_load(name, error)) from error
-    if found["missing_keys"]:
-        some = sorted(found["missing_keys"])
-        raise CheckpointError(f"{name} lacks {len(some)} weights, such as {some[0]}: load a complete model of its kind")
-    if dtype == "auto" and model.dtype == torch.float16:
+    model: nn.Module = loaded[0]
+    info: dict[str, set[str]] = loaded[1]
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} weights, such as {missing[0]}: load a complete model of its kind"
+        )
+    if dtype == "auto" and pretrained(model).dtype == torch.float16:
         model.float()
-    return model.to(device).eval()
+    return pretrained(model.to(device).eval())
 
 
-def load_without_weights(name: str, revision: str | None = None):
-    """The modules of a model with the shapes of its weights, without their values: reads the configuration only."""
+def load_without_weights(name: str, revision: str | None = None) -> PreTrainedModel:
+    """Builds a model on the "meta" device from its configuration: weights have shapes and no values.
+
+    Raises:
+        CheckpointError: the configuration cannot be loaded, or is not that of a causal language model.
+    """
     check_name(name)
     silence_transformers()
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise CheckpointError(_cannot_load(name, error)) from error
+    return model
 
 
 def check_name(name: str) -> None:
-    """CheckpointError where `name` can be neither a folder's nor a model's on the Hub."""
+    """Checks that a name can be a model's.
+
+    Raises:
+        CheckpointError: `name` is neither a folder with a model nor a possible name on the Hub.
+    """
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -118,13 +183,13 @@ def check_name(name: str) -> None:
 
 
 def silence_transformers() -> None:
-    """Turns off the bars and remarks of transformers: errors are raised all the same."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    """Turns off the progress bars and the warnings of transformers; its errors are still raised."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _require_config(name: str, revision: str | None) -> None:
-    """CheckpointError where not even a configuration is there."""
+    """Raises CheckpointError where not even the configuration can be loaded."""
     try:
         AutoConfig.from_pretrained(name, revision=revision)
     except Exception as error:

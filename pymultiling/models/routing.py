@@ -1,22 +1,42 @@
-"""What transformers' experts compute for the tokens that the router sends them, with a look at it on the way."""
+"""Runs transformers' experts on the tokens that the router sends them; callers can change the hidden activations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPED_FROM = (8, 0)  # NVIDIA's compute capability that torch's grouped_mm asks for
+GROUPED_FROM = (8, 0)  # the NVIDIA compute capability that torch's grouped_mm needs
+
+
+class ExpertsModule(nn.Module):
+    """Declares the attributes of transformers' modules of experts, for type checkers. It is never instantiated.
+
+    Attributes:
+        gate_up_proj: (E, 2 I, D).
+        down_proj: (E, D, I).
+        act_fn: the activation.
+    """
+
+    gate_up_proj: nn.Parameter
+    down_proj: nn.Parameter
+    act_fn: Callable[[Tensor], Tensor]
 
 
 class Routed(NamedTuple):
-    """What a layer's experts make of their input `states` (tokens, D): a row for each token and expert it is routed to.
+    """What a layer's experts compute, with one row for each token and expert that it is routed to, sorted by expert.
 
-    Rows are sorted by expert. tokens, experts: (S,) int64; weights: (S,), the router's; gate, up, hidden: (S, I),
-    hidden = act(gate) * up.
+    Attributes:
+        states: (tokens, D), the hidden states that the experts get.
+        tokens: (S,) int64, the token of each row.
+        experts: (S,) int64, the expert of each row.
+        weights: (S,), the router's weight of each row.
+        gate: (S, I).
+        up: (S, I).
+        hidden: (S, I), act(gate) * up.
     """
 
     states: Tensor
@@ -28,73 +48,88 @@ class Routed(NamedTuple):
     hidden: Tensor
 
 
-Change = Callable[[Routed], Tensor | None]
+# Returns what replaces `hidden`, or None to keep it.
+Change: TypeAlias = Callable[[Routed], Tensor | None]
 
 
 def run_experts(
-    module: nn.Module, changes: tuple[Change, ...], states: Tensor, index: Tensor, weights: Tensor
+    module: ExpertsModule, changes: tuple[Change, ...], states: Tensor, index: Tensor, weights: Tensor
 ) -> Tensor:
-    """states (T, D), the experts that the router chose for them and its weights (T, k) -> (T, D).
+    """Runs a layer's experts, with the changes applied to `hidden` one after the other.
 
-    Every change is called with what there is, and what it gives, if anything, replaces `hidden`.
+    Args:
+        module: the experts.
+        changes: called in this order; each sees what the earlier ones have changed.
+        states: (T, D), hidden states.
+        index: (T, k) int64, the experts that the router chose for each token.
+        weights: (T, k), the router's weights.
+
+    Returns:
+        (T, D), the output of the experts.
     """
     tokens, top_k = index.shape
     implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
-    eager = implementation == "eager"
-    if eager:  # the order in which it takes the rows of an expert
+    is_eager = implementation == "eager"
+    if is_eager:  # the order in which transformers' eager implementation takes the rows of an expert
         index, weights = index.T, weights.T
     order = index.flatten().argsort(stable=True)
-    experts, token_of = index.flatten()[order], order % tokens if eager else order // top_k
+    experts, row_tokens = index.flatten()[order], order % tokens if is_eager else order // top_k
     weights, count = weights.flatten()[order], len(module.down_proj)
     ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
-    grouped = implementation == "grouped_mm" and _has_grouped(states)
-    gate, up, hidden = (_up_at_once if grouped else _up)(module, states[token_of], ends)
-    routed = Routed(states, token_of, experts, weights, gate, up, hidden)
+    is_grouped = implementation == "grouped_mm" and _has_grouped(states)
+    gate, up, hidden = (_up_grouped if is_grouped else _up)(module, states[row_tokens], ends)
+    routed = Routed(states, row_tokens, experts, weights, gate, up, hidden)
     for change in changes:
         changed = change(routed)
         routed = routed if changed is None else routed._replace(hidden=changed)
-    out = (_down_at_once if grouped else _down)(module, routed.hidden, ends) * weights[:, None]
-    if not eager:
+    out = (_down_grouped if is_grouped else _down)(module, routed.hidden, ends) * weights[:, None]
+    if not is_eager:
         return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
     total = torch.zeros_like(states)
-    for rows in token_of.argsort(stable=True).view(tokens, top_k).T:  # a token's experts one after the other
+    # The outputs of a token's experts are added one after the other, as the eager implementation does.
+    for rows in row_tokens.argsort(stable=True).view(tokens, top_k).T:
         total = total + out[rows].to(total.dtype)
     return total
 
 
-@torch.compiler.disable  # the rows of every expert are others at every call
-def _up(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x (S, D) sorted by expert, where each one's rows end (E,) int32 -> gate, up and hidden (S, I)."""
+# Not compiled, because the number of rows of every expert differs from call to call.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _up(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes gate, up and hidden (S, I).
+
+    x: (S, D), sorted by expert. ends: (E,) int32, where the rows of each expert end.
+    """
     pairs = [F.linear(part, module.gate_up_proj[e]).chunk(2, dim=-1) for e, part in _by_expert(x, ends)]
     hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
-    return *(torch.cat(parts) for parts in zip(*pairs)), hidden
+    return torch.cat([gate for gate, _ in pairs]), torch.cat([up for _, up in pairs]), hidden
 
 
-@torch.compiler.disable
-def _down(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _down(module: ExpertsModule, hidden: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([F.linear(part, module.down_proj[e]) for e, part in _by_expert(hidden, ends)])
 
 
 def _by_expert(x: Tensor, ends: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The experts that have rows, and these."""
+    """Yields each expert that has rows, with its rows."""
     return ((e, part) for e, part in enumerate(x.tensor_split(ends.tolist()[:-1])) if len(part))
 
 
 def _has_grouped(x: Tensor) -> bool:
-    """Whether one launch multiplies all experts; on the CPU PyTorch, too, goes through them one by one."""
+    """Whether one launch multiplies all experts. On the CPU, PyTorch's grouped_mm loops over them as well."""
     return x.is_cuda and torch.cuda.get_device_capability(x.device) >= GROUPED_FROM
 
 
-def _up_at_once(module: nn.Module, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _up_grouped(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gate, up = _grouped(x, module.gate_up_proj, ends).chunk(2, dim=-1)
     return gate, up, module.act_fn(gate) * up
 
 
-def _down_at_once(module: nn.Module, hidden: Tensor, ends: Tensor) -> Tensor:
+def _down_grouped(module: ExpertsModule, hidden: Tensor, ends: Tensor) -> Tensor:
     return _grouped(hidden, module.down_proj, ends)
 
 
 def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """x (S, inputs) sorted by expert, weight (E, outputs, inputs) -> (S, outputs)."""
     multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
-    return multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
+    product: Tensor = multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
+    return product

@@ -1,1 +1,1 @@
-"""What is attached to a model for one forward, and taken off again."""
+"""Probes: hooks that are attached to a model for a forward, to measure or to change it, and removed afterwards."""

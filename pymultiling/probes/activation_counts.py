@@ -1,11 +1,13 @@
-"""How many positions every FFN neuron is active in, counted in a plain forward.
+"""Counts in how many positions every FFN neuron is active, in a plain forward.
 
-The model's output stays bit for bit; that of a mixture of experts does where the experts run as transformers' "eager"
-ones, and agrees to rounding with other implementations (`from_pretrained(..., experts_implementation="eager")`).
+The model's output stays the same bit for bit. For a mixture of experts this holds where the model uses transformers'
+"eager" experts (`from_pretrained(..., experts_implementation="eager")`). With other implementations the output agrees to
+rounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -13,10 +15,11 @@ from torch import Tensor, nn
 
 from pymultiling.errors import NonFiniteActivations, UnsupportedModel
 from pymultiling.models.decoder import Decoder, evaluation_mode
-from pymultiling.models.experts import Experts, Routed, changing
+from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Projection
+from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
-from pymultiling.probes.hooks import Hooks
+from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
 
 # transformers' names of the activations that are above zero exactly where their input is.
@@ -27,9 +30,16 @@ SIGN_PRESERVING_ACTIVATIONS = (
 
 
 class ActivationProbe:
-    """Counts, batch by batch, where act(gate) > 0; a neuron of a plain FFN, where act(up) > 0.
+    """Counts for each batch where act(gate) > 0; in a plain FFN, where act(up) > 0.
 
-    A neuron of an expert is active in no token that is routed past it.
+    A neuron of an expert is not active in tokens that are not routed to the expert.
+
+    Args:
+        model: a Hugging Face decoder of a supported family.
+
+    Raises:
+        UnsupportedModel: the neurons are not where a known family has them, weights are not in memory, or the
+            activation is none of SIGN_PRESERVING_ACTIVATIONS.
     """
 
     def __init__(self, model: nn.Module):
@@ -37,65 +47,72 @@ class ActivationProbe:
         self.decoder.require_weights()
         if self.decoder.activation not in SIGN_PRESERVING_ACTIVATIONS:
             raise UnsupportedModel(
-                f"the FFN's activation is {self.decoder.activation!r}; looked for one of {', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
+                f"the FFN's activation is {self.decoder.activation!r}; looked for one of "
+                f"{', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
             )
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
-        """(layers, neurons) int64 on the CPU: in how many of the positions `counted` each neuron is active.
+        """Counts for every neuron in how many of the positions `counted` it is active.
 
         Args:
             input_ids: (documents, length) int64, on the model's device.
             attention_mask: (documents, length), 0 for padding on either side.
             counted: (documents, length) bool.
 
+        Returns:
+            (layers, neurons) int64 on the CPU.
+
         Raises:
-            NonFiniteActivations: naming site, layer and document.
+            NonFiniteActivations: values are NaN or infinite; names site, layer and document.
+            UnsupportedModel: the model does not run its modules as its family does.
         """
         documents = torch.where(counted, 0, -1).flatten()
-        # Made before the forward: what is kept from the middle of it keeps the CPU's allocator from using memory again
-        # (8 layers of 256 x 2816: 24,000 page faults instead of 17,000, and 2% of the time).
+        # Allocated before the forward: memory that is allocated during the forward and kept stops the CPU's allocator
+        # from reusing memory (8 layers of 256 x 2816: 24,000 page faults instead of 17,000, and 2% of the time).
         shape = len(self.decoder.layers), self.decoder.widths()["ffn"]
         active = torch.zeros(shape, dtype=torch.int64, device=input_ids.device)
-        seen: dict[int, int] = {}  # how many neurons, which are fewer where the model is spread over processes
+        # The number of neurons of each layer in this process, which is smaller for a tensor-parallel model.
+        local_widths: dict[int, int] = {}
 
-        def watch(index: int, gate: Projection):
-            def count(_, args, output: Tensor) -> None:
-                x = gate.of(output).flatten(0, -2)
+        def count_projection(index: int, gate: Projection) -> OutputHook:
+            def count(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                x = gate.select(output).flatten(0, -2)
                 active[index, : x.shape[1]] = active_count(x, documents.to(x.device), 1)[0]
-                seen[index] = x.shape[1]
+                local_widths[index] = x.shape[1]
 
             return count
 
-        def watch_routed(index: int, experts: Experts):
+        def count_experts(index: int, experts: Experts) -> Callable[[Routed], None]:
             def count(routed: Routed) -> None:
                 active[index] = experts.active(routed, documents.to(routed.gate.device), 1)[0]
-                seen[index] = experts.width
+                local_widths[index] = experts.width
 
             return count
 
         with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
-                if layer.experts is not None:
-                    stack.enter_context(changing(layer.experts, watch_routed(index, layer.experts)))
+                ffn = layer.ffn_parts
+                if isinstance(ffn, Experts):
+                    stack.enter_context(change_hidden(ffn, count_experts(index, ffn)))
                 else:
-                    hooks.after(layer.gate.module, watch(index, layer.gate))
+                    hooks.after(ffn.gate.module, count_projection(index, ffn.gate))
             output = self.decoder.forward(input_ids, attention_mask)
-        if len(seen) < len(self.decoder.layers):
+        if len(local_widths) < len(self.decoder.layers):
             raise UnsupportedModel(
-                f"FFNs were seen in {len(seen)} of {len(self.decoder.layers)} layers: the model does not run its modules as "
-                "its family does in transformers"
+                f"FFNs were seen in {len(local_widths)} of {len(self.decoder.layers)} layers: the model does not run "
+                "its modules as its family does in transformers"
             )
         self._require_finite(output[0], input_ids, attention_mask)
-        return self.decoder.tensor_parallel.gather(active[:, : seen[0]], shape[1]).cpu()
+        return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1]).cpu()
 
     def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """What is not finite in any layer is not in the last one's output either, for the layers' outputs add up."""
+        """Checks the last hidden states. They are not finite if those of any layer are not, because layers add up."""
         if hidden.sum(dtype=torch.float32).isfinite():
-            return  # without a look at what is padding
-        broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
-        if broken.any():
-            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:  # which says where it began
+            return  # all values are finite, those at padding included
+        is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
+        if is_broken.any():
+            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:  # its error names the first such layer
                 probe.measure(input_ids, attention_mask)
-            document = int(broken.nonzero()[0])
+            document = int(is_broken.nonzero()[0])
             raise NonFiniteActivations(f"NaN or infinite output of document {document} of the batch", document)

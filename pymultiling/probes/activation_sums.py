@@ -11,65 +11,98 @@ from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, evaluation_mode
-from pymultiling.models.experts import Experts, Routed, changing
+from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import weight_of
+from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import places
+from pymultiling.probes.masking import change_points
+from pymultiling.probes.set_masks import SiteIndices
 
 
 class ActivationSumProbe:
-    """Adds up x[t, n] over the tokens t of a batch, x where `deactivate` changes it.
+    """Sums x[t, n] over the tokens t of a batch, where x is the tensor that `deactivate` changes.
 
-    A neuron of an expert has the sum over the tokens that are routed to the expert.
+    For a neuron of an expert, the sum is over the tokens that are routed to the expert.
+
+    Args:
+        model: a Hugging Face decoder of a supported family.
+        sites: which of "ffn", "q", "k", "v", "o".
+
+    Raises:
+        UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
+        ValueError: a site is unknown, or there is none.
     """
 
-    def __init__(self, model: nn.Module, sites: Iterable[str] = SITES):
+    def __init__(self, model: nn.Module, sites: str | Iterable[str] = SITES):
         self.decoder, self.sites = Decoder(model), check_sites(sites)
         self.decoder.require_weights()
-        self._has_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
+        self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
     def zero_sums(self) -> dict[str, Tensor]:
-        """The sums of no tokens: {site: (layers, neurons) float64}, "tokens": () int64 and, of experts, "routed": (layers, neurons)
-        int64, the tokens that are routed to each neuron's expert."""
+        """Returns the sums of no tokens.
+
+        Returns:
+            {site: (layers, neurons) float64} and "tokens": () int64, the number of tokens. For experts also "routed":
+            (layers, neurons) int64, the number of tokens that are routed to each neuron's expert.
+        """
         widths, layers = self.decoder.widths(), len(self.decoder.layers)
         sums = {site: torch.zeros(layers, widths[site], dtype=torch.float64) for site in self.sites}
         sums["tokens"] = torch.zeros((), dtype=torch.int64)
-        if self._has_experts:
+        if self._sums_experts:
             sums["routed"] = torch.zeros(layers, widths["ffn"], dtype=torch.int64)
         return sums
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """The sums of a batch, as in `zero_sums`: input_ids and attention_mask (documents, length), mask 0 for padding."""
+        """Measures a batch.
+
+        Args:
+            input_ids: (documents, length) int64.
+            attention_mask: (documents, length), 0 for padding.
+
+        Returns:
+            The sums over the batch, as in `zero_sums`.
+        """
         sums = self.zero_sums()
         sums["tokens"] += attention_mask.sum().cpu()
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
         valid = {device: attention_mask.flatten().to(device) for device in devices}
 
-        def add(index: int, parts: dict[str, slice | Tensor], whole: int, x: Tensor) -> None:
+        def add(layer: int, indices: SiteIndices, full_width: int, x: Tensor) -> None:
             x = upcast(x.flatten(0, -2))
-            total = self.decoder.tensor_parallel.gather(valid[x.device].to(x.dtype) @ x, whole).double().cpu()
-            for site, part in parts.items():
+            local_total = valid[x.device].to(x.dtype) @ x
+            total = self.decoder.tensor_parallel.gather(local_total, full_width).double().cpu()
+            for site, index in indices.items():
                 if site in sums:
-                    sums[site][index] += total[part]
+                    sums[site][layer] += total[index]
 
-        def add_routed(index: int, experts: Experts, routed: Routed) -> None:
-            documents = valid[routed.hidden.device] - 1  # -1 for padding
-            sums["ffn"][index] += experts.total(routed, documents, 1)[0].double().cpu()
-            sums["routed"][index] += experts.tokens(routed, documents, 1)[0].cpu()
+        def add_input(
+            layer: int, indices: SiteIndices, full_width: int, _: nn.Module, args: tuple[Tensor, ...]
+        ) -> None:
+            add(layer, indices, full_width, args[0])
+
+        def add_output(
+            layer: int, indices: SiteIndices, full_width: int, _: nn.Module, args: tuple[Tensor, ...], output: Tensor
+        ) -> None:
+            add(layer, indices, full_width, output)
+
+        def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
+            documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
+            sums["ffn"][layer] += experts.total(routed, documents, 1)[0].double().cpu()
+            sums["routed"][layer] += experts.tokens(routed, documents, 1)[0].cpu()
 
         with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
-            for index, layer in enumerate(self.decoder.layers):
-                if self._has_experts:
-                    stack.enter_context(changing(layer.experts, partial(add_routed, index, layer.experts)))
-                for module, on_input, parts in places(layer):
-                    if not sums.keys() & parts.keys():
+            for number, layer in enumerate(self.decoder.layers):
+                if self._sums_experts and layer.experts is not None:
+                    stack.enter_context(change_hidden(layer.experts, partial(add_routed, number, layer.experts)))
+                for module, on_input, indices in change_points(layer):
+                    if not sums.keys() & indices.keys():
                         continue
-                    at = index, parts, weight_of(module).shape[on_input]
+                    full_width = weight_of(module).shape[on_input]
                     if on_input:
-                        hooks.before(module, lambda _, args, at=at: add(*at, args[0]))
+                        hooks.before(module, partial(add_input, number, indices, full_width))
                     else:
-                        hooks.after(module, lambda _, args, output, at=at: add(*at, output))
+                        hooks.after(module, partial(add_output, number, indices, full_width))
             self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return sums

@@ -1,18 +1,19 @@
-"""Letting `gated_ffn` compute an FFN's activation and product, for the statistics that come with it."""
+"""Lets `gated_ffn` compute an FFN's activation and product, to get the statistics that it computes in the same pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import Tensor
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.decoder import Layer
+from pymultiling.models.decoder import DenseFFN, Layer
 from pymultiling.ops import GatedFFN, gated_ffn
 
-# transformers' names of the activations that gated_ffn knows.
-ACTIVATIONS = {
+# transformers' names of the activations, and those of gated_ffn.
+ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh", "relu"]] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -24,39 +25,55 @@ ACTIVATIONS = {
 
 @contextmanager
 def fused_ffn(
-    activation: str, layer: Layer, documents: Callable[[], tuple[Tensor, int]], keep: Callable[[GatedFFN], None]
+    activation: str,
+    layer: Layer,
+    parts: DenseFFN,
+    documents: Callable[[], tuple[Tensor, int]],
+    keep: Callable[[GatedFFN], None],
 ) -> Iterator[None]:
-    """Inside, the layer's FFN runs through gated_ffn, and keep(result) is called at every forward.
+    """Inside, the layer's FFN is computed by gated_ffn, and every forward calls keep(result).
 
-    activation is transformers' name of the FFN's; documents() gives the ids of the tokens at hand and their number. The
-    FFN module gets a forward of its own, which is taken away again; its projections run as modules, so their hooks work.
+    The FFN module gets another forward, which is removed at the end. Its projections still run as modules, so their
+    hooks are called.
+
+    Args:
+        activation: transformers' name of the FFN's activation.
+        layer: the layer.
+        parts: the projections of the layer's FFN.
+        documents: returns the document of each token (tokens,), -1 for padding, and the number of documents.
+        keep: gets the result of every forward.
+
+    Raises:
+        UnsupportedModel: gated_ffn does not know the activation.
     """
     if activation not in ACTIVATIONS:
         raise UnsupportedModel(f"the FFN's activation is {activation!r}; looked for one of {', '.join(ACTIVATIONS)}")
 
     def forward(x: Tensor) -> Tensor:
-        gate = layer.gate.module(x)
-        if layer.up is None:
-            up = None
-        else:
-            up = layer.up.of(gate if layer.up.module is layer.gate.module else layer.up.module(x)).flatten(0, 1)
+        gate_output = parts.gate.module(x)
+        up = None
+        if parts.up is not None:
+            # A fused projection of gate and up runs only once.
+            is_fused = parts.up.module is parts.gate.module
+            up = parts.up.select(gate_output if is_fused else parts.up.module(x)).flatten(0, 1)
         ids, count = documents()
         result = gated_ffn(
-            layer.gate.of(gate).flatten(0, 1),
+            parts.gate.select(gate_output).flatten(0, 1),
             up,
             activation=ACTIVATIONS[activation],
             documents=ids.to(x.device),
             count=count,
         )
         keep(result)
-        return layer.down(result.hidden.view(*x.shape[:-1], -1))
+        output: Tensor = parts.down(result.hidden.view(*x.shape[:-1], -1))
+        return output
 
-    own = vars(layer.ffn).get("forward")
+    previous = vars(layer.ffn).get("forward")
     layer.ffn.forward = forward
     try:
         yield
     finally:
-        if own is None:
+        if previous is None:
             del layer.ffn.forward
         else:
-            layer.ffn.forward = own
+            layer.ffn.forward = previous

@@ -1,34 +1,37 @@
-"""Every neuron's importance from one forward: what the hooks see is reduced inside the hook.
+"""Measures the importance of every neuron in one forward. Each hook reduces what it captures at once.
 
-Nothing of the size of the activations outlives its layer. The model is not changed: hooks and the attention interface
-are registered for the forward that is measured, and for no other.
+No tensor of the size of the activations is kept after its layer has run. The model is not changed: hooks and attention
+listeners are registered only for the forward that is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
-from pymultiling.models.attention import listening
-from pymultiling.models.decoder import Decoder, Layer, evaluation_mode
-from pymultiling.models.experts import Routed, changing
-from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.attention import AttentionListener, listen_to_attention
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, evaluation_mode
+from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.norms import epsilon
-from pymultiling.models.spread import weight_for
+from pymultiling.models.routing import Routed
+from pymultiling.models.spread import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import Importance, require_finite
-from pymultiling.probes.qk import of_scores
+from pymultiling.probes.qk import ImportanceScore, QKMode, Rope, importance_from_scores
 from pymultiling.probes.scores import Scores, watch_scores
-from pymultiling.probes.weight_products import FromWeights
+from pymultiling.probes.weight_products import WeightProducts
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
@@ -37,24 +40,36 @@ ROPES = ("pre", "post")
 class ImportanceProbe:
     """Measures batches of documents inside a `with` block.
 
-    Weights must not change inside the block: what depends on them alone is computed once. With `fused` the FFNs' product
-    is computed by `gated_ffn`, which gives its statistics in the same pass; the model's output then agrees to rounding,
-    and bit for bit without. None: for layers on a GPU, where it saves launches and memory traffic; on the CPU it saves
-    nothing, by measurement. Mixtures of experts run one way with `fused` and without, their output staying bit for bit if
-    the model's experts are transformers' "eager" ones, and agreeing to rounding if they are others.
+    Weights must not change inside the block, because what depends on them alone is computed once.
 
-    `qk` is the mode of qk_importance, "exact" or "fast". A factor by which a model multiplies a sublayer's output before it
-    adds it to the residual (Granite's) is no part of the sublayer.
+    A factor by which a model multiplies a sublayer's output before it adds it to the residual (Granite's) is no part of
+    the sublayer.
+
+    Args:
+        model: a Hugging Face decoder of a supported family.
+        sites: which of "ffn", "q", "k", "v", "o".
+        rope: as in `importance`.
+        score: as in `importance`.
+        fused: whether `gated_ffn` computes the product of the FFNs, which gives their statistics in the same pass. The
+            model's output then agrees to rounding; otherwise it is the same bit for bit. None: only for layers on a
+            GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures of experts
+            run in the same way in both cases: their output is the same bit for bit if the model uses transformers'
+            "eager" experts, and agrees to rounding otherwise.
+        qk: the mode of qk_importance, "exact" or "fast".
+
+    Raises:
+        UnsupportedModel: the neurons are not where a known family has them.
+        ValueError: an argument is none of the known ones.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        sites=SITES,
-        rope: str = "pre",
-        score: str = "importance",
+        sites: str | Iterable[str] = SITES,
+        rope: Rope = "pre",
+        score: ImportanceScore = "importance",
         fused: bool | None = None,
-        qk: str = "exact",
+        qk: QKMode = "exact",
     ):
         if rope not in ROPES or score not in SCORES or qk not in MODES:
             raise ValueError(
@@ -63,44 +78,39 @@ class ImportanceProbe:
             )
         self.decoder = Decoder(model)
         self.sites = check_sites(sites)
-        self.rope, self.score, self.fused, self.qk = rope, score, fused, qk
-        self._from_weights = FromWeights()
+        self.rope: Rope = rope
+        self.score: ImportanceScore = score
+        self.fused = fused
+        self.qk: QKMode = qk
+        self._weight_products = WeightProducts()
 
     @property
     def rule(self) -> str:
-        """What its numbers are, to be compared before numbers of different probes are added."""
-        estimated = self.qk != "exact" and {"q", "k"} & set(self.sites)
-        return f"{self.score}, rope {self.rope}" + (", q and k estimated" if estimated else "")
+        """How importance is defined; numbers of two probes can be added only where this is the same."""
+        is_estimated = self.qk != "exact" and {"q", "k"} & set(self.sites)
+        return f"{self.score}, rope {self.rope}" + (", q and k estimated" if is_estimated else "")
 
-    def __enter__(self) -> ImportanceProbe:
+    def __enter__(self) -> Self:
         self.decoder.require_weights()
         return self
 
-    def __exit__(self, *error) -> None:
-        self._from_weights.clear()
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            hooks = stack.enter_context(Hooks())
-            scores = {}
-            for index, layer in enumerate(self.decoder.layers):
-                if "ffn" in self.sites:
-                    self._watch_ffn(stack, hooks, index, layer)
-                if {"v", "o"} & set(self.sites):
-                    self._watch_output(hooks, index, layer)
-                if {"q", "k"} & set(self.sites):
-                    scores[layer.attention] = self._watch_scores(hooks, index, layer)
-            if scores and self.decoder.family.interface:
-                stack.enter_context(listening(self.decoder.model, scores))
-            yield
+    def __exit__(self, *_: object) -> None:
+        self._weight_products.clear()
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
-        """(documents, length) tokens -> {site: (documents, layers, neurons)}, with the errors of what is estimated.
+        """Measures a batch.
+
+        Args:
+            input_ids: (documents, length) int64.
+            attention_mask: (documents, length), 0 for padding on either side; None: there is no padding.
+
+        Returns:
+            {site: (documents, layers, neurons)}, and the standard errors of estimates.
 
         Raises:
-            NonFiniteActivations: naming site, layer and document.
+            NonFiniteActivations: values are NaN or infinite; names site, layer and document.
+            UnsupportedModel: the model does not run its modules as its family says.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -108,112 +118,148 @@ class ImportanceProbe:
         self._valid = attention_mask.bool()
         rows = torch.arange(self._count, device=input_ids.device)[:, None]
         self._documents = torch.where(self._valid, rows, -1).flatten()
-        self._found: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
+        self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
         self._errors: dict[str, dict[int, Tensor]] = {}
-        with evaluation_mode(self.decoder.model), self._watching():
+        with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, attention_mask)
-        found, self._found = self._found, {}
-        errors, self._errors = self._errors, {}
-        for site, values in found.items():
+        values_by_site, self._values = self._values, {}
+        errors_by_site, self._errors = self._errors, {}
+        for site, values in values_by_site.items():
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
-                    f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not run "
-                    "its modules as its family says (pymultiling.Family lists what can differ; without transformers' "
-                    "attention interface, interface=False)"
+                    f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not "
+                    "run its modules as its family says (pymultiling.Family lists what can differ; without "
+                    "transformers' attention interface, interface=False)"
                 )
-        stacked, of_errors = (
-            {site: self._stacked(site, values, input_ids.device) for site, values in kind.items()}
-            for kind in (found, errors)
-        )
-        require_finite(stacked)
-        return Importance(stacked, of_errors)
+        importance = self._stack_layers(values_by_site, input_ids.device)
+        errors = self._stack_layers(errors_by_site, input_ids.device)
+        require_finite(importance)
+        return Importance(importance, errors)
 
-    def _stacked(self, site: str, values: dict[int, Tensor], device: torch.device) -> Tensor:
-        """(documents, layers, neurons), of all processes that the model is spread over."""
-        found = torch.stack([values[index].to(device) for index in range(len(self.decoder.layers))], 1)
-        return self.decoder.tensor_parallel.gather(found, self.decoder.widths()[site])
+    def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""
+        stacked = {}
+        for site, by_layer in by_site.items():
+            local = torch.stack([by_layer[index].to(device) for index in range(len(self.decoder.layers))], 1)
+            stacked[site] = self.decoder.tensor_parallel.gather(local, self.decoder.widths()[site])
+        return stacked
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        """Inside, forwards fill `_values` and `_errors`."""
+        with ExitStack() as stack:
+            hooks = stack.enter_context(Hooks())
+            listeners: dict[nn.Module, AttentionListener] = {}
+            for index, layer in enumerate(self.decoder.layers):
+                if "ffn" in self.sites:
+                    self._watch_ffn(stack, hooks, index, layer)
+                if {"v", "o"} & set(self.sites):
+                    self._watch_output(hooks, index, layer)
+                if {"q", "k"} & set(self.sites):
+                    listener = self._watch_scores(hooks, index, layer)
+                    if listener is not None:
+                        listeners[layer.attention] = listener
+            if listeners:
+                stack.enter_context(listen_to_attention(self.decoder.model, listeners))
+            yield
 
     def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
-        if layer.experts is not None:
-            stack.enter_context(changing(layer.experts, lambda routed: self._keep_routed(index, layer, routed)))
-            return
-        released, alone = self.score == "released", self.decoder.family.ffn_alone
-        fused = layer.down.weight.is_cuda if self.fused is None else self.fused
-        # Statistics of the product are not those of what a hook at the down projection, such as deactivate's, makes of it.
-        fused = fused and layer.ffn_norm is None and not layer.down._forward_pre_hooks
-        if alone and (released or fused):
+        if isinstance(layer.ffn_parts, Experts):
+            experts = layer.ffn_parts
+            stack.enter_context(change_hidden(experts, partial(self._keep_routed, index, experts)))
+        else:
+            self._watch_dense_ffn(stack, hooks, index, layer, layer.ffn_parts)
 
-            def keep(ffn: GatedFFN) -> None:
-                norms = 1 if released else self._from_weights.column_norms(layer.down, ffn.squares.shape[1])
-                self._found["ffn"][index] = ffn.magnitude if released else ffn.squares * norms
+    def _watch_dense_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer, ffn: DenseFFN) -> None:
+        is_released = self.score == "released"
+        fused = ffn.down.weight.is_cuda if self.fused is None else self.fused
+        # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
+        # statistics would miss the change.
+        fused = fused and layer.ffn_norm is None and not ffn.down._forward_pre_hooks
+        if self.decoder.family.ffn_alone and (is_released or fused):
 
-            stack.enter_context(fused_ffn(self.decoder.activation, layer, lambda: (self._documents, self._count), keep))
-        elif released:
-            self._watch_magnitude(hooks, index, layer.up or layer.gate)
+            def keep_fused(result: GatedFFN) -> None:
+                if is_released:
+                    self._values["ffn"][index] = result.magnitude
+                else:
+                    norms = self._weight_products.column_norms(ffn.down, result.squares.shape[1])
+                    self._values["ffn"][index] = result.squares * norms
+
+            stack.enter_context(
+                fused_ffn(self.decoder.activation, layer, ffn, lambda: (self._documents, self._count), keep_fused)
+            )
+        elif is_released:
+            self._watch_magnitude(hooks, index, ffn.up or ffn.gate)
         elif layer.ffn_norm is not None:
-            self._watch_normed(hooks, layer.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
+            self._watch_normed(hooks, ffn.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
         else:
-            hooks.before(layer.down, lambda _, args: self._keep_energy("ffn", index, layer.down, args[0]))
 
-    def _keep_routed(self, index: int, layer: Layer, routed: Routed) -> None:
-        experts, documents = layer.experts, self._documents.to(routed.hidden.device)
+            def keep_energy(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                self._keep_energy("ffn", index, ffn.down, args[0])
+
+            hooks.before(ffn.down, keep_energy)
+
+    def _keep_routed(self, index: int, experts: Experts, routed: Routed) -> None:
+        documents = self._documents.to(routed.hidden.device)
         if self.score == "released":
-            found = experts.magnitude(routed, documents, self._count)
+            self._values["ffn"][index] = experts.magnitude(routed, documents, self._count)
         else:
-            found = experts.energy(routed, documents, self._count) * self._from_weights.expert_norms(experts)
-        self._found["ffn"][index] = found
+            energy = experts.energy(routed, documents, self._count)
+            self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
 
     def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
-        def watch(_, args, output: Tensor) -> None:
-            x = upcast(projection.of(output).flatten(0, -2)).abs()
-            self._found["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
+        def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            x = upcast(projection.select(output).flatten(0, -2)).abs()
+            self._values["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
 
-        hooks.after(projection.module, watch)
+        hooks.after(projection.module, keep_magnitude)
 
     def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
-        """V and O: the input of o_proj."""
+        """Measures V and O neurons at the input of o_proj."""
         sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
             shapes = {"v": (layer.kv_heads, layer.head_size), "o": (layer.width("o"), 1)}
             self._watch_normed(hooks, layer.o, layer.attention_norm, {site: shapes[site] for site in sites}, index)
             return
 
-        def watch(_, args) -> None:
+        def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].flatten(0, -2)
             documents, kv_heads = self._documents.to(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
                 magnitude = document_sum(upcast(x).abs(), documents, self._count)
                 by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
-                found = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
+                values = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
                 for site in sites:
-                    self._found[site][index] = found[site]
+                    self._values[site][index] = values[site]
                 return
             if "o" in sites:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
-                gram = self._from_weights.value_gram(layer.o, x.shape[1], kv_heads, layer.head_size)
-                self._found["v"][index] = value_energy(x, gram, documents, self._count)
+                gram = self._weight_products.value_gram(layer.o, x.shape[1], kv_heads, layer.head_size)
+                self._values["v"][index] = value_energy(x, gram, documents, self._count)
 
-        hooks.before(layer.o, watch)
+        hooks.before(layer.o, keep_output)
 
     def _watch_normed(
-        self, hooks: Hooks, linear: nn.Module, norm: nn.Module, shapes: dict[str, tuple[int, int]], index: int
+        self, hooks: Hooks, linear: Linear, norm: nn.Module, shapes: Mapping[str, tuple[int, int]], index: int
     ) -> None:
-        """Sites whose projection's output passes a norm: needs the projection's input and its output.
+        """Measures sites whose projection's output passes a norm, from the projection's input and its output.
 
-        shapes: for each site the heads of neurons among the projection's columns, and their size.
+        shapes: for each site, the number of heads among the projection's columns, and the number of neurons of a head.
         """
-        inputs = []
-        hooks.before(linear, lambda _, args: inputs.append(args[0].flatten(0, -2)))
+        inputs: list[Tensor] = []
 
-        def watch(_, args) -> None:
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs.append(args[0].flatten(0, -2))
+
+        def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
-            weight, all_inputs = weight_for(linear, x.shape[1]), weight_of(linear).shape[1]
-            for site, (heads, size) in shapes.items():
-                heads = heads * x.shape[1] // all_inputs  # of the part that is this process's
-                gram, scaled_gram = self._from_weights.grams(linear, x.shape[1], multiplier, heads, size)
+            weight, all_inputs = local_weight(linear, x.shape[1]), weight_of(linear).shape[1]
+            for site, (all_heads, size) in shapes.items():
+                heads = all_heads * x.shape[1] // all_inputs  # those of this process
+                gram, scaled_gram = self._weight_products.grams(linear, x.shape[1], multiplier, heads, size)
                 documents = self._documents.to(x.device)
-                self._found[site][index] = normed_energy(
+                self._values[site][index] = normed_energy(
                     x,
                     args[0].flatten(0, -2),
                     weight,
@@ -225,23 +271,24 @@ class ImportanceProbe:
                     self._count,
                 )
 
-        hooks.before(norm, watch)
+        hooks.before(linear, keep_input)
+        hooks.before(norm, keep_normed)
 
-    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> Callable | None:
-        """Q and K: returns what listens to the attention, where it can be listened to."""
+    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> AttentionListener | None:
+        """Measures Q and K neurons; returns a listener to register, or None."""
 
-        def see(scores: Scores) -> None:
+        def keep_importance(scores: Scores) -> None:
             valid = self._valid.to(scores.query.device)
-            q, k, *errors = of_scores(scores, self.decoder, layer, valid, self.rope, self.score, self.qk)
+            q, k, *errors = importance_from_scores(scores, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
-                    self._found[site][index] = importance
+                    self._values[site][index] = importance
             for site, error in zip(("q", "k"), errors):
                 if site in self.sites:
                     self._errors.setdefault(site, {})[index] = error
 
-        return watch_scores(self.decoder, hooks, layer, see)
+        return watch_scores(self.decoder, hooks, layer, keep_importance)
 
-    def _keep_energy(self, site: str, index: int, linear: nn.Module, x: Tensor) -> None:
+    def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
         energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
-        self._found[site][index] = energy * self._from_weights.column_norms(linear, x.shape[-1])
+        self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,18 @@ from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
+from pymultiling.probes.row_sets import RowSets
 
 
 class LikelihoodProbe:
     """Measures batches inside a `with` block, in which some of the model's neurons are off.
 
     Args:
-        model: a Hugging Face decoder with a language-model head; of a supported family, if anything is off.
-        sets: what is off; None: nothing.
-        scale, mean: as in `deactivate`.
+        model: a Hugging Face decoder with a language-model head. If any neurons are off, it must be of a supported
+            family.
+        sets: the neurons that are off; None: all neurons are on.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
     """
 
     def __init__(
@@ -34,45 +38,51 @@ class LikelihoodProbe:
     ):
         self._model, self._device = model, model_device(model)
         self._sets, self._scale, self._mean = sets, scale, mean
+        self._row_sets: RowSets | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> LikelihoodProbe:
+    def __enter__(self) -> Self:
         self._stack.enter_context(evaluation_mode(self._model))
-        self._rows = None
-        if any(one is not None for one in self._sets):  # a model of any kind has likelihoods
-            self._rows = self._stack.enter_context(
+        self._row_sets = None
+        # A Decoder is needed only where neurons are off, because models of any family have likelihoods.
+        if any(neurons is not None for neurons in self._sets):
+            self._row_sets = self._stack.enter_context(
                 change_neurons(Decoder(self._model), self._sets, self._scale, self._mean)
             )
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @torch.no_grad()
     def measure(self, batch: Batch, sets: Sequence[int], starts: Sequence[int]) -> Tensor:
-        """log p of every row.
+        """Returns log p of every row.
 
             sum_t log p(token_t | tokens before it),   t = start, start + 1, ...
 
         Args:
             batch: padded on the right.
-            sets: of every row the place of its set.
-            starts: of every row the first token that counts, at least 1: the first token has nothing before it.
+            sets: for every row, the index of its set.
+            starts: for every row, the first token that counts; at least 1, because nothing comes before the first
+                token.
 
         Returns:
             (rows,) float64 on the CPU, in nats; NaN or infinite where the model's output is.
         """
-        if self._rows is not None:
-            self._rows.assign(torch.tensor(sets))
+        if self._row_sets is not None:
+            self._row_sets.assign(torch.tensor(sets))
         ids, mask = batch.input_ids.to(self._device), batch.attention_mask.to(self._device)
-        first = min(starts) - 1  # logits before it, nobody asks for
+        first = min(starts) - 1  # logits before this position are not needed
         options = {"logits_to_keep": ids.shape[1] - first} if first else {}
         logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-        return _of_rows(logits, ids[:, first:], batch, first, starts)
+        return _row_likelihoods(logits, ids[:, first:], batch, first, starts)
 
 
-def _of_rows(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """logits and ids begin with token `first`. A row at a time: float32 logits of all would take twice the model's memory."""
+def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
+    """Sums the log-likelihoods; the first position of logits and ids is that of token `first`.
+
+    It takes one row at a time: float32 logits of all rows would take twice the memory of the model's logits.
+    """
     losses = [
         F.cross_entropy(
             upcast(logits[row, start - 1 - first : length - 1 - first]),

@@ -1,4 +1,4 @@
-"""Switching neurons off inside a model: their activations are changed on the way, the weights stay as they are."""
+"""Switches neurons off inside a model: their activations are changed during the forward, and weights stay unchanged."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.experts import Change, Experts, Routed, changing
-from pymultiling.models.linear import weight_of
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer
+from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.linear import Linear, weight_of
+from pymultiling.models.routing import Change, Routed
 from pymultiling.models.spread import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.row_sets import Rows, checked_rows
-from pymultiling.probes.set_masks import Parts, check_mean, masks_of, values_of
+from pymultiling.probes.row_sets import RowSets, check_rows
+from pymultiling.probes.set_masks import SiteIndices, check_mean, mean_values, set_masks
 
 
 @contextmanager
@@ -31,146 +33,190 @@ def deactivate(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
 ) -> Iterator[nn.Module]:
-    """Every forward inside the block runs as if the parameters of `neurons` were zero, or scaled; weights are not touched.
+    """Switches neurons off: inside the block, the model runs as if all parameters of the neurons were zero.
 
         x[n] becomes scale x[n], or mean[n], for every neuron n of the set
 
-    FFN neurons are changed at the input of the down projection, O neurons at the input of o_proj, and Q, K and V neurons
-    at the output of their projection (bias included). Neurons of an expert are changed in the tokens that are routed to it,
-    and its router stays as it is. Given several sets, each row of the batch runs under its own, in the same forward.
-    Contexts nest, the inner one's change follows the outer one's: with scale 0 the union is off. All is removed on exit,
-    also after an exception. Where activations are computed again for gradients (checkpointing), the backward pass belongs
-    inside. Source: arXiv 2402.18815, section 2.
+    x is the input of the down projection for FFN neurons, the input of o_proj for O neurons, and the output of the
+    projection (bias included) for Q, K and V neurons. Weights are not changed. Neurons of an expert are changed in the
+    tokens that are routed to it, and the router is not changed.
+
+    If several sets are given, each row of the batch runs under its own set, in the same forward. Contexts can be
+    nested; the inner change is applied after the outer one, so with scale 0 the union of the sets is off. On exit
+    everything is removed, also after an exception. Where activations are recomputed for gradients (gradient
+    checkpointing), the backward pass must be inside the block.
+
+    Source: arXiv 2402.18815, section 2.
 
     Args:
         model: a Hugging Face decoder of a supported family; it may be compiled.
-        neurons: the set to switch off, or a list of sets, with None for rows that run as they are.
-        rows: with a list, the place in it of each row's set, (batch,) int; None: row r is under set r. In `model.generate`
-            these are the prompts' rows; the beams and samples of a prompt are under its set.
-        scale: 0 switches off; 2 doubles the neurons' activations.
-        mean: {site: (layers, neurons)}, values that the neurons are set to, such as those of `mean_activations`.
+        neurons: the set of neurons to switch off; or a list of sets for the rows of the batch, in which None means that
+            all neurons are on.
+        rows: only with a list: for each row of the batch the index of its set in the list, (batch,) int. None: row r is
+            under set r. In `model.generate` the rows are the prompts; all beams and samples of a prompt are under its
+            set.
+        scale: the factor of the neurons' activations: 0 switches the neurons off, 2 doubles their activations.
+        mean: {site: (layers, neurons)}, the values that the neurons are set to, such as those of `mean_activations`.
+            None: the neurons are scaled.
 
     Yields:
         The model.
 
     Raises:
-        UnsupportedModel: the model's neurons are not where a known family has them.
-        ValueError: a set is of a model of another shape; `rows` name a set that is not there, or are not as many as the
-            batch has; `mean` lacks a site of the sets, or comes with a scale.
+        UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
+        ValueError: a set is of a model of another shape; `rows` has an index that is not in the list, or not as many
+            entries as the batch has rows; `mean` lacks a site of the sets, or is given together with a scale.
 
     Warns:
         UserWarning: a set has no neurons.
     """
     decoder = Decoder(model)
-    several = not isinstance(neurons, NeuronSet)
-    if rows is not None and not several:
-        raise ValueError("rows choose among several sets: give a list of them")
-    if several and (isinstance(neurons, Mapping) or not neurons):
-        raise ValueError("looked for a set of neurons or a list of some; of a dictionary give list(sets.values())")
-    named = {f"set {place}": one for place, one in enumerate(neurons)} if several else {"the set": neurons}
-    check_sets(decoder, named)
-    with change_neurons(decoder, list(named.values()), scale, mean) as rows_of_sets, ExitStack() as stack:
-        if several:
-            rows_of_sets.assign(checked_rows(rows, len(named)))
-            stack.enter_context(rows_of_sets.in_generate())
-        yield model
+    if isinstance(neurons, NeuronSet):
+        if rows is not None:
+            raise ValueError("rows choose among several sets: give a list of them")
+        check_sets(decoder, {"the set": neurons})
+        with change_neurons(decoder, [neurons], scale, mean):
+            yield model
+        return
+    if isinstance(neurons, Mapping) or not neurons:
+        raise ValueError("neurons must be a set of neurons or a list of some; of a dictionary give list(sets.values())")
+    check_sets(decoder, {f"set {number}": neuron_set for number, neuron_set in enumerate(neurons)})
+    with change_neurons(decoder, neurons, scale, mean) as row_sets:
+        row_sets.assign(check_rows(rows, len(neurons)))
+        with row_sets.in_generate():
+            yield model
 
 
-def check_sets(decoder: Decoder, named: Mapping[str, NeuronSet | None]) -> None:
-    """ValueError where a set is of a model of another shape, a warning where it is empty; both by its name."""
-    for name, one in named.items():
-        if one is None:
+def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> None:
+    """Checks that sets fit the model. Messages use the names of the sets.
+
+    Raises:
+        ValueError: a set is of a model of another shape.
+
+    Warns:
+        UserWarning: a set has no neurons.
+    """
+    for name, neurons in named_sets.items():
+        if neurons is None:
             continue
-        one.check_fits(decoder.widths(), len(decoder.layers), name)
-        if len(one) == 0:
-            warnings.warn(f"{name} has no neurons: under it the model runs as it is")
+        neurons.check_fits(decoder.widths(), len(decoder.layers), name)
+        if len(neurons) == 0:
+            warnings.warn(f"{name} has no neurons: under it the model runs as it is", stacklevel=2)
 
 
 @contextmanager
 def change_neurons(
     decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
-) -> Iterator[Rows]:
-    """Inside, neurons are scaled, or set to their mean; gives what assigns a set to each row, the first until then."""
+) -> Iterator[RowSets]:
+    """Inside, neurons are scaled, or set to their mean.
+
+    Args:
+        decoder: the model.
+        sets: the neurons to change.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
+
+    Yields:
+        What assigns a set to each row. Until it is used, all rows are under the first set.
+    """
     decoder.require_weights()
     if not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")
     check_mean(decoder, sets, scale, mean)
 
-    def found(index: int, parts: Parts, width: int, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        masks = masks_of(sets, index, parts, width, weight.device)
-        return masks, None if mean is None else values_of(mean, index, parts, width, weight)
+    def masks_and_values(number: int, indices: SiteIndices, width: int, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        masks = set_masks(sets, number, indices, width, weight.device)
+        return masks, None if mean is None else mean_values(mean, number, indices, width, weight)
 
-    rows = Rows(decoder.model)
+    row_sets = RowSets(decoder.model)
     with ExitStack() as stack, Hooks() as hooks:
-        for index, layer in enumerate(decoder.layers):
-            if decoder.family.ffn == "" or layer.experts is not None:
-                hooks.before(layer.ffn, rows.see, with_kwargs=True)
-            if layer.experts is not None:
-                experts, down = layer.experts, layer.experts.module.down_proj
-                masks, values = found(index, {"ffn": slice(None)}, experts.width, down)
+        for number, layer in enumerate(decoder.layers):
+            ffn = layer.ffn_parts
+            if decoder.family.ffn == "" or isinstance(ffn, Experts):
+                hooks.before_with_keywords(layer.ffn, row_sets.see_batch_size)
+            if isinstance(ffn, Experts):
+                masks, values = masks_and_values(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
                 if masks.any():
-                    stack.enter_context(changing(experts, _change_routed(rows, experts, masks, scale, values)))
-            for module, on_input, parts in places(layer):
+                    stack.enter_context(change_hidden(ffn, _routed_change(row_sets, ffn, masks, scale, values)))
+            for module, on_input, indices in change_points(layer):
                 weight = weight_of(module)
-                masks, values = found(index, parts, weight.shape[on_input], weight)
+                masks, values = masks_and_values(number, indices, weight.shape[on_input], weight)
                 if not masks.any():
                     continue
-                change = _change(decoder.tensor_parallel, rows, masks, scale, values)
-                # What somebody else's hook has seen, and may have kept, is not written into.
+                change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
                 if on_input:
-
-                    def before(module, args, change=change):
-                        return (change(args[0], len(module._forward_pre_hooks) == 1), *args[1:])
-
-                    hooks.before(module, before)
+                    hooks.before(module, _input_hook(change))
                 else:
-
-                    def after(module, args, output, change=change):
-                        return change(output, len(module._forward_hooks) == 1)
-
-                    hooks.after(module, after)
-        yield rows
+                    hooks.after(module, _output_hook(change))
+        yield row_sets
 
 
-def places(layer: Layer) -> Iterator[tuple[nn.Module, bool, Parts]]:
-    """Where neurons are changed, but for those of experts: a linear module, whether at its input, and the sites' parts."""
-    if layer.experts is None:
-        yield layer.down, True, {"ffn": slice(None)}
+def change_points(layer: Layer) -> Iterator[tuple[Linear, bool, SiteIndices]]:
+    """Yields where neurons are changed, except those of experts.
+
+    Yields:
+        A linear module; True for its input and False for its output; which of these are the neurons of each site.
+    """
+    if isinstance(layer.ffn_parts, DenseFFN):
+        yield layer.ffn_parts.down, True, {"ffn": slice(None)}
     yield layer.o, True, {"o": slice(None)}
-    outputs: dict[nn.Module, Parts] = {}  # the parts of a fused projection share a module
+    outputs: dict[Linear, SiteIndices] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
-        outputs.setdefault(projection.module, {})[site] = projection.place()
-    for module, parts in outputs.items():
-        yield module, False, parts
+        outputs.setdefault(projection.module, {})[site] = projection.index()
+    for module, indices in outputs.items():
+        yield module, False, indices
 
 
-def _change(
-    spread: TensorParallel, rows: Rows, all_masks: Tensor, scale: float, all_values: Tensor | None
-) -> Callable[[Tensor, bool], Tensor]:
-    def change(x: Tensor, ours: bool) -> Tensor:
-        flat, ids = x.flatten(0, -2), rows.of_tokens(x)
-        own = spread.own(x.shape[-1], all_masks.shape[1])
-        masks = all_masks[:, own]
-        added = None if all_values is None else all_values[own].to(x.dtype)  # autocast's is another than the weights'
+# change(x, is_only_hook): in place only where no other hook has seen x, because it may keep it.
+_TensorChange: TypeAlias = Callable[[Tensor, bool], Tensor]
+
+
+def _input_hook(change: _TensorChange) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(args[0], len(module._forward_pre_hooks) == 1), *args[1:])
+
+    return hook
+
+
+def _output_hook(change: _TensorChange) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(output, len(module._forward_hooks) == 1)
+
+    return hook
+
+
+def _tensor_change(
+    tensor_parallel: TensorParallel, row_sets: RowSets, all_masks: Tensor, scale: float, all_values: Tensor | None
+) -> _TensorChange:
+    def change(x: Tensor, is_only_hook: bool) -> Tensor:
+        flat, ids = x.flatten(0, -2), row_sets.token_ids(x)
+        local = tensor_parallel.local_slice(x.shape[-1], all_masks.shape[1])
+        masks = all_masks[:, local]
+        # Under autocast the activations have another dtype than the weights.
+        values = None if all_values is None else all_values[local].to(x.dtype)
         if torch.compiler.is_compiling():
-            return mask_neurons(flat, masks, ids, scale=scale, values=added).view(x.shape)
-        if _differentiated_forward(x):  # which plain PyTorch knows, and a custom operator does not
-            return mask_neurons(flat, masks, ids, scale=scale, values=added, backend="torch").view(x.shape)
-        inplace = ours and not (x.requires_grad and torch.is_grad_enabled())
-        return mask_neurons(flat, masks, ids, scale=scale, values=added, inplace=inplace).view(x.shape)
+            return mask_neurons(flat, masks, ids, scale=scale, values=values).view(x.shape)
+        if _has_forward_derivative(x):  # plain PyTorch supports this, a custom operator does not
+            return mask_neurons(flat, masks, ids, scale=scale, values=values, backend="torch").view(x.shape)
+        inplace = is_only_hook and not (x.requires_grad and torch.is_grad_enabled())
+        return mask_neurons(flat, masks, ids, scale=scale, values=values, inplace=inplace).view(x.shape)
 
     return change
 
 
-def _change_routed(rows: Rows, experts: Experts, masks: Tensor, scale: float, values: Tensor | None) -> Change:
+def _routed_change(
+    row_sets: RowSets, experts: Experts, masks: Tensor, scale: float, all_values: Tensor | None
+) -> Change:
     def change(routed: Routed) -> Tensor:
-        added = None if values is None else values.to(routed.hidden.dtype)
-        plain = not torch.compiler.is_compiling() and _differentiated_forward(routed.hidden)
-        return experts.masked(routed, masks, rows.of_tokens(routed.states), scale, added, plain)
+        values = None if all_values is None else all_values.to(routed.hidden.dtype)
+        plain = not torch.compiler.is_compiling() and _has_forward_derivative(routed.hidden)
+        return experts.mask_hidden(routed, masks, row_sets.token_ids(routed.states), scale, values, plain)
 
     return change
 
 
-def _differentiated_forward(x: Tensor) -> bool:
-    """Whether x is inside torch.func's transforms, or has a tangent."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(x) or unpack_dual(x).tangent is not None
+def _has_forward_derivative(x: Tensor) -> bool:
+    """Whether x is inside a transform of torch.func, or has a tangent."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return True
+    return unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]

@@ -1,74 +1,123 @@
-"""Importance of the query and key neurons of a layer, from what its attention makes its scores of."""
+"""Importance of the query and key neurons of a layer, computed from the inputs of its attention scores."""
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.norms import centred_epsilon, centred_weight, normed
+from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
+from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
 from pymultiling.probes.scores import Scores, with_bias, without_bias
 
+Rope: TypeAlias = Literal["pre", "post"]
+ImportanceScore: TypeAlias = Literal["importance", "released"]
+QKMode: TypeAlias = Literal["exact", "fast"]
 
-def of_scores(
-    scores: Scores, decoder: Decoder, layer: Layer, valid: Tensor, rope: str, score: str, mode: str
+
+def importance_from_scores(
+    scores: Scores,
+    decoder: Decoder,
+    layer: Layer,
+    valid: Tensor,
+    rope: Rope,
+    score: ImportanceScore,
+    mode: QKMode,
 ) -> list[Tensor]:
-    """(B, H d) and (B, K d), and with mode "fast" their standard errors; valid (B, l) bool, the rest as in `importance`."""
+    """Returns the importance of the query and the key neurons.
+
+    Args:
+        scores: the inputs of the attention scores.
+        decoder: the model.
+        layer: its layer.
+        valid: (B, l) bool, False for padding.
+        rope: as in `importance`.
+        score: as in `importance`.
+        mode: as in `qk_importance`.
+
+    Returns:
+        (B, H d) for q and (B, K d) for k; with mode "fast" also the standard errors in the same shapes.
+    """
     family = decoder.family
-    pre = rope == "pre" and score == "importance"
-    if pre and family.centred_norms and layer.q_norm is not None:
-        exact = _centred(scores, layer, valid, family.interleaved)
+    is_pre = rope == "pre" and score == "importance"
+    if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
+        exact = _centred(scores, layer.q_norm, layer.k_norm, valid, family.interleaved)
         return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
-    query, key = (scores.query, scores.key) if scores.bias is None else with_bias(scores)
+    query, key = (scores.query, scores.key) if scores.bias is None else with_bias(scores, scores.bias)
     cos = sin = q_plain = k_plain = q_gain = k_gain = None
     if score == "released":
         scale = scores.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
         q_plain, k_plain = upcast(query) / scale, upcast(key) / scale
-    elif pre and (scores.rotation is not None or layer.q_norm is not None):
+    elif is_pre and (scores.rotation is not None or layer.q_norm is not None):
         cos, sin = scores.rotation or (None, None)
-        q_plain, q_gain = _plain(scores.q, decoder, layer, layer.q_norm)
-        k_plain, k_gain = _plain(scores.k, decoder, layer, layer.k_norm)
-    found = qk_importance(
-        query,
-        key,
-        q_plain,
-        k_plain,
-        cos,
-        sin,
-        valid,
-        *(None if gain is None else gain.to(q_plain.dtype) for gain in (q_gain, k_gain)),
-        scale=scores.scale,
-        window=scores.window,
-        softcap=scores.softcap,
-        interleaved=family.interleaved,
-        mode=mode,
+        q_plain, q_gain = _before_rotation(scores.q, decoder, layer, layer.q_norm)
+        k_plain, k_gain = _before_rotation(scores.k, decoder, layer, layer.k_norm)
+    results = list(
+        qk_importance(
+            query,
+            key,
+            q_plain,
+            k_plain,
+            cos,
+            sin,
+            valid,
+            _cast_gain(q_gain, q_plain),
+            _cast_gain(k_gain, q_plain),
+            scale=scores.scale,
+            window=scores.window,
+            softcap=scores.softcap,
+            interleaved=family.interleaved,
+            mode=mode,
+        )
     )
-    found = list(found) if scores.bias is None else without_bias(scores, found)
-    if q_gain is not None and layer.q_norm.weight.shape[-1] > layer.head_size:  # it moves the other heads too
-        rescale = ((gain - 1).transpose(1, 2).flatten(2) for gain in (q_gain, k_gain))
-        limits = {"scale": scores.scale, "window": scores.window, "softcap": scores.softcap}
-        others = whole_norm_importance(query, key, *rescale, valid, **limits)
-        found[:2] = (own + of_others for own, of_others in zip(found, others))
-    return found
+    if scores.bias is not None:
+        results = without_bias(scores, results)
+    # A norm over all heads also rescales the other heads when a neuron is zero.
+    if q_gain is not None and k_gain is not None and _is_over_all_heads(layer):
+        other_heads = whole_norm_importance(
+            query,
+            key,
+            (q_gain - 1).transpose(1, 2).flatten(2),
+            (k_gain - 1).transpose(1, 2).flatten(2),
+            valid,
+            scale=scores.scale,
+            window=scores.window,
+            softcap=scores.softcap,
+        )
+        results[0] = results[0] + other_heads[0]
+        results[1] = results[1] + other_heads[1]
+    return results
 
 
-def _centred(scores: Scores, layer: Layer, valid: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
-    """Under LayerNorms over the head."""
+def _is_over_all_heads(layer: Layer) -> bool:
+    return layer.q_norm is not None and tensor_attribute(layer.q_norm, "weight").shape[-1] > layer.head_size
+
+
+def _cast_gain(gain: Tensor | None, plain: Tensor | None) -> Tensor | None:
+    return None if gain is None or plain is None else gain.to(plain.dtype)
+
+
+def _centred(
+    scores: Scores, q_norm: nn.Module, k_norm: nn.Module, valid: Tensor, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns the importance where queries and keys pass LayerNorms over the head."""
     cos, sin = scores.rotation or (None, None)
     return centred_importance(
         scores.query,
         scores.key,
         scores.q,
         scores.k,
-        centred_weight(layer.q_norm),
-        centred_weight(layer.k_norm),
+        centred_weight(q_norm),
+        centred_weight(k_norm),
         cos,
         sin,
         valid,
-        q_eps=centred_epsilon(layer.q_norm),
-        k_eps=centred_epsilon(layer.k_norm),
+        q_eps=centred_epsilon(q_norm),
+        k_eps=centred_epsilon(k_norm),
         scale=scores.scale,
         window=scores.window,
         softcap=scores.softcap,
@@ -76,9 +125,14 @@ def _centred(scores: Scores, layer: Layer, valid: Tensor, interleaved: bool) -> 
     )
 
 
-def _plain(raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """(B, l, heads d) as projected -> (B, heads, l, d) as it enters the rotation, and its gain in float64."""
+def _before_rotation(
+    raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the heads (B, heads, l, d) before the rotation, and their gain in float64, or None without a norm.
+
+    raw: (B, l, heads d), the output of the projection.
+    """
     if norm is None:
-        return raw.unflatten(-1, (-1, layer.head_size)).transpose(1, 2), None
+        return split_heads(raw, layer.head_size), None
     plain, gain = normed(raw, norm, decoder.multiplier(norm), layer.head_size)
     return plain.to(upcast(raw).dtype), gain

@@ -1,89 +1,102 @@
-"""Under which of several sets of neurons each row of a batch runs."""
+"""Assigns one of several sets of neurons to each row of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class Rows:
-    """The place of each row's set in a list of sets; as long as none are assigned, all rows are under the first."""
+class RowSets:
+    """The index of each row's set in a list of sets. Until `assign` is called, all rows are under the first set."""
 
     def __init__(self, model: nn.Module):
         self._model = model
         self._devices = {parameter.device for parameter in model.parameters()}
         self._ids: dict[torch.device, Tensor] = {}  # on every device, so that a forward copies nothing
         self._count = 0
-        self._batch: int | None = None  # of a layer whose FFN sees all tokens in a row
-        self._generating = False
+        self._batch_size = 0  # that of the current layer, for FFNs that get the tokens of all rows in one dimension
+        self._is_generating = False
 
     def assign(self, ids: Tensor) -> None:
-        """ids: (batch,) int64, for the batches that follow."""
+        """Sets the index of each row's set, for the batches that follow. ids: (batch,) int64."""
         self._ids = {device: ids.to(device) for device in self._devices}
         self._count = len(ids)
 
-    def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A hook before a decoder layer whose own modules are its FFN: they may get (batch length, N)."""
-        self._batch = (args[0] if args else kwargs["hidden_states"]).shape[0]
+    def see_batch_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A hook before an FFN (which may be the layer itself) whose linear modules get (batch length, N)."""
+        self._batch_size = (args[0] if args else kwargs["hidden_states"]).shape[0]
 
-    def of_tokens(self, x: Tensor) -> Tensor | None:
-        """(tokens,) for activations x (batch, length, N), or (batch length, N); None: all are under the first set."""
+    def token_ids(self, x: Tensor) -> Tensor | None:
+        """Returns the index of each token's set, (tokens,), or None where all tokens are under the first set.
+
+        Args:
+            x: activations, (batch, length, N) or (batch length, N).
+
+        Raises:
+            ValueError: the batch has another number of rows than `assign` was told.
+        """
         if not self._ids:
             return None
-        batch, length = x.shape[:2] if x.ndim == 3 else (self._batch, x.shape[0] // self._batch)
-        each, rest = divmod(batch, self._count)
-        if rest or (each != 1 and not self._generating):
-            raise ValueError(_wrong_length(self._count, batch))
-        return self._ids[x.device].repeat_interleave(each * length)
+        if x.ndim == 3:
+            batch_size, length = x.shape[:2]
+        else:
+            batch_size, length = self._batch_size, x.shape[0] // self._batch_size
+        copies, rest = divmod(batch_size, self._count)
+        if rest or (copies != 1 and not self._is_generating):
+            raise ValueError(_wrong_length(self._count, batch_size))
+        return self._ids[x.device].repeat_interleave(copies * length)
 
     @contextmanager
     def in_generate(self) -> Iterator[None]:
-        """Inside, model.generate is known to lay out a prompt's beams or samples as so many rows that follow each other."""
-        run, own = getattr(self._model, "generate", None), vars(self._model).get("generate")
-        if run is None:  # a model without a language-model head
+        """Inside, model.generate may run several consecutive rows (beams or samples) for each prompt."""
+        generate = getattr(self._model, _METHOD, None)
+        previous = vars(self._model).get(_METHOD)
+        if generate is None:  # a model without a language-model head
             yield
             return
 
-        def generate(*args, **kwargs):
-            given = [*args[:1], *(kwargs.get(name) for name in _PROMPTS)]
-            prompts = next((one for one in given if one is not None), None)
-            if not inside:  # somebody kept it
-                return run(*args, **kwargs)
+        def checked_generate(*args: Any, **kwargs: Any) -> Any:
+            candidates = [*args[:1], *(kwargs.get(name) for name in _PROMPT_ARGUMENTS)]
+            prompts = next((candidate for candidate in candidates if candidate is not None), None)
+            if not is_inside:  # a caller has kept a reference to this function beyond the context
+                return generate(*args, **kwargs)
             if prompts is not None and len(prompts) != self._count:
                 raise ValueError(_wrong_length(self._count, len(prompts)))
-            self._generating = True
+            self._is_generating = True
             try:
-                return run(*args, **kwargs)
+                return generate(*args, **kwargs)
             finally:
-                self._generating = False
+                self._is_generating = False
 
-        inside = True
-        self._model.generate = generate
+        is_inside = True
+        setattr(self._model, _METHOD, checked_generate)
         try:
             yield
         finally:
-            inside = False
-            if own is None:
-                del self._model.generate
+            is_inside = False
+            if previous is None:
+                delattr(self._model, _METHOD)
             else:
-                self._model.generate = own
+                setattr(self._model, _METHOD, previous)
 
 
-_PROMPTS = ("inputs", "input_ids", "inputs_embeds")
+_METHOD = "generate"  # the method of the model that `in_generate` replaces
+_PROMPT_ARGUMENTS = ("inputs", "input_ids", "inputs_embeds")  # the prompts are the first of them that is given
 
 
-def _wrong_length(count: int, batch: int) -> str:
-    return f"rows name a set for each of {count} rows, the batch has {batch}: give one for each row"
+def _wrong_length(count: int, batch_size: int) -> str:
+    return f"rows name a set for each of {count} rows, the batch has {batch_size}: give one for each row"
 
 
-def checked_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
-    """(batch,) int64 of places among so many sets; None: each row has its own.
+def check_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
+    """Returns the index of each row's set, (batch,) int64; None gives each row its own set.
 
     Raises:
-        ValueError: they are not places.
+        ValueError: `rows` are no indices of the sets.
     """
     if rows is None:
         return torch.arange(sets)
@@ -93,6 +106,9 @@ def checked_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
             f"rows must be whole numbers, one for each row of the batch, got {ids.dtype} {tuple(ids.shape)}"
         )
     if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < sets):
-        wrong = ids[(ids < 0) | (ids >= sets)][0].item()
-        raise ValueError(f"rows name set {wrong}, the {sets} sets are 0 to {sets - 1}; None in the list is no set")
+        unknown = ids[(ids < 0) | (ids >= sets)][0].item()
+        raise ValueError(
+            f"rows name set {unknown}, the {sets} sets are 0 to {sets - 1}; "
+            "for a row without a set, add None to the list of sets"
+        )
     return ids.long()

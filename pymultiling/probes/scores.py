@@ -1,32 +1,39 @@
-"""Seeing what a layer's attention makes its scores of, whether or not it uses transformers' attention interface."""
+"""Captures the inputs of a layer's attention scores, with and without transformers' attention interface."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.rotation import repeat_for_pairs, rotate
+from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.linear import Projection
-from pymultiling.probes.hooks import Hooks
+from pymultiling.models.norms import split_heads
+from pymultiling.probes.hooks import Hooks, OutputHook
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """scale (query key' + factor bias), soft-capped, of the keys that a query sees.
+    """The inputs of the attention scores scale (query key' + factor bias), which may be soft-capped.
 
     Attributes:
-        query, key: (B, H, l, d) and (B, K, l, d), as they are multiplied.
-        q, k: (B, l, H d) and (B, l, K d), as they were projected.
-        rotation: cos and sin, (B or 1, l, r); None: the layer does not rotate.
-        scale: factor of the scores.
-        factor, bias: bias (B, H, l) of every key; None: there is none.
-        window, softcap: as in `qk_importance`.
+        query: (B, H, l, d), as it is multiplied by the keys.
+        key: (B, K, l, d), as it is multiplied by the queries.
+        q: (B, l, H d), the output of the query projection.
+        k: (B, l, K d), the output of the key projection.
+        rotation: cosines and sines, (B or 1, l, r) each; None: the layer does not rotate.
+        scale: the factor of the attention scores.
+        factor: the factor of the bias.
+        bias: (B, H, l), a bias for every key; None: there is none.
+        window: as in `qk_importance`.
+        softcap: as in `qk_importance`.
     """
 
     query: Tensor
@@ -41,54 +48,85 @@ class Scores:
     softcap: float | None = None
 
 
+@dataclass(eq=False)
+class _Captured:
+    """What hooks have captured of a layer in the current forward: the attention's keywords, and projections by site."""
+
+    keywords: dict[str, Any] = field(default_factory=dict)
+    projected: dict[str, Tensor] = field(default_factory=dict)
+
+    def take_keywords(self) -> dict[str, Any]:
+        """Returns the keywords and forgets them."""
+        keywords, self.keywords = self.keywords, {}
+        return keywords
+
+    def take_projected(self, clip: float | None) -> tuple[Tensor, Tensor]:
+        """Returns the outputs of the query and key projections, clipped, and forgets them."""
+        q, k = self.projected.pop("q"), self.projected.pop("k")
+        if clip is None:
+            return q, k
+        return q.clamp(-clip, clip), k.clamp(-clip, clip)  # models that clip in place may have done so already
+
+
 def watch_scores(
     decoder: Decoder, hooks: Hooks, layer: Layer, see: Callable[[Scores], None]
-) -> Callable[[Tensor, Tensor, dict], None] | None:
-    """Calls see(scores) in every forward of a layer; what it returns, if anything, must listen to the attention."""
-    family, caught, usual_scale = decoder.family, {}, layer.head_size**-0.5
+) -> AttentionListener | None:
+    """Adds hooks that call see(scores) in every forward of a layer.
 
-    def catch_keywords(_, args, kwargs) -> None:
-        caught["keywords"] = kwargs
+    Returns:
+        A listener to register with `listen_to_attention`, or None where the hooks are enough.
+    """
+    family, captured, usual_scale = decoder.family, _Captured(), layer.head_size**-0.5
 
-    def projected() -> tuple[Tensor, Tensor]:
-        both = caught.pop("q"), caught.pop("k")
-        # The model clips them in place, so maybe they are clipped already.
-        return both if family.clip is None else tuple(one.clamp(-family.clip, family.clip) for one in both)
+    def capture_keywords(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.keywords = kwargs
 
-    def listen(query: Tensor, key: Tensor, arguments: dict) -> None:
-        rotation = _rotation(decoder, layer, caught.pop("keywords"))
-        scale = arguments.get("scaling")  # GPT-2's attention names none in transformers before 5.3
-        limits = {"window": arguments.get("sliding_window"), "softcap": arguments.get("softcap")}
-        see(Scores(query, key, *projected(), rotation, usual_scale if scale is None else scale, **limits))
+    def listen(query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
+        rotation = _rotation(decoder, layer, captured.take_keywords())
+        q, k = captured.take_projected(family.clip)
+        scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
+        scores = Scores(
+            query,
+            key,
+            q,
+            k,
+            rotation,
+            usual_scale if scale is None else scale,
+            window=arguments.get("sliding_window"),
+            softcap=arguments.get("softcap"),
+        )
+        see(scores)
 
-    def make(*_) -> None:
-        keywords = caught.pop("keywords")
-        rotation, (q, k) = _rotation(decoder, layer, keywords), projected()
-        query, key = (one.unflatten(-1, (-1, layer.head_size)).transpose(1, 2) for one in (q, k))
+    def compute_scores(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keywords = captured.take_keywords()
+        rotation = _rotation(decoder, layer, keywords)
+        q, k = captured.take_projected(family.clip)
+        query, key = split_heads(q, layer.head_size), split_heads(k, layer.head_size)
         if rotation is not None:
-            query, key = (rotate(one, *rotation, family.interleaved) for one in (query, key))
-        biases = {}
+            query, key = rotate(query, *rotation, family.interleaved), rotate(key, *rotation, family.interleaved)
+        bias, factor = None, 1.0
         if family.alibi is not None:
-            biases["bias"] = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
-            biases["factor"] = 1.0 if family.alibi == "scaled" else 1 / usual_scale
-        see(Scores(query, key, q, k, rotation, usual_scale, **biases))
+            bias = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
+            factor = 1.0 if family.alibi == "scaled" else 1 / usual_scale
+        see(Scores(query, key, q, k, rotation, usual_scale, factor, bias))
 
-    hooks.before(layer.attention, catch_keywords, with_kwargs=True)
-    for site, projection in (("q", layer.q), ("k", layer.k)):
-        hooks.after(projection.module, _catcher(caught, site, projection))
+    hooks.before_with_keywords(layer.attention, capture_keywords)
+    hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
+    hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
     if family.interface:
         return listen
-    hooks.after(layer.attention, make)
+    hooks.after(layer.attention, compute_scores)
     return None
 
 
-def with_bias(scores: Scores) -> tuple[Tensor, Tensor]:
-    """Query and key with more dimensions, which no neuron has, whose product is factor * bias.
+def with_bias(scores: Scores, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns query and key with additional dimensions, which are no neurons and whose product is factor * bias.
 
-    Queries get the factor, in parts that their dtype holds exactly and that add up to it to float32's precision; keys the
-    bias, once for each query head.
+    The query gets the factor, split into parts that its dtype represents exactly and whose sum is the factor to
+    float32's precision. The key gets the bias, once for each query head.
     """
-    parts, rest = [], scores.factor
+    parts: list[float] = []
+    rest = scores.factor
     while abs(rest) > 2**-25 * abs(scores.factor):
         step = torch.finfo(scores.query.dtype).eps * 2.0 ** math.floor(math.log2(abs(rest)))
         parts.append(round(rest / step) * step)
@@ -96,37 +134,47 @@ def with_bias(scores: Scores) -> tuple[Tensor, Tensor]:
     shape = (*scores.query.shape[:-1], len(parts))
     query = torch.cat([scores.query, scores.query.new_tensor(parts).expand(shape)], -1)
     keys = scores.key.repeat_interleave(shape[1] // scores.key.shape[1], 1)
-    return query, torch.cat([keys, scores.bias.to(keys.dtype)[..., None].expand(shape)], -1)
+    return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(shape)], -1)
 
 
-def without_bias(scores: Scores, found: Sequence[Tensor]) -> list[Tensor]:
-    """What qk_importance makes of `with_bias`, for the neurons alone: (B, H d) and (B, K d), then the same of errors."""
-    size, kv_heads = scores.query.shape[-1], scores.key.shape[1]
-    q, k, *errors = (one.unflatten(1, (scores.query.shape[1], -1))[..., :size] for one in found)
-    k = k.unflatten(1, (kv_heads, -1)).sum(2)
+def without_bias(scores: Scores, results: Sequence[Tensor]) -> list[Tensor]:
+    """Removes the additional dimensions of `with_bias` from the results of qk_importance.
+
+    Args:
+        scores: the inputs of the attention scores.
+        results: importance of q and k, and optionally their standard errors.
+
+    Returns:
+        (B, H d) for q and (B, K d) for k, and the standard errors in the same shapes.
+    """
+    query_heads, head_size = scores.query.shape[1], scores.query.shape[-1]
+    kv_heads = scores.key.shape[1]
+    q, k, *errors = (torch.unflatten(result, 1, (query_heads, -1))[..., :head_size] for result in results)
+    k = torch.unflatten(k, 1, (kv_heads, -1)).sum(2)
     if errors:
-        errors[1] = errors[1].unflatten(1, (kv_heads, -1)).square().sum(2).sqrt()
-    return [one.flatten(1) for one in (q, k, *errors)]
+        errors[1] = torch.unflatten(errors[1], 1, (kv_heads, -1)).square().sum(2).sqrt()
+    return [result.flatten(1) for result in (q, k, *errors)]
 
 
-def _rotation(decoder: Decoder, layer: Layer, keywords: dict) -> tuple[Tensor, Tensor] | None:
-    if not layer.rotates:
+def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    if decoder.family.rotation is None or not layer.rotates:
         return None
     cos, sin = _keyword(keywords, decoder.family.rotation)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
 
 
-def _keyword(keywords: dict, name: str):
+def _keyword(keywords: dict[str, Any], name: str) -> Any:
     if keywords.get(name) is None:
         raise UnsupportedModel(
-            f"the attention was called without {name}: looked for it among {', '.join(keywords) or 'no keywords'}; the family's "
-            "`rotation` or `alibi` says what it is called, and models that compute it inside the attention cannot be measured"
+            f"the attention was called without {name}: looked for it among {', '.join(keywords) or 'no keywords'}; "
+            "set the family's `rotation` or `alibi` to the name of the keyword. Models that compute it inside the "
+            "attention cannot be measured"
         )
     return keywords[name]
 
 
-def _catcher(caught: dict, site: str, projection: Projection) -> Callable:
-    def catch(module: nn.Module, args: tuple, output: Tensor) -> None:
-        caught[site] = projection.of(output)
+def _capture_projected(captured: _Captured, site: str, projection: Projection) -> OutputHook:
+    def capture(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        captured.projected[site] = projection.select(output)
 
-    return catch
+    return capture

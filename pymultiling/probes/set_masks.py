@@ -1,8 +1,9 @@
-"""Which of a module's inputs or outputs are members of sets of neurons, and what these are set to."""
+"""Turns sets of neurons into masks and values for the inputs or outputs of one module."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,41 +11,50 @@ from torch import Tensor
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 
-Parts = dict[str, slice | Tensor]  # which of the inputs or outputs are a site's neurons
+# {site: index of the site's neurons among the inputs or outputs of a module}
+SiteIndices: TypeAlias = dict[str, slice | Tensor]
 
 
-def masks_of(sets: Sequence[NeuronSet | None], index: int, parts: Parts, width: int, device: torch.device) -> Tensor:
-    """(sets, width) bool, of layer `index`."""
+def set_masks(
+    sets: Sequence[NeuronSet | None], layer: int, indices: SiteIndices, width: int, device: torch.device
+) -> Tensor:
+    """Returns (sets, width) bool: which of the `width` inputs or outputs are in each set."""
     masks = torch.zeros(len(sets), width, dtype=torch.bool)
-    for mask, one in zip(masks, sets):
-        for site, part in parts.items():
-            if one is not None and site in one.sites:
-                mask[part] = one.sites[site][index]
+    for mask, neurons in zip(masks, sets):
+        for site, index in indices.items():
+            if neurons is not None and site in neurons.sites:
+                mask[index] = neurons.sites[site][layer]
     return masks.to(device)
 
 
-def values_of(mean: Mapping[str, Tensor], index: int, parts: Parts, width: int, like: Tensor) -> Tensor:
-    """(width,) with the dtype and the device of `like`; zeros where a site has no values, and no members."""
+def mean_values(mean: Mapping[str, Tensor], layer: int, indices: SiteIndices, width: int, like: Tensor) -> Tensor:
+    """Returns (width,) with the dtype and the device of `like`; zero at sites that `mean` and all sets lack."""
     values = torch.zeros(width, dtype=like.dtype, device=like.device)
-    for site, part in parts.items():
+    for site, index in indices.items():
         if site in mean:
-            values[part] = mean[site][index].to(values)
+            values[index] = mean[site][layer].to(values)
     return values
 
 
 def check_mean(
     decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float, mean: Mapping[str, Tensor] | None
 ) -> None:
-    """ValueError where the values are of another model, lack a site of the sets, or come with a scale."""
+    """Checks that the mean activations fit the model and the sets.
+
+    Raises:
+        ValueError: `mean` is of another model, lacks a site of the sets, or is given together with a scale.
+    """
     if mean is None:
         return
     if scale != 0:
         raise ValueError("neurons are scaled or set to their mean, not both: give scale or mean")
     layers, widths = len(decoder.layers), decoder.widths()
-    for site in {site for one in sets if one is not None for site, mask in one.sites.items() if mask.any()}:
+    used_sites = {site for neurons in sets if neurons is not None for site, mask in neurons.sites.items() if mask.any()}
+    for site in used_sites:
         if site not in mean:
             raise ValueError(f"mean has no values of site {site}, of which the sets have neurons")
         if tuple(mean[site].shape) != (layers, widths[site]):
             raise ValueError(
-                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, this model's {layers} x {widths[site]}"
+                f"mean is of another model: its {site} is {tuple(mean[site].shape)}, "
+                f"this model's {layers} x {widths[site]}"
             )

@@ -1,163 +1,214 @@
-"""Importance of a few neurons compared with its definition: they are set to zero, and their sublayers run again.
+"""Compares the importance of a few neurons with its definition: they are set to zero, and their sublayers run again.
 
-The formulas that are checked are not used, nor what a model says of its attention: probabilities are read off its output,
-with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...) for the second, and so on, through any implementation.
+The check does not use the formulas that it checks, nor what a model says about its attention. It reads attention
+probabilities off the attention's output: with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...) for the
+second, and so on, the output is the probabilities. This works with any implementation of the attention.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from pymultiling.models.decoder import Decoder, Layer, evaluation_mode
-from pymultiling.models.experts import Routed, changing
+from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES
-from pymultiling.probes.hooks import Hooks
+from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
 
-TOKENS = 8  # of the document
-NEURONS = 4  # of a site in a layer: the most important one, and others at even distances
-FLOOR = 1e-3  # of the largest importance of a layer: below it differences are measured against the floor
+TOKENS = 8  # length of the document
+NEURONS = 4  # how many neurons of a site are checked in a layer: the most important one, and others at even distances
+FLOOR = 1e-3  # of a layer's largest importance; differences of less important neurons are divided by the floor
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What a module was called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 @torch.no_grad()
 def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
-    """How far importance is from its definition, in a random document: the first and the last layer, a few neurons a site.
+    r"""Measures how far importance is from its definition for a few neurons, in a random document.
 
-        || T \\ N (h) - T(h) ||^2, for "q" and "k" of the attention probabilities        (arXiv 2402.18815, eq. 1 and 9-11)
+        || T \ N (h) - T(h) ||^2,    T is the sublayer; for "q" and "k" the attention probabilities
 
-    Weights are set to zero in place, one neuron at a time, and put back bit for bit. Of FFNs also that they are
-    down(act(gate) up), with the activation that is looked for.
+    The first and the last layer are checked. Weights are set to zero in place, one neuron at a time, and restored bit
+    for bit. For FFNs it also checks that they compute down(act(gate) up) with the activation of the family.
+
+    Source: arXiv 2402.18815, eq. 1 and 9-11.
 
     Args:
         model: a Hugging Face decoder of a supported family, in float32 or float64.
-        seed: of the document.
+        seed: the seed of the random document.
 
     Returns:
-        {site: largest relative difference}, some 1e-5 in float32 where all is well.
+        {site: largest relative difference}. In float32 it is about 1e-5 where the family is right.
 
     Raises:
-        UnsupportedModel: the model's neurons are not where its family has them.
+        UnsupportedModel: the neurons are not where the family has them.
     """
     decoder = Decoder(model)
     decoder.require_weights()
-    embeddings, generator = model.get_input_embeddings().weight, torch.Generator().manual_seed(seed)
+    embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
+    generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(len(embeddings), (1, min(TOKENS, decoder.layers[0].head_size)), generator=generator)
     tokens = tokens.to(embeddings.device)
     with ImportanceProbe(model) as probe:
-        found = probe.measure(tokens)
-    differences = dict.fromkeys(SITES, 0.0)
+        importance = probe.measure(tokens)
+    differences: dict[str, float] = dict.fromkeys(SITES, 0.0)
     with evaluation_mode(model):
         for index in {0, len(decoder.layers) - 1}:
             layer = decoder.layers[index]
-            calls, product = _calls(decoder, layer, tokens)
-            differences["ffn"] = max(differences["ffn"], product)
+            calls, product_error = _record_calls(decoder, layer, tokens)
+            differences["ffn"] = max(differences["ffn"], product_error)
             for site in SITES:
-                difference = _difference(layer, site, found[site][0, index], _sublayer(decoder, layer, site, calls))
+                run = _sublayer(decoder, layer, site, calls)
+                difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)
     return differences
 
 
-def _difference(layer: Layer, site: str, found: Tensor, run: Callable[[], Tensor]) -> float:
-    """The largest of a few of a site's neurons."""
-    even = torch.linspace(0, len(found) - 1, NEURONS - 1).long().tolist()
-    floor = FLOOR * found.max().clamp(min=1e-30)
+def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callable[[], Tensor]) -> float:
+    """Returns the largest relative difference of a few neurons of a site.
+
+    importance: (neurons,). run: runs the sublayer, see `_sublayer`.
+    """
+    evenly_spaced = torch.linspace(0, len(importance) - 1, NEURONS - 1).long().tolist()
+    floor = FLOOR * importance.max().clamp(min=1e-30)
     before, largest = run(), 0.0
-    for n in {int(found.argmax()), *even}:
+    for n in {int(importance.argmax()), *evenly_spaced}:
         with _zeroed(layer, site, n):
             truth = (run() - before).square().sum()
-        difference = ((found[n] - truth).abs() / torch.maximum(truth, floor)).item()
-        largest = max(largest, difference if difference == difference else float("inf"))
+        difference = ((importance[n] - truth).abs() / torch.maximum(truth, floor)).item()
+        largest = max(largest, float("inf") if math.isnan(difference) else difference)
     return largest
 
 
-def _calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[nn.Module, SimpleNamespace], float]:
-    """What a layer's attention and FFN were called with; and how far the down projection's input is from act(gate) up."""
-    calls: dict[nn.Module, SimpleNamespace] = {}
-    seen: dict[str, Tensor] = {}
+def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[nn.Module, _Call], float]:
+    """Runs the model.
 
-    def see(name: str, projection: Projection) -> Callable:
-        return lambda _, args, output: seen.update({name: projection.of(output)})
+    Returns:
+        What the layer's attention and FFN were called with, and the relative difference of the down projection's input
+        from act(gate) up.
+    """
+    calls: dict[nn.Module, _Call] = {}
+    parts: dict[str, Tensor] = {}
 
-    def see_routed(routed: Routed) -> None:
-        seen.update(gate=routed.gate, up=routed.up, hidden=routed.hidden)
+    def record_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[module] = _Call(args, kwargs)
+
+    def record_projection(name: str, projection: Projection) -> OutputHook:
+        def record(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            parts[name] = projection.select(output)
+
+        return record
+
+    def record_hidden(_: nn.Module, args: tuple[Any, ...]) -> None:
+        parts["hidden"] = args[0]
+
+    def record_routed(routed: Routed) -> None:
+        parts.update(gate=routed.gate, up=routed.up, hidden=routed.hidden)
 
     with ExitStack() as stack, Hooks() as hooks:
-        for module in (layer.attention, layer.ffn):
-
-            def catch(module, args, kwargs) -> None:
-                calls[module] = SimpleNamespace(args=args, kwargs=kwargs)
-
-            hooks.before(module, catch, with_kwargs=True)
-        if layer.experts is not None:
-            stack.enter_context(changing(layer.experts, see_routed))
+        hooks.before_with_keywords(layer.attention, record_call)
+        hooks.before_with_keywords(layer.ffn, record_call)
+        ffn = layer.ffn_parts
+        if isinstance(ffn, Experts):
+            stack.enter_context(change_hidden(ffn, record_routed))
         else:
-            for name, projection in (("gate", layer.gate), ("up", layer.up)):
-                if projection is not None:
-                    hooks.after(projection.module, see(name, projection))
-            hooks.before(layer.down, lambda _, args: seen.update(hidden=args[0]))
+            hooks.after(ffn.gate.module, record_projection("gate", ffn.gate))
+            if ffn.up is not None:
+                hooks.after(ffn.up.module, record_projection("up", ffn.up))
+            hooks.before(ffn.down, record_hidden)
         decoder.forward(tokens, torch.ones_like(tokens))
-    product, hidden = ACT2FN[decoder.activation](seen["gate"]) * seen.get("up", 1), seen["hidden"]
+    product, hidden = ACT2FN[decoder.activation](parts["gate"]) * parts.get("up", 1), parts["hidden"]
     return calls, ((hidden - product).abs().max() / hidden.abs().max().clamp(min=1e-30)).item()
 
 
-def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict) -> Callable[[], Tensor]:
-    """Runs the sublayer of a site again, and gives what the site's importance is the change of."""
+def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
+    """Returns a function that runs the sublayer of a site again and returns the tensor whose change is importance."""
     module = layer.ffn if site == "ffn" else layer.attention
     norm = layer.ffn_norm if site == "ffn" else layer.attention_norm
 
-    def run():
-        output = module(*calls[module].args, **calls[module].kwargs)
+    def run() -> Tensor:
+        output: Tensor | tuple[Tensor, ...] = module(*calls[module].args, **calls[module].kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def of_the_layer() -> Tensor:  # the FFN is no module of its own
-        caught = []
+    def run_ffn_of_layer() -> Tensor:
+        """Runs the layer and returns the FFN's output, where the FFN is no module of its own."""
+        outputs: list[Tensor] = []
+        ffn = layer.ffn_parts
         with Hooks() as hooks:
-            hooks.after(layer.down or layer.experts.module, lambda _, args, output: caught.append(output))
+            hooks.after(
+                ffn.module if isinstance(ffn, Experts) else ffn.down, lambda _, args, output: outputs.append(output)
+            )
             run()
-        return caught[0]
+        return outputs[0]
 
-    def probabilities() -> Tensor:
-        size, caught = decoder.family.clip or 1.0, []  # of the ones
+    def run_probabilities() -> Tensor:
+        """Runs the attention with one-hot values and returns its output, which is the attention probabilities."""
+        size = decoder.family.clip or 1.0  # of the ones in the values: larger values would be clipped
+        outputs: list[Tensor] = []
 
-        def replace(_, args, output: Tensor) -> Tensor:
-            ones = size * torch.eye(output.shape[1], layer.head_size).to(output)
-            return output.index_copy(-1, layer.v.row_indices().to(output.device), ones.repeat(1, layer.kv_heads)[None])
+        def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            one_hot = size * torch.eye(output.shape[1], layer.head_size).to(output)
+            rows = layer.v.row_indices().to(output.device)
+            return output.index_copy(-1, rows, one_hot.repeat(1, layer.kv_heads)[None])
 
         with Hooks() as hooks:
-            hooks.after(layer.v.module, replace)
-            hooks.before(layer.o, lambda _, args: caught.append(args[0] / size))
+            hooks.after(layer.v.module, replace_values)
+            hooks.before(layer.o, lambda _, args: outputs.append(args[0] / size))
             run()
-        return caught[0]
+        return outputs[0]
 
     if site in ("q", "k"):
-        return probabilities
-    output = of_the_layer if site == "ffn" and decoder.family.ffn == "" else run
-    return output if norm is None else lambda: norm(output())
+        return run_probabilities
+    run_site = run_ffn_of_layer if site == "ffn" and decoder.family.ffn == "" else run
+    if norm is None:
+        return run_site
+    return lambda: norm(run_site())
 
 
 @contextmanager
 def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
     """Inside, the parameters of neuron n are zero."""
-    rows = {"ffn": (layer.gate, layer.up), "q": (layer.q,), "k": (layer.k,), "v": (layer.v,), "o": ()}[site]
-    places = layer.experts.parameters_of(n) if site == "ffn" and layer.experts is not None else []
-    for projection in rows:
-        if projection is not None:
-            row, bias = int(projection.row_indices()[n]), projection.module.bias
-            places += [weight_of(projection.module)[row]] + ([] if bias is None else [bias[row]])
-    columns = {"ffn": layer.down, "o": layer.o}.get(site)
-    places += [] if columns is None else [weight_of(columns)[:, n]]
-    kept = [place.clone() for place in places]
-    for place in places:
-        place.zero_()
+    parameters = _neuron_parameters(layer, site, n)
+    values = [parameter.clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.zero_()
     try:
         yield
     finally:
-        for place, value in zip(places, kept):
-            place.copy_(value)
+        for parameter, value in zip(parameters, values):
+            parameter.copy_(value)
+
+
+def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
+    """Returns views of the parameters of neuron n: rows and biases of projections, and columns."""
+    ffn = layer.ffn_parts
+    if site == "o":
+        return [weight_of(layer.o)[:, n]]
+    if site == "ffn" and isinstance(ffn, Experts):
+        return ffn.neuron_parameters(n)
+    if site == "ffn" and not isinstance(ffn, Experts):
+        up = [] if ffn.up is None else _row_parameters(ffn.up, n)
+        return [*_row_parameters(ffn.gate, n), *up, weight_of(ffn.down)[:, n]]
+    return _row_parameters({"q": layer.q, "k": layer.k, "v": layer.v}[site], n)
+
+
+def _row_parameters(projection: Projection, n: int) -> list[Tensor]:
+    row, bias = int(projection.row_indices()[n]), projection.module.bias
+    return [weight_of(projection.module)[row], *([] if bias is None else [bias[row]])]

@@ -1,51 +1,54 @@
-"""What importance takes from a model's weights alone: computed once, as long as they do not change."""
+"""The parts of importance that depend on weights alone. Each is computed once, while the weights do not change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.experts import Experts
-from pymultiling.models.spread import weight_for
+from pymultiling.models.linear import Linear
+from pymultiling.models.routing import ExpertsModule
+from pymultiling.models.spread import local_weight
 from pymultiling.ops import column_energy, value_gram
 
-Found = TypeVar("Found")
 
-
-class FromWeights:
-    """Column norms and products of columns, by module."""
+class WeightProducts:
+    """Caches norms and inner products of the columns of weights, by module."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple, Tensor | list[Tensor]] = {}
+        self._norms: dict[Linear | ExpertsModule, Tensor] = {}
+        self._value_grams: dict[Linear, Tensor] = {}
+        self._grams: dict[tuple[Linear, int, int], tuple[Tensor, Tensor]] = {}
 
-    def column_norms(self, linear: nn.Module, inputs: int) -> Tensor:
-        """||W[:, n]||^2 of every column that so many inputs meet: the energy of the weight's columns over its rows."""
-        return self._once(("norms", linear), lambda: column_energy(weight_for(linear, inputs), count=1))
+    def column_norms(self, linear: Linear, inputs: int) -> Tensor:
+        """Returns (1, inputs): ||W[:, n]||^2 of every column that multiplies one of this number of inputs."""
+        if linear not in self._norms:
+            self._norms[linear] = column_energy(local_weight(linear, inputs), count=1)
+        return self._norms[linear]
 
     def expert_norms(self, experts: Experts) -> Tensor:
-        """(E I,): the same of every expert's down projection."""
-        return self._once(("norms", experts.module), experts.column_norms)
+        """Returns (E I,): ||W[:, n]||^2 of every column of every expert's down projection."""
+        if experts.module not in self._norms:
+            self._norms[experts.module] = experts.column_norms()
+        return self._norms[experts.module]
 
-    def value_gram(self, linear: nn.Module, inputs: int, heads: int, size: int) -> Tensor:
-        """Products of the columns that belong to a value neuron."""
-        return self._once(("gram", linear), lambda: value_gram(weight_for(linear, inputs), heads, size))
+    def value_gram(self, linear: Linear, inputs: int, heads: int, size: int) -> Tensor:
+        """Returns the inner products of the columns that belong to the same value neuron."""
+        if linear not in self._value_grams:
+            self._value_grams[linear] = value_gram(local_weight(linear, inputs), heads, size)
+        return self._value_grams[linear]
 
-    def grams(self, linear: nn.Module, inputs: int, multiplier: Tensor, heads: int, size: int) -> list[Tensor]:
-        """Products of the weight's columns, as they are and times a norm's multiplier."""
-
-        def compute() -> list[Tensor]:
-            weight = weight_for(linear, inputs)
-            return [value_gram(w, heads, size) for w in (weight, upcast(weight) * upcast(multiplier)[:, None])]
-
-        return self._once(("grams", linear, heads, size), compute)
+    def grams(self, linear: Linear, inputs: int, multiplier: Tensor, heads: int, size: int) -> tuple[Tensor, Tensor]:
+        """Returns the same inner products for the weight as it is, and for the weight times a norm's multiplier."""
+        key = linear, heads, size
+        if key not in self._grams:
+            weight = local_weight(linear, inputs)
+            scaled_weight = upcast(weight) * upcast(multiplier)[:, None]
+            self._grams[key] = value_gram(weight, heads, size), value_gram(scaled_weight, heads, size)
+        return self._grams[key]
 
     def clear(self) -> None:
-        self._known.clear()
-
-    def _once(self, key: tuple, compute: Callable[[], Found]) -> Found:
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
+        """Forgets everything, because the weights may change."""
+        self._norms.clear()
+        self._value_grams.clear()
+        self._grams.clear()

@@ -52,7 +52,7 @@ def test_separate_projections_are_whole_modules(name):
         attention = attention_of(own, model.config)
         for site in ("q", "k", "v") if module_name(model.config, "qkv") is None else ():
             projection, linear = getattr(layer, site), getattr(attention, f"{site}_proj")
-            assert projection.module is linear and projection.place() == slice(0, linear.out_features)
+            assert projection.module is linear and projection.index() == slice(0, linear.out_features)
         assert layer.o is output_of(own, model.config)
         if experts_of(own) is not None:
             assert layer.experts.module is experts_of(own) and layer.gate is layer.up is layer.down is None
@@ -75,8 +75,8 @@ def test_fused_projections_are_taken_apart_as_the_model_does(name):
             projection, rows = getattr(layer, site), rows_of(model.config, site)
             assert projection.module is fused and projection.width == len(rows)
             assert torch.equal(projection.row_indices(), rows)
-            for part in (output[..., rows], output[..., projection.place()]):
-                assert torch.equal(projection.of(output), part)
+            for part in (output[..., rows], output[..., projection.index()]):
+                assert torch.equal(projection.select(output), part)
 
 
 @pytest.mark.parametrize("name", ["phi3", "phi3-partial-rotary"])
@@ -91,7 +91,7 @@ def test_fused_projections_are_sliced_as_the_model_slices_them(name, kv_heads):
     gate, up = gate_up.chunk(2)
     for projection, part in ((layer.q, q), (layer.k, k), (layer.v, v), (layer.gate, gate), (layer.up, up)):
         assert projection.width == part.shape[0]
-        assert torch.equal(projection.of(projection.module.weight.T), part.T)
+        assert torch.equal(projection.select(projection.module.weight.T), part.T)
 
 
 @pytest.mark.parametrize(

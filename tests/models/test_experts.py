@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import pymultiling as pml
-from pymultiling.models.experts import Experts, changing
+from pymultiling.models.experts import Experts, change_hidden
 from tests.support.anatomy import zero_of_expert
 from tests.support.tiny_models import positions, tiny_batch, tiny_model
 
@@ -45,14 +45,14 @@ def measured(model, batch, statistic: str) -> torch.Tensor:
     documents, count, found = documents_of(batch), len(batch["input_ids"]), {}
     with ExitStack() as stack:
         for layer, block in enumerate(blocks(model)):
-            experts = Experts.of(block.experts, f"layer {layer}")
+            experts = Experts.from_module(block.experts, f"layer {layer}")
 
             def keep(routed, layer=layer, experts=experts):
                 found[layer] = getattr(experts, statistic)(routed, documents, count)
                 if statistic == "energy":
                     found[layer] = found[layer] * experts.column_norms()
 
-            stack.enter_context(changing(experts, keep))
+            stack.enter_context(change_hidden(experts, keep))
         run(model, batch)
     return torch.stack([found[layer] for layer in range(len(found))], 1)
 
@@ -73,7 +73,7 @@ def truth_of(name: str, padding: str) -> torch.Tensor:
     model, batch = tiny_moe(name), tiny_batch(padding=padding)
     valid, layers = batch["attention_mask"].bool(), []
     for block, x in zip(blocks(model), block_inputs(model, batch)):
-        width, before, found = Experts.of(block.experts, "").width, block(x), []
+        width, before, found = Experts.from_module(block.experts, "").width, block(x), []
         for n in range(width):
             kept = copy.deepcopy(block.experts.state_dict())
             zero_of_expert(block.experts, n, ("gate", "up", "down")[n % 3])
@@ -147,11 +147,11 @@ def test_other_statistics_are_sums_over_routed_tokens(statistic, name, padding):
 
 def test_experts_of_another_kind_are_refused():
     with pytest.raises(pml.UnsupportedModel, match="layer 3 are no gate_up_proj"):
-        Experts.of(nn.ModuleList([nn.Linear(2, 2)]), "layer 3")
+        Experts.from_module(nn.ModuleList([nn.Linear(2, 2)]), "layer 3")
     other = copy.deepcopy(blocks(tiny_moe("mixtral"))[0].experts)
     other.has_bias = True
     with pytest.raises(pml.UnsupportedModel, match="biases"):
-        Experts.of(other, "layer 0")
+        Experts.from_module(other, "layer 0")
     other.has_bias, other.down_proj = False, nn.Parameter(other.down_proj.to(torch.int8), requires_grad=False)
     with pytest.raises(pml.UnsupportedModel, match="int8"):
-        Experts.of(other, "layer 0")
+        Experts.from_module(other, "layer 0")

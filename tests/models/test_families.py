@@ -52,7 +52,7 @@ def test_a_row_may_depend_on_the_configuration():
 
 
 def test_a_known_family_is_replaced_on_request_only():
-    with pytest.raises(ValueError, match="'llama' is known: give replace=True"):
+    with pytest.raises(ValueError, match="'llama' is registered already: pass replace=True"):
         register_family("llama", Family())
     register_family("llama", Family(o="output"), replace=True)
     with pytest.raises(pml.UnsupportedModel, match="looked for output in LlamaAttention"):
@@ -61,7 +61,7 @@ def test_a_known_family_is_replaced_on_request_only():
 
 @pytest.mark.parametrize("wrong", [{"o": "output"}, None, "llama", Family], ids=str)
 def test_what_is_no_family(wrong):
-    with pytest.raises(ValueError, match="looked for a pymultiling.Family, or a function that gives one"):
+    with pytest.raises(ValueError, match="family must be a pymultiling.Family or a function that returns one"):
         register_family("mine", wrong)
     assert "mine" not in FAMILIES
 

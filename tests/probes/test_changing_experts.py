@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pymultiling.models import routing
-from pymultiling.models.experts import Experts, changing
+from pymultiling.models.experts import Experts, change_hidden
 from tests.models.test_experts import MODELS, block_inputs, blocks, run, tiny_moe
 from tests.support.anatomy import zero_of_expert
 from tests.support.tiny_models import tiny_batch
@@ -16,7 +16,7 @@ from tests.support.tiny_models import tiny_batch
 
 def draw_masks(model, sets: int) -> torch.Tensor:
     """(layers, sets, E I) bool."""
-    generator, width = torch.Generator().manual_seed(1), Experts.of(blocks(model)[0].experts, "").width
+    generator, width = torch.Generator().manual_seed(1), Experts.from_module(blocks(model)[0].experts, "").width
     return torch.rand(len(blocks(model)), sets, width, generator=generator) < 0.3
 
 
@@ -31,12 +31,12 @@ def with_zeroed_neurons(model, masks: torch.Tensor):
 def masking(model, masks: torch.Tensor, mask_ids: torch.Tensor | None = None) -> ExitStack:
     stack = ExitStack()
     for block, of_layer in zip(blocks(model), masks):
-        experts = Experts.of(block.experts, "")
+        experts = Experts.from_module(block.experts, "")
 
         def change(routed, experts=experts, of_layer=of_layer):
-            return experts.masked(routed, of_layer, mask_ids)
+            return experts.mask_hidden(routed, of_layer, mask_ids)
 
-        stack.enter_context(changing(experts, change))
+        stack.enter_context(change_hidden(experts, change))
     return stack
 
 
@@ -47,7 +47,7 @@ def test_nothing_changes_no_bit_of_eager_experts(name, dtype):
     model, batch = tiny_moe(name, dtype), tiny_batch((27, 27))
     for block, x in zip(blocks(model), block_inputs(model, batch)):
         plain = block(x)
-        with changing(Experts.of(block.experts, ""), lambda routed: None):
+        with change_hidden(Experts.from_module(block.experts, ""), lambda routed: None):
             assert torch.equal(block(x), plain)
 
 
@@ -60,7 +60,7 @@ def test_other_implementations_agree_to_rounding(name, implementation, at_once, 
     model, batch = tiny_moe(name, torch.float32, implementation), tiny_batch((27, 27))
     for block, x in zip(blocks(model), block_inputs(model, batch)):
         plain, seen = block(x), []
-        with changing(Experts.of(block.experts, ""), seen.append):
+        with change_hidden(Experts.from_module(block.experts, ""), seen.append):
             torch.testing.assert_close(block(x), plain, rtol=1e-5, atol=1e-6)
         gate, up, hidden = seen[0].gate, seen[0].up, seen[0].hidden
         torch.testing.assert_close(hidden, nn.functional.silu(gate) * up)
@@ -102,15 +102,15 @@ def test_every_row_of_a_batch_runs_under_its_own_set(name):
 @pytest.mark.parametrize("change", ["scale", "values"])
 def test_masked_scales_or_sets_to_values(change, plain):
     model, batch = tiny_moe("qwen3_moe"), tiny_batch()
-    experts = Experts.of(blocks(model)[0].experts, "")
+    experts = Experts.from_module(blocks(model)[0].experts, "")
     mask = draw_masks(model, sets=1)[0]
     values = torch.randn(experts.width, dtype=torch.float64)
     options = dict(scale=3.0) if change == "scale" else dict(values=values)
     seen = []
-    with torch.no_grad(), changing(experts, seen.append):
+    with torch.no_grad(), change_hidden(experts, seen.append):
         run(model, batch)
     routed = seen[0]
-    found = experts.masked(routed, mask, plain=plain, **options)
+    found = experts.mask_hidden(routed, mask, plain=plain, **options)
     for row, e in enumerate(routed.experts.tolist()):
         place = slice(e * experts.size, (e + 1) * experts.size)
         target = 3 * routed.hidden[row] if change == "scale" else values[place]
@@ -119,7 +119,7 @@ def test_masked_scales_or_sets_to_values(change, plain):
 
 def test_inner_changes_follow_outer_ones_and_all_are_taken_away():
     model, batch = tiny_moe("mixtral"), tiny_batch()
-    experts, calls = Experts.of(blocks(model)[0].experts, ""), []
+    experts, calls = Experts.from_module(blocks(model)[0].experts, ""), []
 
     def double(routed):
         calls.append(("double", routed.hidden))
@@ -130,8 +130,8 @@ def test_inner_changes_follow_outer_ones_and_all_are_taken_away():
 
     with torch.no_grad():
         plain = run(model, batch)
-        with changing(experts, double):
-            with pytest.raises(RuntimeError, match="stop"), changing(experts, look):
+        with change_hidden(experts, double):
+            with pytest.raises(RuntimeError, match="stop"), change_hidden(experts, look):
                 run(model, batch)
                 raise RuntimeError("stop")
             run(model, batch)
@@ -142,13 +142,13 @@ def test_inner_changes_follow_outer_ones_and_all_are_taken_away():
 
 def test_a_forward_of_somebody_else_is_put_back():
     model, batch = tiny_moe("mixtral"), tiny_batch()
-    experts = Experts.of(blocks(model)[0].experts, "")
+    experts = Experts.from_module(blocks(model)[0].experts, "")
 
     def own(hidden_states, top_k_index, top_k_weights):
         return hidden_states
 
     experts.module.forward = own
-    with torch.no_grad(), changing(experts, lambda routed: None):
+    with torch.no_grad(), change_hidden(experts, lambda routed: None):
         run(model, batch)
     assert experts.module.forward is own
 

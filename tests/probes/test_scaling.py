@@ -10,7 +10,7 @@ import torch
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import places
+from pymultiling.probes.masking import change_points
 from tests.probes.test_masking import TOLERANCE, difference, logits
 from tests.support.anatomy import routed_gate_and_up, weight_of
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model
@@ -23,7 +23,7 @@ def scaled(model, neurons: pml.NeuronSet, scale: float):
         if layer.experts is not None:
             columns = layer.experts.module.down_proj.data.mT
             columns[neurons.sites["ffn"][index].view(columns.shape[:2])] *= scale
-        for module, on_input, parts in places(layer):
+        for module, on_input, parts in change_points(layer):
             weight = weight_of(module).data.T if on_input else weight_of(module).data
             for site, part in parts.items():
                 chosen = torch.arange(len(weight))[part][neurons.sites[site][index]]
@@ -76,7 +76,7 @@ def replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Tensor], batch
         for index, layer in enumerate(Decoder(model).layers):
             if layer.experts is not None:
                 stack.enter_context(experts_with(index, layer.experts.module))
-            for module, on_input, parts in places(layer):
+            for module, on_input, parts in change_points(layer):
                 at = dict(index=index, parts=parts)
                 if on_input:
                     hook = module.register_forward_pre_hook(lambda _, args, at=at: (put(args[0].clone(), **at),))

@@ -1,0 +1,23 @@
+"""Types for attributes that torch.nn.Module does not declare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def pretrained(model: nn.Module) -> PreTrainedModel:
+    """Returns the model itself, typed as a Hugging Face model.
+
+    A compiled model is no instance of PreTrainedModel, but has its attributes: therefore nothing is checked.
+    """
+    return cast("PreTrainedModel", model)
+
+
+def tensor_attribute(module: nn.Module, name: str) -> Tensor:
+    """Returns a parameter or buffer of a module, typed as a tensor."""
+    return cast("Tensor", getattr(module, name))

@@ -92,8 +92,9 @@ class ActivationStatistics:
         return self.probability.mean(1)
 
     def most_active(self, fraction: float = 0.01) -> MostActive:
-        """Finds the neurons that are active most often. Of neurons with equal counts the first by layer and index
-        counts.
+        """Finds the neurons that are active most often.
+
+        Of neurons with equal counts, the first by layer and index is preferred.
 
         Args:
             fraction: how many neurons, as a fraction of those of all layers, above 0 and at most 1. At least one neuron

@@ -1,4 +1,4 @@
-"""What runs wrote, to and from the Hugging Face Hub."""
+"""Publishing results on the Hugging Face Hub, and fetching them from it."""
 
 from pymultiling.hub.transfer import pull_from_hub, push_to_hub
 

@@ -1,4 +1,4 @@
-"""The card of a published folder, README.md of its repository: what is inside, how it was made, how it is loaded."""
+"""The card of a published folder: README.md of its repository, with contents, loading code and origin."""
 
 from __future__ import annotations
 
@@ -10,48 +10,54 @@ from pathlib import Path
 
 from pymultiling.data.languages import language_codes
 from pymultiling.hub.contents import Contents
-from pymultiling.hub.publishing import hub_model
+from pymultiling.hub.publishing import CardRecord, RunRecord, hub_model
 from pymultiling.hub.snippet import snippet
-from pymultiling.results.tables import markdown_table as table
+from pymultiling.results.tables import markdown_table
 
-GENERIC = {"title": "Neurons of a language model", "about": "Sets or statistics of neurons.", "papers": {}}
-SHOWN = 4  # of a corpus of many files
-OURS = {"embedded": "the model in the package"}
+GENERIC_CARD: CardRecord = {
+    "title": "Neurons of a language model",
+    "about": "Sets or statistics of neurons.",
+    "papers": {},
+}
+MAX_FILES_SHOWN = 4  # of a corpus of many files
+PACKAGED_MODELS = {"embedded": "the model in the package"}  # {name in a record: name in a card}
 
 
-def make_card(folder: Path, record: Mapping, repo_id: str, revision: str | None = None) -> str:
-    """The card's text.
+def make_card(folder: Path, record: RunRecord, repo_id: str, revision: str | None = None) -> str:
+    """Returns the text of the card.
 
     Args:
-        folder: where the files are.
-        record: the run's, as it is published: `publishing.public_record`.
+        folder: the folder of the files.
+        record: the run's record as it is published: `publishing.public_record`.
         repo_id: the repository, OWNER/NAME.
-        revision: its branch; None: main.
+        revision: the branch of the repository; None: main.
     """
     contents, model = Contents(folder, record["files"]), hub_model(record)
-    known = record.get("model") or {}
-    name, commit = OURS.get(known.get("name"), known.get("name")), known.get("revision")
-    declared = record.get("card") or GENERIC
-    title, about = declared["title"], declared["about"]
+    model_record = record.get("model") or {}
+    recorded_name, commit = model_record.get("name"), model_record.get("revision")
+    name = None if recorded_name is None else PACKAGED_MODELS.get(recorded_name, recorded_name)
+    card = record.get("card") or GENERIC_CARD
+    repository_arguments = _call_arguments(repo_id, revision)
+    model_arguments = model and _call_arguments(model, commit)
     parts = [
         _metadata(record, contents, model),
-        f"# {title}{f': {name}' if name else ''}",
-        f"{about} Made with pymultiling {record['versions']['pymultiling']}.",
+        f"# {card['title']}{f': {name}' if name else ''}",
+        f"{card['about']} Made with pymultiling {record['versions']['pymultiling']}.",
         "## What is inside",
         *contents.tables(),
         *_tables_and_plots(record["files"]),
         "## How to load it",
-        _code("python", snippet(contents, record["files"], _call(repo_id, revision), model and _call(model, commit))),
+        _code("python", snippet(contents, record["files"], repository_arguments, model_arguments)),
     ]
     if "command" in record:
-        parts += ["## How it was made", *_made(record, declared["papers"], model)]
+        parts += ["## How it was made", *_origin(record, card["papers"], model)]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(record: Mapping, contents: Contents, model: str | None) -> str:
+def _metadata(record: RunRecord, contents: Contents, model: str | None) -> str:
     from huggingface_hub import ModelCardData
 
-    names = [name for named in contents.folders.values() for name in named]
+    names = [name for paths in contents.folders.values() for name in paths]
     data = ModelCardData(
         library_name="pymultiling",
         base_model=model,
@@ -67,7 +73,7 @@ def _tables_and_plots(files: list[str]) -> list[str]:
     return [*([f"Tables: {', '.join(tables)}."] if tables else []), *plots]
 
 
-def _call(name: str, revision: str | None) -> str:
+def _call_arguments(name: str, revision: str | None) -> str:
     return json.dumps(name) if revision is None else f"{json.dumps(name)}, revision={json.dumps(revision)}"
 
 
@@ -75,46 +81,46 @@ def _code(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"
 
 
-def _made(record: Mapping, papers: Mapping[str, str], model: str | None) -> list[str]:
-    """The command, the model, the corpora, the versions and the papers."""
-    facts = []
+def _origin(record: RunRecord, papers: Mapping[str, str], model: str | None) -> list[str]:
+    """Returns the command, the model, the versions, the corpora and the papers."""
+    facts: list[str] = []
     if "model" in record:
-        known = record["model"]
-        where = (
-            f"[{model}](https://huggingface.co/{model}), commit `{known['revision']}`"
-            if model
-            else f"{known['name']}, not from the Hub"
-        )
-        facts.append(
-            f"model: {where}; {known['type']}, {known['dtype']}, on {record.get('device', 'an unknown device')}"
-        )
-    facts += [f"{key}: {record[key]}" for key in ("rule", "seed") if record.get(key) is not None]
+        model_record = record["model"]
+        if model:
+            source = f"[{model}](https://huggingface.co/{model}), commit `{model_record['revision']}`"
+        else:
+            source = f"{model_record['name']}, not from the Hub"
+        device = record.get("device", "an unknown device")
+        facts.append(f"model: {source}; {model_record['type']}, {model_record['dtype']}, on {device}")
+    if record.get("rule") is not None:
+        facts.append(f"rule: {record['rule']}")
+    if record.get("seed") is not None:
+        facts.append(f"seed: {record['seed']}")
     facts.append(f"started: {record['started']}")
     facts.append("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
     parts = [_code("", command_line(record))] if "command_line" in record else []
     parts.append("\n".join(f"- {fact}" for fact in facts))
     if record.get("corpora"):
-        parts.append(_corpora(record["corpora"]))
-    sources = [f"[arXiv {number}](https://arxiv.org/abs/{number}) ({what})" for number, what in papers.items()]
+        parts.append(_corpora_table(record["corpora"]))
+    sources = [f"[arXiv {number}](https://arxiv.org/abs/{number}) ({use})" for number, use in papers.items()]
     return [*parts, f"Sources of the method: {'; '.join(sources)}."] if sources else parts
 
 
-def _corpora(corpora: Mapping[str, Mapping]) -> str:
-    """SHA-256 of every corpus: of a file, of several, or, of `demo`, of the texts."""
-    rows = []
-    for name, known in corpora.items():
-        for key, value in known.items():
+def _corpora_table(corpora: Mapping[str, Mapping[str, str | dict[str, str]]]) -> str:
+    """Returns a table with the SHA-256 of every corpus: of its file, of its files, or, for `demo`, of its texts."""
+    rows: list[list[object]] = []
+    for name, corpus in corpora.items():
+        for key, value in corpus.items():
             if isinstance(value, dict):
-                rows += [[name, file, f"`{one}`"] for file, one in list(value.items())[:SHOWN]]
-                rows += (
-                    [[name, f"and {len(value) - SHOWN:,} more files", "in `run.json`"]] if len(value) > SHOWN else []
-                )
+                rows += [[name, file, f"`{digest}`"] for file, digest in list(value.items())[:MAX_FILES_SHOWN]]
+                if len(value) > MAX_FILES_SHOWN:
+                    rows.append([name, f"and {len(value) - MAX_FILES_SHOWN:,} more files", "in `run.json`"])
             elif key != "file":
-                rows.append([name, known.get("file", key), f"`{value}`"])
-    remote = any("fingerprints" in known for known in corpora.values())
-    return table(["corpus", "file", "fingerprint" if remote else "SHA-256"], rows)
+                rows.append([name, corpus.get("file", key), f"`{value}`"])
+    is_remote = any("fingerprints" in corpus for corpus in corpora.values())
+    return markdown_table(["corpus", "file", "fingerprint" if is_remote else "SHA-256"], rows)
 
 
-def command_line(record: Mapping) -> str:
-    """What was typed, with every default, as far as it is published."""
+def command_line(record: RunRecord) -> str:
+    """Returns the command line of the run with all defaults, as far as it is published."""
     return shlex.join(["pymultiling", record["command"], *chain.from_iterable(record["command_line"].values())])

@@ -1,149 +1,238 @@
-"""What of a run's folder others may have: the library's own files, and its record without this machine's folders."""
+"""Selects the files of a run's folder that may be published, and removes local folders from its record."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from pathlib import Path
+from typing import TypeAlias, TypedDict, cast
 
 from safetensors import SafetensorError
 
 from pymultiling.errors import HubError
+from pymultiling.hub.errors import is_valid_repo_id
 from pymultiling.results.run import RECORD_FILE
 from pymultiling.runtime.storage import load_tensors, read_metadata, save_tensors
 
 CARD = "README.md"
-KINDS = (".safetensors", ".csv", ".png")
-WHOLE = ("card", "files", "published_whole", "started", "versions")  # parts of every record without paths
+PUBLISHED_SUFFIXES = (".safetensors", ".csv", ".png")
+PATH_FREE_PARTS = ("card", "files", "published_whole", "started", "versions")  # parts of every record without paths
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 
-def read_record(folder: Path, whose: str) -> dict | None:
-    """run.json of a folder, which belongs to `whose`; None where there is none; HubError where it is something else."""
+class ModelRecord(TypedDict, total=False):
+    """The part `model` of a run's record."""
+
+    name: str
+    revision: str | None
+    type: str
+    dtype: str
+
+
+class CardRecord(TypedDict):
+    """The part `card` of a run's record; papers is {arXiv number: what of it is used}."""
+
+    title: str
+    about: str
+    papers: dict[str, str]
+
+
+class PathFreeNames(TypedDict):
+    """The part `published_whole` of a run's record: names of arguments and of parts that hold no paths."""
+
+    arguments: list[str]
+    facts: list[str]
+
+
+class RunRecord(TypedDict, total=False):
+    """The parts of run.json that publishing uses. A record may have other parts, and older ones lack some of these."""
+
+    command: str
+    arguments: dict[str, Json]
+    command_line: dict[str, list[str]]
+    card: CardRecord
+    published_whole: PathFreeNames
+    started: str
+    versions: dict[str, str]
+    seed: int | None
+    rule: str
+    device: str
+    model: ModelRecord
+    corpora: dict[str, dict[str, str | dict[str, str]]]
+    files: list[str]
+
+
+def read_record(folder: Path, owner: str) -> RunRecord | None:
+    """Reads run.json of a folder; None if there is none.
+
+    Args:
+        folder: the folder.
+        owner: the folder or repository that the file belongs to, for messages.
+
+    Raises:
+        HubError: the file is not the record of a run.
+    """
     if not (folder / RECORD_FILE).is_file():
         return None
     try:
-        record = json.loads((folder / RECORD_FILE).read_text("utf-8"))
+        record: RunRecord = json.loads((folder / RECORD_FILE).read_text("utf-8"))
         if "pymultiling" in record["versions"] and all(_stays_inside(name) for name in record["files"]):
             return record
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise HubError(f"the {RECORD_FILE} of {whose} is no record of a run of pymultiling: give another, or make it again")
+    raise HubError(
+        f"the {RECORD_FILE} of {owner} is not a record of a pymultiling run: give another folder or repository, or run "
+        "the command again"
+    )
 
 
 def _stays_inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in name.split("/") and not set(name) & set("\\:")
 
 
-def own_and_others(folder: Path, record: dict | None) -> tuple[list[str], list[str]]:
-    """The names of the files that may be published, and of those that may not.
+def split_files(folder: Path, record: RunRecord | None) -> tuple[list[str], list[str]]:
+    """Returns the names of the files that may be published, and the names of the other files.
 
-    A safetensors file may where it names a format of the library; a table or a plot where the run's record has it. The
-    record, and a card that was pulled with it, are neither: they are made anew.
+    A safetensors file may be published if its metadata names a format of this library; a table or a plot if the run's
+    record lists it. The record itself and a pulled card are in neither list, because they are written anew.
     """
-    known = set() if record is None else set(record["files"])
-    own, others = [], []
+    listed = set() if record is None else set(record["files"])
+    publishable: list[str] = []
+    unpublishable: list[str] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == RECORD_FILE or (name == CARD and CARD in known):
+        if path.is_dir() or name == RECORD_FILE or (name == CARD and CARD in listed):
             continue
         if path.suffix == ".safetensors":
-            is_own = metadata_of(path).get("format", "").startswith("pymultiling.")
+            is_publishable = metadata_of(path).get("format", "").startswith("pymultiling.")
         else:
-            is_own = path.suffix in KINDS and name in known
-        (own if is_own else others).append(name)
-    return own, others
+            is_publishable = path.suffix in PUBLISHED_SUFFIXES and name in listed
+        (publishable if is_publishable else unpublishable).append(name)
+    return publishable, unpublishable
 
 
-def published_files(folder: Path, whose: str) -> list[str]:
-    """The names of run.json of a pulled folder and of the files that it lists.
+def published_files(folder: Path, owner: str) -> list[str]:
+    """Returns the names of run.json of a pulled folder and of the files that it lists.
+
+    Args:
+        folder: the pulled folder.
+        owner: the repository, for messages.
 
     Raises:
-        HubError: there is none, or it lists what is never published.
+        HubError: there is no run.json, or it lists a file of a kind that is never published.
     """
-    record = read_record(folder, whose)
+    record = read_record(folder, owner)
     if record is None:
         raise HubError(
-            f"{whose} has no {RECORD_FILE}, so push did not write it: give a repository that pymultiling push made"
+            f"{owner} has no {RECORD_FILE}, so push did not write it: give a repository that pymultiling push made"
         )
     for name in record["files"]:
-        if name != CARD and Path(name).suffix not in KINDS:
-            raise HubError(f"the {RECORD_FILE} of {whose} lists {name}, which push never writes: it is not pulled")
+        if name != CARD and Path(name).suffix not in PUBLISHED_SUFFIXES:
+            raise HubError(
+                f"the {RECORD_FILE} of {owner} lists {name}, which push never writes: it is not pulled; give a "
+                "repository that pymultiling push made"
+            )
     return sorted({RECORD_FILE, *record["files"]})
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The strings beside the tensors of a safetensors file; none where it is damaged."""
+    """Returns the metadata of a safetensors file; empty if the file is damaged."""
     try:
         return read_metadata(path)
     except SafetensorError:
         return {}
 
 
-def hub_model(record: Mapping) -> str | None:
-    """The name of the run's model on the Hub; None where it was a folder: only what came from the Hub has a commit."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+def hub_model(record: RunRecord) -> str | None:
+    """Returns the name of the run's model on the Hub; None if the model was a local folder.
 
+    Only a model from the Hub has a revision.
+    """
     model = record.get("model") or {}
-    try:
-        validate_repo_id(model.get("name"))
-    except HFValidationError:
+    if not is_valid_repo_id(model.get("name")):
         return None
     return model["name"] if model.get("revision") else None
 
 
-def public_record(record: Mapping, files: list[str]) -> dict:
-    """The record with these files, and of every path but its last part; what the run declares to be no path stays whole."""
-    kept, whole = hub_model(record), record.get("published_whole") or {"arguments": [], "facts": []}
-    facts = {*WHOLE, *whole["facts"]}
-    public = {key: value if key in facts else without_folders(value, kept) for key, value in record.items()}
-    for part in ("arguments", "command_line"):
-        if part in record:
-            public[part] |= {name: one for name, one in record[part].items() if name in whole["arguments"]}
-    if "model" in record and kept is None:
-        public["model"]["revision"] = None
-    return {**public, "files": files}
+def public_record(record: RunRecord, files: list[str]) -> RunRecord:
+    """Returns the record as it is published.
+
+    Every path is reduced to its last part. Parts and arguments that the run declares to hold no paths are unchanged.
+
+    Args:
+        record: the run's record.
+        files: the names of the published files.
+    """
+    model_name = hub_model(record)
+    path_free: PathFreeNames = record.get("published_whole") or {"arguments": [], "facts": []}
+    path_free_parts = {*PATH_FREE_PARTS, *path_free["facts"]}
+    parts = cast("dict[str, Json]", record)
+    public = {
+        name: part if name in path_free_parts else strip_folders(part, model_name) for name, part in parts.items()
+    }
+    for name in ("arguments", "command_line"):
+        arguments, public_arguments = parts.get(name), public.get(name)
+        if isinstance(arguments, dict) and isinstance(public_arguments, dict):
+            public_arguments |= {key: value for key, value in arguments.items() if key in path_free["arguments"]}
+    model = public.get("model")
+    if isinstance(model, dict) and model_name is None:
+        model["revision"] = None
+    return cast("RunRecord", {**public, "files": files})
 
 
-def publishable(file: Path, record: Mapping, scratch: Path) -> Path:
-    """The file; or, where its metadata name a folder as its model, a copy of it in `scratch` with the last part alone."""
+def public_copy(file: Path, record: RunRecord, scratch: Path) -> Path:
+    """Returns the file to publish.
+
+    This is the file itself; or, if its metadata name a folder as the model, a copy in the folder `scratch` that names
+    the last part of the path only.
+    """
     metadata = metadata_of(file) if file.suffix == ".safetensors" else {}
     name = metadata.get("model", "")
-    if without_folders(name, hub_model(record)) == name:
+    if _strip_text(name, hub_model(record)) == name:
         return file
     form = metadata.pop("format")
     tensors, _ = load_tensors(file, form, "a file to publish")
     copy = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
-    save_tensors(copy, tensors, form, {**metadata, "model": without_folders(name, None)})
+    save_tensors(copy, tensors, form, {**metadata, "model": _strip_text(name, None)})
     return copy
 
 
-def without_folders(value, kept: str | None):
-    """Paths in strings, NAME=PATH, and lists and dicts of these, without their folders; `kept` and the Hub's stay whole."""
+def strip_folders(value: Json, model_name: str | None) -> Json:
+    """Removes the folders of paths in strings, in NAME=PATH, and in lists and dicts of these.
+
+    Args:
+        value: a part of a record.
+        model_name: a model on the Hub, whose name is kept; hf:// paths are kept too.
+    """
     if isinstance(value, dict):
-        shown = {}
-        for name, one in value.items():
-            shown[_free(without_folders(name, kept), shown)] = without_folders(one, kept)
-        return shown
+        stripped: dict[str, Json] = {}
+        for name, part in value.items():
+            stripped[_unused_name(_strip_text(name, model_name), stripped)] = strip_folders(part, model_name)
+        return stripped
     if isinstance(value, list):
-        return [without_folders(one, kept) for one in value]
-    if not isinstance(value, str) or value == kept or value.startswith("hf://"):
-        return value
-    name, found, path = value.partition("=")
-    if found and "://" not in name and _last(name) == name:
-        return f"{name}={without_folders(path, None)}"
-    return _last(value)
+        return [strip_folders(part, model_name) for part in value]
+    return _strip_text(value, model_name) if isinstance(value, str) else value
 
 
-def _free(name: str, taken: Container[str]) -> str:
-    """The name, or one with a number where another file in another folder has it."""
+def _strip_text(text: str, model_name: str | None) -> str:
+    if text == model_name or text.startswith("hf://"):
+        return text
+    name, separator, path = text.partition("=")
+    if separator and "://" not in name and _last_part(name) == name:
+        return f"{name}={_strip_text(path, None)}"
+    return _last_part(text)
+
+
+def _unused_name(name: str, used: Container[str]) -> str:
+    """Returns the name, with a number if another file in another folder has the same name."""
     numbered = (f"{name} ({number})" for number in itertools.count(2))
-    return next(one for one in itertools.chain([name], numbered) if one not in taken)
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def _last(path: str) -> str:
+def _last_part(path: str) -> str:
     if "://" in path:
-        path = path.partition("?")[0]  # what is behind it may be a key
+        path = path.partition("?")[0]  # the query may hold a key
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

@@ -1,4 +1,4 @@
-"""The lines of Python in a card: they pull the folder, load what is in it, and run as they are."""
+"""The Python code in a card, which pulls the folder and loads its files."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from pymultiling.hub.contents import Contents
 
 
 def snippet(contents: Contents, files: list[str], repo: str, model: str | None) -> str:
-    """Python for a card.
+    """Returns the Python code for a card; it runs as it is.
 
     Args:
         contents: the safetensors files.
-        files: names of all files.
-        repo: what `pull_from_hub` takes, as it is written in Python.
-        model: what `from_pretrained` takes; None: the model is not on the Hub.
+        files: the names of all files.
+        repo: the arguments of `pull_from_hub`, as Python code.
+        model: the arguments of `from_pretrained`, as Python code; None: the model is not on the Hub.
     """
     lines = ["import pymultiling as pml", "", f"folder = pml.pull_from_hub({repo})"]
-    chosen = next((one for one in ("specific", "neurons", *contents.sets) if one in contents.sets), None)
-    if chosen is not None:
-        lines += [f"sets = pml.load_sets({_place(chosen)})", "print(sets)"]
-    if (found := contents.first("statistics")) is not None:
-        lines += [f"statistics = pml.NeuronStatistics.load({_place(found)})", "print(statistics.documents)"]
-    if (found := contents.first("activations")) is not None:
-        lines += [f"counts = pml.ActivationStatistics.load({_place(found)})", "print(counts.proportion)"]
+    subfolder = next((name for name in ("specific", "neurons", *contents.sets) if name in contents.sets), None)
+    if subfolder is not None:
+        lines += [f"sets = pml.load_sets({_path_code(subfolder)})", "print(sets)"]
+    if (file := contents.first("statistics")) is not None:
+        lines += [f"statistics = pml.NeuronStatistics.load({_path_code(file)})", "print(statistics.documents)"]
+    if (file := contents.first("activations")) is not None:
+        lines += [f"counts = pml.ActivationStatistics.load({_path_code(file)})", "print(counts.proportion)"]
     if not contents.folders:
         tables = [name for name in files if PurePosixPath(name).suffix == ".csv"]
-        lines += [f"print(({_place(name)}).read_text('utf-8'))" for name in tables[:1]]
+        lines += [f"print(({_path_code(name)}).read_text('utf-8'))" for name in tables[:1]]
     tuning = contents.first("tuning")
-    if model is not None and (chosen is not None or tuning is not None):
+    if model is not None and (subfolder is not None or tuning is not None):
         lines += ["", "from transformers import AutoModelForCausalLM", ""]
         lines.append(f"model = AutoModelForCausalLM.from_pretrained({model})")
-        if chosen is not None:
-            name = json.dumps(next(iter(contents.folders[chosen])), ensure_ascii=False)
+        if subfolder is not None:
+            name = json.dumps(next(iter(contents.folders[subfolder])), ensure_ascii=False)
             lines.append(f"with pml.deactivate(model, sets[{name}]):")
             lines.append("    pass  # every forward here runs without these neurons; the weights are not touched")
         if tuning is not None:
-            lines.append(f"pml.NeuronTuning.load(model, {_place(tuning)}).merge()  # the model is the trained one now")
+            lines.append(
+                f"pml.NeuronTuning.load(model, {_path_code(tuning)}).merge()  # the model is the trained one now"
+            )
     return "\n".join(lines)
 
 
-def _place(path: str) -> str:
+def _path_code(path: str) -> str:
+    """Returns Python code for a path in the pulled folder."""
     return f"folder / {json.dumps(path, ensure_ascii=False)}" if path else "folder"

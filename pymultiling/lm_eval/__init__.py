@@ -1,7 +1,8 @@
-"""A model for lm-evaluation-harness: its own `hf` with a set of neurons off. Importing this registers it as `pymultiling`.
+"""A model for lm-evaluation-harness: its model `hf` with a set of neurons deactivated.
 
-`lm_eval --model pymultiling --model_args pretrained=DIR_OR_NAME,neurons=fr.safetensors --tasks TASK`, where lm-eval finds the
-models of other packages; `python -m pymultiling.lm_eval` with the same arguments everywhere.
+Importing this module registers the model as `pymultiling`. If lm-eval finds the models of other packages, use it by
+`lm_eval --model pymultiling --model_args pretrained=DIR_OR_NAME,neurons=fr.safetensors --tasks TASK`. Otherwise use
+`python -m pymultiling.lm_eval` with the same arguments.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import deactivate
 
-try:  # absolute: the other package
+if TYPE_CHECKING:
+    from torch import nn
+
+try:  # these are absolute imports: `lm_eval` is the other package
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
 except ModuleNotFoundError as error:
@@ -24,28 +29,29 @@ except ModuleNotFoundError as error:
 
 
 @register_model("pymultiling")
-class Deactivated(HFLM):
-    """lm-eval's model `hf` inside `deactivate`: every forward, likelihoods and generation alike, runs without the neurons.
+class Deactivated(HFLM):  # type: ignore[misc]  # lm-eval brings no types
+    """lm-eval's model `hf` with a set of neurons deactivated in every forward, for log-likelihoods and generation.
 
-    The weights are not touched. A model that was given as an object runs as it did before once this one is gone.
+    The weights are not changed. A model that was passed as an object runs as before once this object is deleted.
+
+    Args:
+        pretrained: a model folder, a name on the Hugging Face Hub, or the model itself.
+        neurons: the file of a NeuronSet.
+        scale: the factor of the neurons' activations: 0 deactivates them, 2 doubles them.
+        arguments: all other arguments of lm-eval's `hf`.
+
+    Raises:
+        CheckpointError: the file does not exist, is damaged, or is not a set of neurons.
+        UnsupportedModel: the model is of no known family.
+        ValueError: the set is of a model of another shape, or scale is not a finite number.
     """
 
-    def __init__(self, pretrained, *, neurons: str | Path, scale: float = 0.0, **arguments) -> None:
-        """
-        Args:
-            pretrained: a folder, a name on the Hugging Face Hub, or the model itself.
-            neurons: the file of a NeuronSet.
-            scale: 0 switches off; 2 doubles the neurons' activations.
-            arguments: all others of `hf`.
-
-        Raises:
-            CheckpointError: there is no such file, or it is damaged or something else.
-            UnsupportedModel: the model's neurons are not where a known family has them.
-            ValueError: the set is of a model of another shape; scale is not a finite number.
-        """
+    def __init__(
+        self, pretrained: str | nn.Module, *, neurons: str | Path, scale: float = 0.0, **arguments: object
+    ) -> None:
         if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-            raise ValueError(f"scale is a number, such as 0 to switch off or 2 to double; got {scale!r}")
-        chosen = NeuronSet.load(str(neurons))  # before the model: a wrong name is to be told at once
+            raise ValueError(f"scale must be a finite number, such as 0 to deactivate or 2 to double; got {scale!r}")
+        neuron_set = NeuronSet.load(str(neurons))  # before the model is loaded, so that a wrong path fails at once
         super().__init__(pretrained, **arguments)
-        self._inside = ExitStack()  # never closed: its block ends when this object does
-        self._inside.enter_context(deactivate(self.model, chosen, scale=float(scale)))
+        self._deactivation = ExitStack()  # never closed: it ends when this object is deleted
+        self._deactivation.enter_context(deactivate(self.model, neuron_set, scale=float(scale)))

@@ -1,4 +1,4 @@
-"""`python -m pymultiling.lm_eval`: lm-eval's own command line, which knows the model `pymultiling` by now."""
+"""`python -m pymultiling.lm_eval`: runs the command line of lm-eval, to which the model `pymultiling` was added."""
 
 from lm_eval.__main__ import cli_evaluate
 

@@ -1,4 +1,4 @@
-"""Tasks by which a model is judged with neurons off: their items, metrics, and scores under many sets in shared batches."""
+"""Tasks that a model is evaluated on while neurons are deactivated: items, metrics and the evaluation itself."""
 
 from pymultiling.tasks.continuation_task import continuation
 from pymultiling.tasks.evaluate import evaluate
@@ -6,4 +6,17 @@ from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import METRICS
 from pymultiling.tasks.published_tasks import mgsm, xcopa, xcsqa, xlsum, xquad
 
-__all__ = ["METRICS", "Item", "Task", "continuation", "evaluate", "mgsm", "xcopa", "xcsqa", "xlsum", "xquad"]
+__all__ = [
+    # a task and its evaluation
+    "Item",
+    "Task",
+    "METRICS",
+    "evaluate",
+    # tasks from files or texts
+    "continuation",
+    "mgsm",
+    "xcopa",
+    "xcsqa",
+    "xlsum",
+    "xquad",
+]

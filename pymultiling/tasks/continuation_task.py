@@ -1,4 +1,4 @@
-"""Tasks made of plain texts, for models that are too small for any other."""
+"""A task made of plain texts, for models that are too small for the published tasks."""
 
 from __future__ import annotations
 
@@ -10,37 +10,43 @@ from pymultiling.tasks.items import Item, Task
 
 
 def continuation(texts: Mapping[str, Sequence[str]], choices: int = 4, seed: int = 0) -> Task:
-    """Which of several second halves belongs to the first half of a text, by the mean likelihood of its tokens.
+    """Makes a task: choose the second half of a text by the mean log-likelihood of its tokens.
 
-    A text is parted between words (between characters where it has no spaces) in the middle; the wrong halves are those of
-    other texts of its language, drawn with `seed`.
+    A text is split in the middle, between words, or between characters if it has no spaces. The wrong choices are
+    second halves of other texts in the same language, drawn with `seed`.
 
     Args:
-        texts: {language: texts}; held-out ones.
-        choices: second halves to choose from, the right one among them.
-        seed: of the draws.
+        texts: {language: texts}; use held-out texts.
+        choices: the number of second halves to choose from, including the correct one.
+        seed: the seed of the random draws.
+
+    Returns:
+        A task with the metric "normalised accuracy".
 
     Raises:
-        CorpusError: a language has fewer different texts than choices.
+        CorpusError: a language has fewer different second halves than `choices`.
     """
-    items = {}
-    for language, some in texts.items():
-        halves = [half for half in map(_halves, dict.fromkeys(some)) if half is not None]
-        if len({second for _, second in halves}) < choices:
+    items: dict[str, list[Item]] = {}
+    for language, language_texts in texts.items():
+        halves = [half for half in map(_split_in_halves, dict.fromkeys(language_texts)) if half is not None]
+        second_halves = {second for _, second in halves}
+        if len(second_halves) < choices:
             raise CorpusError(
-                f"{language!r}: {choices} choices were looked for, there are {len({second for _, second in halves})} second halves"
+                f"{language!r} has {len(second_halves)} different second halves of texts, too few for {choices} "
+                "choices: give more texts or fewer choices"
             )
-        draw, items[language] = random.Random(seed), []
+        generator, items[language] = random.Random(seed), []
         for first, second in halves:
-            others = sorted({other for _, other in halves} - {second})
-            offered = [second, *draw.sample(others, choices - 1)]
-            draw.shuffle(offered)
+            wrong = sorted(second_halves - {second})
+            offered = [second, *generator.sample(wrong, choices - 1)]
+            generator.shuffle(offered)
             items[language].append(Item(first, second, tuple(offered)))
     return Task("continuation", items, "normalised accuracy")
 
 
-def _halves(text: str) -> tuple[str, str] | None:
+def _split_in_halves(text: str) -> tuple[str, str] | None:
+    """Splits a text at the space next to its middle; None if a half would be empty."""
     middle = len(text) // 2
-    spaces = [place for place, c in enumerate(text) if c == " " and 0 < place < len(text) - 1]
-    cut = min(spaces, key=lambda place: abs(place - middle)) if spaces else middle
+    spaces = [index for index, c in enumerate(text) if c == " " and 0 < index < len(text) - 1]
+    cut = min(spaces, key=lambda index: abs(index - middle)) if spaces else middle
     return (text[:cut], text[cut:]) if 0 < cut < len(text) else None

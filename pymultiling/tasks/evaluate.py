@@ -1,9 +1,9 @@
-"""Scores of a task under many sets of neurons, in shared batches."""
+"""Metric values of a task under several sets of deactivated neurons, in shared batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from pymultiling.errors import NonFiniteActivations
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
-from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
+from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.likelihood import log_likelihoods
-from pymultiling.tasks.metrics import CHOSEN, GENERATED, METRICS, best
+from pymultiling.tasks.metrics import CHOICE_METRICS, GENERATION_METRICS, METRICS, GenerationMetric, best_value
 from pymultiling.tasks.shared_batches import prepend_none
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
 
 def evaluate(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     sets: Mapping[str, NeuronSet],
     *,
@@ -33,42 +34,53 @@ def evaluate(
     batch_tokens: int = 4096,
     progress: bool = False,
 ) -> pandas.DataFrame:
-    """Mean score of a task in every language with each set of neurons off.
+    """Mean metric value of a task in every language, with each set of neurons deactivated.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
-        tokenizer: its tokenizer.
-        task: what is asked, and the metric.
-        sets: {name: NeuronSet}.
-        scale, mean: what becomes of the sets' neurons, as in `deactivate`; by default they are zero.
-        batch_tokens: tokens in one forward, padding included.
-        progress: show it on stderr.
+        tokenizer: the model's tokenizer.
+        task: the items and the metric.
+        sets: {name: set of neurons}.
+        scale: the factor of the sets' activations, as in `deactivate`; 0 sets them to zero.
+        mean: {site: values} that replace the sets' activations, as in `deactivate`; None: `scale` applies.
+        batch_tokens: tokens in one forward, including padding.
+        progress: whether to show progress on stderr.
 
     Returns:
-        DataFrame; rows: "none" and the sets; columns: languages.
+        A DataFrame with a row "none" and a row for each set, and a column for each language. The values are the means
+        over the items.
 
     Raises:
-        UnsupportedModel, ValueError: as `deactivate`, naming the set; the task cannot be scored by its metric.
-        NonFiniteActivations: naming task, language and set.
+        UnsupportedModel: as in `deactivate`.
+        ValueError: as in `deactivate`, with the name of the set; or the items do not suit the task's metric.
+        NonFiniteActivations: a log-likelihood is NaN or infinite. The message names the task, the language and the set.
     """
     import pandas
 
-    named = prepend_none(model, sets)
-    options = {"scale": scale, "mean": mean, "batch_tokens": batch_tokens}
-    total = len(named) * sum(len(items) for items in task.items.values())
+    sets_with_none = prepend_none(model, sets)
+    total = len(sets_with_none) * sum(len(items) for items in task.items.values())
+    columns: dict[str, Tensor] = {}
     with show_progress(task.name, "sets x items", progress, total) as bar:
-        columns = {
-            language: metric_values(
-                model, tokenizer, task, language, list(named.values()), names=list(named), done=bar.update, **options
+        for language in task.items:
+            columns[language] = metric_values(
+                model,
+                tokenizer,
+                task,
+                language,
+                list(sets_with_none.values()),
+                names=list(sets_with_none),
+                scale=scale,
+                mean=mean,
+                batch_tokens=batch_tokens,
+                on_progress=bar.update,
             )
-            for language in task.items
-        }
-    return pandas.DataFrame({language: found.mean(0).numpy() for language, found in columns.items()}, index=list(named))
+    means = {language: values.mean(0).numpy() for language, values in columns.items()}
+    return pandas.DataFrame(means, index=list(sets_with_none))
 
 
 def metric_values(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     task: Task,
     language: str,
     sets: Sequence[NeuronSet | None],
@@ -77,104 +89,182 @@ def metric_values(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 4096,
-    done: Callable[[int], object] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> Tensor:
-    """(items, sets) float64: the score of every item of a language with every set off.
+    """Metric value of every item of a language under every set.
 
-    names: of the sets, for messages. done: is called with the number of sets x items that were measured. Else as `evaluate`.
+    Args:
+        model: as in `evaluate`.
+        tokenizer: as in `evaluate`.
+        task: as in `evaluate`.
+        language: the language of the items.
+        sets: the sets of neurons to deactivate; None: no neurons.
+        names: names of the sets for messages; None: the messages name no set.
+        scale: as in `evaluate`.
+        mean: as in `evaluate`.
+        batch_tokens: as in `evaluate`.
+        on_progress: is called with the number of pairs (sets x items) that were measured.
+
+    Returns:
+        (items, sets) float64.
+
+    Raises:
+        UnsupportedModel: as in `evaluate`.
+        ValueError: as in `evaluate`.
+        NonFiniteActivations: as in `evaluate`.
     """
     items = task.items[language]
-    _check(task, items)
-    options = {"scale": scale, "mean": mean, "batch_tokens": batch_tokens}
-    if task.metric in GENERATED:
-        answers = generate(model, tokenizer, [item.prompt for item in items], sets, task, done=done, **options)
-        found = [
-            [best(task.metric, answer.text, item.references, language) for answer in of_item]
-            for item, of_item in zip(items, answers)
-        ]
-        return torch.tensor(found, dtype=torch.float64)
-    candidates = [item.choices if task.metric in CHOSEN else (item.answer,) for item in items]
-    encoded = _encoded(model, tokenizer, items, candidates, task.name)
-    documents, starts = zip(*encoded)
-    finished = _PerItem(done, candidates)
-    found = log_likelihoods(model, documents, sets, starts=starts, done=finished, **options)
-    for number, of_set in enumerate(found.T):
-        if not of_set.isfinite().all():
+    _check_task(task, items)
+    if task.metric in GENERATION_METRICS:
+        return _generation_values(model, tokenizer, task, language, sets, scale, mean, batch_tokens, on_progress)
+    candidates = [item.choices if task.metric in CHOICE_METRICS else (item.answer,) for item in items]
+    encoded = _encode_candidates(model, tokenizer, items, candidates, task.name)
+    values = log_likelihoods(
+        model,
+        [tokens for tokens, _ in encoded],
+        sets,
+        starts=[start for _, start in encoded],
+        batch_tokens=batch_tokens,
+        scale=scale,
+        mean=mean,
+        on_progress=_ItemProgress(on_progress, candidates),
+    )
+    for number, set_values in enumerate(values.T):
+        if not set_values.isfinite().all():
             off = "" if names is None or sets[number] is None else f" with set {names[number]!r} off"
             raise NonFiniteActivations(f"{task.name}, {language!r}{off}: log-likelihoods are NaN or infinite")
     if task.metric != "accuracy":
-        found = found / torch.tensor([len(tokens) - start for tokens, start in encoded])[:, None]
+        values = values / torch.tensor([len(tokens) - start for tokens, start in encoded])[:, None]
     if task.metric == "likelihood":
-        return found
-    likely = torch.stack([one.argmax(0) for one in found.split([len(some) for some in candidates])])
+        return values
+    by_item = torch.split(values, [len(choices) for choices in candidates])
+    chosen = torch.stack([choice_values.argmax(0) for choice_values in by_item])
     gold = torch.tensor([item.choices.index(item.answer) for item in items])
-    return (likely == gold[:, None]).double()
+    return (chosen == gold[:, None]).double()
 
 
-class _PerItem:
-    """Counts choices, tells of items."""
+def _generation_values(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    language: str,
+    sets: Sequence[NeuronSet | None],
+    scale: float,
+    mean: Mapping[str, Tensor] | None,
+    batch_tokens: int,
+    on_progress: Callable[[int], object],
+) -> Tensor:
+    """Returns what `metric_values` returns, for a metric of generated answers."""
+    items, metric = task.items[language], cast("GenerationMetric", task.metric)
+    answers = generate(
+        model,
+        tokenizer,
+        [item.prompt for item in items],
+        sets,
+        task,
+        scale=scale,
+        mean=mean,
+        batch_tokens=batch_tokens,
+        on_progress=on_progress,
+    )
+    values = [
+        [best_value(metric, answer.text, item.references, language) for answer in item_answers]
+        for item, item_answers in zip(items, answers)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
 
-    def __init__(self, done: Callable[[int], object], candidates: Sequence[Sequence[str]]):
-        self._done, self._choices = done, sum(map(len, candidates)) / len(candidates)
-        self._counted = self._told = 0
+
+class _ItemProgress:
+    """Converts progress in choices to progress in items, assuming the mean number of choices for each item."""
+
+    def __init__(self, on_progress: Callable[[int], object], candidates: Sequence[Sequence[str]]) -> None:
+        self._on_progress = on_progress
+        self._choices_per_item = sum(map(len, candidates)) / len(candidates)
+        self._choices = self._reported_items = 0
 
     def __call__(self, count: int) -> None:
-        self._counted += count
-        whole = round(self._counted / self._choices)
-        self._done(whole - self._told)
-        self._told = whole
+        self._choices += count
+        items = round(self._choices / self._choices_per_item)
+        self._on_progress(items - self._reported_items)
+        self._reported_items = items
 
 
-def _check(task: Task, items: Sequence[Item]) -> None:
+def _check_task(task: Task, items: Sequence[Item]) -> None:
     if task.metric not in METRICS:
         raise ValueError(f"task {task.name}: metric must be one of {', '.join(METRICS)}, got {task.metric!r}")
     if not items:
         raise ValueError(f"task {task.name} has no items")
-    lacks = "choices" if task.metric in CHOSEN else "references" if task.metric in GENERATED else "answer"
-    if not all(getattr(item, lacks) for item in items):
-        raise ValueError(f"task {task.name} cannot be scored by {task.metric!r}: its items have no {lacks}")
-    if task.metric in GENERATED and task.max_new_tokens < 1:
+    if task.metric in CHOICE_METRICS:
+        field = "choices"
+    elif task.metric in GENERATION_METRICS:
+        field = "references"
+    else:
+        field = "answer"
+    if not all(getattr(item, field) for item in items):
+        raise ValueError(
+            f"task {task.name} cannot be evaluated by {task.metric!r}: its items have no {field}; choose another metric"
+        )
+    if task.metric in GENERATION_METRICS and task.max_new_tokens < 1:
         raise ValueError(f"task {task.name} generates answers: max_new_tokens must be at least 1")
-    for item in items if task.metric in CHOSEN else ():
+    for item in items if task.metric in CHOICE_METRICS else ():
         if item.answer not in item.choices:
             raise ValueError(f"task {task.name}: the answer {item.answer!r} is none of the choices {item.choices!r}")
 
 
-def _encoded(
-    model, tokenizer, items: Sequence[Item], candidates: Sequence[Sequence[str]], name: str
+def _encode_candidates(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    candidates: Sequence[Sequence[str]],
+    name: str,
 ) -> list[tuple[list[int], int]]:
-    """Tokens of every prompt and answer, and the first token of the answer: the same for all choices of an item."""
-    room = getattr(model.config, "max_position_embeddings", None)
-    found, cut = [], 0
+    """Encodes every prompt with each of its answers.
+
+    Returns:
+        The tokens, and the index of the first token that counts. The choices of an item share this index.
+    """
+    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    documents: list[tuple[list[int], int]] = []
+    cut_prompts = 0
     for item, answers in zip(items, candidates):
-        encoded = [encode(tokenizer, item.prompt, answer) for answer in answers]
+        encoded = [encode_answer(tokenizer, item.prompt, answer) for answer in answers]
         start = min(start for _, start in encoded)
         longest = max(len(tokens) for tokens, _ in encoded)
-        over = 0 if room is None else max(0, longest - room)
-        cut += over > 0
+        excess = 0 if max_positions is None else max(0, longest - max_positions)
+        cut_prompts += excess > 0
         for tokens, _ in encoded:
-            found.append((without_beginning(tokens, over, start - 1, tokenizer), start - over))
-            if start - over < 1:
-                raise ValueError(f"{name}: an answer of {longest - start} tokens leaves no room for its prompt")
-    if cut:
-        warn_of_cut(name, cut, room)
-    return found
+            documents.append((cut_beginning(tokens, excess, start - 1, tokenizer), start - excess))
+            if start - excess < 1:
+                raise ValueError(
+                    f"{name}: an answer of {longest - start} tokens leaves no room for its prompt in the model's "
+                    f"{max_positions} positions: leave the item out"
+                )
+    if cut_prompts:
+        assert max_positions is not None  # else no prompt is too long
+        warn_about_cut_prompts(name, cut_prompts, max_positions)
+    return documents
 
 
-def encode(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
-    """Tokens of a prompt and an answer behind it, and the place of the answer's first.
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], int]:
+    """Encodes a prompt followed by an answer.
 
-    A space between them is the answer's, as tokenizers have it. Where a token holds the end of one and the beginning of the
-    other it counts to the answer.
+    A space between them belongs to the answer, as in most tokenizers. A token that covers the end of the prompt and the
+    beginning of the answer counts as part of the answer.
+
+    Returns:
+        The tokens, and the index of the answer's first token.
+
+    Raises:
+        ValueError: the answer has no token, or there is no token before it.
     """
     head = prompt.rstrip(" ")
-    whole = tokenizer(prompt + answer, verbose=False)["input_ids"]
-    before = tokenizer(head, verbose=False)["input_ids"]
-    start = next((place for place, (a, b) in enumerate(zip(before, whole)) if a != b), min(len(before), len(whole)))
+    whole: list[int] = tokenizer(prompt + answer, verbose=False)["input_ids"]
+    before: list[int] = tokenizer(head, verbose=False)["input_ids"]
+    start = next((index for index, (a, b) in enumerate(zip(before, whole)) if a != b), min(len(before), len(whole)))
     if start >= len(whole):
-        raise ValueError(f"the answer {answer!r} has no token")
+        raise ValueError(f"the answer {answer!r} has no token: give another answer")
     if start == 0:
         raise ValueError(
-            f"nothing comes before the answer {answer!r}: a prompt, or a token that opens texts, is needed"
+            f"nothing comes before the answer {answer!r}: give a prompt, or a tokenizer that begins a text with a token"
         )
     return whole, start

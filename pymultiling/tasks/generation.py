@@ -1,9 +1,9 @@
-"""Greedy answers under many sets of neurons, in shared batches."""
+"""Greedy generation of answers under several sets of deactivated neurons, in shared batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,26 @@ from transformers import StoppingCriteria
 from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
-from pymultiling.tasks.cut_prompts import warn_of_cut, without_beginning
+from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
 from pymultiling.tasks.items import Task
 from pymultiling.tasks.shared_batches import shared_batches
 
-# Whatever the model's own configuration of generation asks for.
-GREEDY = {
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+
+class GreedyOptions(TypedDict):
+    """Options of `generate` that make it greedy."""
+
+    do_sample: bool
+    num_beams: int
+    num_return_sequences: int
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+
+
+# These options override the model's own generation configuration.
+GREEDY: Final[GreedyOptions] = {
     "do_sample": False,
     "num_beams": 1,
     "num_return_sequences": 1,
@@ -26,8 +40,35 @@ GREEDY = {
 }
 
 
+class GenerativeModel(Protocol):
+    """The parts of a Hugging Face model that generation uses."""
+
+    config: PreTrainedConfig
+    generation_config: GenerationConfig
+
+    def generate(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        pad_token_id: int,
+        stopping_criteria: list[StoppingCriteria] | None,
+        do_sample: bool,
+        num_beams: int,
+        num_return_sequences: int,
+        repetition_penalty: float,
+        no_repeat_ngram_size: int,
+        eos_token_id: list[int] | None = ...,
+        forced_eos_token_id: int | None = ...,
+        forced_bos_token_id: int = ...,
+    ) -> Tensor:
+        """Returns (rows, tokens) int64, the input followed by the answers."""
+        ...
+
+
 class Answer(NamedTuple):
-    """A generated answer: its text without what follows a stop string, and the tokens it was generated with."""
+    """A generated answer: its text up to a stop string, and the tokens of that text."""
 
     text: str
     tokens: list[int]
@@ -36,7 +77,7 @@ class Answer(NamedTuple):
 @torch.no_grad()
 def generate(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str | list[int]],
     sets: Sequence[NeuronSet | None],
     task: Task,
@@ -44,81 +85,108 @@ def generate(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 4096,
-    done: Callable[[int], object] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> list[list[Answer]]:
-    """The answer to every prompt with every set off.
+    """Generates the answer to every prompt under every set.
 
-    Batches are prompts of like length, padded on the left, each once for every set; the sets of their rows differ.
+    A batch holds prompts of similar length, padded on the left, each once for every set.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
-        tokenizer: its tokenizer.
-        prompts: texts or their tokens; longer ones than the model has room for are cut at their beginning, with a warning.
-        sets: what is off; None: nothing.
-        task: its stop strings and max_new_tokens.
-        scale, mean: as in `deactivate`.
-        batch_tokens: tokens of one batch, the answers' included.
-        done: is called with the number of rows (prompts x sets) that were answered.
+        tokenizer: the model's tokenizer.
+        prompts: texts or their tokens. Prompts that exceed the model's positions are cut at their beginning, with a
+            warning.
+        sets: the sets of neurons to deactivate; None: no neurons.
+        task: the task, whose stop strings and max_new_tokens are used.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
+        batch_tokens: tokens of one batch, including the answers.
+        on_progress: is called with the number of rows (prompts x sets) that were answered.
+
+    Returns:
+        For every prompt, the answers under every set.
+
+    Raises:
+        ValueError: task.max_new_tokens leaves no positions for prompts.
     """
-    device, room = model_device(model), getattr(model.config, "max_position_embeddings", None)
-    tokens = [tokenizer(one, verbose=False)["input_ids"] if isinstance(one, str) else one for one in prompts]
-    if room is not None:
-        tokens = _cut(tokens, room, task, tokenizer)
-    pad = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
-    ends, found = _ends(model), [[Answer("", [])] * len(sets) for _ in prompts]
+    generative_model = cast("GenerativeModel", model)
+    device = model_device(model)
+    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    tokens = [
+        tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts
+    ]
+    if max_positions is not None:
+        tokens = _cut_prompts(tokens, max_positions, task, tokenizer)
+    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    end_tokens = _end_tokens(generative_model)
+    answers = [[Answer("", [])] * len(sets) for _ in prompts]
     with change_neurons(Decoder(model), sets, scale, mean) as rows, evaluation_mode(model):
-        layout = {"pad": pad, "left": True, "more": task.max_new_tokens}
-        for batch, places, numbers in shared_batches(tokens, len(sets), batch_tokens, **layout):
-            rows.assign(torch.tensor(numbers))
+        batches = shared_batches(tokens, len(sets), batch_tokens, pad=pad, left=True, extra_tokens=task.max_new_tokens)
+        for batch, prompt_indices, set_indices in batches:
+            rows.assign(torch.tensor(set_indices))
             longest = batch.input_ids.shape[1]
-            answers = model.generate(
+            output = generative_model.generate(
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),
                 max_new_tokens=task.max_new_tokens,
                 pad_token_id=pad,
                 **GREEDY,
-                stopping_criteria=[_Stops(tokenizer, longest, task.stop)] if task.stop else None,
+                stopping_criteria=[_StopStrings(tokenizer, longest, task.stop)] if task.stop else None,
             )
-            for place, number, of_row in zip(places, numbers, answers[:, longest:].tolist()):
-                found[place][number] = _answer(of_row, tokenizer, ends, task.stop)
-            done(len(places))
-    return found
+            for prompt_index, set_index, row in zip(prompt_indices, set_indices, output[:, longest:].tolist()):
+                answers[prompt_index][set_index] = _cut_answer(row, tokenizer, end_tokens, task.stop)
+            on_progress(len(prompt_indices))
+    return answers
 
 
-def _cut(tokens: list[list[int]], room: int, task: Task, tokenizer) -> list[list[int]]:
-    if room - task.max_new_tokens < 2:
+def _cut_prompts(
+    prompts: list[list[int]], max_positions: int, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    if max_positions - task.max_new_tokens < 2:
         raise ValueError(
-            f"{task.name}: {task.max_new_tokens} new tokens leave no prompt in the model's {room} positions"
+            f"{task.name}: {task.max_new_tokens} new tokens leave no prompt in the model's {max_positions} positions: "
+            "give a smaller max_new_tokens"
         )
-    over = [max(0, len(one) + task.max_new_tokens - room) for one in tokens]
-    if any(over):
-        warn_of_cut(task.name, sum(map(bool, over)), room)
-    return [without_beginning(one, count, len(one), tokenizer) for one, count in zip(tokens, over)]
+    excess = [max(0, len(tokens) + task.max_new_tokens - max_positions) for tokens in prompts]
+    if any(excess):
+        warn_about_cut_prompts(task.name, sum(map(bool, excess)), max_positions)
+    return [cut_beginning(tokens, count, len(tokens), tokenizer) for tokens, count in zip(prompts, excess)]
 
 
-class _Stops(StoppingCriteria):
-    """Ends a row at a stop string; transformers' own looks into the vocabulary and fails for some tokenizers."""
+class _StopStrings(StoppingCriteria):
+    """Ends a row at a stop string.
 
-    def __init__(self, tokenizer, prompt: int, stop: Sequence[str]):
-        self._tokenizer, self._prompt, self._stop = tokenizer, prompt, stop
+    transformers' own criterion reads the vocabulary, which fails for some tokenizers.
+    """
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **options) -> Tensor:
-        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :], skip_special_tokens=True)
-        ended = [any(one in text for one in self._stop) for text in texts]
-        return torch.tensor(ended, device=input_ids.device)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, stop: Sequence[str]) -> None:
+        self._tokenizer, self._prompt_length, self._stop = tokenizer, prompt_length, stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options: object) -> Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_length :], skip_special_tokens=True)
+        has_ended = [any(string in text for string in self._stop) for text in texts]
+        return torch.tensor(has_ended, device=input_ids.device)
 
 
-def _answer(tokens: list[int], tokenizer, ends: list[int | None], stop: Sequence[str]) -> Answer:
-    """The tokens before one that ends a text, and before the one that brings a stop string."""
-    tokens = tokens[: next((place for place, token in enumerate(tokens) if token in ends), None)]
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
-    end = min((place for place in map(text.find, stop) if place >= 0), default=None)
-    while end is not None and any(one in tokenizer.decode(tokens, skip_special_tokens=True) for one in stop):
+def _cut_answer(
+    tokens: list[int], tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[int | None], stop: Sequence[str]
+) -> Answer:
+    """Cuts an answer before its first end-of-text token and before the token that completes a stop string."""
+    tokens = tokens[: next((index for index, token in enumerate(tokens) if token in end_tokens), None)]
+    text = _decode(tokenizer, tokens)
+    end = min((start for start in map(text.find, stop) if start >= 0), default=None)
+    while end is not None and any(string in _decode(tokenizer, tokens) for string in stop):
         tokens = tokens[:-1]
     return Answer(text[:end], tokens)
 
 
-def _ends(model: nn.Module) -> list[int | None]:
-    """The tokens after which the model generates no more."""
-    given = model.generation_config.eos_token_id
-    return given if isinstance(given, list) else [given]
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert isinstance(text, str)  # a list of texts is returned for a list of documents only
+    return text
+
+
+def _end_tokens(model: GenerativeModel) -> Sequence[int | None]:
+    """Returns the tokens after which the model stops generating."""
+    tokens: int | list[int] | None = model.generation_config.eos_token_id
+    return tokens if isinstance(tokens, list) else [tokens]

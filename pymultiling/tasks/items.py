@@ -1,4 +1,4 @@
-"""What a task is made of: prompts, and the answers that belong to them."""
+"""Items and tasks: prompts, their answers, and the metric that evaluates them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pymultiling.errors import CorpusError
+from pymultiling.tasks.metrics import Metric
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question.
+    """One question of a task.
 
     Attributes:
-        prompt: what the model is given.
-        answer: the gold answer as it would follow the prompt, its leading space included.
-        choices: answers to choose from, the gold one among them; none for a task without choices.
-        references: right answers that a generated one is compared with; none for a task that generates nothing.
+        prompt: the text that the model is given.
+        answer: the gold answer as it follows the prompt, including its leading space.
+        choices: the answers to choose from, including the gold one; empty for a task without choices.
+        references: correct answers that a generated answer is compared with; empty for a task that generates no
+            answers.
     """
 
     prompt: str
@@ -28,27 +30,34 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """Items of several languages, and how they are scored.
+    """Items in one or more languages, and the metric that evaluates them.
 
     Attributes:
-        name: of the task.
-        items: {language: list of Item}.
-        metric: a name in `pymultiling.tasks.METRICS`; "likelihood" serves any task.
+        name: the name of the task, for tables and messages.
+        items: {language: its items}.
+        metric: one of `pymultiling.tasks.METRICS`. The metric "likelihood" works for every task.
         stop: strings that end a generated answer.
-        max_new_tokens: of a generated answer.
+        max_new_tokens: the most tokens that are generated for an answer.
     """
 
     name: str
     items: dict[str, list[Item]]
-    metric: str
+    metric: Metric
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
 
     def only(self, languages: Iterable[str] | None = None, limit: int | None = None) -> Task:
-        """The task in these languages (None: all it has), of each the first `limit` items.
+        """Returns the task with some of its languages or items.
+
+        Args:
+            languages: the languages to keep; None: all of them.
+            limit: the number of items to keep in each language, from the first on; None: all of them.
+
+        Returns:
+            A new task with the same name, metric and generation options.
 
         Raises:
-            CorpusError: it has no such language.
+            CorpusError: the task has no items in one of the languages.
         """
         languages = list(self.items if languages is None else languages)
         for language in languages:
@@ -56,6 +65,13 @@ class Task:
                 raise CorpusError(f"task {self.name} has no items in {language!r}, only in {', '.join(self.items)}")
         return dataclasses.replace(self, items={language: self.items[language][:limit] for language in languages})
 
-    def judged_by(self, metric: str) -> Task:
-        """The same items scored by another metric."""
+    def judged_by(self, metric: Metric) -> Task:
+        """Returns the task with another metric.
+
+        Args:
+            metric: one of `pymultiling.tasks.METRICS`.
+
+        Returns:
+            A new task with the same items.
+        """
         return dataclasses.replace(self, metric=metric)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of documents under many sets of neurons, in shared batches."""
+"""Log-likelihoods of documents under several sets of deactivated neurons, in shared batches."""
 
 from __future__ import annotations
 
@@ -24,59 +24,67 @@ def log_likelihoods(
     batch_tokens: int,
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
-    done: Callable[[int], object] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> Tensor:
-    """log p of every document with every set off.
+    """Log-likelihood of every document under every set.
 
         sum_t log p(token_t | tokens before it),   t = start, start + 1, ...
 
-    A batch holds documents of like length, each once for every set; the sets of its rows differ. One that does not fit in memory
-    is measured in halves.
+    A batch holds documents of similar length, each once for every set. If a batch does not fit in memory, its halves
+    are measured.
 
     Args:
-        model: a Hugging Face decoder with a language-model head; of a supported family, if anything is off.
-        documents: their tokens.
-        sets: what is off; None: nothing.
-        starts: of every document the first token that counts, at least 1 (the first token has nothing before it); None: 1.
-        batch_tokens: tokens in one forward, padding included.
-        scale, mean: as in `deactivate`.
-        done: is called with the number of rows (documents x sets) that were measured.
+        model: a Hugging Face decoder with a language-model head; of a supported family if a set is given.
+        documents: the tokens of every document.
+        sets: the sets of neurons to deactivate; None: no neurons.
+        starts: for every document the index of the first token that counts, at least 1, because nothing comes before
+            the first token; None: 1.
+        batch_tokens: tokens in one forward, including padding.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
+        on_progress: is called with the number of rows (documents x sets) that were measured.
 
     Returns:
-        (documents, sets) float64, in nats; NaN or infinite where the model's output is.
+        (documents, sets) float64, in nats; NaN or infinite if the model's output is.
     """
-    halves = (
-        process_count(model) == 1
-    )  # a half here would be a whole batch in another process that has a part of the model
+    # If the model is spread over processes, the others would run the whole batch where this one runs a half.
+    halve_batches = process_count(model) == 1
     with LikelihoodProbe(model, sets, scale, mean) as probe:
-        return SetLikelihoods(probe, len(sets), batch_tokens, halves)(documents, starts, done)
+        return SetLikelihoods(probe, len(sets), batch_tokens, halve_batches)(documents, starts, on_progress)
 
 
 class SetLikelihoods:
-    """As `log_likelihoods`, called with some documents after others, inside the block of a probe of so many sets.
+    """Computes what `log_likelihoods` returns, for one group of documents per call, inside the block of a probe.
 
-    halves: a batch that does not fit in memory is measured in halves.
+    Args:
+        probe: the probe; its `with` block must be active.
+        sets: the number of the probe's sets.
+        batch_tokens: tokens in one forward, including padding.
+        halves: whether a batch that does not fit in memory is measured in halves.
     """
 
-    def __init__(self, probe: LikelihoodProbe, sets: int, batch_tokens: int, halves: bool = True):
+    def __init__(self, probe: LikelihoodProbe, sets: int, batch_tokens: int, halves: bool = True) -> None:
         self._probe, self._sets, self._batch_tokens = probe, sets, batch_tokens
-        self._measure = SplitOnOutOfMemory(self._rows, join=lambda *halves: torch.cat(halves)) if halves else self._rows
+        self._measure: Callable[[Batch, Mapping[int, tuple[int, int]]], Tensor] = self._measure_rows
+        if halves:
+            self._measure = SplitOnOutOfMemory(self._measure_rows, join=lambda *parts: torch.cat(parts))
 
     def __call__(
         self,
         documents: Sequence[Sequence[int]],
         starts: Sequence[int] | None = None,
-        done: Callable[[int], object] = lambda count: None,
+        on_progress: Callable[[int], object] = lambda count: None,
     ) -> Tensor:
-        found = torch.zeros(len(documents), self._sets, dtype=torch.float64)
+        """Measures some documents; arguments and result are those of `log_likelihoods`."""
+        values = torch.zeros(len(documents), self._sets, dtype=torch.float64)
         starts = [1] * len(documents) if starts is None else starts
-        for batch, places, numbers in shared_batches(documents, self._sets, self._batch_tokens):
-            # A half of the batch has some of its orders; of which documents and sets they are, these say.
-            work = dict(zip(batch.order, zip(numbers, (starts[place] for place in places))))
-            found[places, numbers] = self._measure(batch, work)
-            done(len(places))
-        return found
+        for batch, document_indices, set_indices in shared_batches(documents, self._sets, self._batch_tokens):
+            # Half of a batch has some of the batch's orders. This tells their sets and starts.
+            row_of_order = dict(zip(batch.order, zip(set_indices, (starts[index] for index in document_indices))))
+            values[document_indices, set_indices] = self._measure(batch, row_of_order)
+            on_progress(len(document_indices))
+        return values
 
-    def _rows(self, batch: Batch, work: Mapping[int, tuple[int, int]]) -> Tensor:
-        sets, starts = zip(*(work[order] for order in batch.order))
+    def _measure_rows(self, batch: Batch, row_of_order: Mapping[int, tuple[int, int]]) -> Tensor:
+        sets, starts = zip(*(row_of_order[order] for order in batch.order))
         return self._probe.measure(batch, sets, starts)

@@ -1,4 +1,4 @@
-"""How answers are scored; more is better."""
+"""Metrics of generated answers and of log-likelihoods; a higher value is better."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias, get_args
 
-# Words that an answer may have or lack, by language, as the evaluations of SQuAD and MLQA leave them out.
+ChoiceMetric: TypeAlias = Literal["accuracy", "normalised accuracy"]
+GenerationMetric: TypeAlias = Literal["exact match", "f1", "rouge-l", "number"]
+Metric: TypeAlias = ChoiceMetric | Literal["likelihood"] | GenerationMetric
+
+# Articles by language, which are removed before words are compared, as in the evaluations of SQuAD and MLQA.
 ARTICLES = {
     "en": "a an the",
     "es": "un una unos unas el la los las",
@@ -15,114 +20,124 @@ ARTICLES = {
     "fr": "un une des le la les",
     "vi": "của là cái chiếc những",
 }
-ARABIC_ARTICLE = "ال"  # is written together with its word
-# Scripts that put no space between words: a character is a word.
+ARABIC_ARTICLE = "ال"  # a prefix of its word
+# Characters of scripts without spaces between words: each character counts as a word.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-SPACES = " \u00a0\u202f\u066c"  # that part thousands, U+066C being Arabic's separator
+SPACES = " \u00a0\u202f\u066c"  # separators of thousands; U+066C is the Arabic one
 NUMBER = re.compile(
     rf"(?<!\d)[-−]?(?:\d{{1,3}}(?:[{SPACES}]\d{{3}})+(?!\d)|\d[\d,.\u066b\u066c]*)(?:[.,\u066b]\d+)?|\d+"
 )
 
 
 def exact_match(prediction: str, reference: str, language: str) -> float:
-    """1 where both have the same words, without punctuation, case and articles."""
-    return float(words(prediction, language) == words(reference, language))
+    """1 if both texts have the same words, without punctuation, case and articles; else 0."""
+    return float(split_words(prediction, language) == split_words(reference, language))
 
 
 def f1(prediction: str, reference: str, language: str) -> float:
-    """2 P R / (P + R) of the words that both have, P their share of the prediction's, R of the reference's."""
-    ours, truth = words(prediction, language), words(reference, language)
-    common = sum((Counter(ours) & Counter(truth)).values())
-    return _f1(common, len(ours), len(truth))
+    """F1 of the words that both texts have.
+
+    F1 = 2 P R / (P + R),   P = common words / words of the prediction,   R = common words / words of the reference
+    """
+    predicted, expected = split_words(prediction, language), split_words(reference, language)
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    return _f1(common, len(predicted), len(expected))
 
 
 def rouge_l(prediction: str, reference: str, language: str) -> float:
-    """F1 of the longest common subsequence of words (arXiv cs/0409058's ROUGE-L with P and R weighing the same)."""
-    ours, truth = words(prediction, language, articles=True), words(reference, language, articles=True)
-    return _f1(_longest_common_subsequence(ours, truth), len(ours), len(truth))
+    """ROUGE-L: F1 of the longest common subsequence of words, with equal weights for precision and recall.
+
+    Source: arXiv cs/0409058.
+    """
+    predicted = split_words(prediction, language, articles=True)
+    expected = split_words(reference, language, articles=True)
+    return _f1(_longest_common_subsequence(predicted, expected), len(predicted), len(expected))
 
 
 def same_number(prediction: str, reference: str, language: str) -> float:
-    """1 where the last number of the prediction is the reference's; digits of any script, separators left out."""
-    ours, truth = number(prediction), number(reference)
-    return float(ours is not None and ours == truth)
+    """1 if the last number of the prediction equals the last number of the reference; else 0.
+
+    Digits may be of any script. Separators of thousands are ignored.
+    """
+    predicted, expected = last_number(prediction), last_number(reference)
+    return float(predicted is not None and predicted == expected)
 
 
-# {name: score of a generated answer against one reference}; an item's score is that of its best reference.
-GENERATED: dict[str, Callable[[str, str, str], float]] = {
+# {name: metric of a generated answer and one reference}. The value of an item is that of its best reference.
+GENERATION_METRICS: dict[GenerationMetric, Callable[[str, str, str], float]] = {
     "exact match": exact_match,
     "f1": f1,
     "rouge-l": rouge_l,
     "number": same_number,
 }
-# By log-likelihood: 1 where the most likely choice is the gold one, 1 where its tokens are the most likely in the mean, and the
-# mean log p of the gold answer's tokens (in nats, below 0).
-CHOSEN = ("accuracy", "normalised accuracy")
-METRICS = (*CHOSEN, "likelihood", *GENERATED)
+# "accuracy": 1 if the gold choice has the highest log-likelihood. "normalised accuracy": 1 if it has the highest mean
+# log-likelihood of its tokens. "likelihood": the mean log-likelihood of the gold answer's tokens, in nats, below 0.
+CHOICE_METRICS: tuple[ChoiceMetric, ...] = get_args(ChoiceMetric)
+METRICS: tuple[Metric, ...] = (*CHOICE_METRICS, "likelihood", *GENERATION_METRICS)
 
 
-def best(metric: str, prediction: str, references: Sequence[str], language: str) -> float:
-    return max(GENERATED[metric](prediction, reference, language) for reference in references)
+def best_value(metric: GenerationMetric, prediction: str, references: Sequence[str], language: str) -> float:
+    """Returns the metric value of a generated answer for its best reference."""
+    return max(GENERATION_METRICS[metric](prediction, reference, language) for reference in references)
 
 
-def words(text: str, language: str, articles: bool = False) -> list[str]:
-    """Words of a text without punctuation and case, and without articles unless asked for."""
-    found, inside = [], False
+def split_words(text: str, language: str, articles: bool = False) -> list[str]:
+    """Splits a text into words in lower case, without punctuation; keeps articles only if `articles` is true."""
+    words: list[str] = []
+    inside = False
     for c in text.lower():
         kind = unicodedata.category(c)[0]
-        if kind in "PS":  # U.S. is US
+        if kind in "PS":  # U.S. becomes US
             continue
-        if kind == "M" and found:  # a mark belongs to its letter
-            found[-1] += c
+        if kind == "M" and words:  # a mark belongs to the letter before it
+            words[-1] += c
         elif c.isspace():
             inside = False
         elif inside and not UNSPACED.match(c):
-            found[-1] += c
+            words[-1] += c
         else:
-            found.append(c)
+            words.append(c)
             inside = not UNSPACED.match(c)
     if articles:
-        return found
+        return words
     if language == "ar":
-        found = [word.removeprefix(ARABIC_ARTICLE) for word in found]
-    return [word for word in found if word not in ARTICLES.get(language, "").split()]
+        words = [word.removeprefix(ARABIC_ARTICLE) for word in words]
+    return [word for word in words if word not in ARTICLES.get(language, "").split()]
 
 
-def number(text: str) -> float | None:
-    """The last number in a text, in the digits of any script.
+def last_number(text: str) -> float | None:
+    """Returns the last number in a text, or None; its digits may be of any script.
 
-    Groups of three digits, or of two and three as in India, are parted by a space, a comma or a point; what stands last and is
-    no such group is a fraction, and so is what follows a zero: 1.234 is a thousand and more, 0.234 less than one.
+    A space, a comma or a point separates groups of three digits, or of two and three digits as in India. The last part
+    is a fraction if it is not such a group, or if it follows a zero: 1.234 is 1234, but 0.234 is less than one.
     """
-    found = NUMBER.findall("".join(str(unicodedata.decimal(c, c)) for c in text))
-    if not found:
+    numbers = NUMBER.findall("".join(str(unicodedata.decimal(c, c)) for c in text))
+    if not numbers:
         return None
-    digits = re.sub(f"[{SPACES}]", "", found[-1]).replace("−", "-").replace("\u066b", ".").rstrip(".,")
+    digits = re.sub(f"[{SPACES}]", "", numbers[-1]).replace("−", "-").replace("\u066b", ".").rstrip(".,")
     if re.fullmatch(r"-?[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}(?:\.\d+)?", digits):
         digits = digits.replace(",", "")
     elif re.fullmatch(r"-?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?", digits):
         digits = digits.replace(".", "")
     try:
         return float(digits.replace(",", "."))
-    except ValueError:  # 1.2.3 is no number
+    except ValueError:  # 1.2.3 is not a number
         return None
 
 
-def _f1(common: int, ours: int, truth: int) -> float:
-    if not ours or not truth:
-        return float(ours == truth)
-    return 2 * common / (ours + truth)
+def _f1(common: int, predicted: int, expected: int) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    return 2 * common / (predicted + expected)
 
 
 def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    lengths = [0] * (len(b) + 1)  # of a's words so far with each beginning of b
+    lengths = [0] * (len(b) + 1)  # of the words of a so far with every prefix of b
     for word in a:
         diagonal = 0
-        for place, other in enumerate(b, 1):
-            diagonal, lengths[place] = (
-                lengths[place],
-                diagonal + 1 if word == other else max(lengths[place], lengths[place - 1]),
-            )
+        for index, word_of_b in enumerate(b, 1):
+            longest = diagonal + 1 if word == word_of_b else max(lengths[index], lengths[index - 1])
+            diagonal, lengths[index] = lengths[index], longest
     return lengths[-1]

@@ -1,6 +1,7 @@
-"""Tasks from local files: one JSON object a line (.jsonl, also .gz), in the fields of the published data sets.
+"""Tasks from local files with the fields of the published data sets.
 
-Every function takes a path whose rows have a field "lang", or {language: path}.
+A file has one JSON object per line (.jsonl, or compressed as .jsonl.gz). Every function takes the path of a file whose
+records have a field "lang", or {language: path}.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
 
-Source = str | Path | Mapping[str, str | Path]
+Source: TypeAlias = str | Path | Mapping[str, str | Path]
+JsonObject: TypeAlias = dict[str, object]
 
-# What joins a premise and its cause or effect; the choice follows in lower case.
+# Words that join a premise and its cause or its effect. The choice follows in lower case.
 CONNECTORS = {
     "en": ("because", "therefore"),
     "et": ("sest", "seetõttu"),
@@ -34,151 +37,215 @@ CONNECTORS = {
 
 
 def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
-    """MGSM (arXiv 2210.03057): grade-school mathematics with worked examples; the answer's last number counts.
+    """MGSM: grade-school mathematics with worked examples; only the last number of an answer counts.
+
+    Source: arXiv 2210.03057.
 
     Args:
-        source: rows with question and answer.
-        exemplars: rows with question and answer (the chain of thought), each with its word for it before a colon, which is put
-            before the questions too; the answers end in the number.
-        shots: how many of a language's exemplars come before a question.
+        source: records with question and answer.
+        exemplars: records with question and answer, which is a chain of thought that ends in the number. Both begin
+            with their label and a colon, such as "Question:". The labels are also used for the questions of `source`.
+        shots: how many exemplars of the language precede a question.
+
+    Returns:
+        A task with the metric "number".
+
+    Raises:
+        CorpusError: a file cannot be read, a field is missing, or a language has fewer exemplars than `shots`.
     """
-    worked: dict[str, list[tuple[str, str]]] = {}
-    for language, row, where in _rows(exemplars):
-        worked.setdefault(language, []).append(_texts(row, where, "question", "answer"))
+    exemplars_by_language: dict[str, list[tuple[str, str]]] = {}
+    for language, record, where in _read_records(exemplars):
+        question, answer = _string_fields(record, where, "question", "answer")
+        exemplars_by_language.setdefault(language, []).append((question, answer))
     items: dict[str, list[Item]] = {}
-    for language, row, where in _rows(source):
-        question, answer = _texts(row, where, "question", "answer")
-        if len(worked.get(language, ())) < max(shots, 1):
-            raise CorpusError(f"{where}: {shots} exemplars in {language!r} were looked for, there are fewer")
-        examples = worked[language][:shots]
-        asks, answers = (_label(text) for text in worked[language][0])
-        shown = "".join(f"{one}\n{two}\n\n" for one, two in examples)
-        space = answers[len(answers.rstrip()) :]
-        item = Item(f"{shown}{asks}{question}\n{answers.rstrip()}", space + answer, references=(answer,))
-        items.setdefault(language, []).append(item)
+    for language, record, where in _read_records(source):
+        question, answer = _string_fields(record, where, "question", "answer")
+        available = exemplars_by_language.get(language, [])
+        if len(available) < max(shots, 1):
+            raise CorpusError(
+                f"{where}: {len(available)} exemplars in {language!r} are too few, {max(shots, 1)} are needed: give "
+                "more exemplars or fewer shots"
+            )
+        question_label, answer_label = (_leading_label(text) for text in available[0])
+        examples = "".join(
+            f"{shown_question}\n{shown_answer}\n\n" for shown_question, shown_answer in available[:shots]
+        )
+        space = answer_label[len(answer_label.rstrip()) :]
+        prompt = f"{examples}{question_label}{question}\n{answer_label.rstrip()}"
+        items.setdefault(language, []).append(Item(prompt, space + answer, references=(answer,)))
     return Task("MGSM", items, "number", stop=("\n\n",), max_new_tokens=320)
 
 
 def xquad(source: Source, contexts: Source) -> Task:
-    """XQuAD (arXiv 1910.11856): answers from a paragraph, by F1 of words ("exact match" as another metric).
+    """XQuAD: answers to questions about a paragraph, evaluated by F1 of words.
+
+    The metric "exact match" can be used too: `xquad(...).judged_by("exact match")`.
+
+    Source: arXiv 1910.11856.
 
     Args:
-        source: rows with context_id, question, and answers, a list of objects with a text, or an object with a list of texts.
-        contexts: rows with context_id and context.
+        source: records with context_id, question and answers. answers is a list of objects with a text, or an object
+            with a list of texts.
+        contexts: records with context_id and context.
+
+    Returns:
+        A task with the metric "f1".
+
+    Raises:
+        CorpusError: a file cannot be read, a field is missing, or a question's context is missing.
     """
-    paragraphs = {}
-    for language, row, where in _rows(contexts):
-        paragraphs[language, str(row.get("context_id"))] = _texts(row, where, "context")[0]
+    paragraphs: dict[tuple[str, str], str] = {}
+    for language, record, where in _read_records(contexts):
+        (paragraph,) = _string_fields(record, where, "context")
+        paragraphs[language, str(record.get("context_id"))] = paragraph
     items: dict[str, list[Item]] = {}
-    for language, row, where in _rows(source):
-        (question,) = _texts(row, where, "question")
-        paragraph = paragraphs.get((language, str(row.get("context_id"))))
-        texts = _answers(row.get("answers"))
-        if paragraph is None or not texts:
-            raise CorpusError(f"{where}: looked for answers with texts, and for the paragraph of its context_id")
-        items.setdefault(language, []).append(
-            Item(f"{paragraph}\n\nQ: {question}\nA:", f" {texts[0]}", references=texts)
-        )
+    for language, record, where in _read_records(source):
+        (question,) = _string_fields(record, where, "question")
+        context = paragraphs.get((language, str(record.get("context_id"))))
+        texts = _answer_texts(record.get("answers"))
+        if context is None or not texts:
+            raise CorpusError(f"{where} needs answers with texts, and a context_id that the contexts have")
+        items.setdefault(language, []).append(Item(f"{context}\n\nQ: {question}\nA:", f" {texts[0]}", references=texts))
     return Task("XQuAD", items, "f1", stop=("\n",), max_new_tokens=48)
 
 
 def xcopa(source: Source, split: str | None = "test") -> Task:
-    """XCOPA (arXiv 2005.00333): which of two sentences is the cause or the effect of another, by likelihood.
+    """XCOPA: choose which of two sentences is the cause or the effect of another, by log-likelihood.
 
-    The published rows are taken as they are; in Thai, and in much of Turkish, they call causes effects too.
+    The published records are used as they are. In Thai, and in much of Turkish, they label causes as effects.
+
+    Source: arXiv 2005.00333.
 
     Args:
-        source: rows with premise, question ("cause" or "effect"), choice1, choice2, label (0 or 1), and split.
-        split: rows of another one are left out; None: none is.
+        source: records with premise, question ("cause" or "effect"), choice1, choice2, label (0 or 1), and optionally
+            split.
+        split: the split to use; records of other splits are skipped. None: all records are used.
+
+    Returns:
+        A task with the metric "accuracy".
+
+    Raises:
+        CorpusError: a file cannot be read, a field is missing or has another value, a language is unknown, or no record
+            has the split.
     """
     items: dict[str, list[Item]] = {}
-    for language, row, where in _rows(source):
-        if split is not None and row.get("split", split) != split:
+    for language, record, where in _read_records(source):
+        if split is not None and record.get("split", split) != split:
             continue
-        premise, question, *choices = _texts(row, where, "premise", "question", "choice1", "choice2")
-        if row.get("label") not in (0, 1) or question not in ("cause", "effect") or language not in CONNECTORS:
+        premise, question, *sentences = _string_fields(record, where, "premise", "question", "choice1", "choice2")
+        label = record.get("label")
+        if label not in (0, 1) or question not in ("cause", "effect") or language not in CONNECTORS:
             known = ", ".join(CONNECTORS)
-            raise CorpusError(f"{where}: looked for a label 0 or 1, a question cause or effect, a language of {known}")
+            raise CorpusError(
+                f"{where} needs a label 0 or 1, the question cause or effect, and one of the languages {known}"
+            )
         connector = CONNECTORS[language][question == "effect"]
         space = "" if UNSPACED.match(connector) else " "
-        choices = tuple(f"{space}{_lower(choice[:1], language)}{choice[1:]}" for choice in choices)
+        choices = tuple(f"{space}{_lower_case(sentence[:1], language)}{sentence[1:]}" for sentence in sentences)
         prompt = f"{premise.rstrip('.。 ')}{space}{connector}"
-        items.setdefault(language, []).append(Item(prompt, choices[row["label"]], choices))
+        items.setdefault(language, []).append(Item(prompt, choices[1 if label == 1 else 0], choices))
     if not items:
-        raise CorpusError(f"{source}: no row is of split {split!r}")
+        raise CorpusError(f"{source} has no record of split {split!r}: give another split, or None")
     return Task("XCOPA", items, "accuracy")
 
 
 def xcsqa(source: Source) -> Task:
-    """X-CSQA (arXiv 2106.06937): common sense, one of five words, by likelihood.
+    """X-CSQA: common-sense questions with five words to choose from, by log-likelihood.
+
+    Source: arXiv 2106.06937.
 
     Args:
-        source: rows with question, an object with stem and choices (objects with label and text), and answerKey.
+        source: records with answerKey and question, an object with stem and choices (objects with label and text).
+
+    Returns:
+        A task with the metric "accuracy".
+
+    Raises:
+        CorpusError: a file cannot be read, a field is missing, or answerKey is none of the labels.
     """
     items: dict[str, list[Item]] = {}
-    for language, row, where in _rows(source):
-        question = row.get("question")
+    for language, record, where in _read_records(source):
+        question = record.get("question")
         if not isinstance(question, dict) or not isinstance(question.get("choices"), list):
-            raise CorpusError(f"{where}: looked for a question with stem and choices")
-        (stem,) = _texts(question, where, "stem")
-        choices = dict(_texts(one, where, "label", "text") for one in question["choices"])
-        if str(row.get("answerKey")) not in choices:
-            raise CorpusError(f"{where}: answerKey is none of the labels {', '.join(choices)}")
-        answers = {label: f" {text}" for label, text in choices.items()}
-        items.setdefault(language, []).append(
-            Item(f"Q: {stem}\nA:", answers[str(row["answerKey"])], tuple(answers.values()))
-        )
+            raise CorpusError(f"{where} needs a question with stem and choices")
+        (stem,) = _string_fields(question, where, "stem")
+        answers: dict[str, str] = {}
+        for choice in question["choices"]:
+            label, text = _string_fields(choice, where, "label", "text")
+            answers[label] = f" {text}"
+        key = str(record.get("answerKey"))
+        if key not in answers:
+            raise CorpusError(f"{where}: answerKey is none of the labels {', '.join(answers)}")
+        items.setdefault(language, []).append(Item(f"Q: {stem}\nA:", answers[key], tuple(answers.values())))
     return Task("X-CSQA", items, "accuracy")
 
 
 def xlsum(source: Source) -> Task:
-    """XLSum (arXiv 2106.13822): a summary of a news article, by ROUGE-L.
+    """XLSum: summaries of news articles, evaluated by ROUGE-L.
+
+    Source: arXiv 2106.13822.
 
     Args:
-        source: rows with text and summary.
+        source: records with text and summary.
+
+    Returns:
+        A task with the metric "rouge-l".
+
+    Raises:
+        CorpusError: a file cannot be read, or a field is missing.
     """
     items: dict[str, list[Item]] = {}
-    for language, row, where in _rows(source):
-        text, summary = _texts(row, where, "text", "summary")
+    for language, record, where in _read_records(source):
+        text, summary = _string_fields(record, where, "text", "summary")
         items.setdefault(language, []).append(Item(f"{text}\n\nTL;DR:", f" {summary}", references=(summary,)))
     return Task("XLSum", items, "rouge-l", stop=("\n",), max_new_tokens=96)
 
 
-def _rows(source: Source) -> Iterator[tuple[str, dict, str]]:
-    """Language, row and place of every row."""
+def _read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
+    """Yields language, record and position in the file of every record."""
     if isinstance(source, Mapping):
         for language, path in source.items():
-            for row, where in read_json_records(Path(path)):
-                _texts(row, where)
-                yield language, row, where
+            for record, where in read_json_records(Path(path)):
+                yield language, _require_object(record, where), where
         return
-    for row, where in read_json_records(Path(source)):
-        yield _texts(row, where, "lang")[0], row, where
+    for record, where in read_json_records(Path(source)):
+        fields = _require_object(record, where)
+        yield _string_fields(fields, where, "lang")[0], fields, where
 
 
-def _texts(row: dict, where: str, *names: str) -> tuple[str, ...]:
-    if not isinstance(row, dict):
-        raise CorpusError(f"{where}: looked for an object")
+def _require_object(record: object, where: str) -> JsonObject:
+    if not isinstance(record, dict):
+        raise CorpusError(f"{where} must be a JSON object")
+    return record
+
+
+def _string_fields(record: object, where: str, *names: str) -> tuple[str, ...]:
+    """Returns the values of fields; CorpusError if one of them is not a string."""
+    fields = _require_object(record, where)
+    values: list[str] = []
     for name in names:
-        if not isinstance(row.get(name), str):
-            raise CorpusError(f"{where}: looked for a string {name!r}")
-    return tuple(row[name] for name in names)
+        value = fields.get(name)
+        if not isinstance(value, str):
+            raise CorpusError(f"{where} needs a string {name!r}")
+        values.append(value)
+    return tuple(values)
 
 
-def _answers(given) -> tuple[str, ...]:
-    """Texts of [{"text": ...}, ...] or of {"text": [...]}; none where it is something else."""
-    if isinstance(given, dict):
-        texts = given.get("text")
-    else:
-        texts = [one.get("text") for one in given if isinstance(one, dict)] if isinstance(given, list) else None
-    return tuple(texts) if isinstance(texts, list) and all(isinstance(one, str) for one in texts) else ()
+def _answer_texts(answers: object) -> tuple[str, ...]:
+    """Returns the texts of [{"text": ...}, ...] or of {"text": [...]}; empty for anything else."""
+    texts: object = None
+    if isinstance(answers, dict):
+        texts = answers.get("text")
+    elif isinstance(answers, list):
+        texts = [answer.get("text") for answer in answers if isinstance(answer, dict)]
+    return tuple(texts) if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else ()
 
 
-def _lower(letter: str, language: str) -> str:
+def _lower_case(letter: str, language: str) -> str:
     return {"İ": "i", "I": "ı"}.get(letter, letter.lower()) if language == "tr" else letter.lower()
 
 
-def _label(text: str) -> str:
-    """What stands before the first colon, the colon, and a space if there is one."""
-    found = re.match(r"[^:：]*[:：]\s*", text)
-    return found.group() if found else ""
+def _leading_label(text: str) -> str:
+    """Returns the text up to its first colon, the colon, and the spaces after it; empty if there is no colon."""
+    label = re.match(r"[^:：]*[:：]\s*", text)
+    return label.group() if label else ""

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 
 from pymultiling.data.languages import language_codes
 from pymultiling.hub import push_to_hub
-from pymultiling.hub.publishing import public_record, without_folders
+from pymultiling.hub.publishing import public_record, strip_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
 from tests.support.hub_server import HubServer
@@ -143,7 +143,7 @@ def test_corpora_of_many_files(hub, tmp_path):
     ],
 )
 def test_paths_are_cut(value, shown):
-    assert without_folders(value, "a/b") == shown
+    assert strip_folders(value, "a/b") == shown
 
 
 def test_texts_with_a_slash_are_not_cut():

@@ -108,7 +108,7 @@ def test_a_file_that_the_record_lists_outside_the_folder_is_not_published(hub, f
     (folder.parent / "mine.csv").write_text("secret")
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "files": [*record["files"], "../mine.csv"]}))
-    with pytest.raises(HubError, match="no record of a run"):
+    with pytest.raises(HubError, match="is not a record of a pymultiling run"):
         push_to_hub(folder, NAME)
     assert hub.requests == []
 
@@ -138,7 +138,7 @@ def test_a_pulled_folder_is_pushed_again(hub, folder):
 @pytest.mark.parametrize("theirs", ["README.md", "neurons/fr.safetensors"])
 def test_files_of_others_are_not_replaced(hub, folder, theirs):
     hub.add(NAME, {theirs: b"theirs", "model.safetensors": b"weights"})
-    with pytest.raises(HubError, match=f"{NAME} has a {theirs} that is not of a push: give a new name"):
+    with pytest.raises(HubError, match=f"{NAME} has a file {theirs} that no push wrote: give another repository"):
         push_to_hub(folder, NAME)
     assert hub.files(NAME) == {theirs: b"theirs", "model.safetensors": b"weights"} and writes(hub) == []
 
@@ -153,7 +153,7 @@ def test_private_branch_and_message_reach_the_hub(hub, folder, monkeypatch):
     assert not hub.repositories["me/open"].private
     assert hub.repositories["me/open"].messages[-1].startswith("Upload with pymultiling")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="not on the Hub, or not for you to see"):
+    with pytest.raises(HubError, match="not on the Hub, or you may not see it"):
         pull_from_hub(NAME)
     assert pull_from_hub(NAME, revision="v2", token="hf_writer", cache_dir=folder.parent / "new").is_dir()
 
@@ -196,11 +196,11 @@ def test_a_model_is_not_pulled(hub):
 @pytest.mark.parametrize(
     "record, message",
     [
-        (b"{", "no record of a run"),
-        (b"[1]", "no record of a run"),
-        (b'{"files": ["a.csv"]}', "no record of a run"),
-        (b'{"versions": {"pymultiling": "1"}, "files": ["../a.csv"]}', "no record of a run"),
-        (b'{"versions": {"pymultiling": "1"}, "files": ["/a.csv"]}', "no record of a run"),
+        (b"{", "is not a record of a pymultiling run"),
+        (b"[1]", "is not a record of a pymultiling run"),
+        (b'{"files": ["a.csv"]}', "is not a record of a pymultiling run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["../a.csv"]}', "is not a record of a pymultiling run"),
+        (b'{"versions": {"pymultiling": "1"}, "files": ["/a.csv"]}', "is not a record of a pymultiling run"),
         (b'{"versions": {"pymultiling": "1"}, "files": ["a.pkl"]}', "lists a.pkl, which push never writes"),
         (b'{"versions": {"pymultiling": "1"}, "files": ["gone.csv"]}', "lacks gone.csv, which its run.json lists"),
     ],
@@ -241,20 +241,20 @@ def test_names_that_no_repository_has(hub, folder, name):
 
 def test_what_is_not_there(hub, folder):
     push_to_hub(folder, NAME)
-    with pytest.raises(HubError, match="me/other is not on the Hub, or not for you to see: check the name"):
+    with pytest.raises(HubError, match="me/other is not on the Hub, or you may not see it: check the name"):
         pull_from_hub("me/other")
     with pytest.raises(HubError, match=f"{NAME} has no revision 'v9': give one of its branches"):
         pull_from_hub(NAME, revision="v9")
 
 
 def test_tokens_that_do_not_do(hub, folder, monkeypatch):
-    for token, message in (("hf_unknown", "does not know who asks to write"), (READER, "does not let you write")):
+    for token, message in (("hf_unknown", "needs a token to write"), (READER, "does not let you write")):
         with pytest.raises(HubError, match=f"the Hub {message} {NAME}: .*token"):
             push_to_hub(folder, NAME, token=token)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "none"))
     with pytest.raises(
-        HubError, match="does not know who asks to write .*: log in with `hf auth login`, or set HF_TOKEN"
+        HubError, match="needs a token to write .*: log in with `hf auth login`, or set HF_TOKEN"
     ):
         push_to_hub(folder, NAME)
     assert hub.repositories == {}
@@ -272,10 +272,10 @@ def test_folders_with_nothing_to_push(hub, tmp_path):
     with pytest.raises(HubError, match="absent: no such folder"):
         push_to_hub(tmp_path / "absent", NAME)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(HubError, match="has no files of pymultiling's: give a folder that a command wrote"):
+    with pytest.raises(HubError, match="has no files of pymultiling: give a folder that a command wrote"):
         push_to_hub(tmp_path, NAME)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(HubError, match="run.json of .* is no record of a run"):
+    with pytest.raises(HubError, match="run.json of .* is not a record of a pymultiling run"):
         push_to_hub(tmp_path, NAME)
     assert hub.requests == []
 

@@ -156,8 +156,8 @@ def test_scale(folder):
         ("neurons={folder}/plain/model.safetensors", CheckpointError, "a set of neurons .* was looked for"),
         ("neurons={folder}/lines.jsonl", CheckpointError, "is not a set of neurons, or is damaged"),
         ("neurons={folder}/other.safetensors", ValueError, "of another model: its ffn is 2 layers x 37 neurons"),
-        ("neurons={folder}/some.safetensors,scale=two", ValueError, "scale is a number, .* got 'two'"),
-        ("neurons={folder}/some.safetensors,scale=nan", ValueError, "scale is a number, .* got nan"),
+        ("neurons={folder}/some.safetensors,scale=two", ValueError, "scale must be a finite number, .* got 'two'"),
+        ("neurons={folder}/some.safetensors,scale=nan", ValueError, "scale must be a finite number, .* got nan"),
         ("scale=2.0", TypeError, "missing 1 required keyword-only argument: 'neurons'"),
     ],
 )

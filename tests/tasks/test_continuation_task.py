@@ -16,5 +16,5 @@ def test_continuation():
     for item in task.items["fr"] + task.items["zh"]:
         assert item.answer in item.choices and len(set(item.choices)) == 3
     assert tasks.continuation(texts, choices=3) == task
-    with pytest.raises(CorpusError, match="4 choices were looked for, there are 3"):
+    with pytest.raises(CorpusError, match="'zh' has 3 different second halves of texts, too few for 4 choices"):
         tasks.continuation({"zh": texts["zh"]})

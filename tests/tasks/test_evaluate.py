@@ -7,9 +7,9 @@ import torch
 
 import pymultiling as pml
 from pymultiling import tasks
-from pymultiling.tasks.evaluate import encode, metric_values
+from pymultiling.tasks.evaluate import encode_answer, metric_values
 from pymultiling.tasks.generation import generate
-from pymultiling.tasks.metrics import best
+from pymultiling.tasks.metrics import best_value
 from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
@@ -46,7 +46,7 @@ def plainly(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
     prompt = torch.tensor([TOKENIZER(item.prompt)["input_ids"]])
     found = model.generate(prompt, max_new_tokens=task.max_new_tokens, do_sample=False, pad_token_id=0)
     answer = TOKENIZER.decode(found[0, prompt.shape[1] :], skip_special_tokens=True)
-    return best(task.metric, answer, item.references, language)
+    return best_value(task.metric, answer, item.references, language)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 4096])
@@ -130,13 +130,13 @@ def test_long_prompts_are_cut_at_their_beginning():
 
 
 def test_where_an_answer_begins():
-    assert encode(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
-    assert encode(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
-    assert encode(TOKENIZER, "", "w5") == ([1, 5], 1)
+    assert encode_answer(TOKENIZER, "w3 w4", " w5 w6") == ([1, 3, 4, 5, 6], 3)
+    assert encode_answer(TOKENIZER, "w3 w4 ", "w5") == ([1, 3, 4, 5], 3)
+    assert encode_answer(TOKENIZER, "", "w5") == ([1, 5], 1)
     with pytest.raises(ValueError, match="nothing comes before the answer"):
-        encode(tiny_tokenizer(bos=False), "", "w5 w6")
+        encode_answer(tiny_tokenizer(bos=False), "", "w5 w6")
     with pytest.raises(ValueError, match="no token"):
-        encode(TOKENIZER, "w3", " ")
+        encode_answer(TOKENIZER, "w3", " ")
 
 
 def test_choices_of_an_item_are_scored_from_the_same_token():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_number, words
+from pymultiling.tasks.metrics import exact_match, f1, last_number, rouge_l, same_number, split_words
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from pymultiling.tasks.metrics import exact_match, f1, number, rouge_l, same_num
     ],
 )
 def test_words(text, language, expected):
-    assert words(text, language) == expected
+    assert split_words(text, language) == expected
 
 
 def test_exact_match_and_f1():
@@ -63,7 +63,7 @@ def test_rouge_l(a, b):
     ],
 )
 def test_numbers(text, expected):
-    assert number(text) == expected
+    assert last_number(text) == expected
 
 
 def test_same_number():
@@ -93,11 +93,11 @@ def test_same_number():
     ],
 )
 def test_groups_of_digits(text, expected):
-    assert number(text) == expected
+    assert last_number(text) == expected
 
 
 def test_punctuation_marks_and_articles():
     assert exact_match("US", "U.S.", "en") == exact_match("10000", "10,000", "en") == 1
     assert exact_match("البيت", "بيت", "ar") == 1
-    assert words("สี่", "th") == ["สี่"] and words("นาม", "th") == ["น", "า", "ม"]
-    assert words("abc中d", "zh") == ["abc", "中", "d"]
+    assert split_words("สี่", "th") == ["สี่"] and split_words("นาม", "th") == ["น", "า", "ม"]
+    assert split_words("abc中d", "zh") == ["abc", "中", "d"]

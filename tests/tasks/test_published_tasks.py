@@ -29,7 +29,7 @@ def test_mgsm(tmp_path):
     source = write(tmp_path / "m.jsonl", {"lang": "zh", "question": "三加四？", "answer": "7"})
     (item,) = tasks.mgsm(source, exemplars, shots=0).items["zh"]
     assert item == Item("问题：三加四？\n逐步解答：", "7", references=("7",))
-    with pytest.raises(CorpusError, match="2 exemplars in 'zh'"):
+    with pytest.raises(CorpusError, match="1 exemplars in 'zh' are too few, 2 are needed"):
         tasks.mgsm(source, exemplars, shots=2)
 
 
@@ -43,9 +43,9 @@ def test_xquad(tmp_path):
     listed = {"text": ["308", "308 Punkte"], "answer_start": [9, 9]}
     assert tasks.xquad(write(tmp_path / "q.jsonl", {**row, "answers": listed}), contexts).items == task.items
     for bad in (["308"], "308", None, [{"text": 3}]):
-        with pytest.raises(CorpusError, match="line 1: looked for answers"):
+        with pytest.raises(CorpusError, match="line 1 needs answers with texts"):
             tasks.xquad(write(tmp_path / "q.jsonl", {**row, "answers": bad}), contexts)
-    with pytest.raises(CorpusError, match="line 1: looked for answers"):
+    with pytest.raises(CorpusError, match="line 1 needs answers with texts"):
         tasks.xquad(write(tmp_path / "q.jsonl", {**row, "context_id": 4}), contexts)
 
 
@@ -76,10 +76,10 @@ def test_xcopa(tmp_path):
     turkish = {**row, "lang": "tr", "choice1": "İnsanlar gitti.", "choice2": "Işık söndü."}
     (item,) = tasks.xcopa(write(tmp_path / "t.jsonl", turkish)).items["tr"]
     assert item.choices == (" insanlar gitti.", " ışık söndü.")
-    with pytest.raises(CorpusError, match="no row is of split 'validation'"):
+    with pytest.raises(CorpusError, match="has no record of split 'validation'"):
         tasks.xcopa(path, split="validation")
     for bad in ({"label": 2}, {"question": "why"}, {"lang": "xx"}, {"premise": None}):
-        with pytest.raises(CorpusError, match="line 1: looked for"):
+        with pytest.raises(CorpusError, match="line 1 needs"):
             tasks.xcopa(write(tmp_path / "x.jsonl", {**row, **bad}))
 
 
@@ -101,9 +101,9 @@ def test_what_cannot_be_read(tmp_path):
         tasks.xcopa(tmp_path / "bad.jsonl")
     (tmp_path / "list.jsonl").write_text("[3]\n")
     for read in (tasks.xcopa, tasks.xlsum, tasks.xcsqa):
-        with pytest.raises(CorpusError, match="line 1: looked for an object"):
+        with pytest.raises(CorpusError, match="line 1 must be a JSON object"):
             read({"it": tmp_path / "list.jsonl"})
-    with pytest.raises(CorpusError, match="looked for a string 'lang'"):
+    with pytest.raises(CorpusError, match="line 1 needs a string 'lang'"):
         tasks.xcopa(write(tmp_path / "x.jsonl", {"premise": "x"}))
 
 

@@ -1,4 +1,7 @@
-"""Parallel multilingual input (PMI, arXiv 2403.09073): prompts, the parallel inputs themselves, and what they do."""
+"""Parallel multilingual input (PMI): prompts that show a text in several languages at once, and their effects.
+
+Source: arXiv 2403.09073.
+"""
 
 from pymultiling.data.languages import language_name
 from pymultiling.methods.pmi.compare import Comparison, compare
@@ -11,21 +14,25 @@ from pymultiling.methods.pmi.templates import Form, Template, load_template
 from pymultiling.methods.pmi.translate import translate, translate_items
 
 __all__ = [
-    "Comparison",
-    "Form",
-    "Generator",
+    # tasks
     "ParallelItem",
     "ParallelTask",
-    "Server",
-    "Template",
-    "compare",
     "free",
-    "language_name",
-    "load_template",
     "math",
     "nli",
+    "translation",
+    # prompts
+    "Form",
+    "Template",
+    "language_name",
+    "load_template",
     "prompt",
+    # parallel inputs that a model makes
+    "Generator",
+    "Server",
     "translate",
     "translate_items",
-    "translation",
+    # comparison of prompts
+    "Comparison",
+    "compare",
 ]

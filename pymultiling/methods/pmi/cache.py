@@ -1,4 +1,4 @@
-"""Answers on disk, kept one by one as they come."""
+"""A cache of answers on disk, which stores each answer as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -6,40 +6,46 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
+from typing import Self
 
 from pymultiling.errors import CheckpointError
 
 TABLE = "pymultiling_answers"
-PATIENCE = 60  # seconds to wait for another process that is writing
+LOCK_SECONDS = 60  # how long to wait for another process that is writing
 
 
 class Cache:
-    """{question: answer}, in an SQLite file that threads and processes may use at once; a context manager.
+    """{question: answer} in an SQLite file, which threads and processes may use at the same time; a context manager.
 
-    What was kept is on disk when `keep` returns.
+    An answer is on disk when `add` returns.
 
     Args:
-        path: is made where there is none; None: in memory, for as long as the object lives.
+        path: the file, which is created if it does not exist; None: the answers are in memory and end with the object.
 
     Raises:
-        CheckpointError: the file is something else, or cannot be opened.
+        CheckpointError: the file is not a cache of answers, or cannot be opened.
     """
 
-    def __init__(self, path: str | Path | None):
+    def __init__(self, path: str | Path | None) -> None:
         self.path = path
         self._lock = Lock()
         name = ":memory:" if path is None else str(Path(path))
         try:
-            self._connection = sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                name, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as error:
-            raise CheckpointError(f"{path} cannot be opened as a cache of answers: {error}") from None
+            raise CheckpointError(
+                f"{path} cannot be opened as a cache of answers ({error}): give a path in an existing folder"
+            ) from None
         try:
-            self._open()
+            self._create_table()
         except BaseException:
             self._connection.close()
             raise
 
-    def _open(self) -> None:
+    def _create_table(self) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             tables = [
@@ -50,31 +56,41 @@ class Cache:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise CheckpointError(
-                f"{self.path} is no cache of answers, or is damaged or locked ({error}): give another path"
+                f"{self.path} is not a cache of answers, or is damaged or locked ({error}): give another path"
             ) from None
         if tables and TABLE not in tables:
-            raise CheckpointError(f"{self.path} is another program's database, no cache of answers: give another path")
-        with suppress(sqlite3.OperationalError):  # others have it open: it is as safe without, and only slower
+            raise CheckpointError(
+                f"{self.path} is the database of another program, not a cache of answers: give another path"
+            )
+        # This fails while others have the file open. The cache is as safe without it, and only slower.
+        with suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA journal_mode = WAL")
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._connection.close()
 
     def get(self, question: str) -> str | None:
-        """The answer; None where there is none yet."""
-        found = self._done(f"SELECT answer FROM {TABLE} WHERE question = ?", question)
-        return found[0][0] if found else None
+        """Returns the answer to a question; None if there is none."""
+        rows = self._execute(f"SELECT answer FROM {TABLE} WHERE question = ?", question)
+        return rows[0][0] if rows else None
 
-    def keep(self, question: str, answer: str) -> None:
-        """Keeps an answer; the first one stays."""
-        self._done(f"INSERT OR IGNORE INTO {TABLE} VALUES (?, ?)", question, answer)
+    def add(self, question: str, answer: str) -> None:
+        """Stores an answer, unless the question has one already."""
+        self._execute(f"INSERT OR IGNORE INTO {TABLE} VALUES (?, ?)", question, answer)
 
-    def _done(self, statement: str, *values: str) -> list[tuple]:
+    def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
         try:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise CheckpointError(f"{self.path}, a cache of answers, can be read or written no more: {error}") from None
+            raise CheckpointError(
+                f"the cache of answers {self.path} cannot be read or written any more ({error}): give another path"
+            ) from None

@@ -1,26 +1,38 @@
-"""Models that are talked to, some of which think aloud before they answer."""
+"""Chat models: their prompts, and the thinking that some of them write before an answer."""
 
 from __future__ import annotations
 
-OPENS, CLOSES = "<think>", "</think>"
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+THINKING_START, THINKING_END = "<think>", "</think>"
+Message: TypeAlias = dict[str, str]  # {"role": "user", "content": text}
 
 
-def message_tokens(tokenizer, messages: list[dict[str, str]]) -> list[int]:
-    """Messages in the tokenizer's chat template, up to where the answer begins; thinking is asked to be left out."""
-    options = {"add_generation_prompt": True, "enable_thinking": False}  # templates ignore what they do not know
-    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+def tokenise_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    """Returns the tokens of messages in the tokenizer's chat template, up to the beginning of the answer.
 
-
-def without_thinking(answer: str) -> tuple[str, bool]:
-    """The answer without the <think>...</think> that it begins with, and whether that came to its end.
-
-    Some templates open it in the prompt, and the answer only closes it. Where it is never closed, there is no answer.
+    The template is told to disable thinking; templates ignore options that they do not know.
     """
-    thinking, closed, rest = answer.partition(CLOSES)
-    opens = thinking.lstrip().startswith(OPENS)
-    if not closed:
-        return ("", False) if opens else (answer, True)
-    if not opens and OPENS in thinking:  # they are a part of the text
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens
+
+
+def strip_thinking(answer: str) -> tuple[str, bool]:
+    """Removes <think>...</think> from the beginning of an answer.
+
+    Some templates write <think> in the prompt, so that the answer has only </think>.
+
+    Returns:
+        The answer, which is empty if the thinking does not end, and whether it ends.
+    """
+    thinking, end, rest = answer.partition(THINKING_END)
+    begins_with_thinking = thinking.lstrip().startswith(THINKING_START)
+    if not end:
+        return ("", False) if begins_with_thinking else (answer, True)
+    if not begins_with_thinking and THINKING_START in thinking:  # both marks are a part of the text
         return answer, True
     return rest.lstrip(), True

@@ -1,19 +1,20 @@
-"""Direct, pivot and parallel input compared: how well a task is solved, and how many neurons are active."""
+"""Comparison of direct, pivot and parallel input: how well a task is solved, and how many neurons are active."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from torch import nn
 
 from pymultiling.errors import CorpusError
 from pymultiling.methods.activations import count_activations
-from pymultiling.methods.pmi.chat import message_tokens
+from pymultiling.methods.pmi.chat import tokenise_messages
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
-from pymultiling.methods.pmi.prompts import prompt
-from pymultiling.methods.pmi.scores import load_comet, require_sacrebleu, scores
+from pymultiling.methods.pmi.prompts import PromptForm, prompt
+from pymultiling.methods.pmi.readers import LABELS
+from pymultiling.methods.pmi.scores import Comet, answer_metrics, load_comet, require_sacrebleu
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
@@ -22,24 +23,28 @@ from pymultiling.tasks.items import Task
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
-POSITIONS = ("last", "all", "response")
+Positions: TypeAlias = Literal["last", "all", "response"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        table: a row for each kind of prompt: prompt ("direct", "pivot", "PMI-1", ...), languages (inputs that it shows), tokens
-            (of a prompt, mean), the scores in percent where answers were asked for, proportion (of all neurons that are
-            active), top_share (of all activations, the part of the 1% of neurons that are active most often).
-        by_layer: prompt, layer, proportion.
-        statistics: {prompt: ActivationStatistics}; `most_active` of one is its curve of top frequencies.
-        answers: {prompt: the answers, an item each}; empty where none were asked for.
-        places: those of the task's items that were compared, the same ones for every kind of prompt.
-        signatures: {score: sacrebleu's signature}, with which a score can be made again.
-        left_out: how many have a prompt that the model's positions cannot hold.
+        table: a row for each kind of prompt, with the columns prompt ("direct", "pivot", "PMI-1", ...), languages (the
+            number of inputs that it shows), tokens (mean number of tokens of a prompt), the metric values in percent if
+            answers were generated, proportion (of all FFN neurons, the fraction that is active, as a mean over
+            positions and layers), and top_share (of all activations, the fraction in the 1% of neurons that are active
+            most often).
+        by_layer: a row for each kind of prompt and layer, with the columns prompt, layer and proportion.
+        statistics: {prompt: ActivationStatistics}; its `most_active` gives the curve of the highest frequencies.
+        answers: {prompt: the answer to each item}; empty if no answers were generated.
+        places: the indices of the task's items that were compared, which are the same for every kind of prompt.
+        signatures: {metric: sacrebleu's signature}, by which a metric value can be reproduced.
+        left_out: the number of items that have a prompt too long for the model's positions.
     """
 
     table: pandas.DataFrame
@@ -52,20 +57,20 @@ class Comparison:
 
     @property
     def items(self) -> int:
-        """How many were compared."""
+        """The number of items that were compared."""
         return len(self.places)
 
 
 def compare(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     task: ParallelTask,
     *,
     source: str,
     others: Sequence[str],
     target: str | None = None,
     pivot: str | None = None,
-    positions: str = "last",
+    positions: Positions = "last",
     answers: bool = True,
     comet: str | None = None,
     template: str | None = None,
@@ -76,76 +81,109 @@ def compare(
     batch_tokens: int = 4096,
     progress: bool = False,
 ) -> Comparison:
-    """Runs a task with its input in one language, and in 1, 2, ... more languages at once (arXiv 2403.09073).
+    """Runs a task with its input in one language, and in more and more languages at once.
 
-    "direct" shows the source alone, "pivot" its translation alone, "PMI-k" the source and the first k of the others. Prompts
-    grow with k, and the last language is another one each time: compare proportions with this in mind, and try another order.
+    "direct" shows the source alone, "pivot" its translation alone, and "PMI-k" the source and the first k of the
+    others. The prompts grow with k, and their last language changes with k. Consider this when you compare proportions,
+    and also try another order of languages.
+
+    Source: arXiv 2403.09073.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
-        tokenizer: its tokenizer.
-        task: items with their inputs and references.
-        source: the input that is the original.
-        others: inputs to add, in this order; k goes from 1 to their number.
-        target: the language of the answer, for translation and whatever asks for one.
-        pivot: one input to compare with that is shown alone; None: no such row.
-        positions: where activations are counted: at the "last" token of the prompt, at "all" of it, or at the tokens of the
-            "response", the answer (the published code counts at the last token and while it answers).
-        answers: whether to generate answers and score them; False: only activations are counted.
-        comet: a COMET model to score translations with too; None: none.
-        template, examples, instruction, names: as in `prompt`; template None: the task's.
-        chat: whether a prompt is given as a message, in the tokenizer's chat template, or as the beginning of a text.
-        batch_tokens: tokens in one forward, padding included.
-        progress: show it on stderr.
+        tokenizer: the model's tokenizer.
+        task: items with inputs and references, and the metric.
+        source: the name of the original input.
+        others: the names of the inputs to add, in this order; k goes from 1 to their number.
+        target: the code of the answers' language, for translation and other templates that show it.
+        pivot: the name of an input that is shown alone for comparison; None: there is no such row.
+        positions: where activations are counted: at the "last" token of the prompt, at "all" of its tokens, or at the
+            tokens of the "response", which is the answer. The published code counts at the last token and while
+            answering.
+        answers: True: answers are generated and evaluated. False: only activations are counted.
+        comet: a COMET model that also evaluates translations, as a name or a checkpoint file; None: none.
+        template: as in `prompt`; None: the task's template.
+        examples: as in `prompt`.
+        instruction: as in `prompt`.
+        chat: True: a prompt is a message in the tokenizer's chat template. False: it is the beginning of a text.
+        names: as in `prompt`.
+        batch_tokens: tokens in one forward, including padding.
+        progress: whether to show progress on stderr.
 
     Returns:
-        Comparison.
+        The tables, statistics and answers of all kinds of prompts.
 
     Raises:
-        CorpusError: an item lacks a language, no item's prompts fit the model, or no answer has a token to count at.
-        BackendUnavailable: a package for the scores is not installed.
-        UnsupportedModel, NonFiniteActivations, ValueError: as `activations`.
+        CorpusError: an item lacks an input, the prompts of all items exceed the model's positions, or no answer has a
+            token to count at.
+        BackendUnavailable: a package for a metric is not installed.
+        UnsupportedModel: as in `activations`.
+        NonFiniteActivations: as in `activations`.
+        ValueError: an argument is invalid, or as in `prompt`.
     """
-    _check(source, others, pivot, positions, answers, comet, task)
-    probe, judge = ActivationProbe(model), _judge(task, comet) if answers else None
-    shown = {"direct": ("direct", ()), **({} if pivot is None else {"pivot": ("pivot", (pivot,))})}
-    shown |= {f"PMI-{number}": ("pmi", tuple(others[:number])) for number in range(1, len(others) + 1)}
-    options = {"source": source, "target": target, "examples": examples, "instruction": instruction, "names": names}
-    options |= {"template": template or task.template, **({"labels": task.labels} if task.labels else {})}
-    prompts = {
-        name: [_encoded(tokenizer, prompt(item, form=form, others=added, **options), chat) for item in task.items]
-        for name, (form, added) in shown.items()
+    _check_arguments(source, others, pivot, positions, answers, comet, task)
+    probe = ActivationProbe(model)
+    comet_model = _prepare_metrics(task, comet) if answers else None
+    shown: dict[str, tuple[PromptForm, tuple[str, ...]]] = {"direct": ("direct", ())}
+    if pivot is not None:
+        shown["pivot"] = ("pivot", (pivot,))
+    for number in range(1, len(others) + 1):
+        shown[f"PMI-{number}"] = ("pmi", tuple(others[:number]))
+
+    def encode_item(item: ParallelItem, form: PromptForm, added: Sequence[str]) -> list[int]:
+        text = prompt(
+            item,
+            form=form,
+            source=source,
+            others=added,
+            target=target,
+            template=template or task.template,
+            examples=examples,
+            instruction=instruction,
+            labels=task.labels or LABELS,
+            names=names,
+        )
+        return _encode_prompt(tokenizer, text, chat)
+
+    all_prompts = {
+        name: [encode_item(item, form, added) for item in task.items] for name, (form, added) in shown.items()
     }
-    places = _fitting(model, prompts, task.max_new_tokens if answers else 0)
-    prompts = {name: [of_kind[place] for place in places] for name, of_kind in prompts.items()}
+    places = _fitting_items(model, all_prompts, task.max_new_tokens if answers else 0)
+    prompts = {name: [encoded[place] for place in places] for name, encoded in all_prompts.items()}
     items = [task.items[place] for place in places]
-    found = _answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
-    texts = {name: [answer.text.strip() for answer in of_kind] for name, of_kind in found.items()}
-    statistics, rows, signatures = {}, [], {}
+    generated = _generate_answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
+    texts = {name: [answer.text.strip() for answer in prompt_answers] for name, prompt_answers in generated.items()}
+    statistics: dict[str, ActivationStatistics] = {}
+    signatures: dict[str, str] = {}
+    rows: list[dict[str, str | int | float]] = []
     for name, (_, added) in shown.items():
         documents = [(tokens, 0) for tokens in prompts[name]]
         if positions == "response":
-            documents = [(tokens + more.tokens, len(tokens)) for tokens, more in zip(prompts[name], found[name])]
-        statistics[name] = one = count_activations(probe, documents, positions, batch_tokens, name, progress, "prompts")
-        if one.tokens == 0:
+            documents = [
+                (tokens + answer.tokens, len(tokens)) for tokens, answer in zip(prompts[name], generated[name])
+            ]
+        counts = count_activations(probe, documents, positions, batch_tokens, name, progress, "prompts")
+        if counts.tokens == 0:
             raise CorpusError(
-                f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last one"
+                f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last token instead"
             )
-        row = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
+        statistics[name] = counts
+        row: dict[str, str | int | float] = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
         row["tokens"] = sum(map(len, prompts[name])) / len(items)
-        if judge is not None:
-            values, signatures = judge(texts[name], items, source, target)
+        if answers:
+            values, signatures = _evaluate_answers(task, comet_model, texts[name], items, source, target)
             row |= values
-        rows.append(row | {"proportion": float(one.proportion.mean()), "top_share": one.most_active().share})
-    left_out = len(task.items) - len(items)
-    return Comparison(*_tables(rows, statistics), statistics, texts, places, signatures, left_out)
+        row |= {"proportion": float(counts.proportion.mean()), "top_share": counts.most_active().share}
+        rows.append(row)
+    table, by_layer = _make_tables(rows, statistics)
+    return Comparison(table, by_layer, statistics, texts, places, signatures, len(task.items) - len(items))
 
 
-def _check(
+def _check_arguments(
     source: str,
     others: Sequence[str],
     pivot: str | None,
-    positions: str,
+    positions: Positions,
     answers: bool,
     comet: str | None,
     task: ParallelTask,
@@ -153,7 +191,7 @@ def _check(
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     if positions == "response" and not answers:
-        raise ValueError("activations in responses are counted only with answers=True, which makes them")
+        raise ValueError("positions='response' needs answers=True, which generates the responses")
     if isinstance(others, str) or not others or len(set(others)) < len(others) or source in others:
         raise ValueError(
             f"others must be a list of inputs to add, each once and without the source {source!r}: got {others!r}"
@@ -161,71 +199,86 @@ def _check(
     if pivot == source:
         raise ValueError(f"the pivot must be another input than the source, got {pivot!r} for both")
     if comet is not None and not (answers and task.metric == "bleu"):
-        raise ValueError(
-            "COMET scores translations: leave out comet for other tasks, and where no answers are asked for"
-        )
+        raise ValueError("COMET evaluates translations only: leave out comet for other tasks and for answers=False")
 
 
-def _judge(task: ParallelTask, comet: str | None) -> Callable:
-    """Scores answers; packages that this needs are looked for at once, not after hours of work."""
+def _prepare_metrics(task: ParallelTask, comet: str | None) -> Comet | None:
+    """Checks for the packages that the metrics need, so that a missing one fails at once; returns the COMET model."""
     if task.metric == "bleu":
         require_sacrebleu()
-    model = None if comet is None else load_comet(comet)
-
-    def judge(answers: list[str], items: Sequence[ParallelItem], source: str, target: str | None):
-        references = [item.references for item in items]
-        values, signatures = scores(task, answers, references, target)
-        if model is not None:
-            values["comet"] = model([" ".join(item.texts[source].values()) for item in items], answers, references)
-        return values, signatures
-
-    return judge
+    return None if comet is None else load_comet(comet)
 
 
-def _encoded(tokenizer, text: str, chat: bool) -> list[int]:
+def _evaluate_answers(
+    task: ParallelTask,
+    comet: Comet | None,
+    answers: list[str],
+    items: Sequence[ParallelItem],
+    source: str,
+    target: str | None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Returns metric values in percent, and sacrebleu's signatures."""
+    references = [item.references for item in items]
+    values, signatures = answer_metrics(task, answers, references, target)
+    if comet is not None:
+        values["comet"] = comet([" ".join(item.texts[source].values()) for item in items], answers, references)
+    return values, signatures
+
+
+def _encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) -> list[int]:
     if chat:
-        return message_tokens(tokenizer, [{"role": "user", "content": text}])
-    return tokenizer(text, verbose=False)["input_ids"]
+        return tokenise_messages(tokenizer, [{"role": "user", "content": text}])
+    tokens: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    return tokens
 
 
-def _fitting(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], more: int) -> list[int]:
-    """The places of items all of whose prompts the model can hold, with so many more tokens."""
-    room = getattr(model.config, "max_position_embeddings", None)
-    longest = [max(map(len, of_item)) for of_item in zip(*prompts.values())]
+def _fitting_items(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], answer_tokens: int) -> list[int]:
+    """Returns the indices of the items whose prompts and answers all fit the model's positions."""
+    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    longest = [max(map(len, item_prompts)) for item_prompts in zip(*prompts.values())]
     if not longest:
         raise CorpusError("there are no items to compare: give more, or fewer examples")
-    fits = [place for place, length in enumerate(longest) if room is None or length + more <= room]
-    if not fits:
+    fitting = [
+        place
+        for place, length in enumerate(longest)
+        if max_positions is None or length + answer_tokens <= max_positions
+    ]
+    if not fitting:
         raise CorpusError(
-            f"no items to compare: the shortest take {min(longest)} tokens and {more} for the answer; the model has {room} "
-            "positions, so give fewer languages or shorter items"
+            f"no items to compare: the shortest take {min(longest)} tokens and {answer_tokens} for the answer; the "
+            f"model has {max_positions} positions, so give fewer languages or shorter items"
         )
-    return fits
+    return fitting
 
 
-def _answers(
+def _generate_answers(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     task: ParallelTask,
     prompts: Mapping[str, Sequence[list[int]]],
     batch_tokens: int,
     progress: bool,
 ) -> dict[str, list[Answer]]:
-    form = Task(task.name, {}, "", task.stop, task.max_new_tokens)
-    found = {}
-    for name, of_kind in prompts.items():
-        with show_progress(f"{name}: answering", "items", progress, len(of_kind)) as bar:
-            given = generate(model, tokenizer, of_kind, [None], form, batch_tokens=batch_tokens, done=bar.update)
-        found[name] = [answer for (answer,) in given]
-    return found
+    # The metric of this task is not used.
+    generation_task = Task(task.name, {}, "likelihood", task.stop, task.max_new_tokens)
+    answers: dict[str, list[Answer]] = {}
+    for name, encoded in prompts.items():
+        with show_progress(f"{name}: answering", "items", progress, len(encoded)) as bar:
+            generated = generate(
+                model, tokenizer, encoded, [None], generation_task, batch_tokens=batch_tokens, on_progress=bar.update
+            )
+        answers[name] = [answer for (answer,) in generated]
+    return answers
 
 
-def _tables(rows: list[dict], counted: Mapping[str, ActivationStatistics]) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+def _make_tables(
+    rows: list[dict[str, str | int | float]], statistics: Mapping[str, ActivationStatistics]
+) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     import pandas
 
     by_layer = [
         (name, layer, proportion)
-        for name, one in counted.items()
-        for layer, proportion in enumerate(one.proportion.tolist())
+        for name, counts in statistics.items()
+        for layer, proportion in enumerate(counts.proportion.tolist())
     ]
     return pandas.DataFrame(rows), pandas.DataFrame(by_layer, columns=["prompt", "layer", "proportion"])

@@ -1,12 +1,14 @@
-"""What parallel multilingual input is tried on: the same text in several languages, and right answers."""
+"""Items and tasks for parallel multilingual input: texts in several languages, and correct answers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
-METRICS = ("bleu", "number", "label")
+ParallelMetric: TypeAlias = Literal["bleu", "number", "label"]
+METRICS: tuple[ParallelMetric, ...] = get_args(ParallelMetric)
 
 
 @dataclass(frozen=True)
@@ -14,9 +16,9 @@ class ParallelItem:
     """One question in several languages.
 
     Attributes:
-        texts: {name of an input: {field: text}}. A name is a language's code, followed by "~" and how the input was made where
-            that matters: "de", "de~1" (a paraphrase), "de~fr" (German by way of French).
-        references: right answers.
+        texts: {name of an input: {field: text}}. A name is a language's code. If the input was made from another one,
+            "~" and how it was made follow: "de", "de~1" (a paraphrase), "de~fr" (German by way of French).
+        references: correct answers.
     """
 
     texts: Mapping[str, Mapping[str, str]]
@@ -25,30 +27,30 @@ class ParallelItem:
 
 @dataclass(frozen=True)
 class ParallelTask:
-    """Questions of one kind, and how their answers are scored.
+    """Questions of one kind, and the metric that evaluates their answers.
 
     Attributes:
-        name: of the task.
-        template: the prompts' template, a name or a path as `prompt` takes it.
+        name: the name of the task.
+        template: the template of the prompts: a name or a path, as in `prompt`.
         items: the questions.
-        metric: "bleu", "number" or "label".
+        metric: "bleu" (BLEU and chrF), "number" (the last number is correct) or "label" (the first label is correct).
         labels: the answers to choose from, which the metric "label" needs.
         stop: strings that end a generated answer.
-        max_new_tokens: of a generated answer.
+        max_new_tokens: the most tokens that are generated for an answer.
 
     Raises:
-        ValueError: the metric is another one, or has no labels where it needs them.
+        ValueError: the metric is unknown, or the metric "label" has no labels.
     """
 
     name: str
     template: str
     items: list[ParallelItem]
-    metric: str
+    metric: ParallelMetric
     labels: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
         if isinstance(self.labels, str):
@@ -57,5 +59,12 @@ class ParallelTask:
             raise ValueError("metric 'label' needs labels=, the answers to choose from")
 
     def only(self, limit: int | None = None) -> ParallelTask:
-        """The task with its first `limit` items (None: all of them)."""
+        """Returns the task with its first items.
+
+        Args:
+            limit: the number of items; None: all of them.
+
+        Returns:
+            A new task that is otherwise equal.
+        """
         return dataclasses.replace(self, items=self.items[:limit])

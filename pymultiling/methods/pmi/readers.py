@@ -1,22 +1,24 @@
-"""Parallel tasks from files and lists; what does not match across the languages is an error, and nothing is left out."""
+"""Parallel tasks from files and lists. Items that do not match across the languages are an error; none are left out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import TypeAlias
 
 from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
-from pymultiling.methods.pmi.translation_requests import shortly
-from pymultiling.tasks.metrics import number
+from pymultiling.methods.pmi.translation_requests import abbreviate
+from pymultiling.tasks.metrics import last_number
 
-Rows = str | Path | Mapping[str, str | Path]
+RecordSource: TypeAlias = str | Path | Mapping[str, str | Path]
+JsonObject: TypeAlias = dict[str, object]
 
-LABELS = ("entailment", "neutral", "contradiction")  # the order in which those that occur are named
+LABELS = ("entailment", "neutral", "contradiction")  # the order in which a task lists those that occur
 
 
 def translation(
@@ -25,169 +27,217 @@ def translation(
     target: str,
     languages: Sequence[str] | None = None,
 ) -> ParallelTask:
-    """Translation into one language, from sentences in many, such as FLORES or NTREX; scored by BLEU.
+    """Translation into one language of sentences in many languages, such as FLORES or NTREX; evaluated by BLEU.
 
     Args:
-        source: a .tsv or .tsv.gz file, its first line the languages' codes, "id" no language; or {language: a list of texts, or
-            a .txt or .txt.gz file with a text a line}.
+        source: a .tsv or .tsv.gz file whose first line has the languages' codes (a column "id" is ignored); or
+            {language: a list of texts, or a .txt or .txt.gz file with one text per line}.
         target: the language whose texts are the references.
-        languages: those of the inputs; None: all but the target.
+        languages: the languages of the inputs; None: all except the target.
+
+    Returns:
+        A task with the metric "bleu" and the template "translation".
 
     Raises:
-        CorpusError: a file cannot be read; a language is not there, is named twice, has another number of texts, or an
-            empty one.
+        CorpusError: a file cannot be read; or a language is missing, is named twice, has another number of texts, or
+            has an empty text.
     """
-    columns = {}
+    columns: dict[str, list[str]] = {}
     if isinstance(source, Mapping):
-        for language, given in source.items():
-            columns[language] = read_lines(given) if isinstance(given, (str, Path)) else list(given)
+        for language, texts in source.items():
+            columns[language] = read_lines(texts) if isinstance(texts, (str, Path)) else list(texts)
     else:
         columns = read_columns(source)
-    chosen = [one for one in columns if one != target] if languages is None else list(languages)
-    if not chosen or target in chosen:
-        raise CorpusError(f"looked for {target!r} and for other languages, which are the inputs; got {chosen}")
-    for language in (target, *chosen):
-        if chosen.count(language) > 1:
-            raise CorpusError(f"{language!r} is there twice in languages: give each one once, got {', '.join(chosen)}")
+    inputs = [language for language in columns if language != target] if languages is None else list(languages)
+    if not inputs or target in inputs:
+        raise CorpusError(f"the inputs must be one or more languages other than the target {target!r}: got {inputs}")
+    for language in (target, *inputs):
+        if inputs.count(language) > 1:
+            raise CorpusError(f"languages has {language!r} twice: give each language once, got {', '.join(inputs)}")
         if language not in columns:
             raise CorpusError(f"there are no texts in {language!r}, only in {', '.join(columns)}")
-    columns = _checked({language: columns[language] for language in (target, *chosen)})
+    columns = _check_columns({language: columns[language] for language in (target, *inputs)})
     items = [
-        ParallelItem({language: {"text": text} for language, text in zip(chosen, texts, strict=True)}, (reference,))
+        ParallelItem({language: {"text": text} for language, text in zip(inputs, texts, strict=True)}, (reference,))
         for reference, *texts in zip(*columns.values(), strict=True)
     ]
     return ParallelTask("translation", "translation", items, "bleu", stop=("\n",))
 
 
 def free(texts: Mapping[str, Sequence[str]], references: Sequence[str | Sequence[str]]) -> ParallelTask:
-    """Any task whose right answers are texts, such as a summary; `prompt` is told by its instruction what to do. Scored by BLEU.
+    """Any task whose correct answers are texts, such as summaries; evaluated by BLEU.
+
+    The argument `instruction` of `prompt` says what to do.
 
     Args:
         texts: {language: texts}.
-        references: for each text a right answer, or several.
+        references: a correct answer, or several, for each text.
+
+    Returns:
+        A task with the metric "bleu" and the template "free".
 
     Raises:
-        CorpusError: there are not as many texts in every language, and references; a text or a reference is empty.
+        CorpusError: the numbers of texts and references differ, or a text or a reference is empty.
     """
     if isinstance(references, str):
-        raise CorpusError(f"references must be a list, got the plain string {shortly(references)}")
-    texts = _checked(texts, len(references))
+        raise CorpusError(f"references must be a list, got the plain string {abbreviate(references)}")
+    columns = _check_columns(texts, len(references))
     items = [
-        ParallelItem({language: {"text": text} for language, text in zip(texts, parallel, strict=True)}, answers)
-        for answers, *parallel in zip(map(_answers, references, count(1)), *texts.values(), strict=True)
+        ParallelItem({language: {"text": text} for language, text in zip(columns, parallel, strict=True)}, answers)
+        for answers, *parallel in zip(map(_check_references, references, count(1)), *columns.values(), strict=True)
     ]
     return ParallelTask("free", "free", items, "bleu", stop=("\n",))
 
 
-def math(source: Rows) -> ParallelTask:
-    """Mathematics such as MGSM (arXiv 2210.03057); the last number of an answer counts.
+def math(source: RecordSource) -> ParallelTask:
+    """Mathematics, such as MGSM (arXiv 2210.03057); the last number of an answer counts.
 
     Args:
-        source: a .jsonl or .jsonl.gz file whose rows have lang, id, question and answer; or {language: such a file}, without
-            lang.
+        source: a .jsonl or .jsonl.gz file whose records have lang, id, question and answer; or {language: such a file},
+            without lang.
+
+    Returns:
+        A task with the metric "number" and the template "math".
 
     Raises:
-        CorpusError: a file cannot be read, a language lacks a question that another has, or answers to one differ.
+        CorpusError: a file cannot be read, a language lacks a question that another one has, or the answers to a
+            question differ.
     """
-    items = []
-    for name, rows in _aligned(source, ("question",), "answer").items():
-        (first, answer), *others = ((language, answer) for language, (_, answer) in rows.items())
-        for language, other in others:
-            if other != answer and (number(other) is None or number(other) != number(answer)):
+    items: list[ParallelItem] = []
+    for question_id, records in _read_aligned(source, ("question",), "answer").items():
+        (first, answer), *rest = ((language, answer) for language, (_, answer) in records.items())
+        for language, other_answer in rest:
+            number = last_number(other_answer)
+            if other_answer != answer and (number is None or number != last_number(answer)):
                 raise CorpusError(
-                    f"question {name!r}: the answer is {answer!r} in {first!r}, {other!r} in {language!r}"
+                    f"question {question_id!r} must have the same answer in all languages: it is {answer!r} in "
+                    f"{first!r}, {other_answer!r} in {language!r}"
                 )
-        items.append(ParallelItem({language: texts for language, (texts, _) in rows.items()}, (answer,)))
+        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, (answer,)))
     return ParallelTask("math", "math", items, "number", stop=("\n\n",), max_new_tokens=320)
 
 
-def nli(source: Rows) -> ParallelTask:
-    """Natural-language inference such as XNLI (arXiv 1809.05053) or RTE: whether a premise entails a hypothesis.
+def nli(source: RecordSource) -> ParallelTask:
+    """Natural-language inference, such as XNLI (arXiv 1809.05053) or RTE: whether a premise entails a hypothesis.
 
-    The template "nli_premises" shows the hypothesis in the source language alone: `replace(task, template="nli_premises")`.
+    The template "nli_premises" shows the hypothesis in the source language only:
+    `dataclasses.replace(task, template="nli_premises")`.
 
     Args:
-        source: a .jsonl or .jsonl.gz file whose rows have lang, id, premise, hypothesis and label (a word); or {language: such
-            a file}, without lang.
+        source: a .jsonl or .jsonl.gz file whose records have lang, id, premise, hypothesis and label (a word); or
+            {language: such a file}, without lang.
+
+    Returns:
+        A task with the metric "label" and the template "nli".
 
     Raises:
-        CorpusError: a file cannot be read, a language lacks a pair that another has, labels of one differ, or one is
-            no word.
+        CorpusError: a file cannot be read, a language lacks a pair that another one has, the labels of a pair differ,
+            or a label is not a word.
     """
-    items = []
-    for name, rows in _aligned(source, ("premise", "hypothesis"), "label").items():
-        labels = {label: language for language, (_, label) in rows.items()}
-        if len(labels) > 1:
-            told = ", ".join(f"{label!r} in {language!r}" for label, language in labels.items())
-            raise CorpusError(f"pair {name!r}: the label is {told}")
-        items.append(ParallelItem({language: texts for language, (texts, _) in rows.items()}, tuple(labels)))
-    occur = dict.fromkeys(item.references[0] for item in items)
-    labels = (*(one for one in LABELS if one in occur), *sorted(one for one in occur if one not in LABELS))
+    items: list[ParallelItem] = []
+    for pair_id, records in _read_aligned(source, ("premise", "hypothesis"), "label").items():
+        languages = {label: language for language, (_, label) in records.items()}
+        if len(languages) > 1:
+            differing = ", ".join(f"{label!r} in {language!r}" for label, language in languages.items())
+            raise CorpusError(f"pair {pair_id!r} must have the same label in all languages: it is {differing}")
+        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, tuple(languages)))
+    occurring = dict.fromkeys(item.references[0] for item in items)
+    known = [label for label in LABELS if label in occurring]
+    labels = (*known, *sorted(label for label in occurring if label not in LABELS))
     return ParallelTask("nli", "nli", items, "label", labels, stop=("\n",), max_new_tokens=16)
 
 
-def _aligned(source: Rows, fields: Sequence[str], answer: str) -> dict[str, dict[str, tuple[dict[str, str], str]]]:
-    """{id: {language: (fields, answer)}}, in the order of the first language."""
-    found: dict[str, dict[str, tuple[dict[str, str], str]]] = {}
-    for language, row, where in _rows(source):
-        name, right = row.get("id"), row.get(answer)
-        if not isinstance(name, (str, int)) or not isinstance(right, (str, int, float)) or not str(right).strip():
-            raise CorpusError(f"{where}: looked for an 'id', and for {answer!r}")
-        if answer == "label" and not isinstance(right, str):
-            raise CorpusError(f"{where}: looked for a 'label' that is a word, such as {LABELS[0]}; got {right!r}")
+def _read_aligned(
+    source: RecordSource, fields: Sequence[str], answer: str
+) -> dict[str, dict[str, tuple[dict[str, str], str]]]:
+    """Reads the records that have the same id in every language.
+
+    Args:
+        source: as in `math`.
+        fields: the names of the fields with texts.
+        answer: the name of the field with the answer.
+
+    Returns:
+        {id: {language: ({field: text}, answer)}}, in the order of the first language.
+    """
+    by_language: dict[str, dict[str, tuple[dict[str, str], str]]] = {}
+    for language, record, where in _read_records(source):
+        record_id, value = record.get("id"), record.get(answer)
+        if not isinstance(record_id, (str, int)) or not isinstance(value, (str, int, float)) or not str(value).strip():
+            raise CorpusError(f"{where} needs an 'id' and the field {answer!r}")
+        if answer == "label" and not isinstance(value, str):
+            raise CorpusError(f"{where} needs a 'label' that is a word, such as {LABELS[0]}; got {value!r}")
+        texts: dict[str, str] = {}
         for field in fields:
-            if not isinstance(row.get(field), str) or not row[field].strip():
-                raise CorpusError(f"{where}: looked for a string {field!r} with something in it")
-        of_language = found.setdefault(language, {})
-        if str(name) in of_language:
-            raise CorpusError(f"{where}: {language!r} has the id {str(name)!r} twice")
-        texts = {field: replace_lone_surrogates(row[field]) for field in fields}
-        of_language[str(name)] = texts, replace_lone_surrogates(str(right))
-    if not found:
-        raise CorpusError(f"{source} has no rows")
-    for language, rows in found.items():
-        for other, of_other in found.items():
-            lacks = next((name for name in of_other if name not in rows), None)
-            if lacks is not None:
-                raise CorpusError(f"{language!r} lacks the id {lacks!r}, which {other!r} has")
-    return {name: {language: rows[name] for language, rows in found.items()} for name in next(iter(found.values()))}
+            text = record.get(field)
+            if not isinstance(text, str) or not text.strip():
+                raise CorpusError(f"{where} needs a non-empty string {field!r}")
+            texts[field] = replace_lone_surrogates(text)
+        records = by_language.setdefault(language, {})
+        if str(record_id) in records:
+            raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice")
+        records[str(record_id)] = texts, replace_lone_surrogates(str(value))
+    if not by_language:
+        raise CorpusError(f"{source} has no records")
+    for language, records in by_language.items():
+        for complete_language, complete in by_language.items():
+            missing = next((record_id for record_id in complete if record_id not in records), None)
+            if missing is not None:
+                raise CorpusError(f"{language!r} lacks the id {missing!r}, which {complete_language!r} has")
+    first = next(iter(by_language.values()))
+    return {
+        record_id: {language: records[record_id] for language, records in by_language.items()} for record_id in first
+    }
 
 
-def _rows(source: Rows) -> Iterator[tuple[str, dict, str]]:
-    """Language, row and place of every row."""
-    files = source.items() if isinstance(source, Mapping) else [(None, source)]
-    for language, path in files:
-        for row, where in read_json_records(Path(path)):
-            if not isinstance(row, dict):
-                raise CorpusError(f"{where}: looked for an object")
-            if language is None and not isinstance(row.get("lang"), str):
-                raise CorpusError(f"{where}: looked for a string 'lang'")
-            yield language or row["lang"], row, where
+def _read_records(source: RecordSource) -> Iterator[tuple[str, JsonObject, str]]:
+    """Yields language, record and position in the file of every record."""
+    paths: list[tuple[str | None, str | Path]] = [*source.items()] if isinstance(source, Mapping) else [(None, source)]
+    for language, path in paths:
+        for record, where in read_json_records(Path(path)):
+            if not isinstance(record, dict):
+                raise CorpusError(f"{where} must be a JSON object")
+            record_language = language or record.get("lang")
+            if not isinstance(record_language, str):
+                raise CorpusError(f"{where} needs a string 'lang'")
+            yield record_language, record, where
 
 
-def _checked(columns: Mapping[str, Sequence[str]], references: int | None = None) -> dict[str, list[str]]:
-    """As many texts in every language, all with something in them; halves of surrogate pairs are replaced."""
+def _check_columns(columns: Mapping[str, Sequence[str]], references: int | None = None) -> dict[str, list[str]]:
+    """Returns the texts with lone surrogates replaced.
+
+    Args:
+        columns: {language: texts}.
+        references: the number of references; None: there are none.
+
+    Raises:
+        CorpusError: the numbers of texts and references differ, or a text is empty.
+    """
     for language, texts in columns.items():
         if isinstance(texts, str):
-            raise CorpusError(f"the texts in {language!r} must be a list, got the plain string {shortly(texts)}")
+            raise CorpusError(f"the texts in {language!r} must be a list, got the plain string {abbreviate(texts)}")
     counts = {repr(language): len(texts) for language, texts in columns.items()}
     if references is not None:
         counts["the references"] = references
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{what} {count}" for what, count in counts.items())
-        raise CorpusError(f"every language must have as many texts: there are {told}")
+        differing = ", ".join(f"{label} {number}" for label, number in counts.items())
+        raise CorpusError(f"every language must have as many texts: there are {differing}")
     if not columns or not next(iter(counts.values())):
         raise CorpusError("there are no texts")
     for language, texts in columns.items():
         for place, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():
-                raise CorpusError(f"text {place} in {language!r} is empty, or is no string")
+                raise CorpusError(f"text {place} in {language!r} is empty or not a string")
     return {language: list(map(replace_lone_surrogates, texts)) for language, texts in columns.items()}
 
 
-def _answers(given: str | Sequence[str], place: int) -> tuple[str, ...]:
-    """The right answers to a text."""
-    answers = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
-    if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
-        raise CorpusError(f"text {place} has no right answer, or an empty one: give a string, or a list of them")
+def _check_references(references: str | Sequence[str], place: int) -> tuple[str, ...]:
+    """Returns the correct answers to the text number `place`."""
+    answers: tuple[str, ...]
+    if isinstance(references, str) or not isinstance(references, Iterable):
+        answers = (references,)
+    else:
+        answers = tuple(references)
+    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise CorpusError(f"text {place} has no correct answer, or an empty one: give a string, or a list of strings")
     return tuple(map(replace_lone_surrogates, answers))

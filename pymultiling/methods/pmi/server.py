@@ -1,43 +1,58 @@
-"""Answers from any server that speaks the OpenAI protocol, asked by several threads."""
+"""Answers from a server with the OpenAI protocol, requested by several threads."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, cast
 
 from pymultiling.errors import BackendUnavailable, TranslationError
-from pymultiling.methods.pmi.chat import without_thinking
-from pymultiling.methods.pmi.translation_requests import Request, shortly
+from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
+from pymultiling.methods.pmi.chat import strip_thinking
+from pymultiling.methods.pmi.translation_requests import Request, abbreviate
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before asking again, doubled each time, as the client itself does
-LONGEST_ANSWER = 8  # times max_tokens
+if TYPE_CHECKING:
+    from openai._legacy_response import LegacyAPIResponse
+    from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+
+FIRST_DELAY, MAX_DELAY = 0.5, 8.0  # seconds before a retry; the delay doubles each time, as in the client itself
+MAX_ANSWER_FACTOR = 8  # times max_tokens
 
 
 class Server:
-    """A model behind an OpenAI-compatible server; for `translate`'s `by`.
+    """A model behind an OpenAI-compatible server; an argument `by` of `translate`.
 
-    Dropped connections and the status codes 408, 409, 429 and 500 and above are asked again by the client of the package openai,
-    after the time that the server asks for or a growing one; what is no chat completion is asked again here. An answer that
-    ends for lack of room is asked for with twice the room, up to 8 times `max_tokens`, and is never taken for a whole one.
+    Dropped connections and the status codes 408, 409, 429 and 500 or more are retried by the client of the package
+    openai, after the delay that the server asks for, or a growing one. Responses that are no chat completion are
+    retried here. An answer that is cut by the token limit is requested again with twice the limit, up to 8 times
+    `max_tokens`; a cut answer is never accepted.
 
-    What a model thinks before it answers, <think>...</think>, is taken off; without its end it is no answer.
+    Thinking at the beginning of an answer, <think>...</think>, is removed. An answer whose thinking does not end is not
+    accepted.
 
     Args:
-        model: its name there.
-        base_url: of the server, up to /v1; None: OpenAI's, or what OPENAI_BASE_URL says.
-        api_key: None: what OPENAI_API_KEY says; a server of one's own may need none.
-        retries: how often a request is asked again in all.
-        timeout: seconds that the server may be silent.
-        workers: requests at a time.
-        max_tokens: of an answer, at first.
-        temperature: of sampling; 0: none. None: not sent, for models that refuse it.
+        model: the name of the model on the server.
+        base_url: the URL of the server up to /v1; None: OPENAI_BASE_URL, or else OpenAI's server.
+        api_key: the key; None: OPENAI_API_KEY. A server other than OpenAI's may need no key.
+        retries: how often a request is repeated in total.
+        timeout: how many seconds to wait for data from the server.
+        workers: the number of requests at a time.
+        max_tokens: the token limit of an answer at first.
+        temperature: the sampling temperature; 0: no sampling. None: it is not sent, for models that do not accept it.
+
+    Attributes:
+        model: as the argument.
+        retries: as the argument.
+        workers: as the argument.
+        max_tokens: as the argument.
+        temperature: as the argument.
 
     Raises:
         BackendUnavailable: the package openai is not installed.
-        ValueError: there is no key; a number is out of range.
+        ValueError: there is no key, or a number is out of range.
     """
 
     def __init__(
@@ -51,34 +66,42 @@ class Server:
         workers: int = 8,
         max_tokens: int = 1024,
         temperature: float | None = 0.0,
-    ):
+    ) -> None:
         try:
             import openai
         except ImportError:
             raise BackendUnavailable(
-                "servers are asked by the package openai: pip install 'pymultiling[pmi]'"
+                "the package openai, which sends requests to servers, is not installed: pip install 'pymultiling[pmi]'"
             ) from None
         if retries < 0 or workers < 1 or max_tokens < 1:
             raise ValueError(
-                f"retries must be 0 or more, workers and max_tokens 1: got {retries}, {workers}, {max_tokens}"
+                f"retries must be 0 or more, workers and max_tokens 1 or more: got {retries}, {workers}, {max_tokens}"
             )
-        own = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if own else None)
+        custom_url = base_url or os.environ.get("OPENAI_BASE_URL")
+        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if custom_url else None)
         if key is None:
             raise ValueError(
-                "OpenAI's server needs a key: pass api_key= or set OPENAI_API_KEY, or give base_url= of another"
+                "OpenAI's server needs a key: pass api_key= or set OPENAI_API_KEY, or give base_url= of another server"
             )
         self.model, self.retries, self.workers = model, retries, workers
         self.max_tokens, self.temperature = max_tokens, temperature
         self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout)
-        self._room = "max_tokens"  # as servers call it, OpenAI's newer models apart
+        self._limit_name = "max_tokens"  # the parameter of most servers; OpenAI's newer models have another
 
     @property
     def url(self) -> str:
+        """The URL of the server."""
         return str(self._client.base_url)
 
-    def asked(self, request: Request) -> dict:
-        """What decides an answer: who is asked, and what."""
+    def asked(self, request: Request) -> Mapping[str, Json]:
+        """Returns everything that determines the answer to a request, which is its key in the cache.
+
+        Args:
+            request: the request.
+
+        Returns:
+            The server, the model, the temperature and the messages.
+        """
         return {
             "server": self.url,
             "model": self.model,
@@ -86,91 +109,102 @@ class Server:
             "messages": request.messages(),
         }
 
-    def answer(self, requests: Sequence[Request], keep: Callable[[int, str], None]) -> None:
-        """Asks all; `keep` is called, by any thread, with a request's place and its answer as soon as it is there.
+    def answer(self, requests: Sequence[Request], keep: KeepAnswer) -> None:
+        """Answers requests.
 
-        Requests under way are waited for also when another one fails, or the user interrupts.
+        Requests under way are waited for, also if another one fails or the user interrupts.
+
+        Args:
+            requests: the requests.
+            keep: is called with the index of a request and its answer as soon as the answer arrives, by any thread.
 
         Raises:
-            TranslationError: the server does not answer; or a text got no whole answer, after all others were asked.
+            TranslationError: the server does not answer; or, after all other requests were answered, some have no
+                complete answer.
         """
 
         def ask(place: int) -> None:
-            keep(place, self._ask(requests[place]))
+            keep(place, self._answer_request(requests[place]))
 
         pool = ThreadPoolExecutor(self.workers)
         try:
             futures = [pool.submit(ask, place) for place in range(len(requests))]
             for future in as_completed(futures):
-                if not isinstance(future.exception(), (_NoWholeAnswer, type(None))):
+                if not isinstance(future.exception(), (_IncompleteAnswer, type(None))):
                     future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-        without = [str(future.exception()) for future in futures if future.exception()]
-        if without:
-            raise TranslationError(
-                without[0] + (f"; so it is for {len(without) - 1:,} more" if len(without) > 1 else "")
-            )
+        failures = [str(future.exception()) for future in futures if future.exception()]
+        if failures:
+            more = f"; {len(failures) - 1:,} more texts have no complete answer" if len(failures) > 1 else ""
+            raise TranslationError(failures[0] + more)
 
-    def _ask(self, request: Request) -> str:
-        left, room, text = self.retries, self.max_tokens, shortly(request.text)
+    def _answer_request(self, request: Request) -> str:
+        retries_left, limit, text = self.retries, self.max_tokens, abbreviate(request.text)
+        max_limit = MAX_ANSWER_FACTOR * self.max_tokens
         while True:
-            response = self._response(request, room, left)
-            left -= response.retries_taken
+            response = self._send(request, limit, retries_left)
+            retries_left -= response.retries_taken
             try:
                 choice = json.loads(response.content)["choices"][0]
                 answer, reason = choice["message"]["content"] or "", choice.get("finish_reason")
                 answer = answer.strip().encode("utf-8", "replace").decode()  # JSON can escape half of a surrogate pair
-                answer, thought = without_thinking(answer)
+                answer, thinking_ended = strip_thinking(answer)
             except (ValueError, LookupError, TypeError, AttributeError):
-                if left == 0:
+                if retries_left == 0:
                     raise TranslationError(
-                        f"{self._who} answers to {text} what is no chat completion, after {self.retries} retries: "
-                        f"{shortly(response.text)}"
+                        f"{self._label} does not return a chat completion for {text}, after {self.retries} retries: "
+                        f"{abbreviate(response.text)}"
                     ) from None
-                time.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.retries - left)))
-                left -= 1
+                time.sleep(min(MAX_DELAY, FIRST_DELAY * 2 ** (self.retries - retries_left)))
+                retries_left -= 1
                 continue
-            if reason == "length" and room < LONGEST_ANSWER * self.max_tokens:
-                room = min(2 * room, LONGEST_ANSWER * self.max_tokens)
+            if reason == "length" and limit < max_limit:
+                limit = min(2 * limit, max_limit)
             elif reason == "length":
-                raise _NoWholeAnswer(f"{self._who} does not come to an end within {room:,} tokens for {text}")
+                raise _IncompleteAnswer(f"the answer of {self._label} to {text} does not end within {limit:,} tokens")
             elif reason == "content_filter":
-                raise _NoWholeAnswer(f"{self._who} holds back its answer to {text} (content_filter)")
-            elif not thought:
-                raise _NoWholeAnswer(f"{self._who} does not come to the end of its thinking for {text}")
+                raise _IncompleteAnswer(f"{self._label} withholds its answer to {text} (content_filter)")
+            elif not thinking_ended:
+                raise _IncompleteAnswer(f"the thinking of {self._label} about {text} does not end")
             elif not answer:
-                raise _NoWholeAnswer(f"{self._who} gives an empty answer to {text}")
+                raise _IncompleteAnswer(f"{self._label} gives an empty answer to {text}")
             else:
-                return answer
+                return str(answer)
 
-    def _response(self, request: Request, room: int, retries: int):
-        """The server's response; its text has not been looked at."""
+    def _send(self, request: Request, limit: int, retries: int) -> LegacyAPIResponse[ChatCompletion]:
+        """Sends a request and returns the response, whose content was not checked."""
         import openai
 
         client = self._client.with_options(max_retries=retries).chat.completions.with_raw_response
-        options = {} if self.temperature is None else {"temperature": self.temperature}
-        name = self._room
+        limit_name = self._limit_name
+        # The client's overloads have no type for options that are sent under a name known at run time.
+        options: dict[str, Any] = {limit_name: limit}
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
+        messages = cast("list[ChatCompletionMessageParam]", request.messages())
         try:
-            return client.create(model=self.model, messages=request.messages(), **options, **{name: room})
+            return client.create(model=self.model, messages=messages, **options)
         except openai.OpenAIError as error:
-            if name == "max_tokens" and "max_completion_tokens" in str(error):
-                self._room = "max_completion_tokens"
-                return self._response(request, room, retries)
-            raise TranslationError(f"{self._who} does not answer {shortly(request.text)} ({_reason(error)})") from error
+            if limit_name == "max_tokens" and "max_completion_tokens" in str(error):
+                self._limit_name = "max_completion_tokens"
+                return self._send(request, limit, retries)
+            raise TranslationError(
+                f"{self._label} does not answer {abbreviate(request.text)} ({_error_reason(error)})"
+            ) from error
 
     @property
-    def _who(self) -> str:
+    def _label(self) -> str:
         return f"{self.model} at {self.url}"
 
 
-class _NoWholeAnswer(TranslationError):
-    """A text's own misfortune: others may be answered."""
+class _IncompleteAnswer(TranslationError):
+    """A single text has no complete answer; other texts may have one."""
 
 
-def _reason(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     status, cause = getattr(error, "status_code", None), error.__cause__
     body = getattr(error, "body", None)
-    told = body.get("message") if isinstance(body, dict) else None
-    told = " ".join(str(told or cause or error).split())
-    return f"{status}: {told[:300]}" if status else f"{type(cause or error).__name__}: {told[:300]}"
+    message = body.get("message") if isinstance(body, dict) else None
+    message = " ".join(str(message or cause or error).split())
+    return f"{status}: {message[:300]}" if status else f"{type(cause or error).__name__}: {message[:300]}"

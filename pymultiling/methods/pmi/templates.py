@@ -1,8 +1,9 @@
-"""Templates of prompts: what stands before the inputs, around each of them, and behind. They are JSON files, in templates/."""
+"""Templates of prompts: the texts before, around and after the inputs. templates/ has those of the package."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,8 +14,9 @@ from pymultiling.errors import CorpusError
 
 NAMES = ("translation", "translation_machine", "math", "nli", "nli_premises", "free")
 PARTS = ("opening", "input", "closing", "answer")
-# What any part but the answer may name, beside the fields of the inputs; those of the first input where it is not an input.
-COMMON = ("source", "target", "languages", "labels", "instruction")
+# Placeholders of every part except the answer, in addition to the fields of the inputs. In the opening and the
+# closing, a field is that of the first input.
+COMMON_PLACEHOLDERS = ("source", "target", "languages", "labels", "instruction")
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class Form:
     """The parts of a prompt, with {placeholders}.
 
     Attributes:
-        opening: comes first.
-        input: is there once for every input; has its {language} too.
-        closing: comes last; the answer begins behind it.
-        answer: what follows the closing in an example, up to the next one's opening; has the {answer}.
+        opening: the text before the inputs.
+        input: the text of one input, which is repeated for every input; it may also have the placeholder {language}.
+        closing: the text after the inputs; the answer begins after it.
+        answer: the text after the closing of an example, up to the next example; it has the placeholder {answer}.
     """
 
     opening: str
@@ -34,19 +36,26 @@ class Form:
     answer: str
 
     def names(self, placeholder: str) -> bool:
-        """Whether any part has this placeholder."""
-        return any(placeholder in _placeholders(getattr(self, part)) for part in PARTS)
+        """Returns whether any part has a placeholder.
+
+        Args:
+            placeholder: the name, without braces.
+
+        Returns:
+            True if a part has the placeholder.
+        """
+        return any(placeholder in _placeholders(part) for part in (self.opening, self.input, self.closing, self.answer))
 
 
 @dataclass(frozen=True)
 class Template:
-    """How an item is put to a model.
+    """The forms of the prompts of a task.
 
     Attributes:
-        name: for messages.
-        fields: which an item's inputs must have.
-        direct: for one input, the source's or a pivot's.
-        pmi: for several.
+        name: the name, for messages.
+        fields: the fields that an item's inputs must have.
+        direct: the form for one input, which is the source or a pivot.
+        pmi: the form for several inputs.
     """
 
     name: str
@@ -56,69 +65,90 @@ class Template:
 
 
 def load_template(template: str | Path) -> Template:
-    """A template by its name, one of NAMES, or from the caller's JSON file, which has the parts of those in templates/.
+    """Loads a template.
+
+    Args:
+        template: the name of a packaged template ("translation", "translation_machine", "math", "nli", "nli_premises"
+            or "free"), or the path of a JSON file with the parts that the packaged files have.
+
+    Returns:
+        The template.
 
     Raises:
-        CorpusError: there is no such template; a part is missing; a placeholder is unknown; a field is shown nowhere.
+        CorpusError: the template does not exist, a part is missing, a placeholder is unknown, or a field is not shown.
     """
     if template in NAMES:
-        return _packaged(str(template))
+        return _load_packaged_template(str(template))
     path = Path(template)
     if not path.is_file():
         raise CorpusError(f"{template}: no such template; give {', '.join(NAMES)} or the path of a .json file")
     try:
-        return _parsed(str(path), path.read_text("utf-8"))
+        return _parse_template(str(path), path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"template {path} cannot be read: {error}") from None
+        raise CorpusError(f"template {path} cannot be read ({error}): give a JSON file in UTF-8") from None
 
 
 @cache
-def _packaged(name: str) -> Template:
-    return _parsed(name, files("pymultiling.methods.pmi").joinpath("templates", f"{name}.json").read_text("utf-8"))
+def _load_packaged_template(name: str) -> Template:
+    path = files("pymultiling.methods.pmi").joinpath("templates", f"{name}.json")
+    return _parse_template(name, path.read_text("utf-8"))
 
 
-def _parsed(name: str, text: str) -> Template:
+def _parse_template(name: str, text: str) -> Template:
     try:
-        given = json.loads(text)
+        content: object = json.loads(text)
     except ValueError as error:
         raise CorpusError(f"template {name} is not JSON: {error}") from None
-    fields = given.get("fields") if isinstance(given, dict) else None
+    template = content if isinstance(content, dict) else {}
+    fields = template.get("fields")
     if not isinstance(fields, list) or not fields or not all(isinstance(field, str) for field in fields):
-        raise CorpusError(f"template {name}: looked for 'fields', a list of names such as [\"text\"]")
-    taken = [field for field in fields if field in (*COMMON, "language", "answer")]
-    if taken:
-        raise CorpusError(f"template {name}: {taken[0]!r} has a meaning of its own and can be no field")
-    return Template(name, tuple(fields), *(_form(name, given, form, fields) for form in ("direct", "pmi")))
+        raise CorpusError(f"template {name} needs 'fields', a list of names such as [\"text\"]")
+    reserved = [field for field in fields if field in (*COMMON_PLACEHOLDERS, "language", "answer")]
+    if reserved:
+        raise CorpusError(f"template {name}: {reserved[0]!r} is a reserved placeholder: give the field another name")
+    direct = _parse_form(name, "direct", template.get("direct"), fields)
+    return Template(name, tuple(fields), direct, _parse_form(name, "pmi", template.get("pmi"), fields))
 
 
-def _form(name: str, given: dict, form: str, fields: list[str]) -> Form:
-    parts = given.get(form) if isinstance(given.get(form), dict) else {}
+def _parse_form(template_name: str, form_name: str, content: object, fields: Sequence[str]) -> Form:
+    where = f"template {template_name}, {form_name!r}"
+    parts: dict[str, str] = {}
     for part in PARTS:
-        where = f"template {name}, {form!r}"
-        if not isinstance(parts.get(part), str):
+        text = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(text, str):
             raise CorpusError(f"{where} has no {part!r}: its parts are {', '.join(PARTS)}")
-        known = {"answer"} if part == "answer" else {*COMMON, *fields, *(["language"] if part == "input" else [])}
+        if part == "answer":
+            allowed = {"answer"}
+        else:
+            allowed = {*COMMON_PLACEHOLDERS, *fields}
+            if part == "input":
+                allowed.add("language")
         try:
-            unknown = sorted(_placeholders(parts[part]) - known)
+            unknown = sorted(_placeholders(text) - allowed)
         except ValueError as error:
-            raise CorpusError(f"{where}, {part!r}: {error}; a brace that is meant is written twice") from None
+            raise CorpusError(f"{where}, {part!r}: {error}; write {{{{ or }}}} for a brace in the text") from None
         if unknown:
-            raise CorpusError(f"{where}, {part!r} has {{{unknown[0]}}}: it may have {', '.join(sorted(known))}")
+            raise CorpusError(
+                f"{where}, {part!r} has the unknown placeholder {{{unknown[0]}}}: it may have "
+                f"{', '.join(sorted(allowed))}"
+            )
+        parts[part] = text
     if "answer" not in _placeholders(parts["answer"]):
-        raise CorpusError(f"template {name}, {form!r}, 'answer' lacks {{answer}}")
+        raise CorpusError(f"{where}, 'answer' lacks the placeholder {{answer}}")
     if parts["closing"].endswith(" "):
-        raise CorpusError(f"template {name}, {form!r}, 'closing' ends with a space, which is the answer's")
-    found = Form(**{part: parts[part] for part in PARTS})
-    hidden = [field for field in fields if not found.names(field)]
+        raise CorpusError(f"{where}, 'closing' ends with a space: write the space in 'answer'")
+    form = Form(**parts)
+    hidden = [field for field in fields if not form.names(field)]
     if hidden:
-        raise CorpusError(
-            f"template {name}, {form!r} shows the field {hidden[0]!r} nowhere: put {{{hidden[0]}}} in 'input'"
-        )
-    return found
+        raise CorpusError(f"{where} does not show the field {hidden[0]!r}: put {{{hidden[0]}}} in 'input'")
+    return form
 
 
 def _placeholders(text: str) -> set[str]:
-    """With what follows a name in braces, such as {text!r}, as part of it: no part may have that."""
+    """Returns the placeholders of a text.
+
+    A conversion or a format, as in {text!r} and {text:>9}, is part of the result, so that it is refused as unknown.
+    """
     return {
         name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         for _, name, spec, conversion in Formatter().parse(text)

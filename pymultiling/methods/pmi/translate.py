@@ -1,20 +1,52 @@
-"""Parallel inputs made by a model: translations, the same in other words, and back-translations (arXiv 2403.09073)."""
+"""Parallel inputs that a model makes: translations, paraphrases and back-translations (arXiv 2403.09073)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args, overload
 
 from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.cache import Cache
-from pymultiling.methods.pmi.cached_answers import Answers, Asking
+from pymultiling.methods.pmi.cached_answers import CachedResponder, Responder
 from pymultiling.methods.pmi.items import ParallelItem
-from pymultiling.methods.pmi.translation_requests import Request, shortly
+from pymultiling.methods.pmi.translation_requests import Request, abbreviate
 from pymultiling.runtime.progress import show_progress
 
-TRANSLATION, PARAPHRASE, BACK_TRANSLATION = HOW = ("translation", "paraphrase", "back-translation")
+Translation: TypeAlias = Literal["translation", "back-translation"]
+Paraphrase: TypeAlias = Literal["paraphrase"]
+How: TypeAlias = Literal["translation", "paraphrase", "back-translation"]
+METHODS: tuple[How, ...] = get_args(How)
+
+
+@overload
+def translate(
+    texts: Sequence[str],
+    into: Sequence[str],
+    *,
+    source: str,
+    by: Responder,
+    how: Translation = "translation",
+    cache: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> dict[str, list[str]]: ...
+
+
+@overload
+def translate(
+    texts: Sequence[str],
+    into: int,
+    *,
+    source: str,
+    by: Responder,
+    how: Paraphrase,
+    cache: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> dict[str, list[str]]: ...
 
 
 def translate(
@@ -22,50 +54,71 @@ def translate(
     into: Sequence[str] | int,
     *,
     source: str,
-    by: Answers,
-    how: str = TRANSLATION,
+    by: Responder,
+    how: How = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> dict[str, list[str]]:
-    """Parallel inputs of texts.
+    """Makes parallel inputs of texts with a model.
 
-    The same is asked once, however often it occurs. Every answer is kept as soon as it is there: what is called again after a
-    failure, with the same cache, asks only for what is missing.
+    Equal requests are sent only once. Every answer is stored in the cache as soon as it arrives. If a call fails, the
+    same call with the same cache requests only the missing answers.
+
+    Source: arXiv 2403.09073.
 
     Args:
-        texts: in the source language; halves of surrogate pairs in them are replaced by U+FFFD.
-        into: for "translation" languages' codes; for "paraphrase" how many; for "back-translation" codes of the languages that
-            the texts go through. A translation model such as NLLB takes its own codes.
-        source: the texts' language, a code.
-        by: who is asked: `Server` or `Generator`.
-        how: "translation"; "paraphrase", the same in other words, each time shown those before; "back-translation", into another
-            language and back.
-        cache: a file to keep answers in, made where there is none; None: in memory, for this call.
-        names: {code: English name}, of languages that are to be called otherwise, or are not known.
-        progress: show it on stderr.
+        texts: texts in the source language. Lone surrogates in them are replaced by U+FFFD.
+        into: for "translation" the codes of the target languages; for "paraphrase" the number of paraphrases; for
+            "back-translation" the codes of the intermediate languages. Translation models such as NLLB need their own
+            codes.
+        source: the code of the texts' language.
+        by: the model or server that answers: a `Generator` or a `Server`.
+        how: "translation"; "paraphrase", where each request shows the paraphrases before it; or "back-translation",
+            into another language and back.
+        cache: a file that stores the answers, which is created if it does not exist; None: the answers are stored in
+            memory during this call.
+        names: {code: English name}, for languages that are unknown or need another name.
+        progress: whether to show progress on stderr.
 
     Returns:
-        {name of an input: texts in their order}: for a source "de" names are "fr", "de~1" and "de~fr".
+        {name of an input: texts in their order}. For the source "de", names are "fr", "de~1" and "de~fr".
 
     Raises:
-        TranslationError: not everything was answered.
-        CorpusError: a text is empty, or the texts are a plain string.
-        CheckpointError: the cache is another file.
-        ValueError: `into` does not suit, or a language's name is not known.
+        TranslationError: a request has no answer.
+        CorpusError: a text is empty, or `texts` is a plain string.
+        CheckpointError: `cache` is another file.
+        ValueError: `into` does not suit `how`, or the name of a language is unknown.
     """
-    language = source.partition("~")[0]
-    _check(into, language, how)
-    if isinstance(texts, str):
-        raise CorpusError(f"texts must be a list, got the plain string {shortly(texts)}")
-    texts = list(texts)
-    for place, text in enumerate(texts, 1):
-        if not isinstance(text, str) or not text.strip():
-            raise CorpusError(f"text {place} of {len(texts)} is empty, or is no string")
-    texts = list(map(replace_lone_surrogates, texts))
-    steps = into if how == PARAPHRASE else len(into) * (2 if how == BACK_TRANSLATION else 1)
-    with Cache(cache) as kept, show_progress(how, "answers", progress, steps * len(texts)) as bar:
-        return _parallel(texts, into, language, how, Asking(by, kept, bar), names)
+    return _translate(texts, into, source, by, how, cache, names, progress)
+
+
+@overload
+def translate_items(
+    items: Sequence[ParallelItem],
+    into: Sequence[str],
+    *,
+    source: str,
+    by: Responder,
+    how: Translation = "translation",
+    cache: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> list[ParallelItem]: ...
+
+
+@overload
+def translate_items(
+    items: Sequence[ParallelItem],
+    into: int,
+    *,
+    source: str,
+    by: Responder,
+    how: Paraphrase,
+    cache: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> list[ParallelItem]: ...
 
 
 def translate_items(
@@ -73,78 +126,129 @@ def translate_items(
     into: Sequence[str] | int,
     *,
     source: str,
-    by: Answers,
-    how: str = TRANSLATION,
+    by: Responder,
+    how: How = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> list[ParallelItem]:
-    """The items with more inputs, made of their source's, all fields of it.
+    """Adds inputs to items, which a model makes from all fields of the source input.
+
+    Source: arXiv 2403.09073.
 
     Args:
-        items: which have the source.
-        source: the name of the input that is translated.
-        into, by, how, cache, names, progress: as `translate` takes them.
+        items: items that have the source input.
+        into: as in `translate`.
+        source: the name of the input that is translated or paraphrased.
+        by: as in `translate`.
+        how: as in `translate`.
+        cache: as in `translate`.
+        names: as in `translate`.
+        progress: as in `translate`.
+
+    Returns:
+        New items with the added inputs.
 
     Raises:
-        CorpusError: an item lacks the source, or has an input already that is to be made.
-        TranslationError, CheckpointError, ValueError: as `translate`.
+        CorpusError: an item lacks the source, or has an input already that would be made.
+        TranslationError: as in `translate`.
+        CheckpointError: as in `translate`.
+        ValueError: as in `translate`.
     """
     for place, item in enumerate(items, 1):
         if source not in item.texts:
             raise CorpusError(f"item {place} has no input {source!r}, only {', '.join(item.texts)}")
     language = source.partition("~")[0]
-    _check(into, language, how)
+    _check_into(into, language, how)
     for place, item in enumerate(items, 1):
-        there = [name for name in input_names(into, language, how) if name in item.texts]
-        if there:
+        existing = [name for name in input_names(into, language, how) if name in item.texts]
+        if existing:
             raise CorpusError(
-                f"item {place} has an input {there[0]!r} already: leave it out of the items, or of `into`"
+                f"item {place} has an input {existing[0]!r} already: leave it out of the items, or of `into`"
             )
-    places = [(place, field) for place, item in enumerate(items) for field in item.texts[source]]
-    texts = [items[place].texts[source][field] for place, field in places]
-    options = {"how": how, "cache": cache, "names": names, "progress": progress}
-    found = translate(texts, into, source=source, by=by, **options)
-    inputs: list[dict[str, dict[str, str]]] = [{name: {} for name in found} for _ in items]
-    for name, of_name in found.items():
-        for (place, field), text in zip(places, of_name):
-            inputs[place][name][field] = text
-    return [dataclasses.replace(item, texts={**item.texts, **more}) for item, more in zip(items, inputs)]
+    fields = [(index, field) for index, item in enumerate(items) for field in item.texts[source]]
+    texts = [items[index].texts[source][field] for index, field in fields]
+    made = _translate(texts, into, source, by, how, cache, names, progress)
+    inputs: list[dict[str, dict[str, str]]] = [{name: {} for name in made} for _ in items]
+    for name, made_texts in made.items():
+        for (index, field), text in zip(fields, made_texts):
+            inputs[index][name][field] = text
+    return [dataclasses.replace(item, texts={**item.texts, **added}) for item, added in zip(items, inputs)]
 
 
-def _parallel(
-    texts: list[str], into: Sequence[str] | int, source: str, how: str, ask: Asking, names: Mapping[str, str] | None
+def _translate(
+    texts: Sequence[str],
+    into: Sequence[str] | int,
+    source: str,
+    by: Responder,
+    how: How,
+    cache: str | Path | None,
+    names: Mapping[str, str] | None,
+    progress: bool,
 ) -> dict[str, list[str]]:
-    if how == PARAPHRASE:
-        made: list[list[str]] = []
-        for _ in range(into):
-            earlier = list(zip(*made)) or [()] * len(texts)
-            made.append(ask([Request(text, source, None, so_far, names) for text, so_far in zip(texts, earlier)]))
-        return dict(zip(input_names(into, source, how), made))
-    found = ask([Request(text, source, code, names=names) for code in into for text in texts])
-    if how == BACK_TRANSLATION:
-        codes = [code for code in into for _ in texts]
-        found = ask([Request(text, code, source, names=names) for code, text in zip(codes, found)])
-    return {
-        name: found[start * len(texts) :][: len(texts)] for start, name in enumerate(input_names(into, source, how))
-    }
+    """Does the work of `translate`, for any combination of `into` and `how`."""
+    language = source.partition("~")[0]
+    _check_into(into, language, how)
+    if isinstance(texts, str):
+        raise CorpusError(f"texts must be a list, got the plain string {abbreviate(texts)}")
+    texts = list(texts)
+    for place, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            raise CorpusError(f"text {place} of {len(texts)} is empty or not a string: leave it out")
+    texts = list(map(replace_lone_surrogates, texts))
+    answers_per_text = into if isinstance(into, int) else len(into) * (2 if how == "back-translation" else 1)
+    with Cache(cache) as answers, show_progress(how, "answers", progress, answers_per_text * len(texts)) as bar:
+        responder = CachedResponder(by, answers, bar)
+        if isinstance(into, int):
+            made = _paraphrase(texts, into, language, responder, names)
+        else:
+            made = _translate_texts(texts, into, language, responder, names, back=how == "back-translation")
+    return dict(zip(input_names(into, language, how), made))
 
 
-def input_names(into: Sequence[str] | int, source: str, how: str) -> list[str]:
-    """Names of the inputs that `translate` makes of a source's, by its `into` and `how`."""
-    if how == PARAPHRASE:
+def _paraphrase(
+    texts: list[str], number: int, source: str, responder: CachedResponder, names: Mapping[str, str] | None
+) -> list[list[str]]:
+    """Returns `number` lists with a paraphrase of every text."""
+    paraphrases: list[list[str]] = []
+    for _ in range(number):
+        earlier: list[tuple[str, ...]] = list(zip(*paraphrases)) or [()] * len(texts)
+        requests = [Request(text, source, None, versions, names) for text, versions in zip(texts, earlier)]
+        paraphrases.append(responder(requests))
+    return paraphrases
+
+
+def _translate_texts(
+    texts: list[str],
+    codes: Sequence[str],
+    source: str,
+    responder: CachedResponder,
+    names: Mapping[str, str] | None,
+    back: bool,
+) -> list[list[str]]:
+    """Returns for each language code a list with the translation of every text, or with its back-translation."""
+    answers = responder([Request(text, source, code, names=names) for code in codes for text in texts])
+    if back:
+        answer_codes = [code for code in codes for _ in texts]
+        answers = responder([Request(text, code, source, names=names) for code, text in zip(answer_codes, answers)])
+    return [answers[index * len(texts) :][: len(texts)] for index in range(len(codes))]
+
+
+def input_names(into: Sequence[str] | int, source: str, how: How) -> list[str]:
+    """Returns the names of the inputs that `translate` makes from the input `source`."""
+    if isinstance(into, int):
         return [f"{source}~{number}" for number in range(1, into + 1)]
-    return list(into) if how == TRANSLATION else [f"{source}~{code}" for code in into]
+    return list(into) if how == "translation" else [f"{source}~{code}" for code in into]
 
 
-def _check(into: Sequence[str] | int, source: str, how: str) -> None:
-    if how not in HOW:
-        raise ValueError(f"how must be one of {', '.join(HOW)}, got {how!r}")
-    if how == PARAPHRASE:
+def _check_into(into: Sequence[str] | int, source: str, how: How) -> None:
+    if how not in METHODS:
+        raise ValueError(f"how must be one of {', '.join(METHODS)}, got {how!r}")
+    if how == "paraphrase":
         if not isinstance(into, int) or isinstance(into, bool) or into < 1:
-            raise ValueError(f"how={how!r} takes a number, how many are made: into={into!r} is none")
+            raise ValueError(f"how={how!r} needs the number of paraphrases, at least 1: got into={into!r}")
         return
     if isinstance(into, (str, int)) or not into or len(set(into)) < len(into) or source in into:
         raise ValueError(
-            f"how={how!r} takes a list of languages' codes, each once and without the source's own: got into={into!r}"
+            f"how={how!r} needs a list of language codes, each once and without the source's own: got into={into!r}"
         )

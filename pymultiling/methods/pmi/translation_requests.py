@@ -1,4 +1,4 @@
-"""What is asked for to make parallel inputs: a translation, or the same in other words. The wording is in requests.json."""
+"""Requests for parallel inputs: a translation or a paraphrase of a text. requests.json has their wording."""
 
 from __future__ import annotations
 
@@ -7,20 +7,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Literal, TypeAlias, TypedDict
 
 from pymultiling.data.languages import language_name
+from pymultiling.methods.pmi.chat import Message
+
+Kind: TypeAlias = Literal["translation", "paraphrase", "another paraphrase"]
+Style: TypeAlias = Literal["chat", "plain"]
+
+
+class Wording(TypedDict):
+    """The wording of one kind of request, with {placeholders}."""
+
+    chat: str
+    plain: str
+
+
+# The content of requests.json; "earlier" is the wording of one earlier paraphrase.
+Wordings = TypedDict(
+    "Wordings", {"translation": Wording, "paraphrase": Wording, "another paraphrase": Wording, "earlier": str}
+)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text, and what is to be made of it.
+    """A text, and what a model is asked to make of it.
 
     Attributes:
-        text: what is given.
-        source: its language's code.
-        target: the language's code that a translation is asked for; None: the same is asked for in other words.
-        earlier: other words that there are already.
-        names: {code: English name}, as `language_name` takes it.
+        text: the text.
+        source: the code of its language.
+        target: the code of the language to translate into; None: a paraphrase is asked for.
+        earlier: paraphrases that exist already.
+        names: {code: English name}, as in `language_name`.
     """
 
     text: str
@@ -29,31 +47,33 @@ class Request:
     earlier: tuple[str, ...] = ()
     names: Mapping[str, str] | None = None
 
-    def messages(self) -> list[dict[str, str]]:
-        """For a model that is talked to."""
-        return [{"role": "user", "content": self._worded("chat")}]
+    def messages(self) -> list[Message]:
+        """Returns the request as messages to a chat model."""
+        return [{"role": "user", "content": self._fill_wording("chat")}]
 
     def plain(self) -> str:
-        """For a model that continues texts; the answer ends with the line."""
-        return self._worded("plain")
+        """Returns the request as the beginning of a text; the rest of its last line is the answer."""
+        return self._fill_wording("plain")
 
-    def _worded(self, form: str) -> str:
-        kind = "translation" if self.target else "another paraphrase" if self.earlier else "paraphrase"
-        return _wording()[kind][form].format_map(
+    def _fill_wording(self, style: Style) -> str:
+        kind: Kind = "translation" if self.target else "another paraphrase" if self.earlier else "paraphrase"
+        wordings = _load_wordings()
+        return wordings[kind][style].format_map(
             {
                 "text": self.text,
                 "source": language_name(self.source, self.names),
                 "target": language_name(self.target, self.names) if self.target else "",
-                "earlier": "\n".join(_wording()["earlier"].format(version=version) for version in self.earlier),
+                "earlier": "\n".join(wordings["earlier"].format(version=version) for version in self.earlier),
             }
         )
 
 
 @cache
-def _wording() -> dict:
-    return json.loads(files("pymultiling.methods.pmi").joinpath("requests.json").read_text("utf-8"))
+def _load_wordings() -> Wordings:
+    wordings: Wordings = json.loads(files("pymultiling.methods.pmi").joinpath("requests.json").read_text("utf-8"))
+    return wordings
 
 
-def shortly(text: str) -> str:
-    """A text in a message."""
+def abbreviate(text: str) -> str:
+    """Returns a text in quotes for a message, cut after 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:60]}...")

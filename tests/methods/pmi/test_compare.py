@@ -89,7 +89,7 @@ def test_responses_are_counted_where_the_answers_are():
     word = found.answers["direct"][0].split()[0]
     with pytest.raises(pml.CorpusError, match="no answer to the prompts 'direct' has a token"):
         compare(task(1, stop=(word,)), positions="response")
-    with pytest.raises(ValueError, match="only with answers=True"):
+    with pytest.raises(ValueError, match="needs answers=True"):
         compare(positions="response", answers=False)
 
 
@@ -114,7 +114,7 @@ def test_what_is_missing_is_named():
             compare(others=others)
     with pytest.raises(ValueError, match="another input than the source"):
         compare(pivot="a")
-    with pytest.raises(ValueError, match="COMET scores translations"):
+    with pytest.raises(ValueError, match="COMET evaluates translations only"):
         compare(answers=False, comet="x")
     with pytest.raises(ValueError, match="positions must be one of last, all, response"):
         compare(positions="first")

@@ -133,7 +133,7 @@ def test_requests_that_have_no_room():
     by = Generator(decoder(room=80), byte_tokenizer(), max_new_tokens=3)
     length = len(Request("", "de", "fr").plain())
     translate(["x" * (79 - length)], ["fr"], source="de", by=by)
-    with pytest.raises(TranslationError, match=r"'x+' makes 80 tokens, and LlamaForCausalLM has 80 positions$"):
+    with pytest.raises(TranslationError, match=r"'x+' has 80 tokens, too many for LlamaForCausalLM with 80 positions: give shorter texts"):
         translate(["x", "x" * (80 - length)], ["fr"], source="de", by=by)
 
 
@@ -156,12 +156,12 @@ class Counted(Generator):
 
     rows, batches_left = 0, -1
 
-    def _generated(self, batch, new, target):
+    def _generate_batch(self, batch, limit, target):
         if self.batches_left == 0:
             raise KeyboardInterrupt
         self.batches_left -= 1
         self.rows += len(batch.order)
-        return super()._generated(batch, new, target)
+        return super()._generate_batch(batch, limit, target)
 
 
 @pytest.fixture
@@ -252,13 +252,13 @@ def test_what_a_model_for_translation_refuses():
     model, tokenizer = nllb()
     by = Generator(model, tokenizer, max_new_tokens=3)
     for options, sentence in (
-        ({"into": 2, "how": "paraphrase", "source": "deu_Latn"}, "only translates: to say it in other words takes"),
+        ({"into": 2, "how": "paraphrase", "source": "deu_Latn"}, "can only translate: give a chat model or a base model for paraphrases"),
         ({"into": ["fr"], "source": "deu_Latn"}, "has no language 'fr': give its own codes, such as eng_Latn fra_Latn"),
         ({"into": ["fra_Latn"], "source": "a"}, "has no language 'a'"),  # a letter, and no language
     ):
         with pytest.raises(ValueError, match=sentence):
             translate(["ab"], by=by, **options)
-    with pytest.raises(TranslationError, match="'a b a b .*' makes 43 tokens, and .* has 40 positions"):
+    with pytest.raises(TranslationError, match="'a b a b .*' has 43 tokens, too many for .* with 40 positions"):
         translate(["a b " * 20], ["fra_Latn"], source="deu_Latn", by=by)
 
 

@@ -49,9 +49,9 @@ def test_translations_that_do_not_match(tmp_path):
         (None, "there are 'en' 2, 'de' 2, 'fr' 1, 'it' 2"),
         (["de", "es"], "no texts in 'es', only in de, fr, en, it"),
         (["it"], "text 2 in 'it' is empty"),
-        (["de", "de", "fr"], "'de' is there twice in languages: give each one once, got de, de, fr"),
-        ([], "looked for 'en' and for other languages"),
-        (["en"], "looked for 'en' and for other languages"),
+        (["de", "de", "fr"], "languages has 'de' twice: give each language once, got de, de, fr"),
+        ([], "the inputs must be one or more languages other than the target 'en'"),
+        (["en"], "the inputs must be one or more languages other than the target 'en'"),
     ):
         with pytest.raises(CorpusError, match=sentence):
             pmi.translation(texts, target="en", languages=languages)
@@ -99,13 +99,13 @@ def test_math(tmp_path):
         (rows[:3], "'de' lacks the id '0', which 'en' has"),
         ([rows[0], *rows[2:]], "'en' lacks the id '1', which 'de' has"),
         ([*rows, rows[0]], "line 5: 'en' has the id '0' twice"),
-        ([{**rows[0], "answer": "3"}, *rows[1:]], "question '0': the answer is '3' in 'en', '2' in 'de'"),
-        ([{**rows[0], "id": None}], "line 1: looked for an 'id'"),
-        ([{**rows[0], "answer": ""}], "line 1: looked for an 'id', and for 'answer'"),
-        ([{**rows[0], "question": "  "}], "line 1: looked for a string 'question'"),
-        ([{**rows[0], "lang": 3}], "line 1: looked for a string 'lang'"),
-        ([[3]], "line 1: looked for an object"),
-        ([], "has no rows"),
+        ([{**rows[0], "answer": "3"}, *rows[1:]], "question '0' must have the same answer in all languages: it is '3' in 'en', '2' in 'de'"),
+        ([{**rows[0], "id": None}], "line 1 needs an 'id'"),
+        ([{**rows[0], "answer": ""}], "line 1 needs an 'id' and the field 'answer'"),
+        ([{**rows[0], "question": "  "}], "line 1 needs a non-empty string 'question'"),
+        ([{**rows[0], "lang": 3}], "line 1 needs a string 'lang'"),
+        ([[3]], "line 1 must be a JSON object"),
+        ([], "has no records"),
     ):
         with pytest.raises(CorpusError, match=sentence):
             pmi.math(write(tmp_path / "x.jsonl", *changed))
@@ -125,14 +125,14 @@ def test_nli(tmp_path):
     others = [{**row, "label": "not_entailment" if row["id"] == "c" else "entailment"} for row in rows]
     assert pmi.nli(write(tmp_path / "n.jsonl", *others)).labels == ("entailment", "not_entailment")
     rows[-1]["label"] = "contradiction"
-    with pytest.raises(CorpusError, match="pair 'c': the label is 'neutral' in 'en', 'contradiction' in 'fr'"):
+    with pytest.raises(CorpusError, match="pair 'c' must have the same label in all languages: it is 'neutral' in 'en', 'contradiction' in 'fr'"):
         pmi.nli(write(tmp_path / "n.jsonl", *rows))
 
 
 def test_labels_are_words(tmp_path):
     for label in (0, True):
         row = {"lang": "en", "id": 1, "premise": "P", "hypothesis": "H", "label": label}
-        with pytest.raises(CorpusError, match=f"line 1: looked for a 'label' .* such as entailment; got {label}"):
+        with pytest.raises(CorpusError, match=f"line 1 needs a 'label' .* such as entailment; got {label}"):
             pmi.nli(write(tmp_path / "n.jsonl", row))
 
 
@@ -172,10 +172,10 @@ def test_free():
         ({"de": ["lang"]}, ["l", "s"], "'de' 1, the references 2"),
         ({}, [], "there are no texts"),
         ({"de": [""]}, ["l"], "text 1 in 'de' is empty"),
-        ({"de": ["a", "b"]}, ["l", []], "text 2 has no right answer, or an empty one"),
-        ({"de": ["a", "b"]}, [" ", "l"], "text 1 has no right answer, or an empty one"),
-        ({"de": ["a", "b"]}, ["l", ["m", ""]], "text 2 has no right answer, or an empty one"),
-        ({"de": ["a", "b"]}, ["l", None], "text 2 has no right answer, or an empty one"),
+        ({"de": ["a", "b"]}, ["l", []], "text 2 has no correct answer, or an empty one"),
+        ({"de": ["a", "b"]}, [" ", "l"], "text 1 has no correct answer, or an empty one"),
+        ({"de": ["a", "b"]}, ["l", ["m", ""]], "text 2 has no correct answer, or an empty one"),
+        ({"de": ["a", "b"]}, ["l", None], "text 2 has no correct answer, or an empty one"),
         ({"de": "ab"}, ["l", "m"], "the texts in 'de' must be a list, got the plain string 'ab'"),
         ({"de": ["a", "b"]}, "lm", "references must be a list, got the plain string 'lm'"),
     ):

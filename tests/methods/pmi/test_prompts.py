@@ -105,9 +105,9 @@ def test_free():
     "options, sentence",
     [
         ({"form": "both"}, "form must be one of direct, pivot, pmi"),
-        ({"others": []}, "'pmi' takes one of others at least"),
-        ({"others": "es"}, "others must be a list of names"),
-        ({"form": "pivot", "others": ["es", "fr"]}, "'pivot' takes exactly one of others, got 2"),
+        ({"others": []}, "'pmi' needs at least one input in others"),
+        ({"others": "es"}, "others must be a list of names, got the plain string 'es'"),
+        ({"form": "pivot", "others": ["es", "fr"]}, "'pivot' needs exactly one input in others, got 2"),
         ({"others": ["it"]}, "the item has no input 'it', only de, es, de~1, fr"),
         ({"source": "it"}, "the item has no input 'it'"),
         ({"others": ["fr"], "examples": [(ITEM, "x"), (EXAMPLE, "one")]}, "example 2 has no input 'fr', only de, es"),

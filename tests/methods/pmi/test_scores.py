@@ -6,11 +6,11 @@ import pytest
 
 import pymultiling as pml
 from pymultiling.methods.pmi import ParallelTask
-from pymultiling.methods.pmi.scores import label, load_comet, require_sacrebleu, scores
+from pymultiling.methods.pmi.scores import answer_metrics, find_label, load_comet, require_sacrebleu
 
 
 def scored(metric: str, answers, references, target="en", labels=()):
-    return scores(ParallelTask("t", "free", [], metric, labels), answers, references, target)
+    return answer_metrics(ParallelTask("t", "free", [], metric, labels), answers, references, target)
 
 
 def test_bleu_and_chrf_of_the_corpus():
@@ -47,7 +47,7 @@ def test_numbers_and_labels():
         labels=labels,
     )
     assert values == {"accuracy": pytest.approx(100 / 3)}
-    assert label("It is not sure.", ("not", "not sure")) == "not sure" and label("?", labels) is None
+    assert find_label("It is not sure.", ("not", "not sure")) == "not sure" and find_label("?", labels) is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_numbers_and_labels():
     ],
 )
 def test_labels_are_whole_words(answer, labels, found):
-    assert label(answer, labels) == found
+    assert find_label(answer, labels) == found
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_sacrebleu_that_is_not_installed(monkeypatch):
 
 def test_comet_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet", None)
-    with pytest.raises(pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so score"):
+    with pytest.raises(pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so evaluate"):
         load_comet("Unbabel/wmt22-comet-da")
 
 

@@ -25,7 +25,7 @@ def quick(monkeypatch):
     """Neither the client nor we wait long."""
     for module, first, longest in (
         (openai._base_client, "INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY"),
-        (server, "FIRST_WAIT", "LONGEST_WAIT"),
+        (server, "FIRST_DELAY", "MAX_DELAY"),
     ):
         monkeypatch.setattr(module, first, 0.001)
         monkeypatch.setattr(module, longest, 0.004)
@@ -97,7 +97,7 @@ def test_a_run_that_fails_and_is_run_again(tmp_path, workers):
         with pytest.raises(TranslationError) as caught:
             translate(texts, ["fr"], source="de", by=by, cache=path)
         sentence = rf"m at {there.url}/ does not answer 'Satz .*' \(401: it is refused\); "
-        sentence += rf"11 answers are kept in {path}, and the same call again asks only for the rest"
+        sentence += rf"11 answers are stored in {path}: repeat the call to get the rest"
         assert re.fullmatch(sentence, str(caught.value))
         assert there.delivered.total() == 11
         there.behave = lambda prompt, before: chat.BROKEN if before % 2 else chat.WELL
@@ -158,10 +158,10 @@ def test_a_model_that_only_thinks(monkeypatch, tmp_path):
     monkeypatch.setattr(chat, "right", lambda prompt: "<think> hm hm")
     with chat.ChatServer() as there:
         with pytest.raises(
-            TranslationError, match="does not come to the end of its thinking for 'a'; 0 answers are kept"
+            TranslationError, match="the thinking of m at .* about 'a' does not end; 0 answers are stored"
         ):
             translate(["a"], ["fr"], source="de", by=at(there), cache=tmp_path / "c")
-        with pytest.raises(TranslationError, match="does not come to an end within 8 tokens for 'a'"):
+        with pytest.raises(TranslationError, match="the answer of m at .* to 'a' does not end within 8 tokens"):
             monkeypatch.setattr(chat, "right", lambda prompt: "<think>" + " hm" * 20)
             translate(["a"], ["fr"], source="de", by=at(there, max_tokens=1))
 
@@ -183,8 +183,9 @@ def test_texts_without_a_whole_answer(tmp_path):
             with pytest.raises(TranslationError) as caught:
                 translate(texts, ["fr"], source="de", by=by, cache=tmp_path / "c")
             assert str(caught.value) == (
-                f"m at {there.url}/ does not come to an end within 16 tokens for {long[:60] + '...'!r}; so it is for 1 more; "
-                f"9 answers are kept in {tmp_path / 'c'}, and the same call again asks only for the rest"
+                f"the answer of m at {there.url}/ to {long[:60] + '...'!r} does not end within 16 tokens; "
+                "1 more texts have no complete answer; "
+                f"9 answers are stored in {tmp_path / 'c'}: repeat the call to get the rest"
             )
         assert there.delivered == Counter(prompts(TEXTS[:9]))
 
@@ -193,10 +194,10 @@ def test_texts_without_a_whole_answer(tmp_path):
     "how, sentence",
     [
         (chat.EMPTY, "gives an empty answer to 'Satz 1, lang Ende'; 2 answers are lost: give cache="),
-        (chat.FILTERED, r"holds back its answer to 'Satz 1, lang Ende' \(content_filter\); 2 answers"),
+        (chat.FILTERED, r"withholds its answer to 'Satz 1, lang Ende' \(content_filter\); 2 answers"),
         (
             chat.NO_JSON,
-            """answers to 'Satz 1, lang Ende' what is no chat completion, after 6 retries: '{"id": "1", "object""",
+            """does not return a chat completion for 'Satz 1, lang Ende', after 6 retries: '{"id": "1", "object""",
         ),
         (chat.BROKEN, r"does not answer 'Satz 1, lang Ende' \(500: it is broken\); "),
         (chat.LIMITED, r"does not answer 'Satz 1, lang Ende' \(429: it is limited\)"),

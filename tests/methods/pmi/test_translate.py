@@ -93,7 +93,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     with pytest.raises(TranslationError) as caught:
         translate(texts, ["fr"], source="de", by=first, cache=path)
     assert str(caught.value) == (
-        f"it has had enough; 7 answers are kept in {path}, and the same call again asks only for the rest"
+        f"it has had enough; 7 answers are stored in {path}: repeat the call to get the rest"
     )
     interrupted = Echo(until=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
 
 
 def test_without_a_cache_the_error_says_so():
-    with pytest.raises(TranslationError, match="enough; 2 answers are lost: give cache=, a file"):
+    with pytest.raises(TranslationError, match="enough; 2 answers are lost: give cache=, a file that stores them"):
         translate(["a", "b", "c"], ["fr"], source="de", by=Echo(until=2))
 
 
@@ -132,13 +132,13 @@ def test_answers_that_are_not_whole_are_not_kept(tmp_path):
     "into, how, sentence",
     [
         (["fr"], "translations", "how must be one of translation, paraphrase, back-translation"),
-        ("fr", "translation", "takes a list of languages' codes"),
-        ([], "translation", "takes a list of languages' codes"),
-        (2, "back-translation", "takes a list of languages' codes"),
+        ("fr", "translation", "needs a list of language codes"),
+        ([], "translation", "needs a list of language codes"),
+        (2, "back-translation", "needs a list of language codes"),
         (["fr", "fr"], "translation", "each once"),
         (["de"], "back-translation", "without the source's own"),
-        (["fr"], "paraphrase", "takes a number"),
-        (0, "paraphrase", "takes a number"),
+        (["fr"], "paraphrase", "needs the number of paraphrases"),
+        (0, "paraphrase", "needs the number of paraphrases"),
         (["qqq"], "translation", "the language of 'qqq' is unknown: give its English name"),
     ],
 )
@@ -182,8 +182,8 @@ def test_no_cache(tmp_path):
     other.close()
     before = (tmp_path / "other.db").read_bytes()
     for name, sentence in (
-        ("text", "is no cache of answers, or is damaged"),
-        ("other.db", "is another program's database"),
+        ("text", "is not a cache of answers, or is damaged"),
+        ("other.db", "is the database of another program"),
         ("", "cannot be opened as a cache"),
         ("no folder/answers.db", "cannot be opened as a cache"),
     ):
@@ -192,10 +192,10 @@ def test_no_cache(tmp_path):
     assert (tmp_path / "other.db").read_bytes() == before
     with Cache(tmp_path / "damaged.db") as cache:
         for number in range(200):
-            cache.keep(f"question {number}", "answer")
+            cache.add(f"question {number}", "answer")
     content = (tmp_path / "damaged.db").read_bytes()
     (tmp_path / "damaged.db").write_bytes(content[:4096] + b"x" * (len(content) - 4096))
-    with pytest.raises(CheckpointError, match="damaged.db, a cache of answers, can be read or written no more"):
+    with pytest.raises(CheckpointError, match="the cache of answers .*damaged.db cannot be read or written any more"):
         with Cache(tmp_path / "damaged.db") as cache:
             cache.get("question 1")
 
@@ -210,15 +210,15 @@ print("it begins", flush=True)
 for start in range(0, 20, 5):
     with Cache(path) as cache:
         for number in range(start, start + 5):
-            cache.keep(f"{name} {number}", f"answer {number}")
-            cache.keep(f"both {number}", f"answer of {name}")
+            cache.add(f"{name} {number}", f"answer {number}")
+            cache.add(f"both {number}", f"answer of {name}")
 """
     other = subprocess.Popen([sys.executable, "-c", program, str(path), "process"], stdout=subprocess.PIPE)
     assert other.stdout.readline()
     with Cache(path) as cache, ThreadPoolExecutor(4) as pool:
         while other.poll() is None:
-            list(pool.map(lambda number: cache.keep(f"thread {number}", f"answer {number}"), range(20)))
-            list(pool.map(lambda number: cache.keep(f"both {number}", "answer of thread"), range(20)))
+            list(pool.map(lambda number: cache.add(f"thread {number}", f"answer {number}"), range(20)))
+            list(pool.map(lambda number: cache.add(f"both {number}", "answer of thread"), range(20)))
     other.stdout.close()
     assert other.returncode == 0
     with Cache(path) as cache:
@@ -227,7 +227,7 @@ for start in range(0, 20, 5):
             assert cache.get(f"both {number}") in ("answer of thread", "answer of process")
         assert cache.get("thread 20") is None
         both = cache.get("both 0")
-        cache.keep("both 0", "another")
+        cache.add("both 0", "another")
         assert cache.get("both 0") == both
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
+from pymultiling.models.pretrained import pretrained
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
@@ -27,7 +28,7 @@ from pymultiling.probes.importance_values import Importance
 
 if TYPE_CHECKING:
     import pandas
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from pymultiling.data.corpora import Corpus
 
@@ -239,7 +240,7 @@ def detect(
     probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
-    dtype = torch.promote_types(cast("PreTrainedModel", model).dtype, torch.float32)
+    dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
     empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
     def measure(batch: Batch, _: BatchSource) -> NeuronStatistics:

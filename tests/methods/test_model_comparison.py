@@ -165,7 +165,7 @@ def test_languages_in_another_order_are_compared_by_name():
 def test_what_is_wrong_is_said():
     before, after = pair()
     for nothing in ({}, {"texts": {}, "sentences": None}):
-        with pytest.raises(ValueError, match="there is nothing to measure the model on: give texts, or sentences"):
+        with pytest.raises(ValueError, match="there is nothing to measure the model on: give texts or sentences"):
             compare(before, after, **nothing)
     with pytest.raises(ValueError, match="different shapes: 2 layers x 37 neurons before, 2 x 41 after"):
         compare(before, tiny_model("llama", intermediate_size=41), texts=TEXTS)

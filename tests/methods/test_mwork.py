@@ -95,7 +95,7 @@ def test_what_cannot_be_measured():
         pml.mwork(MODEL, TOKENIZER, NEURONS, TASK.only(["fr", "de"]), **SPANS)
     with pytest.raises(ValueError, match="a language in both"):
         pml.mwork(MODEL, TOKENIZER, {"en": NEURONS["en"]}, TASK, **SPANS)
-    with pytest.raises(ValueError, match="need a seed"):
+    with pytest.raises(ValueError, match="need at least one seed"):
         pml.mwork(MODEL, TOKENIZER, NEURONS, TASK, **SPANS, seeds=())
     other = random_neurons(tiny_model("llama", num_hidden_layers=4, intermediate_size=41))
     with pytest.raises(ValueError, match="the set of 'fr' is of another model"):

@@ -111,7 +111,7 @@ def test_auto_finds_nothing():
         pml.ternary(continuous(0), top=0.9, bar=0.5)
     general = len(pml.ternary(continuous(0), top=0.9, bar=0.5, lam=0).general)
     assert str(caught.value) == (
-        f'lam="auto" looks for no general neuron, but {general} are selected even with lam = 0: give lam as a number, '
+        f'lam="auto" needs a lam that selects no general neuron, but lam = 0 selects {general}: give lam as a number, '
         "or another top or bar"
     )
 

@@ -142,7 +142,7 @@ def test_the_model_s_mode_is_put_back(training):
     tune(model)
     assert seen == [True] and {one.training for one in model.modules()} == {training}
     model.model.norm.weight.data[3] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="^step 1: the loss is nan; try a lower rate$"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"^step 1: the loss is nan; try a lower rate$"):
         tune(model)
     assert {one.training for one in model.modules()} == {training}
 

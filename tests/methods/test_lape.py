@@ -132,15 +132,15 @@ def test_layout_of_the_published_code(tmp_path):
 @pytest.mark.parametrize("method", [pml.lape, pml.ternary])
 def test_errors(method):
     statistics = continuous(0)
-    with pytest.raises(ValueError, match="^one language alone has no entropy over languages: count activations in at"):
+    with pytest.raises(ValueError, match=r"^one language alone has no entropy over languages: count activations in at"):
         method({"en": statistics["en"]})
     for wrong in (0, 1, -0.1, 1.5, float("nan")):
         for name in ("top", "bar"):
             with pytest.raises(ValueError, match=f"^{name} must be a fraction above 0 and below 1, got {wrong}$"):
                 method(statistics, **{name: wrong})
-    with pytest.raises(ValueError, match="^no counts"):
+    with pytest.raises(ValueError, match=r"^no counts"):
         method({})
-    with pytest.raises(ValueError, match="^counts of different models"):
+    with pytest.raises(ValueError, match=r"^counts of different models"):
         method({**statistics, "zh": continuous(0, layers=2)["zh"]})
-    with pytest.raises(ValueError, match="^no positions of 'zh'"):
+    with pytest.raises(ValueError, match=r"^no positions of 'zh'"):
         method({**statistics, "zh": pml.ActivationStatistics(torch.zeros(5, 200, dtype=torch.int64), 0)})

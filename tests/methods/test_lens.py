@@ -138,7 +138,7 @@ def test_confidences_of_tokens(trained):
 def test_codes():
     assert {"en", "de", "fr", "es", "ru", "zh", "tr", "hi"} < set(lens_language_codes())
     assert lens_language_codes(iter(["fr", "en"])) == ("fr", "en")
-    with pytest.raises(ValueError, match="languages must be among af, .*, got 'xx'"):
+    with pytest.raises(ValueError, match=r"languages must be among af, .*, got 'xx'"):
         lens_language_codes(["en", "xx"])
     for few in ([], ["en"], ["en", "en"]):
         with pytest.raises(ValueError, match="two or more different ones"):
@@ -170,6 +170,6 @@ def test_weights_that_are_nan_are_an_error():
     model = tiny_model("llama")
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(
-        pml.NonFiniteActivations, match="document [0-9] of its corpus: hidden states of index 2 are NaN"
+        pml.NonFiniteActivations, match=r"document [0-9] of its corpus: hidden states of index 2 are NaN"
     ):
         lens(model, tiny_tokenizer(), texts("fr"))

@@ -121,5 +121,5 @@ def test_search_of_a_language_that_is_not_there():
         pml.mwork_search(MODEL, TOKENIZER, NEURONS, TASK, "xx")
     with pytest.raises(ValueError, match="a language in both"):
         pml.mwork_search(MODEL, TOKENIZER, {"de": NEURONS["de"]}, TASK, "fr")
-    with pytest.raises(ValueError, match="at most 0.5"):
+    with pytest.raises(ValueError, match=r"at most 0.5"):
         pml.mwork_search(MODEL, TOKENIZER, NEURONS, TASK, "fr", most=0.6)

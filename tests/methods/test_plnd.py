@@ -130,7 +130,7 @@ def test_the_model_is_left_as_it_was():
 def test_nan_is_named():
     model = tiny_model("llama")
     model.model.layers[1].self_attn.o_proj.weight.data[3, 2] = math.nan
-    with pytest.raises(pml.NonFiniteActivations, match="'fr'.*site v, layer 1"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"'fr'.*site v, layer 1"):
         pml.detect(model, TOKENIZER, CORPORA, sites=["v"], progress=False)
     again = pml.importance(tiny_model("llama"), **tiny_batch())  # nothing is left behind
     assert all(values.isfinite().all() for values in again.values())
@@ -189,5 +189,5 @@ def test_nan_is_named_by_its_place_in_the_corpus():
     broken = tiny_model("llama")
     word = TOKENIZER("w19", add_special_tokens=False)["input_ids"][0]
     broken.get_input_embeddings().weight.data[word] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="language 'fr', document 2 of its corpus: .* layer 0"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 2 of its corpus: .* layer 0"):
         pml.detect(broken, TOKENIZER, {"fr": ["w3 w4 w5", "w6", "w7 w19", "w8 w9"]}, progress=False)

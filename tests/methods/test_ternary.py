@@ -140,5 +140,5 @@ def test_errors():
     for wrong in ("largest", -0.1, float("nan"), float("inf"), None):
         with pytest.raises(ValueError, match=f'^lam must be "auto" or a number of at least 0, got {wrong!r}$'):
             pml.ternary(statistics, lam=wrong)
-    with pytest.raises(ValueError, match='^scale must be "released" or "paper", got \'mine\'$'):
+    with pytest.raises(ValueError, match=r'^scale must be "released" or "paper", got \'mine\'$'):
         pml.ternary(statistics, scale="mine")

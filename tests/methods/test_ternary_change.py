@@ -67,12 +67,12 @@ def test_two_models():
 def test_errors():
     one = pml.ternary(continuous(0), lam=0.1)
     with pytest.raises(
-        ValueError, match="^the models have different shapes: 5 layers x 200 neurons before, 3 x 200 after$"
+        ValueError, match=r"^the models have different shapes: 5 layers x 200 neurons before, 3 x 200 after$"
     ):
         pml.ternary_change(one, pml.ternary(continuous(0, layers=3), lam=0.1))
-    with pytest.raises(ValueError, match="^the languages must be the same: before en, zh, sw, tr, after en, zh, sw$"):
+    with pytest.raises(ValueError, match=r"^the languages must be the same: before en, zh, sw, tr, after en, zh, sw$"):
         pml.ternary_change(one, pml.ternary(continuous(0, languages=3), lam=0.1))
     before, after = by_hand()
     after.neurons["de"] = after.neurons.pop("zh")
-    with pytest.raises(ValueError, match="^the languages must be the same: before en, zh, after en, de$"):
+    with pytest.raises(ValueError, match=r"^the languages must be the same: before en, zh, after en, de$"):
         pml.ternary_change(before, after)

@@ -63,7 +63,7 @@ def test_every_curve_counts_as_much():
 
 def test_few_layers():
     assert runs(pml.ternary_parts(table([1, 5, 2, 2]))) == [[0], [1], [2], [3]]
-    with pytest.raises(ValueError, match="^four parts need at least four layers, got 3$"):
+    with pytest.raises(ValueError, match=r"^four parts need at least four layers, got 3$"):
         pml.ternary_parts(table([1, 2, 3]))
 
 

@@ -296,7 +296,7 @@ def test_a_state_that_lacks_a_weight_is_reported_by_that_name():
     with train_only(model, random_neurons(model)):
         state = model.state_dict()
         del state["model.layers.0.mlp.down_proj.weight"]
-        with pytest.raises(RuntimeError, match='Missing key.*: "model.layers.0.mlp.down_proj.weight"') as error:
+        with pytest.raises(RuntimeError, match=r'Missing key.*: "model.layers.0.mlp.down_proj.weight"') as error:
             model.load_state_dict(state)
         assert "neuron_delta" not in str(error.value)
 
@@ -336,7 +336,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
             NeuronTuning.load(other, path)
         assert footprint(other) == clean
     random_neurons(model).save(path)
-    with pytest.raises(pml.CheckpointError, match="is pymultiling.neurons/1; what train_only trained"):
+    with pytest.raises(pml.CheckpointError, match=r"is pymultiling.neurons/1; what train_only trained"):
         NeuronTuning.load(model, path)
     with pytest.raises(pml.CheckpointError, match="no such file"):
         NeuronTuning.load(model, tmp_path / "none")

@@ -133,7 +133,10 @@ def test_requests_that_have_no_room():
     by = Generator(decoder(room=80), byte_tokenizer(), max_new_tokens=3)
     length = len(Request("", "de", "fr").plain())
     translate(["x" * (79 - length)], ["fr"], source="de", by=by)
-    with pytest.raises(TranslationError, match=r"'x+' has 80 tokens, too many for LlamaForCausalLM with 80 positions: give shorter texts"):
+    with pytest.raises(
+        TranslationError,
+        match=r"'x+' has 80 tokens, too many for LlamaForCausalLM with 80 positions: give shorter texts",
+    ):
         translate(["x", "x" * (80 - length)], ["fr"], source="de", by=by)
 
 
@@ -252,7 +255,10 @@ def test_what_a_model_for_translation_refuses():
     model, tokenizer = nllb()
     by = Generator(model, tokenizer, max_new_tokens=3)
     for options, sentence in (
-        ({"into": 2, "how": "paraphrase", "source": "deu_Latn"}, "can only translate: give a chat model or a base model for paraphrases"),
+        (
+            {"into": 2, "how": "paraphrase", "source": "deu_Latn"},
+            "can only translate: give a chat model or a base model for paraphrases",
+        ),
         ({"into": ["fr"], "source": "deu_Latn"}, "has no language 'fr': give its own codes, such as eng_Latn fra_Latn"),
         ({"into": ["fra_Latn"], "source": "a"}, "has no language 'a'"),  # a letter, and no language
     ):

@@ -99,7 +99,10 @@ def test_math(tmp_path):
         (rows[:3], "'de' lacks the id '0', which 'en' has"),
         ([rows[0], *rows[2:]], "'en' lacks the id '1', which 'de' has"),
         ([*rows, rows[0]], "line 5: 'en' has the id '0' twice"),
-        ([{**rows[0], "answer": "3"}, *rows[1:]], "question '0' must have the same answer in all languages: it is '3' in 'en', '2' in 'de'"),
+        (
+            [{**rows[0], "answer": "3"}, *rows[1:]],
+            "question '0' must have the same answer in all languages: it is '3' in 'en', '2' in 'de'",
+        ),
         ([{**rows[0], "id": None}], "line 1 needs an 'id'"),
         ([{**rows[0], "answer": ""}], "line 1 needs an 'id' and the field 'answer'"),
         ([{**rows[0], "question": "  "}], "line 1 needs a non-empty string 'question'"),
@@ -125,7 +128,10 @@ def test_nli(tmp_path):
     others = [{**row, "label": "not_entailment" if row["id"] == "c" else "entailment"} for row in rows]
     assert pmi.nli(write(tmp_path / "n.jsonl", *others)).labels == ("entailment", "not_entailment")
     rows[-1]["label"] = "contradiction"
-    with pytest.raises(CorpusError, match="pair 'c' must have the same label in all languages: it is 'neutral' in 'en', 'contradiction' in 'fr'"):
+    with pytest.raises(
+        CorpusError,
+        match="pair 'c' must have the same label in all languages: it is 'neutral' in 'en', 'contradiction' in 'fr'",
+    ):
         pmi.nli(write(tmp_path / "n.jsonl", *rows))
 
 

@@ -108,7 +108,9 @@ def test_sacrebleu_that_is_not_installed(monkeypatch):
 
 def test_comet_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "comet", None)
-    with pytest.raises(pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so evaluate"):
+    with pytest.raises(
+        pml.BackendUnavailable, match="COMET is not installed; .* need transformers below 5, so evaluate"
+    ):
         load_comet("Unbabel/wmt22-comet-da")
 
 

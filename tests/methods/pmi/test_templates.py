@@ -47,7 +47,10 @@ def test_the_callers_template(tmp_path):
         ({**GOOD, "fields": ["language"]}, "'language' is a reserved placeholder"),
         ({"fields": ["text"], "direct": FORM}, "'pmi' has no 'opening': its parts are opening, input, closing, answer"),
         ({**GOOD, "direct": {**FORM, "closing": 3}}, "'direct' has no 'closing'"),
-        ({**GOOD, "pmi": {**FORM, "opening": "{language}"}}, "'opening' has the unknown placeholder {language}: it may have"),
+        (
+            {**GOOD, "pmi": {**FORM, "opening": "{language}"}},
+            "'opening' has the unknown placeholder {language}: it may have",
+        ),
         ({**GOOD, "pmi": {**FORM, "input": "{question}"}}, "'input' has the unknown placeholder {question}: .*text"),
         ({**GOOD, "pmi": {**FORM, "input": "{text!r}"}}, "has the unknown placeholder {text!r}"),
         ({**GOOD, "pmi": {**FORM, "input": "{text:>9}"}}, "has the unknown placeholder {text:>9}"),

@@ -92,9 +92,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     first = Echo(until=7)
     with pytest.raises(TranslationError) as caught:
         translate(texts, ["fr"], source="de", by=first, cache=path)
-    assert str(caught.value) == (
-        f"it has had enough; 7 answers are stored in {path}: repeat the call to get the rest"
-    )
+    assert str(caught.value) == (f"it has had enough; 7 answers are stored in {path}: repeat the call to get the rest")
     interrupted = Echo(until=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         translate(texts, ["fr"], source="de", by=interrupted, cache=path)

@@ -20,7 +20,7 @@ SIZE = ChunkSize(texts=3, characters=20)
 
 def read(source, share=Share(), start=None, size=SIZE) -> list:
     found = list(chunks("fr", shards_of(source), FIELDS, size, share, start))
-    assert found[-1].last and found[-1].rows == [] and not any(chunk.last for chunk in found[:-1])
+    assert found[-1].last and found[-1].records == [] and not any(chunk.last for chunk in found[:-1])
     return found
 
 
@@ -37,25 +37,25 @@ def streamed(texts: list[list[str]]):
 @given(st.lists(st.text("ab", max_size=9), max_size=40), st.integers(1, 5), st.integers(1, 30))
 def test_every_text_once_in_chunks_of_the_size(texts, most, characters):
     found = read(texts, size=ChunkSize(most, characters))[:-1]
-    assert [text for chunk in found for (text,) in chunk.rows] == texts
+    assert [text for chunk in found for (text,) in chunk.records] == texts
     for number, chunk in enumerate(found):
-        length = sum(len(text) for (text,) in chunk.rows[:-1])
-        assert len(chunk.rows) <= most and length < characters
+        length = sum(len(text) for (text,) in chunk.records[:-1])
+        assert len(chunk.records) <= most and length < characters
         assert chunk.start.chunk == number
         if number < len(found) - 1:
-            assert len(chunk.rows) == most or length + len(chunk.rows[-1][0]) >= characters
+            assert len(chunk.records) == most or length + len(chunk.records[-1][0]) >= characters
 
 
 @given(st.lists(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=15), min_size=1, max_size=6))
 @settings(max_examples=20, deadline=None)
 def test_any_number_of_processes_has_the_same_chunks_each_once(parts):
     source = streamed(parts)
-    alone = [chunk.rows for chunk in read(source)[:-1]]
+    alone = [chunk.records for chunk in read(source)[:-1]]
     assert [text for rows in alone for (text,) in rows] == sum(parts, [])
     for count in (2, 3, 6):
         for first in (0, 1):
             shared = [read(source, Share(rank, count, first))[:-1] for rank in range(count)]
-            together = [chunk.rows for one in shared for chunk in one]
+            together = [chunk.records for one in shared for chunk in one]
             assert sorted(together) == sorted(alone)
             if len(parts) % count == 0:  # whole shards: nobody reads the others'
                 assert all(len({chunk.shard for chunk in one}) <= len(parts) // count for one in shared)
@@ -143,7 +143,7 @@ def test_streams_are_read_in_parts_where_that_gives_the_same():
         source.select_columns(["text"]),
         source.rename_column("text", "words").rename_column("words", "text"),
     ):
-        assert [text for chunk in read(same) for (text,) in chunk.rows] == [row["text"] for row in same]
+        assert [text for chunk in read(same) for (text,) in chunk.records] == [row["text"] for row in same]
         assert len(shards_of(same)) == 3
     begun = streamed(parts)
     rows = iter(begun)
@@ -151,7 +151,7 @@ def test_streams_are_read_in_parts_where_that_gives_the_same():
     state = begun.state_dict()
     begun = streamed(parts)
     begun.load_state_dict(state)
-    assert [text for chunk in read(begun) for (text,) in chunk.rows] == ["d", "e", "f"]
+    assert [text for chunk in read(begun) for (text,) in chunk.records] == ["d", "e", "f"]
     other = streamed([["x"] * 3, ["y"] * 3, ["z"] * 3])
     for changed in (
         source.take(3),
@@ -162,7 +162,7 @@ def test_streams_are_read_in_parts_where_that_gives_the_same():
         datasets.interleave_datasets([source, other]),
         split_dataset_by_node(source, 1, 3),
     ):
-        assert [text for chunk in read(changed) for (text,) in chunk.rows] == [row["text"] for row in changed]
+        assert [text for chunk in read(changed) for (text,) in chunk.records] == [row["text"] for row in changed]
         assert len(shards_of(changed)) == 1
     for split in (lambda rank: split_dataset_by_node(source, rank, 3), lambda rank: streamed([parts[rank], ["x"]])):
         assert len({extent(shards_of(split(rank))) for rank in range(3)}) == 3

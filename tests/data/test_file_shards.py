@@ -34,7 +34,7 @@ def content(ending: str, lines: list[str] = TEXTS) -> bytes:
 
 
 def texts(source) -> list[str]:
-    return [text for shard in file_shards(source) for (text,) in shard.rows(FIELDS)]
+    return [text for shard in file_shards(source) for (text,) in shard.records(FIELDS)]
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz", "txt.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
@@ -72,7 +72,7 @@ def test_how_much_was_read(tmp_path):
         (tmp_path / f"a.{ending}").write_bytes(content(ending, lines))
         (shard,) = file_shards(tmp_path / f"a.{ending}")
         assert shard.done == 0
-        seen = [shard.done for _ in shard.rows(FIELDS)]
+        seen = [shard.done for _ in shard.records(FIELDS)]
         assert seen == sorted(seen) and seen[0] < 0.5 < seen[-1] <= shard.done == 1, ending
 
 
@@ -129,7 +129,7 @@ def test_over_http(known):
     with served(data, *headers, *([] if ranges else ["Accept-Ranges: none"])) as url:
         (shard,) = file_shards(f"{url}/a.txt.gz")
         assert len({shard.fingerprint() for _ in range(5)}) == 1 and shard.fingerprint() != ""
-        seen = [(text, shard.done) for (text,) in shard.rows(FIELDS)]
+        seen = [(text, shard.done) for (text,) in shard.records(FIELDS)]
     assert [text for text, _ in seen] == lines and shard.done == 1
     assert (seen[100][1] is None) != length
 
@@ -160,7 +160,7 @@ def test_a_file_that_is_gone_when_it_is_its_turn(tmp_path):
     write_text(tmp_path / "a.txt", TEXTS)
     write_text(tmp_path / "b.txt", TEXTS)
     one, other = file_shards(f"{tmp_path}/*.txt")
-    assert len(list(one.rows(FIELDS))) == 3
+    assert len(list(one.records(FIELDS))) == 3
     (tmp_path / "b.txt").unlink()
     with pytest.raises(CorpusError, match="b.txt: no such file"):
-        list(other.rows(FIELDS))
+        list(other.records(FIELDS))

@@ -164,7 +164,7 @@ def test_another_number_of_processes_is_refused(tmp_path):
 
 def test_a_folder_is_locked_while_it_is_open(tmp_path):
     with keeper(tmp_path):
-        with pytest.raises(pml.CheckpointError, match="in use by this process already"), keeper(tmp_path):
+        with pytest.raises(pml.CheckpointError, match="already in use by this process"), keeper(tmp_path):
             pytest.fail("it was opened")
         with keeper(tmp_path, processes=Processes(1, 1)):  # another process's part is free
             pass

@@ -57,9 +57,9 @@ def perplexity(
     part of the texts, and all return the result for all texts.
 
     Args:
-        model: a Hugging Face decoder with a language-model head. Its family need not be a supported one.
+        model: a Hugging Face decoder with a language-model head. Any family works, also an unsupported one.
         tokenizer: the model's tokenizer.
-        texts: the texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
         max_length: longer texts are cut to this many tokens, or to the length that the model supports.
         batch_tokens: the largest number of tokens in one forward, padding included.
         pack: join consecutive texts into documents of this many tokens. None: each text is a document.

@@ -99,8 +99,8 @@ def activations(
     Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each counts a part
     of the texts, and all return the counts of all texts.
 
-    Source: arXiv 2402.16438 and its published code for "all"; arXiv 2403.09073 and its published code for "last"; arXiv
-    2505.21505 for "response".
+    Source: arXiv 2402.16438 for "all", the published code of arXiv 2403.09073 for "last", and arXiv 2505.21505 for
+    "response".
 
     Args:
         model: a Hugging Face decoder of a supported family.
@@ -127,7 +127,8 @@ def activations(
     Raises:
         CorpusError: a corpus cannot be read or has no positions to count. Counts made before stay in the checkpoint.
         CheckpointError: as `detect`.
-        UnsupportedModel: as `importance`; or the FFN's activation function does not keep the sign of its input.
+        UnsupportedModel: as `importance`; or the FFN's activation function is not one that is positive exactly where
+            its input is.
         NonFiniteActivations: as `importance`; the message names language and document.
         ValueError: unknown positions; pack with positions="response"; an argument is out of its range.
     """

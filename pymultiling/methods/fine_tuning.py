@@ -90,7 +90,7 @@ def fine_tune(
     Args:
         model: a Hugging Face decoder with a language-model head, on the CPU or the first GPU. It is trained in place.
         tokenizer: the model's tokenizer.
-        texts: the texts: an iterable of str or of records, or a path, as one corpus of `detect`. Their tokens are
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`. Their tokens are
             held in memory.
         rate: the highest learning rate, above 0. The learning rate rises linearly from 0 to it, and falls linearly to
             0.

@@ -85,7 +85,7 @@ def lens(
     Args:
         model: a Hugging Face decoder of a supported family, with a language-model head.
         tokenizer: the model's tokenizer.
-        texts: the texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
         languages: the languages to tell apart, two or more ISO 639-1 codes. None: all that lingua knows. A language
             that is not listed is taken for the most similar listed language of its script.
         top: number of tokens that are counted at each position, from 1 to the size of the vocabulary.

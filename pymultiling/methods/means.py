@@ -54,7 +54,7 @@ def mean_activations(
     Args:
         model: a Hugging Face decoder of a supported family.
         tokenizer: the model's tokenizer.
-        texts: the texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
         sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
         max_length: as in `detect`.
         batch_tokens: as in `detect`.

@@ -113,8 +113,6 @@ class Detection:
     def specific(self, at_most: int = 1, minus: Iterable[str] = ()) -> dict[str, NeuronSet]:
         """Returns the neurons that were selected for a language and for few others.
 
-        Source: arXiv 2402.18815, section 3.1.
-
         Args:
             at_most: the largest number of languages that a neuron may be selected for, the language itself included.
             minus: languages whose neurons are removed from the sets of all other languages, for example ("en",).
@@ -190,7 +188,7 @@ def detect(
     processes must make the same call, with the whole corpora in the same order. The call initialises torch.distributed
     where this has not been done, and leaves it initialised.
 
-    Source: arXiv 2402.18815, section 2, eq. 1 and 2.
+    Source: arXiv 2402.18815, section 2, eq. 1 and 2 (`Threshold`), and its published code (`TopK`).
 
     Args:
         model: a Hugging Face decoder of a supported family.

@@ -35,7 +35,7 @@ class TernaryChange(NamedTuple):
 def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:
     """Compares the ternary neurons of two models of the same shape, or of two measurements of one model.
 
-    Source: arXiv 2505.21505 compares models before and after alignment in this way.
+    Source: arXiv 2505.21505, which compares models before and after alignment.
 
     Args:
         before: of the first model, from `ternary`.

@@ -5,16 +5,15 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas
 
-PartName: TypeAlias = Literal["understanding", "shared space", "output transformation", "vocabulary"]
-PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+PART_NAMES = ("understanding", "shared space", "output transformation", "vocabulary")
 
 
-def ternary_parts(by_layer: pandas.DataFrame) -> dict[PartName, range]:
+def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
     """Divides the layers into four consecutive parts in which the numbers of ternary neurons are as even as possible.
 
         minimise  sum over curves, parts and layers of (c[layer] / max c - mean of c / max c in the part)^2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pymultiling.models.linear import Linear
 
 FORMAT = "pymultiling.tuning/1"
-CONTENTS = "what train_only trained"
+CONTENTS = "the differences that train_only trained"
 MASK_PREFIX = "neurons."  # in a file, before the name of a site
 
 

@@ -189,7 +189,7 @@ def test_wrong_arguments_and_corpora_are_refused(tmp_path):
         count([("w3 w4", " ")], positions="response")
     with pytest.raises(pml.CorpusError, match="'fr' has no positions to count: texts 1, cut 1"):
         count([("w3 w4 w5 w6", " w7")], positions="response", max_length=4)
-    with pytest.raises(pml.CorpusError, match="row 1: looked for an object with strings 'prompt' and 'response'"):
+    with pytest.raises(pml.CorpusError, match="record 1: expected an object with strings 'prompt' and 'response'"):
         count(["w3 w4"], positions="response")
     with pytest.raises(pml.CorpusError, match=r"has no prompt and response: give a .jsonl"):
         count(write_text(tmp_path / "a.txt", ["w3 w4"]), positions="response")

@@ -184,7 +184,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="tau = 2 other languages are more than the 1 that there are"):
         # Raised before texts are read.
         compare(before, after, texts={"fr": ["w4"]}, sentences={"fr": ["w4"], "de": ["w40"]})
-    with pytest.raises(pml.CorpusError, match="a mapping of 'w4 w5' is no corpus"):
+    with pytest.raises(pml.CorpusError, match="a mapping of 'w4 w5' is not a corpus"):
         compare(before, after, texts={"fr": {"w4 w5": 1}})
     with pytest.raises(ValueError, match="both models are measured already"):
         compare(old, old)

@@ -350,7 +350,9 @@ def test_a_file_of_another_model_is_refused(tmp_path):
             NeuronTuning.load(foreign, path)
         assert attributes_of(foreign) == clean
     random_neurons(model).save(path)
-    with pytest.raises(pml.CheckpointError, match=r"is pymultiling.neurons/1; what train_only trained"):
+    with pytest.raises(
+        pml.CheckpointError, match=r"is pymultiling.neurons/1; expected the differences that train_only trained"
+    ):
         NeuronTuning.load(model, path)
     with pytest.raises(pml.CheckpointError, match="no such file"):
         NeuronTuning.load(model, tmp_path / "none")

@@ -1,1 +1,1 @@
-"""From corpora to batches of documents, and an account of what was left out on the way."""
+"""Corpora: files and data sets, chunks of texts, tokenised documents and batches, with reports of what is left out."""

@@ -1,4 +1,4 @@
-"""Batches of documents of like length, padded, within a budget of tokens."""
+"""Padded batches of documents of similar length, within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +16,13 @@ DOCUMENTS_SORTED = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """input_ids and attention_mask (documents, length) int64, mask 0 where padded; order: their places in the corpus."""
+    """A batch of documents.
+
+    Attributes:
+        input_ids: (documents, length) int64.
+        attention_mask: (documents, length) int64, 0 for padding.
+        order: index of each document in the sequence that the batches were made from.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -23,10 +30,11 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens without padding."""
         return int(self.attention_mask.sum())
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches with half of the documents each, no longer than their own longest; padded on the right as this one."""
+        """Splits a batch that is padded on the right into two. Each is as long as its longest document."""
         middle = len(self.order) // 2
         return self._part(slice(middle)), self._part(slice(middle, None))
 
@@ -37,7 +45,7 @@ class Batch:
 
 
 def make_batches(
-    documents: Iterable[Sequence[int]],
+    documents: Iterable[Sequence[int] | npt.NDArray[np.int32]],
     batch_tokens: int,
     pad: int = 0,
     *,
@@ -45,26 +53,33 @@ def make_batches(
     extra_tokens: int = 0,
     window: int = DOCUMENTS_SORTED,
 ) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` tokens, padding included (one document at least), longest first.
+    """Yields batches of at most `batch_tokens` tokens with padding, but of at least one document.
 
-    `pad` fills what the mask leaves out, on the right or on the `left`; any id will do. `extra_tokens`: tokens that each document is to
-    get and that count too. So many documents, a `window`, are held and sorted at a time.
+    Within a window, batches come from the longest documents to the shortest.
+
+    Args:
+        documents: their token ids.
+        batch_tokens: tokens of a batch, padding included.
+        pad: token id of the padding.
+        left: pad on the left, not on the right.
+        extra_tokens: tokens that will be appended to each document. They count as tokens of the batch.
+        window: how many documents are held and sorted at a time.
     """
-    numbered = enumerate(documents)
-    while some := list(islice(numbered, window)):
-        some.sort(key=lambda item: -len(item[1]))
+    indexed = enumerate(documents)
+    while items := list(islice(indexed, window)):
+        items.sort(key=lambda item: -len(item[1]))
         start = 0
-        while start < len(some):
-            length = len(some[start][1])
+        while start < len(items):
+            length = len(items[start][1])
             stop = start + max(1, batch_tokens // (length + extra_tokens))
-            yield _padded(some[start:stop], length, pad, left)
+            yield _pad(items[start:stop], length, pad, left)
             start = stop
 
 
-def _padded(items: list[tuple[int, Sequence[int]]], length: int, pad: int, left: bool) -> Batch:
+def _pad(items: list[tuple[int, Sequence[int] | npt.NDArray[np.int32]]], length: int, pad: int, left: bool) -> Batch:
     lengths = torch.tensor([len(tokens) for _, tokens in items])[:, None]
-    place = torch.arange(length)
-    mask = place >= length - lengths if left else place < lengths
+    positions = torch.arange(length)
+    mask = positions >= length - lengths if left else positions < lengths
     ids = torch.full(mask.shape, pad, dtype=torch.int64)
     ids[mask] = torch.from_numpy(np.concatenate([tokens for _, tokens in items]).astype(np.int64, copy=False))
-    return Batch(ids, mask.long(), [number for number, _ in items])
+    return Batch(ids, mask.long(), [index for index, _ in items])

@@ -1,22 +1,25 @@
-"""Chunks: runs of consecutive texts, the unit of work of a pass over corpora.
+"""Chunks: consecutive records of a corpus, the unit of work that is shared between processes.
 
-A corpus falls into the same chunks for any number of processes and wherever reading begins. Each is one process's alone.
+A corpus has the same chunks for any number of processes, and wherever reading starts. Each chunk belongs to one
+process.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import NamedTuple
 
-from pymultiling.data.rows import Row
+from pymultiling.data.rows import Record
 from pymultiling.data.shards import Shard
 from pymultiling.errors import CheckpointError
 
-# For each token of a batch, but no fewer than for LEAST: chunks give some 64 batches, so that their documents are of like length.
-# Evidence: short texts (19 tokens in the mean), batches of 4,096 tokens: 22% padding with 1,024 texts in a chunk, 3.0%
-# (German, Chinese) and 3.6% (English) with these; two cores, 2026-11-21.
+# Texts and characters of a chunk for each token of a batch, where a batch counts as LEAST tokens if it has fewer. A
+# chunk then gives about 64 batches, so that the documents of a batch are of similar length. Measured with short texts
+# (mean 19 tokens) and batches of 4,096 tokens: 22% padding with 1,024 texts in a chunk, 3.0% (German, Chinese) and 3.6%
+# (English) with these values (two cores, 2026-11-21).
 TEXTS = 4
 CHARACTERS = 256
 LEAST = 256
@@ -24,14 +27,14 @@ LEAST = 256
 
 @dataclass(frozen=True)
 class ChunkStart:
-    """Where a chunk of a corpus begins.
+    """Where a chunk of a corpus starts.
 
     Attributes:
-        shard: its number.
-        record: how many records of the shard come before it.
-        chunk: how many chunks come before it, of the shards that this process reads.
-        digest: a hash of these rows.
-        finished: {number of a shard that was read to its end: its fingerprint, and a hash of its rows}.
+        shard: number of the shard.
+        record: how many records of the shard come before the chunk.
+        chunk: how many chunks come before it, in the shards that this process reads.
+        digest: hash of the records of the shard that come before the chunk.
+        finished: {number of a shard that was read to its end: (its fingerprint, hash of its records)}.
     """
 
     shard: int = 0
@@ -43,21 +46,22 @@ class ChunkStart:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a corpus.
+    """Consecutive records of a corpus.
 
     Attributes:
-        corpus: its name.
-        start: where the chunk begins.
-        shard: the name of the shard.
-        rows: the texts; none where it is the last chunk, which says that nothing more comes.
-        digest: a hash of the shard's rows up to the chunk's end.
-        span: the parts of the corpus before its beginning and before its end, 0 to 1; None where nobody knows.
+        corpus: name of the corpus.
+        start: where the chunk starts.
+        shard: name of the shard.
+        records: the records. The last chunk has none.
+        digest: hash of the shard's records up to the end of the chunk.
+        span: fractions of the corpus before the start and before the end of the chunk, or None if they are unknown.
+        last: whether this chunk only marks the end of the corpus.
     """
 
     corpus: str
     start: ChunkStart
     shard: str
-    rows: list[Row]
+    records: list[Record]
     digest: str
     span: tuple[float, float] | None
     last: bool = False
@@ -65,111 +69,142 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSize:
-    """Where a chunk ends: at so many texts or characters, whichever comes first."""
+    """Where a chunk ends: at this many texts or characters, whichever comes first."""
 
     texts: int
     characters: int
 
     @classmethod
     def of(cls, batch_tokens: int) -> ChunkSize:
-        """For batches of so many tokens."""
+        """Returns the size for batches of this many tokens."""
         return cls(TEXTS * max(LEAST, batch_tokens), CHARACTERS * max(LEAST, batch_tokens))
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a corpus that is one process's: whole shards where they can be dealt out evenly, otherwise every so many chunks.
+    """The part of a corpus that one process reads.
 
-    (datasets.distributed.split_dataset_by_node deals out the shards of a streamed data set in the same way.)
+    It consists of whole shards if all of n processes get as many, otherwise of every n-th chunk.
+    `datasets.distributed.split_dataset_by_node` distributes the shards of a streamed data set in the same way.
 
     Attributes:
-        rank, processes: this process's number and how many there are.
-        first: the process that gets the first chunk.
+        rank: number of this process.
+        processes: how many processes there are.
+        first: the process that gets the first shard or chunk.
     """
 
     rank: int = 0
     processes: int = 1
     first: int = 0
 
-    def of_shards(self, count: int) -> bool:
-        """Whether whole shards are dealt out."""
+    def has_whole_shards(self, count: int) -> bool:
+        """Whether whole shards are distributed, of a corpus with this many."""
         return count % self.processes == 0
 
-    def has(self, number: int) -> bool:
-        """Whether the chunk or shard of this number is this process's."""
+    def includes(self, number: int) -> bool:
+        """Whether the shard or chunk with this number belongs to this process."""
         return (self.first + number) % self.processes == self.rank
 
 
 def chunks(
     corpus: str,
-    shards: list[Shard],
+    shards: Sequence[Shard],
     fields: tuple[str, ...],
     size: ChunkSize,
     share: Share = Share(),
     start: ChunkStart | None = None,
 ) -> Iterator[Chunk]:
-    """The chunks of a process from a place on, and one without rows behind the last.
+    """Yields the chunks of a process from a start on, and a last one without records.
 
     Raises:
         CorpusError: the corpus cannot be read.
-        CheckpointError: what comes before `start` is not what it was.
+        CheckpointError: the records before `start` have changed.
     """
-    place = start or ChunkStart()
-    whole = share.of_shards(len(shards))
-    for number in range(place.shard, len(shards)):
+    position = start or ChunkStart()
+    whole_shards = share.has_whole_shards(len(shards))
+    for number in range(position.shard, len(shards)):
         shard = shards[number]
-        if whole and not share.has(number):
+        if whole_shards and not share.includes(number):
             continue
-        if number > place.shard:
-            place = replace(place, shard=number, record=0, digest="")
-        read = place.digest
-        for place, rows, read, span in _runs(corpus, shard, fields, size, place):
-            if whole or share.has(place.chunk):
-                span = None if None in span else tuple((number + part) / len(shards) for part in span)
-                yield Chunk(corpus, place, shard.name, rows, read, span)
-            place = replace(place, chunk=place.chunk + 1)
-        finished = {**place.finished, number: (shard.fingerprint(), read)}
-        place = replace(place, shard=number + 1, record=0, digest="", finished=finished)
-    yield Chunk(corpus, replace(place, shard=len(shards), record=0, digest=""), "", [], "", (1.0, 1.0), last=True)
+        if number > position.shard:
+            position = replace(position, shard=number, record=0, digest="")
+        digest = position.digest
+        for run in _split_shard(corpus, shard, fields, size, position):
+            position, digest = run.start, run.digest
+            if whole_shards or share.includes(position.chunk):
+                span = None
+                if run.before is not None and run.after is not None:
+                    span = (number + run.before) / len(shards), (number + run.after) / len(shards)
+                yield Chunk(corpus, position, shard.name, run.records, digest, span)
+            position = replace(position, chunk=position.chunk + 1)
+        finished = {**position.finished, number: (shard.fingerprint(), digest)}
+        position = replace(position, shard=number + 1, record=0, digest="", finished=finished)
+    end = replace(position, shard=len(shards), record=0, digest="")
+    yield Chunk(corpus, end, "", [], "", (1.0, 1.0), last=True)
 
 
-def _runs(
-    corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, place: ChunkStart
-) -> Iterator[tuple[ChunkStart, list[Row], str, tuple[float | None, float | None]]]:
-    """Where consecutive rows of the shard begin, the rows, a hash of all up to them, and how much is read before and after."""
+class _Run(NamedTuple):
+    """The records of a chunk.
+
+    Attributes:
+        start: where the chunk starts.
+        records: the records.
+        digest: hash of the shard's records up to the end of these.
+        before: fraction of the shard that was read before the first record, or None if it is unknown.
+        after: fraction of the shard that was read with the last record, or None if it is unknown.
+    """
+
+    start: ChunkStart
+    records: list[Record]
+    digest: str
+    before: float | None
+    after: float | None
+
+
+def _split_shard(
+    corpus: str, shard: Shard, fields: tuple[str, ...], size: ChunkSize, start: ChunkStart
+) -> Iterator[_Run]:
+    """Yields the records of a shard from `start` on, chunk by chunk."""
     digest = hashlib.blake2b(digest_size=16)
-    numbered = enumerate(shard.rows(fields), 1)
-    before = 0
-    for before, row in islice(numbered, place.record):
-        digest.update(_bytes(row))
-    if before < place.record or (place.record and digest.hexdigest() != place.digest):
-        raise changed(corpus, f"the first {place.record:,} texts of {shard.name}")
-    done, rows, characters = shard.done if before else 0.0, [], 0
-    for number, row in numbered:
-        digest.update(_bytes(row))
-        rows.append(row)
-        characters += sum(map(len, row))
-        if len(rows) == size.texts or characters >= size.characters:
-            yield place, rows, digest.hexdigest(), (done, shard.done)
-            place = replace(place, record=number, chunk=place.chunk + 1, digest=digest.hexdigest())
-            done, rows, characters = shard.done, [], 0
-    if rows:
-        yield place, rows, digest.hexdigest(), (done, shard.done)
+    shard_records = shard.records(fields)
+    skipped = 0
+    for record in islice(shard_records, start.record):
+        digest.update(_encode(record))
+        skipped += 1
+    if skipped < start.record or (start.record and digest.hexdigest() != start.digest):
+        raise corpus_changed(corpus, f"the first {start.record:,} texts of {shard.name}")
+    before = shard.done if skipped else 0.0
+    records: list[Record] = []
+    characters = 0
+    for number, record in enumerate(shard_records, skipped + 1):
+        digest.update(_encode(record))
+        records.append(record)
+        characters += sum(map(len, record))
+        if len(records) == size.texts or characters >= size.characters:
+            yield _Run(start, records, digest.hexdigest(), before, shard.done)
+            start = replace(start, record=number, chunk=start.chunk + 1, digest=digest.hexdigest())
+            before, records, characters = shard.done, [], 0
+    if records:
+        yield _Run(start, records, digest.hexdigest(), before, shard.done)
 
 
-def _bytes(row: Row) -> bytes:
-    return "\0".join((*row, "")).encode("utf-8", "surrogatepass")
+def _encode(record: Record) -> bytes:
+    return "\0".join((*record, "")).encode("utf-8", "surrogatepass")
 
 
-def check_finished(corpus: str, shards: list[Shard], place: ChunkStart) -> None:
-    """CheckpointError where a shard that was read to its end before `place` is not what it was."""
-    for number, (fingerprint, _) in place.finished.items():
+def check_finished(corpus: str, shards: Sequence[Shard], start: ChunkStart) -> None:
+    """Checks that the shards that were read to their end before `start` are still the same.
+
+    Raises:
+        CheckpointError: one of them has changed or is gone.
+    """
+    for number, (fingerprint, _) in start.finished.items():
         if number >= len(shards) or shards[number].fingerprint() != fingerprint:
-            raise changed(corpus, shards[number].name if number < len(shards) else f"part {number} of it")
+            raise corpus_changed(corpus, shards[number].name if number < len(shards) else f"part {number} of it")
 
 
-def changed(corpus: str, what: str) -> CheckpointError:
-    """What to raise where texts that were measured are not there any more."""
+def corpus_changed(corpus: str, part: str) -> CheckpointError:
+    """Returns the error for a corpus of which a part has changed since the checkpoint was written."""
     return CheckpointError(
-        f"corpus {corpus!r} is not what the checkpoint was made of: {what} changed; give another folder as checkpoint"
+        f"corpus {corpus!r} differs from the corpus of the checkpoint: {part} changed; give another checkpoint folder"
     )

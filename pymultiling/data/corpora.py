@@ -1,29 +1,39 @@
-"""The texts of a corpus, and an account of what was left out."""
+"""The texts of a corpus, and a report of what was left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
 
-from pymultiling.data.rows import Row
+from pymultiling.data.rows import Record
 from pymultiling.data.shards import shards_of
+
+# The files of a corpus: a path, a URL that fsspec knows or a pattern of either with *, or several paths.
+CorpusFiles: TypeAlias = str | Path | Sequence[Path]
+# The texts of one language: files, or strings, or records with a "text" field, such as a datasets.Dataset or a
+# datasets.IterableDataset. None is an empty text.
+Corpus: TypeAlias = CorpusFiles | Iterable[str | None] | Iterable[Mapping[str, object]]
+# Prompts and their responses: files, or pairs, or records with the fields "prompt" and "response".
+PairCorpus: TypeAlias = CorpusFiles | Iterable[tuple[str, str]] | Iterable[list[str]] | Iterable[Mapping[str, object]]
 
 TEXT = ("text",)
 PAIR = ("prompt", "response")
-NOTHING_READ = "nothing was read, its files are empty or its iterator was used before"
+NOTHING_READ = "nothing was read: its files are empty, or its iterator was used before"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
 class CorpusReport:
-    """What became of a corpus's texts: nothing is left out silently. `a + b` is the account of both.
+    """How many texts of a corpus were read, left out or changed. `a + b` is the report of both.
 
     Attributes:
-        texts: read.
-        empty: left out because there was nothing in them.
-        short: documents left out because they had a single token, and pairs without any.
-        replaced: kept, with bytes that are not UTF-8, and halves of surrogate pairs, replaced by U+FFFD.
-        cut: documents shortened to the longest length allowed.
+        texts: texts that were read.
+        empty: texts that were left out because they are blank.
+        short: documents that were left out because they have a single token, and pairs without any.
+        replaced: texts in which bytes that are not UTF-8, or lone surrogates, were replaced by U+FFFD.
+        cut: documents that were cut to the maximum length.
         left_over: tokens at the end of packed texts that did not fill a document.
     """
 
@@ -35,29 +45,29 @@ class CorpusReport:
     left_over: int = 0
 
     def __add__(self, other: CorpusReport) -> CorpusReport:
-        return CorpusReport(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return CorpusReport(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(self).items() if count)
 
 
-def read_texts(source, report: CorpusReport) -> Iterator[str]:
-    """The texts of a corpus that have something in them.
+def read_texts(source: Corpus, report: CorpusReport) -> Iterator[str]:
+    """Yields the texts of a corpus that are not blank.
 
     Args:
-        source: a path, a URL or a pattern of either with *; or an iterable of strings or of rows (dicts) with a "text" field,
-            such as a datasets.Dataset.
-        report: is added to.
+        source: a path, a URL or a pattern of either with *; or an iterable of strings or of records (dicts) with a
+            "text" field, such as a datasets.Dataset.
+        report: is updated.
 
     Raises:
         CorpusError: the source cannot be read as text.
     """
-    return texts_of((row for shard in shards_of(source) for row in shard.rows(TEXT)), report)
+    return select_texts((record for shard in shards_of(source) for record in shard.records(TEXT)), report)
 
 
-def texts_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[str]:
-    """The texts that have something in them; `report` is added to."""
-    for (text,) in rows:
+def select_texts(records: Iterable[Record], report: CorpusReport) -> Iterator[str]:
+    """Yields the texts that are not blank, and updates the report."""
+    for (text,) in records:
         report.texts += 1
         if not text.strip():
             report.empty += 1
@@ -67,32 +77,32 @@ def texts_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[str]:
         yield text
 
 
-def sentences_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[int, str]]:
-    """The sentences that are there, each with its place among the rows; `report` is added to."""
-    for place, (text,) in enumerate(rows):
+def select_sentences(records: Iterable[Record], report: CorpusReport) -> Iterator[tuple[int, str]]:
+    """Yields the index of the record and the text of each sentence that is not blank, and updates the report."""
+    for index, (text,) in enumerate(records):
         report.texts += 1
         if not text.strip():
             report.empty += 1
             continue
         text = replace_lone_surrogates(text)
         report.replaced += REPLACEMENT in text
-        yield place, text
+        yield index, text
 
 
-def pairs_of(rows: Iterable[Row], report: CorpusReport) -> Iterator[tuple[str, str]]:
-    """The prompts and responses, without those that have no response; in `report`, which is added to, a text is a pair."""
-    for pair in rows:
+def select_pairs(records: Iterable[Record], report: CorpusReport) -> Iterator[tuple[str, str]]:
+    """Yields the prompts and responses of pairs whose response is not blank, and updates the report, pair by pair."""
+    for prompt, response in records:
         report.texts += 1
-        if not pair[1].strip():
+        if not response.strip():
             report.empty += 1
             continue
-        prompt, response = map(replace_lone_surrogates, pair)
+        prompt, response = replace_lone_surrogates(prompt), replace_lone_surrogates(response)
         report.replaced += REPLACEMENT in prompt + response
         yield prompt, response
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs, which JSON can escape, and which tokenizers refuse."""
+    """Replaces lone surrogates by U+FFFD. JSON can contain them as escapes, and tokenizers refuse them."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""From lines to JSON rows, to the strings in their fields."""
+"""Records of corpora: JSON lines, and the strings in the fields of a record."""
 
 from __future__ import annotations
 
@@ -6,55 +6,65 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from pymultiling.data.text_lines import text_lines
 from pymultiling.errors import CorpusError
 
-Row = tuple[str, ...]
+# The strings of a record that a pass needs: (text,), or (prompt, response).
+Record: TypeAlias = tuple[str, ...]
 
 
 @contextmanager
-def errors_of(name: str) -> Iterator[None]:
-    """Inside, whatever a source raises becomes a CorpusError: a protocol that is unknown, no network, no rights, damage."""
+def wrap_read_errors(name: str) -> Iterator[None]:
+    """Turns all exceptions of the block but MemoryError into a CorpusError that names the source."""
     try:
         yield
     except (CorpusError, MemoryError):
         raise
-    except Exception as error:  # every file system has errors of its own
+    except Exception as error:  # every file system has exceptions of its own
         raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
 
 
 def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
-    """Every line of a .jsonl file, compressed or not, and where it stands, for messages.
+    """Reads a .jsonl file, which may be compressed.
+
+    Yields:
+        Each line's value, and its location for error messages.
 
     Raises:
         CorpusError: there is no such file, or a line is not JSON.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
-    with open(path, "rb") as raw:
-        yield from rows_of_lines(text_lines(raw, path, str(path)), str(path))
+    with path.open("rb") as raw:
+        yield from parse_json_lines(text_lines(raw, path, str(path)), str(path))
 
 
-def rows_of_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
+def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
+    """Yields the value of each line that is not blank, and its location for error messages: `name` and line number."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"
         try:
-            row = json.loads(line)
+            value = json.loads(line)
         except ValueError as error:
             raise CorpusError(f"{where} is not JSON: {error}") from None
-        yield row, where
+        yield value, where
 
 
-def strings(row, fields: tuple[str, ...], where: str) -> Row:
-    """The strings in these fields of a row, "" for null; CorpusError where it has none."""
-    if not isinstance(row, dict) or not all(isinstance(row.get(field, 0), (str, type(None))) for field in fields):
-        what = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
-        found = type(row).__name__
-        if isinstance(row, dict):
-            kinds = [f"{type(row[field]).__name__} in {field!r}" for field in fields if field in row]
-            found = ", ".join(kinds or map(repr, row))
-        raise CorpusError(f"{where}: looked for {what} {' and '.join(map(repr, fields))}, found {found}")
-    return tuple(row[field] or "" for field in fields)
+def extract_fields(value: object, fields: tuple[str, ...], where: str) -> Record:
+    """Returns the strings in the fields of an object, with "" for null.
+
+    Raises:
+        CorpusError: the value is not an object (dict), lacks a field, or a field holds something else.
+    """
+    if isinstance(value, dict) and all(isinstance(value.get(field, 0), str | None) for field in fields):
+        return tuple(value[field] or "" for field in fields)
+    expected = "a string, or an object with a string" if len(fields) == 1 else "an object with strings"
+    actual = type(value).__name__
+    if isinstance(value, dict):
+        types = [f"{type(value[field]).__name__} in {field!r}" for field in fields if field in value]
+        actual = ", ".join(types or map(repr, value))
+    raise CorpusError(f"{where}: expected {expected} {' and '.join(map(repr, fields))}, got {actual}")

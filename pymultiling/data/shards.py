@@ -1,153 +1,177 @@
-"""A corpus as shards: files, the shards of a streamed data set, or one iterable; each is rows of strings, read in order."""
+"""A corpus as a list of shards: files, the shards of a streamed data set, or one iterable."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence, Sized
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymultiling.data.file_shards import FileShard, file_shards, names_file
-from pymultiling.data.rows import Row, errors_of, strings
+from pymultiling.data.rows import Record, extract_fields, wrap_read_errors
 from pymultiling.errors import CorpusError
 
-# What datasets calls a stream of files, and what it makes of one by its `select_columns`, `filter`, `map` and `rename_column`.
-OF_FILES = ("ExamplesIterable", "ArrowExamplesIterable")
-BY_ROW = ("SelectColumnsIterable", "FilteredExamplesIterable", "MappedExamplesIterable")
+if TYPE_CHECKING:
+    from pymultiling.data.corpora import Corpus, PairCorpus
+
+# Classes of `datasets`: a stream of files, and what `select_columns`, `filter`, `map` and `rename_column` make of one.
+FILE_STREAMS = ("ExamplesIterable", "ArrowExamplesIterable")
+RECORDWISE_STREAMS = ("SelectColumnsIterable", "FilteredExamplesIterable", "MappedExamplesIterable")
 
 
-class RowsShard:
-    """An iterable of strings or rows in memory, or that comes from somewhere, such as a datasets.IterableDataset.
+class IterableShard:
+    """An iterable of strings or records, such as a list, a generator or a datasets.IterableDataset.
 
     Attributes:
-        name: for messages.
-        extent: its length, or which part of a streamed data set it is; "" where neither is known.
-        done: how much of it has been read, between 0 and 1; None where its length is unknown.
+        name: for error messages.
+        extent: its length, or which part of a streamed data set it is, or "" if neither is known.
+        done: fraction that has been read, 0 to 1, or None if its length is unknown.
     """
 
-    def __init__(self, source: Iterable, name: str):
+    def __init__(self, source: Iterable[object], name: str):
         self._source, self.name = source, name
-        self._length = len(source) if hasattr(source, "__len__") else None
+        self._length = len(source) if isinstance(source, Sized) else None
         self.extent = str(getattr(source, "_distributed", "") if self._length is None else self._length)
         self.done = None if self._length is None else 0.0
 
-    def rows(self, fields: tuple[str, ...]) -> Iterator[Row]:
-        """The strings in these fields of every row.
+    def records(self, fields: tuple[str, ...]) -> Generator[Record, None, None]:
+        """Yields the strings in these fields of every record.
+
+        A string is a record with a single field, and so are None and NaN, pandas' null, which are empty texts. A tuple
+        or list has the fields in their order.
 
         Raises:
-            CorpusError: the source fails, or a row has no such strings.
+            CorpusError: the source raises an exception, or a record has no such strings.
         """
-        with errors_of(self.name):
-            for number, row in enumerate(self._source, 1):
+        with wrap_read_errors(self.name):
+            for number, value in enumerate(self._source, 1):
                 if self._length:
                     self.done = number / self._length
-                if isinstance(row, (tuple, list)) and len(row) == len(fields) > 1:
-                    row = dict(zip(fields, row))
-                if len(fields) == 1 and (
-                    row is None or (isinstance(row, float) and row != row)
-                ):  # null, and pandas' own
-                    row = ""
-                yield (row,) if isinstance(row, str) and len(fields) == 1 else strings(row, fields, f"row {number}")
+                if len(fields) == 1:
+                    if value is None or (isinstance(value, float) and value != value):
+                        value = ""
+                    if isinstance(value, str):
+                        yield (value,)
+                        continue
+                elif isinstance(value, tuple | list) and len(value) == len(fields):
+                    value = dict(zip(fields, value))
+                yield extract_fields(value, fields, f"record {number}")
 
     @property
     def size(self) -> int | None:
-        """Rows; None where nobody knows."""
+        """Number of records, or None if it is unknown."""
         return self._length
 
-    def beginning(self) -> str:
-        """A hash of the first row."""
-        return hashlib.blake2b(
-            repr(next(iter(self._source), None)).encode("utf-8", "replace"), digest_size=8
-        ).hexdigest()
+    def first_record_hash(self) -> str:
+        """Returns a hash of the first record. It starts a new iteration over the source."""
+        first = repr(next(iter(self._source), None))
+        return hashlib.blake2b(first.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def fingerprint(self) -> str:
-        """The data set's own, or a hash of a list, or of a stream's first row; "" for what cannot be looked at twice."""
-        if isinstance(self._source, (list, tuple)):
+        """Returns a hash of a list, of a stream's first record, or a data set's own fingerprint.
+
+        It is "" for other iterables, which may be readable only once.
+        """
+        if isinstance(self._source, list | tuple):
             digest = hashlib.blake2b(digest_size=16)
-            for row in self._source:
-                digest.update(repr(row).encode("utf-8", "surrogatepass"))
+            for value in self._source:
+                digest.update(repr(value).encode("utf-8", "surrogatepass"))
             return digest.hexdigest()
         if hasattr(self._source, "_ex_iterable"):  # a datasets.IterableDataset
-            return self.beginning()
-        return getattr(self._source, "_fingerprint", "")
+            return self.first_record_hash()
+        return str(getattr(self._source, "_fingerprint", ""))
 
 
-Shard = FileShard | RowsShard
+Shard: TypeAlias = FileShard | IterableShard
 
 
-def shards_of(source) -> list[Shard]:
-    """The shards of a corpus, at least one.
+def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
+    """Returns the shards of a corpus, at least one.
 
     Args:
-        source: a path, a URL that fsspec knows, or a pattern of either with *; a list of pathlib.Path; or an iterable of strings
-            or of rows, such as a datasets.Dataset. A streamed data set (datasets.IterableDataset) has as many shards as files; after
-            anything that is not done row by row, such as `take` and `interleave_datasets`, one.
+        source: a path, a URL that fsspec knows, or a pattern of either with *; a list of pathlib.Path; or an iterable
+            of strings or records, such as a datasets.Dataset. A streamed data set (datasets.IterableDataset) has a
+            shard for each of its files, or a single one after an operation that does not work record by record, such as
+            `take` or `interleave_datasets`.
 
     Raises:
         CorpusError: there is nothing to read, or a list of strings names files.
     """
-    if isinstance(source, (str, Path)):
-        return file_shards(source)
-    if isinstance(source, (list, tuple)) and source:
-        if all(isinstance(one, Path) for one in source):
-            return [shard for one in source for shard in file_shards(one)]
+    if isinstance(source, str | Path):
+        return [*file_shards(source)]
+    if isinstance(source, list | tuple) and source:
+        paths = [path for path in source if isinstance(path, Path)]
+        if len(paths) == len(source):
+            return [shard for path in paths for shard in file_shards(path)]
         if isinstance(source[0], str) and names_file(source[0]):
             raise CorpusError(
                 f"{source[0]!r} in a list is a text, but names a file: give a list of pathlib.Path, or a pattern"
             )
     if isinstance(source, Mapping):
-        raise CorpusError(f"a mapping of {', '.join(map(repr, source))} is no corpus: pass one of its parts")
+        raise CorpusError(f"a mapping of {', '.join(map(repr, source))} is not a corpus: pass one of its values")
     if not isinstance(source, Iterable):
         raise CorpusError(f"a corpus is a path or an iterable of texts, not {type(source).__name__}")
     name = type(source).__name__
     if name == "DataFrame":
         raise CorpusError("iterating over a DataFrame gives the names of its columns: pass one of them, frame['text']")
-    count = _files_of(source)
+    count = _count_files(source)
     if count == 1:
-        return [RowsShard(source, name)]
+        return [IterableShard(source, name)]
     from datasets.distributed import split_dataset_by_node
 
     parts = (split_dataset_by_node(source, rank=number, world_size=count) for number in range(count))
-    return [RowsShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
+    return [IterableShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
 
 
-def extent(shards: list[Shard]) -> str:
-    """Something that differs between processes that were given different parts of one corpus, where it is known before all is read."""
+def extent(shards: Sequence[Shard]) -> str:
+    """Returns a text that differs between different parts of one corpus, if the difference is known before reading it all.
+
+    It tells whether processes were given different parts.
+    """
     first = shards[0]
     if isinstance(first, FileShard):
         return first.fingerprint()
-    return first.beginning() if len(shards) > 1 else first.extent
+    return first.first_record_hash() if len(shards) > 1 else first.extent
 
 
-def sizes(corpora: list[list[Shard]]) -> list[float]:
-    """How large the corpora are beside each other: in bytes or rows where all are known in one of these, else all the same."""
-    kinds = {type(shard) for shards in corpora for shard in shards}
-    known = [[shard.size for shard in shards] for shards in corpora] if len(kinds) == 1 else [[None]]
-    if any(None in of_corpus for of_corpus in known):
-        return [1.0] * len(corpora)
-    return [max(1.0, float(sum(of_corpus))) for of_corpus in known]
+def sizes(corpora: Sequence[Sequence[Shard]]) -> list[float]:
+    """Returns the sizes of the corpora in bytes or records, or 1 for each if they are not all known in one unit."""
+    equal = [1.0] * len(corpora)
+    if len({type(shard) for shards in corpora for shard in shards}) > 1:
+        return equal
+    totals = []
+    for shards in corpora:
+        known = [size for size in (shard.size for shard in shards) if size is not None]
+        if len(known) < len(shards):
+            return equal
+        totals.append(max(1.0, float(sum(known))))
+    return totals
 
 
-def _files_of(source) -> int:
-    """How many files a streamed data set gives one after the other, row by row; 1 for anything else.
+def _count_files(source: Iterable[object]) -> int:
+    """Returns how many files a streamed data set reads one after the other, record by record; 1 for all other sources.
 
-    What `take`, `interleave_datasets`, ... give depends on all files together; `split_dataset_by_node` and `load_state_dict` were
-    told where to read.
+    `take`, `interleave_datasets` and others depend on all files together. `split_dataset_by_node` and `load_state_dict`
+    have already determined where the data set is read.
     """
     if getattr(source, "_distributed", None) or getattr(source, "_starting_state_dict", None):
         return 1
-    rows = getattr(source, "_ex_iterable", None)
+    stream: Any = getattr(source, "_ex_iterable", None)
     while (
-        type(rows).__name__ in BY_ROW
-        and not getattr(rows, "batched", False)
-        and not getattr(rows, "with_indices", False)
+        type(stream).__name__ in RECORDWISE_STREAMS
+        and not getattr(stream, "batched", False)
+        and not getattr(stream, "with_indices", False)
     ):
-        rows = rows.ex_iterable
-    return getattr(source, "num_shards", 1) if type(rows).__name__ in OF_FILES else 1
+        stream = stream.ex_iterable
+    return getattr(source, "num_shards", 1) if type(stream).__name__ in FILE_STREAMS else 1
 
 
-def described(shards: list[Shard]) -> str:
-    """A file's name, or how many shards there are and, of files, a hash of their names; without folders, which may change."""
+def describe_shards(shards: Sequence[Shard]) -> str:
+    """Describes a corpus: the name of its file, or the number of its parts and a hash of the files' names.
+
+    Folders are left out, since they may change.
+    """
     names = [shard.name.rpartition("/")[2] for shard in shards if isinstance(shard, FileShard)]
     if len(names) == 1:
         return names[0]
@@ -156,8 +180,13 @@ def described(shards: list[Shard]) -> str:
     return f"{len(shards):,} {noun}" + (f", {digest}" if names else "")
 
 
-def check_first_row(shards: list[Shard], fields: tuple[str, ...]) -> None:
-    """CorpusError where the first row of files, which can be read twice, has not what is looked for."""
-    if isinstance(shards[0], FileShard):
-        with closing(shards[0].rows(fields)) as rows:
-            next(rows, None)
+def check_first_record(shards: Sequence[Shard], fields: tuple[str, ...]) -> None:
+    """Reads the first record of a file corpus, which can be read again.
+
+    Raises:
+        CorpusError: it cannot be read, or has no such fields.
+    """
+    first = shards[0]
+    if isinstance(first, FileShard):
+        with closing(first.records(fields)) as records:
+            next(records, None)

@@ -1,4 +1,4 @@
-"""Documents of corpora as a pass needs them: read here, tokenised by workers beside the forward."""
+"""Streams of chunks with their documents: read by this process, tokenised by workers while the model runs."""
 
 from __future__ import annotations
 
@@ -6,86 +6,98 @@ import pickle
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 
 from pymultiling.data.chunks import Chunk
+from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.data.tokenising_worker import Worker
 
-AHEAD = 2  # chunks that are with a worker or wait for one, for each worker
+AHEAD = 2  # chunks for each worker that are being tokenised or are waiting for it
 
 
-def stream(chunks: Iterable[Chunk], tokenisation: Tokenisation, workers: int) -> Iterator[tuple[Chunk, Documents]]:
-    """The chunks, each with its documents, in order.
+def stream(
+    chunks: Iterable[Chunk], tokenisation: Tokenisation, workers: int
+) -> Generator[tuple[Chunk, Documents], None, None]:
+    """Yields the chunks in order, each with its documents.
 
-    Reading is this process's, so that sources need not be copied; so many `workers`, processes of their own, tokenise what comes
-    next. The first chunk, for which they would not have begun, is this one's too, and so are all with a tokenizer that cannot
-    be sent. What goes wrong in reading is raised when all that was read before has been given.
+    This process reads the chunks, so that the sources need not be copied. `workers` other processes tokenise them in
+    advance. This process tokenises the first chunk, which would have to wait until the workers have started. It
+    tokenises all chunks if there are at most two or if the tokenizer cannot be pickled. An exception in reading is
+    raised after all chunks that were read before it.
     """
     failure: list[Exception] = []
-    readable = _until_failure(chunks, failure)
-    first = list(islice(readable, 3))  # a chunk with rows, and one that says that the corpus has ended
-    sent = _pickled(tokenisation) if workers and len(first) == 3 else None
+    readable = _read_until_failure(chunks, failure)
+    first = list(islice(readable, 3))  # two are a single chunk with records and the one that ends the corpus
+    pickled = _pickle(tokenisation) if workers and len(first) == 3 else None
     readable = chain(first, readable)
-    if sent is None:
-        yield from ((chunk, tokenisation(chunk.rows)) for chunk in readable)
+    if pickled is None:
+        yield from ((chunk, tokenisation(chunk.records)) for chunk in readable)
     else:
-        yield from _from_workers(readable, tokenisation, sent, workers)
+        yield from _tokenise_in_workers(readable, tokenisation, pickled, workers)
     if failure:
         raise failure[0]
 
 
-def _from_workers(
-    chunks: Iterable[Chunk], tokenisation: Tokenisation, sent: bytes, workers: int
+def _tokenise_in_workers(
+    chunks: Iterable[Chunk], tokenisation: Tokenisation, pickled: bytes, worker_count: int
 ) -> Iterator[tuple[Chunk, Documents]]:
-    started = [Worker(sent) for _ in range(workers)]
-    idle = deque(started)
-    own = threading.local()  # each thread waits for a worker of its own
+    workers = [Worker(pickled) for _ in range(worker_count)]
+    unassigned = deque(workers)
+    thread = threading.local()  # each thread of the pool waits for a worker of its own
 
-    def take() -> None:
-        own.worker = idle.popleft()
+    def assign_worker() -> None:
+        thread.worker = unassigned.popleft()
 
-    pool = ThreadPoolExecutor(workers, initializer=take)
+    def tokenise(records: list[Record]) -> Documents:
+        worker: Worker = thread.worker
+        return worker(records)
+
+    pool = ThreadPoolExecutor(worker_count, initializer=assign_worker)
     try:
-        coming: deque[tuple[Chunk, Callable[[], Documents]]] = deque()
+        pending: deque[tuple[Chunk, Callable[[], Documents]]] = deque()
         for number, chunk in enumerate(chunks):
+            result: Callable[[], Documents]
             if number:
-                answer = pool.submit(lambda rows: own.worker(rows), chunk.rows).result
+                result = pool.submit(tokenise, chunk.records).result
             else:
-                answer = partial(tokenisation, chunk.rows)
-            coming.append((chunk, answer))
-            if len(coming) > AHEAD * workers:
-                yield _answered(*coming.popleft())
-        while coming:
-            yield _answered(*coming.popleft())
+                result = partial(tokenisation, chunk.records)
+            pending.append((chunk, result))
+            if len(pending) > AHEAD * worker_count:
+                yield _wait(*pending.popleft())
+        while pending:
+            yield _wait(*pending.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for worker in started:
+        for worker in workers:
             worker.close()
         pool.shutdown()
 
 
-def _answered(chunk: Chunk, answer: Callable[[], Documents]) -> tuple[Chunk, Documents]:
-    return chunk, answer()
+def _wait(chunk: Chunk, result: Callable[[], Documents]) -> tuple[Chunk, Documents]:
+    return chunk, result()
 
 
-def _until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> Iterator[Chunk]:
+def _read_until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> Iterator[Chunk]:
+    """Yields the chunks, and appends the exception that ends them, if there is one."""
     try:
         yield from chunks
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - `stream` raises it
         failure.append(error)
 
 
-def _pickled(tokenisation: Tokenisation) -> bytes | None:
-    """None where another process could not read it."""
+def _pickle(tokenisation: Tokenisation) -> bytes | None:
+    """Returns None, with a warning, if another process could not load it."""
     kind = type(tokenisation.tokenizer)
     try:
         if kind.__module__ == "__main__":
             raise TypeError(f"{kind.__name__} is defined in a script or notebook")
         return pickle.dumps(tokenisation)
-    except Exception as error:
-        warnings.warn(f"the tokenizer cannot be sent to another process ({error}): this one tokenises")
+    except Exception as error:  # noqa: BLE001 - pickling runs the tokenizer's own code
+        warnings.warn(
+            f"the tokenizer cannot be sent to another process ({error}): this process tokenises", stacklevel=2
+        )
         return None

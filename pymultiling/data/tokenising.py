@@ -1,75 +1,81 @@
-"""From texts to documents; in this process or in a worker."""
+"""Tokenisation of records into documents, in this process or in a worker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, pairs_of, sentences_of, texts_of
+from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, select_pairs, select_sentences, select_texts
 from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_sentences
-from pymultiling.data.rows import Row
+from pymultiling.data.rows import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of some rows.
+    """The documents of some records. Iterating over it yields the tokens of each document.
 
     Attributes:
-        tokens: int32, of all documents one after the other.
-        lengths: how many are each document's.
-        places: int64, one a document; what they mean depends on the form of `Tokenisation`.
-        report: what became of the texts.
+        tokens: (tokens,) int32, of all documents one after the other.
+        lengths: (documents,) int64, number of tokens of each document.
+        positions: (documents,) int64. Their meaning depends on the form of `Tokenisation`.
+        report: what was left out or changed.
     """
 
-    tokens: np.ndarray
-    lengths: np.ndarray
-    places: np.ndarray
+    tokens: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
     report: CorpusReport
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Each document's tokens."""
+    def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
         yield from np.split(self.tokens, self.lengths.cumsum()[:-1]) if len(self.lengths) else ()
 
 
 @dataclass(frozen=True)
 class Tokenisation:
-    """How rows become documents.
+    """How records become documents.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
-        max_length, pack: as in `tokenise`.
-        form: what a row is, and what `Documents.places` holds:
-            "texts": a text; places are 0.
-            "pairs": a prompt and its response; the place of the response's first token in the document.
-            "sentences": a sentence, kept also with a single token; the place of the sentence among the rows.
+        max_length: longer documents are cut to this many tokens.
+        pack: number of tokens of packed documents, or None: each text is a document.
+        form: what a record is, and what `Documents.positions` holds:
+            "texts": a text. Positions are 0.
+            "pairs": a prompt and its response. Positions are the index of the response's first token in the document.
+            "sentences": a sentence, which may have a single token. Positions are the index of the record.
     """
 
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     max_length: int
     pack: int | None = None
-    form: str = "texts"
+    form: Literal["texts", "pairs", "sentences"] = "texts"
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Of the rows that are read."""
+        """The fields of a record that are read."""
         return PAIR if self.form == "pairs" else TEXT
 
-    def __call__(self, rows: list[Row]) -> Documents:
+    def __call__(self, records: list[Record]) -> Documents:
+        """Returns the documents of the records."""
         report = CorpusReport()
-        documents = list(self._documents(rows, report))
+        documents = list(self._tokenise(records, report))
         lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
-        tokens = chain.from_iterable(tokens for tokens, _ in documents)
-        tokens = np.fromiter(tokens, dtype=np.int32, count=int(lengths.sum()))
-        places = np.array([place for _, place in documents], dtype=np.int64)
-        return Documents(tokens, lengths, places, report)
+        token_ids = chain.from_iterable(tokens for tokens, _ in documents)
+        tokens = np.fromiter(token_ids, dtype=np.int32, count=int(lengths.sum()))
+        positions = np.array([position for _, position in documents], dtype=np.int64)
+        return Documents(tokens, lengths, positions, report)
 
-    def _documents(self, rows: list[Row], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
+    def _tokenise(self, records: list[Record], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
         if self.form == "pairs":
-            return tokenise_pairs(pairs_of(rows, report), self.tokenizer, self.max_length, report)
+            return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report)
         if self.form == "sentences":
-            return tokenise_sentences(sentences_of(rows, report), self.tokenizer, self.max_length, report)
-        texts = texts_of(rows, report)
+            return tokenise_sentences(select_sentences(records, report), self.tokenizer, self.max_length, report)
+        texts = select_texts(records, report)
         return ((tokens, 0) for tokens in tokenise(texts, self.tokenizer, self.max_length, report, self.pack))

@@ -1,6 +1,7 @@
-"""A process that tokenises: it answers pickles on its input by pickles on its output.
+"""A process that tokenises: it reads pickled records from its input and writes pickled documents to its output.
 
-Started anew, not forked: a copy of a process with threads can hang. It ends when its input does, so with its parent.
+It is started anew and not forked, since a copy of a process with threads can hang. It ends when its input ends, and so
+with its parent.
 """
 
 from __future__ import annotations
@@ -10,75 +11,87 @@ import pickle
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from typing import IO
 
-from pymultiling.data.rows import Row
+from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 
-# What can be imported there is what can be imported here, from the same places.
+# With this process's sys.path, so that the worker imports the same modules.
 START = "import sys; sys.path[:] = sys.argv[1:]; from pymultiling.data.tokenising_worker import main; main()"
 
 
 class Worker:
-    """The parent's side. Making one does not wait for the process; its first call does."""
+    """The parent's side of a worker. The constructor does not wait for the process, but the first call does."""
 
     def __init__(self, tokenisation: bytes):
-        """tokenisation: pickled."""
-        # One thread, since the forward has the others; a session of its own, since an interrupt is its parent's.
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-c", START, *sys.path]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._process = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
+        """Starts the process.
+
+        tokenisation: a pickled Tokenisation.
+        """
+        # The tokenizer gets one thread, since the model uses the others. The process gets a session of its own, since
+        # an interrupt from the terminal is for the parent.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._requests: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
         self._unsent = tokenisation
 
-    def __call__(self, rows: list[Row]) -> Documents:
-        """The rows' documents; raises what was raised there."""
+    def __call__(self, records: list[Record]) -> Documents:
+        """Returns the documents of the records, or raises the exception of the worker."""
         try:
-            self._process.stdin.write(self._unsent)
+            self._requests.write(self._unsent)
             self._unsent = b""
-            pickle.dump(rows, self._process.stdin)
-            self._process.stdin.flush()
-            found = pickle.load(self._process.stdout)
+            pickle.dump(records, self._requests)
+            self._requests.flush()
+            answer: Documents | Exception = pickle.load(self._answers)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise CorpusError(
-                f"a process that tokenises has ended (exit status {self._process.wait()}); with workers=0 (--workers 0) this "
-                "one tokenises"
+                f"a process that tokenises has ended (exit status {self._process.wait()}); with workers=0 "
+                "(--workers 0) this process tokenises"
             ) from None
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Kills the process."""
         self._process.kill()
         with ExitStack() as stack:
-            for pipe in (self._process.stdin, self._process.stdout):
+            for pipe in (self._requests, self._answers):
                 stack.callback(_close, pipe)
         self._process.wait()
 
 
-def _close(pipe) -> None:
-    with suppress(BrokenPipeError):  # what was not written yet
+def _close(pipe: IO[bytes]) -> None:
+    with suppress(BrokenPipeError):  # raised if data were not written yet
         pipe.close()
 
 
 def main() -> None:
+    """Answers requests until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps what libraries print out of the answers
     requests = sys.stdin.buffer
     tokenisation: Tokenisation | None = None
     while True:
         try:
             tokenisation = tokenisation or pickle.load(requests)
-            rows = pickle.load(requests)
-        except (EOFError, pickle.UnpicklingError):  # the parent is gone
+            records = pickle.load(requests)
+        except (EOFError, pickle.UnpicklingError):  # the parent has ended
             return
         try:
-            answer = pickle.dumps(tokenisation(rows))
-        except Exception as error:
+            answer = pickle.dumps(tokenisation(records))
+        except Exception as error:  # noqa: BLE001 - the parent raises it
             answer = pickle.dumps(CorpusError(f"{type(error).__name__} in tokenising: {error}"))
         try:
             answers.write(answer)
             answers.flush()
-        except BrokenPipeError:  # the parent is gone
+        except BrokenPipeError:  # the parent has ended
             os._exit(1)

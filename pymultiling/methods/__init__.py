@@ -1,4 +1,4 @@
-"""The papers' methods: each a few functions over models, data and statistics, naming its paper."""
+"""The methods of the papers, a module for each: functions over models, corpora and statistics."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What switching neurons off does to each language (arXiv 2402.18815, section 3)."""
+"""Perplexity of languages with sets of neurons deactivated (arXiv 2402.18815, section 3)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ from pymultiling.tasks.shared_batches import prepend_none
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
+
+    from pymultiling.data.corpora import Corpus
 
 
 def perplexity(
     model: nn.Module,
-    tokenizer,
-    texts,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Corpus,
     *,
     max_length: int = 512,
     batch_tokens: int = 4096,
@@ -43,23 +46,31 @@ def perplexity(
     checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> float:
-    """Perplexity of texts, over all their tokens.
+    """Computes the perplexity of a model on texts, over all tokens of all texts.
 
         exp( - sum_t log p(token_t | tokens before it) / #t ),   t over every predicted token of every text
 
-    Weighted by token, of the true token only. A text's first token is not predicted.
+    Every token has the same weight, so a long text counts more than a short one. The first token of a text is not
+    predicted.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each measures a
+    part of the texts, and all return the result for all texts.
 
     Args:
-        model: a Hugging Face decoder with a language-model head.
-        tokenizer: its tokenizer.
-        texts: an iterable of str or rows, or a path, as `detect` takes them.
-        max_length: longer texts are cut to this many tokens (or to the model's positions).
-        batch_tokens: tokens in one forward, padding included.
-        pack: join consecutive texts into documents of this many tokens; None: a text is a document.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
+        model: a Hugging Face decoder with a language-model head. Any family works, also an unsupported one.
+        tokenizer: the model's tokenizer.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        max_length: longer texts are cut to this many tokens, or to the length that the model supports.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+        pack: join consecutive texts into documents of this many tokens. None: each text is a document.
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`.
+        progress: show progress on stderr.
 
-    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
-    texts, and all return the whole.
+    Returns:
+        The perplexity, at least 1; inf where it exceeds the range of float64.
 
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
@@ -67,15 +78,26 @@ def perplexity(
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    losses = _losses(model, tokenizer, {"texts": texts}, {"none": None}, max_length, pack, options, named="the texts")
-    return _perplexity(losses["texts"], 0, "the texts")
+    sums = _sum_log_likelihoods(
+        model,
+        tokenizer,
+        {"texts": texts},
+        {"none": None},
+        scale=0.0,
+        mean=None,
+        max_length=max_length,
+        pack=pack,
+        options=options,
+        label="the texts",
+    )
+    return _perplexity(sums["texts"], 0, "the texts")
 
 
 def ablation_matrix(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     sets: Mapping[str, NeuronSet],
-    texts: Mapping[str, object],
+    texts: Mapping[str, Corpus],
     *,
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
@@ -88,67 +110,116 @@ def ablation_matrix(
     checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> pandas.DataFrame:
-    """Perplexity of every language with each set of neurons off.
+    """Computes the perplexity of every language with each set of neurons deactivated.
 
-    Texts are read once, and one forward carries many sets: each row of a batch is a document under its own set.
+    Row by row it shows which languages lose most when the neurons of one language are off. The texts are read once. One
+    forward carries several sets: each row of a batch is a document under its own set.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each measures a
+    part of the texts, and all return the result for all texts.
+
+    Source: arXiv 2402.18815, section 3.
 
     Args:
-        model, tokenizer, max_length, batch_tokens, pack: as in `perplexity`.
-        sets: {name: NeuronSet}.
-        texts: {language: texts}, as `perplexity` takes them; held-out ones, not those that the sets were found with.
-        scale, mean: what becomes of the sets' neurons, as in `deactivate`; by default they are zero.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
-
-    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
-    texts, and all return the whole.
+        model: a Hugging Face decoder with a language-model head, of a supported family.
+        tokenizer: the model's tokenizer.
+        sets: {name: NeuronSet}, the sets to deactivate, one at a time. No set may be called "none".
+        texts: {language: texts}, each as in `perplexity`. Use held-out texts: not those that the sets were found with.
+        scale: as in `deactivate`: the activations of the neurons are multiplied by it. 0 deactivates them.
+        mean: as in `deactivate`: {site: (layers, neurons)}, values that the activations are set to. None: they are
+            scaled.
+        max_length: as in `perplexity`.
+        batch_tokens: as in `perplexity`.
+        pack: as in `perplexity`.
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`.
+        progress: show progress on stderr.
 
     Returns:
-        DataFrame of perplexities; rows: "none" and the sets; columns: languages.
+        DataFrame of perplexities (float64). Rows: "none" (the model as it is) and the names of the sets. Columns: the
+        languages.
 
     Raises:
-        CorpusError: naming the language; CheckpointError: as `detect`; UnsupportedModel, ValueError: as `deactivate`, naming the set.
-        NonFiniteActivations: naming the language and the set.
+        CorpusError: as `perplexity`; the message names the language.
+        CheckpointError: as `detect`.
+        UnsupportedModel: as `deactivate`.
+        ValueError: as `deactivate`, the message names the set; or a set is called "none".
+        NonFiniteActivations: as `perplexity`; the message names the language and the set.
+
+    Warns:
+        UserWarning: a set has no neurons.
     """
     import pandas
 
-    named = prepend_none(model, sets)
+    all_sets = prepend_none(model, sets)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    change = {"scale": scale, "mean": mean}
-    losses = _losses(model, tokenizer, texts, named, max_length, pack, options, **change)
+    sums = _sum_log_likelihoods(
+        model,
+        tokenizer,
+        texts,
+        all_sets,
+        scale=scale,
+        mean=mean,
+        max_length=max_length,
+        pack=pack,
+        options=options,
+        label="language {!r}",
+    )
     columns = {
-        language: {name: _perplexity(total, number, _what(language, name)) for number, name in enumerate(named)}
-        for language, total in losses.items()
+        language: {name: _perplexity(total, number, _label(language, name)) for number, name in enumerate(all_sets)}
+        for language, total in sums.items()
     }
-    return pandas.DataFrame(columns, index=list(named))
+    return pandas.DataFrame(columns, index=list(all_sets))
 
 
-def _what(language: str, name: str) -> str:
-    return f"language {language!r}" + ("" if name == "none" else f" with set {name!r} off")
+def _label(language: str, set_name: str) -> str:
+    return f"language {language!r}" + ("" if set_name == "none" else f" with set {set_name!r} off")
 
 
-def _losses(
+def _sum_log_likelihoods(
     model: nn.Module,
-    tokenizer,
-    texts: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Mapping[str, Corpus],
     sets: Mapping[str, NeuronSet | None],
+    *,
+    scale: float,
+    mean: Mapping[str, Tensor] | None,
     max_length: int,
     pack: int | None,
     options: Options,
-    named: str = "language {!r}",
-    **change,
+    label: str,
 ) -> dict[str, Sums]:
-    """{language: log_likelihood (sets,) float64, of its documents under every set; predicted () int64, their tokens but the first}."""
+    """Sums the log-likelihoods of every language's documents under every set.
+
+    Args:
+        model: as in `ablation_matrix`.
+        tokenizer: as in `ablation_matrix`.
+        texts: {language: texts}.
+        sets: {name: NeuronSet, or None for the model as it is}.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
+        max_length: as in `perplexity`.
+        pack: as in `perplexity`.
+        options: how the pass is run.
+        label: a format string that makes a language's name in messages.
+
+    Returns:
+        {language: Sums} with log_likelihood: (sets,) float64, nats; predicted: () int64, the number of predicted
+        tokens.
+    """
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
-    nothing = Sums(
+    zero_sums = Sums(
         log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)
     )
 
     def check(language: str, total: Sums, _: CorpusReport) -> None:
         if not total["predicted"]:
-            raise CorpusError(f"{named.format(language)}: no token to predict; give texts of at least two tokens")
+            raise CorpusError(f"{label.format(language)}: no token to predict; give texts of at least two tokens")
 
     spread_over = process_count(model)
-    with LikelihoodProbe(model, list(sets.values()), **change) as probe:
+    with LikelihoodProbe(model, list(sets.values()), scale, mean) as probe:
         likelihoods = SetLikelihoods(probe, len(sets), options.batch_tokens, halves=spread_over == 1)
 
         def measure(batch: Batch, _: BatchSource) -> Sums:
@@ -159,34 +230,35 @@ def _losses(
         job = Job(
             activity="perplexity",
             tokenisation=tokenisation,
-            empty_statistics=lambda *_: nothing,
+            empty_statistics=lambda *_: zero_sums,
             measure=measure,
-            identity=lambda: {"measure": _decides(sets, **change), **identify_inputs(model, tokenisation)},
+            identity=lambda: {"measure": _identity(sets, scale, mean), **identify_inputs(model, tokenisation)},
             check=check,
-            content_label=named.format,
-            corpus_label=named.format,
+            content_label=label.format,
+            corpus_label=label.format,
             spread_over=spread_over,
-            halve_batches=False,  # rows are halved, of which a document has one for each set
+            halve_batches=False,  # SetLikelihoods halves its own batches, which hold a document once for each set
         )
         return {language: total for language, (total, _) in run_pass(texts, job, options).items()}
 
 
-def _decides(sets: Mapping[str, NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None) -> str:
-    """A hash of the sets and of what becomes of their neurons."""
+def _identity(sets: Mapping[str, NeuronSet | None], scale: float, mean: Mapping[str, Tensor] | None) -> str:
+    """Hashes the sets, the scale and the means: a checkpoint belongs to one combination of them."""
     digest = hashlib.blake2b(repr(float(scale)).encode(), digest_size=16)
-    members = {name: {} if neurons is None else neurons.sites for name, neurons in sets.items()}
-    for what, tensors in (*members.items(), ("mean", mean or {})):
+    groups: list[tuple[str, Mapping[str, Tensor]]] = [
+        (name, {} if neurons is None else neurons.sites) for name, neurons in sets.items()
+    ]
+    for name, tensors in (*groups, ("mean", mean or {})):
         for site, values in sorted(tensors.items()):
             values = values.detach().cpu().contiguous()
-            digest.update(repr((what, site, values.dtype, tuple(values.shape))).encode())
+            digest.update(repr((name, site, values.dtype, tuple(values.shape))).encode())
             digest.update(values.view(torch.uint8).numpy().tobytes())
-        digest.update(repr((what, len(tensors))).encode())
+        digest.update(repr((name, len(tensors))).encode())
     return f"log-likelihoods under {len(sets)} sets, {digest.hexdigest()}"
 
 
-def _perplexity(total: Sums, number: int, what: str) -> float:
-    """Of the set with this number."""
-    log_likelihood = total["log_likelihood"][number].item()
+def _perplexity(total: Sums, set_number: int, label: str) -> float:
+    log_likelihood = total["log_likelihood"][set_number].item()
     if not math.isfinite(log_likelihood):
-        raise NonFiniteActivations(f"{what}: the loss is NaN or infinite; look for NaN weights or activations")
+        raise NonFiniteActivations(f"{label}: the loss is NaN or infinite; look for NaN weights or activations")
     return float(numpy.exp(-log_likelihood / total["predicted"].item()))  # inf where math.exp would raise

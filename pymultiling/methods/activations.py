@@ -1,9 +1,10 @@
-"""How often every FFN neuron is active for a language: what LAPE, PMI and the three kinds of neuron rest on."""
+"""Activation counts of FFN neurons for each language, the input of LAPE, PMI and ternary neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,20 @@ from pymultiling.passes.document_names import add_document_name
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
 
-POSITIONS = ("all", "last", "response")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pymultiling.data.corpora import Corpus, PairCorpus
+
+Positions: TypeAlias = Literal["all", "last", "response"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 
 class Activations(dict[str, ActivationStatistics]):
-    """{language: ActivationStatistics}.
+    """The result of `activations`: {language: ActivationStatistics}.
 
     Attributes:
-        corpora: {language: CorpusReport}, what became of its texts.
+        corpora: {language: CorpusReport}, how many texts were read, left out or cut.
     """
 
     def __init__(self) -> None:
@@ -35,12 +42,44 @@ class Activations(dict[str, ActivationStatistics]):
         self.corpora: dict[str, CorpusReport] = {}
 
 
+@overload
 def activations(
     model: nn.Module,
-    tokenizer,
-    corpora: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, Corpus],
     *,
-    positions: str = "all",
+    positions: Literal["all", "last"] = "all",
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+    pack: int | None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
+    progress: bool = True,
+) -> Activations: ...
+@overload
+def activations(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, PairCorpus],
+    *,
+    positions: Literal["response"],
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+    pack: None = None,
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    checkpoint_documents: int | None = None,
+    progress: bool = True,
+) -> Activations: ...
+def activations(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, Corpus] | Mapping[str, PairCorpus],
+    *,
+    positions: Positions = "all",
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -50,30 +89,48 @@ def activations(
     checkpoint_documents: int | None = None,
     progress: bool = True,
 ) -> Activations:
-    """Counts in how many positions every FFN neuron is active, for each language.
+    """Counts for each language in how many token positions every FFN neuron is active.
 
-        active[l, n] = #{t : act(gate[t, n]) > 0} in layer l    (act(up) in a plain FFN)
+        active[l, n] = #{t : act(gate[t, n]) > 0} in layer l    (act(up) in an FFN without a gate)
 
-    Exactly, from the values that the model itself computes, in its own dtype.
+    The counts are exact: they come from the values that the model itself computes, in its own dtype. Memory does not
+    grow with the corpora. `lape` and `ternary` select neurons from the result.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each counts a part
+    of the texts, and all return the counts of all texts.
+
+    Source: arXiv 2402.16438 for "all", the published code of arXiv 2403.09073 for "last", and arXiv 2505.21505 for
+    "response".
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        tokenizer: its tokenizer.
-        corpora: {language: texts}, as `detect` takes them; for positions="response" pairs: an iterable of
-            (prompt, response), or of rows with these two fields, or a path to such rows (.jsonl, .parquet).
-        positions: "all" of a document's tokens; the "last" one alone, as the published code of arXiv 2403.09073 counts a
-            prompt (of a document that is cut, the last one that is left); those of the "response", as arXiv 2505.21505: what counts for prompt and response less what counts for
-            the prompt, from one forward. A response begins where the tokens of both first differ from those of the prompt.
-        max_length, batch_tokens, pack, progress: as in `detect`; pairs are not packed.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`, and so are several processes.
+        tokenizer: the model's tokenizer.
+        corpora: {language: corpus}, as `detect` takes them. For positions="response" a corpus has pairs: an iterable of
+            (prompt, response) or of records with the fields "prompt" and "response", or a path to such records (.jsonl,
+            .parquet).
+        positions: the token positions that count. "all": every token of a document. "last": the last token only; of a
+            document that is cut, the last token left. "response": the tokens of the response, that is the counts of
+            prompt and response together minus those of the prompt, from one forward. The response starts where the
+            tokens of prompt and response first differ from those of the prompt alone.
+        max_length: as in `detect`.
+        batch_tokens: as in `detect`.
+        pack: as in `detect`; must be None for positions="response".
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`.
+        progress: show progress on stderr.
 
     Returns:
-        {language: ActivationStatistics}, with `corpora` as an attribute. Memory does not grow with the corpora.
+        {language: ActivationStatistics}, with the reports on the corpora in the attribute `corpora`.
 
     Raises:
-        CorpusError: a corpus cannot be read, or has no positions to count; what was counted stays in the checkpoint.
+        CorpusError: a corpus cannot be read or has no positions to count. Counts made before stay in the checkpoint.
         CheckpointError: as `detect`.
-        UnsupportedModel, NonFiniteActivations, ValueError: as `importance`.
+        UnsupportedModel: as `importance`; or the FFN's activation function is not one that is positive exactly where
+            its input is.
+        NonFiniteActivations: as `importance`; the message names language and document.
+        ValueError: unknown positions; pack with positions="response"; an argument is out of its range.
     """
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
@@ -84,7 +141,7 @@ def activations(
     probe = ActivationProbe(model)
 
     def measure(batch: Batch, source: BatchSource) -> ActivationStatistics:
-        return _measured(probe, batch, source.positions[batch.order], positions)
+        return _count_batch(probe, batch, source.positions[batch.order], positions)
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
         if total.tokens == 0:
@@ -94,68 +151,80 @@ def activations(
     job = Job(
         activity="counting",
         tokenisation=tokenisation,
-        empty_statistics=lambda *_: _nothing(probe),
+        empty_statistics=lambda *_: _zero_counts(probe),
         measure=measure,
         identity=lambda: {
             "measure": f"activations at positions {positions}",
-            **identify_inputs(model.base_model, tokenisation),
+            **identify_inputs(probe.decoder.base_model, tokenisation),
         },
         check=check,
         spread_over=probe.decoder.tensor_parallel.count,
     )
-    counted = run_pass(corpora, job, options)
-    found = Activations()
-    for language, (total, found.corpora[language]) in counted.items():
-        found[language] = total
-    return found
+    counts = Activations()
+    for language, (total, report) in run_pass(corpora, job, options).items():
+        counts[language], counts.corpora[language] = total, report
+    return counts
 
 
 def count_activations(
     probe: ActivationProbe,
     documents: Iterable[tuple[list[int], int]],
-    positions: str,
+    positions: Positions,
     batch_tokens: int,
     name: str,
     progress: bool,
     kind: str = "language",
 ) -> ActivationStatistics:
-    """Of documents' tokens, each with the place of its first one that is the response's; name and kind are for messages."""
-    total = _nothing(probe)
+    """Counts activations in documents that are tokenised already.
+
+    Args:
+        probe: of the model.
+        documents: the tokens of each document, and the index of the first token of its response.
+        positions: as in `activations`.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+        name: of the documents, for messages.
+        progress: show progress on stderr.
+        kind: what `name` is the name of, for messages.
+
+    Returns:
+        The counts over all documents.
+    """
+    total = _zero_counts(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
             with add_document_name(f"{kind} {name!r}", batch.order):
-                total += _measured(probe, batch, starts, positions)
+                total += _count_batch(probe, batch, starts, positions)
             bar.update(len(batch.order))
     return total
 
 
-def _nothing(probe: ActivationProbe) -> ActivationStatistics:
+def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:
     shape = len(probe.decoder.layers), probe.decoder.widths()["ffn"]
     return ActivationStatistics(torch.zeros(shape, dtype=torch.int64), 0)
 
 
-def _measured(probe: ActivationProbe, batch: Batch, starts: Tensor, positions: str) -> ActivationStatistics:
-    counted, device = _counted(batch, starts, positions), model_device(probe.decoder.model)
+def _count_batch(probe: ActivationProbe, batch: Batch, starts: Tensor, positions: Positions) -> ActivationStatistics:
+    counted, device = _counted_positions(batch, starts, positions), model_device(probe.decoder.model)
     active = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
     return ActivationStatistics(active, int(counted.sum()))
 
 
 def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches, with the first token of every row that can count."""
+    """Yields batches, each with the index of the first token of every row that can count."""
     starts: dict[int, int] = {}  # of documents that were read and are in no batch yet
 
-    def tokens() -> Iterator[list[int]]:
-        for number, (document, start) in enumerate(documents):
+    def token_lists() -> Iterator[list[int]]:
+        for number, (tokens, start) in enumerate(documents):
             starts[number] = start
-            yield document
+            yield tokens
 
-    for batch in make_batches(tokens(), batch_tokens):
+    for batch in make_batches(token_lists(), batch_tokens):
         yield batch, torch.tensor([starts.pop(number) for number in batch.order])
 
 
-def _counted(batch: Batch, starts: Tensor, positions: str) -> Tensor:
-    """(documents, length) bool; documents are padded on the right."""
-    place = torch.arange(batch.input_ids.shape[1])
+def _counted_positions(batch: Batch, starts: Tensor, positions: Positions) -> Tensor:
+    """Returns a mask (documents, length), bool. Documents are padded on the right."""
+    index = torch.arange(batch.input_ids.shape[1])
     if positions == "last":
-        return place == batch.attention_mask.sum(1, keepdim=True) - 1
-    return batch.attention_mask.bool() & (place >= starts[:, None])
+        return index == batch.attention_mask.sum(1, keepdim=True) - 1
+    return batch.attention_mask.bool() & (index >= starts[:, None])

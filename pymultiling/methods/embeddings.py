@@ -1,4 +1,4 @@
-"""Sentences as points: the mean hidden state of every layer, for each language."""
+"""Sentence embeddings: the mean hidden state of a sentence in every layer, for each language."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from operator import length_hint
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy
 import torch
@@ -25,12 +26,17 @@ from pymultiling.probes.hidden_states import SentenceMeanProbe
 from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
 from pymultiling.runtime.storage import write_atomically
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class SentenceEmbeddings(dict[str, Tensor]):
-    """{language: (sentences, layers + 1, hidden)}; rows of missing sentences are NaN.
+    """The result of `sentence_embeddings`: {language: (sentences, layers + 1, hidden)}.
+
+    The rows of missing sentences are NaN.
 
     Attributes:
-        corpora: {language: CorpusReport}; `empty` counts the missing sentences, `cut` those that were shortened.
+        corpora: {language: CorpusReport}; `empty` is the number of missing sentences, `cut` that of shortened ones.
     """
 
     def __init__(self) -> None:
@@ -40,7 +46,7 @@ class SentenceEmbeddings(dict[str, Tensor]):
 
 def sentence_embeddings(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     sentences: Mapping[str, Iterable[str | None]],
     *,
     max_length: int = 512,
@@ -53,39 +59,47 @@ def sentence_embeddings(
     checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> SentenceEmbeddings:
-    """The mean hidden state of every sentence in every layer.
+    """Computes the mean hidden state of every sentence in every layer.
 
-        mean[s, l] = sum_t h[l, s, t] / #t,    t over the sentence's tokens, the tokenizer's special ones included
+        mean[s, l] = sum_t h[l, s, t] / #t,    t over the tokens of sentence s, special tokens included
 
-    h as transformers' output_hidden_states has it: index 0 is what the first layer reads (the embeddings, as scaled by
-    the model), index l the output of layer l, and the last index the last layer's output after the final norm. The last
-    layer's output before that norm is not among them.
+    The hidden states h are those of transformers' output_hidden_states. Index 0 is the input of the first layer (the
+    embeddings, as scaled by the model). Index l is the output of layer l, except that the last index is the output of
+    the last layer after the final norm. The output of the last layer before that norm is not included.
+
+    The result is the input of `ilo`, `retrieval` and `cka`.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each measures a
+    part of the sentences, and all return the embeddings of all sentences.
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        tokenizer: its tokenizer.
-        sentences: {language: sentences}, iterables that are read once. A sentence that is None, empty or only spaces, or without a
-            token, is missing.
-        max_length: longer sentences are cut to this many tokens (or to the model's positions).
-        batch_tokens: tokens in one forward, padding included.
-        dtype: of the result: float32, float64 or float16. Means are taken in float32, of a float64 model in float64.
-        folder: write every language to <folder>/<language>.npy and return these files as tensors, so that memory does
-            not grow with the sentences; what is there is replaced. Read one again with
-            `torch.from_numpy(numpy.load(path, mmap_mode="c"))`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress: as in `detect`.
-
-    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
-    texts, and all return the whole.
+        tokenizer: the model's tokenizer.
+        sentences: {language: sentences}. Each iterable is read once. A sentence is missing if it is None, empty, only
+            spaces, or has no token. For `retrieval` and `cka` sentence i of all languages must be translations.
+        max_length: longer sentences are cut to this many tokens, or to the length that the model supports.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+        dtype: of the result: torch.float32, torch.float64 or torch.float16. Means are computed in float32, or in
+            float64 for a float64 model.
+        folder: write the embeddings of each language to <folder>/<language>.npy and return these files as memory-mapped
+            tensors, so that memory does not grow with the sentences. Existing files are replaced. Read a file again
+            with `torch.from_numpy(numpy.load(path, mmap_mode="c"))`. None: the embeddings are in memory.
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`; a document is a sentence.
+        progress: show progress on stderr.
 
     Returns:
-        {language: (sentences, layers + 1, hidden)} on the CPU, in the order of the sentences, with `corpora` as an
-        attribute; the rows of missing sentences are NaN.
+        {language: (sentences, layers + 1, hidden)} on the CPU, in the order of the sentences, with the reports in the
+        attribute `corpora`. The rows of missing sentences are NaN.
 
     Raises:
-        CorpusError: sentences are no strings, or a language has none.
+        CorpusError: sentences are not strings, or a language has none.
         CheckpointError: as `detect`.
-        NonFiniteActivations: naming the language and the sentence.
-        UnsupportedModel, ValueError: as `importance`; also where the last hidden states have another width (OPT 350M).
+        NonFiniteActivations: a mean is NaN, infinite or too large for `dtype`; the message names language and sentence.
+        UnsupportedModel: as `importance`; or the last hidden states have another width (OPT 350M).
+        ValueError: an unsupported dtype, an argument out of its range, or a language that cannot be a file name.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
@@ -94,44 +108,44 @@ def sentence_embeddings(
     probe, device = SentenceMeanProbe(model), model_device(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    texts = {language: _checked(language, of_language) for language, of_language in sentences.items()}
+    texts = {language: _check_sentences(language, items) for language, items in sentences.items()}
     with ExitStack() as stack:
         tables = _Tables(stack, probe.shape, dtype, texts, None if folder is None else Path(folder))
 
         def measure(batch: Batch, source: BatchSource) -> TableRows:
             means = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
             rows = source.chunk.start.record + source.positions[batch.order]
-            return TableRows.write(tables[source.chunk.corpus], rows, _finite(means, dtype))
+            return TableRows.write(tables[source.chunk.corpus], rows, _to_finite(means, dtype))
 
         def check(language: str, total: TableRows, report: CorpusReport) -> None:
             if not total.present.any():
-                why = str(report) or "nothing was read"
-                raise CorpusError(f"language {language!r} has no sentences: {why}")
+                reason = str(report) or "nothing was read"
+                raise CorpusError(f"language {language!r} has no sentences: {reason}")
 
         job = Job(
             activity="embedding",
             tokenisation=tokenisation,
-            empty_statistics=lambda language, row_file: TableRows(tables.begun(language, row_file)),
+            empty_statistics=lambda language, row_file: TableRows(tables.create(language, row_file)),
             measure=measure,
             identity=lambda: {
                 "measure": f"means of sentences in {dtype}",
-                **identify_inputs(model.base_model, tokenisation),
+                **identify_inputs(probe.decoder.base_model, tokenisation),
             },
             check=check,
             spread_over=probe.decoder.tensor_parallel.count,
             unit="sentences",
         )
-        found = SentenceEmbeddings()
+        embeddings = SentenceEmbeddings()
         for language, (total, report) in run_pass(texts, job, options).items():
-            found.corpora[language] = report
-            found[language] = tables.finished(language, total, report.texts)
-    return found
+            embeddings.corpora[language] = report
+            embeddings[language] = tables.finish(language, total, report.texts)
+    return embeddings
 
 
 class _Tables(dict[str, RowTable]):
-    """{language: the table of its sentences}: in memory, in `folder`, or beside a checkpoint's states.
+    """{language: the table of its embeddings}: in memory, in `folder`, or in the row file of a checkpoint.
 
-    Files in `folder` get their names when the block of `stack` ends well, and are gone when it does not.
+    A file in `folder` gets its final name when the block of `stack` ends without an error; otherwise it is deleted.
     """
 
     def __init__(
@@ -143,93 +157,103 @@ class _Tables(dict[str, RowTable]):
         folder: Path | None,
     ):
         super().__init__()
-        self._stack, self._kind, self._texts = stack, (shape, dtype), texts
-        self._paths = {} if folder is None else {language: _file(folder, language) for language in texts}
-        self._partial: dict[str, Path] = {}
-        self._beside: dict[str, Path | None] = {}
+        self._stack, self._shape, self._dtype, self._texts = stack, shape, dtype, texts
+        self._paths = {} if folder is None else {language: _file_path(folder, language) for language in texts}
+        self._partial_paths: dict[str, Path] = {}
+        self._row_files: dict[str, Path | None] = {}
 
-    def begun(self, language: str, beside: Path | None) -> RowTable:
-        self._beside[language] = beside
-        path = beside
+    def create(self, language: str, row_file: Path | None) -> RowTable:
+        self._row_files[language] = row_file
+        path = row_file
         if language in self._paths:
             self._paths[language].parent.mkdir(parents=True, exist_ok=True)
-            self._partial[language] = self._stack.enter_context(write_atomically(self._paths[language]))
-            path = beside or self._partial[language]
+            self._partial_paths[language] = self._stack.enter_context(write_atomically(self._paths[language]))
+            path = row_file or self._partial_paths[language]
         if path is None:
-            self[language] = MemoryTable(*self._kind, rows=length_hint(self._texts[language]))
+            self[language] = MemoryTable(self._shape, self._dtype, rows=length_hint(self._texts[language]))
         else:
-            self[language] = FileTable(path, *self._kind)
+            self[language] = FileTable(path, self._shape, self._dtype)
         return self[language]
 
-    def finished(self, language: str, rows: TableRows, count: int) -> Tensor:
-        """The table, of so many sentences; what is beside a checkpoint's states is copied, and stays the checkpoint's."""
-        values, beside = rows.finish(count), self._beside[language]
-        if beside is None:
+    def finish(self, language: str, rows: TableRows, count: int) -> Tensor:
+        """Returns the table of `count` sentences; the row file of a checkpoint is copied, and stays as it is."""
+        values, row_file = rows.finish(count), self._row_files[language]
+        if row_file is None:
             return values
-        if language not in self._partial:
+        if language not in self._partial_paths:
             return values.clone()
-        shutil.copyfile(beside, self._partial[language])
-        return torch.from_numpy(numpy.load(self._partial[language], mmap_mode="r+"))
+        shutil.copyfile(row_file, self._partial_paths[language])
+        return torch.from_numpy(numpy.load(self._partial_paths[language], mmap_mode="r+"))
 
 
-def _finite(means: Tensor, dtype: torch.dtype) -> Tensor:
-    """NonFiniteActivations where a mean, or what the dtype makes of it, is NaN or infinite."""
-    stored = means.to(dtype)
-    broken = ~stored.isfinite().all(-1)
+def _to_finite(means: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converts means to a dtype; raises NonFiniteActivations if a mean or its converted value is NaN or infinite."""
+    converted = means.to(dtype)
+    broken = ~converted.isfinite().all(-1)
     if broken.any():
         document, layer = broken.nonzero()[0].tolist()
-        overflow = bool(means[document, layer].isfinite().all())
-        why = f"larger than {dtype} can be: use torch.float32" if overflow else "NaN or infinite: look for NaN weights"
-        raise NonFiniteActivations(f"hidden states of index {layer} are {why}", document)
-    return stored
+        is_overflow = bool(means[document, layer].isfinite().all())
+        reason = f"too large for {dtype}: use torch.float32" if is_overflow else "NaN or infinite: look for NaN weights"
+        raise NonFiniteActivations(f"hidden states of index {layer} are {reason}", document)
+    return converted
 
 
 def layer_points(embeddings: Mapping[str, Tensor], layer: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """{language: ((sentences, hidden) in float32 or wider, (sentences,) bool: which are there)} of one layer.
+    """Returns the embeddings of one layer.
+
+    Args:
+        embeddings: {language: (sentences, layers, hidden)}.
+        layer: index of the layer.
+
+    Returns:
+        {language: (points, present)}: points are (sentences, hidden), float32 or wider; present is (sentences,) bool,
+        False for missing sentences.
 
     Raises:
         NonFiniteActivations: a value is infinite.
     """
-    found = {}
-    for language, one in embeddings.items():
-        points = one[:, layer]
+    points_by_language = {}
+    for language, values in embeddings.items():
+        points = values[:, layer]
         points = points.to(torch.promote_types(points.dtype, torch.float32))
         present = ~points.isnan().any(1)
         if points.isinf().any():
             raise NonFiniteActivations(f"infinite embeddings of language {language!r}, index {layer}")
-        found[language] = points, present
-    return found
+        points_by_language[language] = points, present
+    return points_by_language
 
 
 def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
-    """How many layers the embeddings have.
+    """Checks the shapes of embeddings and returns their number of layers.
 
     Raises:
-        ValueError: there are fewer than two languages, or shapes other than (sentences, layers, hidden) of one model.
+        ValueError: there are fewer than two languages, or the shapes are not (sentences, layers, hidden) of one model.
     """
     if len(embeddings) < 2:
         raise ValueError(f"at least two languages are compared, got {', '.join(map(repr, embeddings)) or 'none'}")
-    for language, one in embeddings.items():
-        if one.ndim != 3:
-            shape = tuple(one.shape)
-            raise ValueError(f"language {language!r}: embeddings are (sentences, layers, hidden), got {shape}")
-    shapes = {tuple(one.shape[1:]) for one in embeddings.values()}
+    for language, values in embeddings.items():
+        if values.ndim != 3:
+            shape = tuple(values.shape)
+            raise ValueError(f"language {language!r}: embeddings must be (sentences, layers, hidden), got {shape}")
+    shapes = {tuple(values.shape[1:]) for values in embeddings.values()}
     if len(shapes) > 1:
-        raise ValueError(f"embeddings of one model are compared, got (layers, hidden) of {', '.join(map(str, shapes))}")
+        raise ValueError(
+            f"embeddings must be those of one model, got different (layers, hidden): {', '.join(map(str, shapes))}"
+        )
     return next(iter(shapes))[0]
 
 
-def _checked(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
-    """The sentences, "" for those that are None; those of a list are looked at before anything is measured."""
+def _check_sentences(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
+    """Returns the sentences, with "" for None. Those of a list are checked at once, others when they are read."""
     if isinstance(sentences, (str, Mapping)) or not isinstance(sentences, Iterable):
         kind = type(sentences).__name__
         raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {kind}")
-    checked = _strings(language, sentences)
-    return _Sentences(checked) if isinstance(sentences, (list, tuple)) else checked
+    strings = _to_strings(language, sentences)
+    return _Sentences(strings) if isinstance(sentences, (list, tuple)) else strings
 
 
-class _Sentences(Sequence):
-    """A list of sentences, none of which is taken for the name of a file."""
+class _Sentences(Sequence[str]):
+    """A list of sentences, none of which is read as the name of a file."""
 
     def __init__(self, sentences: Iterable[str]):
         self._sentences = tuple(sentences)
@@ -237,23 +261,27 @@ class _Sentences(Sequence):
     def __len__(self) -> int:
         return len(self._sentences)
 
-    def __getitem__(self, place):
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
         return self._sentences[place]
 
     @property
     def _fingerprint(self) -> str:
-        """As data sets have one: by it a checkpoint knows them again."""
+        """Identifies the sentences in a checkpoint. A datasets.Dataset has an attribute of this name."""
         return hashlib.blake2b(repr(self._sentences).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _strings(language: str, sentences: Iterable[str | None]) -> Iterator[str]:
+def _to_strings(language: str, sentences: Iterable[str | None]) -> Iterator[str]:
     for number, text in enumerate(sentences):
         if not (text is None or isinstance(text, str)):
-            raise CorpusError(f"language {language!r}, sentence {number}: looked for a string or None, got {text!r}")
+            raise CorpusError(f"language {language!r}, sentence {number}: expected a string or None, got {text!r}")
         yield text or ""
 
 
-def _file(folder: Path, language: str) -> Path:
+def _file_path(folder: Path, language: str) -> Path:
     if not language or Path(language).name != language:
-        raise ValueError(f"language {language!r} is no name of a file: leave out folder or rename it")
+        raise ValueError(f"language {language!r} cannot be a file name: leave out folder or rename the language")
     return folder / f"{language}.npy"

@@ -1,4 +1,4 @@
-"""Training on a corpus what of a model is left to train: all of it, or what `train_only` or `freeze` leave."""
+"""Fine-tuning on a corpus: of a whole model, or of what `train_only` or `freeze` leave trainable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,39 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device, preserve_modes
+from pymultiling.models.pretrained import pretrained
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
     import pandas
-    from transformers import Trainer
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-IGNORED = -100  # of a label: no token is predicted there
-PREPARED = "_is_accelerate_prepared"  # with this another Trainer would leave out its mixed precision
+    from pymultiling.data.corpora import Corpus
+
+IGNORED = -100  # the label of tokens that are not predicted
+PREPARED = "_is_accelerate_prepared"  # a model with this attribute gets no mixed precision from another Trainer
+
+
+class _Step(TypedDict):
+    """A row of `FineTuning.log`."""
+
+    step: int
+    loss: float
+    rate: float
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What a training took.
+    """The result of `fine_tune`.
 
     Attributes:
-        log: a row a step: step, loss (mean over the step's tokens, nats), rate.
-        documents: how many were trained on, in each epoch.
-        parameters: how many numbers were trained.
-        optimizer_bytes: of the optimizer's state.
-        corpus: what became of the texts that were read.
+        log: DataFrame with a row for each step. Columns: step (from 1), loss (mean over the tokens of the step, nats),
+            rate (learning rate).
+        documents: number of documents in each epoch.
+        parameters: number of trained parameters (single numbers).
+        optimizer_bytes: size of the optimizer's state, in bytes.
+        corpus: how many texts were read, left out or cut.
     """
 
     log: pandas.DataFrame
@@ -49,8 +62,8 @@ class FineTuning:
 
 def fine_tune(
     model: nn.Module,
-    tokenizer,
-    texts,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Corpus,
     *,
     rate: float,
     epochs: int = 1,
@@ -63,66 +76,78 @@ def fine_tune(
     seed: int = 0,
     progress: bool = True,
 ) -> FineTuning:
-    """Trains a language model to predict texts, by transformers' Trainer: AdamW, norms of gradients clipped at 1.
+    """Trains a language model to predict texts, with transformers' Trainer.
 
-    Only parameters with requires_grad train:
+    The optimizer is AdamW, with the norm of the gradients clipped at 1. Only parameters with requires_grad are trained:
 
-        with pml.train_only(model, neurons) as trained:      # or pml.freeze(model), or neither, which trains all
+        with pml.train_only(model, neurons) as trained:      # or pml.freeze(model), or neither to train all parameters
             pml.fine_tune(model, tokenizer, "it.txt", rate=1e-3)
             trained.merge()
 
-    Parameters in 16 bits lose small steps, of which a warning tells: train those of a float32 model, or some neurons,
-    whose differences are float32. For large models call `model.gradient_checkpointing_enable()` before.
+    Parameters in 16 bits lose small steps, and a warning says so. Train a float32 model, or some neurons, whose
+    differences are float32. For large models call `model.gradient_checkpointing_enable()` before.
 
     Args:
-        model: a Hugging Face decoder with a language-model head; on the CPU or the first GPU.
-        tokenizer: its tokenizer.
-        texts: an iterable of str or rows, or a path, as `detect` takes them. Their tokens are held in memory.
-        rate: the highest rate of learning: the rate rises to it from zero, and falls to zero, linearly.
-        epochs: times that every document is seen, each in another order.
-        batch: documents of a step.
-        documents: train on the first so many; None: on all.
-        warm_up: part of the steps in which the rate rises, below 1.
-        weight_decay: AdamW's; not of biases and norms.
-        max_length, pack, progress: as in `detect`.
-        seed: of the order of documents, and of dropout; torch's, numpy's and Python's are set to it.
+        model: a Hugging Face decoder with a language-model head, on the CPU or the first GPU. It is trained in place.
+        tokenizer: the model's tokenizer.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`. Their tokens are
+            held in memory.
+        rate: the highest learning rate, above 0. The learning rate rises linearly from 0 to it, and falls linearly to
+            0.
+        epochs: number of passes over the documents, each in another random order.
+        batch: number of documents in a step.
+        documents: train on the first so many documents. None: on all.
+        warm_up: fraction of the steps in which the learning rate rises, from 0 to below 1.
+        weight_decay: weight decay of AdamW. It does not apply to biases and norms.
+        max_length: as in `detect`.
+        pack: as in `detect`.
+        seed: of the order of the documents and of dropout. The random generators of torch, numpy and Python are set
+            to it.
+        progress: show progress on stderr.
 
     Returns:
-        FineTuning; nothing of the model has changed but its parameters.
+        A `FineTuning`. Only the parameters of the model have changed.
 
     Raises:
         BackendUnavailable: accelerate is not installed.
         CorpusError: the texts cannot be read, or have no token to predict.
-        NonFiniteActivations: the loss or a parameter is NaN or infinite; the model is then of no use.
-        ValueError: no parameter trains, a number makes no sense, or the model is on another than the first GPU.
+        NonFiniteActivations: the loss or a parameter is NaN or infinite. The model cannot be used any more.
+        ValueError: no parameter is trainable, an argument is out of its range, or the model is on a GPU other than the
+            first.
+
+    Warns:
+        UserWarning: trainable parameters are in 16 bits.
     """
     import pandas
 
     _check(rate, epochs, batch, documents, warm_up)
-    parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = sum(parameter.numel() for parameter in trainable)
     if parameters == 0:
         raise ValueError("no parameter of the model has requires_grad: there is nothing to train")
     device = model_device(model)
     if device.type == "cuda" and device.index not in (None, 0):
         raise ValueError(f"training takes the first GPU: move the model from {device}, or set CUDA_VISIBLE_DEVICES")
-    if any(one.requires_grad and one.dtype.itemsize < 4 for one in model.parameters()):
+    if any(parameter.dtype.itemsize < 4 for parameter in trainable):
         warnings.warn("parameters in 16 bits lose small steps: train a float32 model, or some neurons", stacklevel=2)
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
-    found = list(islice(tokenise(read_texts(texts, report), tokenizer, length, report, pack), documents))
-    if not found:
+    token_lists = list(islice(tokenise(read_texts(texts, report), tokenizer, length, report, pack), documents))
+    if not token_lists:
         raise CorpusError(f"the texts have no token to predict: {str(report) or 'nothing was read'}")
-    steps = epochs * -(-len(found) // batch)
-    rows: list[dict[str, float]] = []
+    steps = epochs * -(-len(token_lists) // batch)
+    log: list[_Step] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        _left_as_it_was(model),
+        _restore_settings(model),
         show_progress("training", "steps", progress, steps) as bar,
     ):
-        trainer = _trainer(
-            model,
-            found,
-            lambda row: (rows.append(row), bar.update()),
+
+        def on_step(step: _Step) -> None:
+            log.append(step)
+            bar.update()
+
+        arguments = _training_arguments(
             output_dir=folder,
             learning_rate=rate,
             num_train_epochs=epochs,
@@ -132,66 +157,116 @@ def fine_tune(
             seed=seed,
             use_cpu=device.type == "cpu",
         )
+        trainer = _trainer(model, token_lists, arguments, on_step)
         trainer.train()
-    if not all(one.isfinite().all() for one in model.parameters() if one.requires_grad):
+    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
         raise NonFiniteActivations(f"after {steps} steps parameters are NaN or infinite; try a lower rate")
-    state = (value for kept in trainer.optimizer.state.values() for value in kept.values())
-    taken = sum(value.nbytes for value in state if isinstance(value, Tensor))
-    return FineTuning(pandas.DataFrame(rows), len(found), parameters, taken, report)
+    assert trainer.optimizer is not None  # train() has made it
+    state = (value for values in trainer.optimizer.state.values() for value in values.values())
+    optimizer_bytes = sum(value.nbytes for value in state if isinstance(value, Tensor))
+    return FineTuning(pandas.DataFrame(log), len(token_lists), parameters, optimizer_bytes, report)
 
 
 @contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """What Trainer sets on a model besides its parameters is set back."""
-    cache, prepared = model.config.use_cache, hasattr(model, PREPARED)
+def _restore_settings(model: nn.Module) -> Iterator[None]:
+    """At the end restores everything that Trainer sets on a model besides its parameters."""
+    config = pretrained(model).config
+    use_cache, was_prepared = config.use_cache, hasattr(model, PREPARED)
     try:
         with preserve_modes(model):
             yield
     finally:
-        model.config.use_cache = cache
-        if not prepared:
+        config.use_cache = use_cache
+        if not was_prepared:
             vars(model).pop(PREPARED, None)
 
 
 def _check(rate: float, epochs: int, batch: int, documents: int | None, warm_up: float) -> None:
     if not 0 < rate < float("inf"):
-        raise ValueError(f"rate must be above 0, and finite, got {rate}")
+        raise ValueError(f"rate must be above 0 and finite, got {rate}")
     if epochs < 1 or batch < 1 or (documents is not None and documents < 1):
-        raise ValueError("epochs, batch and documents must be at least 1")
+        raise ValueError(f"epochs, batch and documents must be at least 1, got {epochs}, {batch} and {documents}")
     if not 0 <= warm_up < 1:
-        raise ValueError(f"warm_up is a part of the steps, from 0 to below 1, got {warm_up}")
+        raise ValueError(f"warm_up must be a fraction of the steps, from 0 to below 1, got {warm_up}")
 
 
-def _trainer(model: nn.Module, documents: list[list[int]], see: Callable[[dict], object], **options) -> Trainer:
-    """A Trainer that says nothing; see(row) is called after every step."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+def _training_arguments(
+    *,
+    output_dir: str,
+    learning_rate: float,
+    num_train_epochs: int,
+    per_device_train_batch_size: int,
+    warmup_steps: int,
+    weight_decay: float,
+    seed: int,
+    use_cpu: bool,
+) -> TrainingArguments:
+    """Returns arguments of a Trainer that prints nothing, saves nothing and logs every step; BackendUnavailable."""
+    from transformers import TrainingArguments
+
+    try:
+        arguments = TrainingArguments(
+            output_dir=output_dir,
+            learning_rate=learning_rate,
+            num_train_epochs=num_train_epochs,
+            per_device_train_batch_size=per_device_train_batch_size,
+            warmup_steps=warmup_steps,
+            weight_decay=weight_decay,
+            seed=seed,
+            use_cpu=use_cpu,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            max_grad_norm=1.0,
+            lr_scheduler_type="linear",
+        )
+    except ImportError:
+        raise BackendUnavailable("training needs accelerate: pip install 'pymultiling[tune]'") from None
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: else Trainer copies the model to every GPU it sees
+    return arguments
+
+
+def _trainer(
+    model: nn.Module, documents: list[list[int]], arguments: TrainingArguments, on_step: Callable[[_Step], None]
+) -> Trainer:
+    """Returns a Trainer that calls on_step after every step; NonFiniteActivations if the loss is not finite."""
+    from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
-    class Log(TrainerCallback):
-        def on_log(self, arguments, state, control, logs=None, **_):
-            if "loss" not in logs:  # the summary at the end
+    class StepLog(TrainerCallback):
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: dict[str, float] | None = None,
+            **kwargs: Any,
+        ) -> None:
+            if logs is None or "loss" not in logs:  # the summary at the end
                 return
             loss = float(logs["loss"])
             if not abs(loss) < float("inf"):
                 raise NonFiniteActivations(f"step {state.global_step}: the loss is {loss}; try a lower rate")
-            see({"step": state.global_step, "loss": loss, "rate": logs["learning_rate"]})
+            on_step({"step": state.global_step, "loss": loss, "rate": logs["learning_rate"]})
 
-    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
-    every = {"logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False}
-    try:
-        arguments = TrainingArguments(**options, **quiet, **every, max_grad_norm=1.0, lr_scheduler_type="linear")
-    except ImportError:
-        raise BackendUnavailable("training needs accelerate: pip install 'pymultiling[tune]'") from None
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: else Trainer copies the model to every GPU it sees
-    rows = [{"input_ids": tokens} for tokens in documents]
-    trainer = Trainer(model, arguments, data_collator=_collate, train_dataset=rows, callbacks=[Log()])
+    records = [{"input_ids": tokens} for tokens in documents]
+    trainer = Trainer(
+        model,
+        arguments,
+        data_collator=_collate,
+        train_dataset=cast("Dataset[dict[str, list[int]]]", records),  # a list serves as a data set
+        callbacks=[StepLog()],
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-    """A batch, padded on the right; what is padded is not attended to and not predicted."""
-    ids = [torch.tensor(row["input_ids"]) for row in rows]
-    mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
-    ids = pad_sequence(ids, batch_first=True)
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+def _collate(records: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Makes a batch, padded on the right; padding is not attended to and not predicted."""
+    tokens = [torch.tensor(record["input_ids"]) for record in records]
+    mask = pad_sequence([torch.ones_like(document) for document in tokens], batch_first=True)
+    input_ids = pad_sequence(tokens, batch_first=True)
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids.masked_fill(mask == 0, IGNORED)}

@@ -1,55 +1,67 @@
-"""Training all of a model but its early layers (arXiv 2503.11280)."""
+"""Freezing the early layers of a model for training (arXiv 2503.11280)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 from torch import nn
 
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.pretrained import pretrained
 
 
 def freeze(
     model: nn.Module, layers: Iterable[int] = range(8), *, embeddings: bool = True, head: bool = True
 ) -> list[str]:
-    """Turns requires_grad off for exactly these parts of a decoder, and for nothing else: the final norm trains on.
+    """Freezes some layers, the embeddings and the head of a decoder: their parameters get requires_grad=False.
 
-    Fine-tuning in one language with the early layers frozen keeps what languages share there. Source: arXiv 2503.11280.
-    Not inside `train_only`, which freezes all but its neurons, and at its end takes back what it froze.
+    Nothing else is frozen; the final norm trains on. Fine-tuning in one language with the early layers frozen preserves
+    what languages share there. Do not use it inside `train_only`, which freezes everything but its neurons and at its
+    end unfreezes what it froze.
+
+    Source: arXiv 2503.11280.
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        layers: the decoder layers, from 0; the first eight unless others are given.
-        embeddings: freeze the input embeddings; positions that are learned train on.
-        head: freeze the language-model head, where the model has one. Where embeddings and head are tied, they are one
-            tensor, which is frozen when both are asked for.
+        layers: indices of the decoder layers to freeze, from 0. The default is the first eight.
+        embeddings: freeze the input embeddings. Learned position embeddings train on.
+        head: freeze the language-model head, if the model has one. If embeddings and head are tied, they are one
+            tensor, and both must be frozen or neither.
 
     Returns:
-        The names, as in `model.named_parameters()`, of all parameters in these parts. To undo it:
+        The names, as in `model.named_parameters()`, of all parameters of these parts. To undo the call:
         `for name in names: model.get_parameter(name).requires_grad_(True)`.
 
     Raises:
-        UnsupportedModel: the model's layers are not where a known family has them.
-        ValueError: the model lacks a layer; embeddings and head are tied, and only one of them is to be frozen.
+        UnsupportedModel: the model's layers are not where its family has them, or no known family fits.
+        ValueError: the model lacks a layer; or embeddings and head are tied, and only one of them is to be frozen.
     """
     decoder = Decoder(model)
     parts = [_layer(decoder, number) for number in layers]
-    ends = (model.get_input_embeddings(), embeddings), (model.get_output_embeddings(), head)
-    first, last = ({id(one) for one in part.parameters()} if part is not None else set() for part, _ in ends)
-    if first & last and embeddings != head:
+    input_embeddings = pretrained(model).get_input_embeddings()
+    output_head = cast("Callable[[], nn.Module | None]", model.get_output_embeddings)()
+    if _parameter_ids(input_embeddings) & _parameter_ids(output_head) and embeddings != head:
         raise ValueError("the embeddings and the head of this model are one tensor (tied): freeze both or neither")
-    parts += [part for part, wanted in ends if wanted and part is not None]
-    chosen = {id(parameter) for part in parts for parameter in part.parameters()}
+    if embeddings and input_embeddings is not None:
+        parts.append(input_embeddings)
+    if head and output_head is not None:
+        parts.append(output_head)
+    frozen_ids = {number for part in parts for number in _parameter_ids(part)}
     names = []
     for name, parameter in model.named_parameters():
-        if id(parameter) in chosen:
+        if id(parameter) in frozen_ids:
             parameter.requires_grad_(False)
             names.append(name)
     return names
+
+
+def _parameter_ids(module: nn.Module | None) -> set[int]:
+    return set() if module is None else {id(parameter) for parameter in module.parameters()}
 
 
 def _layer(decoder: Decoder, number: int) -> nn.Module:
     count = len(decoder.layers)
     if not 0 <= number < count:
         raise ValueError(f"the model has no layer {number}: give layers from 0 to {count - 1}")
-    return decoder.base_model.get_submodule(decoder.family.layers)[number]
+    return cast("nn.ModuleList", decoder.base_model.get_submodule(decoder.family.layers))[number]

@@ -1,20 +1,21 @@
-"""Interlingual local overlap: how far languages mix in the neighbourhoods of sentences (arXiv 2503.11280)."""
+"""Interlingual local overlap (ILO): how far languages mix in the neighbourhoods of sentences (arXiv 2503.11280)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pymultiling.methods.embeddings import checked_layers, layer_points
-from pymultiling.ops import nearest_neighbors
+from pymultiling.ops.nearest_neighbors import nearest_neighbors
 
 if TYPE_CHECKING:
     import pandas
 
-K, TAU = 5, 3  # arXiv 2503.11280
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+K, TAU = 5, 3  # the paper's
 
 
 @torch.no_grad()
@@ -23,35 +24,37 @@ def ilo(
     *,
     k: int = K,
     tau: int = TAU,
-    metric: str = "cosine",
+    metric: Metric = "cosine",
     device: torch.device | str | None = None,
 ) -> pandas.DataFrame:
-    """How far each language's sentences lie among those of other languages, layer by layer.
+    """Measures for every layer how far each language's sentences lie among those of other languages.
 
-    The sentences of all languages are points. With N(x) the languages other than x's own among x's k nearest points,
+    The sentences of all languages are points of one space. N(x) are the languages, other than that of x, of the k
+    points that are nearest to x:
 
         bridge[L] = #{x of L : |N(x)| >= tau} / #{x of L}
         reach[L]  = |union of N(x) over x of L| / (languages - 1)
         ilo[L]    = 2 bridge reach / (bridge + reach),    0 where both are 0
 
-    A point is no neighbour of its own. In the published code it drops out as the nearest of all, which can be another
-    point where two are the same; else these are its numbers. Source: arXiv 2503.11280 (k = 5, tau = 3, cosine) and its
-    published code.
+    A point is never its own neighbour. The published code drops the nearest of the k + 1 nearest points instead,
+    which can be another point if two points are equal. Otherwise the numbers are the same.
+
+    Source: arXiv 2503.11280 (k = 5, tau = 3, cosine distance) and its published code.
 
     Args:
-        embeddings: {language: (sentences, layers, hidden)}, as of `sentence_embeddings`; languages may have different
-            numbers of sentences. A sentence with a NaN is missing and is left out.
-        k: neighbours of a point.
-        tau: how many other languages make a point a bridge.
-        metric: "cosine" or "euclidean".
-        device: where the neighbours are found; where the embeddings are, if None.
+        embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.
+            Languages may have different numbers of sentences. A sentence with a NaN is missing and is left out.
+        k: number of neighbours of a point.
+        tau: number of other languages that makes a point a bridge, at most k and at most languages - 1.
+        metric: the distance, "cosine" or "euclidean".
+        device: the device that finds the neighbours. None: the device of the embeddings.
 
     Returns:
-        DataFrame with a row for each layer and language: layer, language, bridge, reach, ilo.
+        DataFrame with a row for each layer and language. Columns: layer, language, bridge, reach, ilo (each 0 to 1).
 
     Raises:
-        ValueError: one language only, a language without sentences, fewer than k + 1 points, or a tau that no point can
-            reach.
+        ValueError: fewer than two languages; a language without sentences; fewer than k + 1 points; a tau that no point
+            can reach; an unknown metric.
         NonFiniteActivations: an embedding is infinite.
     """
     import pandas
@@ -64,18 +67,18 @@ def ilo(
         if len(points) < k + 1:
             raise ValueError(f"{k} neighbours need at least {k + 1} sentences, got {len(points)}")
         neighbours, _ = nearest_neighbors(points.to(device or points.device), k, metric=metric)
-        near = _other_languages(neighbours.cpu(), owner, len(embeddings))
+        has_neighbour = _other_languages(neighbours.cpu(), owner, len(embeddings))
         for number, language in enumerate(embeddings):
-            of_language = near[owner == number]
-            bridge = float((of_language.sum(1) >= tau).double().mean())
-            reach = int(of_language.any(0).sum()) / (len(embeddings) - 1)
+            language_rows = has_neighbour[owner == number]
+            bridge = float((language_rows.sum(1) >= tau).double().mean())
+            reach = int(language_rows.any(0).sum()) / (len(embeddings) - 1)
             overlap = 2 * bridge * reach / (bridge + reach) if bridge + reach else 0.0
             rows.append((layer, language, bridge, reach, overlap))
     return pandas.DataFrame(rows, columns=["layer", "language", "bridge", "reach", "ilo"])
 
 
 def check_k_and_tau(k: int, tau: int, languages: int) -> None:
-    """ValueError where no point of these can be a bridge."""
+    """Raises ValueError if no point can be a bridge with this k, tau and number of languages."""
     if languages < 2:
         raise ValueError(f"at least two languages are compared, got {languages}")
     if not 1 <= tau <= k:
@@ -87,19 +90,19 @@ def check_k_and_tau(k: int, tau: int, languages: int) -> None:
 
 
 def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:
-    """(P, hidden) of all languages together, and (P,) the number of each point's language."""
-    of_languages = []
+    """Returns (P, hidden), the points of all languages, and (P,) int64, the number of each point's language."""
+    points_by_language = []
     for language, (points, present) in layer_points(embeddings, layer).items():
         if not present.any():
             raise ValueError(f"language {language!r} has no sentences")
-        of_languages.append(points[present])
-    sizes = torch.tensor([len(one) for one in of_languages])
-    return torch.cat(of_languages), torch.arange(len(sizes)).repeat_interleave(sizes)
+        points_by_language.append(points[present])
+    sizes = torch.tensor([len(points) for points in points_by_language])
+    return torch.cat(points_by_language), torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
 def _other_languages(neighbours: Tensor, owner: Tensor, languages: int) -> Tensor:
-    """(P, languages) bool: the other languages among the neighbours (P, k) of each point."""
-    near = torch.zeros(len(owner), languages, dtype=torch.bool)
-    near.scatter_(1, owner[neighbours], True)
-    near.scatter_(1, owner[:, None], False)
-    return near
+    """Returns (P, languages) bool: the other languages among the neighbours (P, k) of each point."""
+    has_neighbour = torch.zeros(len(owner), languages, dtype=torch.bool)
+    has_neighbour.scatter_(1, owner[neighbours], True)
+    has_neighbour.scatter_(1, owner[:, None], False)
+    return has_neighbour

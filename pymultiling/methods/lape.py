@@ -1,8 +1,8 @@
-"""Language-specific neurons by the entropy of how often languages activate them (LAPE, arXiv 2402.16438)."""
+"""Language-specific neurons by the entropy of activation probabilities over languages (LAPE, arXiv 2402.16438)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy
 import torch
@@ -11,43 +11,50 @@ from torch import Tensor
 from pymultiling.neurons.activation_statistics import ActivationStatistics, stack_probabilities
 from pymultiling.neurons.sets import NeuronSet
 
-DECIMALS = 12  # scores that agree so far are equal: what is selected does not hang on the last bit of a logarithm
+# Values that agree to so many decimals are equal: the selection does not depend on the last bit of a logarithm.
+DECIMALS = 12
 
 
 def lape(
     statistics: Mapping[str, ActivationStatistics], *, top: float = 0.01, bar: float = 0.95
 ) -> dict[str, NeuronSet]:
-    """The neurons that few languages activate, for each of these languages.
+    """Selects the neurons that few languages activate, and assigns them to these languages.
 
         p[k] = active / tokens of language k,    q = p / sum_k p[k],    H = - sum_k q[k] ln q[k]    (nats)
 
-    The threshold is the round(bar * number)-th smallest p of all neurons and languages. Of the neurons that have a p
-    above it, the round(top * layers * neurons) with the lowest entropy H are selected; a selected neuron belongs to
-    every language whose p is above the threshold. Of equal entropies (to 12 decimals) the first by layer and index are
-    taken. Source: arXiv 2402.16438 and its published code.
+    Of all N probabilities of all neurons and languages, the round(bar * N)-th smallest is the threshold. Of the neurons
+    with a probability above it, the round(top * layers * neurons) neurons with the lowest entropy H are selected. If
+    entropies are equal (to 12 decimals), the first by layer and index are selected. A selected neuron belongs to every
+    language in which its probability is above the threshold.
+
+    Source: arXiv 2402.16438 and its published code.
 
     Args:
-        statistics: {language: counts}, of one model.
-        top: the fraction of all neurons that is selected.
-        bar: the fraction of all probabilities that the threshold leaves at or below it.
+        statistics: {language: ActivationStatistics} of one model, as `activations` returns them; two languages or more.
+        top: fraction of all neurons that is selected, above 0 and below 1.
+        bar: fraction of all probabilities that is at or below the threshold, above 0 and below 1.
 
     Returns:
-        {language: NeuronSet} at site "ffn", (layers, neurons). Their union is round(top * layers * neurons) neurons, or
-        fewer: all that have a p above the threshold, where many probabilities are equal.
+        {language: NeuronSet} at site "ffn", masks of (layers, neurons). Their union has round(top * layers * neurons)
+        neurons. It has fewer if that many neurons do not exceed the threshold, because many probabilities are equal.
 
     Raises:
-        ValueError: fewer than two languages, counts of different models, no position counted in a language, or top or
-            bar not between 0 and 1.
+        ValueError: fewer than two languages, counts of different models, a language without counted positions, or top
+            or bar out of range.
     """
     p = language_probabilities(statistics, top, bar)
-    active = p > threshold_of(p, bar)
-    scores = entropy(p).where(active.any(-1), torch.inf)  # should these be taken too, no language has them
-    selected = lowest(scores, round(top * scores.numel()))
-    return of_languages(statistics, active & selected[..., None])
+    active = p > probability_threshold(p, bar)
+    entropies = entropy(p).where(active.any(-1), torch.inf)  # if such a neuron is selected too, it has no language
+    selected = select_lowest(entropies, round(top * entropies.numel()))
+    return split_by_language(statistics, active & selected[..., None])
 
 
 def language_probabilities(statistics: Mapping[str, ActivationStatistics], top: float, bar: float) -> Tensor:
-    """(layers, neurons, languages) float64; ValueError as `lape`."""
+    """Returns p, (layers, neurons, languages) float64, after checking the arguments of `lape`.
+
+    Raises:
+        ValueError: as `lape`.
+    """
     for name, fraction in (("top", top), ("bar", bar)):
         if not 0 < fraction < 1:
             raise ValueError(f"{name} must be a fraction above 0 and below 1, got {fraction!r}")
@@ -57,34 +64,38 @@ def language_probabilities(statistics: Mapping[str, ActivationStatistics], top: 
     return p
 
 
-def threshold_of(p: Tensor, bar: float) -> float:
-    """The round(bar * number)-th smallest of all probabilities (the smallest, where that is the 0th)."""
-    return _smallest(p.flatten(), max(1, round(bar * p.numel())))
+def probability_threshold(p: Tensor, bar: float) -> float:
+    """Returns the round(bar * N)-th smallest of all N probabilities; the smallest if that is the 0th."""
+    return _kth_smallest(p.flatten(), max(1, round(bar * p.numel())))
 
 
 def entropy(p: Tensor) -> Tensor:
-    """(layers, neurons), in nats, of p (layers, neurons, languages); ln K, the most, where a neuron is never active."""
+    """Returns (layers, neurons), in nats, from p (layers, neurons, languages).
+
+    A neuron that is never active has the maximum, ln(number of languages).
+    """
     total = p.sum(-1, keepdim=True)
-    return torch.special.entr((p / total).where(total > 0, 1 / p.shape[-1])).sum(-1)
+    entropies: Tensor = torch.special.entr((p / total).where(total > 0, 1 / p.shape[-1]))
+    return entropies.sum(-1)
 
 
-def lowest(scores: Tensor, count: int) -> Tensor:
-    """True for so many of the lowest scores; of those that agree to 12 decimals the first ones are taken."""
-    flat = scores.flatten().round(decimals=DECIMALS)
+def select_lowest(values: Tensor, count: int) -> Tensor:
+    """Returns a mask, True for the `count` lowest values; of values equal to 12 decimals the first are selected."""
+    flat = values.flatten().round(decimals=DECIMALS)
     if count == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    cut = _smallest(flat, count)
-    taken = flat < cut
-    equal = (flat == cut).nonzero().squeeze(1)
-    taken[equal[: count - int(taken.sum())]] = True
-    return taken.view(scores.shape)
+        return torch.zeros_like(values, dtype=torch.bool)
+    largest_selected = _kth_smallest(flat, count)
+    selected = flat < largest_selected
+    ties = (flat == largest_selected).nonzero().squeeze(1)
+    selected[ties[: count - int(selected.sum())]] = True
+    return selected.view(values.shape)
 
 
-def of_languages(languages: Mapping[str, object], members: Tensor) -> dict[str, NeuronSet]:
-    """members: (layers, neurons, languages) bool, in the mapping's order."""
+def split_by_language(languages: Iterable[str], members: Tensor) -> dict[str, NeuronSet]:
+    """Makes a set for each language from members, (layers, neurons, languages) bool."""
     return {language: NeuronSet({"ffn": mask}) for language, mask in zip(languages, members.unbind(-1))}
 
 
-def _smallest(values: Tensor, k: int) -> float:
-    """The k-th smallest. torch.kthvalue is quadratic where values descend: minutes for those of a model."""
+def _kth_smallest(values: Tensor, k: int) -> float:
+    """Returns the k-th smallest value. torch.kthvalue is quadratic for descending values: minutes for a model's."""
     return float(numpy.partition(values.cpu().numpy(), k - 1)[k - 1])

@@ -1,11 +1,11 @@
-"""Which languages a model's layers speak: their hidden states decoded to tokens (arXiv 2402.18815, figure 1)."""
+"""The languages of the tokens that a model's layers decode to (logit lens; arXiv 2402.18815, figure 1)."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,19 +24,29 @@ from pymultiling.runtime.processes import is_first
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import pandas
+    from lingua import Language
+    from transformers import PreTrainedTokenizerBase
+
+    from pymultiling.data.corpora import Corpus
 
 OTHER = "other"
-WORDS = 4096  # that are identified at a time
-STEPS, CHANGE = 1000, 1e-6  # of the search for shares: how many at most, and the change that ends it; right to 0.001
+WORDS_AT_A_TIME = 4096  # that lingua identifies in one call
+# Expectation maximisation ends after this many steps, or when no share changes by this much: shares are right to 0.001.
+MAX_STEPS, MIN_CHANGE = 1000, 1e-6
 
-_kept: WeakKeyDictionary = WeakKeyDictionary()  # {tokenizer: {(codes, tokens): confidences}}
+# {tokenizer: {(language codes, size of the vocabulary, number of tokens): confidences}}
+_confidences: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[tuple[str, ...], int, int], Tensor]] = (
+    WeakKeyDictionary()
+)
 
 
 def lens(
     model: nn.Module,
-    tokenizer,
-    texts,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Corpus,
     *,
     languages: Iterable[str] | None = None,
     top: int = 10,
@@ -49,62 +59,93 @@ def lens(
     checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> pandas.DataFrame:
-    """The share of each language among the tokens that every layer's hidden states decode to.
+    """Estimates the share of each language among the tokens that the hidden states of every layer decode to.
 
-    At every position, what each layer gives goes through the final norm and the language-model head, and the `top`
-    tokens are counted, count[l, v]. Most tokens are pieces that many languages of a script share ("de", "ation"), so a
-    token is not given to one language; the shares of a layer are those that make its tokens likeliest:
+    At every position the output of each layer passes the final norm and the language-model head, and the `top` most
+    probable tokens are counted: count[l, v]. Most tokens are pieces of words that many languages of a script share
+    ("de", "ation"), so a token is not assigned to one language. Instead, the shares of a layer are those that make its
+    tokens most likely, found by expectation maximisation:
 
         share[l] = argmax_s  sum_v count[l, v] log sum_L s[L] p(v | L),    s >= 0,  sum_L s[L] = 1
 
-    with p(v | L), up to a factor of v alone, the confidence of lingua, an offline identifier of 75 languages, that the
-    letters of token v are in L: a piece counts for the languages that the layer's other tokens speak for, and one whose
-    script a single language has counts for that language alone. Found by expectation maximisation.
+    p(v | L) is, up to a factor that depends on v alone, the confidence that the letters of token v are in language L.
+    It comes from lingua, an offline identifier of 75 languages. A piece thus counts for the languages that the layer's
+    other tokens point to, and a token of a script that only one language uses counts for that language.
 
-    "other" is the share of tokens that say nothing: numbers, punctuation, special tokens, parts of a character, scripts
-    of none of the languages. The languages' shares are scaled by the rest, so that all of a layer add up to 1. Of texts
-    whose languages are known the shares come out right to some 5 points; those of a few percent may be noise.
+    "other" is the share of tokens that say nothing about the language: numbers, punctuation, special tokens, parts of a
+    character, and scripts of none of the languages. The shares of the languages are scaled so that all shares of a
+    layer add up to 1. For texts whose languages are known, the shares are right to some 5 percentage points; shares
+    of a few percent may be noise.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each decodes a part
+    of the texts, and all return the table of all texts. Memory does not grow with the texts.
+
+    Source: the question and the figure are those of arXiv 2402.18815, figure 1; the estimate is this package's own.
 
     Args:
         model: a Hugging Face decoder of a supported family, with a language-model head.
-        tokenizer: its tokenizer.
-        texts: an iterable of str or rows, or a path, as `detect` takes them.
-        languages: two or more codes (ISO 639-1) to tell apart; all that lingua knows, if None. A language that is not
-            among them is taken for the most similar one of its script.
-        top: tokens of each position.
-        max_length, batch_tokens, pack, progress: as in `detect`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`.
-
-    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
-    texts, and all return the whole.
+        tokenizer: the model's tokenizer.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        languages: the languages to tell apart, two or more ISO 639-1 codes. None: all that lingua knows. A language
+            that is not listed is taken for the most similar listed language of its script.
+        top: number of tokens that are counted at each position, from 1 to the size of the vocabulary.
+        max_length: as in `detect`.
+        batch_tokens: as in `detect`.
+        pack: as in `detect`.
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`.
+        progress: show progress on stderr.
 
     Returns:
-        DataFrame with a row for each layer and language: layer, language, share. Layer 0 is what the first layer reads,
-        layer l the output of layer l, and the last the model's own prediction. Its attrs["corpus"] says what
-        became of the texts, with which memory does not grow.
+        DataFrame with a row for each layer and language. Columns: layer, language (a code, or "other"), share (0 to 1).
+        Layer 0 is the input of the first layer, layer l the output of layer l; the last layer is the model's own
+        prediction. `attrs["corpus"]` is the CorpusReport of the texts.
 
     Raises:
         BackendUnavailable: lingua is not installed.
         CorpusError: the texts cannot be read, or there are none.
         CheckpointError: as `detect`.
-        UnsupportedModel: also where there is no head or no final norm.
-        NonFiniteActivations: naming the document.
-        ValueError: also for unknown languages or another top.
+        UnsupportedModel: as `importance`; or the model has no language-model head or no final norm.
+        NonFiniteActivations: hidden states are NaN or infinite; the message names layer and document.
+        ValueError: unknown, repeated or fewer than two languages; an argument is out of its range.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     codes = lens_language_codes(languages)
-    counted = {"top": top, "max_length": max_length, "pack": pack, "options": options}
-    found = count_top_tokens(model, tokenizer, {"texts": texts}, named="the texts", **counted)
-    return lens_tables(found, tokenizer, codes, progress and is_first())["texts"]
+    counts = count_top_tokens(
+        model,
+        tokenizer,
+        {"texts": texts},
+        top=top,
+        max_length=max_length,
+        pack=pack,
+        options=options,
+        named="the texts",
+    )
+    return lens_tables(counts, tokenizer, codes, progress and is_first())["texts"]
 
 
 def lens_tables(
-    found: Mapping[str, tuple[Tensor, CorpusReport]], tokenizer, codes: Sequence[str], progress: bool
+    counts: Mapping[str, tuple[Tensor, CorpusReport]],
+    tokenizer: PreTrainedTokenizerBase,
+    codes: Sequence[str],
+    progress: bool,
 ) -> dict[str, pandas.DataFrame]:
-    """The table of `lens` for each of what `count_top_tokens` found; codes: of `lens_language_codes`."""
+    """Makes the table of `lens` for each of several texts.
+
+    Args:
+        counts: as `count_top_tokens` returns them.
+        tokenizer: the model's tokenizer.
+        codes: the languages to tell apart, as `lens_language_codes` returns them.
+        progress: show progress on stderr.
+
+    Returns:
+        {name of the texts: DataFrame}.
+    """
     return {
-        name: _table(counts, codes, token_confidences(tokenizer, codes, counts.shape[1], progress), report)
-        for name, (counts, report) in found.items()
+        name: _table(token_counts, codes, token_confidences(tokenizer, codes, token_counts.shape[1], progress), report)
+        for name, (token_counts, report) in counts.items()
     }
 
 
@@ -114,8 +155,8 @@ def _table(counts: Tensor, codes: Sequence[str], confidences: Tensor, report: Co
     shares = language_shares(counts, confidences)
     rows = [
         (layer, code, share)
-        for layer, of_layer in enumerate(shares.tolist())
-        for code, share in zip([*codes, OTHER], of_layer)
+        for layer, layer_shares in enumerate(shares.tolist())
+        for code, share in zip([*codes, OTHER], layer_shares)
     ]
     table = pandas.DataFrame(rows, columns=["layer", "language", "share"])
     table.attrs["corpus"] = report
@@ -124,8 +165,8 @@ def _table(counts: Tensor, codes: Sequence[str], confidences: Tensor, report: Co
 
 def count_top_tokens(
     model: nn.Module,
-    tokenizer,
-    texts: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Mapping[str, Corpus],
     *,
     top: int,
     max_length: int,
@@ -133,9 +174,27 @@ def count_top_tokens(
     options: Options,
     named: str = "texts {!r}",
 ) -> dict[str, tuple[Tensor, CorpusReport]]:
-    """Of each of the texts (layers + 1, vocabulary) int64, how often a token is among the top ones, and what became of them.
+    """Counts how often each token is among the top tokens of a layer, for each of several texts.
 
-    named: what messages call the texts, with a place for their name where there are several; else as `lens`.
+    Args:
+        model: as in `lens`.
+        tokenizer: as in `lens`.
+        texts: {name: texts}, each as in `lens`.
+        top: as in `lens`.
+        max_length: as in `detect`.
+        pack: as in `detect`.
+        options: how the pass is run.
+        named: a format string that makes the name of the texts in messages.
+
+    Returns:
+        {name: ((layers + 1, vocabulary) int64, the report on the texts)}.
+
+    Raises:
+        CorpusError: as `lens`.
+        CheckpointError: as `lens`.
+        UnsupportedModel: as `lens`.
+        NonFiniteActivations: as `lens`.
+        ValueError: as `lens`.
     """
     probe, device = TopTokenProbe(model, top), model_device(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
@@ -145,8 +204,8 @@ def count_top_tokens(
 
     def check(name: str, total: Sums, report: CorpusReport) -> None:
         if not total["counts"].any():
-            why = str(report) or "nothing was read"
-            raise CorpusError(f"{named.format(name)}: no documents to decode: {why}")
+            reason = str(report) or "nothing was read"
+            raise CorpusError(f"{named.format(name)}: no documents to decode: {reason}")
 
     job = Job(
         activity="decoding",
@@ -159,105 +218,130 @@ def count_top_tokens(
         corpus_label=named.format,
         spread_over=probe.decoder.tensor_parallel.count,
     )
-    found = run_pass(texts, job, options)
-    return {name: (total["counts"], report) for name, (total, report) in found.items()}
+    return {name: (total["counts"], report) for name, (total, report) in run_pass(texts, job, options).items()}
 
 
 def language_shares(counts: Tensor, confidences: Tensor) -> Tensor:
-    """(layers, languages + 1) float64, the last of them "other": the shares of `lens`.
+    """Computes the shares of `lens` from token counts.
 
     Args:
-        counts: (layers, vocabulary).
-        confidences: (vocabulary, languages), all 0 for tokens that are "other".
+        counts: (layers, vocabulary), how often each token is among the top tokens of each layer.
+        confidences: (vocabulary, languages), as `token_confidences` returns them; all 0 for tokens that are "other".
+
+    Returns:
+        (layers, languages + 1) float64. The last column is "other".
     """
-    telling = (confidences > 0).any(1) & (counts > 0).any(0)
-    weights = counts[:, telling].T.double()  # (tokens, layers)
-    given = confidences[telling].double()  # (tokens, languages)
+    informative = (confidences > 0).any(1) & (counts > 0).any(0)
+    weights = counts[:, informative].T.double()  # (tokens, layers)
+    likelihoods = confidences[informative].double()  # (tokens, languages)
     total = weights.sum(0)
     weights /= total.clamp(min=1)
-    shares = torch.full((given.shape[1], counts.shape[0]), 1 / given.shape[1], dtype=torch.float64)
-    for _ in range(STEPS):
+    languages = likelihoods.shape[1]
+    shares = torch.full((languages, counts.shape[0]), 1 / languages, dtype=torch.float64)
+    for _ in range(MAX_STEPS):
         before = shares
-        shares = shares * (given.T @ (weights / (given @ shares).clamp(min=1e-300)))
-        if (shares - before).abs().max() < CHANGE:
+        shares = shares * (likelihoods.T @ (weights / (likelihoods @ shares).clamp(min=1e-300)))
+        if (shares - before).abs().max() < MIN_CHANGE:
             break
-    told = total / counts.sum(1).clamp(min=1)
-    return torch.cat([told * shares, 1 - told[None]]).T
+    informative_fraction = total / counts.sum(1).clamp(min=1)
+    return torch.cat([informative_fraction * shares, 1 - informative_fraction[None]]).T
 
 
 def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Codes (ISO 639-1) of languages that can be told apart: all that lingua knows, if None.
+    """Checks the codes of languages that `lens` is to tell apart.
+
+    Args:
+        languages: ISO 639-1 codes. None: all languages that lingua knows.
+
+    Returns:
+        The codes, in the order given; all known codes in alphabetical order.
 
     Raises:
         BackendUnavailable: lingua is not installed.
-        ValueError: lingua does not know one, or there are fewer than two, or one is given twice.
+        ValueError: lingua does not know a language, a language is repeated, or there are fewer than two.
     """
-    known = sorted(_code(language) for language in _lingua().Language.all())
+    known = sorted(_code(language) for language in _import_lingua().Language.all())
     if languages is None:
         return tuple(known)
     codes = tuple(languages)
     if unknown := [code for code in codes if code not in known]:
         raise ValueError(f"languages must be among {', '.join(known)}, got {', '.join(map(repr, unknown))}")
     if len(codes) < 2 or len(set(codes)) < len(codes):
-        raise ValueError("languages must be two or more different ones: there is nothing to tell apart")
+        raise ValueError(
+            f"languages must be two or more different ones to be told apart, got {', '.join(codes) or 'none'}"
+        )
     return codes
 
 
-def token_confidences(tokenizer, codes: Sequence[str], vocabulary: int, progress: bool = False) -> Tensor:
-    """(vocabulary, languages) float32: lingua's confidence that a token's letters are in each of the languages.
+def token_confidences(
+    tokenizer: PreTrainedTokenizerBase, codes: Sequence[str], vocabulary: int, progress: bool = False
+) -> Tensor:
+    """Returns lingua's confidence that the letters of a token are in each of the languages.
 
-    0 for tokens without letters, special tokens and ids that the tokenizer does not have. Kept with the tokenizer.
+    The result is cached as long as the tokenizer lives.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        codes: ISO 639-1 codes of the languages.
+        vocabulary: size of the model's vocabulary.
+        progress: show progress on stderr.
+
+    Returns:
+        (vocabulary, languages) float32; 0 for tokens without letters, special tokens and ids that the tokenizer lacks.
     """
-    kept = _kept.setdefault(tokenizer, {})
+    cached = _confidences.setdefault(tokenizer, {})
     key = tuple(codes), vocabulary, len(tokenizer)
-    if key not in kept:
-        kept[key] = _identify(_words(tokenizer, vocabulary), codes, progress)
-    return kept[key]
+    if key not in cached:
+        cached[key] = _identify(_words(tokenizer, vocabulary), codes, progress)
+    return cached[key]
 
 
-def _words(tokenizer, vocabulary: int) -> list[str]:
-    """The letters of every token; "" for one that has none or is special."""
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    special.update(tokenizer.all_special_ids)
+def _words(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[str]:
+    """Returns the letters of every token; "" for a token that has none or is special."""
+    special_ids = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special_ids.update(tokenizer.all_special_ids)
     ids = range(min(vocabulary, len(tokenizer)))
-    words = ["" if token in special else _letters(tokenizer.decode([token])) for token in ids]
+    words = ["" if token in special_ids else _letters(cast("str", tokenizer.decode([token]))) for token in ids]
     return words + [""] * (vocabulary - len(words))
 
 
 def _letters(text: str) -> str:
-    """Spaces in place of all but letters and the signs that go on them; "" where there is no letter."""
-    kept = "".join(one if one.isalpha() or unicodedata.category(one)[0] == "M" else " " for one in text)
-    return kept.strip() if any(map(str.isalpha, kept)) else ""
+    """Replaces all characters but letters and combining marks by spaces; returns "" if there is no letter."""
+    letters = "".join(
+        character if character.isalpha() or unicodedata.category(character)[0] == "M" else " " for character in text
+    )
+    return letters.strip() if any(map(str.isalpha, letters)) else ""
 
 
 def _identify(words: list[str], codes: Sequence[str], progress: bool) -> Tensor:
-    lingua = _lingua()
-    chosen = [lingua.IsoCode639_1.from_str(code.upper()) for code in codes]
-    detector = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*chosen).build()
-    place = {code: number for number, code in enumerate(codes)}
-    found = torch.zeros(len(words), len(codes))
-    different = sorted({word for word in words if word})
-    confidences = {}
-    with show_progress("languages of the vocabulary", "words", progress, len(different)) as bar:
-        for start in range(0, len(different), WORDS):
-            some = different[start : start + WORDS]
-            for word, values in zip(some, detector.compute_language_confidence_values_in_parallel(some)):
-                row = confidences[word] = [0.0] * len(codes)
-                for one in values:
-                    row[place[_code(one.language)]] = one.value
-            bar.update(len(some))
+    """Returns (words, languages) float32: lingua's confidences, 0 for empty words."""
+    lingua = _import_lingua()
+    languages = [lingua.IsoCode639_1.from_str(code.upper()) for code in codes]
+    detector = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(*languages).build()
+    column = {code: number for number, code in enumerate(codes)}
+    confidences = torch.zeros(len(words), len(codes))
+    different_words = sorted({word for word in words if word})
+    rows: dict[str, list[float]] = {}
+    with show_progress("languages of the vocabulary", "words", progress, len(different_words)) as bar:
+        for start in range(0, len(different_words), WORDS_AT_A_TIME):
+            some_words = different_words[start : start + WORDS_AT_A_TIME]
+            for word, values in zip(some_words, detector.compute_language_confidence_values_in_parallel(some_words)):
+                rows[word] = [0.0] * len(codes)
+                for value in values:
+                    rows[word][column[_code(value.language)]] = value.value
+            bar.update(len(some_words))
     detector.unload_language_models()  # they take more than a gigabyte
     for number, word in enumerate(words):
         if word:
-            found[number] = torch.tensor(confidences[word])
-    return found
+            confidences[number] = torch.tensor(rows[word])
+    return confidences
 
 
-def _code(language) -> str:
+def _code(language: Language) -> str:
     return language.iso_code_639_1.name.lower()
 
 
-def _lingua():
+def _import_lingua() -> ModuleType:
     try:
         import lingua
     except ImportError:

@@ -1,9 +1,10 @@
-"""Mean activations of every neuron over a corpus: what mean ablation sets neurons to."""
+"""Mean activations of neurons over a corpus, the values that mean ablation sets neurons to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -13,18 +14,23 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
-from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.activation_sums import ActivationSumProbe
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pymultiling.data.corpora import Corpus
+
 
 def mean_activations(
     model: nn.Module,
-    tokenizer,
-    texts,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Corpus,
     *,
-    sites: Iterable[str] = SITES,
+    sites: Site | Iterable[Site] = SITES,
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -34,23 +40,30 @@ def mean_activations(
     checkpoint_documents: int | None = None,
     progress: bool = False,
 ) -> dict[str, Tensor]:
-    """The mean of every neuron's activation over all tokens of a corpus.
+    """Computes the mean activation of every neuron over all tokens of a corpus.
 
-        mean[n] = sum_t x[t, n] / #t,    x where `deactivate` changes it
+        mean[n] = sum_t x[t, n] / #t
 
-    the input of the down projection (ffn) and of o_proj (o), the output of a projection (q, k, v; bias included). A
-    neuron of an expert has its mean over the tokens that are routed to the expert, 0 where none is.
+    The activation x is the value that `deactivate` changes: the input of the down projection (ffn), the input of o_proj
+    (o), or the output of a projection, bias included (q, k, v). The mean of an expert's neuron is taken over the tokens
+    that are routed to the expert; it is 0 if there are none.
+
+    Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each measures a
+    part of the texts, and all return the means over all texts.
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        tokenizer: its tokenizer.
-        texts: an iterable of str or rows, or a path, as `detect` takes them.
-        sites: which of "ffn", "q", "k", "v", "o".
-        max_length, batch_tokens, pack, progress: as in `detect`.
-        workers, checkpoint, checkpoint_seconds, checkpoint_documents: as in `detect`.
-
-    Under torchrun, or wherever torch.distributed is initialised, every process must make this call: each measures a part of the
-    texts, and all return the whole.
+        tokenizer: the model's tokenizer.
+        texts: an iterable of str or of records, or a path, as one corpus of `detect`.
+        sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
+        max_length: as in `detect`.
+        batch_tokens: as in `detect`.
+        pack: as in `detect`.
+        workers: as in `detect`.
+        checkpoint: as in `detect`.
+        checkpoint_seconds: as in `detect`.
+        checkpoint_documents: as in `detect`.
+        progress: show progress on stderr.
 
     Returns:
         {site: (layers, neurons)} float32, for `deactivate(..., mean=...)`.
@@ -58,8 +71,9 @@ def mean_activations(
     Raises:
         CorpusError: the texts cannot be read, or there are none.
         CheckpointError: as `detect`.
-        NonFiniteActivations: naming the site.
-        UnsupportedModel, ValueError: as `importance`.
+        NonFiniteActivations: a mean is NaN or infinite; the message names the site.
+        UnsupportedModel: as `importance`.
+        ValueError: an unknown site, or an argument out of its range.
     """
     probe, device = ActivationSumProbe(model, sites), model_device(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
@@ -70,14 +84,18 @@ def mean_activations(
 
     def check(_: str, total: Sums, report: CorpusReport) -> None:
         if not total["tokens"]:
-            raise CorpusError(f"no documents to take the means of: {str(report) or 'nothing was read'}")
+            raise CorpusError(f"no documents to compute means of: {str(report) or 'nothing was read'}")
 
     job = Job(
         activity="means",
         tokenisation=tokenisation,
         empty_statistics=lambda *_: Sums(probe.zero_sums()),
         measure=measure,
-        identity=lambda: {"measure": "means", "sites": probe.sites, **identify_inputs(model.base_model, tokenisation)},
+        identity=lambda: {
+            "measure": "means",
+            "sites": probe.sites,
+            **identify_inputs(probe.decoder.base_model, tokenisation),
+        },
         check=check,
         content_label=lambda _: "the texts",
         corpus_label=lambda _: "",
@@ -87,5 +105,6 @@ def mean_activations(
     for site in probe.sites:
         if not total[site].isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: look for NaN weights")
-    routed = total["routed"].clamp(min=1) if "routed" in total else total["tokens"]
-    return {site: (total[site] / (routed if site == "ffn" else total["tokens"])).float() for site in probe.sites}
+    routed_tokens = total["routed"].clamp(min=1) if "routed" in total else total["tokens"]
+    tokens = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
+    return {site: (total[site] / tokens[site]).float() for site in probe.sites}

@@ -1,10 +1,10 @@
-"""What became of each language between two models, such as before and after fine-tuning."""
+"""Comparison of two models by language, for example before and after fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 import numpy
 from torch import nn
@@ -19,32 +19,99 @@ from pymultiling.models.decoder import model_device
 
 if TYPE_CHECKING:
     import pandas
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-OVERLAPS = ("bridge", "reach", "ilo")
+    from pymultiling.data.corpora import Corpus
+    from pymultiling.methods.ilo import Metric
+    from pymultiling.methods.ternary import TernaryScale
+
+ILO_COLUMNS = ("bridge", "reach", "ilo")
+
+_Texts = TypeVar("_Texts")
+
+
+class TernaryOptions(TypedDict, total=False):
+    """Keyword arguments of `ternary`.
+
+    Attributes:
+        top: as in `ternary`.
+        bar: as in `ternary`.
+        lam: as in `ternary`.
+        scale: as in `ternary`.
+    """
+
+    top: float
+    bar: float
+    lam: float | Literal["auto"]
+    scale: TernaryScale
+
+
+class IloOptions(TypedDict, total=False):
+    """Keyword arguments of `ilo`.
+
+    Attributes:
+        k: as in `ilo`.
+        tau: as in `ilo`.
+        metric: as in `ilo`.
+        device: as in `ilo`.
+    """
+
+    k: int
+    tau: int
+    metric: Metric
+    device: torch.device | str | None
+
+
+class MeasureOptions(TypedDict, total=False):
+    """Keyword arguments of `measure_model`.
+
+    Attributes:
+        texts: as in `measure_model`.
+        sentences: as in `measure_model`.
+        ternary_options: as in `measure_model`.
+        ilo_options: as in `measure_model`.
+        max_length: as in `measure_model`.
+        batch_tokens: as in `measure_model`.
+        pack: as in `measure_model`.
+        folder: as in `measure_model`.
+        progress: as in `measure_model`.
+    """
+
+    texts: Mapping[str, Corpus] | None
+    sentences: Mapping[str, Iterable[str | None]] | None
+    ternary_options: TernaryOptions | None
+    ilo_options: IloOptions | None
+    max_length: int
+    batch_tokens: int
+    pack: int | None
+    folder: str | Path | None
+    progress: bool
 
 
 class ModelMeasures(NamedTuple):
-    """What `measure_model` found; None for what it was given no text for.
+    """The result of `measure_model`. A part is None if there was no input for it.
 
     Attributes:
-        perplexity: Series by language.
-        ternary: the neurons' kinds.
-        ilo: DataFrame of `ilo`.
+        perplexity: Series of float, the perplexity of each language (the index).
+        ternary: the ternary neurons, as `ternary` returns them. None also for texts of a single language.
+        ilo: DataFrame, as `ilo` returns it.
     """
 
-    perplexity: pandas.Series | None
+    perplexity: pandas.Series[float] | None
     ternary: Ternary | None
     ilo: pandas.DataFrame | None
 
 
 class ModelComparison(NamedTuple):
-    """What `compare_models` found; None for what one of the models was not measured on.
+    """The result of `compare_models`. A part is None if one of the models was not measured on it.
 
     Attributes:
-        perplexity: DataFrame, a row a language: before, after, change = ln after - ln before, in nats a token.
-        ternary: TernaryChange of the neurons' kinds.
-        ilo: DataFrame, a row for each layer and language: layer, language, and of each of bridge, reach and ilo
-            NAME_before, NAME_after, NAME_change = after - before.
+        perplexity: DataFrame with a row for each language (the index). Columns: before, after and change = ln after -
+            ln before, in nats per token.
+        ternary: the change of the ternary neurons, as `ternary_change` returns it.
+        ilo: DataFrame with a row for each layer and language. Columns: layer, language, and for each NAME of bridge,
+            reach and ilo: NAME_before, NAME_after and NAME_change = after - before.
     """
 
     perplexity: pandas.DataFrame | None
@@ -54,117 +121,196 @@ class ModelComparison(NamedTuple):
 
 def measure_model(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    texts: Mapping[str, object] | None = None,
+    texts: Mapping[str, Corpus] | None = None,
     sentences: Mapping[str, Iterable[str | None]] | None = None,
-    ternary_options: Mapping[str, object] | None = None,
-    ilo_options: Mapping[str, object] | None = None,
+    ternary_options: TernaryOptions | None = None,
+    ilo_options: IloOptions | None = None,
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> ModelMeasures:
-    """A model by language: perplexity, kinds of neuron, and overlap of the sentences.
+    """Measures a model by language: perplexity, ternary neurons, and interlingual local overlap (ILO).
 
     Args:
-        model: a Hugging Face decoder of a supported family; also one that still trains some neurons.
-        tokenizer: its tokenizer.
-        texts: {language: texts}, held-out ones, as `detect` takes them, for perplexity and, of two languages or more,
-            the kinds of neuron. They are held in memory.
+        model: a Hugging Face decoder with a language-model head, of a supported family. It may be inside `train_only`.
+        tokenizer: the model's tokenizer.
+        texts: {language: texts}, held-out texts as `detect` takes them. They are measured for perplexity and, if
+            there are two languages or more, for ternary neurons. They are held in memory.
         sentences: {language: sentences}, as `sentence_embeddings` takes them, for ILO.
-        ternary_options: arguments of `ternary`.
-        ilo_options: arguments of `ilo`; its device is the model's unless another is given.
-        max_length, batch_tokens, progress: as in `detect`; pack: of the texts.
-        folder: for the sentences' embeddings, as in `sentence_embeddings`; None: they are in memory.
+        ternary_options: keyword arguments of `ternary`, such as {"top": 0.01}.
+        ilo_options: keyword arguments of `ilo`, such as {"k": 5}. The device is the model's unless it is given.
+        max_length: as in `detect`.
+        batch_tokens: as in `detect`.
+        pack: as in `detect`, for the texts. Sentences are not packed.
+        folder: as in `sentence_embeddings`. None: the embeddings are in memory.
+        progress: show progress on stderr.
+
+    Returns:
+        The measures. Those without input are None.
 
     Raises:
-        ValueError: neither texts nor sentences are given; and as `ternary` and `ilo`.
-        CorpusError, NonFiniteActivations, UnsupportedModel: as `perplexity`, `activations`, `sentence_embeddings`.
+        CorpusError: as `perplexity`, `activations` and `sentence_embeddings`.
+        NonFiniteActivations: as `perplexity`, `activations` and `sentence_embeddings`.
+        UnsupportedModel: as `activations` and `sentence_embeddings`.
+        ValueError: neither texts nor sentences are given; or as `ternary` and `ilo`.
     """
     if not texts and not sentences:
-        raise ValueError("there is nothing to measure the model on: give texts, or sentences")
-    ilo_options = {"device": model_device(model), **(ilo_options or {})}
+        raise ValueError("there is nothing to measure the model on: give texts or sentences")
+    ilo_arguments: IloOptions = {"device": model_device(model)}
+    ilo_arguments.update(ilo_options or {})
     if sentences:  # before the texts take their time
-        check_k_and_tau(ilo_options.get("k", K), ilo_options.get("tau", TAU), len(sentences))
-    common = {"max_length": max_length, "batch_tokens": batch_tokens}
-    of_texts, kinds, overlap = None, None, None
+        check_k_and_tau(ilo_arguments.get("k", K), ilo_arguments.get("tau", TAU), len(sentences))
+    perplexities, ternary_neurons, overlap = None, None, None
     if texts:
-        texts = _held(texts)
-        matrix = ablation_matrix(model, tokenizer, {}, texts, pack=pack, progress=progress, **common)
-        of_texts = matrix.loc["none"].rename("perplexity").rename_axis("language")
+        texts = _make_rereadable(texts)
+        matrix = ablation_matrix(
+            model,
+            tokenizer,
+            {},
+            texts,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            pack=pack,
+            progress=progress,
+        )
+        unchanged = cast("pandas.Series[float]", matrix.loc["none"])
+        perplexities = unchanged.rename("perplexity").rename_axis("language")
         if len(texts) > 1:
-            counts = activations(model, tokenizer, texts, pack=pack, progress=progress, **common)
-            kinds = ternary(counts, **ternary_options or {})
+            counts = activations(
+                model,
+                tokenizer,
+                texts,
+                max_length=max_length,
+                batch_tokens=batch_tokens,
+                pack=pack,
+                progress=progress,
+            )
+            ternary_neurons = ternary(counts, **(ternary_options or {}))
     if sentences:
-        points = sentence_embeddings(model, tokenizer, sentences, folder=folder, progress=progress, **common)
-        overlap = ilo(points, **ilo_options)
-    return ModelMeasures(of_texts, kinds, overlap)
+        embeddings = sentence_embeddings(
+            model,
+            tokenizer,
+            sentences,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            folder=folder,
+            progress=progress,
+        )
+        overlap = ilo(embeddings, **ilo_arguments)
+    return ModelMeasures(perplexities, ternary_neurons, overlap)
 
 
 def compare_models(
-    before: nn.Module | ModelMeasures, after: nn.Module | ModelMeasures, tokenizer=None, **options
+    before: nn.Module | ModelMeasures,
+    after: nn.Module | ModelMeasures,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> ModelComparison:
-    """What changed by language: perplexity, kinds of neuron, and overlap of the sentences.
+    """Compares two models by language: perplexity, ternary neurons, and interlingual local overlap (ILO).
 
         pml.compare_models(base, tuned, tokenizer, texts=held_out, sentences=parallel)
 
     Args:
-        before, after: two models of one shape, or what `measure_model` found of them: then a base is measured once for
-            many, and only one model need be in memory at a time.
-        tokenizer, options: of `measure_model`, for both; ternary's lam="auto" finds each model's own.
+        before: the first model, or the result of `measure_model` for it. With a result, a base model is measured once
+            for many comparisons, and only one model need be in memory at a time.
+        after: the second model, of the same shape, or the result of `measure_model` for it.
+        tokenizer: the tokenizer of both models. None if both models are measured already.
+        **options: keyword arguments of `measure_model`, for both models; none if both are measured already. With
+            lam="auto" `ternary` finds a lam for each model.
 
     Returns:
-        ModelComparison.
+        The changes. Those of a part that one of the models was not measured on are None.
 
     Raises:
-        ValueError: the models have different shapes, or were measured on other languages; options are given for models
-            that are measured already, or no tokenizer for one that is not; and all that `measure_model` raises.
+        CorpusError: as `measure_model`.
+        NonFiniteActivations: as `measure_model`.
+        UnsupportedModel: as `measure_model`.
+        ValueError: the models have different shapes or were measured in different languages; a tokenizer or options are
+            given though both models are measured already, or no tokenizer though one is not; or as `measure_model`.
     """
-    measured = [isinstance(one, ModelMeasures) for one in (before, after)]
-    if all(measured) and (tokenizer or options):
-        raise ValueError("both models are measured already: a tokenizer and options would change nothing")
-    if not all(measured) and tokenizer is None:
-        raise ValueError("a model is measured with its tokenizer: give it")
-    options |= {name: _held(options[name]) for name in ("texts", "sentences") if options.get(name)}  # for both models
-    first, second = (
-        one if isinstance(one, ModelMeasures) else measure_model(one, tokenizer, **options) for one in (before, after)
-    )
-    changes = zip((perplexity_change, ternary_change, _overlaps), first, second)
-    return ModelComparison(*(None if a is None or b is None else change(a, b) for change, a, b in changes))
+    if isinstance(before, ModelMeasures) and isinstance(after, ModelMeasures):
+        if tokenizer or options:
+            raise ValueError("both models are measured already: leave out the tokenizer and the options")
+    elif tokenizer is None:
+        raise ValueError("a model is measured with its tokenizer: pass tokenizer")
+    if texts := options.get("texts"):
+        options["texts"] = _make_rereadable(texts)
+    if sentences := options.get("sentences"):
+        options["sentences"] = _make_rereadable(sentences)
+    old, new = (_measures(model, tokenizer, options) for model in (before, after))
+    perplexity = None
+    if old.perplexity is not None and new.perplexity is not None:
+        perplexity = perplexity_change(old.perplexity, new.perplexity)
+    ternary_neurons = None
+    if old.ternary is not None and new.ternary is not None:
+        ternary_neurons = ternary_change(old.ternary, new.ternary)
+    overlap = None
+    if old.ilo is not None and new.ilo is not None:
+        overlap = _ilo_change(old.ilo, new.ilo)
+    return ModelComparison(perplexity, ternary_neurons, overlap)
 
 
-def _held(texts: Mapping[str, object]) -> dict[str, object]:
-    """Texts that can be read more than once; a mapping is no texts, which is said where it is read."""
-    return {name: some if isinstance(some, (str, Path, Mapping)) else list(some) for name, some in texts.items()}
+def _measures(
+    model: nn.Module | ModelMeasures, tokenizer: PreTrainedTokenizerBase | None, options: MeasureOptions
+) -> ModelMeasures:
+    if isinstance(model, ModelMeasures):
+        return model
+    assert tokenizer is not None  # compare_models has checked it
+    return measure_model(model, tokenizer, **options)
 
 
-def perplexity_change(before: pandas.Series, after: pandas.Series) -> pandas.DataFrame:
-    """As `ModelComparison.perplexity`, of perplexities by language."""
+def _make_rereadable(texts: Mapping[str, _Texts]) -> dict[str, _Texts]:
+    """Returns texts that can be read more than once. A mapping is no corpus and stays: its reader refuses it."""
+    rereadable: dict[str, _Texts] = {}
+    for name, corpus in texts.items():
+        if isinstance(corpus, (str, Path, Mapping)):
+            rereadable[name] = corpus
+        else:
+            rereadable[name] = cast("_Texts", list(cast("Iterable[object]", corpus)))
+    return rereadable
+
+
+def perplexity_change(before: pandas.Series[float], after: pandas.Series[float]) -> pandas.DataFrame:
+    """Compares perplexities by language.
+
+    Args:
+        before: the perplexity of each language (the index).
+        after: likewise, of the second model.
+
+    Returns:
+        As `ModelComparison.perplexity`.
+
+    Raises:
+        ValueError: the languages are not the same.
+    """
     import pandas
 
-    _require_same("texts", before.index, after.index)
+    _require_same_languages("texts", before.index, after.index)
     table = pandas.DataFrame({"before": before, "after": after.reindex(before.index)})
     return table.assign(change=numpy.log(table["after"]) - numpy.log(table["before"]))
 
 
-def _overlaps(before: pandas.DataFrame, after: pandas.DataFrame) -> pandas.DataFrame:
-    _require_same("sentences", before["language"].unique(), after["language"].unique())
+def _ilo_change(before: pandas.DataFrame, after: pandas.DataFrame) -> pandas.DataFrame:
+    _require_same_languages("sentences", before["language"].unique(), after["language"].unique())
     if before["layer"].max() != after["layer"].max():
         raise ValueError(
-            f"the models have {before['layer'].max()} and {after['layer'].max()} layers: they are not compared"
+            f"the models have {before['layer'].max()} and {after['layer'].max()} layers and cannot be compared: give "
+            "models of the same shape"
         )
     table = before.merge(after, on=["layer", "language"], suffixes=("_before", "_after"), sort=False)
-    for name in OVERLAPS:
+    for name in ILO_COLUMNS:
         table[f"{name}_change"] = table[f"{name}_after"] - table[f"{name}_before"]
-    order = (f"{name}_{when}" for name in OVERLAPS for when in ("before", "after", "change"))
+    order = (f"{name}_{suffix}" for name in ILO_COLUMNS for suffix in ("before", "after", "change"))
     return table[["layer", "language", *order]]
 
 
-def _require_same(what: str, before: Iterable[str], after: Iterable[str]) -> None:
+def _require_same_languages(inputs: str, before: Iterable[str], after: Iterable[str]) -> None:
     before, after = list(before), list(after)
     if set(before) != set(after):
         raise ValueError(
-            f"the languages of the {what} must be the same: {', '.join(before)} before, {', '.join(after)} after"
+            f"the languages of the {inputs} must be the same: {', '.join(before)} before, {', '.join(after)} after"
         )

@@ -1,8 +1,9 @@
-"""What each part of a model is for (MWork): arXiv 2402.18815, sections 3.2 to 3.6.
+"""What each part of a model contributes to tasks (MWork): arXiv 2402.18815, sections 3.2 to 3.6.
 
-A model is parted in depth and by structure: the layers that understand (the first ones), those that solve the task, whose
-attention and FFNs are two parts, and those that generate (the last ones). A language's neurons are switched off in one part,
-or in all but one, or as many random neurons are; a part serves the other languages where they fall and English stays.
+The model is divided into four parts, by depth and by module: understanding (the first layers), attention and ffn (the
+two kinds of module in the task-solving layers between), and generation (the last layers). The neurons of a language are
+deactivated in one part, or in all parts but one, or as many random neurons are. A part matters for other languages if
+their metric values fall while those of English stay.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy
 import torch
@@ -27,16 +28,27 @@ from pymultiling.tasks.evaluate import metric_values
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
-PARTS = ("understanding", "attention", "ffn", "generation")
-OWN, IN_LAYERS, ANYWHERE = "own", "random in layers", "random anywhere"
-ATTENTION = ("q", "k", "v", "o")
+Part: TypeAlias = Literal["understanding", "attention", "ffn", "generation"]
+NeuronChoice: TypeAlias = Literal["own", "random in layers", "random anywhere"]
+
+PARTS: tuple[Part, ...] = get_args(Part)
+OWN: Final = "own"
+IN_LAYERS: Final = "random in layers"
+ANYWHERE: Final = "random anywhere"
 
 
-def parts(neurons: NeuronSet, understanding: range | int, generation: range | int) -> dict[str, NeuronSet]:
-    """The members in each part: {"understanding", "attention", "ffn", "generation": NeuronSet}.
+def parts(neurons: NeuronSet, understanding: range | int, generation: range | int) -> dict[Part, NeuronSet]:
+    """Divides the members of a set by the parts of the model.
 
-    attention and ffn are those of the layers between understanding and generation. A number n is the first or the last n layers.
+    Args:
+        neurons: the set.
+        understanding: the first layers of the model, range(0, n) or n.
+        generation: the last layers of the model, range(m, layers) or their number.
+
+    Returns:
+        {part: the members in it}. "attention" and "ffn" are those of the layers between understanding and generation.
 
     Raises:
         ValueError: the layers are not the first and the last ones of the model, or overlap.
@@ -47,13 +59,13 @@ def parts(neurons: NeuronSet, understanding: range | int, generation: range | in
     start, stop = len(understanding), layers - len(generation)
     if list(understanding) != list(range(start)) or list(generation) != list(range(stop, layers)) or start > stop:
         raise ValueError(
-            f"understanding must be the first of the {layers} layers and generation the last, apart from each other: "
+            f"understanding must be the first of the {layers} layers and generation the last, without overlap: "
             f"got {understanding} and {generation}"
         )
     between = neurons.layers(start, stop)
     return {
         "understanding": neurons.layers(0, start),
-        "attention": between.only(*ATTENTION),
+        "attention": between.only("q", "k", "v", "o"),
         "ffn": between.only("ffn"),
         "generation": neurons.layers(stop, layers),
     }
@@ -61,32 +73,46 @@ def parts(neurons: NeuronSet, understanding: range | int, generation: range | in
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table: the parts in which neurons are off, and which neurons: OWN, IN_LAYERS or ANYWHERE."""
+    """A row of the table of `mwork`.
 
-    off: tuple[str, ...]
-    neurons: str
+    Attributes:
+        off: the parts in which neurons are deactivated; at least one.
+        neurons: which neurons: OWN, those of the language; IN_LAYERS, as many random ones at every site of every layer;
+            ANYWHERE, as many random ones at every site, in any layers.
+    """
 
-    def sets(self, of_parts: Mapping[str, NeuronSet], seeds: Sequence[int]) -> list[NeuronSet]:
-        """One set, or one for each seed."""
-        own = of_parts[self.off[0]]
-        for name in self.off[1:]:
-            own = own | of_parts[name]
+    off: tuple[Part, ...]
+    neurons: NeuronChoice
+
+    def sets(self, neurons_by_part: Mapping[Part, NeuronSet], seeds: Sequence[int]) -> list[NeuronSet]:
+        """Returns the sets to deactivate.
+
+        Args:
+            neurons_by_part: the neurons of the language in each part, as `parts` returns them.
+            seeds: seeds of random sets.
+
+        Returns:
+            One set for OWN, one for each seed otherwise.
+        """
+        language_neurons = neurons_by_part[self.off[0]]
+        for part in self.off[1:]:
+            language_neurons = language_neurons | neurons_by_part[part]
         if self.neurons == OWN:
-            return [own]
-        return [own.random_like(seed, anywhere=self.neurons == ANYWHERE) for seed in seeds]
+            return [language_neurons]
+        return [language_neurons.random_like(seed, anywhere=self.neurons == ANYWHERE) for seed in seeds]
 
 
-# Each part alone, all but each, and all; for each part alone, and for all, as many random neurons.
-SETTINGS = (
-    *(Setting((part,), kind) for part in PARTS for kind in (ANYWHERE, IN_LAYERS, OWN)),
+# Each part alone, all but each, and all; for each part alone, and for all, also as many random neurons.
+SETTINGS: tuple[Setting, ...] = (
+    *(Setting((part,), choice) for part in PARTS for choice in (ANYWHERE, IN_LAYERS, OWN)),
     *(Setting(tuple(other for other in PARTS if other != part), OWN) for part in PARTS),
-    *(Setting(PARTS, kind) for kind in (ANYWHERE, OWN)),
+    *(Setting(PARTS, choice) for choice in (ANYWHERE, OWN)),
 )
 
 
 def mwork(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     detection: Detection | Mapping[str, NeuronSet],
     tasks: Task | Iterable[Task],
     *,
@@ -100,94 +126,139 @@ def mwork(
     batch_tokens: int = 4096,
     progress: bool = False,
 ) -> pandas.DataFrame:
-    """Scores of tasks with each part of the model without a language's neurons, as in the paper's tables 2 to 5.
+    """Evaluates tasks with a language's neurons deactivated in each part of the model.
 
-    Every other language of a task is measured with its own neurons off, and so is English, under the same set:
+    Every language of a task but English is evaluated with its own neurons off, and English is evaluated with the same
+    neurons off:
 
-        delta = (mean change in English) - (mean change in the others),    change = score with neurons off - score with none
+        delta = (mean change in English) - (mean change in the other languages)
+        change = metric value with neurons off - metric value of the model as it is
 
-    high where English stays and the others fall. All sets share batches.
+    delta is high where English stays and the other languages fall. All sets share batches.
+
+    Source: arXiv 2402.18815, sections 3.2 to 3.6, tables 2 to 5.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
-        tokenizer: its tokenizer.
-        detection: of `detect`, whose `specific()` neurons are taken, or {language: NeuronSet}.
-        tasks: of `pymultiling.tasks`. Their languages that have neurons are measured.
-        understanding: the first layers, range(0, n) or n; generation: the last, range(m, layers) or how many. `mwork_search`
-            finds them.
-        english: its name among the task's languages.
-        settings: the rows.
-        seeds: of the random sets; their figures are means over the seeds.
-        scale, mean: what becomes of the neurons, as in `deactivate`; by default they are zero.
-        batch_tokens: tokens in one forward, padding included.
-        progress: show it on stderr.
+        tokenizer: the model's tokenizer.
+        detection: the result of `detect`, of which the sets of `specific()` are used, or {language: NeuronSet}.
+        tasks: one or several tasks of `pymultiling.tasks`. The languages of a task that have neurons are evaluated.
+        understanding: the first layers of the model, range(0, n) or n. `mwork_search` finds them.
+        generation: the last layers of the model, range(m, layers) or their number. `mwork_search` finds them.
+        english: the name of English among the languages of the tasks.
+        settings: the rows of the table: in which parts which neurons are off.
+        seeds: seeds of the random sets. Values of random sets are means over the seeds.
+        scale: as in `deactivate`: the activations of the neurons are multiplied by it. 0 deactivates them.
+        mean: as in `deactivate`: {site: (layers, neurons)}, values that the activations are set to. None: they are
+            scaled.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+        progress: show progress on stderr.
 
     Returns:
-        DataFrame: task, metric; understanding, attention, ffn, generation (True where the part is as it was); neurons (OWN,
-        IN_LAYERS, ANYWHERE, or "none" in the first row of a task); count of neurons (mean over the languages); english,
-        others (scores); d_english, d_others (changes); delta; delta_std over the seeds (random neurons, two seeds or more).
+        DataFrame with a row for each task and setting, and before those of a task a row for the model as it is.
+        Columns: task, metric: the names;
+        understanding, attention, ffn, generation: True if the part is as it was, False if neurons in it are off;
+        neurons: "own", "random in layers" or "random anywhere"; "none" in the first row of a task;
+        count: number of neurons that are off, mean over the languages;
+        english, others: metric value in English, and its mean over the other languages;
+        d_english, d_others: their changes;
+        delta: see above;
+        delta_std: standard deviation of delta over the seeds, NaN unless the neurons are random with two seeds or more.
 
     Raises:
-        ValueError: the parts are no parts of the model, a task lacks English or any other language with neurons, a set is of
-            another model.
-        UnsupportedModel, NonFiniteActivations: as `tasks.evaluate`.
+        ValueError: `understanding` and `generation` are not parts of the model; a task lacks English, or a language
+            with neurons; a set is of another model; or there is no seed for random neurons.
+        UnsupportedModel: as `pymultiling.tasks.evaluate`.
+        NonFiniteActivations: as `pymultiling.tasks.evaluate`.
     """
     import pandas
 
     tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
     if not seeds and any(setting.neurons != OWN for setting in settings):
-        raise ValueError("random neurons need a seed at least")
+        raise ValueError("random neurons need at least one seed: give seeds")
     sets = detection.specific() if isinstance(detection, Detection) else dict(detection)
-    languages = [languages_of(task, sets, english) for task in tasks]
-    used = dict.fromkeys(chain.from_iterable(languages))
-    check_sets(Decoder(model), {f"the set of {language!r}": sets[language] for language in used})
-    drawn = {}
-    for language in used:
-        of_parts = parts(sets[language], understanding, generation)
-        drawn[language] = [setting.sets(of_parts, seeds) for setting in settings]
+    languages_by_task = [measured_languages(task, sets, english) for task in tasks]
+    all_languages = dict.fromkeys(chain.from_iterable(languages_by_task))
+    check_sets(Decoder(model), {f"the set of {language!r}": sets[language] for language in all_languages})
+    sets_by_setting: dict[str, list[list[NeuronSet]]] = {}
+    for language in all_languages:
+        neurons_by_part = parts(sets[language], understanding, generation)
+        sets_by_setting[language] = [setting.sets(neurons_by_part, seeds) for setting in settings]
     rows = []
-    with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages))) as bar:
-        for task, of_task in zip(tasks, languages):
-            found = []
-            for language in of_task:
-                off = list(chain.from_iterable(drawn[language]))
-                pair = (model, tokenizer, task, language, english)
-                found.append(paired_scores(*pair, off, scale=scale, mean=mean, batch_tokens=batch_tokens))
+    with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages_by_task))) as bar:
+        for task, task_languages in zip(tasks, languages_by_task):
+            values = []
+            for language in task_languages:
+                language_values = paired_metric_values(
+                    model,
+                    tokenizer,
+                    task,
+                    language,
+                    english,
+                    list(chain.from_iterable(sets_by_setting[language])),
+                    scale=scale,
+                    mean=mean,
+                    batch_tokens=batch_tokens,
+                )
+                values.append(language_values)
                 bar.update()
-            counts = [[len(one[0]) for one in drawn[language]] for language in of_task]
-            rows += _rows(task, settings, torch.stack(found).mean(0), numpy.mean(counts, axis=0), seeds)
+            counts = [[len(setting_sets[0]) for setting_sets in sets_by_setting[name]] for name in task_languages]
+            mean_counts = numpy.mean(counts, axis=0).tolist()
+            rows += _rows(task, settings, torch.stack(values).mean(0), mean_counts, seeds)
     return pandas.DataFrame(rows)
 
 
-def languages_of(task: Task, sets: Mapping[str, NeuronSet], english: str) -> list[str]:
-    """The task's languages that have neurons, English apart; ValueError where there are none, or no English."""
+def measured_languages(task: Task, sets: Mapping[str, NeuronSet], english: str) -> list[str]:
+    """Returns the task's languages, other than English, that have neurons.
+
+    Raises:
+        ValueError: there is none, or the task lacks English.
+    """
     languages = [language for language in task.items if language in sets and language != english]
     if english not in task.items or not languages:
         raise ValueError(
-            f"task {task.name} is in {', '.join(task.items)}, neurons are those of {', '.join(sets)}: looked for "
-            f"{english!r} in the task, and for a language in both"
+            f"task {task.name} is in {', '.join(task.items)}, neurons are those of {', '.join(sets)}: needed are "
+            f"{english!r} in the task, and a language in both"
         )
     return languages
 
 
-def paired_scores(
-    model, tokenizer, task: Task, language: str, english: str, sets: Sequence[NeuronSet], **options
+def paired_metric_values(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    language: str,
+    english: str,
+    sets: Sequence[NeuronSet],
+    *,
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
+    batch_tokens: int = 4096,
 ) -> Tensor:
-    """(2, 1 + sets) float64: mean scores of English and of the language, with nothing off and with every set off."""
-    return torch.stack(
-        [metric_values(model, tokenizer, task, one, [None, *sets], **options).mean(0) for one in (english, language)]
-    )
+    """Evaluates a task in English and in another language, without and with each set.
+
+    Returns:
+        (2, 1 + sets) float64: metric values, mean over the items. Row 0 is English, row 1 the language. Column 0 is the
+        model as it is, column 1 + i has set i off.
+    """
+    values = [
+        metric_values(
+            model, tokenizer, task, name, [None, *sets], scale=scale, mean=mean, batch_tokens=batch_tokens
+        ).mean(0)
+        for name in (english, language)
+    ]
+    return torch.stack(values)
 
 
 def _rows(
-    task: Task, settings: Sequence[Setting], found: Tensor, counts: Sequence[float], seeds: Sequence[int]
-) -> list[dict]:
-    """found: (2, 1 + sets), English and the mean of the others."""
+    task: Task, settings: Sequence[Setting], values: Tensor, counts: Sequence[float], seeds: Sequence[int]
+) -> list[dict[str, object]]:
+    """Makes a task's rows from values (2, 1 + sets), those of English and the mean of the other languages."""
 
-    def row(off: Sequence[str], neurons: str, count: float, of_seeds: Tensor) -> dict:
-        english, others = of_seeds.mean(1).tolist()
-        d_english, d_others = (of_seeds - found[:, :1]).mean(1).tolist()
-        delta = of_seeds[0] - of_seeds[1] - (found[0, 0] - found[1, 0])
+    def row(off: Sequence[str], neurons: str, count: float, seed_values: Tensor) -> dict[str, object]:
+        english, others = seed_values.mean(1).tolist()
+        d_english, d_others = (seed_values - values[:, :1]).mean(1).tolist()
+        delta = seed_values[0] - seed_values[1] - (values[0, 0] - values[1, 0])
         return {
             "task": task.name,
             "metric": task.metric,
@@ -203,8 +274,8 @@ def _rows(
         }
 
     sizes = [1 if setting.neurons == OWN else len(seeds) for setting in settings]
-    of_settings = found[:, 1:].split(sizes, 1)
-    return [row((), "none", 0, found[:, :1])] + [
-        row(setting.off, setting.neurons, count, of_seeds)
-        for setting, count, of_seeds in zip(settings, counts, of_settings)
+    values_by_setting = torch.split(values[:, 1:], sizes, dim=1)
+    return [row((), "none", 0, values[:, :1])] + [
+        row(setting.off, setting.neurons, count, seed_values)
+        for setting, count, seed_values in zip(settings, counts, values_by_setting)
     ]

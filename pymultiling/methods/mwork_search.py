@@ -1,4 +1,4 @@
-"""Where understanding ends and generation begins (MWork): arXiv 2402.18815, section 3.1."""
+"""Search for the layers that understand and those that generate (MWork): arXiv 2402.18815, section 3.1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pymultiling.methods.mwork import languages_of, paired_scores
+from pymultiling.methods.mwork import measured_languages, paired_metric_values
 from pymultiling.methods.plnd import Detection
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
@@ -17,15 +17,18 @@ from pymultiling.tasks import Task
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class MWorkSearch:
-    """What `mwork_search` found.
+    """The result of `mwork_search`.
 
     Attributes:
-        understanding, generation: the layers, for `mwork`.
-        sweep: DataFrame of all that was tried: part, layers (how many), english, other (scores), d_english, d_other, delta.
+        understanding: the first layers, for `mwork`.
+        generation: the last layers, for `mwork`.
+        sweep: DataFrame with a row for each part and size that was tried. Columns: part, layers (their number), english
+            and other (metric values), d_english and d_other (changes), delta.
     """
 
     understanding: range
@@ -35,7 +38,7 @@ class MWorkSearch:
 
 def mwork_search(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     detection: Detection | Mapping[str, NeuronSet],
     task: Task,
     language: str,
@@ -44,24 +47,33 @@ def mwork_search(
     most: float = 1 / 3,
     batch_tokens: int = 4096,
 ) -> MWorkSearch:
-    """The boundaries of a model's parts, by a sweep on one task in one language.
+    """Finds the boundaries of a model's parts by a sweep on one task in one language.
 
-    The language's neurons are switched off in the first n layers, and in the last n, for every n up to `most` of the layers.
-    Taken is the n with the highest delta = (change in English) - (change in the language), of several the smallest.
+    The language's neurons are deactivated in the first n layers, and in the last n layers, for every n up to `most`
+    of the layers. For either part the n with the highest delta is chosen; of several the smallest.
+
+        delta = (change of the metric value in English) - (change in the language)
+
+    Source: arXiv 2402.18815, section 3.1.
 
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
-        tokenizer: its tokenizer.
-        detection: of `detect`, whose `specific()` neurons are taken, or {language: NeuronSet}.
-        task: judges it, by its metric; a few dozen items that small changes show in.
-        language: of the task, with neurons.
-        english: its name among the task's languages.
-        most: the share of the layers that either part may have, above 0 and at most 0.5.
-        batch_tokens: tokens in one forward, padding included.
+        tokenizer: the model's tokenizer.
+        detection: the result of `detect`, of which the sets of `specific()` are used, or {language: NeuronSet}.
+        task: the task to evaluate, by its own metric. A few dozen items are enough if small changes show in the metric.
+        language: a language of the task that has neurons.
+        english: the name of English among the task's languages.
+        most: the largest fraction of the layers that either part may have, above 0 and at most 0.5.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+
+    Returns:
+        The layers of both parts and the values of the sweep.
 
     Raises:
-        ValueError: the task lacks the language or English, there are no neurons of the language, they are of another model.
-        UnsupportedModel, NonFiniteActivations: as `tasks.evaluate`.
+        CorpusError: the task has no items in the language or in English.
+        ValueError: the language has no neurons, or they are of another model; or `most` is out of its range.
+        UnsupportedModel: as `pymultiling.tasks.evaluate`.
+        NonFiniteActivations: as `pymultiling.tasks.evaluate`.
     """
     import pandas
 
@@ -69,25 +81,32 @@ def mwork_search(
         raise ValueError(f"most must be above 0 and at most 0.5, got {most!r}")
     sets = detection.specific() if isinstance(detection, Detection) else dict(detection)
     task = task.only((english, language))
-    languages_of(task, sets, english)
+    measured_languages(task, sets, english)  # raises where the language has no neurons
     neurons, decoder = sets[language], Decoder(model)
     check_sets(decoder, {f"the set of {language!r}": neurons})
     layers = len(decoder.layers)
     sizes = range(1, max(1, int(most * layers)) + 1)
-    tried = [("understanding", range(n)) for n in sizes] + [("generation", range(layers - n, layers)) for n in sizes]
-    off = [neurons.layers(span.start, span.stop) for _, span in tried]
-    found = paired_scores(model, tokenizer, task, language, english, off, batch_tokens=batch_tokens)
-    changes = found - found[:, :1]
+    spans = {
+        "understanding": [range(size) for size in sizes],
+        "generation": [range(layers - size, layers) for size in sizes],
+    }
+    trials = [(part, span) for part, part_spans in spans.items() for span in part_spans]
+    trial_sets = [neurons.layers(span.start, span.stop) for _, span in trials]
+    values = paired_metric_values(model, tokenizer, task, language, english, trial_sets, batch_tokens=batch_tokens)
+    changes = values - values[:, :1]
     sweep = pandas.DataFrame(
         {
-            "part": [part for part, _ in tried],
-            "layers": [len(span) for _, span in tried],
-            "english": found[0, 1:],
-            "other": found[1, 1:],
+            "part": [part for part, _ in trials],
+            "layers": [len(span) for _, span in trials],
+            "english": values[0, 1:],
+            "other": values[1, 1:],
             "d_english": changes[0, 1:],
             "d_other": changes[1, 1:],
             "delta": changes[0, 1:] - changes[1, 1:],
         }
     )
-    best = {part: tried[rows["delta"].idxmax()][1] for part, rows in sweep.groupby("part")}
+    best = {
+        part: part_spans[int(sweep.loc[sweep["part"] == part, "delta"].to_numpy().argmax())]
+        for part, part_spans in spans.items()
+    }
     return MWorkSearch(best["understanding"], best["generation"], sweep)

@@ -1,4 +1,4 @@
-"""How many neurons languages share (arXiv 2402.18815, appendix C)."""
+"""Numbers of neurons that languages have in common (arXiv 2402.18815, appendix C)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ if TYPE_CHECKING:
 
 
 class Overlap(NamedTuple):
-    """DataFrames with the sets down and across: `counts` of neurons that both have, and `jaccard` = shared / in either."""
+    """The result of `overlap`. The sets are the rows and the columns of both tables.
+
+    Attributes:
+        counts: DataFrame of int, the number of neurons that are in both sets.
+        jaccard: DataFrame of float, the neurons in both sets as a fraction of those in at least one of them.
+    """
 
     counts: pandas.DataFrame
     jaccard: pandas.DataFrame
 
 
 def overlap(sets: Mapping[str, NeuronSet]) -> Overlap:
-    """Which neurons of every pair of sets are the same.
+    """Counts the neurons that every two sets have in common.
 
         counts[a, b] = |a & b|,    jaccard[a, b] = |a & b| / |a | b|
 
+    Source: arXiv 2402.18815, appendix C, for the counts.
+
     Args:
-        sets: {name: NeuronSet}, such as `Detection.neurons`; `NeuronSet.only` and `layers` restrict them.
+        sets: {name: NeuronSet} of one model, such as `Detection.neurons`. `NeuronSet.only` and `NeuronSet.layers`
+            restrict sets to sites and layers.
 
     Returns:
-        Overlap; jaccard is NaN where both sets are empty.
+        The two tables as an `Overlap`. The Jaccard index is NaN if both sets are empty.
 
     Raises:
         ValueError: the sets are of different models.
     """
     import pandas
 
-    counts = pandas.DataFrame({b: {a: len(sets[a] & sets[b]) for a in sets} for b in sets})
-    jaccard = pandas.DataFrame({b: {a: counts.loc[a, b] / max(len(sets[a] | sets[b]), 1) for a in sets} for b in sets})
+    shared = {b: {a: len(sets[a] & sets[b]) for a in sets} for b in sets}
+    fractions = {b: {a: shared[b][a] / max(len(sets[a] | sets[b]), 1) for a in sets} for b in sets}
+    jaccard = pandas.DataFrame(fractions)
     empty = [name for name in sets if len(sets[name]) == 0]
     jaccard.loc[empty, empty] = float("nan")
-    return Overlap(counts, jaccard)
+    return Overlap(pandas.DataFrame(shared), jaccard)

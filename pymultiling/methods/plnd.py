@@ -1,11 +1,11 @@
-"""Language-specific neuron detection (PLND): arXiv 2402.18815, sections 2 and 3.1."""
+"""Detection of language-specific neurons (PLND): arXiv 2402.18815, sections 2 and 3.1."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,24 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
+from pymultiling.models.pretrained import pretrained
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.importance_values import Importance
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedTokenizerBase
+
+    from pymultiling.data.corpora import Corpus
+
+Rope: TypeAlias = Literal["pre", "post"]
+ImportanceScore: TypeAlias = Literal["importance", "released"]
+QKMode: TypeAlias = Literal["exact", "fast"]
 
 
 def importance(
@@ -34,48 +42,53 @@ def importance(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    sites: Iterable[str] = SITES,
-    rope: str = "pre",
-    score: str = "importance",
-    qk: str = "exact",
+    sites: Site | Iterable[Site] = SITES,
+    rope: Rope = "pre",
+    score: ImportanceScore = "importance",
+    qk: QKMode = "exact",
     fused: bool | None = None,
 ) -> Importance:
-    """Importance of every neuron of a decoder for each document of a batch, from one forward.
+    r"""Measures the importance of every neuron for each document of a batch, in one forward.
 
-        Imp(N | c) = || T \\ N (h) - T(h) ||^2, summed over the tokens of document c        (arXiv 2402.18815, eq. 1)
+        Imp(N | c) = sum over the tokens of document c of || T \ N (h) - T(h) ||^2
 
-    the squared change of the layer's output when all parameters of neuron N are zero; for "q" and "k" the change of the
-    attention probabilities (eq. 9-11). Exact, without running the layer again; q and k on request estimated, for less.
+    T(h) is the output of the layer and T \ N its output when all parameters of neuron N are zero. For "q" and "k" the
+    output is the attention probabilities (eq. 9-11). The values are exact and computed in parallel for all neurons; no
+    layer runs a second time. For q and k a cheaper estimate can be requested.
+
+    Source: arXiv 2402.18815, eq. 1 and eq. 9-11; for score="released" the paper's published code.
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        input_ids: (documents, length) int64, on the model's device.
-        attention_mask: (documents, length), 0 for padding on either side; None: no padding.
-        sites: which of "ffn", "q", "k", "v", "o".
-        rope: "pre" zeroes a neuron's row of q_proj or k_proj, as the definition says; "post" its dimension after the
-            rotation, as the published code does.
-        score: "importance", or "released": what the published code ranks by (sum |up|; sum |attention output|, for "v"
-            summed over the query heads that share it; the change of the probabilities by unscaled scores, after the
-            rotation, for "k" that of "q" summed over the query heads).
-        qk: "exact", or "fast": q and k estimated from at most 16 keys of every query, with standard errors,
+        input_ids: (documents, length) int64, the tokens, on the model's device.
+        attention_mask: (documents, length) int or bool, 0 for padding, which may be on either side. None: no padding.
+        sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
+        rope: where a query or key neuron is set to zero. "pre": its row of q_proj or k_proj is zero, as the definition
+            says. "post": its dimension is zero after the rotary embedding, as in the published code.
+        score: the definition of importance. "importance": eq. 1. "released": the quantity that the published code ranks
+            by. For "ffn" it is sum |up|. For "o" it is sum |attention output|, and for "v" that sum added up over the
+            query heads that share the value head. For "q" it is the change of the probabilities of unscaled attention
+            scores after the rotary embedding, and for "k" that of "q" added up over the query heads.
+        qk: "exact", or "fast" to estimate q and k from at most 16 keys of every query, with standard errors:
 
                 f = sum_j w_j A_j (exp(y_j) / sum_i w_i exp(y_i) - 1)^2,   summed over the queries
 
-            (`pml.ops.qk_importance` has the weights w); exact for documents of up to 16 tokens. Take it for long documents
-            where the ranking counts.
-        fused: let `gated_ffn` compute the FFNs' product together with its statistics; the layers' outputs then agree with
-            the plain model's to rounding, without it bit for bit (of a mixture of experts where the model runs transformers'
-            "eager" experts, to rounding with others). None: on a GPU, where it saves launches and memory
-            traffic, and not on the CPU, where it saves nothing.
+            `pml.ops.qk_importance` defines the weights w. Documents of up to 16 tokens are exact. Use "fast" for long
+            documents where only the ranking of neurons matters.
+        fused: True: the operator `pml.ops.gated_ffn` computes the product of the FFN together with its statistics. The
+            layers' outputs then agree with the plain model's up to rounding. False: the outputs are those of the plain
+            model bit for bit (in a mixture of experts, bit for bit if the model runs transformers' "eager" experts, and
+            up to rounding otherwise). None: True on a GPU, where it saves kernel launches and memory traffic, and
+            False on the CPU, where it saves nothing.
 
     Returns:
-        {site: (documents, layers, neurons)}, float32; float64 for a float64 model. Its attribute `error` has the
-        standard errors of the sites that are estimated, {site: tensor of the same shape}; none with qk="exact".
+        {site: (documents, layers, neurons)}, float32, or float64 for a float64 model. The attribute `error` holds the
+        standard errors of estimated sites as {site: tensor of the same shape}; it is empty with qk="exact".
 
     Raises:
-        UnsupportedModel: the model's neurons are not where a known family has them.
-        NonFiniteActivations: naming site, layer and document.
-        ValueError: an unknown site, rope, score or qk; the model trains some neurons (`train_only`).
+        UnsupportedModel: the model's neurons are not where its family has them, or no known family fits.
+        NonFiniteActivations: a value is NaN or infinite; the message names site, layer and document.
+        ValueError: an unknown site, rope, score or qk; or the model trains some neurons (see `train_only`).
     """
     refuse_deltas(model)
     with ImportanceProbe(model, sites, rope, score, fused, qk) as probe:
@@ -84,13 +97,13 @@ def importance(
 
 @dataclass(frozen=True)
 class Detection:
-    """What `detect` found.
+    """The result of `detect`.
 
     Attributes:
-        neurons: {language: NeuronSet}, the neurons selected for it.
-        statistics: {language: NeuronStatistics}; `select` of a Threshold, or of the same TopK with another share, finds
-            other sets in them without measuring again.
-        corpora: {language: CorpusReport}, what became of its texts.
+        neurons: {language: NeuronSet}, the neurons that were selected for the language.
+        statistics: {language: NeuronStatistics}. Another selection rule can be applied to them without measuring again:
+            `Threshold(...).select(statistics)`, or the same `TopK` with another `share`.
+        corpora: {language: CorpusReport}, how many texts were read, left out or cut.
     """
 
     neurons: dict[str, NeuronSet]
@@ -98,33 +111,48 @@ class Detection:
     corpora: dict[str, CorpusReport] = field(default_factory=dict)
 
     def specific(self, at_most: int = 1, minus: Iterable[str] = ()) -> dict[str, NeuronSet]:
-        """{language: the neurons selected for it and for at most `at_most` languages in all, itself counted}.
+        """Returns the neurons that were selected for a language and for few others.
 
-        Neurons of the languages in `minus` are taken out (of the others' sets).
+        Args:
+            at_most: the largest number of languages that a neuron may be selected for, the language itself included.
+            minus: languages whose neurons are removed from the sets of all other languages, for example ("en",).
+
+        Returns:
+            {language: NeuronSet}, for all languages of the detection.
+
+        Raises:
+            ValueError: `minus` names a language that is not in the detection.
         """
         minus = set(minus)
         for language in minus - self.neurons.keys():
             raise ValueError(f"no language {language!r} among {', '.join(self.neurons)}")
         sites = next(iter(self.neurons.values())).sites
-        counts = {site: sum(one.sites[site].int() for one in self.neurons.values()) for site in sites}
-        few = NeuronSet({site: count <= at_most for site, count in counts.items()})
-        found = {}
+        counts = {
+            site: torch.stack([neurons.sites[site] for neurons in self.neurons.values()]).sum(0) for site in sites
+        }
+        shared_by_few = NeuronSet({site: count <= at_most for site, count in counts.items()})
+        specific = {}
         for language, neurons in self.neurons.items():
-            found[language] = neurons & few
-            for other in minus - {language}:
-                found[language] -= self.neurons[other]
-        return found
+            specific[language] = neurons & shared_by_few
+            for removed in minus - {language}:
+                specific[language] -= self.neurons[removed]
+        return specific
 
     def report(self) -> pandas.DataFrame:
-        """Counts: columns language, site, layer, selected, specific (selected for this language only)."""
+        """Counts the selected neurons by language, site and layer.
+
+        Returns:
+            DataFrame with a row for each language, site and layer. Columns: language, site, layer, selected (number of
+            selected neurons) and specific (number of those that are selected for no other language).
+        """
         import pandas
 
         specific = self.specific()
         rows = [
-            (language, site, layer, selected, only)
+            (language, site, layer, selected_count, specific_count)
             for language, neurons in self.neurons.items()
             for site in neurons.sites
-            for layer, (selected, only) in enumerate(
+            for layer, (selected_count, specific_count) in enumerate(
                 zip(neurons.count("layer")[site], specific[language].count("layer")[site])
             )
         ]
@@ -133,14 +161,14 @@ class Detection:
 
 def detect(
     model: nn.Module,
-    tokenizer,
-    corpora: Mapping[str, object],
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, Corpus],
     *,
     select: TopK | Threshold | None = None,
-    sites: Iterable[str] = SITES,
-    rope: str = "pre",
-    score: str = "importance",
-    qk: str = "exact",
+    sites: Site | Iterable[Site] = SITES,
+    rope: Rope = "pre",
+    score: ImportanceScore = "importance",
+    qk: QKMode = "exact",
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -150,44 +178,58 @@ def detect(
     checkpoint_documents: int | None = None,
     progress: bool = True,
 ) -> Detection:
-    """Finds the neurons of every language: those important in its documents (arXiv 2402.18815, section 2).
+    """Finds the neurons that matter for each language: those that are important in the documents of its corpus.
+
+    The importance of every neuron is measured for every document (see `importance`), and `select` decides from it which
+    neurons belong to the language. Memory does not grow with the corpora.
+
+    Under torchrun or accelerate launch, or wherever torch.distributed is initialised, each process measures a part of
+    the texts, and all return the result for all texts. The number of processes changes only the rounding of sums. All
+    processes must make the same call, with the whole corpora in the same order. The call initialises torch.distributed
+    where this has not been done, and leaves it initialised.
+
+    Source: arXiv 2402.18815, section 2, eq. 1 and 2 (`Threshold`), and its published code (`TopK`).
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        tokenizer: its tokenizer.
-        corpora: {language: iterable of str | path | list of pathlib.Path | datasets.Dataset | datasets.IterableDataset}; read
-            once, in order, but for the first row of files, which is looked at before anything is measured. A path is that of a .txt
-            file (a text a line), .jsonl or .parquet (a field "text"), the first two also .gz or .zst; a URL that fsspec knows,
-            such as s3:// and hf://, is one too; a * stands for all files that match.
-        select: TopK(...) (the default) or Threshold(epsilon).
-        sites, rope, score, qk: as in `importance`.
-        max_length: longer documents are cut to this many tokens (or to the model's positions).
-        batch_tokens: tokens in one forward, padding included.
-        pack: join consecutive texts of a language into documents of this many tokens, within a chunk of 256 characters for
-            each token of a batch; None: a text is a document.
-        workers: processes that tokenise beside the forward; 0: this one does it.
-        checkpoint: a folder to keep the state in. The same call goes on from there, after whatever ended it, to the same
-            result: minimum and votes bit for bit, sums too.
-        checkpoint_seconds, checkpoint_documents: how often the state is written; what is lost at most.
-        progress: show it on stderr.
-
-    Under torchrun and accelerate launch, or wherever torch.distributed is initialised, each process measures a part of the
-    texts, and all return the whole. Their number changes nothing but the rounding of sums. All must make the same call, with
-    whole corpora in the same order; torch.distributed is started where it was not, and stays so.
+        tokenizer: the model's tokenizer.
+        corpora: {language: corpus}. A corpus is an iterable of str, a path, a list of pathlib.Path, a datasets.Dataset
+            or a datasets.IterableDataset. It is read once and in order, except that the first record of each file is
+            checked before the measurement starts. A path is that of a .txt file (one text a line) or of a .jsonl or
+            .parquet file (field "text"); .txt and .jsonl may be compressed (.gz, .zst). A URL that fsspec can open,
+            such as s3:// or hf://, is a path too, and * stands for all files that match.
+        select: the selection rule, `TopK(...)` or `Threshold(epsilon)`. None: `TopK()`.
+        sites: as in `importance`.
+        rope: as in `importance`.
+        score: as in `importance`.
+        qk: as in `importance`.
+        max_length: longer documents are cut to this many tokens, or to the length that the model supports.
+        batch_tokens: the largest number of tokens in one forward, padding included.
+        pack: join consecutive texts of a language into documents of this many tokens. Texts are joined within a chunk
+            of 256 characters for each token of a batch. None: each text is a document.
+        workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
+        checkpoint: a folder for the state of the pass. If a run was interrupted, the same call resumes from the folder
+            and gives the same result bit for bit: minimum, votes and sums. None: no state is saved.
+        checkpoint_seconds: the state is written when this many seconds have passed since the last time.
+        checkpoint_documents: the state is also written after this many documents. None: only the time counts. What was
+            measured after the last write is lost by an interruption.
+        progress: show progress on stderr.
 
     Returns:
-        Detection. Memory does not grow with the corpora.
+        A `Detection`.
 
     Raises:
-        CorpusError: a corpus cannot be read, or has no documents; what was measured stays in the checkpoint.
-        CheckpointError: the checkpoint is of another run, or in use. What an iterable that is neither a list nor a
-            datasets.Dataset gave is not read again, so not compared, once it has ended.
-        UnsupportedModel, NonFiniteActivations, ValueError: as `importance`; ValueError also where processes were called
-            differently.
+        CorpusError: a corpus cannot be read or has no documents. Results measured before stay in the checkpoint.
+        CheckpointError: the checkpoint belongs to another call, or is in use. The contents of an iterable that is
+            neither a list nor a datasets.Dataset are not compared once it has been read to its end.
+        UnsupportedModel: as `importance`.
+        NonFiniteActivations: as `importance`; the message names language and document.
+        ValueError: as `importance`; or the processes made different calls.
 
     Warns:
-        UserWarning: a batch does not fit in memory, and is measured in halves, which gives the same to rounding (not of a model
-            that is spread over processes); a checkpoint is damaged or cannot be written.
+        UserWarning: a batch does not fit in memory and is measured in halves, which gives the same result up to
+            rounding (a model that is spread over processes is not measured in halves); or a checkpoint is damaged or
+            cannot be written.
     """
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
@@ -196,12 +238,12 @@ def detect(
     probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    nothing = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
+    dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
+    empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
     def measure(batch: Batch, _: BatchSource) -> NeuronStatistics:
-        found = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
-        return NeuronStatistics.of_batch(found, select.votes(found), batch.tokens, rule)
+        values = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
+        return NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:
@@ -211,14 +253,18 @@ def detect(
     job = Job(
         activity="measuring",
         tokenisation=tokenisation,
-        empty_statistics=lambda *_: nothing,
+        empty_statistics=lambda *_: empty_statistics,
         measure=measure,
-        identity=lambda: {"measure": rule, "sites": probe.sites, **identify_inputs(model.base_model, tokenisation)},
+        identity=lambda: {
+            "measure": rule,
+            "sites": probe.sites,
+            **identify_inputs(probe.decoder.base_model, tokenisation),
+        },
         check=check,
         spread_over=probe.decoder.tensor_parallel.count,
     )
     with probe:
-        found = run_pass(corpora, job, options)
-    statistics = {language: total for language, (total, _) in found.items()}
-    neurons = {language: select.select(one) for language, one in statistics.items()}
-    return Detection(neurons, statistics, {language: report for language, (_, report) in found.items()})
+        results = run_pass(corpora, job, options)
+    statistics = {language: total for language, (total, _) in results.items()}
+    neurons = {language: select.select(total) for language, total in statistics.items()}
+    return Detection(neurons, statistics, {language: report for language, (_, report) in results.items()})

@@ -1,47 +1,54 @@
-"""How alike two languages' sentences are in a layer: translations found again, and linear CKA."""
+"""How alike the sentences of two languages are in a layer: translation retrieval and linear CKA."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from pymultiling.methods.embeddings import checked_layers, layer_points
+from pymultiling.methods.ilo import Metric
 from pymultiling.ops.nearest_neighbors import METRICS
 
 if TYPE_CHECKING:
     import pandas
 
-SAME = 1e-14  # of the norm: what rounding leaves of sentences that are all the same, around their mean
-ROWS = 4096  # of the scores that are held at a time, so that memory grows with the sentences and not their square
+# Centred sentences whose norm is at most this fraction of their norm before are all the same, up to rounding.
+MIN_NORM = 1e-14
+ROWS = 4096  # of the distances that are held at a time: memory grows with the sentences, not with their square
+
+# Compares two languages: (source, target, points of source, points of target, (sentences,) bool: present in both) gives
+# the value from source to target and the value from target to source.
+_Comparison: TypeAlias = Callable[[str, str, Tensor, Tensor, Tensor], tuple[float, float]]
 
 
 @torch.no_grad()
 def retrieval(
-    embeddings: Mapping[str, Tensor], *, metric: str = "cosine", device: torch.device | str | None = None
+    embeddings: Mapping[str, Tensor], *, metric: Metric = "cosine", device: torch.device | str | None = None
 ) -> pandas.DataFrame:
-    """How often a sentence's nearest sentence of another language is its translation, layer by layer.
+    """Measures for every layer how often a sentence's nearest sentence of another language is its translation.
 
         accuracy[A, B] = #{i : argmin_j d(a[i], b[j]) = i} / #i,    over the sentences i, j that both languages have
 
-    In float64, whose rounding decides between sentences that are equally near.
+    Distances are computed in float64. Between sentences that are equally near, its rounding decides.
 
     Args:
-        embeddings: {language: (sentences, layers, hidden)}, as of `sentence_embeddings`: sentence i of one language is
-            the translation of sentence i of the others. One with a NaN is missing, and left out with its translation.
-        metric: "cosine" or "euclidean".
-        device: where it is computed; where the embeddings are, if None.
+        embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.
+            Sentence i of one language is the translation of sentence i of the others. A sentence with a NaN is missing;
+            its translation is left out too.
+        metric: the distance d, "cosine" or "euclidean".
+        device: the device of the computation. None: the device of the embeddings.
 
     Returns:
-        DataFrame with a row for each layer and ordered pair of languages: layer, source, target, accuracy; NaN where a
-        pair has no sentence in common.
+        DataFrame with a row for each layer and ordered pair of languages. Columns: layer, source (A), target (B),
+        accuracy (0 to 1). The accuracy is NaN if a pair has no sentence in common.
 
     Raises:
-        ValueError: another metric, fewer than two languages, or different numbers of sentences.
+        ValueError: an unknown metric, fewer than two languages, or different numbers of sentences.
         NonFiniteActivations: an embedding is infinite.
     """
     if metric not in METRICS:
@@ -51,121 +58,143 @@ def retrieval(
 
 @torch.no_grad()
 def cka(embeddings: Mapping[str, Tensor], *, device: torch.device | str | None = None) -> pandas.DataFrame:
-    """Linear centred kernel alignment of two languages' sentences, layer by layer.
+    """Measures for every layer the linear centred kernel alignment (CKA) of two languages' sentences.
 
-        cka[A, B] = ||B' A||^2 / (||A' A|| ||B' B||)    (Frobenius)
+        cka[A, B] = ||B' A||^2 / (||A' A|| ||B' B||)    (Frobenius norms)
 
-    with A and B the (sentences, hidden) of the sentences that both have, each column less its mean. 1 where one is a
-    rotation and scaling of the other; symmetric; with fewer sentences than hidden values it is high even by chance. In
-    float64, from matrices of sentences x sentences or hidden x hidden, whichever are smaller. Source: Kornblith et al.
-    2019 (arXiv 1905.00414).
+    A and B are the (sentences, hidden) matrices of the sentences that both languages have, each column minus its mean.
+    CKA is 1 if one matrix is a rotation and scaling of the other. It is symmetric. With fewer sentences than hidden
+    values it is high even by chance. It is computed in float64, from matrices of sentences x sentences or hidden x
+    hidden, whichever are smaller.
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414, eq. 3 and 4.
 
     Args:
-        embeddings, device: as in `retrieval`.
+        embeddings: as in `retrieval`.
+        device: as in `retrieval`.
 
     Returns:
-        DataFrame with a row for each layer and ordered pair of languages: layer, source, target, cka; NaN where the
-        sentences that a pair has in common are fewer than two or all the same.
+        DataFrame with a row for each layer and ordered pair of languages. Columns: layer, source (A), target (B), cka
+        (0 to 1). It is NaN if the sentences that a pair has in common are fewer than two or all the same.
 
     Raises:
-        ValueError, NonFiniteActivations: as `retrieval`.
+        ValueError: fewer than two languages, or different numbers of sentences.
+        NonFiniteActivations: an embedding is infinite.
     """
     return _table(embeddings, "cka", device, _Alignment)
 
 
-def _table(embeddings: Mapping[str, Tensor], name: str, device, make: Callable) -> pandas.DataFrame:
-    """A row for each layer and ordered pair; make() gives what compares the pairs of a layer."""
+def _table(
+    embeddings: Mapping[str, Tensor],
+    column: str,
+    device: torch.device | str | None,
+    make_comparison: Callable[[], _Comparison],
+) -> pandas.DataFrame:
+    """Makes a table with a row for each layer and ordered pair; every layer has its own comparison."""
     import pandas
 
     layers = checked_layers(embeddings)
-    counts = {len(one) for one in embeddings.values()}
+    counts = {len(values) for values in embeddings.values()}
     if len(counts) > 1:
         raise ValueError(f"translations have the same number of sentences in every language, got {sorted(counts)}")
     rows = []
     for layer in range(layers):
-        of_pairs, compare = {}, make()
-        for source, target, pair in _pairs(embeddings, layer, device):
-            of_pairs[source, target], of_pairs[target, source] = compare(source, target, *pair)
+        values: dict[tuple[str, str], float] = {}
+        compare = make_comparison()
+        for source, target, a, b, both in _pairs(embeddings, layer, device):
+            values[source, target], values[target, source] = compare(source, target, a, b, both)
         order = [(source, target) for source in embeddings for target in embeddings if source != target]
-        rows += [(layer, *pair, of_pairs[pair]) for pair in order]
-    return pandas.DataFrame(rows, columns=["layer", "source", "target", name])
+        rows += [(layer, source, target, values[source, target]) for source, target in order]
+    return pandas.DataFrame(rows, columns=["layer", "source", "target", column])
 
 
-def _pairs(embeddings: Mapping[str, Tensor], layer: int, device) -> Iterator[tuple[str, str, tuple]]:
-    """Every two languages: their names, float64 points, and which of the sentences both have."""
+def _pairs(
+    embeddings: Mapping[str, Tensor], layer: int, device: torch.device | str | None
+) -> Iterator[tuple[str, str, Tensor, Tensor, Tensor]]:
+    """Yields for every two languages their names, their float64 points, and which of the sentences both have."""
     points = {
         language: (values.to(device=device or values.device, dtype=torch.float64), present.to(device or present.device))
         for language, (values, present) in layer_points(embeddings, layer).items()
     }
-    for (source, (a, in_a)), (target, (b, in_b)) in combinations(points.items(), 2):
-        yield source, target, (a, b, in_a & in_b)
+    for (source, (a, present_in_a)), (target, (b, present_in_b)) in combinations(points.items(), 2):
+        yield source, target, a, b, present_in_a & present_in_b
 
 
 class _Retrieval:
-    def __init__(self, metric: str):
-        self.metric = metric
+    def __init__(self, metric: Metric):
+        self._metric = metric
 
     def __call__(self, source: str, target: str, a: Tensor, b: Tensor, both: Tensor) -> tuple[float, float]:
         a, b = a[both], b[both]
         if len(a) == 0:
             return float("nan"), float("nan")
-        if self.metric == "cosine":
+        if self._metric == "cosine":
             a, b = normalize(a), normalize(b)
         else:
-            a, b = a - b.mean(0), b - b.mean(0)  # distances stay, and what the squares below lose to rounding is less
+            a, b = a - b.mean(0), b - b.mean(0)  # the distances stay, and the squares below lose less to rounding
         return _accuracies(a, b)
 
 
 def _accuracies(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """From a to b and back, by the distance |a|^2 + |b|^2 - 2 ab; norms of 1 make it that of the cosine."""
+    """Returns the accuracies from a to b and from b to a.
+
+    The distance is |a|^2 + |b|^2 - 2 ab. For points of norm 1 its order is that of the cosine distance.
+    """
     squares_a, squares_b = a.square().sum(1), b.square().sum(1)
-    right, best, nearest = 0, None, None
+    correct = 0
+    shortest = nearest = None  # (len(b),): the distance from every b to the nearest a so far, and the index of that a
     for start in range(0, len(a), ROWS):
-        place = slice(start, start + ROWS)
-        distances = squares_a[place, None] + squares_b - 2 * a[place] @ b.T
-        own = torch.arange(start, start + len(distances), device=a.device)
-        right += int((distances.argmin(1) == own).sum())
-        low, row = distances.min(0)
-        if best is None:
-            best, nearest = low, row
+        block = slice(start, start + ROWS)
+        distances = squares_a[block, None] + squares_b - 2 * a[block] @ b.T
+        translations = torch.arange(start, start + len(distances), device=a.device)
+        correct += int((distances.argmin(1) == translations).sum())
+        block_shortest, row = distances.min(0)
+        if shortest is None or nearest is None:
+            shortest, nearest = block_shortest, row
         else:
-            better = low < best
-            best, nearest = torch.where(better, low, best), torch.where(better, row + start, nearest)
-    back = int((nearest == torch.arange(len(b), device=b.device)).sum())
-    return right / len(a), back / len(b)
+            is_shorter = block_shortest < shortest
+            shortest = torch.where(is_shorter, block_shortest, shortest)
+            nearest = torch.where(is_shorter, row + start, nearest)
+    assert nearest is not None  # a has a row
+    correct_back = int((nearest == torch.arange(len(b), device=b.device)).sum())
+    return correct / len(a), correct_back / len(b)
 
 
 class _Alignment:
-    """Keeps what belongs to a language alone, for the pairs with the same sentences as the first pair: all, mostly."""
+    """Computes CKA. What depends on one language alone is cached for the sentences that the first pair has in common.
+
+    Most often all pairs have the same sentences in common.
+    """
 
     def __init__(self) -> None:
-        self.both: Tensor | None = None
-        self.kept: dict[str, tuple[Tensor, Tensor]] = {}
+        self._cached_both: Tensor | None = None
+        self._cache: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, source: str, target: str, a: Tensor, b: Tensor, both: Tensor) -> tuple[float, float]:
-        if self.both is None:
-            self.both = both
-        squares = int(both.sum()) <= a.shape[1]
-        a, norm_a = self._prepared(source, a, both)
-        b, norm_b = self._prepared(target, b, both)
+        if self._cached_both is None:
+            self._cached_both = both
+        is_cached = torch.equal(both, self._cached_both)
+        is_gram = int(both.sum()) <= a.shape[1]
+        a, norm_a = self._prepared(source, a, both, is_cached)
+        b, norm_b = self._prepared(target, b, both, is_cached)
         # ||B' A||^2 is the sum of the products of the entries of A A' and B B'.
-        shared = (a * b).sum() if squares else (b.T @ a).square().sum()
+        shared = (a * b).sum() if is_gram else (b.T @ a).square().sum()
         value = float(shared / (norm_a * norm_b))
         return value, value
 
-    def _prepared(self, language: str, x: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.equal(both, self.both):
-            return _prepared(x[both])
-        if language not in self.kept:
-            self.kept[language] = _prepared(x[both])
-        return self.kept[language]
+    def _prepared(self, language: str, x: Tensor, both: Tensor, is_cached: bool) -> tuple[Tensor, Tensor]:
+        if not is_cached:
+            return _prepare(x[both])
+        if language not in self._cache:
+            self._cache[language] = _prepare(x[both])
+        return self._cache[language]
 
 
-def _prepared(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred x, or x x' where that is smaller, and the norm of x' x, which is that of x x'."""
+def _prepare(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the centred x, or x x' if that is smaller, and the norm of x' x, which is that of x x'."""
     size = x.norm()
     x = x - x.mean(0)
-    if x.norm() <= SAME * size:
+    if x.norm() <= MIN_NORM * size:
         x = torch.zeros_like(x)
     if len(x) <= x.shape[1]:
         gram = x @ x.T

@@ -1,4 +1,4 @@
-"""How a model's language neurons change, such as by alignment (arXiv 2505.21505)."""
+"""How the ternary neurons of a model change, for example by alignment (arXiv 2505.21505)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from pymultiling.methods.ternary import KINDS, Ternary
+from pymultiling.methods.ternary import Ternary, sets_by_kind
 from pymultiling.neurons.sets import NeuronSet
 
 if TYPE_CHECKING:
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class TernaryChange(NamedTuple):
-    """DataFrames of counts before and after; change = after - before, both = in both, jaccard = both / in either.
+    """The result of `ternary_change`: four DataFrames with numbers of neurons before and after.
+
+    In all of them change = after - before, both = the neurons in both sets, and jaccard = both / the neurons in at
+    least one of the two sets.
 
     Attributes:
-        kinds: a row a kind: before, after, change, both, jaccard.
-        layers: layer, kind, before, after, change.
-        histogram: a row a number of languages, 0 ... K: before, after, change.
-        languages: a row a language, its selected neurons: before, after, both, jaccard.
+        kinds: a row for each kind (specific, related, general). Columns: before, after, change, both, jaccard.
+        layers: a row for each kind and layer. Columns: layer, kind, before, after, change.
+        histogram: a row for each number of languages, 0 ... K. Columns: before, after, change.
+        languages: a row for each language, about its selected neurons. Columns: before, after, both, jaccard.
     """
 
     kinds: pandas.DataFrame
@@ -30,10 +33,16 @@ class TernaryChange(NamedTuple):
 
 
 def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:
-    """What changed between two models of one shape, or two measurements of one model, in the same languages.
+    """Compares the ternary neurons of two models of the same shape, or of two measurements of one model.
+
+    Source: arXiv 2505.21505, which compares models before and after alignment.
+
+    Args:
+        before: of the first model, from `ternary`.
+        after: of the second model, in the same languages.
 
     Returns:
-        TernaryChange; jaccard is NaN where both sets are empty.
+        A `TernaryChange`. A Jaccard index is NaN if both sets are empty.
 
     Raises:
         ValueError: the models have different shapes, or the languages are not the same.
@@ -41,21 +50,21 @@ def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:
     import pandas
 
     _require_same(before, after)
-    kinds = _sets({kind: getattr(before, kind) for kind in KINDS}, {kind: getattr(after, kind) for kind in KINDS})
+    kinds = _compare_sets(sets_by_kind(before), sets_by_kind(after))
     kinds.insert(2, "change", kinds["after"] - kinds["before"])
     layers = before.by_layer().melt("layer", var_name="kind", value_name="before")
     layers["after"] = after.by_layer().melt("layer")["value"]
     histogram = pandas.DataFrame({"before": before.histogram, "after": after.histogram})
     for table in (layers, histogram):
         table["change"] = table["after"] - table["before"]
-    languages = _sets(before.neurons, after.neurons)
+    languages = _compare_sets(before.neurons, after.neurons)
     return TernaryChange(
         kinds.rename_axis("kind"), layers, histogram.rename_axis("languages"), languages.rename_axis("language")
     )
 
 
-def _sets(before: Mapping[str, NeuronSet], after: Mapping[str, NeuronSet]) -> pandas.DataFrame:
-    """A row a set."""
+def _compare_sets(before: Mapping[str, NeuronSet], after: Mapping[str, NeuronSet]) -> pandas.DataFrame:
+    """Returns a table with a row for each name."""
     import pandas
 
     rows = {}
@@ -68,7 +77,8 @@ def _sets(before: Mapping[str, NeuronSet], after: Mapping[str, NeuronSet]) -> pa
 
 
 def _require_same(before: Ternary, after: Ternary) -> None:
-    (layers, width), (new_layers, new_width) = (one.general.sites["ffn"].shape for one in (before, after))
+    layers, width = before.general.sites["ffn"].shape
+    new_layers, new_width = after.general.sites["ffn"].shape
     if (layers, width) != (new_layers, new_width):
         raise ValueError(
             f"the models have different shapes: {layers} layers x {width} neurons before, "

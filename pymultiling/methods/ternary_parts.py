@@ -1,4 +1,4 @@
-"""Which layers do what, proposed from how many neurons of each kind they have (arXiv 2505.21505)."""
+"""A proposal which layers do what, from the numbers of ternary neurons in each layer (arXiv 2505.21505)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ PART_NAMES = ("understanding", "shared space", "output transformation", "vocabul
 
 
 def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
-    """Four consecutive runs of layers in which the kinds of neurons are as even as can be.
+    """Divides the layers into four consecutive parts in which the numbers of ternary neurons are as even as possible.
 
-        the division that minimises  sum over curves, runs and layers of (c[layer] / max c - mean of it in the run)^2
+        minimise  sum over curves, parts and layers of (c[layer] / max c - mean of c / max c in the part)^2
 
-    found exactly; of equally good divisions the one with the earliest boundaries. A curve of zeros stays as it is. The
-    four parts are those of the paper, the rule is not. It makes a proposal, which describes the curves and does not
-    prove what the layers do.
+    The best division is found exactly. Of equally good divisions the one with the earliest boundaries is returned. A
+    curve that is zero everywhere is not scaled.
+
+    The result is a proposal: it describes the curves and does not prove what the layers do.
+
+    Source: arXiv 2505.21505 for the four parts; the rule that finds them is this package's own.
 
     Args:
-        by_layer: of `Ternary.by_layer`: a row a layer, a curve a column other than "layer".
+        by_layer: DataFrame as `Ternary.by_layer` returns it: a row for each layer; every column except "layer" is a
+            curve c. Values are at least 0.
 
     Returns:
-        {"understanding", "shared space", "output transformation", "vocabulary": range of layers}, none empty: in the
-        paper multilingual understanding, shared semantic space, multilingual output transformation, vocabulary output.
+        {name: range of layers}, none empty. "understanding", "shared space", "output transformation" and "vocabulary"
+        are the paper's multilingual understanding, shared semantic space, multilingual output transformation and
+        vocabulary space output.
 
     Raises:
         ValueError: fewer than four layers.
@@ -35,18 +40,18 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
     layers = len(by_layer)
     if layers < len(PART_NAMES):
         raise ValueError(f"four parts need at least four layers, got {layers}")
-    curves = [_sums(by_layer[name].tolist()) for name in by_layer.columns if name != "layer"]
+    curves = [_running_sums(by_layer[name].tolist()) for name in by_layer.columns if name != "layer"]
 
     @cache
     def cost(start: int, stop: int) -> Fraction:
-        """Squared distances to the mean: the sum of squares - the square of the sum / how many."""
+        """Squared distances to the mean: the sum of squares - the square of the sum / the number of layers."""
         total = Fraction(0)
         for sums, squares in curves:
             total += squares[stop] - squares[start] - (sums[stop] - sums[start]) ** 2 / (stop - start)
         return total
 
-    # best[stop]: the lowest cost of the layers before stop in so many runs, and where the runs after the first start.
-    best = {stop: (cost(0, stop), ()) for stop in range(1, layers + 1)}
+    # {stop: the lowest cost of the layers before stop in so many parts, and the boundaries between these parts}
+    best: dict[int, tuple[Fraction, tuple[int, ...]]] = {stop: (cost(0, stop), ()) for stop in range(1, layers + 1)}
     for _ in PART_NAMES[1:]:
         best = {
             stop: min((best[start][0] + cost(start, stop), (*best[start][1], start)) for start in best if start < stop)
@@ -56,8 +61,11 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
     return {name: range(start, stop) for name, (start, stop) in zip(PART_NAMES, pairwise(bounds))}
 
 
-def _sums(curve: list[float]) -> tuple[list[Fraction], list[Fraction]]:
-    """Of the curve over its largest value, running sums of values and of squares; fractions, so that ties are equal."""
+def _running_sums(curve: list[float]) -> tuple[list[Fraction], list[Fraction]]:
+    """Returns running sums of the curve over its largest value, and of its squares.
+
+    They are fractions, so that equal costs compare as equal.
+    """
     largest = Fraction(max(curve)) or Fraction(1)
     values = [Fraction(value) / largest for value in curve]
     return list(accumulate(values, initial=Fraction(0))), list(accumulate((x * x for x in values), initial=Fraction(0)))

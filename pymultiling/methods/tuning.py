@@ -1,9 +1,11 @@
-"""Training the parameters of some neurons and nothing else (arXiv 2402.18815, section 3.3)."""
+"""Training the parameters of chosen neurons and nothing else (arXiv 2402.18815, section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,52 +16,57 @@ from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
+if TYPE_CHECKING:
+    from pymultiling.models.linear import Linear
+
 FORMAT = "pymultiling.tuning/1"
-WHAT = "what train_only trained"
-MASK = "neurons."  # in a file, in front of a site's name
+CONTENTS = "the differences that train_only trained"
+MASK_PREFIX = "neurons."  # in a file, before the name of a site
 
 
 def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
-    """Makes the model train the parameters of `neurons`, and nothing else.
+    """Makes the parameters of `neurons` trainable and freezes everything else.
 
         q, k, v:  row n of the projection, and of its bias
         ffn:      row n of gate and up, and of their biases; column n of down
         o:        column n of o_proj
 
-    Everything else is frozen: embeddings, head, norms, other rows and columns, the biases of down and o_proj. What
-    trains are differences D to the chosen entries, W + D, which the model owns and adds while it runs; W is neither
-    written to nor copied. The gradient of D is W's own, in the chosen entries. Gradients, optimizer state and D take
-    memory in proportion to the neurons; D is float32 also where the model is in 16 bits.
+    Frozen are the embeddings, the head, norms, all other rows and columns, and the biases of down and o_proj. What
+    trains are differences D to the chosen entries of a weight W. While the model runs it adds them, W + D; W itself
+    is neither written to nor copied. The gradient of D is that of W in the chosen entries. The memory of gradients,
+    optimizer state and D is proportional to the number of neurons. D is float32 also for a model in 16 bits, and
+    float64 for a float64 model.
 
         with pml.train_only(model, neurons) as trained:
             optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)      # or a Trainer of the model
             ...
-            trained.merge()                  # an ordinary model; without it the block's end puts back the old one
+            trained.merge()                  # an ordinary model; without it the end of the block restores the old one
 
-    Works with Trainer, accelerate, autocast, gradient checkpointing, torch.compile, `generate` and `deactivate`. Make
-    the optimizer inside. Weight decay pulls D to zero: towards the weights the model had.
+    It works with Trainer, accelerate, autocast, gradient checkpointing, torch.compile, `generate` and `deactivate`.
+    Create the optimizer inside the block. Weight decay pulls D to zero, that is towards the weights that the model had.
 
-    While it trains, `state_dict`, and so `save_pretrained` and Trainer's checkpoints, give the ordinary model that
-    `merge` would make (in copies of the matrices that train). `load_state_dict` of such a state, as Trainer resumes,
-    goes into D, as exact as the weights' dtype is: of a 16-bit model also `NeuronTuning.save` D, which loses nothing.
-    `importance` and `detect`, which read weights, refuse such a model: merge first.
+    Inside the block `state_dict`, and so `save_pretrained` and the checkpoints of Trainer, give the ordinary model that
+    `merge` would make (with copies of the matrices that train). `load_state_dict` of such a state, as Trainer does
+    when it resumes, sets D. It is as exact as the weights' dtype: for a 16-bit model save D too, with
+    `NeuronTuning.save`, which loses nothing. `importance` and `detect` read weights and refuse such a model: merge
+    first.
 
-    Of a mixture of experts the attention's neurons can be trained, the FFN's cannot: all experts share two parameters,
-    which no single linear module adds to.
+    In a mixture of experts the neurons of the attention can be trained, those of the FFN cannot: all experts share two
+    parameters, and no linear module of their own could add D.
 
-    Source: arXiv 2402.18815, section 3.3; the differences, and their dtype, are ours.
+    Source: arXiv 2402.18815, section 3.3. The differences and their dtype are this package's own.
 
     Args:
-        model: a Hugging Face decoder of a supported family.
-        neurons: what to train.
+        model: a Hugging Face decoder of a supported family. It is changed in place.
+        neurons: the neurons to train.
 
     Returns:
-        NeuronTuning, which ends it.
+        A `NeuronTuning`, whose `merge` or `remove` ends the training.
 
     Raises:
-        UnsupportedModel: the model's neurons are not where a known family has them, or its weights are not in memory;
-            the set has FFN neurons of experts.
-        ValueError: the set is of a model of another shape, or empty; the model trains neurons already.
+        UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
+            are not in memory; it is spread over processes; or the set has FFN neurons of experts.
+        ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     decoder = Decoder(model)
     decoder.require_weights()
@@ -74,14 +81,16 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         )
     if has_deltas(decoder.base_model):
         raise ValueError(
-            "the model trains neurons already: first call merge() or remove() of what train_only returned, or train the "
-            "union of the sets"
+            "the model trains neurons already: first call merge() or remove() of what train_only returned, or train "
+            "the union of the sets"
         )
     return NeuronTuning(decoder, neurons)
 
 
 class NeuronTuning:
-    """A model that trains some neurons: `train_only` makes it. As a context manager it removes what was not merged.
+    """A model that trains some of its neurons, as `train_only` returns it.
+
+    As a context manager it calls `remove` at the end of the block, unless `merge` or `remove` was called before.
 
     Attributes:
         neurons: the set that is trained.
@@ -92,110 +101,155 @@ class NeuronTuning:
         self._frozen = [parameter for parameter in decoder.model.parameters() if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        names = {
-            module: name for name, module in decoder.base_model.named_modules()
-        }  # the same with and without a head
+        # Names in the base model, which are the same with and without a head.
+        names = {module: name for name, module in decoder.base_model.named_modules()}
         self._deltas = {
             names[module]: Delta(module, index, dimension)
             for number, layer in enumerate(decoder.layers)
-            for module, dimension, index in _chosen(layer, number, neurons)
+            for module, dimension, index in _trained_parts(layer, number, neurons)
         }
 
     def parameters(self) -> list[nn.Parameter]:
-        """What trains; the only parameters of the model with requires_grad, unless you change that."""
-        return list(self._named().values())
+        """Returns the parameters that train, for an optimizer.
+
+        They are the only parameters of the model with requires_grad, unless the caller changes that.
+
+        Returns:
+            The differences, float32 (float64 for a float64 model).
+
+        Raises:
+            ValueError: the training has ended.
+        """
+        return list(self._named_parameters().values())
 
     def merge(self) -> None:
-        """Adds the differences to the weights, in their dtype, and ends training: an ordinary model again."""
-        self._end(Delta.merge)
+        """Adds the differences to the weights, rounded to their dtype, and ends the training.
+
+        After it the model is an ordinary model again.
+
+        Raises:
+            ValueError: the training has ended.
+        """
+        self._require_active()
+        while self._deltas:
+            self._deltas.popitem()[1].merge()
+        self._unfreeze()
 
     def remove(self) -> None:
-        """Drops the differences and ends training: the model is, bit for bit, what it was."""
-        self._end(Delta.remove)
+        """Discards the differences and ends the training: the model is bit for bit what it was before.
+
+        Raises:
+            ValueError: the training has ended.
+        """
+        self._require_active()
+        while self._deltas:
+            self._deltas.popitem()[1].remove()
+        self._unfreeze()
 
     def save(self, path: str | Path, **metadata: str) -> None:
-        """Writes the differences and the set to a safetensors file; metadata are strings kept beside them."""
-        tensors = {name: delta.detach().contiguous() for name, delta in self._named().items()}
-        masks = {MASK + site: mask.to(torch.uint8).contiguous() for site, mask in self.neurons.sites.items()}
+        """Writes the differences and the set of neurons to a safetensors file.
+
+        Args:
+            path: the file.
+            **metadata: strings that are saved with them.
+
+        Raises:
+            ValueError: the training has ended.
+        """
+        tensors = {name: delta.detach().contiguous() for name, delta in self._named_parameters().items()}
+        masks = {MASK_PREFIX + site: mask.to(torch.uint8).contiguous() for site, mask in self.neurons.sites.items()}
         save_tensors(path, tensors | masks, FORMAT, metadata)
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path) -> NeuronTuning:
-        """`train_only` with the set and the differences of a file that `save` wrote: training goes on, or `merge` it.
+        """Calls `train_only` with the set and the differences of a file that `save` wrote.
+
+        Training can go on from there, or `merge` makes the trained model.
+
+        Args:
+            model: the model that was trained, with its original weights; with or without a head.
+            path: the file.
+
+        Returns:
+            A `NeuronTuning`, as `train_only` returns it.
 
         Raises:
-            CheckpointError: the file is damaged, something else, or of a model of another shape.
-            UnsupportedModel, ValueError: as `train_only`.
+            CheckpointError: the file is missing or damaged, holds something else, or is of a model of another shape.
+            UnsupportedModel: as `train_only`.
+            ValueError: as `train_only`.
         """
-        tensors, _ = load_tensors(path, FORMAT, WHAT)
+        tensors, _ = load_tensors(path, FORMAT, CONTENTS)
         decoder = Decoder(model)
         try:
-            neurons = NeuronSet({name[len(MASK) :]: tensors.pop(name).bool() for name in _masks_of(tensors)})
+            mask_names = [name for name in tensors if name.startswith(MASK_PREFIX)]
+            neurons = NeuronSet({name.removeprefix(MASK_PREFIX): tensors.pop(name).bool() for name in mask_names})
             neurons.check_fits(decoder.widths(), len(decoder.layers))
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
         tuning = train_only(model, neurons)
         try:
-            tuning._fill(tensors, path)
+            tuning._load_differences(tensors, path)
         except CheckpointError:
             tuning.remove()
             raise
         return tuning
 
-    def __enter__(self) -> NeuronTuning:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._deltas:
             self.remove()
 
-    def _named(self) -> dict[str, nn.Parameter]:
-        self._check_on()
-        return {f"{path}.{name}": delta for path, one in self._deltas.items() for name, delta in one.parameters()}
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        self._require_active()
+        return {f"{path}.{name}": value for path, delta in self._deltas.items() for name, value in delta.parameters()}
 
     @torch.no_grad()
-    def _fill(self, tensors: dict[str, Tensor], path: str | Path) -> None:
-        own = self._named()
-        for name in sorted(own.keys() | tensors.keys()):
-            shapes = [tuple(some[name].shape) if name in some else "not there" for some in (tensors, own)]
-            if shapes[0] != shapes[1]:
-                raise CheckpointError(f"{path} is of another model: {name} is {shapes[0]}, this model's {shapes[1]}")
-            own[name].copy_(tensors[name])
+    def _load_differences(self, tensors: dict[str, Tensor], path: str | Path) -> None:
+        parameters = self._named_parameters()
+        for name in sorted(parameters.keys() | tensors.keys()):
+            loaded_shape = tuple(tensors[name].shape) if name in tensors else "not there"
+            shape = tuple(parameters[name].shape) if name in parameters else "not there"
+            if loaded_shape != shape:
+                raise CheckpointError(f"{path} is of another model: {name} is {loaded_shape}, this model's {shape}")
+            parameters[name].copy_(tensors[name])
 
-    def _end(self, how) -> None:
-        self._check_on()
-        while self._deltas:
-            how(self._deltas.popitem()[1])
+    def _unfreeze(self) -> None:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
 
-    def _check_on(self) -> None:
+    def _require_active(self) -> None:
         if not self._deltas:
             raise ValueError("this training has ended, merged or removed: call train_only again")
 
 
-def _masks_of(tensors: dict[str, Tensor]) -> list[str]:
-    return [name for name in tensors if name.startswith(MASK)]
+def _trained_parts(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:
+    """Yields the linear modules of layer `number` that hold parameters of the neurons, and their rows or columns.
 
-
-def _chosen(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[nn.Module, int, Tensor]]:
-    """The linear modules of a layer that hold the neurons' parameters, and which of their rows or columns those are."""
-    rows: dict[nn.Module, list[Tensor]] = {}  # the parts of a fused projection share a module
-    parts = (("q", layer.q), ("k", layer.k), ("v", layer.v), ("ffn", layer.gate), ("ffn", layer.up))
-    for site, part in parts:
-        if part is None:  # a plain FFN has no up, experts have neither
+    The three values are the module, ROWS or COLUMNS, and the indices of the rows or columns, (n,) int64 with n > 0.
+    """
+    rows: dict[Linear, list[Tensor]] = {}  # the parts of a fused projection share a module
+    projections = (("q", layer.q), ("k", layer.k), ("v", layer.v), ("ffn", layer.gate), ("ffn", layer.up))
+    for site, projection in projections:
+        if projection is None:  # a plain FFN has no up, experts have neither
             continue
-        rows.setdefault(part.module, []).append(part.row_indices()[_members(neurons, site, number)])
-    found = [(module, ROWS, torch.cat(some)) for module, some in rows.items()]
-    found += [
-        (module, COLUMNS, _members(neurons, site, number))
-        for site, module in (("ffn", layer.down), ("o", layer.o))
-        if module is not None
-    ]
-    yield from (one for one in found if len(one[2]))
+        rows.setdefault(projection.module, []).append(projection.row_indices()[_members(neurons, site, number)])
+    parts = [(module, ROWS, torch.cat(indices)) for module, indices in rows.items()]
+    if layer.down is not None:
+        parts.append((layer.down, COLUMNS, _members(neurons, "ffn", number)))
+    parts.append((layer.o, COLUMNS, _members(neurons, "o", number)))
+    for module, dimension, index in parts:
+        if len(index):
+            yield module, dimension, index
 
 
 def _members(neurons: NeuronSet, site: str, number: int) -> Tensor:
-    """The neurons of the set at a site of a layer, in ascending order."""
+    """Returns the members of the set at a site of layer `number`, (n,) int64, in ascending order."""
     mask = neurons.sites.get(site)
     return torch.empty(0, dtype=torch.int64) if mask is None else mask[number].nonzero().squeeze(1)

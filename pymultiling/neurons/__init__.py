@@ -1,1 +1,1 @@
-"""Sites, sets of neurons, how they are selected, and the two statistics of them, with their files."""
+"""Sites, sets of neurons and their selection, and the statistics of importance and of activations, with their files."""

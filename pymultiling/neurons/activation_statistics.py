@@ -1,4 +1,4 @@
-"""How often every FFN neuron is active: counts over positions, a commutative group under +."""
+"""ActivationStatistics: in how many positions every FFN neuron is active."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FORMAT = "pymultiling.activations/1"
 
 
 class MostActive(NamedTuple):
-    """The neurons that are active most often.
+    """The neurons that are active most often, as `ActivationStatistics.most_active` returns them.
 
     Attributes:
-        counts: (n,) int64, their counts, descending: the curve of top frequencies.
-        share: of all activations of all neurons, the part that is theirs.
-        by_layer: (layers,) int64, how many of them each layer has.
+        counts: (n,) int64, in how many positions each of the n neurons is active, in descending order.
+        share: fraction of all activations of all neurons that these n neurons have.
+        by_layer: (layers,) int64, how many of the n neurons each layer has.
     """
 
     counts: Tensor
@@ -33,16 +33,22 @@ class MostActive(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
-    """In how many positions every FFN neuron was active.
+    """In how many positions every FFN neuron is active.
 
-        active[l, n] = #{t : act(gate[t, n]) > 0} in layer l    (act(up) in a plain FFN)
+        active[l, n] = #{t : act(gate[t, n]) > 0} in layer l    (act(up) in an FFN without a gate)
 
-    `a + b` is what one pass over both would give; `a - b` takes the positions of b out of a, such as those of a prompt out
-    of those of the prompt and its response. Source: arXiv 2402.16438, 2403.09073, 2505.21505.
+    `a + b` are the counts over the positions of both. `a - b` removes the positions of b from a, such as those of a
+    prompt from those of the prompt and its response. Counts of different models can be neither added nor subtracted
+    (ValueError).
+
+    Source: arXiv 2402.16438, 2403.09073, 2505.21505.
 
     Attributes:
-        active: (layers, neurons) int64.
-        tokens: how many positions were looked at.
+        active: (layers, neurons) int64, number of positions in which the neuron is active.
+        tokens: number of positions that were counted.
+
+    Raises:
+        ValueError: `active` is not int64 (layers, neurons), or `tokens` is not an int of at least 0.
     """
 
     active: Tensor
@@ -57,18 +63,18 @@ class ActivationStatistics:
             raise ValueError(f"tokens must be an int, got {self.tokens!r}")
         if self.tokens < 0:
             raise ValueError(
-                f"tokens must be at least 0, got {self.tokens}: more positions were taken out than there are"
+                f"tokens must be at least 0, got {self.tokens}: more positions were subtracted than there are"
             )
 
     @property
     def probability(self) -> Tensor:
-        """(layers, neurons) float64: active / tokens.
+        """(layers, neurons) float64: active / tokens, the fraction of the positions in which the neuron is active.
 
-        Between 0 and 1 also where a - b has a count below 0 or above its tokens, because two forwards of different lengths
-        were rounded differently.
+        It is clamped to 0 ... 1. A count of `a - b` can be below 0 or above its tokens, since forwards of different
+        lengths round differently.
 
         Raises:
-            ValueError: no position was counted.
+            ValueError: no positions were counted.
         """
         if self.tokens == 0:
             raise ValueError(
@@ -78,22 +84,35 @@ class ActivationStatistics:
 
     @property
     def proportion(self) -> Tensor:
-        """(layers,) float64: the part of a layer's neurons that are active, in the mean over the positions."""
+        """(layers,) float64: the fraction of a layer's neurons that are active, mean over the positions.
+
+        Raises:
+            ValueError: no positions were counted.
+        """
         return self.probability.mean(1)
 
     def most_active(self, fraction: float = 0.01) -> MostActive:
-        """The fraction of all neurons (of all layers) that are active most often; of equals the first by layer and index.
+        """Finds the neurons that are active most often.
+
+        Of neurons with equal counts, the first by layer and index is preferred.
+
+        Args:
+            fraction: how many neurons, as a fraction of those of all layers, above 0 and at most 1. At least one neuron
+                is returned.
+
+        Returns:
+            Their counts, their share of all activations, and how many of them each layer has.
 
         Raises:
-            ValueError: the fraction is not above 0 and at most 1.
+            ValueError: `fraction` is outside its range.
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         flat = self.active.flatten()
-        places = flat.argsort(descending=True, stable=True)[: max(1, round(fraction * len(flat)))]
-        counts, everything = flat[places], int(flat.sum())
-        share = int(counts.sum()) / everything if everything else 0.0
-        layers = torch.bincount(places // self.active.shape[1], minlength=self.active.shape[0])
+        top = flat.argsort(descending=True, stable=True)[: max(1, round(fraction * len(flat)))]
+        counts, total = flat[top], int(flat.sum())
+        share = int(counts.sum()) / total if total else 0.0
+        layers = torch.bincount(top // self.active.shape[1], minlength=self.active.shape[0])
         return MostActive(counts, share, layers)
 
     def __add__(self, other: ActivationStatistics) -> ActivationStatistics:
@@ -105,16 +124,41 @@ class ActivationStatistics:
         return ActivationStatistics(self.active - other.active, self.tokens - other.tokens)
 
     def over(self, processes: Processes) -> ActivationStatistics:
-        """Those of all processes together, each with positions of its own."""
+        """Adds up the counts of all processes, each of which has counted other positions.
+
+        Args:
+            processes: the processes of the run. All of them have to make this call.
+
+        Returns:
+            The counts over all positions, the same in every process.
+        """
         return ActivationStatistics(processes.total(self.active), int(processes.total(torch.tensor(self.tokens))))
 
     def save(self, path: str | Path, **metadata: str) -> None:
-        """Writes a safetensors file; metadata are strings kept beside the counts."""
+        """Writes the counts to a safetensors file.
+
+        Args:
+            path: the file, which is replaced if it exists.
+            metadata: strings to store in the file, such as language="fr".
+
+        Raises:
+            OSError: the file cannot be written. An existing file stays as it was.
+        """
         save_tensors(path, {"active": self.active.cpu().contiguous()}, FORMAT, {**metadata, "tokens": str(self.tokens)})
 
     @classmethod
     def load(cls, path: str | Path) -> ActivationStatistics:
-        """Reads what `save` wrote; CheckpointError where the file is damaged or something else."""
+        """Reads counts that `save` wrote.
+
+        Args:
+            path: the safetensors file.
+
+        Returns:
+            The counts.
+
+        Raises:
+            CheckpointError: there is no such file, or it is damaged or holds no counts of activations.
+        """
         tensors, metadata = load_tensors(path, FORMAT, "counts of activations")
         try:
             return cls(tensors["active"], int(metadata["tokens"]))
@@ -123,26 +167,32 @@ class ActivationStatistics:
 
 
 def stack_probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:
-    """(layers, neurons, languages) float64, in the mapping's order.
+    """Stacks the probabilities of several languages.
+
+    Args:
+        statistics: {language: counts}.
+
+    Returns:
+        (layers, neurons, languages) float64, in the mapping's order.
 
     Raises:
-        ValueError: there are none, they are of different models, or no position of a language was counted.
+        ValueError: the mapping is empty, the counts are of different models, or those of a language have no positions.
     """
     if not statistics:
         raise ValueError("no counts of activations were given: pass {language: ActivationStatistics}")
     _require_same_model(statistics)
-    for language, one in statistics.items():
-        if one.tokens == 0:
+    for language, counts in statistics.items():
+        if counts.tokens == 0:
             raise ValueError(f"no positions of {language!r} were counted: count some text in it, or leave it out")
-    return torch.stack([one.probability for one in statistics.values()], -1)
+    return torch.stack([counts.probability for counts in statistics.values()], -1)
 
 
 def _require_same_model(statistics: Mapping[str, ActivationStatistics]) -> None:
-    shapes = {name: tuple(one.active.shape) for name, one in statistics.items()}
-    first, shape = next(iter(shapes.items()))
-    for name, other in shapes.items():
-        if other != shape:
+    shapes = {name: tuple(counts.active.shape) for name, counts in statistics.items()}
+    first_name, first_shape = next(iter(shapes.items()))
+    for name, shape in shapes.items():
+        if shape != first_shape:
             raise ValueError(
-                f"counts of different models do not go together: {first} has {shape[0]} layers x {shape[1]} neurons, "
-                f"{name} {other[0]} x {other[1]}"
+                f"counts of different models cannot be combined: {first_name} has {first_shape[0]} layers x "
+                f"{first_shape[1]} neurons, {name} {shape[0]} x {shape[1]}"
             )

@@ -1,7 +1,8 @@
-"""Running statistics of importance over documents: a commutative monoid under +."""
+"""NeuronStatistics: sums, minima and votes of importance over documents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,18 @@ FORMAT = "pymultiling.statistics/1"
 
 @dataclass
 class NeuronStatistics:
-    """What is known of every neuron's importance after some documents.
+    """Statistics of every neuron's importance over some documents.
 
-    `a + b` is exactly what one pass over both would give: minimum, votes and counts bit for bit, sums to rounding.
+    `a + b` are the statistics of the documents of both: `minimum`, `votes` and the counts bit for bit, `sum` to
+    rounding. Statistics of different rules, sites or models cannot be added (ValueError).
 
     Attributes:
-        documents: how many.
-        tokens: how many, padding left out.
-        sum: {site: (layers, neurons) float64}, sum over the documents of the importance.
-        minimum: {site: (layers, neurons)}, smallest importance in any document; inf where there was none.
-        votes: {site: (layers, neurons) int64}, number of documents that the rule selected the neuron in.
-        rule: the rule that voted; statistics of different rules do not add.
+        documents: number of documents.
+        tokens: number of tokens, without padding.
+        sum: {site: (layers, neurons) float64}, sum of the importance over the documents.
+        minimum: {site: (layers, neurons)}, smallest importance in a document. It is inf if there are no documents.
+        votes: {site: (layers, neurons) int64}, number of documents in which the rule selected the neuron.
+        rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it.
     """
 
     documents: int
@@ -39,9 +41,19 @@ class NeuronStatistics:
 
     @classmethod
     def of_nothing(
-        cls, widths: dict[str, int], layers: int, rule: str, dtype: torch.dtype = torch.float32
+        cls, widths: Mapping[str, int], layers: int, rule: str, dtype: torch.dtype = torch.float32
     ) -> NeuronStatistics:
-        """The neutral element: no documents of a model with these neurons a layer, and importance of this dtype."""
+        """Makes the statistics of no documents, the neutral element of +.
+
+        Args:
+            widths: {site: neurons a layer} of the model.
+            layers: number of layers of the model.
+            rule: the rule that selects the votes.
+            dtype: of the importance.
+
+        Returns:
+            Statistics with `documents` and `tokens` 0, `sum` and `votes` 0, and `minimum` inf.
+        """
         shapes = {site: (layers, width) for site, width in widths.items()}
         return cls(
             documents=0,
@@ -54,15 +66,25 @@ class NeuronStatistics:
 
     @classmethod
     def of_batch(
-        cls, importance: dict[str, Tensor], votes: dict[str, Tensor], tokens: int, rule: str
+        cls, importance: Mapping[str, Tensor], votes: Mapping[str, Tensor], tokens: int, rule: str
     ) -> NeuronStatistics:
-        """Statistics of one batch: importance and votes are {site: (documents, layers, neurons)}."""
+        """Makes the statistics of one batch of documents.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+            votes: {site: (documents, layers, neurons) bool}, True where the rule selects the neuron.
+            tokens: number of tokens of the batch, without padding.
+            rule: the rule that selected the votes.
+
+        Returns:
+            The statistics, on the CPU.
+        """
         return cls(
             documents=next(iter(importance.values())).shape[0],
             tokens=tokens,
             sum={site: values.cpu().sum(0, dtype=torch.float64) for site, values in importance.items()},
             minimum={site: values.amin(0).cpu() for site, values in importance.items()},
-            votes={site: chosen.sum(0).cpu() for site, chosen in votes.items()},
+            votes={site: selected.sum(0).cpu() for site, selected in votes.items()},
             rule=rule,
         )
 
@@ -84,11 +106,17 @@ class NeuronStatistics:
         )
 
     def over(self, processes: Processes) -> NeuronStatistics:
-        """Those of all processes together, each with documents of its own."""
+        """Adds up the statistics of all processes, each of which has measured other documents.
+
+        Args:
+            processes: the processes of the run. All of them have to make this call.
+
+        Returns:
+            The statistics of all documents, the same in every process.
+        """
         documents, tokens = processes.total(torch.tensor([self.documents, self.tokens])).tolist()
-        sites = [
-            site for site in SITES if site in self.sum
-        ]  # in every process the same order, which loading may change
+        # Every process needs the same order of the sites, and loading from a file may change it.
+        sites = [site for site in SITES if site in self.sum]
         return NeuronStatistics(
             documents=documents,
             tokens=tokens,
@@ -99,11 +127,25 @@ class NeuronStatistics:
         )
 
     def mean(self, site: str) -> Tensor:
-        """(layers, neurons) float64: importance per document."""
+        """Returns the mean importance over the documents.
+
+        Args:
+            site: a site that was measured.
+
+        Returns:
+            (layers, neurons) float64. It is NaN if there are no documents.
+        """
         return self.sum[site] / self.documents
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Writes the statistics to a safetensors file.
+
+        Args:
+            path: the file, which is replaced if it exists.
+
+        Raises:
+            OSError: the file cannot be written. An existing file stays as it was.
+        """
         tensors = {
             f"{kind}.{site}": value
             for kind in ("sum", "minimum", "votes")
@@ -114,7 +156,17 @@ class NeuronStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronStatistics:
-        """Reads what `save` wrote; CheckpointError where the file is damaged or something else."""
+        """Reads statistics that `save` wrote.
+
+        Args:
+            path: the safetensors file.
+
+        Returns:
+            The statistics, on the CPU.
+
+        Raises:
+            CheckpointError: there is no such file, or it is damaged or holds no statistics of neurons.
+        """
         tensors, metadata = load_tensors(path, FORMAT, "statistics of neurons")
         kinds: dict[str, dict[str, Tensor]] = {"sum": {}, "minimum": {}, "votes": {}}
         for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""From importance to a set of neurons: the paper's threshold, and the top k of its published code."""
+"""Rules that select neurons by importance: the paper's threshold, and the top k of its published code."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from pymultiling.neurons.sets import NeuronSet
 
 @dataclass(frozen=True)
 class TopK:
-    """A neuron is selected when it is among the most important of its layer and site in enough documents.
+    """Selects a neuron that is among the k most important of its layer and site in enough documents.
+
+    A neuron whose importance in a document is 0 is not among the k of this document.
+    Source: the published code of arXiv 2402.18815, which uses counts and share = 1.
 
     Args:
-        ffn: how many of a layer's FFN neurons: a fraction (float, 0 ... 1) or a count (int).
-        attention: likewise for each of q, k, v and o.
-        share: the share of a language's documents in which it must be so.
+        ffn: k for the FFN neurons of a layer: a fraction of them (float, 0.0 to 1.0) or a count (int).
+        attention: k for each of the sites q, k, v and o: a fraction of a layer's neurons (float, 0.0 to 1.0) or a count
+            (int).
+        share: fraction of a language's documents that a neuron must be among the k in, above 0 and at most 1.
 
-    A neuron without any importance in a document is never among them. Source: the published code of arXiv 2402.18815
-    (there share = 1, and counts).
+    Raises:
+        ValueError: an argument is outside its range.
     """
 
     ffn: float | int = 0.1
@@ -38,30 +42,44 @@ class TopK:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
 
     def votes(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{site: (documents, layers, neurons)} importance -> bool of the same shape: among the top of its layer."""
+        """Finds the k most important neurons of every document, layer and site.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+
+        Returns:
+            {site: (documents, layers, neurons) bool}, True for the k most important neurons.
+        """
         return {site: self._top(site, values) for site, values in importance.items()}
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
-        """The neurons with votes from at least `share` of the documents (at least one).
+        """Selects the neurons that have votes from at least `share` of the documents, and from at least one.
+
+        Args:
+            statistics: of one language, measured with this rule. `share` may be another one than during measuring.
+
+        Returns:
+            The selected neurons.
 
         Raises:
-            ValueError: the votes are those of another rule; only `share` can be changed after measuring.
+            ValueError: the statistics were measured with another rule.
         """
         if statistics.rule.split("; ")[0] != self.rule():
             raise ValueError(
-                f"these statistics hold the votes of {statistics.rule}, not of {self.rule()}: measure again with it, "
-                "or select by another share or by Threshold"
+                f"these statistics hold the votes of {statistics.rule}, not of {self.rule()}: measure again with this "
+                "rule, or select by another share or by Threshold"
             )
         needed = max(1, math.ceil(self.share * statistics.documents - 1e-9))
         return NeuronSet({site: votes >= needed for site, votes in statistics.votes.items()})
 
     def rule(self) -> str:
-        """What the votes depend on."""
+        """Returns the text that identifies the votes of this rule: its k, without `share`."""
         ffn, attention = (int(x) if isinstance(x, Integral) else float(x) for x in (self.ffn, self.attention))
         return f"top-k, ffn {ffn!r}, attention {attention!r}"
 
     def _top(self, site: str, values: Tensor) -> Tensor:
         amount, width = self.ffn if site == "ffn" else self.attention, values.shape[-1]
+        # A fraction above 0 selects at least one neuron.
         k = amount if isinstance(amount, Integral) else max(round(amount * width), amount > 0)
         top = torch.zeros_like(values, dtype=torch.bool)
         top.scatter_(-1, values.topk(min(int(k), width), dim=-1).indices, True)
@@ -70,19 +88,39 @@ class TopK:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A neuron is selected when its importance is at least epsilon in every document (arXiv 2402.18815, eq. 2)."""
+    """Selects a neuron whose importance is at least epsilon in every document.
+
+    Source: arXiv 2402.18815, eq. 2.
+
+    Args:
+        epsilon: the smallest importance of a selected neuron, in the unit of the importance.
+    """
 
     epsilon: float
 
     def votes(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{site: (documents, layers, neurons)} importance -> bool of the same shape: at least epsilon."""
+        """Finds the neurons whose importance in a document is at least epsilon.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+
+        Returns:
+            {site: (documents, layers, neurons) bool}, True where the importance is at least epsilon.
+        """
         return {site: values >= self.epsilon for site, values in importance.items()}
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
-        """The neurons whose smallest importance is at least epsilon; none where there are no documents."""
-        some = statistics.documents > 0
-        return NeuronSet({site: (low >= self.epsilon) & some for site, low in statistics.minimum.items()})
+        """Selects the neurons whose smallest importance is at least epsilon.
+
+        Args:
+            statistics: of one language, measured with any rule.
+
+        Returns:
+            The selected neurons. The set is empty if the statistics have no documents.
+        """
+        has_documents = statistics.documents > 0
+        return NeuronSet({site: (low >= self.epsilon) & has_documents for site, low in statistics.minimum.items()})
 
     def rule(self) -> str:
-        """What the votes depend on."""
+        """Returns the text that identifies the votes of this rule."""
         return f"threshold {self.epsilon!r}"

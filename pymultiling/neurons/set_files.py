@@ -1,4 +1,4 @@
-"""Folders of the library's files, a file a language."""
+"""Folders of neuron files: one .safetensors file for each language."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from pymultiling.neurons.sets import NeuronSet
 
 
 def files_by_name(folder: str | Path) -> dict[str, Path]:
-    """{name: file}, by name, of every .safetensors file in the folder; those of its subfolders are left out."""
+    """Returns {name: file}, sorted by name, of the .safetensors files in the folder. Subfolders are not searched."""
     return {file.stem: file for file in sorted(Path(folder).glob("*.safetensors"))}
 
 
 def load_sets(folder: str | Path) -> dict[str, NeuronSet]:
-    """The sets of a folder such as `neurons` or `specific` of a run, {language: set}.
+    """Reads all sets of neurons in a folder, such as `neurons` or `specific` of a run of `pymultiling detect`.
+
+    Args:
+        folder: holds one .safetensors file for each set, as `NeuronSet.save` writes it. Subfolders are not read.
+
+    Returns:
+        {language: set}, sorted by language. The language is the file's name without its ending.
 
     Raises:
-        CheckpointError: there are no .safetensors files in it, or one is damaged or something else.
+        CheckpointError: the folder has no .safetensors files, or one is damaged or is not a set of neurons.
     """
-    found = {name: NeuronSet.load(file) for name, file in files_by_name(folder).items()}
-    if not found:
+    sets = {name: NeuronSet.load(file) for name, file in files_by_name(folder).items()}
+    if not sets:
         raise CheckpointError(
-            f"{folder} has no .safetensors files: give a folder of sets, such as neurons or specific of what detect wrote"
+            f"{folder} has no .safetensors files: give a folder of sets, such as neurons or specific in the output "
+            "of detect"
         )
-    return found
+    return sets

@@ -1,26 +1,44 @@
-"""Sets of neurons of a model."""
+"""NeuronSet: a set of neurons of a model, with its file formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from pymultiling.neurons.sites import SITES, check_sites
+from pymultiling.neurons.sites import SITES, Site, check_sites
 from pymultiling.runtime.storage import load_tensors, save_tensors, write_atomically
 
 FORMAT = "pymultiling.neurons/1"
 
 
-class NeuronSet:
-    """A set of neurons: for each site a bool tensor (layers, neurons), True for members. Immutable by convention.
+class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are not hashable
+    """A set of neurons of a model: for each site, which neurons of which layers are members.
 
-    `a | b`, `a & b`, `a - b` and `a ^ b` are sets again; a site that one of the two lacks is empty there.
+    `a | b`, `a & b`, `a - b` and `a ^ b` are the union, intersection, difference and symmetric difference, again as
+    NeuronSets. A site that only one of the two has counts as empty in the other. `len(a)` is the number of members, and
+    `a == b` compares members. Treat a set as immutable.
+
+    Attributes:
+        sites: {site: (layers, neurons) bool on the CPU}, True for members. Sites are in the order of `SITES`.
     """
 
-    def __init__(self, sites: dict[str, Tensor]):
+    sites: dict[str, Tensor]
+
+    def __init__(self, sites: Mapping[str, Tensor]):
+        """Makes a set from masks.
+
+        Args:
+            sites: {site: (layers, neurons) bool}, True for members. A site is one of `SITES`. All sites have the same
+                number of layers.
+
+        Raises:
+            ValueError: there is no site, a site is unknown, a mask is not bool (layers, neurons), or the numbers of
+                layers differ.
+        """
         check_sites(sites)
         for site, mask in sites.items():
             if mask.ndim != 2 or mask.dtype != torch.bool:
@@ -34,8 +52,6 @@ class NeuronSet:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NeuronSet) and len(self ^ other) == 0
-
-    __hash__ = None
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
         return self._combine(other, torch.logical_or)
@@ -53,41 +69,90 @@ class NeuronSet:
         counts = ", ".join(f"{site} {count}" for site, count in self.count("site").items())
         return f"NeuronSet({len(self)} neurons: {counts})"
 
-    def count(self, by: str = "site") -> dict:
-        """Members by "site" ({site: int}) or by "layer" ({site: [int, a layer]})."""
+    @overload
+    def count(self, by: Literal["site"] = "site") -> dict[str, int]: ...
+
+    @overload
+    def count(self, by: Literal["layer"]) -> dict[str, list[int]]: ...
+
+    def count(self, by: Literal["site", "layer"] = "site") -> dict[str, int] | dict[str, list[int]]:
+        """Counts the members.
+
+        Args:
+            by: "site" for one count a site, "layer" for one count a site and layer.
+
+        Returns:
+            {site: count} for "site", {site: [count of layer 0, count of layer 1, ...]} for "layer".
+
+        Raises:
+            ValueError: `by` is something else.
+        """
         if by == "site":
             return {site: int(mask.sum()) for site, mask in self.sites.items()}
         if by == "layer":
             return {site: mask.sum(1).tolist() for site, mask in self.sites.items()}
         raise ValueError(f'by must be "site" or "layer", got {by!r}')
 
-    def only(self, *sites: str) -> NeuronSet:
-        """The members at these sites."""
-        sites = check_sites(sites)
-        return NeuronSet({site: mask & (site in sites) for site, mask in self.sites.items()})
+    def only(self, *sites: Site) -> NeuronSet:
+        """Returns the members at the given sites.
+
+        Args:
+            sites: the sites whose members stay. All other sites become empty.
+
+        Returns:
+            A set with the same sites and layers.
+
+        Raises:
+            ValueError: a site is unknown, or none is given.
+        """
+        checked = check_sites(sites)
+        return NeuronSet({site: mask & (site in checked) for site, mask in self.sites.items()})
 
     def layers(self, start: int, stop: int) -> NeuronSet:
-        """The members in layers start ... stop - 1."""
+        """Returns the members in layers start, start + 1, ..., stop - 1.
+
+        Args:
+            start: the first layer whose members stay.
+            stop: the layer after the last one whose members stay.
+
+        Returns:
+            A set with the same sites and layers.
+        """
         depth = next(iter(self.sites.values())).shape[0]
         inside = torch.zeros(depth, 1, dtype=torch.bool)
         inside[start:stop] = True
         return NeuronSet({site: mask & inside for site, mask in self.sites.items()})
 
     def by_expert(self, experts: int) -> Tensor:
-        """(layers, experts, width) bool: the FFN neurons of a model with so many experts a layer, by index in each.
+        """Splits the FFN members of a mixture-of-experts model by expert.
 
-        Neuron n of a layer is index n % width of expert n // width. The way back: NeuronSet({"ffn": found.flatten(1)}).
+        Neuron n of a layer is neuron n % width of expert n // width. `NeuronSet({"ffn": result.flatten(1)})` is the way
+        back.
+
+        Args:
+            experts: how many experts a layer has.
+
+        Returns:
+            (layers, experts, width) bool, True for members; width is the number of neurons of an expert.
+
+        Raises:
+            ValueError: the set has no site "ffn", or its neurons cannot be split among so many experts.
         """
         mask = self.sites.get("ffn")
         if mask is None or experts < 1 or mask.shape[1] % experts:
             width = "no ffn neurons" if mask is None else f"{mask.shape[1]} ffn neurons a layer"
-            raise ValueError(f"the set has {width}, which are not shared among {experts} experts")
-        return mask.unflatten(1, (experts, -1))
+            raise ValueError(f"the set has {width}, which cannot be split among {experts} experts")
+        return mask.reshape(mask.shape[0], experts, -1)
 
     def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
-        """As many neurons at every site and layer, drawn uniformly without replacement from all of them.
+        """Draws a random set of the same size, uniformly and without replacement from all neurons.
 
-        anywhere: as many at every site, in whatever layers.
+        Args:
+            seed: of the random generator. The same seed gives the same set.
+            anywhere: keep the number of members at every site only. False: at every site and layer.
+
+        Returns:
+            A set with the same sites and layers.
         """
         generator = torch.Generator().manual_seed(seed)
         drawn = {}
@@ -98,36 +163,66 @@ class NeuronSet:
                 row[torch.randperm(len(row), generator=generator)[:count]] = True
         return NeuronSet(drawn)
 
-    def check_fits(self, widths: dict[str, int], layers: int, name: str = "the set") -> None:
-        """ValueError, naming the set, unless it is of a model with these widths and this many layers."""
+    def check_fits(self, widths: Mapping[str, int], layers: int, name: str = "the set") -> None:
+        """Checks that the set belongs to a model with these sizes.
+
+        Args:
+            widths: {site: neurons a layer} of the model.
+            layers: how many layers the model has.
+            name: what the error message calls the set.
+
+        Raises:
+            ValueError: the set has another number of layers or of neurons.
+        """
         for site, mask in self.sites.items():
             if tuple(mask.shape) != (layers, widths[site]):
                 raise ValueError(
                     f"{name} is of another model: its {site} is {mask.shape[0]} layers x {mask.shape[1]} neurons, "
-                    f"this model's {layers} x {widths[site]}; detect the neurons of this model, or load theirs"
+                    f"this model's {layers} x {widths[site]}; detect the neurons of this model, or load the other model"
                 )
 
     def save(self, path: str | Path, **metadata: str) -> None:
-        """Writes a safetensors file: a uint8 (layers, neurons) for each site; metadata are strings kept beside it."""
+        """Writes the set to a safetensors file, with one uint8 tensor (layers, neurons) for each site.
+
+        Args:
+            path: the file, which is replaced if it exists.
+            metadata: strings to store in the file, such as language="fr".
+
+        Raises:
+            OSError: the file cannot be written. An existing file stays as it was.
+        """
         tensors = {site: mask.to(torch.uint8).contiguous() for site, mask in self.sites.items()}
         save_tensors(path, tensors, FORMAT, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
-        """Reads what `save` wrote; CheckpointError where the file is damaged or something else."""
+        """Reads a set that `save` wrote.
+
+        Args:
+            path: the safetensors file.
+
+        Returns:
+            The set.
+
+        Raises:
+            CheckpointError: there is no such file, or it is damaged or is not a set of neurons.
+        """
         tensors, _ = load_tensors(path, FORMAT, "a set of neurons")
         return cls({site: mask.bool() for site, mask in tensors.items()})
 
     @classmethod
     def from_lape(cls, path: str | Path, width: int) -> list[NeuronSet]:
-        """Reads FFN sets in the layout of LAPE's published code: list[language][layer] of LongTensor, a torch file.
+        """Reads sets of FFN neurons in the format of LAPE's published code.
+
+        The format is a torch file with list[language][layer] of LongTensors, the indices of the neurons.
+        Source: the published code of arXiv 2402.16438.
 
         Args:
-            path: the file; read with weights_only.
-            width: the model's FFN width, which the layout does not hold.
+            path: the file. It is read with weights_only=True.
+            width: the model's FFN width, which the file does not hold.
 
         Returns:
-            One set a language, in the file's order.
+            One set for each language, in the order of the file.
         """
         sets = []
         for language in torch.load(path, map_location="cpu", weights_only=True):
@@ -139,19 +234,31 @@ class NeuronSet:
 
     @staticmethod
     def to_lape(sets: Sequence[NeuronSet], path: str | Path) -> None:
-        """Writes the FFN neurons of several sets in the layout that `from_lape` reads."""
-        layout = [[row.nonzero().squeeze(1) for row in one.sites["ffn"]] for one in sets]
-        with write_atomically(path) as partial, open(partial, "wb") as file:  # a path's name would be in the file
+        """Writes the FFN neurons of several sets in the format that `from_lape` reads.
+
+        Args:
+            sets: one set for each language. Only their site "ffn" is written.
+            path: the file, which is replaced if it exists.
+
+        Raises:
+            KeyError: a set has no site "ffn".
+            OSError: the file cannot be written. An existing file stays as it was.
+        """
+        layout = [[row.nonzero().squeeze(1) for row in neurons.sites["ffn"]] for neurons in sets]
+        # An open file, since torch.save stores the name of a path that it is given.
+        with write_atomically(path) as partial, partial.open("wb") as file:
             torch.save(layout, file)
 
     def _combine(self, other: NeuronSet, operation: Callable[[Tensor, Tensor], Tensor]) -> NeuronSet:
-        sites = {}
+        sites: dict[str, Tensor] = {}
         for site in SITES:
             a, b = self.sites.get(site), other.sites.get(site)
-            if a is None and b is None:
-                continue
-            a = torch.zeros_like(b) if a is None else a
-            b = torch.zeros_like(a) if b is None else b
+            if a is None:
+                if b is None:
+                    continue
+                a = torch.zeros_like(b)
+            if b is None:
+                b = torch.zeros_like(a)
             if a.shape != b.shape:
                 raise ValueError(f"the sets are of different models: {site} is {tuple(a.shape)} and {tuple(b.shape)}")
             sites[site] = operation(a, b)

@@ -1,1 +1,1 @@
-"""The engine of everything that reads texts: corpus, documents, batches, statistics; checkpoints, several processes, halves."""
+"""Passes over corpora: from texts to statistics, with checkpoints and several processes."""

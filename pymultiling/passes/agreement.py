@@ -1,4 +1,4 @@
-"""Whether the processes of a pass agree: they were called in the same way, and read the same texts."""
+"""Checks that the processes of a pass made the same call and read the same texts."""
 
 from __future__ import annotations
 
@@ -9,28 +9,42 @@ from pymultiling.runtime.processes import Processes
 
 
 def check_same_call(team: Processes, call: Mapping[str, object]) -> None:
-    """ValueError, in all processes, where one of them was called with other arguments; `call` is this one's."""
-    first, *others = team.gathered(call)
-    for number, other in enumerate(others, 2):
-        for name in {**first, **other}:
-            if first.get(name) != other.get(name):
+    """Checks that all processes were called with the same arguments.
+
+    Args:
+        team: the processes, all of which have to make this call.
+        call: the arguments of this process.
+
+    Raises:
+        ValueError: two processes differ. It is raised in all processes.
+    """
+    first, *rest = team.gather(call)
+    for number, call in enumerate(rest, 2):
+        for name in {**first, **call}:
+            if first.get(name) != call.get(name):
                 raise ValueError(
-                    f"all processes must make the same call, with whole corpora: {name} of process 1: {first.get(name)}, of "
-                    f"process {number}: {other.get(name)}"
+                    "all processes must make the same call, with whole corpora: "
+                    f"{name} of process 1: {first.get(name)}, "
+                    f"of process {number}: {call.get(name)}"
                 )
 
 
 def check_same_texts(team: Processes, read: Mapping[str, Mapping[int, tuple[str, str]]]) -> None:
-    """CorpusError, in all processes, where two of them read the same part of a corpus, and it was not the same.
+    """Checks that the processes that read the same part of a corpus read the same texts.
 
     Args:
-        read: {corpus: {part: its fingerprint, and a hash of its rows}}, what this process read.
+        team: the processes, all of which have to make this call.
+        read: {corpus: {number of a part: (its fingerprint, hash of its records)}} that this process read.
+
+    Raises:
+        CorpusError: two processes differ. It is raised in all processes.
     """
-    seen: dict[tuple[str, int], str] = {}
-    for theirs in team.gathered(read):
-        for name, parts in theirs.items():
-            for part, (_, rows) in parts.items():
-                if seen.setdefault((name, part), rows) != rows:
+    hashes: dict[tuple[str, int], str] = {}
+    for corpora in team.gather(read):
+        for name, parts in corpora.items():
+            for part, (_, records_hash) in parts.items():
+                if hashes.setdefault((name, part), records_hash) != records_hash:
                     raise CorpusError(
-                        f"corpus {name!r} is not the same in all processes: give each the whole of it, in the same order"
+                        f"corpus {name!r} is not the same in all processes: give each process the whole corpus, "
+                        "in the same order"
                     )

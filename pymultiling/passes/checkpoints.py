@@ -1,8 +1,9 @@
-"""Checkpoints of a pass over corpora: what was measured of each corpus, and where the pass stands in it.
+"""Checkpoints of a pass: for each corpus, the statistics of what was measured and where the pass goes on.
 
-A folder has a part a process. In it every corpus has its last two states, each a safetensors file with the statistics and a
-manifest with the place, what was run, and the checksums of both. The manifest is written last: without it there is no state.
-Statistics too large for that keep their rows in a file beside the states, which says of each row whether it is what was written.
+A checkpoint folder has a part for each process. In it, every corpus has its last two states. A state is a safetensors
+file with the statistics, and a manifest with the position, the settings of the run, and checksums of both. The manifest
+is written last, so a state without one is incomplete. Statistics that are too large for this keep their rows in a row
+file next to the states, and the state has checksums of these rows.
 """
 
 from __future__ import annotations
@@ -17,46 +18,68 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from pymultiling.data.chunks import ChunkStart
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.errors import CheckpointError
-from pymultiling.runtime.locking import locked
+from pymultiling.runtime.locking import lock_folder
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import write_atomically
 
 FORMAT = "pymultiling.checkpoint/1"
-KEPT = 2  # states of a corpus: the last one and the one before it
+STATES = 2  # of each corpus: the last one and the previous one
+
+Manifest: TypeAlias = dict[str, Any]  # the JSON of a manifest file
+
+
+class Statistics(Protocol):
+    """What a pass adds up."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Returns the statistics of both."""
+
+    def over(self, processes: Processes, /) -> Self:
+        """Returns the statistics of all processes."""
+
+    def save(self, path: Path, /) -> None:
+        """Writes a safetensors file."""
+
+    def load(self, path: Path, /) -> Self:
+        """Reads a file that `save` wrote."""
+
+
+S = TypeVar("S", bound=Statistics)
 
 
 @dataclass(frozen=True)
-class PassState:
+class PassState(Generic[S]):
     """How far a pass has come in a corpus.
 
     Attributes:
-        total: the statistics of what was measured.
-        place: the chunk at hand.
-        digest: the hash of the shard's rows up to its end.
-        batches: how many of its batches were measured.
-        documents: how many were measured in all.
-        before: what became of the texts before it.
-        report: of these and its own.
-        ended: nothing more comes.
+        total: statistics of the documents that were measured.
+        start: where the current chunk starts.
+        digest: hash of the shard's records up to the end of the current chunk.
+        batches: how many batches of the current chunk were measured.
+        documents: how many documents were measured in all.
+        report_before: report of the texts before the current chunk.
+        report: report of the texts up to the end of the current chunk.
+        ended: whether the whole corpus was measured.
     """
 
-    total: object
-    place: ChunkStart = ChunkStart()
+    total: S
+    start: ChunkStart = field(default_factory=ChunkStart)
     digest: str = ""
     batches: int = 0
     documents: int = 0
-    before: CorpusReport = field(default_factory=CorpusReport)
+    report_before: CorpusReport = field(default_factory=CorpusReport)
     report: CorpusReport = field(default_factory=CorpusReport)
     ended: bool = False
 
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """When a state is written: after so many seconds or documents, whichever comes first."""
+    """How often a state is written: after this many seconds or documents, whichever comes first."""
 
     seconds: float
     documents: int | None = None
@@ -67,84 +90,98 @@ class CheckpointInterval:
 
 
 class Checkpoints:
-    """The part of a checkpoint folder that is one process's; `opened` locks it."""
+    """One process's part of a checkpoint folder, which `open_checkpoints` locks."""
 
-    def __init__(self, folder: Path, run: Mapping[str, object], every: CheckpointInterval):
-        self._folder, self._every = folder, every
-        self._run = json.loads(json.dumps({"format": FORMAT, **run}))  # as it is read again
-        self._written, self._documents = time.monotonic(), 0
+    def __init__(self, folder: Path, run: Mapping[str, object], interval: CheckpointInterval):
+        """Uses an existing folder.
 
-    def row_file(self, corpus: int) -> Path:
-        """A file beside the states, for what a corpus's statistics keep elsewhere than in them."""
+        Args:
+            folder: the part of this process.
+            run: the settings that determine the result.
+            interval: how often a state is written.
+        """
+        self._folder, self._interval = folder, interval
+        self._run: Manifest = json.loads(json.dumps({"format": FORMAT, **run}))  # has the types that JSON gives
+        self._last_written, self._documents = time.monotonic(), 0
+
+    def row_file(self, corpus: int) -> Path | None:
+        """Returns the path of a file next to the states, for statistics that do not store their rows in a state."""
         return self._folder / f"{corpus}.rows"
 
-    def restore(self, corpus: int, load: Callable[[Path], object]) -> PassState | None:
-        """The last state of a corpus that is whole, a warning for every one that is not; None: there is none.
+    def restore(self, corpus: int, load: Callable[[Path], S]) -> PassState[S] | None:
+        """Reads the last undamaged state of a corpus. It warns of every damaged one.
 
-        load: reads the corpus's statistics.
+        Args:
+            corpus: number of the corpus.
+            load: reads the statistics of the corpus.
+
+        Returns:
+            The state, or None if there is none.
 
         Raises:
-            CheckpointError: it is the state of another run, or cannot be read now.
+            CheckpointError: the state belongs to another run, or cannot be read at the moment.
         """
         damaged: list[Path] = []
         numbers = sorted(self._numbers(corpus))
         while numbers:
             manifest, tensors = self._files(corpus, numbers.pop())
             try:
-                body = _read(manifest, tensors)
-                _check_same(self._run, body["run"], self._folder)
-                for file in damaged:  # it does not count as one of those that are kept
+                body = _read_manifest(manifest, tensors)
+                _check_same_run(self._run, body["run"], self._folder)
+                for file in damaged:  # damaged states do not count as one of the two that are kept
                     file.unlink(missing_ok=True)
                 return PassState(
-                    _loaded(load, tensors),
-                    _place(body["place"]),
-                    body["digest"],
-                    body["batches"],
-                    body["documents"],
-                    CorpusReport(**body["before"]),
-                    CorpusReport(**body["report"]),
-                    body["ended"],
+                    total=_load_statistics(load, tensors),
+                    start=_parse_start(body["place"]),
+                    digest=body["digest"],
+                    batches=body["batches"],
+                    documents=body["documents"],
+                    report_before=CorpusReport(**body["before"]),
+                    report=CorpusReport(**body["report"]),
+                    ended=body["ended"],
                 )
-            except _Damaged as error:
-                instead = "the one before it is used" if numbers else "the corpus begins anew"
-                warnings.warn(f"checkpoint {manifest.with_suffix('')} is not whole ({error}): {instead}")
+            except _DamagedError as error:
+                consequence = "the previous one is used" if numbers else "the corpus is measured from the start"
+                warnings.warn(
+                    f"checkpoint {manifest.with_suffix('')} is damaged ({error}): {consequence}", stacklevel=2
+                )
                 damaged += [manifest, tensors]
         return None
 
-    def measured(self, corpus: int, standing: PassState, documents: int) -> None:
-        """Tells that so many more documents were measured; writes the state when it is time."""
+    def update(self, corpus: int, state: PassState[S], documents: int) -> None:
+        """Counts documents that were measured, and writes the state if the interval is over."""
         self._documents += documents
-        late = time.monotonic() - self._written >= self._every.seconds
-        if late or self._documents >= (self._every.documents or float("inf")):
-            self.write(corpus, standing)
+        is_late = time.monotonic() - self._last_written >= self._interval.seconds
+        if is_late or self._documents >= (self._interval.documents or float("inf")):
+            self.write(corpus, state)
 
-    def write(self, corpus: int, standing: PassState) -> None:
-        """Writes the state of a corpus; where that is impossible, a warning: the states before it stay."""
-        self._written, self._documents = time.monotonic(), 0
+    def write(self, corpus: int, state: PassState[S]) -> None:
+        """Writes the state of a corpus. If that fails, it warns and keeps the earlier states."""
+        self._last_written, self._documents = time.monotonic(), 0
         try:
             numbers = self._numbers(corpus)
             number = max(numbers, default=-1) + 1
-            self._write(*self._files(corpus, number), standing)
+            self._write(*self._files(corpus, number), state)
             for old in numbers:
-                if old <= number - KEPT:
+                if old <= number - STATES:
                     for file in self._files(corpus, old):
                         file.unlink(missing_ok=True)
-        except Exception as error:  # a disk that is full has several
-            warnings.warn(f"{self._folder} cannot hold another state ({error}): what it held stays")
+        except Exception as error:  # noqa: BLE001 - a full disk raises exceptions of several packages
+            warnings.warn(f"{self._folder} cannot store a new state ({error}): the earlier ones stay", stacklevel=2)
 
-    def _write(self, manifest: Path, tensors: Path, standing: PassState) -> None:
+    def _write(self, manifest: Path, tensors: Path, state: PassState[S]) -> None:
         try:
-            standing.total.save(tensors)
+            state.total.save(tensors)
             _sync(tensors)
             body = {
                 "run": self._run,
-                "place": _place_body(standing.place),
-                "digest": standing.digest,
-                "batches": standing.batches,
-                "documents": standing.documents,
-                "before": asdict(standing.before),
-                "report": asdict(standing.report),
-                "ended": standing.ended,
+                "place": _format_start(state.start),
+                "digest": state.digest,
+                "batches": state.batches,
+                "documents": state.documents,
+                "before": asdict(state.report_before),
+                "report": asdict(state.report),
+                "ended": state.ended,
                 "tensors": _hash(tensors.read_bytes()),
             }
             with write_atomically(manifest) as partial:
@@ -156,120 +193,127 @@ class Checkpoints:
             raise
 
     def _numbers(self, corpus: int) -> set[int]:
-        names = (re.fullmatch(rf"{corpus}-(\d+)\.(json|safetensors)", file.name) for file in self._folder.iterdir())
-        return {int(name[1]) for name in names if name}
+        """Returns the numbers of the states of a corpus, also of incomplete ones."""
+        matches = (re.fullmatch(rf"{corpus}-(\d+)\.(json|safetensors)", file.name) for file in self._folder.iterdir())
+        return {int(match[1]) for match in matches if match}
 
     def _files(self, corpus: int, number: int) -> tuple[Path, Path]:
         return self._folder / f"{corpus}-{number}.json", self._folder / f"{corpus}-{number}.safetensors"
 
 
 class NoCheckpoints:
-    """Nothing is kept."""
+    """Stores nothing, with the methods of Checkpoints."""
 
-    def row_file(self, corpus: int) -> None:
+    def row_file(self, corpus: int) -> Path | None:
+        """Returns None."""
         return None
 
-    def restore(self, corpus: int, load: Callable[[Path], object]) -> None:
+    def restore(self, corpus: int, load: Callable[[Path], S]) -> PassState[S] | None:
+        """Returns None."""
         return None
 
-    def measured(self, corpus: int, standing: PassState, documents: int) -> None:
-        pass
+    def update(self, corpus: int, state: PassState[S], documents: int) -> None:
+        """Does nothing."""
 
-    def write(self, corpus: int, standing: PassState) -> None:
-        pass
+    def write(self, corpus: int, state: PassState[S]) -> None:
+        """Does nothing."""
 
 
 @contextmanager
-def opened(
+def open_checkpoints(
     folder: str | Path | None,
     processes: Processes,
     run: Mapping[str, object],
-    every: CheckpointInterval,
+    interval: CheckpointInterval,
 ) -> Iterator[Checkpoints | NoCheckpoints]:
-    """This process's checkpoints, for nobody else as long as the block lasts; none without a folder.
+    """Yields this process's checkpoints, and locks them until the end of the block.
 
     Args:
-        run: what decides the result; a checkpoint of another run is refused.
+        folder: the checkpoint folder, or None: no states are stored.
+        processes: the processes of the run.
+        run: the settings that determine the result. A checkpoint with other settings is refused.
+        interval: how often a state is written.
 
     Raises:
-        CheckpointError: the folder cannot be written to, another run is using it, or it is of another number of processes.
+        CheckpointError: the folder cannot be written to, another run uses it, or it belongs to another number of
+            processes.
     """
     if not folder:
         yield NoCheckpoints()
         return
-    own = f"process-{processes.rank}-of-{processes.count}"
     try:
-        others = [path.name for path in Path(folder).glob("process-*") if not path.name.endswith(f"-{processes.count}")]
-        if others:
-            count = others[0].rpartition("-")[2]
+        of_other_counts = [
+            path.name for path in Path(folder).glob("process-*") if not path.name.endswith(f"-{processes.count}")
+        ]
+        if of_other_counts:
+            count = of_other_counts[0].rpartition("-")[2]
             raise CheckpointError(
-                f"{folder} is a checkpoint of {count} processes, this run has {processes.count}: start as many, or give "
-                "another folder"
+                f"{folder} is a checkpoint of {count} processes, this run has {processes.count}: start as many, "
+                "or give another folder"
             )
-        part = Path(folder) / own
+        part = Path(folder) / f"process-{processes.rank}-of-{processes.count}"
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot hold checkpoints: {error.strerror or error}") from None
-    with locked(part):
+    with lock_folder(part):
         for partial in part.glob("*.partial"):
             partial.unlink()
-        yield Checkpoints(part, run, every)
+        yield Checkpoints(part, run, interval)
 
 
-class _Damaged(Exception):
-    pass
+class _DamagedError(Exception):
+    """A state is damaged."""
 
 
-def _loaded(load: Callable[[Path], object], tensors: Path) -> object:
+def _load_statistics(load: Callable[[Path], S], tensors: Path) -> S:
     try:
         return load(tensors)
     except CheckpointError as error:
-        raise _Damaged(str(error)) from None
+        raise _DamagedError(str(error)) from None
 
 
-def _read(manifest: Path, tensors: Path) -> dict:
-    """A manifest that is whole, and whose tensors are."""
+def _read_manifest(manifest: Path, tensors: Path) -> Manifest:
+    """Reads a manifest, and checks its checksum and that of its statistics."""
     try:
-        body = json.loads(manifest.read_text("utf-8"))
+        body: Manifest = json.loads(manifest.read_text("utf-8"))
         if body.pop("checksum") != _checksum(body):
-            raise _Damaged("its manifest has another checksum")
+            raise _DamagedError("its manifest has another checksum")
         if _hash(tensors.read_bytes()) != body["tensors"]:
-            raise _Damaged("its statistics have another checksum")
+            raise _DamagedError("its statistics have another checksum")
     except FileNotFoundError as error:
-        raise _Damaged(f"there is no {Path(error.filename).name}") from None
+        raise _DamagedError(f"{Path(error.filename).name} is missing") from None
     except OSError as error:
         raise CheckpointError(f"checkpoint {manifest.with_suffix('')} cannot be read now: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _Damaged(f"its manifest cannot be read: {error}") from None
+        raise _DamagedError(f"its manifest cannot be read: {error}") from None
     return body
 
 
-def _check_same(run: Mapping[str, object], other: Mapping[str, object], folder: Path) -> None:
-    for name in {**run, **other}:
-        ours, theirs = run.get(name), other.get(name)
-        if ours != theirs:
+def _check_same_run(run: Manifest, stored: Manifest, folder: Path) -> None:
+    for name in {**run, **stored}:
+        if run.get(name) != stored.get(name):
             raise CheckpointError(
-                f"{folder.parent} is a checkpoint of another run: its {name} was {theirs}, now it is {ours}; run it as it "
-                "was, or give another folder"
+                f"{folder.parent} is a checkpoint of another run: its {name} was {stored.get(name)}, now it is "
+                f"{run.get(name)}; use the earlier value, or give another folder"
             )
 
 
-def _place_body(place: ChunkStart) -> dict:
+def _format_start(start: ChunkStart) -> Manifest:
     return {
-        "shard": place.shard,
-        "row": place.record,
-        "chunk": place.chunk,
-        "digest": place.digest,
-        "finished": list(place.finished.items()),
+        "shard": start.shard,
+        "row": start.record,
+        "chunk": start.chunk,
+        "digest": start.digest,
+        "finished": list(start.finished.items()),
     }
 
 
-def _place(body: dict) -> ChunkStart:
-    finished = {number: tuple(what) for number, what in body["finished"]}
+def _parse_start(body: Manifest) -> ChunkStart:
+    finished = {number: (fingerprint, digest) for number, (fingerprint, digest) in body["finished"]}
     return ChunkStart(body["shard"], body["row"], body["chunk"], body["digest"], finished)
 
 
-def _checksum(body: dict) -> str:
+def _checksum(body: Manifest) -> str:
     return _hash(json.dumps(body, sort_keys=True).encode())
 
 
@@ -278,8 +322,8 @@ def _hash(data: bytes) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Makes sure that a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and path.is_dir():  # folders cannot be opened there
+    """Makes sure that a file, or the names of files in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""A pass over corpora: statistics of every corpus, batch by batch, in as many processes as there are, from where it stopped."""
+"""A pass over corpora: measures the statistics of every corpus, in all processes, and resumes from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,47 +7,39 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, make_batches
-from pymultiling.data.chunks import Chunk, ChunkSize, Share, changed, check_finished, chunks
-from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.chunks import Chunk, ChunkSize, Share, check_finished, chunks, corpus_changed
+from pymultiling.data.corpora import Corpus, CorpusReport, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import check_first_row, described, extent, shards_of, sizes
+from pymultiling.data.shards import Shard, check_first_record, describe_shards, extent, shards_of, sizes
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.passes.agreement import check_same_call, check_same_texts
-from pymultiling.passes.checkpoints import CheckpointInterval, PassState, opened
+from pymultiling.passes.checkpoints import CheckpointInterval, PassState, S, open_checkpoints
 from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.identity import model_hash
 from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.runtime.processes import Processes, processes
-from pymultiling.runtime.progress import Pace, say, show_progress
-
-
-class Statistics(Protocol):
-    """What a pass sums up."""
-
-    def __add__(self, other): ...
-    def over(self, processes: Processes): ...
-    def save(self, path: Path): ...
-    def load(self, path: Path): ...
+from pymultiling.runtime.progress import Pace, print_line, show_progress
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a pass is run; none of it but `batch_tokens` decides what comes out.
+    """How a pass is run. Of these, only `batch_tokens` affects the result.
 
     Attributes:
         batch_tokens: tokens in one forward, padding included.
-        workers: processes that tokenise beside the forward.
-        checkpoint: a folder for the state; None: none is kept.
-        checkpoint_seconds, checkpoint_documents: how often the state is written.
-        progress: show it on stderr.
+        workers: processes that tokenise while the model runs.
+        checkpoint: folder for checkpoints, or None: none are written.
+        checkpoint_seconds: seconds after which a state is written.
+        checkpoint_documents: documents after which a state is written, or None.
+        progress: whether to show progress on stderr.
     """
 
     batch_tokens: int
@@ -60,9 +52,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
-        self.every()
+        self.checkpoint_interval()  # checks its arguments
 
-    def every(self) -> CheckpointInterval:
+    def checkpoint_interval(self) -> CheckpointInterval:
+        """Returns how often a state is written."""
         return CheckpointInterval(self.checkpoint_seconds, self.checkpoint_documents)
 
 
@@ -71,8 +64,9 @@ class BatchSource:
     """Where the documents of a batch come from.
 
     Attributes:
-        chunk: the rows that they were made of.
-        positions: int64, of every document of the chunk, as `Tokenisation` says; `positions[batch.order]` are the batch's.
+        chunk: the chunk of all documents from which the batch was made.
+        positions: (documents of the chunk,) int64, as described in `Tokenisation`. `positions[batch.order]` are those
+            of the batch.
     """
 
     chunk: Chunk
@@ -80,29 +74,31 @@ class BatchSource:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[S]):
     """What a pass does with the documents of corpora.
 
     Attributes:
-        doing: a word for the progress, such as "measuring"; unit: what documents are called there.
-        tokenisation: how texts become documents.
-        nothing: gives a corpus's statistics before its first document; takes its name, and a path for a file of its own
-            beside its state, None where no state is kept.
-        measure: gives a batch's statistics.
-        decides: gives what decides the result, beside the corpora and `batch_tokens`.
-        check: raises CorpusError where nothing was found in a corpus; takes its name, statistics and report.
-        named: what is measured as messages call it, such as "language 'fr'".
-        corpus_label: what is read as messages call it, such as "corpus 'fr'"; "" where there is one only, and nothing to tell apart.
+        activity: a word for the progress, such as "measuring".
+        tokenisation: how records become documents.
+        empty_statistics: gives the statistics of a corpus before its first document. Its arguments are the corpus's
+            name, and a path for a row file, or None if there are no checkpoints.
+        measure: gives the statistics of a batch.
+        identity: gives the settings that affect the result, without the corpora and `batch_tokens`.
+        check: raises a CorpusError if nothing was measured. Its arguments are the corpus's name, statistics and report.
+        content_label: what error messages call the content of a corpus, such as "language 'fr'".
+        corpus_label: what error messages call the corpus that is read, such as "corpus 'fr'". It is "" if there is only
+            one.
         spread_over: how many processes have a part of the model.
-        halves: a batch that does not fit in memory is measured in halves here; False: `measure` sees to that.
+        halve_batches: whether the pass measures a batch that does not fit in memory in halves. False: `measure` does.
+        unit: what the progress calls documents.
     """
 
     activity: str
     tokenisation: Tokenisation
-    empty_statistics: Callable[[str, Path | None], Statistics]
-    measure: Callable[[Batch, BatchSource], Statistics]
+    empty_statistics: Callable[[str, Path | None], S]
+    measure: Callable[[Batch, BatchSource], S]
     identity: Callable[[], Mapping[str, object]]
-    check: Callable[[str, Statistics, CorpusReport], None]
+    check: Callable[[str, S, CorpusReport], None]
     content_label: Callable[[str], str] = "language {!r}".format
     corpus_label: Callable[[str], str] = "corpus {!r}".format
     spread_over: int = 1
@@ -110,136 +106,198 @@ class Job:
     unit: str = "documents"
 
 
-def run_pass(corpora: Mapping[str, object], job: Job, options: Options) -> dict[str, tuple[Statistics, CorpusReport]]:
-    """The statistics of every corpus, {name: source}, and what became of its texts, over all processes.
+def run_pass(
+    corpora: Mapping[str, Corpus | PairCorpus], job: Job[S], options: Options
+) -> dict[str, tuple[S, CorpusReport]]:
+    """Measures corpora.
+
+    Args:
+        corpora: {name: corpus}.
+        job: what to do with their documents.
+        options: how to run the pass.
+
+    Returns:
+        {name: (statistics, report)}, over all processes.
 
     Raises:
-        CorpusError, CheckpointError: a corpus or a checkpoint cannot be read; what was measured before is kept.
-        CorpusError, ValueError: the processes do not do the same job.
+        CorpusError: a corpus cannot be read, or the processes read different texts. What was measured before is in the
+            checkpoint.
+        CheckpointError: the checkpoint cannot be used.
+        ValueError: the processes made different calls.
     """
     if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     fields = job.tokenisation.fields
-    shards = {name: shards_of(source) for name, source in corpora.items()}
+    shards: dict[str, list[Shard]] = {name: shards_of(source) for name, source in corpora.items()}
     size = ChunkSize.of(options.batch_tokens)
     with ExitStack() as stack:
         team = stack.enter_context(processes(job.spread_over))
-        parts = {f"corpus {name!r}": described(of_corpus) for name, of_corpus in shards.items()}
-        decides = {"corpora": list(shards), **parts, "batch_tokens": options.batch_tokens}
+        descriptions = {f"corpus {name!r}": describe_shards(corpus_shards) for name, corpus_shards in shards.items()}
+        settings = {"corpora": list(shards), **descriptions, "batch_tokens": options.batch_tokens}
         if team.several or options.checkpoint:
-            decides |= job.identity()
+            settings |= job.identity()
         if team.several:
-            texts = {f"texts of {name!r}": extent(of_corpus) for name, of_corpus in shards.items()}
-            apart = {"model": None} if team.one_model else {}  # each has a part of it
-            check_same_call(team, {**decides, **apart, **texts, "checkpoint": bool(options.checkpoint)})
+            _check_same_call(team, settings, shards, options)
         folder = options.checkpoint if team.first or not team.one_model else None
-        keeper = stack.enter_context(opened(folder, team, decides, options.every()))
-        nothing = [job.empty_statistics(name, keeper.row_file(number)) for number, name in enumerate(corpora)]
-        restored = team.agreed(
-            [keeper.restore(number, empty.load) or PassState(empty) for number, empty in enumerate(nothing)]
+        checkpoints = stack.enter_context(open_checkpoints(folder, team, settings, options.checkpoint_interval()))
+        empty = [job.empty_statistics(name, checkpoints.row_file(number)) for number, name in enumerate(corpora)]
+        restored = team.broadcast_first(
+            [checkpoints.restore(number, total.load) or PassState(total) for number, total in enumerate(empty)]
         )
-        if team.one_model:  # what the first process restored goes on here, where its tables are not
-            restored = [replace(begun, total=empty + begun.total) for begun, empty in zip(restored, nothing)]
-        for (name, of_corpus), begun in zip(shards.items(), restored):
-            check_finished(name, of_corpus, begun.place)
-            if not begun.ended:
-                with _of(name, job, options.checkpoint, restored):
-                    check_first_row(of_corpus, fields)
+        if team.one_model:  # the other processes have got the first one's state, but not the tables of their own
+            restored = [replace(state, total=total + state.total) for state, total in zip(restored, empty)]
+        for (name, corpus_shards), state in zip(shards.items(), restored):
+            check_finished(name, corpus_shards, state.start)
+            if not state.ended:
+                with _add_corpus_name(name, job, options.checkpoint, restored):
+                    check_first_record(corpus_shards, fields)
         source = chain.from_iterable(
-            chunks(name, of_corpus, fields, size, Share(team.rank, team.count, number), begun.place)
-            for number, ((name, of_corpus), begun) in enumerate(zip(shards.items(), restored))
-            if not begun.ended
+            chunks(name, corpus_shards, fields, size, Share(team.rank, team.count, number), state.start)
+            for number, ((name, corpus_shards), state) in enumerate(zip(shards.items(), restored))
+            if not state.ended
         )
-        read = stack.enter_context(closing(stream(source, job.tokenisation, options.workers)))
-        # A half here would be a whole batch in another process that has a part of the model.
-        measure = SplitOnOutOfMemory(job.measure) if job.halve_batches and job.spread_over == 1 else job.measure
-        shown, standings = options.progress and team.first, list(restored)
-        pace, spans = Pace(), _spans(list(shards.values()))
-        for number, (name, begun) in enumerate(zip(corpora, restored)):
-            if begun.ended:
-                say(f"{name}: {begun.documents:,} {job.unit}, from {options.checkpoint}", shown)
+        chunk_stream = stack.enter_context(closing(stream(source, job.tokenisation, options.workers)))
+        measure: Callable[[Batch, BatchSource], S] = job.measure
+        # The processes of a spread model measure the same batch together, so none of them may halve it alone.
+        if job.halve_batches and job.spread_over == 1:
+            measure = SplitOnOutOfMemory(job.measure)
+        show = options.progress and team.first
+        states = list(restored)
+        pace, spans = Pace(), _corpus_spans(list(shards.values()))
+        for number, (name, first_state) in enumerate(zip(corpora, restored)):
+            if first_state.ended:
+                print_line(f"{name}: {first_state.documents:,} {job.unit}, from {options.checkpoint}", show)
                 continue
             with (
-                show_progress(_label(name, job, begun, team), job.unit, shown) as bar,
-                _of(name, job, options.checkpoint, standings),
+                show_progress(_progress_label(name, job, first_state, team), job.unit, show) as bar,
+                _add_corpus_name(name, job, options.checkpoint, states),
             ):
                 try:
-                    for standing, documents, tokens, done in _steps(read, begun, measure, job, options.batch_tokens):
-                        standings[number] = standing
-                        keeper.measured(number, standing, documents)
-                        pace.update(bar, documents, tokens, None if done is None else spans[number](done))
+                    for step in _measure_corpus(chunk_stream, first_state, measure, job, options.batch_tokens):
+                        states[number] = step.state
+                        checkpoints.update(number, step.state, step.documents)
+                        done = None if step.done is None else spans[number].at(step.done)
+                        pace.update(bar, step.documents, step.tokens, done)
                 finally:
-                    keeper.write(number, standings[number])
+                    checkpoints.write(number, states[number])
             if team.count == 1:
-                job.check(name, standings[number].total, standings[number].report)
-        check_same_texts(team, {name: standing.place.finished for name, standing in zip(corpora, standings)})
-        found = {name: _over_all(standing, team) for name, standing in zip(corpora, standings)}
-    for name, (total, report) in found.items():
+                job.check(name, states[number].total, states[number].report)
+        check_same_texts(team, {name: state.start.finished for name, state in zip(corpora, states)})
+        results = {name: _over_processes(state, team) for name, state in zip(corpora, states)}
+    for name, (total, report) in results.items():
         job.check(name, total, report)
-    return found
+    return results
 
 
-def _steps(
-    read: Iterator[tuple[Chunk, Documents]],
-    standing: PassState,
-    measure: Callable[[Batch, BatchSource], Statistics],
-    job: Job,
+def _check_same_call(
+    team: Processes, settings: Mapping[str, object], shards: Mapping[str, Sequence[Shard]], options: Options
+) -> None:
+    texts = {f"texts of {name!r}": extent(corpus_shards) for name, corpus_shards in shards.items()}
+    # Each process of a spread model has another part of it, so the hashes of the model differ.
+    ignored = {"model": None} if team.one_model else {}
+    check_same_call(team, {**settings, **ignored, **texts, "checkpoint": bool(options.checkpoint)})
+
+
+class _Step(NamedTuple, Generic[S]):
+    """What a batch has added.
+
+    Attributes:
+        state: how far the pass has come in the corpus.
+        documents: number of the batch's documents.
+        tokens: number of the batch's tokens.
+        done: fraction of the corpus that is done, 0 to 1, or None if it is unknown.
+    """
+
+    state: PassState[S]
+    documents: int
+    tokens: int
+    done: float | None
+
+
+def _measure_corpus(
+    chunk_stream: Iterator[tuple[Chunk, Documents]],
+    state: PassState[S],
+    measure: Callable[[Batch, BatchSource], S],
+    job: Job[S],
     batch_tokens: int,
-) -> Iterator[tuple[PassState, int, int, float | None]]:
-    """After every batch of a corpus: how far the pass has come, the batch's documents and tokens, the part of the corpus done."""
-    going_on = standing.batches > 0
-    for chunk, documents in read:
-        resumed = chunk.start == standing.place
-        if going_on and not resumed:
-            raise changed(chunk.corpus, f"part {standing.place.shard + 1} after text {standing.place.record:,}")
-        going_on = False
+) -> Iterator[_Step[S]]:
+    """Measures the rest of a corpus, whose chunks come next, and yields a step after every batch and chunk."""
+    is_first = True
+    for chunk, documents in chunk_stream:
+        resumes = chunk.start == state.start
+        if is_first and state.batches > 0 and not resumes:
+            raise corpus_changed(chunk.corpus, f"part {state.start.shard + 1} after text {state.start.record:,}")
+        is_first = False
         if chunk.last:
-            ended = replace(standing, place=chunk.start, digest="", batches=0, before=standing.report, ended=True)
-            yield ended, 0, 0, 1.0
+            ended = replace(state, start=chunk.start, digest="", batches=0, report_before=state.report, ended=True)
+            yield _Step(ended, 0, 0, 1.0)
             return
-        before, begun = (standing.before, standing.batches) if resumed else (standing.report, 0)
-        if begun and chunk.digest != standing.digest:
-            raise changed(chunk.corpus, f"{chunk.shard} after text {chunk.start.record:,}")
-        report = before + documents.report
-        standing = replace(
-            standing, place=chunk.start, digest=chunk.digest, batches=begun, before=before, report=report
+        report_before, measured_batches = (state.report_before, state.batches) if resumes else (state.report, 0)
+        if measured_batches and chunk.digest != state.digest:
+            raise corpus_changed(chunk.corpus, f"{chunk.shard} after text {chunk.start.record:,}")
+        state = replace(
+            state,
+            start=chunk.start,
+            digest=chunk.digest,
+            batches=measured_batches,
+            report_before=report_before,
+            report=report_before + documents.report,
         )
-        seen = 0
+        tokens_done = 0
+        source = BatchSource(chunk, torch.from_numpy(documents.positions))
         for number, batch in enumerate(make_batches(documents, batch_tokens, window=len(documents.lengths))):
-            seen += batch.tokens
-            if number < begun:
+            tokens_done += batch.tokens
+            if number < measured_batches:
                 continue
-            numbers = documents.places[batch.order] if job.tokenisation.form == "sentences" else batch.order
-            with add_document_name(job.content_label(chunk.corpus), numbers, _where(chunk)):
-                found = measure(batch, BatchSource(chunk, torch.from_numpy(documents.places)))
+            is_sentences = job.tokenisation.form == "sentences"
+            numbers = documents.positions[batch.order].tolist() if is_sentences else batch.order
+            with add_document_name(job.content_label(chunk.corpus), numbers, _describe_part(chunk)):
+                statistics = measure(batch, source)
             count = len(batch.order)
-            standing = replace(
-                standing, total=standing.total + found, batches=number + 1, documents=standing.documents + count
+            state = replace(
+                state, total=state.total + statistics, batches=number + 1, documents=state.documents + count
             )
-            yield standing, count, batch.tokens, _done(chunk, seen / len(documents.tokens))
-        yield standing, 0, 0, _done(chunk, 1.0)
+            yield _Step(state, count, batch.tokens, _fraction_done(chunk, tokens_done / len(documents.tokens)))
+        yield _Step(state, 0, 0, _fraction_done(chunk, 1.0))
 
 
-def _done(chunk: Chunk, fraction: float) -> float | None:
-    """The part of the corpus that is done with this fraction of the chunk."""
+def _fraction_done(chunk: Chunk, chunk_fraction: float) -> float | None:
+    """Returns the fraction of the corpus that is done when this fraction of the chunk is."""
     if chunk.span is None:
         return None
     before, after = chunk.span
-    return before + fraction * (after - before)
+    return before + chunk_fraction * (after - before)
 
 
-def _spans(corpora: list[list]) -> list[Callable[[float], float]]:
-    """For every corpus: the part of the whole job that is done when so much of it is, by size where all sizes are known."""
-    weights = sizes(corpora)
-    ends = list(accumulate(weights))
-    return [
-        lambda done, end=end, weight=weight: (end - weight + done * weight) / ends[-1]
-        for end, weight in zip(ends, weights)
-    ]
+class _Span(NamedTuple):
+    """The part of the whole job that a corpus makes up.
+
+    Attributes:
+        end: size of the corpora up to this one.
+        size: size of this one.
+        total: size of all.
+    """
+
+    end: float
+    size: float
+    total: float
+
+    def at(self, done: float) -> float:
+        """Returns the fraction of the whole job that is done when this fraction of the corpus is."""
+        return (self.end - self.size + done * self.size) / self.total
+
+
+def _corpus_spans(corpora: Sequence[Sequence[Shard]]) -> list[_Span]:
+    corpus_sizes = sizes(corpora)
+    ends = list(accumulate(corpus_sizes))
+    return [_Span(end, size, ends[-1]) for end, size in zip(ends, corpus_sizes)]
 
 
 def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, object]:
-    """What decides a pass's numbers, beside what is measured; `model`: all that is run."""
+    """Returns the settings of model and tokenisation that affect a result.
+
+    model: the part that is run, with all its weights.
+    """
     return {
         "dtype": str(model.dtype),
         "model": model_hash(model),
@@ -250,29 +308,33 @@ def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, o
 
 
 @contextmanager
-def _of(corpus: str, job: Job, checkpoint: str | Path | None, standings: Sequence[PassState]) -> Iterator[None]:
-    """A CorpusError inside names the corpus, and where what was measured is."""
+def _add_corpus_name(
+    corpus: str, job: Job[S], checkpoint: str | Path | None, states: Sequence[PassState[S]]
+) -> Iterator[None]:
+    """Adds the name of the corpus and the path of the checkpoint to a CorpusError of the block."""
     try:
         yield
     except CorpusError as error:
-        measured = checkpoint and any(standing.documents for standing in standings)
-        kept = f"; what was measured before is in {checkpoint}, from where the same call goes on" if measured else ""
-        read = job.corpus_label(corpus)
-        raise CorpusError(f"{read}{': ' if read else ''}{error}{kept}") from error
+        label = job.corpus_label(corpus)
+        message = f"{label}: {error}" if label else str(error)
+        if checkpoint and any(state.documents for state in states):
+            message += f"; what was measured before is in {checkpoint}: the same call resumes from there"
+        raise CorpusError(message) from error
 
 
-def _label(name: str, job: Job, standing: PassState, team: Processes) -> str:
-    notes = [f"goes on after {standing.documents:,} {job.unit}"] if standing.documents else []
+def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes) -> str:
+    notes = [f"resumes after {state.documents:,} {job.unit}"] if state.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
     return f"{name}: {job.activity}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _where(chunk: Chunk) -> str:
+def _describe_part(chunk: Chunk) -> str:
+    """Returns the part of a corpus in which the documents of a chunk are numbered."""
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"
 
 
-def _over_all(standing: PassState, team: Processes) -> tuple[Statistics, CorpusReport]:
-    report = team.total(torch.tensor(astuple(standing.report))).tolist()
-    return standing.total.over(team), CorpusReport(*report)
+def _over_processes(state: PassState[S], team: Processes) -> tuple[S, CorpusReport]:
+    report = team.total(torch.tensor(astuple(state.report))).tolist()
+    return state.total.over(team), CorpusReport(*report)

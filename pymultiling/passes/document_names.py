@@ -1,4 +1,4 @@
-"""Names the document at which a measurement stopped."""
+"""Error messages that name the document at which a measurement stopped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pymultiling.errors import NonFiniteActivations
 
 
 @contextmanager
-def add_document_name(name: str, documents: Sequence[int], of_what: str = "of its corpus") -> Iterator[None]:
-    """NonFiniteActivations that leave the block say which document of which corpus it was.
+def add_document_name(name: str, documents: Sequence[int], part: str = "of its corpus") -> Iterator[None]:
+    """Adds the corpus and the number of the document to NonFiniteActivations that leave the block.
 
-    documents: the numbers in the corpus of those in the batch.
+    Args:
+        name: what messages call the corpus, such as "language 'fr'".
+        documents: the numbers of the batch's documents in this part of the corpus.
+        part: the part of the corpus in which documents are numbered.
     """
     try:
         yield
     except NonFiniteActivations as error:
-        where = f"{name}, document {documents[error.document]} {of_what}"
+        where = f"{name}, document {documents[error.document]} {part}"
         raise NonFiniteActivations(f"{where}: {error}", error.document) from None

@@ -1,52 +1,62 @@
-"""Whether two models are the same, wherever and however they were loaded."""
+"""A hash of a model that is the same wherever and however the model was loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Where a configuration came from, what wrote it, and what changes no number; each weight's dtype is its own.
-APART = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
+# Parts of a configuration that tell where it came from or what wrote it, or that change no result. Each weight has a
+# dtype of its own.
+IGNORED = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 BLOCK = 1 << 24  # weights at a time, as 64-bit integers
 
 
 @torch.no_grad()
 def model_hash(model: nn.Module) -> str:
-    """A hash of a model's configuration and of every weight's name, shape, dtype and bits.
+    """Returns a hash of a model's configuration and of every weight's name, shape, dtype and bits.
 
-    Of the bits sums of rows and of columns as integers, weighted by their places and modulo 2^64: they are the same on any device,
-    and others when neurons change places.
+    The bits enter as sums over rows and over columns, as integers, weighted by their positions and modulo 2^64. These
+    sums are the same on all devices, and differ if neurons change places.
     """
-    digest = hashlib.sha256(json.dumps(_kept(model.config.to_dict()), sort_keys=True, default=str).encode())
+    config = cast("PretrainedConfig", model.config)
+    settings = json.dumps(_relevant(config.to_dict()), sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode())
     for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, DTensor):  # of a model that is spread, this process's part
+        if isinstance(value, DTensor):  # of a model that is spread over processes: this process's part
             value = value.to_local()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _kept(config):
-    if not isinstance(config, dict):
-        return config
-    return {str(name): _kept(value) for name, value in config.items() if name not in APART}
+def _relevant(settings: object) -> object:
+    """Returns a configuration without its ignored parts, at all levels."""
+    if not isinstance(settings, dict):
+        return settings
+    return {str(name): _relevant(value) for name, value in settings.items() if name not in IGNORED}
 
 
 def _sums(value: Tensor) -> list[int]:
+    """Returns the weighted sums over rows and over columns."""
     if not value.numel():
         return []
     bits = value.contiguous().view(-1).view(INTEGERS[value.element_size()]).view(len(value) if value.ndim else 1, -1)
-    rows, columns = [], 0
-    for part in bits.split(max(1, BLOCK // bits.shape[1])):
+    rows: list[Tensor] = []
+    columns = torch.zeros(bits.shape[1], dtype=torch.int64, device=bits.device)
+    for part in torch.split(bits, max(1, BLOCK // bits.shape[1])):
         part = part.long()
         rows.append(part.sum(1))
         columns += part.sum(0)
-    return [_weighted(torch.cat(rows)), _weighted(columns)]
+    return [_weighted_sum(torch.cat(rows)), _weighted_sum(columns)]
 
 
-def _weighted(sums: Tensor) -> int:
+def _weighted_sum(sums: Tensor) -> int:
     return int((sums * torch.arange(1, 2 * len(sums), 2, device=sums.device)).sum())

@@ -1,4 +1,4 @@
-"""Sums over batches: what a pass adds up where plain tensors say it all."""
+"""Sums: statistics of a pass that are plain tensors and are added up over batches."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ FORMAT = "pymultiling.sums/1"
 
 
 class Sums(dict[str, Tensor]):
-    """{name: tensor on the CPU}, a commutative monoid under +: tensors of the same name add."""
+    """{name: tensor on the CPU}. `a + b` adds the tensors of the same name."""
 
     def __add__(self, other: Sums) -> Sums:
         if self.keys() != other.keys():
-            raise ValueError(f"sums of different things do not add: {', '.join(self)} and {', '.join(other)}")
+            raise ValueError(f"sums of different tensors cannot be added: {', '.join(self)} and {', '.join(other)}")
         return Sums({name: value + other[name] for name, value in self.items()})
 
     def over(self, processes: Processes) -> Sums:
-        """Those of all processes together."""
+        """Returns the sums over all processes."""
         return Sums({name: processes.total(self[name]) for name in sorted(self)})
 
     def save(self, path: Path) -> None:
@@ -31,7 +31,11 @@ class Sums(dict[str, Tensor]):
 
     @classmethod
     def load(cls, path: Path) -> Sums:
-        """Reads what `save` wrote; CheckpointError where the file is damaged or something else."""
+        """Reads a file that `save` wrote.
+
+        Raises:
+            CheckpointError: there is no such file, or it is damaged or holds no sums.
+        """
         tensors, _ = load_tensors(path, FORMAT, "sums of a pass")
         if not tensors:
             raise CheckpointError(f"{path} holds no sums: it is damaged")

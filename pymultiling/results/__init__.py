@@ -1,1 +1,1 @@
-"""What a run leaves behind: its record, its folder, tables and plots."""
+"""The output of a run: its record, its folder, tables and plots."""

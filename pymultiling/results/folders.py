@@ -1,4 +1,4 @@
-"""The folder of a run's results: written whole or not at all. Importing is light."""
+"""The folder of a run's results, which is written completely or not at all. Imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from pymultiling.results.run import RECORD_FILE, files_in
 
 @contextmanager
 def result_folder(out: str | Path) -> Iterator[Path]:
-    """Yields a folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
+    """Yields a temporary folder to fill, which becomes `out`.
 
-    A former run's folder is replaced; one with anything else in it is not touched.
+    It is renamed to `out` at the end of the block, and removed after an exception. The folder of an earlier run is
+    replaced. A folder with other files is refused.
 
     Raises:
-        CheckpointError: `out` is taken.
+        CheckpointError: `out` cannot be replaced.
     """
     out = check_output_folder(out)
-    partial, former = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "former"))
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    former = out.with_name(f".{out.name}.{os.getpid()}.former")
     partial.mkdir()
     try:
         yield partial
@@ -34,7 +36,7 @@ def result_folder(out: str | Path) -> Iterator[Path]:
 
 
 def _replace(out: Path, partial: Path, former: Path) -> None:
-    """`partial` becomes `out`, and what was there is gone; it stays where that is impossible."""
+    """Renames `partial` to `out` and removes the folder that was there. After an exception that folder is restored."""
     if out.exists():
         out.rename(former)
     try:
@@ -47,11 +49,14 @@ def _replace(out: Path, partial: Path, former: Path) -> None:
 
 
 def check_output_folder(out: str | Path) -> Path:
-    """`out`, absolute.
+    """Checks that `result_folder` can create or replace `out`.
+
+    Returns:
+        `out` as an absolute path.
 
     Raises:
-        CheckpointError: a result folder cannot become it.
-        OSError: nothing can be written beside it.
+        CheckpointError: `out` is a file or a mount point, or holds files that no earlier run wrote.
+        OSError: the folder that contains `out` cannot be written to.
     """
     out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +71,7 @@ def check_output_folder(out: str | Path) -> Path:
         known = {RECORD_FILE, *record["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
-    others = [file for file in files if file not in known]
-    if others:
-        raise CheckpointError(f"{out} holds other files, such as {others[0]}: give --out a new folder")
+    unknown = [file for file in files if file not in known]
+    if unknown:
+        raise CheckpointError(f"{out} holds other files, such as {unknown[0]}: give --out a new folder")
     return out

@@ -1,4 +1,4 @@
-"""A run's record, run.json: what was run on what, with which versions. Importing is light."""
+"""The record of a run, run.json: command, arguments, versions and times. Imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -18,16 +18,25 @@ RECORD_FILE = "run.json"
 
 
 class Run:
-    """A run's record, to become run.json: what was run on what, with which versions, and how long each stage took."""
+    """The record of a run, written to run.json.
+
+    Attributes:
+        started: `time.monotonic()` at the start.
+        record: what run.json will hold, without the times and the names of the files.
+        seconds: {stage: seconds that it took}.
+    """
 
     def __init__(self, command: str, arguments: Mapping[str, object], declared: Mapping[str, object] | None = None):
-        """
+        """Starts the record of a run.
+
         Args:
-            command: its name.
-            arguments: what it was given, defaults too.
-            declared: what the command says of itself, for who publishes the results: `card` {"title", "about", "papers": {arXiv
-                number: what of it is used}}; `command_line` {argument: the words that give it}; `published_whole`
-                {"arguments": names, "facts": names of other parts of the record}, what holds texts, and no paths.
+            command: name of the command.
+            arguments: {name: value} of all arguments, with defaults.
+            declared: facts about the command that `pymultiling push` needs, added to the record:
+                "card": {"title", "about", "papers": {arXiv number: what of the paper is used}};
+                "command_line": {argument: the words of the command line that give it};
+                "published_whole": {"arguments": names, "facts": names of other parts of the record}, the parts that
+                hold texts and no paths.
         """
         self.started = time.monotonic()
         self.record: dict[str, object] = {
@@ -42,7 +51,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times the block under this name."""
+        """Measures how long the block takes, as stage `name`."""
         started = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - started, 3)
@@ -57,41 +66,48 @@ class Run:
         return time.monotonic() - self.started
 
     def write(self, folder: Path) -> None:
-        """Writes run.json, with the names of the other files in the folder, by which a later run knows its own."""
+        """Writes run.json into the folder.
+
+        It lists the other files of the folder, so that a later run knows which files it may replace.
+        """
         seconds = {**self.seconds, "total": round(self.elapsed, 3)}
         record = {**self.record, "seconds": seconds, "files": files_in(folder)}
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str, ensure_ascii=False) + "\n", "utf-8")
 
 
 def files_in(folder: Path) -> list[str]:
-    """The names of all files in a folder and in those in it, sorted."""
+    """Returns the relative paths of all files in a folder and its subfolders, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers; importing none of it."""
+    """Returns {package: version} of the packages that affect results, without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"pymultiling": __version__, "python": platform.python_version()}
+    installed = {"pymultiling": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "tokenizers", "safetensors", "numpy"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a corpus file."""
+    """Returns the SHA-256 of a corpus file.
+
+    Raises:
+        CorpusError: there is no such file.
+    """
     if not Path(path).is_file():
         raise CorpusError(f"{path}: no such file")
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def text_hash(texts: list[str]) -> str:
-    """SHA-256 of texts, one a line, in UTF-8."""
+    """Returns the SHA-256 of a UTF-8 file that holds these texts, one a line."""
     return hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Tables written as text: of neurons by language, site and layer, of what switching them off does, and in Markdown.
+"""Tables as text: neurons by language, site and layer, effects of deactivated neurons, and Markdown.
 
-Importing is light.
+Imports no heavy packages.
 """
 
 from __future__ import annotations
@@ -16,87 +16,99 @@ if TYPE_CHECKING:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Formats a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def add_random_sets(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:
-    """The sets, and for each as many random neurons, drawn with seeds from `seed` on."""
-    drawn = {
+    """Returns the sets and, for each, a random set of the same size. Set number n is drawn with seed + n."""
+    random_sets = {
         random_name(name): neurons.random_like(seed + number) for number, (name, neurons) in enumerate(sets.items())
     }
-    return {**sets, **drawn}
+    return {**sets, **random_sets}
 
 
 def counts_by_site(report: pandas.DataFrame) -> str:
-    """A table of `Detection.report()`: languages down; selected and specific neurons by site across."""
+    """Formats `Detection.report()`: a row for each language, columns for selected and specific neurons by site."""
     import pandas
 
     tables = {}
-    for which in ("selected", "specific"):
-        table = _pivot(report, ["language"], "site", which)
-        tables[which] = table.assign(total=table.sum(axis=1))
+    for column in ("selected", "specific"):
+        table = _pivot(report, ["language"], "site", column)
+        tables[column] = table.assign(total=table.sum(axis=1))
     return pandas.concat(tables, axis=1).to_string()
 
 
 def counts_by_layer(report: pandas.DataFrame, which: str = "specific") -> str:
-    """A table of `Detection.report()`: sites and layers down; languages across."""
+    """Formats `Detection.report()`: a row for each site and layer, a column for each language.
+
+    which: the column of the report to show, "selected" or "specific".
+    """
     return _pivot(report, ["site", "layer"], "language", which).to_string()
 
 
-def _pivot(report: pandas.DataFrame, down: list[str], across: str, which: str) -> pandas.DataFrame:
-    """Sums, in the report's own order of languages and sites."""
-    table = report.pivot_table(index=down, columns=across, values=which, aggfunc="sum", sort=False)
-    return table.rename_axis(index=[None] * len(down), columns=None)
+def _pivot(report: pandas.DataFrame, index: list[str], columns: str, values: str) -> pandas.DataFrame:
+    """Sums `values` for each combination of `index` and `columns`, in the report's order of languages and sites."""
+    table = report.pivot_table(index=index, columns=columns, values=values, aggfunc="sum", sort=False)
+    table.index.names = [None] * len(index)
+    table.columns.name = None
+    return table
 
 
 def activation_table(statistics: Mapping[str, ActivationStatistics]) -> str:
-    """A table of `pymultiling.activations`: positions, active neurons, and the share of the 1% that are active most often."""
+    """Formats `pymultiling.activations`: positions, fraction of active neurons, and share of the most active 1%."""
     import pandas
 
     rows = [
-        (name, f"{one.tokens:,}", f"{one.proportion.mean():.2%}", f"{one.most_active().share:.2%}")
-        for name, one in statistics.items()
+        (name, f"{counts.tokens:,}", f"{counts.proportion.mean():.2%}", f"{counts.most_active().share:.2%}")
+        for name, counts in statistics.items()
     ]
     return pandas.DataFrame(rows, columns=["", "positions", "active", "of the top 1%"]).to_string(index=False)
 
 
-# Where `pymultiling.pmi.compare` counts active neurons.
+# What `positions` of `pymultiling.pmi.compare` says about where active neurons are counted.
 POSITION_LABELS = {"last": "the prompts' last token", "all": "the prompts' tokens", "response": "the answers' tokens"}
 
 
 def pmi_table(table: pandas.DataFrame) -> str:
-    """`pymultiling.pmi.compare`'s table to read: tokens and scores with one digit, shares in percent."""
-    shown = table.copy()
+    """Formats the table of `pymultiling.pmi.compare`: tokens and metric values with one digit, fractions in percent."""
+    texts = table.copy()
     for column in table.columns[2:]:
-        percent = column in ("proportion", "top_share")
-        shown[column] = table[column].map("{:.2%}".format if percent else "{:.1f}".format)
-    return shown.rename(columns={"proportion": "active", "top_share": "of the top 1%"}).to_string(index=False)
+        is_fraction = column in ("proportion", "top_share")
+        texts[column] = table[column].map("{:.2%}".format if is_fraction else "{:.1f}".format)
+    return texts.rename(columns={"proportion": "active", "top_share": "of the top 1%"}).to_string(index=False)
 
 
 def log_change(perplexities: pandas.DataFrame) -> pandas.DataFrame:
-    """Change of log-perplexity against row "none", in nats a token; `perplexities` is of `ablation_matrix`."""
-    import numpy
+    """Returns the change of log-perplexity against row "none", in nats a token.
 
-    logs = numpy.log(perplexities)
+    perplexities: the table of `ablation_matrix`.
+    """
+    import numpy
+    import pandas
+
+    logs = pandas.DataFrame(numpy.log(perplexities))
     return (logs - logs.loc["none"]).drop(index="none")
 
 
 def random_name(name: str) -> str:
-    """The row of as many random neurons as set `name` has."""
+    """Returns the name of the random set with as many neurons as set `name`."""
     return f"random as {name}"
 
 
 def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
-    """What each language's own neurons do to it, against what they do to the others and what random ones do to it.
+    """Compares the effect of each language's own neurons on it with two other effects.
+
+    These are the effect of the same neurons on the other languages, and the effect of random neurons on the language.
 
     Args:
-        change: of `log_change`; rows with the names of columns are languages' own sets.
+        change: the table of `log_change`. A row with the name of a column is the language's own set.
 
     Returns:
-        Rows: those languages, and their mean. Columns: own, others (mean over the other languages), random (where there
-        is such a row), and the ratios own/others and own/random, NaN where what is divided by is not above zero.
+        A row for each language with an own set, and row "mean". Columns: own; others, the mean over the other
+        languages; random, if there are random sets; and the ratios own/others and own/random, NaN if the divisor is not
+        above zero.
     """
     import pandas
 
@@ -107,24 +119,27 @@ def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
     if all(random_name(name) in change.index for name in languages):
         table["random"] = [change.loc[random_name(name), name] for name in languages]
     table.loc["mean"] = table.mean()
-    for other in table.columns[1:]:
-        table[f"own/{other}"] = table["own"] / table[other].where(table[other] > 0)
+    for column in table.columns[1:]:
+        table[f"own/{column}"] = table["own"] / table[column].where(table[column] > 0)
     return table
 
 
 def perplexity_table(perplexities: pandas.DataFrame) -> str:
-    """A table of `ablation_matrix`."""
+    """Formats the table of `ablation_matrix`."""
     return perplexities.to_string(float_format=lambda value: f"{value:,.2f}" if value < 1000 else f"{value:,.0f}")
 
 
 def change_table(change: pandas.DataFrame) -> str:
-    """A table of `log_change`."""
-    return (change.round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0: no minus before a zero
+    """Formats the table of `log_change`."""
+    return (change.round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0 turns -0.0 into 0.0
 
 
 def own_table(table: pandas.DataFrame) -> str:
-    """`compare_own_effects` to read: changes with their sign, ratios as multiples; what exceeds 100 is mostly noise."""
-    formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in table}
+    """Formats the table of `compare_own_effects`: changes with their sign, ratios as multiples.
+
+    Ratios above 100 are mostly noise and are not shown exactly.
+    """
+    formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in map(str, table)}
     return table.round(3).to_string(formatters=formats, na_rep="-")
 
 
@@ -136,23 +151,23 @@ PARTS = {"understanding": "Under", "attention": "S-ATTN", "ffn": "S-FFN", "gener
 
 
 def mwork_table(table: pandas.DataFrame) -> str:
-    """`pymultiling.mwork` to read, as the paper lays it out: a cross where a part is without neurons, and the changes."""
-    shown = table.copy()
+    """Formats the table of `pymultiling.mwork` as the paper does: a cross for each part with deactivated neurons."""
+    texts = table.copy()
     for part in PARTS:
-        shown[part] = ["✓" if on else "✗" for on in table[part]]
+        texts[part] = ["✓" if is_active else "✗" for is_active in table[part]]
     for column in ("english", "others"):
-        shown[column] = table[column].map("{:.3f}".format)
+        texts[column] = table[column].map("{:.3f}".format)
     for column in ("d_english", "d_others", "delta"):
-        shown[column] = table[column].map(lambda value: f"{round(value, 3) + 0.0:+.3f}")
-    spread = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")
-    shown["delta"] += spread
-    shown["count"] = table["count"].map("{:,.0f}".format)
+        texts[column] = table[column].map(lambda value: f"{round(value, 3) + 0.0:+.3f}")
+    deviation = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")
+    texts["delta"] += deviation
+    texts["count"] = table["count"].map("{:,.0f}".format)
     names = {"english": "Eng", "others": "n-Eng", "d_english": "ΔEng", "d_others": "Δn-Eng", "delta": "Δ"}
-    return shown.drop(columns="delta_std").rename(columns={**PARTS, **names}).to_string(index=False)
+    return texts.drop(columns="delta_std").rename(columns={**PARTS, **names}).to_string(index=False)
 
 
 def setting_name(row: pandas.Series) -> str:
-    """A row of `pymultiling.mwork` in words: where neurons are off, and which."""
+    """Describes a row of `pymultiling.mwork`: the parts with deactivated neurons, and which neurons these are."""
     off = [part for part in PARTS if not row[part]]
     if len(off) == len(PARTS):
         where = "everywhere"

@@ -1,1 +1,1 @@
-"""What a run needs and that has nothing to do with neurons: processes, progress, files, locks. Nothing here knows of models."""
+"""Processes, progress, files and locks of a run. Nothing here depends on models or neurons."""

@@ -1,4 +1,4 @@
-"""A folder that one run at a time uses."""
+"""Locks on folders, so that one run at a time uses a folder."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from filelock import FileLock, Timeout
 
 from pymultiling.errors import CheckpointError
 
-_held: set[Path] = set()  # by this process, for which there is a sentence of its own
+_locked_folders: set[Path] = set()  # those of this process, which get their own error message
 
 
 @contextmanager
-def locked(part: Path) -> Iterator[None]:
-    """Inside, this part of a folder is nobody else's.
+def lock_folder(part: Path) -> Iterator[None]:
+    """Locks a folder against other runs and against other uses by this process, until the end of the block.
+
+    part: the folder of this process inside the checkpoint folder, which error messages name.
 
     Raises:
-        CheckpointError: it is in use, or cannot be written to.
+        CheckpointError: the folder is locked already, or cannot be written to.
     """
     part = part.resolve()
-    if part in _held:
-        raise CheckpointError(f"{part.parent} is in use by this process already: give another folder")
-    _held.add(part)
+    if part in _locked_folders:
+        raise CheckpointError(f"{part.parent} is already in use by this process: give another folder")
+    _locked_folders.add(part)
     try:
         try:
-            open(part / "lock", "a").close()
+            (part / "lock").open("a").close()
         except OSError as error:
             raise CheckpointError(f"{part.parent} cannot hold checkpoints: {error.strerror or error}") from None
-        # Without `flock` a marker file would be the lock, which outlives a process that is killed.
+        # No fallback to a marker file, which would stay behind when the process is killed.
         lock = FileLock(part / "lock", timeout=0, thread_local=False, fallback_to_soft=False)
         _acquire(lock, part.parent)
         try:
@@ -38,13 +40,14 @@ def locked(part: Path) -> Iterator[None]:
         finally:
             lock.release()
     finally:
-        _held.remove(part)
+        _locked_folders.remove(part)
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     try:
         lock.acquire()
     except Timeout:
-        raise CheckpointError(f"{folder} is in use by another run: wait for its end, or give another folder") from None
-    except (OSError, NotImplementedError) as error:  # a file system that cannot lock
-        warnings.warn(f"{folder} cannot be locked ({error}): see that no other run uses it")
+        message = f"{folder} is in use by another run: wait until it has ended, or give another folder"
+        raise CheckpointError(message) from None
+    except (OSError, NotImplementedError) as error:  # the file system does not support locks
+        warnings.warn(f"{folder} cannot be locked ({error}): make sure that no other run uses it", stacklevel=2)

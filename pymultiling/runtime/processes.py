@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun or accelerate launch started."""
+"""The processes of a run: a single one, or those that torchrun or accelerate launch started."""
 
 from __future__ import annotations
 
@@ -9,143 +9,155 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # torch does not export them explicitly
 from torch.distributed.rendezvous import rendezvous
 
 from pymultiling.errors import ProcessLost, UnsupportedModel
 
-# A process that is done waits for the slowest one; torchrun ends it if another fails.
-PATIENCE = timedelta(days=30)
+T = TypeVar("T")
+
+# How long a process that has finished waits for the slowest one. torchrun ends it if another process fails.
+TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes that share the work, or that run one model together and all do the same; ProcessLost where one of them has ended.
+    """The processes of a run. They either share the work, or each has a part of the model and all do the same work.
+
+    Every method that exchanges values has to be called by all processes. It raises ProcessLost if one of them has
+    ended.
 
     Attributes:
-        rank, count: this process's number among those that share the work, and how many they are.
+        rank: number of this process among those that share the work, 0 if they all do the same work.
+        count: how many processes share the work, 1 if they all do the same work.
         first: whether this is the process that prints and writes.
-        one_model: each has a part of the model, so that they do the same work.
+        one_model: whether each process has a part of the model, so that all do the same work.
     """
 
     rank: int = 0
     count: int = 1
     first: bool = True
     one_model: bool = False
-    _group: object = None
+    _group: distributed.ProcessGroup | None = None
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one process."""
         return self._group is not None
 
-    def agreed(self, value):
-        """The first process's value, where all do the same work; otherwise each one's own."""
+    def broadcast_first(self, value: T) -> T:
+        """Returns the first process's value if all do the same work, otherwise this process's own."""
         if not self.one_model:
             return value
         values = [value]
-        with _others_there():
+        with _raise_process_lost():
             distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
-    def gathered(self, value) -> list:
-        """Every process's value, in their order."""
+    def gather(self, value: T) -> list[T]:
+        """Returns the values of all processes, by rank."""
         if not self.several:
             return [value]
-        values = [None] * distributed.get_world_size(self._group)
-        with _others_there():
+        values: list[T | None] = [None] * distributed.get_world_size(self._group)
+        with _raise_process_lost():
             distributed.all_gather_object(values, value, group=self._group)
-        return values
+        return cast(list[T], values)
 
     def total(self, values: Tensor) -> Tensor:
-        """Sums over all processes, on the CPU."""
-        return self._reduced(values, distributed.ReduceOp.SUM)
+        """Returns the sums over all processes that share the work, on the CPU."""
+        return self._reduce(values, distributed.ReduceOp.SUM)
 
     def least(self, values: Tensor) -> Tensor:
-        """Minima over all processes, on the CPU."""
-        return self._reduced(values, distributed.ReduceOp.MIN)
+        """Returns the minima over all processes that share the work, on the CPU."""
+        return self._reduce(values, distributed.ReduceOp.MIN)
 
-    def _reduced(self, values: Tensor, how) -> Tensor:
+    def _reduce(self, values: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
         if self.count == 1:
             return values
         values = values.clone()
-        with _others_there():
-            distributed.all_reduce(values, how, group=self._group)
+        with _raise_process_lost():
+            distributed.all_reduce(values, operation, group=self._group)
         return values
 
 
 @contextmanager
-def _others_there() -> Iterator[None]:
+def _raise_process_lost() -> Iterator[None]:
+    """Turns the RuntimeError of an exchange with a process that has ended into a ProcessLost."""
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLost("another process has ended before its work was done: what it printed says why") from error
+        raise ProcessLost("another process has ended before its work was done: its output says why") from error
 
 
 def join_processes() -> None:
-    """Starts torch.distributed where torchrun or accelerate launch started this process and nobody else has."""
-    started = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
-    if not started or not distributed.is_available() or distributed.is_initialized():
+    """Initialises torch.distributed if torchrun or accelerate launch started this process and it is not done yet."""
+    is_launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if not is_launched or not distributed.is_available() or distributed.is_initialized():
         return
     store, rank, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = _fresh(store, rank, count)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    store = _new_prefix_store(store, rank, count)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
 
 
-def _fresh(store: distributed.Store, rank: int, count: int) -> distributed.Store:
-    """A part of the store that is this start's alone.
+def _new_prefix_store(store: Store, rank: int, count: int) -> Store:
+    """Returns a part of the store under a prefix that is new at every start.
 
-    After a restart torchrun's store still has the addresses of the processes before (pytorch/pytorch#135712), and nothing that
-    all processes know tells one start from another. So the first one makes up a name and answers everybody who asks for it,
-    until all have it.
+    After a restart torchrun's store still holds the addresses of the earlier processes (pytorch/pytorch#135712), and no
+    value that all processes know differs between two starts. So the first process draws a prefix and sends it to every
+    process that asks for it, until all have it.
     """
     if rank == 0:
-        name, answered, started = f"pymultiling-{uuid.uuid4()}", 0, time.monotonic()
-        while store.add(f"{name}-known", 0) < count - 1:
-            if time.monotonic() - started > store.timeout.total_seconds():
-                raise RuntimeError(f"{answered} of {count - 1} other processes have come in {store.timeout}")
+        prefix, answered, started = f"pymultiling-{uuid.uuid4()}", 0, time.monotonic()
+        timeout: timedelta = store.timeout  # type: ignore[attr-defined]  # torch's stubs lack it
+        while store.add(f"{prefix}-known", 0) < count - 1:
+            if time.monotonic() - started > timeout.total_seconds():
+                raise RuntimeError(f"only {answered} of {count - 1} other processes have started within {timeout}")
             asked = store.add("pymultiling-asked", 0)
             for number in range(answered, asked):
-                store.set(f"pymultiling-answer-{number + 1}", name)
+                store.set(f"pymultiling-answer-{number + 1}", prefix)
             answered = asked
             time.sleep(0.01)
     else:
-        name = store.get(f"pymultiling-answer-{store.add('pymultiling-asked', 1)}").decode()
-        store.add(f"{name}-known", 1)
-    return distributed.PrefixStore(name, store)
+        prefix = store.get(f"pymultiling-answer-{store.add('pymultiling-asked', 1)}").decode()
+        store.add(f"{prefix}-known", 1)
+    return PrefixStore(prefix, store)
 
 
 def is_first() -> bool:
     """Whether this is the process that prints and writes."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
 def processes(spread_over: int = 1) -> Iterator[Processes]:
-    """Those of the block; statistics are on the CPU, so gloo carries them beside nccl too.
+    """Yields the processes of the run, with a process group that lasts until the end of the block.
+
+    The group uses gloo, also on GPUs, since statistics are on the CPU.
 
     Args:
-        spread_over: how many of them have a part of the model.
+        spread_over: how many processes have a part of the model.
 
     Raises:
-        UnsupportedModel: they are some of all processes only.
+        UnsupportedModel: the model is spread over some of the processes only.
     """
     join_processes()
     count = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if spread_over not in (1, count):
         raise UnsupportedModel(
-            f"the model is spread over {spread_over} of {count} processes: spread it over all, or none"
+            f"the model is spread over {spread_over} of {count} processes: spread it over all of them, or over none"
         )
     if count == 1:
         yield Processes()
         return
-    group, rank = distributed.new_group(backend="gloo", timeout=PATIENCE), distributed.get_rank()
+    group, rank = distributed.new_group(backend="gloo", timeout=TIMEOUT), distributed.get_rank()
     one_model = spread_over > 1
-    number, of = (0, 1) if one_model else (rank, count)
+    shared_rank, shared_count = (0, 1) if one_model else (rank, count)
     try:
-        yield Processes(number, of, rank == 0, one_model, group)
+        yield Processes(shared_rank, shared_count, rank == 0, one_model, group)
     finally:
         distributed.destroy_process_group(group)

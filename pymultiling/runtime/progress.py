@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, plain lines elsewhere."""
+"""Progress of long loops: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,55 +7,81 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 30  # where there is no terminal, so that a log of a long run stays short
+SECONDS_BETWEEN_LINES = 30  # keeps the log of a long run short
+
+
+class ProgressBar(Protocol):
+    """What can be done with a bar, or with the lines that replace it."""
+
+    def update(self, n: int = 1) -> bool | None:
+        """Counts n more units."""
+
+    def set_postfix_str(self, s: str, refresh: bool = True) -> None:
+        """Sets a note that is shown after the count."""
 
 
 @contextmanager
-def show_progress(what: str, unit: str, show: bool, total: int | None = None) -> Iterator[tqdm | _Lines]:
-    """Something to `update` by what was done; a bar, or a line now and then and one at the end; silent unless `show`."""
+def show_progress(what: str, unit: str, show: bool, total: int | None = None) -> Iterator[ProgressBar]:
+    """Yields a progress bar on stderr.
+
+    Without a terminal it prints a line from time to time and one at the end.
+
+    Args:
+        what: the text in front of the bar.
+        unit: what is counted, in the plural, such as "documents".
+        show: False: nothing is printed.
+        total: number of units, if it is known.
+    """
     if show and not sys.stderr.isatty():
         lines = _Lines(what, unit, total)
         yield lines
         lines.write()
         return
-    columns, lines = shutil.get_terminal_size()  # 80 and 24 where the terminal does not say; tqdm would show nothing
+    # tqdm shows nothing if the terminal does not report its size; this gives 80 and 24.
+    columns, rows = shutil.get_terminal_size()
+    bar: tqdm[NoReturn]
     with tqdm(
-        total=total, desc=what, unit=f" {unit}", disable=not show, file=sys.stderr, ncols=columns, nrows=lines
+        total=total, desc=what, unit=f" {unit}", disable=not show, file=sys.stderr, ncols=columns, nrows=rows
     ) as bar:
         yield bar
 
 
-def say(line: str, show: bool) -> None:
-    """A line of its own."""
+def print_line(line: str, show: bool) -> None:
+    """Prints a line on stderr without breaking a bar, if `show`."""
     if show:
         tqdm.write(line, file=sys.stderr)
 
 
 class Pace:
-    """Says on the bars of a job how fast tokens go by, and how long the whole job will take where that is known."""
+    """Shows on the bars of a job the tokens per second, and the remaining time of the whole job if it is known."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._tokens = 0
-        self._first: float | None = None
+        self._first_done: float | None = None
 
-    def update(self, bar: tqdm | _Lines, documents: int, tokens: int, done: float | None) -> None:
-        """So many more documents and tokens; `done`: the part of the whole job that is behind, 0 to 1, or None."""
+    def update(self, bar: ProgressBar, documents: int, tokens: int, done: float | None) -> None:
+        """Counts more documents and tokens.
+
+        done: the fraction of the whole job that is done, 0 to 1, or None if it is unknown.
+        """
         self._tokens += tokens
         seconds = max(time.monotonic() - self._started, 1e-9)
         note = f"{self._tokens / seconds:,.0f} tokens/s"
-        self._first = done if self._first is None else self._first
-        if done is not None and self._first < done < 1:  # in front: what does not fit on a line is cut
-            note = f"{duration(seconds * (1 - done) / (done - self._first))} left, {note}"
+        self._first_done = done if self._first_done is None else self._first_done
+        if done is not None and self._first_done is not None and self._first_done < done < 1:
+            # The remaining time comes first, since tqdm cuts what does not fit on the line.
+            note = f"{format_duration(seconds * (1 - done) / (done - self._first_done))} left, {note}"
         bar.set_postfix_str(note, refresh=False)
         bar.update(documents)
 
 
-def duration(seconds: float) -> str:
-    """In the largest unit that gives at least two of it: 90 s, 12 min, 30 h, 4 days."""
+def format_duration(seconds: float) -> str:
+    """Formats a duration in the largest unit of which there are at least two: 90 s, 12 min, 30 h, 4 days."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -63,8 +89,11 @@ def duration(seconds: float) -> str:
 
 
 class _Lines:
+    """Prints progress as lines."""
+
     def __init__(self, what: str, unit: str, total: int | None):
-        self.what, self.unit, self.of = what, unit, "" if total is None else f" of {total:,}"
+        self.what, self.unit = what, unit
+        self.of_total = "" if total is None else f" of {total:,}"
         self.count, self.note = 0, ""
         self.started = self.written = time.monotonic()
 
@@ -73,13 +102,13 @@ class _Lines:
         if time.monotonic() - self.written >= SECONDS_BETWEEN_LINES:
             self.write()
 
-    def set_postfix_str(self, note: str, refresh: bool = False) -> None:
-        self.note = note
+    def set_postfix_str(self, s: str, refresh: bool = True) -> None:
+        self.note = s
 
     def write(self) -> None:
         self.written = time.monotonic()
         seconds = self.written - self.started
-        line = f"{self.what}: {self.count:,}{self.of} {self.unit}, {seconds:.1f} s"
+        line = f"{self.what}: {self.count:,}{self.of_total} {self.unit}, {seconds:.1f} s"
         if self.note:
             line += f", {self.count / max(seconds, 1e-9):,.0f} {self.unit}/s, {self.note}"
         print(line, file=sys.stderr, flush=True)

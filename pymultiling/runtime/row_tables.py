@@ -1,4 +1,4 @@
-"""Tables whose rows come in any order, and whose length shows at the end; in memory, or in a file that memory does not hold."""
+"""Tables that are filled row by row in any order: in memory, or in a file if they are too large for memory."""
 
 from __future__ import annotations
 
@@ -16,34 +16,40 @@ DTYPES = {torch.float16: numpy.float16, torch.float32: numpy.float32, torch.floa
 
 
 class RowTable(Protocol):
-    """Rows of one shape and dtype, by number; a row that is written again is replaced."""
+    """A table whose rows have a number. Its length is not known before it is finished.
+
+    Attributes:
+        shape: of a row.
+        dtype: of all rows.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
 
     def write(self, rows: Tensor, values: Tensor) -> None:
-        """rows: (n,) int64; values: (n, *shape)."""
+        """Writes values (n, *shape) into rows (n,) int64, replacing rows that were written before."""
 
     def read(self, rows: Tensor) -> Tensor:
-        """(n, *shape); zeros for rows that are not there."""
+        """Returns the values (n, *shape) of rows (n,) int64. Rows that were not written have zeros."""
 
     def flush(self) -> None:
-        """What was written to a file survives the end of this process."""
+        """Makes sure that all written rows are on the disk, if the table is in a file."""
 
     def finish(self, present: Tensor) -> Tensor:
-        """(rows, *shape), rows being the length of `present`: what was written, NaN where a row is not present."""
+        """Returns the table (len(present), *shape), with NaN in rows that are False in present (rows,) bool."""
 
 
 class MemoryTable:
-    """A table in memory; `rows`: how many are expected."""
+    """A table in memory."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, rows: int = 0):
+        """Makes a table with room for `rows` rows, which grows when more are written."""
         self.shape, self.dtype = torch.Size(shape), dtype
         self._values = torch.zeros(rows, *shape, dtype=dtype)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         if len(rows):
-            self._hold(int(rows.max()) + 1, spare=True)
+            self._reserve(int(rows.max()) + 1, doubling=True)
             self._values[rows] = values.to(self.dtype)
 
     def read(self, rows: Tensor) -> Tensor:
@@ -53,41 +59,40 @@ class MemoryTable:
         pass
 
     def finish(self, present: Tensor) -> Tensor:
-        self._hold(len(present))
+        self._reserve(len(present))
         values = self._values[: len(present)]
         values[~present] = torch.nan
         return values
 
-    def _hold(self, rows: int, spare: bool = False) -> None:
-        """Makes room for so many rows; with `spare` for more, so that a table that grows is copied a few times only."""
+    def _reserve(self, rows: int, doubling: bool = False) -> None:
+        """Makes room for so many rows. With `doubling` the room at least doubles, so that it rarely has to grow."""
         if rows > len(self._values):
-            larger = self._values.new_zeros(max(rows, 2 * len(self._values) if spare else 0), *self.shape)
+            larger = self._values.new_zeros(max(rows, 2 * len(self._values) if doubling else 0), *self.shape)
             larger[: len(self._values)] = self._values
             self._values = larger
 
 
 class FileTable:
-    """A table in a file, which becomes a .npy file when it is finished. The file is made by the first row; one that is there is
-    gone on with."""
+    """A table in a file, which `finish` turns into a .npy file. Rows of an existing file stay."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype):
         self._path, self.shape, self.dtype = path, torch.Size(shape), dtype
-        self._bytes = dtype.itemsize * self.shape.numel()
-        self._begin = len(self._header(0))  # numpy keeps room in it for any number of rows
+        self._row_bytes = dtype.itemsize * self.shape.numel()
+        self._header_bytes = len(self._header(0))  # numpy pads it, so that any number of rows fits
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         with self._open() as file:
             for row, value in zip(rows.tolist(), values.to(self.dtype).contiguous().numpy()):
-                file.seek(self._begin + row * self._bytes)
+                file.seek(self._header_bytes + row * self._row_bytes)
                 file.write(value.tobytes())
 
     def read(self, rows: Tensor) -> Tensor:
         values = torch.zeros(len(rows), *self.shape, dtype=self.dtype)
         with self._open() as file:
             for row, value in zip(rows.tolist(), values.numpy()):
-                file.seek(self._begin + row * self._bytes)
-                content = file.read(self._bytes)
-                if len(content) == self._bytes:
+                file.seek(self._header_bytes + row * self._row_bytes)
+                content = file.read(self._row_bytes)
+                if len(content) == self._row_bytes:
                     value[...] = numpy.frombuffer(content, value.dtype).reshape(self.shape)
         return values
 
@@ -97,7 +102,7 @@ class FileTable:
 
     def finish(self, present: Tensor) -> Tensor:
         with self._open() as file:
-            file.truncate(self._begin + len(present) * self._bytes)
+            file.truncate(self._header_bytes + len(present) * self._row_bytes)
             file.write(self._header(len(present)))
         values = torch.from_numpy(npy.open_memmap(self._path, "r+"))
         values[~present] = torch.nan
@@ -105,10 +110,10 @@ class FileTable:
 
     def _open(self) -> io.BufferedRandom:
         self._path.touch()
-        return open(self._path, "r+b")
+        return self._path.open("r+b")
 
     def _header(self, rows: int) -> bytes:
         header = io.BytesIO()
-        described = npy.dtype_to_descr(numpy.dtype(DTYPES[self.dtype]))
-        npy.write_array_header_1_0(header, {"descr": described, "fortran_order": False, "shape": (rows, *self.shape)})
+        dtype = npy.dtype_to_descr(numpy.dtype(DTYPES[self.dtype]))
+        npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": (rows, *self.shape)})
         return header.getvalue()

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read with a sentence where they are something else."""
+"""Files that are written completely or not at all, and readable errors for files of another format."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from torch import Tensor
 
 from pymultiling.errors import CheckpointError
 
-METADATA = "pymultiling"  # the one entry of a file's metadata: safetensors writes several in random order
+METADATA = "pymultiling"  # the only metadata entry of a file, since safetensors writes several in random order
 
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yields a path to write to, beside `path` and this process's own.
+    """Yields a temporary path to write to, in the folder of `path`. It is different in every process.
 
-    What is there takes the place of `path` when the block ends well, and is gone when it does not.
+    The temporary file replaces `path` at the end of the block, and is removed after an exception.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that names its format; OSError where that is impossible.
+    """Writes a safetensors file with the format `form` in its metadata.
 
     The same tensors and metadata give the same bytes.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     entry = json.dumps({"format": form, **metadata}, sort_keys=True, ensure_ascii=False)
     with write_atomically(path) as partial:
@@ -44,29 +47,38 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metada
             save_file(tensors, partial, metadata={METADATA: entry})
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error), str(path)) from None
-        partial.chmod(0o644)  # safetensors makes it readable for its owner alone
+        partial.chmod(0o644)  # safetensors makes it readable for its owner only
 
 
 def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a file of the format `form`; CheckpointError where it is damaged or another."""
+    """Reads the tensors and metadata of a file that `save_tensors` wrote.
+
+    Args:
+        path: the file.
+        form: the format that the file must have.
+        what: what error messages call a file of this format, such as "a set of neurons".
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it has another format.
+    """
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; {what} was looked for")
+        raise CheckpointError(f"{path}: no such file; expected {what}")
     try:
         metadata = read_metadata(path)
         tensors = load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not {what}, or is damaged ({error}); make it again") from None
+        raise CheckpointError(f"{path} is not {what}, or is damaged ({error}); create it again") from None
     if metadata.get("format") != form:
-        found = metadata.get("format", "another safetensors file")
-        raise CheckpointError(f"{path} is {found}; {what} ({form}) was looked for")
+        file_format = metadata.get("format", "another safetensors file")
+        raise CheckpointError(f"{path} is {file_format}; expected {what} ({form})")
     return tensors, metadata
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `save_tensors` wrote beside the tensors; empty for a file that something else wrote.
+    """Reads the metadata that `save_tensors` wrote, with the format. It is empty for files of other programs.
 
     Raises:
-        SafetensorError: the file is damaged or no safetensors file.
+        SafetensorError: the file is damaged or is not a safetensors file.
     """
     with safe_open(path, framework="pt") as file:
         entries = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""Codes of languages and their English names."""
+"""Language codes and their English names."""
 
 import pytest
 
@@ -28,11 +28,11 @@ from pymultiling.data.languages import language_codes, language_name
         ("swh_Latn", "Swahili"),
     ],
 )
-def test_names_of_languages(code, name):
+def test_codes_with_and_without_script_have_a_name(code, name):
     assert language_name(code) == name
 
 
-def test_the_callers_names():
+def test_the_callers_names_take_precedence():
     assert language_name("de~1", {"de": "Deutsch"}) == "Deutsch"
     assert language_name("xx", {"xx": "Elvish"}) == "Elvish"
     with pytest.raises(
@@ -41,61 +41,12 @@ def test_the_callers_names():
         language_name("qqq_Latn~1", {"de": "Deutsch"})
 
 
-def test_every_language_of_the_usual_sets_has_a_name():
-    flores = [
-        "swe",
-        "nld",
-        "bjn",
-        "jav",
-        "tgl",
-        "ind",
-        "rus",
-        "ces",
-        "dan",
-        "eng",
-        "ukr",
-        "tel",
-        "srp",
-        "fra",
-        "tha",
-        "ban",
-        "zho",
-        "deu",
-        "sun",
-        "hin",
-        "pol",
-        "slv",
-        "yue",
-        "sin",
-        "spa",
-        "urd",
-        "gle",
-        "swh",
-        "ben",
-        "jpn",
-        "min",
-        "arb",
-        "tur",
-        "vie",
-        "ell",
-        "kor",
-        "por",
-        "ita",
-        "pes",
-        "bul",
-        "ron",
-        "cat",
-        "eus",
-        "epo",
-        "kin",
-        "lug",
-        "tam",
-        "est",
-        "fin",
-        "hun",
-        "heb",
-        "zsm",
-    ]
+def test_every_language_of_common_data_sets_has_a_name():
+    flores = (
+        "swe nld bjn jav tgl ind rus ces dan eng ukr tel srp fra tha ban zho deu sun hin pol slv yue sin spa "
+        "urd gle swh ben jpn min arb tur vie ell kor por ita pes bul ron cat eus epo kin lug tam est fin hun "
+        "heb zsm"
+    ).split()
     two_letters = (
         "ar bg bn ca de el en eo es et eu fa fr hi id it ja ko lg nl pl pt ro ru rw sv sw ta th tr uk ur vi zh"
     )
@@ -104,9 +55,9 @@ def test_every_language_of_the_usual_sets_has_a_name():
     assert len({language_name(code) for code in two_letters.split()}) == 34
 
 
-def test_languages_are_codes():
-    given = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
-    assert language_codes(given) == ["fr", "pt", "fra", "no"]
+def test_language_codes_ignores_other_names():
+    names = ["fr", "pt-BR", "fra_Latn", "no", "xx", "all", "PMI-1", "specific", "random as fr", "FR", "fr"]
+    assert language_codes(names) == ["fr", "pt", "fra", "no"]
 
 
 def test_codes_of_two_letters_are_those_of_iso_639_1():
@@ -115,12 +66,12 @@ def test_codes_of_two_letters_are_those_of_iso_639_1():
     assert len(two_letters) == 184  # 183, and bh, which was withdrawn
     assert language_codes(two_letters) == list(two_letters)
     assert all(len(code) == 3 for code in table["iso_639_3"]) and not set(table["others"]) & set(two_letters)
-    assert language_codes(["jw", "ns", "sh"]) == []  # models' own, or withdrawn
+    assert language_codes(["jw", "ns", "sh"]) == []  # codes of models, or withdrawn
     assert [language_name(code) for code in ("jw", "ns", "sh", "bh")] == [
         "Javanese", "Northern Sotho", "Serbo-Croatian", "Bihari",
     ]  # fmt: skip
     assert all(name.strip() for part in table.values() for name in part.values())
 
 
-def test_the_public_function_is_this_one():
+def test_language_name_is_public_in_pmi():
     assert pml.pmi.language_name is language_name

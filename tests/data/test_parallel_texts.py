@@ -1,4 +1,4 @@
-"""Tables with a column a language, and texts whose lines belong together."""
+"""Tables with a column for each language, and texts whose lines correspond."""
 
 import gzip
 
@@ -13,11 +13,11 @@ COLUMNS = {"de": ['Er sagt "ja.', "", " a\u2028b "], "fr": ["« oui »", '"non"'
 
 @pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz", "a.b.tsv"])
 @pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_columns(tmp_path, name, kind):
+def test_reads_the_columns_of_a_table(tmp_path, name, kind):
     content = TABLE.encode()
     (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
-    found = read_columns(kind(tmp_path / name))
-    assert found == COLUMNS and list(found) == ["de", "fr"]
+    columns = read_columns(kind(tmp_path / name))
+    assert columns == COLUMNS and list(columns) == ["de", "fr"]
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_columns(tmp_path, name, kind):
     ],
     ids=["byte order mark", "CRLF", "no newline at the end", "no id"],
 )
-def test_the_same_table_written_otherwise(tmp_path, content):
+def test_line_ends_and_the_id_column_do_not_matter(tmp_path, content):
     (tmp_path / "t.tsv").write_bytes(content)
     assert read_columns(tmp_path / "t.tsv") == COLUMNS
 
 
-def test_tables_of_a_line_and_of_a_column(tmp_path):
+def test_tables_may_have_one_line_or_one_column(tmp_path):
     (tmp_path / "t.tsv").write_text("de\tfr\n")
     assert read_columns(tmp_path / "t.tsv") == {"de": [], "fr": []}
     (tmp_path / "t.tsv").write_text("de\n\neins\n")
@@ -45,28 +45,28 @@ def test_tables_of_a_line_and_of_a_column(tmp_path):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("t.csv", b"de\tfr\n", "looked for a .tsv or .tsv.gz"),
-        ("t.txt.gz", gzip.compress(b"de\tfr\n", mtime=0), "looked for a .tsv or .tsv.gz"),
-        ("t.gz", gzip.compress(b"de\tfr\n", mtime=0), "looked for a .tsv or .tsv.gz"),
-        ("t.tsv", b"", "is empty: looked for a first line with the languages' codes"),
+        ("t.csv", b"de\tfr\n", "expected a .tsv or .tsv.gz"),
+        ("t.txt.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv or .tsv.gz"),
+        ("t.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv or .tsv.gz"),
+        ("t.tsv", b"", "is empty: expected a first line with the languages' codes"),
         ("t.tsv", b"\n\t\n", "is empty"),
-        ("t.tsv", b"de\tfr\tde\na\tb\tc\n", "a language is there twice in the first line, de fr de"),
-        ("t.tsv", b"de\tfr\na\tb\na\tb\tc\n", "line 3: looked for 2 columns as in the first line, got 3"),
-        ("t.tsv", b"de\tfr\na\n", "line 2: looked for 2 columns as in the first line, got 1"),
+        ("t.tsv", b"de\tfr\tde\na\tb\tc\n", "a language is twice in the first line, de fr de"),
+        ("t.tsv", b"de\tfr\na\tb\na\tb\tc\n", "line 3: expected 2 columns as in the first line, got 3"),
+        ("t.tsv", b"de\tfr\na\n", "line 2: expected 2 columns as in the first line, got 1"),
         ("t.tsv", "de\tfr\nfünf\tcinq\n".encode("latin-1"), "cannot be read as text in UTF-8"),
         ("t.tsv.gz", b"de\tfr\n", "cannot be read"),
         ("t.tsv.gz", gzip.compress(b"de\tfr\n" + b"a\tb\n" * 99, mtime=0)[:-9], "cannot be read"),
         ("t.tsv.gz", gzip.compress(b"de\tfr\n", mtime=0)[:10] + b"\xff" * 20, "cannot be read"),
     ],
 )
-def test_bad_tables(tmp_path, name, content, words):
+def test_malformed_tables_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=words) as caught:
         read_columns(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_no_file(tmp_path):
+def test_absent_files_are_refused(tmp_path):
     (tmp_path / "folder.tsv").mkdir()
     for read, name in (
         (read_columns, "absent.tsv"),
@@ -79,20 +79,20 @@ def test_no_file(tmp_path):
         assert str(tmp_path / name) in str(caught.value)
 
 
-def test_tables_are_no_lines(tmp_path):
+def test_tables_are_not_read_as_lines(tmp_path):
     for name in ("fr.jsonl", "fr.jsonl.gz", "fr.tsv", "fr.parquet"):
         (tmp_path / name).touch()
-        with pytest.raises(CorpusError, match="looked for a text with a sentence a line"):
+        with pytest.raises(CorpusError, match="expected a text with one sentence a line"):
             read_lines(tmp_path / name)
     (tmp_path / "eng_Latn.devtest").write_text("one\ntwo\n")
     assert read_lines(tmp_path / "eng_Latn.devtest") == ["one", "two"]
 
 
-def test_columns_have_names(tmp_path):
+def test_a_table_needs_the_languages_codes(tmp_path):
     for header in ("fr\t\tit", "id"):
         path = tmp_path / "table.tsv"
         path.write_text(f"{header}\n")
-        with pytest.raises(CorpusError, match="looked for the languages' codes in the first line"):
+        with pytest.raises(CorpusError, match="expected the languages' codes in the first line"):
             read_columns(path)
 
 
@@ -103,6 +103,6 @@ def test_empty_lines_are_kept(tmp_path, ending):
     assert read_lines(path) == read_lines(str(path)) == ["", "un", "", "  ", "deux\x0bdeux\rdeux\u2028", ""]
 
 
-def test_no_lines(tmp_path):
+def test_an_empty_file_has_no_lines(tmp_path):
     (tmp_path / "fr.txt").write_bytes(b"")
     assert read_lines(tmp_path / "fr.txt") == []

@@ -1,4 +1,4 @@
-"""Lines of texts: what ends them, what is not UTF-8, and compression."""
+"""Lines of texts: line ends, invalid UTF-8, and compression."""
 
 import gzip
 import io
@@ -26,20 +26,20 @@ def read(content: bytes, compression: str, strict: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("compression", WRITERS)
-def test_what_ends_a_line(compression):
+def test_a_carriage_return_ends_a_line_unless_strict(compression):
     assert read(CONTENT, compression, strict=True) == ["un", "deux\rtrois", "", "\u2028quatre "]
     assert read(CONTENT, compression, strict=False) == ["un", "deux", "trois", "", "\u2028quatre "]
     assert read(b"", compression, strict=True) == read(b"", compression, strict=False) == []
 
 
 @pytest.mark.parametrize("compression", WRITERS)
-def test_what_is_no_utf_8(compression):
+def test_invalid_utf_8_is_replaced_unless_strict(compression):
     assert read(b"a\xff\n", compression, strict=False) == ["a\N{REPLACEMENT CHARACTER}"]
     with pytest.raises(UnicodeDecodeError):
         read(b"a\xff\n", compression, strict=True)
 
 
-def test_binary_files():
+def test_binary_files_are_refused_unless_strict():
     with pytest.raises(
         pml.CorpusError, match="^fr.txt is a binary file, not text: give a UTF-8 text with one document"
     ):
@@ -48,7 +48,7 @@ def test_binary_files():
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
-def test_parallel_texts_are_read_compressed(tmp_path, compression):
+def test_parallel_texts_may_be_compressed(tmp_path, compression):
     for name, content in (("t.tsv", b"de\tfr\nein\tun\n"), ("fr.txt", b"un\n\ndeux\n")):
         (tmp_path / f"{name}{compression}").write_bytes(WRITERS[compression](content))
     assert read_columns(tmp_path / f"t.tsv{compression}") == {"de": ["ein"], "fr": ["un"]}
@@ -56,7 +56,7 @@ def test_parallel_texts_are_read_compressed(tmp_path, compression):
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
-def test_damaged_parallel_texts(tmp_path, compression):
+def test_damaged_parallel_texts_are_refused_by_name(tmp_path, compression):
     path, whole = tmp_path / f"fr.txt{compression}", WRITERS[compression](CONTENT * 99)
     for damaged in (whole[:-9], whole[:12] + b"\xff" * 20, CONTENT):
         path.write_bytes(damaged)
@@ -65,13 +65,13 @@ def test_damaged_parallel_texts(tmp_path, compression):
         assert str(path) in str(caught.value)
 
 
-def test_endings():
+def test_ending_ignores_the_compression():
     assert [ending(name) for name in ("a/fr.txt", "fr.txt.gz", "fr.txt.zst", "fr.gz", "fr")] == [
         ".txt", ".txt", ".txt", "", "",
     ]  # fmt: skip
 
 
-def test_the_texts_of_the_demo_model_need_no_torch():
+def test_reading_the_demo_models_texts_imports_no_heavy_packages():
     program = (
         "import sys\n"
         "from pymultiling import demo_model\n"

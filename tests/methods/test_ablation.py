@@ -1,4 +1,4 @@
-"""Perplexities against a plain loop, one text at a time."""
+"""pml.perplexity and pml.ablation_matrix against a plain loop, one text at a time."""
 
 import math
 
@@ -15,16 +15,16 @@ TEXTS = {language: texts(language, seed=1) for language in LANGUAGES}
 
 
 @torch.no_grad()
-def plain_perplexity(some: list[str], max_length: int = 512) -> float:
+def plain_perplexity(corpus: list[str], max_length: int = 512) -> float:
     losses = []
-    for text in some:
+    for text in corpus:
         ids = TOKENIZER(text)["input_ids"][:max_length]
         logs = MODEL(torch.tensor([ids])).logits[0].log_softmax(-1)
         losses += [-logs[place, token].item() for place, token in enumerate(ids[1:])]
     return math.exp(sum(losses) / len(losses))
 
 
-def draw(seed: int) -> pml.NeuronSet:
+def random_set(seed: int) -> pml.NeuronSet:
     generator = torch.Generator().manual_seed(seed)
     widths = {"ffn": 37, "q": 48, "k": 24, "v": 24, "o": 48}
     return pml.NeuronSet({site: torch.rand(2, width, generator=generator) < 0.3 for site, width in widths.items()})
@@ -32,52 +32,53 @@ def draw(seed: int) -> pml.NeuronSet:
 
 @pytest.mark.parametrize("batch_tokens", [1, 20, 4096])
 @pytest.mark.parametrize("max_length", [5, 512])
-def test_perplexity(batch_tokens, max_length):
-    found = pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], max_length=max_length, batch_tokens=batch_tokens)
-    assert found == pytest.approx(plain_perplexity(TEXTS["fr"], max_length), rel=1e-6)
+def test_perplexity_is_that_of_a_loop_over_texts(batch_tokens, max_length):
+    perplexity = pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], max_length=max_length, batch_tokens=batch_tokens)
+    assert perplexity == pytest.approx(plain_perplexity(TEXTS["fr"], max_length), rel=1e-6)
 
 
 def test_every_token_weighs_the_same():
-    """Of one long and one short text the perplexity is not the mean of the two."""
+    """The perplexity of a long and a short text is not the mean of their perplexities."""
     both = pml.perplexity(MODEL, TOKENIZER, ["w3 w4 w5 w6 w7", "w8"])
     long, short = (math.log(pml.perplexity(MODEL, TOKENIZER, [text])) for text in ("w3 w4 w5 w6 w7", "w8"))
     assert math.log(both) == pytest.approx((5 * long + short) / 6)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
-def test_matrix(batch_tokens):
-    sets = {"a": draw(0), "b": draw(1).only("k")}
+def test_matrix_is_that_of_a_loop_over_languages_and_sets(batch_tokens):
+    sets = {"a": random_set(0), "b": random_set(1).only("k")}
     matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=batch_tokens)
     assert list(matrix.index) == ["none", "a", "b"] and list(matrix.columns) == ["fr", "de"]
-    for language, some in TEXTS.items():
-        plain = plain_perplexity(some)
+    for language, corpus in TEXTS.items():
+        plain = plain_perplexity(corpus)
         assert matrix.loc["none", language] == pytest.approx(plain, rel=1e-6)
         for name in ("a", "b"):
             with pml.deactivate(MODEL, sets[name]):
-                masked = plain_perplexity(some)
+                masked = plain_perplexity(corpus)
             assert matrix.loc[name, language] == pytest.approx(masked, rel=1e-6)
             assert abs(masked - plain) > 1e-3
 
 
-def test_matrix_of_scaled_and_of_mean_neurons():
-    sets, mean = {"a": draw(0), "b": draw(1)}, pml.mean_activations(MODEL, TOKENIZER, TEXTS["de"])
+def test_scaled_and_mean_neurons_are_those_of_deactivate():
+    sets, mean = {"a": random_set(0), "b": random_set(1)}, pml.mean_activations(MODEL, TOKENIZER, TEXTS["de"])
     for options in (dict(scale=2.0), dict(mean=mean)):
         matrix = pml.ablation_matrix(MODEL, TOKENIZER, sets, TEXTS, batch_tokens=100, **options)
-        for name, one in sets.items():
-            with pml.deactivate(MODEL, one, **options):
+        for name, neurons in sets.items():
+            with pml.deactivate(MODEL, neurons, **options):
                 assert matrix.loc[name, "fr"] == pytest.approx(plain_perplexity(TEXTS["fr"]), rel=1e-6)
 
 
-def test_a_set_whose_absence_breaks_the_model_is_named():
+def test_an_error_names_the_set_that_makes_the_loss_nan():
     broken = tiny_model("llama")
+    mean = {"ffn": torch.full((2, 37), torch.nan), "k": torch.zeros(2, 24)}
+    sets = {"a": random_set(0).only("k"), "b": random_set(1).only("ffn")}
     with pytest.raises(pml.NonFiniteActivations, match="language 'fr' with set 'b' off"):
-        mean = {"ffn": torch.full((2, 37), torch.nan), "k": torch.zeros(2, 24)}
-        pml.ablation_matrix(broken, TOKENIZER, {"a": draw(0).only("k"), "b": draw(1).only("ffn")}, TEXTS, mean=mean)
+        pml.ablation_matrix(broken, TOKENIZER, sets, TEXTS, mean=mean)
 
 
-def test_the_empty_set_is_named():
-    with pytest.warns(UserWarning, match="set 'nothing' has no neurons"):
-        pml.ablation_matrix(MODEL, TOKENIZER, {"nothing": draw(0) - draw(0)}, {"fr": TEXTS["fr"]})
+def test_a_warning_names_an_empty_set():
+    with pytest.warns(UserWarning, match="set 'empty' has no neurons"):
+        pml.ablation_matrix(MODEL, TOKENIZER, {"empty": random_set(0) - random_set(0)}, {"fr": TEXTS["fr"]})
 
 
 def test_any_model_has_a_perplexity():
@@ -86,7 +87,7 @@ def test_any_model_has_a_perplexity():
     assert 1 < pml.perplexity(model, TOKENIZER, TEXTS["fr"]) < 10 * VOCABULARY_SIZE
 
 
-def test_nan_is_an_error():
+def test_a_nan_loss_is_an_error():
     broken = tiny_model("llama")
     broken.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(pml.NonFiniteActivations, match="the texts: the loss is NaN"):
@@ -95,12 +96,12 @@ def test_nan_is_an_error():
         pml.ablation_matrix(broken, TOKENIZER, {}, TEXTS)
 
 
-def test_no_set_is_called_none():
+def test_a_set_may_not_be_called_none():
     with pytest.raises(ValueError, match="another name"):
-        pml.ablation_matrix(MODEL, TOKENIZER, {"none": draw(0)}, TEXTS)
+        pml.ablation_matrix(MODEL, TOKENIZER, {"none": random_set(0)}, TEXTS)
 
 
-def test_nothing_to_predict():
+def test_texts_without_a_token_to_predict_are_refused():
     with pytest.raises(pml.CorpusError, match="at least two tokens"):
         pml.perplexity(MODEL, tiny_tokenizer(bos=False), ["w3", "w4"])
     with pytest.raises(pml.CorpusError, match="'fr'"):
@@ -109,19 +110,19 @@ def test_nothing_to_predict():
 
 def test_a_text_of_one_token_adds_nothing():
     tokenizer = tiny_tokenizer(bos=False)
-    with_it = pml.perplexity(MODEL, tokenizer, ["w3 w4 w5", "w6"])
-    assert with_it == pytest.approx(pml.perplexity(MODEL, tokenizer, ["w3 w4 w5"]))
+    with_short_text = pml.perplexity(MODEL, tokenizer, ["w3 w4 w5", "w6"])
+    assert with_short_text == pytest.approx(pml.perplexity(MODEL, tokenizer, ["w3 w4 w5"]))
 
 
-def test_a_set_of_another_model():
-    other = pml.NeuronSet({"ffn": torch.zeros(2, 36, dtype=torch.bool)})
+def test_a_set_of_another_model_is_refused():
+    foreign = pml.NeuronSet({"ffn": torch.zeros(2, 36, dtype=torch.bool)})
     with pytest.raises(ValueError, match="set 'a' is of another model"):
-        pml.ablation_matrix(MODEL, TOKENIZER, {"a": other}, TEXTS)
+        pml.ablation_matrix(MODEL, TOKENIZER, {"a": foreign}, TEXTS)
 
 
-def test_progress(capsys):
-    pml.ablation_matrix(MODEL, TOKENIZER, {"a": draw(0)}, TEXTS, progress=True)
+def test_progress_is_a_line_for_each_language(capsys):
+    pml.ablation_matrix(MODEL, TOKENIZER, {"a": random_set(0)}, TEXTS, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(TEXTS)
-    for line, (language, some) in zip(lines, TEXTS.items()):
-        assert line.startswith(f"{language}: perplexity: {len(some)} documents, ") and line.endswith(" tokens/s")
+    for line, (language, corpus) in zip(lines, TEXTS.items()):
+        assert line.startswith(f"{language}: perplexity: {len(corpus)} documents, ") and line.endswith(" tokens/s")

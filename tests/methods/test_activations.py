@@ -1,4 +1,4 @@
-"""Counts compared with those of plain hooks and float64."""
+"""pml.activations against counts from plain hooks, in float64."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ PAIRS = [(prompt, f" {response}") for prompt, response in zip(texts("fr"), texts
 
 
 def activation_of(model):
-    """The FFN's own, or Bloom's by transformers' name for it."""
+    """The activation function of the FFN; that of Bloom by its name in transformers."""
     if model.config.model_type == "bloom":
         return transformers.activations.ACT2FN["gelu_pytorch_tanh"]
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
@@ -30,82 +30,82 @@ def activation_of(model):
     return transformers.activations.ACT2FN[name]
 
 
-def watch_gates(model, keep) -> list:
-    """Handles of hooks that call keep(gate), (tokens, neurons), in every layer.
+def hook_gates(model, on_gate) -> list:
+    """Registers hooks that call on_gate(gate), (tokens, neurons), in every layer; returns their handles.
 
-    Gates of experts that a token is not routed to are -1, at which a neuron is not active.
+    The gate of an expert that a token is not routed to is -1, at which a neuron is not active.
     """
     width, handles = sizes(model.config)["ffn"], []
 
-    def watch_experts(experts, args) -> None:
-        keep(routed_gate_and_up(experts, *args[:2], -1.0)[0])
+    def hook_experts(experts, args) -> None:
+        on_gate(routed_gate_and_up(experts, *args[:2], -1.0)[0])
 
     for layer in layers_of(model):
         if experts_of(layer) is not None:
-            handles.append(experts_of(layer).register_forward_pre_hook(watch_experts))
+            handles.append(experts_of(layer).register_forward_pre_hook(hook_experts))
         else:
             gate = ffn_modules(layer)[0]
             handles.append(
-                gate.register_forward_hook(lambda _, args, output: keep(output[..., :width].reshape(-1, width)))
+                gate.register_forward_hook(lambda _, args, output: on_gate(output[..., :width].reshape(-1, width)))
             )
     return handles
 
 
 def plain_gates(model, tokens: list[int]) -> torch.Tensor:
-    """(layers, tokens, neurons): act(gate) of one document in float64, from the values that the model sees."""
+    """Returns act(gate) of one document, (layers, tokens, neurons), in float64, from the values of the model."""
     act = activation_of(model)
-    found = []
-    handles = watch_gates(model, found.append)
+    gates = []
+    handles = hook_gates(model, gates.append)
     with torch.no_grad():
         model(input_ids=torch.tensor([tokens]), use_cache=False)
     for handle in handles:
         handle.remove()
-    return torch.stack([act(gate.double()) for gate in found])
+    return torch.stack([act(gate.double()) for gate in gates])
 
 
-def plain_count(model, documents, places=slice(None)) -> tuple[torch.Tensor, int]:
-    gates = [plain_gates(model, tokens)[:, places] for tokens in documents]
+def plain_count(model, documents, positions=slice(None)) -> tuple[torch.Tensor, int]:
+    gates = [plain_gates(model, tokens)[:, positions] for tokens in documents]
     return sum((gate > 0).sum(1) for gate in gates), sum(gate.shape[1] for gate in gates)
 
 
-def assert_counts(found: pml.ActivationStatistics, truth: tuple[torch.Tensor, int]) -> None:
-    assert found.active.dtype == torch.int64 and found.tokens == truth[1] and found.active.any()
-    assert torch.equal(found.active, truth[0])
+def assert_counts(counts: pml.ActivationStatistics, expected: tuple[torch.Tensor, int]) -> None:
+    assert counts.active.dtype == torch.int64 and counts.tokens == expected[1] and counts.active.any()
+    assert torch.equal(counts.active, expected[0])
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_a_batch_against_the_values_of_that_same_forward(name, dtype, padding):
-    """bf16 gates depend on the shape of the product, so the plain count is of the batch that is measured."""
+def test_counts_of_a_batch_are_those_of_the_gates_of_the_same_forward(name, dtype, padding):
+    """bfloat16 gates depend on the shape of the product, so the plain count is that of the measured batch."""
     if padding != "none" and name in ("gemma2", "bloom") and dtype == torch.float64:
         pytest.skip("transformers' float64 eager attention gives NaN beside padding")
     model = tiny_model(name, dtype)
     batch = tiny_batch((11, 11) if padding == "none" else (11, 7), padding="right" if padding == "none" else padding)
     act = activation_of(model)
-    seen, shape, width = [], (*batch["input_ids"].shape, -1), sizes(model.config)["ffn"]
-    watch_gates(model, lambda gate: seen.append(gate.double().view(shape)))
+    gates, shape, width = [], (*batch["input_ids"].shape, -1), sizes(model.config)["ffn"]
+    hook_gates(model, lambda gate: gates.append(gate.double().view(shape)))
     for counted in (batch["attention_mask"].bool(), batch["attention_mask"].bool() & (torch.arange(11) > 4)):
-        seen.clear()
-        found = ActivationProbe(model).measure(**batch, counted=counted)
-        truth = torch.stack([(act(gate) > 0)[counted].sum(0) for gate in seen])
-        assert torch.equal(found, truth) and found.shape == (2, width) and found.any()
+        gates.clear()
+        active = ActivationProbe(model).measure(**batch, counted=counted)
+        expected = torch.stack([(act(gate) > 0)[counted].sum(0) for gate in gates])
+        assert torch.equal(active, expected) and active.shape == (2, width) and active.any()
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_a_corpus_against_one_document_after_the_other(name):
+def test_counts_of_a_corpus_are_those_of_its_documents_one_by_one(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
-    found = pml.activations(model, tokenizer, CORPORA, max_length=11, batch_tokens=24, progress=False)
+    counts = pml.activations(model, tokenizer, CORPORA, max_length=11, batch_tokens=24, progress=False)
     last = pml.activations(model, tokenizer, CORPORA, positions="last", max_length=11, batch_tokens=24, progress=False)
     for language, corpus in CORPORA.items():
         documents = [tokenizer(text)["input_ids"][:11] for text in corpus]
-        assert_counts(found[language], plain_count(model, documents))
+        assert_counts(counts[language], plain_count(model, documents))
         assert_counts(last[language], plain_count(model, documents, slice(-1, None)))
-        assert last[language].tokens == len(corpus) and found.corpora[language].cut == 1
+        assert last[language].tokens == len(corpus) and counts.corpora[language].cut == 1
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
-def test_responses_are_prompt_and_response_less_the_prompt(name):
+def test_response_counts_are_prompt_and_response_minus_the_prompt(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
     options = {"max_length": 64, "batch_tokens": 64, "progress": False}
     directly = pml.activations(model, tokenizer, {"x": PAIRS}, positions="response", **options)["x"]
@@ -119,7 +119,7 @@ def test_responses_are_prompt_and_response_less_the_prompt(name):
     assert_counts(directly, (sum((gate > 0).sum(1) for gate in gates), directly.tokens))
 
 
-def test_a_trained_model_with_subwords():
+def test_response_counts_of_a_trained_model_with_subwords():
     model, tokenizer = demo_model.load()
     pairs = [
         (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :])
@@ -141,7 +141,7 @@ def test_the_response_begins_where_the_tokens_first_differ_from_the_prompts_own(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
-def test_pairs_from_files(tmp_path, ending):
+def test_pairs_from_files_give_the_counts_of_pairs_in_memory(tmp_path, ending):
     path = tmp_path / f"pairs.{ending}"
     rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
     if ending == "parquet":
@@ -154,7 +154,10 @@ def test_pairs_from_files(tmp_path, ending):
     else:
         path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    count = lambda source: pml.activations(model, tokenizer, {"x": source}, positions="response", progress=False)["x"]  # noqa: E731
+
+    def count(source) -> pml.ActivationStatistics:
+        return pml.activations(model, tokenizer, {"x": source}, positions="response", progress=False)["x"]
+
     expected = count(PAIRS)
     assert_counts(count(path), (expected.active, expected.tokens))
     assert_counts(count(rows), (expected.active, expected.tokens))
@@ -164,11 +167,11 @@ def test_pairs_without_tokens_are_left_out_and_counted():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer(bos=False)
     pairs = [("w3", " w4 w5"), ("", "\u200b"), ("w6 w7", " w8")]
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    found = pml.activations(model, tokenizer, {"fr": pairs}, positions="response", progress=False)
-    assert found.corpora["fr"] == CorpusReport(texts=3, short=1) and found["fr"].tokens == 3
+    counts = pml.activations(model, tokenizer, {"fr": pairs}, positions="response", progress=False)
+    assert counts.corpora["fr"] == CorpusReport(texts=3, short=1) and counts["fr"].tokens == 3
 
 
-def test_what_is_wrong_with_a_corpus_is_said(tmp_path):
+def test_wrong_arguments_and_corpora_are_refused(tmp_path):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
 
     def count(source, **options):
@@ -186,9 +189,9 @@ def test_what_is_wrong_with_a_corpus_is_said(tmp_path):
         count([("w3 w4", " ")], positions="response")
     with pytest.raises(pml.CorpusError, match="'fr' has no positions to count: texts 1, cut 1"):
         count([("w3 w4 w5 w6", " w7")], positions="response", max_length=4)
-    with pytest.raises(pml.CorpusError, match="row 1: looked for an object with strings 'prompt' and 'response'"):
+    with pytest.raises(pml.CorpusError, match="record 1: expected an object with strings 'prompt' and 'response'"):
         count(["w3 w4"], positions="response")
-    with pytest.raises(pml.CorpusError, match="has no prompt and response: give a .jsonl"):
+    with pytest.raises(pml.CorpusError, match=r"has no prompt and response: give a .jsonl"):
         count(write_text(tmp_path / "a.txt", ["w3 w4"]), positions="response")
     with pytest.raises(pml.CorpusError, match="no column 'prompt', only text"):
         count(write_text(tmp_path / "a.parquet", ["w3 w4"]), positions="response")
@@ -197,25 +200,27 @@ def test_what_is_wrong_with_a_corpus_is_said(tmp_path):
 def test_nan_stops_with_layer_site_and_document():
     model = tiny_model("llama")
     model.model.layers[1].mlp.gate_proj.weight.data[5] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="language 'fr', document 1 of its corpus: .* site ffn, layer 1"):
+    with pytest.raises(
+        pml.NonFiniteActivations, match=r"language 'fr', document 1 of its corpus: .* site ffn, layer 1"
+    ):
         pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4", "w3 w4 w5"]}, progress=False)
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
-def test_the_output_stays_bit_for_bit(name):
+def test_measuring_leaves_the_output_bit_for_bit(name):
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
-    seen = []
-    handle = model.model.register_forward_hook(lambda _, args, output: seen.append(output[0]))
+    outputs = []
+    handle = model.model.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         model.model(**batch, position_ids=positions, use_cache=False)
     ActivationProbe(model).measure(**batch, counted=batch["attention_mask"].bool())
     handle.remove()
-    assert torch.equal(*seen)
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("name", SIGN_PRESERVING_ACTIVATIONS)
-def test_activations_are_above_zero_where_their_input_is(name):
+def test_sign_keeping_activations_are_positive_where_their_input_is(name):
     x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([1e-30, -1e-30, 0.0, -0.0])]).double()
     assert torch.equal(transformers.activations.ACT2FN[name](x) > 0, x > 0)
 

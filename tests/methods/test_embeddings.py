@@ -1,4 +1,4 @@
-"""Means compared with those of transformers' own hidden states, a sentence at a time."""
+"""pml.sentence_embeddings against means of transformers' hidden states, a sentence at a time."""
 
 import numpy
 import pytest
@@ -13,37 +13,37 @@ from tests.support.tiny_text import texts, tiny_tokenizer
 SENTENCES = {"fr": texts("fr"), "de": [*texts("de"), "w40"]}
 
 
-def plain(model, tokenizer, text: str, length: int) -> torch.Tensor:
-    """(layers + 1, hidden) of one sentence without padding."""
+def plain_means(model, tokenizer, text: str, length: int) -> torch.Tensor:
+    """Returns (layers + 1, hidden): the means of one sentence, run without padding."""
     tokens = torch.tensor([tokenizer(text)["input_ids"][:length]])
     with torch.no_grad():
         hidden = model(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states
     wide = torch.promote_types(hidden[0].dtype, torch.float32)
-    return torch.stack([one[0].to(wide).mean(0) for one in hidden])
+    return torch.stack([states[0].to(wide).mean(0) for states in hidden])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_means_are_those_of_transformers(name, dtype):
     model, tokenizer = tiny_model(name, dtype), tiny_tokenizer()
-    found = sentence_embeddings(model, tokenizer, SENTENCES, max_length=10, batch_tokens=24, dtype=dtype)
+    embeddings = sentence_embeddings(model, tokenizer, SENTENCES, max_length=10, batch_tokens=24, dtype=dtype)
     for language, sentences in SENTENCES.items():
-        truth = torch.stack([plain(model, tokenizer, text, 10) for text in sentences])
-        assert found[language].shape == (len(sentences), 3, 32) and found[language].dtype == dtype
-        torch.testing.assert_close(found[language], truth, rtol=1e-5, atol=1e-5)
-    assert found.corpora["fr"].texts == 6 and found.corpora["fr"].cut == 1
+        expected = torch.stack([plain_means(model, tokenizer, text, 10) for text in sentences])
+        assert embeddings[language].shape == (len(sentences), 3, 32) and embeddings[language].dtype == dtype
+        torch.testing.assert_close(embeddings[language], expected, rtol=1e-5, atol=1e-5)
+    assert embeddings.corpora["fr"].texts == 6 and embeddings.corpora["fr"].cut == 1
 
 
 def test_bfloat16_models_and_half_precision_results():
     model, tokenizer = tiny_model("llama", torch.bfloat16), tiny_tokenizer()
-    found = sentence_embeddings(model, tokenizer, SENTENCES, batch_tokens=1)["fr"]
-    truth = torch.stack([plain(model, tokenizer, text, 64) for text in SENTENCES["fr"]])
-    torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+    embeddings = sentence_embeddings(model, tokenizer, SENTENCES, batch_tokens=1)["fr"]
+    expected = torch.stack([plain_means(model, tokenizer, text, 64) for text in SENTENCES["fr"]])
+    torch.testing.assert_close(embeddings, expected, rtol=1e-5, atol=1e-5)
     half = sentence_embeddings(model, tokenizer, SENTENCES, batch_tokens=1, dtype=torch.float16)["fr"]
-    assert torch.equal(half, found.half())
+    assert torch.equal(half, embeddings.half())
 
 
-def test_hidden_states_of_two_widths():
+def test_a_model_with_hidden_states_of_two_widths_is_refused():
     with pytest.raises(pml.UnsupportedModel, match="OPTForCausalLM projects its last hidden states to another width"):
         sentence_embeddings(tiny_model("opt-post-norm"), tiny_tokenizer(), SENTENCES)
 
@@ -51,56 +51,60 @@ def test_hidden_states_of_two_widths():
 def test_missing_sentences_are_nan_and_the_others_stay_in_their_places():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     whole = sentence_embeddings(model, tokenizer, SENTENCES)["fr"]
-    holes = [None, *SENTENCES["fr"][:3], "", " \n", *SENTENCES["fr"][3:]]
-    found = sentence_embeddings(model, tokenizer, {"fr": iter(holes)})
+    with_missing = [None, *SENTENCES["fr"][:3], "", " \n", *SENTENCES["fr"][3:]]
+    embeddings = sentence_embeddings(model, tokenizer, {"fr": iter(with_missing)})
     present = torch.tensor([False, True, True, True, False, False, True, True, True])
-    torch.testing.assert_close(found["fr"][present], whole)
-    assert found["fr"][~present].isnan().all()
-    assert found.corpora["fr"].texts == 9 and found.corpora["fr"].empty == 3
-    points, there = layer_points(found, 1)["fr"]
-    assert torch.equal(there, present) and torch.equal(points[there], found["fr"][present][:, 1])
+    torch.testing.assert_close(embeddings["fr"][present], whole)
+    assert embeddings["fr"][~present].isnan().all()
+    assert embeddings.corpora["fr"].texts == 9 and embeddings.corpora["fr"].empty == 3
+    points, is_present = layer_points(embeddings, 1)["fr"]
+    assert torch.equal(is_present, present)
+    assert torch.equal(points[is_present], embeddings["fr"][present][:, 1])
 
 
 def test_sentences_without_a_token_are_missing():
     tokenizer = tiny_tokenizer(bos=False)
-    found = sentence_embeddings(tiny_model("llama"), tokenizer, {"fr": ["w4", "\x1f", "w5"]})
-    assert found["fr"].isnan().any(-1).any(-1).tolist() == [False, True, False]
+    embeddings = sentence_embeddings(tiny_model("llama"), tokenizer, {"fr": ["w4", "\x1f", "w5"]})
+    assert embeddings["fr"].isnan().any(-1).any(-1).tolist() == [False, True, False]
 
 
-def test_many_sentences_keep_their_order():
-    """More than are tokenised, or sorted by length, at a time."""
+def test_many_sentences_stay_in_order():
+    """There are more sentences than are tokenised, or sorted by length, at a time."""
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     sentences = texts("fr", [1 + number % 5 for number in range(1100)])
     sentences[300] = None
-    found = sentence_embeddings(model, tokenizer, {"fr": sentences})["fr"]
+    embeddings = sentence_embeddings(model, tokenizer, {"fr": sentences})["fr"]
     for number in (0, 299, 301, 1023, 1024, 1099):
-        torch.testing.assert_close(found[number], plain(model, tokenizer, sentences[number], 64), rtol=1e-5, atol=1e-5)
-    assert found.isnan().any(-1).any(-1).nonzero().tolist() == [[300]]
+        torch.testing.assert_close(
+            embeddings[number], plain_means(model, tokenizer, sentences[number], 64), rtol=1e-5, atol=1e-5
+        )
+    assert embeddings.isnan().any(-1).any(-1).nonzero().tolist() == [[300]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_files_hold_what_memory_would(tmp_path, dtype):
+def test_files_hold_the_embeddings_that_memory_would_hold(tmp_path, dtype):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     sentences = {"fr": [*SENTENCES["fr"], None], "de": SENTENCES["de"]}
-    held = sentence_embeddings(model, tokenizer, sentences, dtype=dtype)
-    found = sentence_embeddings(model, tokenizer, sentences, dtype=dtype, folder=tmp_path / "points")
+    in_memory = sentence_embeddings(model, tokenizer, sentences, dtype=dtype)
+    from_files = sentence_embeddings(model, tokenizer, sentences, dtype=dtype, folder=tmp_path / "points")
     assert sorted(path.name for path in (tmp_path / "points").iterdir()) == ["de.npy", "fr.npy"]
     for language in sentences:
         read = torch.from_numpy(numpy.load(tmp_path / "points" / f"{language}.npy", mmap_mode="c"))
-        for one in (found[language], read):
-            assert torch.equal(one.nan_to_num(7), held[language].nan_to_num(7)) and one.dtype == dtype
-    with pytest.raises(ValueError, match="'a/b' is no name of a file"):
+        for embeddings in (from_files[language], read):
+            assert torch.equal(embeddings.nan_to_num(7), in_memory[language].nan_to_num(7))
+            assert embeddings.dtype == dtype
+    with pytest.raises(ValueError, match="'a/b' cannot be a file name"):
         sentence_embeddings(model, tokenizer, {"a/b": ["w4"]}, folder=tmp_path)
 
 
-def test_a_trained_model_with_subwords():
+def test_embeddings_of_a_trained_model_with_subwords_are_finite():
     model, tokenizer = demo_model.load()
     pair = {"en": ["The house is big.", "I am a doctor."], "de": ["Das Haus ist groß.", "Ich bin ein Arzt."]}
-    found = sentence_embeddings(model, tokenizer, pair)
-    assert found["en"].shape == (2, 7, 224) and found["en"].isfinite().all()
+    embeddings = sentence_embeddings(model, tokenizer, pair)
+    assert embeddings["en"].shape == (2, 7, 224) and embeddings["en"].isfinite().all()
 
 
-def test_what_is_wrong_is_said():
+def test_wrong_arguments_are_refused():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     with pytest.raises(pml.CorpusError, match="no sentences were given"):
         sentence_embeddings(model, tokenizer, {})
@@ -110,27 +114,27 @@ def test_what_is_wrong_is_said():
         sentence_embeddings(model, tokenizer, {"fr": []})
     with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings, not str"):
         sentence_embeddings(model, tokenizer, {"fr": "w4 w5"})
-    with pytest.raises(pml.CorpusError, match="'fr', sentence 1: looked for a string or None, got 3"):
+    with pytest.raises(pml.CorpusError, match="'fr', sentence 1: expected a string or None, got 3"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4", 3]})
     with pytest.raises(ValueError, match="dtype must be one of"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"]}, dtype=torch.int8)
     with pytest.raises(ValueError, match="at least two languages"):
         checked_layers({"fr": torch.zeros(2, 3, 4)})
-    with pytest.raises(ValueError, match="'de': embeddings are .* got \\(2, 3\\)"):
+    with pytest.raises(ValueError, match=r"'de': embeddings must be .* got \(2, 3\)"):
         checked_layers({"fr": torch.zeros(2, 3, 4), "de": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match="of one model"):
         checked_layers({"fr": torch.zeros(2, 3, 4), "de": torch.zeros(2, 3, 5)})
 
 
-def test_what_is_no_list_of_sentences(tmp_path):
+def test_sources_that_are_no_iterable_of_strings_are_refused(tmp_path):
     for wrong in (tmp_path / "fr.txt", 3, {"w4": 1}):
         with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings"):
             sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": wrong})
 
 
 def test_replaced_characters_are_counted():
-    found = sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": ["w4 \ud800 w5", "w6"]})
-    assert found.corpora["fr"].replaced == 1
+    embeddings = sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": ["w4 \ud800 w5", "w6"]})
+    assert embeddings.corpora["fr"].replaced == 1
 
 
 def test_an_error_leaves_no_file(tmp_path):
@@ -139,14 +143,14 @@ def test_an_error_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nan_stops_with_language_and_sentence():
+def test_an_error_names_the_language_and_sentence_of_a_nan():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     model.model.embed_tokens.weight.data[40] = torch.nan
     with pytest.raises(pml.NonFiniteActivations, match="'de', document 3 of its corpus: hidden states of index 0"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"], "de": [None, "w41", "w42", "w40 w43"]})
     model = tiny_model("llama")
     model.model.embed_tokens.weight.data[4] = 1e6
-    with pytest.raises(pml.NonFiniteActivations, match="larger than torch.float16 can be: use torch.float32"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"too large for torch.float16: use torch.float32"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"]}, dtype=torch.float16)
 
 

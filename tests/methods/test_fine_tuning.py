@@ -1,4 +1,4 @@
-"""pml.fine_tune against a training loop written out, a document at a time and without padding."""
+"""pml.fine_tune against a plain training loop, a document at a time and without padding."""
 
 import copy
 import re
@@ -25,24 +25,25 @@ def tune(model, source=TEXTS, **options) -> pml.FineTuning:
 
 
 def summed_loss(model, tokens: list[int]) -> torch.Tensor:
-    """Of one document. transformers takes a loss in float32, whatever the model's dtype."""
+    """Returns the loss of one document. transformers computes it in float32, whatever the model's dtype."""
     logits = model(input_ids=torch.tensor([tokens])).logits[0, :-1].float()
     return cross_entropy(logits, torch.tensor(tokens[1:]), reduction="sum")
 
 
-def loop(model, rates: list[float], weight_decay: float) -> tuple[list[float], list[float]]:
-    """Every step sees all documents. The losses, and the norms of the gradients before they are clipped."""
+def training_loop(model, rates: list[float], weight_decay: float) -> tuple[list[float], list[float]]:
+    """Trains on all documents in every step; returns the losses, and the gradient norms before clipping."""
     parameters, losses, norms = list(model.parameters()), [], []
     groups = [
-        {"params": [one for one in parameters if one.ndim == 2], "weight_decay": weight_decay},
-        {"params": [one for one in parameters if one.ndim == 1], "weight_decay": 0.0},  # biases and norms
+        {"params": [parameter for parameter in parameters if parameter.ndim == 2], "weight_decay": weight_decay},
+        # Biases and norms.
+        {"params": [parameter for parameter in parameters if parameter.ndim == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     for rate in rates:
         for group in groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        loss = sum(summed_loss(model, one) for one in DOCUMENTS) / sum(len(one) - 1 for one in DOCUMENTS)
+        loss = sum(summed_loss(model, tokens) for tokens in DOCUMENTS) / sum(len(tokens) - 1 for tokens in DOCUMENTS)
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(parameters, 1.0).item())
         optimizer.step()
@@ -51,113 +52,114 @@ def loop(model, rates: list[float], weight_decay: float) -> tuple[list[float], l
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
-def test_it_is_adamw_with_a_warm_up_a_linear_decay_and_clipped_gradients(name):
+def test_training_is_adamw_with_warm_up_linear_decay_and_clipped_gradients(name):
     model = tiny_model(name, torch.float64)
-    whole, start = copy.deepcopy(model), copy.deepcopy(model.state_dict())
-    found = tune(model, rate=2e-2, epochs=9, batch=6, warm_up=0.5, weight_decay=0.1)
+    reference, start = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    result = tune(model, rate=2e-2, epochs=9, batch=6, warm_up=0.5, weight_decay=0.1)
     rates = [2e-2 * part for part in (0, 1 / 4, 2 / 4, 3 / 4, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5)]
-    losses, norms = loop(whole, rates, 0.1)
+    losses, norms = training_loop(reference, rates, 0.1)
     assert min(norms) < 1 < max(norms)  # some are clipped, some are not
-    assert found.log["rate"].tolist() == pytest.approx(rates, rel=1e-12)
-    assert found.log["loss"].tolist() == pytest.approx(losses, rel=1e-6)  # float32
-    for (key, own), (_, other) in zip(model.named_parameters(), whole.named_parameters()):
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
-        assert (own - start[key]).abs().max() > 1e-3, key
+    assert result.log["rate"].tolist() == pytest.approx(rates, rel=1e-12)
+    assert result.log["loss"].tolist() == pytest.approx(losses, rel=1e-6)  # float32
+    for (key, value), (_, expected) in zip(model.named_parameters(), reference.named_parameters()):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+        assert (value - start[key]).abs().max() > 1e-3, key
 
 
 def test_every_epoch_has_every_document_once_in_another_order():
     model = tiny_model("llama")
     with torch.no_grad():
-        expected = sorted(summed_loss(model, one).item() / (len(one) - 1) for one in DOCUMENTS)
+        expected = sorted(summed_loss(model, tokens).item() / (len(tokens) - 1) for tokens in DOCUMENTS)
     losses = tune(model, rate=1e-12, epochs=2, batch=1).log["loss"].tolist()  # a rate too low to change a loss
     assert not torch.equal(*torch.tensor(losses).view(2, 6).argsort())
     assert sorted(losses[:6]) == pytest.approx(expected, rel=1e-6) == sorted(losses[6:])
 
 
-def test_what_has_no_requires_grad_stays_bit_for_bit():
+def test_parameters_without_requires_grad_stay_bit_for_bit():
     model = tiny_model("llama")
     frozen, before = pml.freeze(model, [0]), copy.deepcopy(model.state_dict())
-    found = tune(model, batch=2, weight_decay=0.1)
-    assert {name for name, one in model.named_parameters() if not one.requires_grad} == set(frozen)
-    for name, one in model.named_parameters():
-        assert torch.equal(one, before[name]) == (name in frozen), name
-    assert found.parameters == sum(one.numel() for one in model.parameters() if one.requires_grad)
+    result = tune(model, batch=2, weight_decay=0.1)
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == set(frozen)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name in frozen), name
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_neurons_alone_train_and_the_optimizer_holds_nothing_else():
+def test_only_neurons_train_inside_train_only_and_only_they_have_optimizer_state():
     model = tiny_model("llama")
     neurons, before = random_neurons(model, 0.05), copy.deepcopy(model.state_dict())
     chosen = chosen_entries(model, neurons)
     with pml.train_only(model, neurons) as trained:
-        found, tensors = tune(model, epochs=2), len(trained.parameters())
+        result, tensors = tune(model, epochs=2), len(trained.parameters())
         trained.merge()
-    assert found.parameters == sum(int(mask.sum()) for mask in chosen.values())
-    assert found.optimizer_bytes == 2 * 4 * found.parameters + 4 * tensors  # two moments, and a tensor's count of steps
-    for name, one in model.named_parameters():
-        moved = one != before[name]
+    assert result.parameters == sum(int(mask.sum()) for mask in chosen.values())
+    # Two moments of each number, and a step count of each tensor.
+    assert result.optimizer_bytes == 2 * 4 * result.parameters + 4 * tensors
+    for name, parameter in model.named_parameters():
+        moved = parameter != before[name]
         assert not (moved & ~chosen[name]).any(), name
         assert not chosen[name].any() or moved[chosen[name]].double().mean() > 0.9, name
 
 
 @pytest.mark.parametrize("epochs, batch, documents, steps", [(2, 4, None, 4), (3, 2, 3, 6), (1, 1, 9, 6)])
-def test_steps(epochs, batch, documents, steps):
-    found = tune(tiny_model("llama"), epochs=epochs, batch=batch, documents=documents)
-    assert found.documents == min(documents or 6, 6)
-    assert list(found.log) == ["step", "loss", "rate"] and found.log["step"].tolist() == list(range(1, steps + 1))
+def test_steps_are_the_batches_of_all_epochs(epochs, batch, documents, steps):
+    result = tune(tiny_model("llama"), epochs=epochs, batch=batch, documents=documents)
+    assert result.documents == min(documents or 6, 6)
+    assert list(result.log) == ["step", "loss", "rate"] and result.log["step"].tolist() == list(range(1, steps + 1))
 
 
-def test_the_first_documents_are_those_that_are_trained_on():
-    some = (tune(tiny_model("llama"), TEXTS[:end], documents=3, epochs=2, batch=2) for end in (3, 6))
-    pandas.testing.assert_frame_equal(*(one.log for one in some), check_exact=True)
+def test_the_option_documents_trains_on_the_first_ones():
+    results = (tune(tiny_model("llama"), TEXTS[:end], documents=3, epochs=2, batch=2) for end in (3, 6))
+    pandas.testing.assert_frame_equal(*(result.log for result in results), check_exact=True)
 
 
-def test_the_rate_rises_and_falls():
+def test_the_rate_rises_and_falls_linearly():
     rates = tune(tiny_model("llama"), epochs=10, batch=8, warm_up=0.5, rate=2e-3).log["rate"]
     assert rates.tolist() == pytest.approx([2e-3 * part / 5 for part in (0, 1, 2, 3, 4, 5, 4, 3, 2, 1)], rel=1e-12)
     assert tune(tiny_model("llama"), epochs=2, warm_up=0, rate=2e-3).log["rate"].tolist() == [2e-3, 1e-3]
 
 
-def test_the_corpus_is_reported_and_may_be_packed(tmp_path):
-    found = tune(tiny_model("llama"), ["", *TEXTS, " \n"], max_length=8)
-    assert (found.corpus.texts, found.corpus.empty, found.corpus.cut) == (8, 2, 3) and found.documents == 6
+def test_corpora_are_reported_and_packed(tmp_path):
+    result = tune(tiny_model("llama"), ["", *TEXTS, " \n"], max_length=8)
+    assert (result.corpus.texts, result.corpus.empty, result.corpus.cut) == (8, 2, 3) and result.documents == 6
     packed = tune(tiny_model("llama"), write_text(tmp_path / "fr.txt", TEXTS), pack=10, batch=1)
-    tokens = sum(len(one.split()) + 1 for one in TEXTS)  # with an end-of-text token; <s> opens each document
+    tokens = sum(len(text.split()) + 1 for text in TEXTS)  # with an end-of-text token; <s> opens each document
     assert packed.documents == len(packed.log) == tokens // 9 and packed.corpus.left_over == tokens % 9 > 0
 
 
-def test_a_seed_gives_the_same_again_and_another_another_order():
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
     models = [tiny_model("llama") for _ in range(3)]
     logs = [tune(model, batch=2, epochs=2, seed=seed).log for model, seed in zip(models, (3, 3, 4))]
     pandas.testing.assert_frame_equal(logs[0], logs[1], check_exact=True)
-    weights = [torch.cat([one.detach().flatten() for one in model.parameters()]) for model in models]
+    weights = [torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) for model in models]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert (logs[0]["loss"] - logs[2]["loss"]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_model_s_mode_is_put_back(training):
+def test_the_mode_of_the_model_is_restored(training):
     model = tiny_model("llama").train(training)
-    seen = []
-    model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    modes_in_forwards = []
+    model.register_forward_pre_hook(lambda module, _: modes_in_forwards.append(module.training))
     tune(model)
-    assert seen == [True] and {one.training for one in model.modules()} == {training}
+    assert modes_in_forwards == [True] and {module.training for module in model.modules()} == {training}
     model.model.norm.weight.data[3] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="^step 1: the loss is nan; try a lower rate$"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"^step 1: the loss is nan; try a lower rate$"):
         tune(model)
-    assert {one.training for one in model.modules()} == {training}
+    assert {module.training for module in model.modules()} == {training}
 
 
 def test_nothing_but_parameters_changes():
     model = tiny_model("llama").train()
     model.model.layers[0].eval()
     modes = [module.training for module in model.modules()]
-    others = set(vars(model))
+    attributes = set(vars(model))
     tune(model)
     assert [module.training for module in model.modules()] == modes and model.config.use_cache is True
-    assert set(vars(model)) == others
+    assert set(vars(model)) == attributes
 
 
-def test_16_bit_parameters_are_warned_of():
+def test_16_bit_parameters_cause_a_warning():
     model = tiny_model("llama", torch.bfloat16)
     with pytest.warns(UserWarning, match="parameters in 16 bits lose small steps"):
         tune(model)
@@ -166,27 +168,29 @@ def test_16_bit_parameters_are_warned_of():
         tune(model)
 
 
-def test_parameters_that_the_last_step_made_infinite_are_an_error():
+def test_infinite_parameters_after_the_last_step_are_an_error():
     with pytest.raises(
         pml.NonFiniteActivations, match="after 1 steps parameters are NaN or infinite; try a lower rate"
     ):
         tune(tiny_model("llama"), rate=1e38, epochs=1, batch=8)
 
 
-def test_what_is_wrong_is_said(monkeypatch):
+def test_wrong_arguments_are_refused(monkeypatch):
     model = tiny_model("llama")
     for options, sentence in (
-        ({"rate": 0}, "rate must be above 0, and finite, got 0"),
-        ({"rate": float("nan")}, "rate must be above 0, and finite, got nan"),
-        ({"rate": float("inf")}, "rate must be above 0, and finite, got inf"),
-        *(({name: 0}, "epochs, batch and documents must be at least 1") for name in ("epochs", "batch", "documents")),
-        ({"warm_up": 2}, "warm_up is a part of the steps, from 0 to below 1, got 2"),
-        ({"warm_up": -0.1}, "warm_up is a part of the steps, from 0 to below 1, got -0.1"),
+        ({"rate": 0}, "rate must be above 0 and finite, got 0"),
+        ({"rate": float("nan")}, "rate must be above 0 and finite, got nan"),
+        ({"rate": float("inf")}, "rate must be above 0 and finite, got inf"),
+        ({"epochs": 0}, "epochs, batch and documents must be at least 1, got 0, 8 and None"),
+        ({"batch": 0}, "epochs, batch and documents must be at least 1, got 1, 0 and None"),
+        ({"documents": 0}, "epochs, batch and documents must be at least 1, got 1, 8 and 0"),
+        ({"warm_up": 2}, "warm_up must be a fraction of the steps, from 0 to below 1, got 2"),
+        ({"warm_up": -0.1}, "warm_up must be a fraction of the steps, from 0 to below 1, got -0.1"),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             tune(model, **options)
-    for source, what in ((["", " "], "texts 2, empty 2"), ([], "nothing was read")):
-        with pytest.raises(pml.CorpusError, match=f"the texts have no token to predict: {what}"):
+    for source, reason in ((["", " "], "texts 2, empty 2"), ([], "nothing was read")):
+        with pytest.raises(pml.CorpusError, match=f"the texts have no token to predict: {reason}"):
             tune(model, source)
     monkeypatch.setattr("transformers.training_args.is_accelerate_available", lambda *_: False)
     with pytest.raises(pml.BackendUnavailable, match=r"needs accelerate: pip install 'pymultiling\[tune\]'"):
@@ -195,7 +199,7 @@ def test_what_is_wrong_is_said(monkeypatch):
         tune(model.requires_grad_(False))
 
 
-def test_it_says_nothing_and_leaves_no_file_or_a_line_at_the_end(capfd, tmp_path, monkeypatch):
+def test_training_prints_nothing_or_one_line_and_leaves_no_file(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""ILO compared with its definition, written as loops over points."""
+"""pml.ilo against its definition, written as loops over points."""
 
 import math
 import random
@@ -11,31 +11,31 @@ import pymultiling as pml
 from pymultiling.methods.ilo import ilo
 
 
-def neighbours(points: list[tuple[str, list[float]]], own: int, k: int, metric: str) -> list[int]:
+def neighbours(points: list[tuple[str, list[float]]], center: int, k: int, metric: str) -> list[int]:
     def distance(a: list[float], b: list[float]) -> float:
         if metric == "euclidean":
             return math.dist(a, b)
         norms = math.hypot(*a) * math.hypot(*b)
         return 1 - sum(x * y for x, y in zip(a, b)) / norms if norms else 1.0
 
-    others = [number for number in range(len(points)) if number != own]
-    return sorted(others, key=lambda number: (round(distance(points[own][1], points[number][1]), 12), number))[:k]
+    numbers = [number for number in range(len(points)) if number != center]
+    return sorted(numbers, key=lambda number: (round(distance(points[center][1], points[number][1]), 12), number))[:k]
 
 
-def plain(embeddings, layer: int, k: int, tau: int, metric: str) -> dict[str, tuple[float, float, float]]:
+def plain_ilo(embeddings, layer: int, k: int, tau: int, metric: str) -> dict[str, tuple[float, float, float]]:
     points = []
-    for language, one in embeddings.items():
-        points += [(language, row.tolist()) for row in one[:, layer].double() if not row.isnan().any()]
-    found = {}
+    for language, values in embeddings.items():
+        points += [(language, row.tolist()) for row in values[:, layer].double() if not row.isnan().any()]
+    results = {}
     for language in embeddings:
         bridges, reached, count = 0, set(), 0
-        for number, (of, _) in enumerate(points):
-            if of == language:
-                near = {points[other][0] for other in neighbours(points, number, k, metric)} - {language}
+        for number, (owner, _) in enumerate(points):
+            if owner == language:
+                near = {points[neighbour][0] for neighbour in neighbours(points, number, k, metric)} - {language}
                 bridges, reached, count = bridges + (len(near) >= tau), reached | near, count + 1
         bridge, reach = bridges / count, len(reached) / (len(embeddings) - 1)
-        found[language] = bridge, reach, 2 * bridge * reach / (bridge + reach) if bridge or reach else 0.0
-    return found
+        results[language] = bridge, reach, 2 * bridge * reach / (bridge + reach) if bridge or reach else 0.0
+    return results
 
 
 def assert_ilo(table: pandas.DataFrame, embeddings, k: int, tau: int, metric: str) -> None:
@@ -43,15 +43,15 @@ def assert_ilo(table: pandas.DataFrame, embeddings, k: int, tau: int, metric: st
     assert list(table.columns) == ["layer", "language", "bridge", "reach", "ilo"]
     assert len(table) == layers * len(embeddings)
     for layer in range(layers):
-        truth = plain(embeddings, layer, k, tau, metric)
+        expected = plain_ilo(embeddings, layer, k, tau, metric)
         for _, row in table[table["layer"] == layer].iterrows():
-            assert tuple(row[["bridge", "reach", "ilo"]]) == pytest.approx(truth[row["language"]], abs=1e-12)
+            assert tuple(row[["bridge", "reach", "ilo"]]) == pytest.approx(expected[row["language"]], abs=1e-12)
 
 
-def drawn(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Of whole numbers, so that equal distances are exactly equal."""
+def random_embeddings(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Embeddings of whole numbers, so that equal distances are exactly equal."""
     generator, sizes = torch.Generator().manual_seed(seed), random.Random(seed)
-    found = {}
+    embeddings = {}
     for number in range(5):
         points = torch.randint(-40, 41, (sizes.randint(6, 14), 3, 4), generator=generator).double()
         if kind == "clusters":
@@ -62,47 +62,47 @@ def drawn(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
             points[: len(points) // 2] = few[torch.randint(0, 3, (len(points) // 2, 3), generator=generator)]
         if kind == "missing":
             points[sizes.randrange(len(points))] = torch.nan
-        found[f"l{number}"] = points
-    return found
+        embeddings[f"l{number}"] = points
+    return embeddings
 
 
 @pytest.mark.parametrize("k, tau", [(5, 3), (1, 1), (8, 4)])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("kind", ["random", "clusters", "duplicates", "missing"])
-def test_the_definition(kind, metric, k, tau):
-    embeddings = drawn(kind)
+def test_values_are_those_of_the_definition(kind, metric, k, tau):
+    embeddings = random_embeddings(kind)
     assert_ilo(ilo(embeddings, k=k, tau=tau, metric=metric), embeddings, k, tau, metric)
 
 
 def test_half_precision_is_computed_in_float32():
-    embeddings = {language: one.half() for language, one in drawn("random").items()}
-    widened = {language: one.float() for language, one in embeddings.items()}
+    embeddings = {language: values.half() for language, values in random_embeddings("random").items()}
+    widened = {language: values.float() for language, values in embeddings.items()}
     pandas.testing.assert_frame_equal(ilo(embeddings), ilo(widened))
 
 
-def test_languages_apart_and_languages_mixed():
+def test_separate_languages_have_0_and_mixed_languages_have_1():
     generator = torch.Generator().manual_seed(0)
     languages = ["a", "b", "c", "d"]
     noise = {name: torch.randn(20, 1, 16, generator=generator) for name in languages}
-    apart = {name: one * 0.01 + torch.eye(16)[number] for number, (name, one) in enumerate(noise.items())}
+    apart = {name: values * 0.01 + torch.eye(16)[number] for number, (name, values) in enumerate(noise.items())}
     assert (ilo(apart)[["bridge", "reach", "ilo"]] == 0).all(axis=None)
     meaning = torch.randn(20, 1, 16, generator=generator)
-    mixed = {name: meaning + 0.01 * one for name, one in noise.items()}
+    mixed = {name: meaning + 0.01 * values for name, values in noise.items()}
     assert (ilo(mixed)[["bridge", "reach", "ilo"]] == 1).all(axis=None)
 
 
-def test_a_point_is_no_neighbour_of_its_own_where_another_is_the_same():
-    one = torch.ones(1, 1, 4)
-    table = ilo({"a": one, "b": one, "c": -one}, k=1, tau=1)
+def test_a_point_is_not_its_own_neighbour_where_another_point_is_equal():
+    point = torch.ones(1, 1, 4)
+    table = ilo({"a": point, "b": point, "c": -point}, k=1, tau=1)
     assert table["bridge"].tolist() == [1, 1, 1] and table["reach"].tolist() == [0.5, 0.5, 0.5]
 
 
-def test_what_is_wrong_is_said():
-    points = drawn("random")
+def test_wrong_arguments_are_refused():
+    points = random_embeddings("random")
     with pytest.raises(ValueError, match="at least two languages are compared, got 'l0'"):
         ilo({"l0": points["l0"]})
     with pytest.raises(ValueError, match="5 neighbours need at least 6 sentences, got 5"):
-        ilo({name: one[:1] for name, one in points.items()})
+        ilo({name: values[:1] for name, values in points.items()})
     for tau in (0, 6):
         with pytest.raises(ValueError, match="tau must be between 1 and k"):
             ilo(points, tau=tau)

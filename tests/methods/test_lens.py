@@ -1,4 +1,4 @@
-"""What layers decode to, counted a position at a time; shares of texts whose languages are known."""
+"""pml.lens against counts of a position at a time, and against the shares of texts whose languages are known."""
 
 import sys
 
@@ -18,22 +18,22 @@ from tests.support.tiny_text import texts, tiny_tokenizer
 pytest.importorskip("lingua")
 
 
-def counted(model, tokenizer, corpus: list[str], top: int, batch_tokens: int = 24) -> torch.Tensor:
+def top_token_counts(model, tokenizer, corpus: list[str], top: int, batch_tokens: int = 24) -> torch.Tensor:
     options = Options(batch_tokens, progress=False)
-    found = count_top_tokens(model, tokenizer, {"x": corpus}, top=top, max_length=64, pack=None, options=options)
-    return found["x"][0]
+    counts = count_top_tokens(model, tokenizer, {"x": corpus}, top=top, max_length=64, pack=None, options=options)
+    return counts["x"][0]
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """The embedded model, its tokenizer, and the confidences of its tokens in its languages."""
+    """Returns the demo model, its tokenizer, and the confidences of its tokens in its languages."""
     model, tokenizer = demo_model.load()
     codes = demo_model.LANGUAGES
     return model, tokenizer, token_confidences(tokenizer, codes, model.config.vocab_size)
 
 
 def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
-    """(layers + 1, vocabulary) from transformers' hidden states, and its logits for the last layer."""
+    """Returns (layers + 1, vocabulary), from transformers' hidden states and, for the last layer, its logits."""
     counts = torch.zeros(3, VOCABULARY_SIZE, dtype=torch.int64)
     for text in corpus:
         tokens = torch.tensor([tokenizer(text)["input_ids"]])
@@ -44,7 +44,7 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
                 "decoder.project_out" if projected else module_name(model.config, "norm")
             )
             head = model.get_output_embeddings()
-            decoded = [head(norm(one)) for one in output.hidden_states[:-1]] + [output.logits]
+            decoded = [head(norm(states)) for states in output.hidden_states[:-1]] + [output.logits]
         for layer, logits in enumerate(decoded):
             for position in logits[0]:
                 for token in position.argsort(descending=True)[:top]:
@@ -54,44 +54,44 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("top", [1, 4])
 @pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, "opt-post-norm"])
-def test_counts_are_those_of_every_position(monkeypatch, name, top):
+def test_counts_are_those_of_a_loop_over_positions(monkeypatch, name, top):
     monkeypatch.setattr(hidden_states, "MAX_LOGITS", 5 * VOCABULARY_SIZE)  # five positions at a time
     model, tokenizer = tiny_model(name, torch.float64), tiny_tokenizer()
-    found = counted(model, tokenizer, texts("fr"), top, batch_tokens=1)
-    assert torch.equal(found, plain_counts(model, tokenizer, texts("fr"), top))
+    counts = top_token_counts(model, tokenizer, texts("fr"), top, batch_tokens=1)
+    assert torch.equal(counts, plain_counts(model, tokenizer, texts("fr"), top))
     if name not in ("gemma2", "bloom"):  # transformers' float64 eager attention gives NaN beside padding
-        assert torch.equal(counted(model, tokenizer, texts("fr"), top), found)
+        assert torch.equal(top_token_counts(model, tokenizer, texts("fr"), top), counts)
 
 
-def test_shares_are_the_likeliest():
-    """At a maximum over shares that add up to 1, the derivative is 1 for those above 0 and at most 1 for the others."""
+def test_shares_are_those_of_the_highest_likelihood():
+    """At a maximum over shares with sum 1, the derivative is 1 for shares above 0 and at most 1 for the others."""
     generator = torch.Generator().manual_seed(0)
-    given = torch.rand(300, 6, generator=generator) ** 3
-    given /= given.sum(1, keepdim=True)
-    given[:30] = 0
+    confidences = torch.rand(300, 6, generator=generator) ** 3
+    confidences /= confidences.sum(1, keepdim=True)
+    confidences[:30] = 0
     counts = torch.randint(0, 9, (4, 300), generator=generator)
     counts[3, 30:] = 0
-    shares = language_shares(counts, given)
+    shares = language_shares(counts, confidences)
     assert shares.shape == (4, 7) and torch.allclose(shares.sum(1), torch.ones(4).double())
     assert shares[:, 6].tolist() == pytest.approx((counts[:, :30].sum(1) / counts.sum(1)).tolist())
     assert shares[3, 6] == 1 and (shares[3, :6] == 0).all()
     for layer in range(3):
         s = shares[layer, :6] / shares[layer, :6].sum()
-        weights, told = counts[layer, 30:].double(), given[30:].double()
-        derivative = told.T @ (weights / (told @ s)) / weights.sum()
+        weights, informative = counts[layer, 30:].double(), confidences[30:].double()
+        derivative = informative.T @ (weights / (informative @ s)) / weights.sum()
         assert (derivative < 1.01).all() and ((derivative - 1).abs() * s < 1e-3).all()
 
 
-def test_pieces_that_languages_share_count_for_those_that_the_others_speak_for():
-    given = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]])
-    shares = language_shares(torch.tensor([[8, 1, 1], [0, 9, 1], [6, 0, 2]]), given)
+def test_shared_pieces_count_for_the_languages_of_the_other_tokens():
+    confidences = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0]])
+    shares = language_shares(torch.tensor([[8, 1, 1], [0, 9, 1], [6, 0, 2]]), confidences)
     assert shares[0].tolist() == pytest.approx([0.9, 0, 0.1], abs=1e-3)
     assert shares[1].tolist() == pytest.approx([0.9, 0, 0.1], abs=1e-3)
     assert shares[2].tolist() == pytest.approx([0.375, 0.375, 0.25])
 
 
 @pytest.mark.parametrize("language", demo_model.LANGUAGES)
-def test_the_last_layer_speaks_the_language_of_the_text(trained, language):
+def test_the_last_layer_decodes_to_the_language_of_the_text(trained, language):
     model, tokenizer, _ = trained
     table = lens(model, tokenizer, demo_model.heldout()[language][:25], languages=demo_model.LANGUAGES)
     assert list(table.columns) == ["layer", "language", "share"] and len(table) == 7 * 9
@@ -104,8 +104,8 @@ def test_the_last_layer_speaks_the_language_of_the_text(trained, language):
 
 
 @pytest.mark.parametrize("shares", [{"en": 0.5, "fr": 0.5}, {"es": 0.8, "fr": 0.2}, {"en": 0.3, "de": 0.3, "tr": 0.4}])
-def test_mixtures_of_texts_are_found_again(trained, shares):
-    """Of the tokens of texts themselves, whose languages are known."""
+def test_shares_of_mixed_texts_are_those_of_the_mixture(trained, shares):
+    """The counts are those of the tokens of texts, whose languages are known."""
     _, tokenizer, confidences = trained
     counts = torch.zeros(1, len(confidences), dtype=torch.float64)
     for language, share in shares.items():
@@ -113,39 +113,39 @@ def test_mixtures_of_texts_are_found_again(trained, shares):
         counted = torch.bincount(torch.tensor(tokens), minlength=len(confidences)).double()
         counted[~confidences.any(1)] = 0
         counts[0] += 1e6 * share * counted / counted.sum()
-    found = dict(zip(demo_model.LANGUAGES, language_shares(counts, confidences)[0].tolist()))
+    estimated = dict(zip(demo_model.LANGUAGES, language_shares(counts, confidences)[0].tolist()))
     for language in demo_model.LANGUAGES:
-        assert found[language] == pytest.approx(shares.get(language, 0), abs=0.08)
+        assert estimated[language] == pytest.approx(shares.get(language, 0), abs=0.08)
 
 
-def test_confidences_of_tokens(trained):
+def test_confidences_tell_the_languages_of_tokens(trained):
     _, tokenizer, confidences = trained
     codes = list(demo_model.LANGUAGES)
 
-    def of(text: str) -> torch.Tensor:
+    def confidences_of(text: str) -> torch.Tensor:
         (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
         return confidences[token]
 
-    assert of(" the").argmax() == codes.index("en") and of(" und").argmax() == codes.index("de")
-    assert of("\u4e2d\u56fd")[codes.index("zh")] == 1 and of("\u0915")[codes.index("hi")] == 1
-    assert not of(",").any() and not confidences[tokenizer.bos_token_id].any()
+    assert confidences_of(" the").argmax() == codes.index("en") and confidences_of(" und").argmax() == codes.index("de")
+    assert confidences_of("\u4e2d\u56fd")[codes.index("zh")] == 1 and confidences_of("\u0915")[codes.index("hi")] == 1
+    assert not confidences_of(",").any() and not confidences[tokenizer.bos_token_id].any()
     assert confidences.shape == (8000, 8) and ((confidences.sum(1) - 1).abs() < 1e-3).sum() > 7000
-    assert token_confidences(tokenizer, demo_model.LANGUAGES, 8000) is confidences  # kept
+    assert token_confidences(tokenizer, demo_model.LANGUAGES, 8000) is confidences  # from the cache
     wider = token_confidences(tiny_tokenizer(), ("en", "de"), VOCABULARY_SIZE + 5)
     assert wider.shape == (VOCABULARY_SIZE + 5, 2) and not wider[VOCABULARY_SIZE:].any()
 
 
-def test_codes():
+def test_unknown_repeated_and_too_few_languages_are_refused():
     assert {"en", "de", "fr", "es", "ru", "zh", "tr", "hi"} < set(lens_language_codes())
     assert lens_language_codes(iter(["fr", "en"])) == ("fr", "en")
-    with pytest.raises(ValueError, match="languages must be among af, .*, got 'xx'"):
+    with pytest.raises(ValueError, match=r"languages must be among af, .*, got 'xx'"):
         lens_language_codes(["en", "xx"])
     for few in ([], ["en"], ["en", "en"]):
         with pytest.raises(ValueError, match="two or more different ones"):
             lens_language_codes(few)
 
 
-def test_what_is_wrong_is_said(monkeypatch):
+def test_wrong_arguments_are_refused(monkeypatch):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     with pytest.raises(pml.CorpusError, match="no documents to decode: texts 1, empty 1"):
         lens(model, tokenizer, [" "])
@@ -159,17 +159,17 @@ def test_what_is_wrong_is_said(monkeypatch):
         lens(model, tokenizer, ["w4 w5"])
 
 
-def test_nothing_is_left_on_the_model():
+def test_no_hooks_are_left_on_the_model():
     model = tiny_model("llama").train()
     table = lens(model, tiny_tokenizer(), ["w4 w5", "w6 w7 w8"], languages=["en", "de"], top=2)
     assert isinstance(table, pandas.DataFrame) and len(table) == 3 * 3
-    assert model.training and not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+    assert model.training and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_weights_that_are_nan_are_an_error():
     model = tiny_model("llama")
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(
-        pml.NonFiniteActivations, match="document [0-9] of its corpus: hidden states of index 2 are NaN"
+        pml.NonFiniteActivations, match=r"document [0-9] of its corpus: hidden states of index 2 are NaN"
     ):
         lens(model, tiny_tokenizer(), texts("fr"))

@@ -1,4 +1,4 @@
-"""pml.mean_activations against a loop over texts and tokens."""
+"""pml.mean_activations against a loop over texts, with plain hooks."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ TOKENIZER, TEXTS = tiny_tokenizer(), texts("fr", seed=1)
 
 @torch.no_grad()
 def token_by_token(model) -> dict[str, torch.Tensor]:
-    seen, handles = {}, []
+    values, handles = {}, []
 
-    def keep(site, index, x):
-        seen.setdefault((site, index), []).append(x.flatten(0, -2).double())
+    def record(site, index, x):
+        values.setdefault((site, index), []).append(x.flatten(0, -2).double())
 
-    def keep_routed(index, experts, args):
+    def record_routed(index, experts, args):
         gate, up = routed_gate_and_up(experts, *args[:2], torch.nan)
-        keep("ffn", index, torch.nn.functional.silu(gate) * up)
+        record("ffn", index, torch.nn.functional.silu(gate) * up)
 
     for index, layer in enumerate(layers_of(model)):
         attention = attention_of(layer, model.config)
@@ -38,16 +38,16 @@ def token_by_token(model) -> dict[str, torch.Tensor]:
             inputs += [("ffn", ffn_modules(layer)[2])]
         else:
             handles.append(
-                experts_of(layer).register_forward_pre_hook(lambda *call, index=index: keep_routed(index, *call))
+                experts_of(layer).register_forward_pre_hook(lambda *call, index=index: record_routed(index, *call))
             )
         for site, module in inputs:
-            handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): keep(*at, args[0])))
+            handles.append(module.register_forward_pre_hook(lambda _, args, at=(site, index): record(*at, args[0])))
         for site in ("q", "k", "v"):
             linear = getattr(attention, module_name(model.config, "qkv") or f"{site}_proj")
             rows = slice(None) if rows_of(model.config, site) is None else rows_of(model.config, site)
             handles.append(
                 linear.register_forward_hook(
-                    lambda _, args, out, at=(site, index), rows=rows: keep(*at, out[..., rows])
+                    lambda _, args, out, at=(site, index), rows=rows: record(*at, out[..., rows])
                 )
             )
     for text in TEXTS:
@@ -56,31 +56,33 @@ def token_by_token(model) -> dict[str, torch.Tensor]:
         handle.remove()
     layers = len(layers_of(model))
     return {
-        site: torch.stack([torch.cat(seen[site, index]).nanmean(0).nan_to_num() for index in range(layers)])
+        site: torch.stack([torch.cat(values[site, index]).nanmean(0).nan_to_num() for index in range(layers)])
         for site in pml.SITES
     }
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "falcon-new", "opt-post-norm", "mixtral"])
-def test_means(name, batch_tokens):
+def test_means_are_those_of_a_loop_over_texts(name, batch_tokens):
     model = tiny_model(name)
-    truth = token_by_token(model)
-    found = pml.mean_activations(model, TOKENIZER, TEXTS, batch_tokens=batch_tokens)
+    expected = token_by_token(model)
+    means = pml.mean_activations(model, TOKENIZER, TEXTS, batch_tokens=batch_tokens)
     for site in pml.SITES:
-        assert found[site].dtype == torch.float32
-        torch.testing.assert_close(found[site].double(), truth[site], rtol=1e-4, atol=1e-5)
+        assert means[site].dtype == torch.float32
+        torch.testing.assert_close(means[site].double(), expected[site], rtol=1e-4, atol=1e-5)
 
 
-def test_some_sites_of_a_fused_projection():
+def test_some_sites_of_a_fused_projection_have_the_means_of_all_sites():
     model = tiny_model("phi3")
-    every = pml.mean_activations(model, TOKENIZER, TEXTS)
-    some = pml.mean_activations(model, TOKENIZER, TEXTS, sites=("k", "ffn"))
-    assert list(some) == ["ffn", "k"] and all(torch.equal(some[site], every[site]) for site in some)
-    assert every["q"].shape == (2, 32) and every["k"].shape == (2, 16)
+    all_sites = pml.mean_activations(model, TOKENIZER, TEXTS)
+    some_sites = pml.mean_activations(model, TOKENIZER, TEXTS, sites=("k", "ffn"))
+    assert list(some_sites) == ["ffn", "k"] and all(
+        torch.equal(some_sites[site], all_sites[site]) for site in some_sites
+    )
+    assert all_sites["q"].shape == (2, 32) and all_sites["k"].shape == (2, 16)
 
 
-def test_no_documents_and_no_numbers():
+def test_corpora_without_documents_and_nan_weights_are_errors():
     model = tiny_model("llama")
     with pytest.raises(pml.CorpusError, match="no documents"):
         pml.mean_activations(model, TOKENIZER, [])

@@ -19,33 +19,35 @@ def detect(corpora=None, **options) -> pml.Detection:
     return pml.detect(MODEL, TOKENIZER, corpora or CORPORA, **{"progress": False, "batch_tokens": 30, **options})
 
 
-def one_by_one(language: str, max_length: int = 512, **options) -> dict[str, torch.Tensor]:
-    """{site: (documents, layers, neurons)} from a forward for each document."""
+def importance_one_by_one(language: str, max_length: int = 512, **options) -> dict[str, torch.Tensor]:
+    """Returns {site: (documents, layers, neurons)}, from a forward for each document."""
     ids = [TOKENIZER(text, return_tensors="pt")["input_ids"][:, :max_length] for text in CORPORA[language]]
-    found = [pml.importance(MODEL, one, **options) for one in ids]
-    return {site: torch.cat([one[site] for one in found]) for site in found[0]}
+    values = [pml.importance(MODEL, document, **options) for document in ids]
+    return {site: torch.cat([importance[site] for importance in values]) for site in values[0]}
 
 
 @pytest.mark.parametrize("options", [{}, {"rope": "post"}, {"score": "released"}, {"max_length": 6}, {"sites": "k"}])
-def test_statistics_are_those_of_a_loop(options):
+def test_statistics_are_those_of_a_loop_over_documents(options):
     rule = pml.TopK(ffn=0.2, attention=0.4)
     detection = detect(select=rule, **options)
     for language, statistics in detection.statistics.items():
-        truth = one_by_one(language, **options)
+        expected = importance_one_by_one(language, **options)
         assert statistics.documents == len(CORPORA[language])
-        for site, values in truth.items():
+        for site, values in expected.items():
             torch.testing.assert_close(statistics.minimum[site], values.amin(0))
             torch.testing.assert_close(statistics.sum[site], values.sum(0))
-            assert torch.equal(statistics.votes[site], rule.votes(truth)[site].sum(0))
-        assert detection.neurons[language] == pml.NeuronSet({site: rule.votes(truth)[site].all(0) for site in truth})
+            assert torch.equal(statistics.votes[site], rule.votes(expected)[site].sum(0))
+        assert detection.neurons[language] == pml.NeuronSet(
+            {site: rule.votes(expected)[site].all(0) for site in expected}
+        )
         assert 0 < len(detection.neurons[language])
 
 
-def test_threshold_is_in_every_document():
-    truth = one_by_one("fr", sites="ffn")["ffn"]
-    epsilon = truth.amin(0).median().item()
+def test_a_threshold_must_be_reached_in_every_document():
+    expected = importance_one_by_one("fr", sites="ffn")["ffn"]
+    epsilon = expected.amin(0).median().item()
     neurons = detect(select=pml.Threshold(epsilon), sites="ffn").neurons["fr"]
-    assert torch.equal(neurons.sites["ffn"], (truth >= epsilon).all(0))
+    assert torch.equal(neurons.sites["ffn"], (expected >= epsilon).all(0))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
@@ -58,15 +60,15 @@ def test_batching_does_not_change_the_result(batch_tokens):
             torch.testing.assert_close(a.statistics[language].sum[site], b.statistics[language].sum[site])
 
 
-def test_packed():
+def test_packing_joins_texts_into_documents_of_that_length():
     detection = detect(pack=10)
     tokens = sum(len(text.split()) + 1 for text in CORPORA["fr"])  # </s> behind each
     assert detection.statistics["fr"].documents == tokens // 9  # <s> in front of each
     assert detection.corpora["fr"].left_over == tokens % 9
 
 
-def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
-    """A generator is never held whole: no more is drawn than a few chunks ahead of what is measured."""
+def test_a_corpus_is_read_while_it_is_measured(monkeypatch):
+    """Of a generator no more is read than a few chunks ahead of what is measured."""
     monkeypatch.setattr(chunks, "LEAST", 1)
     texts_of_a_chunk, drawn, drawn_at_batch = 4 * 10, 0, []
 
@@ -78,11 +80,11 @@ def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
 
     measure = plnd.ImportanceProbe.measure
 
-    def watched(*arguments):
+    def recording_measure(*arguments):
         drawn_at_batch.append(drawn)
         return measure(*arguments)
 
-    monkeypatch.setattr(plnd.ImportanceProbe, "measure", watched)
+    monkeypatch.setattr(plnd.ImportanceProbe, "measure", recording_measure)
     for workers in (0, 1):
         drawn, drawn_at_batch = 0, []
         detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=10, workers=workers)
@@ -91,7 +93,7 @@ def test_a_corpus_is_read_as_it_is_measured(monkeypatch):
             assert number - 5 * batch <= 5 * texts_of_a_chunk
 
 
-def test_specific():
+def test_specific_neurons_are_those_of_at_most_so_many_languages():
     def neurons(*members: int) -> pml.NeuronSet:
         mask = torch.zeros(1, 4, dtype=torch.bool)
         mask[0, list(members)] = True
@@ -106,7 +108,7 @@ def test_specific():
         detection.specific(minus=["it"])
 
 
-def test_report():
+def test_report_counts_the_neurons_of_sets():
     detection = detect()
     report = detection.report()
     assert list(report.columns) == ["language", "site", "layer", "selected", "specific"]
@@ -127,16 +129,16 @@ def test_the_model_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_nan_is_named():
+def test_an_error_names_the_site_and_layer_of_a_nan():
     model = tiny_model("llama")
     model.model.layers[1].self_attn.o_proj.weight.data[3, 2] = math.nan
-    with pytest.raises(pml.NonFiniteActivations, match="'fr'.*site v, layer 1"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"'fr'.*site v, layer 1"):
         pml.detect(model, TOKENIZER, CORPORA, sites=["v"], progress=False)
-    again = pml.importance(tiny_model("llama"), **tiny_batch())  # nothing is left behind
+    again = pml.importance(tiny_model("llama"), **tiny_batch())  # no state of the failed forward is left
     assert all(values.isfinite().all() for values in again.values())
 
 
-def test_bad_input():
+def test_wrong_arguments_and_empty_corpora_are_refused():
     for corpora, words in (({}, "no corpora"), ({"fr": []}, "'fr' has no documents"), ({"fr": [" "]}, "empty 1")):
         with pytest.raises(pml.CorpusError, match=words):
             pml.detect(MODEL, TOKENIZER, corpora, progress=False)
@@ -148,11 +150,11 @@ def test_bad_input():
         {"rope": "mid"},
         {"score": "x"},
     ):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"at least|unknown site|must be"):
             detect(**options)
 
 
-def test_lines_where_there_is_no_terminal(capsys):
+def test_progress_without_a_terminal_is_a_line_for_each_language(capsys):
     detect(progress=True)
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -162,32 +164,32 @@ def test_lines_where_there_is_no_terminal(capsys):
     ]
 
 
-def test_scores_do_not_mix():
-    """Statistics of different scores do not add, though the rule of selection is the same."""
-    one, other = (detect(score=score).statistics["fr"] for score in ("importance", "released"))
+def test_statistics_of_different_definitions_of_importance_do_not_add():
+    """The rule of selection is the same."""
+    paper, released = (detect(score=score).statistics["fr"] for score in ("importance", "released"))
     with pytest.raises(ValueError, match="different rules"):
-        one + other
+        paper + released
 
 
 def test_a_document_of_one_token_is_left_out():
-    """It has nothing to attend to: its votes would empty the sets of q and k."""
+    """Its token has nothing to attend to: its votes would empty the sets of q and k."""
     tokenizer = tiny_tokenizer(bos=False)
-    some = texts("fr")
-    with_it = pml.detect(MODEL, tokenizer, {"fr": [*some, "w3"]}, progress=False)
-    assert with_it.corpora["fr"].short == 1
-    assert with_it.neurons["fr"] == pml.detect(MODEL, tokenizer, {"fr": some}, progress=False).neurons["fr"]
+    corpus = texts("fr")
+    with_short_text = pml.detect(MODEL, tokenizer, {"fr": [*corpus, "w3"]}, progress=False)
+    assert with_short_text.corpora["fr"].short == 1
+    assert with_short_text.neurons["fr"] == pml.detect(MODEL, tokenizer, {"fr": corpus}, progress=False).neurons["fr"]
     with pytest.raises(pml.CorpusError, match="'fr' has no documents: texts 2, short 2"):
         pml.detect(MODEL, tokenizer, {"fr": ["w3", "w4"]}, progress=False)
 
 
-def test_packed_documents_longer_than_allowed():
+def test_packed_documents_longer_than_max_length_are_refused():
     with pytest.raises(ValueError, match="pack fewer tokens"):
         detect(pack=99, max_length=32)
 
 
-def test_nan_is_named_by_its_place_in_the_corpus():
+def test_an_error_names_the_document_of_a_nan():
     broken = tiny_model("llama")
     word = TOKENIZER("w19", add_special_tokens=False)["input_ids"][0]
     broken.get_input_embeddings().weight.data[word] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="language 'fr', document 2 of its corpus: .* layer 0"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 2 of its corpus: .* layer 0"):
         pml.detect(broken, TOKENIZER, {"fr": ["w3 w4 w5", "w6", "w7 w19", "w8 w9"]}, progress=False)

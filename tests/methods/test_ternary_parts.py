@@ -1,22 +1,24 @@
+"""pml.ternary_parts against all divisions of the layers."""
+
 import random
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import pandas
 import pytest
 
 import pymultiling as pml
-from tests.methods.test_lape import continuous
+from tests.methods.test_lape import continuous_statistics
 
-NAMES = ["understanding", "shared space", "output transformation", "vocabulary"]
+PART_NAMES = ["understanding", "shared space", "output transformation", "vocabulary"]
 KINDS = ("specific", "related", "general")
 
 
-def table(*curves: list[float]) -> pandas.DataFrame:
+def table_of(*curves: list[float]) -> pandas.DataFrame:
     return pandas.DataFrame({"layer": range(len(curves[0])), **dict(zip(KINDS, curves))})
 
 
-def runs(found: dict[str, range]) -> list[list[int]]:
-    return [list(layers) for layers in found.values()]
+def layers_of(parts: dict[str, range]) -> list[list[int]]:
+    return [list(layers) for layers in parts.values()]
 
 
 def plain_cost(curves: list[list[float]], bounds: tuple[int, ...]) -> float:
@@ -29,47 +31,52 @@ def plain_cost(curves: list[list[float]], bounds: tuple[int, ...]) -> float:
     return total
 
 
-def test_steps():
-    found = pml.ternary_parts(table([9, 9, 1, 1, 1, 5, 5, 2], [3, 3, 0, 0, 0, 7, 7, 1], [0] * 8))
-    assert list(found) == NAMES
-    assert runs(found) == [[0, 1], [2, 3, 4], [5, 6], [7]]
-    assert all(type(layers) is range for layers in found.values())
+def test_steps_in_the_curves_are_the_boundaries():
+    parts = pml.ternary_parts(table_of([9, 9, 1, 1, 1, 5, 5, 2], [3, 3, 0, 0, 0, 7, 7, 1], [0] * 8))
+    assert list(parts) == PART_NAMES
+    assert layers_of(parts) == [[0, 1], [2, 3, 4], [5, 6], [7]]
+    assert all(type(layers) is range for layers in parts.values())
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_every_division(seed):
-    """The best of all divisions; of equally good ones (to the rounding of this plain sum) the first."""
+def test_no_other_division_is_better(seed):
+    """Of equally good divisions (to the rounding of the plain sum) the first is returned."""
     draw = random.Random(seed)
     layers = draw.randint(4, 12)
     curves = [[draw.randint(0, draw.choice((1, 3, 50))) for _ in range(layers)] for _ in KINDS]
     divisions = [(0, *inner, layers) for inner in combinations(range(1, layers), 3)]
     costs = {bounds: plain_cost(curves, bounds) for bounds in divisions}
     best = next(bounds for bounds in divisions if costs[bounds] <= min(costs.values()) + 1e-9)
-    assert list(pml.ternary_parts(table(*curves)).values()) == [range(*pair) for pair in pairwise(best)]
+    assert list(pml.ternary_parts(table_of(*curves)).values()) == [range(*pair) for pair in pairwise(best)]
 
 
-def test_ties():
-    assert runs(pml.ternary_parts(table([0] * 9, [0] * 9, [0] * 9))) == [[0], [1], [2], [3, 4, 5, 6, 7, 8]]
-    assert runs(pml.ternary_parts(table([1, 1, 1, 3, 3, 3], [0] * 6, [7] * 6))) == [[0], [1], [2], [3, 4, 5]]
-    # Equal sums of squares of thirds, which floats would not find equal.
-    assert runs(pml.ternary_parts(table([2, 1, 2, 3, 1], [1, 0, 2, 2, 3], [3, 1, 3, 0, 1]))) == [[0], [1], [2], [3, 4]]
+def test_of_equally_good_divisions_the_earliest_is_returned():
+    assert layers_of(pml.ternary_parts(table_of([0] * 9, [0] * 9, [0] * 9))) == [[0], [1], [2], [3, 4, 5, 6, 7, 8]]
+    assert layers_of(pml.ternary_parts(table_of([1, 1, 1, 3, 3, 3], [0] * 6, [7] * 6))) == [[0], [1], [2], [3, 4, 5]]
+    # These sums of squares of thirds are equal, but floats would differ.
+    assert layers_of(pml.ternary_parts(table_of([2, 1, 2, 3, 1], [1, 0, 2, 2, 3], [3, 1, 3, 0, 1]))) == [
+        [0],
+        [1],
+        [2],
+        [3, 4],
+    ]
 
 
-def test_every_curve_counts_as_much():
-    """A large curve and a small one: each is divided by its own largest value."""
+def test_curves_are_scaled_by_their_largest_value():
+    """A large and a small curve have the same influence."""
     large, small = [1000, 990, 1000, 990, 1000, 990, 1000, 990], [0, 0, 1, 1, 0, 0, 1, 1]
-    assert runs(pml.ternary_parts(table(large, small, [0] * 8))) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert layers_of(pml.ternary_parts(table_of(large, small, [0] * 8))) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_few_layers():
-    assert runs(pml.ternary_parts(table([1, 5, 2, 2]))) == [[0], [1], [2], [3]]
-    with pytest.raises(ValueError, match="^four parts need at least four layers, got 3$"):
-        pml.ternary_parts(table([1, 2, 3]))
+def test_four_layers_are_enough_and_three_are_refused():
+    assert layers_of(pml.ternary_parts(table_of([1, 5, 2, 2]))) == [[0], [1], [2], [3]]
+    with pytest.raises(ValueError, match=r"^four parts need at least four layers, got 3$"):
+        pml.ternary_parts(table_of([1, 2, 3]))
 
 
-def test_fractions_and_a_model():
-    """Means of several models' counts serve too."""
+def test_curves_may_be_fractions_or_those_of_a_model():
+    """Means over several models are such fractions."""
     curve = [0.5, 0.5, 2.25, 2.25, 0.1, 0.1, 9.0]
-    assert runs(pml.ternary_parts(table(curve))) == [[0, 1], [2, 3], [4, 5], [6]]
-    found = pml.ternary_parts(pml.ternary(continuous(0, layers=7), top=0.2, lam=0.1).by_layer())
-    assert sum(runs(found), []) == list(range(7))
+    assert layers_of(pml.ternary_parts(table_of(curve))) == [[0, 1], [2, 3], [4, 5], [6]]
+    parts = pml.ternary_parts(pml.ternary(continuous_statistics(0, layers=7), top=0.2, lam=0.1).by_layer())
+    assert list(chain.from_iterable(layers_of(parts))) == list(range(7))

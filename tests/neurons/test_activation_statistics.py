@@ -71,7 +71,7 @@ def test_wrong_ones_say_so():
         pml.ActivationStatistics(torch.zeros(2, 3, dtype=torch.int64), 2.0)
     with pytest.raises(ValueError, match="int64"):
         pml.ActivationStatistics(torch.zeros(2, 3), 1)
-    with pytest.raises(ValueError, match="more positions were taken out"):
+    with pytest.raises(ValueError, match="more positions were subtracted"):
         random_statistics(0, tokens=3) - random_statistics(0, tokens=4)
     with pytest.raises(ValueError, match="no positions were counted"):
         pml.ActivationStatistics(torch.zeros(2, 3, dtype=torch.int64), 0).proportion

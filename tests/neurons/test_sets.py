@@ -60,7 +60,7 @@ def test_neurons_of_experts_by_layer_expert_and_index():
     places = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
     assert places == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
     for neurons, experts, has in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
-        with pytest.raises(ValueError, match=f"has {has}.* not shared among {experts} experts"):
+        with pytest.raises(ValueError, match=f"has {has}.* cannot be split among {experts} experts"):
             neurons.by_expert(experts)
     with pytest.raises(ValueError, match="no ffn neurons"):
         draw(2, "q").by_expert(1)

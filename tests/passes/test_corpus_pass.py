@@ -1,7 +1,8 @@
-"""A pass over corpora that is interrupted, runs out of memory or meets bad input gives what an undisturbed one gives."""
+"""A pass that is interrupted, runs out of memory or meets bad input gives the result of an undisturbed one."""
 
 import json
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -23,14 +24,14 @@ CORPORA = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LA
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Of 8 texts in batches of two tokens, and 40 in those of ten."""
+    """Makes chunks of 8 texts for batches of two tokens, and of 40 texts for batches of ten."""
     monkeypatch.setattr(chunks, "LEAST", 1)
     monkeypatch.setattr(chunks, "TEXTS", 1)
     monkeypatch.setattr(chunks, "CHARACTERS", 99)
 
 
 class Killed(BaseException):
-    """Nothing catches it, and nothing is written once it flies: the checkpoint's last word is what it wrote before."""
+    """Ends a pass like SIGKILL: no code catches it, and no checkpoint is written after it."""
 
 
 def detect(corpora=CORPORA, model=MODEL, **options) -> pml.Detection:
@@ -45,101 +46,99 @@ def count(corpora=CORPORA, model=MODEL, **options) -> dict:
 
 def assert_same(found: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
     assert found.neurons == truth.neurons and found.corpora == truth.corpora
-    for language, one in truth.statistics.items():
-        other = found.statistics[language]
-        assert (other.documents, other.tokens) == (one.documents, one.tokens)
+    for language, expected in truth.statistics.items():
+        statistics = found.statistics[language]
+        assert (statistics.documents, statistics.tokens) == (expected.documents, expected.tokens)
         for site in pml.SITES:
-            assert torch.equal(other.votes[site], one.votes[site])
+            assert torch.equal(statistics.votes[site], expected.votes[site])
             if exact:
-                assert torch.equal(other.minimum[site], one.minimum[site])
-                assert torch.equal(other.sum[site], one.sum[site])
+                assert torch.equal(statistics.minimum[site], expected.minimum[site])
+                assert torch.equal(statistics.sum[site], expected.sum[site])
 
 
-def dying_after(monkeypatch, probe, batches: int) -> None:
-    """The probe's measure raises after so many batches, and no checkpoint is written after that, as in a process that is gone."""
-    measure, seen = probe.measure, 0
+def kill_after(monkeypatch, probe, batches: int) -> None:
+    """Lets the probe raise Killed after this many batches. No checkpoint is written after that, as in a killed process."""
+    measure, calls = probe.measure, 0
 
-    def dying(*arguments):
-        nonlocal seen
-        seen += 1
-        if seen > batches:
+    def kill(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > batches:
             monkeypatch.setattr("pymultiling.passes.checkpoints.Checkpoints.write", lambda *_: None)
             raise Killed
         return measure(*arguments)
 
-    monkeypatch.setattr(probe, "measure", dying)
+    monkeypatch.setattr(probe, "measure", kill)
 
 
-TRUTH = {}
-
-
-def truth(how):
-    if how not in TRUTH:
-        TRUTH[how] = how()
-    return TRUTH[how]
+@cache
+def truth(run):
+    """Returns the result of an undisturbed run."""
+    return run()
 
 
 @pytest.mark.parametrize("batches", [0, 1, 4, 15, 16, 17, 33, 40])
 @pytest.mark.parametrize("every", [1, 30])
-def test_a_run_that_dies_goes_on_to_the_same_result(tmp_path, batches, every):
+def test_a_killed_run_resumes_to_the_same_result(tmp_path, batches, every):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=every)
     expected = truth(detect)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, plnd.ImportanceProbe, batches)
+        kill_after(patch, plnd.ImportanceProbe, batches)
         detect(**options)
-    measured = measured_documents(plnd.ImportanceProbe)
+    measure = count_documents(plnd.ImportanceProbe)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plnd.ImportanceProbe, "measure", measured)
+        patch.setattr(plnd.ImportanceProbe, "measure", measure)
         assert_same(detect(**options), expected)
-        lost = sum(measured.documents) - sum(one.documents for one in expected.statistics.values())
+        lost = sum(measure.documents) - sum(statistics.documents for statistics in expected.statistics.values())
         assert batches == 0 or -lost > 2 * (batches - 1) - every - 10  # at most one interval is measured again
-        measured.documents.clear()
+        measure.documents.clear()
         assert_same(detect(**options), expected)
-        assert measured.documents == []
+        assert measure.documents == []
 
 
-def measured_documents(probe):
-    own = probe.measure
+def count_documents(probe):
+    """Returns the probe's measure, with a list of the batches' numbers of documents as attribute."""
+    original = probe.measure
 
     def measure(self, input_ids, *rest):
         measure.documents.append(len(input_ids))
-        return own(self, input_ids, *rest)
+        return original(self, input_ids, *rest)
 
     measure.documents = []
     return measure
 
 
 @pytest.mark.parametrize("batches", [1, 17, 30])
-def test_counts_of_a_run_that_dies(tmp_path, batches):
+def test_a_killed_run_resumes_to_the_same_counts(tmp_path, batches):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, positions="last")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, ActivationProbe, batches)
+        kill_after(patch, ActivationProbe, batches)
         count(**options)
     found, expected = count(**options), count(positions="last")
     assert found.corpora == expected.corpora
-    for language, one in expected.items():
-        assert found[language].tokens == one.tokens and torch.equal(found[language].active, one.active)
+    for language, counts in expected.items():
+        assert found[language].tokens == counts.tokens and torch.equal(found[language].active, counts.active)
 
 
-def test_an_exception_keeps_all_that_was_measured(tmp_path):
-    """With the longest interval: it is written when the exception passes."""
+def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
+    """The interval is too long for any other state to be written."""
     options = dict(checkpoint=tmp_path / "state", checkpoint_seconds=1e9)
-    measured = measured_documents(plnd.ImportanceProbe)
+    measure = count_documents(plnd.ImportanceProbe)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plnd.ImportanceProbe, "measure", measured)
+        patch.setattr(plnd.ImportanceProbe, "measure", measure)
         with pytest.raises(
             pml.CorpusError,
-            match="corpus 'fr': row 30: .*, found int; what was measured before is in .*state, from where the same",
+            match="corpus 'fr': record 30: .*, got int; what was measured before is in .*state: the same call resumes",
         ):
             detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
-        before = list(measured.documents)
-        measured.documents.clear()
+        before = list(measure.documents)
+        measure.documents.clear()
         found = detect({"fr": CORPORA["fr"]}, **options)
-    assert sum(before) > 0 and sum(before) + sum(measured.documents) == len(CORPORA["fr"])
+    assert sum(before) > 0 and sum(before) + sum(measure.documents) == len(CORPORA["fr"])
     assert_same(found, detect({"fr": CORPORA["fr"]}))
 
 
-def test_a_file_that_vanishes_mid_way_and_comes_back(tmp_path):
+def test_a_run_resumes_when_a_file_that_vanished_is_back(tmp_path):
     paths = [write_text(tmp_path / f"{number}.txt", CORPORA["fr"][7 * number : 7 * number + 7]) for number in range(6)]
     corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state")
     expected, measure = detect(corpora), plnd.ImportanceProbe.measure
@@ -165,7 +164,7 @@ def test_a_file_that_vanishes_mid_way_and_comes_back(tmp_path):
         (dict(pack=9), "pack was None, now it is 9"),
         (dict(model=tiny_model("llama", seed=1)), "model was"),
         (dict(corpora={"fr": CORPORA["fr"]}), r"corpora was \['fr', 'de'\], now it is \['fr'\]"),
-        (dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}), "corpus 'fr' is not what"),
+        (dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}), "corpus 'fr' differs from the corpus of the checkpoint"),
     ],
     ids=lambda value: "",
 )
@@ -178,12 +177,12 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path, ch
 
 
 @pytest.mark.parametrize("batches", [1, 12])
-def test_texts_that_vanish_from_the_chunk_at_hand_on_are_noticed(tmp_path, batches):
+def test_texts_that_vanish_after_the_start_of_the_current_chunk_are_noticed(tmp_path, batches):
     for number in range(2):
         write_text(tmp_path / f"{number}.txt", CORPORA["fr"][21 * number : 21 * number + 21])
     corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, plnd.ImportanceProbe, batches)
+        kill_after(patch, plnd.ImportanceProbe, batches)
         detect(corpora, **options)
     states = [json.loads(path.read_text()) for path in (tmp_path / "state").rglob("*.json")]
     place = max(states, key=lambda state: (state["place"]["chunk"], state["batches"]))["place"]
@@ -193,44 +192,44 @@ def test_texts_that_vanish_from_the_chunk_at_hand_on_are_noticed(tmp_path, batch
 
 
 @pytest.mark.parametrize("batches", [1, 3, 30])
-def test_a_text_that_changes_in_the_chunk_at_hand_is_noticed(tmp_path, batches):
+def test_a_text_that_changes_in_the_current_chunk_is_noticed(tmp_path, batches):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, plnd.ImportanceProbe, batches)
+        kill_after(patch, plnd.ImportanceProbe, batches)
         detect(**options)
     language = "fr" if batches < 20 else "de"
     changed = {**CORPORA, language: [*CORPORA[language][:-1], "w3 w4"]}
     first = {**CORPORA, language: ["w3 w4", *CORPORA[language][1:]]}
-    with pytest.raises(pml.CheckpointError, match=f"corpus '{language}' is not what the checkpoint was made of"):
+    with pytest.raises(pml.CheckpointError, match=f"corpus '{language}' differs from the corpus of the checkpoint"):
         detect(first, **options)
-    if len(CORPORA[language]) > 20:  # what was not read yet may change
+    if len(CORPORA[language]) > 20:  # texts that were not read yet may change
         assert detect(changed, **options).neurons == detect(changed).neurons
 
 
-def test_another_stream_is_refused_where_the_first_was_read_to_its_end(tmp_path):
-    def streamed(language: str) -> dict:
+def test_another_stream_in_place_of_one_that_was_read_to_its_end_is_refused(tmp_path):
+    def stream_file(language: str) -> dict:
         path = write_text(tmp_path / f"{language}.txt", CORPORA[language])
         return {"x": datasets.load_dataset("text", data_files=str(path), split="train", streaming=True)}
 
-    expected = detect(streamed("fr"), checkpoint=tmp_path / "state")
-    assert_same(detect(streamed("fr"), checkpoint=tmp_path / "state"), expected)
-    with pytest.raises(pml.CheckpointError, match="corpus 'x' is not what the checkpoint was made of"):
-        detect(streamed("de"), checkpoint=tmp_path / "state")
+    expected = detect(stream_file("fr"), checkpoint=tmp_path / "state")
+    assert_same(detect(stream_file("fr"), checkpoint=tmp_path / "state"), expected)
+    with pytest.raises(pml.CheckpointError, match="corpus 'x' differs from the corpus of the checkpoint"):
+        detect(stream_file("de"), checkpoint=tmp_path / "state")
 
 
-def test_every_file_has_what_is_looked_for_before_anything_is_measured(tmp_path, monkeypatch):
+def test_the_first_record_of_every_file_is_checked_before_anything_is_measured(tmp_path, monkeypatch):
     (tmp_path / "de.jsonl").write_text('{"content": "w3 w4"}\n')
     monkeypatch.setattr(plnd.ImportanceProbe, "measure", None)
-    with pytest.raises(pml.CorpusError, match="corpus 'de': .*de.jsonl, line 1: .* found 'content'$"):
+    with pytest.raises(pml.CorpusError, match="corpus 'de': .*de.jsonl, line 1: .* got 'content'$"):
         detect({**CORPORA, "de": tmp_path / "de.jsonl"}, checkpoint=tmp_path / "state")
 
 
-def test_a_file_that_comes_to_a_pattern_is_refused(tmp_path):
+def test_a_new_file_of_a_pattern_is_refused(tmp_path):
     for number in range(3):
         write_text(tmp_path / f"{number}.txt", CORPORA["fr"][7 * number : 7 * number + 7])
     corpora, options = {"fr": f"{tmp_path}/*.txt", "de": CORPORA["de"]}, dict(checkpoint=tmp_path / "state")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, plnd.ImportanceProbe, 20)
+        kill_after(patch, plnd.ImportanceProbe, 20)
         detect(corpora, **options, checkpoint_documents=1)
     write_text(tmp_path / "3.txt", ["w3 w4 w5"])
     with pytest.raises(pml.CheckpointError, match="its corpus 'fr' was 3 parts, .* now it is 4 parts, "):
@@ -252,7 +251,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved():
             UserWarning, match="documents of up to .* tokens does not fit in memory: it is measured in halves"
         ):
             assert_same(detect(), expected, exact=False)
-    assert sum(size > 12 for size in sizes if size != 13) <= 2  # later ones are halved without a trial
+    assert sum(size > 12 for size in sizes if size != 13) <= 2  # later batches are halved without an attempt
 
 
 def test_a_document_that_does_not_fit_in_memory_ends_the_run():
@@ -264,7 +263,7 @@ def test_a_document_that_does_not_fit_in_memory_ends_the_run():
                 detect()
 
 
-def test_a_document_in_a_half_is_named_by_its_place_in_the_batch():
+def test_a_document_in_a_half_is_named_by_its_number_in_the_batch():
     def measure(batch: Batch, _) -> int:
         if len(batch.order) > 1:
             raise MemoryError
@@ -278,37 +277,37 @@ def test_a_document_in_a_half_is_named_by_its_place_in_the_batch():
     assert raised.value.document == 3
 
 
-def test_a_head_that_is_elsewhere_is_not_needed(tmp_path):
+def test_weights_that_are_not_run_need_not_be_loaded(tmp_path):
     model = tiny_model("llama")
-    model.lm_head = torch.nn.Linear(1, 1, device="meta")  # as of a model that a device does not hold
+    model.lm_head = torch.nn.Linear(1, 1, device="meta")  # as if it were not loaded
     assert_same(detect(model=model, checkpoint=tmp_path / "state"), truth(detect))
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_taken_for_out_of_memory():
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="shapes"):
         patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
         detect()
 
 
-def test_progress_says_how_fast_and_from_where(tmp_path, capsys):
+def test_progress_shows_speed_and_where_a_run_resumes(tmp_path, capsys):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, progress=True)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        dying_after(patch, plnd.ImportanceProbe, 12)
+        kill_after(patch, plnd.ImportanceProbe, 12)
         detect(**options)
     capsys.readouterr()
     detect(**options)
-    one, other = capsys.readouterr().err.splitlines()
-    measured = int(one.removeprefix("fr: measuring (goes on after ").split()[0])
-    assert measured > 20 and f" documents): {42 - measured} documents, " in one
-    assert other.startswith("de: measuring: 42 documents, ")
-    assert other.endswith(" tokens/s") and " documents/s, " in other
+    first, second = capsys.readouterr().err.splitlines()
+    measured = int(first.removeprefix("fr: measuring (resumes after ").split()[0])
+    assert measured > 20 and f" documents): {42 - measured} documents, " in first
+    assert second.startswith("de: measuring: 42 documents, ")
+    assert second.endswith(" tokens/s") and " documents/s, " in second
     detect(**options)
     assert capsys.readouterr().err.splitlines() == [
         f"{name}: 42 documents, from {options['checkpoint']}" for name in CORPORA
     ]
 
 
-def test_options_that_make_no_sense():
+def test_options_out_of_range_are_refused():
     for options in (dict(workers=-1), dict(checkpoint_seconds=0), dict(checkpoint_documents=0)):
         with pytest.raises(ValueError, match=next(iter(options))):
             detect(**options)

@@ -1,4 +1,4 @@
-"""Whatever reads texts: killed, it goes on to the same result; in two processes, and in halves, it gives the same."""
+"""Every pass gives the same result after a kill, in two processes, and with batches that are halved."""
 
 import pickle
 import signal
@@ -17,14 +17,14 @@ pytest.importorskip("lingua")
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """As in the program."""
+    """Makes the chunks of the program."""
     monkeypatch.setattr(chunks, "LEAST", 1)
     monkeypatch.setattr(chunks, "TEXTS", 1)
     monkeypatch.setattr(chunks, "CHARACTERS", 99)
 
 
 def assert_same(found, truth, close: float) -> None:
-    """To so much, relative to the value; 0: bit for bit, NaN in the same places."""
+    """Compares results to the relative tolerance `close`, or bit for bit if it is 0. NaN equals NaN."""
     assert type(found) is type(truth)
     if isinstance(truth, pandas.DataFrame):
         pandas.testing.assert_frame_equal(found, truth, check_exact=close == 0, **({"rtol": close} if close else {}))
@@ -38,34 +38,34 @@ def assert_same(found, truth, close: float) -> None:
 
 @pytest.fixture(scope="module")
 def truth():
-    """{name: its result}, in one process and undisturbed, with chunks of any size."""
+    """Returns {pass: result} of undisturbed runs in one process."""
     return {name: run(**OPTIONS) for name, run in PASSES.items()}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PASSES)
-def test_a_killed_pass_goes_on_to_the_same_result(tmp_path, name):
+def test_a_killed_pass_resumes_to_the_same_result(tmp_path, name):
     expected = PASSES[name](**OPTIONS)
     done = run_module("tests.support.every_pass", tmp_path, name, timeout=300, OMP_NUM_THREADS="1")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((tmp_path / "state").rglob("*.json")), "no state was written before it died"
-    measured = batches_measured(name, expected)
-    resumed = batches_measured(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3)
+    measured = count_batches(name, expected)
+    resumed = count_batches(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3)
     assert 0 < resumed < measured
-    assert batches_measured(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3) == 0
+    assert count_batches(name, expected, checkpoint=tmp_path / "state", checkpoint_documents=3) == 0
 
 
-def batches_measured(name: str, expected, **options) -> int:
-    """How many batches the pass measured to come to the expected result."""
+def count_batches(name: str, expected, **options) -> int:
+    """Runs the pass, checks its result, and returns how many batches it measured."""
     measure, count = PROBES[name].measure, 0
 
-    def counted(*arguments):
+    def measure_and_count(*arguments):
         nonlocal count
         count += 1
         return measure(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PROBES[name], "measure", counted)
+        patch.setattr(PROBES[name], "measure", measure_and_count)
         assert_same(PASSES[name](**OPTIONS, **options), expected, close=0)
     return count
 
@@ -86,7 +86,7 @@ def embeddings(checkpoint) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "other bytes"])
-def test_rows_that_are_not_what_was_written_are_measured_again(tmp_path, damage):
+def test_rows_that_have_changed_are_measured_again(tmp_path, damage):
     expected = embeddings(tmp_path / "state")
     (rows,) = (tmp_path / "state").rglob("0.rows")
     content = bytearray(rows.read_bytes())
@@ -95,12 +95,12 @@ def test_rows_that_are_not_what_was_written_are_measured_again(tmp_path, damage)
     else:
         content[-9] ^= 1
         rows.write_bytes(content[: len(content) // 2] if damage == "short" else content)
-    with pytest.warns(UserWarning, match="the rows beside .* are not those that were written"):
+    with pytest.warns(UserWarning, match="the row file of .* does not hold the rows that were written"):
         assert_same(embeddings(tmp_path / "state"), expected, close=0)
 
 
-def test_sets_that_are_shared_out_otherwise_are_another_run(tmp_path):
-    """The same tensors, of which another set has one."""
+def test_the_same_masks_in_other_sets_are_another_run(tmp_path):
+    """One mask moves from the first set to the second."""
     ffn, q, k = (SETS["a"].only(site).sites[site] for site in ("ffn", "q", "k"))
     first = {"a": pml.NeuronSet({"ffn": ffn, "k": k}), "b": pml.NeuronSet({"q": q})}
     second = {"a": pml.NeuronSet({"ffn": ffn}), "b": pml.NeuronSet({"q": q, "k": k})}
@@ -110,14 +110,14 @@ def test_sets_that_are_shared_out_otherwise_are_another_run(tmp_path):
         pml.ablation_matrix(MODEL, TOKENIZER, second, TEXTS, **options)
 
 
-def test_means_in_bfloat16_are_hashed(tmp_path):
+def test_a_checkpoint_with_means_in_bfloat16_gives_the_same_result(tmp_path):
     mean = {site: values.bfloat16() for site, values in PASSES["mean_activations"](**OPTIONS).items()}
     options = {**OPTIONS, "mean": mean}
     truth = pml.ablation_matrix(MODEL, TOKENIZER, SETS, TEXTS, **options)
     assert_same(pml.ablation_matrix(MODEL, TOKENIZER, SETS, TEXTS, checkpoint=tmp_path, **options), truth, close=0)
 
 
-def test_a_sentence_that_names_a_file_is_a_sentence(tmp_path, monkeypatch):
+def test_a_sentence_that_names_a_file_is_read_as_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w3.txt").write_text("w4\n")
     found = pml.sentence_embeddings(MODEL, TOKENIZER, {"fr": ["w3.txt", "w4"]})
@@ -126,13 +126,13 @@ def test_a_sentence_that_names_a_file_is_a_sentence(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_batch_that_does_not_fit_in_memory_is_halved(name, truth):
-    measure, refused = PROBES[name].measure, 0
+    measure, failures = PROBES[name].measure, 0
 
     def narrow(self, batch, *rest):
-        nonlocal refused
+        nonlocal failures
         ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
         if len(ids) > 1:
-            refused += 1
+            failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         return measure(self, batch, *rest)
 
@@ -140,4 +140,4 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(name, truth):
         patch.setattr(PROBES[name], "measure", narrow)
         with pytest.warns(UserWarning, match="does not fit in memory: it is measured in halves"):
             assert_same(PASSES[name](**OPTIONS), truth[name], close=1e-5)
-    assert refused
+    assert failures

@@ -1,4 +1,4 @@
-"""Hashes of models and tokenizers: the same wherever they come from, others when anything that decides numbers differs."""
+"""Hashes of models and tokenizers do not depend on how they were loaded, but on everything that affects results."""
 
 import pytest
 import torch
@@ -11,50 +11,50 @@ from tests.support.tiny_text import save_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
-def test_a_model_is_the_same_wherever_it_comes_from(tmp_path, name):
+def test_the_hash_of_a_model_does_not_depend_on_how_it_was_loaded(tmp_path, name):
     model = tiny_model(name)
     truth = model_hash(model)
     save_model(tmp_path / "a", model)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=model.dtype)
     save_model(tmp_path / "b", loaded)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype=model.dtype)
-    again.config.use_cache = not again.config.use_cache
-    assert model_hash(loaded) == model_hash(again) == truth == model_hash(tiny_model(name))
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype=model.dtype)
+    reloaded.config.use_cache = not reloaded.config.use_cache
+    assert model_hash(loaded) == model_hash(reloaded) == truth == model_hash(tiny_model(name))
     as_stored = model_hash(model.to(torch.bfloat16))
     assert as_stored != truth
     assert model_hash(AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.bfloat16)) == as_stored
 
 
-def permuted(model) -> None:
-    """Changes the places of two neurons; what the model computes stays the same."""
-    ffn, swapped = model.model.layers[1].mlp, [1, 0]
+def swap_neurons(model) -> None:
+    """Swaps two neurons, which does not change the model's outputs."""
+    ffn, order = model.model.layers[1].mlp, [1, 0]
     for weight in (ffn.gate_proj.weight, ffn.up_proj.weight):
-        weight[:2] = weight[swapped]
-    ffn.down_proj.weight[:, :2] = ffn.down_proj.weight[:, swapped]
+        weight[:2] = weight[order]
+    ffn.down_proj.weight[:, :2] = ffn.down_proj.weight[:, order]
 
 
-def one_weight(model) -> None:
+def change_weight(model) -> None:
     model.model.layers[1].mlp.down_proj.weight[2, 3] += 1e-6
 
 
-def one_sign(model) -> None:
+def change_sign(model) -> None:
     model.model.norm.weight[0] *= -1
 
 
-def a_number(model) -> None:
+def change_setting(model) -> None:
     model.config.rms_norm_eps *= 2
 
 
-@pytest.mark.parametrize("change", [permuted, one_weight, one_sign, a_number])
+@pytest.mark.parametrize("change", [swap_neurons, change_weight, change_sign, change_setting])
 @torch.no_grad()
-def test_another_model_has_another_hash(change):
+def test_a_changed_model_has_another_hash(change):
     model = tiny_model("llama")
     truth = model_hash(model)
     change(model)
     assert model_hash(model) != truth
 
 
-def test_a_tokenizer_is_the_same_wherever_it_comes_from(tmp_path):
+def test_the_hash_of_a_tokenizer_does_not_depend_on_how_it_was_loaded(tmp_path):
     for name, tokenizer in (("fast", tiny_tokenizer()), ("slow", ByT5Tokenizer(extra_ids=3))):
         truth = tokenizer_hash(tokenizer)
         for folder in ("a", "b"):

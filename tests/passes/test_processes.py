@@ -1,4 +1,4 @@
-"""A pass in several processes, one of which dies, gives what one process gives."""
+"""A pass in several processes, one of which may die, gives the result of one process."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 
 
 def run(folder: Path, *launcher: str, how: str = "living") -> subprocess.CompletedProcess:
-    """The program on some texts, of one language fewer than a process's share."""
+    """Runs the program on two corpora, one of which has fewer texts than a process's share."""
     for language, count in zip(LANGUAGES, (120, 7)):
         write_text(folder / f"{language}.txt", texts(language, [3 + number % 9 for number in range(count)]))
     return run_module("tests.support.pass_program", folder, how, launcher=launcher, timeout=300, OMP_NUM_THREADS="1")
@@ -29,7 +29,7 @@ def truth(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("count, how", [(2, "dying"), (3, "living")])
-def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
+def test_every_process_has_the_result_of_a_single_process(tmp_path, truth, count, how):
     done = run(tmp_path, *torchrun("--nproc-per-node", str(count), "--max-restarts", "1"), how=how)
     assert done.returncode == 0, done.stderr
     assert ("exitcode: -9" in done.stderr) == (how == "dying")
@@ -39,8 +39,8 @@ def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
             if path.suffix == ".neurons":
                 assert pml.NeuronSet.load(found) == pml.NeuronSet.load(path)
             elif path.suffix == ".counts":
-                one, other = (pml.ActivationStatistics.load(file) for file in (found, path))
-                assert one.tokens == other.tokens and torch.equal(one.active, other.active)
+                counts, expected = (pml.ActivationStatistics.load(file) for file in (found, path))
+                assert counts.tokens == expected.tokens and torch.equal(counts.active, expected.active)
             elif path.suffix == ".statistics":
                 assert_same(*(pml.NeuronStatistics.load(file) for file in (found, path)))
             else:
@@ -55,11 +55,11 @@ def test_every_process_has_the_result_of_one(tmp_path, truth, count, how):
     [
         ("other call", "the same call, with whole corpora: max_length of process 1: 20, of process 2: 30"),
         ("other files", "the same call, with whole corpora: texts of 'de' of process 1: "),
-        ("failing", "ProcessLost: another process has ended before its work was done: what it printed says why"),
-        ("other texts", "corpus 'de' is not the same in all processes: give each the whole of it"),
+        ("failing", "ProcessLost: another process has ended before its work was done: its output says why"),
+        ("other texts", "corpus 'de' is not the same in all processes: give each process the whole corpus"),
     ],
 )
-def test_processes_that_do_not_do_the_same_are_told(tmp_path, how, words):
+def test_processes_that_do_not_do_the_same_fail_with_the_difference(tmp_path, how, words):
     done = run(tmp_path, *torchrun("--nproc-per-node", "2"), how=how)
     assert done.returncode != 0 and words in done.stderr and not list(tmp_path.glob("process-*"))
 
@@ -72,7 +72,7 @@ def assert_same(found: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> Non
         torch.testing.assert_close(found.sum[site], truth.sum[site], rtol=1e-12, atol=0)
 
 
-def test_a_process_alone_is_the_first():
+def test_a_single_process_is_the_first():
     from pymultiling.runtime.processes import Processes, is_first, processes
 
     with processes() as team:

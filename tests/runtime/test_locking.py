@@ -9,13 +9,13 @@ import warnings
 import pytest
 
 import pymultiling as pml
-from pymultiling.runtime.locking import locked
+from pymultiling.runtime.locking import lock_folder
 
 HOLDING = """
 import os, sys, time
 from pathlib import Path
-from pymultiling.runtime.locking import locked
-with locked(Path(sys.argv[1])):
+from pymultiling.runtime.locking import lock_folder
+with lock_folder(Path(sys.argv[1])):
     if "forks" not in sys.argv or not os.fork():
         print("holding", os.getpid(), flush=True)
     time.sleep(60)
@@ -38,16 +38,16 @@ def part(tmp_path):
 def test_a_folder_in_use_is_refused_until_its_user_is_gone(part):
     with holder(part) as other:
         assert other.stdout.readline().startswith("holding")
-        sentence = f"{part.parent} is in use by another run: wait for its end, or give another folder"
-        with pytest.raises(pml.CheckpointError) as refused, locked(part):
+        sentence = f"{part.parent} is in use by another run: wait until it has ended, or give another folder"
+        with pytest.raises(pml.CheckpointError) as refused, lock_folder(part):
             pytest.fail("it was locked")
         assert str(refused.value) == sentence
         another = part.with_name("process-1-of-2")
         another.mkdir()
-        with locked(another):  # another process's part is free
+        with lock_folder(another):  # another process's part is free
             pass
         other.kill()
-    with locked(part):
+    with lock_folder(part):
         pass
 
 
@@ -58,25 +58,25 @@ def test_what_a_run_starts_does_not_keep_its_folder(part):
         other.kill()
         other.wait()
         os.kill(child, 0)  # it is there
-        with locked(part):
+        with lock_folder(part):
             pass
         os.kill(child, 9)
 
 
 def test_a_process_has_a_folder_once(part):
-    sentence = f"{part.parent} is in use by this process already: give another folder"
-    with locked(part):
-        with pytest.raises(pml.CheckpointError) as refused, locked(part / ".." / part.name):
+    sentence = f"{part.parent} is already in use by this process: give another folder"
+    with lock_folder(part):
+        with pytest.raises(pml.CheckpointError) as refused, lock_folder(part / ".." / part.name):
             pytest.fail("it was locked")
         assert str(refused.value) == sentence
-    with locked(part):
+    with lock_folder(part):
         pass
 
 
 def test_it_is_free_after_an_exception(part):
-    with pytest.raises(RuntimeError), locked(part):
+    with pytest.raises(RuntimeError), lock_folder(part):
         raise RuntimeError
-    with locked(part):
+    with lock_folder(part):
         pass
 
 
@@ -89,19 +89,19 @@ def test_a_file_system_without_locks(part, monkeypatch, code):
     monkeypatch.setattr("fcntl.flock", without)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with locked(part), pytest.raises(pml.CheckpointError, match="by this process already"), locked(part):
+        with lock_folder(part), pytest.raises(pml.CheckpointError, match="already in use by this process"), lock_folder(part):
             pytest.fail("it was locked")
     expected = (
-        f"{part.parent} cannot be locked ([Errno {code}] Function not implemented): see that no other run uses it"
+        f"{part.parent} cannot be locked ([Errno {code}] Function not implemented): make sure that no other run uses it"
     )
     assert [str(one.message) for one in said] == [expected]
     monkeypatch.undo()
-    with locked(part):  # no marker was left
+    with lock_folder(part):  # no marker was left
         pass
 
 
 def test_a_folder_that_cannot_be_written_to(part):
     (part / "lock").mkdir()
     with pytest.raises(pml.CheckpointError, match=f"^{part.parent} cannot hold checkpoints: Is a directory$"):
-        with locked(part):
+        with lock_folder(part):
             pytest.fail("it was locked")

@@ -1,7 +1,7 @@
-"""Everything that reads texts besides `detect` and `activations`, on a tiny model; and a program that runs it and dies, or shares it.
+"""All passes but `detect` and `activations` on a tiny model, and a program that runs them and is killed, or shares them.
 
-python -m tests.support.every_pass FOLDER NAME     dies by SIGKILL after a few batches; its state is in FOLDER/state
-torchrun ... -m tests.support.every_pass FOLDER    each process writes the results of all to FOLDER/RANK.pickle
+python -m tests.support.every_pass FOLDER NAME     is killed after a few batches; its checkpoint is FOLDER/state
+torchrun ... -m tests.support.every_pass FOLDER    every process writes all results to FOLDER/RANK.pickle
 """
 
 import os
@@ -21,8 +21,8 @@ from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
 
 MODEL, TOKENIZER = tiny_model("llama"), tiny_tokenizer()
 TEXTS = {language: texts(language, (9, 4, 7, 12, 3, 8) * 7) for language in LANGUAGES}
-# Of the last two languages, of a chunk each, one is the first process's and one the second's.
-SENTENCES = {language: [*some[:5], None, *some[5:]] for language, some in TEXTS.items()}
+# The last two languages have a chunk each: one for the first process and one for the second.
+SENTENCES = {language: [*lines[:5], None, *lines[5:]] for language, lines in TEXTS.items()}
 SENTENCES |= {"es": ["w3 w4", None, "w5"], "it": ["w3 w4 w6", "", "w5"]}
 SETS = {name: random_neurons(MODEL, seed=seed) for seed, name in enumerate(("a", "b"))}
 OPTIONS = {"batch_tokens": 20, "workers": 0}
@@ -41,32 +41,32 @@ PROBES = {
     "perplexity": LikelihoodProbe,
     "mean_activations": ActivationSumProbe,
 }
-BATCHES = 17  # after which it dies: in the second language, where there are two
+BATCHES = 17  # the program is killed after this many, in the second language if there are two
 
 
-def small_chunks() -> None:
-    """Of 20 texts."""
+def make_small_chunks() -> None:
+    """Makes chunks of 20 texts."""
     chunks.LEAST = chunks.TEXTS = 1
     chunks.CHARACTERS = 99
 
 
-def die_after(probe: type, batches: int) -> None:
-    measure, seen = probe.measure, 0
+def kill_after(probe: type, batches: int) -> None:
+    measure, calls = probe.measure, 0
 
-    def dying(*arguments):
-        nonlocal seen
-        seen += 1
-        if seen > batches:
+    def measure_or_die(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return measure(*arguments)
 
-    probe.measure = dying
+    probe.measure = measure_or_die
 
 
 def main(folder: Path, name: str | None = None) -> None:
-    small_chunks()
+    make_small_chunks()
     if name is not None:
-        die_after(PROBES[name], BATCHES)
+        kill_after(PROBES[name], BATCHES)
         PASSES[name](checkpoint=folder / "state", checkpoint_documents=3, **OPTIONS)
         return
     results = {name: run(**OPTIONS) for name, run in PASSES.items()}

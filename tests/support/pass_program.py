@@ -1,4 +1,4 @@
-"""What test_processes.py starts with torchrun: a pass over tiny corpora, whose second process dies in the first attempt, or differs."""
+"""The program of test_processes.py: a pass whose second process dies in the first attempt, or makes another call."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from tests.support.tiny_text import tiny_tokenizer
 
 
 def main(folder: Path, how: str) -> None:
-    chunks.LEAST = 1  # chunks of 80 texts at most
+    chunks.LEAST = 1  # makes chunks of at most 80 texts
     second = os.environ.get("RANK") == "1"
     corpora = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        die_after(ImportanceProbe, 4)
+        kill_after(ImportanceProbe, 4)
     if how == "failing" and second:
-        ImportanceProbe.measure = failing
+        ImportanceProbe.measure = fail
     options = dict(batch_tokens=20, checkpoint_documents=5)
     states = {"detect": folder / "detect", "count": folder / "count"}
     if how == "other call":
@@ -28,47 +28,47 @@ def main(folder: Path, how: str) -> None:
     if how == "other texts":
         corpora = {language: iter(path.read_text().splitlines()[second:]) for language, path in corpora.items()}
     if how == "other files":
-        corpora = {language: parts(path, second) for language, path in corpora.items()}
+        corpora = {language: write_parts(path, second) for language, path in corpora.items()}
     arguments = tiny_model("llama"), tiny_tokenizer(), corpora
-    found = pml.detect(*arguments, checkpoint=states["detect"], **options)
+    detection = pml.detect(*arguments, checkpoint=states["detect"], **options)
     counts = pml.activations(*arguments, checkpoint=states["count"], **options)
-    write(folder / f"process-{os.environ.get('RANK', 'alone')}", found, counts)
+    write_results(folder / f"process-{os.environ.get('RANK', 'alone')}", detection, counts)
 
 
-def parts(path: Path, second: bool) -> str:
-    """A pattern of two files, of names that both processes give theirs."""
-    own = path.with_suffix("") / str(int(second))
-    own.mkdir(parents=True)
+def write_parts(path: Path, second: bool) -> str:
+    """Writes two files, whose names are the same in both processes, and returns a pattern that names them."""
+    folder = path.with_suffix("") / str(int(second))
+    folder.mkdir(parents=True)
     for number in range(2):
-        (own / f"{number}.txt").write_text("\n".join(path.read_text().splitlines()[2 * number + second :: 4]))
-    return f"{own}/*.txt"
+        (folder / f"{number}.txt").write_text("\n".join(path.read_text().splitlines()[2 * number + second :: 4]))
+    return f"{folder}/*.txt"
 
 
-def die_after(probe, batches: int) -> None:
-    measure, seen = probe.measure, 0
+def kill_after(probe, batches: int) -> None:
+    measure, calls = probe.measure, 0
 
-    def dying(*arguments):
-        nonlocal seen
-        seen += 1
-        if seen > batches:
+    def measure_or_die(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return measure(*arguments)
 
-    probe.measure = dying
+    probe.measure = measure_or_die
 
 
-def failing(*_):
-    time.sleep(3.0)  # the other one waits by then
+def fail(*_):
+    time.sleep(3.0)  # until the other process waits for this one
     raise pml.CorpusError("this one fails")
 
 
-def write(out: Path, found: pml.Detection, counts: dict[str, pml.ActivationStatistics]) -> None:
+def write_results(out: Path, detection: pml.Detection, counts: dict[str, pml.ActivationStatistics]) -> None:
     out.mkdir()
-    for language in found.neurons:
-        found.neurons[language].save(out / f"{language}.neurons")
-        found.statistics[language].save(out / f"{language}.statistics")
+    for language in detection.neurons:
+        detection.neurons[language].save(out / f"{language}.neurons")
+        detection.statistics[language].save(out / f"{language}.statistics")
         counts[language].save(out / f"{language}.counts")
-        (out / f"{language}.report").write_text(f"{found.corpora[language]}; {counts.corpora[language]}")
+        (out / f"{language}.report").write_text(f"{detection.corpora[language]}; {counts.corpora[language]}")
 
 
 if __name__ == "__main__":

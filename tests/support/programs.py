@@ -1,4 +1,4 @@
-"""Programs of the repository, run in processes of their own."""
+"""Runs modules of the repository in their own processes."""
 
 import os
 import subprocess
@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_module(
     module: str, *arguments: object, launcher: tuple[str, ...] = (), timeout: float | None = None, **environment
 ):
-    """`python [launcher] -m module arguments` from the repository's root; `environment` is added to this process's."""
+    """Runs `python [launcher] -m module arguments` in the repository's root.
+
+    environment: variables to add to those of this process.
+    """
     command = [sys.executable, *launcher, "-m", module, *map(str, arguments)]
     return subprocess.run(
         command,
@@ -25,5 +28,5 @@ def run_module(
 
 
 def torchrun(*options: str) -> tuple[str, ...]:
-    """The launcher that starts several processes on this machine."""
+    """Returns the launcher that starts several processes on this machine."""
     return ("-m", "torch.distributed.run", "--standalone", *options)

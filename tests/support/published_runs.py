@@ -1,4 +1,4 @@
-"""Small folders of the kind that commands write, and the Hub on this machine."""
+"""Small result folders of commands, and a Hub server on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3
 
 
 def use_hub_server(server: HubServer, monkeypatch, cache: Path, token: str = TOKEN) -> HubServer:
-    """From now on the client speaks to this server."""
+    """Makes the Hub client use this server and this cache."""
     set_hub_endpoint(server.url, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
@@ -24,7 +24,7 @@ def use_hub_server(server: HubServer, monkeypatch, cache: Path, token: str = TOK
 
 
 def set_hub_endpoint(url: str, monkeypatch) -> None:
-    """As HF_ENDPOINT does, which the client reads when it is imported."""
+    """Sets the client's endpoint as HF_ENDPOINT does, which the client reads only when it is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -43,7 +43,7 @@ def random_statistics(seed: int, documents: int = 5) -> pml.NeuronStatistics:
 
 
 def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str | None = COMMIT) -> Path:
-    """What detect leaves behind, of a model on the Hub, or, without a commit, in a folder here."""
+    """Writes the results of a detect run with a model on the Hub, or in a local folder if there is no commit."""
     run = Run(
         "detect",
         {
@@ -74,12 +74,12 @@ def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama",
     )
     for number, kind in enumerate(("neurons", "specific", "statistics")):
         (folder / kind).mkdir(parents=True)
-        for place, language in enumerate(("de", "fr")):
+        for index, language in enumerate(("de", "fr")):
             file = folder / kind / f"{language}.safetensors"
             if kind == "statistics":
-                random_statistics(place).save(file)
+                random_statistics(index).save(file)
             else:
-                random_set(2 * number + place).save(file, model=model, language=language)
+                random_set(2 * number + index).save(file, model=model, language=language)
     (folder / "report.csv").write_text("language,site\nfr,ffn\n")
     (folder / "neurons.png").write_bytes(b"\x89PNG")
     files = {name: {"file": str(corpora / f"{name}.txt"), "sha256": "ab" * 32} for name in ("de", "fr")}
@@ -90,5 +90,5 @@ def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama",
 
 
 def file_contents(folder: Path) -> dict[str, bytes]:
-    """{path inside the folder: content} of all its files."""
+    """Returns {relative path: content} of all files in a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

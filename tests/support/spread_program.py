@@ -1,4 +1,4 @@
-"""What tests/models/test_spread.py starts with torchrun: models spread over the processes, against the same models whole."""
+"""The program of tests/models/test_spread.py: compares models that are spread over processes with whole ones."""
 
 import os
 import sys
@@ -56,23 +56,24 @@ def compare(path: Path, whole, name: str) -> None:
     assert again.neurons == found.neurons
     assert [part.name for part in folder.iterdir()] == ["process-0-of-1"]
     for language in corpora:
-        alone = one_by_one(whole, corpora[language])
+        expected = sum_importance(whole, corpora[language])
         assert found.statistics[language].documents == len(corpora[language])
         for site in pml.SITES:
-            assert_close(found.statistics[language].sum[site], alone[site], f"{name} {language} {site}")
+            assert_close(found.statistics[language].sum[site], expected[site], f"{name} {language} {site}")
         assert counts[language].tokens == sum(len(text.split()) + 1 for text in corpora[language])
     print(f"{name}: agrees in process {os.environ['RANK']}", flush=True)
 
 
-def one_by_one(model, lines: list[str]) -> dict[str, torch.Tensor]:
-    found = [pml.importance(model, tiny_tokenizer()(line, return_tensors="pt")["input_ids"]) for line in lines]
-    return {site: sum(one[site][0].double() for one in found) for site in pml.SITES}
+def sum_importance(model, lines: list[str]) -> dict[str, torch.Tensor]:
+    """Returns {site: (layers, neurons)}, the sum of the importance over the lines, measured one by one."""
+    by_line = [pml.importance(model, tiny_tokenizer()(line, return_tensors="pt")["input_ids"]) for line in lines]
+    return {site: sum(importance[site][0].double() for importance in by_line) for site in pml.SITES}
 
 
-def assert_close(found: torch.Tensor, truth: torch.Tensor, what: str) -> None:
-    assert found.shape == truth.shape, (what, found.shape, truth.shape)
+def assert_close(found: torch.Tensor, truth: torch.Tensor, label: str) -> None:
+    assert found.shape == truth.shape, (label, found.shape, truth.shape)
     error = ((found - truth).abs().max() / truth.abs().max()).item()
-    assert error < 1e-4, (what, error)
+    assert error < 1e-4, (label, error)
 
 
 if __name__ == "__main__":

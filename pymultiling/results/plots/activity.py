@@ -1,4 +1,4 @@
-"""Plots of how often neurons are active: by layer, the most active ones, and against the number of input languages."""
+"""Plots of how often neurons are active: by layer, by rank, and by number of input languages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import pandas
 
 MARKERS = "osD^vP*X"
-SCORES = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "accuracy": "accuracy"}
+METRIC_LABELS = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "accuracy": "accuracy"}
 
 
 def activations(statistics: Mapping[str, ActivationStatistics]) -> Figure:
-    """Two panels, a curve for each of the names: active neurons by layer; the most active 1%, from the first down."""
+    """Plots active neurons by layer, and how often each of the most active 1% is active, with a curve for each name."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _curves(left, right, statistics)
@@ -32,31 +32,37 @@ def activations(statistics: Mapping[str, ActivationStatistics]) -> Figure:
 
 
 def pmi(table: pandas.DataFrame, statistics: Mapping[str, ActivationStatistics], positions: str) -> Figure:
-    """What `pmi.compare` found: active neurons and scores against the number of input languages, and curves by prompt."""
-    names = [name for name in SCORES if name in table]
-    figure = Figure(figsize=(10, 7.4 if names else 7), layout="constrained")
-    ((upper, other), (lower, right)) = figure.subplots(2, 2)
-    _against_languages(upper, table, ["proportion"], f"active neurons at {POSITION_LABELS[positions]}")
-    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    if names:
-        _against_languages(other, table, names, "score (%)")
+    """Plots the result of `pmi.compare`.
+
+    The upper panels show active neurons and metric values against the number of input languages, the lower ones the
+    curves of `activations` for each kind of prompt.
+    """
+    metrics = [name for name in METRIC_LABELS if name in table]
+    figure = Figure(figsize=(10, 7.4 if metrics else 7), layout="constrained")
+    ((upper_left, upper_right), (lower_left, lower_right)) = figure.subplots(2, 2)
+    _against_languages(upper_left, table, ["proportion"], f"active neurons at {POSITION_LABELS[positions]}")
+    upper_left.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    if metrics:
+        _against_languages(upper_right, table, metrics, "score (%)")
     else:
-        _against_languages(other, table, ["top_share"], "share of all activations")
-        other.set_title("The most active 1% of the neurons", fontsize=10)
-        other.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    _curves(lower, right, statistics)
-    _legend(right, len(statistics))
+        _against_languages(upper_right, table, ["top_share"], "share of all activations")
+        upper_right.set_title("The most active 1% of the neurons", fontsize=10)
+        upper_right.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _curves(lower_left, lower_right, statistics)
+    _legend(lower_right, len(statistics))
     figure.suptitle("Parallel input: what more languages in the prompt do", fontsize=11)
     return figure
 
 
 def _against_languages(axes: Axes, table: pandas.DataFrame, columns: list[str], label: str) -> None:
-    """Direct and PMI-k as a line, the pivot, which shows another language alone, as a point beside it."""
+    """Draws direct and PMI-k prompts as a line, and the pivot prompt, which has another language, as points."""
     line = table[table["prompt"] != "pivot"]
     pivot = table[table["prompt"] == "pivot"]
     for number, column in enumerate(columns):
         colour = f"C{number}"
-        axes.plot(line["languages"], line[column], color=colour, marker=MARKERS[number], label=SCORES.get(column))
+        axes.plot(
+            line["languages"], line[column], color=colour, marker=MARKERS[number], label=METRIC_LABELS.get(column)
+        )
         axes.plot(pivot["languages"], pivot[column], color=colour, marker="x", linestyle="", markersize=9,
                   label=None if number or pivot.empty else "pivot alone")  # fmt: skip
     axes.set_xlabel("languages in the prompt (1: the source alone)", fontsize=9)
@@ -68,15 +74,15 @@ def _against_languages(axes: Axes, table: pandas.DataFrame, columns: list[str], 
 
 
 def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatistics]) -> None:
-    lowest = 1.0
-    for (name, one), colour in zip(statistics.items(), _colours(len(statistics))):
-        style = {"color": colour, "linewidth": 1.4, "linestyle": "--" if name == "pivot" else "-"}
-        left.plot(one.proportion.numpy(), label=name, **style)
-        top = one.most_active()
-        frequency = top.counts.numpy() / one.tokens
-        lowest = min(lowest, frequency[-1])
-        rank = 100 * numpy.arange(1, len(frequency) + 1) / one.active.numel()
-        right.plot(rank, frequency, label=f"{name} ({top.share:.1%})", **style)
+    lowest_frequency = 1.0
+    for (name, counts), colour in zip(statistics.items(), _colours(len(statistics))):
+        line = "--" if name == "pivot" else "-"
+        left.plot(counts.proportion.numpy(), label=name, color=colour, linewidth=1.4, linestyle=line)
+        top = counts.most_active()
+        frequency = top.counts.numpy() / counts.tokens
+        lowest_frequency = min(lowest_frequency, frequency[-1])
+        rank = 100 * numpy.arange(1, len(frequency) + 1) / counts.active.numel()
+        right.plot(rank, frequency, label=f"{name} ({top.share:.1%})", color=colour, linewidth=1.4, linestyle=line)
     left.set_title("Active neurons by layer", fontsize=10)
     left.set_xlabel("layer", fontsize=9)
     left.set_ylabel("share of the layer's neurons, mean", fontsize=9)
@@ -84,14 +90,14 @@ def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatisti
     right.set_title("The most active 1% (their share of all activations)", fontsize=10)
     right.set_xlabel("rank (% of all neurons)", fontsize=9)
     right.set_ylabel("share of the positions", fontsize=9)
-    right.set_ylim(None if lowest < 0.95 else 0.95, 1.005)
+    right.set_ylim(None if lowest_frequency < 0.95 else 0.95, 1.005)
     for axes in (left, right):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         _tidy(axes)
 
 
-def _colours(count: int) -> list:
-    """In order from dark to light: what is compared often has an order, and every eye sees it."""
+def _colours(count: int) -> list[tuple[float, float, float, float]]:
+    """Returns colours from dark to light, since curves often have an order, and all readers can see brightness."""
     return list(colormaps["viridis"](numpy.linspace(0, 0.85, count)))
 
 

@@ -1,4 +1,4 @@
-"""Plots of neuron sets: by layer and site, and what languages share."""
+"""Plots of neuron sets: by layer and site, and shared neurons of languages."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ TITLES = {
     "specific": "Neurons selected for one language alone",
 }
 SITE_NAMES = {"ffn": "FFN", "q": "attention q", "k": "attention k", "v": "attention v", "o": "attention o"}
-SHALLOW = 16  # layers, up to which the sites stand side by side and every cell has its number
+SHALLOW = 16  # up to this many layers the sites are side by side and every cell shows its number
 
 
 def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
-    """A panel for each site: languages down, layers across, colour the share of a layer's neurons in the set."""
-    some = next(iter(sets.values()))
-    counts = {site: numpy.array([one.count("layer")[site] for one in sets.values()]) for site in some.sites}
-    shares = {site: 100 * counts[site] / some.sites[site].shape[1] for site in counts}
+    """Plots a heat map for each site: a row for each language, a column for each layer.
+
+    The colour is the percentage of a layer's neurons that are in the set.
+    """
+    first = next(iter(sets.values()))
+    counts = {site: numpy.array([neurons.count("layer")[site] for neurons in sets.values()]) for site in first.sites}
+    percentages = {site: 100 * counts[site] / first.sites[site].shape[1] for site in counts}
     layers = next(iter(counts.values())).shape[1]
     shallow = layers <= SHALLOW
     figure, all_axes = panels(len(counts), rows=len(sets), columns=layers, across=shallow)
-    norm = Normalize(0, max(share.max() for share in shares.values()) or 1)
-    for axes, (site, share) in zip(all_axes, shares.items()):
-        image = heat_map(axes, share, SEQUENTIAL, norm)
-        axes.set_title(f"{SITE_NAMES[site]} ({some.sites[site].shape[1]:,} a layer)", fontsize=9)
+    norm = Normalize(0, max(values.max() for values in percentages.values()) or 1)
+    for axes, (site, values) in zip(all_axes, percentages.items()):
+        image = heat_map(axes, values, SEQUENTIAL, norm)
+        axes.set_title(f"{SITE_NAMES[site]} ({first.sites[site].shape[1]:,} a layer)", fontsize=9)
         axes.set_yticks(range(len(sets)), list(sets))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
         if shallow:
@@ -50,17 +53,17 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
 
 
 def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
-    """Heat map of `pymultiling.overlap`: sets down and across, colour the Jaccard index, numbers the shared neurons."""
-    names, values = list(counts), jaccard.fillna(0).to_numpy()
+    """Plots `pymultiling.overlap`: a heat map of the sets' Jaccard indices, with the numbers of shared neurons."""
+    names, values = [str(name) for name in counts], jaccard.fillna(0).to_numpy()
     side = 2.2 + 0.55 * max(len(names), 4)
     figure = Figure(figsize=(side + 0.6, side - 0.4), layout="constrained")
     axes = figure.add_subplot()
-    apart = values[~numpy.eye(len(names), dtype=bool)]
-    image = heat_map(axes, values, SEQUENTIAL, Normalize(0, apart.max(initial=0) or 1))
+    off_diagonal = values[~numpy.eye(len(names), dtype=bool)]
+    image = heat_map(axes, values, SEQUENTIAL, Normalize(0, off_diagonal.max(initial=0) or 1))
     write(axes, counts.to_numpy(), image, "{:,}")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if apart.size else "neither")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if off_diagonal.size else "neither")
     bar.set_label("Jaccard index (scale: pairs of two languages)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     axes.set_title("Neurons that languages share", fontsize=11)

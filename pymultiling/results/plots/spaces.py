@@ -1,4 +1,4 @@
-"""Plots of the spaces that languages share, layer by layer: how far they mix, and what the layers decode to."""
+"""Plots of shared spaces by layer: interlingual local overlap, and the languages that layers decode to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from pymultiling.results.plots.figures import SEQUENTIAL, heat_map
 if TYPE_CHECKING:
     import pandas
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness; hatches set the second round apart.
+# Okabe and Ito's colours, distinct with all common kinds of colour blindness. Further languages reuse them with
+# hatches.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 CURVES = {"ilo": ("#0072b2", "o"), "bridge": ("#e69f00", "s"), "reach": ("#009e73", "^")}
 SHOWN, REST, OTHER = 10, "#888888", "#e4e4e4"
 
 
 def ilo(table: pandas.DataFrame) -> Figure:
-    """Heat map of ILO, layers across and languages down, the highest mean first; the means of all languages above."""
+    """Plots a heat map of ILO by language and layer, highest mean first, and above it the means over the languages."""
     values = table.pivot(index="language", columns="layer", values="ilo")
     values = values.loc[values.mean(axis=1).sort_values(ascending=False, kind="stable").index]
     rows, columns = values.shape
@@ -49,23 +50,35 @@ def ilo(table: pandas.DataFrame) -> Figure:
 
 
 def lens(table: pandas.DataFrame) -> Figure:
-    """Stacked shares of the languages by layer: the ten that any layer has most of, the rest together, and "other"."""
+    """Plots the languages' shares of each layer as stacked bars.
+
+    The ten languages with the highest share in any layer have bars of their own; the others are added up.
+    """
     shares = table.pivot(index="layer", columns="language", values="share")
     languages = shares.drop(columns="other", errors="ignore")
     shown = list(languages.max().sort_values(ascending=False, kind="stable").index[:SHOWN])
     shown.sort(key=lambda code: -languages[code].iloc[-1])
-    parts = [(code, languages[code], COLOURS[n % len(COLOURS)], "" if n < len(COLOURS) else "////")
+    bars = [(code, languages[code], COLOURS[n % len(COLOURS)], "" if n < len(COLOURS) else "////")
              for n, code in enumerate(shown)]  # fmt: skip
     if rest := [code for code in languages if code not in shown]:
-        parts.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST, ""))
+        bars.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST, ""))
     if "other" in shares:
-        parts.append(("other", shares["other"], OTHER, ""))
+        bars.append(("other", shares["other"], OTHER, ""))
     figure = Figure(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
     axes = figure.add_subplot()
     bottom = numpy.zeros(len(shares))
-    for name, values, colour, hatch in parts:
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-        axes.bar(shares.index, values, bottom=bottom, width=0.9, label=name, **style)
+    for name, values, colour, hatch in bars:
+        axes.bar(
+            shares.index,
+            values,
+            bottom=bottom,
+            width=0.9,
+            label=name,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+        )
         bottom += values.to_numpy()
     axes.set_xlim(shares.index.min() - 0.6, shares.index.max() + 0.6)
     axes.set_ylim(0, 1)

@@ -16,47 +16,51 @@ if TYPE_CHECKING:
     from pymultiling.methods.ternary import Ternary
     from pymultiling.methods.ternary_change import TernaryChange
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ too.
+# Okabe and Ito's colours, distinct with all common kinds of colour blindness.
 KINDS = {"specific": ("#0072b2", "o"), "related": ("#e69f00", "s"), "general": ("#009e73", "^")}
 BEFORE, AFTER, NO_KIND = "#56b4e9", "#d55e00", "#999999"
-SHADES = ("#ececec", "#ffffff")  # of the parts, in turn
+SHADES = ("#ececec", "#ffffff")  # alternate between the parts
 
 
-def ternary(found: Ternary, parts: Mapping[str, range] | None = None) -> Figure:
-    """Neurons of each kind by layer, over bands for `pymultiling.ternary_parts`; how many languages have a neuron."""
-    table = found.by_layer().set_index("layer")
-    figure, left, right = _panels(len(table), len(found.histogram))
+def ternary(result: Ternary, parts: Mapping[str, range] | None = None) -> Figure:
+    """Plots neurons of each kind by layer, and a histogram of how many languages have a neuron.
+
+    parts: {part: layers} of `pymultiling.ternary_parts`, drawn as bands behind the layers.
+    """
+    table = result.by_layer().set_index("layer")
+    figure, left, right = _panels(len(table), len(result.histogram))
     _curves(left, {kind: table[kind] for kind in KINDS})
-    left.set_ylim(0, 1.12 * max(table.to_numpy().max(), 1))  # room for the parts' numbers
+    left.set_ylim(0, 1.12 * max(table.to_numpy().max(), 1))  # leaves room for the numbers of the parts
     left.set_ylabel("selected neurons", fontsize=9)
     if parts:
         _bands(left, parts)
-    last = len(found.histogram) - 1
+    last = len(result.histogram) - 1
     kinds = ["specific", *["related"] * (last - 2), "general"]
     colours = [NO_KIND, *(KINDS[kind][0] for kind in kinds)]
-    bars = right.bar(range(last + 1), found.histogram, width=0.8, color=colours)
+    bars = right.bar(range(last + 1), result.histogram, width=0.8, color=colours)
     right.bar_label(bars, fmt="{:,.0f}", fontsize=7.5, padding=1)
     figure.suptitle("Language-specific, language-related and general neurons", fontsize=11)
     return figure
 
 
 def ternary_change(change: TernaryChange) -> Figure:
-    """Change of each kind by layer; how many languages have a neuron, before and after."""
+    """Plots the change of each kind by layer, and histograms of how many languages have a neuron, before and after."""
     figure, left, right = _panels(change.layers["layer"].nunique(), len(change.histogram))
-    _curves(left, {kind: rows.set_index("layer")["change"] for kind, rows in change.layers.groupby("kind", sort=False)})
+    groups = change.layers.groupby("kind", sort=False)
+    _curves(left, {str(kind): rows.set_index("layer")["change"] for kind, rows in groups})
     left.axhline(0, color="black", linewidth=0.8, zorder=1)
     left.set_ylabel("change of the selected neurons", fontsize=9)
-    places = numpy.arange(len(change.histogram))
+    languages = numpy.arange(len(change.histogram))
     for shift, column, colour in ((-0.21, "before", BEFORE), (0.21, "after", AFTER)):
-        right.bar(places + shift, change.histogram[column], width=0.4, color=colour, label=column)
+        right.bar(languages + shift, change.histogram[column], width=0.4, color=colour, label=column)
     _legend(right)
     figure.suptitle("How the neurons of languages change", fontsize=11)
     return figure
 
 
-def _panels(layers: int, numbers: int) -> tuple[Figure, Axes, Axes]:
-    """For so many layers and, on the right, numbers of languages."""
-    widths = min(max(4.8, 0.2 * layers), 12), max(2.8, 0.42 * numbers)
+def _panels(layers: int, bars: int) -> tuple[Figure, Axes, Axes]:
+    """Makes a panel for curves over so many layers, and one for a histogram with so many bars."""
+    widths = min(max(4.8, 0.2 * layers), 12), max(2.8, 0.42 * bars)
     figure = Figure(figsize=(sum(widths) + 0.8, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=widths)
     for axes in (left, right):
@@ -66,22 +70,22 @@ def _panels(layers: int, numbers: int) -> tuple[Figure, Axes, Axes]:
         axes.spines[["top", "right"]].set_visible(False)
     left.set_xlim(-0.5, layers - 0.5)
     left.set_xlabel("layer", fontsize=9)
-    right.set_xticks(range(numbers))
+    right.set_xticks(range(bars))
     right.set_xlabel("languages that have the neuron", fontsize=9)
     right.set_ylabel("selected neurons", fontsize=9)
     return figure, left, right
 
 
-def _curves(axes: Axes, of_kinds: Mapping[str, pandas.Series]) -> None:
-    """{kind: numbers by layer}."""
-    for kind, values in of_kinds.items():
+def _curves(axes: Axes, values_by_kind: Mapping[str, pandas.Series[float]]) -> None:
+    """Draws a curve over the layers for each kind."""
+    for kind, values in values_by_kind.items():
         colour, marker = KINDS[kind]
         axes.plot(values.index, values, color=colour, marker=marker, markersize=4, linewidth=1.4, label=kind)
     _legend(axes)
 
 
 def _bands(axes: Axes, parts: Mapping[str, range]) -> None:
-    """Shaded and numbered, since names do not fit over parts of a layer or two; the names are under the axis."""
+    """Shades and numbers the parts. Their names are below the axis, since they do not fit over narrow parts."""
     for number, layers in enumerate(parts.values(), 1):
         axes.axvspan(layers.start - 0.5, layers.stop - 0.5, color=SHADES[number % 2 - 1], zorder=0, linewidth=0)
         middle = (layers.start + layers.stop - 1) / 2
@@ -91,5 +95,5 @@ def _bands(axes: Axes, parts: Mapping[str, range]) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Above, where it hides nothing."""
+    """Puts the legend above the panel, where it hides no data."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, fontsize=8, frameon=False)

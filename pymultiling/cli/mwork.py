@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="held-out texts of one language, in a file as for the command ablate; the task is to find the second "
+        help="held-out texts of one language, such as fr=fr.heldout.txt, in a .txt, .jsonl or .parquet file; the task is to find the second "
         "half of a text, given its first half; repeat the option for each language",
     )
     tasks.add_argument("--mgsm", metavar="FILE", help="MGSM: questions and answers of mathematics; needs --exemplars")

@@ -14,7 +14,7 @@ from pymultiling.cli.shared.argument_types import name_and_path, positive_intege
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
-    TEXT_FILES,
+    TEXT_FORMATS,
     Once,
     add_documents,
     add_model,
@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         required=True,
         action=Once,
-        help=f"texts to train on, such as fr.txt. FILE is {TEXT_FILES}",
+        help=f"texts to train on, such as fr.txt. FILE is {TEXT_FORMATS}",
     )
     trained = parser.add_mutually_exclusive_group(required=True)
     trained.add_argument(

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, run
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 LANGUAGES = {"it": texts("fr", seed=1), "fr": texts("fr"), "de": texts("de"), "nl": texts("de", seed=1)}
@@ -20,7 +20,7 @@ def table(tmp_path):
 
 
 def ilo(model, out, *more) -> int:
-    return run("ilo", "--model", model, "--out", out, *QUICK, *more)
+    return run("ilo", "--model", model, "--out", out, *SMALL_BATCHES, *more)
 
 
 def points(model, sentences, max_length: int = 16) -> pml.SentenceEmbeddings:
@@ -40,7 +40,7 @@ def test_parallel(model, tmp_path, table, capsys, metric, k, tau):
     printed = capsys.readouterr()
     assert "de: texts 6, empty 1, cut 3" in printed.out and "no retrieval" not in printed.out
     assert "nl: embedding: 6 sentences" in printed.err
-    assert_nothing_written(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
+    assert_folder_holds(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
     embedded = points(model, LANGUAGES, max_length=8)
     assert_written(out / "ilo.csv", pml.ilo(embedded, k=k, tau=tau, **options))
     assert_written(out / "retrieval.csv", pml.retrieval(embedded, **options))
@@ -92,7 +92,7 @@ def test_different_numbers_of_sentences(model, tmp_path, capsys):
     files = {language: write_text(tmp_path / f"{language}.txt", some) for language, some in sentences.items()}
     given = [argument for language, path in files.items() for argument in ("--sentences", f"{language}={path}")]
     assert ilo(model, tmp_path / "out", *given, *SMALL) == 0
-    assert_nothing_written(tmp_path / "out", "ilo.csv", "ilo.png", "run.json")
+    assert_folder_holds(tmp_path / "out", "ilo.csv", "ilo.png", "run.json")
     assert_written(tmp_path / "out" / "ilo.csv", pml.ilo(points(model, sentences), k=2, tau=1))
     printed = capsys.readouterr().out
     assert "de: texts 5, empty 1" in printed
@@ -129,5 +129,5 @@ def test_wrong_arguments(model, tmp_path, table, capsys, monkeypatch, more, stat
     for name, file in names.items():
         more = [argument.replace(name, file) for argument in more]
     assert ilo(model, tmp_path / "out", *more) == status
-    assert_one_sentence(capsys, words)
-    assert_nothing_written(tmp_path, *names.values())
+    assert_error_line(capsys, words)
+    assert_folder_holds(tmp_path, *names.values())

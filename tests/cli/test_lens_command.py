@@ -9,7 +9,7 @@ import pytest
 
 import pymultiling as pml
 from pymultiling import demo_model
-from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import assert_error_line, assert_folder_holds, run
 from tests.support.tiny_text import write_text
 
 pytest.importorskip("lingua")
@@ -34,7 +34,7 @@ def test_lens(tmp_path, files, capsys):
     more = ["--languages", "fr,en,ru", "--top", 3, "--max-length", 32, "--pack", 24]
     assert lens(files, out, *more) == 0
     printed = capsys.readouterr()
-    assert_nothing_written(out, "lens.csv", "lens_ru.png", "lens_fr.png", "run.json")
+    assert_folder_holds(out, "lens.csv", "lens_ru.png", "lens_fr.png", "run.json")
     table = pandas.read_csv(out / "lens.csv")
     assert list(table.columns) == ["texts", "layer", "language", "share"]
     assert list(table["texts"].unique()) == ["ru", "fr"]
@@ -87,12 +87,12 @@ def test_what_is_printed(tmp_path, files, capsys):
 def test_wrong_arguments(tmp_path, files, capsys, monkeypatch, more, status, words):
     monkeypatch.chdir(tmp_path)
     assert lens(files, "out", *more) == status
-    assert_one_sentence(capsys, words)
-    assert_nothing_written(tmp_path, *(path.name for path in files.values()))
+    assert_error_line(capsys, words)
+    assert_folder_holds(tmp_path, *(path.name for path in files.values()))
 
 
 def test_texts_with_nothing_in_them(tmp_path, files, capsys):
     files["de"] = write_text(tmp_path / "de.txt", ["", " "])
     assert lens(files, tmp_path / "out", "--languages", "fr,en") == 1
-    assert_one_sentence(capsys, "no documents to decode: texts 2, empty 2")
+    assert_error_line(capsys, "no documents to decode: texts 2, empty 2")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import assert_one_sentence, detect, run
+from tests.support.command_line import assert_error_line, detect, run
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 
@@ -51,7 +51,7 @@ def test_mwork(model, tmp_path, corpora, capsys):
 )
 def test_mwork_without_what_it_needs(model, tmp_path, capsys, arguments, word):
     assert mwork(model, tmp_path, *arguments) == 2
-    assert_one_sentence(capsys, word)
+    assert_error_line(capsys, word)
 
 
 def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
@@ -67,7 +67,7 @@ def test_mwork_on_what_cannot_be_measured(model, tmp_path, corpora, capsys):
         ((*one, "--xcopa", f"de={tmp_path / 'x.jsonl'}", *spans), ("no such file",)),
     ):
         assert mwork(model, tmp_path, *arguments) == 1
-        assert_one_sentence(capsys, *words)
+        assert_error_line(capsys, *words)
         assert not (tmp_path / "out").exists()
 
 

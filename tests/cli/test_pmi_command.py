@@ -10,7 +10,7 @@ import pymultiling as pml
 from pymultiling.methods import pmi
 from pymultiling.models.loading import load_translator
 from tests.support.chat_server import REFUSED, ChatServer
-from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import assert_error_line, assert_folder_holds, run
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import WORDS, save_model, tiny_tokenizer
 
@@ -85,7 +85,7 @@ def test_languages_with_names_of_ones_own(roomy, tmp_path, capsys):
         "\n".join("\t".join(row) for row in [("de", "qq", "en"), ("w3 w4", "w5 w6", "w7"), ("w8", "w9", "w10")])
     )
     assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only") == 1
-    assert_one_sentence(capsys, "'qq'")
+    assert_error_line(capsys, "'qq'")
     assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya") == 0
 
 
@@ -153,8 +153,8 @@ def test_a_server_that_refuses(roomy, parallel, tmp_path, capsys):
     with ChatServer(lambda prompt, before: REFUSED) as server:
         options = ["--make", "translation", "--others", "fr", "--by", "m", "--base-url", server.url, "--target", "en"]
         assert compare(roomy, parallel, tmp_path / "out", *options) == 1
-    assert_one_sentence(capsys, "401", "does not answer")
-    assert_nothing_written(tmp_path, parallel.name)
+    assert_error_line(capsys, "401", "does not answer")
+    assert_folder_holds(tmp_path, parallel.name)
 
 
 def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
@@ -193,19 +193,19 @@ def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
 )
 def test_wrong_arguments(parallel, tmp_path, capsys, more, words):
     assert compare("nowhere", parallel, tmp_path / "out", *more) == 2
-    assert_one_sentence(capsys, words)
+    assert_error_line(capsys, words)
 
 
 def test_what_cannot_be_compared(model, roomy, parallel, tmp_path, capsys):
     before = [path.name for path in tmp_path.iterdir()]
     assert compare(roomy, parallel, tmp_path / "out", "--target", "it") == 1
-    assert_one_sentence(capsys, "'it'")
+    assert_error_line(capsys, "'it'")
     assert compare(model, parallel, tmp_path / "out", "--target", "en") == 1
-    assert_one_sentence(capsys, "no items to compare", "64 positions")
+    assert_error_line(capsys, "no items to compare", "64 positions")
     assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
-    assert_one_sentence(capsys, "'zh'")
+    assert_error_line(capsys, "'zh'")
     assert compare(roomy, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
-    assert_one_sentence(capsys, "none.tsv: no such file")
+    assert_error_line(capsys, "none.tsv: no such file")
     assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
-    assert_one_sentence(capsys, "no items to compare: give more, or fewer examples")
-    assert_nothing_written(tmp_path, *before)
+    assert_error_line(capsys, "no items to compare: give more, or fewer examples")
+    assert_folder_holds(tmp_path, *before)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pymultiling.neurons.set_files import load_sets
-from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, detect, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, detect, run
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.published_runs import file_contents, random_set, write_detect_results
 
@@ -29,7 +29,7 @@ def test_push_and_pull(hub, model, tmp_path, corpora, capsys):
         assert load_sets(pulled / kind) == load_sets(out / kind)
     assert str(tmp_path).encode() not in b"".join(after.values())
     texts = [argument for name, path in corpora.items() for argument in ("--texts", f"{name}={path}")]
-    arguments = ["--neurons", pulled / "specific", *texts, "--out", tmp_path / "ablation", *QUICK]
+    arguments = ["--neurons", pulled / "specific", *texts, "--out", tmp_path / "ablation", *SMALL_BATCHES]
     assert run("ablate", "--model", model, *arguments) == 0
 
 
@@ -46,7 +46,7 @@ def test_what_is_not_published_is_said(hub, tmp_path, capsys):
     out = write_detect_results(tmp_path / "out", tmp_path)
     (out / "secret.txt").write_text("secret")
     assert run("push", out, NAME) == 0
-    assert_one_sentence(capsys, "push: not published", "secret.txt")
+    assert_error_line(capsys, "push: not published", "secret.txt")
     assert "secret.txt" not in hub.files(NAME)
 
 
@@ -57,16 +57,16 @@ def test_errors_are_a_sentence(hub, tmp_path, capsys, monkeypatch):
         ((out, "neurons"), ("'neurons'", "OWNER/NAME")),
     ):
         assert run("push", *arguments) == 1
-        assert_one_sentence(capsys, *words)
+        assert_error_line(capsys, *words)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run("push", out, NAME) == 1
-    assert_one_sentence(capsys, NAME, "HF_HUB_OFFLINE", "unset it")
-    assert_nothing_written(tmp_path, "out")
+    assert_error_line(capsys, NAME, "HF_HUB_OFFLINE", "unset it")
+    assert_folder_holds(tmp_path, "out")
 
 
 def test_wrong_arguments(capsys):
     assert run("push", "out") == 2
-    assert_one_sentence(capsys, "NAME")
+    assert_error_line(capsys, "NAME")
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, run
 from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
@@ -24,7 +24,7 @@ def neurons(tmp_path):
 
 
 def tune(model, path, out, *more) -> int:
-    return run("tune", "--model", model, "--texts", path, "--out", out, *QUICK, *FAST, *more)
+    return run("tune", "--model", model, "--texts", path, "--out", out, *SMALL_BATCHES, *FAST, *more)
 
 
 def saved(folder) -> dict[str, torch.Tensor]:
@@ -189,12 +189,12 @@ def test_wrong_arguments(model, tmp_path, corpora, neurons, capsys, monkeypatch,
     names = {"SET": neurons.name, "OTHER": "other.safetensors", "NOTHING": "nothing.safetensors"}
     path = more.pop(0).removeprefix("ON ") if more and more[0].startswith("ON ") else "fr.txt"
     assert tune(model, path, "out", *(names.get(argument, argument) for argument in more)) == status
-    assert_one_sentence(capsys, words)
-    assert_nothing_written(tmp_path, *before)
+    assert_error_line(capsys, words)
+    assert_folder_holds(tmp_path, *before)
 
 
 def test_a_loss_that_is_not_finite(model, tmp_path, corpora, capsys):
     given = ["--freeze", "0", "--rate", "1e30", "--epochs", "3"]
     assert tune(model, corpora["fr"], tmp_path / "out", *given) == 1
-    assert_one_sentence(capsys, "the loss is nan; try a lower rate")
-    assert_nothing_written(tmp_path, "fr.txt", "de.txt")
+    assert_error_line(capsys, "the loss is nan; try a lower rate")
+    assert_folder_holds(tmp_path, "fr.txt", "de.txt")

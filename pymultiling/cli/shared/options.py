@@ -9,10 +9,11 @@ from typing import TypedDict
 
 from pymultiling.cli.shared.argument_types import positive_integer, positive_number, whole_number
 
-TEXT_FILES = (
+TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
-    "be compressed (.gz, .zst). FILE is a path, a URL such as hf://..., or a pattern such as 'fr-*.jsonl'"
+    "be compressed (.gz, .zst)"
 )
+TEXT_FILES = f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., or a pattern such as 'fr-*.jsonl'"
 
 
 class PassOptions(TypedDict):
@@ -113,7 +114,8 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "--pack",
         metavar="N",
         type=positive_integer,
-        help="join the texts of a corpus into documents of N tokens (default: each text is one document)",
+        help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last document is left "
+        "out (default: each text is one document)",
     )
     add_max_length(parser, "document")
 

@@ -36,9 +36,8 @@ def test_scale_and_mean_give_the_perplexity_that_deactivate_gives(model, tmp_pat
     change = [str(corpora.get(word, word)) for word in change]
     arguments = ["--neurons", f"all={tmp_path / 'found' / 'neurons' / 'fr.safetensors'}", *change]
     out = tmp_path / "out"
-    assert (
-        run("ablate", "--model", model, *arguments, "--texts", f"de={corpora['de']}", "--out", out, *SMALL_BATCHES) == 0
-    )
+    texts = ["--texts", f"de={corpora['de']}"]
+    assert run("ablate", "--model", model, *arguments, *texts, "--out", out, *SMALL_BATCHES) == 0
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer()
     means = pml.mean_activations(loaded, tokenizer, corpora["fr"], max_length=16)
     options = {"scale": 2.0} if change[0] == "--scale" else {"mean": means}

@@ -11,8 +11,8 @@ from tests.support.command_line import assert_error_line, assert_folder_holds, r
 
 @pytest.mark.long
 def test_own_neurons_matter_to_their_language_only(tmp_path):
-    """For each language its own neurons change the log-perplexity by at least 0.1, and five times as much as they change
-    the other languages and as random neurons change this one. The README shows the effect on more documents.
+    """Each language's own neurons change its log-perplexity by at least 0.1, and by five times as much as they change
+    the other languages, and as random neurons change it. The README shows the effect on more documents.
     """
     assert run("demo", "--out", tmp_path / "out", "--heldout", 6) == 0
     effect = pandas.read_csv(tmp_path / "out" / "ablation.csv", index_col="language").drop(index="mean")

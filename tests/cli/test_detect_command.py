@@ -65,7 +65,7 @@ def test_qk_fast_is_recorded_in_the_statistics(model, tmp_path, corpora):
 
 
 def test_reports_texts_that_are_empty_replaced_or_cut(model, tmp_path, corpora, capsys):
-    with open(corpora["fr"], "ab") as file:
+    with corpora["fr"].open("ab") as file:
         file.write(b"\n   \nw3\nw4 \xff w5\n" + b"w6 " * 100)
     assert detect(model, corpora, tmp_path / "out", "--max-length", "999") == 0
     assert "texts 11, empty 2, replaced 1, cut 1" in capsys.readouterr().out

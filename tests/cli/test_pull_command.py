@@ -5,7 +5,7 @@ from tests.support.published_runs import file_contents, write_detect_results
 NAME = "me/language-neurons"
 
 
-def test_what_was_pulled_before_is_replaced_and_other_files_are_not(hub, tmp_path, capsys):
+def test_replaces_pulled_files_and_leaves_files_of_the_user(hub, tmp_path, capsys):
     out, pulled = write_detect_results(tmp_path / "out", tmp_path), tmp_path / "pulled"
     assert run("push", out, NAME) == 0 and run("pull", NAME, "--out", pulled) == 0
     (out / "neurons" / "fr.safetensors").unlink()
@@ -19,7 +19,7 @@ def test_what_was_pulled_before_is_replaced_and_other_files_are_not(hub, tmp_pat
     assert_folder_holds(tmp_path, "out", "pulled", "cache")
 
 
-def test_errors_are_a_sentence(hub, tmp_path, capsys, monkeypatch):
+def test_reports_errors_in_one_line(hub, tmp_path, capsys, monkeypatch):
     assert run("pull", NAME, "--out", tmp_path / "new") == 1
     assert_error_line(capsys, NAME, "not on the Hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -28,6 +28,6 @@ def test_errors_are_a_sentence(hub, tmp_path, capsys, monkeypatch):
     assert_folder_holds(tmp_path)
 
 
-def test_wrong_arguments(capsys):
+def test_rejects_a_missing_result_folder(capsys):
     assert run("pull", NAME) == 2
     assert_error_line(capsys, "--out")

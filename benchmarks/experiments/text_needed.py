@@ -1,0 +1,121 @@
+"""How much text detection needs: how alike the sets are that two disjoint samples of documents give.
+
+    python -m benchmarks.experiments.text_needed --model DIR --corpora FOLDER --languages de fr zh --out FILE.csv
+
+For each number n, the neurons specific to each language are found twice: from n documents and from n others.
+The table shows the Jaccard index of both sets (intersection over union) and their size, as means over the languages.
+Without --model it takes the demo model and its texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+import pymultiling as pml
+from pymultiling import demo_model
+from pymultiling.data.batches import make_batches
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.documents import tokenise
+from pymultiling.data.text_lines import text_lines
+
+SIZES = (10, 20, 50, 100, 200, 400)
+
+
+def statistics_by_document_count(
+    model: nn.Module, documents: Iterator[list[int]], sizes: list[int], select: pml.TopK
+) -> dict[int, pml.NeuronStatistics]:
+    """{number of documents: statistics of the first ones}; takes max(sizes) documents from the iterator."""
+    totals: dict[int, pml.NeuronStatistics] = {}
+    total: pml.NeuronStatistics | None = None
+    for start, size in itertools.pairwise([0, *sizes]):
+        for batch in make_batches(itertools.islice(documents, size - start), batch_tokens=2048):
+            importance = pml.importance(model, batch.input_ids, batch.attention_mask)
+            statistics = pml.NeuronStatistics.of_batch(
+                importance, select.votes(importance), batch.tokens, select.rule()
+            )
+            total = statistics if total is None else total + statistics
+        if total is None or total.documents < size:
+            raise SystemExit(f"the corpus has fewer than {size} documents in a sample: give a smaller --documents")
+        totals[size] = total
+    return totals
+
+
+def jaccard(first: pml.NeuronSet, second: pml.NeuronSet) -> float:
+    """Size of the intersection over that of the union; 1 for two empty sets."""
+    union = len(first | second)
+    return len(first & second) / union if union else 1.0
+
+
+def compare_samples(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: dict[str, list[str]],
+    sizes: list[int],
+    length: int,
+    select: pml.TopK,
+) -> pandas.DataFrame:
+    """A row for every number of documents: Jaccard index, size of a set, tokens of a sample; means over languages."""
+    samples: list[dict[str, dict[int, pml.NeuronStatistics]]] = [{}, {}]
+    for language, lines in texts.items():
+        documents = iter(tokenise(lines, tokenizer, length, CorpusReport(), pack=length))
+        for sample in samples:
+            sample[language] = statistics_by_document_count(model, documents, sizes, select)
+    rows = []
+    for size in sizes:
+        first, second = (
+            pml.Detection(
+                {language: select.select(by_size[size]) for language, by_size in sample.items()}, {}
+            ).specific()
+            for sample in samples
+        )
+        similarities = [jaccard(first[language], second[language]) for language in texts]
+        rows.append(
+            {
+                "documents": size,
+                "tokens a language": round(sum(s[size].tokens for s in samples[0].values()) / len(texts)),
+                "neurons in a set": round(sum(map(len, first.values())) / len(first)),
+                "Jaccard of two samples": round(sum(similarities) / len(texts), 3),
+                "least of a language": round(min(similarities), 3),
+            }
+        )
+    return pandas.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="model folder; without it, the demo model")
+    parser.add_argument("--corpora", type=Path, help="folder with a LANGUAGE.txt.gz for each language")
+    parser.add_argument("--languages", nargs="+", help="languages to read from --corpora")
+    parser.add_argument("--documents", type=int, default=max(SIZES), help="documents in the largest sample")
+    parser.add_argument("--length", type=int, default=128, help="tokens in a document")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    options = parser.parse_args()
+    if options.model:
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        texts = {}
+        for language in options.languages:
+            path = options.corpora / f"{language}.txt.gz"
+            with path.open("rb") as raw:
+                texts[language] = list(text_lines(raw, path.name, path.name, strict=True))
+    else:
+        model, tokenizer = demo_model.load()
+        texts = demo_model.corpora()
+    sizes = [size for size in SIZES if size <= options.documents]
+    select = pml.TopK(ffn=0.05, attention=0.05, share=0.7)
+    table = compare_samples(model, tokenizer, texts, sizes, options.length, select)
+    print(table.to_string(index=False))
+    if options.out:
+        table.to_csv(options.out, index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Time and memory of detection and counting for models in folders, by model size.
+
+    python -m benchmarks.whole_model.by_model_size --models DIR DIR --length 256 --out FILE.json
+
+Each model is measured in a process of its own, in float32, one document a forward. The plain forward is transformers' forward
+of the decoder without its head. Times are taken in turn; memory is the peak above what is resident with the model loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import pymultiling as pml
+from benchmarks.measuring.alternating import alternate, ratio
+from benchmarks.measuring.environment import describe
+from benchmarks.measuring.memory import added_mb
+from pymultiling.probes.activation_counts import ActivationProbe
+from pymultiling.probes.importance import ImportanceProbe
+
+
+def make_runs(model: nn.Module, tokens: Tensor) -> dict[str, Callable[[], object]]:
+    """{name: one forward over the document, plain or with a probe}."""
+
+    def forward() -> object:
+        with torch.no_grad():
+            return model.base_model(input_ids=tokens, use_cache=False)
+
+    def count() -> object:
+        mask = torch.ones_like(tokens)
+        return ActivationProbe(model).measure(tokens, mask, mask.bool())
+
+    def importance(sites: tuple[str, ...], qk: str = "exact") -> Callable[[], object]:
+        def run() -> object:
+            with ImportanceProbe(model, sites, qk=qk) as probe:
+                return probe.measure(tokens)
+
+        return run
+
+    return {
+        "forward": forward,
+        "activation counts": count,
+        "ffn, v, o": importance(("ffn", "v", "o")),
+        "all sites": importance(pml.SITES),
+        "all sites, fast q and k": importance(pml.SITES, "fast"),
+    }
+
+
+def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
+    """A row of the table, for the model in a folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, model.config.vocab_size, (1, length), generator=generator)
+    runs = make_runs(model, tokens)
+    seconds = alternate(runs, rounds)
+    memory = {name: added_mb(run) for name, run in runs.items()}
+    return {
+        "model": folder.name,
+        "parameters, millions": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6),
+        "tokens a second, plain forward": round(length / statistics.median(seconds["forward"])),
+        **{f"{name}, times forward": round(ratio(seconds, name, "forward"), 2) for name in runs if name != "forward"},
+        **{f"{name}, MB over forward": round(memory[name] - memory["forward"]) for name in runs if name != "forward"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of Hugging Face models")
+    parser.add_argument("--length", type=int, default=256, help="tokens in the document")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each run is timed")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(measure(options.models[0], options.length, options.rounds)))
+        return
+    rows = []
+    for folder in options.models:
+        command = [sys.executable, "-m", __spec__.name, "--worker", "--models", str(folder)]
+        command += ["--length", str(options.length), "--rounds", str(options.rounds)]
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+    print(pandas.DataFrame(rows).T.to_string(header=False))
+    if options.out:
+        options.out.write_text(json.dumps({"environment": describe(), "models": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Every code block and command of README, CONTRIBUTING and docs runs as it stands."""
+
+import argparse
+import re
+import runpy
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pymultiling import demo_model
+from pymultiling.cli.shared.command_line import make_parser
+from tests.support.documentation import (
+    PAGES,
+    ROOT,
+    blocks,
+    inline_commands,
+    run_python,
+    run_shell,
+    write_inputs,
+)
+from tests.support.hub_server import TOKEN, HubServer
+from tests.support.published_runs import file_contents, use_hub_server
+
+# Blocks that no test machine can run, by what they need.
+NOT_RUN = {"checkout": 2, "download": 1}
+MODEL = "Qwen/Qwen3-0.6B"  # the pages' example; here the name of the small model of the package
+COMMANDS = sorted({(page, command) for page in PAGES for command in inline_commands(page)})
+
+
+def page_name(page) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    with HubServer() as hub:
+        use_hub_server(hub, monkeypatch, tmp_path / ".cache")
+        hub.add(MODEL, file_contents(Path(demo_model.__file__).parent / "model"))
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / ".home"), "HF_TOKEN": TOKEN}
+        for block in blocks(page):
+            if block.needs is None and block.language == "python":
+                run_python(block, namespace)
+            elif block.needs is None and block.language == "sh":
+                run_shell(block, environment)
+
+
+def test_blocks_that_are_not_run_are_counted():
+    assert Counter(block.needs for page in PAGES for block in blocks(page) if block.needs) == NOT_RUN
+
+
+def test_every_block_says_its_language():
+    assert {block.language for page in PAGES for block in blocks(page)} <= {"python", "sh", "text", "bibtex", "cpp"}
+
+
+class Parsed(BaseException):
+    """The arguments of a program were accepted; the program does not go on."""
+
+
+@pytest.mark.parametrize("page, command", COMMANDS, ids=[command for _, command in COMMANDS])
+def test_commands_within_the_text_are_accepted_by_their_programs(page, command, monkeypatch, capsys):
+    words = [word for word in shlex.split(command) if word != "..."]
+    if words[0] == "pymultiling":
+        make_parser().parse_args(words[1:])
+        return
+    real_parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser, arguments=None, namespace=None):
+        real_parse(parser, arguments, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr("sys.argv", words[2:])
+    with pytest.raises(Parsed):
+        runpy.run_module(words[2], run_name="__main__", alter_sys=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text("utf-8")):
+        file, _, anchor = target.partition("#")
+        linked = page if not file else (page.parent / file).resolve()
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
+                target
+            )
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1200

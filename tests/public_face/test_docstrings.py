@@ -1,0 +1,104 @@
+"""Every public name has a docstring of the same shape: meaning, parameters, results, errors, source."""
+
+import inspect
+import re
+
+import pytest
+
+import pymultiling as pml
+from tests.public_face.public_names import PublicFunction, public_functions, public_objects
+
+FUNCTIONS = public_functions()
+SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Warns|Source|Example|Note):", re.MULTILINE)
+# Functions that compute what a paper or its published code defines.
+OF_A_PAPER = {
+    "pml.activations",
+    "pml.cka",
+    "pml.deactivate",
+    "pml.detect",
+    "pml.freeze",
+    "pml.ilo",
+    "pml.importance",
+    "pml.lape",
+    "pml.lens",
+    "pml.mwork",
+    "pml.mwork_search",
+    "pml.pmi.compare",
+    "pml.retrieval",
+    "pml.ternary",
+    "pml.ternary_change",
+    "pml.ternary_parts",
+    "pml.train_only",
+}
+
+
+def docstring(function: PublicFunction) -> str:
+    documented = function.owner if function.kind == "constructor" else function.function
+    return inspect.getdoc(documented) or ""
+
+
+def sections(text: str) -> dict[str, str]:
+    """{heading, "" for what comes before the first: text}."""
+    parts = SECTION.split(text)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def entries(section: str) -> set[str]:
+    """Names that a section of a Google docstring explains."""
+    return set(re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: \S", section, re.MULTILINE))
+
+
+def ids(functions: list[PublicFunction]) -> list[str]:
+    return [function.name for function in functions]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
+def test_the_first_line_is_a_sentence(function):
+    text = docstring(function)
+    summary = text.split("\n\n")[0].strip().splitlines()
+    assert summary and summary[-1].endswith((".", ":")) and text != inspect.getdoc(dict)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
+def test_every_parameter_has_its_own_entry(function):
+    if function.kind == "constructor" and issubclass(function.owner, (BaseException, dict)):
+        return
+    parts = sections(docstring(function))
+    explained = entries(parts.get("Args", "") + parts.get("Attributes", ""))
+    parameters = {parameter.name for parameter in function.parameters}
+    assert parameters <= explained
+    if function.kind != "constructor":
+        assert entries(parts.get("Args", "")) <= parameters
+
+
+RETURNING = [
+    function
+    for function in FUNCTIONS
+    if function.kind in ("function", "method")
+    and inspect.signature(function.function).return_annotation not in (None, "None", inspect.Signature.empty)
+]
+
+
+@pytest.mark.parametrize("function", RETURNING, ids=ids(RETURNING))
+def test_what_is_returned_is_said(function):
+    parts = sections(docstring(function))
+    assert "Returns" in parts or "Yields" in parts or re.match(r"(Returns|Reads|Loads|Whether|Yields)\b", parts[""])
+
+
+@pytest.mark.parametrize("name", sorted(OF_A_PAPER))
+def test_functions_of_papers_name_their_source(name):
+    (function,) = (function for function in FUNCTIONS if function.name == name)
+    assert re.search(r"^Source: .*arXiv \d{4}\.\d{5}", docstring(function), re.MULTILINE)
+
+
+def test_errors_say_when_they_are_raised_and_what_to_do():
+    errors = [value for value in public_objects().values() if inspect.isclass(value) and issubclass(value, Exception)]
+    assert errors
+    for error in errors:
+        assert len((inspect.getdoc(error) or "").split()) >= 12, error
+
+
+def test_dir_shows_the_public_names_and_no_others():
+    assert sorted(dir(pml)) == sorted(pml.__all__)
+    assert {name for name in pml.__all__ if name.startswith("_")} == {"__version__"}
+    assert pml.embedded is pml.demo_model  # a former name, which still works

@@ -1,0 +1,101 @@
+"""The code blocks and commands of the Markdown pages, and how they are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymultiling import demo_model
+from pymultiling.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+BLOCK = re.compile(
+    r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+INLINE_COMMAND = re.compile(r"`((?:python -m benchmarks\.[\w.]+|pymultiling [a-z_]+ -)[^`]*)`")
+PARALLEL_LANGUAGES = {
+    "deu_Latn": "de",
+    "eng_Latn": "en",
+    "fra_Latn": "fr",
+    "spa_Latn": "es",
+    "rus_Cyrl": "ru",
+    "zho_Hans": "zh",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes:
+        page: the file.
+        line: the line of the opening fence, from 1.
+        language: "python", "sh", "text" ...
+        code: what stands between the fences.
+        needs: what a test machine lacks to run it ("hub", "gpu", "server", "download", "checkout"); None: nothing.
+    """
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    needs: str | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text("utf-8")
+    return [
+        Block(page, text.count("\n", 0, match.end("language")), match["language"], match["code"], match["needs"])
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def inline_commands(page: Path) -> Iterator[str]:
+    """Commands in backticks within the text, without what stands for other arguments (...)."""
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    for match in INLINE_COMMAND.finditer(text):
+        yield " ".join(match[1].split())
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that the pages name: texts of eight languages, held-out texts, and sentences in parallel columns."""
+    heldout = demo_model.heldout()
+    for language, texts in demo_model.corpora().items():
+        (folder / f"{language}.txt").write_text("\n".join(texts[:200]) + "\n", "utf-8")
+        (folder / f"{language}.heldout.txt").write_text("\n".join(heldout[language][:60]) + "\n", "utf-8")
+    columns = [heldout[language][:30] for language in PARALLEL_LANGUAGES.values()]
+    records = ["\t".join(record) for record in (PARALLEL_LANGUAGES, *zip(*columns, strict=True))]
+    (folder / "flores.tsv").write_text("\n".join(records) + "\n", "utf-8")
+
+
+def run_python(block: Block, namespace: dict[str, object]) -> None:
+    """Runs a block; a traceback names the page and its lines."""
+    code = "\n" * block.line + block.code
+    exec(compile(code, str(block.page), "exec"), namespace)
+
+
+def run_shell(block: Block, environment: dict[str, str]) -> None:
+    """Runs commands joined by &&: `pymultiling` in this process, others in their own."""
+    for command in block.code.replace("\\\n", " ").replace("&&", "\n").splitlines():
+        words = shlex.split(command, comments=True)
+        if not words:
+            continue
+        if words[0] == "pymultiling":
+            status = main(words[1:])
+        else:
+            path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+            status = subprocess.run(words, env={**os.environ, **environment, "PATH": path}, check=False).returncode
+        assert status == 0, f"{block.place}: `{command}` ended with status {status}"

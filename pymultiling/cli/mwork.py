@@ -67,8 +67,8 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="held-out texts of one language, such as fr=fr.heldout.txt, in a .txt, .jsonl or .parquet file; the task is to find the second "
-        "half of a text, given its first half; repeat the option for each language",
+        help="held-out texts of one language, such as fr=fr.heldout.txt, in a .txt, .jsonl or .parquet file; the "
+        "task is to find the second half of a text, given its first half; repeat the option for each language",
     )
     tasks.add_argument("--mgsm", metavar="FILE", help="MGSM: questions and answers of mathematics; needs --exemplars")
     tasks.add_argument("--exemplars", metavar="FILE", help="worked examples that are shown before a question of --mgsm")

@@ -114,8 +114,8 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "--pack",
         metavar="N",
         type=positive_integer,
-        help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last document is left "
-        "out (default: each text is one document)",
+        help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
+        "document is left out (default: each text is one document)",
     )
     add_max_length(parser, "document")
 

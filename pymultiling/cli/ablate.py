@@ -73,7 +73,8 @@ def add(commands: Commands) -> None:
     replacement.add_argument(
         "--mean",
         metavar="FILE",
-        help="set the neurons to their mean values over the texts in FILE, instead of multiplying them",
+        help="set the neurons to their mean values over the texts in FILE, instead of multiplying them (default: "
+        "they are multiplied by --scale)",
     )
     add_model(parser)
     add_documents(parser)

@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
         metavar="E",
         type=float,
         help="select neurons whose importance is at least E in every document of the language (arXiv 2402.18815, "
-        "eq. 2)",
+        "eq. 2) (default: not used)",
     )
     rule.add_argument(
         "--ffn",

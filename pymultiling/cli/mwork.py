@@ -96,7 +96,8 @@ def add(commands: Commands) -> None:
     tasks.add_argument(
         "--metric",
         metavar="NAME",
-        help="metric of all tasks, instead of each task's usual one; likelihood shows differences in small models too",
+        help="metric of all tasks, such as likelihood (the mean log-likelihood of the right answer), which shows "
+        "differences in small models too; an unknown name prints the list of metrics (default: each task's own)",
     )
     tasks.add_argument(
         "--limit", metavar="N", type=positive_integer, help="use the first N items of each language only (default: all)"
@@ -115,7 +116,8 @@ def add(commands: Commands) -> None:
     parts.add_argument(
         "--search",
         metavar="LANGUAGE",
-        help="find both numbers with the neurons of this language, such as fr, on the first task",
+        help="find both numbers with the neurons of this language, such as fr, on the first task (default: no "
+        "search; fr with --demo)",
     )
     parser.add_argument(
         "--english",

@@ -109,7 +109,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--template",
         metavar="NAME|FILE",
-        help="prompt template, by name or as a .json file (default: the one with the name of the task)",
+        help="prompt template: a name such as nli_premises, or a .json file (default: the task's own)",
     )
     parser.add_argument(
         "--instruction", metavar="TEXT", default="", help="what the model is asked to do; required for --task free"
@@ -137,8 +137,9 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--make",
         choices=WAYS_TO_MAKE,
-        help="what is made: a translation of the source into each of --others; --number paraphrases of the source; or, "
-        "through each of --others, a translation and back",
+        help="what is made of the source: a translation into each of --others (translation), --number texts in "
+        "other words (paraphrase), or a translation into each of --others and back (back-translation) (default: no "
+        "inputs are made)",
     )
     made.add_argument(
         "--by",

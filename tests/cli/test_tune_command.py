@@ -49,9 +49,9 @@ def neuron_entries(model, neurons: pml.NeuronSet) -> dict[str, torch.Tensor]:
 def assert_only_neurons_changed(model, out, neurons: pml.NeuronSet) -> None:
     """Asserts that no other entry changed, and that nearly all entries of the neurons did."""
     changed = changed_entries(model, out)
-    for name, of_neurons in neuron_entries(model, neurons).items():
-        assert not (changed[name] & ~of_neurons).any(), name
-        assert not of_neurons.any() or changed[name][of_neurons].double().mean() > 0.9, name
+    for name, is_neuron in neuron_entries(model, neurons).items():
+        assert not (changed[name] & ~is_neuron).any(), name
+        assert not is_neuron.any() or changed[name][is_neuron].double().mean() > 0.9, name
     assert not changed["model.embed_tokens.weight"].any() and changed["model.layers.1.mlp.up_proj.weight"].any()
 
 

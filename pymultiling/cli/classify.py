@@ -176,7 +176,9 @@ def _write_ternary(result: Ternary, folder: Path) -> None:
     by_layer.to_csv(folder / "by_layer.csv", index=False)
     histogram = pandas.DataFrame({"languages": range(len(result.histogram)), "neurons": result.histogram})
     histogram.to_csv(folder / "histogram.csv", index=False)
-    parts = ternary_parts(by_layer) if len(by_layer) >= len(PART_NAMES) else None
+    parts: dict[str, range] | None = None
+    if len(by_layer) >= len(PART_NAMES):
+        parts = dict(ternary_parts(by_layer).items())
     plots.save(plots.ternary(result, parts), folder / "ternary.png")
     print(
         f"lambda {result.lam:g}; a neuron belongs to a language if it is active in more than {result.threshold:.1%} of "

@@ -1,20 +1,23 @@
-"""pymultiling: which neurons of a language model a language uses, and what happens without them.
+"""pymultiling: finds the neurons that a language model uses for a language, and shows what happens without them.
 
-Importing is light: torch, transformers and the kernels are loaded with the first name that needs them. The public names
-stand in __init__.pyi.
+`import pymultiling` is fast: torch, transformers and the kernels are imported with the first name that needs them.
+__init__.pyi lists the public names and says where each is defined.
 """
+
+from __future__ import annotations
 
 import lazy_loader
 
 __version__ = "0.1.0"
 
-_loaded, _, _names = lazy_loader.attach_stub(__name__, __file__)
-__all__ = ["__version__", "embedded", *_names]
+_load_name, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]
+_FORMER_NAMES = {"embedded": "demo_model"}  # they still work, and are not listed
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-def __getattr__(name: str):
-    return _loaded("demo_model" if name == "embedded" else name)  # its former name
+def __getattr__(name: str) -> object:
+    return _load_name(_FORMER_NAMES.get(name, name))

@@ -1,44 +1,92 @@
-"""The library's own errors: each message says what was looked for and what to do."""
+"""The library's own exceptions. Each message says what is wrong and what to do."""
+
+from __future__ import annotations
 
 
 class UnsupportedModel(TypeError):
-    """The model's modules are not where any known family has them."""
+    """The library cannot measure this model.
+
+    Raised when the model's modules are not where a known family has them, or when the model does something that the
+    measurement does not cover (quantised weights, for example).
+
+    What to do: the message names what is missing. `pymultiling doctor --model NAME` shows what was recognised; a model
+    of an unknown family can be described with `register_family`.
+    """
 
 
 class BackendUnavailable(RuntimeError):
-    """The backend that was asked for cannot run these tensors on this machine."""
+    """Something that was asked for by name cannot run on this machine.
+
+    Raised when a backend cannot run these tensors here, when there is no such device, or when an optional package is
+    not installed.
+
+    What to do: choose another backend or device, or install the package that the message names. `pymultiling doctor`
+    lists the backends that can run.
+    """
 
 
 class CorpusError(ValueError):
-    """A corpus cannot be read, or has nothing in it."""
+    """Texts, parallel sentences or task items cannot be read, or contain nothing to measure.
+
+    Raised when a file does not exist or has another format than its name says, when a record lacks a field, or when no
+    document is left.
+
+    What to do: correct the file, and where the message names one the line, or give another file.
+    """
 
 
 class CheckpointError(ValueError):
-    """A saved file is damaged, of another kind, or of another model."""
+    """A saved file or folder cannot be used.
+
+    Raised when a model folder, neuron set, statistics file or checkpoint is missing, damaged, of another kind or of
+    another model, and when a result folder is already used for something else.
+
+    What to do: give the file that the message asks for. Where a checkpoint belongs to another call, repeat that call or
+    give a new folder.
+    """
 
 
 class TranslationError(RuntimeError):
-    """A model or a server did not answer all that it was asked; what it answered is kept where a cache is given."""
+    """A translation model or server did not answer every request.
+
+    What to do: remove the cause that the message names (address, key, limits of the server), and call again with the
+    same `cache`: answers that arrived are in it and are not requested again. Without a cache they are lost.
+    """
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has ended before its work was done."""
+    """Another process of a distributed run ended before its work was done.
+
+    What to do: look at what that process printed, and start the run again. With the same checkpoint folder it continues
+    from there.
+    """
 
 
 class HubError(RuntimeError):
-    """A folder cannot go to the Hugging Face Hub, or a repository cannot come from it."""
+    """A folder cannot be published on the Hugging Face Hub, or a repository cannot be fetched from it.
+
+    What to do: check the repository's name, the login (`hf auth login` or HF_TOKEN) and the network, as the message
+    says.
+    """
 
 
 class NonFiniteActivations(ArithmeticError):
-    """An activation is NaN or infinite, so no importance can be given; `document` is its place in the batch."""
+    """A value in the model is NaN or infinite, so that no importance or count can be given.
+
+    What to do: load the model in float32 or bfloat16 instead of float16, and check its weights. The message names the
+    site, the layer and the document.
+
+    Attributes:
+        document: the document's index in its batch.
+    """
 
     def __init__(self, message: str, document: int = 0):
         super().__init__(message)
         self.document = document
 
 
-# Errors whose message says what to do.
-SENTENCES = (
+# Errors that a user can act on: the command line prints their message alone. All others are reported as bugs.
+EXPECTED_ERRORS = (
     ValueError,
     BackendUnavailable,
     HubError,
@@ -50,6 +98,6 @@ SENTENCES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, on the CPU or on a device."""
-    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return of_torch or isinstance(error, MemoryError)
+    """Returns whether an error reports that memory is exhausted, on the CPU or on a device."""
+    is_torch_error = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return is_torch_error or isinstance(error, MemoryError)

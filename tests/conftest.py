@@ -1,4 +1,4 @@
-"""Shared by all tests; helpers are in tests/support."""
+"""Settings of PyTorch and Triton for all tests. Helpers are in tests/support."""
 
 import os
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 if torch.cuda.is_available():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic matrix products ask for
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products need it
 else:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports the kernels: they run on the CPU then
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # set before the kernels are imported, so that they run on the CPU
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tiny models are slower on more threads, and bitwise comparisons need the same split of work."""
+def single_thread():
+    """Tiny models are faster on one thread, and bitwise comparisons need the same order of additions."""
     torch.set_num_threads(1)

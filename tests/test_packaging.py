@@ -1,4 +1,4 @@
-"""What is in the sdist and in the wheel, without compiling: where torch cannot be imported, nothing is compiled."""
+"""The contents of the sdist and of the wheel. They are built with torch hidden, so that nothing is compiled."""
 
 import ast
 import shutil
@@ -16,7 +16,7 @@ import pytest
 import pymultiling as pml
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = (".*", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__")
+IGNORED = (".*", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__")
 BUILD = """
 import sys
 sys.modules["torch"] = None
@@ -26,20 +26,21 @@ print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def build(what: str, source: Path, out: Path) -> Path:
-    command = [sys.executable, "-W", "ignore", "-c", BUILD, f"build_{what}", out]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Builds the "sdist" or "wheel" of a source tree, and returns its file."""
+    command = [sys.executable, "-W", "ignore", "-c", BUILD, f"build_{kind}", out]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out / done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory) -> Path:
-    """The unpacked sdist of a copy of the tree."""
+    """The sdist of a copy of the source tree, unpacked."""
     source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("sdist")
     source.mkdir()
     for folder in ("pymultiling", "triton_kernels", "csrc", "tests", "benchmarks"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns(*IGNORED))
     for file in ROOT.iterdir():
         if file.is_file():
             shutil.copyfile(file, source / file.name)
@@ -51,24 +52,27 @@ def sdist(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory) -> zipfile.ZipFile:
-    """Built from what is in the sdist alone."""
+    """The wheel, built from the files of the sdist only."""
     return zipfile.ZipFile(build("wheel", sdist, tmp_path_factory.mktemp("wheel")))
 
 
 def names_in(folder: Path, *patterns: str) -> set[str]:
-    """The names of a tree's files below a folder, without what is built or cached."""
+    """Returns the files below a folder that match a pattern, without built and cached files."""
     names = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()}
-    names = {name for name in names if not any(fnmatch(part, left) for part in name.split("/") for left in LEFT_OUT)}
+    names = {
+        name for name in names if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in IGNORED)
+    }
     return {name for name in names if not patterns or any(fnmatch(name, pattern) for pattern in patterns)}
 
 
-def test_the_wheel_has_the_package_and_nothing_else(wheel):
+def test_the_wheel_has_exactly_the_files_of_the_package(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = {name for name in names_in(ROOT / "pymultiling") if "/training/" not in name}
     kernels = {f"pymultiling/{name}" for name in names_in(ROOT / "triton_kernels", "*.py")}
     assert names == package | kernels
     for name in (
         "pymultiling/__init__.pyi",
+        "pymultiling/py.typed",
         "pymultiling/data/languages.json",
         "pymultiling/demo_model/README.md",
         "pymultiling/demo_model/model/model.safetensors",
@@ -79,19 +83,19 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel):
         assert name in names
 
 
-def test_neither_has_tests_or_training(wheel, sdist):
+def test_neither_has_tests_benchmarks_or_training(wheel, sdist):
     assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name} == {"pymultiling"}
     for names in (set(wheel.namelist()), names_in(sdist)):
         assert not [name for name in names if {"tests", "training", "benchmarks"} & set(name.split("/"))]
 
 
-def test_the_sdist_has_what_is_compiled(sdist):
+def test_the_sdist_has_the_sources_that_are_compiled(sdist):
     names = {name.partition("/")[2] for name in names_in(sdist)}
     assert names_in(ROOT / "csrc", "*.cpp", "*.h", "*.cu", "*.cuh") <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= names
 
 
-def test_metadata(wheel):
+def test_the_metadata_is_that_of_pyproject(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode())
     assert metadata["Name"] == "pymultiling" and metadata["Version"] == pml.__version__
@@ -102,11 +106,13 @@ def test_metadata(wheel):
 
 
 def stub_names() -> list[str]:
-    """The names that the stub gives: of its imports, assignments and annotations."""
+    """Returns the names that the stub defines by imports, assignments and annotations."""
     names = []
     for node in ast.parse(Path(pml.__file__).with_suffix(".pyi").read_text("utf-8")).body:
         if isinstance(node, ast.ImportFrom):
-            assert all(alias.name == alias.asname for alias in node.names)  # otherwise it would not be public
+            assert all(
+                alias.name == alias.asname for alias in node.names
+            )  # a stub exports only names that are imported as themselves
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.Assign):
             names += [target.id for target in node.targets]
@@ -118,7 +124,8 @@ def stub_names() -> list[str]:
 def test_the_stub_and_the_package_have_the_same_names():
     names = stub_names()
     assert len(names) == len(set(names))
-    assert set(names) == set(pml.__all__)
+    assert set(names) == {*pml.__all__, "embedded"}  # a former name that is not listed
+    assert "embedded" not in pml.__all__
     assert len(pml.__all__) == len(set(pml.__all__))
 
 
@@ -127,7 +134,7 @@ def test_every_name_of_the_stub_loads(name):
     assert getattr(pml, name) is not None
 
 
-def test_other_names_do_not():
+def test_unknown_names_do_not_load_and_the_former_name_does():
     with pytest.raises(AttributeError, match="nothing"):
         pml.nothing
     assert pml.embedded is pml.demo_model

@@ -1,7 +1,8 @@
-"""The command line: every module of this package is a command of its name.
+"""The command line. Each module of this package is the command of the same name.
 
-A command has COMMAND (`shared.command.Command`), `add(commands)` with its arguments, and `run(arguments)` with its work. What is
-heavy is imported when it runs: importing this package and all commands, and --help, load neither torch nor transformers.
+A command module has three parts: COMMAND (a `shared.command.Command`), `add(commands)`, which declares the arguments,
+and `run(arguments)`, which does the work. Heavy packages are imported only in `run`: importing the commands and
+`--help` load neither torch nor transformers.
 """
 
 from pymultiling.cli.shared.command_line import main

@@ -1,4 +1,4 @@
-"""The command `classify`: from counts of activations to kinds of neuron."""
+"""The command `classify`: kinds of FFN neurons, from the counts that `count` wrote."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.argument_types import fraction
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_counts
-from pymultiling.cli.shared.run_record import record_of
+from pymultiling.cli.shared.run_record import start_record
 from pymultiling.results.folders import result_folder
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="classify",
     group=Group.FIND,
-    summary="find neurons specific to a language, related to some, and general ones",
+    summary="find FFN neurons of one language, of several and of all languages, from counts",
     title="Neurons by language",
     about="FFN neurons by the languages in whose text they are active most often.",
     papers={"2402.16438": "counts of active neurons, LAPE", "2505.21505": "kinds of neuron"},
@@ -30,36 +30,46 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--counts",
         metavar="LANGUAGE=FILE|DIR",
         action="append",
         required=True,
-        help="counts that count wrote, or their folder; repeat",
+        help="counts that the command count wrote: the file of one language, such as "
+        "fr=counted/counts/fr.safetensors, or the folder of all, such as counted/counts; may be repeated",
     )
     parser.add_argument(
         "--before",
         metavar="LANGUAGE=FILE|DIR",
         action="append",
-        help="counts of another model, such as the one before alignment, to compare with; repeat",
+        help="counts of an earlier model to compare with, such as the one before training, in the same form as "
+        "--counts; may be repeated",
     )
     parser.add_argument(
         "--method",
         choices=("ternary", "lape"),
         default="ternary",
-        help="three kinds of neuron (arXiv 2505.21505), or LAPE (arXiv 2402.16438) (%(default)s)",
+        help="ternary: language-specific, language-related and general neurons (arXiv 2505.21505); lape: neurons that "
+        "few languages activate, by the entropy of their activation probabilities (arXiv 2402.16438) "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--top", metavar="P", type=fraction, default=0.01, help="part of all neurons that is selected (%(default)s)"
+        "--top",
+        metavar="P",
+        type=fraction,
+        default=0.01,
+        help="fraction of all FFN neurons that is selected, above 0 and below 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--bar",
         metavar="P",
         type=fraction,
         default=0.95,
-        help="a neuron is a language's where it is active more often than this part of all are (%(default)s)",
+        help="threshold for the languages of a selected neuron, as a quantile of the activation probabilities of all "
+        "neurons and languages: a neuron belongs to the languages in which its own is higher (default: %(default)s)",
     )
     parser.add_argument(
         "--lambda",
@@ -67,41 +77,52 @@ def add(commands) -> None:
         metavar="X",
         type=_lambda,
         default="auto",
-        help="weight of the largest probability; auto: the largest with no general neuron (%(default)s)",
+        help="for ternary: weight of a neuron's largest activation probability, against the entropy, when neurons are "
+        "ranked; auto: the largest weight with which no general neuron is selected (default: %(default)s)",
     )
     parser.add_argument(
         "--scale",
         choices=("released", "paper"),
         default="released",
-        help="of lambda: the published code's, or the paper's (%(default)s)",
+        help="for ternary: scale of --lambda, that of the published code (released) or of the paper's equation 5 "
+        "(paper) (default: %(default)s)",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Classifies neurons; writes the sets, tables by layer and by number of languages, and plots."""
+    """Classifies neurons, and writes the sets, tables by layer and by number of languages, and plots."""
     from pymultiling.methods.ternary_change import ternary_change
 
     _check(arguments)
-    record = record_of(arguments)
+    record = start_record(arguments)
     with result_folder(arguments.out) as folder:
         counts = read_counts(arguments.counts)
-        record.note(tokens={language: one.tokens for language, one in counts.items()})
-        with record.stage("classify"):
-            if arguments.method == "lape":
-                _lape(arguments, counts, folder)
-            else:
-                found = _ternary(arguments, counts, "--counts")
-                _write(found, folder)
-                record.note(lam=found.lam, threshold=found.threshold)
-        if arguments.before is not None:
-            before = read_counts(arguments.before)
-            record.note(tokens_before={language: one.tokens for language, one in before.items()})
-            with record.stage("compare"):
-                change = ternary_change(_ternary(arguments, before, "--before"), found)
-                _write_change(change, folder)
+        record.note(tokens={language: statistics.tokens for language, statistics in counts.items()})
+        if arguments.method == "lape":
+            with record.stage("classify"):
+                _run_lape(arguments, counts, folder)
+        else:
+            with record.stage("classify"):
+                after = _ternary(arguments, counts, "--counts")
+                _write_ternary(after, folder)
+                record.note(lam=after.lam, threshold=after.threshold)
+            if arguments.before is not None:
+                counts_before = read_counts(arguments.before)
+                record.note(
+                    tokens_before={language: statistics.tokens for language, statistics in counts_before.items()}
+                )
+                with record.stage("compare"):
+                    change = ternary_change(_ternary(arguments, counts_before, "--before"), after)
+                    _write_change(change, folder)
         record.write(folder)
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -121,49 +142,51 @@ def _lambda(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
-def _ternary(arguments: argparse.Namespace, counts: Mapping[str, ActivationStatistics], given: str) -> Ternary:
+def _ternary(arguments: argparse.Namespace, counts: Mapping[str, ActivationStatistics], option: str) -> Ternary:
     from pymultiling.methods.ternary import ternary
 
-    options = {"top": arguments.top, "bar": arguments.bar, "lam": arguments.lam, "scale": arguments.scale}
     try:
-        return ternary(counts, **options)
+        return ternary(counts, top=arguments.top, bar=arguments.bar, lam=arguments.lam, scale=arguments.scale)
     except ValueError as error:
-        raise ValueError(f"{given}: {error}") from None
+        raise ValueError(f"{option}: {error}") from None
 
 
-def _lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStatistics], folder: Path) -> None:
+def _run_lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStatistics], folder: Path) -> None:
     from pymultiling.methods.lape import lape
     from pymultiling.neurons.sets import NeuronSet
     from pymultiling.results import plots
 
-    found = lape(counts, top=arguments.top, bar=arguments.bar)
-    _save_sets(found, folder / "neurons")
-    NeuronSet.to_lape(list(found.values()), folder / "lape.pth")
-    plots.save(plots.neurons_by_layer(found, "Neurons of a language by LAPE"), folder / "neurons.png")
-    for language, one in found.items():
-        print(f"{language}: {len(one):,} neurons")
+    sets = lape(counts, top=arguments.top, bar=arguments.bar)
+    _save_sets(sets, folder / "neurons")
+    NeuronSet.to_lape(list(sets.values()), folder / "lape.pth")
+    plots.save(plots.neurons_by_layer(sets, "Neurons of a language by LAPE"), folder / "neurons.png")
+    for language, neurons in sets.items():
+        print(f"{language}: {len(neurons):,} neurons")
 
 
-def _write(found: Ternary, folder: Path) -> None:
+def _write_ternary(result: Ternary, folder: Path) -> None:
     import pandas
 
     from pymultiling.methods.ternary_parts import PART_NAMES, ternary_parts
     from pymultiling.results import plots
 
-    _save_sets(found.neurons, folder / "neurons")
-    _save_sets({name: getattr(found, name) for name in ("specific", "related", "general")}, folder / "kinds")
-    by_layer = found.by_layer()
+    _save_sets(result.neurons, folder / "neurons")
+    _save_sets({"specific": result.specific, "related": result.related, "general": result.general}, folder / "kinds")
+    by_layer = result.by_layer()
     by_layer.to_csv(folder / "by_layer.csv", index=False)
-    histogram = pandas.DataFrame({"languages": range(len(found.histogram)), "neurons": found.histogram})
+    histogram = pandas.DataFrame({"languages": range(len(result.histogram)), "neurons": result.histogram})
     histogram.to_csv(folder / "histogram.csv", index=False)
-    divided = ternary_parts(by_layer) if len(by_layer) >= len(PART_NAMES) else None
-    plots.save(plots.ternary(found, divided), folder / "ternary.png")
+    parts: dict[str, range] | None = None
+    if len(by_layer) >= len(PART_NAMES):
+        parts = dict(ternary_parts(by_layer).items())
+    plots.save(plots.ternary(result, parts), folder / "ternary.png")
     print(
-        f"lambda {found.lam:g}; a neuron is a language's where it is active in more than {found.threshold:.1%} of positions"
+        f"lambda {result.lam:g}; a neuron belongs to a language if it is active in more than {result.threshold:.1%} of "
+        "the language's positions"
     )
     print(histogram.to_string(index=False), end="\n\n")
     print(by_layer.to_string(index=False))
-    for name, layers in (divided or {}).items():
+    for name, layers in (parts or {}).items():
         print(f"{name}: layers {layers.start} to {layers.stop - 1}")
 
 
@@ -173,10 +196,11 @@ def _write_change(change: TernaryChange, folder: Path) -> None:
     for name in ("kinds", "layers", "histogram", "languages"):
         getattr(change, name).to_csv(folder / f"change_{name}.csv", index=name != "layers")
     plots.save(plots.ternary_change(change), folder / "change.png")
-    print("\nbefore and after", change.kinds.round(3).to_string(), sep="\n")
+    print("\nneurons of each kind before and after")
+    print(change.kinds.round(3).to_string())
 
 
 def _save_sets(sets: Mapping[str, NeuronSet], folder: Path) -> None:
     folder.mkdir()
-    for name, one in sets.items():
-        one.save(folder / f"{name}.safetensors", name=name)
+    for name, neurons in sets.items():
+        neurons.save(folder / f"{name}.safetensors", name=name)

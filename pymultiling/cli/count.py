@@ -1,4 +1,4 @@
-"""The command `count`: from corpora to how often every FFN neuron is active."""
+"""The command `count`: how often each FFN neuron is active in each language's texts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import named
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import name_and_path
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
-from pymultiling.cli.shared.run_record import record_of_pass
+from pymultiling.cli.shared.options import (
+    TEXT_FILES,
+    add_documents,
+    add_model,
+    add_pass,
+    document_pass_options,
+    refuse_duplicates,
+)
+from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import activation_table
 
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="count",
     group=Group.FIND,
-    summary="count how often every FFN neuron is active for a language",
+    summary="count how often each FFN neuron is active in each language's texts",
     title="How often neurons are active",
     about="In how many positions of each language's text every FFN neuron is active.",
     papers={
@@ -34,22 +41,24 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--corpus",
         metavar="LANGUAGE=FILE",
-        type=named,
+        type=name_and_path,
         action="append",
         required=True,
-        help="a language's texts, as for detect; with --positions response prompts and responses, in fields of these names; "
-        "repeat",
+        help=f"texts of one language, such as fr=fr.txt; repeat the option for each language. FILE is {TEXT_FILES}. "
+        "With --positions response the records have the fields prompt and response",
     )
     parser.add_argument(
         "--positions",
         choices=("all", "last", "response"),
         default="all",
-        help="all tokens, a document's last one, or those of responses (%(default)s)",
+        help="positions (tokens) that are counted: all of a document, its last one, or those of the response to a "
+        "prompt (default: %(default)s)",
     )
     add_model(parser)
     add_documents(parser)
@@ -57,43 +66,49 @@ def add(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Counts every language's activations; writes the counts, their proportions by layer, and a plot."""
+    """Counts each language's activations, and writes the counts, their proportions by layer and a plot."""
     from pymultiling.methods.activations import activations
     from pymultiling.runtime.processes import is_first
 
-    refuse_twice(arguments, "corpus")
+    refuse_duplicates(arguments, "corpus")
     if arguments.positions == "response" and arguments.pack is not None:
         arguments.parser.error("argument --pack: not allowed with --positions response")
     corpora = dict(arguments.corpus)
-    record = record_of_pass(arguments, corpora)
+    record = start_pass_record(arguments, corpora)
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
-        found = activations(model, tokenizer, corpora, positions=arguments.positions, **documents_pass_of(arguments))
+        options = document_pass_options(arguments)
+        counts = activations(model, tokenizer, corpora, positions=arguments.positions, **options)
     if not is_first():
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
-            _write(found, folder, arguments.model, arguments.positions)
-        record.note(texts={name: asdict(report) for name, report in found.corpora.items()})
+            _write(counts, folder, arguments.model, arguments.positions)
+        record.note(texts={language: asdict(report) for language, report in counts.corpora.items()})
         record.write(folder)
-    print(activation_table(found), end="\n\n")
-    for language, report in found.corpora.items():
+    print(activation_table(counts), end="\n\n")
+    for language, report in counts.corpora.items():
         print(f"{language}: {report}")
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
-def _write(found: Activations, folder: Path, model: str, positions: str) -> None:
-    """Writes counts/ with a file a language, activations.png, and tables with a column a language: proportion.csv, a row a
-    layer, and most_active.csv, in how many positions the most active 1% of the neurons are, from the first down."""
+def _write(counts: Activations, folder: Path, model: str, positions: str) -> None:
+    """Writes the counts, two tables with one column per language, and a plot.
+
+    counts/ gets one file per language. proportion.csv has one row per layer. most_active.csv says in how many positions
+    the most active 1% of the neurons are active, with one row per neuron from the most active one down.
+    """
     import pandas
 
     from pymultiling.results import plots
 
     (folder / "counts").mkdir()
-    for language, one in found.items():
-        one.save(folder / "counts" / f"{language}.safetensors", model=model, language=language, positions=positions)
-    proportions = pandas.DataFrame({language: one.proportion.numpy() for language, one in found.items()})
+    for language, statistics in counts.items():
+        statistics.save(
+            folder / "counts" / f"{language}.safetensors", model=model, language=language, positions=positions
+        )
+    proportions = pandas.DataFrame({name: statistics.proportion.numpy() for name, statistics in counts.items()})
     proportions.to_csv(folder / "proportion.csv", index_label="layer")
-    curves = pandas.DataFrame({language: one.most_active().counts.numpy() for language, one in found.items()})
+    curves = pandas.DataFrame({name: statistics.most_active().counts.numpy() for name, statistics in counts.items()})
     curves.to_csv(folder / "most_active.csv", index_label="rank")
-    plots.save(plots.activations(found), folder / "activations.png")
+    plots.save(plots.activations(counts), folder / "activations.png")

@@ -1,13 +1,14 @@
-"""The command `demo`: the neurons of eight languages in the model of the package, and what happens without them."""
+"""The command `demo`: finds the neurons of eight languages in the demo model and deactivates them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import count
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import positive_integer
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.demo_detection import (
     DETECTION_DOCUMENTS,
     DOCUMENT_TOKENS,
@@ -22,7 +23,7 @@ from pymultiling.cli.shared.demo_detection import (
     note_demo,
 )
 from pymultiling.cli.shared.result_files import write_ablation, write_detection
-from pymultiling.cli.shared.run_record import record_of
+from pymultiling.cli.shared.run_record import start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.run import Run
 from pymultiling.results.tables import (
@@ -38,11 +39,14 @@ from pymultiling.results.tables import (
 
 if TYPE_CHECKING:
     import pandas
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pymultiling.neurons.sets import NeuronSet
 
 COMMAND = Command(
     name="demo",
     group=Group.BEGIN,
-    summary="find and switch off the neurons of eight languages in the small model of the package",
+    summary="find and deactivate the neurons of eight languages in the demo model of the package",
     title="Language neurons",
     about="The neurons that matter for each language's text, and what happens without them.",
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
@@ -50,76 +54,100 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default=Path("demo"), help="folder for the results (%(default)s)"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo"),
+        help="folder for the results; it is created, and the results of an earlier run in it are replaced "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--documents",
         metavar="N",
-        type=count,
+        type=positive_integer,
         default=DETECTION_DOCUMENTS,
-        help="documents a language to detect with (%(default)s)",
+        help=f"documents of {DOCUMENT_TOKENS} tokens per language to find its neurons with (default: %(default)s)",
     )
     parser.add_argument(
         "--heldout",
         metavar="N",
-        type=count,
+        type=positive_integer,
         default=HELDOUT_DOCUMENTS,
-        help="held-out documents a language to measure with (%(default)s)",
+        help=f"other documents of {DOCUMENT_TOKENS} tokens per language to measure perplexity on (default: "
+        "%(default)s)",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=SEED, help="seed of the random sets (%(default)s)")
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=SEED,
+        help="seed of the random sets of neurons that are measured for comparison (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Finds each language's neurons, switches them off, prints and writes what happens."""
-    record = record_of(arguments)
+    """Finds each language's neurons, measures perplexities without them, and prints and writes the results."""
+    record = start_record(arguments)
     with result_folder(arguments.out) as folder:
         with record.stage("load"):
             from pymultiling import demo_model
 
             model, tokenizer, corpora = load_demo(arguments.documents)
             heldout = {
-                name: first_texts_filling(texts, tokenizer, arguments.heldout)
-                for name, texts in demo_model.heldout().items()
+                language: first_texts_filling(texts, tokenizer, arguments.heldout)
+                for language, texts in demo_model.heldout().items()
             }
         detection = detect_demo(model, tokenizer, corpora, record)
-        _show(detection.report())
-        perplexities = _ablate(model, tokenizer, detection.specific(at_most=1), heldout, arguments.seed, record)
+        _print_report(detection.report())
+        specific = detection.specific(at_most=1)
+        perplexities = _ablate(model, tokenizer, specific, heldout, arguments.seed, record)
         with record.stage("write"):
             write_detection(detection, folder, "embedded")
             write_ablation(perplexities, folder)
         record.note(seed=arguments.seed)
         note_demo(record, model, corpora, heldout)
         record.write(folder)
-    print(f"\nresults in {arguments.out}: neuron sets, statistics, tables, plots and run.json")
+    print(f"\nneuron sets, statistics, tables, plots and run.json are in {arguments.out}")
     print(f"the demo took {record.elapsed:.1f} s")
 
 
-def _show(report: pandas.DataFrame) -> None:
-    print(f"Neurons among the top {TOP_FFN:.0%} (FFN) and {TOP_ATTENTION:.0%} (q, k, v, o) of their layer in at least")
-    print(f"{SHARE:.0%} of a language's documents: all, and those selected for that language alone\n")
+def _print_report(report: pandas.DataFrame) -> None:
+    print(
+        f"A neuron is selected for a language if it is among the top {TOP_FFN:.0%} (FFN) or {TOP_ATTENTION:.0%} "
+        "(each of"
+    )
+    print(f"q, k, v, o) of its layer in at least {SHARE:.0%} of the language's documents.\n")
+    print("Number of selected neurons, and of those that are selected for this language only, by site\n")
     print(counts_by_site(report), end="\n\n")
-    print("Those selected for one language alone, by site and layer\n")
+    print("Number of neurons that are selected for this language only, by site and layer\n")
     print(counts_by_layer(report), end="\n\n", flush=True)
 
 
-def _ablate(model, tokenizer, specific, texts: dict[str, list[str]], seed: int, record: Run):
+def _ablate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, NeuronSet],
+    texts: dict[str, list[str]],
+    seed: int,
+    record: Run,
+) -> pandas.DataFrame:
     from pymultiling.methods.ablation import ablation_matrix
 
     with record.stage("ablate"):
-        perplexities = ablation_matrix(
-            model, tokenizer, add_random_sets(specific, seed), texts, pack=DOCUMENT_TOKENS, progress=True
-        )
+        sets = add_random_sets(sets, seed)
+        perplexities = ablation_matrix(model, tokenizer, sets, texts, pack=DOCUMENT_TOKENS, progress=True)
     change = log_change(perplexities)
-    print(
-        "Perplexity of held-out text (columns) with neurons off (rows): none, a language's own, as many random ones\n"
-    )
+    print("Perplexity of held-out text in each language (columns) with these neurons deactivated (rows): none, a")
+    print("language's own, and as many random ones\n")
     print(perplexity_table(perplexities), end="\n\n")
-    print("The same as change of log-perplexity against none\n")
+    print('The same as change of log-perplexity against the row "none"\n')
     print(change_table(change), end="\n\n")
-    print("A language's own neurons off: change for itself, mean change for the others; random ones off: for itself")
-    print("(ratios: - where the other neurons do no harm to compare with)\n")
+    print("A language's own neurons deactivated: the change for this language (own) and the mean change for the others")
+    print("(others). As many random neurons deactivated: the change for this language (random). A ratio is - where the")
+    print("other change is not an increase.\n")
     print(own_table(compare_own_effects(change)))
     return perplexities

@@ -1,4 +1,4 @@
-"""The command `detect`: from corpora to every language's neurons."""
+"""The command `detect`: each language's neurons by their importance in its texts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import amount, named, sites
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import count_or_fraction, name_and_path, site_names
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_documents, add_model, add_pass, documents_pass_of, refuse_twice
+from pymultiling.cli.shared.options import (
+    TEXT_FILES,
+    add_documents,
+    add_model,
+    add_pass,
+    document_pass_options,
+    refuse_duplicates,
+)
 from pymultiling.cli.shared.result_files import write_detection
-from pymultiling.cli.shared.run_record import record_of_pass
+from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.neurons.sites import SITES
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import counts_by_site
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="detect",
     group=Group.FIND,
-    summary="find the neurons of every language",
+    summary="find the neurons of each language by their importance in its texts",
     title="Language neurons",
     about="The neurons that matter for each language's text, and those that matter for it alone.",
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
@@ -33,75 +40,121 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--corpus",
         metavar="LANGUAGE=FILE",
-        type=named,
+        type=name_and_path,
         action="append",
         required=True,
-        help="a language's texts: .txt (one a line), .jsonl (field text), both also .gz or .zst, or .parquet (column text); a path, "
-        "a URL such as hf://..., or a pattern with *; repeat",
+        help=f"texts of one language, such as fr=fr.txt; repeat the option for each language. FILE is {TEXT_FILES}",
     )
     add_model(parser)
     add_documents(parser)
     add_pass(parser)
     rule = parser.add_argument_group(
-        "which neurons are selected: --threshold, or the most important of a layer and site"
+        "selection of neurons",
+        "By default a neuron is selected for a language if it is among the most important neurons of its layer and "
+        "site in the language's documents. --threshold replaces this rule.",
     )
-    rule.add_argument("--threshold", metavar="E", type=float, help="importance of at least E in every document")
-    many = "how many {}, a fraction, or a count such as 100 (0.1)"
-    rule.add_argument("--ffn", metavar="K", type=amount, default=argparse.SUPPRESS, help=many.format("FFN neurons"))
     rule.add_argument(
-        "--attention", metavar="K", type=amount, default=argparse.SUPPRESS, help=many.format("of each of q, k, v, o")
+        "--threshold",
+        metavar="E",
+        type=float,
+        help="select neurons whose importance is at least E in every document of the language (arXiv 2402.18815, "
+        "eq. 2) (default: not used)",
     )
-    share = "share of the documents in which they must be among them (1.0)"
-    rule.add_argument("--share", metavar="S", type=float, default=argparse.SUPPRESS, help=share)
-    parser.add_argument("--sites", metavar="SITES", type=sites, default=SITES, help="some of ffn,q,k,v,o (all)")
+    rule.add_argument(
+        "--ffn",
+        metavar="K",
+        type=count_or_fraction,
+        default=argparse.SUPPRESS,
+        help="how many FFN neurons of a layer count as the most important: a fraction such as 0.05, or a count such as "
+        "100 (default: 0.1)",
+    )
+    rule.add_argument(
+        "--attention",
+        metavar="K",
+        type=count_or_fraction,
+        default=argparse.SUPPRESS,
+        help="the same for each of q, k, v and o of a layer: a fraction, or a count (default: 0.1)",
+    )
+    rule.add_argument(
+        "--share",
+        metavar="S",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="fraction of the language's documents in which a neuron must be among the most important, such as 0.7 "
+        "(default: 1.0, every document)",
+    )
     parser.add_argument(
-        "--rope", choices=("pre", "post"), default="pre", help="zero q and k before or after the rotation (%(default)s)"
+        "--sites",
+        metavar="SITES",
+        type=site_names,
+        default=SITES,
+        help="kinds of neurons to measure, separated by commas: ffn (feed-forward network) and q, k, v, o (attention "
+        "projections), such as ffn,q (default: all five)",
+    )
+    parser.add_argument(
+        "--rope",
+        choices=("pre", "post"),
+        default="pre",
+        help="where a neuron of q or k is set to zero: before the rotary position embedding, as the paper defines it "
+        "(pre), or after it, as the published code does (post) (default: %(default)s)",
     )
     parser.add_argument(
         "--score",
         choices=("importance", "released"),
         default="importance",
-        help="the paper's, or its published code's (%(default)s)",
+        help="definition of importance: the paper's (importance), or the published code's (released) "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--qk",
         choices=("exact", "fast"),
         default="exact",
-        help="q and k: every key of every row, or at most 16, an estimate (%(default)s)",
+        help="computation of q and k: exact over all keys, or a fast estimate from at most 16 keys per query "
+        "(default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Finds every language's neurons; writes sets, statistics, counts and plots."""
+    """Finds each language's neurons, and writes sets, statistics, counts and plots."""
     from pymultiling.methods.plnd import detect
     from pymultiling.runtime.processes import is_first
 
-    refuse_twice(arguments, "corpus")
-    rule = _rule(arguments)
+    refuse_duplicates(arguments, "corpus")
+    rule = _selection_rule(arguments)
     corpora = dict(arguments.corpus)
-    record = record_of_pass(arguments, corpora)
+    record = start_pass_record(arguments, corpora)
     record.note(rule=rule.rule())
     model, tokenizer = load(arguments, record)
     with record.stage("detect"):
-        options = {name: getattr(arguments, name) for name in ("sites", "rope", "score", "qk")}
-        detection = detect(model, tokenizer, corpora, select=rule, **options, **documents_pass_of(arguments))
+        detection = detect(
+            model,
+            tokenizer,
+            corpora,
+            select=rule,
+            sites=arguments.sites,
+            rope=arguments.rope,
+            score=arguments.score,
+            qk=arguments.qk,
+            **document_pass_options(arguments),
+        )
     if not is_first():
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
             write_detection(detection, folder, arguments.model)
-        record.note(texts={name: asdict(report) for name, report in detection.corpora.items()})
+        record.note(texts={language: asdict(report) for language, report in detection.corpora.items()})
         record.write(folder)
-    _print(detection, rule)
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    _print_detection(detection, rule)
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
-def _rule(arguments: argparse.Namespace) -> TopK | Threshold:
+def _selection_rule(arguments: argparse.Namespace) -> TopK | Threshold:
     from pymultiling.neurons.selection import Threshold, TopK
 
     top = {name: getattr(arguments, name) for name in ("ffn", "attention", "share") if hasattr(arguments, name)}
@@ -115,14 +168,17 @@ def _rule(arguments: argparse.Namespace) -> TopK | Threshold:
     return Threshold(arguments.threshold)
 
 
-def _print(detection: Detection, rule: TopK | Threshold) -> None:
+def _print_detection(detection: Detection, rule: TopK | Threshold) -> None:
     from pymultiling.neurons.selection import TopK
 
     print(counts_by_site(detection.report()), end="\n\n")
     for language, statistics in detection.statistics.items():
-        became = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
-        print(f"{language}: {became}; {detection.corpora[language]}")
+        size = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
+        print(f"{language}: {size}; {detection.corpora[language]}")
     if isinstance(rule, TopK) and rule.share == 1:
         for language, neurons in detection.specific().items():
             if not len(neurons):
-                print(f"{language}: no neurons of its own; a --share below 1 asks for them in fewer documents")
+                print(
+                    f"{language}: no neuron was selected for this language only; with --share below 1 a neuron needs "
+                    "to be among the most important in fewer documents"
+                )

@@ -1,13 +1,14 @@
-"""The command `doctor`: what can run here, and whether a model can be measured."""
+"""The command `doctor`: which backends can run on this machine, and whether a model can be measured."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.options import add_families
 from pymultiling.errors import UnsupportedModel
 from pymultiling.results.run import versions
@@ -21,73 +22,90 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="doctor",
     group=Group.BEGIN,
-    summary="say what can run here, and whether a model can be measured",
+    summary="show which backends can run on this machine, and whether a model can be measured",
     title="What can run",
     about="Versions, backends, and whether importance is what setting neurons to zero does.",
     papers={},
     example="pymultiling doctor --model Qwen/Qwen3-0.6B",
 )
-AGREES = 1e-2  # the largest relative difference that rounding is taken for; where all is well it is some 1e-5
+MAX_DIFFERENCE = 1e-2  # larger relative differences are not rounding; a correct family is at about 1e-5
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--model",
         metavar="DIR|NAME",
-        help="a model to look at, and to check: a few neurons are set to zero, on the CPU in float32",
+        help="a model to check: a folder that save_pretrained wrote, or a name on the Hugging Face Hub. Its "
+        "importances are compared with the effect of setting a few neurons to zero, on the CPU in float32 (default: "
+        "only the machine is checked)",
     )
-    parser.add_argument("--revision", metavar="REV", help="its revision, on the Hub")
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
+    )
     add_families(parser)
-    parser.add_argument("--no-check", action="store_true", help="only look at the model: its weights are not loaded")
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="show the model's layers and modules only; its weights are not loaded and nothing is compared",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints what was found; CheckpointError or UnsupportedModel where the model that was asked for cannot be measured."""
+    """Prints the versions, the backends and the model.
+
+    Raises:
+        CheckpointError: the model or its tokenizer cannot be loaded.
+        UnsupportedModel: the model cannot be measured.
+    """
     from pymultiling.models.loading import load_tokenizer
-    from pymultiling.ops import unavailable
+    from pymultiling.ops.backends import unavailable
     from pymultiling.ops.registry import BACKENDS
 
-    print(_table({**versions(), **_machine()}), end="\n\n")
+    print(_table({**versions(), **_describe_machine()}), end="\n\n")
     print("backends")
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
     if arguments.model is not None:
-        _look_at(arguments.model, arguments.revision)
+        _print_model(arguments.model, arguments.revision)
         if not arguments.no_check:
-            _check(arguments.model, arguments.revision)
+            _check_importance(arguments.model, arguments.revision)
         load_tokenizer(arguments.model, arguments.revision)
 
 
-def _look_at(name: str, revision: str | None) -> None:
+def _print_model(name: str, revision: str | None) -> None:
     from pymultiling.models.decoder import Decoder
     from pymultiling.models.loading import load_without_weights
 
     print(f"\nmodel {name}")
-    skeleton = load_without_weights(name, revision)
-    if getattr(skeleton.config, "quantization_config", None):
-        raise UnsupportedModel(f"{name} is stored quantised: give a copy with floating-point weights")
-    decoder = Decoder(skeleton)
+    model = load_without_weights(name, revision)
+    if getattr(model.config, "quantization_config", None):
+        raise UnsupportedModel(f"the weights of {name} are quantised: give a copy with floating-point weights")
+    decoder = Decoder(model)
     layer = decoder.layers[0]
-    widths = {site: f"{width:,} neurons a layer" for site, width in decoder.widths().items()}
+    widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
     if layer.experts is not None:
         widths["ffn"] += f": {layer.experts.count} experts of {layer.experts.size:,}"
-    heads = f"{layer.heads} query, {layer.kv_heads} key-value, of {layer.head_size}"
-    family = f"{skeleton.config.model_type} ({type(skeleton).__name__})"
+    heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
+    family = f"{model.config.model_type} ({type(model).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
-    print("\nwhere layer 0 has them")
-    print(_table(_places(skeleton, layer), indent="  "))
+    print("\nmodules of layer 0")
+    print(_table(_module_paths(model, layer), indent="  "))
 
 
-def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
-    """The path of every module, and which of its outputs are meant where not all are."""
+def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
+    """Returns the path of each module, with the range of its outputs where the module also computes something else."""
     from pymultiling.models.linear import Projection
 
-    names = {module: name for name, module in model.named_modules()}
+    paths = {module: path for path, module in model.named_modules()}
+    ffn: dict[str, nn.Module | Projection | None]
     if layer.experts is not None:
         ffn = {"experts": layer.experts.module}
+    elif layer.up is None:  # a plain FFN without a gate: `gate` holds its first projection
+        ffn = {"up": layer.gate, "down": layer.down}
     else:
-        ffn = {"gate": layer.up and layer.gate, "up": layer.up or layer.gate, "down": layer.down}
+        ffn = {"gate": layer.gate, "up": layer.up, "down": layer.down}
     parts = {
         "q": layer.q,
         "k": layer.k,
@@ -96,48 +114,51 @@ def _places(model: nn.Module, layer: Layer) -> dict[str, str]:
         **ffn,
         "norm of q": layer.q_norm,
         "norm of k": layer.k_norm,
-        "norm behind attention": layer.attention_norm,
-        "norm behind FFN": layer.ffn_norm,
+        "norm after attention": layer.attention_norm,
+        "norm after FFN": layer.ffn_norm,
     }
     return {
-        name: _place(names, part) if isinstance(part, Projection) else names[part]
+        name: _projection_path(paths, part) if isinstance(part, Projection) else paths[part]
         for name, part in parts.items()
         if part is not None
     }
 
 
-def _place(names: dict[nn.Module, str], projection: Projection) -> str:
+def _projection_path(paths: dict[nn.Module, str], projection: Projection) -> str:
     from pymultiling.models.linear import weight_of
 
-    outputs, name = weight_of(projection.module).shape[0], names[projection.module]
+    outputs, path = weight_of(projection.module).shape[0], paths[projection.module]
     if projection.width == outputs:
-        return name
-    within = str(outputs) if projection.groups == 1 else f"each block of {outputs // projection.groups}"
-    return f"{name}, outputs {projection.start} to {projection.stop - 1} of {within}"
+        return path
+    block = str(outputs) if projection.groups == 1 else f"each block of {outputs // projection.groups}"
+    return f"{path}, outputs {projection.start} to {projection.stop - 1} of {block}"
 
 
-def _check(name: str, revision: str | None) -> None:
+def _check_importance(name: str, revision: str | None) -> None:
     import torch
 
     from pymultiling.models.loading import load_weights
     from pymultiling.probes.verification import spot_check
 
-    print("\na few neurons set to zero, in the first and the last layer", flush=True)
+    print("\nimportance compared with setting neurons to zero, a few of the first and last layer", flush=True)
     differences = spot_check(load_weights(name, torch.device("cpu"), "float32", revision))
-    wrong = {site: difference for site, difference in differences.items() if not difference <= AGREES}
+    wrong = {site: difference for site, difference in differences.items() if not difference <= MAX_DIFFERENCE}
     print(_table({site: _agreement(difference) for site, difference in differences.items()}, indent="  "))
     if wrong:
         raise UnsupportedModel(
-            f"importance is not what setting neurons to zero does to {name}, at {', '.join(wrong)}: its modules are "
-            "not used as its family says (pymultiling.Family lists what can differ)"
+            f"{name} cannot be measured: at {', '.join(wrong)} importance differs from the effect of setting neurons "
+            "to zero, because the model uses its modules in another way than its family says; describe it with "
+            "pymultiling.Family, which lists what can differ"
         )
 
 
 def _agreement(difference: float) -> str:
-    return f"agrees to {difference:.0e}" if difference <= AGREES else f"does not agree: off by {difference:.0e}"
+    if difference <= MAX_DIFFERENCE:
+        return f"agrees to {difference:.0e}"
+    return f"does not agree: off by {difference:.0e}"
 
 
-def _machine() -> dict[str, str]:
+def _describe_machine() -> dict[str, str]:
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -151,7 +172,7 @@ def _machine() -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []

@@ -1,4 +1,4 @@
-"""The command `ilo`: from sentences in several languages to how far these share one space."""
+"""The command `ilo`: how far languages share one representation space, from sentences in each of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
 
-from pymultiling.cli.shared.argument_types import codes, count, named
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import language_codes, name_and_path, positive_integer
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_of, refuse_twice
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_options, refuse_duplicates
+from pymultiling.cli.shared.run_record import hash_files, start_record
 from pymultiling.errors import CorpusError
 from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
@@ -18,7 +18,7 @@ from pymultiling.results.run import Run
 COMMAND = Command(
     name="ilo",
     group=Group.MEASURE,
-    summary="measure how far languages share one space, layer by layer (arXiv 2503.11280)",
+    summary="measure in each layer how far languages share one space of sentences (ILO, arXiv 2503.11280)",
     title="One space for all languages",
     about="In each layer, how many neighbours of a sentence are in other languages.",
     papers={"2503.11280": "one space of languages, training all but the early layers"},
@@ -27,104 +27,138 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--parallel",
         metavar="FILE",
-        help="translations, .tsv or .tsv.gz: a line of codes (id is none), then a line for each sentence; an empty cell is missing",
+        help="a .tsv or .tsv.gz file of translations with one column per language: the first line has the language "
+        "codes (a column id is ignored), each further line a sentence in all languages; an empty cell is a missing "
+        "sentence",
     )
-    given.add_argument(
+    source.add_argument(
         "--sentences",
         metavar="LANGUAGE=FILE",
-        type=named,
+        type=name_and_path,
         action="append",
-        help="a language's sentences, one a line, an empty one is missing; files of as many lines count as translations; repeat",
-    )
-    parser.add_argument("--languages", metavar="A,B,C", type=codes, help="of --parallel; all if not given")
-    parser.add_argument("--limit", metavar="N", type=count, help="the first N sentences of each language")
-    parser.add_argument("--k", metavar="K", type=count, default=5, help="neighbours of a sentence (%(default)s)")
-    parser.add_argument(
-        "--tau", metavar="N", type=count, default=3, help="other languages among them that make a bridge (%(default)s)"
+        help="a text file with the sentences of one language, one per line, such as fr=fr.txt; an empty line is a "
+        "missing sentence; repeat the option for each language. Files with equally many lines are taken for "
+        "translations",
     )
     parser.add_argument(
-        "--metric", choices=("cosine", "euclidean"), default="cosine", help="what makes sentences near (%(default)s)"
+        "--languages",
+        metavar="A,B,C",
+        type=language_codes,
+        help="columns of --parallel to use, such as en,fr,de (default: all)",
+    )
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=positive_integer,
+        help="use the first N sentences of each language only (default: all)",
+    )
+    parser.add_argument(
+        "--k",
+        metavar="K",
+        type=positive_integer,
+        default=5,
+        help="number of nearest neighbours of each sentence that are looked at (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tau",
+        metavar="N",
+        type=positive_integer,
+        default=3,
+        help="number of other languages among the neighbours that make a sentence a bridge (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("cosine", "euclidean"),
+        default="cosine",
+        help="how the nearness of two sentences is measured (default: %(default)s)",
     )
     add_model(parser)
-    add_max_length(parser, "sentences")
+    add_max_length(parser, "sentence")
     add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures ILO, and retrieval and CKA of translations; writes a table of each, and a plot."""
+    """Measures ILO, and retrieval and CKA of translations, and writes a table of each and a plot."""
     from pymultiling.methods.embeddings import sentence_embeddings
     from pymultiling.methods.ilo import check_k_and_tau, ilo
     from pymultiling.methods.retrieval import cka, retrieval
     from pymultiling.results import plots
     from pymultiling.runtime.processes import is_first, join_processes
 
-    refuse_twice(arguments, "sentences")
+    refuse_duplicates(arguments, "sentences")
     if arguments.sentences and arguments.languages:
         arguments.parser.error("argument --languages: not allowed with --sentences")
-    record = record_of(arguments)
+    record = start_record(arguments)
     join_processes()
     out = check_output_folder(arguments.out)
-    sentences, parallel = _sentences(arguments, record)
+    sentences, are_parallel = _read_sentences(arguments, record)
     check_k_and_tau(arguments.k, arguments.tau, len(sentences))
     model, tokenizer = load(arguments, record)
-    on = {"device": model.device}
-    with TemporaryDirectory(
-        prefix=f".{out.name}.", dir=out.parent
-    ) as kept:  # embeddings of large models would fill the memory
+    # The embeddings of a large model do not fit in memory, so they are kept in files.
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as embedding_folder:
         with record.stage("embeddings"):
-            options = {"max_length": arguments.max_length, **pass_of(arguments)}
-            points = sentence_embeddings(model, tokenizer, sentences, folder=kept, **options)
+            embeddings = sentence_embeddings(
+                model,
+                tokenizer,
+                sentences,
+                folder=embedding_folder,
+                max_length=arguments.max_length,
+                **pass_options(arguments),
+            )
         if not is_first():
             return
         with record.stage("ilo"):
-            table = ilo(points, k=arguments.k, tau=arguments.tau, metric=arguments.metric, **on)
-        if parallel:
+            table = ilo(embeddings, k=arguments.k, tau=arguments.tau, metric=arguments.metric, device=model.device)
+        if are_parallel:
             with record.stage("retrieval and cka"):
-                found, alike = retrieval(points, metric=arguments.metric, **on), cka(points, **on)
+                retrieval_table = retrieval(embeddings, metric=arguments.metric, device=model.device)
+                cka_table = cka(embeddings, device=model.device)
     with result_folder(out) as folder:
         table.to_csv(folder / "ilo.csv", index=False)
         plots.save(plots.ilo(table), folder / "ilo.png")
         means = table.groupby("layer")[["bridge", "reach", "ilo"]].mean()
-        if parallel:
-            found.to_csv(folder / "retrieval.csv", index=False)
-            alike.to_csv(folder / "cka.csv", index=False)
-            means["retrieval"] = found.groupby("layer")["accuracy"].mean()
-            means["cka"] = alike.groupby("layer")["cka"].mean()
-        record.note(texts={name: asdict(report) for name, report in points.corpora.items()})
+        if are_parallel:
+            retrieval_table.to_csv(folder / "retrieval.csv", index=False)
+            cka_table.to_csv(folder / "cka.csv", index=False)
+            means["retrieval"] = retrieval_table.groupby("layer")["accuracy"].mean()
+            means["cka"] = cka_table.groupby("layer")["cka"].mean()
+        record.note(texts={language: asdict(report) for language, report in embeddings.corpora.items()})
         record.write(folder)
-    for language, report in points.corpora.items():
+    for language, report in embeddings.corpora.items():
         print(f"{language}: {report}")
-    print("\nILO by language and layer (0: embeddings)")
+    print("\nILO by language and layer (layer 0: the embeddings)")
     print(table.pivot(index="language", columns="layer", values="ilo").loc[list(sentences)].round(3).to_string())
-    print("\nmeans over languages, and over pairs of them")
+    print("\nmeans over languages, and over pairs of languages")
     print(means.round(3).to_string())
-    if not parallel:
+    if not are_parallel:
         print(
-            "no retrieval and no CKA: the languages' files have different numbers of lines, so these are no translations"
+            "no retrieval and no CKA: the languages' files have different numbers of lines, so they are not "
+            "translations"
         )
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
-def _sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
-    """The sentences, and whether those of one place are translations of each other, as far as their number tells."""
+def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
+    """Returns {language: sentences}, and whether all languages have equally many, as translations do."""
     from pymultiling.data.parallel_texts import read_columns, read_lines
 
     if arguments.sentences:
         files = dict(arguments.sentences)
-        record.note(corpora=hashes(files))
-        found = {language: read_lines(path) for language, path in files.items()}
+        record.note(corpora=hash_files(files))
+        sentences = {language: read_lines(path) for language, path in files.items()}
     else:
-        record.note(corpora=hashes({"parallel": arguments.parallel}))
-        found = read_columns(arguments.parallel)
-        chosen = arguments.languages or list(found)
-        if missing := [language for language in chosen if language not in found]:
-            raise CorpusError(f"{arguments.parallel} has no language {missing[0]!r}, only {', '.join(found)}")
-        found = {language: found[language] for language in chosen}
-    parallel = len(set(map(len, found.values()))) == 1
-    return {language: some[: arguments.limit] for language, some in found.items()}, parallel
+        record.note(corpora=hash_files({"parallel": arguments.parallel}))
+        columns = read_columns(arguments.parallel)
+        languages = arguments.languages or list(columns)
+        if missing := [language for language in languages if language not in columns]:
+            raise CorpusError(f"{arguments.parallel} has no language {missing[0]!r}, only {', '.join(columns)}")
+        sentences = {language: columns[language] for language in languages}
+    are_parallel = len({len(column) for column in sentences.values()}) == 1
+    return {language: column[: arguments.limit] for language, column in sentences.items()}, are_parallel

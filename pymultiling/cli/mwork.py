@@ -1,30 +1,34 @@
-"""The command `mwork`: from neuron sets and tasks to the table of what each part of a model is for."""
+"""The command `mwork`: task results with a language's neurons deactivated in parts of the model."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from pymultiling.cli.shared.argument_types import count, named, whole
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import name_and_path, positive_integer, whole_number
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.demo_detection import DETECTION_DOCUMENTS, detect_demo, load_demo, note_demo
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_model, refuse_twice, require
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.options import add_model, refuse_duplicates, require
+from pymultiling.cli.shared.run_record import hash_files, start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.run import Run
 from pymultiling.results.tables import mwork_table
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from pymultiling.neurons.sets import NeuronSet
     from pymultiling.tasks import Task
+
+    Inputs: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, NeuronSet], list[Task]]
 
 COMMAND = Command(
     name="mwork",
     group=Group.MEASURE,
-    summary="measure tasks with each part of the model without a language's neurons (MWork)",
+    summary="measure tasks with a language's neurons deactivated in parts of the model (MWork)",
     title="What each part of a model is for",
     about="Tasks, with a language's neurons off in parts of the model.",
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
@@ -32,141 +36,205 @@ COMMAND = Command(
     example="pymultiling mwork --model Qwen/Qwen3-0.6B --neurons found/neurons --text en=en.heldout.txt "
     "--text fr=fr.heldout.txt --search fr --out parts",
 )
-TASKS = ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")
-ITEMS, CHARACTERS = 16, 160  # of the demo's task, a language, and of a text at most: it is to take a minute or two
+TASK_OPTIONS = ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")
+# The demo's task has this many texts per language, of at most so many characters, so that it takes a minute or two.
+DEMO_ITEMS, DEMO_CHARACTERS = 16, 160
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
-        "--demo", action="store_true", help="the model and texts of the package; nothing else is needed but --out"
+        "--demo",
+        action="store_true",
+        help="use the demo model and texts of the package; only --out is needed then",
     )
     parser.add_argument(
         "--neurons",
         metavar="LANGUAGE=FILE|DIR",
         action="append",
-        help="sets that detect wrote, or their folder; repeat",
+        help="neurons of one language that detect wrote, such as fr=found/neurons/fr.safetensors, or a folder of such "
+        "sets, such as found/neurons, which are named after their files; may be repeated",
     )
-    of_tasks = parser.add_argument_group(
-        "tasks, of .jsonl or .jsonl.gz files; those with field lang hold all languages"
+    tasks = parser.add_argument_group(
+        "tasks",
+        "At least one is needed. --mgsm, --exemplars, --xquad and --contexts are .jsonl or .jsonl.gz files in which "
+        "each record has its language in the field lang. --xcopa, --xcsqa and --xlsum take one .jsonl or .jsonl.gz "
+        "file per language, such as fr=fr.jsonl, and are repeated for each language.",
     )
-    of_tasks.add_argument(
+    tasks.add_argument(
         "--text",
         metavar="LANGUAGE=FILE",
-        type=named,
+        type=name_and_path,
         action="append",
-        help="held-out texts, as for ablate: which second half belongs to a first half; repeat",
+        help="held-out texts of one language, such as fr=fr.heldout.txt, in a .txt, .jsonl or .parquet file; the "
+        "task is to find the second half of a text, given its first half; repeat the option for each language",
     )
-    of_tasks.add_argument("--mgsm", metavar="FILE", help="questions and answers")
-    of_tasks.add_argument("--exemplars", metavar="FILE", help="worked examples for --mgsm")
-    of_tasks.add_argument("--shots", metavar="N", type=whole, default=8, help="of them before a question (%(default)s)")
-    of_tasks.add_argument("--xquad", metavar="FILE", help="questions and answers")
-    of_tasks.add_argument("--contexts", metavar="FILE", help="paragraphs for --xquad")
-    for name, what in (
-        ("xcopa", "premises and choices (English is not in XCOPA: give COPA in its fields)"),
-        ("xcsqa", "questions and choices"),
-        ("xlsum", "articles and summaries"),
+    tasks.add_argument("--mgsm", metavar="FILE", help="MGSM: questions and answers of mathematics; needs --exemplars")
+    tasks.add_argument("--exemplars", metavar="FILE", help="worked examples that are shown before a question of --mgsm")
+    tasks.add_argument(
+        "--shots",
+        metavar="N",
+        type=whole_number,
+        default=8,
+        help="number of worked examples before a question of --mgsm (default: %(default)s)",
+    )
+    tasks.add_argument("--xquad", metavar="FILE", help="XQuAD: questions on paragraphs, and answers; needs --contexts")
+    tasks.add_argument("--contexts", metavar="FILE", help="the paragraphs that --xquad asks about")
+    for name, description in (
+        ("xcopa", "XCOPA: premises and two choices; it has no English: give COPA with the same fields"),
+        ("xcsqa", "X-CSQA: questions of common sense, with choices"),
+        ("xlsum", "XLSum: news articles and summaries"),
     ):
-        of_tasks.add_argument(f"--{name}", metavar="LANGUAGE=FILE", type=named, action="append", help=f"{what}; repeat")
-    of_tasks.add_argument("--metric", metavar="NAME", help="judge all tasks by it; likelihood serves small models")
-    of_tasks.add_argument("--limit", metavar="N", type=count, help="items a language")
-    of_parts = parser.add_argument_group("parts of the model: both sizes, or --search")
-    of_parts.add_argument("--understanding", metavar="N", type=whole, help="the first N layers")
-    of_parts.add_argument("--generation", metavar="N", type=whole, help="the last N layers")
-    of_parts.add_argument("--search", metavar="LANGUAGE", help="find both on the first task in this language")
-    parser.add_argument("--english", metavar="NAME", default="en", help="English among the languages (%(default)s)")
-    parser.add_argument("--seeds", metavar="N", type=count, default=3, help="random sets a row (%(default)s)")
+        tasks.add_argument(
+            f"--{name}",
+            metavar="LANGUAGE=FILE",
+            type=name_and_path,
+            action="append",
+            help=f"{description}; repeat the option for each language",
+        )
+    tasks.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="metric of all tasks, such as likelihood (the mean log-likelihood of the right answer), which shows "
+        "differences in small models too; an unknown name prints the list of metrics (default: each task's own)",
+    )
+    tasks.add_argument(
+        "--limit", metavar="N", type=positive_integer, help="use the first N items of each language only (default: all)"
+    )
+    parts = parser.add_argument_group(
+        "parts of the model",
+        "The first layers understand the input, the last ones generate the output. Give the number of both, or "
+        "--search.",
+    )
+    parts.add_argument(
+        "--understanding", metavar="N", type=whole_number, help="the first N layers are the understanding layers"
+    )
+    parts.add_argument(
+        "--generation", metavar="N", type=whole_number, help="the last N layers are the generation layers"
+    )
+    parts.add_argument(
+        "--search",
+        metavar="LANGUAGE",
+        help="find both numbers with the neurons of this language, such as fr, on the first task (default: no "
+        "search; fr with --demo)",
+    )
+    parser.add_argument(
+        "--english",
+        metavar="NAME",
+        default="en",
+        help="name that English has among the languages; the others are compared with it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=positive_integer,
+        default=3,
+        help="number of random sets of neurons per row of the table, for comparison (default: %(default)s)",
+    )
     add_model(parser, required=False)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures tasks with parts of the model without a language's neurons; writes mwork.csv, its plot, and the search."""
+    """Measures tasks with neurons deactivated in parts of the model, and writes mwork.csv, its plot and search.csv."""
     from pymultiling.methods.mwork import mwork
     from pymultiling.models.decoder import Decoder
     from pymultiling.results import plots
 
     _check(arguments)
-    record = record_of(arguments)
+    record = start_record(arguments)
     with result_folder(arguments.out) as folder:
-        model, tokenizer, sets, chosen = _demo(record) if arguments.demo else _from_files(arguments, record)
+        if arguments.demo:
+            model, tokenizer, sets, tasks = _demo_inputs(record)
+        else:
+            model, tokenizer, sets, tasks = _file_inputs(arguments, record)
         if arguments.metric is not None:
-            chosen = [task.judged_by(arguments.metric) for task in chosen]
-        chosen = [task.only(limit=arguments.limit) for task in chosen]
+            tasks = [task.judged_by(arguments.metric) for task in tasks]
+        tasks = [task.only(limit=arguments.limit) for task in tasks]
         layers = len(Decoder(model).layers)
-        options = {"english": arguments.english, "batch_tokens": arguments.batch_tokens}
         if arguments.search is None:
             understanding, generation = range(arguments.understanding), range(layers - arguments.generation, layers)
         else:
             with record.stage("search"):
-                understanding, generation = _search(
-                    arguments.search, model, tokenizer, sets, chosen[0], folder, options
-                )
+                understanding, generation = _search_parts(arguments, model, tokenizer, sets, tasks[0], folder)
         with record.stage("mwork"):
             table = mwork(
-                model, tokenizer, sets, chosen, understanding=understanding, generation=generation,
-                seeds=range(arguments.seeds), progress=True, **options,
-            )  # fmt: skip
+                model,
+                tokenizer,
+                sets,
+                tasks,
+                understanding=understanding,
+                generation=generation,
+                seeds=range(arguments.seeds),
+                english=arguments.english,
+                batch_tokens=arguments.batch_tokens,
+                progress=True,
+            )
         with record.stage("write"):
             table.to_csv(folder / "mwork.csv", index=False)
             plots.save(plots.mwork(table), folder / "mwork.png")
         spans = {"understanding": _span(understanding), "generation": _span(generation)}
-        record.note(layers=layers, **spans, tasks={task.name: task.metric for task in chosen})
+        record.note(layers=layers, **spans, tasks={task.name: task.metric for task in tasks})
         record.write(folder)
-    print(f"\nLayers of understanding: {spans['understanding']}; of generation: {spans['generation']}; of {layers}.")
-    print("✗: a language's neurons, or as many random ones, are off there; Eng: English under the same sets.\n")
+    print(f"\nUnderstanding layers: {spans['understanding']}; generation layers: {spans['generation']}; of {layers}.")
+    print("✗: a language's neurons, or as many random ones, are deactivated in this part. Eng: English with the same")
+    print("sets deactivated.\n")
     print(mwork_table(table))
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
 def _check(arguments: argparse.Namespace) -> None:
     for option in ("text", "xcopa", "xcsqa", "xlsum"):
-        refuse_twice(arguments, option)
-    given = [name for name in ("understanding", "generation") if getattr(arguments, name) is not None]
-    if arguments.search and given:
-        arguments.parser.error(f"argument --search: not allowed with --{given[0]}")
+        refuse_duplicates(arguments, option)
+    part_options = [name for name in ("understanding", "generation") if getattr(arguments, name) is not None]
+    if arguments.search and part_options:
+        arguments.parser.error(f"argument --search: not allowed with --{part_options[0]}")
     if arguments.demo:
-        others = [name for name in ("model", "neurons", *TASKS) if getattr(arguments, name) is not None]
-        if others:
-            arguments.parser.error(f"argument --demo: not allowed with --{others[0]}")
-        arguments.search = arguments.search or (None if len(given) == 2 else "fr")
+        file_options = [name for name in ("model", "neurons", *TASK_OPTIONS) if getattr(arguments, name) is not None]
+        if file_options:
+            arguments.parser.error(f"argument --demo: not allowed with --{file_options[0]}")
+        if not arguments.search:
+            arguments.search = None if len(part_options) == 2 else "fr"
     else:
         require(arguments, ("model", "neurons"))
-        if all(getattr(arguments, name) is None for name in TASKS):
-            arguments.parser.error(f"no task is given: looked for one of --{', --'.join(TASKS)}")
-        for option, other in (("mgsm", "exemplars"), ("xquad", "contexts")):
+        if all(getattr(arguments, name) is None for name in TASK_OPTIONS):
+            arguments.parser.error(f"no task is given: add at least one of --{', --'.join(TASK_OPTIONS)}")
+        for option, companion in (("mgsm", "exemplars"), ("xquad", "contexts")):
             if getattr(arguments, option):
-                require(arguments, (other,), f"with --{option} ")
+                require(arguments, (companion,), f"with --{option} ")
         if arguments.search is None:
             require(arguments, ("understanding", "generation"), "without --search ")
 
 
-def _demo(record: Run) -> tuple[object, object, dict[str, NeuronSet], list[Task]]:
-    """Model, tokenizer, {language: its own neurons}, and tasks: second halves of held-out texts, by their likelihood."""
-    from pymultiling import demo_model, tasks
+def _demo_inputs(record: Run) -> Inputs:
+    """Returns the demo model, its tokenizer, each language's own neurons, and the task of second halves of texts."""
+    from pymultiling import demo_model
+    from pymultiling.tasks import continuation
 
     model, tokenizer, corpora = load_demo(DETECTION_DOCUMENTS)
     detection = detect_demo(model, tokenizer, corpora, record)
     heldout = {
-        name: [text for text in texts if len(text) <= CHARACTERS][:ITEMS]
-        for name, texts in demo_model.heldout().items()
+        language: [text for text in texts if len(text) <= DEMO_CHARACTERS][:DEMO_ITEMS]
+        for language, texts in demo_model.heldout().items()
     }
     note_demo(record, model, corpora, heldout)
-    return model, tokenizer, detection.specific(), [tasks.continuation(heldout).judged_by("likelihood")]
+    return model, tokenizer, detection.specific(), [continuation(heldout).judged_by("likelihood")]
 
 
-def _from_files(arguments: argparse.Namespace, record: Run) -> tuple[object, object, dict[str, NeuronSet], list[Task]]:
-    """As `_demo`, of the files that the arguments name."""
-    chosen = _tasks(arguments)
-    one = {name: getattr(arguments, name) for name in ("mgsm", "exemplars", "xquad", "contexts")}
-    files = {name: path for name, path in one.items() if path is not None}
+def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
+    """Returns the model, its tokenizer, the neuron sets and the tasks that the arguments name."""
+    tasks = _read_tasks(arguments)
+    paths = {name: getattr(arguments, name) for name in ("mgsm", "exemplars", "xquad", "contexts")}
+    files = {name: path for name, path in paths.items() if path is not None}
     for name in ("text", "xcopa", "xcsqa", "xlsum"):
         files |= {f"{name}, {language}": path for language, path in getattr(arguments, name) or ()}
-    record.note(corpora=hashes(files))
+    record.note(corpora=hash_files(files))
     sets = read_sets(arguments.neurons)
-    return *load(arguments, record), sets, chosen
+    model, tokenizer = load(arguments, record)
+    return model, tokenizer, sets, tasks
 
 
-def _tasks(arguments: argparse.Namespace) -> list[Task]:
+def _read_tasks(arguments: argparse.Namespace) -> list[Task]:
     from pymultiling import tasks
     from pymultiling.data.corpora import CorpusReport, read_texts
 
@@ -182,20 +250,35 @@ def _tasks(arguments: argparse.Namespace) -> list[Task]:
     if arguments.xlsum:
         chosen.append(tasks.xlsum(dict(arguments.xlsum)))
     if arguments.text:
-        texts = {name: list(read_texts(path, CorpusReport())) for name, path in arguments.text}
+        texts = {language: list(read_texts(path, CorpusReport())) for language, path in arguments.text}
         chosen.append(tasks.continuation(texts))
     return chosen
 
 
-def _search(language: str, model, tokenizer, sets: dict[str, NeuronSet], task: Task, folder: Path, options: dict):
-    """The layers of understanding and of generation; writes and prints what was tried."""
+def _search_parts(
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: dict[str, NeuronSet],
+    task: Task,
+    folder: Path,
+) -> tuple[range, range]:
+    """Returns the understanding and the generation layers, and writes and prints all sizes that were tried."""
     from pymultiling.methods.mwork_search import mwork_search
 
-    found = mwork_search(model, tokenizer, sets, task, language, **options)
-    found.sweep.to_csv(folder / "search.csv", index=False)
-    print(f"Neurons of {language} off in the first and in the last layers, {task.name}\n")
-    print(found.sweep.round(4).to_string(index=False), end="\n\n", flush=True)
-    return found.understanding, found.generation
+    search = mwork_search(
+        model,
+        tokenizer,
+        sets,
+        task,
+        arguments.search,
+        english=arguments.english,
+        batch_tokens=arguments.batch_tokens,
+    )
+    search.sweep.to_csv(folder / "search.csv", index=False)
+    print(f"Task {task.name} with the neurons of {arguments.search} deactivated in the first or in the last layers\n")
+    print(search.sweep.round(4).to_string(index=False), end="\n\n", flush=True)
+    return search.understanding, search.generation
 
 
 def _span(layers: range) -> str:

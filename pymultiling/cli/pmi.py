@@ -1,120 +1,205 @@
-"""The command `pmi`: from parallel texts to what more languages in the prompt do."""
+"""The command `pmi`: prompts with their input in one language, compared with the same in several (PMI)."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import codes, count, named, whole
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import language_codes, name_and_path, positive_integer, whole_number
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_model, require
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.run_record import hash_files, start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import POSITION_LABELS, pmi_table
 
 if TYPE_CHECKING:
-    from pymultiling.methods.pmi import Comparison, ParallelTask
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pymultiling.methods.pmi import Comparison, Generator, ParallelItem, ParallelTask, Server
 
 COMMAND = Command(
     name="pmi",
     group=Group.MEASURE,
-    summary="compare input in one language with the same in several at once (PMI)",
+    summary="compare prompts with their input in one language and in several languages at once (PMI)",
     title="Input in several languages",
     about="Active neurons and answers, with the same text in more and more languages.",
     papers={"2403.09073": "counts of active neurons, parallel input in several languages"},
     whole=("instruction", "name", "revision"),
     whole_facts=("scores",),
-    example="pymultiling pmi --model Qwen/Qwen3-0.6B --inputs sentences.tsv --source de --others es,ru,fr --target en --out parallel",
+    example="pymultiling pmi --model Qwen/Qwen3-0.6B --inputs sentences.tsv --source de --others es,ru,fr "
+    "--target en --out parallel",
 )
 TASKS = ("translation", "math", "nli", "free")
-PARAPHRASE = "paraphrase"
-MADE = ("translation", PARAPHRASE, "back-translation")
-PARAPHRASES = 3
+PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back-translation"
+WAYS_TO_MAKE = ("translation", PARAPHRASE, BACK_TRANSLATION)
+DEFAULT_PARAPHRASES = 3
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--inputs",
         metavar="FILE",
         required=True,
-        help="parallel texts: a .tsv or .tsv.gz with a column a language; for math and nli .jsonl or .jsonl.gz with fields "
-        "lang, id, and question and answer, or premise, hypothesis and label",
+        help="the same texts in several languages. For the tasks translation and free: a .tsv or .tsv.gz file with "
+        "one column per language and the language codes in the first line. For math and nli: a .jsonl or .jsonl.gz "
+        "file whose records have the fields lang and id, and question and answer (math) or premise, hypothesis and "
+        "label (nli)",
     )
-    parser.add_argument("--task", choices=TASKS, default="translation", help="what is asked for (%(default)s)")
-    parser.add_argument("--source", metavar="CODE", required=True, help="the input that is the original")
     parser.add_argument(
-        "--others", metavar="CODES", type=codes, help="inputs to add, such as es,ru,fr, in this order (all there are)"
+        "--task",
+        choices=TASKS,
+        default="translation",
+        help="what the model is asked for: a translation, the answer to a mathematical question (math), the "
+        "relation of two sentences (nli), or what --instruction says (free) (default: %(default)s)",
     )
-    parser.add_argument("--target", metavar="CODE", help="language of the answers; for translation and free a column")
-    parser.add_argument("--pivot", metavar="CODE", help="an input to compare with that is given alone")
+    parser.add_argument(
+        "--source",
+        metavar="CODE",
+        required=True,
+        help="language of the original input, such as de; it is part of every prompt, except that of --pivot",
+    )
+    parser.add_argument(
+        "--others",
+        metavar="CODES",
+        type=language_codes,
+        help="further inputs that are added to the prompt one after the other, such as es,ru,fr (default: all in "
+        "the file)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CODE",
+        help="language of the answers, such as en; required for translation and free, where its column has the "
+        "references",
+    )
+    parser.add_argument(
+        "--pivot",
+        metavar="CODE",
+        help="input that is also shown alone, for comparison, such as es (default: none)",
+    )
     parser.add_argument(
         "--positions",
         choices=("last", "all", "response"),
         default="last",
-        help="where neurons are counted: at a prompt's last token, at all of it, or in the answer (%(default)s)",
+        help="tokens at which active neurons are counted: the prompt's last one, all of the prompt, or those of the "
+        "answer (default: %(default)s)",
     )
-    parser.add_argument("--count-only", action="store_true", help="count active neurons; generate and score no answers")
-    parser.add_argument("--limit", metavar="N", type=count, help="items to compare, examples not among them")
     parser.add_argument(
-        "--shots", metavar="N", type=whole, default=0, help="the first N items are shown as examples (%(default)s)"
+        "--count-only", action="store_true", help="only count active neurons; do not generate and evaluate answers"
     )
-    parser.add_argument("--template", metavar="NAME|FILE", help="another template of prompts than the task's own")
-    parser.add_argument("--instruction", metavar="TEXT", default="", help="what to do, for the task free")
-    parser.add_argument("--chat", action="store_true", help="give prompts as messages, in the model's chat template")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=positive_integer,
+        help="compare N items only, the --shots examples not counted (default: all)",
+    )
+    parser.add_argument(
+        "--shots",
+        metavar="N",
+        type=whole_number,
+        default=0,
+        help="show the first N items, with their answers, as examples in every prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="NAME|FILE",
+        help="prompt template: a name such as nli_premises, or a .json file (default: the task's own)",
+    )
+    parser.add_argument(
+        "--instruction", metavar="TEXT", default="", help="what the model is asked to do; required for --task free"
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="give the prompt as a user's message, in the model's chat template"
+    )
     parser.add_argument(
         "--name",
         metavar="CODE=ENGLISH",
-        type=named,
+        type=name_and_path,
         action="append",
-        help="what a language is called in prompts; repeat",
+        help="English name of a language in prompts, such as qq=Quenya, for codes that are unknown or named otherwise; "
+        "may be repeated",
     )
-    parser.add_argument("--comet", metavar="NAME|FILE", help="score translations with this COMET model too")
-    made = parser.add_argument_group("inputs made by a model, of the source's")
+    parser.add_argument(
+        "--comet",
+        metavar="NAME|FILE",
+        help="COMET model to evaluate translations with, in addition to BLEU (default: none)",
+    )
+    made = parser.add_argument_group(
+        "inputs that a model makes",
+        "A model can make the other inputs from the source. They replace inputs of the same names in the file.",
+    )
     made.add_argument(
-        "--make", choices=MADE, help="how: for paraphrase --number, else --others are made or gone through"
+        "--make",
+        choices=WAYS_TO_MAKE,
+        help="what is made of the source: a translation into each of --others (translation), --number texts in "
+        "other words (paraphrase), or a translation into each of --others and back (back-translation) (default: no "
+        "inputs are made)",
     )
-    made.add_argument("--by", metavar="NAME|DIR", help="the model: on the server, or a Hugging Face one")
     made.add_argument(
-        "--base-url", metavar="URL", help="an OpenAI-compatible server, up to /v1; its key in OPENAI_API_KEY"
+        "--by",
+        metavar="NAME|DIR",
+        help="the model that makes them: its name on the server of --base-url, otherwise a Hugging Face model",
     )
-    made.add_argument("--number", metavar="N", type=count, help="how many, for paraphrase (3)")
-    made.add_argument("--cache", metavar="FILE", help="keeps what was made, so that another run goes on from there")
+    made.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="OpenAI-compatible server, such as http://localhost:8000/v1; its key is read from OPENAI_API_KEY",
+    )
+    made.add_argument(
+        "--number",
+        metavar="N",
+        type=positive_integer,
+        help=f"number of paraphrases (default: {DEFAULT_PARAPHRASES})",
+    )
+    made.add_argument(
+        "--cache",
+        metavar="FILE",
+        help="file in which the answers of the model are kept, so that a later run does not request them again "
+        "(default: they are not kept)",
+    )
     add_model(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compares the source alone with the source and 1, 2, ... others; writes table, answers, counts and plot."""
+    """Compares the source alone with the source and 1, 2, ... other inputs, and writes a table, counts and a plot."""
     _check(arguments)
-    record = record_of(arguments)
+    record = start_record(arguments)
     with result_folder(arguments.out) as folder:
-        record.note(corpora=hashes({"inputs": arguments.inputs}))
-        task = _task(arguments)
-        others = arguments.others
+        record.note(corpora=hash_files({"inputs": arguments.inputs}))
+        task = _read_task(arguments)
         if arguments.make is not None:
             with record.stage("make"):
-                task = _made(arguments, task)
-            others = _names(arguments)
-        elif others is None:
+                task = _with_made_inputs(arguments, task)
+            others = _made_names(arguments)
+        elif arguments.others is not None:
+            others = arguments.others
+        else:
             others = [name for name in task.items[0].texts if name not in (arguments.source, arguments.target)]
         examples = [(item, item.references[0]) for item in task.items[: arguments.shots]]
         task = dataclasses.replace(task, items=task.items[arguments.shots :])
         model, tokenizer = load(arguments, record)
         with record.stage("compare"):
-            found = _compare(arguments, model, tokenizer, task, others, examples)
+            comparison = _compare(arguments, model, tokenizer, task, others, examples)
         with record.stage("write"):
-            _write(found, task, arguments.source, folder, arguments.positions)
-        record.note(items=found.items, left_out=found.left_out, others=others, scores=found.signatures)
+            _write(comparison, task, arguments.source, folder, arguments.positions)
+        record.note(items=comparison.items, left_out=comparison.left_out, others=others, scores=comparison.signatures)
         record.write(folder)
-    print(pmi_table(found.table))
-    print(f"\n{found.items:,} items; active: share of the FFN neurons at {POSITION_LABELS[arguments.positions]}")
-    if found.left_out:
-        print(f"{found.left_out:,} items were left out: their longest prompt does not fit the model's positions")
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
+    print(pmi_table(comparison.table))
+    print(
+        f"\n{comparison.items:,} items; active: fraction of the FFN neurons that are active at "
+        f"{POSITION_LABELS[arguments.positions]}"
+    )
+    if comparison.left_out:
+        print(
+            f"{comparison.left_out:,} items were left out: their longest prompt has more tokens than the model allows"
+        )
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -124,14 +209,13 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.parser.error("for --task free --instruction is required")
     if arguments.positions == "response" and arguments.count_only:
         arguments.parser.error("argument --count-only: not allowed with --positions response")
-    _check_made(arguments)
+    _check_made_inputs(arguments)
     for name in (arguments.source, arguments.target):
         if name in (arguments.others or ()):
             arguments.parser.error(f"argument --others: {name!r} is the source or the target")
 
 
-def _check_made(arguments: argparse.Namespace) -> None:
-    """Of inputs that a model makes."""
+def _check_made_inputs(arguments: argparse.Namespace) -> None:
     if arguments.make is None:
         for option in ("by", "base_url", "cache"):
             if getattr(arguments, option) is not None:
@@ -146,59 +230,77 @@ def _check_made(arguments: argparse.Namespace) -> None:
         arguments.parser.error("argument --number: not allowed without --make paraphrase")
 
 
-def _task(arguments: argparse.Namespace) -> ParallelTask:
-    """The task as its file has it."""
+def _read_task(arguments: argparse.Namespace) -> ParallelTask:
+    """Returns the task with the inputs of its file, without those that a model is going to make."""
     from pymultiling.methods import pmi
 
     if arguments.task == "math":
         return pmi.math(arguments.inputs)
     if arguments.task == "nli":
         return pmi.nli(arguments.inputs)
-    wanted = None
+    languages = None
     if arguments.others is not None or arguments.make is not None:
-        made = set() if arguments.make is None else set(_names(arguments))
-        asked = (arguments.source, *(arguments.others or ()), arguments.pivot)
-        wanted = [name for name in dict.fromkeys(asked) if name is not None and name not in made]
-        if arguments.make == "back-translation":  # goes through the others, whatever the file has of them
-            wanted = [name for name in wanted if name in (arguments.source, arguments.pivot)]
-    task = pmi.translation(arguments.inputs, target=arguments.target, languages=wanted)
+        made_names = set() if arguments.make is None else set(_made_names(arguments))
+        names = dict.fromkeys((arguments.source, *(arguments.others or ()), arguments.pivot))
+        languages = [name for name in names if name is not None and name not in made_names]
+        if arguments.make == BACK_TRANSLATION:  # --others are languages to go through, and no inputs of the file
+            languages = [name for name in languages if name in (arguments.source, arguments.pivot)]
+    task = pmi.translation(arguments.inputs, target=arguments.target, languages=languages)
     return dataclasses.replace(task, name="free", template="free") if arguments.task == "free" else task
 
 
-def _names(arguments: argparse.Namespace) -> list[str]:
-    """The inputs that a model makes."""
+def _made_names(arguments: argparse.Namespace) -> list[str]:
+    """Returns the names of the inputs that a model makes."""
     from pymultiling.methods.pmi.translate import input_names
 
-    return input_names(_into(arguments), arguments.source.partition("~")[0], arguments.make)
+    return input_names(_languages_or_number(arguments), arguments.source.partition("~")[0], arguments.make)
 
 
-def _into(arguments: argparse.Namespace) -> list[str] | int:
-    return (arguments.number or PARAPHRASES) if arguments.make == PARAPHRASE else arguments.others
+def _languages_or_number(arguments: argparse.Namespace) -> list[str] | int:
+    """Returns what `pmi.translate` takes as `into`: the number of paraphrases, or languages."""
+    if arguments.make == PARAPHRASE:
+        number: int = arguments.number or DEFAULT_PARAPHRASES
+        return number
+    others: list[str] = arguments.others
+    return others
 
 
-def _made(arguments: argparse.Namespace, task: ParallelTask) -> ParallelTask:
-    """The task with inputs that a model makes, in the place of people's."""
+def _with_made_inputs(arguments: argparse.Namespace, task: ParallelTask) -> ParallelTask:
+    """Returns the task with inputs that a model makes, in place of those in the file."""
     from pymultiling.methods import pmi
     from pymultiling.models.loading import load_translator, pick_device
 
+    translator: Server | Generator
     if arguments.base_url is not None:
-        by = pmi.Server(arguments.by, arguments.base_url)
+        translator = pmi.Server(arguments.by, arguments.base_url)
     else:
-        by = pmi.Generator(*load_translator(arguments.by, pick_device(arguments.device)))
-    wanted = arguments.shots + arguments.limit if arguments.limit is not None else None
-    names = set(_names(arguments))
+        translator = pmi.Generator(*load_translator(arguments.by, pick_device(arguments.device)))
+    needed = arguments.shots + arguments.limit if arguments.limit is not None else None
+    made_names = set(_made_names(arguments))
     items = [
-        dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in names})
-        for item in task.items[:wanted]
+        dataclasses.replace(item, texts={name: text for name, text in item.texts.items() if name not in made_names})
+        for item in task.items[:needed]
     ]
-    options = {"how": arguments.make, "cache": arguments.cache, "names": dict(arguments.name or ()), "progress": True}
-    return dataclasses.replace(
-        task, items=pmi.translate_items(items, _into(arguments), source=arguments.source, by=by, **options)
+    items = pmi.translate_items(
+        items,
+        _languages_or_number(arguments),
+        source=arguments.source,
+        by=translator,
+        how=arguments.make,
+        cache=arguments.cache,
+        names=dict(arguments.name or ()),
+        progress=True,
     )
+    return dataclasses.replace(task, items=items)
 
 
 def _compare(
-    arguments: argparse.Namespace, model, tokenizer, task: ParallelTask, others: list[str], examples: list
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: ParallelTask,
+    others: list[str],
+    examples: Sequence[tuple[ParallelItem, str]],
 ) -> Comparison:
     from pymultiling.methods import pmi
 
@@ -223,20 +325,24 @@ def _compare(
     )
 
 
-def _write(found: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
-    """Writes table.csv, by_layer.csv, answers.jsonl, counts/ with a file a prompt, pmi.png."""
+def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
+    """Writes table.csv, by_layer.csv, answers.jsonl, pmi.png, and counts/ with one file per kind of prompt."""
     from pymultiling.results import plots
 
-    found.table.to_csv(folder / "table.csv", index=False)
-    found.by_layer.to_csv(folder / "by_layer.csv", index=False)
+    comparison.table.to_csv(folder / "table.csv", index=False)
+    comparison.by_layer.to_csv(folder / "by_layer.csv", index=False)
     (folder / "counts").mkdir()
-    for name, one in found.statistics.items():
-        one.save(folder / "counts" / f"{name}.safetensors", prompt=name, positions=positions)
-    if found.answers:
-        with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
-            for place, of_item in enumerate(zip(*found.answers.values())):
-                item = task.items[found.places[place]]
-                row = {"item": found.places[place], "source": item.texts[source], "references": item.references}
-                row["answers"] = dict(zip(found.answers, of_item))
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    plots.save(plots.pmi(found.table, found.statistics, positions), folder / "pmi.png")
+    for name, statistics in comparison.statistics.items():
+        statistics.save(folder / "counts" / f"{name}.safetensors", prompt=name, positions=positions)
+    if comparison.answers:
+        with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+            for index, answers in zip(comparison.places, zip(*comparison.answers.values())):
+                item = task.items[index]
+                record = {
+                    "item": index,
+                    "source": item.texts[source],
+                    "references": item.references,
+                    "answers": dict(zip(comparison.answers, answers)),
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    plots.save(plots.pmi(comparison.table, comparison.statistics, positions), folder / "pmi.png")

@@ -1,4 +1,4 @@
-"""The command `pull`: from a repository on the Hub to a run's folder."""
+"""The command `pull`: downloads results that `push` published on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.results.folders import result_folder
 
 COMMAND = Command(
     name="pull",
     group=Group.SHARE,
-    summary="fetch what push put on the Hugging Face Hub",
+    summary="download results that push published on the Hugging Face Hub",
     title="Results from the Hub",
     about="What somebody's run wrote, as it was published.",
     papers={},
@@ -20,17 +20,22 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    parser.add_argument("name", metavar="NAME", help="the model repository, OWNER/NAME")
+    parser.add_argument("name", metavar="NAME", help="the repository on the Hub, as OWNER/NAME")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder for the files; an earlier run's are replaced"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the files; it is created, and the results of an earlier run in it are replaced",
     )
-    parser.add_argument("--revision", metavar="REV", help="a branch, a tag or a commit (main)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of the repository (default: main)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Copies what `push` put on the Hub, with its run.json, by which a later run knows the folder as a run's."""
+    """Downloads the published files. run.json is among them, so that later runs recognise a folder of results."""
     from pymultiling.hub import pull_from_hub
     from pymultiling.hub.publishing import published_files
 

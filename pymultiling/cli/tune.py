@@ -1,4 +1,4 @@
-"""The command `tune`: from texts to a model of which some neurons, or layers, were trained on them."""
+"""The command `tune`: fine-tunes selected neurons, all but the first layers, or the whole model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from pymultiling.cli.shared.argument_types import count, named, positive, whole
-from pymultiling.cli.shared.command import Command, Group, add_command
+from pymultiling.cli.shared.argument_types import name_and_path, positive_integer, positive_number, whole_number
+from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import Once, add_documents, add_model, documents_of, refuse_twice
-from pymultiling.cli.shared.run_record import hashes, record_of
+from pymultiling.cli.shared.options import (
+    TEXT_FORMATS,
+    Once,
+    add_documents,
+    add_model,
+    document_options,
+    refuse_duplicates,
+)
+from pymultiling.cli.shared.run_record import hash_files, start_record
 from pymultiling.results.folders import result_folder
 
 if TYPE_CHECKING:
@@ -27,7 +34,8 @@ if TYPE_CHECKING:
 COMMAND = Command(
     name="tune",
     group=Group.TRAIN,
-    summary="train some neurons (arXiv 2402.18815), all but the early layers (arXiv 2503.11280), or all of a model",
+    summary="fine-tune selected neurons (arXiv 2402.18815), all but the first layers (arXiv 2503.11280), or all of "
+    "a model",
     title="Trained neurons",
     about="What training added to some of a model's parameters.",
     papers={
@@ -40,113 +48,157 @@ COMMAND = Command(
 )
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
+    """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    parser.add_argument("--texts", metavar="FILE", required=True, action=Once, help="what to train on, as for detect")
-    parts = parser.add_mutually_exclusive_group(required=True)
-    parts.add_argument(
-        "--neurons", metavar="FILE", help="train these neurons' parameters alone: a set that detect wrote"
+    parser.add_argument(
+        "--texts",
+        metavar="FILE",
+        required=True,
+        action=Once,
+        help=f"texts to train on, such as fr.txt. FILE is {TEXT_FORMATS}",
     )
-    parts.add_argument(
+    trained = parser.add_mutually_exclusive_group(required=True)
+    trained.add_argument(
+        "--neurons",
+        metavar="FILE",
+        help="train only the parameters of these neurons: a set that detect wrote, such as "
+        "found/neurons/fr.safetensors",
+    )
+    trained.add_argument(
         "--random",
         metavar="FILE",
-        help="train as many random neurons as this set has, the same number a site and layer",
+        help="train only as many random neurons as this set has in each site and layer, for comparison with --neurons",
     )
-    parts.add_argument(
+    trained.add_argument(
         "--freeze",
         metavar="N",
-        type=whole,
-        help="freeze the first N layers, the embeddings and the head, and train the rest; 0: train all",
+        type=whole_number,
+        help="train all but the first N layers, the embeddings and the language-model head; 0: train everything",
     )
     parser.add_argument(
         "--rate",
         metavar="X",
-        type=positive,
-        help="highest rate of learning; it rises from zero and falls to zero (1e-3 for neurons, else 1e-4)",
+        type=positive_number,
+        help="highest learning rate; it rises from zero and falls back to zero during training (default: 1e-3 with "
+        "--neurons and --random, 1e-4 with --freeze)",
     )
-    parser.add_argument("--checkpointing", action="store_true", help="compute activations again to save memory")
-    parser.add_argument("--epochs", metavar="N", type=count, default=1, help="passes over the texts (%(default)s)")
-    parser.add_argument("--batch", metavar="N", type=count, default=8, help="documents of a step (%(default)s)")
-    parser.add_argument("--documents", metavar="N", type=count, help="train on the first N; all if not given")
     parser.add_argument(
-        "--seed", metavar="N", type=whole, default=0, help="of the order, and of --random (%(default)s)"
+        "--checkpointing",
+        action="store_true",
+        help="use gradient checkpointing: activations are computed a second time, which needs less memory and more "
+        "time",
+    )
+    parser.add_argument(
+        "--epochs",
+        metavar="N",
+        type=positive_integer,
+        default=1,
+        help="how often training goes through all documents (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        type=positive_integer,
+        default=8,
+        help="documents per training step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--documents", metavar="N", type=positive_integer, help="train on the first N documents only (default: all)"
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole_number,
+        default=0,
+        help="random seed of the order of the documents, and of the neurons of --random (default: %(default)s)",
     )
     parser.add_argument(
         "--heldout",
         metavar="LANGUAGE=FILE",
-        type=named,
+        type=name_and_path,
         action="append",
-        help="texts whose perplexity is measured before and after; repeat",
+        help="texts of one language that are not trained on, such as fr=fr.heldout.txt, in a file as for --texts; "
+        "their perplexity is measured before and after training; repeat the option for each language",
     )
     add_model(parser)
     add_documents(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains; writes the model, what was added to it, the loss by step, and perplexities before and after."""
+    """Trains, and writes the model, the changes of its neurons, the loss of each step and the perplexities."""
     from pymultiling.methods.ablation import ablation_matrix
     from pymultiling.methods.fine_tuning import fine_tune
     from pymultiling.methods.model_comparison import perplexity_change
 
-    refuse_twice(arguments, "heldout")
+    refuse_duplicates(arguments, "heldout")
     if arguments.rate is None:
         arguments.rate = 1e-3 if arguments.freeze is None else 1e-4
-    record = record_of(arguments)
+    record = start_record(arguments)
     heldout = dict(arguments.heldout or ())
-    table = None
+    perplexities = None
     with result_folder(arguments.out) as folder:
         files = {"texts": arguments.texts} | {f"heldout, {language}": path for language, path in heldout.items()}
-        record.note(corpora=hashes(files), seed=arguments.seed)
-        neurons = _neurons(arguments)
+        record.note(corpora=hash_files(files), seed=arguments.seed)
+        neurons = _read_neurons(arguments)
         model, tokenizer = load(arguments, record)
         if arguments.checkpointing:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # transformers 6 will call it otherwise
-                model.gradient_checkpointing_enable()
-        perplexities = {}
+                warnings.simplefilter("ignore", FutureWarning)  # transformers 6 will change how it calls this
+                model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
 
-        def measure(when: str) -> None:
-            with record.stage(f"perplexity {when}"):
-                matrix = ablation_matrix(model, tokenizer, {}, heldout, **documents_of(arguments))
-                perplexities[when] = matrix.loc["none"]
+        def measure_perplexities(stage: str) -> pandas.Series:
+            with record.stage(stage):
+                matrix = ablation_matrix(model, tokenizer, {}, heldout, **document_options(arguments))
+            return cast("pandas.Series[float]", matrix.loc["none"])
 
-        with _training(model, neurons, arguments, folder):
+        with _trainable(model, neurons, arguments, folder):
             if heldout:
-                measure("before")
+                before = measure_perplexities("perplexity before")
             with record.stage("train"):
-                names = ("rate", "epochs", "batch", "documents", "max_length", "pack", "seed")
-                options = {name: getattr(arguments, name) for name in names}
-                found = fine_tune(model, tokenizer, arguments.texts, **options)
+                training = fine_tune(
+                    model,
+                    tokenizer,
+                    arguments.texts,
+                    rate=arguments.rate,
+                    epochs=arguments.epochs,
+                    batch=arguments.batch,
+                    documents=arguments.documents,
+                    max_length=arguments.max_length,
+                    pack=arguments.pack,
+                    seed=arguments.seed,
+                )
         if heldout:
-            measure("after")
-            table = perplexity_change(**perplexities)
-            table.to_csv(folder / "perplexity.csv", index_label="language")
+            after = measure_perplexities("perplexity after")
+            perplexities = perplexity_change(before, after)
+            perplexities.to_csv(folder / "perplexity.csv", index_label="language")
         with record.stage("write"):
-            found.log.to_csv(folder / "log.csv", index=False)
+            training.log.to_csv(folder / "log.csv", index=False)
             model.save_pretrained(folder / "model")
             tokenizer.save_pretrained(folder / "model")
-        taken = {name: getattr(found, name) for name in ("documents", "parameters", "optimizer_bytes")}
-        record.note(texts=asdict(found.corpus), **taken)
-        record.write(folder)
-    _print(found, neurons, table)
-    print(f"\nresults in {arguments.out}, {record.elapsed:.1f} s")
-
-
-def _print(found: FineTuning, neurons: NeuronSet | None, perplexities: pandas.DataFrame | None) -> None:
-    print(f"read: {found.corpus}")
-    what = "" if neurons is None else f"{len(neurons):,} neurons, "
-    print(f"trained on {found.documents:,} documents, {len(found.log):,} steps: {what}{found.parameters:,} parameters, "
-          f"{found.optimizer_bytes / 1e6:,.2f} MB of optimizer state")  # fmt: skip
-    if perplexities is not None:
-        print(
-            "\nheld-out perplexity, and change of its logarithm",
-            perplexities.to_string(float_format="{:,.4f}".format),
-            sep="\n",
+        record.note(
+            texts=asdict(training.corpus),
+            documents=training.documents,
+            parameters=training.parameters,
+            optimizer_bytes=training.optimizer_bytes,
         )
+        record.write(folder)
+    _print_training(training, neurons, perplexities)
+    print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
-def _neurons(arguments: argparse.Namespace) -> NeuronSet | None:
-    """The set to train; None: --freeze says it."""
+def _print_training(training: FineTuning, neurons: NeuronSet | None, perplexities: pandas.DataFrame | None) -> None:
+    print(f"read: {training.corpus}")
+    size = "" if neurons is None else f"{len(neurons):,} neurons, "
+    print(f"trained on {training.documents:,} documents, {len(training.log):,} steps: {size}{training.parameters:,} "
+          f"parameters, {training.optimizer_bytes / 1e6:,.2f} MB of optimizer state")  # fmt: skip
+    if perplexities is not None:
+        print("\nheld-out perplexity, and change of its logarithm")
+        print(perplexities.to_string(float_format="{:,.4f}".format))
+
+
+def _read_neurons(arguments: argparse.Namespace) -> NeuronSet | None:
+    """Returns the neurons to train, or None with --freeze."""
     from pymultiling.neurons.sets import NeuronSet
 
     if arguments.freeze is not None:
@@ -156,10 +208,13 @@ def _neurons(arguments: argparse.Namespace) -> NeuronSet | None:
 
 
 @contextmanager
-def _training(
+def _trainable(
     model: nn.Module, neurons: NeuronSet | None, arguments: argparse.Namespace, folder: Path
 ) -> Iterator[None]:
-    """Inside, only what the arguments ask for can train; at the end the model is an ordinary one."""
+    """Makes only the chosen parameters trainable.
+
+    Afterwards the trained changes of neurons are saved and added to the weights.
+    """
     from pymultiling.methods.freezing import freeze
     from pymultiling.methods.tuning import train_only
     from pymultiling.models.decoder import Decoder

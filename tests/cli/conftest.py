@@ -1,4 +1,4 @@
-"""A saved model and corpora for the command line, and the Hub on this machine."""
+"""Fixtures for commands: a saved tiny model, corpora of two languages, and a Hugging Face Hub on this machine."""
 
 from pathlib import Path
 

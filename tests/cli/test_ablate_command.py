@@ -6,16 +6,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, assert_one_sentence, detect, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, detect, repeat, run
 from tests.support.tiny_text import tiny_tokenizer, write_text
 
 
-def test_ablate(model, tmp_path, corpora, capsys):
+def test_writes_perplexities_and_changes_with_each_set_deactivated(model, tmp_path, corpora, capsys):
     assert detect(model, corpora, tmp_path / "found") == 0
-    one = tmp_path / "found" / "neurons" / "fr.safetensors"
-    arguments = ["--neurons", tmp_path / "found" / "specific", "--neurons", f"all={one}", "--random", 3]
-    given = [argument for name, path in corpora.items() for argument in ("--texts", f"{name}={path}")]
-    assert run("ablate", "--model", model, *arguments, *given, "--out", tmp_path / "out", *QUICK) == 0
+    french_set = tmp_path / "found" / "neurons" / "fr.safetensors"
+    sets = ["--neurons", tmp_path / "found" / "specific", "--neurons", f"all={french_set}", "--random", 3]
+    texts = repeat("--texts", corpora)
+    assert run("ablate", "--model", model, *sets, *texts, "--out", tmp_path / "out", *SMALL_BATCHES) == 0
     perplexities = pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col="off")
     change = pandas.read_csv(tmp_path / "out" / "log_change.csv", index_col="off")
     names = ["de", "fr", "all", "random as de", "random as fr", "random as all"]
@@ -30,13 +30,14 @@ def test_ablate(model, tmp_path, corpora, capsys):
 
 
 @pytest.mark.parametrize("change", [("--scale", "2"), ("--mean", "fr")])
-def test_ablate_by_scale_and_by_mean(model, tmp_path, corpora, change):
+def test_scale_and_mean_give_the_perplexity_that_deactivate_gives(model, tmp_path, corpora, change):
     assert detect(model, corpora, tmp_path / "found") == 0
     neurons = pml.NeuronSet.load(tmp_path / "found" / "neurons" / "fr.safetensors")
-    change = [str(corpora.get(one, one)) for one in change]
+    change = [str(corpora.get(word, word)) for word in change]
     arguments = ["--neurons", f"all={tmp_path / 'found' / 'neurons' / 'fr.safetensors'}", *change]
     out = tmp_path / "out"
-    assert run("ablate", "--model", model, *arguments, "--texts", f"de={corpora['de']}", "--out", out, *QUICK) == 0
+    texts = ["--texts", f"de={corpora['de']}"]
+    assert run("ablate", "--model", model, *arguments, *texts, "--out", out, *SMALL_BATCHES) == 0
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), tiny_tokenizer()
     means = pml.mean_activations(loaded, tokenizer, corpora["fr"], max_length=16)
     options = {"scale": 2.0} if change[0] == "--scale" else {"mean": means}
@@ -45,36 +46,37 @@ def test_ablate_by_scale_and_by_mean(model, tmp_path, corpora, change):
     assert pandas.read_csv(out / "perplexity.csv", index_col="off").loc["all", "de"] == pytest.approx(truth, rel=1e-5)
 
 
-def test_an_empty_set_is_told_of(model, tmp_path, corpora, capsys):
+def test_warns_of_an_empty_set(model, tmp_path, corpora, capsys):
     pml.NeuronSet({"ffn": torch.zeros(2, 37, dtype=torch.bool)}).save(tmp_path / "nothing.safetensors")
     arguments = ["--neurons", f"nothing={tmp_path / 'nothing.safetensors'}", "--texts", f"de={corpora['de']}"]
-    assert run("ablate", "--model", model, *arguments, "--out", tmp_path / "out", *QUICK) == 0
+    assert run("ablate", "--model", model, *arguments, "--out", tmp_path / "out", *SMALL_BATCHES) == 0
     assert "pymultiling ablate: set 'nothing' has no neurons" in capsys.readouterr().err
 
 
-def test_a_length_that_leaves_nothing_to_predict(model, tmp_path, corpora, capsys):
+def test_rejects_a_length_that_leaves_nothing_to_predict(model, tmp_path, corpora, capsys):
     assert detect(model, corpora, tmp_path / "found") == 0
     write_text(tmp_path / "short.txt", ["w3"])
     arguments = ["--neurons", tmp_path / "found" / "specific", "--texts", f"fr={tmp_path / 'short.txt'}"]
     out = tmp_path / "out"
     assert run("ablate", "--model", model, *arguments, "--out", out, "--max-length", "1") == 1
-    assert_one_sentence(capsys, "at least 2 tokens")
+    assert_error_line(capsys, "at least 2 tokens")
     assert not out.exists()
 
 
-def test_bad_sets(model, tmp_path, corpora, capsys):
-    other = tmp_path / "other.safetensors"
-    pml.NeuronSet({"ffn": torch.zeros(3, 5, dtype=torch.bool)}).save(other)
-    out, given = tmp_path / "out", ["--texts", f"fr={corpora['fr']}", "--model", model, "--out", tmp_path / "out"]
-    for sets, words in (
-        ([f"x={other}"], ("set 'x'", "another model")),
+def test_rejects_sets_that_cannot_be_used(model, tmp_path, corpora, capsys):
+    foreign_set = tmp_path / "foreign.safetensors"
+    pml.NeuronSet({"ffn": torch.zeros(3, 5, dtype=torch.bool)}).save(foreign_set)
+    out = tmp_path / "out"
+    options = ["--texts", f"fr={corpora['fr']}", "--model", model, "--out", out]
+    for sets, texts in (
+        ([f"x={foreign_set}"], ("set 'x'", "another model")),
         ([f"x={tmp_path / 'absent.safetensors'}"], ("no such file",)),
         ([f"x={corpora['fr']}"], ("is not a set of neurons",)),
         ([tmp_path / "model"], ("NAME=FILE",)),
-        ([f"x={other}", f"x={other}"], ("'x' is taken",)),
-        ([f"none={other}"], ("'none' is taken",)),
+        ([f"x={foreign_set}", f"x={foreign_set}"], ("the name 'x' is already in use",)),
+        ([f"none={foreign_set}"], ("the name 'none' is already in use",)),
     ):
-        arguments = [argument for one in sets for argument in ("--neurons", one)]
-        assert run("ablate", *arguments, *given) == 1
-        assert_one_sentence(capsys, *words)
+        set_options = [word for argument in sets for word in ("--neurons", argument)]
+        assert run("ablate", *set_options, *options) == 1
+        assert_error_line(capsys, *texts)
         assert not out.exists()

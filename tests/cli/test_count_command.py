@@ -5,17 +5,17 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 
-def count(model, corpora, out, *more) -> int:
-    given = [argument for name, path in corpora.items() for argument in ("--corpus", f"{name}={path}")]
-    return run("count", "--model", model, *given, "--out", out, *QUICK, *more)
+def count(model, corpora, out, *options) -> int:
+    corpus_options = repeat("--corpus", corpora)
+    return run("count", "--model", model, *corpus_options, "--out", out, *SMALL_BATCHES, *options)
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_count(model, tmp_path, corpora, capsys, positions):
+def test_writes_the_counts_that_activations_gives(model, tmp_path, corpora, capsys, positions):
     out = tmp_path / "out"
     assert count(model, corpora, out, "--positions", positions) == 0
     printed = capsys.readouterr()
@@ -28,33 +28,33 @@ def test_count(model, tmp_path, corpora, capsys, positions):
     table = pandas.read_csv(out / "proportion.csv", index_col="layer")
     curves = pandas.read_csv(out / "most_active.csv", index_col="rank")
     for language in corpora:
-        found = pml.ActivationStatistics.load(out / "counts" / f"{language}.safetensors")
-        assert found.tokens == truth[language].tokens and (found.active == truth[language].active).all()
-        assert curves[language].tolist() == found.most_active().counts.tolist()
-        assert table[language].tolist() == pytest.approx(found.proportion.tolist())
+        counts = pml.ActivationStatistics.load(out / "counts" / f"{language}.safetensors")
+        assert counts.tokens == truth[language].tokens and (counts.active == truth[language].active).all()
+        assert curves[language].tolist() == counts.most_active().counts.tolist()
+        assert table[language].tolist() == pytest.approx(counts.proportion.tolist())
     assert (out / "activations.png").stat().st_size > 10_000
     record = json.loads((out / "run.json").read_text())
     assert record["texts"]["fr"]["texts"] == 6 and record["arguments"]["positions"] == positions
 
 
-def test_responses(model, tmp_path):
-    rows = [{"prompt": prompt, "response": f" {response}"} for prompt, response in zip(texts("fr"), texts("de"))]
+def test_counts_as_many_positions_as_the_responses_have_tokens(model, tmp_path):
+    records = [{"prompt": prompt, "response": f" {response}"} for prompt, response in zip(texts("fr"), texts("de"))]
     path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(map(json.dumps, records)))
     assert count(model, {"fr": path}, tmp_path / "out", "--positions", "response", "--max-length", "64") == 0
-    found = pml.ActivationStatistics.load(tmp_path / "out" / "counts" / "fr.safetensors")
-    assert found.tokens == sum(len(row["response"].split()) for row in rows)
+    counts = pml.ActivationStatistics.load(tmp_path / "out" / "counts" / "fr.safetensors")
+    assert counts.tokens == sum(len(record["response"].split()) for record in records)
 
 
-def test_wrong_corpora(model, tmp_path, corpora, capsys):
+def test_rejects_wrong_corpora_and_options(model, tmp_path, corpora, capsys):
     before = [path.name for path in tmp_path.iterdir()]
     assert count(model, corpora, tmp_path / "out", "--positions", "response") == 1
-    assert_one_sentence(capsys, corpora["fr"], "has no prompt and response")
+    assert_error_line(capsys, corpora["fr"], "has no prompt and response")
     empty = write_text(tmp_path / "empty.txt", [" "])
     assert count(model, {"fr": empty}, tmp_path / "out") == 1
-    assert_one_sentence(capsys, "'fr' has no positions to count: texts 1, empty 1")
+    assert_error_line(capsys, "'fr' has no positions to count: texts 1, empty 1")
     assert count(model, {}, tmp_path / "out", "--corpus", f"fr={empty}", "--corpus", f"fr={empty}") == 2
-    assert_one_sentence(capsys, "'fr' is given more than once")
+    assert_error_line(capsys, "'fr' is given more than once")
     assert count(model, corpora, tmp_path / "out", "--positions", "response", "--pack", "8") == 2
-    assert_one_sentence(capsys, "--pack: not allowed with --positions response")
-    assert_nothing_written(tmp_path, *before, "empty.txt")
+    assert_error_line(capsys, "--pack: not allowed with --positions response")
+    assert_folder_holds(tmp_path, *before, "empty.txt")

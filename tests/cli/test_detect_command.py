@@ -6,13 +6,13 @@ import torch
 
 import pymultiling as pml
 from pymultiling.results.run import file_hash
-from tests.support.command_line import assert_nothing_written, assert_one_sentence, detect, run
+from tests.support.command_line import assert_error_line, assert_folder_holds, detect, run
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import save_model, texts, write_text
 
 
 @pytest.mark.parametrize("ending", ["txt", "txt.gz", "jsonl", "jsonl.gz", "parquet"])
-def test_detect(model, tmp_path, capsys, ending):
+def test_writes_sets_statistics_and_tables_for_every_kind_of_file(model, tmp_path, capsys, ending):
     corpora = {name: write_text(tmp_path / f"{name}.{ending}", texts(name)) for name in ("fr", "de")}
     out = tmp_path / "new" / "out"
     assert detect(model, corpora, out, "--ffn", "0.2", "--attention", "3", "--share", "0.5", "--sites", "q,ffn") == 0
@@ -32,40 +32,40 @@ def test_detect(model, tmp_path, capsys, ending):
         assert list(neurons.sites) == ["ffn", "q"]
         assert neurons == pml.TopK(0.2, 3, 0.5).select(statistics)
         assert len(specific - neurons) == 0
-        of_language = report[report.language == language]
-        assert (of_language.selected.sum(), of_language.specific.sum()) == (len(neurons), len(specific))
+        language_report = report[report.language == language]
+        assert (language_report.selected.sum(), language_report.specific.sum()) == (len(neurons), len(specific))
     record = json.loads((out / "run.json").read_text())
     assert record["model"] == {"name": str(model), "revision": None, "type": "llama", "dtype": "float32"}
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["corpora"]["fr"]["sha256"]) == 64
     assert record["arguments"]["share"] == 0.5 and record["device"] == "cpu" and record["seed"] is None
     assert {"hash", "load", "detect", "write", "total"} == set(record["seconds"])
-    assert_nothing_written(out.parent, "out")
+    assert_folder_holds(out.parent, "out")
 
 
-def test_a_pattern_may_name_one_file(model, tmp_path, corpora):
+def test_records_the_hash_of_a_pattern_with_one_file(model, tmp_path, corpora):
     corpora["fr"] = f"{tmp_path}/f*.txt"
     assert detect(model, corpora, tmp_path / "out") == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["corpora"]["fr"]["sha256"] == file_hash(tmp_path / "fr.txt")
 
 
-def test_detect_by_threshold(model, tmp_path, corpora):
+def test_threshold_selects_what_the_rule_selects_from_the_statistics(model, tmp_path, corpora):
     assert detect(model, corpora, tmp_path / "out", "--threshold", "0.001", "--rope", "post", "--pack", "8") == 0
     neurons = pml.NeuronSet.load(tmp_path / "out" / "neurons" / "fr.safetensors")
     statistics = pml.NeuronStatistics.load(tmp_path / "out" / "statistics" / "fr.safetensors")
     assert neurons == pml.Threshold(0.001).select(statistics)
 
 
-def test_detect_with_estimated_q_and_k(model, tmp_path, corpora):
+def test_qk_fast_is_recorded_in_the_statistics(model, tmp_path, corpora):
     assert detect(model, corpora, tmp_path / "out", "--qk", "fast") == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]["qk"] == "fast"
     statistics = pml.NeuronStatistics.load(tmp_path / "out" / "statistics" / "fr.safetensors")
     assert "q and k estimated" in statistics.rule
 
 
-def test_what_became_of_texts_is_reported(model, tmp_path, corpora, capsys):
-    with open(corpora["fr"], "ab") as file:
+def test_reports_texts_that_are_empty_replaced_or_cut(model, tmp_path, corpora, capsys):
+    with corpora["fr"].open("ab") as file:
         file.write(b"\n   \nw3\nw4 \xff w5\n" + b"w6 " * 100)
     assert detect(model, corpora, tmp_path / "out", "--max-length", "999") == 0
     assert "texts 11, empty 2, replaced 1, cut 1" in capsys.readouterr().out
@@ -88,35 +88,35 @@ BAD_CORPORA = {
 
 
 @pytest.mark.parametrize("case", BAD_CORPORA)
-def test_bad_corpora(model, tmp_path, corpora, capsys, case):
-    name, content, word = BAD_CORPORA[case]
+def test_rejects_corpora_that_cannot_be_read(model, tmp_path, corpora, capsys, case):
+    name, content, text = BAD_CORPORA[case]
     (tmp_path / name).write_bytes(content)
     assert detect(model, {"de": corpora["de"], "fr": tmp_path / name}, tmp_path / "out") == 1
-    assert_one_sentence(capsys, "fr", word)
-    assert_nothing_written(tmp_path, *{"de.txt", "fr.txt", name})
+    assert_error_line(capsys, "fr", text)
+    assert_folder_holds(tmp_path, *{"de.txt", "fr.txt", name})
 
 
-def test_corpus_that_is_not_there(model, tmp_path, corpora, capsys):
+def test_rejects_a_missing_corpus(model, tmp_path, corpora, capsys):
     assert detect(model, {"fr": tmp_path / "absent.txt"}, tmp_path / "out") == 1
-    assert_one_sentence(capsys, tmp_path / "absent.txt", "no such file")
-    assert_nothing_written(tmp_path, "fr.txt", "de.txt")
+    assert_error_line(capsys, tmp_path / "absent.txt", "no such file")
+    assert_folder_holds(tmp_path, "fr.txt", "de.txt")
 
 
-def test_nan_weight(tmp_path, corpora, capsys):
+def test_the_message_of_a_nan_weight_names_site_and_layer(tmp_path, corpora, capsys):
     broken = tiny_model("llama")
     broken.model.layers[1].mlp.up_proj.weight.data[5, 3] = torch.nan
     folder = save_model(tmp_path / "model", broken)
     assert detect(folder, corpora, tmp_path / "out") == 1
-    assert_one_sentence(capsys, "fr", "site ffn", "layer 1")
-    assert_nothing_written(tmp_path, "fr.txt", "de.txt", "model")
+    assert_error_line(capsys, "fr", "site ffn", "layer 1")
+    assert_folder_holds(tmp_path, "fr.txt", "de.txt", "model")
 
 
 @pytest.mark.parametrize(
-    "arguments, word",
+    "arguments, text",
     [
         ([], "--corpus"),
         (["--corpus", "fr"], "NAME=FILE"),
-        (["--corpus", "../fr=a.txt"], "name a file"),
+        (["--corpus", "../fr=a.txt"], "as a file name"),
         (["--corpus", "fr=a.txt", "--corpus", "fr=b.txt"], "more than once"),
         (["--corpus", "fr=a.txt", "--sites", "ffn,z"], "unknown site 'z'"),
         (["--corpus", "fr=a.txt", "--pack", "0"], "at least 1"),
@@ -125,8 +125,8 @@ def test_nan_weight(tmp_path, corpora, capsys):
         (["--corpus", "fr=a.txt", "--ffn", "1", "--threshold", "1"], "--ffn"),
     ],
 )
-def test_wrong_arguments(tmp_path, monkeypatch, capsys, arguments, word):
+def test_rejects_wrong_arguments_in_one_line(tmp_path, monkeypatch, capsys, arguments, text):
     monkeypatch.chdir(tmp_path)
     assert run("detect", "--model", "m", "--out", "o", *arguments) == 2
-    assert len(assert_one_sentence(capsys, word).splitlines()) == 1
-    assert_nothing_written(tmp_path)
+    assert len(assert_error_line(capsys, text).splitlines()) == 1
+    assert_folder_holds(tmp_path)

@@ -1,4 +1,4 @@
-"""What holds for every command, found as the command line finds them."""
+"""What holds for every command. The tests find the commands in the same way as the command line."""
 
 import re
 import shlex
@@ -18,17 +18,17 @@ each_command = pytest.mark.parametrize("name", MODULES)
 
 
 @each_command
-def test_says_what_it_is(name):
+def test_describes_itself_in_all_fields(name):
     command = MODULES[name].COMMAND
     assert command.name == name
     for text in (command.summary, command.title, command.about):
         assert text and text == text.strip()
     assert command.about.endswith(".") and not command.title.endswith(".")
-    assert all(re.fullmatch(r"\d{4}\.\d{5}", number) and what for number, what in command.papers.items())
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", number) and use for number, use in command.papers.items())
 
 
 @each_command
-def test_its_example_is_a_command_line(name):
+def test_its_example_can_be_parsed(name):
     command = MODULES[name].COMMAND
     words = shlex.split(command.example)
     assert words[:2] == ["pymultiling", name]
@@ -36,7 +36,7 @@ def test_its_example_is_a_command_line(name):
 
 
 @each_command
-def test_what_is_published_whole_are_options_of_its_own(name):
+def test_arguments_that_are_published_whole_exist(name):
     command = MODULES[name].COMMAND
     parser = make_parser().parse_args(shlex.split(command.example)[1:]).parser
     options = {action.dest for action in parser._actions}
@@ -44,7 +44,7 @@ def test_what_is_published_whole_are_options_of_its_own(name):
 
 
 @each_command
-def test_help_ends_in_the_example(name, capsys):
+def test_help_ends_with_the_example(name, capsys):
     command = MODULES[name].COMMAND
     assert run(name, "--help") == 0
     printed = capsys.readouterr().out
@@ -52,29 +52,26 @@ def test_help_ends_in_the_example(name, capsys):
     assert command.summary in " ".join(printed.split())
 
 
-def test_help_lists_all_by_group(capsys):
+def test_help_lists_all_commands_by_group(capsys):
     assert run("--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    places = []
+    words = [line.split() for line in lines]
+    numbers = []
     for module in MODULES.values():
         heading = lines.index(f"{module.COMMAND.group.value}:")
-        place = next(
-            at
-            for at, line in enumerate(lines)
-            if line.split() == [module.COMMAND.name, *module.COMMAND.summary.split()]
-        )
-        assert place > heading
-        places.append(place)
-    assert places == sorted(places)
+        number = words.index([module.COMMAND.name, *module.COMMAND.summary.split()])
+        assert number > heading
+        numbers.append(number)
+    assert numbers == sorted(numbers)
 
 
 @each_command
-def test_has_tests_of_its_own(name):
+def test_has_a_test_file(name):
     assert (Path(__file__).parent / f"test_{name}_command.py").is_file()
 
 
 def test_help_and_version_load_nothing_heavy():
-    """In a fresh interpreter, as does `import pymultiling`; nor does importing a command."""
+    """Tested in a fresh interpreter, after importing the package and all commands."""
     program = f"""
 import sys
 import pymultiling
@@ -82,8 +79,8 @@ from pymultiling.cli import main
 for arguments in (["--help"], ["--version"], *([name, "--help"] for name in {list(MODULES)})):
     try:
         main(arguments)
-    except SystemExit as end:
-        assert end.code == 0
+    except SystemExit as error:
+        assert error.code == 0
     print("\\n", arguments, [name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

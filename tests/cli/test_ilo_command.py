@@ -5,12 +5,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
-from tests.support.command_line import QUICK, assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 LANGUAGES = {"it": texts("fr", seed=1), "fr": texts("fr"), "de": texts("de"), "nl": texts("de", seed=1)}
 LANGUAGES["de"][2] = ""  # a missing sentence
-SMALL = ["--k", "2", "--tau", "1"]
+FEW_NEIGHBOURS = ["--k", "2", "--tau", "1"]
 
 
 @pytest.fixture
@@ -19,32 +19,32 @@ def table(tmp_path):
     return write_text(tmp_path / "table.tsv.gz", ["\t".join(row) for row in (["id", *LANGUAGES], *rows)])
 
 
-def ilo(model, out, *more) -> int:
-    return run("ilo", "--model", model, "--out", out, *QUICK, *more)
+def ilo(model, out, *options) -> int:
+    return run("ilo", "--model", model, "--out", out, *SMALL_BATCHES, *options)
 
 
-def points(model, sentences, max_length: int = 16) -> pml.SentenceEmbeddings:
+def embed(model, sentences, max_length: int = 16) -> pml.SentenceEmbeddings:
     loaded = AutoModelForCausalLM.from_pretrained(model)
     return pml.sentence_embeddings(loaded, tiny_tokenizer(), sentences, max_length=max_length, batch_tokens=64)
 
 
-def assert_written(path, truth: pandas.DataFrame) -> None:
+def assert_table(path, truth: pandas.DataFrame) -> None:
     pandas.testing.assert_frame_equal(pandas.read_csv(path), truth, rtol=1e-9)
 
 
 @pytest.mark.parametrize("metric, k, tau", [("cosine", 5, 3), ("euclidean", 2, 1)])
-def test_parallel(model, tmp_path, table, capsys, metric, k, tau):
-    given = [] if k == 5 else ["--k", k, "--tau", tau, "--metric", metric]  # else the defaults
-    out, options = tmp_path / "out", {"metric": metric}
-    assert ilo(model, out, "--parallel", table, "--max-length", "8", *given) == 0
+def test_writes_the_tables_of_ilo_retrieval_and_cka(model, tmp_path, table, capsys, metric, k, tau):
+    settings = [] if k == 5 else ["--k", k, "--tau", tau, "--metric", metric]  # k=5 is the default
+    out = tmp_path / "out"
+    assert ilo(model, out, "--parallel", table, "--max-length", "8", *settings) == 0
     printed = capsys.readouterr()
     assert "de: texts 6, empty 1, cut 3" in printed.out and "no retrieval" not in printed.out
     assert "nl: embedding: 6 sentences" in printed.err
-    assert_nothing_written(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
-    embedded = points(model, LANGUAGES, max_length=8)
-    assert_written(out / "ilo.csv", pml.ilo(embedded, k=k, tau=tau, **options))
-    assert_written(out / "retrieval.csv", pml.retrieval(embedded, **options))
-    assert_written(out / "cka.csv", pml.cka(embedded))
+    assert_folder_holds(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
+    embedded = embed(model, LANGUAGES, max_length=8)
+    assert_table(out / "ilo.csv", pml.ilo(embedded, k=k, tau=tau, metric=metric))
+    assert_table(out / "retrieval.csv", pml.retrieval(embedded, metric=metric))
+    assert_table(out / "cka.csv", pml.cka(embedded))
     assert (out / "ilo.png").stat().st_size > 10_000
     record = json.loads((out / "run.json").read_text())
     assert record["arguments"]["k"] == k and record["texts"]["de"]["empty"] == 1
@@ -52,9 +52,9 @@ def test_parallel(model, tmp_path, table, capsys, metric, k, tau):
     assert {"load", "embeddings", "ilo", "retrieval and cka", "total"} == set(record["seconds"])
 
 
-def test_means_are_printed(model, tmp_path, table, capsys):
-    assert ilo(model, tmp_path / "out", "--parallel", table, *SMALL) == 0
-    shown = capsys.readouterr().out.split("means over languages, and over pairs of them\n")[1].splitlines()
+def test_prints_the_means_by_layer(model, tmp_path, table, capsys):
+    assert ilo(model, tmp_path / "out", "--parallel", table, *FEW_NEIGHBOURS) == 0
+    shown = capsys.readouterr().out.split("means over languages, and over pairs of languages\n")[1].splitlines()
     columns, rows = shown[0].split(), [row.split() for row in shown[2:5]]
     assert columns == ["bridge", "reach", "ilo", "retrieval", "cka"] and [row[0] for row in rows] == ["0", "1", "2"]
     for name, column in (("ilo", "ilo"), ("retrieval", "accuracy"), ("cka", "cka")):
@@ -62,72 +62,74 @@ def test_means_are_printed(model, tmp_path, table, capsys):
         assert [float(row[1 + columns.index(name)]) for row in rows] == pytest.approx(means.tolist(), abs=6e-4)
 
 
-def test_languages_are_picked_and_ordered(model, tmp_path, table):
-    assert ilo(model, tmp_path / "out", "--parallel", table, "--languages", "nl,it", *SMALL) == 0
-    truth = pml.ilo(points(model, {code: LANGUAGES[code] for code in ("nl", "it")}), k=2, tau=1)
+def test_languages_chooses_and_orders_the_columns(model, tmp_path, table):
+    assert ilo(model, tmp_path / "out", "--parallel", table, "--languages", "nl,it", *FEW_NEIGHBOURS) == 0
+    truth = pml.ilo(embed(model, {code: LANGUAGES[code] for code in ("nl", "it")}), k=2, tau=1)
     assert truth["language"].tolist() == ["nl", "it"] * 3
-    assert_written(tmp_path / "out" / "ilo.csv", truth)
+    assert_table(tmp_path / "out" / "ilo.csv", truth)
 
 
-def test_limit(model, tmp_path, table):
-    assert ilo(model, tmp_path / "out", "--parallel", table, "--limit", "4", *SMALL) == 0
-    embedded = points(model, {language: some[:4] for language, some in LANGUAGES.items()})
-    assert_written(tmp_path / "out" / "ilo.csv", pml.ilo(embedded, k=2, tau=1))
-    assert_written(tmp_path / "out" / "retrieval.csv", pml.retrieval(embedded))
+def test_limit_uses_the_first_sentences(model, tmp_path, table):
+    assert ilo(model, tmp_path / "out", "--parallel", table, "--limit", "4", *FEW_NEIGHBOURS) == 0
+    embedded = embed(model, {language: sentences[:4] for language, sentences in LANGUAGES.items()})
+    assert_table(tmp_path / "out" / "ilo.csv", pml.ilo(embedded, k=2, tau=1))
+    assert_table(tmp_path / "out" / "retrieval.csv", pml.retrieval(embedded))
 
 
-def test_sentences_of_files(model, tmp_path, table):
-    """The same sentences, whether in a table or in files."""
-    files = {language: write_text(tmp_path / f"{language}.txt.gz", some) for language, some in LANGUAGES.items()}
-    given = [argument for language, path in files.items() for argument in ("--sentences", f"{language}={path}")]
-    assert ilo(model, tmp_path / "files", *given) == ilo(model, tmp_path / "table", "--parallel", table) == 0
+def test_files_of_sentences_give_the_same_results_as_a_table(model, tmp_path, table):
+    files = {name: write_text(tmp_path / f"{name}.txt.gz", sentences) for name, sentences in LANGUAGES.items()}
+    assert ilo(model, tmp_path / "files", *repeat("--sentences", files)) == 0
+    assert ilo(model, tmp_path / "table", "--parallel", table) == 0
     for name in ("ilo.csv", "retrieval.csv", "cka.csv"):
         assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "table" / name).read_bytes()
     record = json.loads((tmp_path / "files" / "run.json").read_text())
     assert list(record["corpora"]) == list(LANGUAGES) and record["texts"]["de"]["empty"] == 1
 
 
-def test_different_numbers_of_sentences(model, tmp_path, capsys):
+def test_files_of_different_lengths_have_ilo_and_no_retrieval(model, tmp_path, capsys):
     sentences = {"fr": LANGUAGES["fr"], "de": LANGUAGES["de"][:5]}
-    files = {language: write_text(tmp_path / f"{language}.txt", some) for language, some in sentences.items()}
-    given = [argument for language, path in files.items() for argument in ("--sentences", f"{language}={path}")]
-    assert ilo(model, tmp_path / "out", *given, *SMALL) == 0
-    assert_nothing_written(tmp_path / "out", "ilo.csv", "ilo.png", "run.json")
-    assert_written(tmp_path / "out" / "ilo.csv", pml.ilo(points(model, sentences), k=2, tau=1))
+    files = {language: write_text(tmp_path / f"{language}.txt", texts) for language, texts in sentences.items()}
+    assert ilo(model, tmp_path / "out", *repeat("--sentences", files), *FEW_NEIGHBOURS) == 0
+    assert_folder_holds(tmp_path / "out", "ilo.csv", "ilo.png", "run.json")
+    assert_table(tmp_path / "out" / "ilo.csv", pml.ilo(embed(model, sentences), k=2, tau=1))
     printed = capsys.readouterr().out
     assert "de: texts 5, empty 1" in printed
     assert "no retrieval and no CKA: the languages' files have different numbers of lines" in printed
 
 
 @pytest.mark.parametrize(
-    "more, status, words",
+    "options, status, text",
     [
         (["--parallel", "TABLE", "--languages", "fr,es"], 1, "has no language 'es', only it, fr, de, nl"),
         ([], 2, "one of the arguments --parallel --sentences is required"),
         (["--parallel", "TABLE", "--sentences", "fr=TABLE"], 2, "--sentences: not allowed with argument --parallel"),
         (["--sentences", "fr=TABLE", "--languages", "fr"], 2, "--languages: not allowed with --sentences"),
         (["--sentences", "fr=TABLE", "--sentences", "fr=TABLE"], 2, "--sentences: 'fr' is given more than once"),
-        (["--parallel", "TABLE", "--languages", "fr,fr"], 2, "'fr,fr' is no list of different codes"),
+        (["--parallel", "TABLE", "--languages", "fr,fr"], 2, "'fr,fr' is not a list of different codes"),
         (["--parallel", "TABLE", "--metric", "dot"], 2, "'dot'"),
-        (["--parallel", "TABLE", "--limit", "0"], 2, "--limit: '0' is not a count of at least 1"),
+        (["--parallel", "TABLE", "--limit", "0"], 2, "--limit: '0' is not a whole number of at least 1"),
         (["--parallel", "TABLE", "--tau", "4"], 1, "tau = 4 other languages are more than the 3 that there are"),
         (["--parallel", "TABLE", "--k", "2"], 1, "tau must be between 1 and k"),
         (["--parallel", "TABLE", "--k", "23"], 1, "23 neighbours need at least 24 sentences, got 23"),
-        (["--parallel", "TABLE", "--languages", "fr", *SMALL], 1, "at least two languages are compared, got 1"),
+        (
+            ["--parallel", "TABLE", "--languages", "fr", *FEW_NEIGHBOURS],
+            1,
+            "at least two languages are compared, got 1",
+        ),
         (["--parallel", "absent.tsv"], 1, "absent.tsv: no such file"),
         (["--sentences", "fr=absent.txt"], 1, "absent.txt: no such file"),
         (
-            ["--sentences", "fr=BLANK", "--sentences", "de=BLANK", *SMALL],
+            ["--sentences", "fr=BLANK", "--sentences", "de=BLANK", *FEW_NEIGHBOURS],
             1,
             "language 'fr' has no sentences: texts 2, empty 2",
         ),
     ],
 )
-def test_wrong_arguments(model, tmp_path, table, capsys, monkeypatch, more, status, words):
+def test_rejects_wrong_arguments(model, tmp_path, table, capsys, monkeypatch, options, status, text):
     monkeypatch.chdir(tmp_path)
     names = {"TABLE": table.name, "BLANK": write_text(tmp_path / "blank.txt", ["", " "]).name}
     for name, file in names.items():
-        more = [argument.replace(name, file) for argument in more]
-    assert ilo(model, tmp_path / "out", *more) == status
-    assert_one_sentence(capsys, words)
-    assert_nothing_written(tmp_path, *names.values())
+        options = [word.replace(name, file) for word in options]
+    assert ilo(model, tmp_path / "out", *options) == status
+    assert_error_line(capsys, text)
+    assert_folder_holds(tmp_path, *names.values())

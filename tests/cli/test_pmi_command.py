@@ -10,7 +10,7 @@ import pymultiling as pml
 from pymultiling.methods import pmi
 from pymultiling.models.loading import load_translator
 from tests.support.chat_server import REFUSED, ChatServer
-from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import assert_error_line, assert_folder_holds, run
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import WORDS, save_model, tiny_tokenizer
 
@@ -18,30 +18,38 @@ LANGUAGES = ("de", "fr", "es", "en")
 
 
 @pytest.fixture(scope="module")
-def roomy(tmp_path_factory):
+def long_context_model(tmp_path_factory):
+    """A model with 512 positions, for prompts with examples."""
     return save_model(
-        tmp_path_factory.mktemp("roomy"), tiny_model("llama", pad_token_id=None, max_position_embeddings=512)
+        tmp_path_factory.mktemp("long_context_model"),
+        tiny_model("llama", pad_token_id=None, max_position_embeddings=512),
     )
 
 
 @pytest.fixture
 def parallel(tmp_path):
     path = tmp_path / "parallel.tsv.gz"
-    rows = [
-        [str(place), *(" ".join(WORDS[place + shift : place + shift + 3]) for shift in range(4))] for place in range(6)
+    records = [
+        [str(number), *(" ".join(WORDS[number + shift : number + shift + 3]) for shift in range(4))]
+        for number in range(6)
     ]
-    path.write_bytes(gzip.compress("\n".join("\t".join(row) for row in [("id", *LANGUAGES), *rows]).encode()))
+    path.write_bytes(gzip.compress("\n".join("\t".join(record) for record in [("id", *LANGUAGES), *records]).encode()))
     return path
 
 
-def compare(model, parallel, out, *more) -> int:
-    return run("pmi", "--model", model, "--inputs", parallel, "--source", "de", "--out", out, *more)
+def compare(model, parallel, out, *options) -> int:
+    return run("pmi", "--model", model, "--inputs", parallel, "--source", "de", "--out", out, *options)
 
 
-def test_translation(roomy, parallel, tmp_path, capsys):
+def test_writes_the_tables_and_answers_that_compare_gives(long_context_model, parallel, tmp_path, capsys):
     out = tmp_path / "out"
-    assert compare(roomy, parallel, out, "--target", "en", "--pivot", "es", "--shots", 1, "--limit", 4) == 0
-    assert "4 items; active: share of the FFN neurons at the prompts' last token" in capsys.readouterr().out
+    assert (
+        compare(long_context_model, parallel, out, "--target", "en", "--pivot", "es", "--shots", 1, "--limit", 4) == 0
+    )
+    assert (
+        "4 items; active: fraction of the FFN neurons that are active at the prompts' last token"
+        in capsys.readouterr().out
+    )
     assert {path.name for path in out.iterdir()} == {
         "table.csv", "by_layer.csv", "answers.jsonl", "counts", "pmi.png", "run.json",
     }  # fmt: skip
@@ -53,17 +61,18 @@ def test_translation(roomy, parallel, tmp_path, capsys):
     truth = pmi.compare(model, tokenizer, task, **options)
     table = pandas.read_csv(out / "table.csv")
     pandas.testing.assert_frame_equal(table, truth.table)
-    rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
-    assert [row["answers"]["PMI-2"] for row in rows] == truth.answers["PMI-2"]
-    assert [row["item"] for row in rows] == [0, 1, 2, 3]
-    assert rows[0]["source"] == task.items[0].texts["de"] and rows[0]["references"] == list(task.items[0].references)
+    records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [record["answers"]["PMI-2"] for record in records] == truth.answers["PMI-2"]
+    assert [record["item"] for record in records] == [0, 1, 2, 3]
+    assert records[0]["source"] == task.items[0].texts["de"]
+    assert records[0]["references"] == list(task.items[0].references)
     saved = pml.ActivationStatistics.load(out / "counts" / "PMI-1.safetensors")
     assert (saved.active == truth.statistics["PMI-1"].active).all()
     record = json.loads((out / "run.json").read_text())
     assert record["others"] == ["fr", "es"] and record["scores"]["bleu"].startswith("nrefs:1")
 
 
-def test_math_and_nli(roomy, tmp_path, capsys):
+def test_math_and_nli_have_an_accuracy_for_each_prompt(long_context_model, tmp_path, capsys):
     texts = {"de": "w3 w4", "fr": "w5 w6"}
     math = [{"lang": lang, "id": n, "question": text, "answer": "3"} for n in range(3) for lang, text in texts.items()]
     nli = [
@@ -71,27 +80,29 @@ def test_math_and_nli(roomy, tmp_path, capsys):
         for n in range(3)
         for lang, text in texts.items()
     ]
-    for task, rows, more in (("math", math, ["--target", "de"]), ("nli", nli, ["--template", "nli_premises"])):
+    for task, records, options in (("math", math, ["--target", "de"]), ("nli", nli, ["--template", "nli_premises"])):
         path = tmp_path / f"{task}.jsonl"
-        path.write_text("\n".join(map(json.dumps, rows)))
-        assert compare(roomy, path, tmp_path / f"{task} out", "--task", task, *more) == 0
+        path.write_text("\n".join(map(json.dumps, records)))
+        assert compare(long_context_model, path, tmp_path / f"{task} out", "--task", task, *options) == 0
         table = pandas.read_csv(tmp_path / f"{task} out" / "table.csv")
         assert list(table["prompt"]) == ["direct", "PMI-1"] and set(table["accuracy"]) <= {0, 100 / 3, 200 / 3, 100}
 
 
-def test_languages_with_names_of_ones_own(roomy, tmp_path, capsys):
+def test_name_gives_the_name_of_an_unknown_language(long_context_model, tmp_path, capsys):
     path = tmp_path / "some.tsv"
-    path.write_text(
-        "\n".join("\t".join(row) for row in [("de", "qq", "en"), ("w3 w4", "w5 w6", "w7"), ("w8", "w9", "w10")])
+    records = [("de", "qq", "en"), ("w3 w4", "w5 w6", "w7"), ("w8", "w9", "w10")]
+    path.write_text("\n".join("\t".join(record) for record in records))
+    assert compare(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only") == 1
+    assert_error_line(capsys, "'qq'")
+    assert (
+        compare(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya")
+        == 0
     )
-    assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only") == 1
-    assert_one_sentence(capsys, "'qq'")
-    assert compare(roomy, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya") == 0
 
 
-def test_free_and_counting_only(roomy, parallel, tmp_path):
+def test_count_only_writes_no_answers(long_context_model, parallel, tmp_path):
     options = ["--task", "free", "--instruction", "Continue.", "--target", "en", "--others", "es", "--count-only"]
-    assert compare(roomy, parallel, tmp_path / "out", *options, "--positions", "all") == 0
+    assert compare(long_context_model, parallel, tmp_path / "out", *options, "--positions", "all") == 0
     assert list(pandas.read_csv(tmp_path / "out" / "table.csv")["prompt"]) == ["direct", "PMI-1"]
     assert not (tmp_path / "out" / "answers.jsonl").exists()
 
@@ -99,16 +110,17 @@ def test_free_and_counting_only(roomy, parallel, tmp_path):
 @pytest.mark.parametrize(
     "make, others", [("translation", ["fr", "es"]), ("back-translation", ["de~fr"]), ("paraphrase", ["de~1", "de~2"])]
 )
-def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
-    given = (
-        ["--number", 2] if make == "paraphrase" else ["--others", ",".join(name.removeprefix("de~") for name in others)]
-    )
+def test_requests_each_input_once_and_keeps_it_in_the_cache(long_context_model, parallel, tmp_path, make, others):
+    if make == "paraphrase":
+        into = ["--number", 2]
+    else:
+        into = ["--others", ",".join(name.removeprefix("de~") for name in others)]
     with ChatServer() as server:
         options = ["--make", make, "--by", "m", "--base-url", server.url, "--cache", tmp_path / "cache"]
-        options += given + ["--target", "en", "--count-only", "--limit", 3, "--shots", 1]
-        assert compare(roomy, parallel, tmp_path / "out", *options) == 0
-        assert sum(server.delivered.values()) == 4 * 2  # two requests for each of three items and one example
-        assert compare(roomy, parallel, tmp_path / "again", *options) == 0
+        options += [*into, "--target", "en", "--count-only", "--limit", 3, "--shots", 1]
+        assert compare(long_context_model, parallel, tmp_path / "out", *options) == 0
+        assert sum(server.delivered.values()) == 4 * 2  # two requests for each of the three items and the example
+        assert compare(long_context_model, parallel, tmp_path / "again", *options) == 0
         assert sum(server.delivered.values()) == 4 * 2
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["others"] == others and record["items"] == 3
@@ -117,7 +129,7 @@ def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
 
 
 @pytest.mark.parametrize(
-    "make, others, pivot, there",
+    "make, others, pivot, languages",
     [
         ("translation", "fr,it", "it", ("de", "es", "en")),
         ("back-translation", "fr", "fr", ("de", "fr", "en")),
@@ -125,52 +137,42 @@ def test_inputs_made_by_a_server(roomy, parallel, tmp_path, make, others):
         ("paraphrase", None, "de~1", ("de", "en")),
     ],
 )
-def test_pivots_that_are_made_or_there(roomy, tmp_path, make, others, pivot, there):
+def test_a_pivot_may_be_made_or_be_in_the_file(long_context_model, tmp_path, make, others, pivot, languages):
     path = tmp_path / "some.tsv"
-    path.write_text(
-        "\n".join("\t".join(row) for row in [there, *(WORDS[place : place + len(there)] for place in range(3))])
-    )
+    records = [languages, *(WORDS[number : number + len(languages)] for number in range(3))]
+    path.write_text("\n".join("\t".join(record) for record in records))
     with ChatServer() as server:
-        options = [
-            "--make",
-            make,
-            "--by",
-            "m",
-            "--base-url",
-            server.url,
-            "--target",
-            "en",
-            "--count-only",
-            "--pivot",
-            pivot,
-        ]
-        assert compare(roomy, path, tmp_path / "out", *options, *([] if others is None else ["--others", others])) == 0
+        options = ["--make", make, "--by", "m", "--base-url", server.url]
+        options += ["--target", "en", "--count-only", "--pivot", pivot]
+        if others is not None:
+            options += ["--others", others]
+        assert compare(long_context_model, path, tmp_path / "out", *options) == 0
     table = pandas.read_csv(tmp_path / "out" / "table.csv", index_col="prompt")
     assert table.loc["pivot", "languages"] == 1
 
 
-def test_a_server_that_refuses(roomy, parallel, tmp_path, capsys):
+def test_the_message_says_that_a_server_refuses(long_context_model, parallel, tmp_path, capsys):
     with ChatServer(lambda prompt, before: REFUSED) as server:
         options = ["--make", "translation", "--others", "fr", "--by", "m", "--base-url", server.url, "--target", "en"]
-        assert compare(roomy, parallel, tmp_path / "out", *options) == 1
-    assert_one_sentence(capsys, "401", "does not answer")
-    assert_nothing_written(tmp_path, parallel.name)
+        assert compare(long_context_model, parallel, tmp_path / "out", *options) == 1
+    assert_error_line(capsys, "401", "does not answer")
+    assert_folder_holds(tmp_path, parallel.name)
 
 
-def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
+def test_load_translator_returns_encoder_decoders_and_decoders(long_context_model, tmp_path, capsys):
     sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
     sizes |= dict(encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=70)
     M2M100ForConditionalGeneration(M2M100Config(**sizes)).save_pretrained(tmp_path / "m2m")
     tiny_tokenizer().save_pretrained(tmp_path / "m2m")
     cpu = torch.device("cpu")
     assert isinstance(load_translator(str(tmp_path / "m2m"), cpu)[0], M2M100ForConditionalGeneration)
-    assert isinstance(load_translator(str(roomy), cpu)[0], LlamaForCausalLM)
+    assert isinstance(load_translator(str(long_context_model), cpu)[0], LlamaForCausalLM)
     with pytest.raises(pml.CheckpointError, match="no such folder"):
         load_translator(str(tmp_path / "none"), cpu)
 
 
 @pytest.mark.parametrize(
-    "more, words",
+    "options, text",
     [
         ([], "for --task translation --target is required"),
         (["--target", "en", "--task", "free"], "for --task free --instruction is required"),
@@ -178,7 +180,7 @@ def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
         (["--target", "en", "--make", "paraphrase"], "with --make --by is required"),
         (["--target", "en", "--make", "translation", "--by", "x"], "with --make translation --others is required"),
         (["--target", "en", "--count-only", "--positions", "response"], "not allowed with --positions response"),
-        (["--target", "en", "--others", "fr,fr"], "no list of different codes"),
+        (["--target", "en", "--others", "fr,fr"], "not a list of different codes"),
         (["--target", "en", "--others", "fr,de"], "'de' is the source or the target"),
         (
             ["--target", "en", "--make", "translation", "--by", "x", "--others", "en"],
@@ -191,21 +193,21 @@ def test_translators_are_loaded_by_their_kind(roomy, tmp_path, capsys):
         (["--target", "en", "--number", "2"], "not allowed without --make paraphrase"),
     ],
 )
-def test_wrong_arguments(parallel, tmp_path, capsys, more, words):
-    assert compare("nowhere", parallel, tmp_path / "out", *more) == 2
-    assert_one_sentence(capsys, words)
+def test_rejects_wrong_arguments(parallel, tmp_path, capsys, options, text):
+    assert compare("nowhere", parallel, tmp_path / "out", *options) == 2
+    assert_error_line(capsys, text)
 
 
-def test_what_cannot_be_compared(model, roomy, parallel, tmp_path, capsys):
+def test_rejects_inputs_and_models_that_cannot_be_compared(model, long_context_model, parallel, tmp_path, capsys):
     before = [path.name for path in tmp_path.iterdir()]
-    assert compare(roomy, parallel, tmp_path / "out", "--target", "it") == 1
-    assert_one_sentence(capsys, "'it'")
+    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "it") == 1
+    assert_error_line(capsys, "'it'")
     assert compare(model, parallel, tmp_path / "out", "--target", "en") == 1
-    assert_one_sentence(capsys, "no items to compare", "64 positions")
-    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
-    assert_one_sentence(capsys, "'zh'")
-    assert compare(roomy, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
-    assert_one_sentence(capsys, "none.tsv: no such file")
-    assert compare(roomy, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
-    assert_one_sentence(capsys, "no items to compare: give more, or fewer examples")
-    assert_nothing_written(tmp_path, *before)
+    assert_error_line(capsys, "no items to compare", "64 positions")
+    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
+    assert_error_line(capsys, "'zh'")
+    assert compare(long_context_model, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
+    assert_error_line(capsys, "none.tsv: no such file")
+    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
+    assert_error_line(capsys, "no items to compare: give more, or fewer examples")
+    assert_folder_holds(tmp_path, *before)

@@ -1,11 +1,11 @@
 from pymultiling.neurons.set_files import load_sets
-from tests.support.command_line import assert_nothing_written, assert_one_sentence, run
+from tests.support.command_line import assert_error_line, assert_folder_holds, run
 from tests.support.published_runs import file_contents, write_detect_results
 
 NAME = "me/language-neurons"
 
 
-def test_what_was_pulled_before_is_replaced_and_other_files_are_not(hub, tmp_path, capsys):
+def test_replaces_pulled_files_and_leaves_files_of_the_user(hub, tmp_path, capsys):
     out, pulled = write_detect_results(tmp_path / "out", tmp_path), tmp_path / "pulled"
     assert run("push", out, NAME) == 0 and run("pull", NAME, "--out", pulled) == 0
     (out / "neurons" / "fr.safetensors").unlink()
@@ -14,20 +14,20 @@ def test_what_was_pulled_before_is_replaced_and_other_files_are_not(hub, tmp_pat
     (pulled / "notes.md").write_text("mine")
     before = file_contents(pulled)
     assert run("pull", NAME, "--out", pulled) == 1
-    assert_one_sentence(capsys, "holds other files, such as notes.md", "--out")
+    assert_error_line(capsys, "holds other files, such as notes.md", "--out")
     assert file_contents(pulled) == before
-    assert_nothing_written(tmp_path, "out", "pulled", "cache")
+    assert_folder_holds(tmp_path, "out", "pulled", "cache")
 
 
-def test_errors_are_a_sentence(hub, tmp_path, capsys, monkeypatch):
+def test_reports_errors_in_one_line(hub, tmp_path, capsys, monkeypatch):
     assert run("pull", NAME, "--out", tmp_path / "new") == 1
-    assert_one_sentence(capsys, NAME, "not on the Hub")
+    assert_error_line(capsys, NAME, "not on the Hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run("pull", NAME, "--out", tmp_path / "new") == 1
-    assert_one_sentence(capsys, NAME, "HF_HUB_OFFLINE", "unset it")
-    assert_nothing_written(tmp_path)
+    assert_error_line(capsys, NAME, "HF_HUB_OFFLINE", "unset it")
+    assert_folder_holds(tmp_path)
 
 
-def test_wrong_arguments(capsys):
+def test_rejects_a_missing_result_folder(capsys):
     assert run("pull", NAME) == 2
-    assert_one_sentence(capsys, "--out")
+    assert_error_line(capsys, "--out")

@@ -1,34 +1,46 @@
-"""The command line run in this process, and what it says."""
+"""Runs the command line in this process, and checks what it prints and writes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from pymultiling.cli import main
 
-QUICK = ["--max-length", "16", "--batch-tokens", "64"]
+SMALL_BATCHES = ["--max-length", "16", "--batch-tokens", "64"]
 
 
-def run(*arguments) -> int:
-    """Exit status of the command line."""
+def run(*arguments: object) -> int:
+    """Returns the exit status of a command line."""
     try:
         return main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return end.code
+    except SystemExit as error:
+        return error.code
 
 
-def detect(model, corpora, out, *more) -> int:
-    given = [argument for name, path in corpora.items() for argument in ("--corpus", f"{name}={path}")]
-    return run("detect", "--model", model, *given, "--out", out, *QUICK, *more)
+def repeat(option: str, files: Mapping[str, object]) -> list[str]:
+    """Returns the words of an option that is given once for each name: option NAME=FILE ..."""
+    return [word for name, path in files.items() for word in (option, f"{name}={path}")]
 
 
-def assert_one_sentence(capsys, *words) -> str:
-    """What was printed on stderr last is one line, without a traceback, with these words."""
-    text = capsys.readouterr().err
-    last = text.strip().splitlines()[-1]
-    assert last.startswith("pymultiling") and "Traceback" not in text and "should not happen" not in last, text
-    for word in words:
-        assert str(word) in last, last
+def detect(model: object, corpora: Mapping[str, object], out: object, *options: object) -> int:
+    """Returns the exit status of `detect` on {language: file}."""
+    corpus_options = repeat("--corpus", corpora)
+    return run("detect", "--model", model, *corpus_options, "--out", out, *SMALL_BATCHES, *options)
+
+
+def assert_error_line(capsys: pytest.CaptureFixture[str], *texts: object) -> str:
+    """Asserts that the last line on stderr is an error message with these texts, that there is no traceback, and that
+    the error was expected. Returns the line.
+    """
+    printed = capsys.readouterr().err
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("pymultiling") and "Traceback" not in printed and "report the output" not in last, printed
+    for text in texts:
+        assert str(text) in last, last
     return last
 
 
-def assert_nothing_written(folder: Path, *but) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted(but)
+def assert_folder_holds(folder: Path, *names: str) -> None:
+    """Asserts that a folder holds files and folders of exactly these names."""
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)

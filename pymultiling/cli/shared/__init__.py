@@ -1,1 +1,1 @@
-"""What commands share, a concern a file. Importing any of it is light."""
+"""What several commands share, one subject per module. Importing any of these modules is light."""

@@ -1,27 +1,29 @@
-"""Kinds of argument; what is none of them ends the command line with a sentence."""
+"""Types for argparse arguments. A value of another form ends the command line with a message that says what to give."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 
 from pymultiling.neurons.sites import check_sites
 
 
-def count(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """Parses a whole number of at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
+    """Parses a whole number of at least 0."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
-def amount(text: str) -> int | float:
+def count_or_fraction(text: str) -> int | float:
+    """Parses digits as a count and any other number as a fraction."""
     try:
         return int(text) if text.isdecimal() else float(text)
     except ValueError:
@@ -30,59 +32,55 @@ def amount(text: str) -> int | float:
         ) from None
 
 
-def sites(text: str) -> tuple[str, ...]:
+def site_names(text: str) -> tuple[str, ...]:
+    """Parses site names that are separated by commas."""
     try:
         return check_sites(text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def named(text: str) -> tuple[str, str]:
-    """NAME=FILE; the name is to name a file too."""
-    name, found, path = text.partition("=")
-    if not found or not name or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FILE")
-    if not names_file(name):
-        raise argparse.ArgumentTypeError(f"{name!r} cannot name a file: give a code such as fr")
-    return name, os.path.expanduser(path)  # a shell expands ~ only at the beginning
+def name_and_path(text: str) -> tuple[str, str]:
+    """Parses NAME=FILE. Results are saved in files of this name, so it must be a valid file name."""
+    name, separator, path = text.partition("=")
+    if not separator or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} does not have the form NAME=FILE, such as fr=fr.txt")
+    if not is_file_name(name):
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used as a file name: give a code such as fr")
+    # A shell expands ~ only at the beginning of a word.
+    return name, os.path.expanduser(path)  # noqa: PTH111 - Path would change URLs such as hf://...
 
 
-def names_file(name: str) -> bool:
-    """Whether a file can be called so, and is in the folder that it is put into."""
+def is_file_name(name: str) -> bool:
+    """Returns whether a file can have this name and is then a visible file of the folder that it is written to."""
     return bool(name) and not name.startswith(".") and not set(name) & set("/\\:") and name.isprintable()
 
 
 def fraction(text: str) -> float:
-    """Between 0 and 1, both left out."""
+    """Parses a number above 0 and below 1."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction such as 0.01")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction above 0 and below 1, such as 0.01")
     return value
 
 
-def positive(text: str) -> float:
+def positive_number(text: str) -> float:
+    """Parses a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 such as 0.001")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, such as 0.001")
     return value
 
 
-def codes(text: str) -> list[str]:
-    """a,b,c."""
-    found = text.split(",")
-    if not all(found) or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of different codes such as es,ru,fr")
-    return found
-
-
-def as_typed(value: object, kind: Callable | None) -> str:
-    """A value as it is typed, for an argument of this type."""
-    if isinstance(value, (list, tuple)):
-        return ("=" if kind is named else ",").join(value)
-    return str(value)
+def language_codes(text: str) -> list[str]:
+    """Parses different codes that are separated by commas."""
+    codes = text.split(",")
+    if not all(codes) or len(set(codes)) < len(codes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different codes, such as es,ru,fr")
+    return codes

@@ -1,4 +1,4 @@
-"""What a command says of itself, and the parser that it gets."""
+"""The description of a command, and the parser that is made from it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NoReturn
+from typing import Any, NoReturn, TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 class Group(Enum):
-    """The headings of `pymultiling --help`, in the order of a reader's questions."""
+    """The headings of `pymultiling --help`, in the order in which they are printed."""
 
-    BEGIN = "begin"
+    BEGIN = "get started"
     FIND = "find neurons"
     MEASURE = "measure what neurons and layers do"
     TRAIN = "train"
@@ -21,18 +23,19 @@ class Group(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a command says of itself, in its own file and in run.json.
+    """The description of a command, for --help, run.json and the card of published results.
 
     Attributes:
-        name: what is typed; the name of the command's file.
-        group: where --help lists it.
-        summary: what it does, in --help.
-        title: of the card of its published results.
-        about: a sentence about these results, for who has never heard of them.
-        papers: {arXiv number: what of it is used}.
-        example: a command line that works where the files are that it names.
-        whole: options that hold texts or names. They are published as they are; of other values the folders are left out.
-        whole_facts: what the command notes in run.json that is published as it is.
+        name: the command's name on the command line, and the name of its module.
+        group: the heading of `pymultiling --help` under which it is listed.
+        summary: what the command does, in one line of --help.
+        title: the title of the card of its published results.
+        about: one sentence of the card that explains the results to somebody who does not know them.
+        papers: {arXiv number: what the command uses of the paper}.
+        example: a command line that works where the files that it names exist.
+        whole: arguments that are published as they are. They hold texts or names. In all other arguments the folders
+            of paths are removed before publishing.
+        whole_facts: entries of run.json, written by the command, that are published as they are.
     """
 
     name: str
@@ -47,12 +50,13 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong arguments are one sentence; lists and examples in --help keep their lines."""
+    """A parser that reports wrong arguments in one line and keeps the line breaks of lists and examples in --help."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any):  # Any: the options of argparse.ArgumentParser have many types
         super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
+        """Prints the message and exits with status 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -61,10 +65,10 @@ class _Formatter(argparse.HelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
-def add_command(commands, command: Command, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-    """The parser of a command, to which its `add` adds the arguments."""
+def add_command(commands: Commands, command: Command, run: Callable[[argparse.Namespace], None]) -> Parser:
+    """Returns the parser of a command, to which the command adds its arguments."""
     epilog = f"example:\n  {command.example}"
     parser = commands.add_parser(command.name, description=command.summary, epilog=epilog)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="print the traceback when an error ends the command")
     parser.set_defaults(run=run, parser=parser, declared=command)
     return parser

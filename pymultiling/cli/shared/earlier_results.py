@@ -1,54 +1,58 @@
-"""Sets and counts that an earlier run wrote, of the arguments NAME=FILE and DIR."""
+"""Reads neuron sets and counts that earlier runs wrote, from arguments NAME=FILE or FOLDER."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pymultiling.cli.shared.argument_types import names_file
+from pymultiling.cli.shared.argument_types import is_file_name
 from pymultiling.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pymultiling.neurons.activation_statistics import ActivationStatistics
     from pymultiling.neurons.sets import NeuronSet
 
+Contents = TypeVar("Contents")
 
-def read_sets(given: list[str]) -> dict[str, NeuronSet]:
-    """The sets of every NAME=FILE and folder; none may be called "none"."""
+
+def read_sets(arguments: list[str]) -> dict[str, NeuronSet]:
+    """Returns {name: neuron set} of all arguments. No set may be called "none", which names a row of the tables."""
     from pymultiling.neurons.sets import NeuronSet
 
-    return _read(given, NeuronSet.load, "detect", taken=("none",))
+    return _read_files(arguments, NeuronSet.load, "detect", reserved_names=("none",))
 
 
-def read_counts(given: list[str]) -> dict[str, ActivationStatistics]:
-    """The counts of every NAME=FILE and folder."""
+def read_counts(arguments: list[str]) -> dict[str, ActivationStatistics]:
+    """Returns {language: counts} of all arguments."""
     from pymultiling.neurons.activation_statistics import ActivationStatistics
 
-    return _read(given, ActivationStatistics.load, "count")
+    return _read_files(arguments, ActivationStatistics.load, "count")
 
 
-def _read(given: list[str], load: Callable, command: str, taken: tuple[str, ...] = ()) -> dict:
-    found = {}
-    for argument in given:
-        for name, file in _named_files(argument, command):
-            if name in found or name in taken:
-                raise CheckpointError(f"{file}: the name {name!r} is taken already, give another as NAME={file}")
-            found[name] = load(file)
-    return found
+def _read_files(
+    arguments: list[str], load: Callable[[Path], Contents], command: str, reserved_names: tuple[str, ...] = ()
+) -> dict[str, Contents]:
+    contents: dict[str, Contents] = {}
+    for argument in arguments:
+        for name, file in _files_by_name(argument, command).items():
+            if name in contents or name in reserved_names:
+                raise CheckpointError(f"{file}: the name {name!r} is already in use: give another one as NAME={file}")
+            contents[name] = load(file)
+    return contents
 
 
-def _named_files(argument: str, command: str) -> list[tuple[str, Path]]:
+def _files_by_name(argument: str, command: str) -> dict[str, Path]:
     from pymultiling.neurons.set_files import files_by_name
 
-    name, found, file = argument.partition("=")
-    if found and not Path(argument).is_dir():
-        if not names_file(name):
-            raise CheckpointError(f"{name!r} cannot name a file: give a code such as fr in {argument}")
-        return [(name, Path(file).expanduser())]
+    name, separator, file = argument.partition("=")
+    if separator and not Path(argument).is_dir():
+        if not is_file_name(name):
+            raise CheckpointError(f"{name!r} cannot be used as a file name: give a code such as fr in {argument}")
+        return {name: Path(file).expanduser()}
     files = files_by_name(argument)
     if not files:
         raise CheckpointError(
-            f"{argument}: looked for NAME=FILE, or a folder of .safetensors files that {command} wrote"
+            f"{argument} is neither NAME=FILE nor a folder with .safetensors files that {command} wrote"
         )
-    return list(files.items())
+    return files

@@ -1,14 +1,18 @@
-"""The model that a command is to look at."""
+"""Loads the model that a command measures."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from pymultiling.results.run import Run
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def load(arguments: Namespace, run: Run):
-    """Model and tokenizer; notes in the run's record what they are."""
+
+def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Returns the model and its tokenizer, and notes in the run's record which model it is."""
     from pymultiling.models.loading import hub_commit, load_model, pick_device
 
     with run.stage("load"):

@@ -1,103 +1,216 @@
-"""Arguments that several commands take, what is checked once they are there, and what functions are given of them."""
+"""Arguments that several commands take, their checks, and the keyword arguments that functions get from them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from pymultiling.cli.shared.argument_types import count, positive, whole
+from pymultiling.cli.shared.argument_types import positive_integer, positive_number, whole_number
+
+TEXT_FORMATS = (
+    "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
+    "be compressed (.gz, .zst)"
+)
+TEXT_FILES = f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., or a pattern such as 'fr-*.jsonl'"
+
+
+class PassOptions(TypedDict):
+    """How a pass over texts runs."""
+
+    batch_tokens: int
+    workers: int
+    checkpoint: Path | None
+    checkpoint_seconds: float
+    checkpoint_documents: int | None
+    progress: bool
+
+
+class DocumentOptions(TypedDict):
+    """How texts become documents and batches."""
+
+    max_length: int
+    batch_tokens: int
+    pack: int | None
+
+
+class DocumentPassOptions(PassOptions):
+    """How a pass over texts runs, and how the texts become documents."""
+
+    max_length: int
+    pack: int | None
 
 
 class Once(argparse.Action):
-    """An option that other commands take several times, and this one once."""
+    """An option that may be given once, although other commands accept it several times."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Stores the value; exits where there is one already."""
         if getattr(namespace, self.dest) is not None:
-            parser.error(f"argument {option_string}: given more than once, and only one file is read")
+            parser.error(f"argument {option_string}: given more than once, but only one file is read")
         setattr(namespace, self.dest, values)
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds the model, the result folder, and how the model runs."""
     parser.add_argument(
-        "--model", metavar="DIR|NAME", required=required, help="a folder, or a name on the Hugging Face Hub"
+        "--model",
+        metavar="DIR|NAME",
+        required=required,
+        help="the model: a folder that save_pretrained wrote, or a name on the Hugging Face Hub such as "
+        "Qwen/Qwen3-0.6B",
     )
-    parser.add_argument("--revision", metavar="REV", help="the model's revision, on the Hub")
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
+    )
     add_families(parser)
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder for the results; an earlier run's are replaced"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
     )
     parser.add_argument(
         "--batch-tokens",
         metavar="N",
-        type=count,
+        type=positive_integer,
         default=4096,
-        help="tokens in one forward, padding included (%(default)s)",
+        help="tokens in one forward pass, padding included; fewer need less memory (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device that the model runs on; auto: the GPU if torch finds one, else the CPU (default: %(default)s)",
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="auto: as stored; float16 as float32",
+        help="number format of the weights; auto: as stored, but float16 as float32 (default: %(default)s)",
     )
 
 
 def add_families(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--families", metavar="FILE", help="Python that calls pymultiling.register_family, run first")
+    """Adds the option for families of models that the library does not know."""
+    parser.add_argument(
+        "--families",
+        metavar="FILE",
+        help="Python file that is run first; it calls pymultiling.register_family for models of an unknown family",
+    )
 
 
 def add_documents(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pack", metavar="N", type=count, help="join a language's texts into documents of N tokens")
-    add_max_length(parser, "documents")
+    """Adds how texts become documents."""
+    parser.add_argument(
+        "--pack",
+        metavar="N",
+        type=positive_integer,
+        help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
+        "document is left out (default: each text is one document)",
+    )
+    add_max_length(parser, "document")
+
+
+def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
+    """Adds the length at which documents or sentences are cut."""
+    parser.add_argument(
+        "--max-length",
+        metavar="N",
+        type=positive_integer,
+        default=512,
+        help=f"cut each {unit} after N tokens (default: %(default)s)",
+    )
 
 
 def add_pass(parser: argparse.ArgumentParser) -> None:
-    """How a pass over large corpora is run."""
-    group = parser.add_argument_group("large corpora; torchrun -m pymultiling ... shares them out to several processes")
-    group.add_argument(
-        "--checkpoint", metavar="DIR", type=Path, help="folder for the state: the same command goes on from there"
+    """Adds how a pass over large corpora runs."""
+    group = parser.add_argument_group(
+        "large corpora",
+        "Several processes share the work when the command is started as torchrun --nproc-per-node N -m pymultiling "
+        "COMMAND ...",
     )
     group.add_argument(
-        "--checkpoint-seconds", metavar="S", type=positive, default=60.0, help="write it every S seconds (%(default)g)"
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="folder that the state of the unfinished run is saved to; after an interruption the same command "
+        "continues from it (default: no state is saved)",
     )
-    group.add_argument("--checkpoint-documents", metavar="N", type=count, help="and every N documents")
     group.add_argument(
-        "--workers", metavar="N", type=whole, default=1, help="processes that tokenise beside the forward (%(default)s)"
+        "--checkpoint-seconds",
+        metavar="S",
+        type=positive_number,
+        default=60.0,
+        help="save the state every S seconds (default: %(default)g)",
+    )
+    group.add_argument(
+        "--checkpoint-documents",
+        metavar="N",
+        type=positive_integer,
+        help="also save the state after every N documents (default: by time only)",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=whole_number,
+        default=1,
+        help="processes that tokenise texts while the model runs; 0: tokenise without extra processes "
+        "(default: %(default)s)",
     )
 
 
-def documents_of(arguments: argparse.Namespace) -> dict[str, int | None]:
-    """How texts become documents, for the functions that read them."""
-    return {name: getattr(arguments, name) for name in ("max_length", "batch_tokens", "pack")}
+def document_options(arguments: argparse.Namespace) -> DocumentOptions:
+    """Returns how texts become documents."""
+    return {
+        "max_length": arguments.max_length,
+        "batch_tokens": arguments.batch_tokens,
+        "pack": arguments.pack,
+    }
 
 
-def pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
-    """How a pass over texts is run; `part` is its name where a command has several, each with a checkpoint of its own."""
-    names = ("batch_tokens", "workers", "checkpoint", "checkpoint_seconds", "checkpoint_documents")
-    how = {name: getattr(arguments, name) for name in names}
-    if part is not None and arguments.checkpoint is not None:
-        how["checkpoint"] = arguments.checkpoint / part
-    return {**how, "progress": True}
+def pass_options(arguments: argparse.Namespace, part: str | None = None) -> PassOptions:
+    """Returns how a pass over texts runs.
+
+    Args:
+        arguments: the parsed command line.
+        part: the name of the pass in a command with several passes. Each gets a checkpoint folder of this name.
+    """
+    checkpoint = arguments.checkpoint
+    if part is not None and checkpoint is not None:
+        checkpoint = checkpoint / part
+    return {
+        "batch_tokens": arguments.batch_tokens,
+        "workers": arguments.workers,
+        "checkpoint": checkpoint,
+        "checkpoint_seconds": arguments.checkpoint_seconds,
+        "checkpoint_documents": arguments.checkpoint_documents,
+        "progress": True,
+    }
 
 
-def documents_pass_of(arguments: argparse.Namespace, part: str | None = None) -> dict[str, object]:
-    """As `pass_of`, and how texts become documents."""
-    return {**pass_of(arguments, part), **documents_of(arguments)}
+def document_pass_options(arguments: argparse.Namespace, part: str | None = None) -> DocumentPassOptions:
+    """Returns how a pass over texts runs and how the texts become documents. `part`: as in `pass_options`."""
+    return {**pass_options(arguments, part), "max_length": arguments.max_length, "pack": arguments.pack}
 
 
-def add_max_length(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--max-length", metavar="N", type=count, default=512, help=f"cut {what} to N tokens (%(default)s)"
-    )
-
-
-def require(arguments: argparse.Namespace, options: tuple[str, ...], when: str = "") -> None:
+def require(arguments: argparse.Namespace, options: tuple[str, ...], reason: str = "") -> None:
+    """Exits with a message if one of the options is missing. `reason` is the beginning of the message."""
     for option in options:
         if getattr(arguments, option) is None:
-            arguments.parser.error(f"{when}--{option} is required")
+            arguments.parser.error(f"{reason}--{option} is required")
 
 
-def refuse_twice(arguments: argparse.Namespace, option: str) -> None:
+def refuse_duplicates(arguments: argparse.Namespace, option: str) -> None:
+    """Exits with a message if an option NAME=FILE was given twice with the same name."""
     names = [name for name, _ in getattr(arguments, option) or ()]
     for name in names:
         if names.count(name) > 1:

@@ -1,4 +1,4 @@
-"""The files of detections and of ablations, which the commands of these names and the demo write."""
+"""Writes the result files of detections and ablations, for the commands `detect`, `ablate` and `demo`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def write_detection(detection: Detection, folder: Path, model: str) -> None:
-    """Writes neurons/, specific/ and statistics/ with a file a language, report.csv, overlap.csv, jaccard.csv, and the plots."""
+    """Writes what `detect` found.
+
+    The folders neurons/, specific/ and statistics/ get one file per language. Beside them are the tables report.csv,
+    overlap.csv and jaccard.csv, and the plots neurons.png, specific.png and overlap.png.
+    """
     from pymultiling.methods.overlap import overlap
     from pymultiling.results import plots
 
@@ -35,7 +39,7 @@ def write_detection(detection: Detection, folder: Path, model: str) -> None:
 
 
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
-    """Writes perplexity.csv, log_change.csv, ablation.csv (`compare_own_effects`), and ablation.png."""
+    """Writes perplexity.csv, log_change.csv, ablation.csv (of `compare_own_effects`) and ablation.png."""
     from pymultiling.results import plots
 
     change = log_change(perplexities)

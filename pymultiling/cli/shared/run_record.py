@@ -1,4 +1,4 @@
-"""A command's run.json: what was typed, what the command says of itself, and the files that were read."""
+"""Starts the record of a command's run, run.json: the command line, the command's description and the input files."""
 
 from __future__ import annotations
 
@@ -12,74 +12,85 @@ from pymultiling.errors import CheckpointError
 from pymultiling.results.folders import check_output_folder
 from pymultiling.results.run import Run, file_hash
 
-APART = ("command", "run", "parser", "declared", "debug")  # of what is parsed: no arguments of the command
+NOT_ARGUMENTS = ("command", "run", "parser", "declared", "debug")  # parsed values that run.json does not list
 
 
-def record_of(arguments: Namespace) -> Run:
-    """The run's record; CheckpointError where the folder of its results would replace what the run reads, or its state."""
-    taken = {name: value for name, value in vars(arguments).items() if name not in APART}
+def start_record(arguments: Namespace) -> Run:
+    """Returns the record of a run that begins now.
+
+    Raises:
+        CheckpointError: writing the results to --out would replace files that the run reads, or its checkpoint.
+    """
+    values = {name: value for name, value in vars(arguments).items() if name not in NOT_ARGUMENTS}
     out = arguments.out.resolve()
-    state = getattr(arguments, "checkpoint", None)
-    for path in _paths(value for name, value in taken.items() if name != "out"):
-        if (path.exists() or path == state) and path.resolve().is_relative_to(out):
+    checkpoint = getattr(arguments, "checkpoint", None)
+    for path in _possible_paths(value for name, value in values.items() if name != "out"):
+        if (path.exists() or path == checkpoint) and path.resolve().is_relative_to(out):
             raise CheckpointError(
-                f"--out {arguments.out} is to hold results alone, and {path} is in it: give --out another folder"
+                f"--out {arguments.out} contains {path}, which this command uses and which its results would replace: "
+                "give --out another folder"
             )
-    if state is not None and out.is_relative_to(state.resolve()):
-        raise CheckpointError(f"--out {arguments.out} is inside --checkpoint {state}: give --out another folder")
-    typed = words_by_argument(arguments.parser, taken)
-    return Run(arguments.command, taken, {**declarations(arguments.declared), "command_line": typed})
+    if checkpoint is not None and out.is_relative_to(checkpoint.resolve()):
+        raise CheckpointError(f"--out {arguments.out} is inside --checkpoint {checkpoint}: give --out another folder")
+    command_line = words_by_argument(arguments.parser, values)
+    return Run(arguments.command, values, {**command_description(arguments.declared), "command_line": command_line})
 
 
-def record_of_pass(arguments: Namespace, files: dict[str, str]) -> Run:
-    """The record of a command that several processes may run, the first of which hashes the files that are read.
+def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
+    """Returns the record of a command that several processes may run. The first process hashes the input files.
 
-    CheckpointError also where the folder of its results is taken.
+    Raises:
+        CheckpointError: as in `start_record`, or --out holds other files than results.
     """
     from pymultiling.runtime.processes import is_first, join_processes
 
-    record = record_of(arguments)
+    record = start_record(arguments)
     join_processes()
     if is_first():
         check_output_folder(arguments.out)
         with record.stage("hash"):
-            record.note(corpora=hashes_of_files(files))
+            record.note(corpora=hash_corpora(files))
     return record
 
 
-def declarations(command: Command) -> dict[str, object]:
-    """What run.json has of a command's own words, for who publishes the results."""
+def command_description(command: Command) -> dict[str, object]:
+    """Returns the part of run.json that describes the command, for publishing its results."""
     return {
         "card": {"title": command.title, "about": command.about, "papers": dict(command.papers)},
         "published_whole": {"arguments": list(command.whole), "facts": list(command.whole_facts)},
     }
 
 
-def _paths(values: Iterable[object]) -> Iterator[Path]:
-    """Whatever among arguments may be a path: PATH, NAME=PATH, and lists of these."""
+def _possible_paths(values: Iterable[object]) -> Iterator[Path]:
+    """Yields everything in argument values that may be a path: PATH, the PATH of NAME=PATH, and lists of both."""
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from _paths(value)
+            yield from _possible_paths(value)
         elif isinstance(value, (str, Path)) and str(value):
             yield Path(value)
             yield Path(str(value).partition("=")[2] or value)
 
 
-def hashes(corpora: dict[str, str]) -> dict[str, dict[str, str]]:
-    return {name: {"file": path, "sha256": file_hash(path)} for name, path in corpora.items()}
+def hash_files(files: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Returns {name: path and SHA-256} of local files."""
+    return {name: {"file": path, "sha256": file_hash(path)} for name, path in files.items()}
 
 
-def hashes_of_files(corpora: dict[str, str]) -> dict[str, dict[str, object]]:
-    """As `hashes`, of each file where a pattern names several; of remote ones, their size and both ends."""
+def hash_corpora(files: dict[str, str]) -> dict[str, dict[str, object]]:
+    """Returns {name: path and hashes} of corpora, which may be patterns and URLs.
+
+    A pattern that matches several files gets the SHA-256 of each. Remote files get fingerprints of their size, their
+    beginning and their end.
+    """
     from pymultiling.data.file_shards import file_shards
 
-    found: dict[str, dict[str, object]] = {}
-    for name, path in corpora.items():
+    hashes: dict[str, dict[str, object]] = {}
+    for name, path in files.items():
         shards = file_shards(path)
         if "://" in path:
-            found[name] = {"file": path, "fingerprints": {shard.name: shard.fingerprint() for shard in shards}}
+            hashes[name] = {"file": path, "fingerprints": {shard.name: shard.fingerprint() for shard in shards}}
         elif len(shards) == 1:
-            found[name] = {"file": path, "sha256": file_hash(shards[0].name)}
+            hashes[name] = {"file": path, "sha256": file_hash(shards[0].name)}
         else:
-            found[name] = {"file": path, "files": {shard.name: file_hash(shard.name) for shard in shards}}
-    return found
+            hashes[name] = {"file": path, "files": {shard.name: file_hash(shard.name) for shard in shards}}
+    return hashes

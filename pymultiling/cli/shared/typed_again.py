@@ -1,25 +1,29 @@
-"""A command line as it can be typed again, with every default."""
+"""Writes a command line that can be typed again, with all defaults spelled out."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
 
-from pymultiling.cli.shared.argument_types import as_typed
+from pymultiling.cli.shared.argument_types import name_and_path
 
 
 def words_by_argument(parser: argparse.ArgumentParser, values: Mapping[str, object]) -> dict[str, list[str]]:
-    """{argument: the words that give it these values}, of the arguments that have any."""
+    """Returns {argument: the words to type for its value}, without the arguments that need no words."""
     actions = {action.dest: action for action in parser._actions}
-    words = {name: _words(actions[name], value) for name, value in values.items()}
-    return {name: of_argument for name, of_argument in words.items() if of_argument}
+    words_by_name = {name: _words(actions[name], value) for name, value in values.items()}
+    return {name: words for name, words in words_by_name.items() if words}
 
 
 def _words(action: argparse.Action, value: object) -> list[str]:
     if value is None or value is False or value == "":
         return []
-    option = action.option_strings[-1:]
+    option = list(action.option_strings[-1:])
     if action.nargs == 0:
         return option
-    given = value if isinstance(action, argparse._AppendAction) else [value]
-    return [word for one in given for word in (*option, as_typed(one, action.type))]
+    items = value if isinstance(action, argparse._AppendAction) and isinstance(value, list) else [value]
+    separator = "=" if action.type is name_and_path else ","
+    words = []
+    for item in items:
+        words += [*option, separator.join(item) if isinstance(item, (list, tuple)) else str(item)]
+    return words

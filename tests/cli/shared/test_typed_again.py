@@ -1,11 +1,11 @@
-"""A run's command line in its record: typed again, it means the same."""
+"""The command line in a run's record gives the same arguments when it is parsed again."""
 
 import shlex
 
 import pytest
 
 from pymultiling.cli.shared.command_line import make_parser
-from pymultiling.cli.shared.run_record import APART, record_of
+from pymultiling.cli.shared.run_record import NOT_ARGUMENTS, start_record
 
 COMMANDS = [
     "demo --out out --documents 3",
@@ -24,18 +24,19 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line.split()[:3]))
-def test_the_command_line_means_what_was_typed(line):
-    typed = make_parser().parse_args(shlex.split(line))
-    words = record_of(typed).record["command_line"]
-    again = make_parser().parse_args([typed.command, *(word for of_argument in words.values() for word in of_argument)])
-    taken = {name: value for name, value in vars(typed).items() if name not in APART}
-    assert {name: getattr(again, name) for name in taken} == taken
-    assert set(words) <= set(taken)
+def test_the_recorded_command_line_gives_the_same_arguments(line):
+    arguments = make_parser().parse_args(shlex.split(line))
+    command_line = start_record(arguments).record["command_line"]
+    words = [word for argument_words in command_line.values() for word in argument_words]
+    parsed_again = make_parser().parse_args([arguments.command, *words])
+    values = {name: value for name, value in vars(arguments).items() if name not in NOT_ARGUMENTS}
+    assert {name: getattr(parsed_again, name) for name in values} == values
+    assert set(command_line) <= set(values)
 
 
-def test_every_default_is_in_it():
-    typed = make_parser().parse_args(shlex.split("classify --counts a --counts fr=b --out out"))
-    assert record_of(typed).record["command_line"] == {
+def test_the_recorded_command_line_has_every_default():
+    arguments = make_parser().parse_args(shlex.split("classify --counts a --counts fr=b --out out"))
+    assert start_record(arguments).record["command_line"] == {
         "counts": ["--counts", "a", "--counts", "fr=b"],
         "method": ["--method", "ternary"],
         "top": ["--top", "0.01"],

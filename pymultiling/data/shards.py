@@ -125,9 +125,9 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
 
 
 def extent(shards: Sequence[Shard]) -> str:
-    """Returns a text that differs between different parts of one corpus, if the difference is known before reading it all.
+    """Returns a text that differs between processes that were given different parts of one corpus.
 
-    It tells whether processes were given different parts.
+    It cannot tell them apart if the difference shows only after reading all.
     """
     first = shards[0]
     if isinstance(first, FileShard):

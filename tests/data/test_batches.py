@@ -35,5 +35,8 @@ def test_the_first_batch_needs_one_window_of_documents():
 
 def test_pads_on_the_left_and_counts_extra_tokens():
     (first, second) = make_batches([[1, 2], [3, 4, 5], [6]], 10, pad=9, left=True, extra_tokens=2)
-    assert first.input_ids.tolist() == [[3, 4, 5], [9, 1, 2]] and first.attention_mask.tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert first.input_ids.tolist() == [[3, 4, 5], [9, 1, 2]] and first.attention_mask.tolist() == [
+        [1, 1, 1],
+        [0, 1, 1],
+    ]
     assert second.input_ids.tolist() == [[6]] and first.order + second.order == [1, 0, 2]

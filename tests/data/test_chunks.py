@@ -16,9 +16,10 @@ split_dataset_by_node = pytest.importorskip("datasets.distributed").split_datase
 
 FIELDS = ("text",)
 SIZE = ChunkSize(texts=3, characters=20)
+ALONE = Share()
 
 
-def read(source, share=Share(), start=None, size=SIZE) -> list:
+def read(source, share=ALONE, start=None, size=SIZE) -> list:
     """Returns the chunks of a corpus, after a check that the last one, and no other, marks the end."""
     read_chunks = list(chunks("fr", shards_of(source), FIELDS, size, share, start))
     assert read_chunks[-1].last and read_chunks[-1].records == [] and not any(chunk.last for chunk in read_chunks[:-1])
@@ -52,7 +53,7 @@ def test_chunks_have_every_text_once_and_the_requested_size(texts, max_texts, ch
 def test_any_number_of_processes_reads_the_same_chunks_once(parts):
     source = stream_with_shards(parts)
     alone = [chunk.records for chunk in read(source)[:-1]]
-    assert [text for records in alone for (text,) in records] == sum(parts, [])
+    assert [text for records in alone for (text,) in records] == [text for part in parts for text in part]
     for count in (2, 3, 6):
         for first in (0, 1):
             by_process = [read(source, Share(rank, count, first))[:-1] for rank in range(count)]
@@ -93,19 +94,19 @@ def test_spans_are_the_fractions_of_the_corpus_before_and_after_a_chunk(tmp_path
 def test_texts_that_changed_before_the_start_are_refused(tmp_path):
     texts = [f"{number}" for number in range(9)]
     start = read(texts)[1].start
-    assert start.record == 3 and read(texts[:3] + ["other", "texts"], start=start)
+    assert start.record == 3 and read([*texts[:3], "other", "texts"], start=start)
     for changed in (["x", *texts[1:]], [texts[0] + texts[1], "", *texts[2:]], texts[:2]):
-        with pytest.raises(CheckpointError, match="corpus 'fr' .* the first 3 texts of list changed"):
+        with pytest.raises(CheckpointError, match=r"corpus 'fr' .* the first 3 texts of list changed"):
             read(changed, start=start)
     source = write_files(tmp_path)
     start = read(source)[-2].start
     assert start.shard == 3 and start.record == 12
     write_text(tmp_path / "3.txt", ["other", *(f"3 {line}" for line in range(1, 15))])
-    with pytest.raises(CheckpointError, match="the first 12 texts of .*3.txt changed"):
+    with pytest.raises(CheckpointError, match=r"the first 12 texts of .*3.txt changed"):
         read(source, start=start)
     write_files(tmp_path)
     write_text(tmp_path / "1.txt", ["other"])
-    with pytest.raises(CheckpointError, match="1.txt changed; give another checkpoint folder"):
+    with pytest.raises(CheckpointError, match=r"1.txt changed; give another checkpoint folder"):
         check_finished("fr", shards_of(source), start)
     with pytest.raises(CheckpointError, match="part 2 of it changed"):
         check_finished("fr", shards_of(tmp_path / "0.txt"), replace(start, finished={2: ("x", "")}))
@@ -125,7 +126,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_an_error(tmp_path):
 
 
 def test_the_last_chunk_has_a_hash_of_every_shard(tmp_path):
-    def hashes(source, share=Share(), start=None) -> list[str]:
+    def hashes(source, share=ALONE, start=None) -> list[str]:
         return [digest for _, digest in read(source, share, start)[-1].start.finished.values()]
 
     source = write_files(tmp_path)
@@ -169,5 +170,8 @@ def test_streams_have_shards_only_if_these_give_the_same_records():
     ):
         assert [text for chunk in read(changed) for (text,) in chunk.records] == [row["text"] for row in changed]
         assert len(shards_of(changed)) == 1
-    for split in (lambda rank: split_dataset_by_node(source, rank, 3), lambda rank: stream_with_shards([parts[rank], ["x"]])):
+    for split in (
+        lambda rank: split_dataset_by_node(source, rank, 3),
+        lambda rank: stream_with_shards([parts[rank], ["x"]]),
+    ):
         assert len({extent(shards_of(split(rank))) for rank in range(3)}) == 3

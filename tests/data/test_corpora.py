@@ -119,6 +119,6 @@ def test_the_first_text_is_read_without_the_rest_of_the_file(tmp_path):
 def test_mappings_and_data_frames_are_refused():
     with pytest.raises(CorpusError, match="'train', 'test' is not a corpus: pass one of its values"):
         list(read_texts({"train": ["w3"], "test": ["w4"]}, CorpusReport()))
-    with pytest.raises(CorpusError, match="names of its columns: pass one of them, frame..text.."):
+    with pytest.raises(CorpusError, match=r"names of its columns: pass one of them, frame..text.."):
         read(pandas.DataFrame({"text": TEXTS}))
     assert read(pandas.DataFrame({"text": TEXTS})["text"])[0] == NOT_BLANK

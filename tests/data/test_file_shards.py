@@ -94,7 +94,7 @@ def test_a_fingerprint_depends_on_the_size_and_both_ends(tmp_path):
 
 @contextmanager
 def http_server(data: bytes, *headers: str):
-    """Yields the URL of a server that answers every request with all of the data, in two pieces, and with these headers."""
+    """Yields the URL of a server that answers every request with all of the data and with these headers."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -162,5 +162,5 @@ def test_a_file_that_is_deleted_before_its_turn_is_an_error(tmp_path):
     first, second = file_shards(f"{tmp_path}/*.txt")
     assert len(list(first.records(FIELDS))) == 3
     (tmp_path / "b.txt").unlink()
-    with pytest.raises(CorpusError, match="b.txt: no such file"):
+    with pytest.raises(CorpusError, match=r"b.txt: no such file"):
         list(second.records(FIELDS))

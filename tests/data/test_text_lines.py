@@ -41,7 +41,7 @@ def test_invalid_utf_8_is_replaced_unless_strict(compression):
 
 def test_binary_files_are_refused_unless_strict():
     with pytest.raises(
-        pml.CorpusError, match="^fr.txt is a binary file, not text: give a UTF-8 text with one document"
+        pml.CorpusError, match=r"^fr.txt is a binary file, not text: give a UTF-8 text with one document"
     ):
         read(b"a\0b\n", "", strict=False)
     assert read(b"a\0b\n", "", strict=True) == ["a\0b"]

@@ -7,7 +7,7 @@ from pymultiling import CheckpointError, NeuronStatistics, TopK
 
 LAYERS, WIDTHS = 2, {"ffn": 5, "q": 4}
 RULE = TopK(ffn=2, attention=1)
-NOTHING = NeuronStatistics.of_nothing(WIDTHS, LAYERS, RULE.rule())
+EMPTY = NeuronStatistics.of_nothing(WIDTHS, LAYERS, RULE.rule())
 
 
 def importance(documents: int, seed: int) -> dict[str, torch.Tensor]:
@@ -15,12 +15,12 @@ def importance(documents: int, seed: int) -> dict[str, torch.Tensor]:
     return {site: torch.rand(documents, LAYERS, width, generator=generator) for site, width in WIDTHS.items()}
 
 
-def statistics(found: dict[str, torch.Tensor]) -> NeuronStatistics:
-    documents = next(iter(found.values())).shape[0]
-    return NeuronStatistics.of_batch(found, RULE.votes(found), 7 * documents, RULE.rule())
+def make_statistics(values: dict[str, torch.Tensor]) -> NeuronStatistics:
+    documents = next(iter(values.values())).shape[0]
+    return NeuronStatistics.of_batch(values, RULE.votes(values), 7 * documents, RULE.rule())
 
 
-some = st.builds(importance, st.integers(1, 4), st.integers(0, 99)).map(statistics)
+any_statistics = st.builds(importance, st.integers(1, 4), st.integers(0, 99)).map(make_statistics)
 
 
 def assert_same(a: NeuronStatistics, b: NeuronStatistics) -> None:
@@ -31,33 +31,33 @@ def assert_same(a: NeuronStatistics, b: NeuronStatistics) -> None:
         torch.testing.assert_close(a.sum[site], b.sum[site], rtol=1e-14, atol=0)
 
 
-@given(some, some, some)
+@given(any_statistics, any_statistics, any_statistics)
 @settings(deadline=None)
-def test_commutative_monoid(a, b, c):
+def test_addition_is_commutative_and_associative_with_a_neutral_element(a, b, c):
     assert_same((a + b) + c, a + (b + c))
     assert_same(a + b, b + a)
-    assert_same(a + NOTHING, a)
-    assert_same(NOTHING + a, a)
+    assert_same(a + EMPTY, a)
+    assert_same(EMPTY + a, a)
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_parts_add_to_the_whole(first, second, seed):
-    found = importance(first + second, seed)
-    parts = [{site: values[part] for site, values in found.items()} for part in (slice(first), slice(first, None))]
-    assert_same(statistics(parts[0]) + statistics(parts[1]), statistics(found))
+def test_statistics_of_two_batches_add_up_to_those_of_all_documents(first, second, seed):
+    whole = importance(first + second, seed)
+    parts = [{site: values[part] for site, values in whole.items()} for part in (slice(first), slice(first, None))]
+    assert_same(make_statistics(parts[0]) + make_statistics(parts[1]), make_statistics(whole))
 
 
-def test_of_batch():
-    found = importance(3, 0)
-    one = statistics(found)
-    assert (one.documents, one.tokens) == (3, 21)
-    assert torch.equal(one.minimum["q"], found["q"].amin(0))
-    torch.testing.assert_close(one.mean("q"), found["q"].double().mean(0))
-    assert one.votes["q"].sum(1).tolist() == [3, 3] and one.votes["ffn"].sum(1).tolist() == [6, 6]
+def test_of_batch_has_the_counts_minima_means_and_votes_of_its_documents():
+    values = importance(3, 0)
+    statistics = make_statistics(values)
+    assert (statistics.documents, statistics.tokens) == (3, 21)
+    assert torch.equal(statistics.minimum["q"], values["q"].amin(0))
+    torch.testing.assert_close(statistics.mean("q"), values["q"].double().mean(0))
+    assert statistics.votes["q"].sum(1).tolist() == [3, 3] and statistics.votes["ffn"].sum(1).tolist() == [6, 6]
 
 
-def test_what_does_not_add():
-    a = statistics(importance(2, 0))
+def test_statistics_of_different_runs_do_not_add():
+    a = make_statistics(importance(2, 0))
     with pytest.raises(ValueError, match="different rules"):
         a + NeuronStatistics.of_nothing(WIDTHS, LAYERS, "other")
     with pytest.raises(ValueError, match="different sites"):
@@ -66,8 +66,8 @@ def test_what_does_not_add():
         a + NeuronStatistics.of_nothing({"ffn": 6, "q": 4}, LAYERS, a.rule)
 
 
-@given(some)
-def test_save_and_load(tmp_path_factory, a):
+@given(any_statistics)
+def test_save_and_load_give_the_same_statistics(tmp_path_factory, a):
     path = tmp_path_factory.mktemp("statistics") / "a.safetensors"
     a.save(path)
     loaded = NeuronStatistics.load(path)
@@ -75,9 +75,9 @@ def test_save_and_load(tmp_path_factory, a):
     assert all(torch.equal(loaded.sum[site], a.sum[site]) for site in WIDTHS)
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_and_absent_files_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    statistics(importance(2, 0)).save(path)
+    make_statistics(importance(2, 0)).save(path)
     whole = path.read_bytes()
     for content in (whole[:-1], whole[:20], b"", b"text"):
         path.write_bytes(content)

@@ -10,22 +10,22 @@ from pymultiling.runtime.storage import read_metadata
 LAYERS, WIDTHS = 3, {"ffn": 7, "q": 4, "k": 2, "v": 2, "o": 4}
 
 
-def draw(seed: int, *sites: str) -> NeuronSet:
+def random_set(seed: int, *sites: str) -> NeuronSet:
     generator = torch.Generator().manual_seed(seed)
     return NeuronSet({site: torch.rand(LAYERS, WIDTHS[site], generator=generator) < 0.4 for site in sites or SITES})
 
 
 def members(neurons: NeuronSet) -> set[tuple[str, int, int]]:
-    return {(site, *place) for site, mask in neurons.sites.items() for place in mask.nonzero().tolist()}
+    return {(site, *index) for site, mask in neurons.sites.items() for index in mask.nonzero().tolist()}
 
 
-some = st.builds(
-    lambda seed, sites: draw(seed, *sites), st.integers(0, 99), st.sets(st.sampled_from(SITES), min_size=1)
+any_set = st.builds(
+    lambda seed, sites: random_set(seed, *sites), st.integers(0, 99), st.sets(st.sampled_from(SITES), min_size=1)
 )
 
 
-@given(some, some)
-def test_algebra_is_that_of_sets(a, b):
+@given(any_set, any_set)
+def test_operators_are_those_of_sets(a, b):
     assert members(a | b) == members(a) | members(b)
     assert members(a & b) == members(a) & members(b)
     assert members(a - b) == members(a) - members(b)
@@ -34,17 +34,17 @@ def test_algebra_is_that_of_sets(a, b):
     assert len(a) == len(members(a))
 
 
-def test_different_models_do_not_mix():
+def test_sets_of_different_models_cannot_be_combined():
     with pytest.raises(ValueError, match="different models"):
-        draw(0) | NeuronSet({"q": torch.zeros(LAYERS, 5, dtype=torch.bool)})
+        random_set(0) | NeuronSet({"q": torch.zeros(LAYERS, 5, dtype=torch.bool)})
 
 
-def test_counts_and_parts():
-    a = draw(1)
+def test_counts_and_subsets_agree_with_the_members():
+    a = random_set(1)
     assert sum(a.count("site").values()) == sum(map(sum, a.count("layer").values())) == len(a)
     assert a.count() == {site: int(a.sites[site].sum()) for site in SITES}
-    assert members(a.only("q", "ffn")) == {one for one in members(a) if one[0] in ("q", "ffn")}
-    assert members(a.layers(1, 3)) == {one for one in members(a) if 1 <= one[1] < 3}
+    assert members(a.only("q", "ffn")) == {neuron for neuron in members(a) if neuron[0] in ("q", "ffn")}
+    assert members(a.layers(1, 3)) == {neuron for neuron in members(a) if 1 <= neuron[1] < 3}
     assert len(a.layers(1, 1)) == 0
     assert repr(a).startswith(f"NeuronSet({len(a)} neurons: ffn ")
     with pytest.raises(ValueError, match="site"):
@@ -53,27 +53,27 @@ def test_counts_and_parts():
         a.only("z")
 
 
-def test_neurons_of_experts_by_layer_expert_and_index():
-    a = NeuronSet({"ffn": draw(2, "ffn").sites["ffn"][:, :6]})
+def test_by_expert_has_the_members_by_layer_expert_and_index():
+    a = NeuronSet({"ffn": random_set(2, "ffn").sites["ffn"][:, :6]})
     found = a.by_expert(3)
     assert found.shape == (LAYERS, 3, 2)
-    places = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
-    assert places == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
-    for neurons, experts, has in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
-        with pytest.raises(ValueError, match=f"has {has}.* cannot be split among {experts} experts"):
+    by_index = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
+    assert by_index == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
+    for neurons, experts, width in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
+        with pytest.raises(ValueError, match=f"has {width}.* cannot be split among {experts} experts"):
             neurons.by_expert(experts)
     with pytest.raises(ValueError, match="no ffn neurons"):
-        draw(2, "q").by_expert(1)
+        random_set(2, "q").by_expert(1)
 
 
-@given(some, st.integers(0, 99))
-def test_random_like(a, seed):
+@given(any_set, st.integers(0, 99))
+def test_random_like_keeps_the_counts_and_depends_on_the_seed_alone(a, seed):
     drawn = a.random_like(seed)
     assert drawn.count("layer") == a.count("layer")
     assert drawn == a.random_like(seed)
 
 
-def test_random_like_reaches_every_neuron():
+def test_random_like_can_draw_every_neuron():
     a = NeuronSet({"ffn": torch.tensor([[True, False, False, False]])})
     assert len({tuple(a.random_like(seed).sites["ffn"][0].tolist()) for seed in range(50)}) == 4
 
@@ -88,40 +88,40 @@ def test_random_like_reaches_every_neuron():
         ({"q": torch.zeros(1, 2, dtype=torch.bool), "k": torch.zeros(2, 2, dtype=torch.bool)}, "numbers of layers"),
     ],
 )
-def test_what_is_no_set(sites, words):
+def test_invalid_masks_are_refused(sites, words):
     with pytest.raises(ValueError, match=words):
         NeuronSet(sites)
 
 
-def test_check_fits():
-    a = draw(0)
+def test_check_fits_refuses_sets_of_other_models():
+    a = random_set(0)
     a.check_fits(WIDTHS, LAYERS)
     for widths, layers in (({**WIDTHS, "k": 3}, LAYERS), (WIDTHS, 4)):
         with pytest.raises(ValueError, match="another model"):
             a.check_fits(widths, layers)
 
 
-@given(some)
-def test_save_and_load(tmp_path_factory, a):
+@given(any_set)
+def test_save_and_load_give_the_same_set(tmp_path_factory, a):
     path = tmp_path_factory.mktemp("neurons") / "a.safetensors"
     a.save(path, language="fr")
     loaded = NeuronSet.load(path)
     assert loaded == a and list(loaded.sites) == list(a.sites)
 
 
-def test_equal_sets_make_equal_files(tmp_path):
+def test_equal_sets_give_equal_files(tmp_path):
     metadata = {f"name {number}": str(number) for number in range(9)}
     files = []
     for number in range(5):
         path = tmp_path / f"{number}.safetensors"
-        draw(0).save(path, **metadata)
+        random_set(0).save(path, **metadata)
         files.append(path.read_bytes())
     assert len(set(files)) == 1 and read_metadata(path) == {"format": FORMAT, **metadata}
 
 
-def test_files_that_are_no_sets(tmp_path):
+def test_damaged_and_other_files_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    draw(0).save(path)
+    random_set(0).save(path)
     whole = path.read_bytes()
     for content in (whole[:-1], whole[:20], b"", b"text"):
         path.write_bytes(content)
@@ -134,9 +134,9 @@ def test_files_that_are_no_sets(tmp_path):
         NeuronSet.load(tmp_path / "absent.safetensors")
 
 
-def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    draw(0).save(path)
+    random_set(0).save(path)
 
     def full_disk(tensors, file, metadata):
         file.write_bytes(b"half")
@@ -144,14 +144,14 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pymultiling.runtime.storage.save_file", full_disk)
     with pytest.raises(OSError, match="disk full"):
-        draw(1).save(path)
-    assert NeuronSet.load(path) == draw(0)
+        random_set(1).save(path)
+    assert NeuronSet.load(path) == random_set(0)
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_layout_of_lape(tmp_path):
-    """list[language][layer] of LongTensor, read without running what is pickled."""
-    sets = [draw(0, "ffn"), draw(1, "ffn")]
+def test_lape_files_have_the_indices_by_language_and_layer(tmp_path):
+    """The layout is list[language][layer] of LongTensors, which weights_only=True can read."""
+    sets = [random_set(0, "ffn"), random_set(1, "ffn")]
     NeuronSet.to_lape(sets, tmp_path / "a.pth")
     stored = torch.load(tmp_path / "a.pth", weights_only=True)
     assert [len(language) for language in stored] == [LAYERS, LAYERS]

@@ -127,7 +127,7 @@ def test_a_read_error_is_not_taken_for_damage(tmp_path, monkeypatch):
 
     with open_folder(tmp_path) as checkpoints:
         monkeypatch.setattr(Path, "read_bytes", broken)
-        with pytest.raises(pml.CheckpointError, match="0-1 cannot be read now: .*Input/output error"):
+        with pytest.raises(pml.CheckpointError, match=r"0-1 cannot be read now: .*Input/output error"):
             checkpoints.restore(0, LOAD)
         monkeypatch.undo()
         assert checkpoints.restore(0, LOAD).total.tokens == 2
@@ -143,7 +143,10 @@ def test_other_files_in_the_folder_are_ignored(tmp_path):
 def test_another_run_is_refused_with_the_difference(tmp_path):
     write_states(tmp_path, 1)
     for run, words in (
-        ({**RUN, "max_length": 32}, "its max_length was 64, now it is 32; use the earlier value, or give another folder"),
+        (
+            {**RUN, "max_length": 32},
+            "its max_length was 64, now it is 32; use the earlier value, or give another folder",
+        ),
         ({**RUN, "sites": ["ffn"]}, r"its sites was \['ffn', 'q'\], now it is \['ffn'\]"),
         ({**RUN, "pack": 9}, "its pack was None, now it is 9"),
     ):
@@ -154,9 +157,9 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
 def test_another_number_of_processes_is_refused(tmp_path):
     with open_folder(tmp_path, processes=Processes(3, 16)) as checkpoints:
         checkpoints.write(0, make_state(1))
-    with pytest.raises(pml.CheckpointError, match="a checkpoint of 16 processes, this run has 6: start as many"):
-        with open_folder(tmp_path, processes=Processes(3, 6)):
-            pytest.fail("it was opened")
+    refused = pytest.raises(pml.CheckpointError, match="a checkpoint of 16 processes, this run has 6: start as many")
+    with refused, open_folder(tmp_path, processes=Processes(3, 6)):
+        pytest.fail("the folder was opened")
     with open_folder(tmp_path, processes=Processes(4, 16)) as checkpoints:
         assert checkpoints.restore(0, LOAD) is None
     with open_folder(tmp_path, processes=Processes(3, 16)) as checkpoints:
@@ -166,7 +169,7 @@ def test_another_number_of_processes_is_refused(tmp_path):
 def test_a_folder_is_locked_while_it_is_open(tmp_path):
     with open_folder(tmp_path):
         with pytest.raises(pml.CheckpointError, match="already in use by this process"), open_folder(tmp_path):
-            pytest.fail("it was opened")
+            pytest.fail("the folder was opened")
         with open_folder(tmp_path, processes=Processes(1, 1)):  # another process's part is free
             pass
     with open_folder(tmp_path):
@@ -182,7 +185,9 @@ def test_a_full_disk_is_a_warning_and_keeps_the_earlier_states(tmp_path, monkeyp
 
     with open_folder(tmp_path) as checkpoints:
         monkeypatch.setattr(os, fails, full)
-        with pytest.warns(UserWarning, match="cannot store a new state .*No space left on device.*the earlier ones stay"):
+        with pytest.warns(
+            UserWarning, match="cannot store a new state .*No space left on device.*the earlier ones stay"
+        ):
             checkpoints.write(0, make_state(3))
         monkeypatch.undo()
         assert restore_without_warnings(checkpoints) == 2
@@ -208,14 +213,17 @@ def test_a_folder_that_cannot_be_created_or_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "process-0-of-1" / "lock").mkdir(parents=True)
     for name in ("file", "folder"):
-        with pytest.raises(pml.CheckpointError, match=f"{name} cannot hold checkpoints: "), open_folder(tmp_path / name):
-            pytest.fail("it was opened")
+        with (
+            pytest.raises(pml.CheckpointError, match=f"{name} cannot hold checkpoints: "),
+            open_folder(tmp_path / name),
+        ):
+            pytest.fail("the folder was opened")
 
 
 def test_a_state_of_another_format_is_refused(tmp_path, monkeypatch):
     write_states(tmp_path, 1)
     monkeypatch.setattr(checkpoints_module, "FORMAT", "pymultiling.checkpoint/2")
-    with pytest.raises(pml.CheckpointError, match="its format was pymultiling.checkpoint/1, now it is .*/2"):
+    with pytest.raises(pml.CheckpointError, match=r"its format was pymultiling.checkpoint/1, now it is .*/2"):
         restore(tmp_path)
 
 

@@ -57,7 +57,7 @@ def assert_same(found: pml.Detection, truth: pml.Detection, exact: bool = True) 
 
 
 def kill_after(monkeypatch, probe, batches: int) -> None:
-    """Lets the probe raise Killed after this many batches. No checkpoint is written after that, as in a killed process."""
+    """Lets the probe raise Killed after this many batches, after which no checkpoint is written."""
     measure, calls = probe.measure, 0
 
     def kill(*arguments):
@@ -71,6 +71,15 @@ def kill_after(monkeypatch, probe, batches: int) -> None:
     monkeypatch.setattr(probe, "measure", kill)
 
 
+def raising(error: Exception):
+    """Returns a function that raises the error."""
+
+    def measure(*_):
+        raise error
+
+    return measure
+
+
 @cache
 def truth(run):
     """Returns the result of an undisturbed run."""
@@ -82,9 +91,10 @@ def truth(run):
 def test_a_killed_run_resumes_to_the_same_result(tmp_path, batches, every):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=every)
     expected = truth(detect)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, plnd.ImportanceProbe, batches)
-        detect(**options)
+        with pytest.raises(Killed):
+            detect(**options)
     measure = count_documents(plnd.ImportanceProbe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plnd.ImportanceProbe, "measure", measure)
@@ -111,9 +121,10 @@ def count_documents(probe):
 @pytest.mark.parametrize("batches", [1, 17, 30])
 def test_a_killed_run_resumes_to_the_same_counts(tmp_path, batches):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, positions="last")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, ActivationProbe, batches)
-        count(**options)
+        with pytest.raises(Killed):
+            count(**options)
     found, expected = count(**options), count(positions="last")
     assert found.corpora == expected.corpora
     for language, counts in expected.items():
@@ -128,7 +139,7 @@ def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
         patch.setattr(plnd.ImportanceProbe, "measure", measure)
         with pytest.raises(
             pml.CorpusError,
-            match="corpus 'fr': record 30: .*, got int; what was measured before is in .*state: the same call resumes",
+            match=r"corpus 'fr': record 30: .*, got int; what was measured before is in .*state: the same call resumes",
         ):
             detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
         before = list(measure.documents)
@@ -147,9 +158,10 @@ def test_a_run_resumes_when_a_file_that_vanished_is_back(tmp_path):
         paths[4].unlink(missing_ok=True)
         return measure(self, *arguments)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(pml.CorpusError, match="4.txt: no such file"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plnd.ImportanceProbe, "measure", vanishing)
-        detect(corpora, **options)
+        with pytest.raises(pml.CorpusError, match=r"4.txt: no such file"):
+            detect(corpora, **options)
     write_text(paths[4], CORPORA["fr"][28:35])
     assert_same(detect(corpora, **options), expected)
 
@@ -164,7 +176,10 @@ def test_a_run_resumes_when_a_file_that_vanished_is_back(tmp_path):
         (dict(pack=9), "pack was None, now it is 9"),
         (dict(model=tiny_model("llama", seed=1)), "model was"),
         (dict(corpora={"fr": CORPORA["fr"]}), r"corpora was \['fr', 'de'\], now it is \['fr'\]"),
-        (dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}), "corpus 'fr' differs from the corpus of the checkpoint"),
+        (
+            dict(corpora={**CORPORA, "fr": ["w3 w4", *CORPORA["fr"][1:]]}),
+            "corpus 'fr' differs from the corpus of the checkpoint",
+        ),
     ],
     ids=lambda value: "",
 )
@@ -181,22 +196,24 @@ def test_texts_that_vanish_after_the_start_of_the_current_chunk_are_noticed(tmp_
     for number in range(2):
         write_text(tmp_path / f"{number}.txt", CORPORA["fr"][21 * number : 21 * number + 21])
     corpora, options = {"fr": f"{tmp_path}/*.txt"}, dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, plnd.ImportanceProbe, batches)
-        detect(corpora, **options)
+        with pytest.raises(Killed):
+            detect(corpora, **options)
     states = [json.loads(path.read_text()) for path in (tmp_path / "state").rglob("*.json")]
     place = max(states, key=lambda state: (state["place"]["chunk"], state["batches"]))["place"]
     write_text(tmp_path / f"{place['shard']}.txt", CORPORA["fr"][21 * place["shard"] :][: place["row"]])
-    with pytest.raises(pml.CheckpointError, match="part [12] after text .* changed"):
+    with pytest.raises(pml.CheckpointError, match=r"part [12] after text .* changed"):
         detect(corpora, **options)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 30])
 def test_a_text_that_changes_in_the_current_chunk_is_noticed(tmp_path, batches):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, plnd.ImportanceProbe, batches)
-        detect(**options)
+        with pytest.raises(Killed):
+            detect(**options)
     language = "fr" if batches < 20 else "de"
     changed = {**CORPORA, language: [*CORPORA[language][:-1], "w3 w4"]}
     first = {**CORPORA, language: ["w3 w4", *CORPORA[language][1:]]}
@@ -220,7 +237,7 @@ def test_another_stream_in_place_of_one_that_was_read_to_its_end_is_refused(tmp_
 def test_the_first_record_of_every_file_is_checked_before_anything_is_measured(tmp_path, monkeypatch):
     (tmp_path / "de.jsonl").write_text('{"content": "w3 w4"}\n')
     monkeypatch.setattr(plnd.ImportanceProbe, "measure", None)
-    with pytest.raises(pml.CorpusError, match="corpus 'de': .*de.jsonl, line 1: .* got 'content'$"):
+    with pytest.raises(pml.CorpusError, match=r"corpus 'de': .*de.jsonl, line 1: .* got 'content'$"):
         detect({**CORPORA, "de": tmp_path / "de.jsonl"}, checkpoint=tmp_path / "state")
 
 
@@ -228,11 +245,12 @@ def test_a_new_file_of_a_pattern_is_refused(tmp_path):
     for number in range(3):
         write_text(tmp_path / f"{number}.txt", CORPORA["fr"][7 * number : 7 * number + 7])
     corpora, options = {"fr": f"{tmp_path}/*.txt", "de": CORPORA["de"]}, dict(checkpoint=tmp_path / "state")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, plnd.ImportanceProbe, 20)
-        detect(corpora, **options, checkpoint_documents=1)
+        with pytest.raises(Killed):
+            detect(corpora, **options, checkpoint_documents=1)
     write_text(tmp_path / "3.txt", ["w3 w4 w5"])
-    with pytest.raises(pml.CheckpointError, match="its corpus 'fr' was 3 parts, .* now it is 4 parts, "):
+    with pytest.raises(pml.CheckpointError, match=r"its corpus 'fr' was 3 parts, .* now it is 4 parts, "):
         detect(corpora, **options)
 
 
@@ -258,7 +276,7 @@ def test_a_document_that_does_not_fit_in_memory_ends_the_run():
     for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory")):
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(error))
+            patch.setattr(plnd.ImportanceProbe, "measure", raising(error))
             with pytest.raises(type(error)):
                 detect()
 
@@ -284,16 +302,18 @@ def test_weights_that_are_not_run_need_not_be_loaded(tmp_path):
 
 
 def test_other_errors_are_not_taken_for_out_of_memory():
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="shapes"):
-        patch.setattr(plnd.ImportanceProbe, "measure", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
-        detect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plnd.ImportanceProbe, "measure", raising(RuntimeError("shapes differ")))
+        with pytest.raises(RuntimeError, match="shapes"):
+            detect()
 
 
 def test_progress_shows_speed_and_where_a_run_resumes(tmp_path, capsys):
     options = dict(checkpoint=tmp_path / "state", checkpoint_documents=1, progress=True)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         kill_after(patch, plnd.ImportanceProbe, 12)
-        detect(**options)
+        with pytest.raises(Killed):
+            detect(**options)
     capsys.readouterr()
     detect(**options)
     first, second = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The record of a run, and hashes of what it read."""
+"""The record of a run, and hashes of its inputs."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import pymultiling as pml
 from pymultiling.results.run import Run, file_hash, files_in, text_hash, versions
 
 
-def test_a_record(tmp_path):
+def test_the_record_has_arguments_facts_times_and_files(tmp_path):
     run = Run("test", {"model": "tiny", "out": tmp_path})
     with run.stage("load"):
         pass
@@ -33,29 +33,29 @@ def test_a_record(tmp_path):
     assert datetime.fromisoformat(record["started"]).tzinfo is not None
 
 
-def test_versions():
+def test_versions_are_those_of_the_installed_packages():
     found = versions()
     assert found["pymultiling"] == pml.__version__ and found["python"] == platform.python_version()
     assert all(found[name] == version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy"))
 
 
-def test_hashes(tmp_path):
+def test_hashes_of_a_file_and_of_its_lines_agree(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"ein\nun\n")
     digest = hashlib.sha256(b"ein\nun\n").hexdigest()
     assert file_hash(tmp_path / "a.txt") == text_hash(["ein", "un"]) == digest
     for name in ("b.txt", ""):
-        with pytest.raises(pml.CorpusError, match=": no such file$"):
+        with pytest.raises(pml.CorpusError, match=r": no such file$"):
             file_hash(tmp_path / name)
 
 
-def test_names_of_files(tmp_path):
+def test_files_in_lists_subfolders(tmp_path):
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "b" / "c" / "d").write_text("")
     (tmp_path / "a").write_text("")
     assert files_in(tmp_path) == ["a", "b/c/d"]
 
 
-def test_importing_is_light():
+def test_importing_folders_imports_neither_torch_nor_numpy():
     program = "import sys, pymultiling.results.folders; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

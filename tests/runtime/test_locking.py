@@ -1,4 +1,4 @@
-"""One run at a time uses a folder, until it has ended or was killed."""
+"""One run at a time uses a folder, until it has ended or is killed."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import pytest
 import pymultiling as pml
 from pymultiling.runtime.locking import lock_folder
 
-HOLDING = """
+HOLDER = """
 import os, sys, time
 from pathlib import Path
 from pymultiling.runtime.locking import lock_folder
@@ -22,9 +22,9 @@ with lock_folder(Path(sys.argv[1])):
 """
 
 
-def holder(part, *arguments):
+def start_holder(part, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", HOLDING, part, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", HOLDER, part, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -35,45 +35,45 @@ def part(tmp_path):
     return folder
 
 
-def test_a_folder_in_use_is_refused_until_its_user_is_gone(part):
-    with holder(part) as other:
-        assert other.stdout.readline().startswith("holding")
-        sentence = f"{part.parent} is in use by another run: wait until it has ended, or give another folder"
+def test_a_folder_in_use_is_refused_until_the_other_run_is_killed(part):
+    with start_holder(part) as process:
+        assert process.stdout.readline().startswith("holding")
+        message = f"{part.parent} is in use by another run: wait until it has ended, or give another folder"
         with pytest.raises(pml.CheckpointError) as refused, lock_folder(part):
-            pytest.fail("it was locked")
-        assert str(refused.value) == sentence
+            pytest.fail("the folder was locked")
+        assert str(refused.value) == message
         another = part.with_name("process-1-of-2")
         another.mkdir()
         with lock_folder(another):  # another process's part is free
             pass
-        other.kill()
+        process.kill()
     with lock_folder(part):
         pass
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_what_a_run_starts_does_not_keep_its_folder(part):
-    with holder(part, "forks") as other:
-        child = int(other.stdout.readline().split()[1])
-        other.kill()
-        other.wait()
-        os.kill(child, 0)  # it is there
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_child_processes_do_not_keep_the_lock(part):
+    with start_holder(part, "forks") as process:
+        child = int(process.stdout.readline().split()[1])
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # raises if the process does not exist
         with lock_folder(part):
             pass
         os.kill(child, 9)
 
 
-def test_a_process_has_a_folder_once(part):
-    sentence = f"{part.parent} is already in use by this process: give another folder"
+def test_a_process_can_lock_a_folder_once(part):
+    message = f"{part.parent} is already in use by this process: give another folder"
     with lock_folder(part):
         with pytest.raises(pml.CheckpointError) as refused, lock_folder(part / ".." / part.name):
-            pytest.fail("it was locked")
-        assert str(refused.value) == sentence
+            pytest.fail("the folder was locked")
+        assert str(refused.value) == message
     with lock_folder(part):
         pass
 
 
-def test_it_is_free_after_an_exception(part):
+def test_an_exception_releases_the_lock(part):
     with pytest.raises(RuntimeError), lock_folder(part):
         raise RuntimeError
     with lock_folder(part):
@@ -82,26 +82,30 @@ def test_it_is_free_after_an_exception(part):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fcntl on Windows")
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(part, monkeypatch, code):
-    def without(*_):
+def test_a_file_system_without_locks_is_a_warning(part, monkeypatch, code):
+    def fail(*_):
         raise OSError(code, "Function not implemented")
 
-    monkeypatch.setattr("fcntl.flock", without)
-    with warnings.catch_warnings(record=True) as said:
+    monkeypatch.setattr("fcntl.flock", fail)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with lock_folder(part), pytest.raises(pml.CheckpointError, match="already in use by this process"), lock_folder(part):
-            pytest.fail("it was locked")
+        with (
+            lock_folder(part),
+            pytest.raises(pml.CheckpointError, match="already in use by this process"),
+            lock_folder(part),
+        ):
+            pytest.fail("the folder was locked")
     expected = (
         f"{part.parent} cannot be locked ([Errno {code}] Function not implemented): make sure that no other run uses it"
     )
-    assert [str(one.message) for one in said] == [expected]
+    assert [str(warning.message) for warning in caught] == [expected]
     monkeypatch.undo()
-    with lock_folder(part):  # no marker was left
+    with lock_folder(part):  # no marker file stays behind
         pass
 
 
-def test_a_folder_that_cannot_be_written_to(part):
+def test_a_folder_that_cannot_be_written_to_is_refused(part):
     (part / "lock").mkdir()
-    with pytest.raises(pml.CheckpointError, match=f"^{part.parent} cannot hold checkpoints: Is a directory$"):
-        with lock_folder(part):
-            pytest.fail("it was locked")
+    refused = pytest.raises(pml.CheckpointError, match=f"^{part.parent} cannot hold checkpoints: Is a directory$")
+    with refused, lock_folder(part):
+        pytest.fail("the folder was locked")

@@ -3,7 +3,7 @@ import sys
 from pymultiling.runtime import progress
 
 
-def test_lines_now_and_then(capsys, monkeypatch):
+def test_lines_are_printed_in_intervals_and_at_the_end(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     with progress.show_progress("fr", "documents", show=True, total=1500) as bar:
         bar.update(1000)
@@ -12,21 +12,21 @@ def test_lines_now_and_then(capsys, monkeypatch):
     assert lines == ["fr: 1,000 of 1,500 documents", "fr: 1,500 of 1,500 documents", "fr: 1,500 of 1,500 documents"]
 
 
-def test_one_line_at_the_end(capsys):
+def test_a_short_loop_prints_one_line(capsys):
     with progress.show_progress("fr", "documents", show=True) as bar:
         bar.update(3)
         bar.update()
     assert capsys.readouterr().err.startswith("fr: 4 documents, 0.")
 
 
-def test_a_bar_on_a_terminal(capsys, monkeypatch):
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.show_progress("fr", "documents", show=True, total=2) as bar:
         bar.update(2)
     assert "100%" in capsys.readouterr().err
 
 
-def test_silence(capsys):
+def test_nothing_is_printed_unless_shown(capsys):
     with progress.show_progress("fr", "documents", show=False) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever goes wrong, and by one process at a time."""
+"""Files are written completely or not at all, whatever fails, and processes do not mix their data."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import tiny_tokenizer
 
 
-def a_set() -> pml.NeuronSet:
+def make_set() -> pml.NeuronSet:
     return pml.NeuronSet({"ffn": torch.eye(3, 5, dtype=torch.bool)})
 
 
@@ -36,20 +36,20 @@ def save_tuning(path) -> None:
         trained.save(path)
 
 
-WRITERS = {  # all that the library writes to a path of the user's
-    "a.safetensors": lambda path: a_set().save(path),
+WRITERS = {  # all functions that write to a path of the user
+    "a.safetensors": lambda path: make_set().save(path),
     "b.safetensors": save_statistics,
     "c.safetensors": lambda path: pml.ActivationStatistics(torch.ones(3, 5, dtype=torch.int64), 9).save(path),
     "d.safetensors": save_tuning,
     "e.safetensors": lambda path: save_tensors(path, {"a": torch.zeros(3)}, "pymultiling.test/1", {}),
-    "f.pth": lambda path: pml.NeuronSet.to_lape([a_set()], path),
+    "f.pth": lambda path: pml.NeuronSet.to_lape([make_set()], path),
     "g.npy": save_embeddings,
     "h.png": lambda path: plots.save(Figure(), path),
 }
 FAILURES = [OSError("No space left on device"), KeyboardInterrupt(), MemoryError(), RuntimeError("broken")]
 
 
-def failing(error):
+def raising(error):
     def fail(*_, **__):
         raise error
 
@@ -58,16 +58,16 @@ def failing(error):
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_cannot_get_its_name_leaves_what_was_there(tmp_path, monkeypatch, name, error):
+def test_a_file_that_cannot_be_renamed_keeps_the_earlier_one(tmp_path, monkeypatch, name, error):
     path = tmp_path / name
-    path.write_text("mine")
-    monkeypatch.setattr(os, "replace", failing(error))
+    path.write_text("earlier")
+    monkeypatch.setattr(os, "replace", raising(error))
     with pytest.raises(type(error)):
         WRITERS[name](path)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "earlier")]
     monkeypatch.undo()
     WRITERS[name](path)
-    assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() != b"mine"
+    assert [file.name for file in tmp_path.iterdir()] == [name] and path.read_bytes() != b"earlier"
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
@@ -80,32 +80,32 @@ def test_what_cannot_get_its_name_leaves_what_was_there(tmp_path, monkeypatch, n
         ("h.png", "matplotlib.figure.Figure.savefig"),
     ],
 )
-def test_what_fails_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, name, writes, error):
+def test_a_file_that_is_half_written_keeps_the_earlier_one(tmp_path, monkeypatch, name, writes, error):
     path = tmp_path / name
-    path.write_text("mine")
+    path.write_text("earlier")
 
-    def half(*arguments, **_):
+    def write_half(*arguments, **_):
         for partial in tmp_path.glob("*.partial"):
             partial.write_text("half")
         raise error
 
-    monkeypatch.setattr(writes, half)
+    monkeypatch.setattr(writes, write_half)
     with pytest.raises(type(error)):
         WRITERS[name](path)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "earlier")]
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
-def test_a_block_that_fails(tmp_path, error):
-    for wrote in (True, False):
-        with pytest.raises(type(error)), write_atomically(tmp_path / "a.txt") as partial:
-            if wrote:
+def test_an_exception_in_the_block_leaves_no_file(tmp_path, error):
+    for writes in (True, False):
+        with pytest.raises(type(error)), write_atomically(tmp_path / "a.txt") as partial:  # noqa: PT012 - it is tested
+            if writes:
                 partial.write_text("half")
             raise error
         assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_do_not_write_into_the_same_file(tmp_path):
+def test_two_processes_write_to_different_temporary_files(tmp_path):
     path = tmp_path / "a.txt"
     program = (
         "import sys\n"
@@ -122,7 +122,7 @@ def test_two_processes_do_not_write_into_the_same_file(tmp_path):
     assert path.read_text() == "ours" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_the_same_sets_are_the_same_file_in_the_layout_of_lape(tmp_path):
+def test_the_same_sets_give_the_same_lape_file(tmp_path):
     for name in ("a.pth", "b.pth"):
-        pml.NeuronSet.to_lape([a_set(), a_set()], tmp_path / name)
+        pml.NeuronSet.to_lape([make_set(), make_set()], tmp_path / name)
     assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()

@@ -1,4 +1,4 @@
-"""All passes but `detect` and `activations` on a tiny model, and a program that runs them and is killed, or shares them.
+"""All passes but `detect` and `activations` on a tiny model, and a program that runs them.
 
 python -m tests.support.every_pass FOLDER NAME     is killed after a few batches; its checkpoint is FOLDER/state
 torchrun ... -m tests.support.every_pass FOLDER    every process writes all results to FOLDER/RANK.pickle

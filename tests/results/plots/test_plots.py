@@ -12,7 +12,7 @@ def random_set(layers: int, seed: int) -> pml.NeuronSet:
 
 
 @pytest.mark.parametrize("layers", [1, 6, 80])
-def test_neurons_by_layer(tmp_path, layers):
+def test_neurons_by_layer_shows_percentages_by_site(tmp_path, layers):
     sets = {f"l{seed}": random_set(layers, seed) for seed in range(8)}
     figure = plots.neurons_by_layer(sets, "Neurons")
     panels = figure.axes[:5]
@@ -25,24 +25,24 @@ def test_neurons_by_layer(tmp_path, layers):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_empty_sets(tmp_path):
-    nothing = pml.NeuronSet({"ffn": torch.zeros(2, 4, dtype=torch.bool)})
-    plots.save(plots.neurons_by_layer({"fr": nothing}, "Neurons"), tmp_path / "a.png")
+def test_empty_sets_can_be_plotted(tmp_path):
+    empty = pml.NeuronSet({"ffn": torch.zeros(2, 4, dtype=torch.bool)})
+    plots.save(plots.neurons_by_layer({"fr": empty}, "Neurons"), tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("lowest, low", [(-0.001, 0), (-0.5, -1)])
-def test_ablation_scale(tmp_path, lowest, low):
-    """Losses alone start at zero; gains of some size make the scale symmetric."""
+def test_the_scale_of_ablation_is_symmetric_only_with_gains(tmp_path, lowest, low):
+    """The scale starts at zero if all values are losses, or gains are small."""
     change = pandas.DataFrame({"fr": [1.0, 0.0], "de": [lowest, 0.5]}, index=["fr", "de"])
     figure = plots.ablation(change)
     axes = figure.axes[0]
     assert axes.images[0].get_clim() == (low, 1)
     assert {text.get_text() for text in axes.texts} >= {"+1.00", "+0.50", "+0.00"}
-    assert len(axes.patches) == 2  # the languages' own neurons
+    assert len(axes.patches) == 2  # the frames of the languages' own neurons
     plots.save(figure, tmp_path / "a.png")
 
 
-def test_overlap(tmp_path):
+def test_overlap_shows_the_numbers_of_shared_neurons(tmp_path):
     sets = {f"l{seed}": random_set(3, seed) for seed in range(3)}
     figure = plots.overlap(*pml.overlap(sets))
     axes = figure.axes[0]
@@ -51,7 +51,7 @@ def test_overlap(tmp_path):
     plots.save(plots.overlap(*pml.overlap({"one": sets["l0"]})), tmp_path / "b.png")
 
 
-def test_mwork(tmp_path):
+def test_mwork_has_a_panel_for_each_task_and_a_bar_for_each_setting(tmp_path):
     rows = [
         dict(
             understanding=True, attention=True, ffn=True, generation=True, neurons="none", d_english=0.0, d_others=0.0
@@ -70,7 +70,7 @@ def test_mwork(tmp_path):
     plots.save(figure, tmp_path / "a.png")
 
 
-def test_pyplot_is_left_alone():
+def test_pyplot_is_not_imported():
     import sys
 
     plots.ablation(pandas.DataFrame({"fr": [1.0]}, index=["fr"]))

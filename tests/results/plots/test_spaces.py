@@ -19,7 +19,7 @@ def lens_table(layers: int, languages: int) -> pandas.DataFrame:
 
 
 @pytest.mark.parametrize("layers, languages", [(1, 2), (7, 4), (33, 31)])
-def test_ilo(tmp_path, layers, languages):
+def test_ilo_shows_the_table_and_its_means(tmp_path, layers, languages):
     table = ilo_table(layers, languages)
     figure = spaces.ilo(table)
     upper, lower = figure.axes[:2]
@@ -38,19 +38,19 @@ def test_ilo(tmp_path, layers, languages):
 
 
 @pytest.mark.parametrize("layers, languages", [(1, 2), (7, 8), (33, 75)])
-def test_lens(tmp_path, layers, languages):
+def test_lens_shows_ten_languages_and_the_sum_of_the_rest(tmp_path, layers, languages):
     table = lens_table(layers, languages)
     figure = spaces.lens(table)
     (axes,) = figure.axes
-    tops = {}
+    heights_by_name = {}
     for bars in axes.containers:
         heights = [bar.get_height() for bar in bars]
-        tops[bars.get_label()] = heights
-    assert len(tops) == min(languages, 10) + (languages > 10) + 1
-    assert [sum(of_layer) for of_layer in zip(*tops.values())] == pytest.approx([1] * layers)
-    for name, heights in tops.items():
+        heights_by_name[bars.get_label()] = heights
+    assert len(heights_by_name) == min(languages, 10) + (languages > 10) + 1
+    assert [sum(layer_shares) for layer_shares in zip(*heights_by_name.values())] == pytest.approx([1] * layers)
+    for name, heights in heights_by_name.items():
         if not name.endswith("more"):
             assert heights == pytest.approx(table[table["language"] == name]["share"].tolist())
-    assert (f"{languages - 10} more" in tops) == (languages > 10)
+    assert (f"{languages - 10} more" in heights_by_name) == (languages > 10)
     save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -17,15 +17,22 @@ import pymultiling as pml
 
 
 def right_calls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, hidden: Tensor) -> None:
-    texts = {"fr": ["La neige couvre les toits."], "de": Path("de.txt"), "zh": "zh-*.jsonl.gz"}
-    detection = pml.detect(model, tokenizer, texts, select=pml.TopK(ffn=0.05), qk="fast", pack=256)
+    detection = pml.detect(
+        model,
+        tokenizer,
+        {"fr": ["La neige couvre les toits."], "de": Path("de.txt"), "zh": "zh-*.jsonl.gz"},
+        select=pml.TopK(ffn=0.05),
+        qk="fast",
+        pack=256,
+    )
     assert_type(detection, pml.Detection)
     assert_type(detection.specific()["fr"], pml.NeuronSet)
     assert_type(detection.report(), pandas.DataFrame)
     assert_type(pml.importance(model, ids, rope="post")["ffn"], Tensor)
     with pml.deactivate(model, [detection.neurons["fr"], None], rows=[0, 1], scale=2.0):
         assert_type(pml.perplexity(model, tokenizer, ["Der Schnee."]), float)
-    counts = pml.activations(model, tokenizer, texts, positions="last")
+    counts = pml.activations(model, tokenizer, {"fr": "fr.txt", "de": ["Der Schnee."]}, positions="last")
+    pml.activations(model, tokenizer, {"fr": [("Question ?", "Réponse.")]}, positions="response")
     assert_type(counts["fr"], pml.ActivationStatistics)
     assert_type(pml.ternary(counts), pml.Ternary)
     assert_type(pml.lape(counts)["fr"], pml.NeuronSet)
@@ -41,8 +48,8 @@ def wrong_calls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hidd
     pml.detect(model, tokenizer, {"fr": 3})  # type: ignore[dict-item]
     pml.detect(model, tokenizer, {"fr": "fr.txt"}, rope="sideways")  # type: ignore[arg-type]
     pml.detect(model, tokenizer, {"fr": "fr.txt"}, qk="quick")  # type: ignore[arg-type]
-    pml.detect(model, tokenizer, {"fr": "fr.txt"}, pml.TopK())  # type: ignore[misc]
-    pml.activations(model, tokenizer, {"fr": "fr.txt"}, positions="first")  # type: ignore[arg-type]
+    pml.detect(model, tokenizer, {"fr": "fr.txt"}, pml.TopK())  # type: ignore[call-arg]
+    pml.activations(model, tokenizer, {"fr": "fr.txt"}, positions="first")  # type: ignore[call-overload]
     pml.deactivate(model, "fr.safetensors")  # type: ignore[arg-type]
     pml.perplexity(model, tokenizer, 3)  # type: ignore[arg-type]
     pml.ops.column_energy(hidden, backend="gpu")  # type: ignore[arg-type]

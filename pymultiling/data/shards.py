@@ -13,7 +13,7 @@ from pymultiling.data.rows import Record, extract_fields, wrap_read_errors
 from pymultiling.errors import CorpusError
 
 if TYPE_CHECKING:
-    from pymultiling.data.corpora import Corpus, PairCorpus
+    from pymultiling.data.corpus_types import Corpus, PairCorpus
 
 # Classes of `datasets`: a stream of files, and what `select_columns`, `filter`, `map` and `rename_column` make of one.
 FILE_STREAMS = ("ExamplesIterable", "ArrowExamplesIterable")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
 
 
 def perplexity(

@@ -24,7 +24,7 @@ from pymultiling.runtime.progress import show_progress
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus, PairCorpus
+    from pymultiling.data.corpus_types import Corpus, PairCorpus
 
 Positions: TypeAlias = Literal["all", "last", "response"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
 
 IGNORED = -100  # the label of tokens that are not predicted
 PREPARED = "_is_accelerate_prepared"  # a model with this attribute gets no mixed precision from another Trainer

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lingua import Language
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
 
 OTHER = "other"
 WORDS_AT_A_TIME = 4096  # that lingua identifies in one call

@@ -22,7 +22,7 @@ from pymultiling.probes.activation_sums import ActivationSumProbe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
 
 
 def mean_activations(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
     from pymultiling.methods.ilo import Metric
     from pymultiling.methods.ternary import TernaryScale
 

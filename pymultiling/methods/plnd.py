@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
 
-    from pymultiling.data.corpora import Corpus
+    from pymultiling.data.corpus_types import Corpus
 
 Rope: TypeAlias = Literal["pre", "post"]
 ImportanceScore: TypeAlias = Literal["importance", "released"]

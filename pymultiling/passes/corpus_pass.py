@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import Chunk, ChunkSize, Share, check_finished, chunks, corpus_changed
-from pymultiling.data.corpora import Corpus, CorpusReport, PairCorpus
+from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpus_types import Corpus, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
 from pymultiling.data.shards import Shard, check_first_record, describe_shards, extent, shards_of, sizes
 from pymultiling.data.streams import stream

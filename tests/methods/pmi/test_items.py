@@ -59,10 +59,10 @@ def test_columns_that_do_not_match_are_refused(tmp_path):
             pmi.translation(texts, target="en", languages=languages)
     pmi.translation(texts, target="en", languages=["de"])  # errors in other languages do not matter
     for rows, message in (
-        (("de\ten", "eins"), "line 2: looked for 2 columns as in the first line, got 1"),
-        (("de\tde\ten", "1\t2\t3"), "a language is there twice"),
+        (("de\ten", "eins"), "line 2: expected 2 columns as in the first line, got 1"),
+        (("de\tde\ten", "1\t2\t3"), "a language is twice"),
         (("de\ten",), "there are no texts"),
-        ((), "t.tsv is empty: looked for a first line with the languages' codes"),
+        ((), "t.tsv is empty: expected a first line with the languages' codes"),
         (("",), "t.tsv is empty"),
     ):
         with pytest.raises(CorpusError, match=message):

@@ -15,13 +15,13 @@ def active_count(
 
         active[c, n] = number of tokens t of document c with x[t, n] > 0
 
-    silu, gelu, gelu_tanh and relu are positive exactly where their argument is positive. (The exception in floating
-    point are the smallest positive numbers, half of which rounds to 0.) For the output of an FFN's gate projection the
-    result is therefore the activation count of the papers below. Unlike `gated_ffn`, this operator does not compute the
-    product of gate and up.
+    silu, gelu, gelu_tanh and relu are positive exactly where their argument is positive. (In floating point there is an
+    exception: for the smallest positive numbers the activation may round to 0.) If x is the output of an FFN's gate
+    projection, the result is therefore the activation count of the papers below. Unlike `gated_ffn`, this operator does
+    not compute the product of gate and up.
 
     Args:
-        x: (tokens, N), any floating dtype. Rows may be strided. NaN is not active.
+        x: (tokens, N), any floating dtype and any strides. NaN is not active.
         documents: (tokens,) int64, the document index of each token, -1 for tokens that are not counted. None: all
             tokens are one document.
         count: number of documents. None: the largest index + 1 (reads `documents` from the device).

@@ -23,7 +23,7 @@ def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tupl
         count: number of documents. None: the largest index + 1.
 
     Returns:
-        The document indices and the number of documents.
+        The document indices (tokens,) int64, and the number of documents.
 
     Raises:
         ValueError: the shape or dtype of `documents` does not fit.
@@ -38,7 +38,7 @@ def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tupl
 
 
 def require_matrix(name: str, x: Tensor) -> None:
-    """Raises ValueError unless x is a floating-point matrix."""
+    """Raises ValueError unless x is a floating-point matrix. `name` is its name in the message."""
     require(x.ndim == 2, f"{name} must be (tokens, neurons), got {tuple(x.shape)}")
     require(x.is_floating_point(), f"{name} must be floating point, got {x.dtype}")
 
@@ -89,8 +89,13 @@ def require_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor) -> None:
 
 def require_valid(valid: Tensor | None, q: Tensor) -> None:
     """Raises ValueError unless valid is None or (B, l) bool, for q (B, H, l, d)."""
-    fits = valid is None or (valid.shape == (q.shape[0], q.shape[2]) and valid.dtype == torch.bool)
-    require(fits, "valid must be bool (B, l)")
+    if valid is None:
+        return
+    shape = (q.shape[0], q.shape[2])
+    require(
+        valid.shape == shape and valid.dtype == torch.bool,
+        f"valid must be bool {shape}, got {valid.dtype} {tuple(valid.shape)}",
+    )
 
 
 def all_valid(q: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pymultiling.ops.arguments import Backend, KernelBackend
 from pymultiling.ops.operator import Kernels
 from pymultiling.ops.registry import BACKENDS, KERNELS
 
-OLDEST_GPU = (8, 0)  # NVIDIA's compute capability that Triton and the CUDA kernel need
+OLDEST_GPU = (8, 0)  # the lowest compute capability of NVIDIA's GPUs that Triton and the CUDA kernel support
 
 
 def unavailable(backend: Backend, tensor: Tensor | None = None) -> str | None:
@@ -47,7 +47,13 @@ def require_backend(backend: str) -> None:
 
 
 def why_unavailable(backend: KernelBackend, kernels: Kernels, tensor: Tensor | None) -> str | None:
-    """Returns why a backend's kernels cannot run on this machine, or not on this tensor, or None if they can."""
+    """Returns why a backend's kernels cannot run on this machine, or None if they can.
+
+    Args:
+        backend: name of the backend.
+        kernels: what its kernels support.
+        tensor: if given, the answer also covers the device and dtype of this tensor.
+    """
     if backend == "triton":
         return load_triton() or _triton_mismatch(kernels, tensor) or kernels.dtype_mismatch(tensor)
     if backend == "cpp":
@@ -56,7 +62,7 @@ def why_unavailable(backend: KernelBackend, kernels: Kernels, tensor: Tensor | N
 
 
 def _triton_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
-    """Returns why Triton kernels cannot run on the tensor's device, or None if they can."""
+    """Returns why Triton kernels cannot run on the tensor's device (None: on any GPU here), or None if they can."""
     if triton_kernels.interpreted():
         if tensor is not None and tensor.device.type != "cpu":
             return f"under TRITON_INTERPRET its kernels run on the CPU, the tensors are on {tensor.device}"
@@ -70,7 +76,7 @@ def _triton_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
 
 
 def _cuda_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
-    """Returns why CUDA kernels cannot run on the tensor's device, or None if they can."""
+    """Returns why CUDA kernels cannot run on the tensor's device (None: on any GPU here), or None if they can."""
     if not torch.cuda.is_available():
         return "there is no GPU that torch can use"
     if (reason := kernels.device_mismatch(tensor)) is not None:

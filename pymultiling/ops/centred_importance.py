@@ -40,10 +40,10 @@ def centred_importance(
         importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S)
         y = g (x - m) / r + b,   m = mean(x),   r^2 = mean((x - m)^2) + eps
 
-    S are the attention scores of the normed and rotated y. A' is computed from x with dimension n of a head at zero.
-    Without this dimension the mean and the norm of the head change, and with them every dimension of the head. The
-    gains that `qk_importance` takes cannot express this. The bias b of the norm does not change. The result is exact.
-    It takes a product of queries and keys for every neuron of a head, so the cost grows with l^2 d^2.
+    x is a head of the projected queries or keys, y the same head after its LayerNorm, and S are the attention scores of
+    the rotated y. A' is computed from x with dimension n at zero. Without this dimension m and r change, and with them
+    every dimension of y. The gains that `qk_importance` takes cannot express this. The result is exact. It takes a
+    product of queries and keys for every neuron of a head, so the cost grows with l^2 d^2.
 
     Args:
         query: (B, H, l, d), the normed and rotated queries. Any floating dtype.
@@ -91,6 +91,7 @@ def centred_importance(
 
 
 def _require_projection(name: str, x: Tensor, weight: Tensor, heads: Tensor) -> None:
+    """Raises ValueError unless x is (B, l, heads d) and weight (d,) or (heads, d), for heads (B, heads, l, d)."""
     batch, count, length, size = heads.shape
     require(
         x.shape == (batch, length, count * size) and x.is_floating_point(),

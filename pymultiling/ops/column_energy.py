@@ -19,7 +19,7 @@ def column_energy(
     FFN or of o.
 
     Args:
-        x: (tokens, N), any floating dtype. Rows may be strided.
+        x: (tokens, N), any floating dtype and any strides.
         documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
         count: number of documents. None: the largest index + 1 (reads `documents` from the device).
         backend: "auto", "triton", "cpp" or "torch".

@@ -1,7 +1,7 @@
 """Decides which code runs an operator.
 
 This is a Triton kernel on a GPU, a C++ kernel on the CPU, or the plain PyTorch reference where neither can run.
-Kernels in CUDA C++ only run if they are asked for by name. Every operator of the registry is a torch custom operator,
+Kernels in CUDA C++ only run with backend="cuda". Every operator of the registry is a torch custom operator,
 `torch.ops.pymultiling.<name>`, that works under torch.compile and autograd and selects the fastest usable backend.
 """
 
@@ -96,16 +96,16 @@ def select_implementation(name: str, arguments: tuple[Argument, ...], backend: B
     operator = OPERATORS[name]
     tensor = operator.first_tensor(arguments)
     require_backend(backend)
-    chosen: Literal[KernelBackend, "torch"]
-    chosen = FASTEST.get(tensor.device.type, "torch") if backend == "auto" else backend
-    if chosen == "torch":
+    selected: Literal[KernelBackend, "torch"]
+    selected = FASTEST.get(tensor.device.type, "torch") if backend == "auto" else backend
+    if selected == "torch":
         return REFERENCES[name]
-    reason = why_unsupported(operator, chosen, arguments)
+    reason = why_unsupported(operator, selected, arguments)
     if reason is None:
-        return _kernel_function(operator, chosen, tensor)
+        return _kernel_function(operator, selected, tensor)
     if backend != "auto":
         raise BackendUnavailable(f'backend="{backend}" cannot run {name}: {reason}; backend="torch" always can')
-    if chosen in operator.kernels and unavailable(chosen) is not None:
+    if selected in operator.kernels and unavailable(selected) is not None:  # the installation lacks something
         _warn_once(reason)
     return REFERENCES[name]
 
@@ -122,6 +122,10 @@ def why_unsupported(operator: Operator, backend: KernelBackend, arguments: tuple
 
 
 def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Results:
+    """Runs an operator with the arguments of its reference.
+
+    With "auto" it calls the torch operator, so that torch.compile and autograd see the call.
+    """
     operator = OPERATORS[name]
     if backend == "auto":
         results: Results = TORCH_OPERATORS[name](*operator.schema_arguments(arguments))
@@ -130,6 +134,7 @@ def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Resul
 
 
 def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
+    """Checks the values of the arguments, and runs the implementation that dispatch selects."""
     function = select_implementation(operator.name, arguments, backend)
     if operator.check_values is not None:
         operator.check_values(*arguments)
@@ -137,6 +142,7 @@ def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend =
 
 
 def _kernel_function(operator: Operator, backend: KernelBackend, tensor: Tensor) -> OperatorFunction:
+    """Returns the function that runs a backend's kernel on the tensor's device. It takes the reference's arguments."""
     if backend == "triton":
         return functools.partial(_launch_on_device_of, tensor, operator.launcher())
     function = _extension_function(operator, backend)
@@ -151,6 +157,7 @@ def _extension_function(operator: Operator, backend: KernelBackend) -> OperatorF
 
 
 def _call_unpacked(function: OperatorFunction, problem: tuple[Argument, ...]) -> Results:
+    """Calls an operator of an extension with the fields of the NamedTuple that the reference takes."""
     return function(*problem)
 
 
@@ -164,10 +171,13 @@ def _launch_on_device_of(tensor: Tensor, launch: OperatorFunction, *arguments: A
 
 @functools.cache
 def _warn_once(reason: str) -> None:
+    """Warns that plain PyTorch runs. The cache makes every reason appear once."""
     warnings.warn(f"pymultiling runs on plain PyTorch, which is much slower here: {reason}", stacklevel=3)
 
 
 def _torch_operator(operator: Operator) -> CustomOpDef:
+    """Defines torch.ops.pymultiling.<name>, which selects the fastest usable backend when it is called."""
+
     def run(*arguments: Argument) -> Results:
         return _run(operator, operator.python_arguments(arguments))
 

@@ -27,7 +27,7 @@ def mask_neurons(
         y[t, n] = x[t, n]                      otherwise
 
     Args:
-        x: (tokens, N), any floating dtype. Rows may be strided.
+        x: (tokens, N), any floating dtype and any strides.
         masks: (sets, N) bool, True where a neuron is in the set.
         mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. None: set 0 for all tokens.
         scale: factor of a selected neuron. 0 switches the neuron off, even where it is NaN or infinite.
@@ -49,11 +49,15 @@ def mask_neurons(
     if mask_ids is None:
         mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     require_mask_sets(x, masks, mask_ids)
+    if values is not None:
+        require(
+            values.shape == x.shape[1:] and values.dtype == x.dtype,
+            f"values must be ({x.shape[1]},) in {x.dtype}, got {tuple(values.shape)} in {values.dtype}",
+        )
     require(
-        values is None or (values.shape == x.shape[1:] and values.dtype == x.dtype),
-        f"values must be ({x.shape[1]},) in {x.dtype}",
+        not (inplace and x.requires_grad and torch.is_grad_enabled()),
+        "x needs a gradient and cannot be overwritten: mask it out of place (inplace=False)",
     )
-    require(not (inplace and x.requires_grad and torch.is_grad_enabled()), "x needs a gradient: mask it out of place")
     if inplace:
         call_in_place("mask_neurons_", x, masks, mask_ids, float(scale), values, backend=backend)
         return x
@@ -61,11 +65,13 @@ def mask_neurons(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Saves what the gradient depends on. `inputs` are those of the torch operator."""
     _, masks, mask_ids, ctx.scale, _ = inputs
     ctx.save_for_backward(masks, mask_ids)
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    """Returns the gradients of the inputs. That of x is `grad`, with the selected neurons scaled."""
     return call("mask_neurons", grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
 
 

@@ -21,7 +21,7 @@ OperatorFunction: TypeAlias = Callable[..., Results]
 
 
 def supports_all(*arguments: Argument) -> None:
-    """Accepts all arguments."""
+    """Returns None: the kernel supports all arguments."""
 
 
 def unsupported_dtype(dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> str | None:
@@ -41,8 +41,8 @@ class Kernels:
         device: the device type of the tensors ("cuda" for ROCm too).
         location: a sentence that says where the kernels run.
         dtypes: the supported dtypes of the operator's first tensor.
-        unsupported: called with the operator's arguments; returns why the kernel does not support them, or None if it
-            does.
+        unsupported: called with the arguments of the operator's reference; returns why the kernel does not support
+            them, or None if it does.
     """
 
     device: str
@@ -65,15 +65,16 @@ class Kernels:
 class Budget:
     """How far a kernel's result may be from the exact result (float64), value by value.
 
-    The limit is twice the error of plain PyTorch in the same dtype, plus a floor. Errors are relative.
+    The largest allowed error is twice the error of plain PyTorch in the same dtype, plus a floor. Errors are relative.
 
     Attributes:
         floor: the floor of every result that `result_floors` does not name.
         result_floors: {result: {dtype: floor}}.
-        floor_factor: called with the operator's arguments; returns a factor of the floor. None: the factor is 1.
+        floor_factor: called with the arguments of the operator's reference; returns a factor of the floor. None: the
+            factor is 1.
         exact: names of the results that equal those of plain PyTorch bit for bit.
-        is_estimate: whether rounding may change which keys are drawn. Results are then only comparable where it does
-            not, which the operator's own tests take care of.
+        is_estimate: whether the operator draws keys, so that rounding may change which keys are drawn. Results are only
+            comparable where it does not. The tests of the operator select such inputs.
     """
 
     floor: float = 0.0
@@ -93,19 +94,19 @@ class Operator:
         schema: arguments and results in torch's notation. The C++ extension declares the same schema with int for
             SymInt. A SymInt may change from call to call without a recompilation by torch.compile.
         fake: called with the schema's arguments; returns empty tensors with the shapes and dtypes of the results.
-        results: names of the results, or of the overwritten arguments where nothing is returned.
+        results: names of the results, or of the overwritten arguments if the operator returns nothing.
         kernels: {backend: what its kernels support}. A backend that is missing here has no kernel for the operator.
-        budget: limit of the errors of all kernels. None if there is no kernel.
+        budget: largest allowed errors of all kernels. None if there is no kernel.
         shared_module: the name of the operator's modules (reference, Triton, ops) where it is not the operator's name.
-        public_function: the function of pymultiling.ops that runs the operator, where it is named after another
-            operator.
+        public_function: name of the function of pymultiling.ops that runs the operator, where it is not the
+            operator's name.
         options: keyword arguments with which the public function runs this operator.
         result_type: name of the NamedTuple that the public function returns, in the public function's module.
         arguments_type: NamedTuple of all arguments, which the Python functions take as one argument. None: they take
             the arguments one by one.
         mutates: names of the arguments that are written into.
-        check_values: called with the arguments before any kernel runs; raises ValueError for values that no kernel
-            supports.
+        check_values: called with the arguments of the operator's reference before any implementation runs; raises
+            ValueError for values that none supports. None: nothing is checked.
         slow_to_compile: whether Triton takes seconds to compile one of its kernels.
     """
 
@@ -126,12 +127,12 @@ class Operator:
 
     @property
     def module_name(self) -> str:
-        """Name of the module of its reference, of its Triton kernel, and of its function in pymultiling.ops."""
+        """Name of the three modules of the operator: reference, Triton kernel, and public function."""
         return self.shared_module or self.name
 
     @property
     def title(self) -> str:
-        """Name in tables: that of the public function with its mode, where it has modes."""
+        """Name in tables: the operator's name, or for a function with modes its name and the mode."""
         return f"{self.public_function or self.name}, {self.options['mode']}" if "mode" in self.options else self.name
 
     @cached_property

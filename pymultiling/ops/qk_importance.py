@@ -125,18 +125,18 @@ def qk_importance(
 
         importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)
 
-    S are the attention scores. y_n is their change when neuron n's row of the projection is zero. The row is zeroed
+    S are the attention scores. y_n is their change when neuron n's row of the projection is zero. Neurons are zeroed
     before the rotation if q_plain and k_plain are given, and after it otherwise. With
 
         u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2
 
-    one sweep over the attention scores serves any neuron. This is exact, and no tensor of size l x l x d is made. Each
-    row of the batch is a document.
+    one sweep over the attention scores is enough for each neuron. This is exact, and no tensor of size l x l x d is
+    made. Each row of the batch is a document.
 
     mode="fast" estimates the sum over the keys j from at most 16 keys for each query. Probable keys are taken as they
     are: those with A above the lowest of the thresholds 0.07 2^-m, m = 0 ... 7, that at most 8 keys pass. From the
-    other keys, whose A sum to M, R evenly spaced draws are made with probability proportional to A, each with weight
-    M / R. Then
+    other keys, whose A sum to M, R are drawn evenly spaced, with probability proportional to A, each with weight M / R.
+    R is 16 minus the number of the probable keys, rounded down to an even number. Then
 
         f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,   importance[n] = sum over queries of f
 
@@ -180,7 +180,7 @@ def qk_importance(
     """
     require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
     require_heads("q", q, "k", k)
-    _require_plain_and_gain(q, k, q_plain, k_plain, q_gain, k_gain)
+    _require_unrotated_and_gain(q, k, q_plain, k_plain, q_gain, k_gain)
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_limits(window, softcap)
@@ -195,7 +195,7 @@ def qk_importance(
     return q_importance, k_importance
 
 
-def _require_plain_and_gain(
+def _require_unrotated_and_gain(
     q: Tensor,
     k: Tensor,
     q_plain: Tensor | None,
@@ -203,12 +203,14 @@ def _require_plain_and_gain(
     q_gain: Tensor | None,
     k_gain: Tensor | None,
 ) -> None:
+    """Raises ValueError unless the heads before the rotation and the gains fit q (B, H, l, d) and k (B, K, l, d)."""
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
-    require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain")
+    require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain: give both")
     for name, tensor, heads in (
         ("q_plain", q_plain, q),
         ("q_gain", q_gain, q),
         ("k_plain", k_plain, k),
         ("k_gain", k_gain, k),
     ):
-        require(tensor is None or tensor.shape == heads.shape, f"{name} must be {tuple(heads.shape)}")
+        if tensor is not None:
+            require(tensor.shape == heads.shape, f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")

@@ -16,7 +16,7 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import Backend, KernelBackend, Metric, require_finite
 from pymultiling.ops.operator import Argument, Budget, Kernels, Operator, unsupported_dtype
 
-NO_KERNEL = "it has no such kernel"
+NO_KERNEL = "it has no such kernel"  # the reason why a backend without a kernel cannot run an operator
 TRITON = Kernels("cuda", "its kernels run on NVIDIA's and AMD's GPUs", (torch.float32, torch.bfloat16, torch.float16))
 CUDA = Kernels("cuda", "its kernel runs on NVIDIA's GPUs", (torch.bfloat16,))
 CPP = Kernels("cpu", "its kernels run on the CPU", (torch.float32, torch.bfloat16))
@@ -25,7 +25,7 @@ KERNELS: dict[KernelBackend, Kernels] = {"triton": TRITON, "cuda": CUDA, "cpp": 
 BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "torch")
 
 MAX_TRITON_NEIGHBORS = 16  # Triton's kernel keeps them in registers
-HALF_A_LAST_PLACE = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}
+HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # it is rounded to its dtype
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
     "Tensor? q_gain, Tensor? k_gain, float scale, SymInt? window, float? softcap, bool interleaved)"
@@ -33,12 +33,17 @@ QK_SCHEMA = (
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
+    """Returns the dtype of sums: float64 for float64 input, and float32 for every other dtype."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def _empty_head_sums(x: Tensor) -> Tensor:
-    """Returns an empty (B, heads d) for x (B, heads, l, d)."""
+    """Returns an empty tensor (B, heads d) for x (B, heads, l, d), in the dtype of sums."""
     return x.new_empty(x.shape[0], x.shape[1] * x.shape[3], dtype=_sum_dtype(x))
+
+
+# Functions for the field `fake`. Each takes the arguments of the schema and returns empty tensors with the shapes and
+# dtypes of the results.
 
 
 def _fake_active_count(x: Tensor, documents: Tensor, count: int) -> Tensor:
@@ -107,10 +112,12 @@ def _fake_value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
 
 
 def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
+    """Returns why the Triton kernel does not support k, or None if it does."""
     return f"its kernel takes k up to {MAX_TRITON_NEIGHBORS}, not {k}" if k > MAX_TRITON_NEIGHBORS else None
 
 
 def _unsupported_by_cuda(problem: QKProblem) -> str | None:
+    """Returns why the CUDA kernel does not support the arguments, or None if it does."""
     size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
     if problem.q_gain is not None or problem.k_gain is not None:
         return "its kernel does not support a norm over the head"
@@ -120,14 +127,14 @@ def _unsupported_by_cuda(problem: QKProblem) -> str | None:
         return f"its kernel takes heads whose size is a multiple of 32, 256 at most, not {size}"
     if rotated % 4:
         return f"its kernel takes a multiple of 4 rotated dimensions, not {rotated}"
-    for plain in (problem.q_plain, problem.k_plain):
-        if plain is not None and (reason := unsupported_dtype(plain.dtype, CUDA.dtypes)) is not None:
+    for unrotated in (problem.q_plain, problem.k_plain):
+        if unrotated is not None and (reason := unsupported_dtype(unrotated.dtype, CUDA.dtypes)) is not None:
             return reason
     return None
 
 
 def _qk_floor_factor(problem: QKProblem) -> float:
-    """The error of a probability includes the rounding error of the largest attention score."""
+    """Returns 1 + the largest |attention score|, whose rounding error is a relative error of the probabilities."""
     return 1 + problem.largest_score()
 
 
@@ -165,7 +172,7 @@ _ENTRIES = (
         fake=_fake_gated_ffn,
         results=("hidden", "squares", "active", "magnitude"),
         kernels={"triton": TRITON, "cpp": CPP},
-        budget=Budget(2e-6, result_floors={"hidden": HALF_A_LAST_PLACE}),
+        budget=Budget(2e-6, result_floors={"hidden": HIDDEN_FLOORS}),
         result_type="GatedFFN",
     ),
     Operator(

@@ -20,11 +20,12 @@ def value_energy(
 
         energy[c, k d + j] = sum_{g, g'} (sum_{t in c} a[t, kG + g, j] a[t, kG + g', j]) gram[k, j, g, g']
 
-    A value neuron reaches the output through the G query heads that share it, so its contributions are added before
-    they are squared. Attention probabilities sum to one, so a bias of v needs no further term.
+    a[t, h, j] is dimension j of head h of token t. The G query heads k G ... k G + G - 1 share value head k. A value
+    neuron reaches the output through all of them, so its contributions are added before they are squared. Attention
+    probabilities sum to one, so a bias of v needs no further term.
 
     Args:
-        attention: (tokens, K G d), a: the concatenated heads, the input of o_proj. Any floating dtype.
+        attention: (tokens, K G d), a: the input of o_proj, in which the heads are concatenated. Any floating dtype.
         gram: (K, d, G, G), the products of o_proj's columns, from `value_gram`. float32, or float64 with float64 input.
         documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
         count: number of documents. None: the largest index + 1 (reads `documents` from the device).
@@ -51,7 +52,7 @@ def value_energy(
 
 
 def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: Backend = "auto") -> Tensor:
-    """Computes the products of the columns of o_proj that belong to the same value neuron.
+    """Computes the products of the columns of o_proj that belong to the same value neuron, for `value_energy`.
 
         gram[k, j, g, g'] = W[:, (kG + g) d + j] . W[:, (kG + g') d + j]
 

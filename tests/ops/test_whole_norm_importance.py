@@ -1,4 +1,4 @@
-"""whole_norm_importance against its definition: attention scores and softmax of each neuron, in float64."""
+"""whole_norm_importance against its definition: attention scores and softmax without each neuron, in float64."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +34,11 @@ class Case:
         q = self.query_factor * torch.randn(2, self.heads, self.length, self.size, dtype=torch.float64)
         k = torch.randn(2, self.kv_heads, self.length, self.size, dtype=torch.float64)
         k = k + self.key_bias * torch.randn(1, self.kv_heads, 1, self.size).sign()
-        rescale = self.rescaled(self.heads), self.rescaled(self.kv_heads)
+        rescale = self.rescaling(self.heads), self.rescaling(self.kv_heads)
         return (q.to(dtype), k.to(dtype), *rescale, self.valid(), self.size**-0.5, self.window, self.softcap)
 
-    def rescaled(self, heads):
+    def rescaling(self, heads):
+        """Returns t of every neuron of `heads` heads, (2, length, heads size)."""
         x = torch.randn(2, self.length, heads * self.size, dtype=torch.float64)
         if self.rescale is not None:
             return torch.full_like(x, self.rescale)
@@ -59,7 +60,11 @@ def whole_norm_importance(q, k, q_rescale, k_rescale, valid, scale, window, soft
 
 
 def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
-    """Returns the result from the attention scores and softmax of each neuron, in float64."""
+    """Returns the importance of the query neurons (B, H d) and of the key neurons (B, K d), one neuron at a time.
+
+    All is computed in float64. The arguments are those of the torch operator.
+    """
+    heads, size = q.shape[1], q.shape[3]
     q, k = q.double(), k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)
     length = q.shape[2]
     visible = torch.ones(length, length, dtype=torch.bool).tril()
@@ -68,6 +73,7 @@ def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
     changes = []
     for rescale, by_row in ((q_rescale, True), (k_rescale, False)):
         change = torch.zeros(rescale.shape[0], rescale.shape[2], dtype=torch.float64)
+        group = heads // (rescale.shape[2] // size)  # number of query heads that share the head of a neuron
         for b in range(len(valid)):
             scores = scale * q[b] @ k[b].mT
             allowed = visible & valid[b]
@@ -78,15 +84,19 @@ def by_definition(q, k, q_rescale, k_rescale, valid, scale, window, softcap):
                 rho = 1 + rescale[b, :, n]
                 rescaled = probabilities(scores * (rho[:, None] if by_row else rho))
                 by_head = (rescaled - probabilities(scores)).square().sum((1, 2))
-                groups = by_head.unflatten(0, (-1, len(by_head) * q.shape[3] // rescale.shape[2]))
-                groups[n // q.shape[3]] = 0  # the neuron's own head
-                change[b, n] = groups.sum()
+                by_neuron_head = by_head.unflatten(0, (-1, group))
+                by_neuron_head[n // size] = 0  # the neuron's own head
+                change[b, n] = by_neuron_head.sum()
         changes.append(change)
     return changes
 
 
 def valid_probabilities(scores, allowed, valid, softcap):
-    """Returns the attention probabilities of the valid queries."""
+    """Returns the attention probabilities of a document's valid queries, (H, valid queries, l).
+
+    scores: (H, l, l), attention scores before the cap. allowed: (l, l) bool, the valid keys that a query sees. valid:
+    (l,) bool.
+    """
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
     return scores.masked_fill(~allowed, -torch.inf).softmax(-1)[:, valid]
 
@@ -122,7 +132,7 @@ def test_small_changes_are_not_computed_key_by_key(case, monkeypatch):
     def refuse(*_):
         raise AssertionError("computed key by key")
 
-    monkeypatch.setattr(whole_norm, "_score_change", refuse)
+    monkeypatch.setattr(whole_norm, "_rescaling_change", refuse)
     whole_norm_importance(*case.arguments(torch.float32))
 
 

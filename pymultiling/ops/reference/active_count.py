@@ -8,4 +8,14 @@ from pymultiling.mathematics.sums import document_sum
 
 
 def active_count(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    """Counts how often each neuron is active in each document.
+
+    Args:
+        x: (tokens, N). NaN is not active.
+        documents: (tokens,) int64, the document index of each token, -1 for tokens that are not counted.
+        count: number of documents.
+
+    Returns:
+        (count, N) int64, the number of tokens t of document c with x[t, n] > 0.
+    """
     return document_sum((x > 0).long(), documents, count)

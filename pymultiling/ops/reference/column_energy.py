@@ -8,4 +8,14 @@ from pymultiling.mathematics.sums import document_sum, upcast
 
 
 def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    """Sums the squares of each column over the tokens of each document.
+
+    Args:
+        x: (tokens, N).
+        documents: (tokens,) int64, the document index of each token, -1 for padding.
+        count: number of documents.
+
+    Returns:
+        (count, N), the sum of x[t, n]^2 over the tokens t of document c.
+    """
     return document_sum(upcast(x).square(), documents, count)

@@ -1,9 +1,9 @@
 """gated_ffn: the hidden product of an FFN and, in the same pass, the statistics of its neurons in each document.
 
-    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain one, which has no up
+    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain FFN, which has no up projection
     squares[c, n]   = sum over the tokens t of document c of hidden[t, n]^2
     active[c, n]    = number of tokens t of document c with act(gate[t, n]) > 0
-    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, of |gate[t, n]| where there is no up
+    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, or of |gate[t, n]| in a plain FFN
 
 Masked neurons are 0 in all four results. Every activation here is 0 at 0.
 """
@@ -36,6 +36,20 @@ def gated_ffn(
     masks: Tensor | None,
     mask_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Computes the hidden product of an FFN and the statistics of its neurons in each document.
+
+    Args:
+        gate: (tokens, I), output of the gate projection, or of the only input projection of a plain FFN.
+        up: (tokens, I), output of the up projection. None for a plain FFN.
+        activation: key of ACTIVATIONS.
+        documents: (tokens,) int64, the document index of each token, -1 for padding.
+        count: number of documents.
+        masks: (sets, I) bool, True where a neuron is switched off. None: no neuron is switched off.
+        mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. None if `masks` is None.
+
+    Returns:
+        hidden (tokens, I) in gate's dtype, squares (count, I), active (count, I) int64, and magnitude (count, I).
+    """
     activated = ACTIVATIONS[activation](upcast(gate))
     linear = upcast(gate if up is None else up)
     hidden = activated if up is None else activated * linear

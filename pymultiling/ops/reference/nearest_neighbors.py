@@ -1,10 +1,10 @@
 """nearest_neighbors: for each point the k nearest other points, by 1 - x y / (|x| |y|) or by |x - y|.
 
 A cosine distance is half the squared distance of the points scaled to length 1, 1 - x y = |x - y|^2 / 2, so both
-metrics are computed alike. There are two steps, in float64. First, k + SPARE candidates are selected by their proximity
-x y - |y|^2 / 2, relative to the mean of the points. A matrix product may give two equal columns different bits, so it
-is computed for the distinct points, and equal points share a column. Second, the distances of the candidates are
-computed from differences, which lose no digits where points are close.
+metrics are computed from the half square |x - y|^2 / 2. There are two steps, in float64. First, k + SPARE candidates
+are selected by their proximity x y - |y|^2 / 2, relative to the mean of the points. A matrix product may give two equal
+columns different bits, so it is computed for the distinct points, and equal points share a column. Second, the
+distances of the candidates are computed from differences, which lose no digits where points are close.
 """
 
 from __future__ import annotations
@@ -13,13 +13,24 @@ import torch
 from torch import Tensor
 
 SPARE = 3  # candidates beyond k: a neighbour is missed only if rounding places more points than these before it
-PROXIMITIES = 2**23  # at a time
-DIFFERENCES = 2**21  # between points and their candidates, at a time
-ROUNDED_BITS = 12  # are rounded off before distances are compared, so that rounding does not separate equal distances
+PROXIMITIES = 2**23  # most proximities in memory at once
+DIFFERENCES = 2**21  # most coordinates of differences between points and their candidates in memory at once
+# Last bits of a half square that are rounded off before comparisons, so that rounding does not separate equal distances
+ROUNDED_BITS = 12
 TINY = 1e-28  # upper bound of the half square that rounding leaves between equal directions
 
 
 def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
+    """Finds the k nearest other points of every point, nearest first, and of equally far points the first.
+
+    Args:
+        points: (P, D), finite.
+        k: number of neighbours, 1 to P - 1.
+        metric: "cosine" (distance 1 if one of the points is zero) or "euclidean".
+
+    Returns:
+        Indices (P, k) int64 and distances (P, k).
+    """
     result_dtype = torch.promote_types(points.dtype, torch.float32)
     cosine, points = metric == "cosine", points.double()
     is_zero = (points == 0).all(1) & cosine
@@ -36,7 +47,8 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
         row = torch.arange(first, min(first + rows, count), device=points.device)
         x = distinct[column[row]]
         proximity = (x @ distinct.T - half_squares)[:, column]
-        proximity_to_zero = x.square().sum(1, keepdim=True) / 2 - 1  # that of a point whose half square is 1
+        # The proximity that belongs to half square 1, which is the cosine distance from a point that is zero.
+        proximity_to_zero = x.square().sum(1, keepdim=True) / 2 - 1
         proximity = torch.where(is_zero | is_zero[row][:, None], proximity_to_zero, proximity)
         proximity[row - first, row] = -torch.inf
         candidates = _largest_columns(proximity, candidate_count)
@@ -50,14 +62,17 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
 
 
 def _unit(points: Tensor) -> Tensor:
-    """Scales the points to length 1; zero stays zero."""
+    """Scales the points (P, D) to length 1; zero stays zero."""
     largest = points.abs().amax(1, keepdim=True)
     points = points / torch.where(largest == 0, 1, largest)  # squares of float64 may overflow
     return torch.where(largest == 0, 0, points / torch.linalg.vector_norm(points, dim=1, keepdim=True))
 
 
 def _extent_exponent(points: Tensor) -> Tensor:
-    """Returns the exponent of the power of two nearest the points' extent. Scaled by it, no square overflows."""
+    """Returns e such that no squared distance between points / 2^e overflows. e is a tensor without dimensions.
+
+    Half of the largest range of a coordinate is between 2^(e - 1) and 2^e. If all points are equal, e is 0.
+    """
     low, high = points.aminmax(dim=0)
     extent = (high / 2 - low / 2).max()
     return torch.where(extent == 0, 0, extent.log2().floor() + 1)
@@ -72,14 +87,17 @@ def _centre(points: Tensor) -> Tensor:
 
 
 def _largest_columns(x: Tensor, count: int) -> Tensor:
-    """Returns the (rows, count) columns of the largest values, ascending; of equal values the first, unlike topk."""
-    least = x.topk(count).values[:, -1:]
-    above, tied = x > least, x == least
+    """Returns the indices of the `count` largest values of each row, (rows, count), in ascending order.
+
+    Of equal values it takes the first, unlike topk.
+    """
+    smallest = x.topk(count).values[:, -1:]  # smallest value that is taken
+    above, tied = x > smallest, x == smallest
     tied &= tied.cumsum(1) <= count - above.sum(1, keepdim=True)
     return (above | tied).nonzero()[:, 1].view(-1, count)
 
 
 def _round_off(x: Tensor, tiny: float) -> Tensor:
-    """Rounds off the last bits, and returns 0 below `tiny`."""
+    """Rounds off the last ROUNDED_BITS bits of x, and sets values below `tiny` to 0."""
     bits = (x.contiguous().view(torch.int64) + (1 << ROUNDED_BITS - 1)) & -(1 << ROUNDED_BITS)
     return torch.where(x < tiny, 0.0, bits.view(torch.float64))

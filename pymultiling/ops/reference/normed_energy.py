@@ -1,14 +1,14 @@
 """normed_energy: importance of the inputs of a linear map whose output passes a norm (Gemma2, Gemma3).
 
-The sublayer gives y = g f / r with f = W x (+ bias), r^2 = mean(f^2) + eps and g the norm's multiplier as applied.
-Let v be the sum over a neuron's columns of x[t, n] W[:, n]. Subtracting v from f changes r^2 to
-r'^2 = r^2 + (|v|^2 - 2 f.v) / D, so
+The sublayer returns y = g f / r with f = W x (+ bias), r^2 = mean(f^2) + eps and g the factor by which the norm
+multiplies each dimension. Let v be the sum over a neuron's columns of x[t, n] W[:, n]. Subtracting v from f changes r^2
+to r'^2 = r^2 + (|v|^2 - 2 f.v) / D, so
 
     importance = sum_t |y - y'|^2 = sum_t e^2 |g f|^2 + 2 e (g^2 f).v / r' + |g v|^2 / r'^2,   e = 1/r - 1/r'
 
-e is computed as (r'^2 - r^2) / (r r' (r + r')), which keeps its digits when v is small. A neuron has the same position
-in G neighbouring heads of d columns (v), or has one column (FFN and o: as many heads of one column as there are, with
-G = 1).
+e is computed as (r'^2 - r^2) / (r r' (r + r')), which keeps its digits when v is small. A value neuron has the columns
+at the same position of G neighbouring heads of d columns. A neuron of the FFN or of o has one column: then G = d = 1,
+and K is the number of columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.sums import document_sum, upcast
 
-ROWS = 256  # tokens at a time: a few (ROWS, N) temporaries, whatever the size of the batch
+ROWS = 256  # tokens at a time, so that temporary tensors have ROWS x N numbers, whatever the size of the batch
 
 
 def normed_energy(
@@ -32,6 +32,23 @@ def normed_energy(
     documents: Tensor,
     count: int,
 ) -> Tensor:
+    """Computes the sum over each document's tokens of |y - y'|^2, where y' is y without the neuron.
+
+    Args:
+        x: (tokens, N), the inputs of the linear map, N = K G d.
+        output: (tokens, D), f: the outputs of the linear map, bias included.
+        weight: (D, N), W.
+        multiplier: (D,), g.
+        gram: (K, d, G, G), the products of a neuron's columns of W: gram[k, j, g, h] is the product of columns
+            (k G + g) d + j and (k G + h) d + j.
+        scaled_gram: (K, d, G, G), the same for the columns of g W.
+        eps: eps of the norm.
+        documents: (tokens,) int64, the document index of each token, -1 for padding.
+        count: number of documents.
+
+    Returns:
+        (count, K d).
+    """
     weight, g = upcast(weight), upcast(multiplier)
     size, group = gram.shape[1:3]
     total = weight.new_zeros(count, weight.shape[1] // group)

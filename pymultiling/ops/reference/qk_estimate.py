@@ -1,22 +1,25 @@
 """qk_estimate: as qk_importance, but the sums of a query run over at most 16 keys, some of which are drawn.
 
-Query i of head h sees c keys, in order, with probabilities A_j. If c is at most SLOTS = 16, all keys count with weight
-w_j = A_j. If c is larger,
+A query sees c keys with probabilities A_j, in the order of their positions. Each sum has SLOTS = 16 slots. If c is at
+most SLOTS, all keys have the weight w_j = A_j. If c is larger,
 
-  * keys with A_j > theta are certain: w_j = A_j. theta is the lowest of the thresholds 0.07 2^-m, m = 0 ... 7, that at
-    most 8 keys pass, or 0.07 if there is none: 15 keys cannot pass it, because their A would sum to 1.05;
-  * the rest, whose A sum to M, gets the other slots: R = 16 - (certain keys), rounded down to even, draws r = 0 ...
-    R-1, evenly spaced in the running sum C_j of the rest's probabilities. Draw r selects the key with
-    C_{j-1} <= (r + o) M / R < C_j. Each draw gives its key the weight M / R, so the expected weight of a key is A_j.
+  * keys with A_j > theta are certain: they have a slot and the weight w_j = A_j. theta is the lowest of the thresholds
+    0.07 2^-m, m = 0 ... 7, that at most 8 keys pass, or 0.07 if there is none. At most 14 keys pass 0.07, because the A
+    of 15 such keys would sum to 1.05;
+  * from the other keys, whose A sum to M, R keys are drawn, where R is 16 - (number of certain keys), rounded down to
+    an even number. The draws r = 0 ... R - 1 are evenly spaced in the running sum C_j of the other keys' A: draw r
+    selects the key with C_{j-1} <= (r + o) M / R < C_j. Each draw adds M / R to the weight of its key, so the expected
+    weight of a key is A_j.
 
-The offset o = frac(0.6180339887498949 c) is spread evenly over the queries and needs no state: the estimate is a
-function of its input, and padding does not change it. Draws select keys with A_j > 0, whatever rounding does, and the
-weights sum to 1.
+The offset o = frac(0.6180339887498949 c) is spread evenly over the queries. The estimate is a function of its input
+alone, and padding does not change it. Whatever the rounding, draws select keys with A_j > 0. The weights sum to 1.
 
     v_j = exp(y_j),  Z = sum_j w_j v_j,  f = sum_j w_j A_j (v_j / Z - 1)^2,  importance[n] = sum of f over the queries
 
-estimates sum_j (A'_j - A_j)^2. The even and the odd draws (each of weight 2 M / R) give two estimates f_a and f_b from
-half of the draws. The standard error of importance[n] is sqrt(sum over the queries of ((f_a - f_b) / 2)^2).
+y_j is the change of the query's attention score of key j when neuron n is zeroed. f estimates sum_j (A'_j - A_j)^2,
+where A' are the probabilities without the neuron. The even and the odd draws (each of weight 2 M / R) give two
+estimates f_a and f_b from half of the draws. The standard error of importance[n] is
+sqrt(sum over the queries of ((f_a - f_b) / 2)^2).
 """
 
 from __future__ import annotations
@@ -40,12 +43,15 @@ ROWS = 1024  # queries of one head at a time, so that memory is proportional to 
 
 
 class Slots(NamedTuple):
-    """The keys that each query's sums run over, (rows, SLOTS): the certain keys, then the draws. A key may occur twice.
+    """The keys that the sums of each row (query) run over: the certain keys, then the drawn keys.
+
+    A key may be drawn more than once.
 
     Attributes:
-        key: int64, indices of the keys.
-        log_a: log A of the keys.
-        weights: pairs (w, log w) for all draws, for the even ones and for the odd ones; log w is -inf for unused slots.
+        key: (rows, SLOTS) int64, indices of the keys.
+        log_a: (rows, SLOTS), log A of the keys.
+        weights: three pairs (w, log w), (rows, SLOTS) each: for all draws, for the even ones and for the odd ones. w is
+            0 and log w is -inf in unused slots.
     """
 
     key: Tensor
@@ -54,6 +60,16 @@ class Slots(NamedTuple):
 
 
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Estimates the importance of every query and key neuron, and its standard error.
+
+    Args:
+        problem: the tensors and settings of an attention layer, with q (B, H, l, d) and k (B, K, l, d). `QKProblem` has
+            the shapes and meanings of all fields.
+
+    Returns:
+        The importance of the query neurons (B, H d) and of the key neurons (B, K d), and the standard errors of the
+        former and of the latter, in the same shapes.
+    """
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
@@ -62,7 +78,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q_near, q_far = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
     k_near, k_far = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
 
-    q_sums = q.new_zeros(2, batch, heads, size)  # of f, and of its variance
+    q_sums = q.new_zeros(2, batch, heads, size)  # sums of f, and of the variance of f
     k_sums = k.new_zeros(2, batch, k.shape[1], size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
@@ -72,36 +88,37 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             qp, kp = qh[:, partner], kh[:, partner]
             for rows in torch.split(torch.arange(len(tokens), device=q.device), ROWS):
                 raw = scale * qh[rows] @ kh.T
-                seen = visible(tokens[rows], tokens, window)
-                slots = choose_keys(capped(raw, softcap).masked_fill(~seen, -torch.inf).log_softmax(-1), seen, rows)
+                is_visible = visible(tokens[rows], tokens, window)
+                log_a = capped(raw, softcap).masked_fill(~is_visible, -torch.inf).log_softmax(-1)
+                slots = choose_keys(log_a, is_visible, rows)
                 slot_scores = raw.gather(1, slots.key)
 
                 near, far = q_near[b, h, tokens[rows], None], q_far[b, h, tokens[rows], None]
                 y = -(near * kh[slots.key] + far * kp[slots.key])
                 gain = None if q_gain is None else upcast(q_gain)[b, h, tokens[rows], None]
-                q_sums[:, b, h] += _row_sums(slots, _score_change(y, gain, slot_scores, softcap))
+                q_sums[:, b, h] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
 
                 near, far = k_near[b, kv, tokens][slots.key], k_far[b, kv, tokens][slots.key]
                 y = -(qh[rows, None] * near + qp[rows, None] * far)
                 gain = None if k_gain is None else upcast(k_gain)[b, kv, tokens][slots.key]
-                k_sums[:, b, kv] += _row_sums(slots, _score_change(y, gain, slot_scores, softcap))
+                k_sums[:, b, kv] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
     (q_sum, q_variance), (k_sum, k_variance) = q_sums.flatten(2), k_sums.flatten(2)
     return q_sum, k_sum, q_variance.sqrt(), k_variance.sqrt()
 
 
-def choose_keys(log_a: Tensor, seen: Tensor, default_key: Tensor) -> Slots:
-    """Chooses the keys that each query's sums run over, and their weights.
+def choose_keys(log_a: Tensor, is_visible: Tensor, default_key: Tensor) -> Slots:
+    """Chooses the keys that the sums of each row (query) run over, and their weights.
 
     Args:
         log_a: (rows, keys), log A.
-        seen: (rows, keys) bool, the keys that each query sees.
-        default_key: (rows,), a key that the query sees, for slots that stay empty.
+        is_visible: (rows, keys) bool, the keys that each query sees.
+        default_key: (rows,) int64, a key that the query sees, for slots that stay empty.
     """
-    a, count = log_a.exp(), seen.sum(-1, keepdim=True)
+    a, count = log_a.exp(), is_visible.sum(-1, keepdim=True)
     threshold = a.new_full(count.shape, THRESHOLDS[0])
     for lower in THRESHOLDS[1:]:
         threshold = torch.where((a > lower).sum(-1, keepdim=True) <= CERTAIN, lower, threshold)
-    certain = torch.where(count <= SLOTS, seen, a > threshold)
+    certain = torch.where(count <= SLOTS, is_visible, a > threshold)
     certain_count = certain.sum(-1, keepdim=True)
     draws = torch.where(count <= SLOTS, 0, (SLOTS - certain_count) // 2 * 2)
 
@@ -129,7 +146,7 @@ def choose_keys(log_a: Tensor, seen: Tensor, default_key: Tensor) -> Slots:
 
 
 def squared_change(log_a: Tensor, weight: Tensor, log_weight: Tensor, y: Tensor) -> Tensor:
-    """Returns f of every query and neuron.
+    """Returns f of every query and neuron, (rows, neurons).
 
     f does not change when a constant is added to y. With the weighted mean subtracted, small y keep their digits. Where
     y is too large for exp, f is computed from logarithms: f = sum_j A_j / w_j (p_j - w_j)^2, where
@@ -149,15 +166,23 @@ def squared_change(log_a: Tensor, weight: Tensor, log_weight: Tensor, y: Tensor)
     u = torch.expm1(y.clamp(max=LARGEST_EXPONENT))
     m = (weight * u).sum(1, keepdim=True)
     change = (u - m) / (1 + m)
-    f = ((weight * change) * (a * change)).sum(1)  # the square alone may overflow where the weight is 0
+    f = ((weight * change) * (a * change)).sum(1)  # in this order, as change^2 may overflow where the weight is 0
     if large.any():
         ratio = (log_a - log_weight).exp().masked_fill(log_weight == -torch.inf, 0)
         f = torch.where(large, (ratio * ((log_weight + y).softmax(1) - weight).square()).sum(1), f)
     return f
 
 
-def _score_change(y: Tensor, gain: Tensor | None, raw: Tensor, softcap: float | None) -> Tensor:
-    """Adds a norm's gain to y and applies the soft cap; raw: (rows, SLOTS), the attention scores before the cap."""
+def _capped_change_with_gain(y: Tensor, gain: Tensor | None, raw: Tensor, softcap: float | None) -> Tensor:
+    """Returns the change of the capped attention scores when neurons are zeroed, (rows, SLOTS, neurons).
+
+    Args:
+        y: (rows, SLOTS, neurons), the change before the cap, without the growth of the other dimensions of the head.
+        gain: (rows, 1 or SLOTS, neurons), the factor by which a norm makes the head grow without the neuron. This
+            changes the attention score before the cap by (gain - 1) raw. None: no norm.
+        raw: (rows, SLOTS), the attention scores before the cap.
+        softcap: soft cap of the attention scores. None: they are not capped.
+    """
     raw = raw[..., None]
     if gain is not None:
         y = y + (gain - 1) * raw
@@ -165,6 +190,11 @@ def _score_change(y: Tensor, gain: Tensor | None, raw: Tensor, softcap: float | 
 
 
 def _row_sums(slots: Slots, y: Tensor) -> Tensor:
-    """Returns (2, neurons): the sums over the queries of f and of its variance, which comes from the two halves."""
+    """Returns (2, neurons): the sums over the queries of f and of ((f_a - f_b) / 2)^2, the variance of f.
+
+    Args:
+        slots: the keys of the queries.
+        y: (rows, SLOTS, neurons), changes of the attention scores of these keys.
+    """
     f, even, odd = (squared_change(slots.log_a, *weights, y) for weights in slots.weights)
     return torch.stack([f.sum(0), ((even - odd) / 2).square().sum(0)])

@@ -2,16 +2,17 @@
 
     importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y)
 
-S = scale q' k'^T are the attention scores, with q' and k' rotated. y is the change of S when neuron n's row of the
-projection is zero. Let c and z be the cosines and sines of a position, p the partner of n under the rotation, and sign
-+1 for the first of a pair and -1 for the second. A row of q_proj contributes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)`
-to q'_i, so that
+S = scale q' k'^T are the attention scores. q' and k' are the rotated queries and keys. y is the change of S when neuron
+n's row of the projection is zero. Let c and z be the cosines and sines of a position, p the partner of n under the
+rotation, and sign +1 for the first of a pair and -1 for the second. Let e_n be the unit vector of dimension n. A row of
+q_proj contributes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` to q'_i, so that
 
     query neuron n:  y_ij = (gain_i - 1) S_ij - x_i k'_j[n] - w_i k'_j[p],  x_i = scale gain_i q[i, n] c_i[n],
                                                                             w_i = scale gain_i q[i, n] sign z_i[p]
 
 For a key neuron the roles of q and k are exchanged, and the result is summed over the query heads that share the key.
-gain = 1 without a norm on the queries (keys). If rows are zeroed after the rotation, c = 1 and z = 0.
+gain is the factor by which a norm over the head makes the rest of the head grow without the neuron, or 1 without a
+norm. If neurons are zeroed after the rotation, c = 1 and z = 0.
 With a soft cap S = cap(S_raw) and y = cap(S_raw + y_raw) - cap(S_raw), where cap(x) = softcap tanh(x / softcap).
 
 softmax ignores a part of y that is constant over j, but floating-point arithmetic does not, so the mean of y under A is
@@ -31,6 +32,15 @@ from pymultiling.mathematics.sums import upcast
 
 
 def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
+    """Computes the importance of every query and key neuron.
+
+    Args:
+        problem: the tensors and settings of an attention layer, with q (B, H, l, d) and k (B, K, l, d). `QKProblem` has
+            the shapes and meanings of all fields.
+
+    Returns:
+        (B, H d) for the query neurons and (B, K d) for the key neurons.
+    """
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
@@ -80,7 +90,23 @@ def neuron_parts(
     sign: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Returns what neuron n contributes to dimension n and to its partner, times scale and gain, in rotated's shape."""
+    """Returns what each neuron n contributes to dimension n and to n's partner of the rotated head.
+
+    Both are multiplied by scale and gain: they are x and w of the module's text.
+
+    Args:
+        rotated: (B, heads, l, d), the rotated queries or keys.
+        plain: (B, heads, l, d), those before the rotation. None: neurons are zeroed after the rotation.
+        gain: (B, heads, l, d), the factor by which the rest of a head grows without the neuron. None: no norm.
+        cos: (B or 1, l, r), cosines of the rotation. None: no rotation.
+        sin: (B or 1, l, r), sines of the rotation. None: no rotation.
+        partner: (d,) int64, the partner of each dimension under the rotation.
+        sign: (d,), +1 for the first of a pair and -1 for the second.
+        scale: factor of the attention scores.
+
+    Returns:
+        The contributions to dimension n and those to n's partner, (B, heads, l, d) each.
+    """
     if plain is None:
         return scale * rotated, torch.zeros_like(rotated)
     coefficient = scale * upcast(plain)

@@ -6,22 +6,26 @@ is
 
     sum_ij (A'_ij - A_ij)^2,   query neuron n:  y_ij = t_in S_ij,   key neuron n:  y_ij = t_jn S_ij
 
-over the query heads that are not the neuron's own (that do not read its key head). With a soft cap
-y = cap((1 + t) S) - cap(S). Where y is large, and with soft caps, y is computed for every query, key and neuron, in
-blocks. Elsewhere there are cheaper ways:
+The sum also runs over the query heads: for a query neuron over all but its own, for a key neuron over those that do not
+read its key head. With a soft cap y = cap((1 + t) S) - cap(S). Where y is large, and with soft caps, y is computed for
+every query, key and neuron, in blocks. Elsewhere there are cheaper ways. Let F_i = sum_j (A'_ij - A_ij)^2 for a query i
+of one head.
 
-* A query neuron scales all attention scores of a query by one number, and F_i(t) / t^2, F_i(t) = sum_j (A'_ij -
-  A_ij)^2, is smooth in t: it is singular only where sum_j exp((1 + t) S_ij) = 0, which is at least pi / (max_j S -
-  min_j S) away from the real line. A few Chebyshev nodes for each query and head serve all neurons.
+* A query neuron scales all attention scores of a query by one number t. F_i(t) / t^2 is a smooth function of t: it is
+  singular only where sum_j exp((1 + t) S_ij) = 0, which is at least pi / (max_j S - min_j S) away from the real line.
+  It is computed at a few Chebyshev nodes for each query and head and interpolated for all neurons.
 * For a key neuron exp is expanded in its power series, and sums over j become matrix products, (A S^p) (t^p). Let x be
   the y of the query's most probable key. Subtracting it keeps the digits of queries whose most probable key has nearly
-  all the probability. With u = exp(y - x) - 1 and sums over the other keys,
+  all the probability. Let u = exp(y - x) - 1. All sums over j with u or y - x run over the other keys, because both are
+  0 for the most probable key. b0 is the sum over all keys.
 
       M_p = sum_j A (y - x)^p,   Q_p = sum_j A^2 (y - x)^p,   from sum_j A y^p and sum_j A^2 y^p
       m = sum_j A u = sum_p M_p / p!,  b1 = sum_j A^2 u = sum_p Q_p / p!,  b2 = sum_j A^2 u^2 = sum_p (2^p - 2) Q_p / p!
       F_i = (b2 - 2 m b1 + m^2 b0) / (1 + m)^2,   b0 = sum_j A^2
 
-  The first order that is omitted from m and b1 matters only in b2, where sum_ij A^2 y^p is one sum over the queries.
+  The series of m and b1 end at an order P. Their terms of order P + 1 would change F_i only at order P + 2, because m
+  and b1 only occur in products. b2 also gets its term of order P + 1. This term is cheap: sum_ij A^2 y^(P + 1) is
+  needed only as one sum over all queries.
 """
 
 from __future__ import annotations
@@ -37,17 +41,18 @@ from torch import Tensor
 from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
 from pymultiling.mathematics.sums import upcast
 
-BLOCK_NUMBERS = 2**20  # numbers in a block
+BLOCK_NUMBERS = 2**20  # most numbers in a block
 ROWS = 64  # queries at a time
 NODE_SPAN = 2.0  # largest t (max S - min S) for which nodes are used
-POWERS = (1, 2, 3, 5, 7, 11)
-# Relative errors: of the nodes, the largest bound with which a series is tried, and with which its result is accepted.
-# (The bound is ten times the true error.)
+POWERS = (1, 2, 3, 5, 7, 11)  # the orders P that are tried, one after the other
+# Relative errors: that of the interpolation, and the largest bounds of the omitted terms with which a series is tried,
+# and with which its result is accepted. (The bound is ten times the true error.)
 NODE_ERROR = {torch.float32: 1e-5, torch.float64: 1e-9}
 TRIED_ERROR = {torch.float32: 1e-4, torch.float64: 1e-7}
 ACCEPTED_ERROR = {torch.float32: 6e-4, torch.float64: 6e-7}
 
-# Called with a head; returns its (l, l) attention scores before the cap, 0 where a key is hidden, and log A.
+# Called with the index of a query head, for a document with l valid tokens. Returns the head's attention scores before
+# the cap (l, l), 0 where a key is hidden, and log A (l, l), -inf where a key is hidden.
 HeadScores: TypeAlias = Callable[[int], tuple[Tensor, Tensor]]
 
 
@@ -61,6 +66,21 @@ def whole_norm_importance(
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
+    """Computes what zeroing a query or key neuron does to the other heads, under a norm over all heads.
+
+    Args:
+        q: (B, H, l, d), the normed and rotated queries.
+        k: (B, K, l, d), the normed and rotated keys. K divides H.
+        q_rescale: (B, l, H d), t of every query neuron.
+        k_rescale: (B, l, K d), t of every key neuron.
+        valid: (B, l) bool, False for padding.
+        scale: factor of the attention scores.
+        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+        softcap: soft cap of the attention scores. None: they are not capped.
+
+    Returns:
+        (B, H d) for the query neurons and (B, K d) for the key neurons.
+    """
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
@@ -78,13 +98,32 @@ def whole_norm_importance(
 def _head_scores(
     q: Tensor, k: Tensor, b: int, tokens: Tensor, hidden_keys: Tensor, scale: float, softcap: float | None, h: int
 ) -> tuple[Tensor, Tensor]:
+    """Returns the attention scores of query head h of document b, and log A, as `HeadScores` does.
+
+    Args:
+        q: (B, H, l, d), queries.
+        k: (B, K, l, d), keys.
+        b: index of the document.
+        tokens: (tokens,) int64, positions of the document's valid tokens.
+        hidden_keys: (tokens, tokens) bool, True where a query does not see a key.
+        scale: factor of the attention scores.
+        softcap: soft cap of the attention scores. None: they are not capped.
+        h: index of the query head.
+    """
     scores = scale * q[b, h, tokens] @ k[b, h * k.shape[1] // q.shape[1], tokens].T
     log_a = capped(scores, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
     return scores.masked_fill(hidden_keys, 0), log_a
 
 
 def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: float | None) -> Tensor:
-    """t (l, H d) -> (H d,)."""
+    """Returns the importance of a document's query neurons, (H d,).
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        t: (l, H d), t of every query neuron.
+        softcap: soft cap of the attention scores. None: they are not capped.
+    """
     owner = torch.arange(t.shape[1], device=t.device) * heads // t.shape[1]
     total = t.new_zeros(t.shape[1])
     is_near = torch.zeros_like(t, dtype=torch.bool)
@@ -100,17 +139,25 @@ def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: f
         raw = scores if softcap is not None else _centre(scores, log_a)
         for block in torch.split(torch.arange(len(rows), device=t.device), max(1, BLOCK_NUMBERS // t.shape[0])):
             i, n = rows[block], neurons[block]
-            y = _score_change(raw[i], t[i, n, None], softcap)
+            y = _rescaling_change(raw[i], t[i, n, None], softcap)
             change = probability_change(log_a[i], y).square().sum(-1)
             total.index_add_(0, n, torch.where(owner[n] == h, 0, change))
     return total
 
 
 def _interpolate(head_scores: HeadScores, heads: int, t: Tensor, far_end: Tensor, nodes: int, owner: Tensor) -> Tensor:
-    """Returns the contribution of each query, (l, H d).
+    """Returns the contribution of each query to the importance of each query neuron, (l, H d), by interpolation.
 
     F / t^2 of every query and head is computed at Chebyshev nodes in [0, far_end], interpolated at t, and multiplied by
     t^2.
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        t: (l, H d), t of every query neuron. Where it is above far_end, the result is wrong.
+        far_end: (l,), the largest t of each query.
+        nodes: number of Chebyshev nodes.
+        owner: (H d,) int64, the head of each neuron.
     """
     angle = math.pi * (torch.arange(nodes, device=t.device, dtype=t.dtype) + 0.5) / nodes
     values = t.new_empty(nodes, heads, t.shape[0])
@@ -118,10 +165,10 @@ def _interpolate(head_scores: HeadScores, heads: int, t: Tensor, far_end: Tensor
         scores, log_a = head_scores(h)
         a, centred = log_a.exp(), _centre(scores, log_a)
         for node, x in enumerate(angle.cos().tolist()):
-            at = far_end[:, None] * (x + 1) / 2
-            u = torch.expm1(at * centred) / at
+            node_t = far_end[:, None] * (x + 1) / 2
+            u = torch.expm1(node_t * centred) / node_t
             m = (a * u).sum(-1, keepdim=True)
-            values[node, h] = ((a * (u - m)).square_().sum(-1, keepdim=True) / (1 + at * m).square()).squeeze(1)
+            values[node, h] = ((a * (u - m)).square_().sum(-1, keepdim=True) / (1 + node_t * m).square()).squeeze(1)
     order = torch.arange(nodes, device=t.device, dtype=t.dtype)
     transform = torch.cos(order[:, None] * angle) * torch.where(order > 0, 2, 1)[:, None] / nodes
     is_other = 1 - torch.eye(heads, dtype=t.dtype, device=t.device)
@@ -134,34 +181,53 @@ def _interpolate(head_scores: HeadScores, heads: int, t: Tensor, far_end: Tensor
 
 
 def _node_count(reach: float, tolerance: float) -> int:
-    """Returns the number of nodes on [0, reach] for a function that is analytic up to pi off the real line."""
+    """Returns the number of nodes that interpolate F / t^2 on [0, reach] to a relative error of `tolerance`.
+
+    The function must be analytic within a distance of pi from the real line: `reach` is t times max S - min S.
+    """
     to_edge = 2 * math.pi / max(reach, 1e-6)
     return 2 + math.ceil(-math.log(tolerance) / math.asinh(to_edge)) if math.isfinite(reach) else 2
 
 
 def _key_importance(head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, softcap: float | None) -> Tensor:
-    """t (l, K d) -> (K d,)."""
+    """Returns the importance of a document's key neurons, (K d,).
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        kv_heads: K, the number of key heads.
+        t: (l, K d), t of every key neuron.
+        softcap: soft cap of the attention scores. None: they are not capped.
+    """
     owner = torch.arange(t.shape[1], device=t.device) * kv_heads // t.shape[1]
     total = t.new_zeros(t.shape[1])
-    is_left = torch.ones_like(total, dtype=torch.bool)
+    is_open = torch.ones_like(total, dtype=torch.bool)  # no result has been accepted yet
     if softcap is None:
         moments = _score_moments(head_scores, heads, t, max(POWERS) + 2)
         for powers in POWERS:
             omitted = _omitted_bound(moments, t, powers + 2)
-            tried = (is_left & (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2))).nonzero().squeeze(1)
+            tried = (is_open & (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2))).nonzero().squeeze(1)
             if len(tried):
                 total[tried], rounding = _sum_series(head_scores, heads, kv_heads, t[:, tried], owner[tried], powers)
-                is_left[tried] = rounding + omitted[tried] > ACCEPTED_ERROR[t.dtype] * total[tried]
-    left = is_left.nonzero().squeeze(1)
-    if len(left):
-        total[left] = _sum_key_by_key(head_scores, heads, kv_heads, t[:, left], owner[left], softcap)
+                is_open[tried] = rounding + omitted[tried] > ACCEPTED_ERROR[t.dtype] * total[tried]
+    open_neurons = is_open.nonzero().squeeze(1)
+    if len(open_neurons):
+        total[open_neurons] = _sum_key_by_key(
+            head_scores, heads, kv_heads, t[:, open_neurons], owner[open_neurons], softcap
+        )
     return total
 
 
 def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) -> Tensor:
-    """Returns sum_i A^2 |S|^p of every key for p = 0 ... orders, (orders + 1, l).
+    """Returns sum_i A_ij^2 |S_ij|^p of every key j for p = 0 ... orders, (orders + 1, l), summed over the query heads.
 
-    A query's most probable key enters with the sum of A^2 of the query's other keys.
+    Where key j is the most probable key of query i, the sum of A^2 over the query's other keys replaces A_ij^2.
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        t: (l, N), only for its length, dtype and device.
+        orders: the largest p.
     """
     moments = t.new_zeros(orders + 1, t.shape[0])
     for h in range(heads):
@@ -176,7 +242,15 @@ def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) 
 
 
 def _omitted_bound(moments: Tensor, t: Tensor, order: int) -> Tensor:
-    """Returns an upper bound (N,) of b2's term of an order, from |y - x|^p <= 2^(p - 1) (|y|^p + |x|^p)."""
+    """Returns an upper bound of the term of b2 of order p = `order`, summed over queries, for every key neuron, (N,).
+
+    It follows from |y - x|^p <= 2^(p - 1) (|y|^p + |x|^p).
+
+    Args:
+        moments: (orders + 1, l), from `_score_moments`.
+        t: (l, N), t of the key neurons.
+        order: p.
+    """
     return _coefficient(order) * 2.0 ** (order - 1) * (moments[order] @ t**order)
 
 
@@ -188,7 +262,16 @@ def _coefficient(order: int) -> float:
 def _sum_series(
     head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, powers: int
 ) -> tuple[Tensor, Tensor]:
-    """t (l, N) -> (N,), and its rounding error."""
+    """Returns the importance of key neurons from the power series, and an estimate of its rounding error, (N,) each.
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        kv_heads: K, the number of key heads.
+        t: (l, N), t of the key neurons.
+        owner: (N,) int64, the key head of each neuron.
+        powers: P, the order at which the series of m and b1 end.
+    """
     total, rounding = t.new_zeros(t.shape[1]), t.new_zeros(t.shape[1])
     t_powers = [t**p for p in range(1, powers + 2)]
     for h in range(heads):
@@ -200,14 +283,15 @@ def _sum_series(
             keys = slice(0, int(rows[-1]) + 1)
             x = t[top[rows, 0]] * top_scores[rows]
             weights = torch.stack([rest[rows, keys], rest[rows, keys].square()])
-            moments = [weights.sum(-1, keepdim=True)]  # of A and of A^2
+            moments = [weights.sum(-1, keepdim=True)]  # moments[p]: sums of A y^p and of A^2 y^p, (2, rows, N)
             for power in t_powers[:-1]:
                 weights = weights * scores[rows, keys]
                 moments.append(weights @ power[keys])
+            # sum_j A^2 y^(P + 1) is in `last`, summed over the queries. So moments[P + 1] starts with 0.
             moments.append(torch.zeros_like(moments[-1]))
             last = (weights[1] * scores[rows, keys]).sum(0) @ t_powers[-1][keys]
             rounding += is_other * (moments[0][1] * x.square()).sum(0) * torch.finfo(t.dtype).eps
-            for factors in range(powers + 1):  # from y^p to (y - x) y^(p - 1), (y - x)^2 y^(p - 2) ...
+            for factors in range(powers + 1):  # y^p becomes (y - x) y^(p - 1), then (y - x)^2 y^(p - 2) ...
                 for p in range(powers + 1, factors, -1):
                     moments[p].addcmul_(moments[p - 1], x, value=-1)
             m, b1, b2 = (torch.zeros_like(x) for _ in range(3))
@@ -229,7 +313,16 @@ def _without_top(log_a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _sum_key_by_key(
     head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, softcap: float | None
 ) -> Tensor:
-    """t (l, N) -> (N,)."""
+    """Returns the importance of key neurons from y of every query and key, (N,).
+
+    Args:
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        kv_heads: K, the number of key heads.
+        t: (l, N), t of the key neurons.
+        owner: (N,) int64, the key head of each neuron.
+        softcap: soft cap of the attention scores. None: they are not capped.
+    """
     total = t.new_zeros(t.shape[1])
     for h in range(heads):
         scores, log_a = head_scores(h)
@@ -237,12 +330,13 @@ def _sum_key_by_key(
         for block in torch.split(neurons, max(1, BLOCK_NUMBERS // (ROWS * t.shape[0]))):
             for rows in torch.split(torch.arange(t.shape[0], device=t.device), ROWS):
                 keys = slice(0, int(rows[-1]) + 1)
-                y = _score_change(scores[rows, None, keys], t[keys, block].T, softcap)
+                y = _rescaling_change(scores[rows, None, keys], t[keys, block].T, softcap)
                 total[block] += probability_change(log_a[rows, None, keys], y).square().sum((0, 2))
     return total
 
 
-def _score_change(scores: Tensor, t: Tensor, softcap: float | None) -> Tensor:
+def _rescaling_change(scores: Tensor, t: Tensor, softcap: float | None) -> Tensor:
+    """Returns y, the change of the capped attention scores when the attention scores grow by the factor 1 + t."""
     return capped_change(scores, t * scores, softcap)
 
 
@@ -253,4 +347,5 @@ def _centre(scores: Tensor, log_a: Tensor) -> Tensor:
 
 
 def _range(x: Tensor) -> Tensor:
+    """Returns the largest minus the smallest value along the last dimension."""
     return x.amax(-1) - x.amin(-1)

@@ -1,4 +1,7 @@
-"""Activations of FFNs, in float32 and from Triton's own operations: the same on every chip and in the interpreter."""
+"""Activations of FFNs in float32.
+
+They consist of operations that Triton itself defines, so they are the same on every chip and in the interpreter.
+"""
 
 import triton
 import triton.language as tl
@@ -13,7 +16,7 @@ TANH_CUBE = tl.constexpr(0.044715)
 
 @triton.jit
 def activate(x, NAME: tl.constexpr, EXACT: tl.constexpr):
-    """Returns the activation of x, to float32's last places if EXACT, else to 1e-6."""
+    """Returns the activation of x, with an error of a few last places of float32 if EXACT, else of 1e-6."""
     # Triton compiles what follows a return inside an `if`, so the cases must be branches of one statement.
     if NAME == "silu":
         y = times_sigmoid(x, x, EXACT)
@@ -29,7 +32,10 @@ def activate(x, NAME: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def times_sigmoid(x, z, EXACT: tl.constexpr):
-    """Returns x / (1 + e^-z). Two roots take 3 instructions (sm_90); a division by what may be infinite takes 8."""
+    """Returns x / (1 + e^-z), as x times the squared reciprocal root: 3 instructions (sm_90).
+
+    A division by a number that may be infinite takes 8.
+    """
     root = tl.rsqrt(one_plus_exp(-z, EXACT))
     return x * root * root
 

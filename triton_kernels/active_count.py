@@ -14,8 +14,10 @@ from pymultiling.triton_kernels.variant import Variant
 
 
 def active_count(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.active_count`."""
     return launch(x, documents, count, active=True)
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    return variants_of("active_count", active=True, lanes=lanes)
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants for each dtype and block. warp: threads of a warp."""
+    return variants_of("active_count", active=True, warp=warp)

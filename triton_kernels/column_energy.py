@@ -14,8 +14,10 @@ from pymultiling.triton_kernels.variant import Variant
 
 
 def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
+    """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.column_energy`."""
     return launch(x, documents, count, active=False)
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    return variants_of("column_energy", active=False, lanes=lanes)
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants for each dtype and block. warp: threads of a warp."""
+    return variants_of("column_energy", active=False, warp=warp)

@@ -1,4 +1,6 @@
-"""Sums over the tokens of each document, column by column: of squares for column_energy, of ones for active_count.
+"""The kernel of column_energy and active_count: sums over the tokens of each document, column by column.
+
+column_energy sums x^2, and active_count sums 1 where x > 0.
 
 x (tokens, N), documents (tokens,) int64 -> sums (count, N). A program computes BLOCK_N columns of one document. Tiles
 of x are loaded into shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in
@@ -18,7 +20,7 @@ from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pi
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 ROWS = 4  # rows of a tile of which a thread holds 16 bytes
-STAGES = 4  # 2 to 3 tiles of 8 KB are being loaded; 8 programs fit on a multiprocessor (64 registers, sm_90)
+STAGES = 4  # 2 to 3 tiles of 8 KB are loaded ahead; 8 programs fit on a multiprocessor (64 registers, sm_90)
 SPAN = 4096  # tokens: float32 adds up to 128 numbers in a span, and 128 sums of spans in 500,000 tokens
 
 
@@ -67,10 +69,12 @@ def kernel(
 
 
 def settings(block: tuple[int, int], itemsize: int) -> dict[str, int]:
+    """Returns the kernel's constants for one of BLOCKS and the bytes of a number of x."""
     return {**tile(block, itemsize, ROWS), "SPAN": SPAN, "STAGES": STAGES}
 
 
 def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
+    """Launches the kernel for active_count if `active`, else for column_energy; returns the sums, (count, N)."""
     tokens, width = x.shape
     sums = torch.empty(count, width, dtype=torch.int64 if active else torch.float32, device=x.device)
     block = pick_block(width, x.element_size(), count)
@@ -82,7 +86,8 @@ def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
     return sums
 
 
-def variants_of(operator: str, active: bool, lanes: int) -> Iterator[Variant]:
+def variants_of(operator: str, active: bool, warp: int) -> Iterator[Variant]:
+    """Yields the variants of an operator for each dtype and block. warp: threads of a warp."""
     for dtype, pointer in POINTERS.items():
         for block in BLOCKS:
             yield Variant.of(
@@ -92,6 +97,6 @@ def variants_of(operator: str, active: bool, lanes: int) -> Iterator[Variant]:
                 {"x": pointer, "documents": "*i64", "sums": "*i64" if active else "*fp32"},
                 constants={"x_column": 1, "step": 1, "ACTIVE": active, **settings(block, dtype.itemsize)},
                 divisible=("width", "x_row"),
-                num_warps=block[1] // lanes,
+                num_warps=block[1] // warp,
                 num_stages=STAGES,
             )

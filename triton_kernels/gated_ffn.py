@@ -1,14 +1,14 @@
 """gated_ffn: the hidden product of an FFN and, in the same pass, the statistics of its neurons in each document.
 
-    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain one, which has no up
+    hidden = act(gate) * up        in a gated FFN; hidden = act(gate) in a plain FFN, which has no up projection
     squares[c, n]   = sum over the tokens t of document c of hidden[t, n]^2
     active[c, n]    = number of tokens t of document c with act(gate[t, n]) > 0
-    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, of |gate[t, n]| where there is no up
+    magnitude[c, n] = sum over the tokens t of document c of |up[t, n]|, or of |gate[t, n]| in a plain FFN
 
 Masked neurons are 0 in all four results. gate, up and hidden are (tokens, I), documents and mask_ids (tokens,) int64,
 masks (sets, I) bool, and the statistics (count, I). A program computes BLOCK_N columns of one document. The first
-programs do so for padding, which only needs hidden. Tiles of gate, up and masks are loaded into shared memory, STAGES
-ahead. The sums of a tile, of SPAN tokens and of all tokens stay in registers.
+programs compute the hidden product of padding, which has no statistics. Tiles of gate, up and masks are loaded into
+shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in registers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pi
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 ROWS = 2  # rows of a tile of which a thread holds 16 bytes: 4 take 180 registers instead of 96 (sm_90)
-STAGES = 3  # 1 to 2 tiles of 8 KB are being loaded; 5 programs fit on a multiprocessor
-PLAIN_MASKED_STAGES = 2  # 3 spill (8 bytes, Triton 3.6)
+STAGES = 3  # 1 to 2 tiles of 8 KB are loaded ahead; 5 programs fit on a multiprocessor
+PLAIN_MASKED_STAGES = 2  # STAGES of a plain FFN with masks: with 3, registers spill (8 bytes, Triton 3.6)
 SPAN = 2048  # tokens: float32 adds up to 128 numbers in a span, and 128 sums of spans in 250,000 tokens
 
 
@@ -118,6 +118,7 @@ def kernel(
 
 
 def settings(block: tuple[int, int], itemsize: int, activation: str, gated: bool, masked: bool) -> dict[str, object]:
+    """Returns the kernel's constants for one of BLOCKS and the bytes of a number of gate."""
     stages = PLAIN_MASKED_STAGES if masked and not gated else STAGES
     shape = tile(block, itemsize, ROWS)
     return {"ACTIVATION": activation, **shape, "VECTOR": 16 // itemsize, "SPAN": SPAN, "STAGES": stages}
@@ -132,6 +133,7 @@ def gated_ffn(
     masks: Tensor | None,
     mask_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.gated_ffn`."""
     tokens, width = gate.shape
     hidden = torch.empty(tokens, width, dtype=gate.dtype, device=gate.device)
     squares, magnitude = (torch.empty(count, width, dtype=torch.float32, device=gate.device) for _ in range(2))
@@ -148,8 +150,11 @@ def gated_ffn(
     return hidden, squares, active, magnitude
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    """Yields all variants for bfloat16, and a gated silu without masks for the other dtypes."""
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields all variants for bfloat16, and a gated silu without masks for the other dtypes.
+
+    warp: threads of a warp.
+    """
     for dtype, block in product(POINTERS, BLOCKS):
         for activation, gated, masked in product(("silu", "gelu", "gelu_tanh", "relu"), (True, False), (False, True)):
             if dtype != torch.bfloat16 and (activation, gated, masked) != ("silu", True, False):
@@ -174,6 +179,6 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                     **constants,
                 },
                 divisible=("width", "gate_row", "up_row", "mask_row"),
-                num_warps=block[1] // lanes,
+                num_warps=block[1] // warp,
                 num_stages=constants["STAGES"],
             )

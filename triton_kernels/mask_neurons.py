@@ -1,8 +1,10 @@
-"""mask_neurons: y[t, n] = scale x[t, n] + values[n] where mask_ids[t] is a set and masks[mask_ids[t], n], else x[t, n].
+"""mask_neurons: changes, in each row, the neurons of the set that is selected for the row.
 
-x and y are (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or None. An index that is not a set
-changes nothing. A program computes one tile. In place, only the selected neurons are stored, and without scale x is not
-read.
+    y[t, n] = scale x[t, n] + values[n]    if 0 <= mask_ids[t] < sets and masks[mask_ids[t], n]
+    y[t, n] = x[t, n]                      otherwise
+
+x and y are (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or None. A program computes one
+tile. In place, only the selected neurons are stored, and with scale 0 x is not read.
 """
 
 from __future__ import annotations
@@ -71,24 +73,28 @@ def kernel(
 
 
 def settings(itemsize: int) -> dict[str, int]:
+    """Returns the kernel's constants for the bytes of a number of x."""
     return {"BLOCK_T": ROWS * THREADS * 16 // ROW_BYTES, "BLOCK_N": ROW_BYTES // itemsize, "VECTOR": 16 // itemsize}
 
 
 def mask_neurons(
     x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
 ) -> Tensor:
+    """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.mask_neurons`."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(x, y, masks, mask_ids, scale, values)
     return y
 
 
 def mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> None:
+    """Launches the kernel in place. The arguments are those of `pymultiling.ops.reference.mask_neurons`."""
     _launch(x, x, masks, mask_ids, scale, values)
 
 
 def _launch(
     x: Tensor, y: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None
 ) -> None:
+    """Writes the result for x into y, which may be x."""
     tokens, width = y.shape
     constants = settings(y.element_size())
     kernel[triton.cdiv(tokens, constants["BLOCK_T"]) * triton.cdiv(width, constants["BLOCK_N"]),](
@@ -98,11 +104,15 @@ def _launch(
     )  # fmt: skip
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants for each dtype, in place or not, zeroed or scaled with values added.
+
+    warp: threads of a warp.
+    """
     for dtype, pointer in POINTERS.items():
         for inplace in (False, True):
-            for kind in ("zeroed", "scaled and moved"):
-                plain = kind == "zeroed"
+            for kind in ("zeroed", "scaled, values added"):
+                is_zeroed = kind == "zeroed"
                 yield Variant.of(
                     "mask_neurons_" if inplace else "mask_neurons",
                     f"{short_name(dtype)}, {kind}",
@@ -111,15 +121,15 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                         **dict.fromkeys(("x", "y"), pointer),
                         "masks": "*i1",
                         "mask_ids": "*i64",
-                        **({} if plain else {"values": pointer, "scale": "fp32"}),
+                        **({} if is_zeroed else {"values": pointer, "scale": "fp32"}),
                     },
                     constants={
-                        **({"values": None, "scale": None} if plain else {}),
+                        **({"values": None, "scale": None} if is_zeroed else {}),
                         **dict.fromkeys(("x_column", "y_column", "mask_column", "mask_step"), 1),
                         "INPLACE": inplace,
                         **settings(dtype.itemsize),
                     },
                     divisible=("width", "x_row", "y_row", "mask_row"),
-                    num_warps=THREADS // lanes,
+                    num_warps=THREADS // warp,
                     num_stages=1,
                 )

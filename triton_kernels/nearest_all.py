@@ -1,7 +1,8 @@
-"""The second kernel of nearest_neighbors: distances to all points, for the rows that the first kernel has left open.
+"""The second kernel of nearest_neighbors: distances to all points, for the points that the first kernel left open.
 
-A program computes one row, and ends at once if the row is not open. The KEPT nearest points stay in registers. A nearer
-point replaces the farthest of them; among equally far ones, that with the highest index.
+A program computes the neighbours of one point, and ends at once if the point is not open. The KEPT nearest points stay
+in registers. A nearer point replaces the farthest of them. If several are equally far, it replaces the one with the
+highest index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Distances as nearest_neighbors compares them: half squares in float64, for cosines between points of length 1."""
+"""Distances as nearest_neighbors compares them: half of the squared distance, in float64.
+
+For cosine distances the points are scaled to length 1.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import triton.language as tl
 
 @triton.jit
 def load_points(points, point, d, count, size, row, column):
-    """Loads (points, dimensions), zero outside."""
+    """Loads dimensions d of points `point`, (points, dimensions); 0 where a point or a dimension does not exist."""
     at = points + point.to(tl.int64)[:, None] * row + d.to(tl.int64)[None, :] * column
     return tl.load(at, mask=(point < count)[:, None] & (d < size)[None, :], other=0.0)
 
 
 @triton.jit
 def scale_of(points, point, count, size, row, column, COSINE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Returns (points,) float64: 1 / |x|, 0 where x is 0; 1 for euclidean distances."""
+    """Returns the factor that scales each point x for the metric, (points,) float64.
+
+    It is 1 / |x| for cosine distances (0 where x is 0), and 1 for euclidean distances.
+    """
     scale = tl.zeros_like(point).to(tl.float64) + 1
     if COSINE:
         square = scale - 1
@@ -30,9 +36,21 @@ def scale_of(points, point, count, size, row, column, COSINE: tl.constexpr, BLOC
 def half_square(
     points, point, point_scale, second, count, size, row, column, COSINE: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """Returns half the squared distance of each point to its second point.
+    """Returns half the squared distance of each scaled point to a second point, (points,) float64.
 
     The last 12 bits are rounded off, so that rounding does not separate equal distances.
+
+    Args:
+        points: pointer to all points.
+        point: (points,), indices of the points.
+        point_scale: (points,), their factors, from `scale_of`.
+        second: (points,), index of the second point of each point.
+        count: number of all points.
+        size: dimensions of a point.
+        row: stride between points.
+        column: stride between dimensions.
+        COSINE: whether the metric is the cosine distance.
+        BLOCK_D: dimensions that are loaded at once.
     """
     second_scale = scale_of(points, second, count, size, row, column, COSINE, BLOCK_D)
     total = tl.zeros_like(point).to(tl.float64)

@@ -1,13 +1,14 @@
 """nearest_neighbors: for each point the k nearest other points, by 1 - x y / (|x| |y|) or by |x - y|.
 
-points (P, D) -> indices (P, k) int64, distances (P, k) float32, in two launches. A program takes BLOCK_M points and
-compares them with all points, BLOCK_N at a time. It ranks them by proximity: x y / |y|, or x y - |y|^2 / 2 relative to
-the mean of the program's own points. The KEPT candidates of highest proximity stay in registers. A better one replaces
-the worst; among equally bad ones, that with the highest index. As columns come in order, an equal one never replaces
-another. The products of a pair of points are added in the same order wherever the pair is in a tile, so equal points
-have equal proximity. In the end the distances of the candidates, from float64 sums, decide which k are nearest, and in
-what order. Where the rounding of the proximity leaves open whether another point is nearer, the row is marked, and the
-second kernel looks at all points. k may be up to MAX_NEIGHBORS.
+points (P, D) -> indices (P, k) int64, distances (P, k) float32, in two launches. A program takes BLOCK_M points x and
+compares them with all points y, BLOCK_N at a time. It ranks the y by their proximity to x: x y / |y| for cosine
+distances, and for euclidean distances x y - |y|^2 / 2, relative to the mean of the program's BLOCK_M points. The KEPT
+candidates of highest proximity stay in registers. A nearer point replaces the worst candidate, or that with the highest
+index if several are equally bad. Points come in the order of their indices, so a point never replaces a candidate of
+equal proximity. The products of a pair of points are added in the same order wherever the pair is in a tile, so equal
+points have equal proximity. In the end the distances of the candidates, from float64 sums, decide which k are nearest,
+and in what order. Where the rounding of the proximity leaves open whether another point is nearer, the point is marked
+in still_open, and the second kernel compares it with all points. k may be up to MAX_NEIGHBORS.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, wa
 BLOCK_M, BLOCK_N, BLOCK_D = 64, 128, 32
 THREADS = 256
 STAGES = 3
-ALL_BLOCK_N, ALL_THREADS = 128, 128  # those of the second kernel
+ALL_BLOCK_N, ALL_THREADS = 128, 128  # BLOCK_N and THREADS of the second kernel
 SPARE = 3  # minimum number of candidates beyond k
 MAX_NEIGHBORS = 16  # largest k
 
 
 @triton.jit
 def find_origin(points, origin, point, count, size, row, column, BLOCK_D: tl.constexpr):
-    """Stores the mean of the finite values of the program's points, from where all of its threads read it."""
+    """Stores the mean of the program's points in `origin`, where all of its threads read it.
+
+    Values that are not finite count as 0.
+    """
     for start in range(0, size, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
         x = load_points(points, point, d, count, size, row, column).to(tl.float32)
@@ -45,7 +49,7 @@ def find_origin(points, origin, point, count, size, row, column, BLOCK_D: tl.con
 
 @triton.jit
 def centred_square(points, origin, point, count, size, row, column, BLOCK_D: tl.constexpr):
-    """Returns (points,) float64: the squared distances of the points from the origin."""
+    """Returns the squared distances of the points from `origin`, (points,) float64."""
     square = tl.zeros_like(point).to(tl.float64)
     for start in range(0, size, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
@@ -156,7 +160,7 @@ def kernel(
 
 
 def settings(dtype: torch.dtype, k: int, cosine: bool, warp: int) -> dict[str, object]:
-    """Returns the constants of the first kernel.
+    """Returns the constants of the first kernel. warp: threads of a warp.
 
     Products of 16-bit numbers are exact in float32. With the mean subtracted, the numbers are float32.
     """
@@ -178,6 +182,7 @@ def settings_for_all(k: int, cosine: bool) -> dict[str, object]:
 
 
 def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
+    """Launches both kernels. Arguments and results are those of `pymultiling.ops.reference.nearest_neighbors`."""
     count, size = points.shape
     cosine, warp, programs = metric == "cosine", warp_size(points), triton.cdiv(count, BLOCK_M)
     indices = torch.empty(count, k, dtype=torch.int64, device=points.device)
@@ -186,7 +191,7 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
     origins = torch.empty(0 if cosine else programs, size, dtype=torch.float32, device=points.device)
     constants = settings(points.dtype, k, cosine, warp)
     if not points.is_cuda:
-        constants["PRECISION"] = "widened"
+        constants["PRECISION"] = "widened"  # in Triton's interpreter, see qk_sweep.product
     kernel[programs,](
         points, indices, distances, still_open, origins, count, size, k, *points.stride(),
         **constants, num_warps=THREADS // warp, num_stages=STAGES,
@@ -198,7 +203,11 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
     return indices, distances
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants of both kernels for each dtype and metric, for bfloat16 also with MAX_NEIGHBORS neighbours.
+
+    warp: threads of a warp.
+    """
     for dtype, pointer in POINTERS.items():
         for k in (5, MAX_NEIGHBORS) if dtype == torch.bfloat16 else (5,):
             for metric in ("cosine", "euclidean"):
@@ -213,9 +222,9 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                         "still_open": "*i8",
                         "origins": "*fp32",
                     },
-                    constants={"column": 1, **settings(dtype, k, metric == "cosine", lanes)},
+                    constants={"column": 1, **settings(dtype, k, metric == "cosine", warp)},
                     divisible=("size", "row"),
-                    num_warps=THREADS // lanes,
+                    num_warps=THREADS // warp,
                     num_stages=STAGES,
                 )
                 yield Variant.of(
@@ -225,6 +234,6 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                     {"points": pointer, "still_open": "*i8", "indices": "*i64", "distances": "*fp32"},
                     constants={"column": 1, **settings_for_all(k, metric == "cosine")},
                     divisible=("size", "row"),
-                    num_warps=ALL_THREADS // lanes,
+                    num_warps=ALL_THREADS // warp,
                     num_stages=1,
                 )

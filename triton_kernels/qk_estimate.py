@@ -1,22 +1,24 @@
 """qk_estimate: the importance of query and key neurons from SLOTS keys per row, and its standard error, in one launch.
 
-A row's probable keys count as they are: those with A above the lowest of the thresholds 0.07 2^-m, m < THRESHOLDS, that
-at most MAX_CERTAIN keys pass (0.07 if there is none). Let M be the sum of A of the other keys, and R = SLOTS - (certain
-keys), rounded down to even. R keys are drawn systematically with probability proportional to A: draw r selects the key
-at which the running sum of A passes (r + o) M / R, where o is the fractional part of 0.618... times the number of keys.
-Each draw has the weight M / R. With weights w and v = e^(y - c),
+A row is a query. Its certain keys have the weight w = A: these are the keys with A above the lowest of the thresholds
+0.07 2^-m, m < THRESHOLDS, that at most MAX_CERTAIN keys pass (0.07 if there is none). Let M be the sum of A of the
+other keys, and R = SLOTS - (number of certain keys), rounded down to even. R keys are drawn systematically with
+probability proportional to A: draw r selects the key at which the running sum of A passes (r + o) M / R, where o is the
+fractional part of 0.618... times the number of keys. Each draw adds M / R to the weight of its key. Let y be the change
+of the attention scores without neuron n, v = e^(y - c) for any c, and
 
-    importance[n] = sum_i sum_j w A (v / Z - 1)^2,  Z = sum_j w v;    error^2 = sum_i ((f_a - f_b) / 2)^2
+    f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v,    importance[n] = sum_i f,    error^2 = sum_i ((f_a - f_b) / 2)^2
 
 where f_a and f_b come from the even and the odd draws alone. Rows of up to SLOTS keys are exact.
 
-q, q_plain (B, H, l, d); k, k_plain (B, K, l, d); tables (B or 1, l, r); out (B, H d) and (B, K d), twice, float32.
+q, q_plain, q_gain (B, H, l, d); k, k_plain, k_gain (B, K, l, d); cos, sin (B or 1, l, r). The results are float32: the
+importance (B, H d) and (B, K d), and the errors in the same shapes.
 
 A program works on ROWS query rows of a head at a time. Tensor cores compute their attention scores, which are stored in
 the program's scratch memory (ROWS x as many keys as the rows see). From there the program reads them, a tile of keys at
 a time, to choose the slots (qk_slots.py). Then it processes the rows: a thread computes one neuron and holds a row's
-SLOTS changes of the attention scores in registers (qk_slot_sums.py). It does so a second time where they are too large,
-or all too small, for the short formula.
+SLOTS changes of the attention scores in registers (qk_slot_sums.py). If the changes are too large, or all too small,
+for the short formula, the rows are processed again with the careful one.
 """
 
 from collections.abc import Iterator
@@ -53,7 +55,7 @@ from pymultiling.triton_kernels.variant import Variant
 
 @triton.jit
 def _clamp_to(n, inside):
-    """Returns n, or 0 for a lane without a neuron, whose result is not used. The hint is that of `pair`."""
+    """Returns n, or 0 for a lane without a neuron, whose result is not used. `pair` explains the hint."""
     return tl.max_contiguous(tl.where(inside, n, 0), 2)
 
 
@@ -66,9 +68,10 @@ def _sum_rows(
     PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr,
     CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """Returns sums over the rows (LANES,), and the largest |t|.
+    """Returns sums over a tile's rows, (LANES,) each, and the largest |t|.
 
-    The sums are the query neurons' importance and squared error, and the key neurons' importance and squared error.
+    The sums are the query neurons' importance and squared error, and the key neurons' importance and squared error. t
+    is the change of the attention scores, times log2(e). Only the first `count` rows of the tile exist.
     """
     query_sum = tl.zeros(neuron.shape, tl.float32)
     query_error = tl.zeros(neuron.shape, tl.float32)
@@ -196,7 +199,10 @@ def kernel(
 
 @triton.jit
 def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, size, neuron, LANES: tl.constexpr):
-    """Computes the outputs of one key head from the rows of its query heads. Behind each output is its error."""
+    """Computes the outputs of one key head from the sums of the tiles of its query heads.
+
+    Each of QueryOut and KeyOut has the importance of all heads, and behind it the errors of all heads.
+    """
     r = tl.arange(0, ROWS)
     inside = neuron < size
     key_sum = tl.zeros((ROWS, LANES), tl.float32)
@@ -222,18 +228,20 @@ def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, si
 
 
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launches the kernel. Argument and results are those of `pymultiling.ops.reference.qk_estimate`."""
     heads = Heads.of(problem)
     q_out = problem.q.new_empty(2, heads.batch, heads.heads * heads.size, dtype=torch.float32)
     k_out = problem.q.new_empty(2, heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
     if heads.items == 0:
         return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
 
-    def scratch(constants: dict[str, object]) -> int:
+    def scratch_floats(constants: dict[str, object]) -> int:
         return scratch_of(heads.length, heads.max_visible_keys(problem.window), constants["KEYS"], constants["CAPPED"])
 
-    heads.launch("qk_estimate", kernel, scratch, 4, (q_out, k_out), problem)
+    heads.launch("qk_estimate", kernel, scratch_floats, 4, (q_out, k_out), problem)
     return q_out[0], k_out[0], q_out[1], k_out[1]
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    return variants_of("qk_estimate", kernel, lanes)
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants that `variants_of` lists. warp: threads of a warp."""
+    return variants_of("qk_estimate", kernel, warp)

@@ -1,4 +1,8 @@
-"""What the kernels of qk_importance and qk_estimate share: tensor arguments, work items, constants and counters."""
+"""Functions that qk_importance and qk_estimate share: tensor arguments, work items, constants and counters.
+
+Strides and pointers are named after their tensor: q for the rotated queries, qp for the queries before the rotation
+("plain"), qg for their gain, and k, kp, kg for the keys.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,27 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-PROGRAMS = 4  # per multiprocessor: two are resident and the others wait, which balances rows of different cost
+# Programs for each multiprocessor: two run at once and the others wait. This balances the work, because rows of many
+# keys take longer.
+PROGRAMS = 4
 
-# Arguments that change from call to call: specialised kernels would take ten seconds each to compile.
+# Arguments that change from call to call. If the kernels were specialised for their values, each would take ten seconds
+# to compile.
 PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew"]
 
 
 @triton.jit
 def pair(n, turned, INTERLEAVED: tl.constexpr):
-    """Returns the dimension that is rotated together with n, and n's sign: +1 for a pair's first, -1 for its second."""
+    """Returns the partner of each dimension n under the rotation, and n's sign.
+
+    turned: number of rotated dimensions. Each of the others is its own partner. The sign is +1 for the first of a pair
+    and -1 for the second.
+    """
     half = turned // 2
     first = n % 2 == 0 if INTERLEAVED else n < half
     partner = tl.where(first, n + 1, n - 1) if INTERLEAVED else tl.where(first, n + half, n - half)
-    # The hint may be wrong. It only tells Triton 3.6 along which axis lanes lie: unaligned addresses are not loaded as
-    # vectors.
+    # The hint that two partners are contiguous may be wrong, which does no harm: it only tells Triton 3.6 along which
+    # axis neurons lie, and addresses that are not aligned are not loaded as vectors.
     partner = tl.max_contiguous(tl.where(n < turned, partner, n), 2)
     return partner, tl.where(first, 1.0, -1.0)
 
@@ -38,8 +49,13 @@ def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
     KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
 ):  # fmt: skip
-    """Returns a tile of rows of a head: its position, its tensors, and the keys [first, last) that its rows see."""
-    # The last rows see the most keys and are computed first. All heads of a row follow each other.
+    """Returns the tile of rows of a query head that has the number `item`.
+
+    Its parts, in order: the index of the tile, the document b, the query head h and its key head kv; pointers to the
+    document's valid, to the key head's key, key_plain and key_gain, and to the document's cos and sin; the rows
+    (ROWS,) and which of them are valid; and the keys [first, last) that the rows see.
+    """
+    # The last rows see the most keys and are computed first. Items of the same rows follow each other, head by head.
     rank = item % (items // tiles)
     tile = tiles - 1 - item // (items // tiles)
     b = rank // heads
@@ -65,12 +81,12 @@ class Heads:
         batch: number of documents.
         heads: number of query heads.
         kv_heads: number of key heads.
-        length: tokens of a document.
+        length: tokens of a document, padding included.
         size: dimensions of a head.
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
-        tensors: the first arguments of the kernels: tensors, strides and the number of rotated dimensions.
-        flags: the constants that say which tensors are given.
+        tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
+        flags: {constant of the kernels: whether the tensors that it stands for are given}.
     """
 
     batch: int
@@ -85,14 +101,15 @@ class Heads:
 
     @classmethod
     def of(cls, problem: QKProblem) -> Heads:
+        """Collects the tensors of the operators' argument."""
         q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
-        plain_and_gain = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
+        optional_tensors = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
         q, k = _contiguous_rows(q), _contiguous_rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
-        for at, x in enumerate(plain_and_gain):
-            # For a tensor that is not given any pointer will do: the kernel does not read it.
-            x = (k if at % 2 else q) if x is None else _contiguous_rows(x)
+        for number, x in enumerate(optional_tensors):
+            # The kernel does not read a tensor that is not given, so any pointer will do. Odd numbers are of the keys.
+            x = (k if number % 2 else q) if x is None else _contiguous_rows(x)
             tensors += [x, *x.stride()[:3]]
         cos, sin = (x.contiguous() if rotates else q for x in (cos, sin))
         turned = cos.shape[-1] if rotates else 0
@@ -100,7 +117,7 @@ class Heads:
             cos,
             sin,
             cos.stride(0) if rotates and len(cos) > 1 else 0,
-            turned,
+            turned,  # the stride of a token: cos and sin are contiguous
             valid.contiguous().view(torch.uint8),
         ]
         flags = {
@@ -130,7 +147,7 @@ class Heads:
         self,
         operator: str,
         kernel: triton.JITFunction,
-        scratch: Callable[[dict[str, object]], int],
+        scratch_floats: Callable[[dict[str, object]], int],
         sums: int,
         outputs: tuple[Tensor, Tensor],
         problem: QKProblem,
@@ -140,17 +157,18 @@ class Heads:
         Args:
             operator: name of the operator.
             kernel: its kernel.
-            scratch: returns the floats of scratch memory that a program needs, from the kernel's constants.
-            sums: number of sums of each item and lane.
-            outputs: results of the query and of the key neurons.
+            scratch_floats: called with the kernel's constants; returns how many floats of scratch memory a program
+                needs.
+            sums: number of sums that each item stores for each neuron.
+            outputs: tensors for the results of the query neurons and of the key neurons, which are written.
             problem: the operator's arguments.
         """
         device = outputs[0].device
-        constants = self.constants(operator, problem)
+        constants = self.keyword_arguments(operator, problem)
         programs = min(self.items, PROGRAMS * multiprocessors(device))
         kernel[(programs,)](
             *self.tensors,
-            torch.empty(programs * scratch(constants), dtype=torch.float32, device=device),
+            torch.empty(programs * scratch_floats(constants), dtype=torch.float32, device=device),
             torch.empty(self.items * sums * constants["LANES"], dtype=torch.float32, device=device),
             counters(device, self.batch * self.kv_heads),
             *outputs,
@@ -164,20 +182,28 @@ class Heads:
         sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
         return *sizes, self.max_visible_keys(problem.window), problem.scale, problem.softcap or 0.0, 0
 
-    def constants(self, operator: str, problem: QKProblem) -> dict[str, object]:
-        """Returns the kernel's constants and compile options."""
-        constants = settings(operator, self.tensors[0].dtype, self.size, self.warp)
-        if not self.tensors[0].is_cuda:
-            constants["PRECISION"] = "widened"
-        constants["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
-        return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **constants}
+    def keyword_arguments(self, operator: str, problem: QKProblem) -> dict[str, object]:
+        """Returns the keyword arguments of the launch: the kernel's constants and the compile options."""
+        query = self.tensors[0]
+        options = settings(operator, query.dtype, self.size, self.warp)
+        if not query.is_cuda:
+            options["PRECISION"] = "widened"  # in Triton's interpreter, see qk_sweep.product
+        options["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
+        return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **options}
 
 
 def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[str, object]:
-    """Returns the constants for heads of a size, with a lane for every neuron of a head.
+    """Returns the constants and compile options that depend on the dtype and the size of the heads.
 
-    Tiles have 64 keys, the height of Hopper's matrix instruction. In float32 as many would spill. float32 attention
-    scores are computed from three tf32 products each, where the tensor cores support tf32.
+    Each lane computes one neuron of a head. Tiles have 64 keys, the height of Hopper's matrix instruction. In float32
+    they have 32, because with 64 registers would spill. float32 attention scores are computed from three tf32 products
+    each, where the tensor cores support tf32.
+
+    Args:
+        operator: name of the operator.
+        dtype: dtype of the queries and keys.
+        size: dimensions of a head.
+        warp: threads of a warp.
     """
     lanes = max(16, triton.next_power_of_2(size))
     is_float32 = dtype == torch.float32
@@ -193,8 +219,12 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[st
     }
 
 
-def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterator[Variant]:
-    """Yields variants for head sizes, dtypes and kinds of attention, with strides of (B, l, 32 or 8 heads, d)."""
+def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterator[Variant]:
+    """Yields variants of an operator's kernel for head sizes, dtypes and kinds of attention. warp: threads of a warp.
+
+    Tensors have the strides of (B, l, heads, d), with 32 query heads and 8 key heads. The kinds are "pre" (neurons are
+    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head) and "cap" (a soft cap).
+    """
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
         (torch.float16, 128, "pre"),
@@ -203,7 +233,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterat
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
     ):
-        constants = settings(operator, dtype, size, lanes)
+        constants = settings(operator, dtype, size, warp)
         gain = "norm" in kind
         plain = "*fp32" if gain else POINTERS[dtype]
         rotates = kind not in ("post", "no rotation")
@@ -243,6 +273,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, lanes: int) -> Iterat
 
 
 def _contiguous_rows(x: Tensor) -> Tensor:
+    """Returns x (B, heads, l, d) with stride 1 in its last dimension."""
     return x if x.stride(3) == 1 else x.contiguous()
 
 
@@ -260,10 +291,10 @@ _counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def counters(device: torch.device, count: int) -> Tensor:
-    """Returns `count` zeros in which the programs of a launch count. A launch leaves zeros behind.
+    """Returns at least `count` zeros, int32, in which the programs of a launch count. A launch leaves zeros behind.
 
-    So one tensor per stream is enough for launches that follow each other. The replays of a graph may overlap with
-    other launches, so a graph gets its own tensor.
+    So one tensor is enough for all launches of a stream, which run one after the other. The replays of a CUDA graph may
+    overlap with other launches, so each launch in a graph gets its own tensor.
     """
     if device.type != "cuda":
         return torch.zeros(count, dtype=torch.int32, device=device)

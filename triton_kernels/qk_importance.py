@@ -2,19 +2,20 @@
 
     importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)      (arXiv 2402.18815, eq. 9-11)
 
-One sweep over the attention scores serves any neuron. With t = log2(e) y, shifted so that m is small, and
-v = A (2^t - 1),
+y_n is the change of the attention scores S when neuron n is zeroed. One sweep over the attention scores is enough for
+each neuron. With t = log2(e) y, shifted so that m is small, and v = A (2^t - 1),
 
     m = sum_j v,  b0 = sum_j A^2,  b1 = sum_j A v,  b2 = sum_j v^2
     sum_j (A' - A)^2 = (b2 - 2 m b1 + m^2 b0) / (1 + m)^2
 
-q, q_plain (B, H, l, d); k, k_plain (B, K, l, d); tables (B or 1, l, r); out (B, H d) and (B, K d), float32.
+q, q_plain, q_gain (B, H, l, d); k, k_plain, k_gain (B, K, l, d); cos, sin (B or 1, l, r). The results are (B, H d) and
+(B, K d) float32.
 
 A program works on ROWS query rows of a head at a time. It reads the keys once for the softmax of the rows and for the
-mean of t under A, by which t is shifted (on tensor cores, with keys as values), and once for each site (qk_sweep.py).
-The importance of the rows is stored in `partial`. The last program to finish with a key head adds up all of its rows in
-a fixed order, so that the result is the same bit for bit every time. Attention scores, probabilities, exponentials and
-sums stay on the multiprocessor.
+mean of t under A, by which t is shifted (qk_means.py), and once for the query neurons and once for the key neurons
+(qk_sweep.py). The importance of the rows is stored in Partial. The last program to finish with a key head adds up all
+of its rows in a fixed order, so that the result is the same bit for bit every time. Attention scores, probabilities,
+exponentials and sums stay on the multiprocessor.
 
 float32 keeps its digits while m is small and nothing overflows. Otherwise the rows are swept again: with a shift that
 makes m small, or from logarithms.
@@ -48,15 +49,22 @@ from pymultiling.triton_kernels.qk_sweep import (
 )
 from pymultiling.triton_kernels.variant import Variant
 
-# 2^t has an error of 2^-23, so a neuron's importance has one of about 2^-22 / |t|, divided by the root of the number of
-# keys and rows.
-FEW_KEYS = tl.constexpr(32)  # errors do not average out: logarithms at once, which takes 2% of the time at 512 tokens
-SMALLEST_CHANGE = tl.constexpr(1.0 / 16)  # for the largest of a tile: below it 2^t - 1 loses digits in all neurons
-LARGEST_CANCELLATION = tl.constexpr(100.0)  # costs float32 two of its seven digits
+# 2^t has an error of 2^-23. So the relative error of a neuron's importance is about 2^-22 / |t|, divided by the root of
+# the number of keys and rows.
+#
+# Up to this many keys errors do not average out, and the sums are computed from logarithms at once. This takes 2% of
+# the time at 512 tokens.
+FEW_KEYS = tl.constexpr(32)
+# If the largest change of a tile is below this, 2^t - 1 loses digits in all neurons. The change of a row by a neuron is
+# the root of b2 / b0.
+SMALLEST_CHANGE = tl.constexpr(1.0 / 16)
+# Largest ratio of b2 to the numerator of the result. A ratio of 100 costs float32 two of its seven digits.
+LARGEST_CANCELLATION = tl.constexpr(100.0)
 
 
 @triton.jit
 def _squared_change(m, b0, b1, b2):
+    """Returns sum_j (A' - A)^2 from the sums of a sweep."""
     change = (b2 - 2.0 * m * b1 + m * m * b0) / ((1.0 + m) * (1.0 + m))
     return tl.where(change < 0, 0.0, change)  # rounding may leave less than 0; NaN stays
 
@@ -71,7 +79,11 @@ def _site_importance(
     CAPPED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Returns the rows' importance (D,) for one site; key_counts (ROWS, 1): keys that a row sees, -1 for padding."""
+    """Returns the sum of the rows' importance for each query neuron, or for each key neuron if OF_KEYS, (LANES,).
+
+    near, far, grow and shift (ROWS, LANES) are the coefficients of t, see `sweep`. squares (ROWS, 1): sum_j A^2 of a
+    row. key_counts (ROWS, 1): number of keys that a row sees, -1 for padding.
+    """
     is_counted = (key_counts > 1) & (neuron < size)[None, :]  # with one key A' = A = 1
     change = tl.zeros(near.shape, tl.float32)
     few = (last - first <= FEW_KEYS).to(tl.int32)
@@ -125,8 +137,8 @@ def kernel(
     KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
-    # skew is 0, but the compiler does not know it. So it loads (ROWS, LANES) without vectors, with one neuron per
-    # thread.
+    # skew is 0, but the compiler does not know it. So it loads tensors (ROWS, LANES) number by number, not as vectors,
+    # and each thread has one neuron.
     neuron = dims + skew
     _, dims_sign = pair(dims, turned, INTERLEAVED)
     partner, sign = pair(neuron, turned, INTERLEAVED)
@@ -215,7 +227,7 @@ def kernel(
 
 @triton.jit
 def _add_up(Partial, QueryOut, KeyOut, b, kv, tiles, heads, group, size, neuron, LANES: tl.constexpr):
-    """Computes the outputs of one key head from the rows of its query heads."""
+    """Computes the outputs of one key head from the sums of the tiles of its query heads."""
     r = tl.arange(0, ROWS)
     key_sum = tl.zeros((ROWS, LANES), tl.float32)
     for g in tl.range(0, group):
@@ -232,18 +244,20 @@ def _add_up(Partial, QueryOut, KeyOut, b, kv, tiles, heads, group, size, neuron,
 
 
 def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
+    """Launches the kernel. Argument and results are those of `pymultiling.ops.reference.qk_importance`."""
     heads = Heads.of(problem)
     q_out = problem.q.new_empty(heads.batch, heads.heads * heads.size, dtype=torch.float32)
     k_out = problem.q.new_empty(heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
     if heads.items == 0:
         return q_out.zero_(), k_out.zero_()
 
-    def scratch(constants: dict[str, object]) -> int:
+    def scratch_floats(constants: dict[str, object]) -> int:
         return (ARRAYS.value * ROWS.value + 1) * constants["KEYS"] + 3 * ROWS.value * constants["LANES"]
 
-    heads.launch("qk_importance", kernel, scratch, 2, (q_out, k_out), problem)
+    heads.launch("qk_importance", kernel, scratch_floats, 2, (q_out, k_out), problem)
     return q_out, k_out
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    return variants_of("qk_importance", kernel, lanes)
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields the variants that `variants_of` lists. warp: threads of a warp."""
+    return variants_of("qk_importance", kernel, warp)

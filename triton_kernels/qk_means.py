@@ -1,8 +1,8 @@
 """First passes of qk_importance over the keys: the softmax of the rows, and the means under A by which t is shifted.
 
-softmax ignores a part of t that all keys share, but float32 does not. The means are computed like attention with keys
-as values, on tensor cores. They are stored in the program's scratch memory, from where a thread reads those of its
-neuron and of its partner.
+A part of t that all keys share does not change a softmax, but it costs float32 digits. So t is shifted by its mean. The
+means are computed like the output of attention, with keys as values, on tensor cores. They are stored in the program's
+scratch memory. From there a thread reads the means of its neuron and of the neuron's partner.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, product, score_tile, to_int64
 
-VALUES = tl.constexpr(32)  # keys of a tile: 64 spill on sm_90
+VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 
 
 @triton.jit
@@ -18,9 +18,11 @@ def softmax(
     q, rows, dims, Key, Valid, Means, first, last, size, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Stores E_A[k'] (ROWS, LANES) in Means.
+    """Stores the means of the keys under A, E_A[k'] (ROWS, LANES), in Means.
 
-    Returns, for every row, log2 of the softmax's denominator, sum A^2, the number of keys that it sees, and E_A[S].
+    Returns log2 of the softmax's denominator, sum_j A^2, the number of keys that the row sees, and the mean E_A[S] of
+    the attention scores before the cap, (ROWS,) each. With a soft cap the means are weighted by A times the slope of
+    the cap.
     """
     running_max = tl.full((ROWS,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -60,7 +62,11 @@ def key_means(
     TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION:
     tl.constexpr,
 ):  # fmt: skip
-    """Stores in Means the means under A of a key neuron's contributions to k'[n] and k'[p], and of the gain's part."""
+    """Stores the means under A of the parts of t for key neurons in Means, (ROWS, LANES) each.
+
+    The parts are what key neuron n contributes to k'[n] and to k'[p], where p is n's partner, and the effect of the
+    gain, (gain - 1) S.
+    """
     near = tl.zeros((ROWS, LANES), tl.float32)
     far = tl.zeros((ROWS, LANES), tl.float32)
     grow = tl.zeros((ROWS, LANES), tl.float32)
@@ -111,6 +117,7 @@ def key_means(
 
 @triton.jit
 def _store_mean(Means, slot: tl.constexpr, mean, neuron, LANES: tl.constexpr):
+    """Stores `mean` (ROWS, LANES) as array `slot` of Means, with barriers before and after it."""
     tl.debug_barrier()
     tl.store(Means + slot * ROWS * LANES + tl.arange(0, ROWS)[:, None] * LANES + neuron[None, :], mean)
     tl.debug_barrier()

@@ -1,7 +1,7 @@
 """Device functions of qk_estimate: the sums over the slots of one row. A thread computes one neuron.
 
-t (SLOTS, LANES) is the change of the attention scores times log2(e). The weights come from qk_slots.py. With v = 2^t,
-for any shift of t,
+t (SLOTS, LANES) is the change of the attention scores times log2(e). A constant may be added to t. The weights w come
+from qk_slots.py. With v = 2^t,
 
     f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v
 
@@ -27,19 +27,24 @@ from pymultiling.triton_kernels.qk_slots import (
 )
 from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, power_minus_1
 
-LARGEST_EXPONENT = tl.constexpr(30.0)  # of 2: the fourth power of 2^t overflows beyond it
-# Of 2: if |t| is below it for all rows and neurons, 2^t - 1 loses digits in all of them.
+LARGEST_EXPONENT = tl.constexpr(30.0)  # largest |t| of the short formula: beyond it the fourth power of 2^t overflows
+# If |t| is below this for all rows and neurons, 2^t - 1 loses digits in all of them.
 SMALLEST_EXPONENT = tl.constexpr(0.125)
-SMALLEST_HALF = tl.constexpr(1.0 / 64)  # of Z, for the Z from half of the draws: below it the error loses digits
+# Smallest ratio of the Z from half of the draws to Z: below it the error loses digits.
+SMALLEST_HALF = tl.constexpr(1.0 / 64)
 
 
 @triton.jit
 def _row(t, spot, squares):
-    """Returns the importance, the square of its error, and the largest |t| (infinite if digits were lost).
+    """Returns a row's importance, the square of its error, and the largest |t|, (LANES,) each, by the short formula.
 
-    The sums of the two halves are about their common Z. With e = Z_a - Z,
+    The largest |t| is infinite if digits were lost. The sums of the two halves are computed with the Z of all draws and
+    then corrected. With e = Z_a - Z,
 
         sum w A (v - Z_a)^2 = sum w A (v - Z)^2 - 2 e sum w A (v - Z) + e^2 sum w A
+
+    t (SLOTS, LANES) is the change of the attention scores. spot (SLOTS,) are pointers to the row's slots. squares is
+    the pointer to the row's sum of w A for the even draws, see `square_sums`.
     """
     reach = tl.max(tl.abs(t), 0)
     v = tl.exp2(t)
@@ -61,7 +66,7 @@ def _row(t, spot, squares):
 
 @triton.jit
 def _squared_change(u, w, wa):
-    """Returns sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u, from u = 2^t - 1."""
+    """Returns f from u = 2^t - 1: sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u. wa: w A."""
     m = tl.sum(w[:, None] * u, 0)
     change = (u - m[None, :]) * (1.0 / (1.0 + m))[None, :]
     return tl.sum(wa[:, None] * (change * change), 0)
@@ -69,7 +74,7 @@ def _squared_change(u, w, wa):
 
 @triton.jit
 def _large_change(t, log2_w, log2_a):
-    """Returns the same from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
+    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
     p = tl.exp2(t + log2_w[:, None] - tl.max(t + log2_w[:, None], 0)[None, :])
     change = p * (1.0 / tl.sum(p, 0))[None, :] - tl.exp2(log2_w)[:, None]
     ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
@@ -78,7 +83,7 @@ def _large_change(t, log2_w, log2_a):
 
 @triton.jit
 def _careful_row(t, spot):
-    """Returns the same as _row, for any t."""
+    """Returns what `_row` returns, but correct for any t."""
     even, odd = tl.load(spot + EVEN * CELL), tl.load(spot + ODD * CELL)
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
@@ -101,17 +106,25 @@ def _careful_row(t, spot):
 
 @triton.jit
 def _first_slot(t):
-    """Returns t[0]. It adds integers, because the compiler then removes the additions of zero."""
+    """Returns t[0], as a sum over slots of t or 0. The sum is of integers: then the compiler removes the zeros."""
     slot = tl.arange(0, SLOTS)[:, None]
     return tl.sum(tl.where(slot == 0, t.to(tl.int32, bitcast=True), 0), 0).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def change(t, spot, squares, softcap, CAPPED: tl.constexpr, CAREFUL: tl.constexpr):
-    """Returns a row's importance (LANES,), the square of its error, and the largest |t|; t is before a soft cap.
+    """Returns a row's importance, the square of its error, and the largest |t|, (LANES,) each.
 
-    Unless CAREFUL, the result is only correct if the largest |t| is between the limits for some neurons and above the
-    upper limit for none.
+    Unless CAREFUL, the result is only correct if the largest |t| is at least SMALLEST_EXPONENT for some neuron and at
+    most LARGEST_EXPONENT for all.
+
+    Args:
+        t: (SLOTS, LANES), the change of the attention scores before the cap, times log2(e).
+        spot: pointers to the row's slots, (SLOTS,).
+        squares: pointer to the row's sum of w A for the even draws, see `square_sums`.
+        softcap: soft cap of the attention scores, used if CAPPED.
+        CAPPED: whether there is a soft cap.
+        CAREFUL: whether t may have any size.
     """
     if CAPPED:
         below, above = tl.load(spot + BELOW * CELL)[:, None], tl.load(spot + ABOVE * CELL)[:, None]

@@ -1,9 +1,10 @@
 """Device functions of qk_estimate: the choice of keys, for ROWS rows at once (qk_estimate.py has the definition).
 
-Attention scores are in the program's scratch memory, row after row, so that a row's keys are in one warp and reading
-them again costs little. In a running sum a certain key adds one unit and another key adds A R / M. Slot s goes to the
-key at which the sum passes s + o. So a certain key gets one slot, whatever comes before it, and the other keys are
-drawn as if there were no certain keys.
+Attention scores are in the program's scratch memory, row after row, so that one warp reads all keys of a row, and
+reading them again costs little. They are multiplied by log2(e). The keys get their slots from a running sum, in which
+each certain key adds one unit and each other key adds A R / M units. Slot s goes to the key at which the sum passes
+s + o. So a certain key gets one slot, whatever comes before it, and the other keys are drawn as if there were no
+certain keys.
 """
 
 import triton
@@ -16,12 +17,13 @@ MAX_CERTAIN = tl.constexpr(8)  # certain keys of a row, unless more keys pass th
 HIGHEST_THRESHOLD = tl.constexpr(-3.836501267717121)  # log2 of 0.07: at most 14 keys pass it
 THRESHOLDS = tl.constexpr(8)  # each is half of the previous one
 UNIT_BITS = tl.constexpr(26)
-UNIT = tl.constexpr(2**26)  # running sums are integers, whose sum is the same in any order
+UNIT = tl.constexpr(2**26)  # one unit of the running sum, which is an integer: its value is the same in any order
 GOLDEN_FRACTION = tl.constexpr(0x9E3779B9)  # fraction of the golden ratio, times 2^32
-SMALLEST_MASS = tl.constexpr(2.0**-120)  # smallest sum of the rest's A for which keys are drawn
+SMALLEST_MASS = tl.constexpr(2.0**-120)  # smallest sum of the other keys' A for which keys are drawn
 
-# Arrays of slots in the scratch: the key (an integer); its weight for the even draws and for the odd draws, and both
-# times A; the logarithms of A and of the weights; S; for a soft cap 1/(1+e^2x), 1/(1+e^-2x), cut.
+# Arrays (ROWS, SLOTS) in the scratch memory. The first has the key, an integer. Then follow its weight for the even
+# draws and for the odd draws, both times A, the log2 of A and of both weights, the attention score before the cap, and
+# the three numbers of `cap_parts`.
 EVEN, ODD, EVEN_A, ODD_A = (tl.constexpr(i) for i in range(1, 5))
 LOG2_A, LOG2_EVEN, LOG2_ODD, RAW, BELOW, ABOVE, CUT = (tl.constexpr(i) for i in range(5, 12))
 ARRAYS = tl.constexpr(12)
@@ -36,24 +38,27 @@ def as_integers(Pointers):
 
 @triton.jit
 def square_sums(Slots):
-    """Returns where each row's sum of weight times A is: for the even draws, and ROWS later for the odd draws."""
+    """Returns the pointer to each row's sum of weight times A: (ROWS,) for the even draws, then for the odd draws."""
     return Slots + ARRAYS * CELL
 
 
 @triton.jit
 def padded_span(length, window, KEYS: tl.constexpr):
-    """Returns the largest number of keys that a tile of rows sees, rounded up to tiles of keys."""
+    """Returns the largest number of keys that a tile of rows sees, rounded up to a multiple of KEYS."""
     return tl.cdiv(tl.minimum(window + ROWS, length), KEYS) * KEYS
 
 
 @triton.jit
 def scratch_size(span, CAPPED: tl.constexpr):
-    """Returns a program's number of floats: slot arrays, square sums, and the scores after and before a soft cap."""
+    """Returns the number of floats of a program's scratch memory.
+
+    It contains the arrays of slots, the square sums, and the attention scores, with a soft cap also those before it.
+    """
     return ARRAYS * CELL + 2 * ROWS + (2 if CAPPED else 1) * ROWS * span
 
 
 def scratch_of(length: int, window: int, keys: int, capped: bool) -> int:
-    """Returns scratch_size, on the host."""
+    """Returns what `scratch_size` returns, on the host. keys: KEYS. window: number of keys that a query sees."""
     span = triton.cdiv(min(window + ROWS.value, length), keys) * keys
     return ARRAYS.value * CELL.value + (2 + (1 + capped) * span) * ROWS.value
 
@@ -63,6 +68,10 @@ def store_scores(
     q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
     KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """Stores the attention scores of the keys [first, last) in Scores (ROWS, span), -inf where a key is hidden.
+
+    With a soft cap, the attention scores before it follow, (ROWS, span).
+    """
     tl.debug_barrier()
     for start in tl.range(first, last, KEYS):
         _keys, _valid, raw, scores = score_tile(
@@ -77,7 +86,10 @@ def store_scores(
 
 @triton.jit
 def _softmax(at, key_count, KEYS: tl.constexpr):
-    """Returns, for every row, log2 of the softmax's denominator and the number of keys that it sees."""
+    """Returns log2 of the softmax's denominator and the number of keys that the row sees, (ROWS,) each.
+
+    at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of keys.
+    """
     row_max = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
     for column in tl.range(0, key_count, KEYS):
         row_max = tl.maximum(row_max, tl.load(at + column))
@@ -94,7 +106,17 @@ def _softmax(at, key_count, KEYS: tl.constexpr):
 
 @triton.jit
 def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
-    """Returns the lowest threshold that at most MAX_CERTAIN keys pass, as an attention score, by bisection."""
+    """Returns the lowest of the thresholds that at most MAX_CERTAIN keys of a row pass, or the highest if none fits.
+
+    It is returned as an attention score, log2 A + log2_sum, (ROWS,). The thresholds are THRESHOLDS numbers that are 1
+    apart in log2, so bisection finds it.
+
+    Args:
+        at: pointers to the attention scores of each row's first keys, (ROWS, KEYS).
+        key_count: number of keys.
+        log2_sum: (ROWS,), log2 of the softmax's denominator, from `_softmax`.
+        KEYS: keys of a tile.
+    """
     limit = log2_sum + HIGHEST_THRESHOLD
     step = THRESHOLDS // 2
     while step > 0:
@@ -111,7 +133,22 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 def choose(
     Scores, Slots, span, rows, first, last, softcap, KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr
 ):  # fmt: skip
-    """Fills Slots. Slots that stay empty have weight 0 and the row's own key."""
+    """Chooses the keys of each row and fills the arrays of Slots.
+
+    Slots that stay empty have weight 0 and the key at the row's own position.
+
+    Args:
+        Scores: pointer to the attention scores, from `store_scores`.
+        Slots: pointer to the arrays of slots.
+        span: distance between the rows of Scores.
+        rows: (ROWS,), positions of the queries.
+        first: the first key that the rows see.
+        last: the end of the keys that the rows see.
+        softcap: soft cap of the attention scores, used if CAPPED.
+        KEYS: keys of a tile.
+        WITH_SCORES: whether to fill the array of attention scores before the cap.
+        CAPPED: whether there is a soft cap.
+    """
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
     key_count = last - first
     row_of = Scores + r * span
@@ -194,4 +231,5 @@ def choose(
 
 @triton.jit
 def _larger(a, b):
+    """Returns the maximum: the operation of a scan."""
     return tl.maximum(a, b)

@@ -1,5 +1,7 @@
 """Device functions of qk_importance: a tile of attention scores, and the sweep over the keys for all neurons of a head.
 
+qk_estimate uses some of them too.
+
 A program works on ROWS query rows at once. A thread computes one neuron for all rows, so what a key contributes to a
 neuron is loaded once for ROWS exponentials, and the sums stay in registers. Probabilities are the same for all neurons.
 The tensor cores compute KEYS x ROWS of them at a time, the program stores them in its own scratch memory (a few KB, in
@@ -15,14 +17,17 @@ ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per ro
 UNROLL = tl.constexpr(8)  # keys; 8.1 instructions per element on sm_90 (8.3 with 4 keys); its power takes 8 clocks
 LOG2_E = tl.constexpr(1.4426950408889634)
 
-POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1
+# Modes of `sweep`
+POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1, unless 2^t overflows
 ONLINE = tl.constexpr(1)  # log2 of sum A 2^t, for any t
 CAREFUL = tl.constexpr(2)  # sums of A' - A for any t, from logarithms
 
-# A is stored times 2^30, so down to 2^-156. Where it still vanishes, a 2^t that matters is infinite, which is noticed.
+# A is stored times 2^30, so that it only becomes 0 below 2^-156. Such a key only matters if its 2^t is infinite in
+# float32. Then the sums are not finite, and the rows are swept again.
 A_SCALE = tl.constexpr(2.0**30)
 
-# Arrays of KEYS x ROWS in the scratch: A (or log2 A), S, and for a soft cap 1/(1+e^2x), 1/(1+e^-2x), cut.
+# Arrays (KEYS, ROWS) in the scratch memory: A (or log2 A), the attention score before the cap, and the three numbers of
+# `cap_parts`.
 ARRAYS = tl.constexpr(5)
 
 
@@ -62,7 +67,10 @@ def _limit(x, limit):
 
 @triton.jit
 def cap_parts(raw, softcap):
-    """Returns 1/(1+e^2x), 1/(1+e^-2x), and 2 log2(e) times how far x = S/softcap exceeds +-20; raw is S log2(e)."""
+    """Returns what `capped_change` needs of attention scores S: 1/(1+e^2x), 1/(1+e^-2x) and cut, with x = S/softcap.
+
+    raw is S log2(e). In the first two x is limited to +-20, and cut is 2 log2(e) times the part of x beyond the limit.
+    """
     x = raw / softcap
     near = _limit(x, 20.0 * LOG2_E)
     return 1.0 / (1.0 + tl.exp2(2.0 * near)), 1.0 / (1.0 + tl.exp2(-2.0 * near)), 2.0 * (x - near)
@@ -71,6 +79,8 @@ def cap_parts(raw, softcap):
 @triton.jit
 def capped_change(t, below, above, cut, softcap):
     """Returns the change of softcap tanh(S/softcap) when S changes by t, both times log2(e).
+
+    below, above and cut are the results of `cap_parts`: a, b and what is cut off x.
 
     tanh(x + z) - tanh(x) = 2 a b D / (a + b (1 + D)), D = e^2z - 1, a = 1/(1+e^2x), b = 1/(1+e^-2x)
     """
@@ -86,10 +96,27 @@ def score_tile(
     q, Key, Valid, start, rows, dims, size, length, window, scale, softcap,
     COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Computes the attention scores of COUNT keys from `start`.
+    """Computes the attention scores of COUNT keys from `start` on, times log2(e).
 
-    Returns the keys (COUNT, D), which of them are valid, and their raw and final attention scores (COUNT, ROWS). The
-    final ones are -inf where a key is hidden.
+    Returns the keys (COUNT, LANES), which of them are valid (COUNT,), and their attention scores before and after the
+    soft cap (COUNT, ROWS). Those after it are -inf where a key is hidden.
+
+    Args:
+        q: (LANES, ROWS), the queries.
+        Key: pointer to the keys of the head.
+        Valid: pointer to the document's valid.
+        start: the first key.
+        rows: (ROWS,), positions of the queries.
+        dims: (LANES,), indices of the dimensions.
+        size: dimensions of a head.
+        length: tokens of the document.
+        window: number of keys that a query sees.
+        scale: factor of the attention scores, times log2(e).
+        softcap: soft cap of the attention scores, used if CAPPED.
+        COUNT: number of keys.
+        KEY_STRIDE: stride between keys.
+        CAPPED: whether there is a soft cap.
+        PRECISION: that of `product`.
     """
     c = tl.arange(0, COUNT)
     j = start + c
@@ -115,12 +142,16 @@ def sweep(
     tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Returns three sums (ROWS, D) over the keys [first, last). t is the change of the attention scores, minus a shift.
+    """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
-    POWER, CAREFUL: m = sum v, b1 = sum A v, b2 = sum v^2 with v = A (2^t - 1);  ONLINE: log2 sum A 2^t, and two zeros.
+    In the modes POWER and CAREFUL they are m = sum v, b1 = sum A v and b2 = sum v^2 with v = A (2^t - 1). In the mode
+    ONLINE the first is log2 sum A 2^t, and the others are of no use.
 
-    t = near X + far W + grow S + shift. For query neurons X and W are k'[n] and k'[p]. For key neurons (OF_KEYS) X and
-    W are what key neuron n contributes to k'[n] and k'[p], and grow is the key's.
+    t = near X + far W + grow S + shift is the shifted change of the attention scores, times log2(e). With a soft cap it
+    is the change of the capped scores, and shift is added after the cap. S are the attention scores before the cap.
+    near, far, grow and shift are (ROWS, LANES). For query neurons X and W are k'[n] and k'[p], where p is n's partner.
+    For key neurons (OF_KEYS) X and W are what key neuron n contributes to k'[n] and k'[p]. (gain - 1) of the key then
+    takes the place of grow. far is used only if FAR, and grow only if ROW_GAIN.
     """
     lanes: tl.constexpr = near.shape[1]
     unroll: tl.constexpr = UNROLL if MODE == POWER and not CAPPED else 1

@@ -3,8 +3,8 @@
     energy[c, k d + j] = sum_{t in c} sum_{g, h} a[t, (kG + g) d + j] a[t, (kG + h) d + j] gram[k, j, g, h]
 
 a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program computes
-BLOCK_J dimensions of a key head in one document. The G heads of a token are combined into one number before numbers are
-added over tokens. This number is a square, so nothing cancels between tokens. Tiles of a are loaded into shared memory,
+BLOCK_J dimensions of a key head in one document. For each token and dimension the sum over g and h comes first. It is a
+square, so nothing cancels between tokens. Tiles of a are loaded into shared memory,
 STAGES ahead. gram (for up to UNROLLED heads), the products and the sums stay in registers.
 """
 
@@ -20,16 +20,17 @@ from torch import Tensor
 from pymultiling.triton_kernels.documents import add_rows, is_member, token_range
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-BLOCK_J = 32  # small, because programs are few: 4 per document and key head of 128 dimensions
+BLOCK_J = 32  # dimensions of a program; small, because programs are few: 4 per document and key head of 128 dimensions
 THREADS = 256
 ROWS = 2  # rows of a tile of which a thread holds VECTOR columns
-STAGES = 3  # 1 to 2 tiles of 8 or 16 KB are being loaded
+STAGES = 3  # 1 to 2 tiles of 8 or 16 KB are loaded ahead
 SPAN = 8192  # tokens: float32 adds up to 256 numbers in a span, and 256 sums of spans in 2,000,000 tokens
 UNROLLED = 8  # largest number of query heads per key head whose gram stays in registers
 
 
 @triton.jit
 def load_head(attention, g, size, column, cells):
+    """Returns query head g of a tile, (BLOCK_T, BLOCK_J) float32, 0 where `cells` is False."""
     return tl.load(attention + g * size * column, mask=cells, other=0.0).to(tl.float32)
 
 
@@ -120,7 +121,11 @@ def kernel(
 
 
 def settings(group: int, itemsize: int) -> dict[str, int]:
-    """Returns the constants. More heads need more registers per dimension for gram: 3, 15, 36 for 2, 5, 8 heads."""
+    """Returns the kernel's constants for a number of query heads per key head and the bytes of a number of attention.
+
+    With more heads a thread holds fewer columns, because gram needs more registers for each: 3, 15, 36 for 2, 5, 8
+    heads.
+    """
     vector = min(16 // itemsize, 8 if group <= 2 else 4 if group <= 5 else 2)
     return {
         "GROUP": group,
@@ -135,6 +140,7 @@ def settings(group: int, itemsize: int) -> dict[str, int]:
 
 
 def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+    """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.value_energy`."""
     kv_heads, size, group, _ = gram.shape
     energy = torch.empty(count, kv_heads * size, dtype=torch.float32, device=attention.device)
     kernel[count * kv_heads * triton.cdiv(size, BLOCK_J),](
@@ -145,8 +151,11 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
     return energy
 
 
-def variants(lanes: int = 32) -> Iterator[Variant]:
-    """Yields bfloat16 for all unrolled numbers of heads and for one that is not, and 4 heads for other dtypes."""
+def variants(warp: int = 32) -> Iterator[Variant]:
+    """Yields, for bfloat16, all numbers of heads that are unrolled and one that is not; for other dtypes 4 heads.
+
+    warp: threads of a warp.
+    """
     for dtype, pointer in POINTERS.items():
         for group in range(1, UNROLLED + 2) if dtype == torch.bfloat16 else (4,):
             yield Variant.of(
@@ -156,6 +165,6 @@ def variants(lanes: int = 32) -> Iterator[Variant]:
                 {"attention": pointer, "gram": "*fp32", "documents": "*i64", "energy": "*fp32"},
                 constants={"column": 1, "gram_h": 1, "step": 1, **settings(group, dtype.itemsize)},
                 divisible=("size", "row", "gram_k"),
-                num_warps=THREADS // lanes,
+                num_warps=THREADS // warp,
                 num_stages=STAGES,
             )

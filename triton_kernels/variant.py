@@ -11,7 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from triton import JITFunction
 
-POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}  # dtypes that the kernels take
+# Dtypes of tensors that the kernels support, and Triton's names of pointers to them.
+POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
 
 class CompileOptions(TypedDict):
@@ -56,7 +57,15 @@ class Variant:
         pointers: dict[str, str],
         **options: Unpack[CompileOptions],
     ) -> Variant:
-        """Makes a variant whose arguments that are neither in `pointers` nor constants are int32."""
+        """Makes a variant. Arguments of the kernel that are neither in `pointers` nor in the constants are int32.
+
+        Args:
+            operator: name of the operator.
+            name: name of the variant in tables.
+            kernel: the kernel.
+            pointers: {argument: Triton's name of its type} of all tensors, and of numbers that are not int32.
+            **options: the other fields.
+        """
         constants = options["constants"]
         integers = [argument for argument in kernel.arg_names if argument not in pointers and argument not in constants]
         return cls(operator, name, kernel, signature={**pointers, **dict.fromkeys(integers, "i32")}, **options)

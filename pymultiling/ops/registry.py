@@ -25,7 +25,7 @@ KERNELS: dict[KernelBackend, Kernels] = {"triton": TRITON, "cuda": CUDA, "cpp": 
 BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "torch")
 
 MAX_TRITON_NEIGHBORS = 16  # Triton's kernel keeps them in registers
-HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # it is rounded to its dtype
+HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # hidden is rounded to its dtype
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
     "Tensor? q_gain, Tensor? k_gain, float scale, SymInt? window, float? softcap, bool interleaved)"

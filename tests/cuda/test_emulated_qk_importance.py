@@ -49,7 +49,7 @@ KINDS = {
     "left padding": Case(length=70, size=32, padding="left"),
     "right padding, window": Case(length=70, size=32, padding="right", window=40),
     "some padding": Case(length=70, size=32, padding="some", rotation="interleaved"),
-    "one row of padding": Case(length=50, size=32, padding="one row"),
+    "a document of padding": Case(length=50, size=32, padding="whole document"),
     "tables in float32": replace(SMALL, rotation="interleaved"),
 }
 
@@ -71,7 +71,7 @@ def test_equals_the_reference(name):
         rotation=st.sampled_from(["half", "interleaved", "partial", None]),
         before=st.booleans(),
         window=st.sampled_from([None, 1, 3, 20, 40]),
-        padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+        padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
         seed=st.integers(0, 99),
     ),
     st.booleans(),

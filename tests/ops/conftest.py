@@ -1,15 +1,20 @@
+"""Fixtures of the tests of the operators, and the tests of Triton kernels that `make test` leaves out."""
+
 import pytest
 import torch
 
 from pymultiling import triton_kernels
 from pymultiling.ops import unavailable
 
-LEVELS = ("portable", "avx2", "avx512")
+INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 
 
-# The tests with backend "triton" that `make test` runs of the slowest modules. `make test-long` runs the others.
+# The only tests of the slowest modules that `make test` runs with backend "triton". `make test-long` runs the others.
 QUICK = {
-    "test_qk_importance.py": ("test_each_document_may_have_its_own_tables", "test_rows_of_many_keys"),
+    "test_qk_importance.py": (
+        "test_each_document_may_have_its_own_tables",
+        "test_rows_of_many_keys_equal_the_reference",
+    ),
     "test_qk_estimate.py": (
         "test_padding_and_position_change_nothing",
         "test_long_rows_equal_the_reference_up_to_rounding",
@@ -17,12 +22,13 @@ QUICK = {
     "test_nearest_neighbors.py": (
         "test_equals_brute_force_up_to_rounding",
         "test_duplicates_are_neighbours_lowest_index_first",
-        "test_small_clusters",
+        "test_small_clusters_are_the_neighbours_of_their_points",
     ),
 }
 
 
 def pytest_collection_modifyitems(items):
+    """Marks as long, without a GPU, the tests of the modules in QUICK that run a Triton kernel and are not quick."""
     if torch.cuda.is_available():  # the kernels are compiled, not interpreted
         return
     for item in items:
@@ -40,9 +46,9 @@ def fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(scope="module", params=["torch", *(f"cpp {level}" for level in LEVELS), "triton"])
+@pytest.fixture(scope="module", params=["torch", *(f"cpp {level}" for level in INSTRUCTION_SETS), "triton"])
 def backend(request):
-    """Yields every backend, and the C++ backend with every instruction set of this machine.
+    """Yields the name of every backend that this machine can run, "cpp" once for each instruction set of this machine.
 
     Triton kernels run on the GPU, where tests then create their tensors, or in Triton's interpreter without a GPU.
     """
@@ -69,6 +75,7 @@ def backend(request):
 
 @pytest.fixture
 def two_threads():
+    """Makes PyTorch use two threads during the test."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

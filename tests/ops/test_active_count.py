@@ -1,3 +1,5 @@
+"""active_count on every backend against the counts of each document."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +23,7 @@ from tests.support.operator_inputs import (
 
 
 def check(x, documents, count, backend):
+    """Compares the counts of a backend with those of one document after another."""
     actual = active_count(x, documents, count, backend=backend)
     assert actual.dtype == torch.int64
     assert torch.equal(actual, per_document((x.double() > 0).double(), documents, count).long())
@@ -79,9 +82,9 @@ def test_an_index_out_of_range_is_an_error(backend):
 
 
 @pytest.mark.parametrize("wrong", [-2, 2])
-def test_cpp_kernels_refuse_the_nearest_wrong_indices(backend, wrong):
+def test_cpp_kernels_name_the_token_with_a_wrong_index(backend, wrong):
     if backend != "cpp":
-        pytest.skip("the reference and GPU kernels treat these indices as padding")
+        pytest.skip("the reference raises the errors of PyTorch, and GPU kernels do not check indices")
     with pytest.raises(IndexError, match=f"token 1 has document {wrong}, there are 2"):
         active_count(torch.ones(2, 3), torch.tensor([0, wrong]), 2, backend=backend)
 

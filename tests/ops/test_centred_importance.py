@@ -21,6 +21,7 @@ class Case(qk_cases.Case):
     own_norms: bool = False  # whether each head has its own norm
 
     def weights(self):
+        """Returns the weights of the queries' and of the keys' norm, as the operator takes them."""
         torch.manual_seed(self.seed + 1)
         heads = (self.kv_heads * self.group, self.kv_heads)
         return [
@@ -34,6 +35,7 @@ class Case(qk_cases.Case):
         return y * (weight[:, None] if self.own_norms else weight) + 0.3
 
     def positional(self, dtype=torch.float64):
+        """Returns the operator's tensors, from `query` to `valid`, in the order of its arguments."""
         raw = self.projections()
         query, key = (self.rotated(self.layer_normed(x, site)) for site, x in enumerate(raw))
         projected = (x.transpose(1, 2).flatten(2) for x in raw)
@@ -42,6 +44,7 @@ class Case(qk_cases.Case):
         return [x if x is None else x.to(dtype) for x in tensors] + [self.valid()]
 
     def settings(self):
+        """Returns the operator's other arguments."""
         return {
             "q_eps": Q_EPS,
             "k_eps": K_EPS,
@@ -53,10 +56,14 @@ class Case(qk_cases.Case):
 
 
 def by_definition(case):
-    """Returns the importance computed by zeroing one dimension of one head after the other."""
+    """Returns the importance of the query neurons (B, H d) and of the key neurons (B, K d) by its definition.
+
+    One dimension of one head after the other is zeroed, and norm, rotation and attention are recomputed.
+    """
     raw = case.projections()
 
     def probabilities(zero=None):
+        """Returns the probabilities of each document with dimension `zero` (site, head, dimension) zeroed."""
         heads = []
         for site, x in enumerate(raw):
             x = x.clone()
@@ -85,7 +92,7 @@ CASES = {
     "soft cap": Case(softcap=1.5),
     "window, left padding": Case(window=4, padding="left"),
     "some padding": Case(padding="some", seed=2),
-    "one row of padding": Case(padding="one row"),
+    "a document of padding": Case(padding="whole document"),
     "one token": Case(length=1),
     "peaked attention": Case(query_factor=3, length=20, own_norms=True),
 }

@@ -1,4 +1,4 @@
-"""Which backend runs, and the message if it cannot; these tests do not depend on whether the machine has a GPU."""
+"""Which backend runs, and the message if it cannot. The tests do not depend on whether the machine has a GPU."""
 
 import warnings
 from types import SimpleNamespace
@@ -18,7 +18,10 @@ ON_GPU = tuple(name for name, operator in OPERATORS.items() if "triton" in opera
 
 
 def attention(**changes) -> tuple[QKProblem]:
-    """Returns arguments of qk_importance. For dispatch, tensors on a GPU differ from these only in their device."""
+    """Returns the argument of qk_importance's reference, with these fields and head size `size`, as a tuple.
+
+    Its tensors are on the CPU. For dispatch, tensors on a GPU differ only in their device.
+    """
     x = torch.zeros(1, 1, 3, changes.pop("size", 64), dtype=torch.bfloat16)
     fields = dict.fromkeys(QKProblem._fields) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
     return (QKProblem(**(fields | {"scale": 1.0, "interleaved": False} | changes)),)
@@ -32,6 +35,7 @@ def arguments(name: str, tensor=GPU) -> tuple:
 
 
 def selected(name: str, tensor=GPU, backend: str = "auto"):
+    """Returns the function that dispatch selects for an operator whose first tensor is `tensor`."""
     return dispatch.select_implementation(name, arguments(name, tensor), backend)
 
 
@@ -62,6 +66,7 @@ def a_gpu(fresh_caches):
 
 
 def needs_triton():
+    """Returns a mark that skips a test where Triton cannot be imported."""
     return pytest.mark.skipif(backends.load_triton() is not None, reason=str(backends.load_triton()))
 
 
@@ -136,7 +141,7 @@ def test_an_import_error_of_triton_becomes_the_reason(a_gpu):
 
 
 @needs_triton()
-def test_reasons_why_triton_cannot_run(a_gpu):
+def test_unavailable_names_the_reason_why_triton_cannot_run(a_gpu):
     assert unavailable("triton") is None
     assert "the tensors are on cpu" in unavailable("triton", torch.ones(2))
     with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
@@ -149,7 +154,7 @@ def test_reasons_why_triton_cannot_run(a_gpu):
 
 
 class OnGPU:
-    """What dispatch sees of a tensor on a GPU."""
+    """A tensor that claims to be on a GPU: the attributes that dispatch reads."""
 
     def __init__(self, tensor: torch.Tensor):
         self.device, self.dtype, self.shape, self.is_cuda = GPU.device, tensor.dtype, tensor.shape, True
@@ -197,7 +202,7 @@ def test_the_cuda_kernel_refuses_unsupported_arguments(the_cuda_extension, chang
     assert str(error.value) == f'backend="cuda" cannot run qk_importance: {reason}; backend="torch" always can'
 
 
-def test_reasons_why_the_cuda_kernel_cannot_run(the_cuda_extension):
+def test_unavailable_names_the_reason_why_the_cuda_kernel_cannot_run(the_cuda_extension):
     assert unavailable("cuda") is None and unavailable("cuda", GPU) is None
     assert "the tensors are on cpu" in unavailable("cuda", torch.ones(2))
     float32_tensor = SimpleNamespace(device=GPU.device, dtype=torch.float32)
@@ -208,7 +213,7 @@ def test_reasons_why_the_cuda_kernel_cannot_run(the_cuda_extension):
         assert unavailable("cuda") == "there is no GPU that torch can use"
 
 
-def test_reason_without_the_cuda_extension(tmp_path):
+def test_the_reason_without_the_cuda_extension_names_what_was_missing(tmp_path):
     with mock.patch.object(backends, "__file__", str(tmp_path / "ops" / "backends.py")):
         reason = backends.load_extension.__wrapped__("_cuda")
     assert reason == "the CUDA extension was not built (pip install found no nvcc, or a torch without CUDA)"

@@ -1,3 +1,5 @@
+"""gated_ffn on every backend against its formula in float64."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ ACTIVATIONS = {
 
 
 def formula(gate, up, activation, documents, count, masks, mask_ids):
+    """Returns hidden, squares, active and magnitude in float64 (active in int64). The arguments are the reference's."""
     gate, up = gate.double(), None if up is None else up.double()
     activated = ACTIVATIONS[activation](gate)
     linear = gate if up is None else up
@@ -52,6 +55,7 @@ def formula(gate, up, activation, documents, count, masks, mask_ids):
 
 
 def check(gate, up, activation, documents, count, masks, mask_ids, backend):
+    """Compares the results of a backend with the formula, within the error budget."""
     plain = OPERATORS["gated_ffn"].reference()(gate, up, activation, documents, count, masks, mask_ids)
     exact = formula(gate, up, activation, documents, count, masks, mask_ids)
     actual = gated_ffn(
@@ -93,7 +97,7 @@ def test_activations_equal_the_formula_over_their_whole_range(backend, activatio
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_extreme_values(backend, activation):
+def test_extreme_values_equal_the_formula(backend, activation):
     gate = torch.tensor(
         [[torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 1e30, -1e30, 88.8, -88.8, -104.0, 1e38]]
     ).T
@@ -114,7 +118,7 @@ def test_masked_nan_is_zero(backend):
         assert not x.any()
 
 
-def test_long_document_keeps_its_digits(backend):
+def test_a_long_document_keeps_its_digits(backend):
     gate = matrix(0, long_length(backend, 100_000), 2, torch.float32) + 2
     check(gate, gate, "silu", torch.zeros(len(gate), dtype=torch.int64), 1, None, None, backend)
 

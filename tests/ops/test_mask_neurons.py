@@ -1,3 +1,5 @@
+"""mask_neurons on every backend against a loop over the rows."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,27 +19,28 @@ from tests.support.operator_inputs import (
 
 
 def row_by_row(x, masks, mask_ids, scale=0.0, values=None):
+    """Returns the result of mask_neurons, computed one row after another."""
     y = x.clone()
     for t, i in enumerate(mask_ids.tolist()):
         if i >= 0:
-            on = masks[i]
-            y[t, on] = 0 if values is None else values[on]
+            selected = masks[i]
+            y[t, selected] = 0 if values is None else values[selected]
             if scale:
-                scaled = x[t, on].to(torch.promote_types(x.dtype, torch.float32)) * scale
-                y[t, on] = (scaled if values is None else scaled + values[on]).to(x.dtype)
+                scaled = x[t, selected].to(torch.promote_types(x.dtype, torch.float32)) * scale
+                y[t, selected] = (scaled if values is None else scaled + values[selected]).to(x.dtype)
     return y
 
 
 @examples
 @given(st.data(), layouts, st.booleans(), st.sampled_from([0.0, 2.0, -0.3]), st.booleans(), st.integers(0, 99))
-def test_changes_the_columns_of_each_rows_set(backend, data, layout, inplace, scale, moved, seed):
+def test_changes_the_neurons_of_each_rows_set_and_no_others(backend, data, layout, inplace, scale, with_values, seed):
     length, width = data.draw(token_counts(backend)), data.draw(widths(backend))
     x = matrix(seed, length, width, data.draw(st.sampled_from(dtypes(backend))), layout)
     masks, ids = mask_sets(seed, length, width)
-    values = matrix(seed + 1, 1, width, x.dtype)[0] if moved else None
+    values = matrix(seed + 1, 1, width, x.dtype)[0] if with_values else None
     expected, before = row_by_row(x, masks, ids, scale, values), x.clone()
     y = mask_neurons(x, masks, ids, scale=scale, values=values, inplace=inplace, backend=backend)
-    if scale and (moved or is_interpreted(backend)):  # rounded once or twice; the interpreter truncates bf16
+    if scale and (with_values or is_interpreted(backend)):  # rounded once or twice; the interpreter truncates bf16
         torch.testing.assert_close(y, expected)
     else:
         assert torch.equal(y, expected)
@@ -85,7 +88,7 @@ def test_values_of_the_wrong_shape_or_dtype_are_refused(values):
         mask_neurons(torch.ones(2, 3), torch.ones(1, 3).bool(), values=values)
 
 
-def test_gradient_is_masked_too():
+def test_gradients_are_those_of_the_result():
     x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     masks, ids = mask_sets(0, 5, 7)
     torch.autograd.gradcheck(lambda x: mask_neurons(x, masks, ids), (x,))

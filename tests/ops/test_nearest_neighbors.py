@@ -1,3 +1,5 @@
+"""nearest_neighbors on every backend against the float64 distances of all pairs."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -31,13 +33,13 @@ def all_distances(points: Tensor, metric: str) -> Tensor:
 
 
 def expected(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    """Returns the neighbours by brute force, with distances in the dtype of the operator's results."""
+    """Returns the neighbours' indices and distances by brute force, (P, k), in the dtypes of the operator's results."""
     values, indices = all_distances(points, metric).sort(dim=1, stable=True)
     return indices[:, :k], values[:, :k].to(torch.promote_types(points.dtype, torch.float32))
 
 
 def rounding(points: Tensor, metric: str) -> float:
-    """Returns the rounding error that distances (squared, if euclidean) may have."""
+    """Returns the absolute rounding error that cosine distances, or squared euclidean distances, may have."""
     x = points.double()
     size = 1.0 if metric == "cosine" else float((x - x.mean(0)).square().sum(1).max())
     return ROUNDING * size
@@ -53,9 +55,10 @@ def check(points: Tensor, k: int, metric: str, backend: str) -> None:
     tolerance = 1e-12 if points.dtype == torch.float64 else 2e-7
     torch.testing.assert_close(double, exact.gather(1, indices), rtol=tolerance, atol=tolerance)
     power, allowed = 1 if metric == "cosine" else 2, rounding(points, metric)
-    chosen, left_out = exact.gather(1, indices) ** power, exact.scatter(1, indices, torch.inf).min(1).values ** power
-    assert (chosen[:, 1:] - chosen[:, :-1] >= -allowed).all()
-    assert (chosen[:, -1] - left_out <= allowed).all()
+    neighbor_distances = exact.gather(1, indices) ** power
+    nearest_left_out = exact.scatter(1, indices, torch.inf).min(1).values ** power
+    assert (neighbor_distances[:, 1:] - neighbor_distances[:, :-1] >= -allowed).all()
+    assert (neighbor_distances[:, -1] - nearest_left_out <= allowed).all()
     same = (points[indices[:, 1:]] == points[indices[:, :-1]]).all(2)
     assert (~same | (indices[:, 1:] > indices[:, :-1])).all()
 
@@ -84,7 +87,7 @@ def test_indices_equal_brute_force_where_distances_differ(backend, metric):
 
 @metrics
 def test_duplicates_are_neighbours_lowest_index_first(backend, metric):
-    """The duplicates are at every position of tiles and blocks, and are many more than k."""
+    """There are many more duplicates than k, at every position of the kernels' tiles."""
     for dtype, count in ((dtype, count) for dtype in dtypes(backend) for count in (70, 150, 401)):
         if is_interpreted(backend) and count > 70:
             continue
@@ -103,7 +106,7 @@ def test_duplicates_are_neighbours_lowest_index_first(backend, metric):
 
 
 @metrics
-def test_all_points_are_equal(backend, metric):
+def test_of_equal_points_the_first_are_the_neighbours(backend, metric):
     count = 66 if is_interpreted(backend) else 500
     for points in (torch.randn(1, 19).repeat(count, 1), torch.full((count, 3), 1e3)):
         indices, distances = nearest_neighbors(points, 3, metric=metric, backend=backend)
@@ -151,8 +154,8 @@ def test_more_neighbours_than_the_triton_kernel_supports_are_refused():
 
 
 @metrics
-def test_small_clusters(backend, metric):
-    """Tight clusters have no more points than there are candidates. Some are near the origin."""
+def test_small_clusters_are_the_neighbours_of_their_points(backend, metric):
+    """The clusters have no more points than there are candidates, and some are near the origin."""
     centres = matrix(0, 30, 24, torch.float32) * torch.logspace(-3, 3, 30)[:, None]
     points = (centres[:, None] * (1 + 1e-3 * torch.randn(30, 4, 24))).flatten(0, 1)
     check(points, 3, metric, backend)
@@ -162,7 +165,7 @@ def test_small_clusters(backend, metric):
 
 @metrics
 @pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4, 1e-6])
-def test_clusters_of_more_points_than_candidates(backend, metric, spread):
+def test_neighbours_in_clusters_of_more_points_than_candidates_are_exact(backend, metric, spread):
     clusters, members = (3, 14) if is_interpreted(backend) else (8, 30)
     centres = torch.nn.functional.normalize(matrix(1, clusters, 24, torch.float32))
     points = centres.repeat_interleave(members, 0) + spread * matrix(2, clusters * members, 24, torch.float32)
@@ -175,7 +178,7 @@ def test_clusters_of_more_points_than_candidates(backend, metric, spread):
 
 @metrics
 @pytest.mark.parametrize("common", [1e2, 1e4, 1e6])
-def test_a_dimension_that_is_large_in_all_points(backend, metric, common):
+def test_neighbours_are_exact_if_a_dimension_is_large_in_all_points(backend, metric, common):
     points = matrix(5, 66 if is_interpreted(backend) else 300, 40, torch.float32)
     points[:, 7] += common
     assert torch.equal(nearest_neighbors(points, 5, metric=metric, backend=backend)[0], expected(points, 5, metric)[0])
@@ -208,7 +211,7 @@ def test_zero_vectors_have_cosine_distance_1_to_all_points(backend):
 
 @metrics
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
-def test_small_and_large_numbers(backend, metric, scale):
+def test_the_scale_of_the_points_does_not_change_the_neighbours(backend, metric, scale):
     points = matrix(0, 90, 20, torch.float32)
     scaled = nearest_neighbors(points * scale, 3, metric=metric, backend=backend)
     assert torch.equal(scaled[0], nearest_neighbors(points, 3, metric=metric, backend=backend)[0])
@@ -217,7 +220,7 @@ def test_small_and_large_numbers(backend, metric, scale):
 
 @metrics
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e37])
-def test_squares_outside_the_range_of_float32(backend, metric, scale):
+def test_neighbours_are_exact_if_squares_are_outside_the_range_of_float32(backend, metric, scale):
     if backend == "triton":
         pytest.skip("Triton kernels square in float32")
     points = matrix(0, 90, 20, torch.float32) * scale

@@ -15,7 +15,7 @@ EPS = 1e-5
 
 
 def arguments(seed, tokens, kv_heads, group, size, width, dtype=torch.float64, layout="contiguous", bias=0.0):
-    """Returns random arguments of the operator up to eps."""
+    """Returns random arguments of the operator: all but documents and count."""
     neurons = kv_heads * group * size
     x, weight = matrix(seed, tokens, neurons, dtype, layout), matrix(seed + 1, width, neurons, dtype)
     output = x @ weight.T + bias
@@ -24,6 +24,7 @@ def arguments(seed, tokens, kv_heads, group, size, width, dtype=torch.float64, l
 
 
 def grams(weight, multiplier, kv_heads, size):
+    """Returns gram and scaled_gram of a weight."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     scaled = weight.to(dtype) * multiplier.to(dtype)[:, None]
     return [value_gram(w, kv_heads, size, backend="torch") for w in (weight, scaled)]
@@ -51,7 +52,10 @@ def by_definition(x, output, weight, multiplier, gram, _, eps):
 
 
 def check(energy, inputs, ids, count):
-    """Compares up to the rounding of the terms, which cancel where a neuron's v is parallel to f."""
+    """Compares the result with the definition, up to the rounding of the terms.
+
+    The terms cancel where a neuron's v is parallel to f.
+    """
     exact, terms = (per_document(values, ids, count) for values in by_definition(*inputs))
     assert energy.dtype == torch.float64 and energy.shape == exact.shape
     assert ((energy - exact).abs() <= 1e-12 * terms + 1e-9 * exact).all()
@@ -83,7 +87,7 @@ def test_narrow_inputs_are_summed_in_float32(dtype, allowed):
     torch.testing.assert_close(energy[0].double(), by_definition(*inputs)[0].sum(0), rtol=allowed, atol=0)
 
 
-def test_neurons_of_one_column():
+def test_equals_the_change_for_neurons_of_one_column():
     """For the FFN and o each column is a head."""
     x, output, weight, multiplier, *_ = arguments(3, 30, 1, 1, 9, 12)
     inputs = (x, output, weight, multiplier, *grams(weight, multiplier, 9, 1), EPS)
@@ -91,7 +95,7 @@ def test_neurons_of_one_column():
     check(normed_energy(*inputs), inputs, torch.zeros(30, dtype=torch.int64), 1)
 
 
-def test_more_tokens_than_one_block():
+def test_equals_the_change_for_more_tokens_than_one_block():
     inputs = arguments(0, 2 * ROWS + 3, 1, 2, 3, 8)
     ids = document_ids(0, 2 * ROWS + 3, 3)
     check(normed_energy(*inputs, ids, 3), inputs, ids, 3)
@@ -105,7 +109,7 @@ def test_small_changes_keep_their_digits():
     torch.testing.assert_close(normed_energy(*inputs)[0], exact, rtol=1e-6, atol=0)
 
 
-def test_a_neuron_that_makes_the_whole_output():
+def test_equals_the_change_for_a_neuron_that_makes_the_whole_output():
     """Without this neuron the output is zero and only eps is left of the norm."""
     x, weight = torch.full((4, 1), 3.0, dtype=torch.float64), matrix(0, 6, 1, torch.float64)
     multiplier = torch.ones(6, dtype=torch.float64)
@@ -113,7 +117,7 @@ def test_a_neuron_that_makes_the_whole_output():
     assert relative_error(normed_energy(*inputs), by_definition(*inputs)[0].sum(0)[None]) < 1e-6
 
 
-def test_padding_and_empty_documents():
+def test_padding_is_left_out_and_empty_documents_give_zero():
     inputs = arguments(0, 6, 2, 1, 2, 5)
     alone = normed_energy(*inputs, torch.tensor([1, -1, 1, -1, -1, 1]), 3)
     assert not alone[0].any() and not alone[2].any() and alone[1].all()

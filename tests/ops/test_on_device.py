@@ -1,4 +1,4 @@
-"""What only a GPU can show: one kernel per call, the same bits every time, CUDA graphs, compiled callers."""
+"""Triton kernels on a GPU: one kernel per call, the same bits every time, CUDA graphs, compiled callers."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,10 @@ SHAPE = Shape("small", hidden=512, layers=1, heads=8, kv_heads=2, ffn=1000, leng
 
 
 def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.Tensor, ...]]:
-    """Returns a function of the operator's first tensor, and this tensor. All other arguments are fixed."""
+    """Returns a function that runs an operator on its first tensor, and the tuple of this tensor.
+
+    All other arguments are fixed.
+    """
     torch.manual_seed(0)
     ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last one is padding
     layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
@@ -32,6 +35,7 @@ def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.
 
 @pytest.fixture(params=[name for name, operator in OPERATORS.items() if "triton" in operator.kernels])
 def call(request) -> tuple[Callable, tuple[torch.Tensor, ...]]:
+    """Returns what `call_of` returns, for every operator with a Triton kernel."""
     return call_of(request.param, torch.device("cuda"))
 
 

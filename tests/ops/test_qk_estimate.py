@@ -40,10 +40,12 @@ def estimating(backend):
 
 
 def fitting(case, backend):
+    """Returns the case, or for Triton's interpreter a small variant of it that still has rows with draws."""
     return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if is_interpreted(backend) else case
 
 
 def estimate(case, backend="torch", dtype=torch.float64):
+    """Returns the `QKEstimate` of a case."""
     return importance(case.problem(dtype), mode="fast", backend=backend)
 
 
@@ -71,14 +73,17 @@ def weights(a: list[float]) -> tuple[list[float], list[float], list[float]]:
 
 
 def change(a: list[float], w: list[float], y: list[float]) -> float:
-    """Returns f of one query."""
+    """Returns f of one query, from its keys' probabilities a, weights w and changes of the attention scores y."""
     v = [math.exp(yj - max(y)) for yj in y]
     z = sum(map(math.prod, zip(w, v)))
     return sum(wj * aj * (vj / z - 1) ** 2 for wj, aj, vj in zip(w, a, v))
 
 
 def definition(case: Case) -> QKEstimate:
-    """Zeroes one row of one head's projection after the other and recomputes the scores, in loops over queries."""
+    """Returns the estimate by its definition: one dimension of one head after the other is zeroed.
+
+    The attention scores are recomputed, and the sums over keys are loops over queries.
+    """
     projections, valid = case.projections(), case.valid()
 
     def scores(zero=None):
@@ -95,6 +100,7 @@ def definition(case: Case) -> QKEstimate:
         return s if case.softcap is None else case.softcap * torch.tanh(s / case.softcap)
 
     def rows(b):
+        """Returns (query, the keys that it sees) for each valid query of document b."""
         tokens = valid[b].nonzero().flatten().tolist()
         return [(i, [j for j in tokens if j <= i and (case.window is None or i - j < case.window)]) for i in tokens]
 
@@ -127,7 +133,7 @@ DEFINITION = {
     "soft cap, norm": replace(SMALL, softcap=2.0, norm=True),
     "window, left padding": replace(SMALL, window=20, length=45, padding="left", size=4),
     "some padding, two documents": replace(SMALL, batch=2, length=40, padding="some", size=4, kv_heads=2),
-    "one row of padding": replace(SMALL, batch=2, padding="one row", size=4),
+    "a document of padding": replace(SMALL, batch=2, padding="whole document", size=4),
     "large scores": replace(SMALL, query_factor=30),
     "long": replace(SMALL, length=90, size=2),
 }
@@ -140,20 +146,23 @@ def test_the_reference_equals_the_definition(case):
 
 
 def random_probabilities(sharpness: float, rows: int, keys: int, probable: int = 0):
-    """Returns log A with `probable` high first keys, and which keys are seen: 151 by row 0, then one more per row."""
+    """Returns log A and which keys each row sees, (rows, keys) each. Row i sees 151 + i keys.
+
+    The first `probable` keys have high attention scores.
+    """
     generator = torch.Generator().manual_seed(0)
     scores = sharpness * torch.randn(rows, keys, generator=generator, dtype=torch.float64)
     scores[:, :probable] += 10
-    seen = torch.ones(rows, keys, dtype=torch.bool).tril(150)
-    return scores.masked_fill(~seen, -torch.inf).log_softmax(-1), seen
+    is_visible = torch.ones(rows, keys, dtype=torch.bool).tril(150)
+    return scores.masked_fill(~is_visible, -torch.inf).log_softmax(-1), is_visible
 
 
 def test_weights_equal_the_definition_for_every_threshold():
     lowest = set()
     for sharpness, probable in ((0.1, 10), (0.1, 16), (1, 0), (3, 0), (4, 0), (5, 0), (100, 0)):
-        log_a, seen = random_probabilities(sharpness, 20, 200, probable)
-        slots = choose_keys(log_a, seen, torch.arange(20))
-        for row, (a, keys) in enumerate(zip(log_a.exp(), seen)):
+        log_a, is_visible = random_probabilities(sharpness, 20, 200, probable)
+        slots = choose_keys(log_a, is_visible, torch.arange(20))
+        for row, (a, keys) in enumerate(zip(log_a.exp(), is_visible)):
             passing = [int((a > threshold).sum()) for threshold in THRESHOLDS]
             lowest.add(max((m for m in range(8) if passing[m] <= 8), default=-1))
             for (weight, _), literal in zip(slots.weights, weights(a[keys].tolist())):
@@ -165,7 +174,7 @@ def test_weights_equal_the_definition_for_every_threshold():
 
 
 @pytest.mark.parametrize("number", [8, 9, 13, 14, 15, 16, 20])
-def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
+def test_equal_keys_at_the_largest_number_of_certain_keys_give_finite_results(estimating, number):
     """14 keys of A = 1/14 pass the threshold 0.07 and leave two draws for the rest. 15 keys of 1/15 do not pass."""
     torch.manual_seed(0)
     q, k = torch.randn(1, 1, 28, 4), torch.randn(1, 1, 28, 4)
@@ -177,9 +186,9 @@ def test_equal_keys_at_the_limit_of_the_certain_ones(estimating, number):
 
 def test_weights_sum_to_one():
     for sharpness in (0.1, 1.0, 3.0, 10.0, 100.0):
-        log_a, seen = random_probabilities(sharpness, 300, 500)
-        slots = choose_keys(log_a.float(), seen, torch.arange(300))
-        assert seen.gather(1, slots.key).all()
+        log_a, is_visible = random_probabilities(sharpness, 300, 500)
+        slots = choose_keys(log_a.float(), is_visible, torch.arange(300))
+        assert is_visible.gather(1, slots.key).all()
         for weight, log_weight in slots.weights:
             torch.testing.assert_close(weight.sum(-1), torch.ones(300), rtol=0, atol=2e-6)
             assert (slots.log_a > -torch.inf)[log_weight > -torch.inf].all()
@@ -214,7 +223,7 @@ short = st.builds(
     before=st.booleans(),
     norm=st.booleans(),
     softcap=st.sampled_from([None, 2.0]),
-    padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+    padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
     seed=st.integers(0, 99),
 )
 
@@ -239,9 +248,9 @@ def nearest_tie(case) -> float:
     for b in range(case.batch):
         tokens = case.valid()[b].nonzero().flatten()
         distance = tokens[:, None] - tokens
-        seen = (distance >= 0) & (distance < (case.window or case.length))
+        is_visible = (distance >= 0) & (distance < (case.window or case.length))
         for a in case.probabilities(q, k, b):
-            for row, keys in zip(a, seen):
+            for row, keys in zip(a, is_visible):
                 row, c = row[keys], int(keys.sum())
                 if c <= 16:
                     continue
@@ -337,14 +346,14 @@ def test_padding_and_position_change_nothing(estimating):
         torch.testing.assert_close(value[:1], expected_value, rtol=1e-5, atol=1e-9)
 
 
-# One key has all of A, and the keys that gain probability without a neuron are not drawn. Most rows must be short for
-# the right magnitude.
+# In "scores of 1e4" one key has all of A, and the keys that gain probability without a neuron are not drawn. So the
+# magnitude is only right if most rows have at most 16 keys.
 EXTREME = {**EXTREME, "scores of 1e4": replace(EXTREME["scores of 1e4"], length=20)}
 
 
 @pytest.mark.parametrize("case", EXTREME.values(), ids=EXTREME)
-def test_extreme_inputs(estimating, case):
-    """Results are finite and have the right magnitude. Changes at keys of the smallest A are not noticed."""
+def test_extreme_inputs_give_finite_results_of_the_right_magnitude(estimating, case):
+    """The error of the median neuron is below 50%. The estimate misses changes at keys of the smallest A."""
     case = fitting(case, estimating)
     problem = case.problem(torch.float32)
     actual = importance(problem, mode="fast", backend=estimating)

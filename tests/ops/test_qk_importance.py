@@ -32,7 +32,7 @@ BRUTE_FORCE = {
     "soft cap, norm": Case(softcap=2.0, norm=True),
     "window, left padding": Case(window=4, padding="left"),
     "some padding": Case(window=5, padding="some"),
-    "one row of padding": Case(padding="one row"),
+    "a document of padding": Case(padding="whole document"),
     "large scores": Case(query_factor=30),
 }
 
@@ -51,6 +51,7 @@ def fitting(case, backend, length=20):
 
 
 def check(case, dtype, backend, length=20):
+    """Compares a backend's results with the reference, within the error budget. Returns them and the exact ones."""
     case = fitting(case, backend, length)
     problem = case.problem(dtype)
     actual = importance(problem, backend=backend)
@@ -73,7 +74,7 @@ cases = st.builds(
     norm=st.booleans(),
     window=st.sampled_from([None, 1, 3, 20]),
     softcap=st.sampled_from([None, 2.0, 50.0]),
-    padding=st.sampled_from([None, "left", "right", "some", "one row"]),
+    padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
     seed=st.integers(0, 99),
 )
 
@@ -104,7 +105,7 @@ def test_float16_equals_the_reference(backend):
 
 
 @pytest.mark.parametrize("case", EXTREME.values(), ids=EXTREME)
-def test_extreme_inputs(backend, case):
+def test_extreme_inputs_equal_the_reference(backend, case):
     check(case, torch.float32, backend, length=40)
 
 
@@ -154,7 +155,7 @@ def test_nan_makes_its_head_nan(backend, which, softcap):
 
 
 def test_strides_change_nothing(backend):
-    """Heads are strided as in a model: (B, l, H, d) transposed. Tables are per document, one gain has another dtype."""
+    """Heads are strided as in a model: (B, l, H, d) transposed. Each document has its tables. One gain is float64."""
     case = Case(norm=True)
     problem = case.problem(torch.float32)
     expected = importance(problem, backend=backend)

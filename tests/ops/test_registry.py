@@ -1,4 +1,4 @@
-"""The registry is the only list of operators: entries are complete, and the modules contain exactly what they name."""
+"""The registry is the only list of operators: entries are complete, and every module of an operator has an entry."""
 
 import ast
 import inspect

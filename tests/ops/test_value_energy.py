@@ -1,3 +1,5 @@
+"""value_energy and value_gram on every backend against the change of the output, and products of columns."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,13 +22,14 @@ from tests.support.operator_inputs import (
 
 
 def squared_output_change(attention, weight, kv_heads, size):
-    """Returns (tokens, K d): the squared change of o_proj's output without each value neuron, column by column."""
+    """Returns the squared change of o_proj's output without each value neuron, (tokens, K d) float64."""
     a = attention.double().view(-1, kv_heads, attention.shape[1] // (kv_heads * size), 1, size)
     w = weight.double().view(len(weight), kv_heads, -1, size).permute(1, 2, 0, 3)
     return (a * w).sum(2).square().sum(2).flatten(1)
 
 
 def check(attention, weight, kv_heads, size, documents, count, backend):
+    """Compares the result of a backend with the change of the output, within the error budget."""
     gram = value_gram(weight, kv_heads, size)
     actual = value_energy(attention, gram, documents, count, backend=backend)
     exact = per_document(squared_output_change(attention, weight, kv_heads, size), documents, count)
@@ -49,7 +52,7 @@ def test_equals_the_change_of_the_output(backend, data, kv_heads, group, size, c
 
 
 @pytest.mark.parametrize("group", [8, 9])
-def test_many_query_heads_share_a_key_head(backend, group):
+def test_equals_the_change_if_many_query_heads_share_a_key_head(backend, group):
     """Triton kernels keep gram in registers for up to 8 heads, so both of their branches run."""
     attention, weight = matrix(0, 20, group * 3, torch.float32), matrix(1, 30, group * 3, torch.float32)
     check(attention, weight, 1, 3, document_ids(0, 20, 2), 2, backend)
@@ -73,7 +76,7 @@ def test_gram_contains_the_products_of_columns(backend, data, kv_heads, group, s
     assert ((gram - exact).abs() <= OPERATORS["value_gram"].budget.floor * length_products).all()
 
 
-def test_long_document_keeps_its_digits(backend):
+def test_a_long_document_keeps_its_digits(backend):
     attention = matrix(0, long_length(backend, 200_000), 2 * 3, torch.float32) + 1
     check(attention, matrix(1, 8, 6, torch.float32), 1, 3, torch.zeros(len(attention), dtype=torch.int64), 1, backend)
 

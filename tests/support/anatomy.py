@@ -1,8 +1,11 @@
-"""The layers of each family as transformers' own code defines them, for tests. It uses nothing of the package."""
+"""The modules and parameters of each family's layers, as transformers' code defines them.
+
+Nothing of the package is used here, so tests can compare the package with it.
+"""
 
 import torch
 
-# The names of modules in most models, and the differences by model_type.
+# The names of modules in most models, and for other models the names that differ, by model_type.
 NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
@@ -16,7 +19,7 @@ OTHER_NAMES = {
 }
 
 
-# Mixtures of experts, and the field of the configuration with the number of experts.
+# {model_type of a mixture of experts: field of the configuration that has the number of experts}
 EXPERT_COUNT_FIELDS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
 
 
@@ -26,10 +29,12 @@ def module_name(config, part: str) -> str | None:
 
 
 def layers_of(model) -> torch.nn.ModuleList:
+    """Returns the decoder layers."""
     return model.base_model.get_submodule(module_name(model.config, "layers"))
 
 
 def attention_of(layer, config) -> torch.nn.Module:
+    """Returns the attention of a decoder layer."""
     return getattr(layer, module_name(config, "attention"))
 
 
@@ -39,7 +44,7 @@ def output_of(layer, config) -> torch.nn.Module:
 
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
-    """Returns the modules of gate, up and down; one module may be both gate and up."""
+    """Returns the FFN's modules of gate, up and down. In a plain or a fused FFN gate and up are the same module."""
     ffn = getattr(layer, "mlp", layer)
     for names in (
         ("c_fc", "c_fc", "c_proj"),
@@ -61,8 +66,11 @@ def experts_of(layer) -> torch.nn.Module | None:
 def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns gate and up, (tokens, E I) each, as eager experts compute them.
 
-    The values are `fill` where a token is not routed to the neuron's expert. states (tokens, D) and index (tokens,
-    k), the experts that the router chose, are what the experts are called with.
+    Args:
+        experts: the module of experts.
+        states: (tokens, D), the inputs of the experts.
+        index: (tokens, k) int64, the experts that the router chose for each token.
+        fill: the value where a token is not routed to the neuron's expert.
     """
     count, width, _ = experts.gate_up_proj.shape
     gate_up = states.new_full((len(states), count, width), fill)
@@ -73,7 +81,7 @@ def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tenso
 
 
 def sizes(config) -> dict[str, int]:
-    """Returns {site: neurons of a layer}, from the configuration alone."""
+    """Returns {site: number of neurons of a layer}, from the configuration alone."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
@@ -90,6 +98,7 @@ def sizes(config) -> dict[str, int]:
 
 
 def key_heads(config) -> int:
+    """Returns the number of key-value heads."""
     if config.model_type == "falcon" and config.new_decoder_architecture:
         return config.num_kv_heads
     if config.model_type == "falcon" and config.multi_query:
@@ -100,9 +109,9 @@ def key_heads(config) -> int:
 
 
 def rows_of(config, site: str) -> torch.Tensor | None:
-    """Returns the rows of q, k or v in a fused projection, sliced as the model slices its output.
+    """Returns the indices of the rows of site "q", "k" or "v" in a fused projection, (neurons,) int64.
 
-    None: the site has a projection of its own.
+    They are sliced as the model slices the projection's output. None: the site has its own projection.
     """
     if module_name(config, "qkv") is None:
         return None
@@ -126,7 +135,7 @@ def rows_of(config, site: str) -> torch.Tensor | None:
 def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
     """Sets the parameters of neuron n of a decoder layer to zero, in place.
 
-    ffn_part: which of an FFN neuron's parameters: "gate", "up", "down" or "all".
+    ffn_part: which parameters of an FFN neuron: its row of "gate", its row of "up", its column of "down", or "all".
     """
     attention = attention_of(layer, config)
     if site == "o":
@@ -149,7 +158,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
 
 
 def zero_expert_neuron(experts, n: int, part: str = "all") -> None:
-    """Sets the parameters of neuron n = expert I + index to zero, in place."""
+    """Sets the parameters of neuron n = e I + i to zero, in place: neuron i of expert e, which has I neurons."""
     size = experts.down_proj.shape[2]
     e, i = divmod(n, size)
     if part in ("gate", "all"):
@@ -161,11 +170,12 @@ def zero_expert_neuron(experts, n: int, part: str = "all") -> None:
 
 
 def weight_of(linear) -> torch.Tensor:
-    """Returns the weight as (outputs, inputs)."""
+    """Returns the weight of a linear map as (outputs, inputs). Conv1D stores it transposed."""
     return linear.weight.T if type(linear).__name__ == "Conv1D" else linear.weight
 
 
 def _zero_row(linear, n: int) -> None:
+    """Sets row n of the weight and the bias of output n to zero."""
     weight_of(linear).data[n] = 0
     if linear.bias is not None:
         linear.bias.data[n] = 0

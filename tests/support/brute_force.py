@@ -14,19 +14,20 @@ import torch
 from tests.support.anatomy import attention_of, ffn_modules, layers_of, sizes, zero_neuron
 from tests.support.tiny_models import positions
 
+# {model_type: names of the norms after the attention and after the FFN}
 POST_NORMS = {
     "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma3_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
 }
-WITHOUT_POSITIONS = ("bloom",)  # computes positions from the mask
-FFN_ON_THE_LAYER = ("opt", "xglm")
-ROTATED_IN_FLOAT32 = ("cohere", "cohere2")
+WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
+FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
+ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
 
 
 @contextmanager
 def float64_throughout(model):
-    """Inside, norms, rotation and eager softmax of a float64 model compute in float64."""
+    """Inside the block, norms, rotation and eager softmax of a float64 model compute in float64."""
     softmax = torch.nn.functional.softmax
 
     def float64_softmax(x, dim=None, dtype=None):
@@ -49,6 +50,7 @@ def float64_throughout(model):
 
 
 def _rms_norm(module):
+    """Returns the forward of an RMS norm, in the dtype of its input."""
     offset = 1.0 if "Gemma" in type(module).__name__ else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
@@ -59,7 +61,7 @@ def _rms_norm(module):
 
 
 def _layer_norm(module):
-    """Returns the forward of Cohere's LayerNorm, and of OLMo's, which has no weight."""
+    """Returns the forward of Cohere's LayerNorm or of OLMo's (which has no weight), in the dtype of its input."""
     weight, eps = getattr(module, "weight", 1.0), getattr(module, "variance_epsilon", 1e-5)
 
     def forward(x):
@@ -77,10 +79,15 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
 
 @torch.no_grad()
 def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
-    """Returns {site: (documents, layers, neurons)} for every neuron of a float64 model.
+    """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
-    For ffn, v and o it is the squared change of the sublayer's output, with its post-norm; for q and k that of the
-    attention probabilities.
+    For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
+    it is the squared change of the attention probabilities.
+
+    Args:
+        model: a Hugging Face model in float64.
+        input_ids: (documents, tokens) int64.
+        attention_mask: (documents, tokens), 0 for padding.
     """
     assert model.dtype == torch.float64
     valid = attention_mask.bool()
@@ -102,6 +109,7 @@ def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _eager(model):
+    """Inside the block, the model computes attention with the implementation "eager", which returns probabilities."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -111,7 +119,10 @@ def _eager(model):
 
 
 def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
-    """Runs the model and returns for every layer what its attention and its FFN were called with."""
+    """Runs the model. Returns for every layer the arguments of its attention and of its FFN, and the output's shape.
+
+    They are {"attention": .args and .kwargs, "ffn": the same, "shape": (documents, tokens, -1)}.
+    """
     calls, handles, config = [], [], model.config
     for layer in layers_of(model):
         call = {}
@@ -133,7 +144,10 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
 
 
 def _sublayer(layer, site: str, call: dict, config):
-    """Returns a function that runs the sublayer of a site and returns (documents, tokens, values to compare)."""
+    """Returns a function that runs the sublayer of a site on the inputs of `call`.
+
+    It returns (documents, tokens, values): the output, or for q and k the attention probabilities.
+    """
     norms = POST_NORMS.get(config.model_type)
     norm = norms and getattr(layer, norms[site == "ffn"])
 
@@ -171,6 +185,7 @@ def with_probabilities(kwargs: dict, config) -> dict:
 
 
 def _ffn(layer, call, config):
+    """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
     return layer.mlp(*call.args, **call.kwargs)
@@ -178,7 +193,10 @@ def _ffn(layer, call, config):
 
 @contextmanager
 def _without_neuron(layer, site: str, n: int, config):
-    """Inside, neuron n is zero. Of FFN neurons the row of gate, the row of up or the column of down is zero in turn."""
+    """Inside the block, the parameters of neuron n are zero.
+
+    Of an FFN neuron only one part is zero: for n = 0, 1, 2, 3 ... gate, up, down, gate ... Each has the same effect.
+    """
     values = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     zero_neuron(layer, site, n, config, ffn_part=("gate", "up", "down")[n % 3])
     yield

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-# What becomes of a request.
+# What the server can do with a request: the values that `ChatServer.behave` returns.
 ANSWERED, DROPPED, CUT_OFF, LIMITED, BROKEN, REFUSED = "answered", "dropped", "cut off", "limited", "broken", "refused"
 NO_JSON, NO_CHOICES, EMPTY, FILTERED, OLD_NAME = "no JSON", "no choices", "empty", "filtered", "old name"
+# {value: HTTP status of the response} and {value: message of the response}
 STATUS = {LIMITED: 429, BROKEN: 500, REFUSED: 401, OLD_NAME: 400}
 MESSAGES = {OLD_NAME: "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."}
 
 
 def expected_answer(prompt: str) -> str:
-    """Returns the answer to a prompt: three words that depend on the prompt, and the words of its last line."""
+    """Returns the complete answer to a prompt: three words with the prompt's checksum, and its last line."""
     return f"answer {zlib.crc32(prompt.encode())} to {prompt.splitlines()[-1]}"
 
 
@@ -27,7 +28,8 @@ class ChatServer:
     """A server that runs inside a `with` block.
 
     Attributes:
-        behave: returns what becomes of a request, given its prompt and the number of earlier requests with this prompt.
+        behave: called with the prompt of a request and the number of earlier requests with this prompt; returns what
+            the server does with the request.
         url: the base URL for clients.
         asked: the number of requests by prompt.
         delivered: the number of complete answers, sent to their last byte, by prompt.
@@ -55,7 +57,10 @@ class ChatServer:
         self._server.server_close()
 
     def register(self, body: dict, key: str | None) -> tuple[str, str]:
-        """Counts a request; returns its prompt and what becomes of it."""
+        """Counts a request. Returns its prompt and what the server does with it.
+
+        key: the value of the header Authorization.
+        """
         prompt = body["messages"][-1]["content"]
         with self._lock:
             before = self.asked[prompt]
@@ -65,6 +70,7 @@ class ChatServer:
             return prompt, self.behave(prompt, before)
 
     def count_delivered(self, prompt: str, count: int) -> None:
+        """Adds `count`, which may be negative, to the number of complete answers to a prompt."""
         with self._lock:
             self.delivered[prompt] += count
 

@@ -11,7 +11,7 @@ SMALL_BATCHES = ["--max-length", "16", "--batch-tokens", "64"]
 
 
 def run(*arguments: object) -> int:
-    """Returns the exit status of a command line."""
+    """Runs a command line in this process and returns its exit status."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as error:
@@ -24,7 +24,7 @@ def repeat(option: str, files: Mapping[str, object]) -> list[str]:
 
 
 def detect(model: object, corpora: Mapping[str, object], out: object, *options: object) -> int:
-    """Returns the exit status of `detect` on {language: file}."""
+    """Runs `detect` with short documents and returns its exit status. corpora: {language: file}."""
     corpus_options = repeat("--corpus", corpora)
     return run("detect", "--model", model, *corpus_options, "--out", out, *SMALL_BATCHES, *options)
 

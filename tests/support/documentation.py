@@ -39,8 +39,9 @@ class Block:
         page: the file.
         line: the line of the opening fence, from 1.
         language: "python", "sh", "text" ...
-        code: what stands between the fences.
-        needs: what a test machine lacks to run it ("hub", "gpu", "server", "download", "checkout"); None: nothing.
+        code: the text between the fences.
+        needs: what the block needs beyond an installation ("hub", "gpu", "server", "download", "checkout"); None:
+            nothing.
     """
 
     page: Path
@@ -51,11 +52,12 @@ class Block:
 
     @property
     def place(self) -> str:
+        """The page's path in the repository, and the line."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Returns the fenced blocks of a page, in order."""
     text = page.read_text("utf-8")
     return [
         Block(page, text.count("\n", 0, match.end("language")), match["language"], match["code"], match["needs"])
@@ -64,14 +66,14 @@ def blocks(page: Path) -> list[Block]:
 
 
 def inline_commands(page: Path) -> Iterator[str]:
-    """Commands in backticks within the text, without what stands for other arguments (...)."""
+    """Yields the commands in backticks within the text of a page, each on one line."""
     text = BLOCK.sub("", page.read_text("utf-8"))
     for match in INLINE_COMMAND.finditer(text):
         yield " ".join(match[1].split())
 
 
 def write_inputs(folder: Path) -> None:
-    """The files that the pages name: texts of eight languages, held-out texts, and sentences in parallel columns."""
+    """Writes the files that the pages name: texts of eight languages, held-out texts, and parallel sentences."""
     heldout = demo_model.heldout()
     for language, texts in demo_model.corpora().items():
         (folder / f"{language}.txt").write_text("\n".join(texts[:200]) + "\n", "utf-8")
@@ -82,13 +84,16 @@ def write_inputs(folder: Path) -> None:
 
 
 def run_python(block: Block, namespace: dict[str, object]) -> None:
-    """Runs a block; a traceback names the page and its lines."""
+    """Runs a Python block in a namespace. A traceback names the page and its lines."""
     code = "\n" * block.line + block.code
     exec(compile(code, str(block.page), "exec"), namespace)
 
 
 def run_shell(block: Block, environment: dict[str, str]) -> None:
-    """Runs commands joined by &&: `pymultiling` in this process, others in their own."""
+    """Runs the commands of a block: `pymultiling` in this process, the others in processes of their own.
+
+    environment: variables to add for the other commands.
+    """
     for command in block.code.replace("\\\n", " ").replace("&&", "\n").splitlines():
         words = shlex.split(command, comments=True)
         if not words:

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from pymultiling.ops.registry import OPERATORS
 
-SMALL = 1e-6
-EXACT = 1e-11  # floor for float64 against another formulation in float64
+SMALL = 1e-6  # smallest ratio of a value to the largest one with which its error is compared
+EXACT = 1e-11  # floor for results in float64, which is the dtype of the exact result too
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """Returns the largest relative error, which is infinite if NaN or infinities are in different places."""
+    """Returns the largest relative error of any value. It is infinite if NaN or infinities are in different places.
+
+    Values below SMALL times the largest value count as that large. If all are 0, it is the sum of the absolute errors.
+    """
     assert actual.shape == exact.shape, (actual.shape, exact.shape)
     if not exact.numel():
         return 0.0

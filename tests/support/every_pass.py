@@ -1,4 +1,6 @@
-"""All passes but `detect` and `activations` on a tiny model, and a program that runs them.
+"""All functions of the package that run a pass, but `detect` and `activations`, and a program that runs them.
+
+The model is tiny.
 
 python -m tests.support.every_pass FOLDER NAME     is killed after a few batches; its checkpoint is FOLDER/state
 torchrun ... -m tests.support.every_pass FOLDER    every process writes all results to FOLDER/RANK.pickle
@@ -34,6 +36,7 @@ PASSES: dict[str, Callable] = {
     "perplexity": lambda **options: pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], **options),
     "mean_activations": lambda **options: pml.mean_activations(MODEL, TOKENIZER, TEXTS["fr"], **options),
 }
+# {name of a pass: the class of its probe}
 PROBES = {
     "lens": TopTokenProbe,
     "sentence_embeddings": SentenceMeanProbe,
@@ -41,7 +44,7 @@ PROBES = {
     "perplexity": LikelihoodProbe,
     "mean_activations": ActivationSumProbe,
 }
-BATCHES = 17  # the program is killed after this many, in the second language if there are two
+BATCHES = 17  # the program is killed after this many batches: in the second language if there are two
 
 
 def make_small_chunks() -> None:
@@ -51,6 +54,7 @@ def make_small_chunks() -> None:
 
 
 def kill_after(probe: type, batches: int) -> None:
+    """Makes a class of probes kill this process when it measures the batch after `batches` batches."""
     measure, calls = probe.measure, 0
 
     def measure_or_die(*arguments):

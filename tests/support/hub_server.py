@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-TOKEN = "hf_writer"
-READER = "hf_reader"  # a token that may read only
+TOKEN = "hf_writer"  # a token that may read and write
+READER = "hf_reader"  # a token that may only read
 
 
 @dataclass
 class Repository:
-    """A repository.
+    """A model repository of the server.
 
     Attributes:
         private: whether the repository is private.
@@ -36,14 +36,14 @@ class Repository:
         self.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
 
     def commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
-        """Adds a commit with these files and returns its name."""
+        """Makes a commit with exactly these files the last one of a branch. Returns the name of the commit."""
         oid = hashlib.sha1(repr((len(self.messages), branch, message)).encode()).hexdigest()
         self.commits[oid], self.branches[branch] = files, oid
         self.messages.append(message)
         return oid
 
     def find_commit(self, revision: str) -> str | None:
-        """Returns the commit that a branch or the name of a commit stands for."""
+        """Returns the commit of a branch, or `revision` itself if it is a commit, or None if it is neither."""
         return revision if revision in self.commits else self.branches.get(revision)
 
 
@@ -54,7 +54,7 @@ class HubServer:
         url: the endpoint.
         repositories: {OWNER/NAME: Repository}.
         requests: "METHOD path" of every request.
-        status: the HTTP status of every response; None: the server works.
+        status: the HTTP status with which the server answers every request. None: it answers as the Hub does.
     """
 
     def __init__(self):
@@ -74,7 +74,7 @@ class HubServer:
         self._server.server_close()
 
     def add(self, name: str, files: Mapping[str, bytes], private: bool = False) -> Repository:
-        """Adds a repository with these files in main."""
+        """Adds a repository with these files in the branch main, and returns it."""
         self.repositories[name] = repository = Repository(private)
         repository.commit("main", dict(files), "files")
         return repository
@@ -103,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        """Sends the response to a request of any method."""
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.hub.requests.append(f"{self.command} {urlsplit(self.path).path}")
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
@@ -124,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(404, {"error": f"nothing is at {self.path}"})
 
     def _create(self, request: dict) -> None:
+        """Answers the request to create a repository."""
         name = f"{request['organization']}/{request['name']}"
         exists = name in self.hub.repositories
         if not exists:
@@ -133,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(409 if exists else 200, {"url": f"{self.hub.url}/{name}"})
 
     def _model(self, name: str, endpoint: str, revision: str, *rest: str, body: bytes, token: str) -> None:
+        """Answers a request to an endpoint of a model repository. rest: what follows the revision in the path."""
         repository = self._visible(name, token)
         if repository is None:
             return None
@@ -165,6 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(404, {"error": f"nothing is at {self.path}"})
 
     def _commit(self, name: str, branch: str, lines: list[dict]) -> None:
+        """Answers the request for a commit, whose lines are a header and files to add or to delete."""
         repository = self.hub.repositories[name]
         files = dict(repository.commits[repository.branches[branch]])
         message = ""
@@ -180,6 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, {"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def _resolve(self, name: str, revision: str, path: str, token: str) -> None:
+        """Answers the request for a file."""
         repository = self._visible(name, token)
         if repository is None:
             return None
@@ -192,6 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": commit})
 
     def _visible(self, name: str, token: str) -> Repository | None:
+        """Returns the repository, or sends an error and returns None if the token may not see it."""
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and token != TOKEN):
             self._missing("RepoNotFound")
@@ -199,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         return repository
 
     def _missing(self, code: str, commit: str = "") -> None:
+        """Sends the Hub's error "not found" with this code."""
         self._json(404, {"error": code}, {"X-Error-Code": code, "X-Repo-Commit": commit})
 
     def _json(self, status: int, answer: object, headers: Mapping[str, str] = {}) -> None:

@@ -25,12 +25,12 @@ def is_interpreted(backend: str) -> bool:
 
 
 def token_counts(backend: str) -> st.SearchStrategy[int]:
-    """Numbers of tokens."""
+    """Returns a strategy for numbers of tokens."""
     return st.sampled_from([0, 1, 7, 63, 129] if is_interpreted(backend) else [0, 1, 2, 7, 63, 129, 300])
 
 
 def widths(backend: str) -> st.SearchStrategy[int]:
-    """Numbers of neurons."""
+    """Returns a strategy for numbers of neurons."""
     small = [1, 16, 63, 65, 129]
     return st.sampled_from(small if is_interpreted(backend) else [*small, 2, 15, 17, 64, 127, 200])
 
@@ -41,7 +41,7 @@ def long_length(backend: str, tokens: int) -> int:
 
 
 def any_block_size(data: st.DataObject, backend: str) -> AbstractContextManager[object]:
-    """Makes Triton kernels run with wide or with narrow blocks of columns, whatever the number of programs."""
+    """Inside the block, Triton kernels use wide or narrow blocks of columns, as drawn, for any number of programs."""
     if backend != "triton":
         return nullcontext()
     return mock.patch("pymultiling.triton_kernels.documents.PROGRAMS", data.draw(st.sampled_from([0, 10**6])))
@@ -66,7 +66,10 @@ def matrix(seed: int, rows: int, columns: int, dtype: torch.dtype, layout: str =
 
 
 def document_ids(seed: int, tokens: int, count: int) -> Tensor:
-    """Returns runs of document indices in any order, with padding among them and some documents without tokens."""
+    """Returns document indices (tokens,) in runs of a few tokens.
+
+    The runs are in any order, with padding among them, and some documents may have no tokens.
+    """
     torch.manual_seed(seed)
     if count == 0:
         return torch.full((tokens,), -1)
@@ -74,11 +77,11 @@ def document_ids(seed: int, tokens: int, count: int) -> Tensor:
 
 
 def mask_sets(seed: int, tokens: int, width: int, sets: int = 3) -> tuple[Tensor, Tensor]:
-    """Returns random sets of neurons, and the set of each token."""
+    """Returns masks of random sets (sets, width) bool, and the set of each token (tokens,), -1 for none."""
     torch.manual_seed(seed)
     return torch.rand(sets, width) < 0.4, torch.randint(-1, sets, (tokens,))
 
 
 def per_document(values: Tensor, documents: Tensor, count: int) -> Tensor:
-    """Returns the sum of each document, computed one document after another in the dtype of `values`."""
+    """Returns the sums of `values` (tokens, N) over each document, (count, N), one document after another."""
     return torch.stack([values[documents == c].sum(0) for c in range(count)]) if count else values[:0]

@@ -1,4 +1,10 @@
-"""The program of test_processes.py: a pass whose second process dies in the first attempt, or makes another call."""
+"""The program of test_processes.py: `detect` and `activations` on corpora in several processes.
+
+python -m tests.support.pass_program FOLDER HOW    measures FOLDER/*.txt
+
+HOW is "dying" (the second process is killed in the first attempt), "failing" (it raises an error), "other call",
+"other texts" or "other files" (it gets other arguments), or anything else (nothing goes wrong).
+"""
 
 import os
 import signal
@@ -45,6 +51,7 @@ def write_parts(path: Path, second: bool) -> str:
 
 
 def kill_after(probe, batches: int) -> None:
+    """Makes a class of probes kill this process when it measures the batch after `batches` batches."""
     measure, calls = probe.measure, 0
 
     def measure_or_die(*arguments):
@@ -58,11 +65,13 @@ def kill_after(probe, batches: int) -> None:
 
 
 def fail(*_):
+    """Raises an error, as a method of a probe."""
     time.sleep(3.0)  # until the other process waits for this one
     raise pml.CorpusError("this one fails")
 
 
 def write_results(out: Path, detection: pml.Detection, counts: dict[str, pml.ActivationStatistics]) -> None:
+    """Writes the neurons, both statistics and the descriptions of the corpus of each language into a new folder."""
     out.mkdir()
     for language in detection.neurons:
         detection.neurons[language].save(out / f"{language}.neurons")

@@ -1,4 +1,4 @@
-"""Small result folders of commands, and a Hub server on this machine."""
+"""Writes small result folders of `detect`, and makes the Hub client use a server on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pymultiling.results.run import Run
 from tests.support.hub_server import TOKEN, HubServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3
+WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3  # {site: neurons of a layer}, number of layers
 
 
 def use_hub_server(server: HubServer, monkeypatch, cache: Path, token: str = TOKEN) -> HubServer:
-    """Makes the Hub client use this server and this cache."""
+    """Makes the Hub client use this server, this folder as its cache, and this token. Returns the server."""
     set_hub_endpoint(server.url, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
@@ -31,11 +31,13 @@ def set_hub_endpoint(url: str, monkeypatch) -> None:
 
 
 def random_set(seed: int) -> pml.NeuronSet:
+    """Returns a random set of 30% of the neurons."""
     generator = torch.Generator().manual_seed(seed)
     return pml.NeuronSet({site: torch.rand(LAYERS, width, generator=generator) < 0.3 for site, width in WIDTHS.items()})
 
 
 def random_statistics(seed: int, documents: int = 5) -> pml.NeuronStatistics:
+    """Returns statistics of random importance."""
     generator = torch.Generator().manual_seed(seed)
     importance = {site: torch.rand(documents, LAYERS, width, generator=generator) for site, width in WIDTHS.items()}
     votes = {site: values > 0.5 for site, values in importance.items()}
@@ -43,7 +45,14 @@ def random_statistics(seed: int, documents: int = 5) -> pml.NeuronStatistics:
 
 
 def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama", commit: str | None = COMMIT) -> Path:
-    """Writes the results of a detect run with a model on the Hub, or in a local folder if there is no commit."""
+    """Writes a result folder of `detect` and returns it.
+
+    Args:
+        folder: the result folder.
+        corpora: folder that the corpora are said to be in. Nothing is read from it.
+        model: name of the model.
+        commit: commit of the model on the Hub. None: the model is in a local folder.
+    """
     run = Run(
         "detect",
         {

@@ -28,7 +28,7 @@ class Case:
     norm: bool = False
     window: int | None = None
     softcap: float | None = None
-    padding: str | None = None  # "left", "right", "some", "one row"
+    padding: str | None = None  # "left", "right", "some", "whole document": see `valid`
     key_bias: float = 0
     query_factor: float = 1
     seed: int = 0
@@ -50,14 +50,17 @@ class Case:
         return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
 
     def gain(self, x: Tensor) -> Tensor | None:
-        """Returns the factor by which the rest of a head grows without each neuron, None without a norm."""
+        """Returns the factor by which the rest of a head grows without each neuron, in x's shape.
+
+        None: the case has no norm.
+        """
         if not self.norm:
             return None
         r2 = x.square().mean(-1, keepdim=True) + EPS
         return (r2 / (r2 - x.square() / self.size)).sqrt()
 
     def tables(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Returns the cosines and sines of the rotation, (1, l, r)."""
+        """Returns the cosines and the sines of the rotation, (1, l, r) each, or None without a rotation."""
         if self.rotation is None:
             return None, None
         turned = self.size // 4 * 2 if self.rotation == "partial" else self.size
@@ -79,7 +82,11 @@ class Case:
         return x
 
     def valid(self) -> Tensor:
-        """Returns (B, l) bool, False for padding."""
+        """Returns (B, l) bool, False for padding.
+
+        Padding is, by `padding`, "left": the first third of document 0; "right": the last third of the last document;
+        "some": about 30% of all tokens; "whole document": document 0.
+        """
         valid = torch.ones(self.batch, self.length, dtype=torch.bool)
         third = self.length // 3
         if self.padding == "left":
@@ -89,7 +96,7 @@ class Case:
         if self.padding == "some":
             torch.manual_seed(self.seed)
             valid = torch.rand(self.batch, self.length) < 0.7
-        if self.padding == "one row":
+        if self.padding == "whole document":
             valid[0] = False
         return valid
 
@@ -119,21 +126,27 @@ class Case:
 
 
 def brute_force(case: Case) -> list[Tensor]:
-    """Returns the importance, by zeroing one dimension of one head after the other and recomputing attention."""
+    """Returns the importance of the query neurons (B, H d) and of the key neurons (B, K d) by its definition.
+
+    One dimension of one head after the other is zeroed, and attention is recomputed.
+    """
     projections = case.projections()
     heads = (case.kv_heads * case.group, case.kv_heads)
 
     def layer(q: Tensor, k: Tensor, zero: tuple[int, int, int] | None = None) -> list[Tensor]:
-        """Returns the probabilities of each document with dimension `zero` = (site, head, dimension) zeroed."""
+        """Returns the probabilities of each document. `zero` (site, head, dimension) is zeroed; None: nothing is.
+
+        Site 0 are the queries, site 1 the keys.
+        """
         heads_of_site = []
         for site, x in enumerate((q, k)):
             x = x.clone()
-            at = None if zero is None or zero[0] != site else zero[1:]
-            if at is not None and case.before:
-                x[:, at[0], :, at[1]] = 0
+            zeroed = None if zero is None or zero[0] != site else zero[1:]  # (head, dimension)
+            if zeroed is not None and case.before:
+                x[:, zeroed[0], :, zeroed[1]] = 0
             x = case.rotated(case.normed(x))
-            if at is not None and not case.before:
-                x[:, at[0], :, at[1]] = 0
+            if zeroed is not None and not case.before:
+                x[:, zeroed[0], :, zeroed[1]] = 0
             heads_of_site.append(x)
         return [case.probabilities(*heads_of_site, b) for b in range(case.batch)]
 
@@ -151,23 +164,25 @@ def brute_force(case: Case) -> list[Tensor]:
 
 
 def to_dtype(problem: QKProblem, dtype: torch.dtype) -> QKProblem:
-    """Converts all floating-point tensors to a dtype."""
+    """Converts all floating-point tensors of a problem to a dtype."""
     return QKProblem(*(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in problem))
 
 
 def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
-    """Calls the public function."""
+    """Returns what the public function qk_importance returns for a problem."""
     return qk_importance(**problem._asdict(), **options)
 
 
 def limit_kernels(case: Case, backend: str) -> Case:
-    """Limits the number of kernels to compile on a GPU, where every width, norm and soft cap takes ten seconds.
+    """Returns the case, or for Triton on a GPU one of the same width for all cases, without norm and soft cap.
 
-    Norms and soft caps have their own tests.
+    There each width, norm and soft cap needs another kernel, which takes ten seconds to compile. Norms and soft caps
+    have their own tests.
     """
     return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
 
 
+# Cases whose attention scores or changes are far from 1, or whose shapes are unusual.
 EXTREME = {
     "more keys than a partial sum, rows than a tile": Case(batch=1, kv_heads=1, length=300, size=24, window=200),
     "odd size": Case(size=63, rotation=None, length=40),

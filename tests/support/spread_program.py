@@ -1,4 +1,7 @@
-"""The program of tests/models/test_spread.py: compares models that are spread over processes with whole ones."""
+"""The program of tests/models/test_spread.py: compares models that are spread over processes with whole ones.
+
+torchrun ... -m tests.support.spread_program FOLDER NAME ...    the names are those of tiny models
+"""
 
 import os
 import sys
@@ -28,6 +31,7 @@ def main(folder: Path, names: list[str]) -> None:
 
 @torch.no_grad()
 def compare(path: Path, whole, name: str) -> None:
+    """Asserts that results of the model saved in `path`, loaded with tensor parallelism, are those of `whole`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         spread = AutoModelForCausalLM.from_pretrained(
@@ -35,9 +39,9 @@ def compare(path: Path, whole, name: str) -> None:
         )
     batch = tiny_batch()
     for options in (dict(), dict(rope="post"), dict(score="released"), dict(qk="fast"), dict(fused=True)):
-        truth, found = (pml.importance(model, **batch, **options) for model in (whole, spread))
-        for site in truth:
-            assert_close(found[site], truth[site], f"{name} {options} {site}")
+        expected, actual = (pml.importance(model, **batch, **options) for model in (whole, spread))
+        for site in expected:
+            assert_close(actual[site], expected[site], f"{name} {options} {site}")
     neurons, mean = random_neurons(whole), pml.mean_activations(whole, tiny_tokenizer(), texts("fr"))
     for site, values in pml.mean_activations(spread, tiny_tokenizer(), texts("fr")).items():
         assert_close(values, mean[site], f"{name} mean {site}")
@@ -51,15 +55,15 @@ def compare(path: Path, whole, name: str) -> None:
     options = dict(batch_tokens=30, progress=False)
     counts = pml.activations(spread, tiny_tokenizer(), corpora, **options)
     folder = path.parent / f"{name}-state"
-    found = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
-    again = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
-    assert again.neurons == found.neurons
+    detection = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
+    repetition = pml.detect(spread, tiny_tokenizer(), corpora, checkpoint=folder, **options)
+    assert repetition.neurons == detection.neurons
     assert [part.name for part in folder.iterdir()] == ["process-0-of-1"]
     for language in corpora:
         expected = sum_importance(whole, corpora[language])
-        assert found.statistics[language].documents == len(corpora[language])
+        assert detection.statistics[language].documents == len(corpora[language])
         for site in pml.SITES:
-            assert_close(found.statistics[language].sum[site], expected[site], f"{name} {language} {site}")
+            assert_close(detection.statistics[language].sum[site], expected[site], f"{name} {language} {site}")
         assert counts[language].tokens == sum(len(text.split()) + 1 for text in corpora[language])
     print(f"{name}: agrees in process {os.environ['RANK']}", flush=True)
 
@@ -70,9 +74,10 @@ def sum_importance(model, lines: list[str]) -> dict[str, torch.Tensor]:
     return {site: sum(importance[site][0].double() for importance in by_line) for site in pml.SITES}
 
 
-def assert_close(found: torch.Tensor, truth: torch.Tensor, label: str) -> None:
-    assert found.shape == truth.shape, (label, found.shape, truth.shape)
-    error = ((found - truth).abs().max() / truth.abs().max()).item()
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, label: str) -> None:
+    """Asserts that the largest error is below 1e-4 of the largest value. `label` names the values in the message."""
+    assert actual.shape == expected.shape, (label, actual.shape, expected.shape)
+    error = ((actual - expected).abs().max() / expected.abs().max()).item()
     assert error < 1e-4, (label, error)
 
 

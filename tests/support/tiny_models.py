@@ -24,12 +24,13 @@ SHAPE = dict(
     tie_word_embeddings=False,
 )
 
+# Parameters of a rotation of half of each head.
 PARTIAL = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
 
 # Implementations of experts other than "eager" have no float64, and need rows whose size is a multiple of 16 bytes.
 EXPERTS = dict(experts_implementation="eager", intermediate_size=16)
 
-# name: (transformers' name of the model, differences from SHAPE). Sliding windows are shorter than the documents.
+# {name: (prefix of transformers' classes, differences from SHAPE)}. Sliding windows are shorter than the documents.
 MODELS = {
     "llama": ("Llama", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
     "llama-one-head": ("Llama", dict(num_attention_heads=1, num_key_value_heads=1, head_dim=6)),
@@ -107,7 +108,10 @@ REPRESENTATIVE_MODELS = (
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Returns a model whose parameters are all random. The weights are drawn in float32 and then cast to the dtype."""
+    """Returns a model of MODELS with random parameters, which are drawn in float32 and then cast to the dtype.
+
+    **changes: fields of the configuration that differ from the model's entry.
+    """
     kind, differences = MODELS[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
     if name.startswith("gemma2"):
@@ -120,11 +124,13 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 
 
 def configuration(kind: str) -> type:
+    """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
     return getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
 
 
 @torch.no_grad()
 def _draw(model, generator) -> None:
+    """Sets all parameters to random numbers: gains of norms near 1, and weights that keep the size of their input."""
     offset = "Gemma" in type(model).__name__  # Gemma's norms multiply by 1 + weight
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
@@ -140,7 +146,10 @@ def _draw(model, generator) -> None:
 
 @torch.no_grad()
 def _enlarge_key_bias(attention, slow_only: bool) -> None:
-    """Sets key biases to +-300. In trained Qwen2 models, large biases are on the dimensions that rotate slowly."""
+    """Sets the key biases of all dimensions, or of the slowly rotating ones, to +-300.
+
+    In trained Qwen2 models, large biases are on the dimensions that rotate slowly.
+    """
     bias = attention.k_proj.bias.view(-1, attention.head_dim)
     slow = torch.arange(attention.head_dim) % (attention.head_dim // 2) >= attention.head_dim // 4
     bias[:, slow if slow_only else slice(None)] = 300 * bias[:, slow if slow_only else slice(None)].sign()
@@ -160,7 +169,7 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 
 
 def hidden_of(model, batch: dict) -> torch.Tensor:
-    """Returns the last hidden states; every document's first token has position 0."""
+    """Returns the last hidden states, (documents, tokens, D). The first token of every document has position 0."""
     options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
     return model.base_model(**batch, **options, use_cache=False).last_hidden_state
 

@@ -31,7 +31,10 @@ def texts(language: str, lengths=(9, 4, 7, 12, 3, 8), seed: int = 0) -> list[str
 
 
 def save_model(folder: Path, model=None) -> Path:
-    """Writes a model (by default a tiny Llama without a padding token in its configuration) and the tokenizer."""
+    """Writes a model and the tokenizer into a folder and returns the folder.
+
+    model: None: a tiny Llama without a padding token in its configuration.
+    """
     model = model or tiny_model("llama", pad_token_id=None)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -39,7 +42,7 @@ def save_model(folder: Path, model=None) -> Path:
 
 
 def write_text(path: Path, lines: list[str]) -> Path:
-    """Writes texts in the format that belongs to the path's suffix."""
+    """Writes texts in the format that belongs to the path's suffix (.txt, .jsonl, .parquet, .gz). Returns the path."""
     open_file = gzip.open if path.suffix == ".gz" else open
     if path.suffix == ".parquet":
         import pyarrow

@@ -19,5 +19,5 @@ from benchmarks.machine_code.chips import CHIPS
         ("gfx942", 64, 64 * 1024, 4, 4),
     ],
 )
-def test_resident_warps(chip, registers, shared, block_warps, resident):
+def test_the_scarcest_resource_limits_the_resident_warps(chip, registers, shared, block_warps, resident):
     assert CHIPS[chip].resident_warps(registers, shared, block_warps) == resident

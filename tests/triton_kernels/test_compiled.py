@@ -60,11 +60,13 @@ MAX_INSTRUCTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    """Returns the folder of the machine code of all compiled variants."""
     return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")
 def table(folder) -> pandas.DataFrame:
+    """Returns the table of all compiled variants, as compile_table.py writes it."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     tables = []
     for number, options in enumerate(COMPILED):
@@ -114,9 +116,9 @@ def test_the_script_refuses_interpreted_kernels():
 
 
 def test_gated_ffn_moves_16_bytes_at_a_time(table, folder):
-    default = on_sm_90(table, "gated_ffn").str.startswith("bf16, silu, gated, rows")
-    assert default.any()
-    for file in table["code"][default[default].index]:
+    is_default = on_sm_90(table, "gated_ffn").str.startswith("bf16, silu, gated, rows")
+    assert is_default.any()
+    for file in table["code"][is_default[is_default].index]:
         (loop,) = machine_code.sweep_loops(machine_code.parse((folder / file).read_text()))
         moves = [instruction.opcode.split(".") for instruction in loop if instruction.kind == "global"]
         loads = [
@@ -137,5 +139,5 @@ def test_qk_importance_issues_few_instructions_besides_exponentials(table, folde
 
 
 def on_sm_90(table: pandas.DataFrame, operator: str) -> pandas.Series:
-    """Returns the names of an operator's variants for sm_90."""
+    """Returns the names of an operator's variants for sm_90, with their index in the table."""
     return table["variant"][(table["operator"] == operator) & (table["target"] == "sm_90")]

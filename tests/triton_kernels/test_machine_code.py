@@ -13,10 +13,12 @@ from benchmarks.machine_code import sass as machine_code
 
 @pytest.fixture(scope="module")
 def code():
+    """Returns the instructions of nested_loops.sass."""
     return machine_code.parse(Path(__file__).with_name("nested_loops.sass").read_text())
 
 
 def spans(loops):
+    """Returns the first and the last address of each loop."""
     return [(loop[0].address, loop[-1].address) for loop in loops]
 
 
@@ -72,5 +74,5 @@ def test_sweeps_are_the_loops_with_the_exponentials(code):
         ("IMAD.MOV.U32", "other"),
     ],
 )
-def test_class_of_an_opcode(opcode, kind):
+def test_every_opcode_has_the_class_of_the_unit_that_runs_it(opcode, kind):
     assert machine_code.Instruction(0, opcode, "").kind == kind

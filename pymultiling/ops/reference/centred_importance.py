@@ -57,8 +57,8 @@ def centred_importance(
         interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons. That of a key neuron is summed over the query
-        heads that share the key head.
+        (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
+        The importance of a key neuron is summed over the query heads that share its key head.
     """
     query, key = upcast(query), upcast(key)
     kv_heads, size = key.shape[1], key.shape[3]

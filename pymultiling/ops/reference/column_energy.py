@@ -16,6 +16,6 @@ def column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
         count: number of documents.
 
     Returns:
-        (count, N), the sum of x[t, n]^2 over the tokens t of document c.
+        (count, N), the sum of x[t, n]^2 over the tokens t of document c, in float32, or in float64 for float64 input.
     """
     return document_sum(upcast(x).square(), documents, count)

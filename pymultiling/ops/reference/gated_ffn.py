@@ -49,6 +49,7 @@ def gated_ffn(
 
     Returns:
         hidden (tokens, I) in gate's dtype, squares (count, I), active (count, I) int64, and magnitude (count, I).
+        squares and magnitude are float32, or float64 for float64 input.
     """
     activated = ACTIVATIONS[activation](upcast(gate))
     linear = upcast(gate if up is None else up)

@@ -3,7 +3,7 @@
 y[t, n] = scale x[t, n] + values[n]    if mask_ids[t] >= 0 and masks[mask_ids[t], n]
 y[t, n] = x[t, n]                      otherwise
 
-The arguments of both functions are those of `apply_masks`, with one set of values for all rows.
+With scale 0, x[t, n] is dropped even where it is NaN or infinite.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
         metric: "cosine" (distance 1 if one of the points is zero) or "euclidean".
 
     Returns:
-        Indices (P, k) int64 and distances (P, k).
+        Indices (P, k) int64 and distances (P, k) in float32, or in float64 for float64 points.
     """
     result_dtype = torch.promote_types(points.dtype, torch.float32)
     cosine, points = metric == "cosine", points.double()

@@ -47,7 +47,7 @@ def normed_energy(
         count: number of documents.
 
     Returns:
-        (count, K d).
+        (count, K d), the importance in float32, or in float64 for float64 input.
     """
     weight, g = upcast(weight), upcast(multiplier)
     size, group = gram.shape[1:3]

@@ -36,7 +36,7 @@ from pymultiling.mathematics.sums import upcast
 from pymultiling.ops.reference.qk_importance import neuron_parts
 
 SLOTS = 16  # keys that a query's sums run over
-CERTAIN = SLOTS // 2  # slots for certain keys, unless more keys pass the highest threshold
+CERTAIN = SLOTS // 2  # most slots of certain keys, unless more keys pass the highest threshold
 THRESHOLDS = [0.07 * 2.0**-m for m in range(8)]
 GOLDEN = 0.6180339887498949  # (5^0.5 - 1) / 2: its multiples fill the unit interval evenly
 ROWS = 1024  # queries of one head at a time, so that memory is proportional to ROWS
@@ -63,12 +63,14 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Estimates the importance of every query and key neuron, and its standard error.
 
     Args:
-        problem: the tensors and settings of an attention layer, with q (B, H, l, d) and k (B, K, l, d). `QKProblem` has
-            the shapes and meanings of all fields.
+        problem: the tensors and settings of an attention layer. q and q_plain are (B, H, l, d), the queries after and
+            before the rotation, and q_gain, in the same shape, is the gain of their norm. k, k_plain and k_gain are
+            (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool. `QKProblem` says
+            what None means in a field.
 
     Returns:
-        The importance of the query neurons (B, H d) and of the key neurons (B, K d), and the standard errors of the
-        former and of the latter, in the same shapes.
+        q, k, q_error and k_error: the importance of the query neurons (B, H d) and of the key neurons (B, K d), and
+        their standard errors (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)

@@ -35,11 +35,13 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     """Computes the importance of every query and key neuron.
 
     Args:
-        problem: the tensors and settings of an attention layer, with q (B, H, l, d) and k (B, K, l, d). `QKProblem` has
-            the shapes and meanings of all fields.
+        problem: the tensors and settings of an attention layer. q and q_plain are (B, H, l, d), the queries after and
+            before the rotation, and q_gain, in the same shape, is the gain of their norm. k, k_plain and k_gain are
+            (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool. `QKProblem` says
+            what None means in a field.
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons.
+        (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)
@@ -82,7 +84,7 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
 
 def neuron_parts(
     rotated: Tensor,
-    plain: Tensor | None,
+    unrotated: Tensor | None,
     gain: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -96,7 +98,7 @@ def neuron_parts(
 
     Args:
         rotated: (B, heads, l, d), the rotated queries or keys.
-        plain: (B, heads, l, d), those before the rotation. None: neurons are zeroed after the rotation.
+        unrotated: (B, heads, l, d), those before the rotation. None: neurons are zeroed after the rotation.
         gain: (B, heads, l, d), the factor by which the rest of a head grows without the neuron. None: no norm.
         cos: (B or 1, l, r), cosines of the rotation. None: no rotation.
         sin: (B or 1, l, r), sines of the rotation. None: no rotation.
@@ -107,9 +109,9 @@ def neuron_parts(
     Returns:
         The contributions to dimension n and those to n's partner, (B, heads, l, d) each.
     """
-    if plain is None:
+    if unrotated is None:
         return scale * rotated, torch.zeros_like(rotated)
-    coefficient = scale * upcast(plain)
+    coefficient = scale * upcast(unrotated)
     if gain is not None:
         coefficient = coefficient * upcast(gain)
     if cos is None or sin is None:

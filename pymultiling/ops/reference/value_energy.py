@@ -23,7 +23,7 @@ def value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
         size: d, the size of a head.
 
     Returns:
-        (K, d, G, G), gram.
+        (K, d, G, G), gram in float32, or in float64 for a float64 weight.
     """
     columns = upcast(weight).view(weight.shape[0], kv_heads, -1, size)
     return torch.einsum("okgj,okhj->kjgh", columns, columns)
@@ -39,7 +39,7 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
         count: number of documents.
 
     Returns:
-        (count, K d), energy.
+        (count, K d), energy in float32, or in float64 for float64 input.
     """
     kv_heads, size, group, _ = gram.shape
     heads = upcast(attention).view(-1, kv_heads, group, size)

@@ -1,8 +1,8 @@
 """whole_norm_importance: what zeroing a query (key) neuron does to the other heads under a norm over all heads (OLMo2).
 
-Without neuron n the norm's mean square is smaller, so that query row i (key row j) of every other head grows by the
-factor 1 + t_in (1 + t_jn). With attention scores S = scale q' k'^T, A = softmax(S) and A' = softmax(S + y) the result
-is
+Without neuron n the norm's mean square is smaller, so the other heads grow: query i by the factor 1 + t_in if n is a
+query neuron, and key j by the factor 1 + t_jn if n is a key neuron. With attention scores S = scale q' k'^T,
+A = softmax(S) and A' = softmax(S + y) the result is
 
     sum_ij (A'_ij - A_ij)^2,   query neuron n:  y_ij = t_in S_ij,   key neuron n:  y_ij = t_jn S_ij
 
@@ -71,15 +71,15 @@ def whole_norm_importance(
     Args:
         q: (B, H, l, d), the normed and rotated queries.
         k: (B, K, l, d), the normed and rotated keys. K divides H.
-        q_rescale: (B, l, H d), t of every query neuron.
-        k_rescale: (B, l, K d), t of every key neuron.
+        q_rescale: (B, l, H d), t of every query neuron: the rest of the row grows by 1 + t without the neuron.
+        k_rescale: (B, l, K d), t of every key neuron, as for the queries.
         valid: (B, l) bool, False for padding.
         scale: factor of the attention scores.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: soft cap of the attention scores. None: they are not capped.
 
     Returns:
-        (B, H d) for the query neurons and (B, K d) for the key neurons.
+        (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
     """
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape

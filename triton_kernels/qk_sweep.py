@@ -145,7 +145,7 @@ def sweep(
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
     In the modes POWER and CAREFUL they are m = sum v, b1 = sum A v and b2 = sum v^2 with v = A (2^t - 1). In the mode
-    ONLINE the first is log2 sum A 2^t, and the others are of no use.
+    ONLINE the first is log2 sum A 2^t, and the others are zeros.
 
     t = near X + far W + grow S + shift is the shifted change of the attention scores, times log2(e). With a soft cap it
     is the change of the capped scores, and shift is added after the cap. S are the attention scores before the cap.

@@ -35,6 +35,7 @@ class Killed(BaseException):
 
 
 def detect(corpora=CORPORA, model=MODEL, **options) -> pml.Detection:
+    """Runs pml.detect with small batches in this process."""
     return pml.detect(model, TOKENIZER, corpora, **{"progress": False, "batch_tokens": 20, "workers": 0, **options})
 
 
@@ -44,10 +45,11 @@ def count(corpora=CORPORA, model=MODEL, **options) -> dict:
     )
 
 
-def assert_same(found: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
-    assert found.neurons == truth.neurons and found.corpora == truth.corpora
+def assert_same(result: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
+    """Compares neurons, reports and votes, and if `exact` also the sums and minima bit for bit."""
+    assert result.neurons == truth.neurons and result.corpora == truth.corpora
     for language, expected in truth.statistics.items():
-        statistics = found.statistics[language]
+        statistics = result.statistics[language]
         assert (statistics.documents, statistics.tokens) == (expected.documents, expected.tokens)
         for site in pml.SITES:
             assert torch.equal(statistics.votes[site], expected.votes[site])

@@ -65,6 +65,7 @@ def test_processes_that_do_not_do_the_same_fail_with_the_difference(tmp_path, ho
 
 
 def assert_same(found: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> None:
+    """Compares votes and minima bit for bit, and sums to rounding, since processes add in another order."""
     assert (found.documents, found.tokens) == (truth.documents, truth.tokens)
     for site in pml.SITES:
         assert torch.equal(found.minimum[site], truth.minimum[site])

@@ -115,9 +115,8 @@ class ActivationProbe:
             return  # all values are finite, those at padding included
         is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
         if is_broken.any():
-            with ImportanceProbe(
-                self.decoder.model, ("ffn",)
-            ) as probe:  # its error names the first layer with such values
+            # The error of this probe names the first layer with such values.
+            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
                 probe.measure(input_ids, attention_mask)
             document = int(is_broken.nonzero()[0])
             raise NonFiniteActivations(f"NaN or infinite output of document {document} of the batch", document)

@@ -52,9 +52,9 @@ class ImportanceProbe:
         score: as in `importance`.
         fused: whether `gated_ffn` computes the product of the FFNs, which gives their statistics in the same pass. The
             model's output then agrees to rounding; otherwise it is the same bit for bit. None: gated_ffn is used only
-            for layers on a GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures of experts
-            run in the same way in both cases: their output is the same bit for bit if the model uses transformers'
-            "eager" experts, and agrees to rounding otherwise.
+            for layers on a GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures
+            of experts run in the same way in all cases: their output is the same bit for bit if the model uses
+            transformers' "eager" experts, and agrees to rounding otherwise.
         qk: the mode of qk_importance, "exact" or "fast".
 
     Raises:

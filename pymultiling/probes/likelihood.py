@@ -82,7 +82,8 @@ def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, star
     """Returns (rows,) float64 on the CPU: the log-likelihood of every row's tokens from its start on.
 
     The first position of logits (rows, positions, vocabulary) and of ids (rows, positions) is that of token `first`.
-    The sums are computed one row at a time: float32 logits of all rows would take twice the memory of the model's logits.
+    The sums are computed one row at a time, because float32 logits of all rows would take twice the memory of the
+    model's logits.
     """
     losses = [
         F.cross_entropy(

@@ -126,8 +126,11 @@ def watch_scores(
 def with_bias(scores: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Adds dimensions to query and key whose product is factor * bias. They are no neurons.
 
-    Returns the query (B, H, l, d + parts) and the key (B, H, l, d + parts). The query gets the factor, split into parts that its dtype represents exactly and whose sum is the factor to
+    The query gets the factor, split into P parts that its dtype represents exactly and whose sum is the factor to
     float32's precision. The key gets the bias, once for each query head.
+
+    Returns:
+        The query and the key, (B, H, l, d + P) each.
     """
     parts: list[float] = []
     rest = scores.factor

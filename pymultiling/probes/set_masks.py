@@ -33,7 +33,8 @@ def make_masks(
 def mean_values(mean: Mapping[str, Tensor], layer: int, indices: SiteIndices, width: int, like: Tensor) -> Tensor:
     """Returns (width,): the means of the inputs or outputs of a module in layer number `layer`.
 
-    They have the dtype and device of `like`. Sites that `mean` lacks get zeros, where no set has neurons (`check_mean`).
+    They have the dtype and device of `like`. Sites that `mean` lacks get zeros; `check_mean` makes sure that no set has
+    neurons there.
     """
     values = torch.zeros(width, dtype=like.dtype, device=like.device)
     for site, index in indices.items():

@@ -1,8 +1,8 @@
 """Compares the importance of a few neurons with its definition: they are set to zero, and their sublayers run again.
 
 The check uses neither the formulas that it checks nor the inputs of attention scores that a probe captures. It reads
-attention probabilities off the attention's output: with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...) for the
-second, and so on, the output is the probabilities. This works with any implementation of the attention.
+attention probabilities off the attention's output: with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...)
+for the second, and so on, the output is the probabilities. This works with any implementation of the attention.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def check_output_folder(out: str | Path) -> Path:
         `out` as an absolute path.
 
     Raises:
-        CheckpointError: `out` is a file or a mount point, or holds files that no earlier run wrote. (This error is about
-            all saved files and folders, not only about checkpoints.)
+        CheckpointError: `out` is a file or a mount point, or holds files that no earlier run wrote. This error stands
+            for all saved files and folders, not only for checkpoints.
         OSError: the folder that contains `out` cannot be written to.
     """
     out = Path(out).resolve()

@@ -72,7 +72,10 @@ POSITION_LABELS = {"last": "the prompts' last token", "all": "the prompts' token
 
 
 def pmi_table(table: pandas.DataFrame) -> str:
-    """Formats the table of `pymultiling.pmi.compare`: tokens and metric values with one decimal, fractions in percent."""
+    """Formats the table of `pymultiling.pmi.compare`.
+
+    Tokens and metric values have one decimal, fractions are in percent.
+    """
     texts = table.copy()
     for column in table.columns[2:]:  # after the prompt's name and its number of languages
         is_fraction = column in ("proportion", "top_share")

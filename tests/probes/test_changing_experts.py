@@ -29,7 +29,10 @@ def with_zeroed_neurons(model, masks: torch.Tensor):
 
 
 def mask_experts(model, masks: torch.Tensor, mask_ids: torch.Tensor | None = None) -> ExitStack:
-    """Returns a stack, inside which masks (layers, sets, E I) are off. mask_ids: (tokens,), each token's set, -1: none."""
+    """Switches neurons off until the returned stack is closed.
+
+    masks: (layers, sets, E I) bool. mask_ids: (tokens,), the index of each token's set, -1: none. None: the first set.
+    """
     stack = ExitStack()
     for block, layer_masks in zip(blocks(model), masks):
         experts = Experts.from_module(block.experts, "")

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from pymultiling.methods.ternary import Ternary
     from pymultiling.methods.ternary_change import TernaryChange
 
-# Okabe and Ito's colours, distinct with all common kinds of colour blindness.
-# {kind: colour and marker}
+# Colour and marker of each kind. Okabe and Ito's colours are distinct with all common kinds of colour blindness.
 KINDS = {"specific": ("#0072b2", "o"), "related": ("#e69f00", "s"), "general": ("#009e73", "^")}
 BEFORE, AFTER, NO_KIND = "#56b4e9", "#d55e00", "#999999"
 SHADES = ("#ececec", "#ffffff")  # alternate between the parts

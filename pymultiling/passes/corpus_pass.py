@@ -196,7 +196,6 @@ def run_pass(
 def _check_same_call(
     team: Processes, settings: Mapping[str, object], shards: Mapping[str, Sequence[Shard]], options: Options
 ) -> None:
-    """Checks that all processes run the pass with the same settings and corpora. Raises as `check_same_call`."""
     texts = {f"texts of {name!r}": extent(corpus_shards) for name, corpus_shards in shards.items()}
     # Each process of a spread model has another part of it, so the hashes of the model differ.
     ignored = {"model": None} if team.one_model else {}

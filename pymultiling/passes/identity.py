@@ -46,7 +46,7 @@ def _remove_ignored(settings: object) -> object:
 
 
 def _sums(value: Tensor) -> list[int]:
-    """Returns the weighted sum of the rows' sums of bits, and that of the columns' sums; [] for an empty tensor."""
+    """Returns the weighted sum of the rows' sums of bits, and that of the columns' sums, or [] for an empty tensor."""
     if not value.numel():
         return []
     bits = value.contiguous().view(-1).view(INTEGERS[value.element_size()]).view(len(value) if value.ndim else 1, -1)

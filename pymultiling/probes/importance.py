@@ -204,6 +204,7 @@ class ImportanceProbe:
             hooks.before(ffn.down, keep_energy)
 
     def _keep_routed(self, index: int, experts: Experts, routed: Routed) -> None:
+        """Stores the importance of the neurons of experts, from the tokens that are routed to each expert."""
         documents = self._documents.to(routed.hidden.device)
         if self.score == "released":
             self._values["ffn"][index] = experts.magnitude(routed, documents, self._count)
@@ -212,6 +213,8 @@ class ImportanceProbe:
             self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
 
     def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
+        """Measures FFN neurons by sum_t |x[t, n]|, where x is the projection's output."""
+
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(projection.select(output).flatten(0, -2)).abs()
             self._values["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
@@ -279,7 +282,7 @@ class ImportanceProbe:
         hooks.before(norm, keep_normed)
 
     def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> AttentionListener | None:
-        """Measures Q and K neurons; returns a listener to register, or None."""
+        """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
 
         def keep_importance(scores: ScoreInputs) -> None:
             valid = self._valid.to(scores.query.device)
@@ -294,5 +297,6 @@ class ImportanceProbe:
         return watch_scores(self.decoder, hooks, layer, keep_importance)
 
     def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
+        """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
         energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])

@@ -97,7 +97,7 @@ def _wrong_length(count: int, batch_size: int) -> str:
 
 
 def check_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
-    """Returns the index of each row's set, (batch,) int64; None gives each row its own set.
+    """Returns the index of each row's set, (batch,) int64. If `rows` is None, row r is under set r.
 
     Raises:
         ValueError: `rows` are no indices of the sets.

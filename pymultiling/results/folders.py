@@ -1,4 +1,4 @@
-"""The folder of a run's results, which is written completely or not at all. Imports no heavy packages."""
+"""Writes the folder of a run's results completely or not at all. Imports no heavy packages."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class MemoryTable:
         return values
 
     def _reserve(self, rows: int, doubling: bool = False) -> None:
-        """Makes room for `rows` rows. With `doubling`, it at least doubles whenever it grows, so that it grows rarely."""
+        """Makes room for `rows` rows. With `doubling`, it at least doubles when it grows, so that it grows rarely."""
         if rows > len(self._values):
             larger = self._values.new_zeros(max(rows, 2 * len(self._values) if doubling else 0), *self.shape)
             larger[: len(self._values)] = self._values

@@ -75,7 +75,7 @@ class SetLikelihoods:
         starts: Sequence[int] | None = None,
         on_progress: Callable[[int], object] = lambda count: None,
     ) -> Tensor:
-        """Measures some documents; arguments and result are those of `log_likelihoods`."""
+        """Measures some documents. Arguments and result are as in `log_likelihoods`."""
         values = torch.zeros(len(documents), self._sets, dtype=torch.float64)
         starts = [1] * len(documents) if starts is None else starts
         for batch, document_indices, set_indices in shared_batches(documents, self._sets, self._batch_tokens):

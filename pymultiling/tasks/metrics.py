@@ -85,7 +85,7 @@ def best_value(metric: GenerationMetric, prediction: str, references: Sequence[s
 
 
 def split_words(text: str, language: str, articles: bool = False) -> list[str]:
-    """Splits a text into words in lower case, without punctuation; keeps articles only if `articles` is true."""
+    """Splits a text into words in lower case, without punctuation. `articles`: whether articles are kept."""
     words: list[str] = []
     inside = False
     for c in text.lower():
@@ -109,7 +109,7 @@ def split_words(text: str, language: str, articles: bool = False) -> list[str]:
 
 
 def last_number(text: str) -> float | None:
-    """Returns the last number in a text, or None; its digits may be of any script.
+    """Returns the last number in a text, or None if there is no number. Digits may be of any script.
 
     A space, a comma or a point separates groups of three digits, or of two and three digits as in India. The last part
     is a fraction if it is not such a group, or if it follows a zero: 1.234 is 1234, but 0.234 is less than one.

@@ -235,7 +235,7 @@ def _string_fields(record: object, where: str, *names: str) -> tuple[str, ...]:
 
 
 def _answer_texts(answers: object) -> tuple[str, ...]:
-    """Returns the texts of [{"text": ...}, ...] or of {"text": [...]}; empty for anything else."""
+    """Returns the texts of [{"text": ...}, ...] or of {"text": [...]}, or () for anything else."""
     texts: object = None
     if isinstance(answers, dict):
         texts = answers.get("text")
@@ -250,6 +250,6 @@ def _lower_case(letter: str, language: str) -> str:
 
 
 def _leading_label(text: str) -> str:
-    """Returns the text up to its first colon, the colon, and the spaces after it; empty if there is no colon."""
+    """Returns the text up to its first colon, the colon, and the spaces after it, or "" without a colon."""
     label = re.match(r"[^:：]*[:：]\s*", text)
     return label.group() if label else ""

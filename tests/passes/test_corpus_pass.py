@@ -127,10 +127,10 @@ def test_a_killed_run_resumes_to_the_same_counts(tmp_path, batches):
         kill_after(patch, ActivationProbe, batches)
         with pytest.raises(Killed):
             count(**options)
-    found, expected = count(**options), count(positions="last")
-    assert found.corpora == expected.corpora
+    result, expected = count(**options), count(positions="last")
+    assert result.corpora == expected.corpora
     for language, counts in expected.items():
-        assert found[language].tokens == counts.tokens and torch.equal(found[language].active, counts.active)
+        assert result[language].tokens == counts.tokens and torch.equal(result[language].active, counts.active)
 
 
 def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
@@ -146,9 +146,9 @@ def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
             detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
         before = list(measure.documents)
         measure.documents.clear()
-        found = detect({"fr": CORPORA["fr"]}, **options)
+        result = detect({"fr": CORPORA["fr"]}, **options)
     assert sum(before) > 0 and sum(before) + sum(measure.documents) == len(CORPORA["fr"])
-    assert_same(found, detect({"fr": CORPORA["fr"]}))
+    assert_same(result, detect({"fr": CORPORA["fr"]}))
 
 
 def test_a_run_resumes_when_a_file_that_vanished_is_back(tmp_path):

@@ -11,7 +11,7 @@ BEAMS = dict(num_beams=3, max_new_tokens=5, do_sample=False)
 
 
 def sets_of(model, sites=pml.SITES) -> list:
-    """Returns three sets and None; the tests assign them to rows in another order."""
+    """Returns a set, None, and two more sets. The tests assign them to rows in the order of ROWS."""
     return [
         random_neurons(model, seed=1, sites=sites),
         None,

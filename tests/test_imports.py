@@ -13,7 +13,7 @@ from pathlib import Path
 import pymultiling
 
 PACKAGE = Path(pymultiling.__file__).parent
-# From the bottom up: a module may import modules of its own layer and of those above it in this list. The longest
+# From the lowest layer to the highest: a module may import modules of its own layer and of lower ones. The longest
 # matching prefix decides which layer a module belongs to.
 LAYERS = (
     {"errors", "mathematics", "runtime"},
@@ -91,7 +91,7 @@ def test_only_the_command_line_imports_the_demo_model():
 
 
 def test_modules_do_not_import_each_other_in_circles():
-    TopologicalSorter(imports_by_module()).prepare()
+    TopologicalSorter(imports_by_module()).prepare()  # raises CycleError if there is a circle
 
 
 def test_parts_do_not_import_each_other_in_circles():
@@ -99,7 +99,7 @@ def test_parts_do_not_import_each_other_in_circles():
     for module, targets in imports_by_module().items():
         part = part_of(module)
         imports_by_part.setdefault(part, set()).update(set(map(part_of, targets)) - {part})
-    TopologicalSorter(imports_by_part).prepare()
+    TopologicalSorter(imports_by_part).prepare()  # raises CycleError if there is a circle
 
 
 def test_few_modules_are_at_the_top_level():

@@ -83,7 +83,7 @@ def test_the_wheel_has_exactly_the_files_of_the_package(wheel):
         assert name in names
 
 
-def test_neither_has_tests_benchmarks_or_training(wheel, sdist):
+def test_neither_the_wheel_nor_the_sdist_has_tests_benchmarks_or_training(wheel, sdist):
     assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name} == {"pymultiling"}
     for names in (set(wheel.namelist()), names_in(sdist)):
         assert not [name for name in names if {"tests", "training", "benchmarks"} & set(name.split("/"))]
@@ -95,7 +95,7 @@ def test_the_sdist_has_the_sources_that_are_compiled(sdist):
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= names
 
 
-def test_the_metadata_is_that_of_pyproject(wheel):
+def test_the_metadata_of_the_wheel_is_that_of_pyproject(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode())
     assert metadata["Name"] == "pymultiling" and metadata["Version"] == pml.__version__

@@ -33,7 +33,7 @@ from pymultiling.results.tables import (
     counts_by_layer,
     counts_by_site,
     log_change,
-    own_table,
+    own_effects_table,
     perplexity_table,
 )
 
@@ -149,5 +149,5 @@ def _ablate(
     print("A language's own neurons deactivated: the change for this language (own) and the mean change for the others")
     print("(others). As many random neurons deactivated: the change for this language (random). A ratio is - where the")
     print("other change is not an increase.\n")
-    print(own_table(compare_own_effects(change)))
+    print(own_effects_table(compare_own_effects(change)))
     return perplexities

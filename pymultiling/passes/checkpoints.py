@@ -40,7 +40,7 @@ class Statistics(Protocol):
         """Returns the statistics of both."""
 
     def over(self, processes: Processes, /) -> Self:
-        """Returns the statistics of all processes."""
+        """Returns the sum of the statistics of all processes, each of which must call this."""
 
     def save(self, path: Path, /) -> None:
         """Writes a safetensors file."""
@@ -102,14 +102,15 @@ class Checkpoints:
         """
         self._folder, self._interval = folder, interval
         self._run: Manifest = json.loads(json.dumps({"format": FORMAT, **run}))  # has the types that JSON gives
-        self._last_written, self._documents = time.monotonic(), 0
+        self._last_written = time.monotonic()
+        self._unsaved_documents = 0  # measured since the last state was written
 
     def row_file(self, corpus: int) -> Path | None:
         """Returns the path of a file next to the states, for statistics that do not store their rows in a state."""
         return self._folder / f"{corpus}.rows"
 
     def restore(self, corpus: int, load: Callable[[Path], S]) -> PassState[S] | None:
-        """Reads the last undamaged state of a corpus. It warns of every damaged one.
+        """Reads the last undamaged state of a corpus, and warns of every damaged one.
 
         Args:
             corpus: number of the corpus.
@@ -150,18 +151,18 @@ class Checkpoints:
 
     def update(self, corpus: int, state: PassState[S], documents: int) -> None:
         """Counts documents that were measured, and writes the state if the interval is over."""
-        self._documents += documents
+        self._unsaved_documents += documents
         is_late = time.monotonic() - self._last_written >= self._interval.seconds
-        if is_late or self._documents >= (self._interval.documents or float("inf")):
+        if is_late or self._unsaved_documents >= (self._interval.documents or float("inf")):
             self.write(corpus, state)
 
     def write(self, corpus: int, state: PassState[S]) -> None:
         """Writes the state of a corpus. If that fails, it warns and keeps the earlier states."""
-        self._last_written, self._documents = time.monotonic(), 0
+        self._last_written, self._unsaved_documents = time.monotonic(), 0
         try:
             numbers = self._numbers(corpus)
             number = max(numbers, default=-1) + 1
-            self._write(*self._files(corpus, number), state)
+            self._write_files(*self._files(corpus, number), state)
             for old in numbers:
                 if old <= number - STATES:
                     for file in self._files(corpus, old):
@@ -169,7 +170,8 @@ class Checkpoints:
         except Exception as error:  # noqa: BLE001 - a full disk raises exceptions of several packages
             warnings.warn(f"{self._folder} cannot store a new state ({error}): the earlier ones stay", stacklevel=2)
 
-    def _write(self, manifest: Path, tensors: Path, state: PassState[S]) -> None:
+    def _write_files(self, manifest: Path, tensors: Path, state: PassState[S]) -> None:
+        """Writes the statistics and then the manifest. After an exception the statistics are removed."""
         try:
             state.total.save(tensors)
             _sync(tensors)
@@ -198,6 +200,7 @@ class Checkpoints:
         return {int(match[1]) for match in matches if match}
 
     def _files(self, corpus: int, number: int) -> tuple[Path, Path]:
+        """Returns the paths of a state's manifest and of its statistics."""
         return self._folder / f"{corpus}-{number}.json", self._folder / f"{corpus}-{number}.safetensors"
 
 
@@ -242,11 +245,11 @@ def open_checkpoints(
         yield NoCheckpoints()
         return
     try:
-        of_other_counts = [
+        mismatched_parts = [  # of a run with another number of processes
             path.name for path in Path(folder).glob("process-*") if not path.name.endswith(f"-{processes.count}")
         ]
-        if of_other_counts:
-            count = of_other_counts[0].rpartition("-")[2]
+        if mismatched_parts:
+            count = mismatched_parts[0].rpartition("-")[2]
             raise CheckpointError(
                 f"{folder} is a checkpoint of {count} processes, this run has {processes.count}: start as many, "
                 "or give another folder"
@@ -266,6 +269,7 @@ class _DamagedError(Exception):
 
 
 def _load_statistics(load: Callable[[Path], S], tensors: Path) -> S:
+    """Loads statistics; a file that cannot be used counts as a damaged state."""
     try:
         return load(tensors)
     except CheckpointError as error:
@@ -290,6 +294,7 @@ def _read_manifest(manifest: Path, tensors: Path) -> Manifest:
 
 
 def _check_same_run(run: Manifest, stored: Manifest, folder: Path) -> None:
+    """Raises a CheckpointError with the first setting in which the run of the checkpoint differs from this one."""
     for name in {**run, **stored}:
         if run.get(name) != stored.get(name):
             raise CheckpointError(
@@ -325,6 +330,7 @@ def _sync(path: Path) -> None:
     """Makes sure that a file, or the names of files in a folder, are on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
+    # Windows syncs only files that are open for writing. A folder cannot be opened for writing.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

@@ -36,10 +36,10 @@ class Options:
 
     Attributes:
         batch_tokens: tokens in one forward, padding included.
-        workers: processes that tokenise while the model runs.
-        checkpoint: folder for checkpoints, or None: none are written.
+        workers: number of processes that tokenise while the model runs; 0: this process tokenises.
+        checkpoint: folder for checkpoints; None: no checkpoints are written.
         checkpoint_seconds: seconds after which a state is written.
-        checkpoint_documents: documents after which a state is written, or None.
+        checkpoint_documents: documents after which a state is written; None: only the seconds count.
         progress: whether to show progress on stderr.
     """
 
@@ -89,8 +89,9 @@ class Job(Generic[S]):
         content_label: what error messages call the content of a corpus, such as "language 'fr'".
         corpus_label: what error messages call the corpus that is read, such as "corpus 'fr'". It is "" if there is only
             one.
-        spread_over: how many processes have a part of the model.
-        halve_batches: whether the pass measures a batch that does not fit in memory in halves. False: `measure` does.
+        spread_over: how many processes have a part of the model; 1: each process has the whole model.
+        halve_batches: whether a batch that does not fit in memory is measured in halves. False: `measure` halves its
+            batches itself.
         unit: what the progress calls documents.
     """
 
@@ -145,7 +146,9 @@ def run_pass(
         restored = team.broadcast_first(
             [checkpoints.restore(number, total.load) or PassState(total) for number, total in enumerate(empty)]
         )
-        if team.one_model:  # the other processes have got the first one's state, but not the tables of their own
+        # With a spread model, only the first process has restored a state. The others got its statistics, and add them
+        # to their own empty ones, so that the rows are written into their own tables.
+        if team.one_model:
             restored = [replace(state, total=total + state.total) for state, total in zip(restored, empty)]
         for (name, corpus_shards), state in zip(shards.items(), restored):
             check_finished(name, corpus_shards, state.start)
@@ -200,12 +203,12 @@ def _check_same_call(
 
 
 class _Step(NamedTuple, Generic[S]):
-    """What a batch has added.
+    """The progress after a batch, or after the last batch of a chunk.
 
     Attributes:
         state: how far the pass has come in the corpus.
-        documents: number of the batch's documents.
-        tokens: number of the batch's tokens.
+        documents: number of the batch's documents; 0 after a chunk.
+        tokens: number of the batch's tokens; 0 after a chunk.
         done: fraction of the corpus that is done, 0 to 1, or None if it is unknown.
     """
 
@@ -222,7 +225,21 @@ def _measure_corpus(
     job: Job[S],
     batch_tokens: int,
 ) -> Iterator[_Step[S]]:
-    """Measures the rest of a corpus, whose chunks come next, and yields a step after every batch and chunk."""
+    """Measures the rest of a corpus.
+
+    Args:
+        chunk_stream: the chunks and their documents. The next ones are the rest of this corpus.
+        state: how far the pass has come in the corpus.
+        measure: gives the statistics of a batch.
+        job: what the pass does with the documents.
+        batch_tokens: as in `Options`.
+
+    Yields:
+        A step after every batch and after every chunk.
+
+    Raises:
+        CheckpointError: the corpus is not that of the checkpoint.
+    """
     is_first = True
     for chunk, documents in chunk_stream:
         resumes = chunk.start == state.start
@@ -274,9 +291,9 @@ class _Span(NamedTuple):
     """The part of the whole job that a corpus makes up.
 
     Attributes:
-        end: size of the corpora up to this one.
-        size: size of this one.
-        total: size of all.
+        end: size of this corpus and of those before it.
+        size: size of this corpus.
+        total: size of all corpora.
     """
 
     end: float
@@ -289,15 +306,21 @@ class _Span(NamedTuple):
 
 
 def _corpus_spans(corpora: Sequence[Sequence[Shard]]) -> list[_Span]:
+    """Returns for each corpus the part of the whole job that it makes up."""
     corpus_sizes = sizes(corpora)
     ends = list(accumulate(corpus_sizes))
     return [_Span(end, size, ends[-1]) for end, size in zip(ends, corpus_sizes)]
 
 
 def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, object]:
-    """Returns the settings of model and tokenisation that affect a result.
+    """Returns what identifies the model and the tokenisation, for `Job.identity`.
 
-    model: the part that is run, with all its weights.
+    Args:
+        model: the module that the pass runs, such as a model without its head. Its weights must be in memory.
+        tokenisation: how records become documents.
+
+    Returns:
+        {name: text, number or None}. A checkpoint is resumed only if all values are the same.
     """
     return {
         "dtype": str(model.dtype),
@@ -324,6 +347,7 @@ def _add_corpus_name(
 
 
 def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes) -> str:
+    """Returns the text in front of a corpus's progress bar."""
     notes = [f"resumes after {state.documents:,} {job.unit}"] if state.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
     return f"{name}: {job.activity}" + (f" ({', '.join(notes)})" if notes else "")
@@ -337,5 +361,6 @@ def _describe_part(chunk: Chunk) -> str:
 
 
 def _over_processes(state: PassState[S], team: Processes) -> tuple[S, CorpusReport]:
+    """Returns the statistics and the report of a corpus, over all processes."""
     report = team.total(torch.tensor(astuple(state.report))).tolist()
     return state.total.over(team), CorpusReport(*report)

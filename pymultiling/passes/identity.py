@@ -13,11 +13,12 @@ from torch.distributed.tensor import DTensor
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+# {size of a weight in bytes: the integer type as which its bits are read}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Parts of a configuration that tell where it came from or what wrote it, or that change no result. Each weight has a
 # dtype of its own.
 IGNORED = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
-BLOCK = 1 << 24  # weights at a time, as 64-bit integers
+BLOCK = 1 << 24  # how many weights are converted to 64-bit integers at a time
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def model_hash(model: nn.Module) -> str:
     sums are the same on all devices, and differ if neurons change places.
     """
     config = cast("PretrainedConfig", model.config)
-    settings = json.dumps(_relevant(config.to_dict()), sort_keys=True, default=str)
+    settings = json.dumps(_remove_ignored(config.to_dict()), sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode())
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, DTensor):  # of a model that is spread over processes: this process's part
@@ -37,15 +38,15 @@ def model_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _relevant(settings: object) -> object:
+def _remove_ignored(settings: object) -> object:
     """Returns a configuration without its ignored parts, at all levels."""
     if not isinstance(settings, dict):
         return settings
-    return {str(name): _relevant(value) for name, value in settings.items() if name not in IGNORED}
+    return {str(name): _remove_ignored(value) for name, value in settings.items() if name not in IGNORED}
 
 
 def _sums(value: Tensor) -> list[int]:
-    """Returns the weighted sums over rows and over columns."""
+    """Returns the weighted sum of the rows' sums of bits, and that of the columns' sums, or [] for an empty tensor."""
     if not value.numel():
         return []
     bits = value.contiguous().view(-1).view(INTEGERS[value.element_size()]).view(len(value) if value.ndim else 1, -1)
@@ -59,4 +60,6 @@ def _sums(value: Tensor) -> list[int]:
 
 
 def _weighted_sum(sums: Tensor) -> int:
+    """Returns sum_i (2 i + 1) sums[i] modulo 2^64."""
+    # Odd weights are invertible modulo 2^64, so that a change of a single sum always changes the result.
     return int((sums * torch.arange(1, 2 * len(sums), 2, device=sums.device)).sum())

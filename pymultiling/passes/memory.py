@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 class SplitOnOutOfMemory(Generic[Result]):
     """Calls measure(batch, ...), or calls it for halves of the batch and joins the results if memory does not suffice.
 
-    From then on, batches with more tokens than the larger half are halved at once. The joined result is that of the
-    whole batch to rounding.
+    After a failure, batches with more tokens than the larger half are halved without an attempt. The joined result
+    equals that of the whole batch to rounding.
     """
 
     def __init__(self, measure: Callable[..., Result], join: Callable[[Result, Result], Result] = operator.add):
-        """Sets what is called.
+        """Stores the functions that are called.
 
         Args:
             measure: gives the result of a batch.

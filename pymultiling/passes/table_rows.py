@@ -15,8 +15,8 @@ from pymultiling.runtime.row_tables import MemoryTable, RowTable
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
 FORMAT = "pymultiling.rows/1"
-NUMBERS = 2**24  # how many are read, or exchanged with other processes, at a time
-ABSENT = -1
+NUMBERS = 2**24  # how many numbers of a table are read, or exchanged with other processes, at a time
+ABSENT = -1  # instead of the checksum of a row that is not written
 
 
 class _PickledRows(TypedDict):
@@ -27,7 +27,7 @@ class _PickledRows(TypedDict):
 
 
 class TableRows:
-    """Rows of a table that have been written. `a + b` are the rows of both, in the table of a.
+    """The rows of a table that are written. `a + b` has the rows of both, in the table of a.
 
     Attributes:
         table: holds the rows.

@@ -30,7 +30,7 @@ SIGN_PRESERVING_ACTIVATIONS = (
 
 
 class ActivationProbe:
-    """Counts for each batch where act(gate) > 0; in a plain FFN, where act(up) > 0.
+    """Counts for each neuron the tokens of a batch in which act(gate) > 0, or in a plain FFN act(up) > 0.
 
     A neuron of an expert is not active in tokens that are not routed to the expert.
 
@@ -58,7 +58,7 @@ class ActivationProbe:
         Args:
             input_ids: (documents, length) int64, on the model's device.
             attention_mask: (documents, length), 0 for padding on either side.
-            counted: (documents, length) bool.
+            counted: (documents, length) bool, the positions that count.
 
         Returns:
             (layers, neurons) int64 on the CPU.
@@ -107,12 +107,16 @@ class ActivationProbe:
         return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1]).cpu()
 
     def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Checks the last hidden states. They are not finite if those of any layer are not, because layers add up."""
+        """Checks the last hidden states (documents, length, hidden). Padding may be NaN.
+
+        The states of other layers need no check, because every layer adds its output to the states before it.
+        """
         if hidden.sum(dtype=torch.float32).isfinite():
             return  # all values are finite, those at padding included
         is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
         if is_broken.any():
-            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:  # its error names the first such layer
+            # The error of this probe names the first layer with such values.
+            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
                 probe.measure(input_ids, attention_mask)
             document = int(is_broken.nonzero()[0])
             raise NonFiniteActivations(f"NaN or infinite output of document {document} of the batch", document)

@@ -16,7 +16,7 @@ from pymultiling.models.linear import weight_of
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import change_points
+from pymultiling.probes.masking import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
 
 
@@ -96,7 +96,7 @@ class ActivationSumProbe:
             for number, layer in enumerate(self.decoder.layers):
                 if self._sums_experts and layer.experts is not None:
                     stack.enter_context(change_hidden(layer.experts, partial(add_routed, number, layer.experts)))
-                for module, on_input, indices in change_points(layer):
+                for module, on_input, indices in find_changed_modules(layer):
                     if not sums.keys() & indices.keys():
                         continue
                     full_width = weight_of(module).shape[on_input]

@@ -31,7 +31,7 @@ def fused_ffn(
     documents: Callable[[], tuple[Tensor, int]],
     keep: Callable[[GatedFFN], None],
 ) -> Iterator[None]:
-    """Inside, the layer's FFN is computed by gated_ffn, and every forward calls keep(result).
+    """Inside the block, gated_ffn computes the layer's FFN, and every forward calls keep(result).
 
     The FFN module gets another forward, which is removed at the end. Its projections still run as modules, so their
     hooks are called.

@@ -19,23 +19,23 @@ from pymultiling.probes.hooks import Hooks
 MAX_LOGITS = 2**24  # how many logits are in memory at a time
 
 
-def watch_layers(decoder: Decoder, hooks: Hooks, see: Callable[[int, Tensor], None]) -> None:
-    """Adds hooks that call see(index, hidden states) in every forward.
+def watch_layers(decoder: Decoder, hooks: Hooks, on_states: Callable[[int, Tensor], None]) -> None:
+    """Adds hooks that call on_states(index, hidden states) in every forward. States are (documents, length, hidden).
 
     Index 0 is the input of the first layer and index l the output of layer l. The final norm is applied to none of
     them.
     """
 
-    def see_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        see(0, args[0] if args else kwargs["hidden_states"])
+    def pass_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        on_states(0, args[0] if args else kwargs["hidden_states"])
 
-    def see_output(index: int, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        see(index, output[0] if isinstance(output, tuple) else output)
+    def pass_output(index: int, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        on_states(index, output[0] if isinstance(output, tuple) else output)
 
     layers = decoder.layer_modules()
-    hooks.before_with_keywords(layers[0], see_input)
+    hooks.before_with_keywords(layers[0], pass_input)
     for index, layer in enumerate(layers, 1):
-        hooks.after(layer, partial(see_output, index))
+        hooks.after(layer, partial(pass_output, index))
 
 
 class SentenceMeanProbe:
@@ -97,7 +97,9 @@ class SentenceMeanProbe:
 
 
 class TopTokenProbe:
-    """Counts how often a token is among the `top` ones that the final norm and the head decode a layer's states to.
+    """Counts how often each token is among the `top` most probable ones that a layer's hidden states decode to.
+
+    Hidden states are decoded by the final norm and the head.
 
     Args:
         model: a Hugging Face decoder of a supported family with a language-model head.
@@ -118,7 +120,9 @@ class TopTokenProbe:
         head: nn.Module | None = pretrained(model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
         if head is None:
-            raise UnsupportedModel(f"looked for a language-model head in {type(model).__name__}")
+            raise UnsupportedModel(
+                f"looked for a language-model head in {type(model).__name__}: load the model with AutoModelForCausalLM"
+            )
         self.vocabulary = tensor_attribute(head, "weight").shape[0]
         if not 1 <= top <= self.vocabulary:
             raise ValueError(f"top must be between 1 and the {self.vocabulary} tokens of the vocabulary, got {top}")
@@ -137,7 +141,7 @@ class TopTokenProbe:
             attention_mask: (documents, length), 0 for padding.
 
         Returns:
-            (layers + 1, vocabulary) int64 on the CPU.
+            (layers + 1, vocabulary) int64 on the CPU: how often each token was among the top ones of each layer.
 
         Raises:
             NonFiniteActivations: hidden states are NaN or infinite; names the layer and the document.

@@ -30,7 +30,7 @@ from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import Importance, require_finite
 from pymultiling.probes.qk import ImportanceScore, QKMode, Rope, importance_from_scores
-from pymultiling.probes.scores import Scores, watch_scores
+from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.weight_products import WeightProducts
 
 SCORES = ("importance", "released")
@@ -51,10 +51,10 @@ class ImportanceProbe:
         rope: as in `importance`.
         score: as in `importance`.
         fused: whether `gated_ffn` computes the product of the FFNs, which gives their statistics in the same pass. The
-            model's output then agrees to rounding; otherwise it is the same bit for bit. None: only for layers on a
-            GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures of experts
-            run in the same way in both cases: their output is the same bit for bit if the model uses transformers'
-            "eager" experts, and agrees to rounding otherwise.
+            model's output then agrees to rounding; otherwise it is the same bit for bit. None: gated_ffn is used only
+            for layers on a GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures
+            of experts run in the same way in all cases: their output is the same bit for bit if the model uses
+            transformers' "eager" experts, and agrees to rounding otherwise.
         qk: the mode of qk_importance, "exact" or "fast".
 
     Raises:
@@ -86,7 +86,7 @@ class ImportanceProbe:
 
     @property
     def rule(self) -> str:
-        """How importance is defined; numbers of two probes can be added only where this is the same."""
+        """How importance is defined. Only values with the same rule can be added."""
         is_estimated = self.qk != "exact" and {"q", "k"} & set(self.sites)
         return f"{self.score}, rope {self.rope}" + (", q and k estimated" if is_estimated else "")
 
@@ -146,7 +146,7 @@ class ImportanceProbe:
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
-        """Inside, forwards fill `_values` and `_errors`."""
+        """Inside the block, forwards fill `_values` and `_errors`."""
         with ExitStack() as stack:
             hooks = stack.enter_context(Hooks())
             listeners: dict[nn.Module, AttentionListener] = {}
@@ -171,6 +171,10 @@ class ImportanceProbe:
             self._watch_dense_ffn(stack, hooks, index, layer, layer.ffn_parts)
 
     def _watch_dense_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer, ffn: DenseFFN) -> None:
+        """Measures FFN neurons by gated_ffn, or at the input of the down projection.
+
+        With score "released" and without gated_ffn, they are measured at the output of the up projection.
+        """
         is_released = self.score == "released"
         fused = ffn.down.weight.is_cuda if self.fused is None else self.fused
         # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
@@ -200,6 +204,7 @@ class ImportanceProbe:
             hooks.before(ffn.down, keep_energy)
 
     def _keep_routed(self, index: int, experts: Experts, routed: Routed) -> None:
+        """Stores the importance of the neurons of experts, from the tokens that are routed to each expert."""
         documents = self._documents.to(routed.hidden.device)
         if self.score == "released":
             self._values["ffn"][index] = experts.magnitude(routed, documents, self._count)
@@ -208,6 +213,8 @@ class ImportanceProbe:
             self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
 
     def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
+        """Measures FFN neurons by sum_t |x[t, n]|, where x is the projection's output."""
+
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(projection.select(output).flatten(0, -2)).abs()
             self._values["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
@@ -275,9 +282,9 @@ class ImportanceProbe:
         hooks.before(norm, keep_normed)
 
     def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> AttentionListener | None:
-        """Measures Q and K neurons; returns a listener to register, or None."""
+        """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
 
-        def keep_importance(scores: Scores) -> None:
+        def keep_importance(scores: ScoreInputs) -> None:
             valid = self._valid.to(scores.query.device)
             q, k, *errors = importance_from_scores(scores, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
@@ -290,5 +297,6 @@ class ImportanceProbe:
         return watch_scores(self.decoder, hooks, layer, keep_importance)
 
     def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
+        """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
         energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])

@@ -24,7 +24,7 @@ class LikelihoodProbe:
     Args:
         model: a Hugging Face decoder with a language-model head. If any neurons are off, it must be of a supported
             family.
-        sets: the neurons that are off; None: all neurons are on.
+        sets: the sets of neurons, one of which is off in each row; None: all neurons are on.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
     """
@@ -79,9 +79,11 @@ class LikelihoodProbe:
 
 
 def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """Sums the log-likelihoods; the first position of logits and ids is that of token `first`.
+    """Returns (rows,) float64 on the CPU: the log-likelihood of every row's tokens from its start on.
 
-    It takes one row at a time: float32 logits of all rows would take twice the memory of the model's logits.
+    The first position of logits (rows, positions, vocabulary) and of ids (rows, positions) is that of token `first`.
+    The sums are computed one row at a time, because float32 logits of all rows would take twice the memory of the
+    model's logits.
     """
     losses = [
         F.cross_entropy(

@@ -21,7 +21,7 @@ from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
-from pymultiling.probes.set_masks import SiteIndices, check_mean, mean_values, set_masks
+from pymultiling.probes.set_masks import SiteIndices, check_mean, make_masks, mean_values
 
 
 @contextmanager
@@ -109,16 +109,21 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
 def change_neurons(
     decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
 ) -> Iterator[RowSets]:
-    """Inside, neurons are scaled, or set to their mean.
+    """Inside the block, the neurons of `sets` are scaled, or set to their mean.
 
     Args:
         decoder: the model.
-        sets: the neurons to change.
+        sets: the sets that rows of a batch can be under; None: no neurons are changed.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
 
     Yields:
-        What assigns a set to each row. Until it is used, all rows are under the first set.
+        RowSets, whose `assign` chooses a set for each row. Until it is called, all rows are under the first set.
+
+    Raises:
+        UnsupportedModel: weights are not in memory.
+        ValueError: `scale` is not finite, or `mean` is of another model, lacks a site of the sets, or is given together
+            with a scale.
     """
     decoder.require_weights()
     if not math.isfinite(scale):
@@ -126,20 +131,22 @@ def change_neurons(
     check_mean(decoder, sets, scale, mean)
 
     def masks_and_values(number: int, indices: SiteIndices, width: int, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        masks = set_masks(sets, number, indices, width, weight.device)
+        masks = make_masks(sets, number, indices, width, weight.device)
         return masks, None if mean is None else mean_values(mean, number, indices, width, weight)
 
     row_sets = RowSets(decoder.model)
     with ExitStack() as stack, Hooks() as hooks:
         for number, layer in enumerate(decoder.layers):
             ffn = layer.ffn_parts
+            # These FFNs may get the tokens of all rows in one dimension. So the batch size is recorded before them.
+            # With family.ffn == "", the layer itself takes the place of the FFN.
             if decoder.family.ffn == "" or isinstance(ffn, Experts):
-                hooks.before_with_keywords(layer.ffn, row_sets.see_batch_size)
+                hooks.before_with_keywords(layer.ffn, row_sets.record_batch_size)
             if isinstance(ffn, Experts):
                 masks, values = masks_and_values(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
                 if masks.any():
                     stack.enter_context(change_hidden(ffn, _routed_change(row_sets, ffn, masks, scale, values)))
-            for module, on_input, indices in change_points(layer):
+            for module, on_input, indices in find_changed_modules(layer):
                 weight = weight_of(module)
                 masks, values = masks_and_values(number, indices, weight.shape[on_input], weight)
                 if not masks.any():
@@ -152,11 +159,11 @@ def change_neurons(
         yield row_sets
 
 
-def change_points(layer: Layer) -> Iterator[tuple[Linear, bool, SiteIndices]]:
-    """Yields where neurons are changed, except those of experts.
+def find_changed_modules(layer: Layer) -> Iterator[tuple[Linear, bool, SiteIndices]]:
+    """Finds the linear modules of a layer whose inputs or outputs are neurons, except those of experts.
 
     Yields:
-        A linear module; True for its input and False for its output; which of these are the neurons of each site.
+        A linear module; True if its inputs are neurons, False if its outputs are; the indices of each site among them.
     """
     if isinstance(layer.ffn_parts, DenseFFN):
         yield layer.ffn_parts.down, True, {"ffn": slice(None)}
@@ -189,8 +196,18 @@ def _output_hook(change: _TensorChange) -> Callable[[nn.Module, tuple[Any, ...],
 def _tensor_change(
     tensor_parallel: TensorParallel, row_sets: RowSets, all_masks: Tensor, scale: float, all_values: Tensor | None
 ) -> _TensorChange:
+    """Returns the change of a tensor.
+
+    Args:
+        tensor_parallel: says which part of the module's inputs or outputs this process has.
+        row_sets: the set of each row.
+        all_masks: (sets, width) bool, for the whole module.
+        scale: as in `deactivate`.
+        all_values: (width,), the values that neurons are set to, for the whole module; None: they are scaled.
+    """
+
     def change(x: Tensor, is_only_hook: bool) -> Tensor:
-        flat, ids = x.flatten(0, -2), row_sets.token_ids(x)
+        flat, ids = x.flatten(0, -2), row_sets.sets_of_tokens(x)
         local = tensor_parallel.local_slice(x.shape[-1], all_masks.shape[1])
         masks = all_masks[:, local]
         # Under autocast the activations have another dtype than the weights.
@@ -208,10 +225,12 @@ def _tensor_change(
 def _routed_change(
     row_sets: RowSets, experts: Experts, masks: Tensor, scale: float, all_values: Tensor | None
 ) -> Change:
+    """Returns the change of the hidden activations of experts. Its arguments are as in `_tensor_change`."""
+
     def change(routed: Routed) -> Tensor:
         values = None if all_values is None else all_values.to(routed.hidden.dtype)
         plain = not torch.compiler.is_compiling() and _has_forward_derivative(routed.hidden)
-        return experts.mask_hidden(routed, masks, row_sets.token_ids(routed.states), scale, values, plain)
+        return experts.mask_hidden(routed, masks, row_sets.sets_of_tokens(routed.states), scale, values, plain)
 
     return change
 

@@ -12,7 +12,7 @@ from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
 from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
-from pymultiling.probes.scores import Scores, with_bias, without_bias
+from pymultiling.probes.scores import ScoreInputs, with_bias, without_bias
 
 Rope: TypeAlias = Literal["pre", "post"]
 ImportanceScore: TypeAlias = Literal["importance", "released"]
@@ -20,7 +20,7 @@ QKMode: TypeAlias = Literal["exact", "fast"]
 
 
 def importance_from_scores(
-    scores: Scores,
+    scores: ScoreInputs,
     decoder: Decoder,
     layer: Layer,
     valid: Tensor,
@@ -33,14 +33,15 @@ def importance_from_scores(
     Args:
         scores: the inputs of the attention scores.
         decoder: the model.
-        layer: its layer.
+        layer: the layer of these attention scores.
         valid: (B, l) bool, False for padding.
         rope: as in `importance`.
         score: as in `importance`.
         mode: as in `qk_importance`.
 
     Returns:
-        (B, H d) for q and (B, K d) for k; with mode "fast" also the standard errors in the same shapes.
+        (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`; with mode "fast" also the standard errors
+        in the same shapes.
     """
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
@@ -94,6 +95,7 @@ def importance_from_scores(
 
 
 def _is_over_all_heads(layer: Layer) -> bool:
+    """Whether the query norm is over all heads together, instead of over each head."""
     return layer.q_norm is not None and tensor_attribute(layer.q_norm, "weight").shape[-1] > layer.head_size
 
 
@@ -102,9 +104,9 @@ def _cast_gain(gain: Tensor | None, plain: Tensor | None) -> Tensor | None:
 
 
 def _centred(
-    scores: Scores, q_norm: nn.Module, k_norm: nn.Module, valid: Tensor, interleaved: bool
+    scores: ScoreInputs, q_norm: nn.Module, k_norm: nn.Module, valid: Tensor, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns the importance where queries and keys pass LayerNorms over the head."""
+    """Returns the importance of q (B, H d) and k (B, K d) if queries and keys pass LayerNorms over the head."""
     cos, sin = scores.rotation or (None, None)
     return centred_importance(
         scores.query,

@@ -16,9 +16,10 @@ class RowSets:
     def __init__(self, model: nn.Module):
         self._model = model
         self._devices = {parameter.device for parameter in model.parameters()}
-        self._ids: dict[torch.device, Tensor] = {}  # on every device, so that a forward copies nothing
-        self._count = 0
-        self._batch_size = 0  # that of the current layer, for FFNs that get the tokens of all rows in one dimension
+        # (batch,) int64, the index of each row's set, on every device, so that a forward copies nothing.
+        self._ids: dict[torch.device, Tensor] = {}
+        self._count = 0  # how many rows have a set
+        self._batch_size = 0  # of the current layer, for FFNs that get the tokens of all rows in one dimension
         self._is_generating = False
 
     def assign(self, ids: Tensor) -> None:
@@ -26,18 +27,21 @@ class RowSets:
         self._ids = {device: ids.to(device) for device in self._devices}
         self._count = len(ids)
 
-    def see_batch_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A hook before an FFN (which may be the layer itself) whose linear modules get (batch length, N)."""
+    def record_batch_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Records the batch size. It is a hook before an FFN whose linear modules get (batch length, N).
+
+        module: the FFN, or the layer if the FFN is no module of its own.
+        """
         self._batch_size = (args[0] if args else kwargs["hidden_states"]).shape[0]
 
-    def token_ids(self, x: Tensor) -> Tensor | None:
-        """Returns the index of each token's set, (tokens,), or None where all tokens are under the first set.
+    def sets_of_tokens(self, x: Tensor) -> Tensor | None:
+        """Returns the index of each token's set, (tokens,) int64, or None: all tokens are under the first set.
 
         Args:
             x: activations, (batch, length, N) or (batch length, N).
 
         Raises:
-            ValueError: the batch has another number of rows than `assign` was told.
+            ValueError: the batch has another number of rows than `assign` got.
         """
         if not self._ids:
             return None
@@ -52,7 +56,7 @@ class RowSets:
 
     @contextmanager
     def in_generate(self) -> Iterator[None]:
-        """Inside, model.generate may run several consecutive rows (beams or samples) for each prompt."""
+        """Inside the block, model.generate may run several consecutive rows (beams or samples) for each prompt."""
         generate = getattr(self._model, _METHOD, None)
         previous = vars(self._model).get(_METHOD)
         if generate is None:  # a model without a language-model head
@@ -93,7 +97,7 @@ def _wrong_length(count: int, batch_size: int) -> str:
 
 
 def check_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
-    """Returns the index of each row's set, (batch,) int64; None gives each row its own set.
+    """Returns the index of each row's set, (batch,) int64. If `rows` is None, row r is under set r.
 
     Raises:
         ValueError: `rows` are no indices of the sets.

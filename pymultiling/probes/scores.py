@@ -20,18 +20,22 @@ from pymultiling.probes.hooks import Hooks, OutputHook
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """The inputs of the attention scores scale (query key' + factor bias), which may be soft-capped.
+class ScoreInputs:
+    """The inputs of the attention scores of a layer.
+
+        score[i, j] = scale (query[i] . key[j] + factor bias[j]), then soft-capped if `softcap` is given
+
+    B: documents, l: their length, H: query heads, K: key heads, d: size of a head, r: rotated dimensions of a head.
 
     Attributes:
-        query: (B, H, l, d), as it is multiplied by the keys.
-        key: (B, K, l, d), as it is multiplied by the queries.
+        query: (B, H, l, d), as it is multiplied by the keys: after the rotation and norms.
+        key: (B, K, l, d), as it is multiplied by the queries: after the rotation and norms.
         q: (B, l, H d), the output of the query projection.
         k: (B, l, K d), the output of the key projection.
         rotation: cosines and sines, (B or 1, l, r) each; None: the layer does not rotate.
         scale: the factor of the attention scores.
         factor: the factor of the bias.
-        bias: (B, H, l), a bias for every key; None: there is none.
+        bias: (B, H, l), a bias for every key; None: there are no biases.
         window: as in `qk_importance`.
         softcap: as in `qk_importance`.
     """
@@ -69,9 +73,9 @@ class _Captured:
 
 
 def watch_scores(
-    decoder: Decoder, hooks: Hooks, layer: Layer, see: Callable[[Scores], None]
+    decoder: Decoder, hooks: Hooks, layer: Layer, on_scores: Callable[[ScoreInputs], None]
 ) -> AttentionListener | None:
-    """Adds hooks that call see(scores) in every forward of a layer.
+    """Adds hooks that call on_scores(scores) in every forward of a layer.
 
     Returns:
         A listener to register with `listen_to_attention`, or None where the hooks are enough.
@@ -85,7 +89,7 @@ def watch_scores(
         rotation = _rotation(decoder, layer, captured.take_keywords())
         q, k = captured.take_projected(family.clip)
         scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
-        scores = Scores(
+        scores = ScoreInputs(
             query,
             key,
             q,
@@ -95,7 +99,7 @@ def watch_scores(
             window=arguments.get("sliding_window"),
             softcap=arguments.get("softcap"),
         )
-        see(scores)
+        on_scores(scores)
 
     def compute_scores(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keywords = captured.take_keywords()
@@ -108,7 +112,7 @@ def watch_scores(
         if family.alibi is not None:
             bias = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
             factor = 1.0 if family.alibi == "scaled" else 1 / usual_scale
-        see(Scores(query, key, q, k, rotation, usual_scale, factor, bias))
+        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias))
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
@@ -119,11 +123,14 @@ def watch_scores(
     return None
 
 
-def with_bias(scores: Scores, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns query and key with additional dimensions, which are no neurons and whose product is factor * bias.
+def with_bias(scores: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds dimensions to query and key whose product is factor * bias. They are no neurons.
 
-    The query gets the factor, split into parts that its dtype represents exactly and whose sum is the factor to
+    The query gets the factor, split into P parts that its dtype represents exactly and whose sum is the factor to
     float32's precision. The key gets the bias, once for each query head.
+
+    Returns:
+        The query and the key, (B, H, l, d + P) each.
     """
     parts: list[float] = []
     rest = scores.factor
@@ -137,7 +144,7 @@ def with_bias(scores: Scores, bias: Tensor) -> tuple[Tensor, Tensor]:
     return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(shape)], -1)
 
 
-def without_bias(scores: Scores, results: Sequence[Tensor]) -> list[Tensor]:
+def without_bias(scores: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:
     """Removes the additional dimensions of `with_bias` from the results of qk_importance.
 
     Args:
@@ -157,6 +164,7 @@ def without_bias(scores: Scores, results: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
     if decoder.family.rotation is None or not layer.rotates:
         return None
     cos, sin = _keyword(keywords, decoder.family.rotation)
@@ -164,6 +172,7 @@ def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple
 
 
 def _keyword(keywords: dict[str, Any], name: str) -> Any:
+    """Returns a keyword of the attention. Raises UnsupportedModel if it was called without the keyword."""
     if keywords.get(name) is None:
         raise UnsupportedModel(
             f"the attention was called without {name}: looked for it among {', '.join(keywords) or 'no keywords'}; "

@@ -15,10 +15,13 @@ from pymultiling.neurons.sets import NeuronSet
 SiteIndices: TypeAlias = dict[str, slice | Tensor]
 
 
-def set_masks(
+def make_masks(
     sets: Sequence[NeuronSet | None], layer: int, indices: SiteIndices, width: int, device: torch.device
 ) -> Tensor:
-    """Returns (sets, width) bool: which of the `width` inputs or outputs are in each set."""
+    """Returns (sets, width) bool: which inputs or outputs of a module in layer number `layer` are in each set.
+
+    A set that is None has no neurons. width: number of the module's inputs or outputs.
+    """
     masks = torch.zeros(len(sets), width, dtype=torch.bool)
     for mask, neurons in zip(masks, sets):
         for site, index in indices.items():
@@ -28,7 +31,11 @@ def set_masks(
 
 
 def mean_values(mean: Mapping[str, Tensor], layer: int, indices: SiteIndices, width: int, like: Tensor) -> Tensor:
-    """Returns (width,) with the dtype and the device of `like`; zero at sites that `mean` and all sets lack."""
+    """Returns (width,): the means of the inputs or outputs of a module in layer number `layer`.
+
+    They have the dtype and device of `like`. Sites that `mean` lacks get zeros; `check_mean` makes sure that no set has
+    neurons there.
+    """
     values = torch.zeros(width, dtype=like.dtype, device=like.device)
     for site, index in indices.items():
         if site in mean:
@@ -52,9 +59,11 @@ def check_mean(
     used_sites = {site for neurons in sets if neurons is not None for site, mask in neurons.sites.items() if mask.any()}
     for site in used_sites:
         if site not in mean:
-            raise ValueError(f"mean has no values of site {site}, of which the sets have neurons")
+            raise ValueError(
+                f"mean has no values of site {site}, of which the sets have neurons: measure that site too"
+            )
         if tuple(mean[site].shape) != (layers, widths[site]):
             raise ValueError(
                 f"mean is of another model: its {site} is {tuple(mean[site].shape)}, "
-                f"this model's {layers} x {widths[site]}"
+                f"this model's {layers} x {widths[site]}; give the mean activations of this model"
             )

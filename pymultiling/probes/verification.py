@@ -1,8 +1,8 @@
 """Compares the importance of a few neurons with its definition: they are set to zero, and their sublayers run again.
 
-The check does not use the formulas that it checks, nor what a model says about its attention. It reads attention
-probabilities off the attention's output: with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...) for the
-second, and so on, the output is the probabilities. This works with any implementation of the attention.
+The check uses neither the formulas that it checks nor the inputs of attention scores that a probe captures. It reads
+attention probabilities off the attention's output: with values of (1, 0, 0, ...) for the first token, (0, 1, 0, ...)
+for the second, and so on, the output is the probabilities. This works with any implementation of the attention.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
 
 TOKENS = 8  # length of the document
-NEURONS = 4  # how many neurons of a site are checked in a layer: the most important one, and others at even distances
-FLOOR = 1e-3  # of a layer's largest importance; differences of less important neurons are divided by the floor
+NEURONS = 4  # how many neurons of a site are checked in a layer: the most important one, and three evenly spaced ones
+# A difference is divided by the neuron's importance, or by this fraction of the layer's largest one if that is larger.
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """What a module was called with."""
+    """The arguments of a module's forward."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -101,8 +102,8 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
     """Runs the model.
 
     Returns:
-        What the layer's attention and FFN were called with, and the relative difference of the down projection's input
-        from act(gate) up.
+        The arguments of the layer's attention and FFN, and the relative difference between the down projection's input
+        and the product act(gate) up.
     """
     calls: dict[nn.Module, _Call] = {}
     parts: dict[str, Tensor] = {}
@@ -160,7 +161,7 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, 
 
     def run_probabilities() -> Tensor:
         """Runs the attention with one-hot values and returns its output, which is the attention probabilities."""
-        size = decoder.family.clip or 1.0  # of the ones in the values: larger values would be clipped
+        size = decoder.family.clip or 1.0  # the values are 0 and `size` instead of 1, if 1 could be clipped
         outputs: list[Tensor] = []
 
         def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, 
 
 @contextmanager
 def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
-    """Inside, the parameters of neuron n are zero."""
+    """Inside the block, the parameters of neuron n are zero."""
     parameters = _neuron_parameters(layer, site, n)
     values = [parameter.clone() for parameter in parameters]
     for parameter in parameters:
@@ -210,5 +211,6 @@ def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
 
 
 def _row_parameters(projection: Projection, n: int) -> list[Tensor]:
+    """Returns views of the weight's row and of the bias that belong to output n of a projection."""
     row, bias = int(projection.row_indices()[n]), projection.module.bias
     return [weight_of(projection.module)[row], *([] if bias is None else [bias[row]])]

@@ -21,25 +21,31 @@ class WeightProducts:
         self._grams: dict[tuple[Linear, int, int], tuple[Tensor, Tensor]] = {}
 
     def column_norms(self, linear: Linear, inputs: int) -> Tensor:
-        """Returns (1, inputs): ||W[:, n]||^2 of every column that multiplies one of this number of inputs."""
+        """Returns (1, inputs): ||W[:, n]||^2 of every column; `inputs` is the number of columns in this process."""
         if linear not in self._norms:
             self._norms[linear] = column_energy(local_weight(linear, inputs), count=1)
         return self._norms[linear]
 
     def expert_norms(self, experts: Experts) -> Tensor:
-        """Returns (E I,): ||W[:, n]||^2 of every column of every expert's down projection."""
+        """Returns (E I,): ||W[:, n]||^2 of the I columns of the down projection of each of E experts."""
         if experts.module not in self._norms:
             self._norms[experts.module] = experts.column_norms()
         return self._norms[experts.module]
 
     def value_gram(self, linear: Linear, inputs: int, heads: int, size: int) -> Tensor:
-        """Returns the inner products of the columns that belong to the same value neuron."""
+        """Returns (heads, size, G, G): the inner products of the G columns that belong to the same value neuron.
+
+        inputs: as in `column_norms`. heads: number of key-value heads in this process. size: of a head.
+        """
         if linear not in self._value_grams:
             self._value_grams[linear] = value_gram(local_weight(linear, inputs), heads, size)
         return self._value_grams[linear]
 
     def grams(self, linear: Linear, inputs: int, multiplier: Tensor, heads: int, size: int) -> tuple[Tensor, Tensor]:
-        """Returns the same inner products for the weight as it is, and for the weight times a norm's multiplier."""
+        """Returns what `value_gram` returns, for the weight and for the weight whose rows are scaled.
+
+        multiplier: (outputs,), the factors of the rows: those of a norm that follows.
+        """
         key = linear, heads, size
         if key not in self._grams:
             weight = local_weight(linear, inputs)
@@ -48,7 +54,7 @@ class WeightProducts:
         return self._grams[key]
 
     def clear(self) -> None:
-        """Forgets everything, because the weights may change."""
+        """Empties the cache. Afterwards the weights may change."""
         self._norms.clear()
         self._value_grams.clear()
         self._grams.clear()

@@ -1,4 +1,4 @@
-"""The folder of a run's results, which is written completely or not at all. Imports no heavy packages."""
+"""Writes the folder of a run's results completely or not at all. Imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -49,17 +49,19 @@ def _replace(out: Path, partial: Path, former: Path) -> None:
 
 
 def check_output_folder(out: str | Path) -> Path:
-    """Checks that `result_folder` can create or replace `out`.
+    """Checks that `result_folder` can create or replace `out`, and creates the folders that contain it.
 
     Returns:
         `out` as an absolute path.
 
     Raises:
-        CheckpointError: `out` is a file or a mount point, or holds files that no earlier run wrote.
+        CheckpointError: `out` is a file or a mount point, or holds files that no earlier run wrote. This error stands
+            for all saved files and folders, not only for checkpoints.
         OSError: the folder that contains `out` cannot be written to.
     """
     out = Path(out).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Raises OSError before a long run, not after it, if the folder cannot be written to.
     tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent).cleanup()
     if not out.exists():
         return out

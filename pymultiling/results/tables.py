@@ -72,9 +72,12 @@ POSITION_LABELS = {"last": "the prompts' last token", "all": "the prompts' token
 
 
 def pmi_table(table: pandas.DataFrame) -> str:
-    """Formats the table of `pymultiling.pmi.compare`: tokens and metric values with one digit, fractions in percent."""
+    """Formats the table of `pymultiling.pmi.compare`.
+
+    Tokens and metric values have one decimal, fractions are in percent.
+    """
     texts = table.copy()
-    for column in table.columns[2:]:
+    for column in table.columns[2:]:  # after the prompt's name and its number of languages
         is_fraction = column in ("proportion", "top_share")
         texts[column] = table[column].map("{:.2%}".format if is_fraction else "{:.1f}".format)
     return texts.rename(columns={"proportion": "active", "top_share": "of the top 1%"}).to_string(index=False)
@@ -98,9 +101,9 @@ def random_name(name: str) -> str:
 
 
 def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
-    """Compares the effect of each language's own neurons on it with two other effects.
+    """Compares the effect that each language's own neurons have on the language itself with two other effects.
 
-    These are the effect of the same neurons on the other languages, and the effect of random neurons on the language.
+    The two are the effect of the same neurons on the other languages, and that of random neurons on the language.
 
     Args:
         change: the table of `log_change`. A row with the name of a column is the language's own set.
@@ -134,16 +137,18 @@ def change_table(change: pandas.DataFrame) -> str:
     return (change.round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0 turns -0.0 into 0.0
 
 
-def own_table(table: pandas.DataFrame) -> str:
+def own_effects_table(table: pandas.DataFrame) -> str:
     """Formats the table of `compare_own_effects`: changes with their sign, ratios as multiples.
 
-    Ratios above 100 are mostly noise and are not shown exactly.
+    Ratios above 100 are mostly noise and are shown as "> 100x".
     """
     formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in map(str, table)}
-    return table.round(3).to_string(formatters=formats, na_rep="-")
+    rounded = table.round(3) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return rounded.to_string(formatters=formats, na_rep="-")
 
 
 def _multiple(ratio: float) -> str:
+    """Formats a ratio, such as 2.04 as "2.0x"."""
     return "> 100x" if ratio > 100 else f"{ratio:.1f}x"
 
 
@@ -159,6 +164,7 @@ def mwork_table(table: pandas.DataFrame) -> str:
         texts[column] = table[column].map("{:.3f}".format)
     for column in ("d_english", "d_others", "delta"):
         texts[column] = table[column].map(lambda value: f"{round(value, 3) + 0.0:+.3f}")
+    # The deviation is NaN (unequal to itself) for settings that are measured once.
     deviation = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")
     texts["delta"] += deviation
     texts["count"] = table["count"].map("{:,.0f}".format)

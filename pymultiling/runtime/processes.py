@@ -20,7 +20,7 @@ from pymultiling.errors import ProcessLost, UnsupportedModel
 
 T = TypeVar("T")
 
-# How long a process that has finished waits for the slowest one. torchrun ends it if another process fails.
+# How long a process that has finished waits for the slowest one. If another process fails, torchrun ends this one.
 TIMEOUT = timedelta(days=30)
 
 
@@ -50,7 +50,7 @@ class Processes:
         return self._group is not None
 
     def broadcast_first(self, value: T) -> T:
-        """Returns the first process's value if all do the same work, otherwise this process's own."""
+        """Returns the first process's value if all do the same work, otherwise this process's own value."""
         if not self.one_model:
             return value
         values = [value]
@@ -140,7 +140,7 @@ def processes(spread_over: int = 1) -> Iterator[Processes]:
     The group uses gloo, also on GPUs, since statistics are on the CPU.
 
     Args:
-        spread_over: how many processes have a part of the model.
+        spread_over: how many processes have a part of the model; 1: each process has the whole model.
 
     Raises:
         UnsupportedModel: the model is spread over some of the processes only.

@@ -25,19 +25,19 @@ class ProgressBar(Protocol):
 
 
 @contextmanager
-def show_progress(what: str, unit: str, show: bool, total: int | None = None) -> Iterator[ProgressBar]:
+def show_progress(label: str, unit: str, show: bool, total: int | None = None) -> Iterator[ProgressBar]:
     """Yields a progress bar on stderr.
 
     Without a terminal it prints a line from time to time and one at the end.
 
     Args:
-        what: the text in front of the bar.
+        label: the text in front of the bar.
         unit: what is counted, in the plural, such as "documents".
         show: False: nothing is printed.
         total: number of units, if it is known.
     """
     if show and not sys.stderr.isatty():
-        lines = _Lines(what, unit, total)
+        lines = _Lines(label, unit, total)
         yield lines
         lines.write()
         return
@@ -45,7 +45,7 @@ def show_progress(what: str, unit: str, show: bool, total: int | None = None) ->
     columns, rows = shutil.get_terminal_size()
     bar: tqdm[NoReturn]
     with tqdm(
-        total=total, desc=what, unit=f" {unit}", disable=not show, file=sys.stderr, ncols=columns, nrows=rows
+        total=total, desc=label, unit=f" {unit}", disable=not show, file=sys.stderr, ncols=columns, nrows=rows
     ) as bar:
         yield bar
 
@@ -62,7 +62,8 @@ class Pace:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._tokens = 0
-        self._first_done: float | None = None
+        # A job that resumes starts with a part done, which took none of the seconds that are measured here.
+        self._done_at_start: float | None = None
 
     def update(self, bar: ProgressBar, documents: int, tokens: int, done: float | None) -> None:
         """Counts more documents and tokens.
@@ -72,10 +73,10 @@ class Pace:
         self._tokens += tokens
         seconds = max(time.monotonic() - self._started, 1e-9)
         note = f"{self._tokens / seconds:,.0f} tokens/s"
-        self._first_done = done if self._first_done is None else self._first_done
-        if done is not None and self._first_done is not None and self._first_done < done < 1:
+        self._done_at_start = done if self._done_at_start is None else self._done_at_start
+        if done is not None and self._done_at_start is not None and self._done_at_start < done < 1:
             # The remaining time comes first, since tqdm cuts what does not fit on the line.
-            note = f"{format_duration(seconds * (1 - done) / (done - self._first_done))} left, {note}"
+            note = f"{format_duration(seconds * (1 - done) / (done - self._done_at_start))} left, {note}"
         bar.set_postfix_str(note, refresh=False)
         bar.update(documents)
 
@@ -91,8 +92,8 @@ def format_duration(seconds: float) -> str:
 class _Lines:
     """Prints progress as lines."""
 
-    def __init__(self, what: str, unit: str, total: int | None):
-        self.what, self.unit = what, unit
+    def __init__(self, label: str, unit: str, total: int | None):
+        self.label, self.unit = label, unit
         self.of_total = "" if total is None else f" of {total:,}"
         self.count, self.note = 0, ""
         self.started = self.written = time.monotonic()
@@ -108,7 +109,7 @@ class _Lines:
     def write(self) -> None:
         self.written = time.monotonic()
         seconds = self.written - self.started
-        line = f"{self.what}: {self.count:,}{self.of_total} {self.unit}, {seconds:.1f} s"
+        line = f"{self.label}: {self.count:,}{self.of_total} {self.unit}, {seconds:.1f} s"
         if self.note:
             line += f", {self.count / max(seconds, 1e-9):,.0f} {self.unit}/s, {self.note}"
         print(line, file=sys.stderr, flush=True)

@@ -16,11 +16,11 @@ DTYPES = {torch.float16: numpy.float16, torch.float32: numpy.float32, torch.floa
 
 
 class RowTable(Protocol):
-    """A table whose rows have a number. Its length is not known before it is finished.
+    """A table of numbered rows. Its length is not known before it is finished.
 
     Attributes:
-        shape: of a row.
-        dtype: of all rows.
+        shape: the shape of a row.
+        dtype: the dtype of all rows.
     """
 
     shape: torch.Size
@@ -65,7 +65,7 @@ class MemoryTable:
         return values
 
     def _reserve(self, rows: int, doubling: bool = False) -> None:
-        """Makes room for so many rows. With `doubling` the room at least doubles, so that it rarely has to grow."""
+        """Makes room for `rows` rows. With `doubling`, it at least doubles when it grows, so that it grows rarely."""
         if rows > len(self._values):
             larger = self._values.new_zeros(max(rows, 2 * len(self._values) if doubling else 0), *self.shape)
             larger[: len(self._values)] = self._values
@@ -73,7 +73,7 @@ class MemoryTable:
 
 
 class FileTable:
-    """A table in a file, which `finish` turns into a .npy file. Rows of an existing file stay."""
+    """A table in a file, which is a .npy file after `finish`. The rows of a file that exists already are kept."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype):
         self._path, self.shape, self.dtype = path, torch.Size(shape), dtype

@@ -20,7 +20,7 @@ METADATA = "pymultiling"  # the only metadata entry of a file, since safetensors
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path to write to, in the folder of `path`. It is different in every process.
+    """Yields a temporary path to write to, in the folder of `path`. The path is different in every process.
 
     The temporary file replaces `path` at the end of the block, and is removed after an exception.
     """
@@ -50,27 +50,27 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metada
         partial.chmod(0o644)  # safetensors makes it readable for its owner only
 
 
-def load_tensors(path: str | Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | Path, form: str, description: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the tensors and metadata of a file that `save_tensors` wrote.
 
     Args:
         path: the file.
         form: the format that the file must have.
-        what: what error messages call a file of this format, such as "a set of neurons".
+        description: what error messages call a file of this format, such as "a set of neurons".
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it has another format.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; expected {what}")
+        raise CheckpointError(f"{path}: no such file; expected {description}")
     try:
         metadata = read_metadata(path)
         tensors = load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not {what}, or is damaged ({error}); create it again") from None
+        raise CheckpointError(f"{path} is not {description}, or is damaged ({error}); create it again") from None
     if metadata.get("format") != form:
         file_format = metadata.get("format", "another safetensors file")
-        raise CheckpointError(f"{path} is {file_format}; expected {what} ({form})")
+        raise CheckpointError(f"{path} is {file_format}; expected {description} ({form})")
     return tensors, metadata
 
 

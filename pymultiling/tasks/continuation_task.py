@@ -45,7 +45,10 @@ def continuation(texts: Mapping[str, Sequence[str]], choices: int = 4, seed: int
 
 
 def _split_in_halves(text: str) -> tuple[str, str] | None:
-    """Splits a text at the space next to its middle; None if a half would be empty."""
+    """Splits a text at the space nearest to its middle, or in the middle if there are no spaces.
+
+    The space belongs to the second half. Returns None if a half would be empty.
+    """
     middle = len(text) // 2
     spaces = [index for index, c in enumerate(text) if c == " " and 0 < index < len(text) - 1]
     cut = min(spaces, key=lambda index: abs(index - middle)) if spaces else middle

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
 
 
 def cut_beginning(tokens: list[int], count: int, limit: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Removes `count` of the first `limit` tokens; a beginning-of-text token stays if `count` is less than `limit`."""
+    """Removes tokens of a prompt from its beginning, after a beginning-of-text token.
+
+    Args:
+        tokens: the prompt, which an answer may follow.
+        count: how many tokens are removed, at most `limit`.
+        limit: the number of tokens before the first one that has to stay. If `count` is `limit`, the beginning-of-text
+            token is removed too.
+        tokenizer: the model's tokenizer.
+    """
     opening = int(bool(tokens) and count > 0 and tokens[0] == tokenizer.bos_token_id and count < limit)
     return tokens[:opening] + tokens[opening + count :]
 
@@ -18,6 +26,7 @@ def cut_beginning(tokens: list[int], count: int, limit: int, tokenizer: PreTrain
 def warn_about_cut_prompts(name: str, count: int, max_positions: int) -> None:
     """Warns that `count` prompts of the task `name` were cut."""
     warnings.warn(
-        f"{name}: {count} prompts do not fit the model's {max_positions} positions and were cut at their beginning",
+        f"{name}: {count} prompts do not fit the model's {max_positions} positions and were cut at their beginning, "
+        "which may change the results: use shorter prompts or fewer shots",
         stacklevel=2,
     )

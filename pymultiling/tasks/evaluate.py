@@ -99,7 +99,7 @@ def metric_values(
         task: as in `evaluate`.
         language: the language of the items.
         sets: the sets of neurons to deactivate; None: no neurons.
-        names: names of the sets for messages; None: the messages name no set.
+        names: the names of the sets in messages; None: the messages name no set.
         scale: as in `evaluate`.
         mean: as in `evaluate`.
         batch_tokens: as in `evaluate`.
@@ -132,7 +132,10 @@ def metric_values(
     for number, set_values in enumerate(values.T):
         if not set_values.isfinite().all():
             off = "" if names is None or sets[number] is None else f" with set {names[number]!r} off"
-            raise NonFiniteActivations(f"{task.name}, {language!r}{off}: log-likelihoods are NaN or infinite")
+            raise NonFiniteActivations(
+                f"{task.name}, {language!r}{off}: log-likelihoods are NaN or infinite: look for NaN weights, "
+                "or load the model in bfloat16 or float32"
+            )
     if task.metric != "accuracy":
         values = values / torch.tensor([len(tokens) - start for tokens, start in encoded])[:, None]
     if task.metric == "likelihood":
@@ -190,10 +193,11 @@ class _ItemProgress:
 
 
 def _check_task(task: Task, items: Sequence[Item]) -> None:
+    """Checks that the items suit the task's metric. Raises ValueError if they do not."""
     if task.metric not in METRICS:
         raise ValueError(f"task {task.name}: metric must be one of {', '.join(METRICS)}, got {task.metric!r}")
     if not items:
-        raise ValueError(f"task {task.name} has no items")
+        raise ValueError(f"task {task.name} has no items in a language: give items, or leave the language out")
     if task.metric in CHOICE_METRICS:
         field = "choices"
     elif task.metric in GENERATION_METRICS:
@@ -208,7 +212,9 @@ def _check_task(task: Task, items: Sequence[Item]) -> None:
         raise ValueError(f"task {task.name} generates answers: max_new_tokens must be at least 1")
     for item in items if task.metric in CHOICE_METRICS else ():
         if item.answer not in item.choices:
-            raise ValueError(f"task {task.name}: the answer {item.answer!r} is none of the choices {item.choices!r}")
+            raise ValueError(
+                f"task {task.name}: the answer {item.answer!r} is none of the choices {item.choices!r}: add it to them"
+            )
 
 
 def _encode_candidates(
@@ -221,7 +227,8 @@ def _encode_candidates(
     """Encodes every prompt with each of its answers.
 
     Returns:
-        The tokens, and the index of the first token that counts. The choices of an item share this index.
+        For each answer of each item, in their order, the tokens and the index of the first token that counts. The
+        choices of an item share this index.
     """
     max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
     documents: list[tuple[list[int], int]] = []

@@ -142,6 +142,7 @@ def generate(
 def _cut_prompts(
     prompts: list[list[int]], max_positions: int, task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
+    """Returns the prompts, cut at their beginning so that the new tokens fit the model's positions."""
     if max_positions - task.max_new_tokens < 2:
         raise ValueError(
             f"{task.name}: {task.max_new_tokens} new tokens leave no prompt in the model's {max_positions} positions: "

@@ -47,7 +47,7 @@ def log_likelihoods(
     Returns:
         (documents, sets) float64, in nats; NaN or infinite if the model's output is.
     """
-    # If the model is spread over processes, the others would run the whole batch where this one runs a half.
+    # The processes of a spread model run every forward together, so none of them may halve a batch alone.
     halve_batches = process_count(model) == 1
     with LikelihoodProbe(model, sets, scale, mean) as probe:
         return SetLikelihoods(probe, len(sets), batch_tokens, halve_batches)(documents, starts, on_progress)
@@ -75,16 +75,17 @@ class SetLikelihoods:
         starts: Sequence[int] | None = None,
         on_progress: Callable[[int], object] = lambda count: None,
     ) -> Tensor:
-        """Measures some documents; arguments and result are those of `log_likelihoods`."""
+        """Measures some documents. Arguments and result are as in `log_likelihoods`."""
         values = torch.zeros(len(documents), self._sets, dtype=torch.float64)
         starts = [1] * len(documents) if starts is None else starts
         for batch, document_indices, set_indices in shared_batches(documents, self._sets, self._batch_tokens):
-            # Half of a batch has some of the batch's orders. This tells their sets and starts.
-            row_of_order = dict(zip(batch.order, zip(set_indices, (starts[index] for index in document_indices))))
-            values[document_indices, set_indices] = self._measure(batch, row_of_order)
+            # A half of a batch has only some of its rows. {order: (set, start)} gives those of any row.
+            set_and_start = dict(zip(batch.order, zip(set_indices, (starts[index] for index in document_indices))))
+            values[document_indices, set_indices] = self._measure(batch, set_and_start)
             on_progress(len(document_indices))
         return values
 
-    def _measure_rows(self, batch: Batch, row_of_order: Mapping[int, tuple[int, int]]) -> Tensor:
-        sets, starts = zip(*(row_of_order[order] for order in batch.order))
+    def _measure_rows(self, batch: Batch, set_and_start: Mapping[int, tuple[int, int]]) -> Tensor:
+        """Returns the log-likelihood of every row, (rows,). set_and_start: {order: (index of the set, start)}."""
+        sets, starts = zip(*(set_and_start[order] for order in batch.order))
         return self._probe.measure(batch, sets, starts)

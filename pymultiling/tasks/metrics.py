@@ -26,18 +26,19 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 SPACES = " \u00a0\u202f\u066c"  # separators of thousands; U+066C is the Arabic one
+# A number, with an optional sign where no digit precedes it; SPACES may separate groups of three digits.
 NUMBER = re.compile(
     rf"(?<!\d)[-−]?(?:\d{{1,3}}(?:[{SPACES}]\d{{3}})+(?!\d)|\d[\d,.\u066b\u066c]*)(?:[.,\u066b]\d+)?|\d+"
 )
 
 
 def exact_match(prediction: str, reference: str, language: str) -> float:
-    """1 if both texts have the same words, without punctuation, case and articles; else 0."""
+    """Returns 1 if both texts have the same words, without punctuation, case and articles; else 0."""
     return float(split_words(prediction, language) == split_words(reference, language))
 
 
 def f1(prediction: str, reference: str, language: str) -> float:
-    """F1 of the words that both texts have.
+    """Returns the F1 of the words that both texts have.
 
     F1 = 2 P R / (P + R),   P = common words / words of the prediction,   R = common words / words of the reference
     """
@@ -47,7 +48,7 @@ def f1(prediction: str, reference: str, language: str) -> float:
 
 
 def rouge_l(prediction: str, reference: str, language: str) -> float:
-    """ROUGE-L: F1 of the longest common subsequence of words, with equal weights for precision and recall.
+    """Returns ROUGE-L: the F1 of the longest common subsequence of words, weighing precision and recall equally.
 
     Source: arXiv cs/0409058.
     """
@@ -57,7 +58,7 @@ def rouge_l(prediction: str, reference: str, language: str) -> float:
 
 
 def same_number(prediction: str, reference: str, language: str) -> float:
-    """1 if the last number of the prediction equals the last number of the reference; else 0.
+    """Returns 1 if the last number of the prediction equals the last number of the reference; else 0.
 
     Digits may be of any script. Separators of thousands are ignored.
     """
@@ -84,7 +85,7 @@ def best_value(metric: GenerationMetric, prediction: str, references: Sequence[s
 
 
 def split_words(text: str, language: str, articles: bool = False) -> list[str]:
-    """Splits a text into words in lower case, without punctuation; keeps articles only if `articles` is true."""
+    """Splits a text into words in lower case, without punctuation. `articles`: whether articles are kept."""
     words: list[str] = []
     inside = False
     for c in text.lower():
@@ -108,7 +109,7 @@ def split_words(text: str, language: str, articles: bool = False) -> list[str]:
 
 
 def last_number(text: str) -> float | None:
-    """Returns the last number in a text, or None; its digits may be of any script.
+    """Returns the last number in a text, or None if there is no number. Digits may be of any script.
 
     A space, a comma or a point separates groups of three digits, or of two and three digits as in India. The last part
     is a fraction if it is not such a group, or if it follows a zero: 1.234 is 1234, but 0.234 is less than one.
@@ -128,6 +129,7 @@ def last_number(text: str) -> float | None:
 
 
 def _f1(common: int, predicted: int, expected: int) -> float:
+    """Returns F1 from the numbers of common, predicted and expected words. Two empty texts have 1."""
     if not predicted or not expected:
         return float(predicted == expected)
     return 2 * common / (predicted + expected)

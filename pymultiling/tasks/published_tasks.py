@@ -19,7 +19,7 @@ from pymultiling.tasks.metrics import UNSPACED
 Source: TypeAlias = str | Path | Mapping[str, str | Path]
 JsonObject: TypeAlias = dict[str, object]
 
-# Words that join a premise and its cause or its effect. The choice follows in lower case.
+# {language: (word before a cause, word before an effect)}. They follow the premise. The choice follows in lower case.
 CONNECTORS = {
     "en": ("because", "therefore"),
     "et": ("sest", "seetõttu"),
@@ -42,16 +42,17 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
     Source: arXiv 2210.03057.
 
     Args:
-        source: records with question and answer.
-        exemplars: records with question and answer, which is a chain of thought that ends in the number. Both begin
-            with their label and a colon, such as "Question:". The labels are also used for the questions of `source`.
+        source: records with question, without a label, and answer, the number.
+        exemplars: records with question and answer. Both begin with a label and a colon, such as "Question:" and
+            "Step-by-Step Answer:". The answer is a chain of thought that ends in the number. The labels of a language's
+            first exemplar are also used for the questions of `source`.
         shots: how many exemplars of the language precede a question.
 
     Returns:
         A task with the metric "number".
 
     Raises:
-        CorpusError: a file cannot be read, a field is missing, or a language has fewer exemplars than `shots`.
+        CorpusError: a file cannot be read, a field is missing, or a language has fewer exemplars than `shots`, or none.
     """
     exemplars_by_language: dict[str, list[tuple[str, str]]] = {}
     for language, record, where in _read_records(exemplars):
@@ -61,10 +62,11 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
     for language, record, where in _read_records(source):
         question, answer = _string_fields(record, where, "question", "answer")
         available = exemplars_by_language.get(language, [])
-        if len(available) < max(shots, 1):
+        needed = max(shots, 1)  # also without shots an exemplar is needed, for the labels
+        if len(available) < needed:
             raise CorpusError(
-                f"{where}: {len(available)} exemplars in {language!r} are too few, {max(shots, 1)} are needed: give "
-                "more exemplars or fewer shots"
+                f"{where}: {len(available)} exemplars in {language!r} are too few, {needed} are needed: "
+                + ("give more exemplars or fewer shots" if needed > 1 else "give at least one, whose labels are used")
             )
         question_label, answer_label = (_leading_label(text) for text in available[0])
         examples = "".join(
@@ -202,7 +204,7 @@ def xlsum(source: Source) -> Task:
 
 
 def _read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
-    """Yields language, record and position in the file of every record."""
+    """Yields the language of every record, the record, and its file and line for messages."""
     if isinstance(source, Mapping):
         for language, path in source.items():
             for record, where in read_json_records(Path(path)):
@@ -214,13 +216,14 @@ def _read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
 
 
 def _require_object(record: object, where: str) -> JsonObject:
+    """Returns the record. Raises CorpusError if it is no JSON object."""
     if not isinstance(record, dict):
         raise CorpusError(f"{where} must be a JSON object")
     return record
 
 
 def _string_fields(record: object, where: str, *names: str) -> tuple[str, ...]:
-    """Returns the values of fields; CorpusError if one of them is not a string."""
+    """Returns the values of fields. Raises CorpusError if one of them is not a string."""
     fields = _require_object(record, where)
     values: list[str] = []
     for name in names:
@@ -232,7 +235,7 @@ def _string_fields(record: object, where: str, *names: str) -> tuple[str, ...]:
 
 
 def _answer_texts(answers: object) -> tuple[str, ...]:
-    """Returns the texts of [{"text": ...}, ...] or of {"text": [...]}; empty for anything else."""
+    """Returns the texts of [{"text": ...}, ...] or of {"text": [...]}, or () for anything else."""
     texts: object = None
     if isinstance(answers, dict):
         texts = answers.get("text")
@@ -242,10 +245,11 @@ def _answer_texts(answers: object) -> tuple[str, ...]:
 
 
 def _lower_case(letter: str, language: str) -> str:
+    """Returns a letter in lower case. Turkish has an i with and an i without a dot."""
     return {"İ": "i", "I": "ı"}.get(letter, letter.lower()) if language == "tr" else letter.lower()
 
 
 def _leading_label(text: str) -> str:
-    """Returns the text up to its first colon, the colon, and the spaces after it; empty if there is no colon."""
+    """Returns the text up to its first colon, the colon, and the spaces after it, or "" without a colon."""
     label = re.match(r"[^:：]*[:：]\s*", text)
     return label.group() if label else ""

@@ -35,6 +35,7 @@ class Killed(BaseException):
 
 
 def detect(corpora=CORPORA, model=MODEL, **options) -> pml.Detection:
+    """Runs pml.detect with small batches in this process."""
     return pml.detect(model, TOKENIZER, corpora, **{"progress": False, "batch_tokens": 20, "workers": 0, **options})
 
 
@@ -44,10 +45,11 @@ def count(corpora=CORPORA, model=MODEL, **options) -> dict:
     )
 
 
-def assert_same(found: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
-    assert found.neurons == truth.neurons and found.corpora == truth.corpora
+def assert_same(result: pml.Detection, truth: pml.Detection, exact: bool = True) -> None:
+    """Compares neurons, reports and votes, and if `exact` also the sums and minima bit for bit."""
+    assert result.neurons == truth.neurons and result.corpora == truth.corpora
     for language, expected in truth.statistics.items():
-        statistics = found.statistics[language]
+        statistics = result.statistics[language]
         assert (statistics.documents, statistics.tokens) == (expected.documents, expected.tokens)
         for site in pml.SITES:
             assert torch.equal(statistics.votes[site], expected.votes[site])
@@ -125,10 +127,10 @@ def test_a_killed_run_resumes_to_the_same_counts(tmp_path, batches):
         kill_after(patch, ActivationProbe, batches)
         with pytest.raises(Killed):
             count(**options)
-    found, expected = count(**options), count(positions="last")
-    assert found.corpora == expected.corpora
+    result, expected = count(**options), count(positions="last")
+    assert result.corpora == expected.corpora
     for language, counts in expected.items():
-        assert found[language].tokens == counts.tokens and torch.equal(found[language].active, counts.active)
+        assert result[language].tokens == counts.tokens and torch.equal(result[language].active, counts.active)
 
 
 def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
@@ -144,9 +146,9 @@ def test_an_exception_writes_a_state_of_all_that_was_measured(tmp_path):
             detect({"fr": [*CORPORA["fr"][:29], 3]}, **options)
         before = list(measure.documents)
         measure.documents.clear()
-        found = detect({"fr": CORPORA["fr"]}, **options)
+        result = detect({"fr": CORPORA["fr"]}, **options)
     assert sum(before) > 0 and sum(before) + sum(measure.documents) == len(CORPORA["fr"])
-    assert_same(found, detect({"fr": CORPORA["fr"]}))
+    assert_same(result, detect({"fr": CORPORA["fr"]}))
 
 
 def test_a_run_resumes_when_a_file_that_vanished_is_back(tmp_path):

@@ -17,23 +17,23 @@ pytest.importorskip("lingua")
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Makes the chunks of the program."""
+    """Makes chunks as small as in tests.support.every_pass, which the tests run as a program."""
     monkeypatch.setattr(chunks, "LEAST", 1)
     monkeypatch.setattr(chunks, "TEXTS", 1)
     monkeypatch.setattr(chunks, "CHARACTERS", 99)
 
 
-def assert_same(found, truth, close: float) -> None:
+def assert_same(result, truth, close: float) -> None:
     """Compares results to the relative tolerance `close`, or bit for bit if it is 0. NaN equals NaN."""
-    assert type(found) is type(truth)
+    assert type(result) is type(truth)
     if isinstance(truth, pandas.DataFrame):
-        pandas.testing.assert_frame_equal(found, truth, check_exact=close == 0, **({"rtol": close} if close else {}))
+        pandas.testing.assert_frame_equal(result, truth, check_exact=close == 0, **({"rtol": close} if close else {}))
     elif isinstance(truth, dict):
-        assert found.keys() == truth.keys()
+        assert result.keys() == truth.keys()
         for name, value in truth.items():
-            torch.testing.assert_close(found[name], value, rtol=close, atol=close, equal_nan=True)
+            torch.testing.assert_close(result[name], value, rtol=close, atol=close, equal_nan=True)
     else:
-        assert found == pytest.approx(truth, rel=close, abs=0)
+        assert result == pytest.approx(truth, rel=close, abs=0)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_two_processes_give_what_one_gives(tmp_path, truth):
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         results = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
-        for name, found in results.items():
-            assert_same(found, truth[name], close=1e-5)
+        for name, result in results.items():
+            assert_same(result, truth[name], close=1e-5)
 
 
 def embeddings(checkpoint) -> dict[str, torch.Tensor]:
@@ -120,8 +120,8 @@ def test_a_checkpoint_with_means_in_bfloat16_gives_the_same_result(tmp_path):
 def test_a_sentence_that_names_a_file_is_read_as_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w3.txt").write_text("w4\n")
-    found = pml.sentence_embeddings(MODEL, TOKENIZER, {"fr": ["w3.txt", "w4"]})
-    assert found["fr"].isfinite().all()
+    means = pml.sentence_embeddings(MODEL, TOKENIZER, {"fr": ["w3.txt", "w4"]})
+    assert means["fr"].isfinite().all()
 
 
 @pytest.mark.parametrize("name", PASSES)

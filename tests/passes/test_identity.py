@@ -61,8 +61,8 @@ def test_the_hash_of_a_tokenizer_does_not_depend_on_how_it_was_loaded(tmp_path):
             tokenizer.save_pretrained(tmp_path / name / folder)
             tokenizer = type(tokenizer).from_pretrained(tmp_path / name / folder)
             tokenizer("w3 w4", truncation=True, max_length=1)
-            found = tokenizer_hash(tokenizer)
-            assert found == tokenizer_hash(type(tokenizer).from_pretrained(tmp_path / name / folder))
-        assert found == truth
+            restored_hash = tokenizer_hash(tokenizer)
+            assert restored_hash == tokenizer_hash(type(tokenizer).from_pretrained(tmp_path / name / folder))
+        assert restored_hash == truth
         tokenizer.add_tokens([AddedToken("new word", lstrip=True)])
-        assert tokenizer_hash(tokenizer) != found
+        assert tokenizer_hash(tokenizer) != restored_hash

@@ -29,6 +29,10 @@ def with_zeroed_neurons(model, masks: torch.Tensor):
 
 
 def mask_experts(model, masks: torch.Tensor, mask_ids: torch.Tensor | None = None) -> ExitStack:
+    """Switches neurons off until the returned stack is closed.
+
+    masks: (layers, sets, E I) bool. mask_ids: (tokens,), the index of each token's set, -1: none. None: the first set.
+    """
     stack = ExitStack()
     for block, layer_masks in zip(blocks(model), masks):
         experts = Experts.from_module(block.experts, "")
@@ -165,5 +169,5 @@ def test_gradients_are_those_of_the_zeroed_model(implementation):
     with mask_experts(model, drawn):
         run(model, batch).square().sum().backward()
     for name in ("self_attn.q_proj.weight", "mlp.gate.weight"):
-        result, truth = (either.model.layers[0].get_parameter(name).grad for either in (model, without))
+        result, truth = (any_model.model.layers[0].get_parameter(name).grad for any_model in (model, without))
         assert (result - truth).abs().max() < 1e-4 * truth.abs().max()

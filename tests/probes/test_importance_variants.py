@@ -37,7 +37,7 @@ def test_some_sites_have_the_same_values_as_all_sites(name, sites):
 
 @contextmanager
 def change_heads(model, change):
-    """Inside, change(q, k) replaces all queries (B, H, l, d) and keys (B, K, l, d) that an attention multiplies."""
+    """Inside the block, change(q, k) replaces the queries (B, H, l, d) and keys (B, K, l, d) of every attention."""
     source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
     if model.config.model_type == "falcon":
         rotate = source.apply_rotary_pos_emb

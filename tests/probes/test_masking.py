@@ -52,6 +52,7 @@ def decoded(model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def footprint(model) -> list:
+    """Returns the numbers of hooks of every module."""
     return [
         (name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
     ]
@@ -223,8 +224,9 @@ def test_a_training_step_leaves_neurons_that_are_off_where_they_were():
         model(**batch, labels=batch["input_ids"]).loss.backward()
         optimizer.step()
     for index, layer in enumerate(model.model.layers):
-        moved = (layer.mlp.up_proj.weight != before[index]).any(1)
-        assert not moved[neurons.sites["ffn"][index]].any() and moved[~neurons.sites["ffn"][index]].any()
+        has_moved = (layer.mlp.up_proj.weight != before[index]).any(1)
+        off = neurons.sites["ffn"][index]
+        assert not has_moved[off].any() and has_moved[~off].any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ BEAMS = dict(num_beams=3, max_new_tokens=5, do_sample=False)
 
 
 def sets_of(model, sites=pml.SITES) -> list:
-    """Returns three sets and None; the tests assign them to rows in another order."""
+    """Returns a set, None, and two more sets. The tests assign them to rows in the order of ROWS."""
     return [
         random_neurons(model, seed=1, sites=sites),
         None,
@@ -19,16 +19,12 @@ def sets_of(model, sites=pml.SITES) -> list:
     ]
 
 
-ROWS = [2, 0, 1, 3, 0]
+ROWS = [2, 0, 1, 3, 0]  # index of each row's set in `sets_of`
 
 
 def without(model, neurons):
     """Returns the model, or a copy in which the neurons are zero."""
     return model if neurons is None else with_zeroed_neurons(model, neurons)
-
-
-def same_rows(prompt: dict, count: int = len(ROWS)) -> dict:
-    return {name: value.expand(count, -1) for name, value in prompt.items()}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

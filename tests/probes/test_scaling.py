@@ -10,7 +10,7 @@ import torch
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import change_points
+from pymultiling.probes.masking import find_changed_modules
 from tests.probes.test_masking import TOLERANCE, difference, logits
 from tests.support.anatomy import routed_gate_and_up, weight_of
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model
@@ -23,7 +23,7 @@ def with_scaled_neurons(model, neurons: pml.NeuronSet, scale: float):
         if layer.experts is not None:
             columns = layer.experts.module.down_proj.data.mT
             columns[neurons.sites["ffn"][number].view(columns.shape[:2])] *= scale
-        for module, on_input, indices in change_points(layer):
+        for module, on_input, indices in find_changed_modules(layer):
             weight = weight_of(module).data.T if on_input else weight_of(module).data
             for site, index in indices.items():
                 chosen = torch.arange(len(weight))[index][neurons.sites[site][number]]
@@ -38,15 +38,16 @@ def with_scaled_neurons(model, neurons: pml.NeuronSet, scale: float):
 def test_scaled_activations_are_scaled_parameters(name, scale):
     model, batch = tiny_model(name, torch.float64), tiny_batch((9, 9))
     neurons = random_neurons(model)
-    parameters = with_scaled_neurons(model, neurons, scale)
-    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), parameters.parameters()))
-    truth = logits(parameters, batch)
+    scaled_model = with_scaled_neurons(model, neurons, scale)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), scaled_model.parameters()))
+    truth = logits(scaled_model, batch)
     assert difference(logits(model, batch), truth) > 1e-3
     with pml.deactivate(model, neurons, scale=scale):
         assert difference(logits(model, batch), truth) < TOLERANCE[torch.float64]
 
 
 def random_mean(model) -> dict[str, torch.Tensor]:
+    """Returns {site: (layers, neurons)}, random values to set neurons to."""
     generator = torch.Generator().manual_seed(0)
     return {site: torch.randn(mask.shape, generator=generator) for site, mask in random_neurons(model).sites.items()}
 
@@ -82,7 +83,7 @@ def logits_with_replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Te
         for number, layer in enumerate(Decoder(model).layers):
             if layer.experts is not None:
                 stack.enter_context(patch_experts(number, layer.experts.module))
-            for module, on_input, indices in change_points(layer):
+            for module, on_input, indices in find_changed_modules(layer):
                 if on_input:
                     hook = module.register_forward_pre_hook(input_hook(number, indices))
                 else:
@@ -126,7 +127,7 @@ def test_a_mean_of_another_model_and_a_mean_with_a_scale_are_refused():
             pytest.fail("the block was entered")
 
 
-def test_gradients_of_scaled_neurons_are_those_of_scaled_parameters():
+def test_gradients_of_the_embeddings_under_a_scale_are_those_of_scaled_parameters():
     model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
     neurons = random_neurons(model)
     truth = with_scaled_neurons(model, neurons, 2.0)
@@ -169,13 +170,13 @@ def test_forward_derivatives_are_those_of_the_zeroed_model(name):
     embedded = model.model.embed_tokens(batch["input_ids"]).detach()
     direction = torch.randn(embedded.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    def run(either):
-        return lambda x: either(inputs_embeds=x, use_cache=False).logits
+    def forward_of(any_model):
+        return lambda x: any_model(inputs_embeds=x, use_cache=False).logits
 
-    parameters = with_scaled_neurons(model, neurons, 0.0)
-    value, truth = torch.func.jvp(run(parameters), (embedded,), (direction,))
+    zeroed_model = with_scaled_neurons(model, neurons, 0.0)
+    value, truth = torch.func.jvp(forward_of(zeroed_model), (embedded,), (direction,))
     with pml.deactivate(model, neurons):
-        result, tangent = torch.func.jvp(run(model), (embedded,), (direction,))
+        result, tangent = torch.func.jvp(forward_of(model), (embedded,), (direction,))
     assert difference(result, value) < 1e-10 and difference(tangent, truth) < 1e-10
 
 
@@ -198,7 +199,7 @@ def test_tensors_that_other_hooks_keep_are_not_overwritten():
     assert torch.equal(q, q_inside) and hidden.ne(0).all()
 
 
-def test_other_values_than_sets_are_refused():
+def test_values_that_are_no_sets_and_a_scale_of_nan_are_refused():
     model = tiny_model("llama")
     neurons = random_neurons(model)
     for wrong, options, message in (

@@ -29,7 +29,7 @@ class PublicFunction:
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """Without self; none where the constructor is that of dict or Exception."""
+        """The parameters without self. Constructors of subclasses of dict and of exceptions count as having none."""
         if self.kind == "constructor" and issubclass(self.owner, (dict, BaseException)):
             return []
         parameters = list(inspect.signature(self.function).parameters.values())
@@ -37,7 +37,7 @@ class PublicFunction:
 
 
 def public_objects() -> dict[str, object]:
-    """{name as users write it: object}, of all public modules."""
+    """Returns {name as users write it: object} of all public modules."""
     return {
         f"{module_name}.{name}": getattr(module, name)
         for module_name, module in MODULES.items()
@@ -47,17 +47,18 @@ def public_objects() -> dict[str, object]:
 
 
 def public_functions() -> list[PublicFunction]:
-    """Functions, constructors of classes, their public methods and properties."""
+    """Returns all public functions, constructors of classes, and their public methods and properties."""
     functions: dict[str, PublicFunction] = {}
     for name, value in public_objects().items():
         if inspect.isclass(value):
-            functions |= {function.name: function for function in _of_class(name, value)}
+            functions |= {function.name: function for function in _functions_of_class(name, value)}
         elif callable(value):
             functions[name] = PublicFunction(name, value)
     return list(functions.values())
 
 
-def _of_class(class_name: str, cls: type) -> Iterator[PublicFunction]:
+def _functions_of_class(class_name: str, cls: type) -> Iterator[PublicFunction]:
+    """Yields the constructor of a class, and the public methods and properties that the package defines for it."""
     yield PublicFunction(class_name, cls, cls, "constructor")
     for owner in cls.__mro__:
         if not owner.__module__.startswith("pymultiling"):

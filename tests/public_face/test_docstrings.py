@@ -38,13 +38,13 @@ def docstring(function: PublicFunction) -> str:
 
 
 def sections(text: str) -> dict[str, str]:
-    """{heading, "" for what comes before the first: text}."""
+    """Returns {heading: text}. The text before the first heading has the key ""."""
     parts = SECTION.split(text)
     return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
 
 
 def entries(section: str) -> set[str]:
-    """Names that a section of a Google docstring explains."""
+    """Returns the names that a section of a Google docstring explains."""
     return set(re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: \S", section, re.MULTILINE))
 
 
@@ -80,7 +80,7 @@ RETURNING = [
 
 
 @pytest.mark.parametrize("function", RETURNING, ids=ids(RETURNING))
-def test_what_is_returned_is_said(function):
+def test_functions_with_a_result_say_what_they_return(function):
     parts = sections(docstring(function))
     assert "Returns" in parts or "Yields" in parts or re.match(r"(Returns|Reads|Loads|Whether|Yields)\b", parts[""])
 

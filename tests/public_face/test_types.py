@@ -26,7 +26,7 @@ WRONG_TYPE = {"arg-type", "call-overload", "dict-item", "list-item", "type-var"}
 
 
 def type_errors(file: Path) -> dict[int, set[str]]:
-    """{line: codes of the errors that mypy finds in it}."""
+    """Returns {line: codes of the errors that mypy reports for it}."""
     command = [
         sys.executable,
         "-m",
@@ -40,18 +40,21 @@ def type_errors(file: Path) -> dict[int, set[str]]:
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     errors: dict[int, set[str]] = {}
     for line in printed.splitlines():
-        found = re.fullmatch(rf".*{re.escape(file.name)}:(\d+): error: .*\[([\w-]+)\]", line)
-        if found:
-            errors.setdefault(int(found[1]), set()).add(found[2])
+        error = re.fullmatch(rf".*{re.escape(file.name)}:(\d+): error: .*\[([\w-]+)\]", line)
+        if error:
+            errors.setdefault(int(error[1]), set()).add(error[2])
         else:
             assert ": note: " in line, printed
     return errors
 
 
 def call(function: PublicFunction, arguments: dict[str, str]) -> str:
-    """The call as users write it; methods are those of a value whose type is the class."""
+    """Returns a line with the call as users write it. A method is called on a value that is annotated with its class.
+
+    arguments: {parameter: expression}; "nonsense" is passed as a keyword even if there is no such parameter.
+    """
     owner = function.name.rpartition(".")[0]
-    static = function.kind != "method" or "self" not in inspect.signature(vars_of(function)).parameters
+    static = function.kind != "method" or "self" not in inspect.signature(attribute_of_class(function)).parameters
     prefix = "" if static else f"value: {owner} = anything; "
     name = function.name if static else f"value.{function.name.rpartition('.')[2]}"
     words = [
@@ -66,12 +69,13 @@ def call(function: PublicFunction, arguments: dict[str, str]) -> str:
     return f"def _() -> None: {prefix}{name}({', '.join(words)})"
 
 
-def vars_of(function: PublicFunction):
+def attribute_of_class(function: PublicFunction):
+    """Returns a method as its class has it: with self, unless it is static or a class method."""
     return getattr(function.owner, function.name.rpartition(".")[2])
 
 
 def right_and_wrong_calls() -> Iterator[tuple[PublicFunction, str | None, str]]:
-    """(function, parameter that gets a wrong value or None, the call)."""
+    """Yields (function, the parameter that gets a wrong value, the call). The parameter is None for a right call."""
     for function in public_functions():
         parameters = function.parameters
         if function.kind == "property" or not parameters:
@@ -86,12 +90,13 @@ def right_and_wrong_calls() -> Iterator[tuple[PublicFunction, str | None, str]]:
         for parameter in parameters:
             if parameter.kind is not parameter.VAR_KEYWORD:
                 yield function, parameter.name, call(function, {**required, parameter.name: "wrong"})
-        if "metadata" not in {parameter.name for parameter in parameters}:  # which takes any keyword
+        if "metadata" not in {parameter.name for parameter in parameters}:  # functions with `metadata` take any keyword
             yield function, "nonsense", call(function, {**required, "nonsense": "anything"})
 
 
 @pytest.fixture(scope="module")
 def checked_calls(tmp_path_factory):
+    """Returns [(the parameter that gets a wrong value, the call, the codes of its type errors)]."""
     calls = list(right_and_wrong_calls())
     file = tmp_path_factory.mktemp("types") / "generated_calls.py"
     file.write_text(PROLOGUE + "\n".join(line for _, _, line in calls) + "\n")

@@ -34,9 +34,11 @@ def test_the_record_has_arguments_facts_times_and_files(tmp_path):
 
 
 def test_versions_are_those_of_the_installed_packages():
-    found = versions()
-    assert found["pymultiling"] == pml.__version__ and found["python"] == platform.python_version()
-    assert all(found[name] == version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy"))
+    recorded = versions()
+    assert recorded["pymultiling"] == pml.__version__ and recorded["python"] == platform.python_version()
+    assert all(
+        recorded[name] == version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    )
 
 
 def test_hashes_of_a_file_and_of_its_lines_agree(tmp_path):

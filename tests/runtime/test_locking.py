@@ -57,7 +57,7 @@ def test_child_processes_do_not_keep_the_lock(part):
         child = int(process.stdout.readline().split()[1])
         process.kill()
         process.wait()
-        os.kill(child, 0)  # raises if the process does not exist
+        os.kill(child, 0)  # signal 0 ends nothing; it raises an error if there is no such process
         with lock_folder(part):
             pass
         os.kill(child, 9)

@@ -36,7 +36,8 @@ def save_tuning(path) -> None:
         trained.save(path)
 
 
-WRITERS = {  # all functions that write to a path of the user
+# {name of a file: a function that writes it}: all functions that write to a path of the user.
+WRITERS = {
     "a.safetensors": lambda path: make_set().save(path),
     "b.safetensors": save_statistics,
     "c.safetensors": lambda path: pml.ActivationStatistics(torch.ones(3, 5, dtype=torch.int64), 9).save(path),
@@ -58,7 +59,7 @@ def raising(error):
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_cannot_be_renamed_keeps_the_earlier_one(tmp_path, monkeypatch, name, error):
+def test_if_the_new_file_cannot_be_renamed_the_earlier_one_stays_and_a_retry_works(tmp_path, monkeypatch, name, error):
     path = tmp_path / name
     path.write_text("earlier")
     monkeypatch.setattr(os, "replace", raising(error))
@@ -80,7 +81,7 @@ def test_a_file_that_cannot_be_renamed_keeps_the_earlier_one(tmp_path, monkeypat
         ("h.png", "matplotlib.figure.Figure.savefig"),
     ],
 )
-def test_a_file_that_is_half_written_keeps_the_earlier_one(tmp_path, monkeypatch, name, writes, error):
+def test_if_writing_fails_half_way_the_earlier_file_stays(tmp_path, monkeypatch, name, writes, error):
     path = tmp_path / name
     path.write_text("earlier")
 

@@ -26,6 +26,7 @@ OPEN = tasks.Task(
 
 @torch.no_grad()
 def log_probabilities(model, item: tasks.Item, answer: str) -> list[float]:
+    """Returns the log-probability of every token of the answer, from a forward of this document alone."""
     tokens = TOKENIZER(item.prompt + answer)["input_ids"]
     start = len(TOKENIZER(item.prompt)["input_ids"])
     logs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
@@ -37,6 +38,7 @@ def mean(values: list[float]) -> float:
 
 
 def item_value(model, task: tasks.Task, item: tasks.Item, language: str) -> float:
+    """Returns the metric value of an item, from forwards of single documents."""
     if task.metric == "likelihood":
         return mean(log_probabilities(model, item, item.answer))
     if task.metric in ("accuracy", "normalised accuracy"):
@@ -113,7 +115,7 @@ def test_long_prompts_are_cut_at_their_beginning():
     long_text = " ".join(texts("fr", (90,)))
     item = tasks.Item(long_text, " w5 w6")
     task = tasks.Task("long", {"fr": [item]}, "likelihood")
-    with pytest.warns(UserWarning, match="long: 1 prompts do not fit the model's 64 positions"):
+    with pytest.warns(UserWarning, match="long: 1 prompts do not fit the model's 64 positions .*: use shorter prompts"):
         values = metric_values(MODEL, TOKENIZER, task, "fr", [None])
     tokens = [1, *TOKENIZER(long_text + " w5 w6")["input_ids"][-63:]]  # <s> stays
     logs = MODEL(torch.tensor([tokens])).logits[0].log_softmax(-1)

@@ -22,7 +22,7 @@ def test_words_are_split_without_punctuation_and_articles(text, language, expect
     assert split_words(text, language) == expected
 
 
-def test_exact_match_and_f1_of_words():
+def test_exact_match_and_f1_compare_words_without_articles():
     assert exact_match(" The Broncos.", "broncos", "en") == 1
     assert exact_match("Broncos team", "broncos", "en") == 0
     assert f1("the Denver Broncos team", "Denver Broncos", "en") == pytest.approx(2 * 2 / (3 + 2))
@@ -98,7 +98,7 @@ def test_groups_of_digits_make_one_number(text, expected):
     assert last_number(text) == expected
 
 
-def test_punctuation_combining_marks_and_articles():
+def test_punctuation_and_articles_do_not_count_and_marks_stay_with_their_letters():
     assert exact_match("US", "U.S.", "en") == exact_match("10000", "10,000", "en") == 1
     assert exact_match("البيت", "بيت", "ar") == 1
     assert split_words("สี่", "th") == ["สี่"] and split_words("นาม", "th") == ["น", "า", "ม"]

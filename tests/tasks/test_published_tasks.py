@@ -31,6 +31,9 @@ def test_mgsm_shows_exemplars_before_the_question(tmp_path):
     assert item == Item("问题：三加四？\n逐步解答：", "7", references=("7",))
     with pytest.raises(CorpusError, match="1 exemplars in 'zh' are too few, 2 are needed"):
         tasks.mgsm(source, exemplars, shots=2)
+    source = write_records(tmp_path / "m.jsonl", {"lang": "fr", "question": "3 + 4 ?", "answer": "7"})
+    with pytest.raises(CorpusError, match="0 exemplars in 'fr' are too few, 1 are needed: give at least one"):
+        tasks.mgsm(source, exemplars, shots=0)
 
 
 def test_xquad_joins_questions_and_contexts(tmp_path):
@@ -83,7 +86,7 @@ def test_xcopa_joins_premise_and_choice_by_a_connector(tmp_path):
             tasks.xcopa(write_records(tmp_path / "x.jsonl", {**record, **invalid}))
 
 
-def test_items_of_xcsqa_and_xlsum(tmp_path):
+def test_xcsqa_has_questions_with_choices_and_xlsum_has_summaries(tmp_path):
     question = {"stem": "Where is it?", "choices": [{"label": "A", "text": "here"}, {"label": "B", "text": "there"}]}
     path = write_records(tmp_path / "x.jsonl", {"id": "1", "question": question, "answerKey": "B"})
     assert tasks.xcsqa({"en": path}).items == {"en": [Item("Q: Where is it?\nA:", " there", (" here", " there"))]}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 MARKERS = "osD^vP*X"
+# {column of the table of `pmi.compare`: its name in the plot}
 METRIC_LABELS = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "accuracy": "accuracy"}
 
 
@@ -74,6 +75,7 @@ def _against_languages(axes: Axes, table: pandas.DataFrame, columns: list[str], 
 
 
 def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatistics]) -> None:
+    """Draws the panels of `activations`: active neurons by layer, and the frequencies of the most active 1% by rank."""
     lowest_frequency = 1.0
     for (name, counts), colour in zip(statistics.items(), _colours(len(statistics))):
         line = "--" if name == "pivot" else "-"
@@ -90,6 +92,7 @@ def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatisti
     right.set_title("The most active 1% (their share of all activations)", fontsize=10)
     right.set_xlabel("rank (% of all neurons)", fontsize=9)
     right.set_ylabel("share of the positions", fontsize=9)
+    # If all curves are near 100%, a fixed lower end keeps tiny differences from looking large.
     right.set_ylim(None if lowest_frequency < 0.95 else 0.95, 1.005)
     for axes in (left, right):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

@@ -26,7 +26,7 @@ def ablation(change: pandas.DataFrame) -> Figure:
     figure = Figure(figsize=(2.4 + 0.62 * max(columns, 4), 1.4 + 0.32 * max(rows, 7)), layout="constrained")
     axes = figure.add_subplot()
     low, high = values.min(), max(values.max(), 1e-6)
-    has_gains = -low > high / 10
+    has_gains = -low > high / 10  # smaller gains do not need the half of the scale that is below zero
     norm = Normalize(-max(-low, high), max(-low, high)) if has_gains else Normalize(0, high)
     image = heat_map(axes, values, DIVERGING if has_gains else SEQUENTIAL, norm)
     write(axes, values.round(2) + 0.0, image, "{:+.2f}")  # + 0.0 turns -0.0 into 0.0
@@ -48,21 +48,21 @@ def ablation(change: pandas.DataFrame) -> Figure:
 
 def mwork(table: pandas.DataFrame) -> Figure:
     """Plots the table of `pymultiling.mwork`: for each task, the changes in English and in the other languages."""
-    tasks = [f"{task}, {metric}" for task, metric in zip(table["task"], table["metric"])]
+    labels = [f"{task}, {metric}" for task, metric in zip(table["task"], table["metric"])]
     # The first row of each task is the model with all its neurons.
-    rows_by_task = {task: rows.iloc[1:] for task, rows in table.groupby(tasks, sort=False)}
-    row_count = len(next(iter(rows_by_task.values())))
-    figure = Figure(figsize=(3.4 + 3.4 * len(rows_by_task), 1.3 + 0.27 * row_count), layout="constrained")
+    rows_by_label = {label: rows.iloc[1:] for label, rows in table.groupby(labels, sort=False)}
+    row_count = len(next(iter(rows_by_label.values())))
+    figure = Figure(figsize=(3.4 + 3.4 * len(rows_by_label), 1.3 + 0.27 * row_count), layout="constrained")
     heights = numpy.arange(row_count)
-    panels = figure.subplots(1, len(rows_by_task), sharey=True, squeeze=False)[0]
-    for number, (axes, (task, rows)) in enumerate(zip(panels, rows_by_task.items())):
-        for shift, column, colour, label in (
+    panels = figure.subplots(1, len(rows_by_label), sharey=True, squeeze=False)[0]
+    for number, (axes, (label, rows)) in enumerate(zip(panels, rows_by_label.items())):
+        for shift, column, colour, legend in (
             (-0.2, "d_english", "#4c72b0", "English"),
             (0.2, "d_others", "#c44e52", "the others, mean"),
         ):
-            axes.barh(heights + shift, rows[column], height=0.38, color=colour, label=label)
+            axes.barh(heights + shift, rows[column], height=0.38, color=colour, label=legend)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_title(task, fontsize=10)
+        axes.set_title(label, fontsize=10)
         axes.set_xlabel("change of the score", fontsize=9)
         axes.tick_params(labelsize=8, length=2)
         axes.spines[["top", "right"]].set_visible(False)

@@ -43,9 +43,12 @@ def heat_map(axes: Axes, values: numpy.ndarray, colours: str, norm: Normalize) -
 
 
 def write(axes: Axes, values: numpy.ndarray, image: AxesImage, form: str) -> None:
-    """Writes each cell's value into it, in black on light cells and in white on dark ones."""
+    """Writes a value into each cell of a heat map, in black on light cells and in white on dark ones.
+
+    form: format string of a value, such as "{:+.2f}".
+    """
     colours = numpy.asarray(image.cmap(image.norm(numpy.ma.asarray(image.get_array()))))
-    brightness = colours[..., :3] @ (0.299, 0.587, 0.114)
+    brightness = colours[..., :3] @ (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
     for (row, column), value in numpy.ndenumerate(values):
         colour = "white" if brightness[row, column] < 0.5 else "black"
         axes.text(column, row, form.format(value), ha="center", va="center", fontsize=7.5, color=colour)

@@ -33,22 +33,22 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
     counts = {site: numpy.array([neurons.count("layer")[site] for neurons in sets.values()]) for site in first.sites}
     percentages = {site: 100 * counts[site] / first.sites[site].shape[1] for site in counts}
     layers = next(iter(counts.values())).shape[1]
-    shallow = layers <= SHALLOW
-    figure, all_axes = panels(len(counts), rows=len(sets), columns=layers, across=shallow)
+    is_shallow = layers <= SHALLOW
+    figure, all_axes = panels(len(counts), rows=len(sets), columns=layers, across=is_shallow)
     norm = Normalize(0, max(values.max() for values in percentages.values()) or 1)
     for axes, (site, values) in zip(all_axes, percentages.items()):
         image = heat_map(axes, values, SEQUENTIAL, norm)
         axes.set_title(f"{SITE_NAMES[site]} ({first.sites[site].shape[1]:,} a layer)", fontsize=9)
         axes.set_yticks(range(len(sets)), list(sets))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
-        if shallow:
+        if is_shallow:
             write(axes, counts[site], image, "{:.0f}")
-    for axes in all_axes if shallow else all_axes[-1:]:
+    for axes in all_axes if is_shallow else all_axes[-1:]:
         axes.set_xlabel("layer", fontsize=9)
-    bar = figure.colorbar(image, ax=all_axes, pad=0.012, fraction=0.03, aspect=20 if shallow else 50)
+    bar = figure.colorbar(image, ax=all_axes, pad=0.012, fraction=0.03, aspect=20 if is_shallow else 50)
     bar.set_label("share of the layer's neurons (%)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    figure.suptitle(f"{title} (numbers: how many)" if shallow else title, fontsize=11)
+    figure.suptitle(f"{title} (numbers: how many)" if is_shallow else title, fontsize=11)
     return figure
 
 

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, distinct with all common kinds of colour blindness. Further languages reuse them with
 # hatches.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+# {column of the table: colour and marker of its curve}
 CURVES = {"ilo": ("#0072b2", "o"), "bridge": ("#e69f00", "s"), "reach": ("#009e73", "^")}
-SHOWN, REST, OTHER = 10, "#888888", "#e4e4e4"
+SHOWN_LANGUAGES = 10  # how many languages have bars of their own
+REST_COLOUR, OTHER_COLOUR = "#888888", "#e4e4e4"
 
 
 def ilo(table: pandas.DataFrame) -> Figure:
-    """Plots a heat map of ILO by language and layer, highest mean first, and above it the means over the languages."""
+    """Plots a heat map of ILO by language and layer, highest mean first, and above it the means over the languages.
+
+    table: that of `pymultiling.ilo`.
+    """
     values = table.pivot(index="language", columns="layer", values="ilo")
     values = values.loc[values.mean(axis=1).sort_values(ascending=False, kind="stable").index]
     rows, columns = values.shape
@@ -39,8 +44,8 @@ def ilo(table: pandas.DataFrame) -> Figure:
     _tidy(upper)
     image = heat_map(lower, values.to_numpy(), SEQUENTIAL, Normalize(0, 1))
     lower.set_yticks(range(rows), list(values.index))
-    every = 1 + (columns - 1) // 20
-    lower.set_xticks(range(0, columns, every), list(values.columns)[::every])
+    step = 1 + (columns - 1) // 20  # at most 20 layers have a label
+    lower.set_xticks(range(0, columns, step), list(values.columns)[::step])
     lower.set_xlabel("layer (0: embeddings)", fontsize=9)
     bar = figure.colorbar(image, ax=lower, pad=0.02, aspect=30)
     bar.set_label("ILO", fontsize=9)
@@ -52,18 +57,21 @@ def ilo(table: pandas.DataFrame) -> Figure:
 def lens(table: pandas.DataFrame) -> Figure:
     """Plots the languages' shares of each layer as stacked bars.
 
-    The ten languages with the highest share in any layer have bars of their own; the others are added up.
+    The ten languages with the highest share in any layer have bars of their own. The other languages are added up as
+    "N more". The bar "other" is for tokens that say nothing about the language.
+
+    table: that of `pymultiling.lens`.
     """
     shares = table.pivot(index="layer", columns="language", values="share")
     languages = shares.drop(columns="other", errors="ignore")
-    shown = list(languages.max().sort_values(ascending=False, kind="stable").index[:SHOWN])
+    shown = list(languages.max().sort_values(ascending=False, kind="stable").index[:SHOWN_LANGUAGES])
     shown.sort(key=lambda code: -languages[code].iloc[-1])
     bars = [(code, languages[code], COLOURS[n % len(COLOURS)], "" if n < len(COLOURS) else "////")
              for n, code in enumerate(shown)]  # fmt: skip
     if rest := [code for code in languages if code not in shown]:
-        bars.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST, ""))
+        bars.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST_COLOUR, ""))
     if "other" in shares:
-        bars.append(("other", shares["other"], OTHER, ""))
+        bars.append(("other", shares["other"], OTHER_COLOUR, ""))
     figure = Figure(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
     axes = figure.add_subplot()
     bottom = numpy.zeros(len(shares))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pymultiling.methods.ternary import Ternary
     from pymultiling.methods.ternary_change import TernaryChange
 
-# Okabe and Ito's colours, distinct with all common kinds of colour blindness.
+# Colour and marker of each kind. Okabe and Ito's colours are distinct with all common kinds of colour blindness.
 KINDS = {"specific": ("#0072b2", "o"), "related": ("#e69f00", "s"), "general": ("#009e73", "^")}
 BEFORE, AFTER, NO_KIND = "#56b4e9", "#d55e00", "#999999"
 SHADES = ("#ececec", "#ffffff")  # alternate between the parts
@@ -25,7 +25,7 @@ SHADES = ("#ececec", "#ffffff")  # alternate between the parts
 def ternary(result: Ternary, parts: Mapping[str, range] | None = None) -> Figure:
     """Plots neurons of each kind by layer, and a histogram of how many languages have a neuron.
 
-    parts: {part: layers} of `pymultiling.ternary_parts`, drawn as bands behind the layers.
+    parts: {part: layers} of `pymultiling.ternary_parts`, drawn as bands behind the curves; None: no bands.
     """
     table = result.by_layer().set_index("layer")
     figure, left, right = _panels(len(table), len(result.histogram))
@@ -35,6 +35,7 @@ def ternary(result: Ternary, parts: Mapping[str, range] | None = None) -> Figure
     if parts:
         _bands(left, parts)
     last = len(result.histogram) - 1
+    # The kinds of the neurons that 1, 2, ... or all languages have.
     kinds = ["specific", *["related"] * (last - 2), "general"]
     colours = [NO_KIND, *(KINDS[kind][0] for kind in kinds)]
     bars = right.bar(range(last + 1), result.histogram, width=0.8, color=colours)
@@ -59,7 +60,7 @@ def ternary_change(change: TernaryChange) -> Figure:
 
 
 def _panels(layers: int, bars: int) -> tuple[Figure, Axes, Axes]:
-    """Makes a panel for curves over so many layers, and one for a histogram with so many bars."""
+    """Makes a figure with a panel for curves over `layers` layers and a panel for a histogram of `bars` bars."""
     widths = min(max(4.8, 0.2 * layers), 12), max(2.8, 0.42 * bars)
     figure = Figure(figsize=(sum(widths) + 0.8, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=widths)

@@ -32,7 +32,7 @@ def test_empty_sets_can_be_plotted(tmp_path):
 
 @pytest.mark.parametrize("lowest, low", [(-0.001, 0), (-0.5, -1)])
 def test_the_scale_of_ablation_is_symmetric_only_with_gains(tmp_path, lowest, low):
-    """The scale starts at zero if all values are losses, or gains are small."""
+    """The scale starts at zero if all changes are positive, or if the negative ones (gains) are small."""
     change = pandas.DataFrame({"fr": [1.0, 0.0], "de": [lowest, 0.5]}, index=["fr", "de"])
     figure = plots.ablation(change)
     axes = figure.axes[0]

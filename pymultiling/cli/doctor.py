@@ -95,7 +95,7 @@ def _print_model(name: str, revision: str | None) -> None:
 
 
 def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
-    """Returns the path of each module, with the range of its outputs where the module also computes something else."""
+    """Returns {part: path of its module}. If the part is fused with others, its range of outputs follows the path."""
     from pymultiling.models.linear import Projection
 
     paths = {module: path for path, module in model.named_modules()}

@@ -20,7 +20,7 @@ from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
-from pymultiling.runtime.processes import is_first
+from pymultiling.runtime.processes import is_first_process
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def lens(
         options=options,
         named="the texts",
     )
-    return lens_tables(counts, tokenizer, codes, progress and is_first())["texts"]
+    return lens_tables(counts, tokenizer, codes, progress and is_first_process())["texts"]
 
 
 def lens_tables(

@@ -1,4 +1,4 @@
-"""The program of tests/models/test_spread.py: compares models that are spread over processes with whole ones."""
+"""The program of tests/models/test_tensor_parallel.py: compares tensor-parallel models with whole ones."""
 
 import os
 import sys

@@ -86,7 +86,7 @@ def _print_model(name: str, revision: str | None) -> None:
     layer = decoder.layers[0]
     widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
     if layer.experts is not None:
-        widths["ffn"] += f": {layer.experts.count} experts of {layer.experts.size:,}"
+        widths["ffn"] += f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))

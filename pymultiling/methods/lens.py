@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pymultiling.data.corpus_types import Corpus
 
 OTHER = "other"
-WORDS_AT_A_TIME = 4096  # that lingua identifies in one call
-# Expectation maximisation ends after this many steps, or when no share changes by this much: shares are right to 0.001.
+WORDS_AT_A_TIME = 4096  # words that lingua identifies in one call
+# Expectation maximisation ends after MAX_STEPS steps, or when every share changes by less than MIN_CHANGE. The shares
+# are then right to 0.001.
 MAX_STEPS, MIN_CHANGE = 1000, 1e-6
 
 # {tokenizer: {(language codes, size of the vocabulary, number of tokens): confidences}}
@@ -254,7 +255,7 @@ def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ..
         languages: ISO 639-1 codes. None: all languages that lingua knows.
 
     Returns:
-        The codes, in the order given; all known codes in alphabetical order.
+        The codes in the order of `languages`. For None all known codes, in alphabetical order.
 
     Raises:
         BackendUnavailable: lingua is not installed.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymultiling.data.chunks import ChunkSize, ChunkStart, Share, check_finished, chunks
-from pymultiling.data.shards import extent, shards_of
+from pymultiling.data.shards import identify_part, shards_of
 from pymultiling.errors import CheckpointError, CorpusError
 from tests.support.tiny_text import write_text
 
@@ -174,4 +174,4 @@ def test_streams_have_shards_only_if_these_give_the_same_records():
         lambda rank: split_dataset_by_node(source, rank, 3),
         lambda rank: stream_with_shards([parts[rank], ["x"]]),
     ):
-        assert len({extent(shards_of(split(rank))) for rank in range(3)}) == 3
+        assert len({identify_part(shards_of(split(rank))) for rank in range(3)}) == 3

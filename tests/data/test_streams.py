@@ -109,7 +109,7 @@ def test_a_killed_worker_is_an_error():
     next(streamed)
     (child,) = running_workers() - before
     os.kill(int(child), signal.SIGKILL)
-    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status -9.; with workers=0"):
+    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status -9.: give workers=0"):
         list(streamed)
 
 
@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr("sys.executable", "false")
     tokenizer = tiny_tokenizer()
     tokenizer.padding = "x" * 1_000_000  # more than the buffer of a pipe holds
-    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status 1.; with workers=0"):
+    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status 1.: give workers=0"):
         list(stream(make_chunks(), Tokenisation(tokenizer, 5), 1))
 
 

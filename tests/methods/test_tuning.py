@@ -341,9 +341,12 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         (tiny_model("llama", intermediate_size=41), "ffn is 2 layers x 37 neurons, this model's 2 x 41"),
         (
             tiny_model("llama", hidden_size=40),
-            r"another model: layers.0.mlp.down_proj.weight is \(32, .*, this model's \(40,",
+            r"another model: layers.0.mlp.down_proj.weight is \(32, .* in the file and \(40, .*; load the model that",
         ),
-        (tiny_model("llama", mlp_bias=False), "another model: .*gate_proj.bias is .*, this model's not there"),
+        (
+            tiny_model("llama", mlp_bias=False),
+            "another model: .*gate_proj.bias is .* in the file and missing in this model",
+        ),
     ):
         clean = attributes_of(foreign)
         with pytest.raises(pml.CheckpointError, match=sentence):

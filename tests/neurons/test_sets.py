@@ -39,14 +39,22 @@ def test_sets_of_different_models_cannot_be_combined():
         random_set(0) | NeuronSet({"q": torch.zeros(LAYERS, 5, dtype=torch.bool)})
 
 
-def test_counts_and_subsets_agree_with_the_members():
+def test_counts_agree_with_the_masks_and_subsets_with_the_members():
     a = random_set(1)
     assert sum(a.count("site").values()) == sum(map(sum, a.count("layer").values())) == len(a)
     assert a.count() == {site: int(a.sites[site].sum()) for site in SITES}
     assert members(a.only("q", "ffn")) == {neuron for neuron in members(a) if neuron[0] in ("q", "ffn")}
     assert members(a.layers(1, 3)) == {neuron for neuron in members(a) if 1 <= neuron[1] < 3}
     assert len(a.layers(1, 1)) == 0
+
+
+def test_the_repr_begins_with_the_number_of_neurons():
+    a = random_set(1)
     assert repr(a).startswith(f"NeuronSet({len(a)} neurons: ffn ")
+
+
+def test_unknown_sites_and_kinds_of_count_are_refused():
+    a = random_set(1)
     with pytest.raises(ValueError, match="site"):
         a.count("neuron")
     with pytest.raises(ValueError, match="unknown site"):

@@ -92,7 +92,8 @@ def test_prompts_for_inference():
     assert pivot.endswith("Premise (French): Il pleut.\nHypothesis (French): C'est mouillé.\nRelation:")
 
 
-def test_prompts_with_an_instruction():
+def test_the_instruction_opens_the_prompt_and_braces_stay():
+    """Braces in the instruction or in a text, such as {one} and {0}, are no placeholders."""
     options = {"source": "de", "template": "free", "instruction": "Say it in {one} word."}
     assert prompt(ITEM, form="direct", **options) == "Say it in {one} word.\nGerman: Hallo {welt}!\nAnswer:"
     assert prompt(ITEM, others=["fr", "es"], **options) == (

@@ -159,11 +159,13 @@ def test_an_answer_with_thinking_only_is_not_accepted(monkeypatch, tmp_path):
     monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think> hm hm")
     with chat.ChatServer() as server:
         with pytest.raises(
-            TranslationError, match=r"the thinking of m at .* about 'a' does not end; 0 answers are stored"
+            TranslationError, match=r"the thinking of m at .* about 'a' does not end: switch .*; 0 answers are stored"
         ):
             translate(["a"], ["fr"], source="de", by=client(server), cache=tmp_path / "c")
         monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think>" + " hm" * 20)
-        with pytest.raises(TranslationError, match=r"the answer of m at .* to 'a' does not end within 8 tokens"):
+        with pytest.raises(
+            TranslationError, match=r"the answer of m at .* to 'a' does not end within 8 tokens: raise max_tokens"
+        ):
             translate(["a"], ["fr"], source="de", by=client(server, max_tokens=1))
 
 
@@ -184,8 +186,8 @@ def test_texts_without_a_complete_answer_are_reported_after_all_others(tmp_path)
             with pytest.raises(TranslationError) as caught:
                 translate(texts, ["fr"], source="de", by=by, cache=tmp_path / "c")
             assert str(caught.value) == (
-                f"the answer of m at {server.url}/ to {long[:60] + '...'!r} does not end within 16 tokens; "
-                "1 more texts have no complete answer; "
+                f"the answer of m at {server.url}/ to {long[:60] + '...'!r} does not end within 16 tokens: raise "
+                "max_tokens; 1 more texts have no complete answer; "
                 f"9 answers are stored in {tmp_path / 'c'}: repeat the call to get the rest"
             )
         assert server.delivered == Counter(prompts(TEXTS[:9]))
@@ -194,8 +196,8 @@ def test_texts_without_a_complete_answer_are_reported_after_all_others(tmp_path)
 @pytest.mark.parametrize(
     "outcome, message",
     [
-        (chat.EMPTY, "gives an empty answer to 'Satz 1, lang Ende'; 2 answers are lost: give cache="),
-        (chat.FILTERED, r"withholds its answer to 'Satz 1, lang Ende' \(content_filter\); 2 answers"),
+        (chat.EMPTY, "gives an empty answer to 'Satz 1, lang Ende': leave .*; 2 answers are lost: give cache="),
+        (chat.FILTERED, r"withholds its answer to 'Satz 1, lang Ende' \(content_filter\): leave .*; 2 answers"),
         (
             chat.NO_JSON,
             """does not return a chat completion for 'Satz 1, lang Ende', after 6 retries: '{"id": "1", "object""",

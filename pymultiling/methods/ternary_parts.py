@@ -50,7 +50,7 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
             total += squares[stop] - squares[start] - (sums[stop] - sums[start]) ** 2 / (stop - start)
         return total
 
-    # {stop: (lowest cost of dividing layers 0 ... stop - 1, the boundaries between the parts)}. It starts with one part,
+    # {stop: (lowest cost of dividing layers 0 ... stop - 1, boundaries between the parts)}. It begins with one part,
     # and each round adds a part.
     best: dict[int, tuple[Fraction, tuple[int, ...]]] = {stop: (cost(0, stop), ()) for stop in range(1, layers + 1)}
     for _ in PART_NAMES[1:]:

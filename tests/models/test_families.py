@@ -1,4 +1,4 @@
-"""pml.register_family: models of a family that a user adds, and what it refuses."""
+"""pml.register_family: models of a family that a user adds, and families that are refused."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 @pytest.fixture(autouse=True)
 def restore_families(monkeypatch):
-    """Removes after each test what it has registered."""
+    """Restores the registry of families after each test."""
     for name, family in list(FAMILIES.items()):
         monkeypatch.setitem(FAMILIES, name, family)
     yield

@@ -1,4 +1,4 @@
-"""Mixture-of-experts models with other implementations than "eager", and such that cannot be measured."""
+"""Mixture-of-experts models with implementations other than "eager", and models that cannot be measured."""
 
 import pytest
 import torch

@@ -63,10 +63,10 @@ def test_unknown_sites_and_kinds_of_count_are_refused():
 
 def test_by_expert_has_the_members_by_layer_expert_and_index():
     a = NeuronSet({"ffn": random_set(2, "ffn").sites["ffn"][:, :6]})
-    found = a.by_expert(3)
-    assert found.shape == (LAYERS, 3, 2)
-    by_index = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
-    assert by_index == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
+    by_expert = a.by_expert(3)
+    assert by_expert.shape == (LAYERS, 3, 2)
+    by_index = {("ffn", layer, 2 * expert + index) for layer, expert, index in by_expert.nonzero().tolist()}
+    assert by_index == members(a) and NeuronSet({"ffn": by_expert.flatten(1)}) == a
     for neurons, experts, width in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
         with pytest.raises(ValueError, match=f"has {width}.* cannot be split among {experts} experts"):
             neurons.by_expert(experts)

@@ -152,7 +152,11 @@ def test_scale_2_equals_doubled_weights_and_ends_with_the_object(folder):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ("neurons={folder}/none.safetensors", CheckpointError, "none.safetensors: no such file; expected a set of neurons"),
+        (
+            "neurons={folder}/none.safetensors",
+            CheckpointError,
+            "none.safetensors: no such file; expected a set of neurons",
+        ),
         ("neurons={folder}/plain/model.safetensors", CheckpointError, "expected a set of neurons"),
         ("neurons={folder}/lines.jsonl", CheckpointError, "is not a set of neurons, or is damaged"),
         ("neurons={folder}/other.safetensors", ValueError, "of another model: its ffn is 2 layers x 37 neurons"),

@@ -36,7 +36,7 @@ class CorpusError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A saved file or folder cannot be used.
+    """A saved file or folder cannot be used. It need not be a checkpoint.
 
     Raised when a model folder, neuron set, statistics file or checkpoint is missing, damaged, of another kind or of
     another model, and when a result folder is already used for something else.

@@ -82,19 +82,20 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures perplexities with each set deactivated, and writes the matrix, its change and a heat map."""
+    """Measures perplexities with each set deactivated, and writes them, their change of logarithm and a heat map."""
     from pymultiling.methods.ablation import ablation_matrix
     from pymultiling.methods.means import mean_activations
-    from pymultiling.runtime.processes import is_first
+    from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "texts")
     texts = dict(arguments.texts)
     record = start_pass_record(arguments, texts | ({} if arguments.mean is None else {"mean": arguments.mean}))
-    record.note(seed=arguments.random)
+    random_seed = arguments.random
+    record.note(seed=random_seed)
     sets = read_sets(arguments.neurons)
     model, tokenizer = load(arguments, record)
-    if arguments.random is not None:
-        sets = add_random_sets(sets, arguments.random)
+    if random_seed is not None:
+        sets = add_random_sets(sets, random_seed)
     mean = None
     if arguments.mean is not None:
         with record.stage("means"):
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     with record.stage("ablate"):
         options = document_pass_options(arguments, "perplexity")
         perplexities = ablation_matrix(model, tokenizer, sets, texts, scale=arguments.scale, mean=mean, **options)
-    if not is_first():
+    if not is_first_process():
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):

@@ -68,7 +68,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Counts each language's activations, and writes the counts, their proportions by layer and a plot."""
     from pymultiling.methods.activations import activations
-    from pymultiling.runtime.processes import is_first
+    from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "corpus")
     if arguments.positions == "response" and arguments.pack is not None:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     with record.stage("count"):
         options = document_pass_options(arguments)
         counts = activations(model, tokenizer, corpora, positions=arguments.positions, **options)
-    if not is_first():
+    if not is_first_process():
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):

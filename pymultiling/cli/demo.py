@@ -13,6 +13,7 @@ from pymultiling.cli.shared.demo_detection import (
     DETECTION_DOCUMENTS,
     DOCUMENT_TOKENS,
     HELDOUT_DOCUMENTS,
+    RECORDED_MODEL_NAME,
     SEED,
     SHARE,
     TOP_ATTENTION,
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         specific = detection.specific(at_most=1)
         perplexities = _ablate(model, tokenizer, specific, heldout, arguments.seed, record)
         with record.stage("write"):
-            write_detection(detection, folder, "embedded")
+            write_detection(detection, folder, RECORDED_MODEL_NAME)
             write_ablation(perplexities, folder)
         record.note(seed=arguments.seed)
         note_demo(record, model, corpora, heldout)

@@ -123,7 +123,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Finds each language's neurons, and writes sets, statistics, counts and plots."""
     from pymultiling.methods.plnd import detect
-    from pymultiling.runtime.processes import is_first
+    from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "corpus")
     rule = _selection_rule(arguments)
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
             qk=arguments.qk,
             **document_pass_options(arguments),
         )
-    if not is_first():
+    if not is_first_process():
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):

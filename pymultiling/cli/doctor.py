@@ -86,7 +86,7 @@ def _print_model(name: str, revision: str | None) -> None:
     layer = decoder.layers[0]
     widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
     if layer.experts is not None:
-        widths["ffn"] += f": {layer.experts.count} experts of {layer.experts.size:,}"
+        widths["ffn"] += f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
@@ -95,7 +95,7 @@ def _print_model(name: str, revision: str | None) -> None:
 
 
 def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
-    """Returns the path of each module, with the range of its outputs where the module also computes something else."""
+    """Returns {part: path of its module}. If the part is fused with others, its range of outputs follows the path."""
     from pymultiling.models.linear import Projection
 
     paths = {module: path for path, module in model.named_modules()}

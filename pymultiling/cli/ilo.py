@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.methods.ilo import check_k_and_tau, ilo
     from pymultiling.methods.retrieval import cka, retrieval
     from pymultiling.results import plots
-    from pymultiling.runtime.processes import is_first, join_processes
+    from pymultiling.runtime.processes import is_first_process, join_processes
 
     refuse_duplicates(arguments, "sentences")
     if arguments.sentences and arguments.languages:
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
                 max_length=arguments.max_length,
                 **pass_options(arguments),
             )
-        if not is_first():
+        if not is_first_process():
             return
         with record.stage("ilo"):
             table = ilo(embeddings, k=arguments.k, tau=arguments.tau, metric=arguments.metric, device=model.device)
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
-    """Returns {language: sentences}, and whether all languages have equally many, as translations do."""
+    """Returns {language: sentences}, and whether all languages have as many sentences, as translations do."""
     from pymultiling.data.parallel_texts import read_columns, read_lines
 
     if arguments.sentences:
@@ -158,7 +158,9 @@ def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[st
         columns = read_columns(arguments.parallel)
         languages = arguments.languages or list(columns)
         if missing := [language for language in languages if language not in columns]:
-            raise CorpusError(f"{arguments.parallel} has no language {missing[0]!r}, only {', '.join(columns)}")
+            raise CorpusError(
+                f"{arguments.parallel} has no language {missing[0]!r}: give --languages from {', '.join(columns)}"
+            )
         sentences = {language: columns[language] for language in languages}
     are_parallel = len({len(column) for column in sentences.values()}) == 1
     return {language: column[: arguments.limit] for language, column in sentences.items()}, are_parallel

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.methods.lens import count_top_tokens, lens_language_codes, lens_tables
     from pymultiling.passes.corpus_pass import Options
     from pymultiling.results import plots
-    from pymultiling.runtime.processes import is_first
+    from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "texts")
     texts = dict(arguments.texts)
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_length=arguments.max_length,
             pack=arguments.pack,
         )
-        if not is_first():
+        if not is_first_process():
             return
         tables = lens_tables(counts, tokenizer, codes, progress=True)
     with result_folder(arguments.out) as folder:
@@ -102,8 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         by_last_layer = fractions.iloc[-1].sort_values(ascending=False, kind="stable").index
         print(f"{name}: {table.attrs['corpus']}")
         print(
-            f"fraction of each language that reaches {MIN_SHOWN:.0%} in some layer, and of tokens without a language "
-            "(other)"
+            f"fraction of each layer's tokens that are in each language, for languages with at least {MIN_SHOWN:.0%} "
+            "in some layer (other: tokens that belong to no language)"
         )
         print(fractions[by_last_layer].round(2).to_string(), end="\n\n")
     print(f"results are in {arguments.out}; the run took {record.elapsed:.1f} s")

@@ -207,7 +207,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _demo_inputs(record: Run) -> Inputs:
-    """Returns the demo model, its tokenizer, each language's own neurons, and the task of second halves of texts."""
+    """Returns the demo model, its tokenizer, {language: its specific neurons}, and the task `continuation`."""
     from pymultiling import demo_model
     from pymultiling.tasks import continuation
 
@@ -263,7 +263,7 @@ def _search_parts(
     task: Task,
     folder: Path,
 ) -> tuple[range, range]:
-    """Returns the understanding and the generation layers, and writes and prints all sizes that were tried."""
+    """Searches the understanding and the generation layers. Writes and prints the task's value for all sizes tried."""
     from pymultiling.methods.mwork_search import mwork_search
 
     search = mwork_search(

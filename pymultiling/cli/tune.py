@@ -211,9 +211,15 @@ def _read_neurons(arguments: argparse.Namespace) -> NeuronSet | None:
 def _trainable(
     model: nn.Module, neurons: NeuronSet | None, arguments: argparse.Namespace, folder: Path
 ) -> Iterator[None]:
-    """Makes only the chosen parameters trainable.
+    """Inside the block, only the chosen parameters of the model are trainable.
 
-    Afterwards the trained changes of neurons are saved and added to the weights.
+    At the end of the block the differences of trained neurons are saved into `folder` and added to the weights.
+
+    Args:
+        model: the model.
+        neurons: the neurons to train. None: all layers but the first `arguments.freeze`.
+        arguments: the parsed command line.
+        folder: the result folder.
     """
     from pymultiling.methods.freezing import freeze
     from pymultiling.methods.tuning import train_only

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-DOCUMENTS_SORTED = 1024
+DOCUMENTS_SORTED = 1024  # documents that are sorted by length at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Batch:
         return int(self.attention_mask.sum())
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Splits a batch that is padded on the right into two. Each is as long as its longest document."""
+        """Splits a batch that is padded on the right into two. Each half is as long as its longest document."""
         middle = len(self.order) // 2
         return self._part(slice(middle)), self._part(slice(middle, None))
 
@@ -53,15 +53,15 @@ def make_batches(
     extra_tokens: int = 0,
     window: int = DOCUMENTS_SORTED,
 ) -> Iterator[Batch]:
-    """Yields batches of at most `batch_tokens` tokens with padding, but of at least one document.
+    """Yields batches of at most `batch_tokens` tokens, padding included. A longer document is a batch of its own.
 
     Within a window, batches come from the longest documents to the shortest.
 
     Args:
-        documents: their token ids.
+        documents: the token ids of each document.
         batch_tokens: tokens of a batch, padding included.
         pad: token id of the padding.
-        left: pad on the left, not on the right.
+        left: True: pad on the left. False: pad on the right.
         extra_tokens: tokens that will be appended to each document. They count as tokens of the batch.
         window: how many documents are held and sorted at a time.
     """

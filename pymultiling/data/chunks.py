@@ -16,10 +16,10 @@ from pymultiling.data.rows import Record
 from pymultiling.data.shards import Shard
 from pymultiling.errors import CheckpointError
 
-# Texts and characters of a chunk for each token of a batch, where a batch counts as LEAST tokens if it has fewer. A
-# chunk then gives about 64 batches, so that the documents of a batch are of similar length. Measured with short texts
-# (mean 19 tokens) and batches of 4,096 tokens: 22% padding with 1,024 texts in a chunk, 3.0% (German, Chinese) and 3.6%
-# (English) with these values (two cores, 2026-11-21).
+# A chunk has this many texts or characters for each token of a batch. A batch of fewer than LEAST tokens counts as
+# LEAST tokens. A chunk then gives about 64 batches, so that the documents of a batch are of similar length. Measured
+# with short texts (mean 19 tokens) and batches of 4,096 tokens: 22% padding with 1,024 texts in a chunk, 3.0% (German,
+# Chinese) and 3.6% (English) with these values (two cores, 2026-11-21).
 TEXTS = 4
 CHARACTERS = 256
 LEAST = 256
@@ -98,7 +98,7 @@ class Share:
     first: int = 0
 
     def has_whole_shards(self, count: int) -> bool:
-        """Whether whole shards are distributed, of a corpus with this many."""
+        """Whether processes read whole shards, in a corpus of `count` shards. If not, they read every n-th chunk."""
         return count % self.processes == 0
 
     def includes(self, number: int) -> bool:
@@ -114,7 +114,15 @@ def chunks(
     share: Share = Share(),
     start: ChunkStart | None = None,
 ) -> Iterator[Chunk]:
-    """Yields the chunks of a process from a start on, and a last one without records.
+    """Yields the chunks of a process from a start on, and then a chunk without records that marks the end.
+
+    Args:
+        corpus: name of the corpus.
+        shards: the shards of the corpus.
+        fields: the fields of a record that are read.
+        size: where a chunk ends.
+        share: the part of the corpus that this process reads.
+        start: where reading starts; None: at the beginning.
 
     Raises:
         CorpusError: the corpus cannot be read.

@@ -17,12 +17,12 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass
 class CorpusReport:
-    """How many texts of a corpus were read, left out or changed. `a + b` is the report of both.
+    """How many texts of a corpus were read, left out or changed. `a + b` adds up two reports.
 
     Attributes:
         texts: texts that were read.
         empty: texts that were left out because they are blank.
-        short: documents that were left out because they have a single token, and pairs without any.
+        short: texts that were left out because they have fewer than two tokens, and pairs without a token.
         replaced: texts in which bytes that are not UTF-8, or lone surrogates, were replaced by U+FFFD.
         cut: documents that were cut to the maximum length.
         left_over: tokens at the end of packed texts that did not fill a document.
@@ -48,7 +48,7 @@ def read_texts(source: Corpus, report: CorpusReport) -> Iterator[str]:
     Args:
         source: a path, a URL or a pattern of either with *; or an iterable of strings or of records (dicts) with a
             "text" field, such as a datasets.Dataset.
-        report: is updated.
+        report: the report, which is updated.
 
     Raises:
         CorpusError: the source cannot be read as text.

@@ -1,4 +1,4 @@
-"""What users may hand over as a corpus, for type checkers."""
+"""Types of corpora, for the annotations of public functions."""
 
 from __future__ import annotations
 

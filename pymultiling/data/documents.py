@@ -1,4 +1,4 @@
-"""From texts to documents: lists of token ids with a maximum length."""
+"""Tokenises texts into documents, which are lists of token ids with a maximum length."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def tokenise(
     Args:
         texts: texts that are not blank.
         tokenizer: a Hugging Face tokenizer. Its special tokens are kept.
-        max_length: longer documents are cut to this many tokens. Packed documents are not.
-        report: is updated.
-        pack: None: each text is a document. Texts of a single token are left out, since nothing precedes or follows it.
+        max_length: longer documents are cut to this many tokens. Packed documents are not cut.
+        report: the report, which is updated.
+        pack: None: each text is a document. Texts of fewer than two tokens are left out: a single token has no context.
             A number: all texts are joined, with an end-of-text token after each if the tokenizer has one, and cut into
             documents of this many tokens. Each document starts with the token that starts a text, if there is one. The
             tokens that do not fill a document at the end are left out.
@@ -86,8 +86,8 @@ def tokenise_sentences(
     Args:
         sentences: (index, text) of each sentence.
         tokenizer: a Hugging Face tokenizer.
-        max_length: in tokens.
-        report: is updated.
+        max_length: the largest number of tokens.
+        report: the report, which is updated.
     """
     sentences = iter(sentences)
     while part := list(islice(sentences, TEXTS_AT_A_TIME)):
@@ -105,13 +105,13 @@ def tokenise_pairs(
     """Yields the document of each prompt with its response, and the index of the response's first token.
 
     The response starts where the tokens of both together first differ from those of the prompt alone. Longer documents
-    are cut to max_length tokens.
+    are cut to max_length tokens. Pairs without a token are left out and count as short.
 
     Args:
         pairs: prompts and responses.
         tokenizer: a Hugging Face tokenizer.
-        max_length: in tokens.
-        report: is updated.
+        max_length: the largest number of tokens.
+        report: the report, which is updated.
     """
     pairs = iter(pairs)
     while part := list(islice(pairs, TEXTS_AT_A_TIME)):
@@ -145,7 +145,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _describe(value: object) -> str:
-    """Returns a text for a value that JSON cannot hold. Only the type of most objects, since addresses change."""
+    """Returns a text for a value that JSON cannot hold. For most objects it is their type: a repr has an address."""
     return repr(value) if isinstance(value, AddedToken) else type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""Files of texts as shards of a corpus: local or on any file system of fsspec, compressed or not."""
+"""Files of texts as shards of a corpus. They are local or on any file system of fsspec, compressed or not."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class FileShard:
 
 
 def _read_bytes(raw: BinaryIO, size: int) -> bytes:
-    """Reads this many bytes, or all that there are. One read of a stream may return fewer."""
+    """Reads `size` bytes, or all that are left. A single read of a stream may return fewer, so it is repeated."""
     content = bytearray()
     while len(content) < size and (part := raw.read(size - len(content))):
         content += part

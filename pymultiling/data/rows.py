@@ -17,7 +17,7 @@ Record: TypeAlias = tuple[str, ...]
 
 @contextmanager
 def wrap_read_errors(name: str) -> Iterator[None]:
-    """Turns all exceptions of the block but MemoryError into a CorpusError that names the source."""
+    """Converts every exception of the block, except MemoryError, into a CorpusError that names the source."""
     try:
         yield
     except (CorpusError, MemoryError):
@@ -30,7 +30,7 @@ def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
     """Reads a .jsonl file, which may be compressed.
 
     Yields:
-        Each line's value, and its location for error messages.
+        The value of each line that is not blank, and its location for error messages.
 
     Raises:
         CorpusError: there is no such file, or a line is not JSON.

@@ -24,15 +24,15 @@ class IterableShard:
     """An iterable of strings or records, such as a list, a generator or a datasets.IterableDataset.
 
     Attributes:
-        name: for error messages.
-        extent: its length, or which part of a streamed data set it is, or "" if neither is known.
+        name: a name of the iterable, for error messages.
+        part: its length, or which part of a streamed data set it is, or "" if neither is known.
         done: fraction that has been read, 0 to 1, or None if its length is unknown.
     """
 
     def __init__(self, source: Iterable[object], name: str):
         self._source, self.name = source, name
         self._length = len(source) if isinstance(source, Sized) else None
-        self.extent = str(getattr(source, "_distributed", "") if self._length is None else self._length)
+        self.part = str(getattr(source, "_distributed", "") if self._length is None else self._length)
         self.done = None if self._length is None else 0.0
 
     def records(self, fields: tuple[str, ...]) -> Generator[Record, None, None]:
@@ -69,9 +69,9 @@ class IterableShard:
         return hashlib.blake2b(first.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def fingerprint(self) -> str:
-        """Returns a hash of a list, of a stream's first record, or a data set's own fingerprint.
+        """Returns a hash of all values of a list or of the first record of a stream, or a data set's own fingerprint.
 
-        It is "" for other iterables, which may be readable only once.
+        For other iterables, which may be readable only once, it returns "".
         """
         if isinstance(self._source, list | tuple):
             digest = hashlib.blake2b(digest_size=16)
@@ -124,15 +124,18 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     return [IterableShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
 
 
-def extent(shards: Sequence[Shard]) -> str:
-    """Returns a text that differs between processes that were given different parts of one corpus.
+def identify_part(shards: Sequence[Shard]) -> str:
+    """Returns a text that processes compare to find out whether they were given different parts of one corpus.
 
-    It cannot tell them apart if the difference shows only after reading all.
+    Different texts prove that the parts differ. Equal texts prove nothing, because most of the corpus is not read.
     """
     first = shards[0]
-    if isinstance(first, FileShard):
+    if isinstance(first, FileShard):  # processes with other files usually begin with another file
         return first.fingerprint()
-    return first.first_record_hash() if len(shards) > 1 else first.extent
+    if len(shards) > 1:  # the files of a streamed data set, which can be read again
+        return first.first_record_hash()
+    # A single iterable may be readable only once. `split_dataset_by_node` notes its process in the data set.
+    return first.part
 
 
 def sizes(corpora: Sequence[Sequence[Shard]]) -> list[float]:
@@ -152,8 +155,8 @@ def sizes(corpora: Sequence[Sequence[Shard]]) -> list[float]:
 def _count_files(source: Iterable[object]) -> int:
     """Returns how many files a streamed data set reads one after the other, record by record; 1 for all other sources.
 
-    `take`, `interleave_datasets` and others depend on all files together. `split_dataset_by_node` and `load_state_dict`
-    have already determined where the data set is read.
+    The results of `take`, `interleave_datasets` and similar operations depend on all files together. After
+    `split_dataset_by_node` or `load_state_dict` it is already determined which part of the data set is read.
     """
     if getattr(source, "_distributed", None) or getattr(source, "_starting_state_dict", None):
         return 1

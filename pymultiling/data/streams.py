@@ -1,4 +1,4 @@
-"""Streams of chunks with their documents: read by this process, tokenised by workers while the model runs."""
+"""Streams of chunks with their documents. This process reads, and workers tokenise while the model runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.data.tokenising_worker import Worker
 
-AHEAD = 2  # chunks for each worker that are being tokenised or are waiting for it
+AHEAD = 2  # chunks that are read in advance for each worker
 
 
 def stream(
@@ -25,13 +25,14 @@ def stream(
     """Yields the chunks in order, each with its documents.
 
     This process reads the chunks, so that the sources need not be copied. `workers` other processes tokenise them in
-    advance. This process tokenises the first chunk, which would have to wait until the workers have started. It
-    tokenises all chunks if there are at most two or if the tokenizer cannot be pickled. An exception in reading is
-    raised after all chunks that were read before it.
+    advance. This process tokenises the first chunk itself, so that nothing waits for the workers to start. It tokenises
+    all chunks if there are at most two, or if the tokenizer cannot be pickled. If reading raises an exception, the
+    chunks that were read before are yielded first.
     """
     failure: list[Exception] = []
     readable = _read_until_failure(chunks, failure)
-    first = list(islice(readable, 3))  # two are a single chunk with records and the one that ends the corpus
+    # Two chunks are one with records and the one that marks the end: workers would have nothing to do.
+    first = list(islice(readable, 3))
     pickled = _pickle(tokenisation) if workers and len(first) == 3 else None
     readable = chain(first, readable)
     if pickled is None:
@@ -90,7 +91,7 @@ def _read_until_failure(chunks: Iterable[Chunk], failure: list[Exception]) -> It
 
 
 def _pickle(tokenisation: Tokenisation) -> bytes | None:
-    """Returns None, with a warning, if another process could not load it."""
+    """Pickles the tokenisation for workers. Returns None, with a warning, if they could not load it."""
     kind = type(tokenisation.tokenizer)
     try:
         if kind.__module__ == "__main__":

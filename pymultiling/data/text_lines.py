@@ -24,11 +24,10 @@ def text_lines(raw: IO[bytes], path: str | Path, name: str, *, strict: bool = Fa
 
     Args:
         raw: the open file, in binary mode.
-        path: its ending tells the compression.
-        name: of the file, for error messages.
-        strict: for texts in which line numbers matter: bytes that are not UTF-8 are an error, and only a line feed ends
-            a
-            line. False: such bytes are replaced by U+FFFD, and a carriage return ends a line too.
+        path: the file's path, whose ending tells the compression.
+        name: the file's name, for error messages.
+        strict: True, for texts in which line numbers matter: bytes that are not UTF-8 are an error, and only a line
+            feed ends a line. False: such bytes are replaced by U+FFFD, and a carriage return ends a line too.
 
     Raises:
         CorpusError: the file is binary. This is checked only if not `strict`.

@@ -47,7 +47,7 @@ class Tokenisation:
         max_length: longer documents are cut to this many tokens.
         pack: number of tokens of packed documents, or None: each text is a document.
         form: what a record is, and what `Documents.positions` holds:
-            "texts": a text. Positions are 0.
+            "texts": a text. Positions are 0 and have no meaning.
             "pairs": a prompt and its response. Positions are the index of the response's first token in the document.
             "sentences": a sentence, which may have a single token. Positions are the index of the record.
     """

@@ -1,7 +1,7 @@
-"""A process that tokenises: it reads pickled records from its input and writes pickled documents to its output.
+"""A worker process that tokenises: it reads pickled records from stdin and writes pickled documents to stdout.
 
-It is started anew and not forked, since a copy of a process with threads can hang. It ends when its input ends, and so
-with its parent.
+The worker is a new process and not a fork, since the fork of a process with threads can hang. It ends when its stdin
+ends, which also happens when its parent ends.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 
-# With this process's sys.path, so that the worker imports the same modules.
+# The worker gets this process's sys.path as arguments, so that it imports the same modules.
 START = "import sys; sys.path[:] = sys.argv[1:]; from pymultiling.data.tokenising_worker import main; main()"
 
 
 class Worker:
-    """The parent's side of a worker. The constructor does not wait for the process, but the first call does."""
+    """A worker, as its parent process sees it. The first call waits until the process has started."""
 
     def __init__(self, tokenisation: bytes):
-        """Starts the process.
+        """Starts the process and does not wait for it.
 
-        tokenisation: a pickled Tokenisation.
+        Args:
+            tokenisation: a pickled Tokenisation.
         """
-        # The tokenizer gets one thread, since the model uses the others. The process gets a session of its own, since
-        # an interrupt from the terminal is for the parent.
+        # The tokenizer gets one thread, since the model uses the others. The process runs in a new session, so that an
+        # interrupt from the terminal reaches the parent only.
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, *sys.path],
             stdin=subprocess.PIPE,
@@ -53,8 +54,8 @@ class Worker:
             answer: Documents | Exception = pickle.load(self._answers)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise CorpusError(
-                f"a process that tokenises has ended (exit status {self._process.wait()}); with workers=0 "
-                "(--workers 0) this process tokenises"
+                f"a process that tokenises has ended (exit status {self._process.wait()}): give workers=0 "
+                "(--workers 0) to tokenise without extra processes"
             ) from None
         if isinstance(answer, Exception):
             raise answer

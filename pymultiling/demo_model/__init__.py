@@ -33,8 +33,8 @@ _FOLDER = Path(__file__).parent
 def load(dtype: torch.dtype | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Loads the model and its tokenizer.
 
-    The tokenizer puts `<s>` before a text, as in training, so that the first real token is predicted too. `</s>` ends a
-    line and separates lines.
+    The tokenizer puts `<s>` before a text, as in training, so that the first real token is predicted too. In training
+    every line was followed by one `</s>`, which the tokenizer does not add.
 
     Args:
         dtype: the dtype of the weights; None: float32.
@@ -49,7 +49,7 @@ def load(dtype: torch.dtype | None = None) -> tuple[LlamaForCausalLM, PreTrained
     folder = _FOLDER / "model"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True)
-    module: nn.Module = model  # `eval` has annotations in this class only
+    module: nn.Module = model  # for mypy: nn.Module.eval is annotated, LlamaForCausalLM.eval is not
     module.eval()
     return model, tokenizer
 

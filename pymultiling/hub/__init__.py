@@ -1,4 +1,4 @@
-"""Publishing results on the Hugging Face Hub, and fetching them from it."""
+"""Publishes results on the Hugging Face Hub, and downloads published results."""
 
 from pymultiling.hub.transfer import pull_from_hub, push_to_hub
 

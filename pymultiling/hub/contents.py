@@ -50,7 +50,7 @@ class Contents:
         ]
 
     def first(self, kind: str) -> str | None:
-        """Returns the name of the first file of a kind; "statistics" is the kind of pymultiling.statistics/1."""
+        """Returns the name of the first file of a kind, or None. The kind of pymultiling.tuning/1 is "tuning"."""
         paths = (path for path in self._metadata if self._kind(path) == kind)
         return next((path.relative_to(self._root).as_posix() for path in paths), None)
 

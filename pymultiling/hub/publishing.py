@@ -33,7 +33,7 @@ class ModelRecord(TypedDict, total=False):
 
 
 class CardRecord(TypedDict):
-    """The part `card` of a run's record; papers is {arXiv number: what of it is used}."""
+    """The part `card` of a run's record; papers is {arXiv number: what the command uses of the paper}."""
 
     title: str
     about: str
@@ -65,12 +65,12 @@ class RunRecord(TypedDict, total=False):
     files: list[str]
 
 
-def read_record(folder: Path, owner: str) -> RunRecord | None:
-    """Reads run.json of a folder; None if there is none.
+def read_record(folder: Path, source: str) -> RunRecord | None:
+    """Reads run.json of a folder. Returns None if the folder has no run.json.
 
     Args:
         folder: the folder.
-        owner: the folder or repository that the file belongs to, for messages.
+        source: the name of the folder or of the repository, for messages.
 
     Raises:
         HubError: the file is not the record of a run.
@@ -84,12 +84,13 @@ def read_record(folder: Path, owner: str) -> RunRecord | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise HubError(
-        f"the {RECORD_FILE} of {owner} is not a record of a pymultiling run: give another folder or repository, or run "
-        "the command again"
+        f"the {RECORD_FILE} of {source} is not a record of a pymultiling run: give another folder or repository, or "
+        "run the command again"
     )
 
 
 def _stays_inside(name: str) -> bool:
+    """Whether a file name of a record stays inside the folder of the record."""
     return not name.startswith("/") and ".." not in name.split("/") and not set(name) & set("\\:")
 
 
@@ -114,25 +115,25 @@ def split_files(folder: Path, record: RunRecord | None) -> tuple[list[str], list
     return publishable, unpublishable
 
 
-def published_files(folder: Path, owner: str) -> list[str]:
-    """Returns the names of run.json of a pulled folder and of the files that it lists.
+def published_files(folder: Path, source: str) -> list[str]:
+    """Returns "run.json" and the names of the files that the run.json of a pulled folder lists, sorted.
 
     Args:
         folder: the pulled folder.
-        owner: the repository, for messages.
+        source: the name of the repository, for messages.
 
     Raises:
         HubError: there is no run.json, or it lists a file of a kind that is never published.
     """
-    record = read_record(folder, owner)
+    record = read_record(folder, source)
     if record is None:
         raise HubError(
-            f"{owner} has no {RECORD_FILE}, so push did not write it: give a repository that pymultiling push made"
+            f"{source} has no {RECORD_FILE}, so push did not write it: give a repository that pymultiling push made"
         )
     for name in record["files"]:
         if name != CARD and Path(name).suffix not in PUBLISHED_SUFFIXES:
             raise HubError(
-                f"the {RECORD_FILE} of {owner} lists {name}, which push never writes: it is not pulled; give a "
+                f"the {RECORD_FILE} of {source} lists {name}, which push never writes: it is not pulled; give a "
                 "repository that pymultiling push made"
             )
     return sorted({RECORD_FILE, *record["files"]})
@@ -184,10 +185,10 @@ def public_record(record: RunRecord, files: list[str]) -> RunRecord:
 
 
 def public_copy(file: Path, record: RunRecord, scratch: Path) -> Path:
-    """Returns the file to publish.
+    """Returns the file to publish: usually the file itself.
 
-    This is the file itself; or, if its metadata name a folder as the model, a copy in the folder `scratch` that names
-    the last part of the path only.
+    If its metadata name a local folder as the model, a copy in the folder `scratch` is returned. The copy names only
+    the last part of the path.
     """
     metadata = metadata_of(file) if file.suffix == ".safetensors" else {}
     name = metadata.get("model", "")
@@ -205,7 +206,10 @@ def strip_folders(value: Json, model_name: str | None) -> Json:
 
     Args:
         value: a part of a record.
-        model_name: a model on the Hub, whose name is kept; hf:// paths are kept too.
+        model_name: the name of a model on the Hub, which is kept; None: there is none. hf:// paths are kept too.
+
+    Returns:
+        The stripped value, of the same type.
     """
     if isinstance(value, dict):
         stripped: dict[str, Json] = {}
@@ -227,7 +231,7 @@ def _strip_text(text: str, model_name: str | None) -> str:
 
 
 def _unused_name(name: str, used: Container[str]) -> str:
-    """Returns the name, with a number if another file in another folder has the same name."""
+    """Returns the name, followed by a number if the name is already used."""
     numbered = (f"{name} ({number})" for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 

@@ -1,4 +1,4 @@
-"""Publishes sets, statistics and tables on the Hugging Face Hub, and fetches them from it."""
+"""Publishes sets, statistics and tables on the Hugging Face Hub, and downloads them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def push_to_hub(
 def pull_from_hub(
     repo_id: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """Fetches what `push_to_hub` published into the cache, and no other files of the repository.
+    """Downloads into the cache the files that `push_to_hub` published, and no other files of the repository.
 
     Without a network, the files in the cache are used.
 
@@ -106,11 +106,11 @@ def pull_from_hub(
         repo_id: the repository, OWNER/NAME.
         revision: a branch, a tag or a commit; None: main.
         token: an access token; None: the one of `hf auth login`, or HF_TOKEN, if there is any.
-        cache_dir: the folder of the cache; None: the Hub client's own.
+        cache_dir: the folder of the cache; None: the cache of the Hub client.
 
     Returns:
-        The folder, whose name is the commit, for `load_sets(folder / "neurons")`, `NeuronStatistics.load` and others.
-        It is a part of the cache: copy it before you change it.
+        The folder with the files. Read them with `load_sets(folder / "neurons")`, `NeuronStatistics.load` and so on.
+        The folder is named after the commit. It is a part of the cache: copy it before you change it.
 
     Raises:
         HubError: the repository does not exist, push did not write it, or the Hub cannot be reached or refuses.
@@ -118,12 +118,13 @@ def pull_from_hub(
     check_repo_id(repo_id)
     api = _make_api(token)
     with hub_errors(repo_id, revision, "read"):
-        first = Path(
+        record_folder = Path(
             api.snapshot_download(repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=[RECORD_FILE])
         )
-        files = published_files(first, repo_id)
+        files = published_files(record_folder, repo_id)
         patterns = [glob.escape(name) for name in files]
-        folder = Path(api.snapshot_download(repo_id, revision=first.name, cache_dir=cache_dir, allow_patterns=patterns))
+        commit = record_folder.name  # so that the files and the record are of the same commit
+        folder = Path(api.snapshot_download(repo_id, revision=commit, cache_dir=cache_dir, allow_patterns=patterns))
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise HubError(

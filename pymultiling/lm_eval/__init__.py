@@ -53,5 +53,7 @@ class Deactivated(HFLM):  # type: ignore[misc]  # lm-eval brings no types
             raise ValueError(f"scale must be a finite number, such as 0 to deactivate or 2 to double; got {scale!r}")
         neuron_set = NeuronSet.load(str(neurons))  # before the model is loaded, so that a wrong path fails at once
         super().__init__(pretrained, **arguments)
-        self._deactivation = ExitStack()  # never closed: it ends when this object is deleted
+        # Never closed: when this object is deleted, Python closes the generator behind `deactivate`, which removes its
+        # hooks.
+        self._deactivation = ExitStack()
         self._deactivation.enter_context(deactivate(self.model, neuron_set, scale=float(scale)))

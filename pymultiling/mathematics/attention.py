@@ -9,12 +9,13 @@ LARGEST_EXPONENT = 60.0  # exp(60)^2 is finite in float32
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """Returns which keys each query sees, as (queries, keys) bool.
+    """Returns a mask (queries, keys), bool: True where the query sees the key.
 
     Args:
         queries: (queries,), positions of the queries.
         keys: (keys,), positions of the keys.
-        window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+        window: number of positions that a query sees, its own and those directly before it. None: it sees all up to its
+            own.
     """
     distance = queries[:, None] - keys[None, :]
     causal = distance >= 0
@@ -32,13 +33,17 @@ def capped_change(scores: Tensor, y: Tensor, softcap: float | None) -> Tensor:
 
 
 def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
-    """Returns A' - A when the attention scores change by y, along the last dimension.
+    """Returns A' - A, the change of the attention probabilities A when the attention scores change by y.
 
     Args:
-        log_a: log A, -inf where a key is hidden.
+        log_a: (..., keys), log A, -inf where a key is hidden.
         y: change of the attention scores, of a shape that broadcasts with log_a.
+
+    Returns:
+        (..., keys), 0 for hidden keys.
     """
     a = log_a.exp()
+    # A' does not depend on a constant added to y. Without their mean, the changes are small and lose less to rounding.
     y = y - (a * y).sum(-1, keepdim=True)
     y = y.masked_fill(log_a == -torch.inf, 0)
     if y.numel() and y.max() > LARGEST_EXPONENT:

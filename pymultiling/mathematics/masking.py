@@ -12,7 +12,7 @@ def apply_masks(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, 
     """Returns y[t, n] = scale x[t, n] + values[n] where the set of row t has neuron n, and x[t, n] elsewhere.
 
     Args:
-        x: (tokens, N), any floating dtype.
+        x: (tokens, N), the activations of N neurons, any floating dtype.
         masks: (sets, N) bool, True where a neuron is in the set.
         mask_ids: (tokens,) int64, the set of each row, -1 if the row stays as it is.
         scale: factor of the selected neurons. With 0, x is dropped even where it is NaN or infinite.

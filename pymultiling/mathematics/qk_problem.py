@@ -10,6 +10,8 @@ from torch import Tensor
 class QKProblem(NamedTuple):
     """The inputs of `pymultiling.ops.qk_importance` for one attention layer, in the order of the torch operators.
 
+    B documents of l tokens have H query heads and K key heads of d dimensions. The first r dimensions are rotated.
+
     Attributes:
         q: (B, H, l, d), rotated queries.
         k: (B, K, l, d), rotated keys.
@@ -22,7 +24,7 @@ class QKProblem(NamedTuple):
             without a norm.
         k_gain: (B, K, l, d), the same factor without a key neuron; None without a norm.
         scale: factor of the attention scores.
-        window: number of positions that a query sees; None if it sees all before it.
+        window: number of positions that a query sees, its own included; None if it sees all up to its own.
         softcap: soft cap of the attention scores; None if there is none.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, instead of m and m + r/2.
     """

@@ -12,12 +12,13 @@ def rotation_pairs(size: int, rotated: int, interleaved: bool, device: torch.dev
 
     Args:
         size: number of dimensions of a head.
-        rotated: number of dimensions that are rotated: the first ones. Each of the others is its own partner.
+        rotated: number of dimensions that are rotated: the first ones. Each dimension after them is its own partner.
         interleaved: True if dimensions 2m and 2m + 1 form a pair, False if dimensions m and m + rotated/2 do.
         device: device of the results.
 
     Returns:
-        (size,) int64, the partners, and (size,) float32, +1 for the first of a pair and -1 for the second.
+        (size,) int64, the partners, and (size,) float32, the signs: -1 for the second of a pair, +1 for the first and
+        for dimensions that are not rotated.
     """
     partner = torch.arange(size, device=device)
     sign = torch.ones(size, device=device)
@@ -56,9 +57,9 @@ def repeat_for_pairs(table: Tensor) -> Tensor:
     """Reorders a table for pairs of dimensions m and m + r/2 into one for pairs of dimensions 2m and 2m + 1.
 
     Args:
-        table: (.., r), the values of angles 0 ... r/2 - 1, twice.
+        table: (..., r), the values of the angles 0 ... r/2 - 1, followed by the same values.
 
     Returns:
-        (.., r), the value of each angle twice in a row.
+        (..., r), each value followed by itself: angles 0, 0, 1, 1, ..., r/2 - 1, r/2 - 1.
     """
     return table[..., : table.shape[-1] // 2].repeat_interleave(2, -1)

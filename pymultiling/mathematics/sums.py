@@ -15,7 +15,7 @@ def document_sum(values: Tensor, documents: Tensor, count: int) -> Tensor:
     """Sums the rows of each document.
 
     Args:
-        values: (tokens, N).
+        values: (tokens, N), one row for each token.
         documents: (tokens,) int64, the document index of each row, -1 for padding, which is left out.
         count: number of documents.
 

@@ -178,11 +178,11 @@ def count_activations(
     """Counts activations in documents that are tokenised already.
 
     Args:
-        probe: of the model.
+        probe: the probe of the model.
         documents: the tokens of each document, and the index of the first token of its response.
         positions: as in `activations`.
         batch_tokens: the largest number of tokens in one forward, padding included.
-        name: of the documents, for messages.
+        name: the name of the documents, for messages.
         progress: show progress on stderr.
         kind: what `name` is the name of, for messages.
 
@@ -210,8 +210,8 @@ def _count_batch(probe: ActivationProbe, batch: Batch, starts: Tensor, positions
 
 
 def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Yields batches, each with the index of the first token of every row that can count."""
-    starts: dict[int, int] = {}  # of documents that were read and are in no batch yet
+    """Yields batches, each with (documents,) int64, the index of the first token that can count in each document."""
+    starts: dict[int, int] = {}  # {number of a document that was read and is in no batch yet: index of the token}
 
     def token_lists() -> Iterator[list[int]]:
         for number, (tokens, start) in enumerate(documents):
@@ -223,7 +223,7 @@ def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> I
 
 
 def _counted_positions(batch: Batch, starts: Tensor, positions: Positions) -> Tensor:
-    """Returns a mask (documents, length), bool. Documents are padded on the right."""
+    """Returns a mask of the positions that count, (documents, length) bool. Documents are padded on the right."""
     index = torch.arange(batch.input_ids.shape[1])
     if positions == "last":
         return index == batch.attention_mask.sum(1, keepdim=True) - 1

@@ -79,8 +79,8 @@ def sentence_embeddings(
             spaces, or has no token. For `retrieval` and `cka` sentence i of all languages must be translations.
         max_length: longer sentences are cut to this many tokens, or to the length that the model supports.
         batch_tokens: the largest number of tokens in one forward, padding included.
-        dtype: of the result: torch.float32, torch.float64 or torch.float16. Means are computed in float32, or in
-            float64 for a float64 model.
+        dtype: the dtype of the result: torch.float32, torch.float64 or torch.float16. Means are computed in float32, or
+            in float64 for a float64 model.
         folder: write the embeddings of each language to <folder>/<language>.npy and return these files as memory-mapped
             tensors, so that memory does not grow with the sentences. Existing files are replaced. Read a file again
             with `torch.from_numpy(numpy.load(path, mmap_mode="c"))`. None: the embeddings are in memory.
@@ -163,6 +163,7 @@ class _Tables(dict[str, RowTable]):
         self._row_files: dict[str, Path | None] = {}
 
     def create(self, language: str, row_file: Path | None) -> RowTable:
+        """Creates the empty table of a language, in the row file of a checkpoint if there is one."""
         self._row_files[language] = row_file
         path = row_file
         if language in self._paths:
@@ -176,7 +177,15 @@ class _Tables(dict[str, RowTable]):
         return self[language]
 
     def finish(self, language: str, rows: TableRows, count: int) -> Tensor:
-        """Returns the table of `count` sentences; the row file of a checkpoint is copied, and stays as it is."""
+        """Returns the embeddings of a language, (count, layers + 1, hidden).
+
+        The row file of a checkpoint is copied and stays as it is.
+
+        Args:
+            language: the language.
+            rows: the rows that were written.
+            count: the number of sentences.
+        """
         values, row_file = rows.finish(count), self._row_files[language]
         if row_file is None:
             return values

@@ -84,8 +84,8 @@ def fine_tune(
             pml.fine_tune(model, tokenizer, "it.txt", rate=1e-3)
             trained.merge()
 
-    Parameters in 16 bits lose small steps, and a warning says so. Train a float32 model, or some neurons, whose
-    differences are float32. For large models call `model.gradient_checkpointing_enable()` before.
+    Parameters in 16 bits lose small steps, and a warning says so. Train a float32 model, or use `train_only`, whose
+    parameters are float32. For large models call `model.gradient_checkpointing_enable()` before.
 
     Args:
         model: a Hugging Face decoder with a language-model head, on the CPU or the first GPU. It is trained in place.
@@ -96,13 +96,13 @@ def fine_tune(
             0.
         epochs: number of passes over the documents, each in another random order.
         batch: number of documents in a step.
-        documents: train on the first so many documents. None: on all.
+        documents: train on this many documents, the first ones. None: on all.
         warm_up: fraction of the steps in which the learning rate rises, from 0 to below 1.
         weight_decay: weight decay of AdamW. It does not apply to biases and norms.
         max_length: as in `detect`.
         pack: as in `detect`.
-        seed: of the order of the documents and of dropout. The random generators of torch, numpy and Python are set
-            to it.
+        seed: seed of the order of the documents and of dropout. The random generators of torch, numpy and Python are
+            set to it.
         progress: show progress on stderr.
 
     Returns:
@@ -169,7 +169,7 @@ def fine_tune(
 
 @contextmanager
 def _restore_settings(model: nn.Module) -> Iterator[None]:
-    """At the end restores everything that Trainer sets on a model besides its parameters."""
+    """Restores, at the end of the block, everything that Trainer sets on a model besides its parameters."""
     config = pretrained(model).config
     use_cache, was_prepared = config.use_cache, hasattr(model, PREPARED)
     try:
@@ -201,7 +201,11 @@ def _training_arguments(
     seed: int,
     use_cpu: bool,
 ) -> TrainingArguments:
-    """Returns arguments of a Trainer that prints nothing, saves nothing and logs every step; BackendUnavailable."""
+    """Returns arguments of a Trainer that prints nothing, saves nothing and logs every step.
+
+    Raises:
+        BackendUnavailable: accelerate is not installed.
+    """
     from transformers import TrainingArguments
 
     try:
@@ -232,7 +236,7 @@ def _training_arguments(
 def _trainer(
     model: nn.Module, documents: list[list[int]], arguments: TrainingArguments, on_step: Callable[[_Step], None]
 ) -> Trainer:
-    """Returns a Trainer that calls on_step after every step; NonFiniteActivations if the loss is not finite."""
+    """Returns a Trainer that calls on_step after every step. Its `train` raises NonFiniteActivations for a NaN loss."""
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 

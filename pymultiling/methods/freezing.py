@@ -16,16 +16,16 @@ def freeze(
 ) -> list[str]:
     """Freezes some layers, the embeddings and the head of a decoder: their parameters get requires_grad=False.
 
-    Nothing else is frozen; the final norm trains on. Fine-tuning in one language with the early layers frozen preserves
-    what languages share there. Do not use it inside `train_only`, which freezes everything but its neurons and at its
-    end unfreezes what it froze.
+    Nothing else is frozen: the final norm stays trainable. Fine-tuning in one language with the early layers frozen
+    preserves what languages share there. Do not call `freeze` inside `train_only`: that freezes everything but its
+    neurons, and at its end unfreezes what it froze.
 
     Source: arXiv 2503.11280.
 
     Args:
         model: a Hugging Face decoder of a supported family.
         layers: indices of the decoder layers to freeze, from 0. The default is the first eight.
-        embeddings: freeze the input embeddings. Learned position embeddings train on.
+        embeddings: freeze the input embeddings. Learned position embeddings stay trainable.
         head: freeze the language-model head, if the model has one. If embeddings and head are tied, they are one
             tensor, and both must be frozen or neither.
 

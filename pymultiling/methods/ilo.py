@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 Metric: TypeAlias = Literal["cosine", "euclidean"]
-K, TAU = 5, 3  # the paper's
+K, TAU = 5, 3  # the values of the paper
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def ilo(
         k: number of neighbours of a point.
         tau: number of other languages that makes a point a bridge, at most k and at most languages - 1.
         metric: the distance, "cosine" or "euclidean".
-        device: the device that finds the neighbours. None: the device of the embeddings.
+        device: the device on which the neighbours are found. None: the device of the embeddings.
 
     Returns:
         DataFrame with a row for each layer and language. Columns: layer, language, bridge, reach, ilo (each 0 to 1).
@@ -63,13 +63,13 @@ def ilo(
     check_k_and_tau(k, tau, len(embeddings))
     rows = []
     for layer in range(layers):
-        points, owner = _points(embeddings, layer)
+        points, point_languages = _points(embeddings, layer)
         if len(points) < k + 1:
             raise ValueError(f"{k} neighbours need at least {k + 1} sentences, got {len(points)}")
         neighbours, _ = nearest_neighbors(points.to(device or points.device), k, metric=metric)
-        has_neighbour = _other_languages(neighbours.cpu(), owner, len(embeddings))
+        has_neighbour = _other_languages(neighbours.cpu(), point_languages, len(embeddings))
         for number, language in enumerate(embeddings):
-            language_rows = has_neighbour[owner == number]
+            language_rows = has_neighbour[point_languages == number]
             bridge = float((language_rows.sum(1) >= tau).double().mean())
             reach = int(language_rows.any(0).sum()) / (len(embeddings) - 1)
             overlap = 2 * bridge * reach / (bridge + reach) if bridge + reach else 0.0
@@ -100,9 +100,18 @@ def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tenso
     return torch.cat(points_by_language), torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
-def _other_languages(neighbours: Tensor, owner: Tensor, languages: int) -> Tensor:
-    """Returns (P, languages) bool: the other languages among the neighbours (P, k) of each point."""
-    has_neighbour = torch.zeros(len(owner), languages, dtype=torch.bool)
-    has_neighbour.scatter_(1, owner[neighbours], True)
-    has_neighbour.scatter_(1, owner[:, None], False)
+def _other_languages(neighbours: Tensor, point_languages: Tensor, languages: int) -> Tensor:
+    """Finds the other languages among the neighbours of each point.
+
+    Args:
+        neighbours: (P, k) int64, the indices of the neighbours of each point.
+        point_languages: (P,) int64, the number of the language of each point.
+        languages: how many languages there are.
+
+    Returns:
+        (P, languages) bool; False for the language of the point itself.
+    """
+    has_neighbour = torch.zeros(len(point_languages), languages, dtype=torch.bool)
+    has_neighbour.scatter_(1, point_languages[neighbours], True)
+    has_neighbour.scatter_(1, point_languages[:, None], False)
     return has_neighbour

@@ -11,7 +11,7 @@ from torch import Tensor
 from pymultiling.neurons.activation_statistics import ActivationStatistics, stack_probabilities
 from pymultiling.neurons.sets import NeuronSet
 
-# Values that agree to so many decimals are equal: the selection does not depend on the last bit of a logarithm.
+# Values are equal if they agree to this many decimals, so that the last bit of a logarithm does not decide.
 DECIMALS = 12
 
 
@@ -44,7 +44,9 @@ def lape(
     """
     p = language_probabilities(statistics, top, bar)
     active = p > probability_threshold(p, bar)
-    entropies = entropy(p).where(active.any(-1), torch.inf)  # if such a neuron is selected too, it has no language
+    entropies = entropy(p).where(
+        active.any(-1), torch.inf
+    )  # a neuron below the threshold everywhere is selected last, and gets no language
     selected = select_lowest(entropies, round(top * entropies.numel()))
     return split_by_language(statistics, active & selected[..., None])
 
@@ -70,7 +72,7 @@ def probability_threshold(p: Tensor, bar: float) -> float:
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Returns (layers, neurons), in nats, from p (layers, neurons, languages).
+    """Returns the entropy over languages, (layers, neurons), in nats, from p (layers, neurons, languages).
 
     A neuron that is never active has the maximum, ln(number of languages).
     """
@@ -97,5 +99,8 @@ def split_by_language(languages: Iterable[str], members: Tensor) -> dict[str, Ne
 
 
 def _kth_smallest(values: Tensor, k: int) -> float:
-    """Returns the k-th smallest value. torch.kthvalue is quadratic for descending values: minutes for a model's."""
+    """Returns the k-th smallest value.
+
+    torch.kthvalue is quadratic for descending values and takes minutes for those of a large model.
+    """
     return float(numpy.partition(values.cpu().numpy(), k - 1)[k - 1])

@@ -20,7 +20,7 @@ from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
-from pymultiling.runtime.processes import is_first
+from pymultiling.runtime.processes import is_first_process
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pymultiling.data.corpus_types import Corpus
 
 OTHER = "other"
-WORDS_AT_A_TIME = 4096  # that lingua identifies in one call
-# Expectation maximisation ends after this many steps, or when no share changes by this much: shares are right to 0.001.
+WORDS_AT_A_TIME = 4096  # words that lingua identifies in one call
+# Expectation maximisation ends after MAX_STEPS steps, or when every share changes by less than MIN_CHANGE. The shares
+# are then right to 0.001.
 MAX_STEPS, MIN_CHANGE = 1000, 1e-6
 
 # {tokenizer: {(language codes, size of the vocabulary, number of tokens): confidences}}
@@ -123,7 +124,7 @@ def lens(
         options=options,
         named="the texts",
     )
-    return lens_tables(counts, tokenizer, codes, progress and is_first())["texts"]
+    return lens_tables(counts, tokenizer, codes, progress and is_first_process())["texts"]
 
 
 def lens_tables(
@@ -254,7 +255,7 @@ def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ..
         languages: ISO 639-1 codes. None: all languages that lingua knows.
 
     Returns:
-        The codes, in the order given; all known codes in alphabetical order.
+        The codes in the order of `languages`. For None all known codes, in alphabetical order.
 
     Raises:
         BackendUnavailable: lingua is not installed.

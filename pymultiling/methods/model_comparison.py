@@ -264,7 +264,10 @@ def _measures(
 
 
 def _make_rereadable(texts: Mapping[str, _Texts]) -> dict[str, _Texts]:
-    """Returns texts that can be read more than once. A mapping is no corpus and stays: its reader refuses it."""
+    """Returns texts that can be read more than once.
+
+    A mapping in place of a corpus is an error. It is returned as it is, so that the reader of corpora refuses it.
+    """
     rereadable: dict[str, _Texts] = {}
     for name, corpus in texts.items():
         if isinstance(corpus, (str, Path, Mapping)):
@@ -279,7 +282,7 @@ def perplexity_change(before: pandas.Series[float], after: pandas.Series[float])
 
     Args:
         before: the perplexity of each language (the index).
-        after: likewise, of the second model.
+        after: the perplexity of each language for the second model.
 
     Returns:
         As `ModelComparison.perplexity`.

@@ -2,8 +2,8 @@
 
 The model is divided into four parts, by depth and by module: understanding (the first layers), attention and ffn (the
 two kinds of module in the task-solving layers between), and generation (the last layers). The neurons of a language are
-deactivated in one part, or in all parts but one, or as many random neurons are. A part matters for other languages if
-their metric values fall while those of English stay.
+deactivated in one part, in all parts but one, or in all parts. For comparison, as many random neurons are deactivated.
+A part matters for other languages if their metric values fall while those of English stay.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Setting:
         return [language_neurons.random_like(seed, anywhere=self.neurons == ANYWHERE) for seed in seeds]
 
 
-# Each part alone, all but each, and all; for each part alone, and for all, also as many random neurons.
+# The neurons of the language in each part alone, in all parts but one, and in all parts. As many random neurons are
+# measured for each part alone and for all parts.
 SETTINGS: tuple[Setting, ...] = (
     *(Setting((part,), choice) for part in PARTS for choice in (ANYWHERE, IN_LAYERS, OWN)),
     *(Setting(tuple(other for other in PARTS if other != part), OWN) for part in PARTS),
@@ -134,7 +135,7 @@ def mwork(
         delta = (mean change in English) - (mean change in the other languages)
         change = metric value with neurons off - metric value of the model as it is
 
-    delta is high where English stays and the other languages fall. All sets share batches.
+    delta is high where the value of English stays and those of the other languages fall. A batch carries several sets.
 
     Source: arXiv 2402.18815, sections 3.2 to 3.6, tables 2 to 5.
 

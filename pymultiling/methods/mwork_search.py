@@ -50,7 +50,7 @@ def mwork_search(
     """Finds the boundaries of a model's parts by a sweep on one task in one language.
 
     The language's neurons are deactivated in the first n layers, and in the last n layers, for every n up to `most`
-    of the layers. For either part the n with the highest delta is chosen; of several the smallest.
+    of the layers. For each part the n with the highest delta is chosen. If several are equally high, the smallest n is.
 
         delta = (change of the metric value in English) - (change in the language)
 

@@ -125,7 +125,7 @@ class Detection:
         """
         minus = set(minus)
         for language in minus - self.neurons.keys():
-            raise ValueError(f"no language {language!r} among {', '.join(self.neurons)}")
+            raise ValueError(f"the detection has no language {language!r}: give some of {', '.join(self.neurons)}")
         sites = next(iter(self.neurons.values())).sites
         counts = {
             site: torch.stack([neurons.sites[site] for neurons in self.neurons.values()]).sum(0) for site in sites

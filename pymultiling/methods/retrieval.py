@@ -17,9 +17,11 @@ from pymultiling.ops.nearest_neighbors import METRICS
 if TYPE_CHECKING:
     import pandas
 
-# Centred sentences whose norm is at most this fraction of their norm before are all the same, up to rounding.
+# If centring reduces the norm of the sentences to at most this fraction, they are all the same, up to rounding.
 MIN_NORM = 1e-14
-ROWS = 4096  # of the distances that are held at a time: memory grows with the sentences, not with their square
+# Rows of the matrix of distances that are in memory at a time, so that memory does not grow with the square of the
+# number of sentences.
+ROWS = 4096
 
 # Compares two languages: (source, target, points of source, points of target, (sentences,) bool: present in both) gives
 # the value from source to target and the value from target to source.
@@ -34,7 +36,9 @@ def retrieval(
 
         accuracy[A, B] = #{i : argmin_j d(a[i], b[j]) = i} / #i,    over the sentences i, j that both languages have
 
-    Distances are computed in float64. Between sentences that are equally near, its rounding decides.
+    Distances are computed in float64. Between sentences that are equally near, the rounding of float64 decides.
+
+    Source: arXiv 1812.10464, section 4.4, whose error rate is 1 - accuracy with the cosine distance.
 
     Args:
         embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.
@@ -90,7 +94,10 @@ def _table(
     device: torch.device | str | None,
     make_comparison: Callable[[], _Comparison],
 ) -> pandas.DataFrame:
-    """Makes a table with a row for each layer and ordered pair; every layer has its own comparison."""
+    """Makes a table with a row for each layer and ordered pair of languages.
+
+    `column` is the name of the compared value. `make_comparison` is called once for each layer.
+    """
     import pandas
 
     layers = checked_layers(embeddings)
@@ -111,7 +118,7 @@ def _table(
 def _pairs(
     embeddings: Mapping[str, Tensor], layer: int, device: torch.device | str | None
 ) -> Iterator[tuple[str, str, Tensor, Tensor, Tensor]]:
-    """Yields for every two languages their names, their float64 points, and which of the sentences both have."""
+    """Yields source, target, their float64 points (sentences, hidden), and a mask of the sentences that both have."""
     points = {
         language: (values.to(device=device or values.device, dtype=torch.float64), present.to(device or present.device))
         for language, (values, present) in layer_points(embeddings, layer).items()
@@ -121,6 +128,8 @@ def _pairs(
 
 
 class _Retrieval:
+    """Computes the accuracy of retrieval in both directions."""
+
     def __init__(self, metric: Metric):
         self._metric = metric
 
@@ -136,9 +145,9 @@ class _Retrieval:
 
 
 def _accuracies(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Returns the accuracies from a to b and from b to a.
+    """Returns the accuracies from a to b and from b to a, which are (sentences, hidden).
 
-    The distance is |a|^2 + |b|^2 - 2 ab. For points of norm 1 its order is that of the cosine distance.
+    The distance is |a|^2 + |b|^2 - 2 ab. For points of norm 1 it orders neighbours as the cosine distance does.
     """
     squares_a, squares_b = a.square().sum(1), b.square().sum(1)
     correct = 0
@@ -161,9 +170,9 @@ def _accuracies(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 
 class _Alignment:
-    """Computes CKA. What depends on one language alone is cached for the sentences that the first pair has in common.
+    """Computes CKA, and caches the matrix and the norm of each language.
 
-    Most often all pairs have the same sentences in common.
+    The cache is for the sentences that the first pair has in common. Usually all pairs have the same in common.
     """
 
     def __init__(self) -> None:
@@ -173,17 +182,25 @@ class _Alignment:
     def __call__(self, source: str, target: str, a: Tensor, b: Tensor, both: Tensor) -> tuple[float, float]:
         if self._cached_both is None:
             self._cached_both = both
-        is_cached = torch.equal(both, self._cached_both)
+        is_cacheable = torch.equal(both, self._cached_both)
         is_gram = int(both.sum()) <= a.shape[1]
-        a, norm_a = self._prepared(source, a, both, is_cached)
-        b, norm_b = self._prepared(target, b, both, is_cached)
-        # ||B' A||^2 is the sum of the products of the entries of A A' and B B'.
+        a, norm_a = self._prepared(source, a, both, is_cacheable)
+        b, norm_b = self._prepared(target, b, both, is_cacheable)
+        # ||B' A||^2 is also the sum of the products of the entries of A A' and B B', which are (sentences, sentences).
         shared = (a * b).sum() if is_gram else (b.T @ a).square().sum()
         value = float(shared / (norm_a * norm_b))
         return value, value
 
-    def _prepared(self, language: str, x: Tensor, both: Tensor, is_cached: bool) -> tuple[Tensor, Tensor]:
-        if not is_cached:
+    def _prepared(self, language: str, x: Tensor, both: Tensor, is_cacheable: bool) -> tuple[Tensor, Tensor]:
+        """Returns `_prepare(x[both])`, from the cache if `both` are the sentences of the cache.
+
+        Args:
+            language: the name of the language, the key of the cache.
+            x: (sentences, hidden), the points of the language.
+            both: (sentences,) bool, the sentences that both languages of the pair have.
+            is_cacheable: whether `both` are the sentences that the cache is for.
+        """
+        if not is_cacheable:
             return _prepare(x[both])
         if language not in self._cache:
             self._cache[language] = _prepare(x[both])
@@ -191,7 +208,12 @@ class _Alignment:
 
 
 def _prepare(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the centred x, or x x' if that is smaller, and the norm of x' x, which is that of x x'."""
+    """Centres x (sentences, hidden).
+
+    Returns:
+        The centred x, or x x' if there are fewer sentences than hidden values; and the norm of x' x, which is that of
+        x x' too.
+    """
     size = x.norm()
     x = x - x.mean(0)
     if x.norm() <= MIN_NORM * size:

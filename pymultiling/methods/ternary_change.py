@@ -38,8 +38,8 @@ def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:
     Source: arXiv 2505.21505, which compares models before and after alignment.
 
     Args:
-        before: of the first model, from `ternary`.
-        after: of the second model, in the same languages.
+        before: the result of `ternary` for the first model.
+        after: the result of `ternary` for the second model, in the same languages.
 
     Returns:
         A `TernaryChange`. A Jaccard index is NaN if both sets are empty.
@@ -64,7 +64,7 @@ def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:
 
 
 def _compare_sets(before: Mapping[str, NeuronSet], after: Mapping[str, NeuronSet]) -> pandas.DataFrame:
-    """Returns a table with a row for each name."""
+    """Returns a table with a row for each name. Columns: before, after, both, jaccard."""
     import pandas
 
     rows = {}

@@ -1,4 +1,4 @@
-"""A proposal which layers do what, from the numbers of ternary neurons in each layer (arXiv 2505.21505)."""
+"""Divides the layers into parts by the numbers of ternary neurons in each layer (arXiv 2505.21505)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def ternary_parts(by_layer: pandas.DataFrame) -> dict[str, range]:
             total += squares[stop] - squares[start] - (sums[stop] - sums[start]) ** 2 / (stop - start)
         return total
 
-    # {stop: the lowest cost of the layers before stop in so many parts, and the boundaries between these parts}
+    # {stop: (lowest cost of dividing layers 0 ... stop - 1, boundaries between the parts)}. It begins with one part,
+    # and each round adds a part.
     best: dict[int, tuple[Fraction, tuple[int, ...]]] = {stop: (cost(0, stop), ()) for stop in range(1, layers + 1)}
     for _ in PART_NAMES[1:]:
         best = {

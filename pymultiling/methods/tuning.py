@@ -31,11 +31,11 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         ffn:      row n of gate and up, and of their biases; column n of down
         o:        column n of o_proj
 
-    Frozen are the embeddings, the head, norms, all other rows and columns, and the biases of down and o_proj. What
-    trains are differences D to the chosen entries of a weight W. While the model runs it adds them, W + D; W itself
-    is neither written to nor copied. The gradient of D is that of W in the chosen entries. The memory of gradients,
-    optimizer state and D is proportional to the number of neurons. D is float32 also for a model in 16 bits, and
-    float64 for a float64 model.
+    The embeddings, the head, norms, all other rows and columns, and the biases of down and o_proj are frozen. The
+    trained parameters are differences D to the chosen entries of each weight W. A forward computes with W + D, and W
+    itself is neither changed nor copied. The gradient of D is that of W in the chosen entries. The memory of gradients,
+    optimizer state and D is proportional to the number of neurons. D is float32, also for a model in 16 bits; for a
+    float64 model it is float64.
 
         with pml.train_only(model, neurons) as trained:
             optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)      # or a Trainer of the model
@@ -91,6 +91,10 @@ class NeuronTuning:
     """A model that trains some of its neurons, as `train_only` returns it.
 
     As a context manager it calls `remove` at the end of the block, unless `merge` or `remove` was called before.
+
+    Args:
+        decoder: the model. Users do not make this object: `train_only` and `load` do.
+        neurons: the set to train.
 
     Attributes:
         neurons: the set that is trained.
@@ -151,7 +155,7 @@ class NeuronTuning:
 
         Args:
             path: the file.
-            **metadata: strings that are saved with them.
+            **metadata: strings to store in the file, such as language="fr".
 
         Raises:
             ValueError: the training has ended.
@@ -214,10 +218,13 @@ class NeuronTuning:
     def _load_differences(self, tensors: dict[str, Tensor], path: str | Path) -> None:
         parameters = self._named_parameters()
         for name in sorted(parameters.keys() | tensors.keys()):
-            loaded_shape = tuple(tensors[name].shape) if name in tensors else "not there"
-            shape = tuple(parameters[name].shape) if name in parameters else "not there"
+            loaded_shape = tuple(tensors[name].shape) if name in tensors else "missing"
+            shape = tuple(parameters[name].shape) if name in parameters else "missing"
             if loaded_shape != shape:
-                raise CheckpointError(f"{path} is of another model: {name} is {loaded_shape}, this model's {shape}")
+                raise CheckpointError(
+                    f"{path} is of another model: {name} is {loaded_shape} in the file and {shape} in this model; load "
+                    "the model that was trained"
+                )
             parameters[name].copy_(tensors[name])
 
     def _unfreeze(self) -> None:

@@ -17,7 +17,7 @@ from pymultiling.models.family import activation_name
 from pymultiling.models.find_modules import attention_projections, ffn_experts, ffn_projections, find, find_linear
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.pretrained import pretrained, tensor_attribute
-from pymultiling.models.spread import full_tensor, tensor_parallel_of
+from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 
 if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pymultiling.models.linear import Linear, is_transposed
 
-ROWS, COLUMNS = 0, 1
-# Names of what is registered on the module, so that optimizers, Trainer, `model.to` and copies of the model find it.
+ROWS, COLUMNS = 0, 1  # dimensions of a weight (outputs, inputs)
+# Names of the buffer and the parameters that a Delta registers on the module, so that optimizers, Trainer, `model.to`
+# and copies of the model find them.
 INDEX = "neuron_index"
 DELTAS = {"weight": "neuron_delta", "bias": "neuron_delta_bias"}
 
@@ -106,7 +107,7 @@ def _deltas(module: nn.Module, weight_axis: int) -> Iterator[tuple[str, nn.Param
 
 
 def _sum(base: Tensor, delta: Tensor, index: Tensor, axis: int) -> Tensor:
-    """Returns the chosen entries with their differences added, in the dtype of base."""
+    """Returns the chosen entries of `base` with their differences added, in the dtype of `base`."""
     return (base.index_select(axis, index).to(delta.dtype) + delta).to(base.dtype)
 
 
@@ -129,7 +130,7 @@ def _product(module: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _write_merged(weight_axis: int, module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
-    """Writes the state of the ordinary model that merging would give."""
+    """After a state is made: replaces the weight by the merged one, and leaves out the differences."""
     index = getattr(module, INDEX)
     for name, delta, axis in _deltas(module, weight_axis):
         base = getattr(module, name)
@@ -139,12 +140,12 @@ def _write_merged(weight_axis: int, module: nn.Module, state: dict[str, Tensor],
 
 @torch.no_grad()
 def _read_merged(weight_axis: int, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Puts the chosen entries of a loaded state into the differences; the weight keeps its entries there."""
+    """Before a state is loaded: sets the differences to the loaded entries minus those of the weight, which stay."""
     index = getattr(module, INDEX)
     for name, delta, axis in _deltas(module, weight_axis):
         base, loaded = getattr(module, name), state.get(prefix + name)
         state[prefix + DELTAS[name]] = delta.detach()
-        if loaded is None or loaded.shape != base.shape:  # load_state_dict reports this
+        if loaded is None or loaded.shape != base.shape:  # load_state_dict reports this as missing or mismatched
             continue
         loaded, base_entries = loaded.to(base), base.index_select(axis, index)
         state[prefix + DELTAS[name]] = loaded.index_select(axis, index).to(delta.dtype) - base_entries.to(delta.dtype)

@@ -31,7 +31,11 @@ UNSUPPORTED_FLAGS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_e
 
 @dataclass(frozen=True, eq=False)
 class Experts:
-    """A module of E experts of width I, with the parameters gate_up_proj (E, 2 I, D) and down_proj (E, D, I)."""
+    """A module of E experts with I neurons each, with the parameters gate_up_proj (E, 2 I, D) and down_proj (E, D, I).
+
+    D is the hidden size. S, in the methods, is the number of rows of `Routed`: one for each token and expert that it is
+    routed to. Neuron e I + i of the layer is neuron i of expert e.
+    """
 
     module: ExpertsModule
 
@@ -70,7 +74,7 @@ class Experts:
         return cls(cast("ExpertsModule", module))
 
     @property
-    def count(self) -> int:
+    def expert_count(self) -> int:
         """Number of experts."""
         return self.module.down_proj.shape[0]
 
@@ -82,40 +86,51 @@ class Experts:
     @property
     def width(self) -> int:
         """Number of neurons of all experts."""
-        return self.count * self.size
+        return self.expert_count * self.size
 
     def column_norms(self) -> Tensor:
-        """Returns (E I,): ||W_down,e[:, i]||^2."""
+        """Returns (E I,): the squared norm ||W_down,e[:, i]||^2 of each neuron's column."""
         down = self.module.down_proj.detach()
-        row_experts = torch.arange(self.count, device=down.device).repeat_interleave(down.shape[1])
-        return column_energy(down.flatten(0, 1), row_experts, self.count).flatten()
+        row_experts = torch.arange(self.expert_count, device=down.device).repeat_interleave(down.shape[1])
+        return column_energy(down.flatten(0, 1), row_experts, self.expert_count).flatten()
 
-    def energy(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
-        """Returns (count, E I): the sum of (p hidden)^2 by document.
+    def energy(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
+        """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight.
 
-        documents: (tokens,) int64, the document of each token, -1 for padding. count: the number of documents.
+        documents: (tokens,) int64, the document of each token, -1 for padding. document_count: the number of documents.
         """
         x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
-        return column_energy(x, self.row_ids(routed, documents), count * self.count).view(count, -1)
+        return column_energy(x, self.row_ids(routed, documents), document_count * self.expert_count).view(
+            document_count, -1
+        )
 
-    def active(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
-        """Returns (count, E I) int64: in how many of the tokens that are routed to the expert gate > 0, by document."""
-        return active_count(routed.gate, self.row_ids(routed, documents), count * self.count).view(count, -1)
+    def active(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
+        """Returns (document_count, E I) int64: for how many tokens of the document the neuron has gate > 0.
 
-    def magnitude(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
-        """Returns (count, E I): the sum of |up| by document."""
+        Only the tokens that are routed to the neuron's expert count.
+        """
+        return active_count(routed.gate, self.row_ids(routed, documents), document_count * self.expert_count).view(
+            document_count, -1
+        )
+
+    def magnitude(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
+        """Returns (document_count, E I): the sum of |up| by document."""
         magnitudes = upcast(routed.up).abs()
-        return document_sum(magnitudes, self.row_ids(routed, documents), count * self.count).view(count, -1)
+        return document_sum(magnitudes, self.row_ids(routed, documents), document_count * self.expert_count).view(
+            document_count, -1
+        )
 
-    def total(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
-        """Returns (count, E I): the sum of `hidden` by document. Divided by `tokens` it is a neuron's mean."""
-        return document_sum(upcast(routed.hidden), self.row_ids(routed, documents), count * self.count).view(count, -1)
+    def total(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
+        """Returns (document_count, E I): the sum of `hidden` by document. Divided by `tokens` it is a neuron's mean."""
+        return document_sum(
+            upcast(routed.hidden), self.row_ids(routed, documents), document_count * self.expert_count
+        ).view(document_count, -1)
 
-    def tokens(self, routed: Routed, documents: Tensor, count: int) -> Tensor:
-        """Returns (count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
+    def tokens(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
+        """Returns (document_count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
         ones = routed.tokens.new_ones(len(routed.tokens), 1)
-        by_expert = document_sum(ones, self.row_ids(routed, documents), count * self.count)
-        return by_expert.expand(-1, self.size).reshape(count, -1)
+        by_expert = document_sum(ones, self.row_ids(routed, documents), document_count * self.expert_count)
+        return by_expert.expand(-1, self.size).reshape(document_count, -1)
 
     def mask_hidden(
         self,
@@ -131,16 +146,16 @@ class Experts:
         Args:
             routed: what the experts computed.
             masks: (sets, E I) bool, the neurons to change.
-            mask_ids: (tokens,) int64, the set of each token, -1 for none. None: all tokens are under the first set.
+            mask_ids: (tokens,) int64, the set of each token, -1 for none. None: the first set for all tokens.
             scale: the factor of the chosen neurons.
-            values: (E I,), what is added to the scaled neurons; None: nothing.
-            plain: use plain PyTorch, which the transforms of torch.func support; they do not support custom operators.
+            values: (E I,), values that are added to the scaled neurons; None: nothing is added.
+            plain: True: use plain PyTorch, because the transforms of torch.func do not support custom operators.
         """
         mask_ids = routed.tokens.new_zeros(len(routed.states)) if mask_ids is None else mask_ids
         expert_masks, ids = masks.reshape(-1, self.size), self.row_ids(routed, mask_ids)
         if values is None:
             return mask_neurons(routed.hidden, expert_masks, ids, scale=scale, backend="torch" if plain else "auto")
-        return apply_masks(routed.hidden, expert_masks, ids, scale, values.view(self.count, -1)[routed.experts])
+        return apply_masks(routed.hidden, expert_masks, ids, scale, values.view(self.expert_count, -1)[routed.experts])
 
     def neuron_parameters(self, n: int) -> list[Tensor]:
         """Returns views of neuron n's row of gate, its row of up and its column of down."""
@@ -149,13 +164,16 @@ class Experts:
         return [gate_up[e, i], gate_up[e, self.size + i], down[e, :, i]]
 
     def row_ids(self, routed: Routed, token_ids: Tensor) -> Tensor:
-        """Returns (S,): id E + expert for every row, where token_ids is (tokens,). An id of -1 stays -1."""
+        """Returns (S,) int64: id E + expert for every row, where id is the entry of token_ids (tokens,) for its token.
+
+        An id of -1 stays -1.
+        """
         ids = token_ids[routed.tokens]
-        return torch.where(ids < 0, ids, ids * self.count + routed.experts)
+        return torch.where(ids < 0, ids, ids * self.expert_count + routed.experts)
 
 
 class _ChangedForward(Protocol):
-    """The forward that `change_hidden` puts in place: it remembers its changes for contexts that are nested inside."""
+    """The forward that `change_hidden` installs. It holds its changes, to which nested contexts add theirs."""
 
     changes: tuple[Change, ...]
 

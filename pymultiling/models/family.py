@@ -33,7 +33,7 @@ class Family:
             key, then the value. False: all queries, then all keys, then all values.
         q_norm: a norm of the queries before the rotation. The length of its weight tells whether it is over one head or
             over all heads.
-        k_norm: a norm of the keys before the rotation, in the same way.
+        k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
         centred_norms: whether `q_norm` and `k_norm` subtract the mean, as LayerNorm does.
         clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
             are not clipped.
@@ -64,7 +64,7 @@ class Family:
         norm_offset: what norms add to their weight before they multiply by it.
 
     Raises:
-        ValueError: the values do not go together.
+        ValueError: alibi is unknown, or a combination of values is not supported.
     """
 
     layers: str = "layers"
@@ -102,18 +102,18 @@ class Family:
 
     def __post_init__(self) -> None:
         for is_valid, rule in (
-            (self.alibi in (None, "added", "scaled"), 'alibi is "added", "scaled" or None'),
+            (self.alibi in (None, "added", "scaled"), 'alibi must be "added", "scaled" or None'),
             (
                 self.alibi is None or not (self.interface or self.rotation),
-                "alibi goes with interface=False, rotation=None",
+                "alibi needs interface=False and rotation=None",
             ),
-            ((self.q_norm is None) == (self.k_norm is None), "q_norm and k_norm go together"),
-            (self.q_norm is None or self.interface, "q_norm and k_norm go with interface=True"),
-            (self.interleaved or not self.half_tables, "half_tables go with interleaved=True"),
-            (self.experts is None or self.ffn_norm is None, "experts go without ffn_norm"),
+            ((self.q_norm is None) == (self.k_norm is None), "give q_norm and k_norm both, or neither"),
+            (self.q_norm is None or self.interface, "q_norm and k_norm need interface=True"),
+            (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
+            (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
         ):
             if not is_valid:
-                raise ValueError(f"a family of this kind is not supported: {rule}")
+                raise ValueError(f"such a Family is not supported: {rule}")
 
 
 def activation_name(config: PreTrainedConfig, family: Family) -> str:

@@ -15,7 +15,18 @@ from pymultiling.models.linear import Linear, Projection, is_linear, weight_of
 def attention_projections(
     attention: nn.Module, family: Family, where: str, width: int, head_size: int
 ) -> tuple[Projection, Projection, Projection]:
-    """Returns q, k and v; `width` is the number of query neurons."""
+    """Returns the projections q, k and v.
+
+    Args:
+        attention: the module of the attention.
+        family: the family of the model.
+        where: the layer, for messages.
+        width: the number of query neurons.
+        head_size: the number of neurons of a head.
+
+    Raises:
+        UnsupportedModel: a projection is missing, or their widths do not fit.
+    """
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
         k = _whole_module(find_linear(attention, family.k, where))
@@ -25,7 +36,7 @@ def attention_projections(
         rows = weight_of(fused).shape[0]
         key_width = (rows - width) // 2
         if family.qkv_by_head:
-            groups = max(1, key_width // head_size)
+            groups = max(1, key_width // head_size)  # one for each key head
             query_end, block = rows // groups - 2 * head_size, rows // groups
             ends = (0, query_end, query_end + head_size, block)
         else:
@@ -40,7 +51,10 @@ def attention_projections(
 
 
 def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:
-    """Returns gate and up of `width` neurons each; a plain FFN has no up."""
+    """Returns the projection that the activation is applied to, and the one that its result is multiplied by.
+
+    Both have `width` neurons. A plain FFN has only the first, which Family calls `up`; the second is then None.
+    """
     up: Projection | None
     if family.gate_up is not None:
         fused = find_linear(ffn, family.gate_up, where)

@@ -56,7 +56,7 @@ class Projection:
         return torch.unflatten(output, -1, (-1, block))[..., self.start : self.stop].flatten(-2)
 
     def row_indices(self) -> Tensor:
-        """Returns (width,) int64: for every neuron its output, which is its row of `weight_of(module)`."""
+        """Returns (width,) int64: for every neuron the index of its output, which is its row of `weight_of(module)`."""
         outputs = torch.arange(weight_of(self.module).shape[0])
         return outputs.view(self.groups, -1)[:, self.start : self.stop].flatten()
 

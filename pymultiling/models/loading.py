@@ -1,4 +1,4 @@
-"""Loads models for the command line, from a folder or the Hugging Face Hub. Errors are one sentence with the reason."""
+"""Loads models for the command line, from a folder or the Hugging Face Hub. An error message is one sentence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load_model(
         device: where to put the model.
         dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where they are
             float16, which overflows early.
-        revision: a revision on the Hub.
+        revision: a branch, tag or commit on the Hub; None: the main branch.
 
     Returns:
         The model and its tokenizer.

@@ -38,7 +38,7 @@ def normed(raw: Tensor, norm: nn.Module, multiplier: Tensor, head_size: int) -> 
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
-    """(B, l, heads d) -> (B, heads, l, d)."""
+    """Splits the last dimension into heads: (B, l, heads d) -> (B, heads, l, d), where d is `head_size`."""
     return torch.unflatten(x, -1, (-1, head_size)).transpose(1, 2)
 
 

@@ -27,15 +27,15 @@ class ExpertsModule(nn.Module):
 
 
 class Routed(NamedTuple):
-    """What a layer's experts compute, with one row for each token and expert that it is routed to, sorted by expert.
+    """What a layer's experts compute. It has S rows, one for each token and expert that it is routed to, by expert.
 
     Attributes:
         states: (tokens, D), the hidden states that the experts get.
         tokens: (S,) int64, the token of each row.
         experts: (S,) int64, the expert of each row.
         weights: (S,), the router's weight of each row.
-        gate: (S, I).
-        up: (S, I).
+        gate: (S, I), the output of the gate projection.
+        up: (S, I), the output of the up projection.
         hidden: (S, I), act(gate) * up.
     """
 
@@ -48,7 +48,7 @@ class Routed(NamedTuple):
     hidden: Tensor
 
 
-# Returns what replaces `hidden`, or None to keep it.
+# Gets what the experts computed, and returns the tensor that replaces `hidden`, or None to keep it.
 Change: TypeAlias = Callable[[Routed], Tensor | None]
 
 
@@ -60,7 +60,7 @@ def run_experts(
     Args:
         module: the experts.
         changes: called in this order; each sees what the earlier ones have changed.
-        states: (T, D), hidden states.
+        states: (T, D), the hidden states of T tokens.
         index: (T, k) int64, the experts that the router chose for each token.
         weights: (T, k), the router's weights.
 
@@ -95,9 +95,12 @@ def run_experts(
 # Not compiled, because the number of rows of every expert differs from call to call.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _up(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes gate, up and hidden (S, I).
+    """Computes gate, up and hidden, each (S, I).
 
-    x: (S, D), sorted by expert. ends: (E,) int32, where the rows of each expert end.
+    Args:
+        module: the experts.
+        x: (S, D), hidden states, sorted by expert.
+        ends: (E,) int32, the row after the last row of each expert.
     """
     pairs = [F.linear(part, module.gate_up_proj[e]).chunk(2, dim=-1) for e, part in _by_expert(x, ends)]
     hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
@@ -129,7 +132,7 @@ def _down_grouped(module: ExpertsModule, hidden: Tensor, ends: Tensor) -> Tensor
 
 
 def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """x (S, inputs) sorted by expert, weight (E, outputs, inputs) -> (S, outputs)."""
+    """Multiplies each row by the weight of its expert: x (S, inputs), weight (E, outputs, inputs) -> (S, outputs)."""
     multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
     product: Tensor = multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
     return product

@@ -49,7 +49,7 @@ class NeuronStatistics:
             widths: {site: neurons a layer} of the model.
             layers: number of layers of the model.
             rule: the rule that selects the votes.
-            dtype: of the importance.
+            dtype: dtype of the importance.
 
         Returns:
             Statistics with `documents` and `tokens` 0, `sum` and `votes` 0, and `minimum` inf.

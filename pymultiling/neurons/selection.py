@@ -56,7 +56,7 @@ class TopK:
         """Selects the neurons that have votes from at least `share` of the documents, and from at least one.
 
         Args:
-            statistics: of one language, measured with this rule. `share` may be another one than during measuring.
+            statistics: the statistics of one language, measured with this rule, though perhaps with another `share`.
 
         Returns:
             The selected neurons.
@@ -113,7 +113,7 @@ class Threshold:
         """Selects the neurons whose smallest importance is at least epsilon.
 
         Args:
-            statistics: of one language, measured with any rule.
+            statistics: the statistics of one language, measured with any rule.
 
         Returns:
             The selected neurons. The set is empty if the statistics have no documents.

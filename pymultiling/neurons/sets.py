@@ -97,10 +97,10 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         """Returns the members at the given sites.
 
         Args:
-            sites: the sites whose members stay. All other sites become empty.
+            sites: the sites whose members stay. All other sites lose their members.
 
         Returns:
-            A set with the same sites and layers.
+            A set whose masks have the same sites and shapes.
 
         Raises:
             ValueError: a site is unknown, or none is given.
@@ -113,10 +113,10 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
 
         Args:
             start: the first layer whose members stay.
-            stop: the layer after the last one whose members stay.
+            stop: the layer after the last one whose members stay. All other layers lose their members.
 
         Returns:
-            A set with the same sites and layers.
+            A set whose masks have the same sites and shapes.
         """
         depth = next(iter(self.sites.values())).shape[0]
         inside = torch.zeros(depth, 1, dtype=torch.bool)
@@ -148,11 +148,11 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         """Draws a random set of the same size, uniformly and without replacement from all neurons.
 
         Args:
-            seed: of the random generator. The same seed gives the same set.
-            anywhere: keep the number of members at every site only. False: at every site and layer.
+            seed: seed of the random generator. The same seed gives the same set.
+            anywhere: True: the number of members at every site stays. False: the number at every site and layer stays.
 
         Returns:
-            A set with the same sites and layers.
+            A set whose masks have the same sites and shapes.
         """
         generator = torch.Generator().manual_seed(seed)
         drawn = {}

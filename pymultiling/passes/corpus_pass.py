@@ -17,7 +17,7 @@ from pymultiling.data.chunks import Chunk, ChunkSize, Share, check_finished, chu
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.corpus_types import Corpus, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import Shard, check_first_record, describe_shards, extent, shards_of, sizes
+from pymultiling.data.shards import Shard, check_first_record, describe_shards, identify_part, shards_of, sizes
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
@@ -196,7 +196,7 @@ def run_pass(
 def _check_same_call(
     team: Processes, settings: Mapping[str, object], shards: Mapping[str, Sequence[Shard]], options: Options
 ) -> None:
-    texts = {f"texts of {name!r}": extent(corpus_shards) for name, corpus_shards in shards.items()}
+    texts = {f"texts of {name!r}": identify_part(corpus_shards) for name, corpus_shards in shards.items()}
     # Each process of a spread model has another part of it, so the hashes of the model differ.
     ignored = {"model": None} if team.one_model else {}
     check_same_call(team, {**settings, **ignored, **texts, "checkpoint": bool(options.checkpoint)})

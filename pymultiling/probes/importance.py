@@ -22,7 +22,7 @@ from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import Routed
-from pymultiling.models.spread import local_weight
+from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.qk_importance import MODES

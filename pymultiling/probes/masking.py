@@ -16,7 +16,7 @@ from pymultiling.models.decoder import Decoder, DenseFFN, Layer
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, weight_of
 from pymultiling.models.routing import Change, Routed
-from pymultiling.models.spread import TensorParallel
+from pymultiling.models.tensor_parallel import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks

@@ -8,7 +8,7 @@ from pymultiling.mathematics.sums import upcast
 from pymultiling.models.experts import Experts
 from pymultiling.models.linear import Linear
 from pymultiling.models.routing import ExpertsModule
-from pymultiling.models.spread import local_weight
+from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.ops import column_energy, value_gram
 
 

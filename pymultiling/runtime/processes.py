@@ -128,7 +128,7 @@ def _new_prefix_store(store: Store, rank: int, count: int) -> Store:
     return PrefixStore(prefix, store)
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that prints and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
-from pymultiling.models.spread import process_count
+from pymultiling.models.tensor_parallel import process_count
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.probes.likelihood import LikelihoodProbe

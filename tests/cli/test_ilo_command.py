@@ -100,7 +100,11 @@ def test_files_of_different_lengths_have_ilo_and_no_retrieval(model, tmp_path, c
 @pytest.mark.parametrize(
     "options, status, text",
     [
-        (["--parallel", "TABLE", "--languages", "fr,es"], 1, "has no language 'es', only it, fr, de, nl"),
+        (
+            ["--parallel", "TABLE", "--languages", "fr,es"],
+            1,
+            "no language 'es': give --languages from it, fr, de, nl",
+        ),
         ([], 2, "one of the arguments --parallel --sentences is required"),
         (["--parallel", "TABLE", "--sentences", "fr=TABLE"], 2, "--sentences: not allowed with argument --parallel"),
         (["--sentences", "fr=TABLE", "--languages", "fr"], 2, "--languages: not allowed with --sentences"),

@@ -58,7 +58,8 @@ def test_prints_languages_that_reach_two_percent_in_some_layer(tmp_path, files, 
     shown = capsys.readouterr().out
     assert shown.startswith(
         "fr: texts 5\n"
-        "fraction of each language that reaches 2% in some layer, and of tokens without a language (other)\n"
+        "fraction of each layer's tokens that are in each language, for languages with at least 2% in some layer "
+        "(other: tokens that belong to no language)\n"
     )
     shares = pandas.read_csv(tmp_path / "out" / "lens.csv").pivot(index="layer", columns="language", values="share")
     assert shares["ka"].max() < 0.02 and shares.loc[6].idxmax() == "fr"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymultiling.data.chunks import ChunkSize, ChunkStart, Share, check_finished, chunks
-from pymultiling.data.shards import extent, shards_of
+from pymultiling.data.shards import identify_part, shards_of
 from pymultiling.errors import CheckpointError, CorpusError
 from tests.support.tiny_text import write_text
 
@@ -38,13 +38,13 @@ def stream_with_shards(texts: list[list[str]]):
 
 @given(st.lists(st.text("ab", max_size=9), max_size=40), st.integers(1, 5), st.integers(1, 30))
 def test_chunks_have_every_text_once_and_the_requested_size(texts, max_texts, characters):
-    found = read(texts, size=ChunkSize(max_texts, characters))[:-1]
-    assert [text for chunk in found for (text,) in chunk.records] == texts
-    for number, chunk in enumerate(found):
+    text_chunks = read(texts, size=ChunkSize(max_texts, characters))[:-1]
+    assert [text for chunk in text_chunks for (text,) in chunk.records] == texts
+    for number, chunk in enumerate(text_chunks):
         length = sum(len(text) for (text,) in chunk.records[:-1])
         assert len(chunk.records) <= max_texts and length < characters
         assert chunk.start.chunk == number
-        if number < len(found) - 1:
+        if number < len(text_chunks) - 1:
             assert len(chunk.records) == max_texts or length + len(chunk.records[-1][0]) >= characters
 
 
@@ -78,9 +78,9 @@ def write_files(tmp_path, count: int = 4) -> str:
 @pytest.mark.parametrize("share", [Share(), Share(1, 2), Share(0, 3)], ids=str)
 def test_reading_from_any_start_gives_the_chunks_that_followed(tmp_path, share):
     source = write_files(tmp_path)
-    found = read(source, share)
-    for number, chunk in enumerate(found):
-        assert read(source, share, chunk.start) == found[number:]
+    all_chunks = read(source, share)
+    for number, chunk in enumerate(all_chunks):
+        assert read(source, share, chunk.start) == all_chunks[number:]
 
 
 def test_spans_are_the_fractions_of_the_corpus_before_and_after_a_chunk(tmp_path):
@@ -174,4 +174,4 @@ def test_streams_have_shards_only_if_these_give_the_same_records():
         lambda rank: split_dataset_by_node(source, rank, 3),
         lambda rank: stream_with_shards([parts[rank], ["x"]]),
     ):
-        assert len({extent(shards_of(split(rank))) for rank in range(3)}) == 3
+        assert len({identify_part(shards_of(split(rank))) for rank in range(3)}) == 3

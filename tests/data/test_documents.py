@@ -32,10 +32,10 @@ def test_long_documents_are_cut_and_counted():
 @given(word_texts, st.integers(2, 12))
 def test_packed_documents_have_every_token_once_in_order(texts, size):
     """Documents have the requested size and start like a text. Together they have the tokens of all texts."""
-    found, report = make_documents(texts, pack=size)
-    assert all(len(document) == size and document[0] == BOS for document in found)
+    documents, report = make_documents(texts, pack=size)
+    assert all(len(document) == size and document[0] == BOS for document in documents)
     whole = [token for text in texts for token in [*(int(word[1:]) for word in text.split()), EOS]]
-    inside = [token for document in found for token in document[1:]]
+    inside = [token for document in documents for token in document[1:]]
     assert inside == whole[: len(inside)]
     assert report == CorpusReport(left_over=len(whole) - len(inside))
     assert report.left_over < size - 1
@@ -62,8 +62,8 @@ def test_the_first_document_needs_one_batch_of_texts():
 
 
 def test_texts_of_one_token_are_left_out_and_counted():
-    found, report = make_documents(["w3", "w3 w4", "w5"], tokenizer=tiny_tokenizer(bos=False))
-    assert [len(document) for document in found] == [2] and report.short == 2
+    documents, report = make_documents(["w3", "w3 w4", "w5"], tokenizer=tiny_tokenizer(bos=False))
+    assert [len(document) for document in documents] == [2] and report.short == 2
     assert str(CorpusReport(texts=3, short=2)) == "texts 3, short 2"
 
 

@@ -33,10 +33,10 @@ def test_workers_give_the_documents_of_this_process(options):
     assert [chunk.start.record for chunk, _ in alone] == [0, 6, 12, 18, 24, 30, 36, 0] and alone[-1][0].last
     for workers in (1, 2):
         in_workers = tokenise_corpus(source, workers, **options)
-        for (chunk, expected), (same_chunk, found) in zip(alone, in_workers, strict=True):
-            assert chunk == same_chunk and expected.report == found.report
+        for (chunk, expected), (same_chunk, documents) in zip(alone, in_workers, strict=True):
+            assert chunk == same_chunk and expected.report == documents.report
             for name in ("tokens", "lengths", "positions"):
-                assert np.array_equal(getattr(expected, name), getattr(found, name)), name
+                assert np.array_equal(getattr(expected, name), getattr(documents, name)), name
 
 
 def test_the_documents_of_a_chunk_are_those_of_its_texts():
@@ -76,13 +76,13 @@ def make_chunks():
 
 def running_workers() -> set[str]:
     """Returns the ids of this process's workers."""
-    found = set()
+    worker_ids = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         with suppress(FileNotFoundError):  # a thread or a process that has just ended
             for child in (task / "children").read_text().split():
                 if b"pymultiling.data.tokenising_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.add(child)
-    return found
+                    worker_ids.add(child)
+    return worker_ids
 
 
 def test_workers_end_with_the_stream():
@@ -109,7 +109,7 @@ def test_a_killed_worker_is_an_error():
     next(streamed)
     (child,) = running_workers() - before
     os.kill(int(child), signal.SIGKILL)
-    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status -9.; with workers=0"):
+    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status -9.: give workers=0"):
         list(streamed)
 
 
@@ -117,7 +117,7 @@ def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr("sys.executable", "false")
     tokenizer = tiny_tokenizer()
     tokenizer.padding = "x" * 1_000_000  # more than the buffer of a pipe holds
-    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status 1.; with workers=0"):
+    with pytest.raises(CorpusError, match=r"a process that tokenises has ended .exit status 1.: give workers=0"):
         list(stream(make_chunks(), Tokenisation(tokenizer, 5), 1))
 
 
@@ -146,6 +146,6 @@ def test_a_tokenizer_that_cannot_be_pickled_is_used_in_this_process(monkeypatch)
     for change in (lambda: None, lambda: monkeypatch.setattr(type(tokenizer), "__module__", "__main__")):
         change()
         with pytest.warns(UserWarning, match="cannot be sent to another process"):
-            found = list(stream(make_chunks(), Tokenisation(tokenizer, 5), 1))
+            streamed = list(stream(make_chunks(), Tokenisation(tokenizer, 5), 1))
         expected = tokenise_corpus(TEXTS, 0)
-        assert [part.lengths.tolist() for _, part in found] == [part.lengths.tolist() for _, part in expected]
+        assert [part.lengths.tolist() for _, part in streamed] == [part.lengths.tolist() for _, part in expected]

@@ -1,4 +1,4 @@
-"""The README of the demo model equals its report, and its commands and names exist."""
+"""The README of the demo model equals its report, its commands and names exist, and training has no import cycle."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ FOLDER = Path(demo_model.__file__).parent
 
 
 def fixed_lines() -> list[str]:
-    """Returns the lines of the report that have no placeholder."""
+    """Returns the lines of the report's text, its longest f-string, that have no placeholder."""
     tree = ast.parse((FOLDER / "training" / "report.py").read_text("utf-8"))
     texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     longest = max(texts, key=lambda node: len(node.values))
@@ -27,7 +27,7 @@ def test_the_readme_has_the_lines_of_the_report():
     assert [line for line in fixed if line not in lines] == []
 
 
-def test_its_commands_and_names_exist():
+def test_the_commands_and_names_in_the_readme_exist():
     text = (FOLDER / "README.md").read_text("utf-8")
     modules = set(re.findall(r"python -m ([\w.]+)", text))
     assert modules == {"pymultiling.demo_model.training.train"}
@@ -43,5 +43,5 @@ def test_the_training_modules_have_no_import_cycle():
         nodes = ast.walk(ast.parse(path.read_text("utf-8")))
         names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         imports[path.stem] = {name.removeprefix(package) for name in names if name.startswith(package)}
-    assert imports["train"] > {"data", "export"} and imports["export"]
-    TopologicalSorter(imports).prepare()
+    assert imports["train"] > {"data", "export"} and imports["export"]  # the imports were read
+    TopologicalSorter(imports).prepare()  # raises CycleError if there is a cycle

@@ -170,7 +170,7 @@ def test_undeclared_arguments_and_facts_are_reduced():
     assert public_record({**record, "rule": "/home/me"}, []) == {**reduced, "rule": "me", "files": []}
 
 
-def test_a_card_of_activation_counts(hub, tmp_path):
+def test_a_card_of_activation_counts_has_positions_and_papers_and_no_code_to_deactivate(hub, tmp_path):
     papers = {"2402.16438": "counts of active neurons, LAPE", "2505.21505": "kinds of neuron"}
     card = {"title": "How often neurons are active", "about": "In how many positions.", "papers": papers}
     run = Run("count", {"corpus": [["fr", "/texts/fr.txt"]], "out": "out"}, {"card": card})
@@ -182,7 +182,7 @@ def test_a_card_of_activation_counts(hub, tmp_path):
     assert "2402.16438" in card.text and "2505.21505" in card.text and "deactivate" not in card.text
 
 
-def test_a_card_of_tables_only(hub, tmp_path, capsys):
+def test_the_code_of_a_card_without_neurons_prints_a_table_and_the_command_has_all_options(hub, tmp_path, capsys):
     (tmp_path / "perplexity.csv").write_text("off,fr\nnone,12.5\n")
     words = {"scale": ["--scale", "0.0"], "random": ["--random", "0"], "out": ["--out", "out"]}
     Run("ablate", {"scale": 0.0, "random": 0, "out": "out"}, {"command_line": words}).write(tmp_path)

@@ -115,7 +115,7 @@ def test_metrics_are_those_of_zeroed_parameters(results):
 
 
 @pytest.mark.long
-def test_the_command_line_gives_the_same_likelihoods(folder, results):
+def test_the_command_line_gives_the_likelihoods_of_zeroed_parameters(folder, results):
     arguments = f"pretrained={folder / 'plain'},neurons={folder / 'some.safetensors'}"
     command = [sys.executable, "-m", "pymultiling.lm_eval", "--model", "pymultiling", "--model_args", arguments]
     command += ["--tasks", "local_choice", "--include_path", str(folder / "tasks"), "--device", "cpu"]
@@ -126,8 +126,8 @@ def test_the_command_line_gives_the_same_likelihoods(folder, results):
     assert "local_choice" in process.stdout
     (samples,) = (folder / "out").rglob("samples_local_choice_*.jsonl")
     values = [json.loads(line)["filtered_resps"] for line in samples.read_text("utf-8").splitlines()]
-    printed_likelihoods = torch.tensor([[float(value) for value, _ in item] for item in values])
-    torch.testing.assert_close(printed_likelihoods, likelihoods(results["zeroed"]))
+    logged_likelihoods = torch.tensor([[float(value) for value, _ in item] for item in values])
+    torch.testing.assert_close(logged_likelihoods, likelihoods(results["zeroed"]))
 
 
 def test_scale_2_equals_doubled_weights_and_ends_with_the_object(folder):
@@ -152,7 +152,11 @@ def test_scale_2_equals_doubled_weights_and_ends_with_the_object(folder):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ("neurons={folder}/none.safetensors", CheckpointError, "none.safetensors: no such file; a set of neurons"),
+        (
+            "neurons={folder}/none.safetensors",
+            CheckpointError,
+            "none.safetensors: no such file; expected a set of neurons",
+        ),
         ("neurons={folder}/plain/model.safetensors", CheckpointError, "expected a set of neurons"),
         ("neurons={folder}/lines.jsonl", CheckpointError, "is not a set of neurons, or is damaged"),
         ("neurons={folder}/other.safetensors", ValueError, "of another model: its ffn is 2 layers x 37 neurons"),

@@ -119,7 +119,7 @@ def test_response_counts_are_prompt_and_response_minus_the_prompt(name):
     assert_counts(directly, (sum((gate > 0).sum(1) for gate in gates), directly.tokens))
 
 
-def test_response_counts_of_a_trained_model_with_subwords():
+def test_response_counts_of_a_trained_model_with_subwords_are_a_difference_of_counts():
     model, tokenizer = demo_model.load()
     pairs = [
         (text[:40].rsplit(" ", 1)[0], text[len(text[:40].rsplit(" ", 1)[0]) :])

@@ -1,4 +1,4 @@
-"""pml.sentence_embeddings against means of transformers' hidden states, a sentence at a time."""
+"""pml.sentence_embeddings against means of transformers' hidden states, with one sentence in each forward."""
 
 import numpy
 import pytest
@@ -34,7 +34,7 @@ def test_means_are_those_of_transformers(name, dtype):
     assert embeddings.corpora["fr"].texts == 6 and embeddings.corpora["fr"].cut == 1
 
 
-def test_bfloat16_models_and_half_precision_results():
+def test_bfloat16_models_and_half_precision_results_have_the_means_to_their_precision():
     model, tokenizer = tiny_model("llama", torch.bfloat16), tiny_tokenizer()
     embeddings = sentence_embeddings(model, tokenizer, SENTENCES, batch_tokens=1)["fr"]
     expected = torch.stack([plain_means(model, tokenizer, text, 64) for text in SENTENCES["fr"]])
@@ -69,7 +69,7 @@ def test_sentences_without_a_token_are_missing():
 
 
 def test_many_sentences_stay_in_order():
-    """There are more sentences than are tokenised, or sorted by length, at a time."""
+    """There are more sentences than are tokenised at a time, and more than are sorted by length at a time."""
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     sentences = texts("fr", [1 + number % 5 for number in range(1100)])
     sentences[300] = None

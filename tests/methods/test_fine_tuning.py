@@ -1,4 +1,4 @@
-"""pml.fine_tune against a plain training loop, a document at a time and without padding."""
+"""pml.fine_tune against a plain training loop with one document in each forward and without padding."""
 
 import copy
 import re

@@ -87,7 +87,7 @@ def test_sets_are_those_of_the_equations(seeds):
 
 
 def test_sets_are_those_found_by_hand():
-    """The third of four neurons is active in one language alone; the fourth too, but below the threshold."""
+    """Neurons 2 and 3 of 0 ... 3 are active in one language alone, neuron 3 with a probability below the threshold."""
     active = torch.tensor([[[5, 5], [9, 4], [8, 0], [1, 0]]])
     sets = pml.lape(statistics_of(active, [10, 10]), top=0.5, bar=0.5)  # threshold: the 4th of 0 0 .1 .4 .5 .5 .8 .9
     assert members(sets["en"]) == {1, 2} and members(sets["zh"]) == set()

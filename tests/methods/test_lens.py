@@ -1,4 +1,4 @@
-"""pml.lens against counts of a position at a time, and against the shares of texts whose languages are known."""
+"""pml.lens against a loop over positions, and against the shares of texts whose languages are known."""
 
 import sys
 
@@ -39,7 +39,7 @@ def plain_counts(model, tokenizer, corpus: list[str], top: int) -> torch.Tensor:
         tokens = torch.tensor([tokenizer(text)["input_ids"]])
         with torch.no_grad():
             output = model(input_ids=tokens, output_hidden_states=True, use_cache=False)
-            projected = getattr(model.config, "word_embed_proj_dim", 32) != 32  # which takes the norm's place
+            projected = getattr(model.config, "word_embed_proj_dim", 32) != 32  # OPT then projects in place of a norm
             norm = model.base_model.get_submodule(
                 "decoder.project_out" if projected else module_name(model.config, "norm")
             )

@@ -11,7 +11,7 @@ import pymultiling as pml
 from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
-TEXTS = {"fr": texts("fr"), "de": texts("de"), "it": texts("fr", seed=1)}  # in no alphabetical order
+TEXTS = {"fr": texts("fr"), "de": texts("de"), "it": texts("fr", seed=1)}  # not in alphabetical order
 SENTENCES = {"fr": texts("fr", seed=2), "de": [*texts("de", seed=2), None], "it": texts("de", seed=3)}
 COMMON = {"max_length": 10, "batch_tokens": 24}
 TERNARY = {"top": 0.3, "bar": 0.6, "lam": 0.05}

@@ -1,4 +1,4 @@
-"""pml.mwork against a loop over languages, settings and seeds, each evaluated on its own."""
+"""pml.mwork against a loop over languages, settings and seeds with one evaluation for each."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_random_sets_have_as_many_neurons():
             assert (random_set.count("layer") == neurons.count("layer")) == (setting.neurons != ANYWHERE)
 
 
-def test_the_table_is_that_of_a_loop():
+def test_the_table_is_that_of_a_loop_over_languages_settings_and_seeds():
     seeds = (4, 5)
     result = pml.mwork(MODEL, TOKENIZER, NEURONS, TASK, **SPANS, seeds=seeds)
     assert len(result) == 1 + len(SETTINGS)

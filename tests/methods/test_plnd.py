@@ -68,7 +68,7 @@ def test_packing_joins_texts_into_documents_of_that_length():
 
 
 def test_a_corpus_is_read_while_it_is_measured(monkeypatch):
-    """Of a generator no more is read than a few chunks ahead of what is measured."""
+    """A generator is read only a few chunks ahead of the measurement."""
     monkeypatch.setattr(chunks, "LEAST", 1)
     texts_of_a_chunk, drawn, drawn_at_batch = 4 * 10, 0, []
 
@@ -164,15 +164,15 @@ def test_progress_without_a_terminal_is_a_line_for_each_language(capsys):
     ]
 
 
-def test_statistics_of_different_definitions_of_importance_do_not_add():
-    """The rule of selection is the same."""
+def test_statistics_of_different_definitions_of_importance_cannot_be_added():
+    """The error is for the definition of importance, since both use the same selection rule."""
     paper, released = (detect(score=score).statistics["fr"] for score in ("importance", "released"))
     with pytest.raises(ValueError, match="different rules"):
         paper + released
 
 
 def test_a_document_of_one_token_is_left_out():
-    """Its token has nothing to attend to: its votes would empty the sets of q and k."""
+    """A single token has attention probability 1 whatever q and k are: its votes would empty the sets of q and k."""
     tokenizer = tiny_tokenizer(bos=False)
     corpus = texts("fr")
     with_short_text = pml.detect(MODEL, tokenizer, {"fr": [*corpus, "w3"]}, progress=False)

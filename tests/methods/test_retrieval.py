@@ -1,4 +1,4 @@
-"""pml.retrieval and pml.cka against their definitions, a sentence and a pair at a time."""
+"""pml.retrieval and pml.cka against their definitions, written as loops over sentences and pairs."""
 
 import pytest
 import torch

@@ -58,7 +58,7 @@ def test_kinds_are_those_of_the_equations(seeds):
 
 
 def test_the_paper_scale_ranks_by_its_own_equation():
-    """Neurons are ranked by H - lam max p, with lam in that scale."""
+    """In the paper's scale neurons are ranked by H - lam max p."""
     for seed in range(5):
         statistics = continuous_statistics(seed)
         rows = plain_probabilities(statistics)
@@ -120,7 +120,7 @@ def test_auto_is_refused_where_lam_0_selects_general_neurons():
 
 
 def test_kinds_are_those_found_by_hand():
-    """Selected are neurons of 1, 2, 3 and 0 languages, and none of the last layer, one of which is never active."""
+    """The four neurons of layers 0 and 1 are selected: they belong to 1, 2, 3 and 0 languages. None of layer 2 is."""
     active = torch.tensor([[[9, 0, 0], [0, 9, 9]], [[9, 9, 9], [1, 0, 0]], [[0, 0, 0], [5, 5, 4]]])
     result = pml.ternary(
         statistics_of(active, [10] * 3), top=0.67, bar=0.67, lam=0.5

@@ -63,7 +63,7 @@ def test_of_equally_good_divisions_the_earliest_is_returned():
 
 
 def test_curves_are_scaled_by_their_largest_value():
-    """A large and a small curve have the same influence."""
+    """So a curve of large values and one of small values have the same influence."""
     large, small = [1000, 990, 1000, 990, 1000, 990, 1000, 990], [0, 0, 1, 1, 0, 0, 1, 1]
     assert layers_of(pml.ternary_parts(table_of(large, small, [0] * 8))) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
@@ -75,7 +75,7 @@ def test_four_layers_are_enough_and_three_are_refused():
 
 
 def test_curves_may_be_fractions_or_those_of_a_model():
-    """Means over several models are such fractions."""
+    """Curves of fractions occur as means over several models."""
     curve = [0.5, 0.5, 2.25, 2.25, 0.1, 0.1, 9.0]
     assert layers_of(pml.ternary_parts(table_of(curve))) == [[0, 1], [2, 3], [4, 5], [6]]
     parts = pml.ternary_parts(pml.ternary(continuous_statistics(0, layers=7), top=0.2, lam=0.1).by_layer())

@@ -17,7 +17,7 @@ OUTPUTS = ("o_proj", "down_proj", "c_proj", ".dense", "dense_4h_to_h", "out_proj
 
 
 def random_neurons(model, *arguments, sites=pml.SITES, **options) -> pml.NeuronSet:
-    """Draws neurons; in a mixture of experts those of the attention alone, which can be trained."""
+    """Draws neurons that can be trained: of a mixture of experts, those of the attention only."""
     has_experts = model.config.model_type in EXPERT_COUNT_FIELDS
     return neurons_of_all_sites(
         model, *arguments, sites=[site for site in sites if not has_experts or site != "ffn"], **options
@@ -54,7 +54,7 @@ def logits(model) -> torch.Tensor:
 
 
 def attributes_of(model) -> list:
-    """Returns everything that training changes on a model."""
+    """Returns names and numbers of everything that training adds to modules, and which parameters are trainable."""
     return [
         (
             name,
@@ -79,7 +79,7 @@ def test_only_the_neurons_parameters_change(name, site):
     chosen, clean = chosen_entries(model, neurons), attributes_of(model)
     trained = train_only(model, neurons)
     train(model, adamw(model))
-    assert is_same_state({name: before[name] for name in chosen}, own_weights(model))
+    assert is_same_state({name: before[name] for name in chosen}, base_weights(model))
     trained.merge()
     assert attributes_of(model) == clean
     for name, parameter in model.named_parameters():
@@ -88,7 +88,7 @@ def test_only_the_neurons_parameters_change(name, site):
         assert not chosen[name].any() or moved[chosen[name]].double().mean() > 0.9, name
 
 
-def own_weights(model) -> dict[str, torch.Tensor]:
+def base_weights(model) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if "neuron_delta" not in name}
 
 
@@ -183,7 +183,7 @@ def test_optimizer_state_is_proportional_to_the_neurons():
 
 
 def enable_gradient_checkpointing(model, options: dict) -> None:
-    """The name of the method depends on the version of transformers."""
+    """Enables it by the method that this version of transformers has."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(options)
     else:
@@ -297,12 +297,12 @@ def test_the_state_inside_the_block_is_that_of_the_merged_model(name, tmp_path):
     tuning.merge()
     assert is_same_state(model.state_dict(), state) and is_same_state(loaded.state_dict(), state)
 
-    # a copy trains on its own, and a state that is loaded goes into the differences
+    # A copy has its own differences, and loading a state sets them.
     again.load_state_dict(before)
     assert not any(parameter.any() for parameter in again.parameters() if parameter.requires_grad)
     again.load_state_dict(state)
     torch.testing.assert_close(logits(again), during, rtol=1e-9, atol=1e-9)
-    assert is_same_state(own_weights(again), {key: before[key] for key in own_weights(again)})
+    assert is_same_state(base_weights(again), {key: before[key] for key in base_weights(again)})
 
 
 def test_a_state_that_lacks_a_weight_is_reported_by_that_name():
@@ -341,9 +341,12 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         (tiny_model("llama", intermediate_size=41), "ffn is 2 layers x 37 neurons, this model's 2 x 41"),
         (
             tiny_model("llama", hidden_size=40),
-            r"another model: layers.0.mlp.down_proj.weight is \(32, .*, this model's \(40,",
+            r"another model: layers.0.mlp.down_proj.weight is \(32, .* in the file and \(40, .*; load the model that",
         ),
-        (tiny_model("llama", mlp_bias=False), "another model: .*gate_proj.bias is .*, this model's not there"),
+        (
+            tiny_model("llama", mlp_bias=False),
+            "another model: .*gate_proj.bias is .* in the file and missing in this model",
+        ),
     ):
         clean = attributes_of(foreign)
         with pytest.raises(pml.CheckpointError, match=sentence):

@@ -40,7 +40,7 @@ def documents_of(batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def measured(model, batch, statistic: str) -> torch.Tensor:
+def measure_statistic(model, batch, statistic: str) -> torch.Tensor:
     """Returns (documents, layers, E I): a statistic of every layer's experts, from one forward."""
     documents, count, by_layer = documents_of(batch), len(batch["input_ids"]), {}
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def statistics_token_by_token(model, batch) -> dict[str, torch.Tensor]:
 def test_float64_importance_is_brute_force(name, padding):
     truth = brute_force_importance(name, padding)
     assert (truth > 0).float().mean() > 0.8  # zeros are of experts to which no token of the document is routed
-    result = measured(tiny_moe(name), tiny_batch(padding=padding), "energy")
+    result = measure_statistic(tiny_moe(name), tiny_batch(padding=padding), "energy")
     assert result.dtype == torch.float64 and torch.equal(result > 0, truth > 0)
     torch.testing.assert_close(result, truth, rtol=1e-9, atol=0)
 
@@ -120,7 +120,7 @@ def test_float64_importance_is_brute_force(name, padding):
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_float32_importance_is_float64_brute_force(name, padding, implementation):
-    result = measured(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
+    result = measure_statistic(tiny_moe(name, torch.float32, implementation), tiny_batch(padding=padding), "energy")
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), brute_force_importance(name, padding), rtol=1e-3, atol=0)
 
@@ -130,7 +130,7 @@ def test_float32_importance_is_float64_brute_force(name, padding, implementation
 def test_bfloat16_importance_is_close(name, implementation):
     """The reference has the same routing, because in 16 bits the router sends some tokens to other experts."""
     model, batch = tiny_moe(name, torch.bfloat16, implementation), tiny_batch(padding="left")
-    result, truth = measured(model, batch, "energy"), statistics_token_by_token(model, batch)["energy"]
+    result, truth = measure_statistic(model, batch, "energy"), statistics_token_by_token(model, batch)["energy"]
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), truth, rtol=0.05, atol=1e-3 * truth.max().item())
 
@@ -140,7 +140,7 @@ def test_bfloat16_importance_is_close(name, implementation):
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_statistics_are_sums_over_routed_tokens(statistic, name, padding):
     model, batch = tiny_moe(name), tiny_batch(padding=padding)
-    result, truth = measured(model, batch, statistic), statistics_token_by_token(model, batch)[statistic]
+    result, truth = measure_statistic(model, batch, statistic), statistics_token_by_token(model, batch)[statistic]
     assert result.dtype == (torch.int64 if statistic in ("active", "tokens") else torch.float64)
     torch.testing.assert_close(result.double(), truth, rtol=1e-12, atol=1e-14)
 

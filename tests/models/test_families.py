@@ -1,4 +1,4 @@
-"""pml.register_family: models of a family that a user adds, and what it refuses."""
+"""pml.register_family: models of a family that a user adds, and families that are refused."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
 @pytest.fixture(autouse=True)
 def restore_families(monkeypatch):
-    """Removes after each test what it has registered."""
+    """Restores the registry of families after each test."""
     for name, family in list(FAMILIES.items()):
         monkeypatch.setitem(FAMILIES, name, family)
     yield
@@ -69,12 +69,12 @@ def test_other_values_than_families_are_refused(wrong):
 @pytest.mark.parametrize(
     "kind, rule",
     [
-        (dict(alibi="yes"), 'alibi is "added", "scaled" or None'),
-        (dict(alibi="added", rotation=None), "alibi goes with interface=False, rotation=None"),
-        (dict(alibi="added", interface=False), "alibi goes with interface=False, rotation=None"),
-        (dict(q_norm="q_norm"), "q_norm and k_norm go together"),
-        (dict(q_norm="q_norm", k_norm="k_norm", interface=False), "go with interface=True"),
-        (dict(half_tables=True), "half_tables go with interleaved=True"),
+        (dict(alibi="yes"), 'alibi must be "added", "scaled" or None'),
+        (dict(alibi="added", rotation=None), "alibi needs interface=False and rotation=None"),
+        (dict(alibi="added", interface=False), "alibi needs interface=False and rotation=None"),
+        (dict(q_norm="q_norm"), "give q_norm and k_norm both, or neither"),
+        (dict(q_norm="q_norm", k_norm="k_norm", interface=False), "q_norm and k_norm need interface=True"),
+        (dict(half_tables=True), "half_tables needs interleaved=True"),
     ],
     ids=str,
 )

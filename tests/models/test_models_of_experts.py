@@ -1,4 +1,4 @@
-"""Mixture-of-experts models with other implementations than "eager", and such that cannot be measured."""
+"""Mixture-of-experts models with implementations other than "eager", and models that cannot be measured."""
 
 import pytest
 import torch
@@ -88,5 +88,5 @@ def test_weights_that_are_not_in_memory_are_refused():
 
 
 def test_experts_with_a_norm_of_their_output_are_refused():
-    with pytest.raises(ValueError, match="experts go without ffn_norm"):
+    with pytest.raises(ValueError, match="with experts, ffn_norm must be None"):
         pml.Family(experts="experts", ffn_norm="norm")

@@ -40,8 +40,12 @@ def test_probabilities_of_a_difference_are_between_0_and_1():
 
 def test_most_active_are_the_neurons_with_the_highest_counts():
     statistics = pml.ActivationStatistics(torch.tensor([[5, 1, 9, 0, 5], [9, 2, 5, 0, 0]]), 9)
-    found = statistics.most_active(0.4)
-    assert found.counts.tolist() == [9, 9, 5, 5] and found.share == 28 / 36 and found.by_layer.tolist() == [3, 1]
+    most_active = statistics.most_active(0.4)
+    assert (
+        most_active.counts.tolist() == [9, 9, 5, 5]
+        and most_active.share == 28 / 36
+        and most_active.by_layer.tolist() == [3, 1]
+    )
     assert statistics.most_active(0.01).counts.tolist() == [9] and statistics.most_active(0.01).by_layer.tolist() == [
         1,
         0,

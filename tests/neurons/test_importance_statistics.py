@@ -56,7 +56,7 @@ def test_of_batch_has_the_counts_minima_means_and_votes_of_its_documents():
     assert statistics.votes["q"].sum(1).tolist() == [3, 3] and statistics.votes["ffn"].sum(1).tolist() == [6, 6]
 
 
-def test_statistics_of_different_runs_do_not_add():
+def test_statistics_of_different_rules_sites_or_models_cannot_be_added():
     a = make_statistics(importance(2, 0))
     with pytest.raises(ValueError, match="different rules"):
         a + NeuronStatistics.of_nothing(WIDTHS, LAYERS, "other")

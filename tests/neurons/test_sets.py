@@ -39,14 +39,22 @@ def test_sets_of_different_models_cannot_be_combined():
         random_set(0) | NeuronSet({"q": torch.zeros(LAYERS, 5, dtype=torch.bool)})
 
 
-def test_counts_and_subsets_agree_with_the_members():
+def test_counts_agree_with_the_masks_and_subsets_with_the_members():
     a = random_set(1)
     assert sum(a.count("site").values()) == sum(map(sum, a.count("layer").values())) == len(a)
     assert a.count() == {site: int(a.sites[site].sum()) for site in SITES}
     assert members(a.only("q", "ffn")) == {neuron for neuron in members(a) if neuron[0] in ("q", "ffn")}
     assert members(a.layers(1, 3)) == {neuron for neuron in members(a) if 1 <= neuron[1] < 3}
     assert len(a.layers(1, 1)) == 0
+
+
+def test_the_repr_begins_with_the_number_of_neurons():
+    a = random_set(1)
     assert repr(a).startswith(f"NeuronSet({len(a)} neurons: ffn ")
+
+
+def test_unknown_sites_and_kinds_of_count_are_refused():
+    a = random_set(1)
     with pytest.raises(ValueError, match="site"):
         a.count("neuron")
     with pytest.raises(ValueError, match="unknown site"):
@@ -55,10 +63,10 @@ def test_counts_and_subsets_agree_with_the_members():
 
 def test_by_expert_has_the_members_by_layer_expert_and_index():
     a = NeuronSet({"ffn": random_set(2, "ffn").sites["ffn"][:, :6]})
-    found = a.by_expert(3)
-    assert found.shape == (LAYERS, 3, 2)
-    by_index = {("ffn", layer, 2 * expert + index) for layer, expert, index in found.nonzero().tolist()}
-    assert by_index == members(a) and NeuronSet({"ffn": found.flatten(1)}) == a
+    by_expert = a.by_expert(3)
+    assert by_expert.shape == (LAYERS, 3, 2)
+    by_index = {("ffn", layer, 2 * expert + index) for layer, expert, index in by_expert.nonzero().tolist()}
+    assert by_index == members(a) and NeuronSet({"ffn": by_expert.flatten(1)}) == a
     for neurons, experts, width in ((a, 4, "6 ffn neurons a layer"), (a, 0, "6 ffn"), (a.only("q"), 7, "6 ffn")):
         with pytest.raises(ValueError, match=f"has {width}.* cannot be split among {experts} experts"):
             neurons.by_expert(experts)

@@ -74,9 +74,9 @@ def assert_same(result: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> No
 
 
 def test_a_single_process_is_the_first():
-    from pymultiling.runtime.processes import Processes, is_first, processes
+    from pymultiling.runtime.processes import Processes, is_first_process, processes
 
     with processes() as team:
-        assert team == Processes(0, 1) and team.first and is_first()
+        assert team == Processes(0, 1) and team.first and is_first_process()
     values = torch.tensor([1.0, 2.0])
     assert team.total(values) is values and team.least(values) is values

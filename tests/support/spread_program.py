@@ -1,6 +1,6 @@
-"""The program of tests/models/test_spread.py: compares models that are spread over processes with whole ones.
+"""The program of tests/models/test_tensor_parallel.py: compares tensor-parallel models with whole ones.
 
-torchrun ... -m tests.support.spread_program FOLDER NAME ...    the names are those of tiny models
+torchrun ... -m tests.support.tensor_parallel_program FOLDER NAME ...    the names are those of tiny models
 """
 
 import os

@@ -1,1 +1,1 @@
-"""What several commands share, one subject per module. Importing any of these modules is light."""
+"""Code that several commands share, one subject per module. Importing a module loads no heavy package."""

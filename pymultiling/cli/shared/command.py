@@ -66,7 +66,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def add_command(commands: Commands, command: Command, run: Callable[[argparse.Namespace], None]) -> Parser:
-    """Returns the parser of a command, to which the command adds its arguments."""
+    """Adds a command without its own arguments, and returns its parser."""
     epilog = f"example:\n  {command.example}"
     parser = commands.add_parser(command.name, description=command.summary, epilog=epilog)
     parser.add_argument("--debug", action="store_true", help="print the traceback when an error ends the command")

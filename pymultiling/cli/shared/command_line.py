@@ -1,4 +1,4 @@
-"""The whole command line: finds the commands, runs one, and turns every error into one line of text."""
+"""The program `pymultiling`: finds the commands, runs one of them, and turns every error into one line of text."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ HELDOUT_DOCUMENTS = 16  # per language, for perplexity
 DOCUMENT_TOKENS = 128  # per document
 TOP_FFN, TOP_ATTENTION, SHARE = 0.05, 0.05, 0.7
 SEED = 0
+RECORDED_MODEL_NAME = "embedded"  # of the demo model, in run.json and in the files of its neuron sets
 
 
 def load_demo(documents: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[str]]]:
@@ -47,7 +48,7 @@ def first_texts_filling(texts: list[str], tokenizer: PreTrainedTokenizerBase, do
 def detect_demo(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpora: dict[str, list[str]], record: Run
 ) -> Detection:
-    """Returns the detection; its time is noted in the run's record."""
+    """Detects the neurons of each language, and notes in the run's record how long it took."""
     from pymultiling.methods.plnd import detect
     from pymultiling.neurons.selection import TopK
 
@@ -60,7 +61,7 @@ def note_demo(
 ) -> None:
     """Notes the demo model and the hashes of its texts in the run's record."""
     record.note(
-        model={"name": "embedded", "revision": None, "type": model.config.model_type, "dtype": "float32"},
+        model={"name": RECORDED_MODEL_NAME, "revision": None, "type": model.config.model_type, "dtype": "float32"},
         device="cpu",
         corpora={
             language: {"detection": text_hash(corpora[language]), "heldout": text_hash(heldout[language])}

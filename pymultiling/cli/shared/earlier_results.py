@@ -1,4 +1,4 @@
-"""Reads neuron sets and counts that earlier runs wrote, from arguments NAME=FILE or FOLDER."""
+"""Reads neuron sets and counts that earlier runs wrote. The arguments are NAME=FILE or FOLDER."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def _files_by_name(argument: str, command: str) -> dict[str, Path]:
     files = files_by_name(argument)
     if not files:
         raise CheckpointError(
-            f"{argument} is neither NAME=FILE nor a folder with .safetensors files that {command} wrote"
+            f"{argument} is neither NAME=FILE nor a folder with .safetensors files: give files that {command} wrote"
         )
     return files

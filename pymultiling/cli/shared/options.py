@@ -1,4 +1,4 @@
-"""Arguments that several commands take, their checks, and the keyword arguments that functions get from them."""
+"""Options of several commands, their checks, and the keyword arguments that are made of their values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT_FILES = f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., or
 
 
 class PassOptions(TypedDict):
-    """How a pass over texts runs."""
+    """Keyword arguments that say how a pass over texts runs."""
 
     batch_tokens: int
     workers: int
@@ -28,7 +28,7 @@ class PassOptions(TypedDict):
 
 
 class DocumentOptions(TypedDict):
-    """How texts become documents and batches."""
+    """Keyword arguments that say how texts become documents and batches."""
 
     max_length: int
     batch_tokens: int
@@ -36,7 +36,7 @@ class DocumentOptions(TypedDict):
 
 
 class DocumentPassOptions(PassOptions):
-    """How a pass over texts runs, and how the texts become documents."""
+    """Keyword arguments that say how a pass over texts runs and how the texts become documents."""
 
     max_length: int
     pack: int | None
@@ -52,14 +52,14 @@ class Once(argparse.Action):
         values: str | Sequence[object] | None,
         option_string: str | None = None,
     ) -> None:
-        """Stores the value; exits where there is one already."""
+        """Stores the value. If the option already has a value, exits with a message."""
         if getattr(namespace, self.dest) is not None:
             parser.error(f"argument {option_string}: given more than once, but only one file is read")
         setattr(namespace, self.dest, values)
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds the model, the result folder, and how the model runs."""
+    """Adds the options for the model, for the result folder, and for how the model runs."""
     parser.add_argument(
         "--model",
         metavar="DIR|NAME",
@@ -109,7 +109,7 @@ def add_families(parser: argparse.ArgumentParser) -> None:
 
 
 def add_documents(parser: argparse.ArgumentParser) -> None:
-    """Adds how texts become documents."""
+    """Adds the options that say how texts become documents."""
     parser.add_argument(
         "--pack",
         metavar="N",
@@ -121,7 +121,7 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
 
 
 def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
-    """Adds the length at which documents or sentences are cut."""
+    """Adds the option for the length at which each `unit` (document or sentence) is cut."""
     parser.add_argument(
         "--max-length",
         metavar="N",
@@ -132,7 +132,7 @@ def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
 
 
 def add_pass(parser: argparse.ArgumentParser) -> None:
-    """Adds how a pass over large corpora runs."""
+    """Adds the options that say how a pass over large corpora runs."""
     group = parser.add_argument_group(
         "large corpora",
         "Several processes share the work when the command is started as torchrun --nproc-per-node N -m pymultiling "
@@ -169,7 +169,7 @@ def add_pass(parser: argparse.ArgumentParser) -> None:
 
 
 def document_options(arguments: argparse.Namespace) -> DocumentOptions:
-    """Returns how texts become documents."""
+    """Returns the keyword arguments that say how texts become documents and batches."""
     return {
         "max_length": arguments.max_length,
         "batch_tokens": arguments.batch_tokens,
@@ -178,7 +178,7 @@ def document_options(arguments: argparse.Namespace) -> DocumentOptions:
 
 
 def pass_options(arguments: argparse.Namespace, part: str | None = None) -> PassOptions:
-    """Returns how a pass over texts runs.
+    """Returns the keyword arguments that say how a pass over texts runs.
 
     Args:
         arguments: the parsed command line.
@@ -198,7 +198,12 @@ def pass_options(arguments: argparse.Namespace, part: str | None = None) -> Pass
 
 
 def document_pass_options(arguments: argparse.Namespace, part: str | None = None) -> DocumentPassOptions:
-    """Returns how a pass over texts runs and how the texts become documents. `part`: as in `pass_options`."""
+    """Returns the keyword arguments of a pass over texts that become documents.
+
+    Args:
+        arguments: the parsed command line.
+        part: as in `pass_options`.
+    """
     return {**pass_options(arguments, part), "max_length": arguments.max_length, "pack": arguments.pack}
 
 

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 
 def write_detection(detection: Detection, folder: Path, model: str) -> None:
-    """Writes what `detect` found.
+    """Writes a detection into a folder.
 
     The folders neurons/, specific/ and statistics/ get one file per language. Beside them are the tables report.csv,
     overlap.csv and jaccard.csv, and the plots neurons.png, specific.png and overlap.png.
+
+    Args:
+        detection: the detection.
+        folder: an existing folder.
+        model: the model's name or path, for the metadata of the neuron sets.
     """
     from pymultiling.methods.overlap import overlap
     from pymultiling.results import plots
@@ -39,7 +44,16 @@ def write_detection(detection: Detection, folder: Path, model: str) -> None:
 
 
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
-    """Writes perplexity.csv, log_change.csv, ablation.csv (of `compare_own_effects`) and ablation.png."""
+    """Writes three tables and a heat map of an ablation.
+
+    perplexity.csv and log_change.csv have a row for each deactivated set (column "off") and a column for each language.
+    ablation.csv compares, for each language, the effect of its own neurons with that on other languages and with that
+    of random neurons (`compare_own_effects`). ablation.png shows log_change.csv.
+
+    Args:
+        perplexities: what `ablation_matrix` returns.
+        folder: an existing folder.
+    """
     from pymultiling.results import plots
 
     change = log_change(perplexities)

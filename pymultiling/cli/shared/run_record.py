@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.cli.shared.command import Command
-from pymultiling.cli.shared.typed_again import words_by_argument
+from pymultiling.cli.shared.recorded_command_line import words_by_argument
 from pymultiling.errors import CheckpointError
 from pymultiling.results.folders import check_output_folder
 from pymultiling.results.run import Run, file_hash
@@ -42,11 +42,11 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     Raises:
         CheckpointError: as in `start_record`, or --out holds other files than results.
     """
-    from pymultiling.runtime.processes import is_first, join_processes
+    from pymultiling.runtime.processes import is_first_process, join_processes
 
     record = start_record(arguments)
     join_processes()
-    if is_first():
+    if is_first_process():
         check_output_folder(arguments.out)
         with record.stage("hash"):
             record.note(corpora=hash_corpora(files))
@@ -62,7 +62,7 @@ def command_description(command: Command) -> dict[str, object]:
 
 
 def _possible_paths(values: Iterable[object]) -> Iterator[Path]:
-    """Yields everything in argument values that may be a path: PATH, the PATH of NAME=PATH, and lists of both."""
+    """Yields what may be a path in the values of arguments: a whole value, what follows = in it, and items of lists."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _possible_paths(value)

@@ -1,4 +1,4 @@
-"""Reads the corpora, selects the lines that may be used, and makes training sequences of them."""
+"""Reads the corpora, selects the lines in the public domain, and makes training sequences of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FREE_SOURCES = {
 
 
 def input_files(data: Path) -> list[Path]:
-    """Returns the files of a corpora folder that training reads."""
+    """Returns the paths of the files that training reads from a folder of corpora."""
     names = ["line_sources.json.gz"]
     for language in LANGUAGES:
         names += [f"{language}.txt.gz", f"{language}.heldout.txt.gz"]
@@ -109,8 +109,9 @@ def write_lines(path: Path, texts: list[str]) -> None:
 class Stream:
     """Endless token sequences `<s> line </s> line </s> ...` of one language.
 
-    The lines are repeated in a new random order each time. A line that does not fit is cut, and the next sequence
-    begins with the whole line, so that sequences begin where a text begins, as they do when the model is used.
+    After the last line, all lines follow again in a new random order. A line that does not fit into a sequence is cut,
+    and the next sequence begins with the whole line. So a sequence begins where a text begins, as it does when the
+    model is used. A line longer than a sequence continues in the next one.
     """
 
     def __init__(self, lines: list[list[int]], *, bos: int, eos: int, seed: int) -> None:
@@ -132,7 +133,7 @@ class Stream:
                 self._line = [*self._lines[next(self._order)], self._eos]
             space = length - len(sequence)
             sequence += self._line[:space]
-            # A line longer than a whole sequence continues in the next one.
+            # Either the line fits, or it has just filled a whole sequence and continues in the next one.
             if len(self._line) <= space or space == length - 1:
                 self._line = self._line[space:]
         return sequence
@@ -141,9 +142,9 @@ class Stream:
 class Batches:
     """Reproducible batches with the same number of tokens; each sequence is of one language.
 
-    A language is drawn with a probability proportional to (tokens ** alpha), so that a small language is more frequent
-    than in the text. One of `long_every` batches has fewer and longer sequences. Short sequences train faster, and the
-    long ones train all positions of the model.
+    A language is drawn with a probability proportional to (tokens ** alpha). With alpha below 1, small languages are
+    more frequent in the batches than in the text. One of `long_every` batches has fewer and longer sequences. Short
+    sequences train faster, and the long ones train all positions of the model.
 
     Attributes:
         sizes: {language: number of tokens}.

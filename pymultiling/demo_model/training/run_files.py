@@ -16,13 +16,13 @@ CURVE = "losses.csv"
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
-    """Writes a new file and then replaces the old one, so that there is always a complete file."""
+    """Saves a checkpoint. The old file is replaced when the new one is complete."""
     with write_atomically(path) as partial:
         torch.save(content, partial)
 
 
 class Curve:
-    """The loss curve as a CSV file; rows after the step `start`, from which a run resumes, are dropped."""
+    """The loss curve as a CSV file. If a run resumes from the step `start`, the rows of later steps are dropped."""
 
     columns: ClassVar = ["step", "train_loss", "lr", "cpu_seconds", *LANGUAGES]
 

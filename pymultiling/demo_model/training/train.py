@@ -27,11 +27,11 @@ from pymultiling.demo_model.training.run_files import CHECKPOINT, CURVE, Curve, 
 from pymultiling.demo_model.training.settings import HELDOUT_SEQUENCES, Settings
 from pymultiling.demo_model.training.tokenizer import save_tokenizer
 
-LOG_EVERY, HELDOUT_EVERY, SAVE_EVERY = 50, 250, 300
+LOG_EVERY, HELDOUT_EVERY, SAVE_EVERY = 50, 250, 300  # in steps
 
 
 def heldout_sample(corpora: Corpora, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> dict[str, torch.Tensor]:
-    """Returns a small fixed batch of held-out sequences for each language."""
+    """Returns {language: (HELDOUT_SEQUENCES, length) int64}, a fixed batch of held-out sequences."""
     sample = {}
     for language in LANGUAGES:
         lines = tokenise(tokenizer, corpora.texts(language, "heldout"))
@@ -47,7 +47,7 @@ def next_token_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def heldout_losses(model: LlamaForCausalLM, sample: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Returns the loss on each language of `heldout_sample`."""
+    """Returns the held-out loss of each language in nats per token, on the batches of `heldout_sample`."""
     return {
         language: next_token_loss(model(input_ids=tokens, use_cache=False).logits, tokens).item()
         for language, tokens in sample.items()
@@ -75,21 +75,21 @@ def train(data: Path, out: Path, settings: Settings, *, resume: bool, compiled: 
     """Trains to the last step and writes tokenizer, checkpoint and loss curve into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     corpora = Corpora(data)
-    saved = torch.load(out / CHECKPOINT, weights_only=True) if resume else None
-    if saved:
-        settings = Settings(**saved["settings"])
+    checkpoint = torch.load(out / CHECKPOINT, weights_only=True) if resume else None
+    if checkpoint:
+        settings = Settings(**checkpoint["settings"])
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer", local_files_only=True)
     else:
         tokenizer = make_tokenizer(corpora, settings)
         save_tokenizer(tokenizer, out / "tokenizer")
     model = make_model(settings, tokenizer)
     optimizer = make_optimizer(model, settings)
-    if saved:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-    start = saved["step"] if saved else 0
-    cpu_before = saved["cpu_seconds"] if saved else 0.0
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        torch.set_rng_state(checkpoint["rng"])
+    start = checkpoint["step"] if checkpoint else 0
+    cpu_before = checkpoint["cpu_seconds"] if checkpoint else 0.0
 
     batches = make_batches(corpora, tokenizer, settings)
     sample = heldout_sample(corpora, tokenizer, settings)

@@ -31,7 +31,7 @@ class Responder(Protocol):
     """A model or server that answers requests: a `Server`, a `Generator`, or another object with these methods."""
 
     def asked(self, request: Request) -> Mapping[str, Json]:
-        """Returns everything that determines the answer, such as the model and the prompt; the key in the cache."""
+        """Returns everything that determines the answer, such as model and prompt. It is the key in the cache."""
         ...
 
     def answer(self, requests: Sequence[Request], keep: KeepAnswer) -> None:

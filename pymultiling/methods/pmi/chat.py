@@ -27,7 +27,7 @@ def strip_thinking(answer: str) -> tuple[str, bool]:
     Some templates write <think> in the prompt, so that the answer has only </think>.
 
     Returns:
-        The answer, which is empty if the thinking does not end, and whether it ends.
+        The answer, which is empty if the thinking does not end; and whether the thinking ends, True if there is none.
     """
     thinking, end, rest = answer.partition(THINKING_END)
     begins_with_thinking = thinking.lstrip().startswith(THINKING_START)

@@ -84,8 +84,8 @@ def compare(
     """Runs a task with its input in one language, and in more and more languages at once.
 
     "direct" shows the source alone, "pivot" its translation alone, and "PMI-k" the source and the first k of the
-    others. The prompts grow with k, and their last language changes with k. Consider this when you compare proportions,
-    and also try another order of languages.
+    others. With k the prompts grow, and the language at their end changes. Consider this when you compare proportions,
+    and also try another order of the languages.
 
     Source: arXiv 2403.09073.
 

@@ -112,23 +112,23 @@ class Server:
     def answer(self, requests: Sequence[Request], keep: KeepAnswer) -> None:
         """Answers requests.
 
-        Requests under way are waited for, also if another one fails or the user interrupts.
+        If a request fails or the user interrupts, requests that were sent already are still waited for.
 
         Args:
             requests: the requests.
-            keep: is called with the index of a request and its answer as soon as the answer arrives, by any thread.
+            keep: is called with the index of a request and its answer as soon as the answer arrives, from any thread.
 
         Raises:
             TranslationError: the server does not answer; or, after all other requests were answered, some have no
                 complete answer.
         """
 
-        def ask(place: int) -> None:
+        def request_answer(place: int) -> None:
             keep(place, self._answer_request(requests[place]))
 
         pool = ThreadPoolExecutor(self.workers)
         try:
-            futures = [pool.submit(ask, place) for place in range(len(requests))]
+            futures = [pool.submit(request_answer, place) for place in range(len(requests))]
             for future in as_completed(futures):
                 if not isinstance(future.exception(), (_IncompleteAnswer, type(None))):
                     future.result()
@@ -147,9 +147,11 @@ class Server:
             retries_left -= response.retries_taken
             try:
                 choice = json.loads(response.content)["choices"][0]
-                answer, reason = choice["message"]["content"] or "", choice.get("finish_reason")
-                answer = answer.strip().encode("utf-8", "replace").decode()  # JSON can escape half of a surrogate pair
-                answer, thinking_ended = strip_thinking(answer)
+                content, reason = choice["message"]["content"] or "", choice.get("finish_reason")
+                content = (
+                    content.strip().encode("utf-8", "replace").decode()
+                )  # JSON can escape half of a surrogate pair
+                answer, thinking_ended = strip_thinking(content)
             except (ValueError, LookupError, TypeError, AttributeError):
                 if retries_left == 0:
                     raise TranslationError(
@@ -162,15 +164,25 @@ class Server:
             if reason == "length" and limit < max_limit:
                 limit = min(2 * limit, max_limit)
             elif reason == "length":
-                raise _IncompleteAnswer(f"the answer of {self._label} to {text} does not end within {limit:,} tokens")
+                raise _IncompleteAnswer(
+                    f"the answer of {self._label} to {text} does not end within {limit:,} tokens: raise max_tokens"
+                )
             elif reason == "content_filter":
-                raise _IncompleteAnswer(f"{self._label} withholds its answer to {text} (content_filter)")
+                raise _IncompleteAnswer(
+                    f"{self._label} withholds its answer to {text} (content_filter): leave the text out, or give "
+                    "another model"
+                )
             elif not thinking_ended:
-                raise _IncompleteAnswer(f"the thinking of {self._label} about {text} does not end")
+                raise _IncompleteAnswer(
+                    f"the thinking of {self._label} about {text} does not end: switch its thinking off, or give "
+                    "another model"
+                )
             elif not answer:
-                raise _IncompleteAnswer(f"{self._label} gives an empty answer to {text}")
+                raise _IncompleteAnswer(
+                    f"{self._label} gives an empty answer to {text}: leave the text out, or give another model"
+                )
             else:
-                return str(answer)
+                return answer
 
     def _send(self, request: Request, limit: int, retries: int) -> LegacyAPIResponse[ChatCompletion]:
         """Sends a request and returns the response, whose content was not checked."""
@@ -199,7 +211,7 @@ class Server:
 
 
 class _IncompleteAnswer(TranslationError):
-    """A single text has no complete answer; other texts may have one."""
+    """One text has no complete answer; the other texts may have one."""
 
 
 def _error_reason(error: Exception) -> str:

@@ -116,7 +116,7 @@ def test_thinking_is_removed_from_answers(monkeypatch, thinking):
 @pytest.mark.filterwarnings("ignore:.*answers do not end")
 @pytest.mark.parametrize("answer, times", [("<think>hm", 1), ("<think>" + "hm " * 40, 3)])
 def test_an_answer_with_thinking_only_is_empty_and_not_stored(monkeypatch, tmp_path, answer, times):
-    """A thinking that is cut is generated again with larger limits first."""
+    """An answer whose thinking is cut by the limit is first generated again with larger limits."""
     by, prompts = fixed_generator(monkeypatch, answer)
     for calls in (1, 2):
         with pytest.warns(UserWarning, match="1 of 1 answers are empty"):
@@ -156,7 +156,7 @@ def test_end_tokens_of_the_generation_config_and_the_tokenizer_end_an_answer():
 
 
 class CountingGenerator(Generator):
-    """Counts the rows that it generates, and is interrupted after `batches_left` batches unless this is negative."""
+    """Counts the generated rows. Raises KeyboardInterrupt after `batches_left` batches; never if that is negative."""
 
     rows, batches_left = 0, -1
 
@@ -326,7 +326,7 @@ def test_marian_for_one_pair_refuses_other_languages():
 
 
 def test_models_that_cannot_be_told_the_languages_are_refused():
-    """T5, BART and others have tokenizers without languages."""
+    """For example T5 and BART have tokenizers without languages."""
     model, tokenizer = marian()
     del tokenizer.supported_language_codes
     with pytest.raises(ValueError, match=r"MarianMTModel cannot be told which languages .*: give NLLB, M2M100"):

@@ -22,7 +22,7 @@ def text_fields(**texts):
     return {language: {"text": text} for language, text in texts.items()}
 
 
-def test_translation_from_a_table(tmp_path):
+def test_translation_reads_the_columns_of_a_table(tmp_path):
     rows = ("id\tde\ten\tfr", '1\tEr sagt "ja.\tHe says yes.\tIl dit « oui ».', "2\t{x}\u2028\tx\t y ")
     for name in ("t.tsv", "t.tsv.gz"):
         task = pmi.translation(write_lines(tmp_path / name, *rows), target="en")
@@ -36,7 +36,7 @@ def test_translation_from_a_table(tmp_path):
     assert list(two_languages.items[0].texts) == ["fr", "en"] and two_languages.items[0].references == ('Er sagt "ja.',)
 
 
-def test_translation_from_lists_and_lines(tmp_path):
+def test_translation_takes_lists_and_files_of_lines(tmp_path):
     french = write_lines(tmp_path / "fr.txt.gz", "\ufeffun", "deux\r")
     task = pmi.translation({"de": ["eins", "zwei"], "fr": french, "en": ("one", "two")}, target="en")
     assert task.items == [

@@ -22,7 +22,7 @@ PAIR = ParallelItem(
 )
 
 
-def test_prompts_for_translation():
+def test_translation_prompts_show_the_source_the_pivot_or_all_inputs():
     options = {"source": "de", "target": "en"}
     assert prompt(ITEM, form="direct", **options) == "Translate into English.\nGerman: Hallo {welt}!\nEnglish:"
     assert prompt(ITEM, form="direct", others=["es"], **options) == prompt(ITEM, form="direct", **options)
@@ -62,7 +62,7 @@ def test_the_template_for_machine_translations_names_the_original():
     assert direct == prompt(ITEM, form="direct", source="de", target="en")
 
 
-def test_prompts_for_math():
+def test_math_prompts_show_the_question_in_each_language():
     item = ParallelItem(
         {"en": {"question": "1 + 1?"}, "de": {"question": "1 und 1?"}, "de~1": {"question": "1, 1?"}}, ("2",)
     )
@@ -72,7 +72,7 @@ def test_prompts_for_math():
     assert " in English and German.\n" in text
 
 
-def test_prompts_for_inference():
+def test_inference_prompts_show_the_hypothesis_in_all_languages_or_in_the_source_only():
     options = {"source": "en", "others": ["fr"]}
     assert prompt(PAIR, **options, template="nli") == (
         "The same premise and hypothesis are given in English and French. "
@@ -92,7 +92,8 @@ def test_prompts_for_inference():
     assert pivot.endswith("Premise (French): Il pleut.\nHypothesis (French): C'est mouillé.\nRelation:")
 
 
-def test_prompts_with_an_instruction():
+def test_the_instruction_opens_the_prompt_and_braces_stay():
+    """Braces in the instruction or in a text, such as {one} and {0}, are no placeholders."""
     options = {"source": "de", "template": "free", "instruction": "Say it in {one} word."}
     assert prompt(ITEM, form="direct", **options) == "Say it in {one} word.\nGerman: Hallo {welt}!\nAnswer:"
     assert prompt(ITEM, others=["fr", "es"], **options) == (

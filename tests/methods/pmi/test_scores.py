@@ -37,7 +37,7 @@ def test_languages_without_spaces_have_their_tokeniser(target, text, tokeniser):
     assert f"tok:{tokeniser}" in signatures["bleu"] and values["chrf"] == pytest.approx(100)
 
 
-def test_accuracy_of_numbers_and_labels():
+def test_accuracy_is_the_percentage_of_correct_numbers_or_labels():
     assert evaluate_answers("number", ["so it is 12.", "it is 7", "none"], [("12",), ("8",), ("3",)])[0] == {
         "accuracy": pytest.approx(100 / 3)
     }

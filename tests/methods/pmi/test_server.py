@@ -42,7 +42,7 @@ def client(server, **options):
 
 @pytest.mark.parametrize("outcome", TEMPORARY)
 def test_a_failure_that_passes_is_retried(outcome):
-    """The failure occurs as often as retries allow, for requests sent at the same time."""
+    """Every request fails as often as `retries` allows, and requests are sent at the same time."""
     with chat.ChatServer(lambda prompt, before: outcome if before < 2 else chat.ANSWERED) as server:
         inputs = translate(TEXTS, ["fr"], source="de", by=client(server, retries=2))
     expected_prompts = prompts(TEXTS)
@@ -63,7 +63,7 @@ def test_failures_of_any_kind_and_order_are_retried(seed):
     assert server.delivered == Counter(prompts(TEXTS) + prompts(TEXTS, "es"))
 
 
-def test_back_translations_and_paraphrases():
+def test_back_translations_and_paraphrases_are_made_of_the_earlier_answers():
     with chat.ChatServer() as server:
         by = client(server)
         back_translations = translate(TEXTS, ["fr"], source="de", by=by, how="back-translation")["de~fr"]
@@ -112,7 +112,7 @@ def test_a_repeated_run_requests_only_missing_answers(tmp_path, workers):
 @pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_an_ended_run_has_stored_its_answers(tmp_path, sign):
-    """After SIGINT, the answers under way are stored too."""
+    """After SIGINT, the answers to requests that were already sent are stored too."""
     program = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -149,7 +149,7 @@ def test_cut_answers_are_requested_with_a_larger_limit():
 
 @pytest.mark.parametrize("thinking", ["<think>\nhm, oui?\n</think>\n\n", "<think>\n\n</think>", "hm, oui?</think>"])
 def test_thinking_is_removed_from_answers(monkeypatch, thinking):
-    """In the last case the template has opened it already."""
+    """In the last case the prompt's template has already written <think>, so that the answer has only </think>."""
     monkeypatch.setattr(chat, "expected_answer", lambda prompt: f"{thinking}Bon jour")
     with chat.ChatServer() as server:
         assert translate(["a"], ["fr"], source="de", by=client(server, max_tokens=1)) == {"fr": ["Bon jour"]}
@@ -159,11 +159,13 @@ def test_an_answer_with_thinking_only_is_not_accepted(monkeypatch, tmp_path):
     monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think> hm hm")
     with chat.ChatServer() as server:
         with pytest.raises(
-            TranslationError, match=r"the thinking of m at .* about 'a' does not end; 0 answers are stored"
+            TranslationError, match=r"the thinking of m at .* about 'a' does not end: switch .*; 0 answers are stored"
         ):
             translate(["a"], ["fr"], source="de", by=client(server), cache=tmp_path / "c")
         monkeypatch.setattr(chat, "expected_answer", lambda prompt: "<think>" + " hm" * 20)
-        with pytest.raises(TranslationError, match=r"the answer of m at .* to 'a' does not end within 8 tokens"):
+        with pytest.raises(
+            TranslationError, match=r"the answer of m at .* to 'a' does not end within 8 tokens: raise max_tokens"
+        ):
             translate(["a"], ["fr"], source="de", by=client(server, max_tokens=1))
 
 
@@ -184,8 +186,8 @@ def test_texts_without_a_complete_answer_are_reported_after_all_others(tmp_path)
             with pytest.raises(TranslationError) as caught:
                 translate(texts, ["fr"], source="de", by=by, cache=tmp_path / "c")
             assert str(caught.value) == (
-                f"the answer of m at {server.url}/ to {long[:60] + '...'!r} does not end within 16 tokens; "
-                "1 more texts have no complete answer; "
+                f"the answer of m at {server.url}/ to {long[:60] + '...'!r} does not end within 16 tokens: raise "
+                "max_tokens; 1 more texts have no complete answer; "
                 f"9 answers are stored in {tmp_path / 'c'}: repeat the call to get the rest"
             )
         assert server.delivered == Counter(prompts(TEXTS[:9]))
@@ -194,8 +196,8 @@ def test_texts_without_a_complete_answer_are_reported_after_all_others(tmp_path)
 @pytest.mark.parametrize(
     "outcome, message",
     [
-        (chat.EMPTY, "gives an empty answer to 'Satz 1, lang Ende'; 2 answers are lost: give cache="),
-        (chat.FILTERED, r"withholds its answer to 'Satz 1, lang Ende' \(content_filter\); 2 answers"),
+        (chat.EMPTY, "gives an empty answer to 'Satz 1, lang Ende': leave .*; 2 answers are lost: give cache="),
+        (chat.FILTERED, r"withholds its answer to 'Satz 1, lang Ende' \(content_filter\): leave .*; 2 answers"),
         (
             chat.NO_JSON,
             """does not return a chat completion for 'Satz 1, lang Ende', after 6 retries: '{"id": "1", "object""",
@@ -230,7 +232,7 @@ def test_unreachable_servers_are_reported():
         translate(TEXTS[:1], ["fr"], source="de", by=Server("m", url, api_key="k", retries=1))
 
 
-def test_bodies_and_keys_that_are_sent(monkeypatch):
+def test_the_sent_bodies_and_keys_are_those_of_the_arguments(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with chat.ChatServer() as server:
@@ -249,7 +251,7 @@ def test_bodies_and_keys_that_are_sent(monkeypatch):
     assert server.keys == {"Bearer none", "Bearer mine", "Bearer of the environment"}
 
 
-def test_models_with_another_name_of_the_token_limit():
+def test_a_model_that_refuses_max_tokens_gets_max_completion_tokens():
     with chat.ChatServer() as server:
         server.behave = lambda prompt, before: chat.OLD_NAME if "max_tokens" in server.bodies[-1] else chat.ANSWERED
         by = client(server, workers=1, max_tokens=4)
@@ -260,7 +262,7 @@ def test_models_with_another_name_of_the_token_limit():
 
 
 def test_the_model_and_the_temperature_determine_an_answer(tmp_path):
-    """The key, the token limit and the way of sending do not."""
+    """With another key, token limit, timeout or number of workers, the cached answer is used."""
     with chat.ChatServer() as server:
         for options, requests in (
             ({}, 1),
@@ -273,7 +275,7 @@ def test_the_model_and_the_temperature_determine_an_answer(tmp_path):
         assert server.asked.total() == 3
 
 
-def test_numbers_the_key_and_the_package_are_checked(monkeypatch):
+def test_numbers_out_of_range_and_a_missing_key_or_package_are_refused(monkeypatch):
     for options in ({"retries": -1}, {"workers": 0}, {"max_tokens": 0}):
         with pytest.raises(ValueError, match="retries must be 0 or more"):
             Server("m", "http://127.0.0.1:1/v1", **options)

@@ -71,7 +71,7 @@ def test_invalid_templates_are_refused(tmp_path, content, message):
         pmi.load_template(write_template(tmp_path / "bad.json", content))
 
 
-def test_templates_that_do_not_exist_or_cannot_be_read(tmp_path):
+def test_templates_that_do_not_exist_or_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(CorpusError, match="trnslation: no such template; give translation, translation_machine"):
         pmi.load_template("trnslation")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{")

@@ -103,7 +103,7 @@ def test_stored_answers_are_not_requested_again(tmp_path):
     assert inputs["fr"] == [f"<de to fr: {text}>" for text in texts]
     count = first.count + interrupted.count + last.count
     assert len(count) == 20 and set(count.values()) == {1}
-    # The model and the names of the languages are parts of the question.
+    # The model and the names of the languages are parts of the key in the cache.
     for options in ({"by": Echo(name="other")}, {"by": Echo(), "names": {"fr": "Breton"}}):
         translate(texts[:2], ["fr"], source="de", cache=path, **options)
         assert options["by"].count.total() == 2

@@ -1,4 +1,4 @@
-"""Writes a command line that can be typed again, with all defaults spelled out."""
+"""The command line of a run for run.json: with all defaults written out, so that it can be typed again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _words(action: argparse.Action, value: object) -> list[str]:
         return option
     items = value if isinstance(action, argparse._AppendAction) and isinstance(value, list) else [value]
     separator = "=" if action.type is name_and_path else ","
-    words = []
+    words: list[str] = []
     for item in items:
         words += [*option, separator.join(item) if isinstance(item, (list, tuple)) else str(item)]
     return words

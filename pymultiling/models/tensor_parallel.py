@@ -14,14 +14,19 @@ from pymultiling.models.linear import Linear, is_transposed, weight_of
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """Which part of a model's neurons this process computes; the parts are in the order of the ranks."""
+    """Which part of a model's neurons this process computes. The parts are in the order of the ranks.
+
+    Attributes:
+        rank: number of this process among those that the model is spread over.
+        count: how many processes the model is spread over; 1: it is not spread.
+    """
 
     rank: int = 0
     count: int = 1
     _group: distributed.ProcessGroup | None = None
 
     def local_slice(self, local_width: int, full_width: int) -> slice:
-        """Returns which of `full_width` neurons a tensor of `local_width` neurons holds in this process."""
+        """Returns the indices, among all `full_width` neurons, of the `local_width` neurons that this process holds."""
         if local_width == full_width:
             return slice(None)
         return slice(self.rank * local_width, (self.rank + 1) * local_width)
@@ -45,7 +50,8 @@ def tensor_parallel_of(model: nn.Module, weight: Tensor) -> TensorParallel:
         mesh = weight.device_mesh
         if mesh.ndim != 1:
             raise UnsupportedModel(
-                f"the model is spread over a mesh of {mesh.ndim} dimensions: tensor parallelism has one"
+                f"the model is spread over a mesh of {mesh.ndim} dimensions, and tensor parallelism has one: load it "
+                "with tp_plan, or whole"
             )
         return TensorParallel(mesh.get_local_rank(), mesh.size(), mesh.get_group())
     if (getattr(model, "tp_size", None) or 1) > 1:
@@ -68,7 +74,7 @@ def process_count(model: nn.Module) -> int:
 
 
 def full_tensor(values: Tensor) -> Tensor:
-    """Returns the whole tensor, also where its parts are in several processes."""
+    """Returns the whole tensor. If its parts are in several processes, they are gathered."""
     return values.full_tensor() if isinstance(values, DTensor) else values
 
 

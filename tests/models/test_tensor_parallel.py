@@ -14,7 +14,7 @@ NAMES = ("llama", "qwen3", "gemma2", "phi3", "gpt_neox", "olmo2")
 def test_a_model_in_two_processes_gives_the_results_of_the_whole_model(tmp_path):
     launcher = torchrun("--nproc-per-node", "2")
     result = run_module(
-        "tests.support.spread_program", tmp_path, *NAMES, launcher=launcher, timeout=300, OMP_NUM_THREADS="1"
+        "tests.support.tensor_parallel_program", tmp_path, *NAMES, launcher=launcher, timeout=300, OMP_NUM_THREADS="1"
     )
     assert result.returncode == 0, result.stderr
     for name in NAMES:

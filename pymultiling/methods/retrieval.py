@@ -38,7 +38,7 @@ def retrieval(
 
     Distances are computed in float64. Between sentences that are equally near, the rounding of float64 decides.
 
-    Source: arXiv 1812.10464, section 4.4, whose error rate is 1 - accuracy with the cosine distance.
+    Source: arXiv 1812.10464 (similarity search): its error rate is 1 - accuracy with the cosine distance.
 
     Args:
         embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.

@@ -76,7 +76,7 @@ def test_columns_that_do_not_match_are_refused(tmp_path):
     ):
         with pytest.raises(CorpusError, match=message):
             pmi.translation({"de": tmp_path / name, "en": ["five"]}, target="en")
-    with pytest.raises(CorpusError, match=r"looked for a .tsv"):
+    with pytest.raises(CorpusError, match=r"expected a .tsv"):
         pmi.translation(tmp_path / "latin.txt", target="en")
 
 

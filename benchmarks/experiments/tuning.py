@@ -106,8 +106,8 @@ def main() -> None:
     )
     print("perplexity before training:", before.round(2).to_dict())
     print(
-        "change of the log-perplexity of the language itself and of the others (mean), spread of the others over seeds "
-        "(standard deviation), and perplexity of each language after training; means over seeds:"
+        "itself, others: change of the log-perplexity (others: mean over languages), spread: standard deviation of others "
+        "over seeds, languages: perplexity after training"
     )
     print(means.round(3).to_string())
     if overlap is not None:
@@ -257,7 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the results files (default: only print)")
     args = parser.parse_args()
     if args.corpora is None and args.language not in demo_model.LANGUAGES:
-        parser.error(f"the package has no texts in {args.language}: give --corpora")
+        parser.error(f"the package has no texts of the language {args.language!r}: give a folder with --corpora")
     return args
 
 

@@ -106,8 +106,8 @@ def main() -> None:
     )
     print("perplexity before training:", before.round(2).to_dict())
     print(
-        "itself, others: change of the log-perplexity (others: mean over languages), spread: standard deviation of others "
-        "over seeds, languages: perplexity after training"
+        "itself, others: change of the log-perplexity (others: mean over languages), spread: standard deviation of "
+        "others over seeds, languages: perplexity after training"
     )
     print(means.round(3).to_string())
     if overlap is not None:

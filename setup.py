@@ -21,7 +21,9 @@ from typing import Any
 from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-FLAGS = ["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
+# The host code of the CUDA extension needs no other flags: it only checks arguments and launches the kernel.
+HOST_FLAGS = ["-std=c++20", "-O3", "-g0"]
+FLAGS = [*HOST_FLAGS, "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
 FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 warns about its own AVX-512 headers
 LEVELS = {
     "portable": [],
@@ -47,25 +49,43 @@ def extension_arguments() -> dict[str, Any]:
         warn(error, "C++")
         return {}
 
+    cpp_extension = CppExtension(
+        "pymultiling._cpp",
+        sources("csrc/cpu/*.cpp"),
+        extra_compile_args=[*FLAGS, *OPENMP, *(["-DPYMULTILING_X86"] if IS_X86 else [])],
+        extra_link_args=OPENMP,
+    )
+    extensions = [cpp_extension, *cuda_extension()]
+
     class BuildKernels(BuildExtension):
         def run(self) -> None:
+            """Builds all extensions. If one cannot be built, drops it with a warning and builds the others again."""
             # A run that fails leaves changed values in these two options.
             requested_options = self.compiler, self.inplace
             while self.extensions:
                 self.compiler, self.inplace = requested_options
+                self._current = self.extensions[-1]  # the extension that is dropped if building fails
                 try:
                     super().run()
                     return
                 except Exception as error:  # noqa: BLE001, compilers, linkers and torch raise various exceptions
-                    failed = self.extensions.pop()
-                    warn(error, "CUDA" if failed.name == CUDA_EXTENSION else "C++")
+                    self.extensions.remove(self._current)
+                    warn(error, "CUDA" if self._current.name == CUDA_EXTENSION else "C++")
 
         def build_extensions(self) -> None:
-            levels = LEVELS if IS_X86 else ["portable"]
-            with ThreadPoolExecutor(2) as pool:
-                objects = pool.map(self._compile_level, levels)
-                self.extensions[0].extra_objects = [path for paths in objects for path in paths]
+            if cpp_extension in self.extensions:
+                self._current = cpp_extension
+                levels = LEVELS if IS_X86 else ["portable"]
+                with ThreadPoolExecutor(2) as pool:
+                    objects = pool.map(self._compile_level, levels)
+                    cpp_extension.extra_objects = [path for paths in objects for path in paths]
+            # Before it builds the first extension, torch checks the version of CUDA if there is a CUDA extension.
+            self._current = self.extensions[-1]
             super().build_extensions()
+
+        def build_extension(self, ext: Extension) -> None:
+            self._current = ext
+            super().build_extension(ext)
 
         def _compile_level(self, level: str) -> list[str]:
             return self.compiler.compile(
@@ -76,14 +96,7 @@ def extension_arguments() -> dict[str, Any]:
                 depends=[str(path) for path in ROOT.glob("csrc/**/*.h")],
             )
 
-    extension = CppExtension(
-        "pymultiling._cpp",
-        sources("csrc/cpu/*.cpp"),
-        extra_compile_args=[*FLAGS, *OPENMP, *(["-DPYMULTILING_X86"] if IS_X86 else [])],
-        extra_link_args=OPENMP,
-    )
-    # BuildKernels.run drops the last extension first, so the CUDA extension comes last.
-    return {"ext_modules": [extension, *cuda_extension()], "cmdclass": {"build_ext": BuildKernels}}
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildKernels}}
 
 
 def cuda_extension() -> list[Extension]:
@@ -93,7 +106,7 @@ def cuda_extension() -> list[Extension]:
 
     if torch.version.cuda is None or CUDA_HOME is None:
         return []
-    flags = {"cxx": FLAGS[:3], "nvcc": ["-std=c++20", "-O3", *GPU_ARCHITECTURES]}
+    flags = {"cxx": HOST_FLAGS, "nvcc": ["-std=c++20", "-O3", *GPU_ARCHITECTURES]}
     return [CUDAExtension(CUDA_EXTENSION, sources("csrc/cuda/**/*.cpp", "csrc/cuda/**/*.cu"), extra_compile_args=flags)]
 
 

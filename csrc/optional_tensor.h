@@ -1,3 +1,4 @@
+// The type of optional tensors in operators' parameters.
 #pragma once
 
 #include <ATen/core/Tensor.h>

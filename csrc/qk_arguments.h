@@ -29,9 +29,10 @@ inline std::string qk_schema(const std::string& name, const std::string& results
          results;
 }
 
-// For m.impl(): an operator that packs its arguments into the struct and calls `function` with it.
+// The function to register with m.impl() for an operator. It packs its arguments into the struct and calls `function`
+// with the struct.
 template <auto function>
-auto from_arguments(
+auto with_packed_arguments(
     const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
     const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
     const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,

@@ -10,9 +10,9 @@ The model is the demo model, with one thread per process. There are runs with
   This needs Linux and the permission to create namespaces. Otherwise the run is skipped with a message.
 - 2 processes (--killed-of), one of which is killed in the middle of the run, with --max-restarts.
 
-Prints the duration of each pass. The exit status is 0 if all results equal the first ones: sets, minimum, votes and
-counts bit for bit, and sums up to 1e-12. Otherwise it is 1. With --rounds, the runs with 1 and 2 processes are repeated
-alternately, because the machine's speed may change, and the speedup is the ratio of the medians.
+Prints the duration of each run. The exit status is 0 if all results equal those of the first run: sets, minimum, votes
+and counts bit for bit, and sums up to 1e-12. Otherwise it is 1. With --rounds, the runs with 1 and 2 processes are
+repeated alternately, because the machine's speed may change, and the speedup is the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from pymultiling import demo_model
 Result: TypeAlias = tuple[dict[str, pml.NeuronSet], dict[str, pml.NeuronStatistics]]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+# A script for bash. Its arguments, "$@", are torchrun and the options that both nodes share. The script adds
+# the options that differ between the nodes. {command} is replaced by the command that torchrun runs.
 NAMESPACES = """
 set -e
 mount -t tmpfs none /run
@@ -121,7 +123,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_command(folder: Path, arguments: argparse.Namespace) -> Callable[[Path], list[str]]:
-    """Writes the model and returns a function from the output folder to the command."""
+    """Writes the model and returns a function that returns the command for an output folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in demo_model.load():
         part.save_pretrained(folder / "model")
@@ -138,7 +140,7 @@ def make_command(folder: Path, arguments: argparse.Namespace) -> Callable[[Path]
 
 
 def start(command: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """Starts a command with its log in `out`."""
+    """Starts a command. Creates the folder `out` and writes the log of the command there."""
     out.mkdir()
     with (out / "log.txt").open("w") as log:
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
@@ -150,7 +152,11 @@ def run_on_one_network(count: int, command: list[str], out: Path) -> None:
 
 
 def run_on_two_networks(command: list[str], out: Path) -> str | None:
-    """Runs a command in 2 x 2 processes. If this machine cannot, returns the reason."""
+    """Runs a command in 2 x 2 processes.
+
+    Returns:
+        The reason why this machine cannot run it, or None if it ran.
+    """
     if not shutil.which("unshare") or not shutil.which("ip"):
         return "the command unshare or ip is missing"
     script = NAMESPACES.format(command=" ".join(f"'{part}'" for part in command))
@@ -158,12 +164,13 @@ def run_on_two_networks(command: list[str], out: Path) -> str | None:
     unshare = ["unshare", "--map-root-user", "--net", "--mount"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         return "this user cannot create namespaces"
+    # The second "bash" is $0 of the script. The arguments after it are "$@".
     check(start([*unshare, "bash", "-c", script, "bash", *TORCHRUN, *node, "--rdzv-id", "pymultiling"], out))
     return None
 
 
 def run_with_a_kill(count: int, command: list[str], after: float, out: Path) -> None:
-    """Runs a command in `count` processes and kills the second one, `after` seconds after its first checkpoint."""
+    """Runs a command in `count` processes and kills the second process `after` seconds after its first checkpoint."""
     options = ["--standalone", "--max-restarts", "1", "--nproc-per-node", str(count)]
     launcher = start([*TORCHRUN, *options, *command], out)
     state = out / "state" / f"process-1-of-{count}"

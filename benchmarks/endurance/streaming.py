@@ -4,11 +4,12 @@
 
 FOLDER contains a file LANGUAGE.txt.gz for each language. `pml.activations` or `pml.detect` reads, tokenises, batches
 and measures all languages and writes checkpoints. The process's resident memory is recorded once a second and written
-to streaming_activations.csv and .png (or streaming_detect.csv and .png).
+to streaming_activations.csv and .png (or streaming_detect.csv and .png). It is in MiB, also in the column that is named
+"MB".
 
 Then every language is measured alone and compared with a bare loop over its batches, which are prepared beforehand and
-kept in memory. The bare loop runs plain forwards of the Hugging Face model without its head for activations, and the
-measured forwards for detect. streaming_throughput.csv has the times of both.
+kept in memory. For activations the bare loop runs plain forwards of the Hugging Face model without its head, and for
+detect it runs the measured forwards. streaming_throughput.csv has the times of both.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import pymultiling as pml
 from benchmarks.endurance.survival import corpus_files
-from benchmarks.measuring.memory import resident_mb
+from benchmarks.measuring.memory import resident_mib
 from pymultiling import demo_model
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.chunks import ChunkSize, chunks
@@ -48,13 +49,13 @@ def main() -> None:
     model, tokenizer = demo_model.load()
     files = corpus_files(arguments.out, arguments.corpora)
     files = {language: files[language] for language in arguments.languages or files}
-    measures = {
+    passes = {
         "activations": (pml.activations, {}),
         "detect": (pml.detect, {"sites": tuple(arguments.sites.split(","))}),
     }
     rows = []
     for name in arguments.what:
-        function, options = measures[name]
+        function, options = passes[name]
         options = dict(options, max_length=MAX_LENGTH, batch_tokens=BATCH_TOKENS, progress=False)
         with tempfile.TemporaryDirectory() as folder:
             with MemoryRecorder() as memory:
@@ -62,10 +63,10 @@ def main() -> None:
                 function(model, tokenizer, files, checkpoint=Path(folder) / "all", **options)
                 seconds = time.monotonic() - started
             write_memory(memory, name, arguments.out)
-            after_a_minute = [megabytes for second, megabytes in memory.samples if second >= 60]
+            after_a_minute = [mebibytes for second, mebibytes in memory.samples if second >= 60]
             if after_a_minute:
                 low, high = min(after_a_minute), max(after_a_minute)
-                print(f"{name}: resident memory after the first minute {low:.0f} to {high:.0f} MB", flush=True)
+                print(f"{name}: resident memory after the first minute {low:.0f} to {high:.0f} MiB", flush=True)
             for language in arguments.compare or list(files):
                 batches = prepare_batches(files[language], tokenizer)
                 started = time.monotonic()
@@ -110,7 +111,7 @@ def parse() -> argparse.Namespace:
 
 
 class MemoryRecorder:
-    """Records the resident memory of this process once a second, as (seconds, MB)."""
+    """Records the resident memory of this process once a second, as (seconds, MiB)."""
 
     def __enter__(self) -> Self:
         self.samples: list[tuple[float, float]] = []
@@ -126,22 +127,23 @@ class MemoryRecorder:
     def _record(self) -> None:
         started = time.monotonic()
         while not self._stop.wait(1.0):
-            self.samples.append((time.monotonic() - started, resident_mb()))
+            self.samples.append((time.monotonic() - started, resident_mib()))
 
 
 def write_memory(memory: MemoryRecorder, name: str, out: Path) -> None:
-    """Writes the recorded memory as a table and as a plot."""
+    """Writes the recorded memory of the pass `name` to the folder `out`, as a table and as a plot."""
+    # The column keeps its name, so that the files of earlier runs can be compared.
     table = pandas.DataFrame(memory.samples, columns=["seconds", "MB"])
     table.to_csv(out / f"streaming_{name}.csv", index=False, float_format="%.1f")
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot([second / 60 for second, _ in memory.samples], [megabytes for _, megabytes in memory.samples])
-    axes.set(xlabel="minutes", ylabel="resident memory, MB", title=f"pml.{name} over a large corpus")
+    axes.plot([second / 60 for second, _ in memory.samples], [mebibytes for _, mebibytes in memory.samples])
+    axes.set(xlabel="minutes", ylabel="resident memory, MiB", title=f"pml.{name} over a large corpus")
     axes.set_ylim(bottom=0)
     figure.savefig(out / f"streaming_{name}.png", dpi=120)
 
 
 def prepare_batches(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
-    """Returns the batches of a pass over a file."""
+    """Returns the batches that a pass over the corpus file makes."""
     tokenisation = Tokenisation(tokenizer, MAX_LENGTH)
     source = chunks("", shards_of(path), tokenisation.fields, ChunkSize.of(BATCH_TOKENS))
     parts = (documents for _, documents in stream(source, tokenisation, workers=1))
@@ -150,7 +152,7 @@ def prepare_batches(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Batc
 
 @torch.no_grad()
 def run_bare_loop(model: PreTrainedModel, batches: list[Batch], sites: tuple[str, ...] | None) -> None:
-    """Runs plain forwards, or with sites the measured forwards."""
+    """Runs plain forwards of all batches, or forwards that measure the importance of `sites` if it is not None."""
     if sites is None:
         for batch in batches:
             model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)

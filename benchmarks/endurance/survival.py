@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Writes the model and returns the command without its output folders."""
+    """Writes a random model and returns the command. `run` adds the options with the output folders."""
     model = folder / "model"
     _, tokenizer = demo_model.load()
     config = LlamaConfig(
@@ -104,9 +104,15 @@ def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
 
 
 def corpus_files(folder: Path, corpora: Path | None) -> dict[str, Path]:
-    """Returns {language: file}. Without `corpora` it writes the texts of the package to `folder`."""
+    """Returns {language: file} for the corpora.
+
+    Args:
+        folder: where the texts of the package are written if `corpora` is None.
+        corpora: folder with a LANGUAGE.txt.gz for each language, or None for the texts of the package.
+    """
     if corpora is not None:
         paths = sorted(corpora.glob("*.txt.gz"))
+        # LANGUAGE.heldout.txt.gz has three dots. Held-out texts are left out.
         return {path.name.partition(".")[0]: path for path in paths if path.name.count(".") == 2}
     files = {language: folder / f"{language}.txt" for language in demo_model.corpora()}
     for language, texts in demo_model.corpora().items():
@@ -115,7 +121,7 @@ def corpus_files(folder: Path, corpora: Path | None) -> dict[str, Path]:
 
 
 def run(command: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """Starts the command with its output and log in `out`."""
+    """Starts the command. Its results, its checkpoint and its log are in `out`."""
     out.mkdir(exist_ok=True)
     with (out / "log.txt").open("a") as log:
         command = [*command, "--checkpoint", str(out / "state"), "--out", str(out / "results")]

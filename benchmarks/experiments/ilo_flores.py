@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe, describe_device
-from benchmarks.measuring.memory import added_mb
+from benchmarks.measuring.memory import added_mib
 from benchmarks.operators.bench_nearest_neighbors import multiply_all
 from pymultiling import demo_model
 from pymultiling.data.parallel_texts import read_columns
@@ -55,7 +55,7 @@ def main() -> None:
         with _timed(seconds, "ilo"):
             tables["ilo"] = ilo(points, **options)
 
-    added = added_mb(measure)
+    added = added_mib(measure)
     with _timed(seconds, "retrieval"):
         tables["retrieval"] = retrieval(points, metric=arguments.metric, device=arguments.device)
     with _timed(seconds, "cka"):
@@ -71,7 +71,7 @@ def main() -> None:
         "sentences": sum(map(len, corpus.values())),
         "layers": len(means),
         "seconds": seconds,
-        "MB that ilo takes over the points": round(added, 1),
+        "MB that ilo takes over the points": round(added, 1),  # in MiB, as all MB of results files
         "one layer, on the CPU": measure_one_layer(
             torch.cat([embeddings[:, -1] for embeddings in points.values()]), arguments
         ),

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import pymultiling as pml
 from pymultiling import demo_model
-from pymultiling.cli.shared import demo_detection as demo
+from pymultiling.cli.shared import demo_detection
 from pymultiling.data.batches import make_batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
@@ -35,11 +35,13 @@ SHARES = (0.5, 0.7, 1.0)
 def importance_by_language(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: int
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Returns {language: {site: (documents, layers, neurons)}}."""
+    """Returns {language: {site: (documents, layers, neurons)}}, the importance in at most `documents` documents."""
     importance: dict[str, dict[str, torch.Tensor]] = {}
     with ImportanceProbe(model) as probe:
         for language, texts in demo_model.corpora().items():
-            packed = tokenise(texts, tokenizer, demo.DOCUMENT_TOKENS, CorpusReport(), pack=demo.DOCUMENT_TOKENS)
+            packed = tokenise(
+                texts, tokenizer, demo_detection.DOCUMENT_TOKENS, CorpusReport(), pack=demo_detection.DOCUMENT_TOKENS
+            )
             parts = [
                 probe.measure(batch.input_ids, batch.attention_mask)
                 for batch in make_batches(islice(packed, documents), batch_tokens=2048)
@@ -62,24 +64,39 @@ def select_specific_sets(
 def measure_settings(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: int, heldout: int
 ) -> Iterator[dict[str, object]]:
-    """Yields a row for every setting."""
+    """Yields a row of the table for every setting.
+
+    Args:
+        model: the demo model.
+        tokenizer: its tokenizer.
+        documents: documents per language for detection.
+        heldout: held-out documents per language for the perplexities.
+    """
     importance = importance_by_language(model, tokenizer, documents)
     texts = {
-        language: demo.first_texts_filling(lines, tokenizer, heldout)
+        language: demo_detection.first_texts_filling(lines, tokenizer, heldout)
         for language, lines in demo_model.heldout().items()
     }
     for fraction in FRACTIONS:
         for share in SHARES:
             sets = select_specific_sets(importance, pml.TopK(fraction, fraction, share))
-            deactivated = add_random_sets(sets, demo.SEED)
+            deactivated = add_random_sets(sets, demo_detection.SEED)
             effect = compare_own_effects(
-                log_change(pml.ablation_matrix(model, tokenizer, deactivated, texts, pack=demo.DOCUMENT_TOKENS))
+                log_change(
+                    pml.ablation_matrix(model, tokenizer, deactivated, texts, pack=demo_detection.DOCUMENT_TOKENS)
+                )
             )
             yield {"fraction": fraction, "share": share, **summarise(sets, effect.drop(index="mean"))}
 
 
 def summarise(sets: dict[str, pml.NeuronSet], effect: pandas.DataFrame) -> dict[str, object]:
-    """Returns the columns of the results."""
+    """Returns the measured columns of a setting's row.
+
+    Args:
+        sets: the neurons of each language.
+        effect: the increases of log-perplexity, with a row for each language: its own ("own"), the mean of the other
+            languages ("others"), and the one by random neurons ("random").
+    """
     sizes = [len(neurons) for neurons in sets.values()]
     comparison = effect[["others", "random"]].max(axis=1)
     return {
@@ -96,11 +113,14 @@ def main() -> None:
     parser.add_argument(
         "--documents",
         type=int,
-        default=demo.DETECTION_DOCUMENTS,
+        default=demo_detection.DETECTION_DOCUMENTS,
         help="documents per language for detection (%(default)s)",
     )
     parser.add_argument(
-        "--heldout", type=int, default=demo.HELDOUT_DOCUMENTS, help="held-out documents per language (%(default)s)"
+        "--heldout",
+        type=int,
+        default=demo_detection.HELDOUT_DOCUMENTS,
+        help="held-out documents per language (%(default)s)",
     )
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()

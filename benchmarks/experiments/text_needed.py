@@ -1,10 +1,10 @@
-"""How much text detection needs: how alike the sets are that two disjoint samples of documents give.
+"""Measures how much text detection needs, by comparing the sets of neurons that two disjoint samples give.
 
     python -m benchmarks.experiments.text_needed --model DIR --corpora FOLDER --languages de fr zh --out FILE.csv
 
-For each number n, the neurons specific to each language are found twice: from n documents and from n others.
-The table shows the Jaccard index of both sets (intersection over union) and their size, as means over the languages.
-Without --model it takes the demo model and its texts.
+For each number n, the neurons that are specific to each language are detected twice, from two samples of n documents
+that have no document in common. The table shows the Jaccard index of the two sets (intersection over union) and their
+size, as means over the languages. Without --model the demo model and its texts are used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,20 @@ SIZES = (10, 20, 50, 100, 200, 400)
 def statistics_by_document_count(
     model: nn.Module, documents: Iterator[list[int]], sizes: list[int], select: pml.TopK
 ) -> dict[int, pml.NeuronStatistics]:
-    """{number of documents: statistics of the first ones}; takes max(sizes) documents from the iterator."""
+    """Returns the statistics of the first n documents for every n in `sizes`.
+
+    Args:
+        model: the model to measure.
+        documents: the documents. max(sizes) of them are taken from the iterator.
+        sizes: numbers of documents, in ascending order.
+        select: the rule of selection.
+
+    Returns:
+        {n: statistics}.
+
+    Raises:
+        SystemExit: if there are too few documents.
+    """
     totals: dict[int, pml.NeuronStatistics] = {}
     total: pml.NeuronStatistics | None = None
     for start, size in itertools.pairwise([0, *sizes]):
@@ -49,7 +62,7 @@ def statistics_by_document_count(
 
 
 def jaccard(first: pml.NeuronSet, second: pml.NeuronSet) -> float:
-    """Size of the intersection over that of the union; 1 for two empty sets."""
+    """Returns the size of the intersection divided by the size of the union. It is 1 for two empty sets."""
     union = len(first | second)
     return len(first & second) / union if union else 1.0
 
@@ -62,7 +75,20 @@ def compare_samples(
     length: int,
     select: pml.TopK,
 ) -> pandas.DataFrame:
-    """A row for every number of documents: Jaccard index, size of a set, tokens of a sample; means over languages."""
+    """Compares the sets of two samples for every number of documents.
+
+    Args:
+        model: the model to measure.
+        tokenizer: the model's tokenizer.
+        texts: {language: texts}.
+        sizes: numbers of documents of a sample, in ascending order.
+        length: tokens of a document.
+        select: the rule of selection.
+
+    Returns:
+        A row for every number of documents, with means over the languages: tokens of a sample, neurons in a set, and
+        the Jaccard index of the two sets. The last column is the smallest Jaccard index of a language.
+    """
     samples: list[dict[str, dict[int, pml.NeuronStatistics]]] = [{}, {}]
     for language, lines in texts.items():
         documents = iter(tokenise(lines, tokenizer, length, CorpusReport(), pack=length))
@@ -91,11 +117,11 @@ def compare_samples(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model folder; without it, the demo model")
-    parser.add_argument("--corpora", type=Path, help="folder with a LANGUAGE.txt.gz for each language")
-    parser.add_argument("--languages", nargs="+", help="languages to read from --corpora")
-    parser.add_argument("--documents", type=int, default=max(SIZES), help="documents in the largest sample")
-    parser.add_argument("--length", type=int, default=128, help="tokens in a document")
+    parser.add_argument("--model", type=Path, help="model folder (default: the demo model and its texts)")
+    parser.add_argument("--corpora", type=Path, help="folder with a LANGUAGE.txt.gz for each language, for --model")
+    parser.add_argument("--languages", nargs="+", help="languages to read from --corpora, for --model")
+    parser.add_argument("--documents", type=int, default=max(SIZES), help="largest number of documents (%(default)s)")
+    parser.add_argument("--length", type=int, default=128, help="tokens in a document (%(default)s)")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
     if options.model:

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 import pymultiling as pml
 from benchmarks.measuring.environment import describe
 from pymultiling import demo_model
-from pymultiling.cli.shared import demo_detection as demo
+from pymultiling.cli.shared import demo_detection
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.parallel_texts import read_columns
 from pymultiling.results import plots
@@ -47,7 +47,14 @@ STYLES = {OWN: ("#0072b2", "o"), RANDOM: ("#888888", "s"), ALL: ("#d55e00", "^")
 
 
 def load_texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -> dict[str, list[str]]:
-    """Returns the texts of every language, from a folder or from the package."""
+    """Returns {language: texts}.
+
+    Args:
+        folder: folder with the texts of `languages`, or None for the texts of the package in all languages of the demo
+            model. `languages` is not used then.
+        languages: the languages to read from the folder.
+        heldout: whether to return the held-out texts instead of the training texts.
+    """
     if folder is None:
         return demo_model.heldout() if heldout else demo_model.corpora()
     suffix = ".heldout.txt.gz" if heldout else ".txt.gz"
@@ -56,7 +63,7 @@ def load_texts(folder: Path | None, languages: tuple[str, ...], heldout: bool) -
 
 @contextmanager
 def prepared_model(model: nn.Module, way: str, neurons: pml.NeuronSet, seed: int) -> Iterator[nn.Module]:
-    """Yields the model, or a copy, prepared so that only the parameters of a way are trained."""
+    """Yields the model, or a copy, prepared so that only the parameters of `way` are trained."""
     if way in (OWN, RANDOM):
         with pml.train_only(model, neurons if way == OWN else neurons.random_like(seed)):
             yield model
@@ -73,28 +80,35 @@ def main() -> None:
     languages = tuple(dict.fromkeys((*demo_model.LANGUAGES, args.language)))
     corpora, heldout_texts = (load_texts(args.corpora, languages, heldout) for heldout in (False, True))
     detection_texts = {
-        language: demo.first_texts_filling(lines, tokenizer, demo.DETECTION_DOCUMENTS)
+        language: demo_detection.first_texts_filling(lines, tokenizer, demo_detection.DETECTION_DOCUMENTS)
         for language, lines in corpora.items()
     }
-    select = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    detection = pml.detect(model, tokenizer, detection_texts, select=select, pack=demo.DOCUMENT_TOKENS, progress=False)
+    select = pml.TopK(demo_detection.TOP_FFN, demo_detection.TOP_ATTENTION, demo_detection.SHARE)
+    detection = pml.detect(
+        model, tokenizer, detection_texts, select=select, pack=demo_detection.DOCUMENT_TOKENS, progress=False
+    )
     neurons = detection.specific()[args.language]
     heldout_texts = {
-        language: demo.first_texts_filling(lines, tokenizer, args.heldout) for language, lines in heldout_texts.items()
+        language: demo_detection.first_texts_filling(lines, tokenizer, args.heldout)
+        for language, lines in heldout_texts.items()
     }
-    measures = {
+    measure_options = {
         "texts": heldout_texts,
         "sentences": _read_sentences(args),
-        "pack": demo.DOCUMENT_TOKENS,
+        "pack": demo_detection.DOCUMENT_TOKENS,
         "progress": False,
     }
-    table, before, overlap = run_experiment(args, model, tokenizer, neurons, corpora[args.language], measures)
+    table, before, overlap = run_experiment(args, model, tokenizer, neurons, corpora[args.language], measure_options)
     spread = table.groupby(["trained", "rate"], sort=False)["others"].std()
     means = table.groupby(["trained", "rate"], sort=False).mean().drop(columns="seed").assign(spread=spread)
     print(
         f"\n{args.documents} documents of {args.language}, {len(neurons)} neurons of the language, {args.seeds} seeds"
     )
     print("perplexity before training:", before.round(2).to_dict())
+    print(
+        "itself, others: change of the log-perplexity (others: mean over languages), spread: standard deviation of "
+        "others over seeds, languages: perplexity after training"
+    )
     print(means.round(3).to_string())
     if overlap is not None:
         print("\nILO, mean over languages", mean_by_layer(overlap).round(3).to_string(), sep="\n")
@@ -108,24 +122,40 @@ def run_experiment(
     tokenizer: PreTrainedTokenizerBase,
     neurons: pml.NeuronSet,
     corpus: list[str],
-    measures: dict[str, Any],
+    measure_options: dict[str, Any],
 ) -> tuple[pandas.DataFrame, pandas.Series, pandas.DataFrame | None]:
     """Trains in every way and measures the perplexities.
 
+    Args:
+        args: the options of the command.
+        model: the demo model.
+        tokenizer: its tokenizer.
+        neurons: the neurons of the language to train.
+        corpus: the training texts of the language.
+        measure_options: keyword arguments of `measure_model` and `compare_models`.
+
     Returns:
-        A table with a row for every way, rate and seed; the perplexities before training; and ILO before and after
-        training with the first seed, or None without parallel sentences.
+        A table with a row for every way, rate and seed, the perplexities by language before training, and ILO before
+        and after training with the first seed (None without parallel sentences). The columns of the table are
+        "trained" (the way), "rate", "seed", "parameters", "optimizer bytes", "itself" and "others" (changes of the
+        log-perplexity of the trained language, and their mean over the others), and for every language its perplexity
+        after training.
     """
-    before = pml.measure_model(model, tokenizer, **measures)
+    measurement_before = pml.measure_model(model, tokenizer, **measure_options)
     rows: list[dict[str, Any]] = []
     overlaps: list[pandas.DataFrame] = []
     for way, rate, seed in product((OWN, RANDOM, ALL, FROZEN), args.rates, range(args.seeds)):
         setting = {"trained": way, "rate": rate, "seed": seed}
         with prepared_model(model, way, neurons, seed) as trained:
-            options = {"documents": args.documents, "pack": demo.DOCUMENT_TOKENS, "seed": seed, "progress": False}
+            options = {
+                "documents": args.documents,
+                "pack": demo_detection.DOCUMENT_TOKENS,
+                "seed": seed,
+                "progress": False,
+            }
             cost = pml.fine_tune(trained, tokenizer, corpus, rate=rate, **options)
-            measures_of_seed = measures if seed == 0 else {**measures, "sentences": None}
-            comparison = pml.compare_models(before, trained, tokenizer, **measures_of_seed)
+            options_of_seed = measure_options if seed == 0 else {**measure_options, "sentences": None}
+            comparison = pml.compare_models(measurement_before, trained, tokenizer, **options_of_seed)
         change = comparison.perplexity["change"]
         rows.append(
             {
@@ -140,7 +170,8 @@ def run_experiment(
         if comparison.ilo is not None:
             overlaps.append(comparison.ilo.assign(**setting))
         print({name: rows[-1][name] for name in (*setting, "itself", "others")}, flush=True)
-    return pandas.DataFrame(rows), comparison.perplexity["before"], pandas.concat(overlaps) if overlaps else None
+    perplexity_before = comparison.perplexity["before"]  # the same in every comparison
+    return pandas.DataFrame(rows), perplexity_before, pandas.concat(overlaps) if overlaps else None
 
 
 def _read_sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
@@ -226,7 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the results files (default: only print)")
     args = parser.parse_args()
     if args.corpora is None and args.language not in demo_model.LANGUAGES:
-        parser.error(f"the package has no texts in {args.language}: give --corpora")
+        parser.error(f"the package has no texts of the language {args.language!r}: give a folder with --corpora")
     return args
 
 

@@ -10,7 +10,7 @@ from pymultiling import ops
 from pymultiling.ops.operator import Operator
 from pymultiling.ops.registry import OPERATORS
 
-SUMS = ("gram", "scaled_gram")  # arguments that are sums, which are never in less than float32
+SUMS = ("gram", "scaled_gram")  # arguments that are sums: they have at least the precision of float32
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 
 from benchmarks.gpu.device_timing import Run, Stopwatch
-from benchmarks.gpu.rows import NotHere, Rows
+from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import DTYPE, Workload
 
 Prepare: TypeAlias = Callable[[Workload, torch.device], tuple[Run, int, str]]  # the run, its work, and the work's unit
@@ -48,7 +48,7 @@ def _matmul(workload: Workload, device: torch.device) -> tuple[Run, int, str]:
 
 def _exponentials(workload: Workload, device: torch.device) -> tuple[Run, int, str]:
     if device.type != "cuda":
-        raise NotHere("the kernel that measures it is a GPU's")
+        raise SkipRow("the kernel that measures it is a GPU's")
     from benchmarks.gpu.exponentials import Exponentials
 
     run = Exponentials(device)

@@ -45,7 +45,7 @@ class Stopwatch:
         return [start.elapsed_time(end) for start, end in events]
 
     def in_turn(self, runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-        """Runs all in turn, a b c, a b c, ..., each starting on an idle device.
+        """Calls all runs in turn, a b c, a b c, ..., each starting on an idle device.
 
         Returns:
             The milliseconds of every run in every round, without the warm-up rounds.

@@ -1,7 +1,7 @@
 """Measures time and memory of importance, relative to the plain forward of a model with the shape of Llama-3.1-8B.
 
 The weights are random. The plain forward is transformers' sdpa forward of the decoder without the language model head,
-which importance does not run either.
+which importance does not run either. Columns with "MB" are in MiB.
 """
 
 import gc
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.gpu.device_timing import Run, Stopwatch, launches, peak_bytes, quantiles
 from benchmarks.gpu.model_runs import compile_forward, open_run, random_llama
-from benchmarks.gpu.rows import NotHere, Rows
+from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import DTYPE, FORWARD, RUNS, Workload
 from benchmarks.measuring.alternating import ratio
 from benchmarks.operators.attention import attention
@@ -52,9 +52,9 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
 
 def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict[str, object]:
-    """Returns the columns of the memory table."""
+    """Returns the columns of the memory table. `peaks` has the allocated bytes before each run and their peak."""
     if peaks[name] is None:
-        raise NotHere("a GPU's memory is what is measured")
+        raise SkipRow("a GPU's memory is what is measured")
     (before, peak), (_, forward) = peaks[name], peaks[FORWARD]
     return {
         "weights MB": round(before / 2**20),
@@ -65,14 +65,17 @@ def _over_forward(name: str, peaks: dict[str, tuple[int, int] | None]) -> dict[s
 
 
 def _add_compiled(rows: Rows, runs: dict[str, Run], workload: Workload, device: torch.device, tokens: Tensor) -> None:
-    """Adds the compiled forward to the runs to time."""
+    """Adds the compiled forward to the runs that are timed.
+
+    Its memory is not measured, because the first model is loaded too. So the row of the memory table is skipped.
+    """
     name = "forward by torch.compile"
 
     def prepare() -> dict[str, object]:
         run = compile_forward(workload, device, tokens)
         run()
         runs[name] = run
-        raise NotHere("a second model is beside it")
+        raise SkipRow("a second model is beside it")
 
     rows.add(MEMORY, {"run": name}, prepare)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.device_timing import Run
-from benchmarks.gpu.workload import ANEW, COUNTS, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, Workload
+from benchmarks.gpu.workload import COUNTS, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, NEW_NORMS, Workload
 from pymultiling.neurons.sites import SITES
 from pymultiling.ops import column_energy, value_energy, value_gram
 from pymultiling.probes.activation_counts import ActivationProbe
@@ -36,15 +36,18 @@ def random_llama(workload: Workload, device: torch.device) -> nn.Module:
 
 @contextmanager
 def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
-    """Yields the run with a name. Its probe keeps what it computes from the weights alone until the block ends."""
+    """Yields the run with a name, one of RUNS.
+
+    Until the block ends, its probe keeps everything that it computes from the weights alone.
+    """
     probe = partial(ImportanceProbe, model, fused=True)
     if name in (FORWARD, HEAD):
         yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
     elif name == COUNTS:
         mask = torch.ones_like(tokens)
         yield partial(ActivationProbe(model).measure, tokens, mask, mask.bool())
-    elif name == ANEW:
-        yield partial(_measure_anew, partial(probe, ("ffn", "v", "o")), tokens)
+    elif name == NEW_NORMS:
+        yield partial(_measure_with_new_probe, partial(probe, ("ffn", "v", "o")), tokens)
     elif name == HOOKS:
         with ImportanceProbe(model, ("ffn", "v", "o")) as hooks:
             yield partial(_measure_in_plain_pytorch, hooks, tokens)
@@ -56,7 +59,7 @@ def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
             yield partial(all_five.measure, tokens)
 
 
-def _measure_anew(make_probe: Callable[[], ImportanceProbe], tokens: Tensor) -> dict[str, Tensor]:
+def _measure_with_new_probe(make_probe: Callable[[], ImportanceProbe], tokens: Tensor) -> dict[str, Tensor]:
     with make_probe() as probe:
         return probe.measure(tokens)
 

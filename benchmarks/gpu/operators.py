@@ -1,6 +1,6 @@
 """Measures every operator at the sizes of one layer, and alternatives to it.
 
-The columns are times, fractions of the device's highest rates, launches and memory.
+The columns are times, fractions of the device's highest rates, launches and memory. Columns with "MB" are in MiB.
 """
 
 import statistics
@@ -30,25 +30,25 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     torch.manual_seed(0)
     backend, stopwatch = kernels_of(device), Stopwatch(device)
     ceilings = gpu_ceilings.measure(rows, stopwatch, workload, device)
-    layer = cases(workload, device)
-    by_bytes = [case for case, _ in layer if case.entry.arguments_type is None]
-    exact, fast = (case_of(layer, name) for name in ("qk_importance", "qk_estimate"))
+    timed_cases = cases(workload, device)
+    matrix_cases = [case for case, _ in timed_cases if case.entry.arguments_type is None]
+    exact, fast = (case_of(timed_cases, name) for name in ("qk_importance", "qk_estimate"))
 
     @torch.no_grad()
     def add(case: Case, backend: str) -> None:
         row = {"operator": case.title, "size": case.name, "backend": backend}
         rows.add(TABLE, row, lambda: _measure_case(case, backend, stopwatch, ceilings))
 
-    for case in by_bytes:
+    for case in matrix_cases:
         add(case, backend)
         add(case, "torch")
-    _add_copy(rows, case_of(layer, "gated_ffn"), stopwatch, ceilings)
+    _add_copy(rows, case_of(timed_cases, "gated_ffn"), stopwatch, ceilings)
     add(exact, backend)
     _add_reference_of_qk(rows, exact, stopwatch)
     _add_published(rows, exact, workload, backend, stopwatch)
     add(fast, backend)
     if device.type == "cuda":
-        for case, loops in layer:
+        for case, loops in timed_cases:
             if not loops:
                 torch.compiler.reset()
                 add(case, "torch.compile")
@@ -70,13 +70,20 @@ def cases(workload: Workload, device: torch.device) -> list[tuple[Case, bool]]:
     ]
 
 
-def case_of(layer: list[tuple[Case, bool]], operator: str) -> Case:
+def case_of(timed_cases: list[tuple[Case, bool]], operator: str) -> Case:
     """Returns the first case of an operator."""
-    return next(case for case, _ in layer if case.operator == operator)
+    return next(case for case, _ in timed_cases if case.operator == operator)
 
 
 def _measure_case(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict[str, float]) -> dict[str, object]:
-    """Returns the columns of an operator on a backend."""
+    """Returns the measured columns of an operator on a backend.
+
+    Args:
+        case: the call of the operator.
+        backend: a backend, or "torch.compile".
+        stopwatch: times the call.
+        ceilings: the device's highest rates. A fraction is None if its rate is missing.
+    """
     run, device = case.on(backend), case.tensors[0].device
     outputs = run()
     memory = peak_bytes(run, device)
@@ -104,6 +111,7 @@ def exponentials_of(case: Case) -> int:
 
 
 def _fraction_of_rate(work: int, row: dict[str, Any], rate: float | None) -> float | None:
+    """Returns the rate of the work in the row's median time, divided by `rate`. None if `rate` is None."""
     return None if rate is None else round(1e3 * work / row["median ms"] / rate, 3)
 
 
@@ -145,7 +153,7 @@ def _add_reference_of_qk(rows: Rows, case: Case, stopwatch: Stopwatch) -> None:
 
 
 def _add_published(rows: Rows, case: Case, workload: Workload, backend: str, stopwatch: Stopwatch) -> None:
-    """Adds the published formulation of q, run alternately with ours of q and k.
+    """Adds the published formulation of q, run alternately with this package's kernel of q and k.
 
     It is timed for one head of one document and scaled up to all.
     """

@@ -8,8 +8,8 @@ from pathlib import Path
 from pymultiling.errors import BackendUnavailable
 
 
-class NotHere(Exception):
-    """Raised if a row cannot be measured on this machine; the message gives the reason."""
+class SkipRow(Exception):
+    """Raised to skip a row. The message says why the row is not measured."""
 
 
 class Rows:
@@ -19,13 +19,17 @@ class Rows:
         self._file = file
 
     def add(self, table: str, row: dict[str, object], measure: Callable[[], dict[str, object]]) -> dict[str, object]:
-        """Appends `row` with the columns that measure() returns.
+        """Appends a row to a table, prints it and returns it.
 
-        The column "skipped" gives the reason if it cannot run here, and "failed" the error if it fails.
+        Args:
+            table: name of the table.
+            row: the columns that identify the row.
+            measure: returns the measured columns. If it raises SkipRow or BackendUnavailable, the row has the column
+                "skipped" with the reason instead. If it raises any other error, the column is "failed".
         """
         try:
             row = {**row, **measure()}
-        except (NotHere, BackendUnavailable) as reason:
+        except (SkipRow, BackendUnavailable) as reason:
             row = {**row, "skipped": str(reason)}
         except Exception as error:  # noqa: BLE001, a failed measurement must not stop the others
             traceback.print_exc()
@@ -37,5 +41,5 @@ class Rows:
 
 
 def read_rows(file: Path) -> list[dict[str, object]]:
-    """Returns the rows of a file; none if the file does not exist."""
+    """Returns the rows of a file. The list is empty if the file does not exist."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -71,7 +71,7 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def format_cell(value: object) -> str:
-    """Formats a value of a table."""
+    """Formats a value of a table. None becomes an empty cell."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {number:.1e}" for name, number in value.items())
     if value is None:

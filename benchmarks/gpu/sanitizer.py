@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu.sanitizer
 
-It runs the same calls as benchmarks/gpu/errors.py, with sizes that are not multiples of a block's. The exit status is 0
-if no error is found. It is also 0, with a message, if compute-sanitizer is not installed or does not support the
-device. Otherwise it is 1.
+It runs the same calls as benchmarks/gpu/errors.py, with sizes that are not multiples of a block's size. The exit
+status is 0 if no error is found. It is also 0, with a message, if compute-sanitizer is not installed or does not
+support the device. Otherwise it is 1.
 """
 
 import argparse

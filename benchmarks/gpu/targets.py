@@ -19,7 +19,7 @@ class Target:
         where: the columns and values that the row must have.
         column: the column with the measured value.
         minimum: the value's lower bound.
-        maximum: the value's upper bound; None: `minimum` is the bound.
+        maximum: the value's upper bound. If it is None, `minimum` is the bound.
     """
 
     description: str
@@ -30,7 +30,12 @@ class Target:
     maximum: float | None = None
 
     def judge(self, tables: Tables) -> dict[str, object]:
-        """Returns the target's row of the results."""
+        """Compares the measured value with the bound.
+
+        Returns:
+            The target's row: "target" (the description), "bound", "measured" and "met". If there is no measured value,
+            "measured" is the reason and "met" is None.
+        """
         rows = [row for row in tables.get(self.table, []) if self.where.items() <= row.items()]
         value = rows[0].get(self.column) if rows else None
         reason = (rows[0].get("skipped") or rows[0].get("failed")) if rows else None
@@ -51,6 +56,8 @@ def judge(tables: Tables, backend: str) -> list[dict[str, object]]:
 
 
 def _targets(tables: Tables, backend: str) -> Iterator[Target]:
+    """Yields the targets of all tables, for the rows of one backend."""
+
     def operator(title: str) -> dict[str, str]:
         return {"operator": title, "backend": backend}
 
@@ -79,6 +86,7 @@ def _targets(tables: Tables, backend: str) -> Iterator[Target]:
 
 
 def _within_budget(tables: Tables) -> dict[str, object]:
+    """Returns the row of the target that all errors are within their budget."""
     checked = [row for row in tables.get("errors", []) if row.get("within budget") is not None]
     within = sum(row["within budget"] for row in checked)
     return {

@@ -60,11 +60,11 @@ FORWARD = "forward"
 HEAD = "forward with the head"
 COUNTS = "forward + activation counts"
 FFN_V_O = "forward + ffn, v, o, counts"
-ANEW = "forward + ffn, v, o, counts, weights' norms every time"
+NEW_NORMS = "forward + ffn, v, o, counts, weights' norms every time"
 HOOKS = "forward + ffn, v, o by hooks and plain PyTorch"
 EXACT = "forward + all five sites, exact"
 FAST = "forward + all five sites, fast"
-RUNS = (FORWARD, HEAD, COUNTS, FFN_V_O, ANEW, HOOKS, EXACT, FAST)
+RUNS = (FORWARD, HEAD, COUNTS, FFN_V_O, NEW_NORMS, HOOKS, EXACT, FAST)
 
 
 def kernels_of(device: torch.device) -> str:

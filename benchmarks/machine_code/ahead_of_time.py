@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for a chip without that chip, and reads which of its resources they use."""
+"""Compiles the Triton kernels for a chip, which need not be there, and reads which resources they use."""
 
 import re
 from functools import cache
@@ -14,7 +14,7 @@ from benchmarks.machine_code.sass import count_classes, innermost_loops, parse
 from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels.variant import Variant
 
-# What a launch assumes of pointers: they are aligned, and (only AMD's compiler asks) their memory is under 2 GiB.
+# Triton's assumptions about pointers: they are aligned to 16 bytes, and for AMD's compiler their memory is below 2 GiB.
 DIVISIBLE = [["tt.divisibility", 16]]
 POINTER = {"cuda": DIVISIBLE, "hip": [*DIVISIBLE, ["tt.pointer_range", 32]]}
 
@@ -28,7 +28,7 @@ def modules() -> list[ModuleType]:
 
 @cache
 def variants(target: str) -> dict[tuple[str, str], Variant]:
-    """Returns {(operator, name): variant} of all operators."""
+    """Returns {(operator, name): variant} of all operators. `target` is a key of CHIPS."""
     all_variants = [variant for module in modules() for variant in module.variants(CHIPS[target].lanes)]
     return {(variant.operator, variant.name): variant for variant in all_variants}
 
@@ -39,7 +39,12 @@ def dtype(variant: Variant) -> str:
 
 
 def compile_variant(variant: Variant, target: str) -> CompiledKernel:
-    """Compiles a kernel as a launch with aligned tensors would."""
+    """Compiles a kernel under the assumptions that Triton makes when it is launched with aligned tensors.
+
+    Args:
+        variant: the kernel with its argument types and constants.
+        target: a key of CHIPS, such as "sm_90".
+    """
     chip, names = CHIPS[target], variant.kernel.arg_names
     signature = {name: variant.signature.get(name, "constexpr") for name in names}
     attributes = {name: POINTER[chip.backend] for name in names if signature[name].startswith("*")}

@@ -5,8 +5,8 @@
 
 The table has a row for every variant of a kernel and every target. The columns are: registers per thread, bytes of
 spilled registers per thread, instructions of the innermost loops that access spilled registers, bytes of shared memory
-per block, the chip's limit of these, resident warps per multiprocessor, and seconds of compilation (0 for kernels in
-Triton's cache).
+per block, the chip's limit of these bytes, resident warps per multiprocessor, and seconds of compilation (0 for kernels
+in Triton's cache).
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Job(NamedTuple):
 
 
 def make_row(job: Job, folder: Path | None) -> dict[str, object]:
-    """Compiles a kernel, writes its machine code to `folder` if given, and returns its row."""
+    """Compiles a kernel and returns its row. Writes its machine code to `folder` if it is not None."""
     variant, chip = variants(job.target)[job.operator, job.variant], CHIPS[job.target]
     start = time.perf_counter()
     kernel = compile_variant(variant, job.target)
@@ -79,6 +79,7 @@ def compile_all(jobs: list[Job], folder: Path | None) -> tuple[list[dict[str, ob
 
 
 def is_selected(name: str, names: list[str] | None) -> bool:
+    """Returns whether `names` contains the name. None contains all names."""
     return names is None or name in names
 
 

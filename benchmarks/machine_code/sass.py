@@ -1,9 +1,9 @@
 """Prints how many instructions of each class the innermost loops of a kernel have.
 
-    python -m benchmarks.machine_code.sass FILE.sass [...]
+    python -m benchmarks.machine_code.sass FILE.txt [...]
 
 A file contains SASS, NVIDIA's machine code, as text. `python -m benchmarks.machine_code.compile_table --code FOLDER`
-writes such files.
+writes a .txt file for every kernel.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """The instruction's class."""
+        """The instruction's class, a key of CLASSES."""
         return next(kind for kind, pattern in CLASSES.items() if re.match(pattern, self.opcode))
 
     @property
@@ -67,7 +67,7 @@ def parse(sass: str) -> list[Instruction]:
 def find_loops(code: list[Instruction]) -> list[list[Instruction]]:
     """Returns the instructions of every loop, in the order of the code, inner loops before the loops around them.
 
-    A loop is the code between a backward branch and its target. The branch to itself after a kernel's end is no loop.
+    A loop is the code between a backward branch and its target. The branch to itself that ends a kernel is no loop.
     """
     spans: dict[int, int] = {}
     for instruction in code:

@@ -21,10 +21,10 @@ import pandas
 
 from benchmarks.machine_code import sass as machine_code
 
-LANES = 32
-SUB_PARTITIONS = 132 * 4
+LANES = 32  # of a warp
+SUB_PARTITIONS = 132 * 4  # of an H100: 4 for each multiprocessor
 CLOCK = 1.755e9  # Hz
-SPECIAL = 8  # clocks
+SPECIAL = 8  # clocks of the special function unit for an exponential of a warp
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,16 @@ class Work:
     layers: int = 32
 
     def elements(self, rows: int = 1) -> int:
-        """Returns the elements of one sweep whose programs take `rows` queries at a time with the same keys."""
+        """Returns the elements of one sweep whose programs take `rows` queries at a time.
+
+        All queries of a program visit the keys of its last query.
+        """
         keys = sum(min(first + rows, self.tokens) for first in range(0, self.tokens, rows))
         return self.layers * self.documents * self.heads * self.size * rows * keys
 
 
 def count_per_element(sass: str, elements: float) -> list[dict[str, float]]:
-    """Counts the instructions per element of every sweep.
+    """Counts the instructions per element of every sweep, that is of every innermost loop with the most exponentials.
 
     Args:
         sass: machine code.
@@ -61,17 +64,27 @@ def count_per_element(sass: str, elements: float) -> list[dict[str, float]]:
 
 
 def clocks(counts: dict[str, float]) -> float:
-    """Returns the clocks of a sub-partition for one element of every lane of a warp."""
+    """Returns the clocks that a sub-partition takes for one element of every lane of a warp.
+
+    Args:
+        counts: {class: instructions per element}, as `count_per_element` returns them.
+    """
     return max(SPECIAL * (counts["ex2"] + counts["special"]), counts["issued"])
 
 
 def milliseconds(clocks: float, elements: float) -> float:
-    """Returns the time of a GPU for `elements` that take `clocks` each."""
+    """Returns the time that a GPU takes for `elements`. `clocks` are those of an element of every lane of a warp."""
     return 1e3 * clocks * elements / (LANES * SUB_PARTITIONS * CLOCK)
 
 
 def make_row(sass: str, elements: float, rows: int) -> dict[str, float]:
-    """Returns the table's row of a kernel."""
+    """Returns the table's row of a kernel.
+
+    Args:
+        sass: machine code.
+        elements: elements of a lane in one iteration of the innermost loop.
+        rows: queries that a program takes at a time.
+    """
     sweeps = count_per_element(sass, elements)
     time = sum(milliseconds(clocks(counts), Work().elements(rows)) for counts in sweeps)
     bound = len(sweeps) * milliseconds(SPECIAL, Work().elements())

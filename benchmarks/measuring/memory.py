@@ -1,4 +1,4 @@
-"""Resident memory of this process, from Linux's /proc."""
+"""Resident memory of this process in MiB, from Linux's /proc. The results files call this unit MB."""
 
 import re
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from pathlib import Path
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_mb() -> float:
-    """Returns the peak so far in MiB. ru_maxrss cannot be used, because it starts at the parent's size."""
+def peak_mib() -> float:
+    """Returns the peak of the resident memory so far. ru_maxrss cannot be used: it starts at the parent's size."""
     return _read_kilobytes("VmHWM") / 1024
 
 
-def resident_mb() -> float:
-    """Returns the current resident memory in MiB."""
+def resident_mib() -> float:
+    """Returns the current resident memory."""
     return _read_kilobytes("VmRSS") / 1024
 
 
-def added_mb(run: Callable[[], object]) -> float:
-    """Calls `run` and returns how far its peak is above the resident memory before it, in MiB."""
+def added_mib(run: Callable[[], object]) -> float:
+    """Calls `run` and returns by how much the peak during the call exceeds the resident memory before it."""
     CLEAR.write_text("5")  # resets the peak to the current resident memory
     before = _read_kilobytes("VmRSS")
     run()

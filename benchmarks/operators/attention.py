@@ -18,9 +18,14 @@ def attention(
     device: torch.device = CPU,
     change: Callable[[Tensor, Tensor], None] = lambda q, k: None,
 ) -> QKProblem:
-    """Returns random q and k of unit variance, before and after the rotation, without gains.
+    """Returns an attention problem with random q and k of unit variance, before and after the rotation, without gains.
 
-    `change(q, k)` may overwrite q and k before the rotation.
+    Args:
+        shape: the sizes of the layer.
+        documents: number of documents, all of shape.length tokens.
+        dtype: dtype of q, k and the rotation tables.
+        device: device of all tensors.
+        change: called with q and k before the rotation. It may overwrite them.
     """
 
     def heads(count: int) -> Tensor:

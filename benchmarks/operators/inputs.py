@@ -18,7 +18,7 @@ from pymultiling.mathematics.sums import upcast
 
 
 def make_inputs(operator: str, layer: "Layer") -> Iterator["Input"]:
-    """Yields the inputs of an operator for a layer."""
+    """Yields the inputs of an operator for a layer, from the function of this module that has the operator's name."""
     yield from globals()[operator](layer)
 
 
@@ -28,8 +28,8 @@ class Input:
 
     Attributes:
         arguments: the arguments of the operator's reference, in its order.
-        size: the size in tables of times.
-        variant: how it differs from the operator's first input.
+        size: text that shows the input's size in tables of running times, such as "4096 x 11008".
+        variant: how it differs from the operator's first input, as text; "" for the first.
         timed: whether the operator is timed with this input.
         compared: whether the operator is compared with float64 for this input.
         loops: whether the reference loops in Python. It then takes seconds, and torch.compile would unroll it.
@@ -94,7 +94,7 @@ class Layer:
 
     @property
     def attention_size(self) -> str:
-        """The size of attention in tables of times."""
+        """The size of attention, as text for tables of running times."""
         return f"{self.documents} x {self.shape.heads} heads, {self.shape.length} x {self.shape.length}"
 
 
@@ -174,13 +174,18 @@ def value_gram(layer: Layer) -> Iterator[Input]:
 
 
 def whole_norm_importance(layer: Layer) -> Iterator[Input]:
-    """Every neuron has about 1 / D of the norm's mean square."""
+    """Query and key neurons with a norm over all heads.
+
+    For a neuron x of r^2 = sum x^2 / D, zeroing it multiplies the others by 1 + t, t = sqrt(r^2 / (r^2 - x^2 / D)) - 1.
+    This is about x^2 / (2 sum x^2), so about 1 / (2 D) for random x.
+    """
     problem = layer.attention()
-    rescaled = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
-    rescaled = [x / x.sum(-1, keepdim=True) / 2 for x in rescaled]
-    arguments = (problem.q, problem.k, *rescaled, problem.valid, problem.scale, None, None)
+    squares = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
+    q_rescale, k_rescale = (x / x.sum(-1, keepdim=True) / 2 for x in squares)  # the t of every neuron
+    arguments = (problem.q, problem.k, q_rescale, k_rescale, problem.valid, problem.scale, None, None)
     yield Input(arguments, layer.attention_size, loops=True)
 
 
 def _size(x: Tensor) -> str:
+    """Returns the size of a matrix as text."""
     return f"{len(x)} x {x.shape[1]}"

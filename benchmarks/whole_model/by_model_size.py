@@ -1,9 +1,10 @@
-"""Time and memory of detection and counting for models in folders, by model size.
+"""Measures time and memory of importance and activation counts for models of several sizes.
 
     python -m benchmarks.whole_model.by_model_size --models DIR DIR --length 256 --out FILE.json
 
-Each model is measured in a process of its own, in float32, one document a forward. The plain forward is transformers'
-forward of the decoder without its head. Times are taken in turn. Memory is the peak above the loaded model's.
+Each model is measured in its own process, in float32, with one document in a forward. The plain forward is
+transformers' forward of the decoder without the language model head. Times are measured alternately. Memory is the peak
+above the memory of the loaded model, in MiB, also in the columns that are named "MB".
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from transformers import AutoModelForCausalLM
 import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
-from benchmarks.measuring.memory import added_mb
+from benchmarks.measuring.memory import added_mib
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.importance import ImportanceProbe
 
 
 def make_runs(model: nn.Module, tokens: Tensor) -> dict[str, Callable[[], object]]:
-    """{name: one forward over the document, plain or with a probe}."""
+    """Returns {name: function}. Each function runs one forward over the document, plain or with a probe."""
 
     def forward() -> object:
         with torch.no_grad():
@@ -57,13 +58,13 @@ def make_runs(model: nn.Module, tokens: Tensor) -> dict[str, Callable[[], object
 
 
 def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
-    """A row of the table, for the model in a folder."""
+    """Returns the row of the table for the model in a folder. `length` is the number of tokens of the document."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, model.config.vocab_size, (1, length), generator=generator)
     runs = make_runs(model, tokens)
     seconds = alternate(runs, rounds)
-    memory = {name: added_mb(run) for name, run in runs.items()}
+    memory = {name: added_mib(run) for name, run in runs.items()}
     return {
         "model": folder.name,
         "parameters, millions": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6),
@@ -76,8 +77,8 @@ def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of Hugging Face models")
-    parser.add_argument("--length", type=int, default=256, help="tokens in the document")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each run is timed")
+    parser.add_argument("--length", type=int, default=256, help="tokens in the document (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="number of times that each run is timed (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -4,7 +4,7 @@
 
 Times are measured alternately in one process, peak memory in a separate process for each row. The plain forward is
 transformers' sdpa forward of the decoder without the language model head, which importance does not run either. With
-the head every ratio would be smaller.
+the head every ratio would be smaller. Columns with "MB" are in MiB.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
-from benchmarks.measuring.memory import peak_mb
+from benchmarks.measuring.memory import peak_mib
 from benchmarks.operators.attention import attention
 from benchmarks.operators.published import published_q
 from benchmarks.operators.shapes import SHAPES, Shape
@@ -54,8 +54,15 @@ def random_llama(shape: Shape) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -> Callable[[], object]:
-    """Returns a function that runs one batch: a plain forward, or a measurement including the norms of the weights."""
+def make_batch_run(model: LlamaForCausalLM, mode: str, documents: int, length: int) -> Callable[[], object]:
+    """Returns a function that runs a mode once on one batch.
+
+    Args:
+        model: the model.
+        mode: one of MODES: the plain forward, or a measurement. A measurement computes the norms of the weights anew.
+        documents: number of documents of the batch.
+        length: tokens of a document.
+    """
     tokens = torch.randint(0, VOCABULARY, (documents, length), generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()
@@ -71,8 +78,8 @@ def one_batch(model: LlamaForCausalLM, mode: str, documents: int, length: int) -
     return run
 
 
-def detection(model: LlamaForCausalLM, documents: int, length: int) -> Callable[[], object]:
-    """Returns a function that runs `detect` on a generated corpus with one document per batch."""
+def make_detection_run(model: LlamaForCausalLM, documents: int, length: int) -> Callable[[], object]:
+    """Returns a function that runs `detect` on a generated corpus of `documents` documents of `length` tokens."""
 
     def tokenizer(texts: list[str], **_: object) -> dict[str, list[list[int]]]:
         return {"input_ids": [[(len(text) + position) % VOCABULARY for position in range(length)] for text in texts]}
@@ -87,7 +94,7 @@ def detection(model: LlamaForCausalLM, documents: int, length: int) -> Callable[
 def time_over_forward(shape: Shape) -> list[dict[str, object]]:
     """Returns rows with the times of all modes."""
     model = random_llama(shape)
-    seconds = alternate({mode: one_batch(model, mode, 1, shape.length) for mode in MODES}, ROUNDS)
+    seconds = alternate({mode: make_batch_run(model, mode, 1, shape.length) for mode in MODES}, ROUNDS)
     return [
         {
             "l": shape.length,
@@ -100,7 +107,7 @@ def time_over_forward(shape: Shape) -> list[dict[str, object]]:
 
 
 def qk_over_published(shape: Shape) -> dict[str, object]:
-    """Compares q and k of one layer, exact, with the published formulation, which only gives q."""
+    """Returns a row that compares exact q and k of one layer with the published formulation, which only gives q."""
     problem = attention(shape)
     runs = {
         "ours": lambda: qk_importance(**problem._asdict()),
@@ -154,15 +161,15 @@ def worker(name: str, mode: str, documents: str, length: str) -> None:
 
     def runner(count: int) -> Callable[[], object]:
         if mode == "detect":
-            return detection(model, count, int(length))
-        return one_batch(model, mode, count, int(length))
+            return make_detection_run(model, count, int(length))
+        return make_batch_run(model, mode, count, int(length))
 
     runner(1)()
     run = runner(int(documents))
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak MB": peak_mb()}))
+    print(json.dumps({"seconds": seconds, "peak MB": peak_mib()}))
 
 
 def main() -> None:

@@ -29,20 +29,28 @@ from pymultiling.probes.importance import ImportanceProbe
 
 LENGTHS = (128, 256, 512)
 TOP = 0.05  # fraction of the neurons in the sets that are compared
-Layer: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of qk_importance
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of qk_importance
 
 
-def demo_model_layers(length: int, documents: int) -> Iterator[Layer]:
-    """Yields the arguments that the probe passes to qk_importance, for every layer and documents of all languages."""
+def demo_model_arguments(length: int, documents: int) -> Iterator[Arguments]:
+    """Yields the arguments that the probe passes to qk_importance for documents of the demo model's languages.
+
+    Args:
+        length: tokens of a document.
+        documents: number of documents of all languages together.
+
+    Yields:
+        The arguments of one layer for a batch of at most 8 documents.
+    """
     model, tokenizer = demo_model.load()
     corpora = demo_model.corpora()
     per_language = -(-documents // len(corpora))
     texts = (tokenise(lines, tokenizer, length, CorpusReport(), pack=length) for lines in corpora.values())
     tokens = torch.tensor([document for packed in texts for document in islice(packed, per_language)][:documents])
-    layers: list[Layer] = []
+    recorded: list[Arguments] = []  # one entry for each layer
 
     def record(*arguments: Any, mode: str, **settings: Any) -> object:
-        layers.append((arguments, settings))
+        recorded.append((arguments, settings))
         return qk_importance(*arguments, mode=mode, **settings)
 
     original = qk.qk_importance
@@ -50,15 +58,15 @@ def demo_model_layers(length: int, documents: int) -> Iterator[Layer]:
     try:
         with ImportanceProbe(model, ("q", "k"), qk="fast") as probe:
             for batch in tokens.split(8):
-                layers.clear()
+                recorded.clear()
                 probe.measure(batch)
-                yield from layers
+                yield from recorded
     finally:
         qk.qk_importance = original
 
 
-def rotated_layer(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:
-    """Returns the arguments for q and k before their rotation."""
+def rotated_arguments(q: Tensor, k: Tensor, base: float = 1e4) -> Arguments:
+    """Returns the arguments for q (B, H, l, d) and k (B, K, l, d), which are not rotated yet. `base` is RoPE's."""
     length, size = q.shape[2:]
     angles = torch.arange(length)[:, None] * base ** -(torch.arange(0, size, 2) / size)
     cos, sin = (table.repeat(1, 2)[None] for table in (angles.cos(), angles.sin()))
@@ -66,27 +74,28 @@ def rotated_layer(q: Tensor, k: Tensor, base: float = 1e4) -> Layer:
 
 
 def random_heads(length: int, size: int, documents: int) -> tuple[Tensor, Tensor]:
-    """Returns random q and k of 4 query heads and 2 key heads."""
+    """Returns random q (documents, 4, length, size) and k (documents, 2, length, size), the same in every call."""
     torch.manual_seed(0)
     return torch.randn(documents, 4, length, size), torch.randn(documents, 2, length, size)
 
 
-def difficult_layers(documents: int) -> Iterator[tuple[str, Layer]]:
-    """Yields names and arguments of numerically difficult inputs."""
+def difficult_inputs(documents: int) -> Iterator[tuple[str, Arguments]]:
+    """Yields (name, arguments of qk_importance) of numerically difficult inputs. `documents` is the batch size."""
     for factor in (5, 30):
         q, k = random_heads(256, 64, documents)
-        yield f"attention scores x {factor}", rotated_layer(factor * q, k)
+        yield f"attention scores x {factor}", rotated_arguments(factor * q, k)
     q, k = random_heads(256, 64, documents)
-    yield "key bias of 300, all dimensions", rotated_layer(q, k + 300 * torch.randn(2, 1, 64).sign())
+    yield "key bias of 300, all dimensions", rotated_arguments(q, k + 300 * torch.randn(2, 1, 64).sign())
     bias = torch.zeros(64)
     bias[5], bias[40] = 300, -300
-    yield "key bias of 300, two dimensions", rotated_layer(q, k + bias)
+    yield "key bias of 300, two dimensions", rotated_arguments(q, k + bias)
+    q, k = random_heads(256, 64, documents)  # new tensors, because the inputs above contain the previous ones
     q[..., 3], k[..., 3] = 60, torch.linspace(-1, 1, 256).square()
-    yield "one dominating neuron", rotated_layer(q, k)
+    yield "one dominating neuron", rotated_arguments(q, k)
     q, k = random_heads(256, 128, documents)
     direction = torch.randn(128)
     k[:, :, 0] = 24 * direction / direction.norm()
-    yield "attention sink on key 0, d = 128", rotated_layer(q + 1.5 * direction, k, base=5e5)
+    yield "attention sink on key 0, d = 128", rotated_arguments(q + 1.5 * direction, k, base=5e5)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -103,13 +112,23 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def to_float64(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns the arguments with all floating point tensors in float64."""
     return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments)
 
 
-def compare(name: str, layers: Iterable[Layer], in_float64: bool = False) -> Iterator[dict[str, str]]:
-    """Yields a row for q and a row for k."""
+def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) -> Iterator[dict[str, str]]:
+    """Compares the estimate with the exact importance, over all inputs together.
+
+    Args:
+        name: name of the inputs in the table.
+        inputs: the arguments of each call of qk_importance.
+        in_float64: whether the exact importance is computed in float64.
+
+    Yields:
+        A row for q and a row for k.
+    """
     measured: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"q": [], "k": []}
-    for arguments, settings in layers:
+    for arguments, settings in inputs:
         q_and_k = qk_importance(*(to_float64(arguments) if in_float64 else arguments), **settings)
         fast = qk_importance(*arguments, **settings, mode="fast")
         measured["q"].append((fast.q.double(), q_and_k[0].double(), fast.q_error.double()))
@@ -154,11 +173,11 @@ def main() -> None:
     print(pandas.DataFrame([measure_times(length) for length in (256, 512, 2048)]).to_string(index=False), flush=True)
     rows: list[dict[str, str]] = []
     for length in LENGTHS:
-        rows += compare(f"demo model, l = {length}", demo_model_layers(length, documents))
+        rows += compare(f"demo model, l = {length}", demo_model_arguments(length, documents))
     for length, size in ((256, 64), (512, 64), (256, 128), (512, 128)):
-        rows += compare(f"random, l = {length}, d = {size}", [rotated_layer(*random_heads(length, size, 8))])
-    for name, layer in difficult_layers(documents=2):
-        rows += compare(name, [layer], in_float64=True)
+        rows += compare(f"random, l = {length}, d = {size}", [rotated_arguments(*random_heads(length, size, 8))])
+    for name, arguments in difficult_inputs(documents=2):
+        rows += compare(name, [arguments], in_float64=True)
     print("\n" + pandas.DataFrame(rows).to_string(index=False))
 
 

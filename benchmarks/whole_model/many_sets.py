@@ -28,7 +28,7 @@ from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import SHAPES
 from benchmarks.whole_model.end_to_end import VOCABULARY, random_llama
 from pymultiling import demo_model
-from pymultiling.cli.shared import demo_detection as demo
+from pymultiling.cli.shared import demo_detection
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.models.decoder import Decoder
@@ -73,14 +73,14 @@ def measure_demo_matrix(rounds: int, pack: int | None) -> dict[str, object]:
     """Compares `ablation_matrix` with a loop over sets and documents, in time and results."""
     model, tokenizer = demo_model.load()
     corpora = {
-        name: demo.first_texts_filling(texts, tokenizer, demo.DETECTION_DOCUMENTS)
+        name: demo_detection.first_texts_filling(texts, tokenizer, demo_detection.DETECTION_DOCUMENTS)
         for name, texts in demo_model.corpora().items()
     }
-    rule = pml.TopK(demo.TOP_FFN, demo.TOP_ATTENTION, demo.SHARE)
-    detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo.DOCUMENT_TOKENS, progress=False)
-    sets = add_random_sets(detection.specific(), demo.SEED)
+    rule = pml.TopK(demo_detection.TOP_FFN, demo_detection.TOP_ATTENTION, demo_detection.SHARE)
+    detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo_detection.DOCUMENT_TOKENS, progress=False)
+    sets = add_random_sets(detection.specific(), demo_detection.SEED)
     texts = {
-        name: demo.first_texts_filling(heldout, tokenizer, demo.HELDOUT_DOCUMENTS)
+        name: demo_detection.first_texts_filling(heldout, tokenizer, demo_detection.HELDOUT_DOCUMENTS)
         for name, heldout in demo_model.heldout().items()
     }
     matrices: dict[str, pandas.DataFrame] = {}
@@ -149,7 +149,7 @@ def main() -> None:
     results = {"environment": describe()}
     for name, measure in (
         ("one forward", measure_one_forward),
-        ("demo's matrix", partial(measure_demo_matrix, pack=demo.DOCUMENT_TOKENS)),
+        ("demo's matrix", partial(measure_demo_matrix, pack=demo_detection.DOCUMENT_TOKENS)),
         ("demo's matrix, texts as they are", partial(measure_demo_matrix, pack=None)),
     ):
         results[name] = measure(arguments.rounds)

@@ -18,7 +18,7 @@ from torch import nn
 
 import pymultiling as pml
 from benchmarks.measuring.environment import describe
-from benchmarks.measuring.memory import added_mb
+from benchmarks.measuring.memory import added_mib
 from benchmarks.operators.shapes import SHAPES
 from benchmarks.whole_model.end_to_end import VOCABULARY, random_llama
 from pymultiling.models.decoder import Decoder
@@ -35,7 +35,14 @@ def first_neurons(model: nn.Module, count: int) -> pml.NeuronSet:
 
 
 def measure(trained: str) -> dict[str, float]:
-    """Trains and returns a row's columns. `trained` is a number of neurons, or ALL."""
+    """Trains a random model and returns the columns of a row.
+
+    Args:
+        trained: number of neurons per layer and site that are trained, as text, or ALL.
+
+    Returns:
+        The columns. "neurons" is the number of trained neurons of all layers and sites, and 0 for ALL.
+    """
     model = random_llama(SHAPES[0]).requires_grad_(True)
     neurons = 0
     if trained != ALL:
@@ -52,7 +59,7 @@ def measure(trained: str) -> dict[str, float]:
             model(input_ids=ids, labels=ids).loss.backward()
             optimizer.step()
 
-    peak = added_mb(train)
+    peak = added_mib(train)
     state = (value for moments in optimizer.state.values() for value in moments.values())
     count = sum(parameter.numel() for parameter in parameters)
     return {

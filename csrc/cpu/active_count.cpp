@@ -1,3 +1,5 @@
+// active_count on tensors: (count, N), how many tokens of each document have x > 0. `documents` has the document of
+// every token, `count` is the number of documents.
 #include <torch/library.h>
 
 #include "columns.h"

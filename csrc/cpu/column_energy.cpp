@@ -1,3 +1,5 @@
+// column_energy on tensors: (count, N), the sum of x^2 over the tokens of each document. `documents` has the document
+// of every token, `count` is the number of documents.
 #include <torch/library.h>
 
 #include "columns.h"

@@ -10,7 +10,8 @@
 
 namespace pymultiling {
 
-// Returns the kernel's sums of x (tokens, N): (count, N) in the kernel's dtype.
+// Returns the kernel's sums of x (tokens, N) over the tokens of each document: (count, N) in the kernel's dtype.
+// `documents` has the document of every token, `count` is the number of documents.
 template <typename Sum>
 at::Tensor column_sums(
     const at::Tensor& x, const at::Tensor& documents, int64_t count, void (*kernel)(const ColumnSums<Sum>&, int64_t)) {

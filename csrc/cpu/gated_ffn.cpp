@@ -1,3 +1,4 @@
+// gated_ffn on tensors. kernels/gated_ffn.cpp has the definition.
 #include "kernels/gated_ffn.h"
 
 #include <ATen/Parallel.h>

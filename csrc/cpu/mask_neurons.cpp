@@ -1,3 +1,4 @@
+// mask_neurons and mask_neurons_ on tensors. kernels/mask_neurons.cpp has the definition.
 #include "kernels/mask_neurons.h"
 
 #include <ATen/Parallel.h>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int64_t ELEMENTS_WORTH_A_THREAD = 32768;
 
+// Writes the result for contiguous rows x to `result`, which may be x.
 void mask_rows(
     const at::Tensor& x, const at::Tensor& result, const at::Tensor& masks, const at::Tensor& mask_ids, double scale,
     const OptionalTensor& values) {

@@ -1,11 +1,12 @@
-// Checks the mask sets, and the mask ids of the tokens, for the kernels.
+// Checks the masks and the mask ids that kernels get.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace pymultiling {
 
-// Returns the (tokens,) int64 ids of mask sets, contiguous. Raises IndexError for an id outside [-1, sets).
+// Returns the mask set of every token, (tokens,) int64, contiguous; -1: the token is not masked. Raises IndexError for
+// an id outside [-1, sets).
 at::Tensor check_mask_ids(const at::Tensor& mask_ids, int64_t tokens, int64_t sets);
 
 // Returns the (sets, width) bool masks, contiguous.

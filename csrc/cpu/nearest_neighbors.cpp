@@ -94,8 +94,8 @@ struct Search {
     return {square < zero_threshold ? 0 : round_to_40_bits(square), j};
   }
 
-  // Sets `neighbours` to the k nearest candidates, in order. Returns false if another point may be nearer than one of
-  // them.
+  // Sets `neighbours` to the k nearest candidates of point i, in order. Returns false if a point that is no candidate
+  // may be nearer than one of them.
   bool search_candidates(int64_t i, std::vector<Neighbour>& neighbours) const {
     neighbours.clear();
     if (is_zero(i)) return false;
@@ -117,6 +117,7 @@ struct Search {
     return farthest < half - a.similarities[i * a.candidates] - rounding;
   }
 
+  // Sets `neighbours` to the k nearest of all points, in order.
   void search_all(int64_t i, std::vector<Neighbour>& neighbours) const {
     neighbours.clear();
     for (int64_t j = 0; j < a.count; j++) {

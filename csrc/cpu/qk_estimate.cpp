@@ -23,6 +23,6 @@ TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
   m.def(qk_schema("qk_estimate", "(Tensor, Tensor, Tensor, Tensor)").c_str());
 }
 
-TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("qk_estimate", &from_arguments<qk_estimate>); }
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("qk_estimate", &with_packed_arguments<qk_estimate>); }
 
 }  // namespace pymultiling

@@ -19,6 +19,6 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& arguments) {
 
 TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def(qk_schema("qk_importance", "(Tensor, Tensor)").c_str()); }
 
-TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("qk_importance", &from_arguments<qk_importance>); }
+TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("qk_importance", &with_packed_arguments<qk_importance>); }
 
 }  // namespace pymultiling

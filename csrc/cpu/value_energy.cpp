@@ -1,4 +1,5 @@
-// value_energy and value_gram: both need products of heads, of the attention output and of o_proj's columns.
+// value_energy and value_gram on tensors. Both multiply pairs of heads that share a key/value head and sum the products
+// over rows: value_energy for the attention output, whose rows are tokens, and value_gram for the weight of o_proj.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/eye.h>
@@ -14,7 +15,11 @@
 namespace pymultiling {
 namespace {
 
-// Returns (count, K, G, G, d) float64: products[c, k, g, h, j] for h <= g, zero for h > g.
+// Returns (count, K, G, G, d) float64, with K key/value heads, G query heads to each of them, and d dimensions of a
+// head:
+//
+//     products[c, k, g, h, j] = sum over the rows t of document c of x[t, kG + g, j] x[t, kG + h, j] for h <= g,
+//     and zero for h > g.
 at::Tensor head_products(
     const at::Tensor& x, int64_t kv_heads, int64_t size, const std::vector<Run>& runs, int64_t count) {
   const bool bfloat16 = is_bfloat16(x);
@@ -56,6 +61,7 @@ at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) 
   TORCH_CHECK(
       weight.dim() == 2 && kv_heads > 0 && size > 0 && weight.size(1) % (kv_heads * size) == 0,
       "weight must be (D, K G d), got ", weight.sizes());
+  // All rows of the weight belong to one document, so they are summed together.
   const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
   const at::Tensor lower = head_products(weight, kv_heads, size, runs, 1)[0].permute({0, 3, 1, 2});
   return (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();

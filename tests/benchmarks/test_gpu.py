@@ -42,8 +42,14 @@ def test_the_results_file_has_all_tables_and_columns(trial):
         "errors": {"operator", "input", "dtype", "error", "plain PyTorch", "within budget"},
         "targets": {"target", "bound", "measured", "met"},
     }.items():
+        # On the CPU all rows of some tables are skipped. They have the columns that are not measured.
         measured = [row for row in results[table] if "skipped" not in row] or results[table]
         assert any(columns <= row.keys() for row in measured), table
+
+
+def test_all_errors_are_within_their_budget(trial):
+    """None is the value of estimates, which have no error budget."""
+    _, results = trial
     assert all(row["within budget"] in (True, None) for row in results["errors"] if "skipped" not in row)
 
 

@@ -52,13 +52,24 @@ def library() -> ctypes.CDLL:
     subprocess.run([COMPILER, *flags, f"-I{CSRC}", f"-I{HERE}", str(source), "-o", str(out)], check=True)
     loaded = ctypes.CDLL(str(out))
     shutil.rmtree(folder)
-    loaded.scratch_of.restype = loaded.exponentials.restype = ctypes.c_int64
+    loaded.scratch_size.restype = loaded.exponentials.restype = ctypes.c_int64
     assert loaded.problem_bytes() == ctypes.sizeof(Problem)
     return loaded
 
 
 def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[Tensor, Tensor]:
-    """Runs the kernel with its memory initialised to NaN, and checks that it leaves the counters zero."""
+    """Runs the kernel on emulated blocks.
+
+    Its memory is NaN at the start, except the counters, which are zero. They must be zero at the end too.
+
+    Args:
+        layer: the arguments of the operator, in bfloat16.
+        mode: a sum of TRUNCATES, DISTURBS and BACKWARDS.
+        blocks: number of blocks that run at the same time.
+
+    Returns:
+        The importance of the query neurons, (B, H d), and of the key neurons, (B, K d).
+    """
     q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = layer
     assert q_gain is None and k_gain is None and softcap is None and q.dtype == torch.bfloat16
     q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
@@ -84,7 +95,7 @@ def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[
     problem.window = length if window is None else min(window, length)
     problem.scale = scale * LOG2_E
     valid = valid.contiguous()
-    scratch = torch.full((library().scratch_of(ctypes.byref(problem), blocks),), torch.nan)
+    scratch = torch.full((library().scratch_size(ctypes.byref(problem), blocks),), torch.nan)
     partial = torch.full((batch * heads * (-(-length // 16)) * 2 * size,), torch.nan)
     for name, x in {
         "valid": valid,

@@ -20,6 +20,8 @@
 
 namespace pymultiling {
 
+// Flags of a run. TRUNCATES: tensor cores truncate their sums. DISTURBS: exponentials are off by up to their error
+// bound. BACKWARDS: warps and lanes run from the last to the first.
 enum Mode { TRUNCATES = 1, DISTURBS = 2, BACKWARDS = 4 };
 
 namespace emulation {
@@ -27,8 +29,8 @@ namespace emulation {
 constexpr int LANES = 32;
 constexpr size_t STACK = 128 * 1024;
 
-enum class Collective { nothing, mma_8, mma_16, exchange, vote, barrier };
-enum class State { ready, waits, at_barrier, at_counter, done };
+enum class Collective { nothing, mma_8, mma_16, exchange, vote };
+enum class State { ready, in_collective, at_barrier, at_counter, done };
 
 // A fiber starts with swapcontext() and continues with jumps, which need no system calls, unlike swapcontext().
 struct Fiber {
@@ -88,7 +90,7 @@ void run_collective(Collective collective, Arguments& arguments, void (*operatio
   if (warp.arrived_lanes == 0) warp.collective = collective;
   machine.diverged |= warp.collective != collective;
   warp.arguments[machine.thread % LANES] = &arguments;
-  if (++warp.arrived_lanes < LANES) return machine.pause(State::waits);
+  if (++warp.arrived_lanes < LANES) return machine.pause(State::in_collective);
   warp.arrived_lanes = 0;
   Arguments* lanes_arguments[LANES];
   for (int lane = 0; lane < LANES; lane++) lanes_arguments[lane] = static_cast<Arguments*>(warp.arguments[lane]);
@@ -136,7 +138,7 @@ inline bool step(Block& block) {
   return any_ran;
 }
 
-// Runs several blocks, each up to its next barrier in turn.
+// Runs several blocks in turn, one step() each, until no thread can run. Throws if threads remain that are not done.
 inline void run(std::vector<Block>& blocks, int mode) {
   machine.mode = mode;
   machine.blocks = int(blocks.size());
@@ -152,8 +154,6 @@ inline void run(std::vector<Block>& blocks, int mode) {
     if (block.done != int(block.fibers.size()))
       throw std::runtime_error("deadlock: threads wait for other threads that never arrive");
 }
-
-inline float truncate(double x, int exponent) { return std::ldexp(std::trunc(std::ldexp(x, -exponent)), exponent); }
 
 // Returns the sum of a row's products and c. It is rounded once. In the mode TRUNCATES, all addends are truncated one
 // bit below the last bit of the largest, and then the sum is truncated.
@@ -173,12 +173,14 @@ inline float accumulate(const float* products, int count, float c) {
   return float(std::ldexp(std::trunc(std::ldexp(sum, -last)), last));
 }
 
+// A lane's arguments of mma_8 or mma_16: d = a b + c.
 struct Product {
   float* d;
   uint32_t a[4], b[2];
   const float* c;
 };
 
+// Returns the low (i = 0) or high (i = 1) bfloat16 of a word.
 inline float bfloat16_value(uint32_t word, int i) {
   const uint32_t bits = i ? word & 0xffff0000u : word << 16;
   float x;
@@ -186,14 +188,15 @@ inline float bfloat16_value(uint32_t word, int i) {
   return x;
 }
 
+// Computes d = a b + c for the fragments of m16n8kDEPTH: a is (16, DEPTH), b is (DEPTH, 8), c and d are (16, 8).
 template <int DEPTH>
 void multiply(Product* (&lanes)[LANES]) {
   float a[16][DEPTH], b[DEPTH][8], d[LANES][4];
   for (int lane = 0; lane < LANES; lane++) {
-    const int g = lane / 4, c = lane % 4;
+    const int g = lane / 4, column_pair = lane % 4;
     for (int i = 0; i < 2; i++)
       for (int part = 0; part < DEPTH / 8; part++) {
-        const int depth = 2 * c + i + 8 * part;
+        const int depth = 2 * column_pair + i + 8 * part;
         a[g][depth] = bfloat16_value(lanes[lane]->a[2 * part], i);
         a[g + 8][depth] = bfloat16_value(lanes[lane]->a[2 * part + 1], i);
         b[depth][g] = bfloat16_value(lanes[lane]->b[part], i);
@@ -300,6 +303,8 @@ inline float shuffle_xor(float x, int mask) {
   return arguments.y;
 }
 
+// As the instruction, compares the bits as unsigned integers: for numbers that are not negative, where NaN counts as
+// the largest.
 inline float max_over_lanes(float x) {
   for (int mask = 1; mask < 32; mask *= 2) {
     const float other_value = shuffle_xor(x, mask);
@@ -325,11 +330,12 @@ inline void sync_block() {
   for (emulation::Fiber& fiber : block.fibers) fiber.state = emulation::State::ready;
 }
 
-// Copies happen as late as they are allowed to: in wait_for_copies().
-template <int BYTES>
+// Copies 16 bytes, from and to OFFSET bytes after the pointers. The copy happens as late as it is allowed to: in
+// wait_for_copies().
+template <int OFFSET>
 void copy_async(void* shared, const void* global) {
   emulation::machine.fiber().pending_copies.emplace_back(
-      static_cast<char*>(shared) + BYTES, static_cast<const char*>(global) + BYTES);
+      static_cast<char*>(shared) + OFFSET, static_cast<const char*>(global) + OFFSET);
 }
 
 inline void wait_for_copies() {

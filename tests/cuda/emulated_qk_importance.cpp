@@ -5,9 +5,10 @@
 
 using namespace pymultiling;
 
-extern "C" int64_t scratch_of(const Problem* problem, int blocks) { return scratch_floats(*problem, blocks); }
+// Number of floats of scratch memory that the kernel needs.
+extern "C" int64_t scratch_size(const Problem* problem, int blocks) { return scratch_floats(*problem, blocks); }
+// Size of the struct, to check that Python's struct has the same layout.
 extern "C" int problem_bytes() { return sizeof(Problem); }
-extern "C" int shared_bytes() { return sizeof(Shared); }
 
 // Number of exponentials that all threads computed in the last run.
 extern "C" int64_t exponentials() { return emulation::machine.exponentials; }

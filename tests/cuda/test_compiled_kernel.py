@@ -53,7 +53,7 @@ def compiled(request, tmp_path_factory) -> CompiledKernel:
 
 
 def shared_bytes(chip: str) -> int:
-    """Bytes of shared memory of a block, read from an error message of the compiler."""
+    """Returns the bytes of shared memory of a block, read from an error message of the compiler."""
     source = '#include "qk_importance.cuh"\ntemplate <int> struct Bytes; Bytes<sizeof(pymultiling::Shared)> bytes;'
     command = [NVCC, "-std=c++20", f"-arch={chip}", f"-I{CSRC}", "-x", "cu", "-cubin", "-o", "/dev/null", "-"]
     completed = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
@@ -61,7 +61,10 @@ def shared_bytes(chip: str) -> int:
 
 
 def sweep_pieces(code: list[machine_code.Instruction]) -> list[list[machine_code.Instruction]]:
-    """The branch-free pieces of the sweep: for three and four exponentials, two query sets, and half groups of keys."""
+    """Returns the branch-free pieces of the sweep.
+
+    There is one for three and one for four exponentials, each for two query sets and both halves of a group of keys.
+    """
     loop = max(machine_code.innermost_loops(code), key=lambda loop: machine_code.count_classes(loop)["ex2"])
     pieces: list[list[machine_code.Instruction]] = [[]]
     for instruction in loop:

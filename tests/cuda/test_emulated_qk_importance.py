@@ -22,6 +22,7 @@ reference = OPERATORS["qk_importance"].reference()
 
 
 def make_problem(case: Case, wide_tables: bool = False) -> QKProblem:
+    """Returns a case in bfloat16. With `wide_tables` the rotation tables are float32."""
     exact, problem = case.problem(), case.problem(torch.bfloat16)
     if wide_tables and exact.cos is not None:
         problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
@@ -29,6 +30,7 @@ def make_problem(case: Case, wide_tables: bool = False) -> QKProblem:
 
 
 def assert_equals_the_reference(problem: QKProblem, **options: int) -> None:
+    """Checks that the kernel's error against float64 is within the budget. `options`: as of emulated.qk_importance."""
     plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
     for actual, p, e in zip(emulated.qk_importance(problem, **options), plain, exact):
         assert_within_budget("qk_importance", actual, p, e, (problem,))
@@ -112,7 +114,7 @@ def test_a_neuron_that_dominates_its_head_is_exact(strength, sign):
 
 
 def four_exponentials_problem(case: Case) -> QKProblem:
-    """A problem whose q and k are not the rotated q_plain and k_plain, so that it needs four exponentials."""
+    """Returns a problem whose q and k are not the rotated q_plain and k_plain, so that it needs four exponentials."""
     problem = make_problem(case)
     return problem._replace(cos=-problem.cos, sin=-problem.sin)
 

@@ -1,3 +1,4 @@
+// The size of a cache line, by which kernels divide their work.
 #pragma once
 
 #include <cstdint>

@@ -7,10 +7,10 @@ namespace pymultiling {
 
 template <typename Sum>
 struct ColumnSums {
-  Matrix x;
+  Matrix x;  // (tokens, width)
   bool bfloat16;
   int64_t width;
-  const Run* runs;
+  const Run* runs;  // of all tokens
   int64_t run_count;
   Sum* sums;  // (count, width), zero on entry
 };

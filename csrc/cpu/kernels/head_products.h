@@ -7,9 +7,9 @@
 namespace pymultiling {
 
 struct HeadProducts {
-  Matrix x;
+  Matrix x;  // (tokens, kv_heads * group * size)
   bool bfloat16;
-  int64_t kv_heads, group, size;
+  int64_t kv_heads, group, size;  // group: query heads to a key/value head; size: dimensions of a head
   const Run* runs;
   int64_t run_count;
   double* products;  // (count, kv_heads, group, group, size), zero on entry

@@ -6,14 +6,14 @@
 namespace pymultiling {
 
 struct MaskNeurons {
-  Matrix x;
+  Matrix x;          // (tokens, width)
   int element_size;  // bytes: 2 or 4
   int64_t width;
-  const bool* masks;
-  const int64_t* mask_ids;
+  const bool* masks;        // (sets, width)
+  const int64_t* mask_ids;  // (tokens,), -1: the token is not masked
   float scale;
   const void* values;  // (width,), in x's dtype, or null
-  void* result;
+  void* result;        // (tokens, width), in x's dtype
   int64_t result_stride;
 };
 

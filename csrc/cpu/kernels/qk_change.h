@@ -1,11 +1,12 @@
-// The change of one query row's attention scores for LANES neurons n, and the row's sums over keys j that give its
-// importance:
+// The change of one query row's attention scores for LANES neurons n, and the row's sums over its keys j, which give
+// the importance:
 //
 //     u = 2^t - 1,  m = sum_j A u,  b0 = sum_j A^2,  b1 = sum_j A^2 u,  b2 = sum_j A^2 u^2
 //     sum_j (A'_j - A_j)^2 = (b2 - 2 m b1 + m^2 b0) / (1 + m)^2
 //
-// t is the change of the attention scores times log2(e), minus approximately its mean under A. The identity holds for
-// any shift of t, but it is numerically precise only where m is small.
+// A are the row's attention probabilities and A' those after zeroing neuron n. S are the attention scores. t is their
+// change times log2(e), minus approximately its mean under A. The identity holds for any shift of t, but it is
+// numerically precise only where m is small.
 #pragma once
 
 #include "functions.h"
@@ -13,14 +14,18 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-constexpr int64_t PEAKS = 16;
+constexpr int64_t PEAKS = 16;  // largest number of peaks of a row, see Row
 
 // Sums beyond these limits have lost precision. They are computed again in a slower way.
-constexpr float LARGEST_EXPONENT = 100.0f;  // of 2; an A below the normal numbers (2^-126) is then still negligible
-constexpr float LARGEST_SUM = 1e30f;
-constexpr float SMALLEST_MEAN = -0.5f;          // of 2^t - 1, so that 1 + m stays precise
-constexpr float LARGEST_CANCELLATION = 100.0f;  // costs float32 two of its seven decimal digits
+// Largest t. An A below the normal numbers (2^-126) is stored as 0. Its A 2^t would be at most 2^-26, so it is
+// negligible.
+constexpr float LARGEST_EXPONENT = 100.0f;
+constexpr float LARGEST_SUM = 1e30f;    // of b2
+constexpr float SMALLEST_MEAN = -0.5f;  // of m, so that 1 + m stays precise
+// Largest ratio of b2 to b2 - 2 m b1 + m^2 b0. At this ratio float32 loses two of its seven decimal digits.
+constexpr float LARGEST_CANCELLATION = 100.0f;
 
+// Whether gain - 1 is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
 enum class Gain { none, row, key };
 
 // One row's values over the keys, and the range of keys that the row attends to.
@@ -34,21 +39,23 @@ struct Row {
   const float* excess;  // 2 log2(e) (S / softcap - x)
   float squares;        // b0
   float largest_score;
-  int64_t peaks;  // number of keys with A > 1 / PEAKS
-  int64_t peak[PEAKS];
+  int64_t peaks;        // number of peaks: keys with A > 1 / PEAKS
+  int64_t peak[PEAKS];  // the keys
   // Sum of A c over the keys that are no peaks. c is the slope of the soft cap at S, 1 without a soft cap.
   float rest_slopes;
   float rest_scores;  // sum of A c S over the same keys
 };
 
-// Computes t of one row for LANES neurons. `direct`, `cross` and `growth` are the row's coefficients; `panel` starts at
-// the lanes of key 0.
+// Computes t of one row for LANES neurons.
 template <bool CROSS, Gain GAIN, bool CAPPED>
 struct Change {
   static constexpr int64_t STEP = (1 + CROSS + (GAIN == Gain::key)) * BLOCK;
   const Row& row;
-  const float* panel;
-  vec direct, cross, growth, constant, centre;
+  const float* panel;  // starts at the lanes of key 0
+  vec direct, cross;   // the row's coefficients
+  vec growth;          // log2(e) (gain - 1) of the row
+  vec constant;        // added before the soft cap
+  vec centre;          // subtracted after the soft cap
   float softcap;
 
   __attribute__((always_inline)) vec operator()(int64_t j) const {
@@ -61,6 +68,7 @@ struct Change {
     return t;
   }
 
+  // Subtracts `by` from t.
   void shift(vec by) {
     if constexpr (CAPPED) {
       centre += by;
@@ -73,13 +81,14 @@ struct Change {
   //
   //     tanh(x + z) - tanh(x) = 2 a b D / (a + b (1 + D)), D = e^(2z) - 1, a = 1 / (1 + e^(2x)), b = 1 / (1 + e^(-2x)).
   //
-  // D is precise near z = 0. 1 + D is computed separately, as a power, and is precise where z is very negative.
+  // D is precise near z = 0. 1 + D is computed separately, as a power, and is precise where z is very negative. x + z
+  // is the changed S / softcap.
   __attribute__((always_inline)) vec capped(vec t, int64_t j) const {
-    vec z = t * (2.0f / softcap) + row.excess[j];
-    z = z < -100.0f ? splat(-100.0f) : z;
-    z = z > 100.0f ? splat(100.0f) : z;
-    const vec n = nearest(z), power = times_power_of_two(splat(1.0f), n);
-    const vec part = exp2_minus_1_near_0(z - n);
+    vec exponent = t * (2.0f / softcap) + row.excess[j];  // 2 log2(e) z
+    exponent = exponent < -100.0f ? splat(-100.0f) : exponent;
+    exponent = exponent > 100.0f ? splat(100.0f) : exponent;
+    const vec whole = nearest(exponent), power = times_power_of_two(splat(1.0f), whole);
+    const vec part = exp2_minus_1_near_0(exponent - whole);
     const vec d = power * part + (power - 1.0f), one_and_d = power * part + power;
     const float a = row.sigmoid_minus[j], b = row.sigmoid_plus[j];
     return (2 * LOG2_E * softcap * a * b) * d / (a + b * one_and_d);
@@ -96,6 +105,7 @@ PYMULTILING_INLINE vec unnormalized_change(const Sums& s, float b0) {
   return change < 0.0f ? vec{} : change;  // rounding can make it slightly negative; NaN stays NaN
 }
 
+// Returns sum_j (A'_j - A_j)^2.
 PYMULTILING_INLINE vec squared_change(const Sums& s, float b0) {
   return unnormalized_change(s, b0) / ((1.0f + s.m) * (1.0f + s.m));
 }

@@ -1,17 +1,18 @@
 // qk_importance, first pass: the panels of one document's key head (see qk_importance.h), from its valid tokens only.
 //
 // Reads k'. For key neurons that are zeroed before the rotation, it also reads k_plain, k_gain and the rotation. Writes
-// at most 5 floats for every key and neuron, multiplied by log2(e) where the sweep needs that. Lanes beyond the head's
-// size are zero.
+// at most 2 floats for every key and neuron to the panel of query neurons (k'[n], k'[p]) and at most 3 to that of key
+// neurons (direct, cross, gain - 1). Those of key neurons are multiplied by log2(e). Lanes beyond the head's size are
+// zero.
 #include "functions.h"
 #include "level.h"
 #include "qk_importance.h"
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-// Computes the mean over the keys of one vector of a block, subtracts it if `subtract_mean`, and finds the largest
-// magnitude.
-static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool subtract_mean) {
+// Finishes one vector of a block, that is one kind of value (see Panel) for BLOCK neurons: computes its mean over the
+// keys, subtracts the mean if `subtract_mean`, and then finds the largest magnitude.
+static void finish_vector(const Panel& panel, int64_t keys, int64_t block, int64_t vector, bool subtract_mean) {
   const int64_t step = panel.vectors * BLOCK;
   float* data = panel.data + block * keys * step + vector * BLOCK;
   float* mean = panel.mean + block * step + vector * BLOCK;
@@ -30,13 +31,13 @@ static void centre(const Panel& panel, int64_t keys, int64_t block, int64_t vect
   for (int64_t i = 0; i < BLOCK; i++) largest[i] = largest_magnitude[i];
 }
 
-// Fills a panel. `key(j)` returns a function of (vector, neuron) that gives the value; the first `centred` vectors are
-// centred.
-template <typename Key>
-static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred, Key key) {
+// Fills a panel. `values_of_key(j)` returns a function of (vector, neuron) that returns the value of key j. The mean
+// over the keys is subtracted from the first `centred` vectors.
+template <typename ValuesOfKey>
+static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred, ValuesOfKey values_of_key) {
   const int64_t blocks = (size + BLOCK - 1) / BLOCK;
   for (int64_t j = 0; j < keys; j++) {
-    const auto value = key(j);
+    const auto value = values_of_key(j);
     for (int64_t block = 0; block < blocks; block++) {
       float* at = panel.data + (block * keys + j) * panel.vectors * BLOCK;
       for (int64_t v = 0; v < panel.vectors; v++)
@@ -45,15 +46,15 @@ static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred
     }
   }
   for (int64_t block = 0; block < blocks; block++)
-    for (int64_t v = 0; v < panel.vectors; v++) centre(panel, keys, block, v, v < centred);
+    for (int64_t v = 0; v < panel.vectors; v++) finish_vector(panel, keys, block, v, v < centred);
 }
 
 void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
   const int64_t keys = a.length(document);
   const int64_t* tokens = a.tokens + a.offsets[document];
 
-  const Panel query = a.query_panel(document, kv_head);
-  fill(query, keys, a.size, query.vectors, [&](int64_t j) {
+  const Panel query_panel = a.query_panel(document, kv_head);
+  fill(query_panel, keys, a.size, query_panel.vectors, [&](int64_t j) {
     const float* k = a.k.at(document, kv_head, tokens[j]);
     return [=, &a](int64_t v, int64_t n) { return k[v == 0 ? n : a.partner[n]]; };
   });
@@ -61,14 +62,15 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
   float* spans = a.keys(document, kv_head);
   for (int64_t j = 0; j < a.keys_stride(keys); j++) {
     for (int64_t n = 0; n < a.width(); n++) {
-      const float* k = query.data + (n / BLOCK * keys + j) * query.vectors * BLOCK + n % BLOCK;
+      const float* k = query_panel.data + (n / BLOCK * keys + j) * query_panel.vectors * BLOCK + n % BLOCK;
       spans[(j / SPAN * a.width() + n) * SPAN + j % SPAN] = j < keys ? *k : 0.0f;
     }
   }
 
   if (a.sites_coincide()) return;
-  const Panel key = a.key_panel(document, kv_head);
-  fill(key, keys, a.size, query.vectors, [&](int64_t j) {
+  const Panel key_panel = a.key_panel(document, kv_head);
+  const int64_t centred = query_panel.vectors;  // direct and, with rotation, cross, but not gain - 1
+  fill(key_panel, keys, a.size, centred, [&](int64_t j) {
     const int64_t t = tokens[j];
     const float* plain = a.k_plain.at(document, kv_head, t);
     const float* gain = a.k_gain.data ? a.k_gain.at(document, kv_head, t) : nullptr;
@@ -77,7 +79,7 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
       const float coefficient = -LOG2_E * plain[n] * (gain ? gain[n] : 1.0f);
       if (v == 0) return a.rotates() ? coefficient * a.rotation.direct[rotation_offset + n] : coefficient;
       if (v == 1 && a.rotates()) return coefficient * a.rotation.cross[rotation_offset + n];
-      return LOG2_E * (gain[n] - 1.0f);
+      return LOG2_E * (gain[n] - 1.0f);  // the panel has this vector only with a gain
     };
   });
 }

@@ -14,7 +14,7 @@ static void load_queries(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// Sets each row's coefficients of a query panel: direct, cross, gain - 1.
+// Sets each row's coefficients of a query panel: direct, cross and gain - 1, all multiplied by log2(e).
 void set_query_coefficients(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {

@@ -20,8 +20,9 @@ void make_tile(const QkImportance&, int64_t task, float* scratch, Tile&);
 void set_query_coefficients(const QkImportance&, const Tile&);
 void set_key_coefficients(const QkImportance&, const Tile&);  // call it after set_query_coefficients
 
-// Returns the uncentred t of one row for LANES neurons, and sets `bound` to a bound of its magnitude. `at` starts at
-// these lanes.
+// Returns the t of one row for LANES neurons, from which no mean is subtracted yet, and sets `bound` to a bound of its
+// magnitude. `at` is the panel from these lanes on, and `coefficients` is the offset of the row's coefficients in the
+// tile.
 template <bool CROSS, Gain GAIN, bool CAPPED>
 PYMULTILING_INLINE Change<CROSS, GAIN, CAPPED> change_of(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
@@ -63,6 +64,7 @@ static void dispatch_site(const QkImportance& a, const Panel& panel, Gain gain, 
   return a.rotates() ? with_gain.template operator()<true, false>() : with_gain.template operator()<false, false>();
 }
 
+// Calls compute_site for the query neurons and, if they differ, for the key neurons, with their coefficients set.
 template <typename Site>
 static void for_each_site(const QkImportance& a, const Tile& tile, Site compute_site) {
   set_query_coefficients(a, tile);

@@ -36,8 +36,8 @@ PYMULTILING_INLINE Sums sweep_row(const ChangeOf& change, Weighted weighted) {
   return s;
 }
 
-// Returns sum_j (A' - A)^2 where a sweep found that `m` is too large. With t shifted by log2(1 + m), A 2^t is A'
-// itself, so m is 0 up to rounding and the sums do not cancel.
+// Returns sum_j (A' - A)^2 where a sweep found that its m, given here, is too large. With t shifted by log2(1 + m), A
+// 2^t is A' itself, so m is 0 up to rounding and the sums do not cancel.
 template <typename ChangeOf>
 static vec recentred(ChangeOf change, vec m) {
   for (int i = 0; i < LANES; i++) m[i] = LOG2_E * __builtin_log1pf(m[i]);

@@ -10,7 +10,7 @@
 
 namespace pymultiling::PYMULTILING_LEVEL {
 
-// Finds a row's peaks, and its sums that the sweep needs.
+// Finds a row's peaks, and computes the sums over its keys that do not depend on the neuron.
 static void find_peaks(const QkImportance& a, Row& row) {
   const bool needs_scores = a.softcap != 0 || a.q_gain.data || a.k_gain.data;
   const float* p = row.probability;
@@ -33,7 +33,8 @@ static void find_peaks(const QkImportance& a, Row& row) {
   row.rest_scores = sum(scores);
 }
 
-// Returns t minus approximately its mean under A, for one row and LANES neurons.
+// Returns t minus approximately its mean under A, for one row and LANES neurons. The other parameters are those of
+// change_of.
 template <bool CROSS, Gain GAIN, bool CAPPED>
 static Change<CROSS, GAIN, CAPPED> centred(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {

@@ -1,8 +1,8 @@
 // From a pair's sums to its neurons' importance in a tile of rows. Rows whose sums lost precision are computed again in
-// the slow path (careful.cuh).
+// the slow path (slow_path.cuh).
 #pragma once
 
-#include "careful.cuh"
+#include "slow_path.cuh"
 
 namespace pymultiling {
 
@@ -14,15 +14,18 @@ constexpr int FEW_KEYS = 16;
 // Relative to A. If no neuron of a tile of rows changes a row by this much, p - A lost precision for all of its
 // neurons.
 constexpr float SMALLEST_CHANGE = 1.0f / 16;
-constexpr float LARGEST_SQUARES = 1e30f;        // of b2; its products do not overflow
-constexpr float LARGEST_CANCELLATION = 100.0f;  // costs float32 two of its seven decimal digits
+constexpr float LARGEST_SQUARES = 1e30f;  // of b2; its products do not overflow
+// Largest ratio of b2 to b2 - 2 m b1 + m^2 b0. At this ratio float32 loses two of its seven decimal digits.
+constexpr float LARGEST_CANCELLATION = 100.0f;
 
+// Returns where the importance of a site of pair m in the query set's tile of rows is written.
 PML_DEVICE float* partial_at(const Problem& p, const QuerySet& set, int m, int site) {
   const Pair pair = locate_pair(p, m);
   return set.partial + ((site & 2 ? p.size : 0) + (site & 1 ? pair.p : pair.n));
 }
 
-// Adds the sums of four lanes. Lane 4 g + c gets the sums of rows g and g + 8 at site c.
+// Adds the sums of the four lanes that share rows. Sets row_sums of lane 4 g + c to m, b1 and b2 of rows g and g + 8 at
+// site c.
 PML_DEVICE void gather(LaneSums& lanes, const Sums& sums, int lane, float (&row_sums)[2][3]) {
 #pragma unroll
   for (int h = 0; h < 2; h++)
@@ -74,7 +77,8 @@ PML_DEVICE bool finish_pair(const Problem& problem, Shared& shared, const Sums& 
   return (imprecise[0] | imprecise[1]) != 0;
 }
 
-// Adds the rows that finish_pair() left out. The lanes of a warp share a row.
+// Adds the importance in the rows g (h = 0) or g + 8 (h = 1) that finish_pair() left out. The lanes of a warp share a
+// row.
 PML_DEVICE void add_imprecise_rows(
     const Problem& problem, const Shared& shared, const Scratch& scratch, const Keys& keys, int s, int h, int m) {
   const int lane = thread_index() & 31;
@@ -82,7 +86,7 @@ PML_DEVICE void add_imprecise_rows(
     const int g = first_lane(lanes) / 4;
     lanes &= ~(15u << 4 * g);
     float changes[SITES];
-    slow_changes<true>(problem, shared, scratch, keys, s, g + 8 * h, m, changes);
+    compute_changes_slowly<true>(problem, shared, scratch, keys, s, g + 8 * h, m, changes);
 #pragma unroll
     for (int site = 0; site < SITES; site++)
       if (lane == site) *partial_at(problem, shared.sets[s], m, site) += changes[site];
@@ -100,7 +104,7 @@ PML_DEVICE void finish_slowly(const Problem& problem, Shared& shared, const Scra
     for (int row = part; row < ROWS; row += parts) {
       if (shared.rows[s][row].count <= 1) continue;
       float changes[SITES];
-      slow_changes<false>(problem, shared, scratch, keys, s, row, m, changes);
+      compute_changes_slowly<false>(problem, shared, scratch, keys, s, row, m, changes);
 #pragma unroll
       for (int site = 0; site < SITES; site++) total[site] += changes[site];
     }

@@ -65,13 +65,13 @@ PML_DEVICE int first_lane(uint32_t lanes) { return __ffs(lanes) - 1; }
 PML_DEVICE void sync_warp() { __syncwarp(); }
 PML_DEVICE void sync_block() { __syncthreads(); }
 
-// Starts to copy 16 bytes from global to shared memory, BYTES after both pointers. The bytes have arrived after
-// wait_for_copies().
-template <int BYTES>
+// Starts to copy 16 bytes from global to shared memory, from and to OFFSET bytes after the pointers. The bytes have
+// arrived after wait_for_copies().
+template <int OFFSET>
 PML_DEVICE void copy_async(void* shared, const void* global) {
   const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at + BYTES),
-               "l"(static_cast<const char*>(global) + BYTES)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at + OFFSET),
+               "l"(static_cast<const char*>(global) + OFFSET)
                : "memory");
 }
 PML_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }

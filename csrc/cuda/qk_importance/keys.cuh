@@ -27,6 +27,7 @@ PML_DEVICE RoundingError rounding_error(const ZeroingEffect& x, float n, float p
 
 PML_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 
+// Writes a word of the pair at a key's position, which is swizzled for the kind of word.
 PML_DEVICE void write_key_word(uint32_t* pair, int word, int position, uint32_t x) {
   pair[word * TILE + (position ^ swizzle(word))] = x;
 }

@@ -20,6 +20,7 @@ struct Weights {
   uint32_t steps[4][2];  // rows g and g + 8
 };
 
+// Loads the probabilities of a group's keys for the lane's rows.
 PML_DEVICE Weights load_weights(const float* a, int lane) {
   Weights weights;
 #pragma unroll
@@ -32,6 +33,7 @@ PML_DEVICE Weights load_weights(const float* a, int lane) {
   return weights;
 }
 
+// Adds the products of the weights with the values `right` over a group's keys.
 PML_DEVICE void add(float (&sum)[4], const Weights& left, const uint32_t (&right)[4]) {
 #pragma unroll
   for (int step = 0; step < 4; step += 2)
@@ -55,6 +57,7 @@ PML_DEVICE void load_values(const uint32_t* words, int word, int group, int lane
   }
 }
 
+// Divides the sums by the sums of the weights and writes the means of PAIRS pairs.
 PML_DEVICE void write_means(const MeanSums& sums, float* means, int lane) {
   const int g = lane >> 2, c = lane & 3;
 #pragma unroll

@@ -102,9 +102,10 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, x.q.device().index()));
   const int blocks = qk_importance_blocks(problem, multiprocessors);
   const auto stream = c10::cuda::getCurrentCUDAStream(x.q.device().index());
-  const at::Tensor scratch = at::empty({qk_importance_scratch(problem, blocks)}, floats);
-  const at::Tensor partial = at::empty({qk_importance_partial(problem)}, floats);
-  const at::Tensor counters = zeroed_counters(qk_importance_counters(problem), x.q.options().dtype(at::kInt), stream);
+  const at::Tensor scratch = at::empty({qk_importance_scratch_size(problem, blocks)}, floats);
+  const at::Tensor partial = at::empty({qk_importance_partial_size(problem)}, floats);
+  const at::Tensor counters =
+      zeroed_counters(qk_importance_counters_size(problem), x.q.options().dtype(at::kInt), stream);
   problem.scratch = scratch.mutable_data_ptr<float>();
   problem.partial = partial.mutable_data_ptr<float>();
   problem.counters = counters.mutable_data_ptr<int>();
@@ -116,6 +117,6 @@ std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
 
 TORCH_LIBRARY_FRAGMENT(pymultiling_cuda, m) { m.def(qk_schema("qk_importance", "(Tensor, Tensor)").c_str()); }
 
-TORCH_LIBRARY_IMPL(pymultiling_cuda, CUDA, m) { m.impl("qk_importance", &from_arguments<qk_importance>); }
+TORCH_LIBRARY_IMPL(pymultiling_cuda, CUDA, m) { m.impl("qk_importance", &with_packed_arguments<qk_importance>); }
 
 }  // namespace pymultiling

@@ -17,13 +17,13 @@ int qk_importance_blocks(const Problem& problem, int multiprocessors) {
   return int(std::min<int64_t>(2 * multiprocessors, heads * items_per_head(problem)));
 }
 
-int64_t qk_importance_scratch(const Problem& problem, int blocks) { return scratch_floats(problem, blocks); }
+int64_t qk_importance_scratch_size(const Problem& problem, int blocks) { return scratch_floats(problem, blocks); }
 
-int64_t qk_importance_partial(const Problem& problem) {
+int64_t qk_importance_partial_size(const Problem& problem) {
   return int64_t(problem.batch) * problem.heads * row_tiles(problem) * 2 * problem.size;
 }
 
-int64_t qk_importance_counters(const Problem& problem) { return counter_count(problem); }
+int64_t qk_importance_counters_size(const Problem& problem) { return counter_count(problem); }
 
 namespace {
 

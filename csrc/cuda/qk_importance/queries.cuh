@@ -17,6 +17,7 @@ struct Query {
   bool exists;
 };
 
+// Returns a row of a query set. It does not exist if the row attends to no key.
 PML_DEVICE Query locate_query(const Problem& p, const Shared& shared, int b, int s, int row) {
   const QuerySet set = shared.sets[s];
   const int i = set.tile * ROWS + row;
@@ -26,6 +27,7 @@ PML_DEVICE Query locate_query(const Problem& p, const Shared& shared, int b, int
       p.q_plain + b * p.q_plain_at.batch + set.head * p.q_plain_at.head + row_offset(i, p.q_plain_at.row), i, true};
 }
 
+// Writes the words of row g (h = 0) or g + 8 (h = 1) for pair m.
 PML_DEVICE void write_query_words(
     const Problem& problem, const Query& query, int64_t table, int m, const float* means, QueryWords& out, int h) {
   float q_n = 0.0f, q_p = 0.0f, mean[MEANS] = {};

@@ -6,6 +6,7 @@
 
 namespace pymultiling {
 
+// Returns the sum of one value of each tile. `stride` is the distance between tiles.
 PML_DEVICE float sum_tiles(const float* partial, int tiles, int stride) {
   float sum = 0.0f;
   for (int tile = 0; tile < tiles; tile++) sum += load_from_l2(partial + int64_t(tile) * stride);

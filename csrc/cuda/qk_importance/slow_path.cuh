@@ -1,5 +1,5 @@
-// The slow path, for few rows: computes a row's squared changes by a pair's four neurons with logarithms. It is precise
-// for any change of the attention scores.
+// The slow path, for few rows. For a row it computes sum_j (A' - A)^2 at each of a pair's four sites, with logarithms.
+// It is precise for any change of the attention scores.
 //
 // With T = log2 sum_j A 2^t the change is v = A (2^(t - T) - 1), computed in a form that neither overflows nor cancels.
 #pragma once
@@ -21,16 +21,24 @@ PML_DEVICE float power_minus_1(float t) {
   return p * t;
 }
 
-PML_DEVICE float squared_change(float m, float b0, float b1, float b2) {
-  const float change = divide(multiply_add(m, multiply_add(m, b0, -2.0f * b1), b2), (1.0f + m) * (1.0f + m));
+// Returns sum_j (A' - A)^2. `mean` is m in qk_importance.cuh.
+PML_DEVICE float squared_change(float mean, float b0, float b1, float b2) {
+  const float change =
+      divide(multiply_add(mean, multiply_add(mean, b0, -2.0f * b1), b2), (1.0f + mean) * (1.0f + mean));
   return change < 0.0f ? 0.0f : change;  // rounding can make it slightly negative; NaN stays NaN
 }
 
-// A row's part of a pair. t at the pair's sites is bilinear in this and in a key's part of the pair.
+// A row's part of a pair. t at the pair's sites is bilinear in this and in a key's part of the pair. Arrays of 2 have a
+// value for dimension n and one for dimension p.
 struct RowPair {
-  float n[2], p[2], q[2], shift[SITES];
+  float n[2];  // the effect of zeroing query neuron n on the rotated query
+  float p[2];  // the effect of zeroing query neuron p
+  float q[2];  // the rotated query
+  float shift[SITES];
 };
 
+// Loads the part of row g (h = 0) or g + 8 (h = 1) from its words, which write_query_words() wrote (queries.cuh). An
+// effect is the sum of three bfloat16, which are in the words of slots 0, 1 and 2. Slot 3 has the shifts.
 PML_DEVICE RowPair load_row_pair(const QueryWords& words, int h) {
   RowPair row;
 #pragma unroll
@@ -47,7 +55,7 @@ PML_DEVICE RowPair load_row_pair(const QueryWords& words, int h) {
   return row;
 }
 
-// Computes t at key j for all sites.
+// Computes t at key j for all sites of pair m.
 PML_DEVICE void compute_t(
     const Problem& problem, const Keys& keys, const RowPair& row, int m, int j, float (&t)[SITES]) {
   const Pair pair = locate_pair(problem, m);
@@ -72,14 +80,16 @@ PML_DEVICE float sum_over_lanes(float x) {
   return x;
 }
 
+// Sets `changes` to sum_j (A' - A)^2 of row `row` of query set s at the sites of pair m. ACROSS: as in sum_over_lanes.
 template <bool ACROSS>
-PML_DEVICE void slow_changes(
+PML_DEVICE void compute_changes_slowly(
     const Problem& problem, const Shared& shared, const Scratch& scratch, const Keys& keys, int s, int row, int m,
     float (&changes)[SITES]) {
   const int lane = thread_index() & 31, step = ACROSS ? 32 : 1;
   const QuerySet set = shared.sets[s];
   const int first = set.first * GROUP + (ACROSS ? lane : 0), last = set.first * GROUP + set.keys;
   RowPair row_pair = load_row_pair(query_words(problem, scratch, s, m)[row % 8], row / 8);
+  // `owner` is the lane that has the row and key in the layout of layout.cuh (log2 A and A of GROUP keys).
   const auto log_a_of = [&](int key) {
     const int offset_in_group = key % GROUP, owner = 4 * (row % 8) + offset_in_group % 8 / 2;
     return group_logs(
@@ -107,7 +117,7 @@ PML_DEVICE void slow_changes(
     running[site].raise_maximum(maximum);
     row_pair.shift[site] -= maximum + log2_of(sum_over_lanes<ACROSS>(running[site].total));
   }
-  float b0 = 0.0f, m_sum[SITES] = {}, b1[SITES] = {}, b2[SITES] = {};
+  float b0 = 0.0f, mean[SITES] = {}, b1[SITES] = {}, b2[SITES] = {};
 #pragma unroll 1
   for (int key = first; key < last; key += step) {
     const float log = log_a_of(key), a = power_of_2(log);
@@ -117,7 +127,7 @@ PML_DEVICE void slow_changes(
 #pragma unroll
     for (int site = 0; site < SITES; site++) {
       const float v = fabsf(t[site]) < 0.5f ? a * power_minus_1(t[site]) : power_of_2(log + t[site]) - a;
-      m_sum[site] += v;
+      mean[site] += v;
       b1[site] = multiply_add(a, v, b1[site]);
       b2[site] = multiply_add(v, v, b2[site]);
     }
@@ -126,7 +136,7 @@ PML_DEVICE void slow_changes(
 #pragma unroll
   for (int site = 0; site < SITES; site++)
     changes[site] = squared_change(
-        sum_over_lanes<ACROSS>(m_sum[site]), b0, sum_over_lanes<ACROSS>(b1[site]), sum_over_lanes<ACROSS>(b2[site]));
+        sum_over_lanes<ACROSS>(mean[site]), b0, sum_over_lanes<ACROSS>(b1[site]), sum_over_lanes<ACROSS>(b2[site]));
 }
 
 }  // namespace pymultiling

@@ -84,8 +84,6 @@ def is_selected(name: str, names: list[str] | None) -> bool:
 
 
 def main() -> None:
-    if triton.knobs.runtime.interpret:
-        sys.exit("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles nothing: unset it.")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS), help="chips (default: all)")
     parser.add_argument("--operator", nargs="+", help="operators (default: all)")
@@ -94,6 +92,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--code", type=Path, help="folder for the machine code of every kernel")
     options = parser.parse_args()
+    if triton.knobs.runtime.interpret:
+        sys.exit("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles nothing: unset it.")
     if options.code:
         options.code.mkdir(parents=True, exist_ok=True)
     jobs = [

@@ -41,7 +41,10 @@ def part_of(module: str) -> str | None:
 
 @cache
 def imports_by_module() -> dict[str, set[str]]:
-    """Returns {module: modules of the package that it imports, also inside of functions}."""
+    """Returns {module: modules of the package that it imports, also inside of functions}.
+
+    The __init__ of pymultiling itself is left out, as a module and as an import: it imports from all layers.
+    """
     folders = {"pymultiling": PACKAGE, "pymultiling.triton_kernels": PACKAGE.parent / "triton_kernels"}
     files = {
         ".".join((name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): path

@@ -4,7 +4,7 @@ column_energy sums x^2, and active_count sums 1 where x > 0.
 
 x (tokens, N), documents (tokens,) int64 -> sums (count, N). A program computes BLOCK_N columns of one document. Tiles
 of x are loaded into shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in
-registers.
+registers. The kernel's arguments x_row and x_column are the strides of x, and step is the stride of documents.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ PROGRAMS = 264  # enough programs to use a GPU fully: two for each multiprocesso
 def is_member(documents, step, t, read, count, document):
     """Returns which of the tokens t belong to `document`. document = -1: tokens with an index outside [0, count).
 
-    Where `read` is False, the index is not read and the result is False. step: stride of `documents`.
+    Where `read` is False, the index is not read and the result is False. step: stride of `documents`. count: number of
+    documents.
     """
     ids = tl.load(documents + t.to(tl.int64) * step, mask=read, other=0)
     return read & (tl.where((ids >= 0) & (ids < count), ids, -1).to(tl.int32) == document)
@@ -33,20 +34,21 @@ def is_member(documents, step, t, read, count, document):
 def token_range(documents, step, tokens, count, document):
     """Returns (first, end, scattered): the document's tokens lie in [first, end).
 
-    scattered: whether tokens of other documents lie in [first, end) too. Without tokens, first >= end.
+    scattered: whether tokens of other documents lie in [first, end) too. If the document has no tokens, first >= end.
+    step, count: as in `is_member`.
     """
-    lane = tl.arange(0, SCAN_ROWS)[:, None] * SCAN_LANES + tl.arange(0, SCAN_LANES)[None, :]
+    offsets = tl.arange(0, SCAN_ROWS)[:, None] * SCAN_LANES + tl.arange(0, SCAN_LANES)[None, :]
     first = tl.zeros((SCAN_LANES,), tl.int32) + tokens
     end = tl.zeros((SCAN_LANES,), tl.int32)
-    counts = tl.zeros((SCAN_LANES,), tl.int32)
+    members = tl.zeros((SCAN_LANES,), tl.int32)
     for start in range(0, tokens, SCAN_ROWS * SCAN_LANES):
-        t = start + lane
+        t = start + offsets
         in_document = is_member(documents, step, t, t < tokens, count, document)
         first = tl.minimum(first, tl.min(tl.where(in_document, t, tokens), 0))
         end = tl.maximum(end, tl.max(tl.where(in_document, t + 1, 0), 0))
-        counts += tl.sum(in_document.to(tl.int32), 0)
+        members += tl.sum(in_document.to(tl.int32), 0)
     begin, end = tl.min(first, 0), tl.max(end, 0)
-    return begin, end, tl.sum(counts, 0) != end - begin
+    return begin, end, tl.sum(members, 0) != end - begin
 
 
 @triton.jit

@@ -9,6 +9,9 @@ Masked neurons are 0 in all four results. gate, up and hidden are (tokens, I), d
 masks (sets, I) bool, and the statistics (count, I). A program computes BLOCK_N columns of one document. The first
 programs compute the hidden product of padding, which has no statistics. Tiles of gate, up and masks are loaded into
 shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in registers.
+
+The kernel's arguments gate_row, gate_column, up_row, up_column, mask_row and mask_column are the strides of gate, up
+and masks; step is the stride of documents, and mask_step that of mask_ids.
 """
 
 from __future__ import annotations

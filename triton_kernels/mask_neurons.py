@@ -5,6 +5,9 @@
 
 x and y are (tokens, N), masks (sets, N) bool, mask_ids (tokens,) int64, values (N,) or None. A program computes one
 tile. In place, only the selected neurons are stored, and with scale 0 x is not read.
+
+The kernel gets None for scale 0. Its arguments x_row, x_column, y_row, y_column, mask_row and mask_column are the
+strides of x, y and masks; mask_step is the stride of mask_ids.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ def kernel(
 
     ids = tl.load(mask_ids + t.to(tl.int64) * mask_step, mask=t < tokens, other=-1)[:, None]
     # Without this hint Triton gives each thread 16 bytes of masks, and with them 16 columns of all other tensors.
-    mask_column *= tl.max_contiguous(columns, VECTOR).to(tl.int64)[None, :]
-    selected = tl.load(masks + ids * mask_row + mask_column, mask=cells & (ids >= 0) & (ids < sets), other=0)
+    column_offsets = mask_column * tl.max_contiguous(columns, VECTOR).to(tl.int64)[None, :]
+    selected = tl.load(masks + ids * mask_row + column_offsets, mask=cells & (ids >= 0) & (ids < sets), other=0)
 
     y += row * y_row + column * y_column
     after = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)

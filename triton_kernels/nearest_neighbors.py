@@ -9,6 +9,8 @@ equal proximity. The products of a pair of points are added in the same order wh
 points have equal proximity. In the end the distances of the candidates, from float64 sums, decide which k are nearest,
 and in what order. Where the rounding of the proximity leaves open whether another point is nearer, the point is marked
 in still_open, and the second kernel compares it with all points. k may be up to MAX_NEIGHBORS.
+
+The arguments row and column of both kernels are the strides of points.
 """
 
 from __future__ import annotations

@@ -4,8 +4,11 @@
 
 a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program computes
 BLOCK_J dimensions of a key head in one document. For each token and dimension the sum over g and h comes first. It is a
-square, so nothing cancels between tokens. Tiles of a are loaded into shared memory,
-STAGES ahead. gram (for up to UNROLLED heads), the products and the sums stay in registers.
+square, so nothing cancels between tokens. Tiles of a are loaded into shared memory, STAGES ahead. gram (for up to
+UNROLLED heads), the products and the sums stay in registers.
+
+The kernel's arguments row and column are the strides of a, gram_k, gram_j, gram_g and gram_h those of gram, and step is
+the stride of documents.
 """
 
 from __future__ import annotations

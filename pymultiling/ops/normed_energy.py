@@ -27,9 +27,9 @@ def normed_energy(
         f = W x (+ bias),   y = g f / r,   r^2 = mean(f^2) + eps
         energy[c, n] = sum over the tokens t of document c of |y[t] - y'[t]|^2,   y' is y without neuron n
 
-    A value neuron has the columns of W at the same position of G neighbouring heads of d columns. A neuron of the FFN
-    or of o has one column: then G = d = 1, and K is the number of columns. Let v be the sum of x[t, n] W[:, n] over the
-    neuron's columns, r' the r of y', and e = 1/r - 1/r'. Then
+    The columns of W form K groups of G neighbouring heads of d columns. Value neuron (k, i) has column i of every head
+    of group k, which are G columns. A neuron of the FFN or of o has one column: then G = d = 1 and K = N. Let v be the
+    sum of the neuron's columns of W, each times its x of token t, r' the r of y', and e = 1/r - 1/r'. Then
 
         |y - y'|^2 = e^2 |g f|^2 + 2 e (g^2 f).v / r' + |g v|^2 / r'^2,   r'^2 = r^2 + (|v|^2 - 2 f.v) / D
 

@@ -127,6 +127,7 @@ def _unsupported_by_cuda(problem: QKProblem) -> str | None:
         return f"its kernel takes heads whose size is a multiple of 32, 256 at most, not {size}"
     if rotated % 4:
         return f"its kernel takes a multiple of 4 rotated dimensions, not {rotated}"
+    # `Kernels.dtypes` is compared with q's dtype, which k has too. q_plain and k_plain may have another dtype.
     for unrotated in (problem.q_plain, problem.k_plain):
         if unrotated is not None and (reason := unsupported_dtype(unrotated.dtype, CUDA.dtypes)) is not None:
             return reason

@@ -1,4 +1,4 @@
-"""A hash of a model that is the same wherever and however the model was loaded."""
+"""A hash of a model that is the same wherever and however the model was loaded, if each process has the whole model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ if TYPE_CHECKING:
 
 # {size of a weight in bytes: the integer type as which its bits are read}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Parts of a configuration that tell where it came from or what wrote it, or that change no result. Each weight has a
-# dtype of its own.
+# Parts of a configuration that tell where it came from or what wrote it, or that change no result. The dtype is left out
+# because the hash has the dtype of every weight.
 IGNORED = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 BLOCK = 1 << 24  # how many weights are converted to 64-bit integers at a time
 
 
 @torch.no_grad()
 def model_hash(model: nn.Module) -> str:
-    """Returns a hash of a model's configuration and of every weight's name, shape, dtype and bits.
+    """Returns a hash, 32 hexadecimal digits, of a model's configuration and every weight's name, shape, dtype and bits.
 
-    The bits enter as sums over rows and over columns, as integers, weighted by their positions and modulo 2^64. These
-    sums are the same on all devices, and differ if neurons change places.
+    The configuration is hashed without IGNORED. The bits of each weight are read as integers, which are summed over
+    each row and over each column. The rows' sums are weighted by their positions and added up modulo 2^64, and so are
+    the columns' sums. The two results are the same on all devices, and differ if neurons change places.
+
+    Of a model that is split over processes each process hashes its own part. The hash then differs between the
+    processes and depends on how the model is split.
     """
     config = cast("PretrainedConfig", model.config)
     settings = json.dumps(_remove_ignored(config.to_dict()), sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode())
     for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, DTensor):  # of a model that is spread over processes: this process's part
+        if isinstance(value, DTensor):  # a weight that is split over processes
             value = value.to_local()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
     return digest.hexdigest()[:32]

@@ -27,7 +27,7 @@ class _PickledRows(TypedDict):
 
 
 class TableRows:
-    """The rows of a table that are written. `a + b` has the rows of both, in the table of a.
+    """The rows of a table that are written. `a + b` has the rows of both, in the table of a. They have no row in common.
 
     Attributes:
         table: holds the rows.
@@ -57,6 +57,7 @@ class TableRows:
             rows = other.present.nonzero().flatten()
             self.table.write(rows, other.table.read(rows))
         count = max(len(self.checksums), len(other.checksums))
+        # No row is written in both. ABSENT is below every checksum, so the maximum is the checksum of a written row.
         return TableRows(self.table, torch.maximum(_pad(self.checksums, count), _pad(other.checksums, count)))
 
     def over(self, processes: Processes) -> TableRows:

@@ -19,12 +19,12 @@ from pymultiling.probes.row_sets import RowSets
 
 
 class LikelihoodProbe:
-    """Measures batches inside a `with` block, in which some of the model's neurons are off.
+    """Measures the log-likelihoods of a batch's rows inside a `with` block, each row with its own set of neurons off.
 
     Args:
         model: a Hugging Face decoder with a language-model head. If any neurons are off, it must be of a supported
             family.
-        sets: the sets of neurons, one of which is off in each row; None: all neurons are on.
+        sets: the sets of neurons, one of which is off in each row. An element None turns no neuron off.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
     """
@@ -55,14 +55,14 @@ class LikelihoodProbe:
         self._stack.close()
 
     @torch.no_grad()
-    def measure(self, batch: Batch, sets: Sequence[int], starts: Sequence[int]) -> Tensor:
+    def measure(self, batch: Batch, set_indices: Sequence[int], starts: Sequence[int]) -> Tensor:
         """Returns log p of every row.
 
             sum_t log p(token_t | tokens before it),   t = start, start + 1, ...
 
         Args:
             batch: padded on the right.
-            sets: for every row, the index of its set.
+            set_indices: for every row, the index of its set in `sets` of the probe.
             starts: for every row, the first token that counts; at least 1, because nothing comes before the first
                 token.
 
@@ -70,7 +70,7 @@ class LikelihoodProbe:
             (rows,) float64 on the CPU, in nats; NaN or infinite where the model's output is.
         """
         if self._row_sets is not None:
-            self._row_sets.assign(torch.tensor(sets))
+            self._row_sets.assign(torch.tensor(set_indices))
         ids, mask = batch.input_ids.to(self._device), batch.attention_mask.to(self._device)
         first = min(starts) - 1  # logits before this position are not needed
         options = {"logits_to_keep": ids.shape[1] - first} if first else {}

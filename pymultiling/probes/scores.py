@@ -124,10 +124,15 @@ def watch_scores(
 
 
 def with_bias(scores: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds dimensions to query and key whose product is factor * bias. They are no neurons.
+    """Adds P dimensions to query and key whose product is factor * bias. They are no neurons.
 
     The query gets the factor, split into P parts that its dtype represents exactly and whose sum is the factor to
-    float32's precision. The key gets the bias, once for each query head.
+    float32's precision. The key is repeated for each query head, since heads have different biases, and gets the bias
+    in each of the P dimensions.
+
+    Args:
+        scores: the inputs of the attention scores.
+        bias: (B, H, l), `scores.bias`, which must not be None here.
 
     Returns:
         The query and the key, (B, H, l, d + P) each.

@@ -156,7 +156,7 @@ PARTS = {"understanding": "Under", "attention": "S-ATTN", "ffn": "S-FFN", "gener
 
 
 def mwork_table(table: pandas.DataFrame) -> str:
-    """Formats the table of `pymultiling.mwork` as the paper does: a cross for each part with deactivated neurons."""
+    """Formats the table of `pymultiling.mwork` as arXiv 2402.18815 does: a cross for each part with deactivated neurons."""
     texts = table.copy()
     for part in PARTS:
         texts[part] = ["✓" if is_active else "✗" for is_active in table[part]]
@@ -173,12 +173,15 @@ def mwork_table(table: pandas.DataFrame) -> str:
 
 
 def setting_name(row: pandas.Series) -> str:
-    """Describes a row of `pymultiling.mwork`: the parts with deactivated neurons, and which neurons these are."""
+    """Describes a row of `pymultiling.mwork`: the parts with deactivated neurons, and which neurons these are.
+
+    Examples: "ffn: own", "understanding, ffn: own", "all but ffn: own", "everywhere: own", "nowhere: none".
+    """
     off = [part for part in PARTS if not row[part]]
     if len(off) == len(PARTS):
         where = "everywhere"
-    elif len(off) > 1:
+    elif len(off) == len(PARTS) - 1:
         where = f"all but {next(part for part in PARTS if row[part])}"
     else:
-        where = off[0] if off else "nowhere"
+        where = ", ".join(off) or "nowhere"
     return f"{where}: {row['neurons']}"

@@ -83,14 +83,14 @@ def test_families_registers_families_before_the_command_runs(model, tmp_path, co
     assert detect(model, corpora, tmp_path / "out", "--families", families_file) == 0
 
 
-@pytest.mark.parametrize("has_results", [True, False])
+@pytest.mark.parametrize("has_results", [True, False], ids=["next to results", "next to another program's run.json"])
 def test_a_folder_with_files_of_the_user_is_not_touched(model, tmp_path, corpora, capsys, has_results):
     out = tmp_path / "out"
     if has_results:
         assert detect(model, corpora, out) == 0
     else:
         out.mkdir()
-        (out / "run.json").write_text("[]")
+        (out / "run.json").write_text("[]")  # a file of this name that pymultiling did not write
     (out / "notes.md").write_text("mine")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert detect(model, corpora, out) == 1

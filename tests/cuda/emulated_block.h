@@ -1,6 +1,7 @@
 // The kernel's intrinsics on the CPU, for tests that compile the headers in csrc/cuda/qk_importance. Every thread of a
 // block is a fiber. An operation of a whole warp or block happens when the last of its threads arrives. Fragments have
-// the layout that PTX documents.
+// the layout that PTX documents. The functions outside the namespace emulation are those of intrinsics.cuh in that
+// folder, which describes them.
 #pragma once
 
 #include <setjmp.h>
@@ -58,7 +59,7 @@ struct Block {
 };
 
 struct Machine {
-  ucontext_t unused;
+  ucontext_t left_context;  // swapcontext() stores the scheduler here; fibers return to it with a jump instead
   jmp_buf scheduler;
   Block* block = nullptr;
   int thread = 0, blocks = 0, mode = 0;
@@ -77,7 +78,7 @@ struct Machine {
     if (_setjmp(scheduler) != 0) return;
     if (next.started) _longjmp(next.jump, 1);
     next.started = true;
-    swapcontext(&unused, &next.context);
+    swapcontext(&left_context, &next.context);
   }
 };
 
@@ -116,7 +117,8 @@ inline void prepare(Block& block) {
   }
 }
 
-// Runs all threads of a block as far as possible, warp by warp. Returns whether any thread ran.
+// Runs all threads of a block as far as possible, warp by warp. Returns whether any thread ran. A thread that waits for
+// a counter runs in every step, to read the counter again.
 inline bool step(Block& block) {
   bool any_ran = false;
   machine.block = &block;
@@ -138,7 +140,8 @@ inline bool step(Block& block) {
   return any_ran;
 }
 
-// Runs several blocks in turn, one step() each, until no thread can run. Throws if threads remain that are not done.
+// Runs several blocks in turn, one step() each, until no thread can run. Throws if threads then wait for a warp or a
+// block that never arrives. It does not detect a counter that never reaches its count: then it never returns.
 inline void run(std::vector<Block>& blocks, int mode) {
   machine.mode = mode;
   machine.blocks = int(blocks.size());
@@ -231,7 +234,7 @@ inline uint32_t to_bits(float x) {
 
 inline float flush_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; }
 
-// In the mode DISTURBS the result is off by up to 2^-22, the error bound of the instruction, depending on x.
+// In the mode DISTURBS the result is off by up to 2^-22, the error bound of ex2.approx.ftz.f32, depending on x.
 inline float power_of_2(float x) {
   emulation::machine.exponentials++;
   double y = std::exp2(double(flush_subnormal(x)));
@@ -303,8 +306,8 @@ inline float shuffle_xor(float x, int mask) {
   return arguments.y;
 }
 
-// As the instruction, compares the bits as unsigned integers: for numbers that are not negative, where NaN counts as
-// the largest.
+// Compares the bits as unsigned integers, as redux.sync.max.u32 does: for numbers that are not negative, where NaN
+// counts as the largest.
 inline float max_over_lanes(float x) {
   for (int mask = 1; mask < 32; mask *= 2) {
     const float other_value = shuffle_xor(x, mask);

@@ -1,7 +1,7 @@
 // The kernel on emulated blocks, callable from Python.
 #include <cstdio>
 
-#include "qk_importance.cuh"
+#include "qk_importance.cuh"  // includes emulated_block.h when a compiler for the CPU reads it
 
 using namespace pymultiling;
 

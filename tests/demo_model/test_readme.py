@@ -12,7 +12,7 @@ FOLDER = Path(demo_model.__file__).parent
 
 
 def fixed_lines() -> list[str]:
-    """Returns the lines of the report's text, its longest f-string, that have no placeholder."""
+    """Returns the lines without placeholders of the report's text, the f-string of report.py with the most parts."""
     tree = ast.parse((FOLDER / "training" / "report.py").read_text("utf-8"))
     texts = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     longest = max(texts, key=lambda node: len(node.values))

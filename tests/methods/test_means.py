@@ -72,7 +72,7 @@ def test_means_are_those_of_a_loop_over_texts(name, batch_tokens):
         torch.testing.assert_close(means[site].double(), expected[site], rtol=1e-4, atol=1e-5)
 
 
-def test_some_sites_of_a_fused_projection_have_the_means_of_all_sites():
+def test_measuring_some_sites_of_a_fused_projection_gives_the_means_of_measuring_all():
     model = tiny_model("phi3")
     all_sites = pml.mean_activations(model, TOKENIZER, TEXTS)
     some_sites = pml.mean_activations(model, TOKENIZER, TEXTS, sites=("k", "ffn"))

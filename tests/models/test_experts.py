@@ -41,7 +41,11 @@ def documents_of(batch) -> torch.Tensor:
 
 @torch.no_grad()
 def measure_statistic(model, batch, statistic: str) -> torch.Tensor:
-    """Returns (documents, layers, E I): a statistic of every layer's experts, from one forward."""
+    """Returns (documents, layers, E I): a statistic of every layer's E experts with I neurons each, from one forward.
+
+    statistic: a method of Experts, one of STATISTICS or "energy". The energy is multiplied by the squared norms of the
+        columns of the down projection, which gives the importance.
+    """
     documents, count, by_layer = documents_of(batch), len(batch["input_ids"]), {}
     with ExitStack() as stack:
         for layer, block in enumerate(blocks(model)):

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.long
 
 
 def run(folder: Path, *launcher: str, how: str = "living") -> subprocess.CompletedProcess:
-    """Runs the program on two corpora, one of which has fewer texts than a process's share."""
+    """Runs the program on two corpora, one of which has fewer texts than a process's share.
+
+    how: what goes wrong, as in pass_program; "living": nothing.
+    """
     for language, count in zip(LANGUAGES, (120, 7)):
         write_text(folder / f"{language}.txt", texts(language, [3 + number % 9 for number in range(count)]))
     return run_module("tests.support.pass_program", folder, how, launcher=launcher, timeout=300, OMP_NUM_THREADS="1")
@@ -45,6 +48,7 @@ def test_every_process_has_the_result_of_a_single_process(tmp_path, truth, count
                 assert_same(*(pml.NeuronStatistics.load(file) for file in (file_of_process, path)))
             else:
                 assert file_of_process.read_text() == path.read_text()
+    # Only the first process prints its progress: a line at the end of each corpus, in each attempt that gets there.
     printed = [line for line in done.stderr.splitlines() if "measuring" in line and "documents" in line]
     attempts = 2 if how == "dying" else 1
     assert len(printed) <= attempts * len(LANGUAGES) and all(f"process 1 of {count}" in line for line in printed)

@@ -63,7 +63,7 @@ def test_child_processes_do_not_keep_the_lock(part):
         os.kill(child, 9)
 
 
-def test_a_process_can_lock_a_folder_once(part):
+def test_a_process_cannot_lock_a_folder_that_it_has_locked_until_it_releases_it(part):
     message = f"{part.parent} is already in use by this process: give another folder"
     with lock_folder(part):
         with pytest.raises(pml.CheckpointError) as refused, lock_folder(part / ".." / part.name):

@@ -54,9 +54,10 @@ def assert_within_budget(
     """
     budget = OPERATORS[operator].budget
     floors = budget.result_floors.get(result)
-    floor = budget.floor if floors is None else floors.get(actual.dtype, EXACT)
-    if exact.dtype == actual.dtype:
+    if actual.dtype == exact.dtype:
         floor = EXACT
+    else:
+        floor = budget.floor if floors is None else floors[actual.dtype]
     factor = 1.0 if budget.floor_factor is None else budget.floor_factor(*arguments)
     error, allowed = relative_error(actual, exact), 2 * relative_error(plain, exact) + floor * factor
     assert error <= allowed, f"{operator}: error {error:.2e}, allowed {allowed:.2e}"

@@ -69,12 +69,12 @@ def _unit(points: Tensor) -> Tensor:
 
 
 def _extent_exponent(points: Tensor) -> Tensor:
-    """Returns e such that no squared distance between points / 2^e overflows. e is a tensor without dimensions.
+    """Returns e, a tensor without dimensions. Points that are divided by 2^e have squared distances without overflow.
 
     Half of the largest range of a coordinate is between 2^(e - 1) and 2^e. If all points are equal, e is 0.
     """
     low, high = points.aminmax(dim=0)
-    extent = (high / 2 - low / 2).max()
+    extent = (high / 2 - low / 2).max()  # high - low may overflow
     return torch.where(extent == 0, 0, extent.log2().floor() + 1)
 
 

@@ -48,10 +48,10 @@ class Slots(NamedTuple):
     A key may be drawn more than once.
 
     Attributes:
-        key: (rows, SLOTS) int64, indices of the keys.
+        key: (rows, SLOTS) int64, indices of the keys. Unused slots have the index of some key that the query sees.
         log_a: (rows, SLOTS), log A of the keys.
-        weights: three pairs (w, log w), (rows, SLOTS) each: for all draws, for the even ones and for the odd ones. w is
-            0 and log w is -inf in unused slots.
+        weights: three pairs (w, log w), (rows, SLOTS) each: of the certain keys with all draws, with the even draws,
+            and with the odd draws. w is 0 and log w is -inf in slots that the pair does not use.
     """
 
     key: Tensor
@@ -77,8 +77,8 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
-    q_near, q_far = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
-    k_near, k_far = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
+    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
+    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
 
     q_sums = q.new_zeros(2, batch, heads, size)  # sums of f, and of the variance of f
     k_sums = k.new_zeros(2, batch, k.shape[1], size)
@@ -95,13 +95,13 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 slots = choose_keys(log_a, is_visible, rows)
                 slot_scores = raw.gather(1, slots.key)
 
-                near, far = q_near[b, h, tokens[rows], None], q_far[b, h, tokens[rows], None]
-                y = -(near * kh[slots.key] + far * kp[slots.key])
+                to_n, to_partner = q_to_n[b, h, tokens[rows], None], q_to_partner[b, h, tokens[rows], None]
+                y = -(to_n * kh[slots.key] + to_partner * kp[slots.key])
                 gain = None if q_gain is None else upcast(q_gain)[b, h, tokens[rows], None]
                 q_sums[:, b, h] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
 
-                near, far = k_near[b, kv, tokens][slots.key], k_far[b, kv, tokens][slots.key]
-                y = -(qh[rows, None] * near + qp[rows, None] * far)
+                to_n, to_partner = k_to_n[b, kv, tokens][slots.key], k_to_partner[b, kv, tokens][slots.key]
+                y = -(qh[rows, None] * to_n + qp[rows, None] * to_partner)
                 gain = None if k_gain is None else upcast(k_gain)[b, kv, tokens][slots.key]
                 k_sums[:, b, kv] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
     (q_sum, q_variance), (k_sum, k_variance) = q_sums.flatten(2), k_sums.flatten(2)

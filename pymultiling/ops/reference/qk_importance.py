@@ -2,8 +2,9 @@
 
     importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y)
 
-S = scale q' k'^T are the attention scores. q' and k' are the rotated queries and keys. y is the change of S when neuron
-n's row of the projection is zero. Let c and z be the cosines and sines of a position, p the partner of n under the
+S = scale q' k'^T are the attention scores. q and k are the queries and keys before the rotation, q' and k' those after
+it. (In the code these are q_plain, k_plain, q and k.) y is the change of S when neuron n's row of the projection is
+zero. Let c and z be the cosines and sines of a position, p the partner of n under the
 rotation, and sign +1 for the first of a pair and -1 for the second. Let e_n be the unit vector of dimension n. A row of
 q_proj contributes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` to q'_i, so that
 
@@ -49,8 +50,8 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     kv_heads = k.shape[1]
     group = heads // kv_heads
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
-    q_near, q_far = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
-    k_near, k_far = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
+    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
+    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
     q_gain = None if q_gain is None else upcast(q_gain)
     k_gain = None if k_gain is None else upcast(k_gain)
 
@@ -66,14 +67,14 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
             log_a = capped(raw, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
             for n in range(size):
                 p = partner[n]
-                x, w = q_near[b, shared][..., tokens, n], q_far[b, shared][..., tokens, n]
+                x, w = q_to_n[b, shared][..., tokens, n], q_to_partner[b, shared][..., tokens, n]
                 y = -(x[..., None] * kh[:, n] + w[..., None] * kh[:, p])
                 if q_gain is not None:
                     y = y + (q_gain[b, shared][:, tokens, n, None] - 1) * raw
                 change = probability_change(log_a, capped_change(raw, y, softcap))
                 q_importance[b, h, :, n] = change.square().sum((-2, -1))
 
-                x, w = k_near[b, h][..., tokens, n], k_far[b, h][..., tokens, n]
+                x, w = k_to_n[b, h][..., tokens, n], k_to_partner[b, h][..., tokens, n]
                 y = -(qh[..., n, None] * x + qh[..., p, None] * w)
                 if k_gain is not None:
                     y = y + (k_gain[b, h, tokens, n] - 1) * raw

@@ -46,7 +46,7 @@ def test_lens_shows_ten_languages_and_the_sum_of_the_rest(tmp_path, layers, lang
     for bars in axes.containers:
         heights = [bar.get_height() for bar in bars]
         heights_by_name[bars.get_label()] = heights
-    assert len(heights_by_name) == min(languages, 10) + (languages > 10) + 1
+    assert len(heights_by_name) == min(languages, 10) + (languages > 10) + 1  # ten languages, "N more" and "other"
     assert [sum(layer_shares) for layer_shares in zip(*heights_by_name.values())] == pytest.approx([1] * layers)
     for name, heights in heights_by_name.items():
         if not name.endswith("more"):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # {size of a weight in bytes: the integer type as which its bits are read}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Parts of a configuration that tell where it came from or what wrote it, or that change no result. The dtype is left out
-# because the hash has the dtype of every weight.
+# Parts of a configuration that tell where it came from or what wrote it, or that change no result. The dtype is
+# left out because the hash has the dtype of every weight.
 IGNORED = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 BLOCK = 1 << 24  # how many weights are converted to 64-bit integers at a time
 

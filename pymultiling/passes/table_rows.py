@@ -27,7 +27,7 @@ class _PickledRows(TypedDict):
 
 
 class TableRows:
-    """The rows of a table that are written. `a + b` has the rows of both, in the table of a. They have no row in common.
+    """The rows of a table that are written. `a + b` has the rows of both, in the table of a. No row may be in both.
 
     Attributes:
         table: holds the rows.

@@ -156,7 +156,7 @@ PARTS = {"understanding": "Under", "attention": "S-ATTN", "ffn": "S-FFN", "gener
 
 
 def mwork_table(table: pandas.DataFrame) -> str:
-    """Formats the table of `pymultiling.mwork` as arXiv 2402.18815 does: a cross for each part with deactivated neurons."""
+    """Formats the table of `pymultiling.mwork` as arXiv 2402.18815 does: a cross for each part with neurons off."""
     texts = table.copy()
     for part in PARTS:
         texts[part] = ["✓" if is_active else "✗" for is_active in table[part]]

@@ -4,9 +4,9 @@
 
 S = scale q' k'^T are the attention scores. q and k are the queries and keys before the rotation, q' and k' those after
 it. (In the code these are q_plain, k_plain, q and k.) y is the change of S when neuron n's row of the projection is
-zero. Let c and z be the cosines and sines of a position, p the partner of n under the
-rotation, and sign +1 for the first of a pair and -1 for the second. Let e_n be the unit vector of dimension n. A row of
-q_proj contributes `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` to q'_i, so that
+zero. Let c and z be the cosines and sines of a position, p the partner of n under the rotation, and sign +1 for the
+first of a pair and -1 for the second. Let e_n be the unit vector of dimension n. Row n of q_proj contributes
+`q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` to q'_i, so that
 
     query neuron n:  y_ij = (gain_i - 1) S_ij - x_i k'_j[n] - w_i k'_j[p],  x_i = scale gain_i q[i, n] c_i[n],
                                                                             w_i = scale gain_i q[i, n] sign z_i[p]

@@ -130,8 +130,9 @@ class Server:
         try:
             futures = [pool.submit(request_answer, place) for place in range(len(requests))]
             for future in as_completed(futures):
-                if not isinstance(future.exception(), (_IncompleteAnswer, type(None))):
-                    future.result()
+                error = future.exception()
+                if error is not None and not isinstance(error, _IncompleteAnswer):
+                    raise error  # requests that were not sent yet are cancelled
         finally:
             pool.shutdown(cancel_futures=True)
         failures = [str(future.exception()) for future in futures if future.exception()]
@@ -156,7 +157,7 @@ class Server:
                 if retries_left == 0:
                     raise TranslationError(
                         f"{self._label} does not return a chat completion for {text}, after {self.retries} retries: "
-                        f"{abbreviate(response.text)}"
+                        f"{abbreviate(response.text)}; check that {self.url} is the URL of a chat server up to /v1"
                     ) from None
                 time.sleep(min(MAX_DELAY, FIRST_DELAY * 2 ** (self.retries - retries_left)))
                 retries_left -= 1
@@ -202,7 +203,8 @@ class Server:
                 self._limit_name = "max_completion_tokens"
                 return self._send(request, limit, retries)
             raise TranslationError(
-                f"{self._label} does not answer {abbreviate(request.text)} ({_error_reason(error)})"
+                f"{self._label} does not answer {abbreviate(request.text)} ({_error_reason(error)}); check the URL, the "
+                "key, the model's name and the server's limits"
             ) from error
 
     @property

@@ -64,7 +64,7 @@ PML_DEVICE void compute_t(
                  *plain = keys.plain + row_offset(j, problem.k_plain_at.row);
   const float n = bfloat16_value(key + pair.n), p = bfloat16_value(key + pair.p);
   const ZeroingEffect x = zeroing_effect(
-      bfloat16_value(plain + pair.n), bfloat16_value(plain + pair.p), load_rotation(problem, keys.table, j, m),
+      bfloat16_value(plain + pair.n), bfloat16_value(plain + pair.p), load_rotation(problem, keys.table_offset, j, m),
       problem.scale);
   t[QUERY_N] = multiply_add(row.n[0], n, multiply_add(row.n[1], p, row.shift[QUERY_N]));
   t[QUERY_P] = multiply_add(row.p[0], n, multiply_add(row.p[1], p, row.shift[QUERY_P]));

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent
 HOST_FLAGS = ["-std=c++20", "-O3", "-g0"]
 FLAGS = [*HOST_FLAGS, "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
 FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 warns about its own AVX-512 headers
-LEVELS = {
+# {name: flags} of the instruction sets. Each name is also that of a namespace (csrc/cpu/kernels/level.h).
+INSTRUCTION_SETS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
@@ -64,7 +65,7 @@ def extension_arguments() -> dict[str, Any]:
             requested_options = self.compiler, self.inplace
             while self.extensions:
                 self.compiler, self.inplace = requested_options
-                self._current = self.extensions[-1]  # the extension that is dropped if building fails
+                self._current = self.extensions[-1]  # the extension to drop if building fails
                 try:
                     super().run()
                     return
@@ -75,11 +76,12 @@ def extension_arguments() -> dict[str, Any]:
         def build_extensions(self) -> None:
             if cpp_extension in self.extensions:
                 self._current = cpp_extension
-                levels = LEVELS if IS_X86 else ["portable"]
+                instruction_sets = INSTRUCTION_SETS if IS_X86 else ["portable"]
                 with ThreadPoolExecutor(2) as pool:
-                    objects = pool.map(self._compile_level, levels)
+                    objects = pool.map(self._compile_for, instruction_sets)
                     cpp_extension.extra_objects = [path for paths in objects for path in paths]
-            # Before it builds the first extension, torch checks the version of CUDA if there is a CUDA extension.
+            # torch first checks the CUDA version, if there is a CUDA extension, which is always the last one. If that
+            # check fails, the last extension is the one to drop.
             self._current = self.extensions[-1]
             super().build_extensions()
 
@@ -87,12 +89,13 @@ def extension_arguments() -> dict[str, Any]:
             self._current = ext
             super().build_extension(ext)
 
-        def _compile_level(self, level: str) -> list[str]:
+        def _compile_for(self, instruction_set: str) -> list[str]:
+            """Compiles csrc/cpu/kernels for an instruction set and returns the paths of the object files."""
             return self.compiler.compile(
                 sources("csrc/cpu/kernels/*.cpp"),
-                output_dir=str(Path(self.build_temp) / level),
-                macros=[("PYMULTILING_LEVEL", level)],
-                extra_preargs=["-fPIC", *FLAGS, *LEVELS[level]],
+                output_dir=str(Path(self.build_temp) / instruction_set),
+                macros=[("PYMULTILING_LEVEL", instruction_set)],
+                extra_preargs=["-fPIC", *FLAGS, *INSTRUCTION_SETS[instruction_set]],
                 depends=[str(path) for path in ROOT.glob("csrc/**/*.h")],
             )
 

@@ -31,7 +31,7 @@ class CorpusError(ValueError):
     Raised when a file does not exist or has another format than its name says, when a record lacks a field, or when no
     document is left.
 
-    What to do: correct the file, and where the message names one the line, or give another file.
+    What to do: correct the file (the message names the line where it can), or give another file.
     """
 
 

@@ -64,13 +64,13 @@ wait $!
 def main() -> int:
     arguments = parse()
     folder = Path(arguments.work or tempfile.mkdtemp(prefix="processes-"))
-    command = make_command(folder, arguments)
+    command_for = prepare_inputs(folder, arguments)
     runs: dict[str, Callable[[Path], str | None]] = {}
     for count in arguments.processes:
-        runs[f"{count} processes"] = lambda out, count=count: run_on_one_network(count, command(out), out)
-    runs["2 x 2 processes, two networks"] = lambda out: run_on_two_networks(command(out), out)
+        runs[f"{count} processes"] = lambda out, count=count: run_on_one_network(count, command_for(out), out)
+    runs["2 x 2 processes, two networks"] = lambda out: run_on_two_networks(command_for(out), out)
     runs[f"{arguments.killed_of} processes, one killed"] = lambda out: run_with_a_kill(
-        arguments.killed_of, command(out), arguments.kill_after, out
+        arguments.killed_of, command_for(out), arguments.kill_after, out
     )
     repeated = [f"{count} processes" for count in (1, 2) if count in arguments.processes] * (arguments.rounds - 1)
     expected: Result | None = None
@@ -122,21 +122,25 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_command(folder: Path, arguments: argparse.Namespace) -> Callable[[Path], list[str]]:
-    """Writes the model and returns a function that returns the command for an output folder."""
+def prepare_inputs(folder: Path, arguments: argparse.Namespace) -> Callable[[Path], list[str]]:
+    """Writes the model and, without --corpora, the package's texts to `folder`.
+
+    Returns:
+        command_for(out): the arguments of Python for a run that writes its results and checkpoints to the folder `out`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for part in demo_model.load():
         part.save_pretrained(folder / "model")
     files = corpus_files(folder, arguments.corpora)
     selected = {language: files[language] for language in arguments.languages or files}
 
-    def command(out: Path) -> list[str]:
+    def command_for(out: Path) -> list[str]:
         options = ["-m", "pymultiling", "detect", "--model", str(folder / "model"), "--sites", arguments.sites]
         options += ["--batch-tokens", str(arguments.batch_tokens), "--out", str(out / "results")]
         options += ["--checkpoint", str(out / "state"), "--checkpoint-seconds", "2"]
         return options + [f"--corpus={language}={path}" for language, path in selected.items()]
 
-    return command
+    return command_for
 
 
 def start(command: list[str], out: Path) -> subprocess.Popen[bytes]:

@@ -111,7 +111,11 @@ def parse() -> argparse.Namespace:
 
 
 class MemoryRecorder:
-    """Records the resident memory of this process once a second, as (seconds, MiB)."""
+    """A context manager that records the resident memory of this process once a second.
+
+    Attributes:
+        samples: (seconds since the block began, resident MiB) of each second.
+    """
 
     def __enter__(self) -> Self:
         self.samples: list[tuple[float, float]] = []

@@ -81,7 +81,11 @@ def parse() -> argparse.Namespace:
 
 
 def detect_command(folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Writes a random model and returns the command. `run` adds the options with the output folders."""
+    """Writes a random model and, without --corpora, the package's texts to `folder`.
+
+    Returns:
+        The words of the command. `run` adds the options with the output folders.
+    """
     model = folder / "model"
     _, tokenizer = demo_model.load()
     config = LlamaConfig(

@@ -4,9 +4,11 @@
 
 A setting is a fraction of the neurons of a layer and site, and a fraction of the documents ("share"). For every setting
 the neurons that are selected for one language only are deactivated, and the increase of the log-perplexity on held-out
-text is measured. The table has the values of the weakest language and the number of languages for which the setting
-works. It works for a language if the increase for the language itself is at least 0.1, at least five times the mean
-increase for the other languages, and at least five times the increase that as many random neurons cause.
+text is measured. The setting works for a language if the increase for the language itself is at least 0.1, at least
+five times the mean increase for the other languages, and at least five times the increase that as many random neurons
+cause. The table has, over all languages, the smallest increase for the language itself, the largest mean increase for
+the other languages, and the largest increase by random neurons, which may come from different languages. The column
+"holds for" has the number of languages for which the setting works.
 """
 
 import argparse
@@ -94,8 +96,9 @@ def summarise(sets: dict[str, pml.NeuronSet], effect: pandas.DataFrame) -> dict[
 
     Args:
         sets: the neurons of each language.
-        effect: the increases of log-perplexity, with a row for each language: its own ("own"), the mean of the other
-            languages ("others"), and the one by random neurons ("random").
+        effect: the increases of log-perplexity, with a row for each language: the increase for the language itself
+            ("own"), the mean increase for the other languages ("others"), and the increase for the language itself by
+            random neurons ("random").
     """
     sizes = [len(neurons) for neurons in sets.values()]
     comparison = effect[["others", "random"]].max(axis=1)

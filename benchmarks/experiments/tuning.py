@@ -4,8 +4,8 @@
 
 This is a small version of figure 4 of arXiv 2402.18815. There are four ways of training: only the language's neurons,
 as many random neurons, all parameters, or all parameters but the early layers, embeddings and head. With --parallel the
-change of ILO (arXiv 2503.11280) is measured in every layer too, for the first seed. All ways use the same documents in
-the same order, for every learning rate and seed. The seed also selects the random neurons.
+change of ILO (arXiv 2503.11280) is measured in every layer too, for the first seed. For every learning rate and seed,
+all ways use the same documents in the same order. The seed also selects the random neurons.
 
 FOLDER contains LANGUAGE.txt.gz and LANGUAGE.heldout.txt.gz for each language. By default the texts in the package are
 used, which the demo model was trained on. --parallel is a .tsv.gz whose columns are named with FLORES-200's codes.

@@ -59,6 +59,7 @@ class Stopwatch:
         return milliseconds
 
     def _time(self, run: Run) -> float:
+        """Returns the milliseconds of one call, which starts on an idle device."""
         if not self.cuda:
             start = time.perf_counter()
             run()
@@ -69,6 +70,7 @@ class Stopwatch:
         return start.elapsed_time(end)
 
     def _queue(self, run: Run) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+        """Queues one call on the GPU, between the two events that it returns."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         run()

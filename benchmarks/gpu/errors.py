@@ -36,7 +36,7 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
     """
     torch.manual_seed(0)
     for operator in (entry for entry in OPERATORS.values() if kernels_of(device) in entry.kernels):
-        if operator.arguments_type is None:
+        if operator.arguments_type is None:  # not on queries and keys, so on matrices
             ids = torch.randint(-1, MATRIX_DOCUMENTS - 1, (MATRIX_DOCUMENTS * shape.length,), device=device)
             common = {
                 "documents": MATRIX_DOCUMENTS,

@@ -60,11 +60,14 @@ def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
 
 
 def _measure_with_new_probe(make_probe: Callable[[], ImportanceProbe], tokens: Tensor) -> dict[str, Tensor]:
+    """Measures with a probe that has computed nothing from the weights yet."""
     with make_probe() as probe:
         return probe.measure(tokens)
 
 
 def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[str, Tensor]:
+    """Measures with the references in place of the kernels."""
+
     def plain(*operators: Callable[..., Tensor]) -> dict[str, partial[Tensor]]:
         return {operator.__name__: partial(operator, backend="torch") for operator in operators}
 

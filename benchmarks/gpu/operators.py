@@ -26,11 +26,17 @@ REQUIRED_SPEEDUP = 1.2  # of the kernel in CUDA C++ over the Triton kernel
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
-    """Measures the highest rates, the kernels, plain PyTorch, the published formulation and the compiled references."""
+    """Measures the operators and appends the results to `rows`.
+
+    Measured are the device's highest rates, every operator with its kernel and, on a GPU, the compiled reference, and
+    the reference in plain PyTorch. For qk_importance the published formulation and the kernel in CUDA C++ are measured
+    as well.
+    """
     torch.manual_seed(0)
     backend, stopwatch = kernels_of(device), Stopwatch(device)
     ceilings = gpu_ceilings.measure(rows, stopwatch, workload, device)
     timed_cases = cases(workload, device)
+    # Without a QKProblem: all operators with a kernel except those on queries and keys, which are added below.
     matrix_cases = [case for case, _ in timed_cases if case.entry.arguments_type is None]
     exact, fast = (case_of(timed_cases, name) for name in ("qk_importance", "qk_estimate"))
 
@@ -90,7 +96,7 @@ def _measure_case(case: Case, backend: str, stopwatch: Stopwatch, ceilings: dict
     row: dict[str, Any] = dict(quantiles(stopwatch.repeat(run)))
     moved = sum(x.nbytes for x in (*case.tensors, *outputs))
     row |= {"bytes": moved, "of copy rate": _fraction_of_rate(moved, row, ceilings.get("copy"))}
-    if case.entry.arguments_type is not None:
+    if case.entry.arguments_type is not None:  # an operator on queries and keys
         exponentials = exponentials_of(case)
         row |= {
             "exponentials": exponentials,

@@ -28,7 +28,10 @@ def describe() -> dict[str, str | int]:
 
 
 def describe_device(device: torch.device) -> dict[str, str | int | None]:
-    """Describes a GPU. For a CPU it only gives the type of the device; `describe` has the rest."""
+    """Describes a GPU. For a CPU it only gives the type of the device; `describe` has the rest.
+
+    "memory" and "L2" are sizes in bytes. "largest clock" is text of nvidia-smi, such as "1980 MHz".
+    """
     if device.type != "cuda":
         return {"device": device.type}
     properties = torch.cuda.get_device_properties(device)

@@ -176,12 +176,13 @@ def value_gram(layer: Layer) -> Iterator[Input]:
 def whole_norm_importance(layer: Layer) -> Iterator[Input]:
     """Query and key neurons with a norm over all heads.
 
-    For a neuron x of r^2 = sum x^2 / D, zeroing it multiplies the others by 1 + t, t = sqrt(r^2 / (r^2 - x^2 / D)) - 1.
-    This is about x^2 / (2 sum x^2), so about 1 / (2 D) for random x.
+    r^2 = sum_i x_i^2 / D is the mean square of the D neurons of all heads. Zeroing neuron n multiplies the other
+    normalised neurons by 1 + t_n, t_n = sqrt(r^2 / (r^2 - x_n^2 / D)) - 1. This is about x_n^2 / (2 D r^2), so about
+    1 / (2 D) for random x.
     """
     problem = layer.attention()
     squares = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
-    q_rescale, k_rescale = (x / x.sum(-1, keepdim=True) / 2 for x in squares)  # the t of every neuron
+    q_rescale, k_rescale = (s / s.sum(-1, keepdim=True) / 2 for s in squares)  # t, by the approximation above
     arguments = (problem.q, problem.k, q_rescale, k_rescale, problem.valid, problem.scale, None, None)
     yield Input(arguments, layer.attention_size, loops=True)
 

@@ -23,7 +23,7 @@ void check_arguments(const QkArguments& x) {
   TORCH_CHECK(
       x.q.dim() == 4 && x.k.dim() == 4 && x.k.size(1) > 0 && x.q.size(1) % x.k.size(1) == 0,
       "q must be (B, H, l, d) and k (B, K, l, d), where K divides H");
-  is_bfloat16(x.q);
+  is_bfloat16(x.q);  // raises for a dtype other than float32 and bfloat16
   TORCH_CHECK(
       x.valid.dim() == 2 && x.valid.size(0) == x.q.size(0) && x.valid.size(1) == x.q.size(2) &&
           x.valid.scalar_type() == at::kBool && x.valid.device().is_cpu(),
@@ -35,13 +35,13 @@ void check_arguments(const QkArguments& x) {
   TORCH_CHECK(!x.softcap || *x.softcap > 0, "softcap must be positive");
 }
 
-// Runs tasks [0, count) on all threads. Each thread takes the next free task, because later rows have more keys and
-// take longer.
-template <typename Task>
-void in_parallel(int64_t count, Task task) {
+// Calls worker(next, count) on every thread, for the tasks [0, count). A worker takes the next free task, next++, until
+// none is left. The tasks are not divided in advance, because later rows have more keys and take longer.
+template <typename Worker>
+void in_parallel(int64_t count, Worker worker) {
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](int64_t first, int64_t last) {
-    for (; first < last; first++) task(next, count);
+    for (; first < last; first++) worker(next, count);
   });
 }
 
@@ -51,12 +51,12 @@ QkProblem::QkProblem(const QkArguments& x) {
   check_arguments(x);
   batch_ = x.q.size(0);
   heads_ = x.q.size(1);
-  arguments_.kv_heads = x.k.size(1);
-  arguments_.group = heads_ / arguments_.kv_heads;
-  arguments_.size = x.q.size(3);
-  arguments_.scale = static_cast<float>(x.scale);
-  arguments_.softcap = static_cast<float>(x.softcap.value_or(0));
-  arguments_.window = x.window.value_or(std::numeric_limits<int64_t>::max());
+  kernel_arguments_.kv_heads = x.k.size(1);
+  kernel_arguments_.group = heads_ / kernel_arguments_.kv_heads;
+  kernel_arguments_.size = x.q.size(3);
+  kernel_arguments_.scale = static_cast<float>(x.scale);
+  kernel_arguments_.softcap = static_cast<float>(x.softcap.value_or(0));
+  kernel_arguments_.window = x.window.value_or(std::numeric_limits<int64_t>::max());
   set_heads(x);
   set_rotation(x);
   find_tokens(x.valid);
@@ -65,7 +65,7 @@ QkProblem::QkProblem(const QkArguments& x) {
 
 void QkProblem::set_heads(const QkArguments& x) {
   const std::vector<int64_t> query_shape = x.q.sizes().vec(),
-                             key_shape = {batch_, arguments_.kv_heads, x.q.size(2), arguments_.size};
+                             key_shape = {batch_, kernel_arguments_.kv_heads, x.q.size(2), kernel_arguments_.size};
   const auto keep = [&](const at::Tensor& tensor, const std::vector<int64_t>& shape, const char* name) {
     TORCH_CHECK(
         tensor.sizes() == at::IntArrayRef(shape) && tensor.device().is_cpu() && tensor.is_floating_point(), name,
@@ -74,21 +74,21 @@ void QkProblem::set_heads(const QkArguments& x) {
     tensors_.push_back(wide.stride(3) == 1 ? wide : wide.contiguous());
     return heads_of(tensors_.back());
   };
-  arguments_.q = keep(x.q, query_shape, "q");
-  arguments_.k = keep(x.k, key_shape, "k");
-  if (x.q_plain) arguments_.q_plain = keep(*x.q_plain, query_shape, "q_plain");
-  if (x.k_plain) arguments_.k_plain = keep(*x.k_plain, key_shape, "k_plain");
-  if (x.q_gain) arguments_.q_gain = keep(*x.q_gain, query_shape, "q_gain");
-  if (x.k_gain) arguments_.k_gain = keep(*x.k_gain, key_shape, "k_gain");
+  kernel_arguments_.q = keep(x.q, query_shape, "q");
+  kernel_arguments_.k = keep(x.k, key_shape, "k");
+  if (x.q_plain) kernel_arguments_.q_plain = keep(*x.q_plain, query_shape, "q_plain");
+  if (x.k_plain) kernel_arguments_.k_plain = keep(*x.k_plain, key_shape, "k_plain");
+  if (x.q_gain) kernel_arguments_.q_gain = keep(*x.q_gain, query_shape, "q_gain");
+  if (x.k_gain) kernel_arguments_.k_gain = keep(*x.k_gain, key_shape, "k_gain");
 }
 
 // Only the first `rotary_size` dimensions rotate. The others are their own partners, with cosine 1 and sine 0.
 void QkProblem::set_rotation(const QkArguments& x) {
-  const int64_t length = x.q.size(2), size = arguments_.size;
+  const int64_t length = x.q.size(2), size = kernel_arguments_.size;
   at::Tensor partner = at::arange(size, at::kLong);
   int64_t* partner_of = partner.mutable_data_ptr<int64_t>();
   tensors_.push_back(partner);
-  arguments_.partner = partner_of;
+  kernel_arguments_.partner = partner_of;
   if (!x.cos || !x.q_plain) return;
   const int64_t rotary_size = x.cos->size(-1), half = rotary_size / 2;
   TORCH_CHECK(
@@ -107,7 +107,7 @@ void QkProblem::set_rotation(const QkArguments& x) {
   const at::Tensor cross =
       at::cat({x.sin->to(at::kFloat), at::zeros(rest, at::kFloat)}, 2).index_select(2, partner).mul_(sign);
   tensors_.insert(tensors_.end(), {direct, cross});
-  arguments_.rotation = {
+  kernel_arguments_.rotation = {
       direct.const_data_ptr<float>(), cross.const_data_ptr<float>(), direct.size(0) > 1 ? length * size : 0};
 }
 
@@ -119,53 +119,53 @@ void QkProblem::find_tokens(const at::Tensor& valid) {
       if (contiguous.const_data_ptr<bool>()[b * length + t]) tokens_.push_back(t);
     offsets_.push_back(tokens_.size());
   }
-  arguments_.tokens = tokens_.data();
-  arguments_.offsets = offsets_.data();
+  kernel_arguments_.tokens = tokens_.data();
+  kernel_arguments_.offsets = offsets_.data();
 }
 
 void QkProblem::make_tasks() {
   int64_t panels_size = 0;
   for (int64_t b = 0; b < batch_; b++) {
-    const int64_t l = arguments_.length(b);
+    const int64_t l = kernel_arguments_.length(b);
     longest_ = std::max(longest_, l);
     panel_offsets_.push_back(panels_size);
-    panels_size += arguments_.kv_heads * arguments_.panels_size(l);
+    panels_size += kernel_arguments_.kv_heads * kernel_arguments_.panels_size(l);
     // The tiles of a head follow each other, so that its panels stay in L2. The longest tiles come first, so that all
     // threads end at about the same time.
     for (int64_t h = 0; h < heads_; h++)
       for (int64_t tile = (l + ROWS - 1) / ROWS - 1; tile >= 0; tile--) tasks_.insert(tasks_.end(), {b, h, tile});
   }
   tensors_.push_back(at::empty(panels_size, at::kFloat));
-  arguments_.panels = tensors_.back().mutable_data_ptr<float>();
-  arguments_.panel_offsets = panel_offsets_.data();
-  arguments_.tasks = tasks_.data();
+  kernel_arguments_.panels = tensors_.back().mutable_data_ptr<float>();
+  kernel_arguments_.panel_offsets = panel_offsets_.data();
+  kernel_arguments_.tasks = tasks_.data();
 }
 
 QkProblem::Sums QkProblem::run(void (*tile)(const QkImportance&, int64_t, float*), int64_t outputs) {
-  const int64_t task_count = tasks_.size() / 3, width = arguments_.width(), size = arguments_.size;
+  const int64_t task_count = tasks_.size() / 3, width = kernel_arguments_.width(), size = kernel_arguments_.size;
   const at::Tensor slots = at::empty(task_count * 2 * outputs * width, at::kFloat);
-  arguments_.sums = slots.mutable_data_ptr<float>();
+  kernel_arguments_.sums = slots.mutable_data_ptr<float>();
 
-  in_parallel(batch_ * arguments_.kv_heads, [&](std::atomic<int64_t>& next, int64_t count) {
+  in_parallel(batch_ * kernel_arguments_.kv_heads, [&](std::atomic<int64_t>& next, int64_t count) {
     for (int64_t task; (task = next++) < count;)
-      if (arguments_.length(task / arguments_.kv_heads) > 0)
-        kernels().qk_panels(arguments_, task / arguments_.kv_heads, task % arguments_.kv_heads);
+      if (kernel_arguments_.length(task / kernel_arguments_.kv_heads) > 0)
+        kernels().qk_panels(kernel_arguments_, task / kernel_arguments_.kv_heads, task % kernel_arguments_.kv_heads);
   });
   in_parallel(task_count, [&](std::atomic<int64_t>& next, int64_t count) {
-    const at::Tensor scratch = at::empty(arguments_.scratch_size(longest_), at::kFloat);
-    for (int64_t task; (task = next++) < count;) tile(arguments_, task, scratch.mutable_data_ptr<float>());
+    const at::Tensor scratch = at::empty(kernel_arguments_.scratch_size(longest_), at::kFloat);
+    for (int64_t task; (task = next++) < count;) tile(kernel_arguments_, task, scratch.mutable_data_ptr<float>());
   });
 
   const at::Tensor query_sums = at::zeros({outputs, batch_, heads_, size}, at::kDouble);
-  const at::Tensor key_sums = at::zeros({outputs, batch_, arguments_.kv_heads, size}, at::kDouble);
+  const at::Tensor key_sums = at::zeros({outputs, batch_, kernel_arguments_.kv_heads, size}, at::kDouble);
   for (int64_t task = 0; task < task_count; task++) {
     const int64_t b = tasks_[3 * task], h = tasks_[3 * task + 1];
-    const float* query_slot = arguments_.sums + task * 2 * outputs * width;
-    const float* key_slot = arguments_.sites_coincide() ? query_slot : query_slot + outputs * width;
+    const float* query_slot = kernel_arguments_.sums + task * 2 * outputs * width;
+    const float* key_slot = kernel_arguments_.sites_coincide() ? query_slot : query_slot + outputs * width;
     for (int64_t i = 0; i < outputs; i++) {
       double* to_queries = query_sums.mutable_data_ptr<double>() + ((i * batch_ + b) * heads_ + h) * size;
-      double* to_keys =
-          key_sums.mutable_data_ptr<double>() + ((i * batch_ + b) * arguments_.kv_heads + h / arguments_.group) * size;
+      double* to_keys = key_sums.mutable_data_ptr<double>() +
+                        ((i * batch_ + b) * kernel_arguments_.kv_heads + h / kernel_arguments_.group) * size;
       for (int64_t n = 0; n < size; n++) {
         to_queries[n] += query_slot[i * width + n];
         to_keys[n] += key_slot[i * width + n];

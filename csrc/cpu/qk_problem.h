@@ -28,9 +28,9 @@ class QkProblem {
   void find_tokens(const at::Tensor& valid);
   void make_tasks();
 
-  QkImportance arguments_{};
+  QkImportance kernel_arguments_{};
   int64_t batch_ = 0, heads_ = 0, longest_ = 0;
-  // The tensors, and below the vectors, that arguments_ points into.
+  // The tensors, and below the vectors, that kernel_arguments_ points into.
   std::vector<at::Tensor> tensors_;
   std::vector<int64_t> tokens_, offsets_ = {0}, panel_offsets_, tasks_;
 };

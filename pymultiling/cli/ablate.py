@@ -82,7 +82,10 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures perplexities with each set deactivated, and writes them, their change of logarithm and a heat map."""
+    """Measures perplexities with each set deactivated or changed.
+
+    Writes the perplexities, the change of their logarithm against the unchanged model, and a heat map of it.
+    """
     from pymultiling.methods.ablation import ablation_matrix
     from pymultiling.methods.means import mean_activations
     from pymultiling.runtime.processes import is_first_process

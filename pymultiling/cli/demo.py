@@ -149,6 +149,6 @@ def _ablate(
     print(change_table(change), end="\n\n")
     print("A language's own neurons deactivated: the change for this language (own) and the mean change for the others")
     print("(others). As many random neurons deactivated: the change for this language (random). A ratio is - where the")
-    print("other change is not an increase.\n")
+    print("change that it is divided by is not an increase.\n")
     print(own_effects_table(compare_own_effects(change)))
     return perplexities

@@ -179,6 +179,6 @@ def _print_detection(detection: Detection, rule: TopK | Threshold) -> None:
         for language, neurons in detection.specific().items():
             if not len(neurons):
                 print(
-                    f"{language}: no neuron was selected for this language only; with --share below 1 a neuron needs "
-                    "to be among the most important in fewer documents"
+                    f"{language}: no neuron was selected for this language only: try a --share below 1, such as 0.7, "
+                    "so that a neuron needs to be among the most important in fewer documents"
                 )

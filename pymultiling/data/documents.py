@@ -150,7 +150,15 @@ def _describe(value: object) -> str:
 
 
 def document_length(model: nn.Module, max_length: int, batch_tokens: int, pack: int | None) -> int:
-    """Returns the maximum number of tokens of a document: max_length, or the model's positions if they are fewer.
+    """Checks the three options and returns the maximum number of tokens of a document.
+
+    It is max_length, or the number of the model's positions if that is smaller.
+
+    Args:
+        model: the model, whose positions limit the length.
+        max_length: the maximum number of tokens that the user gave.
+        batch_tokens: tokens of a batch. It is only checked.
+        pack: tokens of a packed document, or None without packing. It is only checked.
 
     Raises:
         ValueError: an argument is out of range, or packed documents would be longer than the maximum.

@@ -57,6 +57,11 @@ def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, 
 def extract_fields(value: object, fields: tuple[str, ...], where: str) -> Record:
     """Returns the strings in the fields of an object, with "" for null.
 
+    Args:
+        value: the object, as JSON or a data set gives it.
+        fields: the names of the fields.
+        where: the location of the record, for messages.
+
     Raises:
         CorpusError: the value is not an object (dict), lacks a field, or a field holds something else.
     """

@@ -48,7 +48,7 @@ def hub_errors(repo_id: str, revision: str | None, verb: Literal["read", "write"
         raise HubError(_describe_error(error, repo_id, revision or "main", verb)) from error
 
 
-def _describe_error(error: BaseException, repo_id: str, revision: str, verb: str) -> str:
+def _describe_error(error: BaseException, repo_id: str, revision: str, verb: Literal["read", "write"]) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
@@ -64,8 +64,10 @@ def _describe_error(error: BaseException, repo_id: str, revision: str, verb: str
         return f"the Hub needs a token to {verb} {repo_id}: {LOG_IN} to a token that may {verb} it"
     if status == 403:
         return f"the Hub does not let you {verb} {repo_id}: check its owner's name, and that your token may {verb} it"
+    attempt = {"read": "read from", "write": "written to"}[verb]
     if status is not None:
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        return f"the Hub did not {verb} {repo_id} (status {status}: {reason}): try again later"
+        return f"{repo_id} could not be {attempt} the Hub (status {status}: {reason}): try again later"
     reason = " ".join(str(error).split()).rstrip(".")
-    return f"the Hub could not {verb} {repo_id} ({type(error).__name__}: {reason}): check the network, and try again"
+    name = type(error).__name__
+    return f"{repo_id} could not be {attempt} the Hub ({name}: {reason}): check the network, and try again"

@@ -48,7 +48,24 @@ class PathFreeNames(TypedDict):
 
 
 class RunRecord(TypedDict, total=False):
-    """The parts of run.json that publishing uses. A record may have other parts, and older ones lack some of these."""
+    """The parts of run.json that publishing uses. A record may have other parts, and older ones lack some of these.
+
+    Attributes:
+        command: name of the command, such as "detect".
+        arguments: {name: value} of the command's arguments.
+        command_line: {argument: its words on the command line}.
+        card: what the model card says about the command.
+        published_whole: names of arguments and facts whose values contain no local paths.
+        started: when the run began.
+        versions: {package: version}.
+        seed: seed of the random numbers, or None.
+        rule: the rule that selected neurons, as text.
+        device: name of the device.
+        model: the model that was measured.
+        corpora: {name: description} of the input files. A description has the path ("file"), and a hash of the content
+            ("sha256") or {file: hash or fingerprint} of several files ("files" or "fingerprints").
+        files: names of the result files.
+    """
 
     command: str
     arguments: dict[str, Json]

@@ -144,10 +144,16 @@ def _encode_record(record: RunRecord) -> bytes:
 
 
 def _create_repository(api: HfApi, repo_id: str, private: bool, revision: str | None) -> None:
-    """Creates the repository and the branch if they do not exist."""
+    """Creates the repository and the branch if they do not exist.
+
+    Raises:
+        HubError: `private` is True, but the repository exists and is public.
+    """
+    # None: the owner's settings decide. False would make a new repository public whatever they are.
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private and not api.model_info(repo_id).private:
         raise HubError(f"{repo_id} is public already: make it private in its settings, or give another name")
+    # A revision refs/pr/N is a pull request, which cannot be created as a branch.
     if revision is not None and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rotation_pairs(size: int, rotated: int, interleaved: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns, for each dimension of a head, its partner under the rotation and its sign.
+    """Returns, for each dimension n of a head, its partner p and its sign s in x[n] cos[n] - s x[p] sin[n].
 
     Args:
         size: number of dimensions of a head.

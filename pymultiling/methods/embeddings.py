@@ -253,7 +253,7 @@ def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
 
 
 def _check_sentences(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
-    """Returns the sentences, with "" for None. Those of a list are checked at once, others when they are read."""
+    """Returns the sentences, with "" for None. A list is checked at once, another iterable while it is read."""
     if isinstance(sentences, (str, Mapping)) or not isinstance(sentences, Iterable):
         kind = type(sentences).__name__
         raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {kind}")

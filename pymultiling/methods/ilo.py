@@ -90,7 +90,14 @@ def check_k_and_tau(k: int, tau: int, languages: int) -> None:
 
 
 def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:
-    """Returns (P, hidden), the points of all languages, and (P,) int64, the number of each point's language."""
+    """Collects the points of all languages, without missing sentences.
+
+    Returns:
+        (P, hidden), the points, and (P,) int64, the index of each point's language in `embeddings`.
+
+    Raises:
+        ValueError: a language has no sentences.
+    """
     points_by_language = []
     for language, (points, present) in layer_points(embeddings, layer).items():
         if not present.any():
@@ -105,7 +112,7 @@ def _other_languages(neighbours: Tensor, point_languages: Tensor, languages: int
 
     Args:
         neighbours: (P, k) int64, the indices of the neighbours of each point.
-        point_languages: (P,) int64, the number of the language of each point.
+        point_languages: (P,) int64, the index of each point's language.
         languages: how many languages there are.
 
     Returns:

@@ -48,7 +48,7 @@ def parts(neurons: NeuronSet, understanding: range | int, generation: range | in
         generation: the last layers of the model, range(m, layers) or their number.
 
     Returns:
-        {part: the members in it}. "attention" and "ffn" are those of the layers between understanding and generation.
+        {part: the members in this part}. "attention" and "ffn" have those of the layers in between.
 
     Raises:
         ValueError: the layers are not the first and the last ones of the model, or overlap.

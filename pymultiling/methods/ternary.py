@@ -124,7 +124,8 @@ def ternary(
     def select(released_lam: float) -> Tensor:
         return select_lowest(scaled_entropy - released_lam * scaled_maximum, count)
 
-    unit = math.log(languages) / harmonic_mean if scale == "paper" else 1.0  # lam = unit * lam in the released scale
+    # A lam in `scale` is this many times the lam in the released scale.
+    unit = math.log(languages) / harmonic_mean if scale == "paper" else 1.0
     if lam == "auto":
         weight = unit * _largest_lam(
             lambda released_lam: int((language_counts[select(released_lam)] == languages).sum())

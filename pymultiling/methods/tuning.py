@@ -52,7 +52,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     first.
 
     In a mixture of experts the neurons of the attention can be trained, those of the FFN cannot: all experts share two
-    parameters, and no linear module of their own could add D.
+    parameters, so there is no linear module of an expert that could add D.
 
     Source: arXiv 2402.18815, section 3.3. The differences and their dtype are this package's own.
 

@@ -122,6 +122,7 @@ def _add_columns(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) ->
 
 
 def _product(module: nn.Module, x: Tensor) -> Tensor:
+    """Returns x D^T, plus d where there is one, in x's dtype."""
     delta: Tensor = getattr(module, DELTAS["weight"])
     bias: Tensor | None = getattr(module, DELTAS["bias"], None)
     delta = delta.T if is_transposed(module) else delta

@@ -34,7 +34,8 @@ class Experts:
     """A module of E experts with I neurons each, with the parameters gate_up_proj (E, 2 I, D) and down_proj (E, D, I).
 
     D is the hidden size. S, in the methods, is the number of rows of `Routed`: one for each token and expert that it is
-    routed to. Neuron e I + i of the layer is neuron i of expert e.
+    routed to. Neuron e I + i of the layer is neuron i of expert e. Where methods have the parameters `documents` and
+    `document_count`, they are (tokens,) int64, the document of each token, -1 for padding; and the number of documents.
     """
 
     module: ExpertsModule
@@ -95,10 +96,7 @@ class Experts:
         return column_energy(down.flatten(0, 1), row_experts, self.expert_count).flatten()
 
     def energy(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight.
-
-        documents: (tokens,) int64, the document of each token, -1 for padding. document_count: the number of documents.
-        """
+        """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight."""
         x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
         return column_energy(x, self.row_ids(routed, documents), document_count * self.expert_count).view(
             document_count, -1

@@ -16,9 +16,10 @@ class ExpertsModule(nn.Module):
     """Declares the attributes of transformers' modules of experts, for type checkers. It is never instantiated.
 
     Attributes:
-        gate_up_proj: (E, 2 I, D).
+        gate_up_proj: (E, 2 I, D), for E experts with I neurons each, and hidden states of width D. The rows of the gate
+            projection come first, then those of the up projection.
         down_proj: (E, D, I).
-        act_fn: the activation.
+        act_fn: the activation function.
     """
 
     gate_up_proj: nn.Parameter

@@ -266,9 +266,9 @@ def test_tokens_without_access_are_reported(hub, folder, monkeypatch):
 
 def test_a_failing_hub_is_reported(hub, folder):
     hub.status = 503
-    with pytest.raises(HubError, match=r"the Hub did not write me/.* \(status 503: .*: try again later"):
+    with pytest.raises(HubError, match=r"me/.* could not be written to the Hub \(status 503: .*: try again later"):
         push_to_hub(folder, NAME)
-    with pytest.raises(HubError, match=r"the Hub did not read me/.* \(status 503: .*: try again later"):
+    with pytest.raises(HubError, match=r"me/.* could not be read from the Hub \(status 503: .*: try again later"):
         pull_from_hub(NAME)
 
 

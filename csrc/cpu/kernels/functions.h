@@ -45,13 +45,12 @@ PYMULTILING_INLINE vec exp(vec x) {
 
 // Returns the normal distribution function (1 + erf(x / sqrt 2)) / 2. Small results keep their relative precision.
 PYMULTILING_INLINE vec normal_cdf(vec x) {
-  constexpr float erf[] = {
-      1.12837917f, -0.376126258f, 0.112835851f, -0.0268538118f,
-      // Erf(z) / z as a polynomial in z^2, z <= 1 (1e-9).
-      0.00518832743f, -0.000801019141f, 7.85385404e-05f};
+  // erf(z) / z as a polynomial in z^2, |z| <= 1 (1e-9).
+  constexpr float erf[] = {1.12837917f,    -0.376126258f,    0.112835851f,   -0.0268538118f,
+                           0.00518832743f, -0.000801019141f, 7.85385404e-05f};
+  // e^(z^2) erfc(z) as a polynomial in 1 / (z + 2), 1 <= z <= 10 (6e-9).
   constexpr float tail[] = {-4.10342529e-06f, 0.564398815f, 1.12396305f,  2.0237394f, 2.52865898f,
                             3.37097617f,      1.603832f,    -23.6851706f, 20.7081256f};
-  // The tail is e^(z^2) erfc(z) as a polynomial in 1 / (z + 2), 1 <= z <= 10 (6e-9).
   vec z = x * 0.707106781f;
   vec inner = 0.5f + 0.5f * z * polynomial(z * z, erf);
   vec outer = 0.5f * exp(-0.5f * x * x) * polynomial(1.0f / (abs(z) + 2.0f), tail);

@@ -14,7 +14,7 @@ template <Activation activation>
 PYMULTILING_INLINE vec activate(vec x) {
   if constexpr (activation == Activation::silu) return x / (1.0f + exp(-x));
   if constexpr (activation == Activation::gelu) return x * normal_cdf(x);
-  // 1 + tanh(z) = 2 / (1 + e^(-2z))
+  // x (1 + tanh(z)) / 2 = x / (1 + e^(-2z)), z = sqrt(2 / pi) (x + 0.044715 x^3)
   if constexpr (activation == Activation::gelu_tanh)
     return x / (1.0f + exp(-1.59576912f * (x + 0.044715f * (x * x * x))));
   return x < 0.0f ? vec{} : x;

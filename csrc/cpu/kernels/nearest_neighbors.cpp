@@ -39,6 +39,7 @@ void nearest_panels(const NearestNeighbors& a, int64_t block) {
   }
 }
 
+// Adds to `total` the products of ROWS points with PANEL points. `rows` and `columns` point to them in their panels.
 PYMULTILING_INLINE void products(const float* rows, const float* columns, int64_t size, vec (&total)[ROWS][VECTORS]) {
   for (int64_t from = 0; from < size; from += PART) {
     const int64_t end = from + PART < size ? from + PART : size;
@@ -59,6 +60,7 @@ PYMULTILING_INLINE void products(const float* rows, const float* columns, int64_
   }
 }
 
+// Returns whether the first candidate is better than the other: more similar, or as similar with a lower index.
 PYMULTILING_INLINE bool ranks_before(float similarity, int32_t index, float other_similarity, int32_t other_index) {
   return similarity > other_similarity || (similarity == other_similarity && index < other_index);
 }

@@ -76,6 +76,7 @@ struct QkImportance {
 
   // The panels of a key head with l keys: k' (spans, width, SPAN) for the attention scores, the query neurons' panel,
   // and the key neurons' panel.
+  // The two panels have at most 2 and 3 vectors, each with l keys, their mean and their largest magnitude.
   static int64_t keys_stride(int64_t l) { return round_up(l, SPAN); }
   int64_t panels_size(int64_t l) const { return width() * (keys_stride(l) + 5 * (l + 2)); }
   float* keys(int64_t b, int64_t kv) const { return panels + panel_offsets[b] + kv * panels_size(length(b)); }

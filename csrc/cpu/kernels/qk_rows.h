@@ -48,7 +48,7 @@ PYMULTILING_INLINE Change<CROSS, GAIN, CAPPED> change_of(
   return change;
 }
 
-// Calls site.operator()<CROSS, GAIN, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
+// Calls compute_site<CROSS, GAIN, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
 // 1 for key neurons.
 template <typename Site>
 static void dispatch_site(const QkImportance& a, const Panel& panel, Gain gain, int64_t index, Site compute_site) {

@@ -8,12 +8,14 @@ constexpr int64_t THRESHOLDS = 8;           // each is half of the previous one
 constexpr int64_t CERTAIN = SLOTS / 2;      // largest number of certain keys, unless more exceed the highest threshold
 constexpr float SMALLEST_MASS = 0x1p-120f;  // smallest mass of the remaining keys for which keys are drawn
 
+// Appends a slot.
 static void append(Slots& slots, const Row& row, int64_t key, float weight) {
   slots.key[slots.count] = key;
   slots.probability[slots.count] = row.probability[key];
   slots.weight[slots.count++] = weight;
 }
 
+// Ends the shared slots. A slot with weight 0 makes their number even.
 static void close_shared(Slots& slots) {
   if (slots.count % 2) {
     slots.key[slots.count] = slots.key[0];
@@ -23,6 +25,7 @@ static void close_shared(Slots& slots) {
   slots.shared = slots.count;
 }
 
+// Returns how many keys of [begin, end) have a probability above the threshold.
 static int64_t count_above(const Row& row, int64_t begin, int64_t end, float threshold) {
   vec count{};
   for (int64_t j = begin; j < end; j += LANES) count += load(row.probability + j) > threshold ? splat(1.0f) : vec{};
@@ -60,7 +63,7 @@ static float append_certain_keys(const Row& row, int64_t begin, int64_t end, flo
 
 // Finds the key of each draw. Draw r selects the first key whose running sum exceeds (r + offset) mass / draws. That is
 // the key after the last key with trunc(running sum draws / mass + 1 - offset) = r. If there is no such key, it is the
-// key of draw r - 1.
+// key of draw r - 1. The offset is the fractional part of GOLDEN keys.
 static void draw_keys(
     const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys, int32_t* draw_index,
     int32_t (&key)[SLOTS]) {
@@ -107,6 +110,7 @@ static void add_draws(const Row& row, const int32_t (&key)[SLOTS], int64_t draws
   }
 }
 
+// Sets slots.squares, in a fixed order of summation.
 static void sum_squares(Slots& slots) {
   float sums[4] = {};
   for (int64_t i = 0; i < slots.shared; i += 2)

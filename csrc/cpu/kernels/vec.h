@@ -39,6 +39,7 @@ PYMULTILING_INLINE To bits(From x) {
   return y;
 }
 
+// Returns x in all lanes. x - 0 keeps -0.0, x + 0 would not.
 PYMULTILING_INLINE vec splat(float x) { return x - vec{}; }
 
 PYMULTILING_INLINE vec load(const float* p) {
@@ -83,6 +84,7 @@ PYMULTILING_INLINE void store_some(T* p, vec x, int64_t count) {
 
 PYMULTILING_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
 PYMULTILING_INLINE vec abs(vec x) { return bits<vec>(bits<ivec>(x) & 0x7fffffff); }
+// Returns whether any lane of `mask`, the result of comparisons, is true.
 PYMULTILING_INLINE bool any(ivec mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -94,7 +96,8 @@ PYMULTILING_INLINE bool any(ivec mask) {
   return combined != 0;
 #endif
 }
-// Returns a bit for each lane that is set.
+// Returns a number whose bit i is 1 where lane i of `mask` is true. `mask` is the result of comparisons, so each lane
+// is 0 (false) or -1 (true).
 PYMULTILING_INLINE uint32_t lane_bits(ivec mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
@@ -143,11 +146,11 @@ PYMULTILING_INLINE vec running_sums(vec x) {
 // Rounds to the nearest integer, ties to even. The portable implementation needs |x| < 2^22.
 PYMULTILING_INLINE vec nearest(vec x) {
 #if defined(__AVX512F__)
-  return (vec)_mm512_roundscale_ps((__m512)x, 8);
+  return (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif defined(__AVX2__)
-  return (vec)_mm256_round_ps((__m256)x, 8);
+  return (vec)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  const vec shift = splat(0x1.8p23f);
+  const vec shift = splat(0x1.8p23f);  // near 1.5 2^23 the floats are the integers
   return (x + shift) - shift;
 #endif
 }

@@ -56,11 +56,11 @@ PML_DEVICE bool finish_pair(const Problem& problem, Shared& shared, const Sums& 
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const RowStatistics row = shared.rows[s][g + 8 * h];
-    const float mean = row_sums[h][0], b2 = row_sums[h][2], normalizer = 1.0f + mean;
-    changes[h] = squared_change(mean, row.squares, row_sums[h][1], b2);
+    const float sum_v = row_sums[h][0], b2 = row_sums[h][2], normalizer = 1.0f + sum_v;
+    changes[h] = squared_change(sum_v, row.squares, row_sums[h][1], b2);
     const bool has_importance = row.count > 1;  // with a single key A' = A = 1
     const bool is_precise =
-        b2 < LARGEST_SQUARES && mean > -0.5f && LARGEST_CANCELLATION * changes[h] * normalizer * normalizer >= b2;
+        b2 < LARGEST_SQUARES && sum_v > -0.5f && LARGEST_CANCELLATION * changes[h] * normalizer * normalizer >= b2;
     is_large |= has_importance && b2 >= SMALLEST_CHANGE * SMALLEST_CHANGE * row.squares;
     imprecise[h] = ballot(has_importance && !is_precise);
     if (!has_importance || (imprecise[h] >> 4 * g & 15) != 0) changes[h] = 0.0f;

@@ -68,7 +68,7 @@ PML_DEVICE void make_key_words(const Problem& problem, int b, int kv, int tile) 
     if (j < problem.length && keys.valid[j]) {  // padding must not reach a sum, because it could be NaN
       load_two_pairs(keys.k + row_offset(j, problem.k_at.row), at, key);
       load_two_pairs(keys.plain + row_offset(j, problem.k_plain_at.row), at, plain);
-      load_rotations(problem, keys.table, j, m, at, rotations);
+      load_rotations(problem, keys.table_offset, j, m, at, rotations);
     }
     uint32_t* words = key_block(problem, b, kv, tile, m / PAIRS);
     float bound = 0.0f;

@@ -49,15 +49,18 @@ struct Rotation {
   float cos_n, cos_p, sin_n, sin_p;
 };
 
+// Returns the element `at` of a table of cosines or sines.
 PML_DEVICE float table_value(const Problem& problem, const void* table, int64_t at) {
   if (problem.wide_tables) return static_cast<const float*>(table)[at];
   return from_bits(uint32_t(static_cast<const Bfloat16*>(table)[at]) << 16);
 }
 
-PML_DEVICE Rotation load_rotation(const Problem& problem, int64_t table, int position, int m) {
+// Loads a pair's rotation at a position. `table_offset` is where the document's table begins in problem.cos and
+// problem.sin.
+PML_DEVICE Rotation load_rotation(const Problem& problem, int64_t table_offset, int position, int m) {
   const Pair pair = locate_pair(problem, m);
   if (!pair.rotates) return {1.0f, 1.0f, 0.0f, 0.0f};
-  const int64_t at = table + int64_t(position) * problem.rotary_size;
+  const int64_t at = table_offset + int64_t(position) * problem.rotary_size;
   return {
       table_value(problem, problem.cos, at + pair.n), table_value(problem, problem.cos, at + pair.p),
       table_value(problem, problem.sin, at + pair.n), table_value(problem, problem.sin, at + pair.p)};
@@ -65,15 +68,15 @@ PML_DEVICE Rotation load_rotation(const Problem& problem, int64_t table, int pos
 
 // Loads the rotations of two neighbouring pairs.
 PML_DEVICE void load_rotations(
-    const Problem& problem, int64_t table, int position, int m, const TwoPairs& at, Rotation (&rotation)[2]) {
+    const Problem& problem, int64_t table_offset, int position, int m, const TwoPairs& at, Rotation (&rotation)[2]) {
   if (problem.wide_tables) {
-    rotation[0] = load_rotation(problem, table, position, m);
-    rotation[1] = load_rotation(problem, table, position, m + 1);
+    rotation[0] = load_rotation(problem, table_offset, position, m);
+    rotation[1] = load_rotation(problem, table_offset, position, m + 1);
     return;
   }
   uint32_t cos[2] = {0x3f803f80u, 0x3f803f80u}, sin[2] = {0u, 0u};  // ones and zeros
   if (at.rotates) {
-    const int64_t row = table + int64_t(position) * problem.rotary_size;
+    const int64_t row = table_offset + int64_t(position) * problem.rotary_size;
     load_two_pairs(static_cast<const Bfloat16*>(problem.cos) + row, at, cos);
     load_two_pairs(static_cast<const Bfloat16*>(problem.sin) + row, at, sin);
   }
@@ -83,15 +86,15 @@ PML_DEVICE void load_rotations(
 }
 
 // The effects of zeroing neurons n and p on dimensions n and p of the rotated vector, times the factor. Zeroing n adds
-// n_to_n to dimension n and n_to_p to dimension p.
+// n_to_n to dimension n and n_to_p to dimension p; zeroing p adds p_to_n and p_to_p.
 struct ZeroingEffect {
   float n_to_n, n_to_p, p_to_n, p_to_p;
 };
 
-PML_DEVICE ZeroingEffect zeroing_effect(float n, float p, const Rotation& rotation, float factor) {
-  n *= -factor;
-  p *= -factor;
-  return {n * rotation.cos_n, n * rotation.sin_p, -p * rotation.sin_n, p * rotation.cos_p};
+PML_DEVICE ZeroingEffect zeroing_effect(float value_n, float value_p, const Rotation& rotation, float factor) {
+  value_n *= -factor;
+  value_p *= -factor;
+  return {value_n * rotation.cos_n, value_n * rotation.sin_p, -value_p * rotation.sin_n, value_p * rotation.cos_p};
 }
 
 // Splits a and b into sums of three words of two bfloat16 each, which hold all digits of a float32.
@@ -104,6 +107,7 @@ PML_DEVICE void split(float a, float b, uint32_t (&words)[3]) {
   }
 }
 
+// Splits a and b into sums of two words, which hold about 16 of the 24 digits of a float32.
 PML_DEVICE void split(float a, float b, uint32_t (&words)[2]) {
   words[0] = pack(a, b);
   words[1] = pack(a - low_value(words[0]), b - high_value(words[0]));

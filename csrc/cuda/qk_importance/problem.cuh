@@ -31,7 +31,7 @@ PML_HOST_DEVICE int items_per_head(const Problem& p) {
 struct Keys {
   const Bfloat16 *k, *plain;
   const uint8_t* valid;
-  int64_t table;  // offset of the document's rotation tables
+  int64_t table_offset;  // where the document's tables begin in problem.cos and problem.sin
 };
 
 PML_DEVICE Keys make_keys(const Problem& p, int b, int kv) {

@@ -29,7 +29,8 @@ PML_DEVICE Query locate_query(const Problem& p, const Shared& shared, int b, int
 
 // Writes the words of row g (h = 0) or g + 8 (h = 1) for pair m.
 PML_DEVICE void write_query_words(
-    const Problem& problem, const Query& query, int64_t table, int m, const float* means, QueryWords& out, int h) {
+    const Problem& problem, const Query& query, int64_t table_offset, int m, const float* means, QueryWords& out,
+    int h) {
   float q_n = 0.0f, q_p = 0.0f, mean[MEANS] = {};
   ZeroingEffect x = {0.0f, 0.0f, 0.0f, 0.0f};
   if (query.exists) {
@@ -38,7 +39,7 @@ PML_DEVICE void write_query_words(
     q_p = bfloat16_value(query.q + pair.p);
     x = zeroing_effect(
         bfloat16_value(query.plain + pair.n), bfloat16_value(query.plain + pair.p),
-        load_rotation(problem, table, query.position, m), problem.scale);
+        load_rotation(problem, table_offset, query.position, m), problem.scale);
 #pragma unroll
     for (int kind = 0; kind < MEANS; kind++) mean[kind] = means[kind * ROWS];
   }

@@ -1,7 +1,8 @@
-// The slow path, for few rows. For a row it computes sum_j (A' - A)^2 at each of a pair's four sites, with logarithms.
-// It is precise for any change of the attention scores.
+// The slow path, for few rows. It uses logarithms and is precise for any change of the attention scores. For a row it
+// computes sum_j (A' - A)^2 for each of a pair's four neurons: query n, query p, key n and key p, called sites here.
 //
-// With T = log2 sum_j A 2^t the change is v = A (2^(t - T) - 1), computed in a form that neither overflows nor cancels.
+// The notation is that of qk_importance.cuh. Here T = log2 sum_j A 2^t is subtracted from t, so that A 2^(t - T) is A'
+// and v = A (2^(t - T) - 1) is A' - A. It is computed in a form that neither overflows nor cancels.
 #pragma once
 
 #include "queries.cuh"
@@ -21,20 +22,20 @@ PML_DEVICE float power_minus_1(float t) {
   return p * t;
 }
 
-// Returns sum_j (A' - A)^2. `mean` is m in qk_importance.cuh.
-PML_DEVICE float squared_change(float mean, float b0, float b1, float b2) {
+// Returns sum_j (A' - A)^2. `sum_v`, b0, b1 and b2 are the sums over j of v, A^2, A v and v^2.
+PML_DEVICE float squared_change(float sum_v, float b0, float b1, float b2) {
   const float change =
-      divide(multiply_add(mean, multiply_add(mean, b0, -2.0f * b1), b2), (1.0f + mean) * (1.0f + mean));
+      divide(multiply_add(sum_v, multiply_add(sum_v, b0, -2.0f * b1), b2), (1.0f + sum_v) * (1.0f + sum_v));
   return change < 0.0f ? 0.0f : change;  // rounding can make it slightly negative; NaN stays NaN
 }
 
 // A row's part of a pair. t at the pair's sites is bilinear in this and in a key's part of the pair. Arrays of 2 have a
 // value for dimension n and one for dimension p.
 struct RowPair {
-  float n[2];  // the effect of zeroing query neuron n on the rotated query
-  float p[2];  // the effect of zeroing query neuron p
-  float q[2];  // the rotated query
-  float shift[SITES];
+  float n[2];          // the effect of zeroing query neuron n on the rotated query
+  float p[2];          // the effect of zeroing query neuron p
+  float q[2];          // the rotated query
+  float shift[SITES];  // added to t of every key; compute_changes_slowly() also subtracts T from it
 };
 
 // Loads the part of row g (h = 0) or g + 8 (h = 1) from its words, which write_query_words() wrote (queries.cuh). An
@@ -63,7 +64,7 @@ PML_DEVICE void compute_t(
                  *plain = keys.plain + row_offset(j, problem.k_plain_at.row);
   const float n = bfloat16_value(key + pair.n), p = bfloat16_value(key + pair.p);
   const ZeroingEffect x = zeroing_effect(
-      bfloat16_value(plain + pair.n), bfloat16_value(plain + pair.p), load_rotation(problem, keys.table, j, m),
+      bfloat16_value(plain + pair.n), bfloat16_value(plain + pair.p), load_rotation(problem, keys.table_offset, j, m),
       problem.scale);
   t[QUERY_N] = multiply_add(row.n[0], n, multiply_add(row.n[1], p, row.shift[QUERY_N]));
   t[QUERY_P] = multiply_add(row.p[0], n, multiply_add(row.p[1], p, row.shift[QUERY_P]));
@@ -71,8 +72,8 @@ PML_DEVICE void compute_t(
   t[KEY_P] = multiply_add(row.q[0], x.p_to_n, multiply_add(row.q[1], x.p_to_p, row.shift[KEY_P]));
 }
 
-// With ACROSS, the lanes of a warp share a row and a pair and divide its keys among them. Without it, every lane has
-// its own row and pair.
+// With ACROSS, returns the sum of x over the warp, whose lanes share a row and a pair and divide the row's keys among
+// them. Without it, returns x, because every lane has its own row and pair.
 template <bool ACROSS>
 PML_DEVICE float sum_over_lanes(float x) {
 #pragma unroll
@@ -104,9 +105,10 @@ PML_DEVICE void compute_changes_slowly(
     compute_t(problem, keys, row_pair, m, shared.start + key, t);
 #pragma unroll
     for (int site = 0; site < SITES; site++) {
-      const float log_p = log + t[site], maximum = highest(log_p, running[site].maximum);
+      // log_changed is log2 of A 2^t.
+      const float log_changed = log + t[site], maximum = highest(log_changed, running[site].maximum);
       running[site].raise_maximum(maximum);
-      running[site].total += power_of_2(log_p - maximum);
+      running[site].total += power_of_2(log_changed - maximum);
     }
   }
 #pragma unroll
@@ -117,7 +119,7 @@ PML_DEVICE void compute_changes_slowly(
     running[site].raise_maximum(maximum);
     row_pair.shift[site] -= maximum + log2_of(sum_over_lanes<ACROSS>(running[site].total));
   }
-  float b0 = 0.0f, mean[SITES] = {}, b1[SITES] = {}, b2[SITES] = {};
+  float b0 = 0.0f, sum_v[SITES] = {}, b1[SITES] = {}, b2[SITES] = {};
 #pragma unroll 1
   for (int key = first; key < last; key += step) {
     const float log = log_a_of(key), a = power_of_2(log);
@@ -127,7 +129,7 @@ PML_DEVICE void compute_changes_slowly(
 #pragma unroll
     for (int site = 0; site < SITES; site++) {
       const float v = fabsf(t[site]) < 0.5f ? a * power_minus_1(t[site]) : power_of_2(log + t[site]) - a;
-      mean[site] += v;
+      sum_v[site] += v;
       b1[site] = multiply_add(a, v, b1[site]);
       b2[site] = multiply_add(v, v, b2[site]);
     }
@@ -136,7 +138,7 @@ PML_DEVICE void compute_changes_slowly(
 #pragma unroll
   for (int site = 0; site < SITES; site++)
     changes[site] = squared_change(
-        sum_over_lanes<ACROSS>(mean[site]), b0, sum_over_lanes<ACROSS>(b1[site]), sum_over_lanes<ACROSS>(b2[site]));
+        sum_over_lanes<ACROSS>(sum_v[site]), b0, sum_over_lanes<ACROSS>(b1[site]), sum_over_lanes<ACROSS>(b2[site]));
 }
 
 }  // namespace pymultiling

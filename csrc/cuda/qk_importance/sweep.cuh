@@ -32,7 +32,8 @@ struct Sums {
   float values[2][SITES][3];
 };
 
-// The queries' factors of the products, for rows g and g + 8.
+// The queries' factors of the products, for rows g and g + 8. With three exponentials `third` and `fourth` are those
+// for P and x, with four those for key n and query n.
 struct QuerySide {
   uint32_t query_p[2], key_p[2], third[2], fourth[2];
 };

@@ -146,8 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of <lang>.txt.gz and line_sources.json.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer, checkpoint and loss curve")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=Settings.steps, help="number of training steps (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (%(default)s)")
     parser.add_argument(
         "--no-compile", action="store_true", help="do not compile the model, which is slower but needs no C++ compiler"
     )

@@ -178,7 +178,7 @@ def _read_aligned(
             raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice")
         records[str(record_id)] = texts, replace_lone_surrogates(str(value))
     if not by_language:
-        raise CorpusError(f"{source} has no records")
+        raise CorpusError(f"{source} has no records: give a file with at least one")
     for language, records in by_language.items():
         for complete_language, complete in by_language.items():
             missing = next((record_id for record_id in complete if record_id not in records), None)
@@ -223,7 +223,7 @@ def _check_columns(columns: Mapping[str, Sequence[str]], references: int | None 
         differing = ", ".join(f"{label} {number}" for label, number in counts.items())
         raise CorpusError(f"every language must have as many texts: there are {differing}")
     if not columns or not next(iter(counts.values())):
-        raise CorpusError("there are no texts")
+        raise CorpusError("there are no texts: give at least one in every language")
     for language, texts in columns.items():
         for place, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():

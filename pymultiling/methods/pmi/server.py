@@ -130,8 +130,9 @@ class Server:
         try:
             futures = [pool.submit(request_answer, place) for place in range(len(requests))]
             for future in as_completed(futures):
-                if not isinstance(future.exception(), (_IncompleteAnswer, type(None))):
-                    future.result()
+                error = future.exception()
+                if error is not None and not isinstance(error, _IncompleteAnswer):
+                    raise error  # requests that were not sent yet are cancelled
         finally:
             pool.shutdown(cancel_futures=True)
         failures = [str(future.exception()) for future in futures if future.exception()]
@@ -140,6 +141,12 @@ class Server:
             raise TranslationError(failures[0] + more)
 
     def _answer_request(self, request: Request) -> str:
+        """Returns the answer to a request.
+
+        Raises:
+            _IncompleteAnswer: the server answers, but not with a complete text.
+            TranslationError: the server does not answer, or returns something else than chat completions.
+        """
         retries_left, limit, text = self.retries, self.max_tokens, abbreviate(request.text)
         max_limit = MAX_ANSWER_FACTOR * self.max_tokens
         while True:
@@ -156,7 +163,7 @@ class Server:
                 if retries_left == 0:
                     raise TranslationError(
                         f"{self._label} does not return a chat completion for {text}, after {self.retries} retries: "
-                        f"{abbreviate(response.text)}"
+                        f"{abbreviate(response.text)}; check that {self.url} is the URL of a chat server up to /v1"
                     ) from None
                 time.sleep(min(MAX_DELAY, FIRST_DELAY * 2 ** (self.retries - retries_left)))
                 retries_left -= 1
@@ -185,7 +192,16 @@ class Server:
                 return answer
 
     def _send(self, request: Request, limit: int, retries: int) -> LegacyAPIResponse[ChatCompletion]:
-        """Sends a request and returns the response, whose content was not checked."""
+        """Sends a request and returns the response, whose content was not checked.
+
+        Args:
+            request: the request.
+            limit: the token limit of the answer.
+            retries: how often the client may repeat the request.
+
+        Raises:
+            TranslationError: the server does not answer, or refuses.
+        """
         import openai
 
         client = self._client.with_options(max_retries=retries).chat.completions.with_raw_response
@@ -202,7 +218,8 @@ class Server:
                 self._limit_name = "max_completion_tokens"
                 return self._send(request, limit, retries)
             raise TranslationError(
-                f"{self._label} does not answer {abbreviate(request.text)} ({_error_reason(error)})"
+                f"{self._label} does not answer {abbreviate(request.text)} ({_error_reason(error)}); check the URL, "
+                "the key, the model's name and the server's limits"
             ) from error
 
     @property
@@ -215,6 +232,7 @@ class _IncompleteAnswer(TranslationError):
 
 
 def _error_reason(error: Exception) -> str:
+    """Returns the HTTP status, or else the kind of the error, and its message in one line."""
     status, cause = getattr(error, "status_code", None), error.__cause__
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None

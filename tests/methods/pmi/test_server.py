@@ -98,6 +98,7 @@ def test_a_repeated_run_requests_only_missing_answers(tmp_path, workers):
         with pytest.raises(TranslationError) as caught:
             translate(texts, ["fr"], source="de", by=by, cache=path)
         message = rf"m at {server.url}/ does not answer 'Satz .*' \(401: it is refused\); "
+        message += "check the URL, the key, the model's name and the server's limits; "
         message += rf"11 answers are stored in {path}: repeat the call to get the rest"
         assert re.fullmatch(message, str(caught.value))
         assert server.delivered.total() == 11

@@ -1,9 +1,13 @@
 """Every code block and command of README, CONTRIBUTING and docs runs as it stands."""
 
 import argparse
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,12 +20,9 @@ from tests.support.documentation import (
     ROOT,
     blocks,
     inline_commands,
-    run_python,
-    run_shell,
-    write_inputs,
 )
 from tests.support.hub_server import TOKEN, HubServer
-from tests.support.published_runs import file_contents, use_hub_server
+from tests.support.published_runs import file_contents
 
 # Blocks that no test machine can run, by what they need.
 NOT_RUN = {"checkout": 4, "download": 4, "gpu": 3, "server": 1}
@@ -33,20 +34,29 @@ def page_name(page) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
-    write_inputs(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__main__"}
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, str | None]:
+    """{page: traceback or None} of all pages. They run in one process, whose Hub is a server on this machine."""
     with HubServer() as hub:
-        use_hub_server(hub, monkeypatch, tmp_path / ".cache")
         hub.add(MODEL, file_contents(Path(demo_model.__file__).parent / "model"))
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / ".home"), "HF_TOKEN": TOKEN}
-        for block in blocks(page):
-            if block.needs is None and block.language == "python":
-                run_python(block, namespace)
-            elif block.needs is None and block.language == "sh":
-                run_shell(block, environment)
+        home = tmp_path_factory.mktemp("home")
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.documentation"],
+            cwd=ROOT,
+            env={**os.environ, **settings, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    lines = re.findall(r'^\["[\w/.]+\.md", .*\]$', done.stderr, re.MULTILINE)
+    assert len(lines) == len(PAGES), done.stderr[-3000:]
+    return dict(map(json.loads, lines))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_the_blocks_of_a_page_run_in_order(page, outcomes):
+    assert outcomes[page_name(page)] is None, outcomes[page_name(page)]
 
 
 def test_blocks_that_are_not_run_are_counted():

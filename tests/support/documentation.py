@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +93,7 @@ def run_python(block: Block, namespace: dict[str, object]) -> None:
     exec(compile(code, str(block.page), "exec"), namespace)
 
 
-def run_shell(block: Block, environment: dict[str, str]) -> None:
+def run_shell(block: Block) -> None:
     """Runs the commands of a block: `pymultiling` in this process, the others in processes of their own.
 
     environment: variables to add for the other commands.
@@ -102,5 +106,26 @@ def run_shell(block: Block, environment: dict[str, str]) -> None:
             status = main(words[1:])
         else:
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-            status = subprocess.run(words, env={**os.environ, **environment, "PATH": path}, check=False).returncode
+            status = subprocess.run(words, env={**os.environ, "PATH": path}, check=False).returncode
         assert status == 0, f"{block.place}: `{command}` ended with status {status}"
+
+
+def run_page(page: Path) -> str | None:
+    """Runs the blocks of a page in order, in a new folder, with one namespace. Returns the traceback or None."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_inputs(Path(folder))
+        try:
+            for block in blocks(page):
+                if block.needs is None and block.language == "python":
+                    run_python(block, namespace)
+                elif block.needs is None and block.language == "sh":
+                    run_shell(block)
+        except BaseException:  # noqa: BLE001, whatever a page raises is what the test reports
+            return traceback.format_exc()
+    return None
+
+
+if __name__ == "__main__":  # runs all pages in this process, and prints a line of JSON for each on stderr
+    for each in PAGES:
+        print(json.dumps([str(each.relative_to(ROOT)), run_page(each)]), file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ def set_hub_endpoint(url: str, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)  # of the functions at the top of huggingface_hub
 
 
 def random_set(seed: int) -> pml.NeuronSet:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -14,13 +16,16 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from pymultiling import demo_model
 from pymultiling.cli import main
+from pymultiling.cli.shared.command_line import make_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+OUTCOME = "outcome: "  # begins the lines of the program below that say how a page or a command ended
 BLOCK = re.compile(
     r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -126,6 +131,40 @@ def run_page(page: Path) -> str | None:
     return None
 
 
-if __name__ == "__main__":  # runs all pages in this process, and prints a line of JSON for each on stderr
-    for each in PAGES:
-        print(json.dumps([str(each.relative_to(ROOT)), run_page(each)]), file=sys.stderr, flush=True)
+class ArgumentsAccepted(BaseException):
+    """A program has parsed its arguments; it does not go on."""
+
+
+def check_command(command: str) -> str | None:
+    """Lets a program parse the arguments of a command without running it. Returns the traceback, or None."""
+    words = [word for word in shlex.split(command) if word != "..."]
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, *arguments: object) -> None:
+        parse(parser, *arguments)
+        raise ArgumentsAccepted
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_only):
+        try:
+            if words[0] == "pymultiling":
+                make_parser().parse_args(words[1:])
+            else:
+                with mock.patch.object(sys, "argv", words[2:]):
+                    runpy.run_module(words[2], run_name="__main__", alter_sys=False)
+        except ArgumentsAccepted:
+            return None
+        except BaseException:  # noqa: BLE001, whatever a program raises is what the test reports
+            return traceback.format_exc()
+    return f"{words[0]} has not parsed its arguments"
+
+
+def print_outcome(name: str, error: str | None) -> None:
+    """Prints the line that the test reads."""
+    print(OUTCOME + json.dumps([name, error]), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":  # runs all pages and checks all commands in this process
+    for each_page in PAGES:
+        print_outcome(str(each_page.relative_to(ROOT)), run_page(each_page))
+    for each_command in sorted({command for page in PAGES for command in inline_commands(page)}):
+        print_outcome(each_command, check_command(each_command))

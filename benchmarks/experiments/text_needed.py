@@ -20,11 +20,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 import pymultiling as pml
+from benchmarks.experiments.tuning import load_texts
 from pymultiling import demo_model
 from pymultiling.data.batches import make_batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
-from pymultiling.data.text_lines import text_lines
 
 SIZES = (10, 20, 50, 100, 200, 400)
 
@@ -59,12 +59,6 @@ def statistics_by_document_count(
             raise SystemExit(f"the corpus has fewer than {size} documents in a sample: give a smaller --documents")
         totals[size] = total
     return totals
-
-
-def jaccard(first: pml.NeuronSet, second: pml.NeuronSet) -> float:
-    """Returns the size of the intersection divided by the size of the union. It is 1 for two empty sets."""
-    union = len(first | second)
-    return len(first & second) / union if union else 1.0
 
 
 def compare_samples(
@@ -102,7 +96,8 @@ def compare_samples(
             ).specific()
             for sample in samples
         )
-        similarities = [jaccard(first[language], second[language]) for language in texts]
+        overlaps = [pml.overlap({"first": first[language], "second": second[language]}) for language in texts]
+        similarities = [float(overlap.jaccard.loc["first", "second"]) for overlap in overlaps]
         rows.append(
             {
                 "documents": size,
@@ -127,11 +122,7 @@ def main() -> None:
     if options.model:
         model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(options.model)
-        texts = {}
-        for language in options.languages:
-            path = options.corpora / f"{language}.txt.gz"
-            with path.open("rb") as raw:
-                texts[language] = list(text_lines(raw, path.name, path.name, strict=True))
+        texts = load_texts(options.corpora, tuple(options.languages), heldout=False)
     else:
         model, tokenizer = demo_model.load()
         texts = demo_model.corpora()

@@ -20,41 +20,22 @@ from pathlib import Path
 
 import pandas
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.measuring.memory import added_mib
-from pymultiling.probes.activation_counts import ActivationProbe
-from pymultiling.probes.importance import ImportanceProbe
+from benchmarks.whole_model.end_to_end import make_batch_run
 
 
-def make_runs(model: nn.Module, tokens: Tensor) -> dict[str, Callable[[], object]]:
-    """Returns {name: function}. Each function runs one forward over the document, plain or with a probe."""
-
-    def forward() -> object:
-        with torch.no_grad():
-            return model.base_model(input_ids=tokens, use_cache=False)
-
-    def count() -> object:
-        mask = torch.ones_like(tokens)
-        return ActivationProbe(model).measure(tokens, mask, mask.bool())
-
-    def importance(sites: tuple[str, ...], qk: str = "exact") -> Callable[[], object]:
-        def run() -> object:
-            with ImportanceProbe(model, sites, qk=qk) as probe:
-                return probe.measure(tokens)
-
-        return run
-
+def make_runs(model: PreTrainedModel, length: int) -> dict[str, Callable[[], object]]:
+    """Returns {name: function}. Each function runs one forward over a document, plain or with a probe."""
     return {
-        "forward": forward,
-        "activation counts": count,
-        "ffn, v, o": importance(("ffn", "v", "o")),
-        "all sites": importance(pml.SITES),
-        "all sites, fast q and k": importance(pml.SITES, "fast"),
+        "forward": make_batch_run(model, "forward", 1, length),
+        "activation counts": make_batch_run(model, "activation counts", 1, length),
+        "ffn, v, o": make_batch_run(model, "ffn + v + o", 1, length),
+        "all sites": make_batch_run(model, "all five sites", 1, length),
+        "all sites, fast q and k": make_batch_run(model, "all five sites", 1, length, qk="fast"),
     }
 
 
@@ -67,9 +48,7 @@ def peak_of(run: Callable[[], object]) -> float:
 def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
     """Returns the row of the table for the model in a folder. `length` is the number of tokens of the document."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, model.config.vocab_size, (1, length), generator=generator)
-    runs = make_runs(model, tokens)
+    runs = make_runs(model, length)
     seconds = alternate(runs, rounds)
     memory = {name: peak_of(run) for name, run in runs.items()}
     return {

@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pandas
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import pymultiling as pml
 from benchmarks.measuring.alternating import alternate, ratio
@@ -54,7 +55,9 @@ def random_llama(shape: Shape) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def make_batch_run(model: LlamaForCausalLM, mode: str, documents: int, length: int) -> Callable[[], object]:
+def make_batch_run(
+    model: PreTrainedModel, mode: str, documents: int, length: int, qk: Literal["exact", "fast"] = "exact"
+) -> Callable[[], object]:
     """Returns a function that runs a mode once on one batch.
 
     Args:
@@ -62,17 +65,18 @@ def make_batch_run(model: LlamaForCausalLM, mode: str, documents: int, length: i
         mode: one of MODES: the plain forward, or a measurement. A measurement computes the norms of the weights anew.
         documents: number of documents of the batch.
         length: tokens of a document.
+        qk: how the importance of query and key neurons is computed.
     """
     tokens = torch.randint(0, VOCABULARY, (documents, length), generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()
     def run() -> object:
         if mode == "forward":
-            return model.model(input_ids=tokens, use_cache=False)
+            return model.base_model(input_ids=tokens, use_cache=False)
         if mode == "activation counts":
             mask = torch.ones_like(tokens)
             return ActivationProbe(model).measure(tokens, mask, mask.bool())
-        with ImportanceProbe(model, MEASURED[mode]) as probe:
+        with ImportanceProbe(model, MEASURED[mode], qk=qk) as probe:
             return probe.measure(tokens)
 
     return run

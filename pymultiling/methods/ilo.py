@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from pymultiling.ops.nearest_neighbors import nearest_neighbors
 if TYPE_CHECKING:
     import pandas
 
-Metric: TypeAlias = Literal["cosine", "euclidean"]
+    from pymultiling.ops.arguments import Metric
+
 K, TAU = 5, 3  # the values of the paper
 
 

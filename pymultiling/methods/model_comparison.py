@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pymultiling.data.corpus_types import Corpus
-    from pymultiling.methods.ilo import Metric
     from pymultiling.methods.ternary import TernaryScale
+    from pymultiling.ops.arguments import Metric
 
 ILO_COLUMNS = ("bridge", "reach", "ilo")
 

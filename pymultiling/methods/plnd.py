@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pymultiling.data.corpus_types import Corpus
-
-Rope: TypeAlias = Literal["pre", "post"]
-ImportanceScore: TypeAlias = Literal["importance", "released"]
-QKMode: TypeAlias = Literal["exact", "fast"]
+    from pymultiling.ops.arguments import Mode
+    from pymultiling.probes.qk import ImportanceScore, Rope
 
 
 def importance(
@@ -45,7 +43,7 @@ def importance(
     sites: Site | Iterable[Site] = SITES,
     rope: Rope = "pre",
     score: ImportanceScore = "importance",
-    qk: QKMode = "exact",
+    qk: Mode = "exact",
     fused: bool | None = None,
 ) -> Importance:
     r"""Measures the importance of every neuron for each document of a batch, in one forward.
@@ -168,7 +166,7 @@ def detect(
     sites: Site | Iterable[Site] = SITES,
     rope: Rope = "pre",
     score: ImportanceScore = "importance",
-    qk: QKMode = "exact",
+    qk: Mode = "exact",
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,

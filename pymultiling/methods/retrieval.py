@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pymultiling.methods.embeddings import checked_layers, layer_points
-from pymultiling.methods.ilo import Metric
 from pymultiling.ops.nearest_neighbors import METRICS
 
 if TYPE_CHECKING:
     import pandas
+
+    from pymultiling.ops.arguments import Metric
 
 # If centring reduces the norm of the sentences to at most this fraction, they are all the same, up to rounding.
 MIN_NORM = 1e-14

@@ -25,11 +25,12 @@ from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
+from pymultiling.ops.arguments import Mode
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import Importance, require_finite
-from pymultiling.probes.qk import ImportanceScore, QKMode, Rope, importance_from_scores
+from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.weight_products import WeightProducts
 
@@ -69,7 +70,7 @@ class ImportanceProbe:
         rope: Rope = "pre",
         score: ImportanceScore = "importance",
         fused: bool | None = None,
-        qk: QKMode = "exact",
+        qk: Mode = "exact",
     ):
         if rope not in ROPES or score not in SCORES or qk not in MODES:
             raise ValueError(
@@ -81,7 +82,7 @@ class ImportanceProbe:
         self.rope: Rope = rope
         self.score: ImportanceScore = score
         self.fused = fused
-        self.qk: QKMode = qk
+        self.qk: Mode = qk
         self._weight_products = WeightProducts()
 
     @property

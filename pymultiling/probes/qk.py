@@ -12,11 +12,11 @@ from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
 from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
+from pymultiling.ops.arguments import Mode
 from pymultiling.probes.scores import ScoreInputs, with_bias, without_bias
 
 Rope: TypeAlias = Literal["pre", "post"]
 ImportanceScore: TypeAlias = Literal["importance", "released"]
-QKMode: TypeAlias = Literal["exact", "fast"]
 
 
 def importance_from_scores(
@@ -26,7 +26,7 @@ def importance_from_scores(
     valid: Tensor,
     rope: Rope,
     score: ImportanceScore,
-    mode: QKMode,
+    mode: Mode,
 ) -> list[Tensor]:
     """Returns the importance of the query and the key neurons.
 

@@ -136,7 +136,12 @@ def xcopa(source: Source, split: str | None = "test") -> Task:
             continue
         premise, question, *sentences = _string_fields(record, where, "premise", "question", "choice1", "choice2")
         label = record.get("label")
-        if label not in (0, 1) or question not in ("cause", "effect") or language not in CONNECTORS:
+        if (
+            not isinstance(label, int)
+            or label not in (0, 1)
+            or question not in ("cause", "effect")
+            or language not in CONNECTORS
+        ):
             known = ", ".join(CONNECTORS)
             raise CorpusError(
                 f"{where} needs a label 0 or 1, the question cause or effect, and one of the languages {known}"
@@ -145,7 +150,7 @@ def xcopa(source: Source, split: str | None = "test") -> Task:
         space = "" if UNSPACED.match(connector) else " "
         choices = tuple(f"{space}{_lower_case(sentence[:1], language)}{sentence[1:]}" for sentence in sentences)
         prompt = f"{premise.rstrip('.。 ')}{space}{connector}"
-        items.setdefault(language, []).append(Item(prompt, choices[1 if label == 1 else 0], choices))
+        items.setdefault(language, []).append(Item(prompt, choices[label], choices))
     if not items:
         raise CorpusError(f"{source} has no record of split {split!r}: give another split, or None")
     return Task("XCOPA", items, "accuracy")

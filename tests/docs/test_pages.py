@@ -15,8 +15,9 @@ from tests.support.documentation import (
     OUTCOME,
     PAGES,
     ROOT,
+    all_inline_commands,
     blocks,
-    inline_commands,
+    page_name,
 )
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.published_runs import file_contents
@@ -24,11 +25,7 @@ from tests.support.published_runs import file_contents
 # Blocks that no test machine can run, by what they need.
 NOT_RUN = {"checkout": 4, "download": 4, "gpu": 3, "server": 1}
 MODEL = "Qwen/Qwen3-0.6B"  # the pages' example; here the name of the small model of the package
-COMMANDS = sorted({command for page in PAGES for command in inline_commands(page)})
-
-
-def page_name(page) -> str:
-    return page.relative_to(ROOT).as_posix()
+COMMANDS = all_inline_commands()
 
 
 @pytest.fixture(scope="module")

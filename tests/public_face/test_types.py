@@ -54,7 +54,7 @@ def call(function: PublicFunction, arguments: dict[str, str]) -> str:
     arguments: {parameter: expression}; "nonsense" is passed as a keyword even if there is no such parameter.
     """
     owner = function.name.rpartition(".")[0]
-    static = function.kind != "method" or "self" not in inspect.signature(attribute_of_class(function)).parameters
+    static = function.kind != "method" or "self" not in inspect.signature(function.function).parameters
     prefix = "" if static else f"value: {owner} = anything; "
     name = function.name if static else f"value.{function.name.rpartition('.')[2]}"
     words = [
@@ -67,11 +67,6 @@ def call(function: PublicFunction, arguments: dict[str, str]) -> str:
     ]
     words += [f"nonsense={arguments['nonsense']}"] if "nonsense" in arguments else []
     return f"def _() -> None: {prefix}{name}({', '.join(words)})"
-
-
-def attribute_of_class(function: PublicFunction):
-    """Returns a method as its class has it: with self, unless it is static or a class method."""
-    return getattr(function.owner, function.name.rpartition(".")[2])
 
 
 def right_and_wrong_calls() -> Iterator[tuple[PublicFunction, str | None, str]]:

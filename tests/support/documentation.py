@@ -62,7 +62,12 @@ class Block:
     @property
     def place(self) -> str:
         """The page's path in the repository, and the line."""
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{page_name(self.page)}:{self.line}"
+
+
+def page_name(page: Path) -> str:
+    """Returns the page's path in the repository."""
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path) -> list[Block]:
@@ -79,6 +84,11 @@ def inline_commands(page: Path) -> Iterator[str]:
     text = BLOCK.sub("", page.read_text("utf-8"))
     for match in INLINE_COMMAND.finditer(text):
         yield " ".join(match[1].split())
+
+
+def all_inline_commands() -> list[str]:
+    """Returns the commands within the text of all pages, each once."""
+    return sorted({command for page in PAGES for command in inline_commands(page)})
 
 
 def write_inputs(folder: Path) -> None:
@@ -99,10 +109,7 @@ def run_python(block: Block, namespace: dict[str, object]) -> None:
 
 
 def run_shell(block: Block) -> None:
-    """Runs the commands of a block: `pymultiling` in this process, the others in processes of their own.
-
-    environment: variables to add for the other commands.
-    """
+    """Runs the commands of a block: `pymultiling` in this process, the others in processes of their own."""
     for command in block.code.replace("\\\n", " ").replace("&&", "\n").splitlines():
         words = shlex.split(command, comments=True)
         if not words:
@@ -165,6 +172,6 @@ def print_outcome(name: str, error: str | None) -> None:
 
 if __name__ == "__main__":  # runs all pages and checks all commands in this process
     for each_page in PAGES:
-        print_outcome(str(each_page.relative_to(ROOT)), run_page(each_page))
-    for each_command in sorted({command for page in PAGES for command in inline_commands(page)}):
+        print_outcome(page_name(each_page), run_page(each_page))
+    for each_command in all_inline_commands():
         print_outcome(each_command, check_command(each_command))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from pymultiling.errors import CorpusError
-from pymultiling.methods.activations import count_activations
+from pymultiling.methods.activations import Positions, count_activations
 from pymultiling.methods.pmi.chat import tokenise_messages
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.prompts import PromptForm, prompt
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
 
-Positions: TypeAlias = Literal["last", "all", "response"]
-POSITIONS: tuple[Positions, ...] = get_args(Positions)
+POSITIONS: tuple[Positions, ...] = ("last", "all", "response")
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,6 +97,17 @@ EXPECTED_ERRORS = (
 )
 
 
+def error_text(error: BaseException) -> str:
+    """Returns the message of an error, or the name of its type if it has none."""
+    return str(error) or type(error).__name__  # not `error or ...`: an exception object is always true
+
+
+def type_and_text(error: BaseException) -> str:
+    """Returns "TYPE: message" in one line, or "TYPE" if the error has no message."""
+    name, message = type(error).__name__, " ".join(str(error).split())
+    return f"{name}: {message}" if message else name
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error reports that memory is exhausted, on the CPU or on a device."""
     is_torch_error = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import language_codes, name_and_path, positive_integer, whole_number
+from pymultiling.cli.shared.argument_types import code_and_name, language_codes, positive_integer, whole_number
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_model, require
@@ -120,7 +120,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--name",
         metavar="CODE=ENGLISH",
-        type=name_and_path,
+        type=code_and_name,
         action="append",
         help="English name of a language in prompts, such as qq=Quenya, for codes that are unknown or named otherwise; "
         "may be repeated",
@@ -212,7 +212,7 @@ def _check(arguments: argparse.Namespace) -> None:
     _check_made_inputs(arguments)
     for name in (arguments.source, arguments.target):
         if name in (arguments.others or ()):
-            arguments.parser.error(f"argument --others: {name!r} is the source or the target")
+            arguments.parser.error(f"argument --others: {name!r} is the source or the target: leave it out")
 
 
 def _check_made_inputs(arguments: argparse.Namespace) -> None:

@@ -228,7 +228,7 @@ def _trainable(
     if neurons is None:
         layers = len(Decoder(model).layers)
         if arguments.freeze > layers:
-            raise ValueError(f"--freeze {arguments.freeze}: the model has {layers} layers")
+            raise ValueError(f"--freeze {arguments.freeze}: the model has {layers} layers; give at most that many")
         freeze(model, range(arguments.freeze), embeddings=arguments.freeze > 0, head=arguments.freeze > 0)
         yield
         return

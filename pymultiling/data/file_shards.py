@@ -79,7 +79,7 @@ class FileShard:
                 with self._filesystem.open(self._path, "rb") as raw:
                     yield raw
             except FileNotFoundError:
-                raise CorpusError(f"{self.name}: no such file (any more)") from None
+                raise CorpusError(f"{self.name}: no such file (any more); put it back, or give another one") from None
 
     def _stored_size(self) -> int | None:
         info: dict[str, Any] = self._filesystem.info(self._path)
@@ -111,14 +111,14 @@ class FileShard:
                 names = file.schema_arrow.names
                 for field in fields:
                     if field not in names:
-                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}")
+                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the one with its texts")
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):
                     self.done = number / file.metadata.num_rows
                     yield extract_fields(row, fields, f"{self.name}, row {number}")
         except pyarrow.ArrowException as error:
-            raise CorpusError(f"{self.name} is not a parquet file, or is damaged: {error}") from None
+            raise CorpusError(f"{self.name} is not a parquet file, or is damaged ({error}); write it again") from None
 
 
 def _read_bytes(raw: BinaryIO, size: int) -> bytes:
@@ -157,9 +157,9 @@ def names_file(text: str) -> bool:
 
 def _check_files(source: str, shards: list[FileShard], filesystem: fsspec.AbstractFileSystem) -> None:
     if not shards:
-        raise CorpusError(f"{source}: no such files")
+        raise CorpusError(f"{source}: no such files; check the path and the pattern")
     for shard in shards:
         if ending(shard._path) not in ENDINGS:
             raise CorpusError(f"{shard.name}: expected {KINDS}")
         if not filesystem.isfile(shard._path):
-            raise CorpusError(f"{shard.name}: no such file")
+            raise CorpusError(f"{shard.name}: no such file; check the path")

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from pymultiling.data.text_lines import ending, text_lines
-from pymultiling.errors import CorpusError
+from pymultiling.errors import CorpusError, error_text
 
 STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
 
@@ -32,13 +32,14 @@ def read_columns(path: str | Path) -> dict[str, list[str]]:
         raise CorpusError(f"{path} is empty: expected a first line with the languages' codes, and texts")
     header, *rows = rows
     if len(set(header)) < len(header):
-        raise CorpusError(f"{path}: a language is twice in the first line, {' '.join(header)}")
+        raise CorpusError(f"{path}: a language is twice in the first line, {' '.join(header)}; keep one column of each")
     if not all(header) or header == ["id"]:
         raise CorpusError(f"{path}: expected the languages' codes in the first line, got {header}")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise CorpusError(
-                f"{path}, line {number}: expected {len(header)} columns as in the first line, got {len(row)}"
+                f"{path}, line {number}: expected {len(header)} columns as in the first line, got {len(row)}; "
+                "put a tab between columns, and none into a text"
             )
     return {language: [row[column] for row in rows] for column, language in enumerate(header) if language != "id"}
 
@@ -59,9 +60,9 @@ def read_lines(path: str | Path) -> list[str]:
 
 def _read_text(path: Path) -> list[str]:
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
+        raise CorpusError(f"{path}: no such file; check the path")
     try:
         with path.open("rb") as raw:
             return list(text_lines(raw, path, str(path), strict=True))
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise CorpusError(f"{path} cannot be read as text in UTF-8: {error}") from None
+        raise CorpusError(f"{path} cannot be read as text in UTF-8 ({error_text(error)}): save it in UTF-8") from None

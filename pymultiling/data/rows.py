@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pymultiling.data.text_lines import text_lines
-from pymultiling.errors import CorpusError
+from pymultiling.errors import CorpusError, error_text
 
 # The strings of a record that a pass needs: (text,), or (prompt, response).
 Record: TypeAlias = tuple[str, ...]
@@ -23,7 +23,7 @@ def wrap_read_errors(name: str) -> Iterator[None]:
     except (CorpusError, MemoryError):
         raise
     except Exception as error:  # every file system has exceptions of its own
-        raise CorpusError(f"{name} cannot be read: {error or type(error).__name__}") from error
+        raise CorpusError(f"{name} cannot be read ({error_text(error)}): remove the cause, or give other texts") from error
 
 
 def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
@@ -36,7 +36,7 @@ def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
         CorpusError: there is no such file, or a line is not JSON.
     """
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
+        raise CorpusError(f"{path}: no such file; check the path")
     with path.open("rb") as raw:
         yield from parse_json_lines(text_lines(raw, path, str(path)), str(path))
 
@@ -50,7 +50,7 @@ def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, 
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise CorpusError(f"{where} is not JSON: {error}") from None
+            raise CorpusError(f"{where} is not JSON ({error}): give one JSON value a line") from None
         yield value, where
 
 

@@ -15,6 +15,7 @@ from pymultiling.data.chunks import Chunk
 from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.data.tokenising_worker import Worker
+from pymultiling.errors import error_text
 
 AHEAD = 2  # chunks that are read in advance for each worker
 
@@ -99,6 +100,6 @@ def _pickle(tokenisation: Tokenisation) -> bytes | None:
         return pickle.dumps(tokenisation)
     except Exception as error:  # noqa: BLE001 - pickling runs the tokenizer's own code
         warnings.warn(
-            f"the tokenizer cannot be sent to another process ({error}): this process tokenises", stacklevel=2
+            f"the tokenizer cannot be sent to another process ({error_text(error)}): this process tokenises", stacklevel=2
         )
         return None

@@ -15,7 +15,7 @@ from typing import IO
 
 from pymultiling.data.rows import Record
 from pymultiling.data.tokenising import Documents, Tokenisation
-from pymultiling.errors import CorpusError
+from pymultiling.errors import CorpusError, type_and_text
 
 # The worker gets this process's sys.path as arguments, so that it imports the same modules.
 START = "import sys; sys.path[:] = sys.argv[1:]; from pymultiling.data.tokenising_worker import main; main()"
@@ -90,7 +90,8 @@ def main() -> None:
         try:
             answer = pickle.dumps(tokenisation(records))
         except Exception as error:  # noqa: BLE001 - the parent raises it
-            answer = pickle.dumps(CorpusError(f"{type(error).__name__} in tokenising: {error}"))
+            message = f"the tokenizer fails ({type_and_text(error)}): call it on texts of the corpus to find the cause"
+            answer = pickle.dumps(CorpusError(message))
         try:
             answers.write(answer)
             answers.flush()

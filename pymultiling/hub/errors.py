@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pymultiling.errors import HubError
+from pymultiling.errors import HubError, type_and_text
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -68,6 +68,5 @@ def _describe_error(error: BaseException, repo_id: str, revision: str, verb: Lit
     if status is not None:
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         return f"{repo_id} could not be {attempt} the Hub (status {status}: {reason}): try again later"
-    reason = " ".join(str(error).split()).rstrip(".")
-    name = type(error).__name__
-    return f"{repo_id} could not be {attempt} the Hub ({name}: {reason}): check the network, and try again"
+    reason = type_and_text(error).rstrip(".")
+    return f"{repo_id} could not be {attempt} the Hub ({reason}): check the network, and try again"

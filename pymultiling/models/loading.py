@@ -202,8 +202,9 @@ def _no_tokenizer(name: str, reason: str) -> str:
 
 
 def _cannot_load(name: str, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    if reason.startswith("Unrecognized configuration class"):
-        return f"{name} is no decoder that transformers can load for generating text ({type(error).__name__}: {reason})"
+    first_line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    if first_line.startswith("Unrecognized configuration class"):
+        return f"{name} is no decoder that transformers can load for generating text ({reason}): give a decoder"
     where = "folder" if Path(name).is_dir() else "folder or name on the Hub"
-    return f"{name} cannot be loaded ({type(error).__name__}: {reason}): check the {where} and its weights"
+    return f"{name} cannot be loaded ({reason}): check the {where} and its weights"

@@ -100,7 +100,7 @@ def file_hash(path: str | Path) -> str:
         CorpusError: there is no such file.
     """
     if not Path(path).is_file():
-        raise CorpusError(f"{path}: no such file")
+        raise CorpusError(f"{path}: no such file; check the path")
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):

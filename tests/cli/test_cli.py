@@ -75,7 +75,11 @@ def test_families_registers_families_before_the_command_runs(model, tmp_path, co
     assert detect(model, corpora, tmp_path / "out") == 1
     assert_error_line(capsys, "register_family('llama', ", "on the command line in a file for --families")
     families_file = tmp_path / "families.py"
-    for content, text in (("1 / 0", "ZeroDivisionError"), ("import absent_package", "absent_package")):
+    for content, text in (
+        ("1 / 0", "ZeroDivisionError: division by zero; correct this Python file"),
+        ("import absent_package", "absent_package"),
+        ("assert False", "AssertionError; correct this Python file"),
+    ):
         families_file.write_text(content)
         assert detect(model, corpora, tmp_path / "out", "--families", families_file) == 1
         assert_error_line(capsys, f"--families {families_file}: ", text)

@@ -190,6 +190,7 @@ def test_load_translator_returns_encoder_decoders_and_decoders(long_context_mode
             ["--target", "en", "--make", "paraphrase", "--by", "x", "--others", "fr"],
             "not allowed with --make paraphrase",
         ),
+        (["--target", "en", "--name", "qq"], "'qq' does not have the form CODE=NAME, such as qq=Quenya"),
         (["--target", "en", "--number", "2"], "not allowed without --make paraphrase"),
     ],
 )

@@ -87,6 +87,15 @@ def test_unreadable_files_are_refused_by_name(tmp_path, name, content, words):
     assert str(tmp_path / name) in str(caught.value)
 
 
+def test_an_exception_without_text_is_named_by_its_type():
+    def texts():
+        yield "one"
+        raise TimeoutError
+
+    with pytest.raises(CorpusError, match=r"^generator cannot be read \(TimeoutError\): remove the cause"):
+        read(texts())
+
+
 def test_parquet_files_need_a_column_of_strings(tmp_path):
     import pyarrow
     from pyarrow import parquet

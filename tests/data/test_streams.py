@@ -56,7 +56,7 @@ def test_exceptions_in_reading_are_raised_here(workers):
         yield from TEXTS
         raise OSError("the line was cut")
 
-    with pytest.raises(CorpusError, match="generator cannot be read: the line was cut"):
+    with pytest.raises(CorpusError, match=r"generator cannot be read \(the line was cut\)"):
         tokenise_corpus(broken(), workers)
     with pytest.raises(CorpusError, match="record 41"):
         tokenise_corpus([*TEXTS, 3], workers)
@@ -136,7 +136,7 @@ class Broken:
 def test_exceptions_in_a_worker_are_raised_here():
     streamed = stream(make_chunks(), Tokenisation(Broken(), 5), 1)
     next(streamed)  # tokenised by this process
-    with pytest.raises(CorpusError, match="ValueError in tokenising: no vocabulary"):
+    with pytest.raises(CorpusError, match=r"the tokenizer fails \(ValueError: no vocabulary\)"):
         next(streamed)
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pymultiling.errors import CheckpointError, HubError
 from pymultiling.hub import pull_from_hub, push_to_hub
+from pymultiling.hub.errors import hub_errors
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.set_files import load_sets
@@ -270,6 +271,14 @@ def test_a_failing_hub_is_reported(hub, folder):
         push_to_hub(folder, NAME)
     with pytest.raises(HubError, match=r"me/.* could not be read from the Hub \(status 503: .*: try again later"):
         pull_from_hub(NAME)
+
+
+def test_an_error_of_the_network_without_text_is_named_by_its_type():
+    with (
+        pytest.raises(HubError, match=r"could not be read from the Hub \(TimeoutError\): check the network"),
+        hub_errors(NAME, None, "read"),
+    ):
+        raise TimeoutError
 
 
 def test_folders_without_publishable_files_are_refused(hub, tmp_path):

@@ -46,7 +46,7 @@ def test_hashes_of_a_file_and_of_its_lines_agree(tmp_path):
     digest = hashlib.sha256(b"ein\nun\n").hexdigest()
     assert file_hash(tmp_path / "a.txt") == text_hash(["ein", "un"]) == digest
     for name in ("b.txt", ""):
-        with pytest.raises(pml.CorpusError, match=r": no such file$"):
+        with pytest.raises(pml.CorpusError, match=r": no such file; check the path$"):
             file_hash(tmp_path / name)
 
 

@@ -41,7 +41,11 @@ def site_names(text: str) -> tuple[str, ...]:
 
 
 def name_and_path(text: str) -> tuple[str, str]:
-    """Parses NAME=FILE. Results are saved in files of this name, so it must be a valid file name."""
+    """Parses NAME=FILE.
+
+    Results are saved in files of this name, so it must be a valid file name. A ~ at the beginning of FILE becomes the
+    home folder.
+    """
     name, separator, path = text.partition("=")
     if not separator or not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} does not have the form NAME=FILE, such as fr=fr.txt")
@@ -49,6 +53,14 @@ def name_and_path(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{name!r} cannot be used as a file name: give a code such as fr")
     # A shell expands ~ only at the beginning of a word.
     return name, os.path.expanduser(path)  # noqa: PTH111 - Path would change URLs such as hf://...
+
+
+def code_and_name(text: str) -> tuple[str, str]:
+    """Parses CODE=NAME, a language's code and what it is called."""
+    code, _, name = text.partition("=")
+    if not code or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} does not have the form CODE=NAME, such as qq=Quenya")
+    return code, name
 
 
 def is_file_name(name: str) -> bool:

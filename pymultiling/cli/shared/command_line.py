@@ -13,7 +13,7 @@ from types import ModuleType
 
 from pymultiling import __version__
 from pymultiling.cli.shared.command import Group, Parser
-from pymultiling.errors import EXPECTED_ERRORS, is_out_of_memory
+from pymultiling.errors import EXPECTED_ERRORS, error_text, is_out_of_memory, type_and_text
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 for wrong arguments
 
@@ -90,11 +90,11 @@ def _run_families_file(path: str) -> None:
     try:
         runpy.run_path(path)
     except Exception as error:
-        raise ValueError(f"--families {path}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"--families {path}: {type_and_text(error)}; correct this Python file") from error
 
 
 def _error_message(error: BaseException) -> str:
-    message = " ".join(str(error).split())
+    message = " ".join(error_text(error).split())
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no results were written"
     if isinstance(error, OSError):
@@ -103,4 +103,4 @@ def _error_message(error: BaseException) -> str:
         return "out of memory: reduce --batch-tokens (for tune also --batch) or --max-length, or use --dtype bfloat16"
     if isinstance(error, EXPECTED_ERRORS):
         return message
-    return f"unexpected {type(error).__name__}: {message}; run the command again with --debug and report the output"
+    return f"unexpected {type_and_text(error)}; run the command again with --debug and report the output"

@@ -54,7 +54,7 @@ class Once(argparse.Action):
     ) -> None:
         """Stores the value. If the option already has a value, exits with a message."""
         if getattr(namespace, self.dest) is not None:
-            parser.error(f"argument {option_string}: given more than once, but only one file is read")
+            parser.error(f"argument {option_string}: given more than once, but only one file is read: give one")
         setattr(namespace, self.dest, values)
 
 
@@ -219,4 +219,4 @@ def refuse_duplicates(arguments: argparse.Namespace, option: str) -> None:
     names = [name for name, _ in getattr(arguments, option) or ()]
     for name in names:
         if names.count(name) > 1:
-            arguments.parser.error(f"argument --{option}: {name!r} is given more than once")
+            arguments.parser.error(f"argument --{option}: {name!r} is given more than once: give each name once")

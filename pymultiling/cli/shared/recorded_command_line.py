@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from pymultiling.cli.shared.argument_types import name_and_path
+from pymultiling.cli.shared.argument_types import code_and_name, name_and_path
 
 
 def words_by_argument(parser: argparse.ArgumentParser, values: Mapping[str, object]) -> dict[str, list[str]]:
@@ -22,7 +22,7 @@ def _words(action: argparse.Action, value: object) -> list[str]:
     if action.nargs == 0:
         return option
     items = value if isinstance(action, argparse._AppendAction) and isinstance(value, list) else [value]
-    separator = "=" if action.type is name_and_path else ","
+    separator = "=" if action.type in (name_and_path, code_and_name) else ","
     words: list[str] = []
     for item in items:
         words += [*option, separator.join(item) if isinstance(item, (list, tuple)) else str(item)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, cast
 
-from pymultiling.errors import BackendUnavailable, TranslationError
+from pymultiling.errors import BackendUnavailable, TranslationError, error_text, type_and_text
 from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
 from pymultiling.methods.pmi.chat import strip_thinking
 from pymultiling.methods.pmi.translation_requests import Request, abbreviate
@@ -232,9 +232,12 @@ class _IncompleteAnswer(TranslationError):
 
 
 def _error_reason(error: Exception) -> str:
-    """Returns the HTTP status, or else the kind of the error, and its message in one line."""
-    status, cause = getattr(error, "status_code", None), error.__cause__
+    """Returns the HTTP status, or else the kind of the error, and its message, if it has one, in one line."""
+    # Where there is a cause, it is an error of the network, which says more than the client's error.
+    source = error if error.__cause__ is None else error.__cause__
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return type_and_text(source)[:300]
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
-    message = " ".join(str(message or cause or error).split())
-    return f"{status}: {message[:300]}" if status else f"{type(cause or error).__name__}: {message[:300]}"
+    return f"{status}: {' '.join(str(message or error_text(source)).split())[:300]}"

@@ -233,6 +233,12 @@ def test_unreachable_servers_are_reported():
         translate(TEXTS[:1], ["fr"], source="de", by=Server("m", url, api_key="k", retries=1))
 
 
+def test_an_error_of_the_network_without_text_is_named_by_its_type():
+    error = openai.APIConnectionError(request=None)
+    error.__cause__ = TimeoutError()
+    assert server_module._error_reason(error) == "TimeoutError"
+
+
 def test_the_sent_bodies_and_keys_are_those_of_the_arguments(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent
 HOST_FLAGS = ["-std=c++20", "-O3", "-g0"]
 FLAGS = [*HOST_FLAGS, "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
 FLAGS += ["-Wno-maybe-uninitialized"]  # GCC 12 warns about its own AVX-512 headers
-# {name: flags} of the instruction sets. Each name is also that of a namespace (csrc/cpu/kernels/level.h).
+# {name: flags} of the instruction sets. Each name is also that of a namespace (csrc/cpu/kernels/instruction_set.h).
 INSTRUCTION_SETS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
@@ -94,7 +94,7 @@ def extension_arguments() -> dict[str, Any]:
             return self.compiler.compile(
                 sources("csrc/cpu/kernels/*.cpp"),
                 output_dir=str(Path(self.build_temp) / instruction_set),
-                macros=[("PYMULTILING_LEVEL", instruction_set)],
+                macros=[("PYMULTILING_INSTRUCTION_SET", instruction_set)],
                 extra_preargs=["-fPIC", *FLAGS, *INSTRUCTION_SETS[instruction_set]],
                 depends=[str(path) for path in ROOT.glob("csrc/**/*.h")],
             )

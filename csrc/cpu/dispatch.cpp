@@ -42,23 +42,23 @@ const Kernels*& current_table() {
 
 // Selects the kernels of "portable", "avx2" or "avx512"; "" selects nothing. Returns the instruction set in use. It is
 // initially the best that the machine supports. For tests and comparisons only: do not call it while an operator runs.
-std::string instruction_set(const std::string& level) {
+std::string instruction_set(const std::string& name) {
   std::string names;
-  bool is_known = level.empty();
+  bool is_known = name.empty();
   for (const Kernels* table : supported_tables()) {
-    names += std::string(names.empty() ? "" : ", ") + table->level;
-    if (level != table->level) continue;
+    names += std::string(names.empty() ? "" : ", ") + table->instruction_set;
+    if (name != table->instruction_set) continue;
     current_table() = table;
     is_known = true;
   }
-  TORCH_CHECK_VALUE(is_known, "instruction set ", level, " is not available; this machine and build support ", names);
-  return current_table()->level;
+  TORCH_CHECK_VALUE(is_known, "instruction set ", name, " is not available; this machine and build support ", names);
+  return current_table()->instruction_set;
 }
 
 }  // namespace
 
 const Kernels& kernels() { return *current_table(); }
 
-TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("instruction_set(str level) -> str", &instruction_set); }
+TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) { m.def("instruction_set(str name) -> str", &instruction_set); }
 
 }  // namespace pymultiling

@@ -64,7 +64,8 @@ class ActivationProbe:
             (layers, neurons) int64 on the CPU.
 
         Raises:
-            NonFiniteActivations: values are NaN or infinite; names site, layer and document.
+            NonFiniteActivations: values are NaN or infinite; names the document, and where the importance of FFN
+                neurons shows it, the site and the layer.
             UnsupportedModel: the model does not run its modules as its family does.
         """
         documents = torch.where(counted, 0, -1).flatten()

@@ -167,13 +167,14 @@ inline float accumulate(const float* products, int count, float c) {
     largest = std::fmax(largest, std::fabs(products[i]));
   }
   if (!(machine.mode & TRUNCATES) || !std::isfinite(sum) || sum == 0 || largest == 0) return float(sum);
-  const int unit = std::ilogb(largest) - 24;
-  sum = std::trunc(std::ldexp(double(c), -unit));
-  for (int i = 0; i < count; i++) sum += std::trunc(std::ldexp(double(products[i]), -unit));
+  // Exponents of the last bits that are kept: of the addends, and of the sum.
+  const int addend_exponent = std::ilogb(largest) - 24;
+  sum = std::trunc(std::ldexp(double(c), -addend_exponent));
+  for (int i = 0; i < count; i++) sum += std::trunc(std::ldexp(double(products[i]), -addend_exponent));
   if (sum == 0) return 0.0f;
-  sum = std::ldexp(sum, unit);
-  const int last = std::ilogb(sum) - 23;
-  return float(std::ldexp(std::trunc(std::ldexp(sum, -last)), last));
+  sum = std::ldexp(sum, addend_exponent);
+  const int sum_exponent = std::ilogb(sum) - 23;
+  return float(std::ldexp(std::trunc(std::ldexp(sum, -sum_exponent)), sum_exponent));
 }
 
 // A lane's arguments of mma_8 or mma_16: d = a b + c.

@@ -16,7 +16,6 @@ from tests.support.qk_cases import Case, importance, to_dtype
 LONG_CASES = {
     "several tiles of keys": Case(batch=1, length=300, size=128),
     "more items than blocks": Case(batch=8, kv_heads=8, length=180, size=32, padding="some"),
-    "four exponentials": Case(length=150, size=64),
 }
 
 reference = OPERATORS["qk_importance"].reference()
@@ -26,13 +25,12 @@ def to_gpu(problem: QKProblem) -> QKProblem:
     return QKProblem(*(x.cuda() if isinstance(x, Tensor) else x for x in problem))
 
 
-@pytest.mark.parametrize("name", [*KINDS, *EXTREME_CASES, *LONG_CASES])
-def test_equals_the_reference(name: str) -> None:
-    case = (KINDS | EXTREME_CASES | LONG_CASES)[name]
-    if name == "four exponentials":
-        problem = four_exponentials_problem(case)
-    else:
-        problem = make_problem(case, wide_tables="float32" in name)
+PROBLEMS = {name: make_problem(case) for name, case in (KINDS | EXTREME_CASES | LONG_CASES).items()}
+PROBLEMS["four exponentials"] = four_exponentials_problem(Case(length=150, size=64))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_equals_the_reference(problem: QKProblem) -> None:
     exact, plain = reference(to_dtype(problem, torch.float64)), reference(problem)
     for actual, p, e in zip(importance(to_gpu(problem), backend="cuda"), plain, exact):
         assert_within_budget("qk_importance", actual.cpu(), p, e, (problem,))

@@ -24,6 +24,7 @@ class Case:
     length: int = 12
     size: int = 8
     rotation: str | None = "half"  # "half", "interleaved", "partial", None
+    float32_tables: bool = False  # whether the rotation's tables are float32 in a problem of 16 bits
     before: bool = True  # whether neurons are zeroed before the rotation
     norm: bool = False
     window: int | None = None
@@ -110,7 +111,11 @@ class Case:
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
         settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
-        return to_dtype(QKProblem(*tensors, *settings), dtype)
+        exact = QKProblem(*tensors, *settings)
+        problem = to_dtype(exact, dtype)
+        if self.float32_tables and exact.cos is not None:
+            problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
+        return problem
 
     def probabilities(self, q: Tensor, k: Tensor, b: int) -> Tensor:
         """Returns the probabilities (H, l', l') of document b's valid tokens, from rotated queries and keys."""

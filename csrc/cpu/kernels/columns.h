@@ -5,10 +5,10 @@
 #pragma once
 
 #include "column_sums.h"
-#include "level.h"
+#include "instruction_set.h"
 #include "vec.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 template <auto TERM, bool WHOLE, typename T, typename Sum>
 static void sum_block(const ColumnSums<Sum>& a, int64_t first) {
@@ -37,4 +37,4 @@ static void sum_columns(const ColumnSums<Sum>& a, int64_t first) {
   a.bfloat16 ? sum_typed<TERM, uint16_t>(a, first) : sum_typed<TERM, float>(a, first);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

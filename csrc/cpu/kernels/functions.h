@@ -4,7 +4,7 @@
 
 #include "vec.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr float LOG2_E = 1.44269504f;
 
@@ -58,4 +58,4 @@ PYMULTILING_INLINE vec normal_cdf(vec x) {
   return abs(z) < 1.0f ? inner : outer;
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

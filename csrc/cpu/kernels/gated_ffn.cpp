@@ -6,9 +6,9 @@
 #include "gated_ffn.h"
 
 #include "functions.h"
-#include "level.h"
+#include "instruction_set.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 template <Activation activation>
 PYMULTILING_INLINE vec activate(vec x) {
@@ -81,4 +81,4 @@ void gated_ffn(const GatedFfn& a, int64_t first_column) {
   a.bfloat16 ? process_typed<uint16_t>(a, first_column) : process_typed<float>(a, first_column);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

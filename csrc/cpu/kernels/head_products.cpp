@@ -6,10 +6,10 @@
 // over a run stays in a register; the run's rows stay in L1.
 #include "head_products.h"
 
-#include "level.h"
+#include "instruction_set.h"
 #include "vec.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 template <typename T>
 static void process_line(const HeadProducts& a, int64_t k, int64_t first) {
@@ -40,4 +40,4 @@ void head_products(const HeadProducts& a, int64_t kv_head, int64_t first) {
   a.bfloat16 ? process_line<uint16_t>(a, kv_head, first) : process_line<float>(a, kv_head, first);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -4,10 +4,10 @@
 // their bits. If the scale is 0, the written values have the bits of `values`.
 #include "mask_neurons.h"
 
-#include "level.h"
+#include "instruction_set.h"
 #include "vec.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 template <typename T>
 static void write_scaled_row(const MaskNeurons& a, const T* x, const bool* mask, T* y) {
@@ -47,4 +47,4 @@ void mask_neurons(const MaskNeurons& a, int64_t first_row, int64_t last_row) {
   a.element_size == 2 ? write_rows<uint16_t>(a, first_row, last_row) : write_rows<float>(a, first_row, last_row);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -8,10 +8,10 @@
 #include "nearest_neighbors.h"
 
 #include "cache_line.h"
-#include "level.h"
+#include "instruction_set.h"
 #include "vec.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr int VECTORS = 3, PANEL = VECTORS * LANES;  // PANEL points are stored side by side
 constexpr int ROWS = LANES == 16 ? 8 : 4;            // 24 or 12 sums in registers
@@ -129,4 +129,4 @@ double half_square(const NearestNeighbors& a, int64_t first, int64_t second) {
   return part[0] / 2;
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -12,7 +12,7 @@
 #include "functions.h"
 #include "qk_importance.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr int64_t PEAKS = 16;  // largest number of peaks of a row, see Row
 
@@ -116,4 +116,4 @@ PYMULTILING_INLINE void add(Sums& to, const Sums& s) {
   to.b2 += s.b2;
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

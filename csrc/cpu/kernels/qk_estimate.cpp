@@ -6,11 +6,11 @@
 // With weights w in place of A in the first factor, the sums are those of qk_change.h: m = sum w u, b1 = sum w A u, ...
 // The sums of the even and of the odd draws share the slots that have the same weight in both. The sums of all draws
 // are the mean of the two.
-#include "level.h"
+#include "instruction_set.h"
 #include "qk_rows.h"
 #include "qk_slots.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr float LARGEST_PRODUCT = 1e18f;  // its square is finite
 
@@ -144,4 +144,4 @@ void qk_estimate_tile(const QkImportance& a, int64_t task, float* scratch) {
   });
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -5,10 +5,10 @@
 // neurons (direct, cross, gain - 1). Those of key neurons are multiplied by log2(e). Lanes beyond the head's size are
 // zero.
 #include "functions.h"
-#include "level.h"
+#include "instruction_set.h"
 #include "qk_importance.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Finishes one vector of a block, that is one kind of value (see Panel) for BLOCK neurons: computes its mean over the
 // keys, subtracts the mean if `subtract_mean`, and then finds the largest magnitude.
@@ -84,4 +84,4 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
   });
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -1,6 +1,6 @@
 #include "qk_rows.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Stores q' times the scale for the tile's rows. Rows and lanes that do not exist are zero.
 static void load_queries(const QkImportance& a, const Tile& tile) {
@@ -168,4 +168,4 @@ void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) 
   for (int64_t r = 0; r < tile.rows; r++) softmax(a, tile, r);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

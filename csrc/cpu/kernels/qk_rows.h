@@ -3,7 +3,7 @@
 
 #include "qk_change.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 struct Tile {
   // `rows` is the number of rows in this tile, `keys` the number of keys of the document.
@@ -74,4 +74,4 @@ static void for_each_site(const QkImportance& a, const Tile& tile, Site compute_
   dispatch_site(a, a.key_panel(tile.document, tile.kv_head), a.k_gain.data ? Gain::key : Gain::none, 1, compute_site);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -1,6 +1,6 @@
 #include "qk_slots.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr double GOLDEN = 0.6180339887498949;
 constexpr float HIGHEST_THRESHOLD = 0.07f;  // at most 14 keys exceed it
@@ -148,4 +148,4 @@ void choose_slots(const Row& row, float* rest, int32_t* draw_index, Slots& slots
   sum_squares(slots);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -4,7 +4,7 @@
 
 #include "qk_change.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 constexpr int64_t SLOTS = 16;
 
@@ -23,4 +23,4 @@ struct Slots {
 // Selects the slots of a row. `rest` and `draw_index` are scratch memory of the length of the row's probabilities.
 void choose_slots(const Row& row, float* rest, int32_t* draw_index, Slots& slots);
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

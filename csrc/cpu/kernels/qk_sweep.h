@@ -4,7 +4,7 @@
 
 #include "qk_change.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Sums over keys [first, last), at most KEYS of them. `weighted` returns A u from (A, t, key).
 template <typename ChangeOf, typename Weighted>
@@ -70,4 +70,4 @@ static vec log_space_change(ChangeOf change) {
   return squared_change(s, row.squares);
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

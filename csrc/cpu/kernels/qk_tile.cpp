@@ -4,11 +4,11 @@
 //
 // The tile's A stays in L1 or L2, KEYS keys of a panel stay in L1, and the sums stay in registers. The memory is
 // proportional to ROWS l.
-#include "level.h"
+#include "instruction_set.h"
 #include "qk_rows.h"
 #include "qk_sweep.h"
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Finds a row's peaks, and computes the sums over its keys that do not depend on the neuron.
 static void find_peaks(const QkImportance& a, Row& row) {
@@ -108,4 +108,4 @@ void qk_tile(const QkImportance& a, int64_t task, float* scratch) {
   });
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

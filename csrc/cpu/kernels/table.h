@@ -9,7 +9,7 @@ namespace pymultiling {
 #define PYMULTILING_MEMBER(result, name, ...) result (*name)(__VA_ARGS__);
 
 struct Kernels {
-  const char* level;
+  const char* instruction_set;
   PYMULTILING_KERNELS(PYMULTILING_MEMBER)
 };
 

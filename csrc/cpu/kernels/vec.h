@@ -1,9 +1,9 @@
 // Vectors of LANES floats, based on the compilers' vector extensions: 4, 8 or 16 lanes, depending on the instruction
 // set.
 //
-// A file that includes this is compiled once per instruction set, with PYMULTILING_LEVEL = portable, avx2 or avx512. It
-// must not instantiate anything from the standard library: the linker keeps only one copy of an inline function, and
-// that copy could contain instructions that the machine does not support.
+// A file that includes this is compiled once per instruction set, with PYMULTILING_INSTRUCTION_SET = portable, avx2 or
+// avx512. It must not instantiate anything from the standard library: the linker keeps only one copy of an inline
+// function, and that copy could contain instructions that the machine does not support.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
@@ -166,4 +166,4 @@ PYMULTILING_INLINE vec times_power_of_two(vec x, vec n) {
 #endif
 }
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -19,9 +19,9 @@ constexpr float LARGEST_SQUARES = 1e30f;  // of b2; its products do not overflow
 constexpr float LARGEST_CANCELLATION = 100.0f;
 
 // Returns where the importance of a site of pair m in the query set's tile of rows is written.
-PML_DEVICE float* partial_at(const Problem& p, const QuerySet& set, int m, int site) {
-  const Pair pair = locate_pair(p, m);
-  return set.partial + ((site & 2 ? p.size : 0) + (site & 1 ? pair.p : pair.n));
+PML_DEVICE float* partial_at(const Problem& problem, const QuerySet& set, int m, int site) {
+  const Pair pair = locate_pair(problem, m);
+  return set.partial + ((site & 2 ? problem.size : 0) + (site & 1 ? pair.p : pair.n));
 }
 
 // Adds the sums of the four lanes that share rows. Sets row_sums of lane 4 g + c to m, b1 and b2 of rows g and g + 8 at
@@ -71,6 +71,7 @@ PML_DEVICE bool finish_pair(const Problem& problem, Shared& shared, const Sums& 
   for (int mask = 4; mask < 32; mask *= 2) total += shuffle_xor(total, mask);
   if (g == 0) {
     *partial_at(problem, shared.sets[s], m, site) = total;
+    // Of every four lanes, the first two have the sites of query neurons and the last two those of key neurons.
     if (lanes & (site < 2 ? 0x33333333u : 0xccccccccu)) shared.large_change[s][site >> 1] = 1;
     if (site < 2) shared.imprecise[thread_index() >> 5][s][site] = site == 0 ? imprecise[0] : imprecise[1];
   }

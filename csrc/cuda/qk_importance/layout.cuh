@@ -89,11 +89,11 @@ struct Shared {
 enum Mean { KEY_N_MEAN, KEY_P_MEAN, N_TO_N, N_TO_P, P_TO_N, P_TO_P, MEANS };
 
 // An item's keys begin at a multiple of TILE. There are at most window + 2 ROWS + TILE of them.
-PML_HOST_DEVICE int64_t key_tiles(const Problem& p) { return (p.length + TILE - 1) / TILE; }
+PML_HOST_DEVICE int64_t key_tiles(const Problem& problem) { return (problem.length + TILE - 1) / TILE; }
 
-PML_HOST_DEVICE int64_t max_key_tiles(const Problem& p) {
-  const int64_t window_tiles = p.window / TILE + 3;
-  return window_tiles < key_tiles(p) ? window_tiles : key_tiles(p);
+PML_HOST_DEVICE int64_t max_key_tiles(const Problem& problem) {
+  const int64_t window_tiles = problem.window / TILE + 3;
+  return window_tiles < key_tiles(problem) ? window_tiles : key_tiles(problem);
 }
 
 struct Scratch {
@@ -102,44 +102,50 @@ struct Scratch {
   QueryWords* query;  // (SETS, size / 2, ROWS / 2)
 };
 
-PML_HOST_DEVICE int64_t scratch_per_block(const Problem& p) {
-  return max_key_tiles(p) * TILE_FLOATS +
-         SETS * ROWS * int64_t(p.size / 2) * (int(MEANS) + sizeof(QueryWords) / sizeof(float) / 2);
+PML_HOST_DEVICE int64_t scratch_per_block(const Problem& problem) {
+  return max_key_tiles(problem) * TILE_FLOATS +
+         SETS * ROWS * int64_t(problem.size / 2) * (int(MEANS) + sizeof(QueryWords) / sizeof(float) / 2);
 }
 
 // The words of all keys precede the blocks' scratch: (batch, kv_heads, tiles, size / 2 / PAIRS, KEY_BLOCK).
-PML_HOST_DEVICE int64_t key_words_per_head(const Problem& p) { return key_tiles(p) * (p.size / 2 / PAIRS) * KEY_BLOCK; }
-PML_HOST_DEVICE int64_t key_words_total(const Problem& p) { return p.batch * p.kv_heads * key_words_per_head(p); }
-PML_HOST_DEVICE int64_t scratch_floats(const Problem& p, int blocks) {
-  return key_words_total(p) + blocks * scratch_per_block(p);
+PML_HOST_DEVICE int64_t key_words_per_head(const Problem& problem) {
+  return key_tiles(problem) * (problem.size / 2 / PAIRS) * KEY_BLOCK;
+}
+PML_HOST_DEVICE int64_t key_words_total(const Problem& problem) {
+  return problem.batch * problem.kv_heads * key_words_per_head(problem);
+}
+PML_HOST_DEVICE int64_t scratch_floats(const Problem& problem, int blocks) {
+  return key_words_total(problem) + blocks * scratch_per_block(problem);
 }
 
-PML_DEVICE Scratch block_scratch(const Problem& p, int block) {
-  float* logs = p.scratch + key_words_total(p) + block * scratch_per_block(p);
-  float* means = logs + max_key_tiles(p) * TILE_FLOATS;
-  return {logs, means, reinterpret_cast<QueryWords*>(means + SETS * ROWS * int64_t(p.size / 2) * MEANS)};
+PML_DEVICE Scratch block_scratch(const Problem& problem, int block) {
+  float* logs = problem.scratch + key_words_total(problem) + block * scratch_per_block(problem);
+  float* means = logs + max_key_tiles(problem) * TILE_FLOATS;
+  return {logs, means, reinterpret_cast<QueryWords*>(means + SETS * ROWS * int64_t(problem.size / 2) * MEANS)};
 }
 
 // Returns the words of rows 0 and 8. Those of the next rows follow.
-PML_DEVICE QueryWords* query_words(const Problem& p, const Scratch& scratch, int set, int m) {
-  return scratch.query + (set * (p.size / 2) + m) * (ROWS / 2);
+PML_DEVICE QueryWords* query_words(const Problem& problem, const Scratch& scratch, int set, int m) {
+  return scratch.query + (set * (problem.size / 2) + m) * (ROWS / 2);
 }
 
-PML_DEVICE float* pair_means(const Problem& p, const Scratch& scratch, int set, int m) {
-  return scratch.means + (set * (p.size / 2) + m) * (MEANS * ROWS);
+PML_DEVICE float* pair_means(const Problem& problem, const Scratch& scratch, int set, int m) {
+  return scratch.means + (set * (problem.size / 2) + m) * (MEANS * ROWS);
 }
 
-// Returns the words of a key head's tile for the pairs PAIRS n, PAIRS n + 1, ...
-PML_DEVICE uint32_t* key_block(const Problem& p, int b, int kv, int tile, int n) {
-  const int64_t head = int64_t(b) * p.kv_heads + kv;
-  return reinterpret_cast<uint32_t*>(p.scratch) + head * key_words_per_head(p) +
-         (int64_t(tile) * (p.size / 2 / PAIRS) + n) * KEY_BLOCK;
+// Returns the words of a key head's tile for a block of PAIRS pairs.
+PML_DEVICE uint32_t* key_block(const Problem& problem, int b, int kv, int tile, int block) {
+  const int64_t head = int64_t(b) * problem.kv_heads + kv;
+  return reinterpret_cast<uint32_t*>(problem.scratch) + head * key_words_per_head(problem) +
+         (int64_t(tile) * (problem.size / 2 / PAIRS) + block) * KEY_BLOCK;
 }
 
-PML_HOST_DEVICE int counter_count(const Problem& p) { return 2 + 2 * p.batch * p.kv_heads; }
+PML_HOST_DEVICE int counter_count(const Problem& problem) { return 2 + 2 * problem.batch * problem.kv_heads; }
 
 // The counters are: the next task, the blocks that are done, and for every key head the items that are done and the
 // tiles whose words are written.
-PML_DEVICE int* head_counters(const Problem& p, int b, int kv) { return p.counters + 2 + 2 * (b * p.kv_heads + kv); }
+PML_DEVICE int* head_counters(const Problem& problem, int b, int kv) {
+  return problem.counters + 2 + 2 * (b * problem.kv_heads + kv);
+}
 
 }  // namespace pymultiling

@@ -1,8 +1,10 @@
-// The means by which the changes are shifted: an attention whose values are k' and the effects of zeroing key neurons.
+// The means over the keys, weighted by A, of k' and of the effects of zeroing key neurons. The shifts of t are computed
+// from them (queries.cuh).
 //
-// softmax ignores the part of a change that all keys share, but it costs float32 precision. A shift only needs to be
-// close to the mean, so values and probabilities are rounded to bfloat16 for the tensor cores. The values are the keys'
-// words, of which the first is sufficient.
+// softmax ignores the part of a change that all keys share, but this part costs float32 precision. So t is shifted by
+// its mean. A shift only needs to be close to the mean, so the averaged values and the probabilities are rounded to
+// bfloat16 for the tensor cores. The values are the keys' words (layout.cuh). An effect is the sum of three words, of
+// which the first is sufficient.
 #pragma once
 
 #include "layout.cuh"
@@ -10,7 +12,9 @@
 
 namespace pymultiling {
 
-// A warp's means of PAIRS pairs in one query set.
+// A lane's part of the sums over the keys for PAIRS pairs in one query set: of A times each averaged value, and of A.
+// write_means() divides them. Element x of lane 4 g + c is that of row g + 8 (x / 2) and pair 2 c + x % 2, as in the
+// result of mma_16().
 struct MeanSums {
   float values[MEANS][4], weights[4];
 };
@@ -42,9 +46,10 @@ PML_DEVICE void add(float (&sum)[4], const Weights& left, const uint32_t (&right
         right[step + 1], sum);
 }
 
-// Loads the values of a group. Lane 4 g + c has keys 2 c and 2 c + 1 of every step for pair g. It makes words of the
-// two keys, for n and for p.
-PML_DEVICE void load_values(const uint32_t* words, int word, int group, int lane, uint32_t (&n)[4], uint32_t (&p)[4]) {
+// Loads the values of a group for the pair's neurons n and p. Lane 4 g + c has keys 2 c and 2 c + 1 of every step for
+// pair g. A loaded word has one key's values of n and p, a returned word both keys' values of n, or of p.
+PML_DEVICE void load_values(
+    const uint32_t* words, int word, int group, int lane, uint32_t (&of_n)[4], uint32_t (&of_p)[4]) {
   const uint32_t* at =
       words + ((lane >> 2) * KEY_WORDS + word) * TILE + group * GROUP + (8 * (lane & 3) ^ swizzle(word));
   uint32_t first[4], second[4];
@@ -52,8 +57,8 @@ PML_DEVICE void load_values(const uint32_t* words, int word, int group, int lane
   load_four(at + 4, second);
 #pragma unroll
   for (int step = 0; step < 4; step++) {
-    n[step] = select_bytes(first[step], second[step], 0x5410);
-    p[step] = select_bytes(first[step], second[step], 0x7632);
+    of_n[step] = select_bytes(first[step], second[step], LOW_HALVES);
+    of_p[step] = select_bytes(first[step], second[step], HIGH_HALVES);
   }
 }
 
@@ -70,13 +75,13 @@ PML_DEVICE void write_means(const MeanSums& sums, float* means, int lane) {
 }
 
 // Computes all means. Warps take blocks of PAIRS pairs in turn.
-PML_DEVICE void compute_means(const Problem& p, const Shared& shared, const Scratch& scratch, int b, int kv) {
+PML_DEVICE void compute_means(const Problem& problem, const Shared& shared, const Scratch& scratch, int b, int kv) {
   const int lane = thread_index() & 31;
-  const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-  for (int n = thread_index() >> 5; n < p.size / 2 / PAIRS; n += WARPS) {
+  const uint32_t ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
+  for (int block = thread_index() >> 5; block < problem.size / 2 / PAIRS; block += WARPS) {
     MeanSums sums[SETS] = {};
     for (int group = 0; group < shared.tiles * GROUPS; group++) {
-      const uint32_t* words = key_block(p, b, kv, shared.start / TILE + group / GROUPS, n);
+      const uint32_t* words = key_block(problem, b, kv, shared.start / TILE + group / GROUPS, block);
       uint32_t values[MEANS][4];
       load_values(words, KEY, group % GROUPS, lane, values[KEY_N_MEAN], values[KEY_P_MEAN]);
       load_values(words, OF_N, group % GROUPS, lane, values[N_TO_N], values[N_TO_P]);
@@ -91,7 +96,7 @@ PML_DEVICE void compute_means(const Problem& p, const Shared& shared, const Scra
       }
     }
 #pragma unroll
-    for (int s = 0; s < SETS; s++) write_means(sums[s], pair_means(p, scratch, s, n * PAIRS), lane);
+    for (int s = 0; s < SETS; s++) write_means(sums[s], pair_means(problem, scratch, s, block * PAIRS), lane);
   }
   sync_block();
 }

@@ -32,8 +32,8 @@ struct TwoPairs {
 
 PML_DEVICE TwoPairs locate_two_pairs(const Problem& problem, int m) {
   const bool rotates = 2 * m < problem.rotary_size;
-  if (rotates && !problem.interleaved) return {m, problem.rotary_size / 2, 0x5410u, 0x7632u, true};
-  return {2 * m, 2, 0x3210u, 0x7654u, rotates};
+  if (rotates && !problem.interleaved) return {m, problem.rotary_size / 2, LOW_HALVES, HIGH_HALVES, true};
+  return {2 * m, 2, ALL_OF_A, ALL_OF_B, rotates};
 }
 
 PML_DEVICE void load_two_pairs(const Bfloat16* row, const TwoPairs& at, uint32_t (&words)[2]) {
@@ -74,7 +74,7 @@ PML_DEVICE void load_rotations(
     rotation[1] = load_rotation(problem, table_offset, position, m + 1);
     return;
   }
-  uint32_t cos[2] = {0x3f803f80u, 0x3f803f80u}, sin[2] = {0u, 0u};  // ones and zeros
+  uint32_t cos[2] = {TWO_ONES, TWO_ONES}, sin[2] = {0u, 0u};
   if (at.rotates) {
     const int64_t row = table_offset + int64_t(position) * problem.rotary_size;
     load_two_pairs(static_cast<const Bfloat16*>(problem.cos) + row, at, cos);

@@ -35,21 +35,23 @@ PML_DEVICE bool has_few_keys(const QuerySet& set) { return set.keys <= FEW_KEYS;
 
 // Sets up an item. The items of a head follow each other, so its keys stay in the L2. A head's last rows have the most
 // keys and come first.
-PML_DEVICE Item start_item(const Problem& p, Shared& shared, int number) {
-  const int head = number / items_per_head(p), index_in_head = number % items_per_head(p);
-  const int b = head / p.kv_heads, kv = head % p.kv_heads, group = heads_per_key_head(p);
-  const Item item = {b, kv, make_keys(p, b, kv)};
-  int from = p.length, to = 0;  // the same in every thread
+PML_DEVICE Item start_item(const Problem& problem, Shared& shared, int number) {
+  const int head = number / items_per_head(problem), index_in_head = number % items_per_head(problem);
+  const int b = head / problem.kv_heads, kv = head % problem.kv_heads, group = heads_per_key_head(problem);
+  const Item item = {b, kv, make_keys(problem, b, kv)};
+  int from = problem.length, to = 0;  // the same in every thread
   QuerySet sets[SETS];
 #pragma unroll
   for (int s = 0; s < SETS; s++) {
-    const int entry = index_in_head * SETS + s, top = (row_tiles(p) - 1 - entry / group) * ROWS;
+    const int entry = index_in_head * SETS + s, top = (row_tiles(problem) - 1 - entry / group) * ROWS;
     bool has_queries = false;
-    for (int row = top; row >= 0 && row < top + ROWS && row < p.length; row++) has_queries |= item.keys.valid[row] != 0;
-    const int first = top - p.window + 1 > 0 ? top - p.window + 1 : 0;
-    const int last = has_queries ? (top + ROWS < p.length ? top + ROWS : p.length) : first;
+    for (int row = top; row >= 0 && row < top + ROWS && row < problem.length; row++)
+      has_queries |= item.keys.valid[row] != 0;
+    const int first = top - problem.window + 1 > 0 ? top - problem.window + 1 : 0;
+    const int last = has_queries ? (top + ROWS < problem.length ? top + ROWS : problem.length) : first;
     const int row_head = kv * group + entry % group, tile = top < 0 ? -1 : top / ROWS;
-    float* partial = p.partial + ((int64_t(b) * p.heads + row_head) * row_tiles(p) + tile) * 2 * p.size;
+    float* partial =
+        problem.partial + ((int64_t(b) * problem.heads + row_head) * row_tiles(problem) + tile) * 2 * problem.size;
     sets[s] = {row_head, tile, first, last, 0, partial};
     if (has_queries && first < from) from = first;
     if (has_queries && last > to) to = last;
@@ -100,16 +102,16 @@ PML_DEVICE void copy_words_async(void* shared, const void* global) {
 }
 
 // Computes the importance of PAIRS pairs from m on.
-PML_DEVICE void sweep_pairs(const Problem& p, Shared& shared, const Scratch& scratch, const Item& item, int m) {
+PML_DEVICE void sweep_pairs(const Problem& problem, Shared& shared, const Scratch& scratch, const Item& item, int m) {
   const int lane = thread_index() & 31, warp = thread_index() >> 5;
   Sums sums[SETS] = {};
   QuerySide query[SETS];
   bool use_three[SETS];
-  const uint32_t* blocks = key_block(p, item.b, item.kv, shared.start / TILE, m / PAIRS);
-  const float largest = largest_bound(p, blocks, shared.tiles * GROUPS, warp, lane);
+  const uint32_t* blocks = key_block(problem, item.b, item.kv, shared.start / TILE, m / PAIRS);
+  const float largest = largest_bound(problem, blocks, shared.tiles * GROUPS, warp, lane);
 #pragma unroll
   for (int s = 0; s < SETS; s++) {
-    const QueryWords* rows = query_words(p, scratch, s, m + warp);
+    const QueryWords* rows = query_words(problem, scratch, s, m + warp);
     query[s] = load_query_side(rows, lane);
     use_three[s] = load_three_limit(rows, lane).allows(largest);
     if (!use_three[s]) use_four_exponentials(query[s], rows, lane);
@@ -122,7 +124,7 @@ PML_DEVICE void sweep_pairs(const Problem& p, Shared& shared, const Scratch& scr
     const int buffer = tile & 1;
     wait_for_copies();
     sync_block();
-    blocks += p.size / 2 / PAIRS * KEY_BLOCK;
+    blocks += problem.size / 2 / PAIRS * KEY_BLOCK;
     logs += TILE_FLOATS;
     if (tile + 1 < shared.tiles) {
       copy_words_async<TILE_FLOATS>(shared.logs[buffer ^ 1], logs);
@@ -151,72 +153,75 @@ PML_DEVICE void sweep_pairs(const Problem& p, Shared& shared, const Scratch& scr
 #pragma unroll
   for (int s = 0; s < SETS; s++) {
     if (lane < 2) shared.imprecise[warp][s][lane] = 0u;
-    if (shared.swept[s].count > 0) imprecise |= finish_pair(p, shared, sums[s], s, m + warp);
+    if (shared.swept[s].count > 0) imprecise |= finish_pair(problem, shared, sums[s], s, m + warp);
   }
   sync_block();  // the memory of the sums is free again
   if (!imprecise) return;
 #pragma unroll 1
-  for (int x = 0; x < 2 * SETS; x++) add_imprecise_rows(p, shared, scratch, item.keys, x / 2, x % 2, m + warp);
+  for (int x = 0; x < 2 * SETS; x++) add_imprecise_rows(problem, shared, scratch, item.keys, x / 2, x % 2, m + warp);
 }
 
-PML_DEVICE void run_item(const Problem& p, Shared& shared, const Scratch& scratch, int number) {
-  const Item item = start_item(p, shared, number);
-  softmax(p, shared, scratch, item.keys, item.b);
+PML_DEVICE void run_item(const Problem& problem, Shared& shared, const Scratch& scratch, int number) {
+  const Item item = start_item(problem, shared, number);
+  softmax(problem, shared, scratch, item.keys, item.b);
   normalize(shared, scratch);
-  if (thread_index() == 0) wait_until(head_counters(p, item.b, item.kv) + 1, int(key_tiles(p)));
+  if (thread_index() == 0) wait_until(head_counters(problem, item.b, item.kv) + 1, int(key_tiles(problem)));
   sync_block();
-  compute_means(p, shared, scratch, item.b, item.kv);
-  make_query_words(p, shared, scratch, item.b);
+  compute_means(problem, shared, scratch, item.b, item.kv);
+  make_query_words(problem, shared, scratch, item.b);
   sync_block();
   bool sweeps = false;
 #pragma unroll
   for (int s = 0; s < SETS; s++) sweeps |= !has_few_keys(shared.sets[s]);
   if (sweeps)
-    for (int m = 0; m < p.size / 2; m += PAIRS) sweep_pairs(p, shared, scratch, item, m);
+    for (int m = 0; m < problem.size / 2; m += PAIRS) sweep_pairs(problem, shared, scratch, item, m);
   sync_block();
 #pragma unroll 1
   for (int s = 0; s < SETS; s++) {
     const bool precise = !has_few_keys(shared.sets[s]) && shared.large_change[s][0] && shared.large_change[s][1];
-    if (shared.sets[s].tile >= 0 && !precise) finish_slowly(p, shared, scratch, item.keys, s);
+    if (shared.sets[s].tile >= 0 && !precise) finish_slowly(problem, shared, scratch, item.keys, s);
   }
   sync_block();
-  int* counts = head_counters(p, item.b, item.kv);
-  if (thread_index() == 0) shared.last = increment(counts) == items_per_head(p) - 1;
+  int* counts = head_counters(problem, item.b, item.kv);
+  if (thread_index() == 0) shared.last = increment(counts) == items_per_head(problem) - 1;
   sync_block();
   if (shared.last) {
     if (thread_index() == 0) counts[0] = counts[1] = 0;
-    write_outputs(p, item.b, item.kv);
+    write_outputs(problem, item.b, item.kv);
   }
 }
 
-PML_DEVICE void run_key_tile(const Problem& p, int number) {
-  const int tiles = int(key_tiles(p)), head = number / tiles, b = head / p.kv_heads, kv = head % p.kv_heads;
-  make_key_words(p, b, kv, number % tiles);
+PML_DEVICE void run_key_tile(const Problem& problem, int number) {
+  const int tiles = int(key_tiles(problem)), head = number / tiles, b = head / problem.kv_heads,
+            kv = head % problem.kv_heads;
+  make_key_words(problem, b, kv, number % tiles);
   sync_block();
-  if (thread_index() == 0) increment(head_counters(p, b, kv) + 1);
+  if (thread_index() == 0) increment(head_counters(problem, b, kv) + 1);
 }
 
-PML_DEVICE void run_block(const Problem& p, Shared& shared, int block) {
-  const Scratch scratch = block_scratch(p, block);
-  const int heads = p.batch * p.kv_heads, tiles = heads * int(key_tiles(p)), total = tiles + heads * items_per_head(p);
+PML_DEVICE void run_block(const Problem& problem, Shared& shared, int block) {
+  const Scratch scratch = block_scratch(problem, block);
+  const int heads = problem.batch * problem.kv_heads, tiles = heads * int(key_tiles(problem)),
+            total = tiles + heads * items_per_head(problem);
   if (thread_index() < 2 * TILE) {
     const int buffer = thread_index() / TILE, position = thread_index() % TILE;
-    shared.words[buffer][ONES + position] = 0x3f803f80u;
+    shared.words[buffer][ONES + position] = TWO_ONES;
     shared.words[buffer][ZEROS + position] = 0u;
   }
   if (thread_index() < 4) shared.s_start[thread_index()] = ROOT_HALF;
   while (true) {
     sync_block();
-    if (thread_index() == 0) shared.task = increment(p.counters);
+    if (thread_index() == 0) shared.task = increment(problem.counters);
     sync_block();
     const int number = shared.task;
     if (number >= total) break;
     if (number < tiles)
-      run_key_tile(p, number);
+      run_key_tile(problem, number);
     else
-      run_item(p, shared, scratch, number - tiles);
+      run_item(problem, shared, scratch, number - tiles);
   }
-  if (thread_index() == 0 && increment(p.counters + 1) == block_count() - 1) p.counters[0] = p.counters[1] = 0;
+  if (thread_index() == 0 && increment(problem.counters + 1) == block_count() - 1)
+    problem.counters[0] = problem.counters[1] = 0;
 }
 
 }  // namespace pymultiling

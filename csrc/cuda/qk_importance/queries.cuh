@@ -18,13 +18,15 @@ struct Query {
 };
 
 // Returns a row of a query set. It does not exist if the row attends to no key.
-PML_DEVICE Query locate_query(const Problem& p, const Shared& shared, int b, int s, int row) {
+PML_DEVICE Query locate_query(const Problem& problem, const Shared& shared, int b, int s, int row) {
   const QuerySet set = shared.sets[s];
   const int i = set.tile * ROWS + row;
   if (shared.rows[s][row].count == 0) return {nullptr, nullptr, 0, false};
   return {
-      p.q + b * p.q_at.batch + set.head * p.q_at.head + row_offset(i, p.q_at.row),
-      p.q_plain + b * p.q_plain_at.batch + set.head * p.q_plain_at.head + row_offset(i, p.q_plain_at.row), i, true};
+      problem.q + b * problem.q_at.batch + set.head * problem.q_at.head + row_offset(i, problem.q_at.row),
+      problem.q_plain + b * problem.q_plain_at.batch + set.head * problem.q_plain_at.head +
+          row_offset(i, problem.q_plain_at.row),
+      i, true};
 }
 
 // Writes the words of row g (h = 0) or g + 8 (h = 1) for pair m.
@@ -47,29 +49,31 @@ PML_DEVICE void write_query_words(
   const float query_p = rounded_shift(-(x.p_to_n * mean[KEY_N_MEAN] + x.p_to_p * mean[KEY_P_MEAN]));
   const float key_n = rounded_shift(-(q_n * mean[N_TO_N] + q_p * mean[N_TO_P]));
   const float key_p = rounded_shift(-(q_n * mean[P_TO_N] + q_p * mean[P_TO_P]));
-  const float ratio = key_n - query_p, query_n = ratio + key_p;
+  // P = 2^(t_kn - t_qp) has the difference of two shifts in its exponent, and query n the shift for which x has none.
+  const float log_ratio = key_n - query_p, query_n = log_ratio + key_p;
 
   uint32_t of_p[3], of_n[3], error_words[2];
   split(x.p_to_n, x.p_to_p, of_p);
   split(x.n_to_n, x.n_to_p, of_n);
   split(error.n * (LN_2 * ROOT_HALF), error.p * (LN_2 * ROOT_HALF), error_words);
-  const uint32_t q = pack(q_n, q_p), sign_bits = 0x80008000u;
+  const uint32_t q = pack(q_n, q_p);
 #pragma unroll
   for (int c = 0; c < 4; c++) {
     out.three[c][0][h] = c < 3 ? of_p[c] : pack_sum(query_p);
     out.three[c][1][h] = c < 3 ? q : pack_sum(key_p);
-    out.three[c][2][h] = c < 3 ? of_p[c] ^ sign_bits : pack_sum(ratio);
-    out.three[c][3][h] = c < 2 ? error_words[c] : q ^ sign_bits;
+    out.three[c][2][h] = c < 3 ? of_p[c] ^ TWO_SIGNS : pack_sum(log_ratio);
+    out.three[c][3][h] = c < 2 ? error_words[c] : q ^ TWO_SIGNS;
     out.four[c][0][h] = c < 3 ? 0u : pack_sum(key_n);
     out.four[c][1][h] = c < 3 ? of_n[c] : pack_sum(query_n);
   }
-  // k' times the scale is at most the effects of both neurons plus the rounding error: 2.1 times the keys' bound.
+  // The keys' bound is at least every effect, and X_PER_CHANGE times every rounding error (keys.cuh). |k'| times the
+  // scale is at most the effects of both neurons (2 bounds) plus the rounding error (1/256 bound), so below 2.1 bounds.
   const float query_size = fabsf(q_n) + fabsf(q_p), effect_size = fabsf(x.p_to_n) + fabsf(x.p_to_p);
   const float error_size = fabsf(error.n) + fabsf(error.p);
   out.factor[h] =
       (query_size + (effect_size + X_PER_CHANGE * error_size) * (2.1f / problem.scale)) * (1.0f / LARGEST_CHANGE);
   out.shift_bound[h] =
-      larger(larger(fabsf(query_p), fabsf(key_p)), larger(fabsf(key_n), larger(fabsf(ratio), fabsf(query_n)))) *
+      larger(larger(fabsf(query_p), fabsf(key_p)), larger(fabsf(key_n), larger(fabsf(log_ratio), fabsf(query_n)))) *
       (1.0f / LARGEST_CHANGE);
 }
 

@@ -10,7 +10,7 @@
 
 namespace pymultiling {
 
-// Returns 2^t - 1 for |t| <= 1/2, precise in float32.
+// Returns 2^t - 1 for |t| <= 1/2, precise in float32. The coefficient of t^i is ln(2)^i / i!.
 PML_DEVICE float power_minus_1(float t) {
   float p = 1.5252733804059841e-05f;
   p = multiply_add(p, t, 1.5403530393381610e-04f);

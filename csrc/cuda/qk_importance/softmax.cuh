@@ -30,20 +30,20 @@ PML_DEVICE float highest(float a, float b) { return a > b ? a : b; }
 // where a query does not attend to the key. A lane reads 8 dimensions at once, in an order that is the same for queries
 // and keys.
 PML_DEVICE void compute_scores(
-    const Problem& p, const Bfloat16* const (&query)[2], const int (&i)[2], const bool (&exists)[2], const Keys& keys,
-    int first, int lane, float (&scores)[4][4]) {
+    const Problem& problem, const Bfloat16* const (&query)[2], const int (&i)[2], const bool (&exists)[2],
+    const Keys& keys, int first, int lane, float (&scores)[4][4]) {
   const int g = lane >> 2, c = lane & 3;
   const Bfloat16* key[4];
 #pragma unroll
   for (int step = 0; step < 4; step++) {
     const int j = first + 8 * step + g;
-    key[step] = keys.k + row_offset(j < p.length ? j : p.length - 1, p.k_at.row) + 8 * c;
+    key[step] = keys.k + row_offset(j < problem.length ? j : problem.length - 1, problem.k_at.row) + 8 * c;
 #pragma unroll
     for (int x = 0; x < 4; x++) scores[step][x] = 0.0f;
   }
   const Bfloat16 *above = query[0] + 8 * c, *below = query[1] + 8 * c;
 #pragma unroll 4
-  for (int d = 0; d < p.size; d += 32) {
+  for (int d = 0; d < problem.size; d += 32) {
     const Four upper = load_16_bytes(above), lower = load_16_bytes(below);
     above += 32;
     below += 32;
@@ -56,7 +56,7 @@ PML_DEVICE void compute_scores(
     }
   }
   const int j = first + lane;
-  const uint32_t valid = ballot(j < p.length && keys.valid[j]) >> 2 * c;
+  const uint32_t valid = ballot(j < problem.length && keys.valid[j]) >> 2 * c;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int distance = exists[h] ? i[h] - (first + 2 * c) : -GROUP;  // negative if the key is after the query
@@ -65,15 +65,15 @@ PML_DEVICE void compute_scores(
 #pragma unroll
       for (int x = 0; x < 2; x++) {
         const int key = 8 * step + x;
-        const bool visible = (valid >> key & 1) != 0 && uint32_t(distance - key) < uint32_t(p.window);
+        const bool visible = (valid >> key & 1) != 0 && uint32_t(distance - key) < uint32_t(problem.window);
         float& score = scores[step][2 * h + x];
-        score = visible ? score * p.scale : HIDDEN;
+        score = visible ? score * problem.scale : HIDDEN;
       }
   }
 }
 
 // Computes the attention scores and their log2 sums. The warps of a query set take its groups in turn.
-PML_DEVICE void softmax(const Problem& p, Shared& shared, const Scratch& scratch, const Keys& keys, int b) {
+PML_DEVICE void softmax(const Problem& problem, Shared& shared, const Scratch& scratch, const Keys& keys, int b) {
   const int lane = thread_index() & 31, warp = thread_index() >> 5, g = lane >> 2, s = warp % SETS;
   const QuerySet set = shared.sets[s];
   const Bfloat16* query[2];
@@ -82,13 +82,14 @@ PML_DEVICE void softmax(const Problem& p, Shared& shared, const Scratch& scratch
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     i[h] = set.tile * ROWS + g + 8 * h;
-    exists[h] = set.tile >= 0 && i[h] < p.length && keys.valid[i[h]];
-    query[h] = p.q + b * p.q_at.batch + set.head * p.q_at.head + row_offset(exists[h] ? i[h] : 0, p.q_at.row);
+    exists[h] = set.tile >= 0 && i[h] < problem.length && keys.valid[i[h]];
+    query[h] = problem.q + b * problem.q_at.batch + set.head * problem.q_at.head +
+               row_offset(exists[h] ? i[h] : 0, problem.q_at.row);
   }
   RunningSoftmax running[2];
   for (int group = set.first + warp / SETS; group < set.last; group += WARPS / SETS) {
     float scores[4][4];
-    compute_scores(p, query, i, exists, keys, shared.start + group * GROUP, lane, scores);
+    compute_scores(problem, query, i, exists, keys, shared.start + group * GROUP, lane, scores);
     float* out = group_logs(scratch.logs, s, group);
 #pragma unroll
     for (int h = 0; h < 2; h++) {

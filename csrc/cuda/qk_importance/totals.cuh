@@ -13,16 +13,17 @@ PML_DEVICE float sum_tiles(const float* partial, int tiles, int stride) {
   return sum;
 }
 
-PML_DEVICE void write_outputs(const Problem& p, int b, int kv) {
-  const int group = heads_per_key_head(p), tiles = row_tiles(p);
-  for (int n = thread_index(); n < p.size; n += THREADS) {
+PML_DEVICE void write_outputs(const Problem& problem, int b, int kv) {
+  const int group = heads_per_key_head(problem), tiles = row_tiles(problem);
+  for (int n = thread_index(); n < problem.size; n += THREADS) {
     float key_sum = 0.0f;
     for (int head = kv * group; head < (kv + 1) * group; head++) {
-      const float* partial = p.partial + (int64_t(b) * p.heads + head) * tiles * 2 * p.size + n;
-      p.q_out[(int64_t(b) * p.heads + head) * p.size + n] = sum_tiles(partial, tiles, 2 * p.size);
-      key_sum += sum_tiles(partial + p.size, tiles, 2 * p.size);
+      const float* partial = problem.partial + (int64_t(b) * problem.heads + head) * tiles * 2 * problem.size + n;
+      problem.q_out[(int64_t(b) * problem.heads + head) * problem.size + n] =
+          sum_tiles(partial, tiles, 2 * problem.size);
+      key_sum += sum_tiles(partial + problem.size, tiles, 2 * problem.size);
     }
-    p.k_out[(int64_t(b) * p.kv_heads + kv) * p.size + n] = key_sum;
+    problem.k_out[(int64_t(b) * problem.kv_heads + kv) * problem.size + n] = key_sum;
   }
 }
 

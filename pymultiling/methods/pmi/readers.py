@@ -136,11 +136,12 @@ def nli(source: RecordSource) -> ParallelTask:
     """
     items: list[ParallelItem] = []
     for pair_id, records in _read_aligned(source, ("premise", "hypothesis"), "label").items():
-        languages = {label: language for language, (_, label) in records.items()}
-        if len(languages) > 1:
-            differing = ", ".join(f"{label!r} in {language!r}" for label, language in languages.items())
+        language_by_label = {label: language for language, (_, label) in records.items()}
+        if len(language_by_label) > 1:
+            differing = ", ".join(f"{label!r} in {language!r}" for label, language in language_by_label.items())
             raise CorpusError(f"pair {pair_id!r} must have the same label in all languages: it is {differing}")
-        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, tuple(languages)))
+        (label,) = language_by_label
+        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, (label,)))
     occurring = dict.fromkeys(item.references[0] for item in items)
     known = [label for label in LABELS if label in occurring]
     labels = (*known, *sorted(label for label in occurring if label not in LABELS))

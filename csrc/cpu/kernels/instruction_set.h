@@ -3,7 +3,7 @@
 
 #include "table.h"  // declares the kernels' argument structs in pymultiling, which all instruction sets share
 
-namespace pymultiling::PYMULTILING_LEVEL {
+namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 #define PYMULTILING_DECLARATION(result, name, ...) result name(__VA_ARGS__);
 
@@ -11,4 +11,4 @@ PYMULTILING_KERNELS(PYMULTILING_DECLARATION)
 
 #undef PYMULTILING_DECLARATION
 
-}  // namespace pymultiling::PYMULTILING_LEVEL
+}  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

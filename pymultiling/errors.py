@@ -85,6 +85,9 @@ class NonFiniteActivations(ArithmeticError):
         self.document = document
 
 
+# What to do about a NonFiniteActivations whose cause is in the model.
+NON_FINITE_ADVICE = "look for NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)"
+
 # Errors that a user can act on: the command line prints their message alone. All others are reported as bugs.
 EXPECTED_ERRORS = (
     ValueError,

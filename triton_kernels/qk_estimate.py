@@ -190,7 +190,7 @@ def kernel(
         tl.store(partial + LANES, key_sum)
         tl.store(partial + 2 * LANES, query_error)
         tl.store(partial + 3 * LANES, key_error)
-        tl.debug_barrier()
+        tl.debug_barrier()  # the sums of all threads are stored before the item is counted
         counter = Counters + b * (heads // group) + kv
         if tl.atomic_add(counter, 1, sem="acq_rel") == group * tiles - 1:
             tl.store(counter, 0)

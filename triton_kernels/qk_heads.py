@@ -86,7 +86,8 @@ class Heads:
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
         tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
-        flags: {constant of the kernels: whether the tensors that it stands for are given}.
+        flags: {constant of the kernels: its value}. PLAIN, QUERY_GAIN and KEY_GAIN: whether q_plain, q_gain and k_gain
+            are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
     """
 
     batch: int
@@ -103,11 +104,11 @@ class Heads:
     def of(cls, problem: QKProblem) -> Heads:
         """Collects the tensors of the operators' argument."""
         q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
-        optional_tensors = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))
+        head_tensors = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))  # (B, heads, l, d) each, or None
         q, k = _contiguous_rows(q), _contiguous_rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
-        for number, x in enumerate(optional_tensors):
+        for number, x in enumerate(head_tensors):
             # The kernel does not read a tensor that is not given, so any pointer will do. Odd numbers are of the keys.
             x = (k if number % 2 else q) if x is None else _contiguous_rows(x)
             tensors += [x, *x.stride()[:3]]

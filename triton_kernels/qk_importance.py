@@ -218,7 +218,7 @@ def kernel(
                 k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GAIN, CAPPED, PRECISION,
             )  # fmt: skip
         tl.store(partial + LANES, importance)
-        tl.debug_barrier()
+        tl.debug_barrier()  # the sums of all threads are stored before the item is counted
         counter = Counters + b * (heads // group) + kv
         if tl.atomic_add(counter, 1, sem="acq_rel") == group * tiles - 1:
             tl.store(counter, 0)

@@ -118,9 +118,9 @@ def key_means(
 @triton.jit
 def _store_mean(Means, slot: tl.constexpr, mean, neuron, LANES: tl.constexpr):
     """Stores `mean` (ROWS, LANES) as array `slot` of Means, with barriers before and after it."""
-    tl.debug_barrier()
+    tl.debug_barrier()  # all threads have read the mean that is overwritten
     tl.store(Means + slot * ROWS * LANES + tl.arange(0, ROWS)[:, None] * LANES + neuron[None, :], mean)
-    tl.debug_barrier()
+    tl.debug_barrier()  # the mean is complete before other threads read it
 
 
 @triton.jit

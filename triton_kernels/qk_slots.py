@@ -68,11 +68,33 @@ def store_scores(
     q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
     KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Stores the attention scores of the keys [first, last) in Scores (ROWS, span), -inf where a key is hidden.
+    """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden.
 
-    With a soft cap, the attention scores before it follow, (ROWS, span).
+    The keys are those in [first, last), and the next ones up to a multiple of KEYS, which are hidden: `choose` reads
+    whole tiles. A tile of scores is (KEYS, ROWS) and is stored transposed.
+
+    Args:
+        q: (LANES, ROWS), the queries.
+        rows: (ROWS,), positions of the queries.
+        dims: (LANES,), indices of the dimensions.
+        Key: pointer to the keys of the head.
+        Valid: pointer to the document's valid.
+        Scores: pointer to the result (ROWS, span). If CAPPED, it has the scores after the soft cap, and a second array
+            (ROWS, span) behind it has those before the cap.
+        span: distance between the rows of Scores, from `padded_span`.
+        first: the first key that the rows see.
+        last: the end of the keys that the rows see.
+        size: dimensions of a head.
+        length: tokens of the document.
+        window: number of keys that a query sees.
+        scale: factor of the attention scores, times log2(e).
+        softcap: soft cap of the attention scores, used if CAPPED.
+        KEYS: keys of a tile.
+        KEY_STRIDE: stride between keys.
+        CAPPED: whether there is a soft cap.
+        PRECISION: that of `product`.
     """
-    tl.debug_barrier()
+    tl.debug_barrier()  # all threads have finished the previous item, whose scores are overwritten
     for start in tl.range(first, last, KEYS):
         _keys, _valid, raw, scores = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
@@ -81,7 +103,7 @@ def store_scores(
         tl.store(at, scores)
         if CAPPED:
             tl.store(at + ROWS * span, raw)
-    tl.debug_barrier()
+    tl.debug_barrier()  # the scores of all threads are stored, for threads that read other rows and keys
 
 
 @triton.jit
@@ -170,7 +192,7 @@ def choose(
 
     spot = Slots + r[:, None] * SLOTS + slot[None, :]
     tl.store(as_integers(spot), tl.full((ROWS, SLOTS), -1, tl.int32))
-    tl.debug_barrier()
+    tl.debug_barrier()  # all slots are empty before keys are stored in them
     running = tl.zeros((ROWS,), tl.int32) + UNIT - 1 - offset
     for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
@@ -186,7 +208,7 @@ def choose(
             mask=slot_begin < slot_end,
         )
         running += tl.sum(units_of_key, 1)
-    tl.debug_barrier()
+    tl.debug_barrier()  # all keys are stored before other threads read them
 
     column = tl.load(as_integers(spot))
     slot_key = tl.associative_scan(column, 1, _larger)
@@ -204,7 +226,7 @@ def choose(
     a = tl.exp2(log2_a)
     even_step, odd_step = tl.where(odd, 0.0, step), tl.where(odd, step, 0.0)
     even, odd = tl.where(certain, a, even_step), tl.where(certain, a, odd_step)
-    tl.debug_barrier()
+    tl.debug_barrier()  # all threads have read the keys before they are overwritten
     tl.store(as_integers(spot), first + tl.where(slot_key < 0, own_key, slot_key))
     tl.store(spot + EVEN * CELL, even)
     tl.store(spot + ODD * CELL, odd)
@@ -226,7 +248,7 @@ def choose(
             tl.store(spot + CUT * CELL, cut)
         if WITH_SCORES:
             tl.store(spot + RAW * CELL, raw)
-    tl.debug_barrier()
+    tl.debug_barrier()  # the arrays are complete before other threads read them
 
 
 @triton.jit

@@ -182,7 +182,7 @@ def sweep(
             tl.store(spot + 3 * cell, tile_above)
             tl.store(spot + 4 * cell, tile_cut)
         tl.store(Scratch + 5 * cell + c, valid.to(tl.float32))
-        tl.debug_barrier()
+        tl.debug_barrier()  # the tile is complete before other threads read it
         for group in tl.range(0, tl.minimum(KEYS, last - start), unroll):
             j = to_int64(start + group)
             key = Key + j * KEY_STRIDE

@@ -16,7 +16,7 @@ from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
-from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.tensor_parallel import process_count
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -260,5 +260,5 @@ def _identity(sets: Mapping[str, NeuronSet | None], scale: float, mean: Mapping[
 def _perplexity(total: Sums, set_number: int, label: str) -> float:
     log_likelihood = total["log_likelihood"][set_number].item()
     if not math.isfinite(log_likelihood):
-        raise NonFiniteActivations(f"{label}: the loss is NaN or infinite; look for NaN weights or activations")
+        raise NonFiniteActivations(f"{label}: the loss is NaN or infinite: {NON_FINITE_ADVICE}")
     return float(numpy.exp(-log_likelihood / total["predicted"].item()))  # inf where math.exp would raise

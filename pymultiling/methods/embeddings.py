@@ -18,7 +18,7 @@ from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
-from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.table_rows import TableRows
@@ -202,7 +202,7 @@ def _to_finite(means: Tensor, dtype: torch.dtype) -> Tensor:
     if broken.any():
         document, layer = broken.nonzero()[0].tolist()
         is_overflow = bool(means[document, layer].isfinite().all())
-        reason = f"too large for {dtype}: use torch.float32" if is_overflow else "NaN or infinite: look for NaN weights"
+        reason = f"too large for {dtype}: use torch.float32" if is_overflow else f"NaN or infinite: {NON_FINITE_ADVICE}"
         raise NonFiniteActivations(f"hidden states of index {layer} are {reason}", document)
     return converted
 
@@ -227,7 +227,7 @@ def layer_points(embeddings: Mapping[str, Tensor], layer: int) -> dict[str, tupl
         points = points.to(torch.promote_types(points.dtype, torch.float32))
         present = ~points.isnan().any(1)
         if points.isinf().any():
-            raise NonFiniteActivations(f"infinite embeddings of language {language!r}, index {layer}")
+            raise NonFiniteActivations(f"infinite embeddings of language {language!r}, index {layer}: use torch.float32")
         points_by_language[language] = points, present
     return points_by_language
 

@@ -12,7 +12,7 @@ from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
-from pymultiling.errors import CorpusError, NonFiniteActivations
+from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -104,7 +104,7 @@ def mean_activations(
     total, _ = run_pass({"texts": texts}, job, options)["texts"]
     for site in probe.sites:
         if not total[site].isfinite().all():
-            raise NonFiniteActivations(f"NaN or infinite activations at site {site}: look for NaN weights")
+            raise NonFiniteActivations(f"NaN or infinite activations at site {site}: {NON_FINITE_ADVICE}")
     routed_tokens = total["routed"].clamp(min=1) if "routed" in total else total["tokens"]
     tokens = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
     return {site: (total[site] / tokens[site]).float() for site in probe.sites}

@@ -194,5 +194,5 @@ def _require_same_model(statistics: Mapping[str, ActivationStatistics]) -> None:
         if shape != first_shape:
             raise ValueError(
                 f"counts of different models cannot be combined: {first_name} has {first_shape[0]} layers x "
-                f"{first_shape[1]} neurons, {name} {shape[0]} x {shape[1]}"
+                f"{first_shape[1]} neurons, {name} {shape[0]} x {shape[1]}; give counts of one model"
             )

@@ -90,12 +90,20 @@ class NeuronStatistics:
 
     def __add__(self, other: NeuronStatistics) -> NeuronStatistics:
         if self.rule != other.rule:
-            raise ValueError(f"votes of different rules do not add: {self.rule} and {other.rule}")
+            raise ValueError(
+                f"votes of different rules do not add: {self.rule} and {other.rule}; measure again with one rule"
+            )
         if self.sum.keys() != other.sum.keys():
-            raise ValueError(f"statistics of different sites do not add: {list(self.sum)} and {list(other.sum)}")
+            raise ValueError(
+                f"statistics of different sites do not add: {list(self.sum)} and {list(other.sum)}; "
+                "measure the same sites"
+            )
         for site in self.sum:
             if self.sum[site].shape != other.sum[site].shape:
-                raise ValueError(f"statistics of different models do not add: their {site} differ in shape")
+                raise ValueError(
+                    f"statistics of different models do not add: {site} is {tuple(self.sum[site].shape)} and "
+                    f"{tuple(other.sum[site].shape)}; give statistics of one model"
+                )
         return NeuronStatistics(
             documents=self.documents + other.documents,
             tokens=self.tokens + other.tokens,

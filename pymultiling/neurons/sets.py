@@ -20,7 +20,8 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
 
     `a | b`, `a & b`, `a - b` and `a ^ b` are the union, intersection, difference and symmetric difference, again as
     NeuronSets. A site that only one of the two has counts as empty in the other. `len(a)` is the number of members, and
-    `a == b` compares members. Treat a set as immutable.
+    `a == b` compares members. These five operators raise ValueError if a site has another shape in the other set, since
+    the sets are then of different models. Treat a set as immutable.
 
     Attributes:
         sites: {site: (layers, neurons) bool on the CPU}, True for members. Sites are in the order of `SITES`.
@@ -44,7 +45,8 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             if mask.ndim != 2 or mask.dtype != torch.bool:
                 raise ValueError(f"site {site} must be bool (layers, neurons), got {mask.dtype} {tuple(mask.shape)}")
         if len({mask.shape[0] for mask in sites.values()}) != 1:
-            raise ValueError("the sites have different numbers of layers")
+            layers = {site: mask.shape[0] for site, mask in sites.items()}
+            raise ValueError(f"the sites have different numbers of layers: {layers}; give masks of one model")
         self.sites = {site: sites[site].cpu() for site in SITES if site in sites}
 
     def __len__(self) -> int:
@@ -141,7 +143,10 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         mask = self.sites.get("ffn")
         if mask is None or experts < 1 or mask.shape[1] % experts:
             width = "no ffn neurons" if mask is None else f"{mask.shape[1]} ffn neurons a layer"
-            raise ValueError(f"the set has {width}, which cannot be split among {experts} experts")
+            raise ValueError(
+                f"the set has {width}, which cannot be split among {experts} experts; "
+                "give FFN neurons, and how many experts a layer has"
+            )
         return mask.reshape(mask.shape[0], experts, -1)
 
     def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
@@ -260,6 +265,9 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             if b is None:
                 b = torch.zeros_like(a)
             if a.shape != b.shape:
-                raise ValueError(f"the sets are of different models: {site} is {tuple(a.shape)} and {tuple(b.shape)}")
+                raise ValueError(
+                    f"the sets are of different models: {site} is {tuple(a.shape)} and {tuple(b.shape)}; "
+                    "give sets that were detected in the same model"
+                )
             sites[site] = operation(a, b)
         return NeuronSet(sites)

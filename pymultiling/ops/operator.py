@@ -68,11 +68,11 @@ class Budget:
     The largest allowed error is twice the error of plain PyTorch in the same dtype, plus a floor. Errors are relative.
 
     Attributes:
-        floor: the floor of every result that `result_floors` does not name.
+        floor: the floor of every result and dtype that `result_floors` does not name.
         result_floors: {result: {dtype: floor}}.
         floor_factor: called with the arguments of the operator's reference; returns a factor of the floor. None: the
             factor is 1.
-        exact: names of the results that equal those of plain PyTorch bit for bit.
+        equal_to_reference: names of the results that equal those of plain PyTorch bit for bit.
         is_estimate: whether the operator draws keys, so that rounding may change which keys are drawn. Results are only
             comparable where it does not. The tests of the operator select such inputs.
     """
@@ -80,7 +80,7 @@ class Budget:
     floor: float = 0.0
     result_floors: Mapping[str, Mapping[torch.dtype, float]] = field(default_factory=dict)
     floor_factor: Callable[..., float] | None = None
-    exact: tuple[str, ...] = ()
+    equal_to_reference: tuple[str, ...] = ()
     is_estimate: bool = False
 
 

@@ -146,7 +146,7 @@ _ENTRIES = (
         fake=_fake_active_count,
         results=("active",),
         kernels={"triton": TRITON, "cpp": CPP},
-        budget=Budget(exact=("active",)),
+        budget=Budget(equal_to_reference=("active",)),
     ),
     Operator(
         "centred_importance",
@@ -182,7 +182,7 @@ _ENTRIES = (
         fake=_fake_mask_neurons,
         results=("x",),
         kernels={"triton": TRITON, "cpp": CPP},
-        budget=Budget(exact=("x",)),
+        budget=Budget(equal_to_reference=("x",)),
     ),
     Operator(
         "mask_neurons_",
@@ -190,7 +190,7 @@ _ENTRIES = (
         fake=_fake_in_place,
         results=("x",),
         kernels={"triton": TRITON, "cpp": CPP},
-        budget=Budget(exact=("x",)),
+        budget=Budget(equal_to_reference=("x",)),
         shared_module="mask_neurons",
         public_function="mask_neurons",
         options={"inplace": True},
@@ -202,7 +202,7 @@ _ENTRIES = (
         fake=_fake_nearest_neighbors,
         results=("indices", "distances"),
         kernels={"triton": replace(TRITON, unsupported=_too_many_neighbors), "cpp": CPP},
-        budget=Budget(3e-7, exact=("indices",)),  # distances are float64 sums
+        budget=Budget(3e-7, equal_to_reference=("indices",)),  # distances are float64 sums
         check_values=require_finite,
     ),
     Operator(

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import NonFiniteActivations, UnsupportedModel
+from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Projection
@@ -64,8 +64,8 @@ class ActivationProbe:
             (layers, neurons) int64 on the CPU.
 
         Raises:
-            NonFiniteActivations: values are NaN or infinite; names the document, and where the importance of FFN
-                neurons shows it, the site and the layer.
+            NonFiniteActivations: the model's output is NaN or infinite; names the document, and the site and the layer
+                if the importance of an FFN neuron is NaN or infinite too.
             UnsupportedModel: the model does not run its modules as its family does.
         """
         documents = torch.where(counted, 0, -1).flatten()
@@ -116,8 +116,10 @@ class ActivationProbe:
             return  # all values are finite, those at padding included
         is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
         if is_broken.any():
-            # The error of this probe names the first layer with such values.
+            # The error of this probe names the site and the first layer with such values.
             with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
                 probe.measure(input_ids, attention_mask)
             document = int(is_broken.nonzero()[0])
-            raise NonFiniteActivations(f"NaN or infinite output of document {document} of the batch", document)
+            raise NonFiniteActivations(
+                f"NaN or infinite output of document {document} of the batch: {NON_FINITE_ADVICE}", document
+            )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import NonFiniteActivations, UnsupportedModel
+from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.linear import is_linear, weight_of
@@ -154,7 +154,7 @@ class TopTokenProbe:
             if is_broken.any():
                 document = int(is_broken.any(1).nonzero()[0])
                 raise NonFiniteActivations(
-                    f"hidden states of index {index} are NaN or infinite: look for NaN weights", document
+                    f"hidden states of index {index} are NaN or infinite: {NON_FINITE_ADVICE}", document
                 )
             # The final norm and the head may be on other devices; accelerate's hooks then move the states there.
             states = hidden[mask]

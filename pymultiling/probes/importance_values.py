@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.errors import NonFiniteActivations
+from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
 
 COMPUTATION_ORDER = ("q", "k", "v", "o", "ffn")  # the order in which a layer computes its sites
 
@@ -37,7 +37,7 @@ def require_finite(importance: dict[str, Tensor]) -> None:
     if first_places:
         layer, document, site = min(first_places, key=lambda place: place[0])
         raise NonFiniteActivations(
-            f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: look for "
-            "NaN weights, or load the model in bfloat16 or float32 (float16 overflows early)",
+            f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: "
+            f"{NON_FINITE_ADVICE}",
             document,
         )

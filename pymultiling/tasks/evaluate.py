@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from pymultiling.errors import NonFiniteActivations
+from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
@@ -133,8 +133,7 @@ def metric_values(
         if not set_values.isfinite().all():
             off = "" if names is None or sets[number] is None else f" with set {names[number]!r} off"
             raise NonFiniteActivations(
-                f"{task.name}, {language!r}{off}: log-likelihoods are NaN or infinite: look for NaN weights, "
-                "or load the model in bfloat16 or float32"
+                f"{task.name}, {language!r}{off}: log-likelihoods are NaN or infinite: {NON_FINITE_ADVICE}"
             )
     if task.metric != "accuracy":
         values = values / torch.tensor([len(tokens) - start for tokens, start in encoded])[:, None]

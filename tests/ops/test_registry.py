@@ -50,8 +50,8 @@ def test_an_entry_is_complete(entry):
     assert set(entry.kernels) <= set(KERNELS)
     assert (entry.budget is None) == (not entry.kernels), "exactly the operators with kernels have an error budget"
     if entry.budget is not None:
-        assert set(entry.budget.exact) | set(entry.budget.result_floors) <= set(entry.results)
-        assert entry.budget.floor > 0 or set(entry.budget.exact) == set(entry.results)
+        assert set(entry.budget.equal_to_reference) | set(entry.budget.result_floors) <= set(entry.results)
+        assert entry.budget.floor > 0 or set(entry.budget.equal_to_reference) == set(entry.results)
     if entry.arguments_type is not None:
         assert entry.arguments_type._fields == entry.argument_names
     assert not entry.public_function or entry.public_function in OPERATORS

@@ -2,7 +2,9 @@
 
 Kernels that compile in about a second are compiled in every variant for sm_90 and in bfloat16 for the other targets,
 because another dtype changes loads and stores on all chips alike. Of the slow kernels (5 to 10 seconds) the simplest
-variant is compiled for all targets, and for sm_90 also one with all features and the other kinds of attention.
+variant is compiled for all targets, and for sm_90 also one with all features and the other kinds of attention. The
+kinds are parts of the variants' names, which `qk_heads.variants_of` explains: "pre" (neurons are zeroed before the
+rotation), "post" (after it), "norm" (over the head) and "cap" (a soft cap).
 benchmarks/machine_code/compile_table.py compiles all variants.
 """
 
@@ -47,10 +49,11 @@ SPILLED = 16
 # inside loops, because the kernels are not tuned for gfx942.
 SPILLED_SLOW = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
 
-# Largest numbers of instructions per element in the sweeps of qk_importance on sm_90, for each kind of attention
-# (bfloat16). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5 compute v = A e - A,
-# m, b1, b2 and t, plus one with a partner and one with a gain. global: the 16 probabilities of a key are 4 loads and
-# its neuron is 1 or 2, for 16 rows. The remainder is a margin for other versions of ptxas.
+# Largest numbers of instructions per element in the sweeps of qk_importance on sm_90, {kind of attention: limits}
+# (bfloat16, 128 dimensions). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5 compute v = A e - A,
+# m, b1, b2 and t ("post"), one more adds the rotation partner's part ("pre"), and one more the norm's gain ("norm").
+# global: the 16 probabilities of a key are 4 loads and its neuron is 1 or 2, for 16 rows. The remainder is a margin for
+# other versions of ptxas.
 MAX_INSTRUCTIONS = {
     "post": {"fp32": 5.1, "global": 0.5, "local": 0.0, "issued": 7.5},
     "pre": {"fp32": 6.3, "global": 0.6, "local": 0.0, "issued": 8.75},

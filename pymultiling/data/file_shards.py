@@ -111,7 +111,9 @@ class FileShard:
                 names = file.schema_arrow.names
                 for field in fields:
                     if field not in names:
-                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the one with its texts")
+                        raise CorpusError(
+                            f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the one with its texts"
+                        )
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):

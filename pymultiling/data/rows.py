@@ -23,7 +23,9 @@ def wrap_read_errors(name: str) -> Iterator[None]:
     except (CorpusError, MemoryError):
         raise
     except Exception as error:  # every file system has exceptions of its own
-        raise CorpusError(f"{name} cannot be read ({error_text(error)}): remove the cause, or give other texts") from error
+        raise CorpusError(
+            f"{name} cannot be read ({error_text(error)}): remove the cause, or give other texts"
+        ) from error
 
 
 def read_json_records(path: Path) -> Iterator[tuple[object, str]]:

@@ -100,6 +100,7 @@ def _pickle(tokenisation: Tokenisation) -> bytes | None:
         return pickle.dumps(tokenisation)
     except Exception as error:  # noqa: BLE001 - pickling runs the tokenizer's own code
         warnings.warn(
-            f"the tokenizer cannot be sent to another process ({error_text(error)}): this process tokenises", stacklevel=2
+            f"the tokenizer cannot be sent to another process ({error_text(error)}): this process tokenises",
+            stacklevel=2,
         )
         return None

@@ -227,7 +227,9 @@ def layer_points(embeddings: Mapping[str, Tensor], layer: int) -> dict[str, tupl
         points = points.to(torch.promote_types(points.dtype, torch.float32))
         present = ~points.isnan().any(1)
         if points.isinf().any():
-            raise NonFiniteActivations(f"infinite embeddings of language {language!r}, index {layer}: use torch.float32")
+            raise NonFiniteActivations(
+                f"infinite embeddings of language {language!r}, index {layer}: use torch.float32"
+            )
         points_by_language[language] = points, present
     return points_by_language
 

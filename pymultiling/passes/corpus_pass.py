@@ -184,6 +184,8 @@ def run_pass(
                         pace.update(bar, step.documents, step.tokens, done)
                 finally:
                     checkpoints.write(number, states[number])
+            # A single process knows here that it has measured nothing, before it measures the next corpus. Several
+            # processes know it only from the totals below.
             if team.count == 1:
                 job.check(name, states[number].total, states[number].report)
         check_same_texts(team, {name: state.start.finished for name, state in zip(corpora, states)})

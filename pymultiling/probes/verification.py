@@ -76,7 +76,7 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
             calls, product_error = _record_calls(decoder, layer, tokens)
             differences["ffn"] = max(differences["ffn"], product_error)
             for site in SITES:
-                run = _sublayer(decoder, layer, site, calls)
+                run = _sublayer_runner(decoder, layer, site, calls)
                 difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)
     return differences
@@ -85,7 +85,7 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
 def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callable[[], Tensor]) -> float:
     """Returns the largest relative difference of a few neurons of a site.
 
-    importance: (neurons,). run: runs the sublayer, see `_sublayer`.
+    importance: (neurons,). run: runs the sublayer, see `_sublayer_runner`.
     """
     evenly_spaced = torch.linspace(0, len(importance) - 1, NEURONS - 1).long().tolist()
     floor = FLOOR * importance.max().clamp(min=1e-30)
@@ -139,8 +139,11 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
     return calls, ((hidden - product).abs().max() / hidden.abs().max().clamp(min=1e-30)).item()
 
 
-def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
-    """Returns a function that runs the sublayer of a site again and returns the tensor whose change is importance."""
+def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
+    """Returns a function that runs the sublayer of a site again.
+
+    It returns the tensor whose squared change is the importance.
+    """
     module = layer.ffn if site == "ffn" else layer.attention
     norm = layer.ffn_norm if site == "ffn" else layer.attention_norm
 
@@ -177,6 +180,7 @@ def _sublayer(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.Module, 
 
     if site in ("q", "k"):
         return run_probabilities
+    # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
     run_site = run_ffn_of_layer if site == "ffn" and decoder.family.ffn == "" else run
     if norm is None:
         return run_site

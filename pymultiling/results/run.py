@@ -21,8 +21,8 @@ class Run:
     """The record of a run, written to run.json.
 
     Attributes:
-        started: `time.monotonic()` at the start.
-        record: what run.json will hold, without the times and the names of the files.
+        clock_at_start: `time.monotonic()` at the start. The time of day is in the record, as "started".
+        record: what run.json will hold, except "seconds" and "files".
         seconds: {stage: seconds that it took}.
     """
 
@@ -38,7 +38,7 @@ class Run:
                 "published_whole": {"arguments": names, "facts": names of other parts of the record}, the parts that
                 hold texts and no paths.
         """
-        self.started = time.monotonic()
+        self.clock_at_start = time.monotonic()
         self.record: dict[str, object] = {
             "command": command,
             "arguments": dict(arguments),
@@ -52,9 +52,9 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measures how long the block takes, as stage `name`."""
-        started = time.monotonic()
+        clock_at_start = time.monotonic()
         yield
-        self.seconds[name] = round(time.monotonic() - started, 3)
+        self.seconds[name] = round(time.monotonic() - clock_at_start, 3)
 
     def note(self, **facts: object) -> None:
         """Adds facts to the record."""
@@ -63,7 +63,7 @@ class Run:
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self.started
+        return time.monotonic() - self.clock_at_start
 
     def write(self, folder: Path) -> None:
         """Writes run.json into the folder.

@@ -32,7 +32,7 @@ class Processes:
     ended.
 
     Attributes:
-        rank: number of this process among those that share the work, 0 if they all do the same work.
+        rank: number of this process among those that share the work, 0 in every process if they all do the same work.
         count: how many processes share the work, 1 if they all do the same work.
         first: whether this is the process that prints and writes.
         one_model: whether each process has a part of the model, so that all do the same work.
@@ -54,38 +54,38 @@ class Processes:
         if not self.one_model:
             return value
         values = [value]
-        with _raise_process_lost():
+        with _convert_exchange_errors():
             distributed.broadcast_object_list(values, src=0, group=self._group)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Returns the values of all processes, by rank."""
+        """Returns one value for each process, also if all do the same work, in the order of torch's ranks."""
         if not self.several:
             return [value]
         values: list[T | None] = [None] * distributed.get_world_size(self._group)
-        with _raise_process_lost():
+        with _convert_exchange_errors():
             distributed.all_gather_object(values, value, group=self._group)
         return cast(list[T], values)
 
     def total(self, values: Tensor) -> Tensor:
-        """Returns the sums over all processes that share the work, on the CPU."""
+        """Returns the sums over all processes that share the work. `values` must be on the CPU."""
         return self._reduce(values, distributed.ReduceOp.SUM)
 
     def least(self, values: Tensor) -> Tensor:
-        """Returns the minima over all processes that share the work, on the CPU."""
+        """Returns the minima over all processes that share the work. `values` must be on the CPU."""
         return self._reduce(values, distributed.ReduceOp.MIN)
 
     def _reduce(self, values: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
         if self.count == 1:
             return values
         values = values.clone()
-        with _raise_process_lost():
+        with _convert_exchange_errors():
             distributed.all_reduce(values, operation, group=self._group)
         return values
 
 
 @contextmanager
-def _raise_process_lost() -> Iterator[None]:
+def _convert_exchange_errors() -> Iterator[None]:
     """Turns the RuntimeError of an exchange with a process that has ended into a ProcessLost."""
     try:
         yield

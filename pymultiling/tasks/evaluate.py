@@ -103,7 +103,7 @@ def metric_values(
         scale: as in `evaluate`.
         mean: as in `evaluate`.
         batch_tokens: as in `evaluate`.
-        on_progress: is called with the number of pairs (sets x items) that were measured.
+        on_progress: is called with the number of pairs (sets x items) that were measured since the last call.
 
     Returns:
         (items, sets) float64.

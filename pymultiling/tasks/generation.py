@@ -101,7 +101,7 @@ def generate(
         scale: as in `deactivate`.
         mean: as in `deactivate`.
         batch_tokens: tokens of one batch, including the answers.
-        on_progress: is called with the number of rows (prompts x sets) that were answered.
+        on_progress: is called with the number of rows (prompts x sets) that were answered since the last call.
 
     Returns:
         For every prompt, the answers under every set.

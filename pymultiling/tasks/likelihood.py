@@ -42,7 +42,7 @@ def log_likelihoods(
         batch_tokens: tokens in one forward, including padding.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
-        on_progress: is called with the number of rows (documents x sets) that were measured.
+        on_progress: is called with the number of rows (documents x sets) that were measured since the last call.
 
     Returns:
         (documents, sets) float64, in nats; NaN or infinite if the model's output is.

@@ -54,7 +54,7 @@ def rouge_l(prediction: str, reference: str, language: str) -> float:
     """
     predicted = split_words(prediction, language, articles=True)
     expected = split_words(reference, language, articles=True)
-    return _f1(_longest_common_subsequence(predicted, expected), len(predicted), len(expected))
+    return _f1(_common_subsequence_length(predicted, expected), len(predicted), len(expected))
 
 
 def same_number(prediction: str, reference: str, language: str) -> float:
@@ -135,7 +135,8 @@ def _f1(common: int, predicted: int, expected: int) -> float:
     return 2 * common / (predicted + expected)
 
 
-def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+def _common_subsequence_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Returns the length of the longest common subsequence."""
     lengths = [0] * (len(b) + 1)  # of the words of a so far with every prefix of b
     for word in a:
         diagonal = 0

@@ -210,7 +210,9 @@ def test_nan_after_all_ffns_stops_with_the_document_and_advice():
     """NaN in the last norm reaches the model's output and no neuron, so that no site and no layer can be named."""
     model = tiny_model("llama")
     model.model.norm.weight.data[0] = torch.nan
-    message = r"language 'fr', document 0 of its corpus: NaN or infinite output of document 0 of the batch: look for NaN"
+    message = (
+        r"language 'fr', document 0 of its corpus: NaN or infinite output of document 0 of the batch: look for NaN"
+    )
     with pytest.raises(pml.NonFiniteActivations, match=message):
         pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4", "w3 w4 w5"]}, progress=False)
 

@@ -46,7 +46,9 @@ def fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(scope="module", params=["torch", *(f"cpp {instruction_set}" for instruction_set in INSTRUCTION_SETS), "triton"])
+@pytest.fixture(
+    scope="module", params=["torch", *(f"cpp {instruction_set}" for instruction_set in INSTRUCTION_SETS), "triton"]
+)
 def backend(request):
     """Yields the name of every backend that this machine can run, "cpp" once for each instruction set of this machine.
 

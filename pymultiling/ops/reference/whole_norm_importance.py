@@ -136,10 +136,10 @@ def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: f
     rows, neurons = (~is_near).nonzero(as_tuple=True)
     for h in range(heads) if len(rows) else ():
         scores, log_a = head_scores(h)
-        raw = scores if softcap is not None else _centre(scores, log_a)
+        base = scores if softcap is not None else _centre(scores, log_a)
         for block in torch.split(torch.arange(len(rows), device=t.device), max(1, BLOCK_NUMBERS // t.shape[0])):
             i, n = rows[block], neurons[block]
-            y = _rescaling_change(raw[i], t[i, n, None], softcap)
+            y = _rescaling_change(base[i], t[i, n, None], softcap)
             change = probability_change(log_a[i], y).square().sum(-1)
             total.index_add_(0, n, torch.where(owner[n] == h, 0, change))
     return total
@@ -341,7 +341,11 @@ def _rescaling_change(scores: Tensor, t: Tensor, softcap: float | None) -> Tenso
 
 
 def _centre(scores: Tensor, log_a: Tensor) -> Tensor:
-    """Subtracts each query's mean attention score under A, and returns 0 where a key is hidden."""
+    """Subtracts each query's mean attention score under A, and returns 0 where a key is hidden.
+
+    Without a soft cap A' does not depend on what all scores of a query have in common, but t times it costs digits. A
+    hidden key's 0 lies between the smallest and the largest centred score, so that it does not widen their range.
+    """
     centred = scores - (log_a.exp() * scores).sum(-1, keepdim=True)
     return centred.masked_fill(log_a == -torch.inf, 0)
 

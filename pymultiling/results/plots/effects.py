@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pymultiling.results.plots.figures import DIVERGING, SEQUENTIAL, heat_map, write
+from pymultiling.results.plots.figures import DIVERGING, SEQUENTIAL, heat_map, write_in_cells
 from pymultiling.results.tables import random_name, setting_name
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def ablation(change: pandas.DataFrame) -> Figure:
     has_gains = -low > high / 10  # smaller gains do not need the half of the scale that is below zero
     norm = Normalize(-max(-low, high), max(-low, high)) if has_gains else Normalize(0, high)
     image = heat_map(axes, values, DIVERGING if has_gains else SEQUENTIAL, norm)
-    write(axes, values.round(2) + 0.0, image, "{:+.2f}")  # + 0.0 turns -0.0 into 0.0
+    write_in_cells(axes, values.round(2) + 0.0, image, "{:+.2f}")  # + 0.0 turns -0.0 into 0.0
     axes.set_xticks(range(columns), list(change.columns))
     axes.set_yticks(range(rows), list(change.index))
     axes.set_xlabel("language of the text", fontsize=9)

@@ -1,4 +1,8 @@
-"""Heat maps, panels and the writing of figures, for all plots. pyplot and its global state are not used."""
+"""Heat maps, panels and the writing of figures, for all plots. pyplot and its global state are not used.
+
+Sizes of figures are in inches: the plots add room for names, titles and the colour bar to the room for the cells or
+bars.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,11 @@ def save(figure: Figure, path: Path) -> None:
 
 def panels(count: int, rows: int, columns: int, across: bool) -> tuple[Figure, list[Axes]]:
     """Makes equal panels for heat maps of `rows` x `columns` cells: side by side if `across`, else in one column."""
+    # Of a panel, in inches. Cells have room for a number if `across`, with 0.3 between two panels. In one column cells
+    # are narrower, for many layers, and each panel has 0.4 for its title.
     width, height = (0.3 + 0.36 * columns, 0.28 * rows) if across else (0.11 * columns, 0.4 + 0.17 * rows)
     grid_rows, grid_columns = (1, count) if across else (count, 1)
+    # 1.6 for the names of the rows and the colour bar, 1.2 for the title and the columns' numbers; 6 for a long title.
     size = max(1.6 + width * grid_columns, 6), max(1.2 + height * grid_rows, 2.6)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(grid_rows, grid_columns, sharex=True, sharey=True, squeeze=False)
@@ -42,7 +49,7 @@ def heat_map(axes: Axes, values: numpy.ndarray, colours: str, norm: Normalize) -
     return image
 
 
-def write(axes: Axes, values: numpy.ndarray, image: AxesImage, form: str) -> None:
+def write_in_cells(axes: Axes, values: numpy.ndarray, image: AxesImage, form: str) -> None:
     """Writes a value into each cell of a heat map, in black on light cells and in white on dark ones.
 
     form: format string of a value, such as "{:+.2f}".

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.results.plots.figures import SEQUENTIAL, heat_map, panels, write
+from pymultiling.results.plots.figures import SEQUENTIAL, heat_map, panels, write_in_cells
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +42,7 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
         axes.set_yticks(range(len(sets)), list(sets))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
         if is_shallow:
-            write(axes, counts[site], image, "{:.0f}")
+            write_in_cells(axes, counts[site], image, "{:.0f}")
     for axes in all_axes if is_shallow else all_axes[-1:]:
         axes.set_xlabel("layer", fontsize=9)
     bar = figure.colorbar(image, ax=all_axes, pad=0.012, fraction=0.03, aspect=20 if is_shallow else 50)
@@ -60,7 +60,7 @@ def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
     axes = figure.add_subplot()
     off_diagonal = values[~numpy.eye(len(names), dtype=bool)]
     image = heat_map(axes, values, SEQUENTIAL, Normalize(0, off_diagonal.max(initial=0) or 1))
-    write(axes, counts.to_numpy(), image, "{:,}")
+    write_in_cells(axes, counts.to_numpy(), image, "{:,}")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if off_diagonal.size else "neither")

@@ -77,6 +77,8 @@ def extension_arguments() -> dict[str, Any]:
             if cpp_extension in self.extensions:
                 self._current = cpp_extension
                 instruction_sets = INSTRUCTION_SETS if IS_X86 else ["portable"]
+                # Each thread waits for one compiler at a time. More than two at once would slow each other down on a
+                # machine with two cores.
                 with ThreadPoolExecutor(2) as pool:
                     objects = pool.map(self._compile_for, instruction_sets)
                     cpp_extension.extra_objects = [path for paths in objects for path in paths]
@@ -116,8 +118,10 @@ def cuda_extension() -> list[Extension]:
 def warn(error: Exception, language: str) -> None:
     """Warns that the kernels of a language are not built."""
     replacement = "Triton or plain PyTorch" if language == "CUDA" else "plain PyTorch"
+    reason = str(error) or type(error).__name__
     warnings.warn(
-        f"pymultiling's {language} kernels cannot be built; {replacement} will be used instead: {error}", stacklevel=2
+        f"pymultiling's {language} kernels cannot be built; {replacement} will be used instead: {reason}",
+        stacklevel=2,
     )
 
 

@@ -129,7 +129,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--sentences", type=int, help="number of sentences per language (default: all)")
     parser.add_argument("--model", help="model folder (default: the demo model)")
-    parser.add_argument("--device", default="cpu", help="device of the model (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="device of model, ilo, retrieval and cka (%(default)s)")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch (%(default)s)")
     parser.add_argument("--folder", type=Path, help="folder to store the embeddings in, instead of memory")
     parser.add_argument("--k", type=int, default=5, help="number of nearest neighbours (%(default)s)")

@@ -220,9 +220,10 @@ def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
 def _write(
     args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, overlap: pandas.DataFrame | None
 ) -> None:
-    """Writes the results files."""
+    """Writes tuning_LANGUAGE.json, and if there is an overlap tuning_LANGUAGE_ilo.csv and tuning_LANGUAGE_ilo.png."""
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"tuning_{args.language}"
+    # Of a path only the name: where the file lies on this machine is not part of the result.
     settings = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(args).items()}
     results: dict[str, Any] = {"settings": settings, "machine": describe(), "before": before.to_dict()}
     results["rows"] = json.loads(table.to_json(orient="records", double_precision=5))

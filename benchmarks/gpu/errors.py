@@ -82,6 +82,7 @@ def _errors(case: Case, backend: str) -> dict[str, object]:
     An estimate is compared with the exact values of what it estimates.
     """
     entry = case.entry
+    # The public function of an estimate has the name of the operator that it estimates.
     true_case = replace(case, operator=entry.public_function) if entry.budget.is_estimate else case
     results = zip(
         true_case.entry.results,

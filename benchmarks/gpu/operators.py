@@ -28,9 +28,9 @@ REQUIRED_SPEEDUP = 1.2  # of the kernel in CUDA C++ over the Triton kernel
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     """Measures the operators and appends the results to `rows`.
 
-    Measured are the device's highest rates, every operator with its kernel and, on a GPU, the compiled reference, and
-    the reference in plain PyTorch. For qk_importance the published formulation and the kernel in CUDA C++ are measured
-    as well.
+    First the device's highest rates are measured. Then every operator is measured with its kernel, with the reference
+    in plain PyTorch and, on a GPU, with the compiled reference. For qk_importance the published formulation and the
+    kernel in CUDA C++ are measured as well.
     """
     torch.manual_seed(0)
     backend, stopwatch = kernels_of(device), Stopwatch(device)
@@ -126,6 +126,8 @@ def _add_copy(rows: Rows, case: Case, stopwatch: Stopwatch, ceilings: dict[str, 
 
     def measure() -> dict[str, object]:
         gate = case.tensors[0]
+        # gated_ffn moves three tensors of this size (gate, up and hidden). A copy moves every byte of its source twice,
+        # so the source has 3/2 as many bytes, in float32.
         source = torch.randn(3 * gate.nbytes // 8, device=gate.device)
         target = torch.empty_like(source)
         row = quantiles(stopwatch.repeat(lambda: target.copy_(source)))

@@ -74,6 +74,7 @@ def compile_all(jobs: list[Job], folder: Path | None) -> tuple[list[dict[str, ob
             if (error := future.exception()) is None:
                 rows[job] = future.result()
             else:
+                # The pool makes the worker's traceback, as text, the cause of the worker's exception.
                 errors.append(f"{job}: {error.__cause__ or error}")
     return [rows[job] for job in jobs if job in rows], errors
 

@@ -47,7 +47,7 @@ class Work:
 
 
 def count_per_element(sass: str, elements: float) -> list[dict[str, float]]:
-    """Counts the instructions per element of every sweep, that is of every innermost loop with the most exponentials.
+    """Counts the instructions per element of every sweep. Sweeps are the innermost loops with the most exponentials.
 
     Args:
         sass: machine code.

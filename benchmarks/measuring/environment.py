@@ -10,7 +10,7 @@ import transformers
 
 import pymultiling
 
-FOLDER = Path(__file__).resolve().parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def describe() -> dict[str, str | int]:
@@ -58,8 +58,11 @@ def _triton_version() -> str:
 
 
 def _output_of(*command: str) -> str:
-    """Returns the output of a command, or "" if the command is missing or prints nothing."""
+    """Returns the output of a command, or "" if the command is missing or prints nothing.
+
+    It runs in the repository, so that git describes the commit of this code, wherever the benchmark was started.
+    """
     try:
-        return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
         return ""

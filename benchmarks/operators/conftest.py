@@ -34,7 +34,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def time_operator(benchmark: BenchmarkFixture, backend: str) -> Callable[..., None]:
-    """A function of an operator's name and arguments that times it on `backend`; "torch.compile" is the reference."""
+    """A function of an operator's name and arguments that times it on `backend`.
+
+    "torch.compile" is the compiled reference.
+    """
 
     def run(name: str, *arguments: object) -> None:
         operator = OPERATORS[name]

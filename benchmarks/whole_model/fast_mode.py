@@ -2,9 +2,9 @@
 
     python -m benchmarks.whole_model.fast_mode [--documents N]
 
-The inputs are documents of the demo model's languages, random projections, and numerically difficult inputs, for which
-the exact importance is computed in float64. The neurons of a site, layer and document are ranked together. The times
-are those of one layer, with both modes measured alternately.
+The inputs are documents of the demo model's languages, random projections, and numerically difficult inputs. Only for
+the difficult inputs the exact importance is computed in float64. The neurons of a site, layer and document are ranked
+together. The times are those of one layer, with both modes measured alternately.
 """
 
 import argparse

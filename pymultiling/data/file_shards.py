@@ -112,7 +112,7 @@ class FileShard:
                 for field in fields:
                     if field not in names:
                         raise CorpusError(
-                            f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the one with its texts"
+                            f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the right one"
                         )
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 rows = (row for batch in batches for row in batch.to_pylist())

@@ -54,7 +54,8 @@ def language_codes(names: Iterable[str]) -> list[str]:
 def _table() -> dict[str, dict[str, str]]:
     """Returns {standard: {code: English name}}.
 
-    "others" has codes of models that are in no standard, and codes with a script or a country.
+    "others" has codes that translation models use and that are in neither standard, such as "ns", and codes with a
+    script or a country.
     """
     table: dict[str, dict[str, str]] = json.loads(
         files("pymultiling.data").joinpath("languages.json").read_text("utf-8")

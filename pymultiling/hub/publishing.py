@@ -214,7 +214,7 @@ def public_copy(file: Path, record: RunRecord, scratch: Path) -> Path:
     form = metadata.pop("format")
     tensors, _ = load_tensors(file, form, "a file to publish")
     copy = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
-    save_tensors(copy, tensors, form, {**metadata, "model": _strip_text(name, None)})
+    save_tensors(copy, tensors, form, {**metadata, "model": _strip_text(name, model_name=None)})
     return copy
 
 
@@ -239,12 +239,16 @@ def strip_folders(value: Json, model_name: str | None) -> Json:
 
 
 def _strip_text(text: str, model_name: str | None) -> str:
+    """Returns the last part of a path or URL, and NAME=LAST_PART of an argument NAME=PATH.
+
+    The name of a model on the Hub and hf:// paths stay as they are: they are public.
+    """
     if text == model_name or text.startswith("hf://"):
         return text
     name, separator, path = text.partition("=")
-    if separator and "://" not in name and _last_part(name) == name:
-        return f"{name}={_strip_text(path, None)}"
-    return _last_part(text)
+    is_argument = separator and "://" not in name and _last_part(name) == name  # not a path or URL with = in it
+    # What follows NAME= is a file and never the model.
+    return f"{name}={_strip_text(path, model_name=None)}" if is_argument else _last_part(text)
 
 
 def _unused_name(name: str, used: Container[str]) -> str:

@@ -14,7 +14,14 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.experts import Experts
 from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
-from pymultiling.models.find_modules import attention_projections, ffn_experts, ffn_projections, find, find_linear
+from pymultiling.models.find_modules import (
+    CORRECT_ENTRY,
+    attention_projections,
+    ffn_experts,
+    ffn_projections,
+    find,
+    find_linear,
+)
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
@@ -147,7 +154,9 @@ class Decoder:
         self.tensor_parallel = tensor_parallel_of(model, self.layers[0].q.module.weight)
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
-                raise UnsupportedModel(f"the layers of {type(model).__name__} differ in the width of {site}")
+                raise UnsupportedModel(
+                    f"the layers of {type(model).__name__} differ in the width of {site}, which is not supported"
+                )
 
     @property
     def activation(self) -> str:
@@ -214,7 +223,9 @@ class Decoder:
         width = weight_of(o).shape[1]
         head_size, rest = divmod(width, head_count)
         if rest:
-            raise UnsupportedModel(f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share")
+            raise UnsupportedModel(
+                f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
+            )
         q, k, v = attention_projections(attention, family, where, width, head_size)
         ffn_parts: DenseFFN | Experts
         if family.experts is not None:

@@ -11,6 +11,9 @@ from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
 from pymultiling.models.linear import Linear, Projection, is_linear, weight_of
 
+# What to do when a family's entry is wrong for a model.
+CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling doctor` shows the sites)"
+
 
 def attention_projections(
     attention: nn.Module, family: Family, where: str, width: int, head_size: int
@@ -45,7 +48,7 @@ def attention_projections(
     if q.width != width or k.width != v.width or k.width % head_size or not k.width or width % k.width:
         raise UnsupportedModel(
             f"{where}: the widths of queries, keys and values, {q.width}, {k.width} and {v.width}, do not fit the "
-            f"{width} values that {family.o} takes, in heads of {head_size}"
+            f"{width} values that {family.o} takes, in heads of {head_size}: {CORRECT_ENTRY}"
         )
     return q, k, v
 
@@ -67,7 +70,9 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
     for projection in (gate, up):
         if projection is not None and projection.width != width:
             names = family.gate_up or (f"{family.gate} or {family.up}" if family.gate else family.up)
-            raise UnsupportedModel(f"{where}: {family.down} takes {width} values, and {names} gives {projection.width}")
+            raise UnsupportedModel(
+                f"{where}: {family.down} takes {width} values, and {names} gives {projection.width}: {CORRECT_ENTRY}"
+            )
     return gate, up
 
 
@@ -111,5 +116,6 @@ def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     except AttributeError:
         raise UnsupportedModel(
             f"{where}: looked for {path} in {type(parent).__name__}, which has "
-            f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}"
+            f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
+            f"{CORRECT_ENTRY}"
         ) from None

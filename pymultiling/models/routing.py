@@ -78,7 +78,7 @@ def run_experts(
     weights, count = weights.flatten()[order], len(module.down_proj)
     ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
     is_grouped = implementation == "grouped_mm" and _has_grouped(states)
-    gate, up, hidden = (_up_grouped if is_grouped else _up)(module, states[row_tokens], ends)
+    gate, up, hidden = (_gate_up_hidden_grouped if is_grouped else _gate_up_hidden)(module, states[row_tokens], ends)
     routed = Routed(states, row_tokens, experts, weights, gate, up, hidden)
     for change in changes:
         changed = change(routed)
@@ -95,7 +95,7 @@ def run_experts(
 
 # Not compiled, because the number of rows of every expert differs from call to call.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _up(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_up_hidden(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Computes gate, up and hidden, each (S, I).
 
     Args:
@@ -123,7 +123,7 @@ def _has_grouped(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.get_device_capability(x.device) >= GROUPED_FROM
 
 
-def _up_grouped(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_up_hidden_grouped(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gate, up = _grouped(x, module.gate_up_proj, ends).chunk(2, dim=-1)
     return gate, up, module.act_fn(gate) * up
 

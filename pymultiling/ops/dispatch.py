@@ -113,6 +113,7 @@ def select_implementation(name: str, arguments: tuple[Argument, ...], backend: B
 def why_unsupported(operator: Operator, backend: KernelBackend, arguments: tuple[Argument, ...]) -> str | None:
     """Returns why a backend cannot run an operator on these arguments, or None if it can."""
     kernels = operator.kernels.get(backend)
+    # If the operator has no kernel, a backend that cannot run anything here is still the reason to name first.
     reason = why_unavailable(backend, kernels or KERNELS[backend], operator.first_tensor(arguments))
     if reason is not None:
         return reason

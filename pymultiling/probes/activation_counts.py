@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.find_modules import CORRECT_ENTRY
 from pymultiling.models.linear import Projection
 from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
@@ -102,7 +103,7 @@ class ActivationProbe:
         if len(local_widths) < len(self.decoder.layers):
             raise UnsupportedModel(
                 f"FFNs were seen in {len(local_widths)} of {len(self.decoder.layers)} layers: the model does not run "
-                "its modules as its family does in transformers"
+                f"its modules as its family does in transformers; {CORRECT_ENTRY}"
             )
         self._require_finite(output[0], input_ids, attention_mask)
         return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1]).cpu()

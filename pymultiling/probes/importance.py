@@ -285,9 +285,9 @@ class ImportanceProbe:
     def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> AttentionListener | None:
         """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
 
-        def keep_importance(scores: ScoreInputs) -> None:
-            valid = self._valid.to(scores.query.device)
-            q, k, *errors = importance_from_scores(scores, self.decoder, layer, valid, self.rope, self.score, self.qk)
+        def keep_importance(inputs: ScoreInputs) -> None:
+            valid = self._valid.to(inputs.query.device)
+            q, k, *errors = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._values[site][index] = importance

@@ -20,7 +20,7 @@ ImportanceScore: TypeAlias = Literal["importance", "released"]
 
 
 def importance_from_scores(
-    scores: ScoreInputs,
+    inputs: ScoreInputs,
     decoder: Decoder,
     layer: Layer,
     valid: Tensor,
@@ -31,7 +31,7 @@ def importance_from_scores(
     """Returns the importance of the query and the key neurons.
 
     Args:
-        scores: the inputs of the attention scores.
+        inputs: the inputs of the attention scores.
         decoder: the model.
         layer: the layer of these attention scores.
         valid: (B, l) bool, False for padding.
@@ -46,17 +46,17 @@ def importance_from_scores(
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
-        exact = _centred(scores, layer.q_norm, layer.k_norm, valid, family.interleaved)
+        exact = _centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved)
         return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
-    query, key = (scores.query, scores.key) if scores.bias is None else with_bias(scores, scores.bias)
+    query, key = (inputs.query, inputs.key) if inputs.bias is None else with_bias(inputs, inputs.bias)
     cos = sin = q_plain = k_plain = q_gain = k_gain = None
     if score == "released":
-        scale = scores.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
+        scale = inputs.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
         q_plain, k_plain = upcast(query) / scale, upcast(key) / scale
-    elif is_pre and (scores.rotation is not None or layer.q_norm is not None):
-        cos, sin = scores.rotation or (None, None)
-        q_plain, q_gain = _before_rotation(scores.q, decoder, layer, layer.q_norm)
-        k_plain, k_gain = _before_rotation(scores.k, decoder, layer, layer.k_norm)
+    elif is_pre and (inputs.rotation is not None or layer.q_norm is not None):
+        cos, sin = inputs.rotation or (None, None)
+        q_plain, q_gain = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
+        k_plain, k_gain = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
     results = list(
         qk_importance(
             query,
@@ -68,15 +68,15 @@ def importance_from_scores(
             valid,
             _cast_gain(q_gain, q_plain),
             _cast_gain(k_gain, q_plain),
-            scale=scores.scale,
-            window=scores.window,
-            softcap=scores.softcap,
+            scale=inputs.scale,
+            window=inputs.window,
+            softcap=inputs.softcap,
             interleaved=family.interleaved,
             mode=mode,
         )
     )
-    if scores.bias is not None:
-        results = without_bias(scores, results)
+    if inputs.bias is not None:
+        results = without_bias(inputs, results)
     # A norm over all heads also rescales the other heads when a neuron is zero.
     if q_gain is not None and k_gain is not None and _is_over_all_heads(layer):
         other_heads = whole_norm_importance(
@@ -85,9 +85,9 @@ def importance_from_scores(
             (q_gain - 1).transpose(1, 2).flatten(2),
             (k_gain - 1).transpose(1, 2).flatten(2),
             valid,
-            scale=scores.scale,
-            window=scores.window,
-            softcap=scores.softcap,
+            scale=inputs.scale,
+            window=inputs.window,
+            softcap=inputs.softcap,
         )
         results[0] = results[0] + other_heads[0]
         results[1] = results[1] + other_heads[1]
@@ -104,15 +104,15 @@ def _cast_gain(gain: Tensor | None, plain: Tensor | None) -> Tensor | None:
 
 
 def _centred(
-    scores: ScoreInputs, q_norm: nn.Module, k_norm: nn.Module, valid: Tensor, interleaved: bool
+    inputs: ScoreInputs, q_norm: nn.Module, k_norm: nn.Module, valid: Tensor, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """Returns the importance of q (B, H d) and k (B, K d) if queries and keys pass LayerNorms over the head."""
-    cos, sin = scores.rotation or (None, None)
+    cos, sin = inputs.rotation or (None, None)
     return centred_importance(
-        scores.query,
-        scores.key,
-        scores.q,
-        scores.k,
+        inputs.query,
+        inputs.key,
+        inputs.q,
+        inputs.k,
         centred_weight(q_norm),
         centred_weight(k_norm),
         cos,
@@ -120,9 +120,9 @@ def _centred(
         valid,
         q_eps=centred_epsilon(q_norm),
         k_eps=centred_epsilon(k_norm),
-        scale=scores.scale,
-        window=scores.window,
-        softcap=scores.softcap,
+        scale=inputs.scale,
+        window=inputs.window,
+        softcap=inputs.softcap,
         interleaved=interleaved,
     )
 

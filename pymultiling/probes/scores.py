@@ -75,7 +75,7 @@ class _Captured:
 def watch_scores(
     decoder: Decoder, hooks: Hooks, layer: Layer, on_scores: Callable[[ScoreInputs], None]
 ) -> AttentionListener | None:
-    """Adds hooks that call on_scores(scores) in every forward of a layer.
+    """Adds hooks that call on_scores(inputs) in every forward of a layer.
 
     Returns:
         A listener to register with `listen_to_attention`, or None where the hooks are enough.
@@ -89,7 +89,7 @@ def watch_scores(
         rotation = _rotation(decoder, layer, captured.take_keywords())
         q, k = captured.take_projected(family.clip)
         scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
-        scores = ScoreInputs(
+        inputs = ScoreInputs(
             query,
             key,
             q,
@@ -99,7 +99,7 @@ def watch_scores(
             window=arguments.get("sliding_window"),
             softcap=arguments.get("softcap"),
         )
-        on_scores(scores)
+        on_scores(inputs)
 
     def compute_scores(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keywords = captured.take_keywords()
@@ -123,7 +123,7 @@ def watch_scores(
     return None
 
 
-def with_bias(scores: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
+def with_bias(inputs: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Adds P dimensions to query and key whose product is factor * bias. They are no neurons.
 
     The query gets the factor, split into P parts that its dtype represents exactly and whose sum is the factor to
@@ -131,36 +131,36 @@ def with_bias(scores: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
     in each of the P dimensions.
 
     Args:
-        scores: the inputs of the attention scores.
-        bias: (B, H, l), `scores.bias`, which must not be None here.
+        inputs: the inputs of the attention scores.
+        bias: (B, H, l), `inputs.bias`, which must not be None here.
 
     Returns:
         The query and the key, (B, H, l, d + P) each.
     """
     parts: list[float] = []
-    rest = scores.factor
-    while abs(rest) > 2**-25 * abs(scores.factor):
-        step = torch.finfo(scores.query.dtype).eps * 2.0 ** math.floor(math.log2(abs(rest)))
+    rest = inputs.factor
+    while abs(rest) > 2**-25 * abs(inputs.factor):
+        step = torch.finfo(inputs.query.dtype).eps * 2.0 ** math.floor(math.log2(abs(rest)))
         parts.append(round(rest / step) * step)
         rest -= parts[-1]
-    shape = (*scores.query.shape[:-1], len(parts))
-    query = torch.cat([scores.query, scores.query.new_tensor(parts).expand(shape)], -1)
-    keys = scores.key.repeat_interleave(shape[1] // scores.key.shape[1], 1)
+    shape = (*inputs.query.shape[:-1], len(parts))
+    query = torch.cat([inputs.query, inputs.query.new_tensor(parts).expand(shape)], -1)
+    keys = inputs.key.repeat_interleave(shape[1] // inputs.key.shape[1], 1)
     return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(shape)], -1)
 
 
-def without_bias(scores: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:
+def without_bias(inputs: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:
     """Removes the additional dimensions of `with_bias` from the results of qk_importance.
 
     Args:
-        scores: the inputs of the attention scores.
+        inputs: the inputs of the attention scores.
         results: importance of q and k, and optionally their standard errors.
 
     Returns:
         (B, H d) for q and (B, K d) for k, and the standard errors in the same shapes.
     """
-    query_heads, head_size = scores.query.shape[1], scores.query.shape[-1]
-    kv_heads = scores.key.shape[1]
+    query_heads, head_size = inputs.query.shape[1], inputs.query.shape[-1]
+    kv_heads = inputs.key.shape[1]
     q, k, *errors = (torch.unflatten(result, 1, (query_heads, -1))[..., :head_size] for result in results)
     k = torch.unflatten(k, 1, (kv_heads, -1)).sum(2)
     if errors:

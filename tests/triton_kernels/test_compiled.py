@@ -50,10 +50,10 @@ SPILLED = 16
 SPILLED_SLOW = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
 
 # Largest numbers of instructions per element in the sweeps of qk_importance on sm_90, {kind of attention: limits}
-# (bfloat16, 128 dimensions). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5 compute
-# v = A e - A, m, b1, b2 and t ("post"), one more adds the rotation partner's part ("pre"), and one more the norm's gain
-# ("norm"). global: the 16 probabilities of a key are 4 loads and its neuron is 1 or 2, for 16 rows. The remainder is a
-# margin for other versions of ptxas.
+# (bfloat16, 128 dimensions). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5
+# compute v = A e - A, m, b1, b2 and t ("post"), one more adds the rotation partner's part ("pre"), and one more the
+# norm's gain ("norm"). global: the 16 probabilities of a key are 4 loads and its neuron is 1 or 2, for 16 rows. The
+# remainder is a margin for other versions of ptxas.
 MAX_INSTRUCTIONS = {
     "post": {"fp32": 5.1, "global": 0.5, "local": 0.0, "issued": 7.5},
     "pre": {"fp32": 6.3, "global": 0.6, "local": 0.0, "issued": 8.75},

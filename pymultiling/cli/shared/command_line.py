@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.debug:
                 traceback.print_exc()
             message = _error_message(error)
+            # After an interrupt, or when a full disk has space again, the same command succeeds. Before other errors go
+            # away something has to be changed, which their messages say.
             if isinstance(error, (KeyboardInterrupt, OSError)) and getattr(arguments, "checkpoint", None):
                 message += f"; run the same command again to continue from {arguments.checkpoint}"
             print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)

@@ -57,7 +57,11 @@ def wheel(sdist, tmp_path_factory) -> zipfile.ZipFile:
 
 
 def names_in(folder: Path, *patterns: str) -> set[str]:
-    """Returns the files below a folder that match a pattern, without built and cached files."""
+    """Returns the files below a folder as paths that begin with the folder's name, such as "csrc/cpu/masks.h".
+
+    Built and cached files (IGNORED) are left out, and files that match none of the patterns. Without patterns all files
+    are returned. "*" in a pattern also matches "/".
+    """
     names = {path.relative_to(folder.parent).as_posix() for path in folder.rglob("*") if path.is_file()}
     names = {
         name for name in names if not any(fnmatch(part, pattern) for part in name.split("/") for pattern in IGNORED)

@@ -254,14 +254,16 @@ def open_checkpoints(
                 f"{folder} is a checkpoint of {count} processes, this run has {processes.count}: start as many, "
                 "or give another folder"
             )
-        part = Path(folder) / f"process-{processes.rank}-of-{processes.count}"
-        part.mkdir(parents=True, exist_ok=True)
+        process_folder = Path(folder) / f"process-{processes.rank}-of-{processes.count}"
+        process_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot hold checkpoints: {error.strerror or error}") from None
-    with lock_folder(part):
-        for partial in part.glob("*.partial"):
+        raise CheckpointError(
+            f"{folder} cannot hold checkpoints ({error.strerror or error}): give another folder"
+        ) from None
+    with lock_folder(process_folder):
+        for partial in process_folder.glob("*.partial"):
             partial.unlink()
-        yield Checkpoints(part, run, interval)
+        yield Checkpoints(process_folder, run, interval)
 
 
 class _DamagedError(Exception):

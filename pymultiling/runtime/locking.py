@@ -15,32 +15,34 @@ _locked_folders: set[Path] = set()  # those of this process, which get their own
 
 
 @contextmanager
-def lock_folder(part: Path) -> Iterator[None]:
+def lock_folder(process_folder: Path) -> Iterator[None]:
     """Locks a folder against other runs and against other uses by this process, until the end of the block.
 
-    part: the folder of this process inside the checkpoint folder, which error messages name.
+    process_folder: the folder of this process inside the checkpoint folder, which error messages name.
 
     Raises:
         CheckpointError: the folder is locked already, or cannot be written to.
     """
-    part = part.resolve()
-    if part in _locked_folders:
-        raise CheckpointError(f"{part.parent} is already in use by this process: give another folder")
-    _locked_folders.add(part)
+    process_folder = process_folder.resolve()
+    if process_folder in _locked_folders:
+        raise CheckpointError(f"{process_folder.parent} is already in use by this process: give another folder")
+    _locked_folders.add(process_folder)
     try:
         try:
-            (part / "lock").open("a").close()
+            (process_folder / "lock").open("a").close()
         except OSError as error:
-            raise CheckpointError(f"{part.parent} cannot hold checkpoints: {error.strerror or error}") from None
+            reason = error.strerror or error
+            message = f"{process_folder.parent} cannot hold checkpoints ({reason}): give another folder"
+            raise CheckpointError(message) from None
         # No fallback to a marker file, which would stay behind when the process is killed.
-        lock = FileLock(part / "lock", timeout=0, thread_local=False, fallback_to_soft=False)
-        _acquire(lock, part.parent)
+        lock = FileLock(process_folder / "lock", timeout=0, thread_local=False, fallback_to_soft=False)
+        _acquire(lock, process_folder.parent)
         try:
             yield
         finally:
             lock.release()
     finally:
-        _locked_folders.remove(part)
+        _locked_folders.remove(process_folder)
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

@@ -37,14 +37,15 @@ def parallel(tmp_path):
     return path
 
 
-def compare(model, parallel, out, *options) -> int:
+def run_pmi(model, parallel, out, *options) -> int:
+    """Runs the command with the source German and returns its exit status."""
     return run("pmi", "--model", model, "--inputs", parallel, "--source", "de", "--out", out, *options)
 
 
 def test_writes_the_tables_and_answers_that_compare_gives(long_context_model, parallel, tmp_path, capsys):
     out = tmp_path / "out"
     assert (
-        compare(long_context_model, parallel, out, "--target", "en", "--pivot", "es", "--shots", 1, "--limit", 4) == 0
+        run_pmi(long_context_model, parallel, out, "--target", "en", "--pivot", "es", "--shots", 1, "--limit", 4) == 0
     )
     assert (
         "4 items; active: fraction of the FFN neurons that are active at the prompts' last token"
@@ -83,26 +84,26 @@ def test_math_and_nli_have_an_accuracy_for_each_prompt(long_context_model, tmp_p
     for task, records, options in (("math", math, ["--target", "de"]), ("nli", nli, ["--template", "nli_premises"])):
         path = tmp_path / f"{task}.jsonl"
         path.write_text("\n".join(map(json.dumps, records)))
-        assert compare(long_context_model, path, tmp_path / f"{task} out", "--task", task, *options) == 0
+        assert run_pmi(long_context_model, path, tmp_path / f"{task} out", "--task", task, *options) == 0
         table = pandas.read_csv(tmp_path / f"{task} out" / "table.csv")
         assert list(table["prompt"]) == ["direct", "PMI-1"] and set(table["accuracy"]) <= {0, 100 / 3, 200 / 3, 100}
 
 
-def test_name_gives_the_name_of_an_unknown_language(long_context_model, tmp_path, capsys):
+def test_a_language_of_an_unknown_code_needs_a_name(long_context_model, tmp_path, capsys):
     path = tmp_path / "some.tsv"
     records = [("de", "qq", "en"), ("w3 w4", "w5 w6", "w7"), ("w8", "w9", "w10")]
     path.write_text("\n".join("\t".join(record) for record in records))
-    assert compare(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only") == 1
+    assert run_pmi(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only") == 1
     assert_error_line(capsys, "'qq'")
     assert (
-        compare(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya")
+        run_pmi(long_context_model, path, tmp_path / "out", "--target", "en", "--count-only", "--name", "qq=Quenya")
         == 0
     )
 
 
 def test_count_only_writes_no_answers(long_context_model, parallel, tmp_path):
     options = ["--task", "free", "--instruction", "Continue.", "--target", "en", "--others", "es", "--count-only"]
-    assert compare(long_context_model, parallel, tmp_path / "out", *options, "--positions", "all") == 0
+    assert run_pmi(long_context_model, parallel, tmp_path / "out", *options, "--positions", "all") == 0
     assert list(pandas.read_csv(tmp_path / "out" / "table.csv")["prompt"]) == ["direct", "PMI-1"]
     assert not (tmp_path / "out" / "answers.jsonl").exists()
 
@@ -118,9 +119,9 @@ def test_requests_each_input_once_and_keeps_it_in_the_cache(long_context_model, 
     with ChatServer() as server:
         options = ["--make", make, "--by", "m", "--base-url", server.url, "--cache", tmp_path / "cache"]
         options += [*into, "--target", "en", "--count-only", "--limit", 3, "--shots", 1]
-        assert compare(long_context_model, parallel, tmp_path / "out", *options) == 0
+        assert run_pmi(long_context_model, parallel, tmp_path / "out", *options) == 0
         assert sum(server.delivered.values()) == 4 * 2  # two requests for each of the three items and the example
-        assert compare(long_context_model, parallel, tmp_path / "again", *options) == 0
+        assert run_pmi(long_context_model, parallel, tmp_path / "again", *options) == 0
         assert sum(server.delivered.values()) == 4 * 2
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["others"] == others and record["items"] == 3
@@ -146,7 +147,7 @@ def test_a_pivot_may_be_made_or_be_in_the_file(long_context_model, tmp_path, mak
         options += ["--target", "en", "--count-only", "--pivot", pivot]
         if others is not None:
             options += ["--others", others]
-        assert compare(long_context_model, path, tmp_path / "out", *options) == 0
+        assert run_pmi(long_context_model, path, tmp_path / "out", *options) == 0
     table = pandas.read_csv(tmp_path / "out" / "table.csv", index_col="prompt")
     assert table.loc["pivot", "languages"] == 1
 
@@ -154,7 +155,7 @@ def test_a_pivot_may_be_made_or_be_in_the_file(long_context_model, tmp_path, mak
 def test_the_message_says_that_a_server_refuses(long_context_model, parallel, tmp_path, capsys):
     with ChatServer(lambda prompt, before: REFUSED) as server:
         options = ["--make", "translation", "--others", "fr", "--by", "m", "--base-url", server.url, "--target", "en"]
-        assert compare(long_context_model, parallel, tmp_path / "out", *options) == 1
+        assert run_pmi(long_context_model, parallel, tmp_path / "out", *options) == 1
     assert_error_line(capsys, "401", "does not answer")
     assert_folder_holds(tmp_path, parallel.name)
 
@@ -195,20 +196,20 @@ def test_load_translator_returns_encoder_decoders_and_decoders(long_context_mode
     ],
 )
 def test_rejects_wrong_arguments(parallel, tmp_path, capsys, options, text):
-    assert compare("nowhere", parallel, tmp_path / "out", *options) == 2
+    assert run_pmi("nowhere", parallel, tmp_path / "out", *options) == 2
     assert_error_line(capsys, text)
 
 
 def test_rejects_inputs_and_models_that_cannot_be_compared(model, long_context_model, parallel, tmp_path, capsys):
     before = [path.name for path in tmp_path.iterdir()]
-    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "it") == 1
+    assert run_pmi(long_context_model, parallel, tmp_path / "out", "--target", "it") == 1
     assert_error_line(capsys, "'it'")
-    assert compare(model, parallel, tmp_path / "out", "--target", "en") == 1
+    assert run_pmi(model, parallel, tmp_path / "out", "--target", "en") == 1
     assert_error_line(capsys, "no items to compare", "64 positions")
-    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
+    assert run_pmi(long_context_model, parallel, tmp_path / "out", "--target", "en", "--others", "zh") == 1
     assert_error_line(capsys, "'zh'")
-    assert compare(long_context_model, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
+    assert run_pmi(long_context_model, tmp_path / "none.tsv", tmp_path / "out", "--target", "en") == 1
     assert_error_line(capsys, "none.tsv: no such file")
-    assert compare(long_context_model, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
+    assert run_pmi(long_context_model, parallel, tmp_path / "out", "--target", "en", "--shots", 6) == 1
     assert_error_line(capsys, "no items to compare: give more, or fewer examples")
     assert_folder_holds(tmp_path, *before)

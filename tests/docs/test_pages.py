@@ -22,7 +22,8 @@ from tests.support.documentation import (
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.published_runs import file_contents
 
-# Blocks that no test machine can run, by what they need.
+# {what blocks need: how many blocks are not run for that reason}. "checkout": they run make, and so these tests again.
+# "download" and "server": they need the network. "gpu": they need a GPU.
 NOT_RUN = {"checkout": 4, "download": 4, "gpu": 3, "server": 1}
 MODEL = "Qwen/Qwen3-0.6B"  # the pages' example; here the name of the small model of the package
 COMMANDS = all_inline_commands()
@@ -66,6 +67,11 @@ def test_commands_within_the_text_are_accepted_by_their_programs(command, outcom
     assert outcomes[command] is None, outcomes[command]
 
 
+def anchor_of(heading: str) -> str:
+    """Returns the anchor that GitHub gives a heading: lower case, without punctuation, with "-" for spaces."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_to_files_and_headings_that_exist(page):
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text("utf-8")):
@@ -74,9 +80,7 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         assert linked.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, (
-                target
-            )
+            assert anchor in set(map(anchor_of, headings)), target
 
 
 def test_the_readme_is_short():

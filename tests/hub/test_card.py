@@ -12,7 +12,14 @@ from pymultiling.hub.publishing import public_record, strip_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results.run import Run
 from tests.support.hub_server import HubServer
-from tests.support.published_runs import COMMIT, LAYERS, random_set, use_hub_server, write_detect_results
+from tests.support.published_runs import (
+    COMMIT,
+    CORPUS_HASH,
+    LAYERS,
+    random_set,
+    use_hub_server,
+    write_detect_results,
+)
 
 NAME = "me/language-neurons"
 
@@ -74,7 +81,7 @@ def test_the_table_counts_neurons_and_texts(hub, tmp_path):
         selected, specific = random_set(place), random_set(2 + place)
         expected = [f"{selected.count()[site]} / {specific.count()[site]}" for site in ("ffn", "q")]
         assert rows[language][:5] == ["5", f"{1234 + place:,}", *expected, f"{len(selected)} / {len(specific)}"] or (
-            rows[language] == [f"{language}.txt", f"`{'ab' * 32}`"]
+            rows[language] == [f"{language}.txt", f"`{CORPUS_HASH}`"]
         )
     assert f"{LAYERS} layers has 12 (ffn), 8 (q)." in card.text
 
@@ -103,7 +110,7 @@ def test_the_card_says_how_the_results_were_made(hub, tmp_path):
     assert f"[tiny/llama](https://huggingface.co/tiny/llama), commit `{COMMIT}`; llama, float32, on cpu" in text
     assert "rule: top-k, ffn 0.1, attention 0.1" in text and record["started"] in text
     assert all(f"{name} {version}" in text for name, version in record["versions"].items())
-    assert f"| de | de.txt | `{'ab' * 32}` |" in text and "https://arxiv.org/abs/2402.18815" in text
+    assert f"| de | de.txt | `{CORPUS_HASH}` |" in text and "https://arxiv.org/abs/2402.18815" in text
     command = "pymultiling detect --corpus de=de.txt --corpus fr=fr.txt --model tiny/llama --out out --max-length 16"
     assert f"```\n{command} --ffn 0.1 --sites ffn,q\n```" in text
     assert "private" not in text
@@ -216,5 +223,5 @@ def test_an_old_record_without_a_card_gets_the_generic_one(hub, tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     text = push_card(hub, folder).text
     assert "# Neurons of a language model: tiny/llama\n\nSets or statistics of neurons. Made with" in text
-    assert "rule: top-k, ffn 0.1, attention 0.1" in text and f"| de | de.txt | `{'ab' * 32}` |" in text
+    assert "rule: top-k, ffn 0.1, attention 0.1" in text and f"| de | de.txt | `{CORPUS_HASH}` |" in text
     assert "pymultiling detect" not in text and "Sources of the method" not in text

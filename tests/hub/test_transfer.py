@@ -17,6 +17,7 @@ from pymultiling.runtime.storage import read_metadata, save_tensors
 from tests.support.hub_server import READER, HubServer
 from tests.support.published_runs import (
     COMMIT,
+    CORPUS_HASH,
     random_set,
     random_statistics,
     set_hub_endpoint,
@@ -75,7 +76,7 @@ def test_no_local_folder_is_published(hub, tmp_path):
     assert not [name for name, content in files.items() if str(tmp_path).encode() in content or b"private/" in content]
     record = json.loads(files["run.json"])
     assert record["arguments"]["corpus"] == [["de", "de.txt"], ["fr", "fr.txt"]] and record["arguments"]["out"] == "out"
-    assert record["corpora"]["fr"] == {"file": "fr.txt", "sha256": "ab" * 32} and record["model"]["name"] == "mine"
+    assert record["corpora"]["fr"] == {"file": "fr.txt", "sha256": CORPUS_HASH} and record["model"]["name"] == "mine"
     pulled = pull_from_hub(NAME)
     for kind in ("neurons", "statistics"):
         local_file, pulled_file = out / kind / "fr.safetensors", pulled / kind / "fr.safetensors"

@@ -54,9 +54,9 @@ def test_matrix_is_that_of_a_loop_over_languages_and_sets(batch_tokens):
         assert matrix.loc["none", language] == pytest.approx(plain, rel=1e-6)
         for name in ("a", "b"):
             with pml.deactivate(MODEL, sets[name]):
-                masked = plain_perplexity(corpus)
-            assert matrix.loc[name, language] == pytest.approx(masked, rel=1e-6)
-            assert abs(masked - plain) > 1e-3
+                deactivated = plain_perplexity(corpus)
+            assert matrix.loc[name, language] == pytest.approx(deactivated, rel=1e-6)
+            assert abs(deactivated - plain) > 1e-3
 
 
 def test_scaled_and_mean_neurons_are_those_of_deactivate():

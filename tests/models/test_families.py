@@ -34,7 +34,7 @@ def renamed_llama():
     return model
 
 
-def test_a_registered_family_is_measured_and_masked():
+def test_a_registered_family_is_measured_and_its_neurons_are_deactivated():
     model, batch = renamed_llama(), tiny_batch()
     with pytest.raises(pml.UnsupportedModel, match=r"register_family\('mine', pymultiling.Family"):
         pml.importance(model, **batch)

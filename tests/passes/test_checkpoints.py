@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_created_or_written_to_is_refused(tmp_path):
     (tmp_path / "folder" / "process-0-of-1" / "lock").mkdir(parents=True)
     for name in ("file", "folder"):
         with (
-            pytest.raises(pml.CheckpointError, match=f"{name} cannot hold checkpoints: "),
+            pytest.raises(pml.CheckpointError, match=f"{name} cannot hold checkpoints "),
             open_folder(tmp_path / name),
         ):
             pytest.fail("the folder was opened")

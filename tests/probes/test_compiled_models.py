@@ -1,4 +1,7 @@
-"""Compiled models are measured and masked, whether torch.compile is called before the block or inside it."""
+"""Compiled models are measured, and their neurons are deactivated.
+
+It does not matter whether torch.compile is called before the block or inside it.
+"""
 
 import pytest
 import torch
@@ -23,18 +26,18 @@ def run(model, batch) -> torch.Tensor:
     return model(**batch, use_cache=False).logits
 
 
-def masked(model, batch, *arguments, **options) -> torch.Tensor:
+def run_deactivated(model, batch, *arguments, **options) -> torch.Tensor:
     with pml.deactivate(model, *arguments, **options):
         return run(model, batch)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
-def test_a_model_that_was_compiled_before_the_block_is_masked(name):
+def test_neurons_of_a_model_that_was_compiled_before_the_block_are_deactivated(name):
     model, batch = tiny_model(name), tiny_batch((9, 9))
     a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
-    plain, only_a, rows = run(model, batch), masked(model, batch, a), masked(model, batch, [b, a])
+    plain, only_a, rows = run(model, batch), run_deactivated(model, batch, a), run_deactivated(model, batch, [b, a])
     mean = {site: torch.ones(mask.shape) for site, mask in a.sites.items()}
-    means = masked(model, batch, [b, None], mean=mean)
+    means = run_deactivated(model, batch, [b, None], mean=mean)
     compiled = torch.compile(model, backend="aot_eager")
     assert difference(run(compiled, batch), plain) < CLOSE
     for _ in range(2):
@@ -50,7 +53,7 @@ def test_a_model_that_was_compiled_before_the_block_is_masked(name):
 def test_a_model_that_is_compiled_inside_the_block_has_no_graph_break():
     model, batch = tiny_model("qwen3"), tiny_batch((9, 9, 9))
     sets = [random_neurons(model, seed=1), None, random_neurons(model, seed=2)]
-    plain, truth = run(model, batch), masked(model, batch, sets)
+    plain, truth = run(model, batch), run_deactivated(model, batch, sets)
     with pml.deactivate(model, sets):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         assert difference(run(compiled, batch), truth) < CLOSE
@@ -60,7 +63,7 @@ def test_a_model_that_is_compiled_inside_the_block_has_no_graph_break():
 def test_deactivate_accepts_the_compiled_model_itself():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
     neurons = random_neurons(model)
-    truth = masked(model, batch, neurons)
+    truth = run_deactivated(model, batch, neurons)
     compiled = torch.compile(model, backend="aot_eager")
     run(compiled, batch)
     with pml.deactivate(compiled, neurons):

@@ -159,7 +159,7 @@ def test_an_empty_set_changes_no_bit_and_a_full_set_is_the_zeroed_model():
         assert torch.equal(logits(model, batch), truth)
 
 
-def test_only_the_layers_of_the_set_are_masked():
+def test_only_neurons_in_the_layers_of_the_set_are_deactivated():
     model, batch = tiny_model("llama", torch.float64), tiny_batch((9, 9))
     neurons = random_neurons(model).layers(1, 2)
     truth = logits(with_zeroed_neurons(model, neurons), batch)

@@ -141,7 +141,7 @@ def test_the_model_is_the_same_after_an_exception():
     assert torch.equal(logits(model, batch), plain)
 
 
-def test_a_model_without_a_head_is_masked():
+def test_neurons_of_a_model_without_a_head_are_deactivated():
     model, batch = tiny_model("llama"), tiny_batch((9, 9))
     a, b = random_neurons(model, seed=1), random_neurons(model, seed=2)
     with pml.deactivate(model, [a, b]):

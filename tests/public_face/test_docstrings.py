@@ -54,15 +54,14 @@ def ids(functions: list[PublicFunction]) -> list[str]:
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
 def test_the_first_line_is_a_sentence(function):
-    text = docstring(function)
-    summary = text.split("\n\n")[0].strip().splitlines()
-    assert summary and summary[-1].endswith((".", ":")) and text != inspect.getdoc(dict)
+    first_paragraph = docstring(function).split("\n\n")[0].strip()
+    assert first_paragraph.endswith((".", ":"))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
 def test_every_parameter_has_its_own_entry(function):
     if function.kind == "constructor" and issubclass(function.owner, (BaseException, dict)):
-        return
+        return  # the library makes these objects, and users only read them
     parts = sections(docstring(function))
     explained = entries(parts.get("Args", "") + parts.get("Attributes", ""))
     parameters = {parameter.name for parameter in function.parameters}

@@ -22,67 +22,71 @@ with lock_folder(Path(sys.argv[1])):
 """
 
 
-def start_holder(part, *arguments):
+def start_holder(process_folder, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", HOLDER, part, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", HOLDER, process_folder, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
 @pytest.fixture
-def part(tmp_path):
+def process_folder(tmp_path):
+    """The folder of a single process inside the checkpoint folder."""
     folder = tmp_path / "process-0-of-1"
     folder.mkdir()
     return folder
 
 
-def test_a_folder_in_use_is_refused_until_the_other_run_is_killed(part):
-    with start_holder(part) as process:
+def test_a_folder_in_use_is_refused_until_the_other_run_is_killed(process_folder):
+    with start_holder(process_folder) as process:
         assert process.stdout.readline().startswith("holding")
-        message = f"{part.parent} is in use by another run: wait until it has ended, or give another folder"
-        with pytest.raises(pml.CheckpointError) as refused, lock_folder(part):
+        message = f"{process_folder.parent} is in use by another run: wait until it has ended, or give another folder"
+        with pytest.raises(pml.CheckpointError) as refused, lock_folder(process_folder):
             pytest.fail("the folder was locked")
         assert str(refused.value) == message
-        another = part.with_name("process-1-of-2")
+        another = process_folder.with_name("process-1-of-2")
         another.mkdir()
-        with lock_folder(another):  # another process's part is free
+        with lock_folder(another):  # the folder of another process is free
             pass
         process.kill()
-    with lock_folder(part):
+    with lock_folder(process_folder):
         pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_child_processes_do_not_keep_the_lock(part):
-    with start_holder(part, "forks") as process:
+def test_child_processes_do_not_keep_the_lock(process_folder):
+    with start_holder(process_folder, "forks") as process:
         child = int(process.stdout.readline().split()[1])
         process.kill()
         process.wait()
         os.kill(child, 0)  # signal 0 ends nothing; it raises an error if there is no such process
-        with lock_folder(part):
+        with lock_folder(process_folder):
             pass
         os.kill(child, 9)
 
 
-def test_a_process_cannot_lock_a_folder_that_it_has_locked_until_it_releases_it(part):
-    message = f"{part.parent} is already in use by this process: give another folder"
-    with lock_folder(part):
-        with pytest.raises(pml.CheckpointError) as refused, lock_folder(part / ".." / part.name):
+def test_a_process_cannot_lock_a_folder_that_it_has_locked_until_it_releases_it(process_folder):
+    message = f"{process_folder.parent} is already in use by this process: give another folder"
+    with lock_folder(process_folder):
+        with pytest.raises(pml.CheckpointError) as refused, lock_folder(process_folder / ".." / process_folder.name):
             pytest.fail("the folder was locked")
         assert str(refused.value) == message
-    with lock_folder(part):
+    with lock_folder(process_folder):
         pass
 
 
-def test_an_exception_releases_the_lock(part):
-    with pytest.raises(RuntimeError), lock_folder(part):
+def test_an_exception_releases_the_lock(process_folder):
+    with pytest.raises(RuntimeError), lock_folder(process_folder):
         raise RuntimeError
-    with lock_folder(part):
+    with lock_folder(process_folder):
         pass
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fcntl on Windows")
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_a_warning(part, monkeypatch, code):
+def test_a_file_system_without_locks_is_a_warning(process_folder, monkeypatch, code):
     def fail(*_):
         raise OSError(code, "Function not implemented")
 
@@ -90,22 +94,21 @@ def test_a_file_system_without_locks_is_a_warning(part, monkeypatch, code):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with (
-            lock_folder(part),
+            lock_folder(process_folder),
             pytest.raises(pml.CheckpointError, match="already in use by this process"),
-            lock_folder(part),
+            lock_folder(process_folder),
         ):
             pytest.fail("the folder was locked")
-    expected = (
-        f"{part.parent} cannot be locked ([Errno {code}] Function not implemented): make sure that no other run uses it"
-    )
+    reason = f"[Errno {code}] Function not implemented"
+    expected = f"{process_folder.parent} cannot be locked ({reason}): make sure that no other run uses it"
     assert [str(warning.message) for warning in caught] == [expected]
     monkeypatch.undo()
-    with lock_folder(part):  # no marker file stays behind
+    with lock_folder(process_folder):  # no marker file stays behind
         pass
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(part):
-    (part / "lock").mkdir()
-    refused = pytest.raises(pml.CheckpointError, match=f"^{part.parent} cannot hold checkpoints: Is a directory$")
-    with refused, lock_folder(part):
+def test_a_folder_that_cannot_be_written_to_is_refused(process_folder):
+    (process_folder / "lock").mkdir()
+    message = rf"^{process_folder.parent} cannot hold checkpoints \(Is a directory\): give another folder$"
+    with pytest.raises(pml.CheckpointError, match=message), lock_folder(process_folder):
         pytest.fail("the folder was locked")

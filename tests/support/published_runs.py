@@ -11,6 +11,7 @@ from pymultiling.results.run import Run
 from tests.support.hub_server import TOKEN, HubServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CORPUS_HASH = "ab" * 32  # the SHA-256 that run.json has for every corpus
 WIDTHS, LAYERS = {"ffn": 12, "q": 8}, 3  # {site: neurons of a layer}, number of layers
 
 
@@ -92,7 +93,7 @@ def write_detect_results(folder: Path, corpora: Path, model: str = "tiny/llama",
                 random_set(2 * number + index).save(file, model=model, language=language)
     (folder / "report.csv").write_text("language,site\nfr,ffn\n")
     (folder / "neurons.png").write_bytes(b"\x89PNG")
-    files = {name: {"file": str(corpora / f"{name}.txt"), "sha256": "ab" * 32} for name in ("de", "fr")}
+    files = {name: {"file": str(corpora / f"{name}.txt"), "sha256": CORPUS_HASH} for name in ("de", "fr")}
     known = {"name": model, "revision": commit, "type": "llama", "dtype": "float32"}
     run.note(corpora=files, rule="top-k, ffn 0.1, attention 0.1", model=known, device="cpu")
     run.write(folder)

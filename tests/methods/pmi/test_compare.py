@@ -136,7 +136,12 @@ def test_prompts_can_be_chat_messages():
     ]
     assert comparison.statistics["direct"].tokens == sum(map(len, documents))
     expected = count_activations(
-        ActivationProbe(tiny_model("llama")), [(ids, 0) for ids in documents], "all", 64, "x", False
+        ActivationProbe(tiny_model("llama")),
+        [(tokens, 0) for tokens in documents],
+        positions="all",
+        batch_tokens=64,
+        name="x",
+        progress=False,
     )
     assert torch.equal(comparison.statistics["direct"].active, expected.active)
 

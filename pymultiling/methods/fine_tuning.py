@@ -124,7 +124,9 @@ def fine_tune(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in trainable)
     if parameters == 0:
-        raise ValueError("no parameter of the model has requires_grad: there is nothing to train")
+        raise ValueError(
+            "no parameter of the model has requires_grad, so that there is nothing to train: set it for some"
+        )
     device = model_device(model)
     if device.type == "cuda" and device.index not in (None, 0):
         raise ValueError(f"training takes the first GPU: move the model from {device}, or set CUDA_VISIBLE_DEVICES")

@@ -102,7 +102,7 @@ def _points(embeddings: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tenso
     points_by_language = []
     for language, (points, present) in layer_points(embeddings, layer).items():
         if not present.any():
-            raise ValueError(f"language {language!r} has no sentences")
+            raise ValueError(f"language {language!r} has no sentences: leave it out")
         points_by_language.append(points[present])
     sizes = torch.tensor([len(points) for points in points_by_language])
     return torch.cat(points_by_language), torch.arange(len(sizes)).repeat_interleave(sizes)

@@ -289,7 +289,9 @@ def _read_manifest(manifest: Path, tensors: Path) -> Manifest:
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename).name} is missing") from None
     except OSError as error:
-        raise CheckpointError(f"checkpoint {manifest.with_suffix('')} cannot be read now: {error}") from None
+        raise CheckpointError(
+            f"checkpoint {manifest.with_suffix('')} cannot be read now ({error}): try again"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"its manifest cannot be read: {error}") from None
     return body

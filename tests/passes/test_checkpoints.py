@@ -127,7 +127,7 @@ def test_a_read_error_is_not_taken_for_damage(tmp_path, monkeypatch):
 
     with open_folder(tmp_path) as checkpoints:
         monkeypatch.setattr(Path, "read_bytes", broken)
-        with pytest.raises(pml.CheckpointError, match=r"0-1 cannot be read now: .*Input/output error"):
+        with pytest.raises(pml.CheckpointError, match=r"0-1 cannot be read now \(.*Input/output error"):
             checkpoints.restore(0, LOAD)
         monkeypatch.undo()
         assert checkpoints.restore(0, LOAD).total.tokens == 2

@@ -176,7 +176,7 @@ def _read_aligned(
             texts[field] = replace_lone_surrogates(text)
         records = by_language.setdefault(language, {})
         if str(record_id) in records:
-            raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice")
+            raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice; keep one record")
         records[str(record_id)] = texts, replace_lone_surrogates(str(value))
     if not by_language:
         raise CorpusError(f"{source} has no records: give a file with at least one")
@@ -184,7 +184,9 @@ def _read_aligned(
         for complete_language, complete in by_language.items():
             missing = next((record_id for record_id in complete if record_id not in records), None)
             if missing is not None:
-                raise CorpusError(f"{language!r} lacks the id {missing!r}, which {complete_language!r} has")
+                raise CorpusError(
+                    f"{language!r} lacks the id {missing!r}, which {complete_language!r} has: add it, or leave it out"
+                )
     first = next(iter(by_language.values()))
     return {
         record_id: {language: records[record_id] for language, records in by_language.items()} for record_id in first
@@ -228,7 +230,9 @@ def _check_columns(columns: Mapping[str, Sequence[str]], references: int | None 
     for language, texts in columns.items():
         for place, text in enumerate(texts, 1):
             if not isinstance(text, str) or not text.strip():
-                raise CorpusError(f"text {place} in {language!r} is empty or not a string")
+                raise CorpusError(
+                    f"text {place} in {language!r} is empty or not a string: give a text, or leave it out in all"
+                )
     return {language: list(map(replace_lone_surrogates, texts)) for language, texts in columns.items()}
 
 

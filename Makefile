@@ -5,7 +5,7 @@
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
 # make bench      run the CPU benchmarks and print tables
-# make gpu        run tests and benchmarks on a GPU with the current Python environment; takes at most 8 minutes
+# make gpu        run tests and benchmarks on a GPU with the current Python environment; its time limits add up to 7.7 minutes
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')

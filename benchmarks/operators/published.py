@@ -20,7 +20,7 @@ def published_q(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """
     heads, length = q.shape[1], q.shape[2]
     k = k.repeat_interleave(heads // k.shape[1], 1)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    causal = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     scores = (scale * q @ k.transpose(-1, -2)).masked_fill(~causal, -torch.inf)
     without = scores[:, :, None] - scale * q.transpose(-1, -2)[..., None] * k.transpose(-1, -2)[..., None, :]
     change = without.softmax(-1) - scores.softmax(-1)[:, :, None]

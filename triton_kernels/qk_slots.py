@@ -74,7 +74,7 @@ def store_scores(
     whole tiles. A tile of scores is (KEYS, ROWS) and is stored transposed.
 
     Args:
-        q: (LANES, ROWS), the queries.
+        q: (LANES, ROWS), the queries. LANES is `size` rounded up to a power of two, at least 16.
         rows: (ROWS,), positions of the queries.
         dims: (LANES,), indices of the dimensions.
         Key: pointer to the keys of the head.

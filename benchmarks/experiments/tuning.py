@@ -98,7 +98,7 @@ def main() -> None:
         "pack": demo_detection.DOCUMENT_TOKENS,
         "progress": False,
     }
-    table, before, overlap = run_experiment(args, model, tokenizer, neurons, corpora[args.language], measure_options)
+    table, before, ilo_table = run_experiment(args, model, tokenizer, neurons, corpora[args.language], measure_options)
     spread = table.groupby(["trained", "rate"], sort=False)["others"].std()
     means = table.groupby(["trained", "rate"], sort=False).mean().drop(columns="seed").assign(spread=spread)
     print(
@@ -110,10 +110,10 @@ def main() -> None:
         "others over seeds, languages: perplexity after training"
     )
     print(means.round(3).to_string())
-    if overlap is not None:
-        print("\nILO, mean over languages", mean_by_layer(overlap).round(3).to_string(), sep="\n")
+    if ilo_table is not None:
+        print("\nILO, mean over languages", mean_by_layer(ilo_table).round(3).to_string(), sep="\n")
     if args.out:
-        _write(args, table, before, overlap)
+        _write(args, table, before, ilo_table)
 
 
 def run_experiment(
@@ -143,7 +143,7 @@ def run_experiment(
     """
     measurement_before = pml.measure_model(model, tokenizer, **measure_options)
     rows: list[dict[str, Any]] = []
-    overlaps: list[pandas.DataFrame] = []
+    ilo_tables: list[pandas.DataFrame] = []
     for way, rate, seed in product((OWN, RANDOM, ALL, FROZEN), args.rates, range(args.seeds)):
         setting = {"trained": way, "rate": rate, "seed": seed}
         with prepared_model(model, way, neurons, seed) as trained:
@@ -168,10 +168,10 @@ def run_experiment(
             }
         )
         if comparison.ilo is not None:
-            overlaps.append(comparison.ilo.assign(**setting))
+            ilo_tables.append(comparison.ilo.assign(**setting))
         print({name: rows[-1][name] for name in (*setting, "itself", "others")}, flush=True)
     perplexity_before = comparison.perplexity["before"]  # the same in every comparison
-    return pandas.DataFrame(rows), perplexity_before, pandas.concat(overlaps) if overlaps else None
+    return pandas.DataFrame(rows), perplexity_before, pandas.concat(ilo_tables) if ilo_tables else None
 
 
 def _read_sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
@@ -183,16 +183,16 @@ def _read_sentences(args: argparse.Namespace) -> dict[str, list[str]] | None:
     return {column: columns[column][: args.sentences] for column in selected}
 
 
-def mean_by_layer(overlap: pandas.DataFrame) -> pandas.DataFrame:
+def mean_by_layer(ilo_table: pandas.DataFrame) -> pandas.DataFrame:
     """Returns the mean ILO over languages by layer, with a row for every way and rate and one before training."""
-    table = overlap.pivot_table(index=["trained", "rate"], columns="layer", values="ilo_after", sort=False)
-    table.loc[("nothing", 0.0), :] = overlap.groupby("layer")["ilo_before"].mean()
+    table = ilo_table.pivot_table(index=["trained", "rate"], columns="layer", values="ilo_after", sort=False)
+    table.loc[("nothing", 0.0), :] = ilo_table.groupby("layer")["ilo_before"].mean()
     return table
 
 
-def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
+def draw(ilo_table: pandas.DataFrame, rates: list[float]) -> Figure:
     """Plots the mean ILO by layer before and after training, with a panel for each rate."""
-    table = mean_by_layer(overlap)
+    table = mean_by_layer(ilo_table)
     figure = Figure(figsize=(3.4 * len(rates) + 1.2, 3.9), layout="constrained")
     for axes, rate in zip(numpy.atleast_1d(figure.subplots(1, len(rates), sharey=True)), rates):
         axes.plot(table.columns, table.loc[("nothing", 0.0)], "k--", linewidth=1.2, label="before training")
@@ -218,9 +218,9 @@ def draw(overlap: pandas.DataFrame, rates: list[float]) -> Figure:
 
 
 def _write(
-    args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, overlap: pandas.DataFrame | None
+    args: argparse.Namespace, table: pandas.DataFrame, before: pandas.Series, ilo_table: pandas.DataFrame | None
 ) -> None:
-    """Writes tuning_LANGUAGE.json, and if there is an overlap tuning_LANGUAGE_ilo.csv and tuning_LANGUAGE_ilo.png."""
+    """Writes tuning_LANGUAGE.json, and if ILO was measured tuning_LANGUAGE_ilo.csv and .png."""
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"tuning_{args.language}"
     # Of a path only the name: where the file lies on this machine is not part of the result.
@@ -228,9 +228,9 @@ def _write(
     results: dict[str, Any] = {"settings": settings, "machine": describe(), "before": before.to_dict()}
     results["rows"] = json.loads(table.to_json(orient="records", double_precision=5))
     path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    if overlap is not None:
-        mean_by_layer(overlap).to_csv(path.with_name(path.name + "_ilo.csv"), float_format="%.4f")
-        plots.save(draw(overlap, args.rates), path.with_name(path.name + "_ilo.png"))
+    if ilo_table is not None:
+        mean_by_layer(ilo_table).to_csv(path.with_name(path.name + "_ilo.csv"), float_format="%.4f")
+        plots.save(draw(ilo_table, args.rates), path.with_name(path.name + "_ilo.png"))
 
 
 def _arguments() -> argparse.Namespace:

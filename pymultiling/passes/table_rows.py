@@ -132,7 +132,7 @@ def _checksums(values: Tensor) -> Tensor:
 
 
 def _pad(values: Tensor, count: int) -> Tensor:
-    """Appends rows that are not written to `present` or `checksums`, up to `count` rows."""
+    """Extends `present` or `checksums` to `count` rows. The new rows count as not written."""
     padded = torch.full((count,), False if values.dtype == torch.bool else ABSENT, dtype=values.dtype)
     padded[: len(values)] = values
     return padded

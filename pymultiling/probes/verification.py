@@ -163,8 +163,8 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
         return outputs[0]
 
     def run_probabilities() -> Tensor:
-        """Runs the attention with one-hot values and returns its output, which is the attention probabilities."""
-        size = decoder.family.clip or 1.0  # the values are 0 and `size` instead of 1, if 1 could be clipped
+        """Runs the attention with values of 0 and `size` and returns its output / size: the attention probabilities."""
+        size = decoder.family.clip or 1.0  # if the family clips values, the largest that it keeps
         outputs: list[Tensor] = []
 
         def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -46,10 +46,11 @@ PML_DEVICE void add(float (&sum)[4], const Weights& left, const uint32_t (&right
         right[step + 1], sum);
 }
 
-// Loads the values of a group for the pair's neurons n and p. Lane 4 g + c has keys 2 c and 2 c + 1 of every step for
-// pair g. A loaded word has one key's values of n and p, a returned word both keys' values of n, or of p.
+// Loads a word's values in the pair's dimensions n and p for the keys of a group. Lane 4 g + c has keys 2 c and 2 c + 1
+// of every step for pair g. A loaded word has one key's values in n and p, a returned word both keys' values in n, or
+// in p.
 PML_DEVICE void load_values(
-    const uint32_t* words, int word, int group, int lane, uint32_t (&of_n)[4], uint32_t (&of_p)[4]) {
+    const uint32_t* words, int word, int group, int lane, uint32_t (&in_n)[4], uint32_t (&in_p)[4]) {
   const uint32_t* at =
       words + ((lane >> 2) * KEY_WORDS + word) * TILE + group * GROUP + (8 * (lane & 3) ^ swizzle(word));
   uint32_t first[4], second[4];
@@ -57,8 +58,8 @@ PML_DEVICE void load_values(
   load_four(at + 4, second);
 #pragma unroll
   for (int step = 0; step < 4; step++) {
-    of_n[step] = select_bytes(first[step], second[step], LOW_HALVES);
-    of_p[step] = select_bytes(first[step], second[step], HIGH_HALVES);
+    in_n[step] = select_bytes(first[step], second[step], LOW_HALVES);
+    in_p[step] = select_bytes(first[step], second[step], HIGH_HALVES);
   }
 }
 

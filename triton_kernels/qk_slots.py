@@ -80,7 +80,7 @@ def store_scores(
         Key: pointer to the keys of the head.
         Valid: pointer to the document's valid.
         Scores: pointer to the result (ROWS, span). If CAPPED, it has the scores after the soft cap, and a second array
-            (ROWS, span) behind it has those before the cap.
+            (ROWS, span) behind it has those before the cap, which are not -inf where a key is hidden.
         span: distance between the rows of Scores, from `padded_span`.
         first: the first key that the rows see.
         last: the end of the keys that the rows see.

@@ -32,7 +32,7 @@ class ChunkStart:
     Attributes:
         shard: number of the shard.
         record: how many records of the shard come before the chunk.
-        chunk: how many chunks come before it, in the shards that this process reads.
+        chunk: how many chunks come before it, in the shards that this process reads, those of other processes included.
         digest: hash of the records of the shard that come before the chunk.
         finished: {number of a shard that was read to its end: (its fingerprint, hash of its records)}.
     """

@@ -117,7 +117,7 @@ class ActivationProbe:
             return  # all values are finite, those at padding included
         is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
         if is_broken.any():
-            # The error of this probe names the site and the first layer with such values.
+            # It raises an error that names the site and the first layer with such values, if they reach a neuron.
             with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
                 probe.measure(input_ids, attention_mask)
             document = int(is_broken.nonzero()[0])

@@ -49,8 +49,8 @@ PML_DEVICE void write_query_words(
   const float query_p = rounded_shift(-(x.p_to_n * mean[KEY_N_MEAN] + x.p_to_p * mean[KEY_P_MEAN]));
   const float key_n = rounded_shift(-(q_n * mean[N_TO_N] + q_p * mean[N_TO_P]));
   const float key_p = rounded_shift(-(q_n * mean[P_TO_N] + q_p * mean[P_TO_P]));
-  // P = 2^(t_kn - t_qp) has the difference of two shifts in its exponent. With query_n, the exponent
-  // t_qn + t_qp - t_kn - t_kp of sweep.cuh has no shift.
+  // These are the shifts of t_qp, t_kn, t_kp and t_qn (sweep.cuh). P = 2^(t_kn - t_qp) has the difference of two in its
+  // exponent. query_n is chosen so that they cancel in t_qn + t_qp - t_kn - t_kp.
   const float log_ratio = key_n - query_p, query_n = log_ratio + key_p;
 
   uint32_t of_p[3], of_n[3], error_words[2];
@@ -58,7 +58,7 @@ PML_DEVICE void write_query_words(
   split(x.n_to_n, x.n_to_p, of_n);
   split(error.n * (LN_2 * ROOT_HALF), error.p * (LN_2 * ROOT_HALF), error_words);
   const uint32_t q = pack(q_n, q_p);
-  // Slot 3 holds the shift, which the keys' side multiplies by 1. x has no shift.
+  // Slot 3 holds the shift, which the keys' side multiplies by 1. The exponent x of sweep.cuh has no shift.
 #pragma unroll
   for (int c = 0; c < 4; c++) {
     out.three[c][0][h] = c < 3 ? of_p[c] : pack_sum(query_p);

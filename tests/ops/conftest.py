@@ -1,5 +1,7 @@
 """Fixtures of the tests of the operators, and the tests of Triton kernels that `make test` leaves out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,14 +26,26 @@ QUICK = {
 }
 
 
+SLOW_OPERATORS = ("qk_importance", "qk_estimate")  # a call takes the interpreter seconds
+
+
+def is_slow(item) -> bool:
+    """Returns whether a test of a Triton kernel takes long in the interpreter."""
+    parameters = item.callspec.params
+    if item.path.name in QUICK:
+        return item.originalname not in QUICK[item.path.name]
+    is_first = item.originalname == "test_results_are_as_declared_and_share_no_memory"
+    return parameters.get("name") in SLOW_OPERATORS and not (is_first and parameters["layout"] == "contiguous")
+
+
 def pytest_collection_modifyitems(items):
-    """Marks as long, without a GPU, the tests of the modules in QUICK that run a Triton kernel and are not quick."""
+    """Marks as long, without a GPU, the tests of Triton kernels that take long in the interpreter."""
     if torch.cuda.is_available():  # the kernels are compiled, not interpreted
         return
+    folder = Path(__file__).parent
     for item in items:
-        quick = QUICK.get(item.path.name)
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if quick and item.originalname not in quick and parameters.get("backend") == "triton":
+        if item.path.parent == folder and parameters.get("backend") == "triton" and is_slow(item):
             item.add_marker(pytest.mark.long)
 
 

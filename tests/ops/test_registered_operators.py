@@ -6,32 +6,41 @@ import torch
 from pymultiling.ops import column_energy, mask_neurons
 from pymultiling.ops.dispatch import TORCH_OPERATORS, why_unsupported
 from pymultiling.ops.registry import OPERATORS
-from tests.support.operator_calls import odd_calls
+from tests.support.operator_calls import CHANGES, ODD, Call, changed_calls, layer_calls
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in Triton's interpreter
-LAYOUTS = {"contiguous": torch.float32, "strided": torch.bfloat16}
+LAYOUTS = {"contiguous": torch.float32, "strided": torch.bfloat16}  # with the dtype of the tensors
+
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
-def supported_calls(name, backend, layout):
-    """Returns the calls of an operator that a backend can run, or skips the test if there are none."""
-    calls = list(odd_calls(name, LAYOUTS[layout], torch.get_default_device()))
-    if layout == "strided":
-        calls = [call.strided() for call in calls]
-    if backend == "torch":
-        return calls
-    reasons = [why_unsupported(OPERATORS[name], backend, call.reference_arguments) for call in calls]
-    supported = [call for call, reason in zip(calls, reasons) if reason is None]
-    if not supported:
+def check(calls: list[Call], backend: str, layout: str) -> None:
+    """Runs torch's checks of a custom operator on the calls. Skips the test if the backend supports none of them.
+
+    The fake implementation declares shapes, dtypes, strides and offsets, the schema what is written and what aliases.
+    """
+    reasons = []
+    for call in calls if layout == "contiguous" else [call.strided() for call in calls]:
+        operator = OPERATORS[call.operator]
+        reason = None if backend == "torch" else why_unsupported(operator, backend, call.reference_arguments)
+        if reason is None:
+            torch.library.opcheck(TORCH_OPERATORS[call.operator], call.arguments, {"backend": backend})
+        else:
+            reasons.append(reason)
+    if len(reasons) == len(calls):
         pytest.skip(reasons[0])
-    return supported
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout
 @pytest.mark.parametrize("name", OPERATORS)
 def test_results_are_as_declared_and_share_no_memory(backend, name, layout):
-    """opcheck compares them with the fake implementation: shapes, dtypes, strides, what is written and what aliases."""
-    for call in supported_calls(name, backend, layout):
-        torch.library.opcheck(TORCH_OPERATORS[name], call.arguments, {"backend": backend})
+    check(layer_calls(name, ODD, LAYOUTS[layout], torch.get_default_device()), backend, layout)
+
+
+@each_layout
+@pytest.mark.parametrize("name", CHANGES)
+def test_results_are_as_declared_with_other_arguments(backend, name, layout):
+    check(changed_calls(name, ODD, LAYOUTS[layout], torch.get_default_device()), backend, layout)
 
 
 def test_a_backend_asked_for_by_name_compiles_without_a_graph_break(backend):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +66,13 @@ def layer_calls(operator: str, shape: Shape, dtype: torch.dtype, device: torch.d
     return [Call(operator, Case(operator, "", x.arguments).named) for x in inputs]
 
 
-def odd_calls(operator: str, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
-    """Yields calls of an operator with odd shapes: those of `layer_calls`, then the first with each of CHANGES."""
-    calls = layer_calls(operator, ODD, dtype, device)
-    yield from calls
-    for changes in CHANGES.get(operator, ()):
-        named = dict(calls[0].named)
-        changed = {name: x(named) if callable(x) else x for name, x in changes.items()}
-        yield Call(operator, named | changed)
+def changed_calls(operator: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Call]:
+    """Returns the first of `layer_calls` with each of the operator's CHANGES."""
+    named = layer_calls(operator, shape, dtype, device)[0].named
+    return [
+        Call(operator, named | {name: x(named) if callable(x) else x for name, x in changes.items()})
+        for changes in CHANGES[operator]
+    ]
 
 
 def _strided(x: object) -> object:

@@ -18,7 +18,8 @@ A program works on ROWS query rows of a head at a time. Tensor cores compute the
 the program's scratch memory (ROWS x as many keys as the rows see). From there the program reads them, a tile of keys at
 a time, to choose the slots (qk_slots.py). Then it processes the rows: a thread computes one neuron and holds a row's
 SLOTS changes of the attention scores in registers (qk_slot_sums.py). If the changes are too large, or all too small,
-for the short formula, the rows are processed again with the careful one.
+for the short formula, the rows are processed again with the careful one. Rows that all see at most SLOTS keys have a
+formula of their own, because rounding errors do not average out over so few keys.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,14 @@ from pymultiling.triton_kernels.qk_heads import (
     pair,
     variants_of,
 )
-from pymultiling.triton_kernels.qk_slot_sums import LARGEST_EXPONENT, SMALLEST_EXPONENT, change
+from pymultiling.triton_kernels.qk_slot_sums import (
+    CAREFUL,
+    FEW,
+    LARGEST_EXPONENT,
+    SHORT,
+    SMALLEST_EXPONENT,
+    change,
+)
 from pymultiling.triton_kernels.qk_slots import (
     CELL,
     RAW,
@@ -66,7 +74,7 @@ def _sum_rows(
     q_stride: tl.constexpr, qp_stride: tl.constexpr, qg_stride: tl.constexpr, k_stride: tl.constexpr,
     kp_stride: tl.constexpr, kg_stride: tl.constexpr, table_stride: tl.constexpr,
     PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr,
-    CAREFUL: tl.constexpr,
+    FORMULA: tl.constexpr,
 ):  # fmt: skip
     """Returns sums over a tile's rows, (LANES,) each, and the largest |t|.
 
@@ -112,7 +120,7 @@ def _sum_rows(
             t += far[None, :] * tl.load(key_partner[None, :] + j * k_stride).to(tl.float32)
         if QUERY_GAIN:
             t += (gain - 1.0)[None, :] * tl.load(slot + RAW * CELL)[:, None]
-        importance, error, largest = change(t, slot, squares, softcap, CAPPED, CAREFUL)
+        importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
         query_sum += tl.where(is_counted, importance, 0.0)
         query_error += tl.where(is_counted, error, 0.0)
         reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
@@ -132,7 +140,7 @@ def _sum_rows(
                 t = x * q_neuron[None, :]
             if KEY_GAIN:
                 t += (gain - 1.0) * tl.load(slot + RAW * CELL)[:, None]
-            importance, error, largest = change(t, slot, squares, softcap, CAPPED, CAREFUL)
+            importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
             reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
         key_sum += tl.where(is_counted, importance, 0.0)
         key_error += tl.where(is_counted, error, 0.0)
@@ -144,7 +152,8 @@ def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
     QueryGain, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGain, kg_batch, kg_head, kg_stride: tl.constexpr,
-    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters, QueryOut, KeyOut,
+    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters,
+    QueryOut, KeyOut, QueryError, KeyError,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
     QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
@@ -170,20 +179,30 @@ def kernel(
             q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
             KEYS, k_stride, CAPPED, PRECISION,
         )  # fmt: skip
-        choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GAIN or KEY_GAIN, CAPPED)
+        key_count = choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GAIN or KEY_GAIN, CAPPED)
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
-        query_sum, query_error, key_sum, key_error, reach = _sum_rows(
-            query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
-            neuron, partner, sign, size, turned, scale, softcap,
-            q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-            PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, False,
-        )  # fmt: skip
-        if (reach < SMALLEST_EXPONENT) | (reach > LARGEST_EXPONENT):
+        if key_count <= SLOTS:
+            smallest = 0.0
             query_sum, query_error, key_sum, key_error, reach = _sum_rows(
                 query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, True,
+                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, FEW,
+            )  # fmt: skip
+        else:
+            smallest = SMALLEST_EXPONENT
+            query_sum, query_error, key_sum, key_error, reach = _sum_rows(
+                query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
+                neuron, partner, sign, size, turned, scale, softcap,
+                q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
+                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, SHORT,
+            )  # fmt: skip
+        if (reach < smallest) | (reach > LARGEST_EXPONENT):
+            query_sum, query_error, key_sum, key_error, reach = _sum_rows(
+                query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
+                neuron, partner, sign, size, turned, scale, softcap,
+                q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
+                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, CAREFUL,
             )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (4 * LANES) + neuron
         tl.store(partial, query_sum)
@@ -194,15 +213,14 @@ def kernel(
         counter = Counters + b * (heads // group) + kv
         if tl.atomic_add(counter, 1, sem="acq_rel") == group * tiles - 1:
             tl.store(counter, 0)
-            _add_up(Partial, QueryOut, KeyOut, b, kv, items // tiles, tiles, heads, group, size, neuron, LANES)
+            _add_up(Partial, QueryOut, KeyOut, QueryError, KeyError, b, kv, tiles, heads, group, size, neuron, LANES)
 
 
 @triton.jit
-def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, size, neuron, LANES: tl.constexpr):
-    """Computes the outputs of one key head from the sums of the tiles of its query heads.
-
-    Each of QueryOut and KeyOut has the importance of all heads, and behind it the errors of all heads.
-    """
+def _add_up(
+    Partial, QueryOut, KeyOut, QueryError, KeyError, b, kv, tiles, heads, group, size, neuron, LANES: tl.constexpr
+):  # fmt: skip
+    """Computes the outputs of one key head from the sums of the tiles of its query heads."""
     r = tl.arange(0, ROWS)
     inside = neuron < size
     key_sum = tl.zeros((ROWS, LANES), tl.float32)
@@ -219,27 +237,33 @@ def _add_up(Partial, QueryOut, KeyOut, b, kv, all_heads, tiles, heads, group, si
             key_sum += tl.load(at + LANES, mask=mask, other=0.0, cache_modifier=".cg")
             query_error += tl.load(at + 2 * LANES, mask=mask, other=0.0, cache_modifier=".cg")
             key_error += tl.load(at + 3 * LANES, mask=mask, other=0.0, cache_modifier=".cg")
-        out = QueryOut + to_int64(b * heads + h) * size + neuron
-        tl.store(out, tl.sum(query_sum, 0), mask=inside)
-        tl.store(out + to_int64(all_heads) * size, tl.sqrt(tl.sum(query_error, 0)), mask=inside)
-    out = KeyOut + to_int64(b * (heads // group) + kv) * size + neuron
-    tl.store(out, tl.sum(key_sum, 0), mask=inside)
-    tl.store(out + to_int64(all_heads // group) * size, tl.sqrt(tl.sum(key_error, 0)), mask=inside)
+        output = to_int64(b * heads + h) * size + neuron
+        tl.store(QueryOut + output, tl.sum(query_sum, 0), mask=inside)
+        tl.store(QueryError + output, tl.sqrt(tl.sum(query_error, 0)), mask=inside)
+    output = to_int64(b * (heads // group) + kv) * size + neuron
+    tl.store(KeyOut + output, tl.sum(key_sum, 0), mask=inside)
+    tl.store(KeyError + output, tl.sqrt(tl.sum(key_error, 0)), mask=inside)
 
 
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Launches the kernel. Argument and results are those of `pymultiling.ops.reference.qk_estimate`."""
     heads = Heads.of(problem)
-    q_out = problem.q.new_empty(2, heads.batch, heads.heads * heads.size, dtype=torch.float32)
-    k_out = problem.q.new_empty(2, heads.batch, heads.kv_heads * heads.size, dtype=torch.float32)
+    query_size, key_size = (count * heads.size for count in (heads.heads, heads.kv_heads))
+    # Each result has its own memory: torch's custom operators refuse results that are views of the same tensor.
+    results = tuple(
+        problem.q.new_empty(heads.batch, size, dtype=torch.float32)
+        for size in (query_size, key_size, query_size, key_size)
+    )
     if heads.items == 0:
-        return q_out[0].zero_(), k_out[0].zero_(), q_out[1].zero_(), k_out[1].zero_()
+        for result in results:
+            result.zero_()
+        return results
 
     def scratch_floats(constants: dict[str, object]) -> int:
         return scratch_of(heads.length, heads.max_visible_keys(problem.window), constants["KEYS"], constants["CAPPED"])
 
-    heads.launch("qk_estimate", kernel, scratch_floats, 4, (q_out, k_out), problem)
-    return q_out[0], k_out[0], q_out[1], k_out[1]
+    heads.launch("qk_estimate", kernel, scratch_floats, 4, results, problem)
+    return results
 
 
 def variants(warp: int = 32) -> Iterator[Variant]:

@@ -150,7 +150,7 @@ class Heads:
         kernel: triton.JITFunction,
         scratch_floats: Callable[[dict[str, object]], int],
         sums: int,
-        outputs: tuple[Tensor, Tensor],
+        outputs: tuple[Tensor, ...],
         problem: QKProblem,
     ) -> None:
         """Launches the kernel.
@@ -161,7 +161,7 @@ class Heads:
             scratch_floats: called with the kernel's constants; returns how many floats of scratch memory a program
                 needs.
             sums: number of sums that each item stores for each neuron.
-            outputs: tensors for the results of the query neurons and of the key neurons, which are written.
+            outputs: tensors for the results, in the order of the kernel's arguments, which are written.
             problem: the operator's arguments.
         """
         device = outputs[0].device
@@ -245,7 +245,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
             {
                 **dict.fromkeys(("Query", "Key", "Cos", "Sin"), POINTERS[dtype]),
                 **dict.fromkeys(("QueryPlain", "KeyPlain"), plain),
-                **dict.fromkeys(("QueryGain", "KeyGain", "Scratch", "Partial", "QueryOut", "KeyOut"), "*fp32"),
+                **dict.fromkeys(("QueryGain", "KeyGain", "Scratch", "Partial"), "*fp32"),
+                **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
                 "Counters": "*i32",
                 "scale": "fp32",

@@ -25,10 +25,15 @@ from pymultiling.triton_kernels.qk_slots import (
     ODD_A,
     SLOTS,
 )
-from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, power_minus_1
+from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, exp2_minus_1
 
-LARGEST_EXPONENT = tl.constexpr(30.0)  # largest |t| of the short formula: beyond it the fourth power of 2^t overflows
-# If |t| is below this for all rows and neurons, 2^t - 1 loses digits in all of them.
+# Formulas of `change`
+SHORT = tl.constexpr(0)  # few instructions; 2^t - 1 has an error of up to 2^-22, which averages out over keys and rows
+FEW = tl.constexpr(1)  # for rows of at most SLOTS keys, from which nothing is drawn: keeps the digits of small t
+CAREFUL = tl.constexpr(2)  # for any t
+
+LARGEST_EXPONENT = tl.constexpr(30.0)  # largest |t| of SHORT and FEW: beyond it the fourth power of 2^t overflows
+# If |t| is below this for all rows and neurons, SHORT loses digits in all of them.
 SMALLEST_EXPONENT = tl.constexpr(0.125)
 # Smallest ratio of the Z from half of the draws to Z: below it the error loses digits.
 SMALLEST_HALF = tl.constexpr(1.0 / 64)
@@ -65,6 +70,23 @@ def _row(t, spot, squares):
 
 
 @triton.jit
+def _few_keys_row(t, spot):
+    """Returns what `_row` returns, for a row of at most SLOTS keys. All of them are certain: w = A, and the error is 0.
+
+    With u = 2^t - 1, f = sum_j (w (u - m) / (1 + m))^2, m = sum_j w u. u and u - m have the digits of small t. The
+    weighted mean of t is subtracted first, so that m is not negative and 1 + m keeps its digits.
+    """
+    w = tl.load(spot + EVEN * CELL)[:, None]
+    t -= tl.sum(w * t, 0)[None, :]
+    u = exp2_minus_1(t)
+    m = tl.sum(w * u, 0)
+    change = w * (u - m[None, :])
+    z = 1.0 + m
+    importance = tl.sum(change * change, 0) / (z * z)
+    return importance, tl.zeros_like(importance), tl.max(tl.abs(t), 0)
+
+
+@triton.jit
 def _squared_change(u, w, wa):
     """Returns f from u = 2^t - 1: sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u. wa: w A."""
     m = tl.sum(w[:, None] * u, 0)
@@ -96,9 +118,7 @@ def _careful_row(t, spot):
         importance = _large_change(t, log2_w, log2_a)
         half = (_large_change(t, log2_even, log2_a) - _large_change(t, log2_odd, log2_a)) / 2.0
     else:
-        u = tl.exp2(t) - 1.0
-        if reach < SMALLEST_EXPONENT:
-            u = power_minus_1(t)
+        u = exp2_minus_1(t)
         importance = _squared_change(u, w, (even_a + odd_a) / 2.0)
         half = (_squared_change(u, even, even_a) - _squared_change(u, odd, odd_a)) / 2.0
     return importance, half * half, tl.max(tl.abs(t), 0)
@@ -112,11 +132,11 @@ def _first_slot(t):
 
 
 @triton.jit
-def change(t, spot, squares, softcap, CAPPED: tl.constexpr, CAREFUL: tl.constexpr):
+def change(t, spot, squares, softcap, CAPPED: tl.constexpr, FORMULA: tl.constexpr):
     """Returns a row's importance, the square of its error, and the largest |t|, (LANES,) each.
 
-    Unless CAREFUL, the result is only correct if the largest |t| is at least SMALLEST_EXPONENT for some neuron and at
-    most LARGEST_EXPONENT for all.
+    SHORT is only correct if the largest |t| is at least SMALLEST_EXPONENT for some neuron and at most LARGEST_EXPONENT
+    for all, and FEW if it is at most LARGEST_EXPONENT for all.
 
     Args:
         t: (SLOTS, LANES), the change of the attention scores before the cap, times log2(e).
@@ -124,11 +144,13 @@ def change(t, spot, squares, softcap, CAPPED: tl.constexpr, CAREFUL: tl.constexp
         squares: pointer to the row's sum of w A for the even draws, see `square_sums`.
         softcap: soft cap of the attention scores, used if CAPPED.
         CAPPED: whether there is a soft cap.
-        CAREFUL: whether t may have any size.
+        FORMULA: SHORT, FEW or CAREFUL.
     """
     if CAPPED:
         below, above = tl.load(spot + BELOW * CELL)[:, None], tl.load(spot + ABOVE * CELL)[:, None]
         t = capped_change(t, below, above, tl.load(spot + CUT * CELL)[:, None], softcap)
-    if CAREFUL:
-        return _careful_row(t, spot)
-    return _row(t - _first_slot(t)[None, :], spot, squares)
+    if FORMULA == SHORT:
+        return _row(t - _first_slot(t)[None, :], spot, squares)
+    if FORMULA == FEW:
+        return _few_keys_row(t, spot)
+    return _careful_row(t, spot)

@@ -155,7 +155,7 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 def choose(
     Scores, Slots, span, rows, first, last, softcap, KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr
 ):  # fmt: skip
-    """Chooses the keys of each row and fills the arrays of Slots.
+    """Chooses the keys of each row and fills the arrays of Slots. Returns the largest number of keys that a row sees.
 
     Slots that stay empty have weight 0 and the key at the row's own position.
 
@@ -249,6 +249,7 @@ def choose(
         if WITH_SCORES:
             tl.store(spot + RAW * CELL, raw)
     tl.debug_barrier()  # the arrays are complete before other threads read them
+    return tl.max(counts, 0)
 
 
 @triton.jit

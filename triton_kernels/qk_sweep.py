@@ -59,6 +59,12 @@ def power_minus_1(t):
 
 
 @triton.jit
+def exp2_minus_1(t):
+    """Returns 2^t - 1 with an error relative to itself, for any t."""
+    return tl.where(tl.abs(t) < 0.5, power_minus_1(t), tl.exp2(t) - 1.0)
+
+
+@triton.jit
 def _limit(x, limit):
     """Limits x to +-limit; NaN stays."""
     keep: tl.constexpr = tl.PropagateNan.ALL

@@ -24,4 +24,4 @@ def document_sum(values: Tensor, documents: Tensor, count: int) -> Tensor:
     """
     sums = values.new_zeros(count + 1, values.shape[1])  # row 0 receives the padding
     sums.index_add_(0, documents + 1, values)
-    return sums[1:]
+    return sums[1:].clone()  # not a view: results of operators begin where their memory begins

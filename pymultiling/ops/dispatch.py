@@ -2,7 +2,8 @@
 
 This is a Triton kernel on a GPU, a C++ kernel on the CPU, or the plain PyTorch reference where neither can run.
 Kernels in CUDA C++ only run with backend="cuda". Every operator of the registry is a torch custom operator,
-`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd and selects the fastest usable backend.
+`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd. It runs the backend that the keyword
+`backend` names, by default the fastest that can run.
 """
 
 from __future__ import annotations
@@ -125,13 +126,18 @@ def why_unsupported(operator: Operator, backend: KernelBackend, arguments: tuple
 def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Results:
     """Runs an operator with the arguments of its reference.
 
-    With "auto" it calls the torch operator, so that torch.compile and autograd see the call.
+    It calls the torch operator, so that torch.compile and autograd see the call. Plain PyTorch that is asked for by
+    name runs without it: torch.func and forward derivatives support plain PyTorch, but no custom operator.
     """
-    operator = OPERATORS[name]
-    if backend == "auto":
-        results: Results = TORCH_OPERATORS[name](*operator.schema_arguments(arguments))
-        return results
-    return _run(operator, arguments, backend)
+    if backend == "torch":
+        return _run(OPERATORS[name], arguments, backend)
+    return call_torch_operator(name, arguments, backend)
+
+
+def call_torch_operator(name: str, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
+    """Calls torch.ops.pymultiling.<name> with the arguments of its reference."""
+    results: Results = TORCH_OPERATORS[name](*OPERATORS[name].schema_arguments(arguments), backend=backend)
+    return results
 
 
 def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
@@ -177,14 +183,22 @@ def _warn_once(reason: str) -> None:
 
 
 def _torch_operator(operator: Operator) -> CustomOpDef:
-    """Defines torch.ops.pymultiling.<name>, which selects the fastest usable backend when it is called."""
+    """Defines torch.ops.pymultiling.<name>.
 
-    def run(*arguments: Argument) -> Results:
-        return _run(operator, operator.python_arguments(arguments))
+    It takes the arguments of the operator's schema and `backend`, by keyword, which is "auto" by default. A backend
+    that is asked for by name so runs under torch.compile and autograd as "auto" does.
+    """
+
+    def run(*arguments: Argument, backend: Backend = "auto") -> Results:
+        return _run(operator, operator.python_arguments(arguments), backend)
+
+    def fake(*arguments: Argument, backend: Backend = "auto") -> Results:
+        return operator.fake(*arguments)
 
     name = f"pymultiling::{operator.name}"
-    defined: CustomOpDef = torch.library.custom_op(name, run, mutates_args=operator.mutates, schema=operator.schema)
-    defined.register_fake(operator.fake)
+    schema = operator.schema.replace(") -> ", ', *, str backend="auto") -> ')
+    defined: CustomOpDef = torch.library.custom_op(name, run, mutates_args=operator.mutates, schema=schema)
+    defined.register_fake(fake)
     return defined
 
 

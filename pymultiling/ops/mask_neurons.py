@@ -36,8 +36,7 @@ def mask_neurons(
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (tokens, N) in x's dtype. 16-bit numbers are computed in float32. Differentiable in x with backend "auto" or
-        "torch".
+        (tokens, N) in x's dtype. 16-bit numbers are computed in float32. Differentiable in x.
 
     Raises:
         ValueError: a shape or dtype does not fit, or `inplace` is set and x needs a gradient.
@@ -64,15 +63,17 @@ def mask_neurons(
     return call("mask_neurons", x, masks, mask_ids, float(scale), values, backend=backend)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Saves what the gradient depends on. `inputs` are those of the torch operator."""
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+    """Saves what the gradient depends on. The inputs are those of the torch operator."""
     _, masks, mask_ids, ctx.scale, _ = inputs
+    ctx.backend = keyword_only_inputs["backend"]
     ctx.save_for_backward(masks, mask_ids)
 
 
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
     """Returns the gradients of the inputs. That of x is `grad`, with the selected neurons scaled."""
-    return call("mask_neurons", grad, *ctx.saved_tensors, ctx.scale, None), None, None, None, None
+    masked = call("mask_neurons", grad, *ctx.saved_tensors, ctx.scale, None, backend=ctx.backend)
+    return masked, None, None, None, None
 
 
 TORCH_OPERATORS["mask_neurons"].register_autograd(_gradient, setup_context=_save_for_backward)

@@ -72,3 +72,8 @@ def test_replays_of_a_cuda_graph_give_the_same_results(call) -> None:
             x.zero_()
         graph.replay()
         assert all(map(torch.equal, results, expected))
+
+
+def test_is_a_torch_operator(call) -> None:
+    _, arguments = call
+    torch.library.opcheck(torch.ops.pymultiling.qk_importance.default, tuple(arguments), {"backend": "cuda"})

@@ -1,13 +1,12 @@
 """Fixtures of the tests of the operators, and the tests of Triton kernels that `make test` leaves out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from pymultiling import triton_kernels
-from pymultiling.ops import unavailable
-
-INSTRUCTION_SETS = ("portable", "avx2", "avx512")
-
+from pymultiling.ops import dispatch
+from tests.support.backends import BACKENDS, running_on, selected_instruction_set
 
 # The only tests of the slowest modules that `make test` runs with backend "triton". `make test-long` runs the others.
 QUICK = {
@@ -27,14 +26,26 @@ QUICK = {
 }
 
 
+SLOW_OPERATORS = ("qk_importance", "qk_estimate")  # a call takes the interpreter seconds
+
+
+def is_slow(item) -> bool:
+    """Returns whether a test of a Triton kernel takes long in the interpreter."""
+    parameters = item.callspec.params
+    if item.path.name in QUICK:
+        return item.originalname not in QUICK[item.path.name]
+    is_first = item.originalname == "test_results_are_as_declared_and_share_no_memory"
+    return parameters.get("name") in SLOW_OPERATORS and not (is_first and parameters["layout"] == "contiguous")
+
+
 def pytest_collection_modifyitems(items):
-    """Marks as long, without a GPU, the tests of the modules in QUICK that run a Triton kernel and are not quick."""
+    """Marks as long, without a GPU, the tests of Triton kernels that take long in the interpreter."""
     if torch.cuda.is_available():  # the kernels are compiled, not interpreted
         return
+    folder = Path(__file__).parent
     for item in items:
-        quick = QUICK.get(item.path.name)
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if quick and item.originalname not in quick and parameters.get("backend") == "triton":
+        if item.path.parent == folder and parameters.get("backend") == "triton" and is_slow(item):
             item.add_marker(pytest.mark.long)
 
 
@@ -46,32 +57,41 @@ def fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(
-    scope="module", params=["torch", *(f"cpp {instruction_set}" for instruction_set in INSTRUCTION_SETS), "triton"]
-)
-def backend(request):
+@pytest.fixture
+def unfilled_memory(fresh_memory_is_nan):
+    """Leaves the memory of torch.empty as it is during the test. To fill it takes a kernel for each tensor on a GPU."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True)
+def registered_operators(monkeypatch):
+    """Makes every call of an operator pass the registered torch operator, whatever backend the call names.
+
+    torch checks there that no result is a view of an argument or of another result. Calls outside these tests may go
+    past the torch operator, but not under torch.compile and autograd.
+    """
+    monkeypatch.setattr(dispatch, "_call", dispatch.call_torch_operator)
+
+
+INSTRUCTION_SET = selected_instruction_set()
+
+
+@pytest.fixture(autouse=True)
+def nothing_selected_before():
+    """Fails if an earlier test has left a default device or another instruction set behind."""
+    assert torch.get_default_device() == torch.device("cpu")
+    assert selected_instruction_set() == INSTRUCTION_SET
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, nothing_selected_before):
     """Yields the name of every backend that this machine can run, "cpp" once for each instruction set of this machine.
 
-    Triton kernels run on the GPU, where tests then create their tensors, or in Triton's interpreter without a GPU.
+    Triton kernels run on the GPU, where the test then creates its tensors, or in Triton's interpreter without a GPU.
     """
-    name, _, level = request.param.partition(" ")
-    reason = unavailable(name)
-    if reason is not None:
-        pytest.skip(reason)
-    if level:
-        instruction_set = torch.ops.pymultiling_cpp.instruction_set
-        best = instruction_set("")
-        try:
-            instruction_set(level)
-        except ValueError as error:
-            pytest.skip(str(error))
-        yield name
-        instruction_set(best)
-    elif name == "triton" and not triton_kernels.interpreted():
-        torch.set_default_device("cuda")
-        yield name
-        torch.set_default_device(None)
-    else:
+    with running_on(request.param) as name:
         yield name
 
 

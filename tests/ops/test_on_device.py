@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from benchmarks.gpu.cases import Case
-from benchmarks.operators.inputs import Layer, make_inputs
-from benchmarks.operators.shapes import Shape
 from pymultiling.ops.registry import OPERATORS
+from tests.support.operator_calls import SMALL, layer_calls
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-SHAPE = Shape("small", hidden=512, layers=1, heads=8, kv_heads=2, ffn=1000, length=70)
 
 
 def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.Tensor, ...]]:
@@ -19,12 +17,8 @@ def call_of(operator: str, device: torch.device) -> tuple[Callable, tuple[torch.
 
     All other arguments are fixed.
     """
-    torch.manual_seed(0)
-    ids = torch.tensor([0, 1, -1], device=device).repeat_interleave(200)  # three runs, the last one is padding
-    layer = Layer(SHAPE, 2, ids, 2, ids, torch.bfloat16, device, masked=0.3)
-    arguments = [case for case in make_inputs(operator, layer) if case.compared][-1].arguments
+    first, *rest = layer_calls(operator, SMALL, torch.bfloat16, device)[-1].arguments
     entry = OPERATORS[operator]
-    first, *rest = entry.schema_arguments(arguments)
 
     def call(x: torch.Tensor):
         outputs = Case(operator, "", entry.python_arguments((x, *rest))).on("auto")()
@@ -45,7 +39,7 @@ def results(function: Callable, arguments: tuple[torch.Tensor, ...]) -> list[tor
     return [x.clone() for x in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
 
 
-def test_a_call_launches_one_kernel(call, request):
+def test_a_call_launches_one_kernel(call, request, unfilled_memory):
     function, arguments = call
     # The second kernel of nearest_neighbors looks at the rows that the first has left open.
     kernels = 2 if request.node.callspec.params["call"] == "nearest_neighbors" else 1

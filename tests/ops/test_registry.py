@@ -43,7 +43,7 @@ def functions_of(file: Path) -> dict[str, ast.FunctionDef]:
 def test_an_entry_is_complete(entry):
     schema = TORCH_OPERATORS[entry.name]._opoverload._schema
     assert entry.name == schema.name.removeprefix("pymultiling::")
-    assert entry.argument_names == tuple(argument.name for argument in schema.arguments)
+    assert (*entry.argument_names, "backend") == tuple(argument.name for argument in schema.arguments)
     assert len(entry.results) == max(len(schema.returns), 1)
     written = {argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write}
     assert set(entry.mutates) == written

@@ -328,8 +328,8 @@ def _compare(
 def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
     """Writes table.csv, by_layer.csv, pmi.png, counts/ with one file per kind of prompt, and answers.jsonl.
 
-    With --count-only there are no answers, and no answers.jsonl. Its field "item" counts from 0 and does not count the
-    items that --shots shows as examples: with --shots 2, item 0 is the third of the file.
+    With --count-only there are no answers, and no answers.jsonl. The field "item" of answers.jsonl counts from 0,
+    without the items that --shots shows as examples: with --shots 2, item 0 is the third item of the file.
     """
     from pymultiling.results import plots
 

@@ -1,7 +1,7 @@
 """Functions that qk_importance and qk_estimate share: tensor arguments, work items, constants and counters.
 
 Strides and pointers are named after their tensor: q for the rotated queries, qp for the queries before the rotation
-("plain"), qg for their gain, and k, kp, kg for the keys.
+("plain"), qg for their growth under a norm, and k, kp, kg for the keys.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def pair(n, turned, INTERLEAVED: tl.constexpr):
 @triton.jit
 def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-    KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
 ):  # fmt: skip
     """Returns the tile of rows of a query head that has the number `item`.
 
     Its parts, in order: the index of the tile, the document b, the query head h and its key head kv; pointers to the
-    document's valid, to the key head's key, key_plain and key_gain, and to the document's cos and sin; the rows
+    document's valid, to the key head's key, key_plain and key_growth, and to the document's cos and sin; the rows
     (ROWS,) and which of them are valid; and the keys [first, last) that the rows see.
     """
     # The last rows see the most keys and are computed first. Items of the same rows follow each other, head by head.
@@ -64,13 +64,13 @@ def item_of(
     valid = Valid + to_int64(b) * length
     key = Key + to_int64(b) * k_batch + to_int64(kv) * k_head
     key_plain = KeyPlain + to_int64(b) * kp_batch + to_int64(kv) * kp_head
-    key_gain = KeyGain + to_int64(b) * kg_batch + to_int64(kv) * kg_head
+    key_growth = KeyGrowth + to_int64(b) * kg_batch + to_int64(kv) * kg_head
     cos, sin = Cos + to_int64(b) * table_batch, Sin + to_int64(b) * table_batch
     rows = tile * ROWS + tl.arange(0, ROWS)
     is_valid = tl.load(valid + rows, mask=rows < length, other=0) != 0
     first = tl.maximum(tile * ROWS - window + 1, 0)
     last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
-    return tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last
+    return tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Heads:
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
         tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
-        flags: {constant of the kernels: its value}. PLAIN, QUERY_GAIN and KEY_GAIN: whether q_plain, q_gain and k_gain
-            are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
+        flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
+            k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
     """
 
     batch: int
@@ -103,8 +103,15 @@ class Heads:
     @classmethod
     def of(cls, problem: QKProblem) -> Heads:
         """Collects the tensors of the operators' argument."""
-        q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
-        head_tensors = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))  # (B, heads, l, d) each, or None
+        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, *_ = problem
+        head_tensors = (
+            q,
+            k,
+            q_plain,
+            k_plain,
+            _float32(q_growth),
+            _float32(k_growth),
+        )  # (B, heads, l, d) each, or None
         q, k = _contiguous_rows(q), _contiguous_rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
@@ -124,8 +131,8 @@ class Heads:
         flags = {
             "PLAIN": q_plain is not None,
             "FAR": rotates,
-            "QUERY_GAIN": q_gain is not None,
-            "KEY_GAIN": k_gain is not None,
+            "QUERY_GROWTH": q_growth is not None,
+            "KEY_GROWTH": k_growth is not None,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -235,8 +242,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         (torch.bfloat16, 256, "norm, cap"),
     ):
         constants = settings(operator, dtype, size, warp)
-        gain = "norm" in kind
-        plain = "*fp32" if gain else POINTERS[dtype]
+        normed = "norm" in kind
+        plain = "*fp32" if normed else POINTERS[dtype]
         rotates = kind not in ("post", "no rotation")
         yield Variant.of(
             operator,
@@ -245,7 +252,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
             {
                 **dict.fromkeys(("Query", "Key", "Cos", "Sin"), POINTERS[dtype]),
                 **dict.fromkeys(("QueryPlain", "KeyPlain"), plain),
-                **dict.fromkeys(("QueryGain", "KeyGain", "Scratch", "Partial"), "*fp32"),
+                **dict.fromkeys(("QueryGrowth", "KeyGrowth", "Scratch", "Partial"), "*fp32"),
                 **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
                 "Counters": "*i32",
@@ -259,8 +266,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "PLAIN": kind != "post",
                 "FAR": rotates,
                 "INTERLEAVED": False,
-                "QUERY_GAIN": gain,
-                "KEY_GAIN": gain,
+                "QUERY_GROWTH": normed,
+                "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
                 **{name: constants[name] for name in ("LANES", "KEYS", "PRECISION")},
             },

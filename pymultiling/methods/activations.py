@@ -187,7 +187,7 @@ def count_activations(
         kind: what `name` is the name of, for messages.
 
     Returns:
-        The counts over all documents.
+        The counts over all documents, on the CPU.
     """
     total = _zero_counts(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
@@ -195,7 +195,7 @@ def count_activations(
             with add_document_name(f"{kind} {name!r}", batch.order):
                 total += _count_batch(probe, batch, starts, positions)
             bar.update(len(batch.order))
-    return total
+    return ActivationStatistics(total.active.cpu(), total.tokens)
 
 
 def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:

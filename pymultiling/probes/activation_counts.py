@@ -62,7 +62,7 @@ class ActivationProbe:
             counted: (documents, length) bool, the positions that count.
 
         Returns:
-            (layers, neurons) int64 on the CPU.
+            (layers, neurons) int64, on the device of input_ids.
 
         Raises:
             NonFiniteActivations: the model's output is NaN or infinite; names the document, and the site and the layer
@@ -106,7 +106,7 @@ class ActivationProbe:
                 f"its modules as its family does in transformers; {CORRECT_ENTRY}"
             )
         self._require_finite(output[0], input_ids, attention_mask)
-        return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1]).cpu()
+        return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1])
 
     def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
         """Checks the last hidden states (documents, length, hidden). Padding may be NaN.

@@ -78,13 +78,13 @@ def test_a_corpus_is_read_while_it_is_measured(monkeypatch):
             drawn += 1
             yield "w3"
 
-    measure = plnd.ImportanceProbe.measure
+    measure = plnd.ImportanceProbe.launch
 
     def recording_measure(*arguments):
         drawn_at_batch.append(drawn)
         return measure(*arguments)
 
-    monkeypatch.setattr(plnd.ImportanceProbe, "measure", recording_measure)
+    monkeypatch.setattr(plnd.ImportanceProbe, "launch", recording_measure)
     for workers in (0, 1):
         drawn, drawn_at_batch = 0, []
         detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=10, workers=workers)

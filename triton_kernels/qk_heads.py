@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.triton_kernels import interpreted
+from pymultiling.triton_kernels.launching import ceil_div, is_interpreted, launch_kernel
 from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
@@ -141,7 +141,7 @@ class Heads:
     @property
     def tiles(self) -> int:
         """The number of tiles of rows of a head."""
-        return triton.cdiv(self.length, ROWS.value)
+        return ceil_div(self.length, ROWS.value)
 
     def max_visible_keys(self, window: int | None) -> int:
         """Returns the largest number of keys that a query sees."""
@@ -173,9 +173,9 @@ class Heads:
             problem: the operator's arguments.
         """
         device = outputs[0].device
-        constants = self.keyword_arguments(operator, problem)
+        constants, options = self.constants(operator, kernel, problem)
         programs = min(self.items, PROGRAMS * multiprocessors(device))
-        kernel[(programs,)](
+        arguments = (
             *self.tensors,
             torch.empty(programs * scratch_floats(constants), dtype=torch.float32, device=device),
             torch.empty(self.items * sums * constants["LANES"], dtype=torch.float32, device=device),
@@ -183,26 +183,29 @@ class Heads:
             *outputs,
             self.items,
             *self.scalars(problem),
-            **constants,
         )
+        launch_kernel(kernel, programs, arguments, constants, **options)
 
     def scalars(self, problem: QKProblem) -> tuple[int | float, ...]:
         """Returns the kernel's scalar arguments behind `items`."""
         sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
-        return *sizes, self.max_visible_keys(problem.window), problem.scale, problem.softcap or 0.0, 0
+        return *sizes, self.max_visible_keys(problem.window), float(problem.scale), float(problem.softcap or 0), 0
 
-    def keyword_arguments(self, operator: str, problem: QKProblem) -> dict[str, object]:
-        """Returns the keyword arguments of the launch: the kernel's constants and the compile options."""
-        query = self.tensors[0]
-        options = settings(operator, query.dtype, self.size, self.warp)
-        if interpreted():
-            options["PRECISION"] = "widened"  # see qk_sweep.product
-        options["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
-        return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **options}
+    def constants(
+        self, operator: str, kernel: triton.JITFunction, problem: QKProblem
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Returns the kernel's constants, and the compile options."""
+        constants, options = settings(operator, self.tensors[0].dtype, self.size, self.warp)
+        flags = {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None}
+        if is_interpreted(kernel):
+            flags["PRECISION"] = "widened"  # see qk_sweep.product
+        # By default Triton 3.10 does not fuse a product and a sum.
+        return {**constants, **flags}, {**options, "enable_fp_fusion": True}
 
 
-def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[str, object]:
-    """Returns the constants and compile options that depend on the dtype and the size of the heads.
+@functools.cache
+def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> tuple[dict[str, int | str], dict[str, int]]:
+    """Returns the constants, and the compile options, that depend on the dtype and the size of the heads.
 
     Each lane computes one neuron of a head. Tiles have 64 keys, the height of Hopper's matrix instruction. In float32
     they have 32, because with 64 registers would spill. float32 attention scores are computed from three tf32 products
@@ -219,13 +222,8 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[st
     keys = 32 if is_float32 else 64
     if operator == "qk_estimate" and keys == lanes:
         keys //= 2  # if scores and neurons have the same shape, Triton gives both the layout that suits scores
-    return {
-        "LANES": lanes,
-        "KEYS": keys,
-        "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee",
-        "num_warps": max(1, lanes // warp),
-        "num_stages": 1,
-    }
+    constants = {"LANES": lanes, "KEYS": keys, "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee"}
+    return constants, {"num_warps": max(1, lanes // warp), "num_stages": 1}
 
 
 def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterator[Variant]:
@@ -242,7 +240,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
     ):
-        constants = settings(operator, dtype, size, warp)
+        constants, options = settings(operator, dtype, size, warp)
         normed = "norm" in kind
         plain = "*fp32" if normed else POINTERS[dtype]
         rotates = kind not in ("post", "no rotation")
@@ -270,15 +268,14 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "QUERY_GROWTH": normed,
                 "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
-                **{name: constants[name] for name in ("LANES", "KEYS", "PRECISION")},
+                **constants,
             },
             divisible=(
                 *(name for name in kernel.arg_names if name.endswith(("_batch", "_head"))),
                 "size",
                 "turned",
             ),
-            num_warps=constants["num_warps"],
-            num_stages=constants["num_stages"],
+            **options,
         )
 
 

@@ -179,7 +179,7 @@ def qk_importance(
 
     Source: arXiv 2402.18815, eq. 9-11.
     """
-    require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
+    require(mode in MODES, lambda: f"mode must be one of {MODES}, got {mode!r}")
     require_heads("q", q, "k", k)
     _require_unrotated_and_growth(q, k, q_plain, k_plain, q_growth, k_growth)
     require_tables(cos, sin, q)
@@ -217,5 +217,5 @@ def _require_unrotated_and_growth(
         ("k_plain", k_plain, k),
         ("k_growth", k_growth, k),
     ):
-        if tensor is not None:
-            require(tensor.shape == heads.shape, f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")
+        if tensor is not None and tensor.shape != heads.shape:
+            raise ValueError(f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")

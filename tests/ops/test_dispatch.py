@@ -75,7 +75,7 @@ def needs_triton():
 def test_a_gpu_runs_triton_kernels(a_gpu, operator):
     for backend in ("auto", "triton"):
         function = selected(operator, GPU, backend)
-        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher()
+        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher
 
 
 @needs_triton()

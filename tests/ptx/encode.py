@@ -363,9 +363,8 @@ class Encoder:
         sources = [self._source(text, 4 if in_registers else 8, x) for text in a]
         sources += [self._source(x.operands[2], 8, x), self._source(x.operands[3], 0, x)]
         assert x.operands[4:6] == ("1", "1"), "negated factors"
-        transposed = [text != "0" for text in x.operands[6:]]
-        transposed = [False, *transposed] if in_registers else transposed
-        a_transposed, b_transposed = transposed or (False, False)
+        transposed = [text != "0" for text in x.operands[6:]]  # of a, unless it is in registers, and of b
+        a_transposed, b_transposed = ([False] * 2 + transposed)[-2:]
         flags = A_IN_REGISTERS * in_registers | A_TRANSPOSED * a_transposed | B_TRANSPOSED * b_transposed
         flags |= IS_HALF * (parts[6] == "f16")
         size = 32 // int(depth)

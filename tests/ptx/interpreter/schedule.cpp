@@ -11,7 +11,7 @@ namespace {
 
 constexpr int LOGGED = 20, STOPS_AFTER = 200;  // complaints
 // A warp that runs longer than this lets others run: it may wait for them.
-constexpr uint64_t TURN = 1'000'000;
+constexpr uint64_t TURN = 100'000;
 // Memory and registers hold these bytes at the start, other ones in other schedules, so that results that depend on
 // them differ. Both are NaN in all types.
 constexpr uint64_t UNWRITTEN[] = {0x7ff9dead7fc1beefull, 0x7ffa5eed7fe25eedull, 0x7ffbf00d7ff3f00dull};

@@ -270,8 +270,8 @@ def _measure_corpus(
             if number < measured_batches:
                 continue
             is_sentences = job.tokenisation.form == "sentences"
-            numbers = documents.positions[batch.order].tolist() if is_sentences else batch.order
-            with add_document_name(job.content_label(chunk.corpus), numbers, _describe_part(chunk)):
+            indices = documents.positions[batch.order].tolist() if is_sentences else batch.order
+            with add_document_name(job.content_label(chunk.corpus), indices, _describe_part(chunk)):
                 statistics = measure(batch, source)
             count = len(batch.order)
             state = replace(
@@ -356,7 +356,7 @@ def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes
 
 
 def _describe_part(chunk: Chunk) -> str:
-    """Returns the part of a corpus in which the documents of a chunk are numbered."""
+    """Returns the part of a corpus in which the documents of a chunk are counted."""
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"

@@ -122,5 +122,5 @@ class ActivationProbe:
                 probe.measure(input_ids, attention_mask)
             document = int(is_broken.nonzero()[0])
             raise NonFiniteActivations(
-                f"NaN or infinite output of document {document} of the batch: {NON_FINITE_ADVICE}", document
+                f"NaN or infinite output of document {document + 1} of the batch: {NON_FINITE_ADVICE}", document
             )

@@ -37,7 +37,7 @@ def require_finite(importance: dict[str, Tensor]) -> None:
     if first_places:
         layer, document, site = min(first_places, key=lambda place: place[0])
         raise NonFiniteActivations(
-            f"NaN or infinite values at site {site}, layer {layer}, document {document} of the batch: "
+            f"NaN or infinite values at site {site}, layer {layer}, document {document + 1} of the batch: "
             f"{NON_FINITE_ADVICE}",
             document,
         )

@@ -376,7 +376,7 @@ def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes
 
 
 def _describe_part(chunk: Chunk) -> str:
-    """Returns the part of a corpus in which the documents of a chunk are numbered."""
+    """Returns the part of a corpus in which the documents of a chunk are counted."""
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"

@@ -294,8 +294,8 @@ def _launch_batches(
         if number < measured_batches:
             continue
         is_sentences = job.tokenisation.form == "sentences"
-        numbers = documents.positions[batch.order].tolist() if is_sentences else batch.order
-        add_names = partial(add_document_name, job.content_label(chunk.corpus), numbers, _describe_part(chunk))
+        indices = documents.positions[batch.order].tolist() if is_sentences else batch.order
+        add_names = partial(add_document_name, job.content_label(chunk.corpus), indices, _describe_part(chunk))
         with add_names():
             statistics = measure(batch, source)
         yield Launched(statistics, number, len(batch.order), batch.tokens, tokens_done, add_names)

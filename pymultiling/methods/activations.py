@@ -14,7 +14,6 @@ from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
-from pymultiling.models.decoder import model_device
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.document_names import add_document_name
@@ -209,10 +208,8 @@ def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:
 def _count_batch(
     probe: ActivationProbe, batch: Batch, starts: Tensor, positions: Positions
 ) -> Pending[ActivationStatistics]:
-    counted, device = _counted_positions(batch, starts, positions), model_device(probe.decoder.model)
-    active, require_finite = probe.launch(
-        batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device)
-    )
+    counted = _counted_positions(batch, starts, positions)
+    active, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
     return Pending(ActivationStatistics(active, int(counted.sum())), len(batch.order), require_finite)
 
 

@@ -19,7 +19,6 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
@@ -105,7 +104,7 @@ def sentence_embeddings(
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     if not sentences:
         raise CorpusError("no sentences were given: pass {language: sentences}")
-    probe, device = SentenceMeanProbe(model), model_device(model)
+    probe = SentenceMeanProbe(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     texts = {language: _check_sentences(language, items) for language, items in sentences.items()}
@@ -113,7 +112,7 @@ def sentence_embeddings(
         tables = _Tables(stack, probe.shape, dtype, texts, None if folder is None else Path(folder))
 
         def measure(batch: Batch, source: BatchSource) -> TableRows:
-            means = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
+            means = probe.measure(batch.input_ids, batch.attention_mask)
             rows = source.chunk.start.record + source.positions[batch.order]
             return TableRows.write(tables[source.chunk.corpus], rows, _to_finite(means, dtype))
 

@@ -16,7 +16,6 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
-from pymultiling.models.decoder import model_device
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
@@ -197,11 +196,11 @@ def count_top_tokens(
         NonFiniteActivations: as `lens`.
         ValueError: as `lens`.
     """
-    probe, device = TopTokenProbe(model, top), model_device(model)
+    probe = TopTokenProbe(model, top)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
 
     def measure(batch: Batch, _: BatchSource) -> Sums:
-        return Sums(counts=probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
+        return Sums(counts=probe.measure(batch.input_ids, batch.attention_mask))
 
     def check(name: str, total: Sums, report: CorpusReport) -> None:
         if not total["counts"].any():

@@ -13,7 +13,6 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import model_device
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
@@ -75,12 +74,12 @@ def mean_activations(
         UnsupportedModel: as `importance`.
         ValueError: an unknown site, or an argument out of its range.
     """
-    probe, device = ActivationSumProbe(model, sites), model_device(model)
+    probe = ActivationSumProbe(model, sites)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
 
     def measure(batch: Batch, _: BatchSource) -> Sums:
-        return Sums(probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device)))
+        return Sums(probe.measure(batch.input_ids, batch.attention_mask))
 
     def check(_: str, total: Sums, report: CorpusReport) -> None:
         if not total["tokens"]:

@@ -15,7 +15,6 @@ from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
-from pymultiling.models.decoder import model_device
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.pretrained import pretrained
 from pymultiling.neurons.importance_statistics import NeuronStatistics
@@ -59,8 +58,9 @@ def importance(
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        input_ids: (documents, length) int64, the tokens, on the model's device.
+        input_ids: (documents, length) int64, the tokens, on any device.
         attention_mask: (documents, length) int or bool, 0 for padding, which may be on either side. None: no padding.
+            Leave it on the CPU: a mask on a GPU is read first, which waits for the GPU.
         sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
         rope: where a query or key neuron is set to zero. "pre": its row of q_proj or k_proj is zero, as the definition
             says. "post": its dimension is zero after the rotary embedding, as in the published code.
@@ -234,14 +234,14 @@ def detect(
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    probe, device = ImportanceProbe(model, sites, rope, score, qk=qk), model_device(model)
+    probe = ImportanceProbe(model, sites, rope, score, qk=qk)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
     empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
     def measure(batch: Batch, _: BatchSource) -> Pending[NeuronStatistics]:
-        values, require_finite = probe.launch(batch.input_ids.to(device), batch.attention_mask.to(device))
+        values, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
         statistics = NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
         return Pending(statistics, len(batch.order), require_finite)
 

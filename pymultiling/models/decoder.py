@@ -23,8 +23,10 @@ from pymultiling.models.find_modules import (
     find_linear,
 )
 from pymultiling.models.linear import Linear, Projection, weight_of
+from pymultiling.models.packing import one_document_a_row
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
+from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput
@@ -181,20 +183,36 @@ class Decoder:
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
         """Runs the model without its head. On either side of padding, a document's first token has position 0.
 
+        Padding on the right needs no mask, because no token sees those after it. Without one, transformers uses the
+        attention's causal kernels, and reads nothing from the device.
+
         Args:
-            input_ids: (documents, length) int64.
-            attention_mask: (documents, length), 0 for padding.
+            input_ids: (documents, length) int64, on any device.
+            attention_mask: (documents, length), 0 for padding. It is read on the CPU: a mask on a GPU is copied, which
+                waits for the GPU.
 
         Returns:
             The base model's output, whose first entry is the last hidden state.
         """
+        device, mask = model_device(self.model), attention_mask.cpu()
+        input_ids = to_device(input_ids, device)
+        output: ModelOutput
+        if _is_padded_right(mask) and not self._looks_for_padding:
+            with one_document_a_row():
+                output = self.base_model(input_ids=input_ids, use_cache=False)
+            return output
         positions = {}
         if self.family.positions:
-            positions["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        output: ModelOutput = self.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions
+            positions["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
+        output = self.base_model(
+            input_ids=input_ids, attention_mask=to_device(mask, device), use_cache=False, **positions
         )
         return output
+
+    @property
+    def _looks_for_padding(self) -> bool:
+        """Whether the model, if it gets no mask, reads its input from the device to look for the token of padding."""
+        return self._config.model_type == "gpt2" and self._config.pad_token_id is not None
 
     def widths(self) -> dict[str, int]:
         """Returns the number of neurons of a layer, by site."""
@@ -253,6 +271,11 @@ class Decoder:
 
 def _find_optional(parent: nn.Module, path: str | None, where: str) -> nn.Module | None:
     return find(parent, path, where) if path else None
+
+
+def _is_padded_right(mask: Tensor) -> bool:
+    """Whether no token of a mask (documents, length) comes after padding."""
+    return bool((mask[:, 1:].bool() <= mask[:, :-1].bool()).all())
 
 
 def model_device(model: nn.Module) -> torch.device:

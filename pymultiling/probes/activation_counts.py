@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, evaluation_mode
+from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.find_modules import CORRECT_ENTRY
 from pymultiling.models.linear import Projection
@@ -22,7 +22,7 @@ from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.runtime.device_copies import HostCopy
+from pymultiling.runtime.device_copies import HostCopy, to_device
 
 # transformers' names of the activations that are above zero exactly where their input is.
 SIGN_PRESERVING_ACTIVATIONS = (
@@ -62,7 +62,7 @@ class ActivationProbe:
             counted: as in `launch`.
 
         Returns:
-            (layers, neurons) int64, on the device of input_ids.
+            (layers, neurons) int64, on the model's device.
 
         Raises:
             NonFiniteActivations: the model's output is NaN or infinite; names the document, and the site and the layer
@@ -78,22 +78,24 @@ class ActivationProbe:
         """Launches a count, without waiting for the device.
 
         Args:
-            input_ids: (documents, length) int64, on the model's device.
-            attention_mask: (documents, length), 0 for padding on either side.
-            counted: (documents, length) bool, the positions that count.
+            input_ids: (documents, length) int64, on any device.
+            attention_mask: (documents, length), 0 for padding on either side. A mask on a GPU is read first, which
+                waits for the GPU.
+            counted: (documents, length) bool, on any device, the positions that count.
 
         Returns:
-            (layers, neurons) int64, on the device of input_ids; and a check that the model's output is finite, which
+            (layers, neurons) int64, on the model's device; and a check that the model's output is finite, which
             waits for it and raises as `measure` does.
 
         Raises:
             UnsupportedModel: the model does not run its modules as its family does.
         """
-        documents = torch.where(counted, 0, -1).flatten()
+        device = model_device(self.decoder.model)
+        documents = to_device(torch.where(counted, 0, -1).flatten(), device)
         # Allocated before the forward: memory that is allocated during the forward and kept stops the CPU's allocator
         # from reusing memory (8 layers of 256 x 2816: 24,000 page faults instead of 17,000, and 2% of the time).
         shape = len(self.decoder.layers), self.decoder.widths()["ffn"]
-        active = torch.zeros(shape, dtype=torch.int64, device=input_ids.device)
+        active = torch.zeros(shape, dtype=torch.int64, device=device)
         # The number of neurons of each layer in this process, which is smaller for a tensor-parallel model.
         local_widths: dict[int, int] = {}
 
@@ -133,7 +135,7 @@ class ActivationProbe:
 
         The states of other layers need no check, because every layer adds its output to the states before it.
         """
-        is_broken = HostCopy(~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1))
+        is_broken = HostCopy(~(hidden.isfinite().all(-1) | ~to_device(attention_mask.bool(), hidden.device)).all(-1))
 
         def require_finite() -> None:
             broken_documents = is_broken.wait().nonzero().flatten().tolist()

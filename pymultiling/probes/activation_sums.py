@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, evaluation_mode
+from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import weight_of
 from pymultiling.models.routing import Routed
@@ -66,9 +66,9 @@ class ActivationSumProbe:
             attention_mask: (documents, length), 0 for padding.
 
         Returns:
-            The sums over the batch, as in `zero_sums`, on the device of input_ids.
+            The sums over the batch, as in `zero_sums`, on the model's device.
         """
-        device = sums_device(input_ids.device)
+        device = sums_device(model_device(self.decoder.model))
         sums = self.zero_sums(device)
         sums["tokens"] += to_device(attention_mask.sum(), device)
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
@@ -109,5 +109,5 @@ class ActivationSumProbe:
                         hooks.before(module, partial(add_input, number, indices, full_width))
                     else:
                         hooks.after(module, partial(add_output, number, indices, full_width))
-            self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.decoder.forward(input_ids, attention_mask)
         return sums

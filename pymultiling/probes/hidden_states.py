@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, evaluation_mode
+from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
@@ -79,16 +79,17 @@ class SentenceMeanProbe:
             UnsupportedModel: the model did not run all its layers.
         """
         means: dict[int, Tensor] = {}
+        valid = to_device(attention_mask.bool(), model_device(self.decoder.model))
 
         def keep_mean(index: int, hidden: Tensor) -> None:
-            mask = to_device(attention_mask.bool(), hidden.device)
+            mask = valid.to(hidden.device)
             # The states are not multiplied by the mask, because those at padding may be NaN.
             total = upcast(hidden).masked_fill(~mask[..., None], 0).sum(1)
-            means[index] = to_device(total / mask.sum(1, keepdim=True), means[0].device if means else hidden.device)
+            means[index] = (total / mask.sum(1, keepdim=True)).to(valid.device)
 
         with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, keep_mean)
-            output = self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = self.decoder.forward(input_ids, attention_mask)
             keep_mean(len(self.decoder.layers), output[0])
         if len(means) < self.shape[0]:
             raise UnsupportedModel(
@@ -142,28 +143,28 @@ class TopTokenProbe:
             attention_mask: (documents, length), 0 for padding.
 
         Returns:
-            (layers + 1, vocabulary) int64 on the device of input_ids: how often each token was among the top ones of
-            each layer.
+            (layers + 1, vocabulary) int64 on the model's device: how often each token was among the top ones of each
+            layer.
 
         Raises:
             NonFiniteActivations: hidden states are NaN or infinite; names the layer and the document.
         """
-        counts = self.zero_counts(input_ids.device)
-        token_rows = attention_mask.flatten().nonzero().squeeze(1)  # on the CPU, if the mask is
+        device = model_device(self.decoder.model)
+        counts, valid = self.zero_counts(device), to_device(attention_mask.bool(), device)
+        token_rows = to_device(attention_mask.cpu().flatten().nonzero().squeeze(1), device)
         is_broken: dict[int, Tensor] = {}  # {index: (documents,) bool, whether the document has such states}
 
         def count_top_tokens(index: int, hidden: Tensor) -> None:
-            mask = to_device(attention_mask.bool(), hidden.device)
-            is_broken[index] = to_device((mask & ~hidden.isfinite().all(-1)).any(1), counts.device)
+            is_broken[index] = (valid.to(hidden.device) & ~hidden.isfinite().all(-1)).any(1).to(device)
             # The final norm and the head may be on other devices; accelerate's hooks then move the states there.
-            states = hidden.flatten(0, 1)[to_device(token_rows, hidden.device)]
+            states = hidden.flatten(0, 1)[token_rows.to(hidden.device)]
             for part in torch.split(states, max(1, MAX_LOGITS // self.vocabulary)):
-                tokens = to_device(self._decode(part).topk(self._top).indices.flatten(), counts.device)
+                tokens = self._decode(part).topk(self._top).indices.flatten().to(device)
                 counts[index].scatter_add_(0, tokens, torch.ones_like(tokens))  # bincount would wait for the tokens
 
         with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, count_top_tokens)
-            self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self.decoder.forward(input_ids, attention_mask)
         places = torch.stack([is_broken[index] for index in sorted(is_broken)]).cpu().nonzero().tolist()
         if places:
             index, document = places[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, evaluation_mode
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, evaluation_mode, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.norms import epsilon
@@ -33,6 +33,7 @@ from pymultiling.probes.importance_values import FiniteCheck, Importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.weight_products import WeightProducts
+from pymultiling.runtime.device_copies import to_device
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
@@ -121,8 +122,9 @@ class ImportanceProbe:
         """Launches the measurement of a batch, without waiting for the device.
 
         Args:
-            input_ids: (documents, length) int64.
-            attention_mask: (documents, length), 0 for padding on either side; None: there is no padding.
+            input_ids: (documents, length) int64, on any device.
+            attention_mask: (documents, length), 0 for padding on either side; None: there is no padding. A mask on a
+                GPU is read first, which waits for the GPU.
 
         Returns:
             {site: (documents, layers, neurons)} with the standard errors of estimates, and a check that the values are
@@ -131,16 +133,15 @@ class ImportanceProbe:
         Raises:
             UnsupportedModel: the model does not run its modules as its family says.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        device = model_device(self.decoder.model)
+        mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         self._count = input_ids.shape[0]
-        self._valid = attention_mask.bool()
-        rows = torch.arange(self._count, device=input_ids.device)[:, None]
-        self._documents = torch.where(self._valid, rows, -1).flatten()
+        self._valid = to_device(mask.bool(), device)
+        self._documents = to_device(torch.where(mask.bool(), torch.arange(self._count)[:, None], -1).flatten(), device)
         self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
         self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation_mode(self.decoder.model), self._watch():
-            self.decoder.forward(input_ids, attention_mask)
+            self.decoder.forward(input_ids, mask)
         values_by_site, self._values = self._values, {}
         errors_by_site, self._errors = self._errors, {}
         for site, values in values_by_site.items():
@@ -150,8 +151,8 @@ class ImportanceProbe:
                     "run its modules as its family says (pymultiling.Family lists what can differ; without "
                     "transformers' attention interface, interface=False)"
                 )
-        importance = self._stack_layers(values_by_site, input_ids.device)
-        errors = self._stack_layers(errors_by_site, input_ids.device)
+        importance = self._stack_layers(values_by_site, device)
+        errors = self._stack_layers(errors_by_site, device)
         return Importance(importance, errors), FiniteCheck(importance)
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:

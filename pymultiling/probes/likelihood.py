@@ -16,6 +16,7 @@ from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
 from pymultiling.probes.row_sets import RowSets
+from pymultiling.runtime.device_copies import to_device
 
 
 class LikelihoodProbe:
@@ -71,7 +72,7 @@ class LikelihoodProbe:
         """
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
-        ids, mask = batch.input_ids.to(self._device), batch.attention_mask.to(self._device)
+        ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
         first = min(starts) - 1  # logits before this position are not needed
         options = {"logits_to_keep": ids.shape[1] - first} if first else {}
         logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits

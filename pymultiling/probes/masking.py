@@ -21,7 +21,7 @@ from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
-from pymultiling.probes.set_masks import SiteIndices, check_mean, make_masks, mean_values
+from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
 
 
 @contextmanager
@@ -129,11 +129,7 @@ def change_neurons(
     if not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")
     check_mean(decoder, sets, scale, mean)
-
-    def masks_and_values(number: int, indices: SiteIndices, width: int, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        masks = make_masks(sets, number, indices, width, weight.device)
-        return masks, None if mean is None else mean_values(mean, number, indices, width, weight)
-
+    set_masks = SetMasks(sets, len(decoder.layers), mean)
     row_sets = RowSets(decoder.model)
     with ExitStack() as stack, Hooks() as hooks:
         for number, layer in enumerate(decoder.layers):
@@ -143,14 +139,15 @@ def change_neurons(
             if decoder.family.ffn == "" or isinstance(ffn, Experts):
                 hooks.before_with_keywords(layer.ffn, row_sets.record_batch_size)
             if isinstance(ffn, Experts):
-                masks, values = masks_and_values(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
-                if masks.any():
-                    stack.enter_context(change_hidden(ffn, _routed_change(row_sets, ffn, masks, scale, values)))
+                found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
+                if found is not None:
+                    stack.enter_context(change_hidden(ffn, _routed_change(row_sets, ffn, found[0], scale, found[1])))
             for module, on_input, indices in find_changed_modules(layer):
                 weight = weight_of(module)
-                masks, values = masks_and_values(number, indices, weight.shape[on_input], weight)
-                if not masks.any():
+                found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
+                if found is None:
                     continue
+                masks, values = found
                 change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
                 if on_input:
                     hooks.before(module, _input_hook(change))

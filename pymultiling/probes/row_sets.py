@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pymultiling.runtime.device_copies import to_device
+
 
 class RowSets:
     """The index of each row's set in a list of sets. Until `assign` is called, all rows are under the first set."""
@@ -24,7 +26,7 @@ class RowSets:
 
     def assign(self, ids: Tensor) -> None:
         """Sets the index of each row's set, for the batches that follow. ids: (batch,) int64."""
-        self._ids = {device: ids.to(device) for device in self._devices}
+        self._ids = {device: to_device(ids, device) for device in self._devices}
         self._count = len(ids)
 
     def record_batch_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -97,14 +99,14 @@ def _wrong_length(count: int, batch_size: int) -> str:
 
 
 def check_rows(rows: Tensor | Sequence[int] | None, sets: int) -> Tensor:
-    """Returns the index of each row's set, (batch,) int64. If `rows` is None, row r is under set r.
+    """Returns the index of each row's set, (batch,) int64 on the CPU. If `rows` is None, row r is under set r.
 
     Raises:
         ValueError: `rows` are no indices of the sets.
     """
     if rows is None:
         return torch.arange(sets)
-    ids = torch.as_tensor(rows)
+    ids = torch.as_tensor(rows).cpu()
     if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(
             f"rows must be whole numbers, one for each row of the batch, got {ids.dtype} {tuple(ids.shape)}"

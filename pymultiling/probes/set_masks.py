@@ -10,37 +10,82 @@ from torch import Tensor
 
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.device_copies import to_device
 
 # {site: index of the site's neurons among the inputs or outputs of a module}
 SiteIndices: TypeAlias = dict[str, slice | Tensor]
 
 
-def make_masks(
-    sets: Sequence[NeuronSet | None], layer: int, indices: SiteIndices, width: int, device: torch.device
-) -> Tensor:
-    """Returns (sets, width) bool: which inputs or outputs of a module in layer number `layer` are in each set.
+class SetMasks:
+    """Masks of sets, and the means that their neurons are set to, for the inputs or outputs of modules.
 
-    A set that is None has no neurons. width: number of the module's inputs or outputs.
+    Those of all layers are made on the CPU and copied to a device together, so that the host does not wait for the
+    device in every layer.
     """
-    masks = torch.zeros(len(sets), width, dtype=torch.bool)
-    for mask, neurons in zip(masks, sets):
+
+    def __init__(self, sets: Sequence[NeuronSet | None], layers: int, mean: Mapping[str, Tensor] | None):
+        """Stores the sets.
+
+        Args:
+            sets: the sets; None: no neurons.
+            layers: number of layers of the model.
+            mean: as in `deactivate`.
+        """
+        self._sets, self._layers = sets, layers
+        self._mean = None if mean is None else {site: values.cpu() for site, values in mean.items()}
+        self._masks: dict[tuple[tuple[str, ...], int], Tensor] = {}
+        self._used_layers: dict[tuple[tuple[str, ...], int], list[bool]] = {}
+        self._copies: dict[tuple[object, ...], tuple[Tensor, Tensor | None]] = {}
+
+    def of_module(
+        self, layer: int, indices: SiteIndices, width: int, weight: Tensor
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Returns the masks and means of a module's inputs or outputs, or None if no set has neurons there.
+
+        Args:
+            layer: number of the module's layer.
+            indices: the indices of each site among the inputs or outputs. Modules of the same sites have the same.
+            width: number of the inputs or outputs.
+            weight: the module's weight, which has the device of the result and the dtype of the means.
+
+        Returns:
+            (sets, width) bool, which inputs or outputs are in each set; and (width,), their means, or None if the sets
+            have none. A site that `mean` lacks has zeros; `check_mean` makes sure that no set has neurons there.
+        """
+        place = tuple(indices), width
+        if place not in self._masks:
+            self._masks[place] = self._stack_masks(indices, width)
+            self._used_layers[place] = self._masks[place].flatten(1).any(1).tolist()
+        if not self._used_layers[place][layer]:
+            return None
+        key = *place, weight.device, weight.dtype
+        if key not in self._copies:
+            means = self._stack_means(indices, width, weight.dtype)
+            self._copies[key] = (
+                to_device(self._masks[place], weight.device),
+                None if means is None else to_device(means, weight.device),
+            )
+        masks, values = self._copies[key]
+        return masks[layer], None if values is None else values[layer]
+
+    def _stack_masks(self, indices: SiteIndices, width: int) -> Tensor:
+        """Returns (layers, sets, width) bool on the CPU."""
+        masks = torch.zeros(self._layers, len(self._sets), width, dtype=torch.bool)
+        for number, neurons in enumerate(self._sets):
+            for site, index in indices.items():
+                if neurons is not None and site in neurons.sites:
+                    masks[:, number, index] = neurons.sites[site]
+        return masks
+
+    def _stack_means(self, indices: SiteIndices, width: int, dtype: torch.dtype) -> Tensor | None:
+        """Returns (layers, width) on the CPU."""
+        if self._mean is None:
+            return None
+        means = torch.zeros(self._layers, width, dtype=dtype)
         for site, index in indices.items():
-            if neurons is not None and site in neurons.sites:
-                mask[index] = neurons.sites[site][layer]
-    return masks.to(device)
-
-
-def mean_values(mean: Mapping[str, Tensor], layer: int, indices: SiteIndices, width: int, like: Tensor) -> Tensor:
-    """Returns (width,): the means of the inputs or outputs of a module in layer number `layer`.
-
-    They have the dtype and device of `like`. Sites that `mean` lacks get zeros; `check_mean` makes sure that no set has
-    neurons there.
-    """
-    values = torch.zeros(width, dtype=like.dtype, device=like.device)
-    for site, index in indices.items():
-        if site in mean:
-            values[index] = mean[site][layer].to(values)
-    return values
+            if site in self._mean:
+                means[:, index] = self._mean[site].to(dtype)
+        return means
 
 
 def check_mean(

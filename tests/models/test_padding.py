@@ -1,0 +1,64 @@
+"""Padding on the right needs no attention mask: the hidden states of the tokens are those of a forward with one."""
+
+import pytest
+import torch
+from transformers import masking_utils
+
+from pymultiling.models.decoder import Decoder
+from pymultiling.models.packing import one_document_a_row
+from tests.support.tiny_models import MODELS, hidden_of, tiny_batch, tiny_model
+
+
+def record_arguments(model) -> list[dict]:
+    """Returns a list to which every forward of the base model adds its keyword arguments."""
+    calls: list[dict] = []
+    model.base_model.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    return calls
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_right_padding_without_a_mask_gives_the_states_of_a_plain_forward(name):
+    """Bit for bit at every token, with windows shorter than the documents, ALiBi and learned positions."""
+    model = tiny_model(name)
+    batch = tiny_batch((33, 17, 1))
+    with torch.no_grad():
+        expected = hidden_of(model, batch)
+        calls = record_arguments(model)
+        states = Decoder(model).forward(**batch)[0]
+    assert len(calls) == 1
+    assert ("attention_mask" in calls[0]) == name.startswith("gpt2")  # whose configuration has a token for padding
+    is_token = batch["attention_mask"].bool()
+    assert torch.equal(states[is_token], expected[is_token])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_long_documents_have_the_states_of_a_plain_forward(attention, dtype):
+    """PyTorch's attention works in blocks of up to 512 tokens."""
+    model = tiny_model("mistral", dtype, max_position_embeddings=1024, sliding_window=700)
+    model.set_attn_implementation(attention)
+    batch = tiny_batch((1000, 600, 5))
+    with torch.no_grad():
+        states, expected = Decoder(model).forward(**batch)[0], hidden_of(model, batch)
+    is_token = batch["attention_mask"].bool()
+    assert torch.equal(states[is_token], expected[is_token])
+
+
+@pytest.mark.parametrize("padding, lengths, masked", [("left", (9, 4), True), ("left", (9, 9), False)])
+def test_padding_on_the_left_keeps_the_mask(padding, lengths, masked):
+    model = tiny_model("llama")
+    batch = tiny_batch(lengths, padding)
+    calls = record_arguments(model)
+    with torch.no_grad():
+        states = Decoder(model).forward(**batch)[0]
+        expected = hidden_of(model, batch)
+    assert ("attention_mask" in calls[0]) == masked
+    is_token = batch["attention_mask"].bool()
+    assert torch.equal(states[is_token], expected[is_token])
+
+
+def test_transformers_looks_for_packed_documents_again_afterwards():
+    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    with one_document_a_row():
+        assert masking_utils.find_packed_sequence_indices(positions) is None
+    assert masking_utils.find_packed_sequence_indices(positions).tolist() == [[0, 0, 0, 1, 1]]

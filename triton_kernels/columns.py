@@ -2,21 +2,31 @@
 
 column_energy sums x^2, and active_count sums 1 where x > 0.
 
-x (tokens, N), documents (tokens,) int64 -> sums (count, N). A program computes BLOCK_N columns of one document. Tiles
-of x are loaded into shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all tokens stay in
-registers. The kernel's arguments x_row and x_column are the strides of x, and step is the stride of documents.
+x (tokens, N), offsets (count + 1,) and order (tokens,) int32 -> sums (count, N). A program computes BLOCK_N columns of
+one document. Tiles of x are loaded into shared memory, STAGES ahead. The sums of a tile, of SPAN tokens and of all
+tokens stay in registers. The kernel's arguments x_row and x_column are the strides of x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pick_block, tile, token_range
+from pymultiling.triton_kernels.documents import (
+    BLOCKS,
+    add_rows,
+    document_pointers,
+    find_document,
+    find_tokens,
+    grouped,
+    pick_block,
+    tile,
+)
 from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
@@ -28,14 +38,14 @@ SPAN = 4096  # tokens: float32 adds up to 128 numbers in a span, and 128 sums of
 @triton.jit(do_not_specialize=["tokens", "count"])
 def kernel(
     x,
-    documents,
+    offsets,
+    order,
     sums,
     tokens,
     width,
     count,
     x_row,
     x_column,
-    step,
     ACTIVE: tl.constexpr,  # whether to count values above 0, in int32, or to add squares, in float32
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -48,20 +58,17 @@ def kernel(
     document = tl.program_id(0) // blocks
     columns = tl.program_id(0) % blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     in_width = columns < width
-    first, end, scattered = token_range(documents, step, tokens, count, document)
-    row = tl.arange(0, BLOCK_T).to(tl.int64)[:, None]
-    x += row * x_row + columns.to(tl.int64)[None, :] * x_column
+    begin, length, first, scattered = find_document(offsets, order, tokens, count, document)
+    x += columns.to(tl.int64)[None, :] * x_column
 
     total = tl.zeros((BLOCK_T // ROWS, BLOCK_N), DTYPE)
-    for span in range(0, end - first, SPAN):
+    for span in range(0, length, SPAN):
         partial = tl.zeros((BLOCK_T // ROWS, BLOCK_N), DTYPE)
-        for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
-            start = first + span + offset
-            t = start + tl.arange(0, BLOCK_T)
-            in_document = t < end
-            if scattered:
-                in_document = is_member(documents, step, t, in_document, count, document)
-            values = tl.load(x + start.to(tl.int64) * x_row, mask=in_document[:, None] & in_width[None, :], other=0.0)
+        for offset in tl.range(0, min(SPAN, length - span), BLOCK_T, num_stages=STAGES):
+            i = span + offset + tl.arange(0, BLOCK_T)
+            in_document = i < length
+            t = find_tokens(order, begin, first, scattered, i, in_document).to(tl.int64)
+            values = tl.load(x + t[:, None] * x_row, mask=in_document[:, None] & in_width[None, :], other=0.0)
             values = values.to(tl.float32)
             partial += add_rows((values > 0).to(DTYPE) if ACTIVE else values * values, ROWS)
         total += partial
@@ -74,8 +81,11 @@ def settings(block: tuple[int, int], itemsize: int) -> dict[str, int]:
     return {**tile(block, itemsize, ROWS), "SPAN": SPAN, "STAGES": STAGES}
 
 
-def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
+def launch(
+    x: Tensor, documents: Tensor, count: int, offsets: Tensor | None, order: Tensor | None, active: bool
+) -> Tensor:
     """Launches the kernel for active_count if `active`, else for column_energy; returns the sums, (count, N)."""
+    offsets, order = grouped(documents, count, offsets, order)
     tokens, width = x.shape
     sums = torch.empty(count, width, dtype=torch.int64 if active else torch.float32, device=x.device)
     block = pick_block(width, x.element_size(), count)
@@ -83,7 +93,7 @@ def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
     launch_kernel(
         kernel,
         count * ceil_div(width, constants["BLOCK_N"]),
-        (x, documents, sums, tokens, width, count, *x.stride(), *documents.stride()),
+        (x, offsets, order, sums, tokens, width, count, *x.stride()),
         {"ACTIVE": active, **constants},
         num_warps=block[1] // warp_size(x),
         num_stages=STAGES,
@@ -92,16 +102,16 @@ def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
 
 
 def variants_of(operator: str, active: bool, warp: int) -> Iterator[Variant]:
-    """Yields the variants of an operator for each dtype and block. warp: threads of a warp."""
-    for dtype, pointer in POINTERS.items():
-        for block in BLOCKS:
-            yield Variant.of(
-                operator,
-                f"{short_name(dtype)}, rows of {block[0]} bytes",
-                kernel,
-                {"x": pointer, "documents": "*i64", "sums": "*i64" if active else "*fp32"},
-                constants={"x_column": 1, "step": 1, "ACTIVE": active, **settings(block, dtype.itemsize)},
-                divisible=("width", "x_row"),
-                num_warps=block[1] // warp,
-                num_stages=STAGES,
-            )
+    """Yields the variants of an operator for each dtype and block, with and without order. warp: threads of a warp."""
+    for dtype, block, in_order in product(POINTERS, BLOCKS, (False, True)):
+        pointers, absent = document_pointers(in_order)
+        yield Variant.of(
+            operator,
+            ", ".join((short_name(dtype), *(["in order"] if in_order else []), f"rows of {block[0]} bytes")),
+            kernel,
+            {"x": POINTERS[dtype], **pointers, "sums": "*i64" if active else "*fp32"},
+            constants={**absent, "x_column": 1, "ACTIVE": active, **settings(block, dtype.itemsize)},
+            divisible=("width", "x_row"),
+            num_warps=block[1] // warp,
+            num_stages=STAGES,
+        )

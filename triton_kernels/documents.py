@@ -1,19 +1,18 @@
 """Device and host functions that the kernels with sums over the tokens of each document share.
 
-A program computes a block of columns of one document. Document indices may come in any order, though they mostly form
-runs. So each program first reads all of them to find the first and the last token of its document. It reads the indices
-of the tokens between these two again only if some belong to other documents.
+A program computes a block of columns of one document, or of the tokens of no document. `offsets` and `order` are those
+of `pymultiling.mathematics.documents.Documents`. The tokens of a document mostly lie side by side. A program then reads
+only the first and the last of them from `order`, because they ascend.
 """
+
+from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from pymultiling.mathematics.documents import group_tokens
 from pymultiling.triton_kernels.launching import ceil_div
-
-# Indices read at once, 16 by each of 128 threads. Twice as many cost gated_ffn 22 registers per thread (sm_90, Triton
-# 3.9).
-SCAN_ROWS = tl.constexpr(8)
-SCAN_LANES = tl.constexpr(256)
 
 # (bytes of a row that a program reads, threads of a program). A few long documents make few programs. These programs
 # then get half the columns and twice the threads. A cache line has 128 bytes.
@@ -22,41 +21,55 @@ PROGRAMS = 264  # enough programs to use a GPU fully: two for each multiprocesso
 
 
 @triton.jit
-def is_member(documents, step, t, read, count, document):
-    """Returns which of the tokens t belong to `document`. document = -1: tokens with an index outside [0, count).
+def find_document(offsets, order, tokens, count, document):
+    """Returns (begin, length, first, scattered) of a document. document = count: the tokens of no document.
 
-    Where `read` is False, the index is not read and the result is False. step: stride of `documents`. count: number of
-    documents.
+    The document's tokens are order[begin], ..., order[begin + length - 1]. If `scattered` is False, they are first,
+    ..., first + length - 1. That holds if order = None, where order[i] is i.
     """
-    ids = tl.load(documents + t.to(tl.int64) * step, mask=read, other=0)
-    return read & (tl.where((ids >= 0) & (ids < count), ids, -1).to(tl.int32) == document)
+    begin = tl.load(offsets + document)
+    end = tl.load(offsets + document + 1, mask=document < count, other=tokens)
+    first = begin
+    scattered = False
+    if order is not None:  # noqa: SIM102, this is decided when Triton compiles, the other when the kernel runs
+        if begin < end:
+            first = tl.load(order + begin)
+            scattered = tl.load(order + end - 1) - first != end - 1 - begin
+    return begin, end - begin, first, scattered
 
 
 @triton.jit
-def token_range(documents, step, tokens, count, document):
-    """Returns (first, end, scattered): the document's tokens lie in [first, end).
-
-    scattered: whether tokens of other documents lie in [first, end) too. If the document has no tokens, first >= end.
-    step, count: as in `is_member`.
-    """
-    offsets = tl.arange(0, SCAN_ROWS)[:, None] * SCAN_LANES + tl.arange(0, SCAN_LANES)[None, :]
-    first = tl.zeros((SCAN_LANES,), tl.int32) + tokens
-    end = tl.zeros((SCAN_LANES,), tl.int32)
-    members = tl.zeros((SCAN_LANES,), tl.int32)
-    for start in range(0, tokens, SCAN_ROWS * SCAN_LANES):
-        t = start + offsets
-        in_document = is_member(documents, step, t, t < tokens, count, document)
-        first = tl.minimum(first, tl.min(tl.where(in_document, t, tokens), 0))
-        end = tl.maximum(end, tl.max(tl.where(in_document, t + 1, 0), 0))
-        members += tl.sum(in_document.to(tl.int32), 0)
-    begin, end = tl.min(first, 0), tl.max(end, 0)
-    return begin, end, tl.sum(members, 0) != end - begin
+def find_tokens(order, begin, first, scattered, i, in_document):
+    """Returns the document's tokens number i, from the results of `find_document`. in_document: i < length."""
+    t = first + i
+    if order is not None:  # noqa: SIM102, as above
+        if scattered:
+            t = tl.load(order + begin + i, mask=in_document, other=0)
+    return t
 
 
 @triton.jit
 def add_rows(x, ROWS: tl.constexpr):
     """Adds ROWS rows of x (T, N), T / ROWS apart, which lie in the registers of one thread. Returns (T / ROWS, N)."""
     return tl.sum(tl.reshape(x, (ROWS, x.shape[0] // ROWS, x.shape[1])), 0)
+
+
+def document_pointers(in_order: bool) -> tuple[dict[str, str], dict[str, None]]:
+    """Returns Triton's types of the arguments `offsets` and `order`, and those of the two that are None.
+
+    in_order: whether the tokens are in the order of their documents already, so that order = None.
+    """
+    return ({"offsets": "*i32"}, {"order": None}) if in_order else ({"offsets": "*i32", "order": "*i32"}, {})
+
+
+def grouped(
+    documents: Tensor, count: int, offsets: Tensor | None, order: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Returns offsets and order of the documents. They are computed if the caller gives the document indices alone."""
+    if offsets is not None:
+        return offsets, order
+    documents = group_tokens(documents, count)
+    return documents.offsets, documents.order
 
 
 def pick_block(width: int, itemsize: int, programs_per_block: int) -> tuple[int, int]:

@@ -2,25 +2,25 @@
 
     energy[c, k d + j] = sum_{t in c} sum_{g, h} a[t, (kG + g) d + j] a[t, (kG + h) d + j] gram[k, j, g, h]
 
-a (tokens, K G d), documents (tokens,) int64, gram (K, d, G, G) -> energy (count, K d) float32. A program computes
-BLOCK_J dimensions of a key head in one document. For each token and dimension the sum over g and h comes first. It is a
-square, so nothing cancels between tokens. Tiles of a are loaded into shared memory, STAGES ahead. gram (for up to
-UNROLLED heads), the products and the sums stay in registers.
+a (tokens, K G d), offsets (count + 1,) and order (tokens,) int32, gram (K, d, G, G) -> energy (count, K d) float32. A
+program computes BLOCK_J dimensions of a key head in one document. For each token and dimension the sum over g and h
+comes first. It is a square, so nothing cancels between tokens. Tiles of a are loaded into shared memory, STAGES ahead.
+gram (for up to UNROLLED heads), the products and the sums stay in registers.
 
-The kernel's arguments row and column are the strides of a, gram_k, gram_j, gram_g and gram_h those of gram, and step is
-the stride of documents.
+The kernel's arguments row and column are the strides of a, and gram_k, gram_j, gram_g and gram_h those of gram.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from pymultiling.triton_kernels.documents import add_rows, is_member, token_range
+from pymultiling.triton_kernels.documents import add_rows, document_pointers, find_document, find_tokens, grouped
 from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
@@ -56,7 +56,8 @@ def load_gram(gram, gram_g, gram_h, in_size, GROUP: tl.constexpr):
 def kernel(
     attention,
     gram,
-    documents,
+    offsets,
+    order,
     energy,
     tokens,
     count,
@@ -68,7 +69,6 @@ def kernel(
     gram_j,
     gram_g,
     gram_h,
-    step,
     GROUP: tl.constexpr,
     UNROLLED: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -83,24 +83,22 @@ def kernel(
     k = tl.program_id(0) // blocks % kv_heads
     j = tl.program_id(0) % blocks * BLOCK_J + tl.arange(0, BLOCK_J)
     in_size = j < size
-    first, end, scattered = token_range(documents, step, tokens, count, document)
+    begin, length, first, scattered = find_document(offsets, order, tokens, count, document)
     columns = (k * GROUP * size).to(tl.int64) + tl.max_contiguous(j, VECTOR)
-    attention += tl.arange(0, BLOCK_T).to(tl.int64)[:, None] * row + columns[None, :] * column
+    attention += columns[None, :] * column
     gram += k.to(tl.int64) * gram_k + j.to(tl.int64) * gram_j
     if GROUP <= UNROLLED:
         pairs = load_gram(gram, gram_g, gram_h, in_size, GROUP)
 
     total = tl.zeros((BLOCK_T // ROWS, BLOCK_J), tl.float32)
-    for span in range(0, end - first, SPAN):
+    for span in range(0, length, SPAN):
         partial = tl.zeros((BLOCK_T // ROWS, BLOCK_J), tl.float32)
-        for offset in tl.range(0, min(SPAN, end - first - span), BLOCK_T, num_stages=STAGES):
-            start = first + span + offset
-            t = start + tl.arange(0, BLOCK_T)
-            in_document = t < end
-            if scattered:
-                in_document = is_member(documents, step, t, in_document, count, document)
+        for offset in tl.range(0, min(SPAN, length - span), BLOCK_T, num_stages=STAGES):
+            i = span + offset + tl.arange(0, BLOCK_T)
+            in_document = i < length
+            t = find_tokens(order, begin, first, scattered, i, in_document).to(tl.int64)
             cells = in_document[:, None] & in_size[None, :]
-            here = attention + start.to(tl.int64) * row
+            here = attention + t[:, None] * row
             square = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
             if GROUP <= UNROLLED:
                 heads = ()
@@ -143,13 +141,21 @@ def settings(group: int, itemsize: int) -> dict[str, int]:
     }
 
 
-def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+def value_energy(
+    attention: Tensor,
+    gram: Tensor,
+    documents: Tensor,
+    count: int,
+    offsets: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Tensor:
     """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.value_energy`."""
+    offsets, order = grouped(documents, count, offsets, order)
     kv_heads, size, group, _ = gram.shape
     energy = torch.empty(count, kv_heads * size, dtype=torch.float32, device=attention.device)
     arguments = (
-        attention, gram, documents, energy, len(attention), count, kv_heads, size,
-        *attention.stride(), *gram.stride(), *documents.stride(),
+        attention, gram, offsets, order, energy, len(attention), count, kv_heads, size,
+        *attention.stride(), *gram.stride(),
     )  # fmt: skip
     launch_kernel(
         kernel,
@@ -165,17 +171,20 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
 def variants(warp: int = 32) -> Iterator[Variant]:
     """Yields, for bfloat16, all numbers of heads that are unrolled and one that is not; for other dtypes 4 heads.
 
-    warp: threads of a warp.
+    With 4 heads also for tokens in the order of their documents. warp: threads of a warp.
     """
-    for dtype, pointer in POINTERS.items():
-        for group in range(1, UNROLLED + 2) if dtype == torch.bfloat16 else (4,):
-            yield Variant.of(
-                "value_energy",
-                f"{short_name(dtype)}, {group} heads a key head",
-                kernel,
-                {"attention": pointer, "gram": "*fp32", "documents": "*i64", "energy": "*fp32"},
-                constants={"column": 1, "gram_h": 1, "step": 1, **settings(group, dtype.itemsize)},
-                divisible=("size", "row", "gram_k"),
-                num_warps=THREADS // warp,
-                num_stages=STAGES,
-            )
+    groups = range(1, UNROLLED + 2)
+    for dtype, group, in_order in product(POINTERS, groups, (False, True)):
+        if (dtype != torch.bfloat16 or in_order) and group != 4:
+            continue
+        pointers, absent = document_pointers(in_order)
+        yield Variant.of(
+            "value_energy",
+            f"{short_name(dtype)}, {group} heads a key head" + (", in order" if in_order else ""),
+            kernel,
+            {"attention": POINTERS[dtype], "gram": "*fp32", **pointers, "energy": "*fp32"},
+            constants={**absent, "column": 1, "gram_h": 1, **settings(group, dtype.itemsize)},
+            divisible=("size", "row", "gram_k"),
+            num_warps=THREADS // warp,
+            num_stages=STAGES,
+        )

@@ -52,6 +52,9 @@ class Case:
             call = torch.compile(self.entry.reference(), dynamic=False)
             return lambda: as_tuple(call(*self.arguments))
         call, named = getattr(ops, self.entry.public_function or self.operator), self.named
+        if "offsets" in named:
+            ids, offsets, order = named["documents"], named.pop("offsets"), named.pop("order")
+            named["documents"] = ops.Documents(ids, named["count"], offsets, order)
         return lambda: as_tuple(call(**named, **self.entry.options, backend=backend))
 
     def to(self, dtype: torch.dtype) -> "Case":

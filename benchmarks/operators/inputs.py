@@ -77,6 +77,12 @@ class Layer:
     def tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def grouped(self) -> tuple[Tensor, int, Tensor, Tensor | None]:
+        """The documents, as operators that sum over each document take them."""
+        documents = ops.group_tokens(self.ids, self.documents)
+        return documents.ids, documents.count, documents.offsets, documents.order
+
     def matrix(self, width: int, rows: int | None = None) -> Tensor:
         """Returns a random matrix, by default with a row for every token."""
         return self.change(torch.randn(rows or self.tokens, width, device=self.device, dtype=self.dtype))
@@ -100,7 +106,7 @@ class Layer:
 
 def active_count(layer: Layer) -> Iterator[Input]:
     gate = layer.matrix(layer.shape.ffn)
-    yield Input((gate, layer.ids, layer.documents), _size(gate))
+    yield Input((gate, *layer.grouped), _size(gate))
 
 
 def centred_importance(layer: Layer) -> Iterator[Input]:
@@ -115,15 +121,17 @@ def column_energy(layer: Layer) -> Iterator[Input]:
     for width in (layer.shape.ffn, layer.shape.hidden):
         x = layer.matrix(width)
         # The widths differ in the number of columns, which are computed alike, so that one is enough to compare.
-        yield Input((x, layer.ids, layer.documents), _size(x), compared=width == layer.shape.ffn)
+        yield Input((x, *layer.grouped), _size(x), compared=width == layer.shape.ffn)
 
 
 def gated_ffn(layer: Layer) -> Iterator[Input]:
     gate, up = layer.matrix(layer.shape.ffn), layer.matrix(layer.shape.ffn)
-    arguments = (gate, up, "silu", layer.ids, layer.documents)
-    yield Input((*arguments, None, None), _size(gate))
+    ids, count, *grouped = layer.grouped
+    yield Input((gate, up, "silu", ids, count, None, None, *grouped), _size(gate))
     masks = layer.masks(layer.shape.ffn)
-    yield Input((*arguments, masks, layer.set_ids), f"{_size(gate)}, {layer.sets} masks", "masks")
+    yield Input(
+        (gate, up, "silu", ids, count, masks, layer.set_ids, *grouped), f"{_size(gate)}, {layer.sets} masks", "masks"
+    )
 
 
 def mask_neurons(layer: Layer) -> Iterator[Input]:
@@ -168,7 +176,7 @@ def value_energy(layer: Layer) -> Iterator[Input]:
     shape, x = layer.shape, layer.matrix(layer.shape.hidden)
     group = shape.heads // shape.kv_heads
     columns = torch.randn(shape.kv_heads, shape.head_size, group, 2 * group, device=layer.device)
-    yield Input((x, columns @ columns.mT, layer.ids, layer.documents), _size(x))
+    yield Input((x, columns @ columns.mT, *layer.grouped), _size(x))
 
 
 def value_gram(layer: Layer) -> Iterator[Input]:

@@ -29,7 +29,8 @@ Activation parse_activation(const std::string& name) {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
     const at::Tensor& gate, const OptionalTensor& up, const std::string& activation, const at::Tensor& documents,
-    int64_t count, const OptionalTensor& masks, const OptionalTensor& mask_ids) {
+    int64_t count, const OptionalTensor& masks, const OptionalTensor& mask_ids, const OptionalTensor& /*offsets*/,
+    const OptionalTensor& /*order*/) {
   const bool bfloat16 = is_bfloat16(gate);
   const at::Tensor gate_rows = contiguous_rows(gate);
   const int64_t tokens = gate.size(0), width = gate.size(1);
@@ -76,7 +77,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> gated_ffn(
 TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
   m.def(
       "gated_ffn(Tensor gate, Tensor? up, str activation, Tensor documents, int count, Tensor? masks, "
-      "Tensor? mask_ids) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? mask_ids, Tensor? offsets=None, Tensor? order=None) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(pymultiling_cpp, CPU, m) { m.impl("gated_ffn", &gated_ffn); }

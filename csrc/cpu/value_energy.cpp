@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "../optional_tensor.h"
 #include "dispatch.h"
 #include "documents.h"
 #include "kernels/head_products.h"
@@ -43,7 +44,8 @@ at::Tensor head_products(
 }
 
 at::Tensor value_energy(
-    const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents, int64_t count) {
+    const at::Tensor& attention, const at::Tensor& gram, const at::Tensor& documents, int64_t count,
+    const OptionalTensor& /*offsets*/, const OptionalTensor& /*order*/) {
   TORCH_CHECK(
       gram.dim() == 4 && gram.size(2) == gram.size(3) &&
           gram.size(0) * gram.size(1) * gram.size(2) == attention.size(1),
@@ -70,7 +72,9 @@ at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pymultiling_cpp, m) {
-  m.def("value_energy(Tensor attention, Tensor gram, Tensor documents, int count) -> Tensor");
+  m.def(
+      "value_energy(Tensor attention, Tensor gram, Tensor documents, int count, Tensor? offsets=None, "
+      "Tensor? order=None) -> Tensor");
   m.def("value_gram(Tensor weight, int kv_heads, int size) -> Tensor");
 }
 

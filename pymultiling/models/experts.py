@@ -23,7 +23,7 @@ from pymultiling.mathematics.masking import apply_masks
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.linear import DTYPES
 from pymultiling.models.routing import Change, ExpertsModule, Routed, run_experts
-from pymultiling.ops import active_count, column_energy, mask_neurons
+from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
 
 # transformers' names of properties of experts that the shapes of the weights do not show.
 UNSUPPORTED_FLAGS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_expert_parallel")
@@ -93,7 +93,8 @@ class Experts:
         """Returns (E I,): the squared norm ||W_down,e[:, i]||^2 of each neuron's column."""
         down = self.module.down_proj.detach()
         row_experts = torch.arange(self.expert_count, device=down.device).repeat_interleave(down.shape[1])
-        return column_energy(down.flatten(0, 1), row_experts, self.expert_count).flatten()
+        documents = group_tokens(row_experts, self.expert_count, in_order=True)
+        return column_energy(down.flatten(0, 1), documents).flatten()
 
     def energy(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
         """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight."""

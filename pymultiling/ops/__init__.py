@@ -6,6 +6,7 @@ GPUs) or "cpp" (kernels for the CPU), and where neither can run, "torch" (the pl
 lists the operators.
 """
 
+from pymultiling.mathematics.documents import Documents, group_tokens
 from pymultiling.ops.active_count import active_count
 from pymultiling.ops.backends import unavailable
 from pymultiling.ops.centred_importance import centred_importance
@@ -37,6 +38,9 @@ __all__ = [
     "mask_neurons",
     # Points
     "nearest_neighbors",
+    # Tokens of each document
+    "Documents",
+    "group_tokens",
     # Backends
     "unavailable",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, document_ids, require_matrix
+from pymultiling.mathematics.documents import Documents
+from pymultiling.ops.arguments import Backend, document_arguments, require_matrix
 from pymultiling.ops.dispatch import call
 
 
 def active_count(
-    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: Backend = "auto"
+    x: Tensor, documents: Tensor | Documents | None = None, count: int | None = None, *, backend: Backend = "auto"
 ) -> Tensor:
     """Counts how often each neuron is active in each document.
 
@@ -22,9 +23,10 @@ def active_count(
 
     Args:
         x: (tokens, N), any floating dtype and any strides. NaN is not active.
-        documents: (tokens,) int64, the document index of each token, -1 for tokens that are not counted. None: all
-            tokens are one document.
-        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        documents: (tokens,) int64, the document index of each token, -1 for tokens that are not counted; or the
+            result of `group_tokens`. None: all tokens are one document.
+        count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
+            device).
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
@@ -39,5 +41,4 @@ def active_count(
     Source: arXiv 2402.16438 (LAPE), arXiv 2403.09073 (PMI), arXiv 2505.21505 (ternary neurons).
     """
     require_matrix("x", x)
-    documents, count = document_ids(x, documents, count)
-    return call("active_count", x, documents, count, backend=backend)
+    return call("active_count", x, *document_arguments(x, documents, count), backend=backend)

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from pymultiling.mathematics.documents import Documents, one_document
+
 Backend: TypeAlias = Literal["auto", "triton", "cuda", "cpp", "torch"]
 KernelBackend: TypeAlias = Literal["triton", "cuda", "cpp"]
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -15,27 +17,35 @@ Metric: TypeAlias = Literal["cosine", "euclidean"]
 Mode: TypeAlias = Literal["exact", "fast"]
 
 
-def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tuple[Tensor, int]:
-    """Checks or fills in the document indices of the rows of x and the number of documents.
+def document_arguments(
+    x: Tensor, documents: Tensor | Documents | None, count: int | None
+) -> tuple[Tensor, int, Tensor | None, Tensor | None]:
+    """Checks or fills in the documents of the rows of x, and returns them as the torch operators take them.
 
     Args:
         x: (tokens, N).
-        documents: (tokens,) int64, the document index of each token. None: all tokens are document 0.
-        count: number of documents. None: the largest index + 1.
+        documents: (tokens,) int64, the document index of each token; or the tokens of each document, grouped. None: all
+            tokens are document 0.
+        count: number of documents. None: that of the grouped tokens, or the largest index + 1.
 
     Returns:
-        The document indices (tokens,) int64, and the number of documents.
+        The document indices (tokens,) int64, the number of documents, and `offsets` and `order` of `Documents`. These
+        are both None if the documents are given as indices: what needs them computes them.
 
     Raises:
-        ValueError: the shape or dtype of `documents` does not fit.
+        ValueError: a shape or dtype of `documents` does not fit, or its number of documents is not `count`.
     """
     if documents is None:
-        return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device), 1 if count is None else count
-    require(documents.shape == x.shape[:1], lambda: f"documents must be ({x.shape[0]},), got {tuple(documents.shape)}")
-    require(documents.dtype == torch.int64, lambda: f"documents must be int64, got {documents.dtype}")
+        documents = one_document(x.shape[0], 1 if count is None else count, x.device)
+    ids = documents.ids if isinstance(documents, Documents) else documents
+    require(ids.shape == x.shape[:1], lambda: f"documents must be ({x.shape[0]},), got {tuple(ids.shape)}")
+    require(ids.dtype == torch.int64, lambda: f"documents must be int64, got {ids.dtype}")
+    if isinstance(documents, Documents):
+        require(count is None or count == documents.count, "count must be None or that of documents")
+        return ids, documents.count, documents.offsets, documents.order
     if count is None:
-        count = int(documents.max()) + 1 if documents.numel() else 0
-    return documents, count
+        count = int(ids.max()) + 1 if ids.numel() else 0
+    return ids, count, None, None
 
 
 def require_matrix(name: str, x: Tensor) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, document_ids, require_matrix
+from pymultiling.mathematics.documents import Documents
+from pymultiling.ops.arguments import Backend, document_arguments, require_matrix
 from pymultiling.ops.dispatch import call
 
 
 def column_energy(
-    x: Tensor, documents: Tensor | None = None, count: int | None = None, *, backend: Backend = "auto"
+    x: Tensor, documents: Tensor | Documents | None = None, count: int | None = None, *, backend: Backend = "auto"
 ) -> Tensor:
     """Sums the squares of each column over the tokens of each document.
 
@@ -20,8 +21,10 @@ def column_energy(
 
     Args:
         x: (tokens, N), any floating dtype and any strides.
-        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
-        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        documents: (tokens,) int64, the document index of each token, -1 for padding; or the result of `group_tokens`.
+            None: all tokens are one document.
+        count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
+            device).
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
@@ -36,5 +39,4 @@ def column_energy(
     Source: arXiv 2402.18815, eq. 1.
     """
     require_matrix("x", x)
-    documents, count = document_ids(x, documents, count)
-    return call("column_energy", x, documents, count, backend=backend)
+    return call("column_energy", x, *document_arguments(x, documents, count), backend=backend)

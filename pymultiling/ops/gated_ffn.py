@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pymultiling.mathematics.documents import Documents
 from pymultiling.ops.arguments import (
     Activation,
     Backend,
-    document_ids,
+    document_arguments,
     require,
     require_mask_sets,
     require_matrix,
@@ -39,7 +40,7 @@ def gated_ffn(
     up: Tensor | None = None,
     *,
     activation: Activation = "silu",
-    documents: Tensor | None = None,
+    documents: Tensor | Documents | None = None,
     count: int | None = None,
     masks: Tensor | None = None,
     mask_ids: Tensor | None = None,
@@ -60,8 +61,10 @@ def gated_ffn(
             dtype and any strides.
         up: (tokens, I), output of the up projection, in gate's dtype. None for a plain FFN.
         activation: "silu", "gelu", "gelu_tanh" or "relu".
-        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
-        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        documents: (tokens,) int64, the document index of each token, -1 for padding; or the result of `group_tokens`.
+            None: all tokens are one document.
+        count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
+            device).
         masks: (sets, I) bool, True where a neuron is switched off. None: no neuron is switched off.
         mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. Given exactly if `masks` is.
         backend: "auto", "triton", "cpp" or "torch".
@@ -89,6 +92,6 @@ def gated_ffn(
     require((masks is None) == (mask_ids is None), "masks and mask_ids must be given together")
     if masks is not None and mask_ids is not None:
         require_mask_sets(gate, masks, mask_ids)
-    documents, count = document_ids(gate, documents, count)
-    results = call_tuple("gated_ffn", gate, up, activation, documents, count, masks, mask_ids, backend=backend)
+    ids, count, *grouped = document_arguments(gate, documents, count)
+    results = call_tuple("gated_ffn", gate, up, activation, ids, count, masks, mask_ids, *grouped, backend=backend)
     return GatedFFN(*results)

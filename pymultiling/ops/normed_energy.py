@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, document_ids, require, require_matrix
+from pymultiling.mathematics.documents import Documents
+from pymultiling.ops.arguments import Backend, document_arguments, require, require_matrix
 from pymultiling.ops.dispatch import call
 
 
@@ -17,7 +18,7 @@ def normed_energy(
     gram: Tensor,
     scaled_gram: Tensor,
     eps: float,
-    documents: Tensor | None = None,
+    documents: Tensor | Documents | None = None,
     count: int | None = None,
     *,
     backend: Backend = "auto",
@@ -43,8 +44,10 @@ def normed_energy(
         gram: (K, d, G, G), `value_gram` of W, K G d = N. float32, or float64 with float64 input.
         scaled_gram: (K, d, G, G), `value_gram` of g W. float32, or float64 with float64 input.
         eps: the norm's eps.
-        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
-        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        documents: (tokens,) int64, the document index of each token, -1 for padding; or the result of `group_tokens`.
+            None: all tokens are one document.
+        count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
+            device).
         backend: "auto" or "torch". Only plain PyTorch has this operator.
 
     Returns:
@@ -77,7 +80,7 @@ def normed_energy(
         all(in_float64) or not any(in_float64),
         f"all tensors must be float64, or none of them, got {', '.join(str(tensor.dtype) for tensor in tensors)}",
     )
-    documents, count = document_ids(x, documents, count)
+    ids, count, *_ = document_arguments(x, documents, count)
     return call(
-        "normed_energy", x, output, weight, multiplier, gram, scaled_gram, float(eps), documents, count, backend=backend
+        "normed_energy", x, output, weight, multiplier, gram, scaled_gram, float(eps), ids, count, backend=backend
     )

@@ -26,6 +26,8 @@ BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "torch")
 
 MAX_TRITON_NEIGHBORS = 16  # Triton's kernel keeps them in registers
 HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # hidden is rounded to its dtype
+DOCUMENTS_SCHEMA = "Tensor documents, SymInt count"
+GROUPED_SCHEMA = "Tensor? offsets=None, Tensor? order=None"  # of `Documents`
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
     "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved)"
@@ -46,11 +48,11 @@ def _empty_head_sums(x: Tensor) -> Tensor:
 # dtypes of the results.
 
 
-def _fake_active_count(x: Tensor, documents: Tensor, count: int) -> Tensor:
+def _fake_active_count(x: Tensor, documents: Tensor, count: int, *grouped: Argument) -> Tensor:
     return x.new_empty(count, x.shape[1], dtype=torch.int64)
 
 
-def _fake_column_energy(x: Tensor, documents: Tensor, count: int) -> Tensor:
+def _fake_column_energy(x: Tensor, documents: Tensor, count: int, *grouped: Argument) -> Tensor:
     return x.new_empty(count, x.shape[1], dtype=_sum_dtype(x))
 
 
@@ -60,8 +62,7 @@ def _fake_gated_ffn(
     activation: str,
     documents: Tensor,
     count: int,
-    masks: Tensor | None,
-    mask_ids: Tensor | None,
+    *arguments: Argument,
 ) -> tuple[Tensor, ...]:
     sums = gate.new_empty(count, gate.shape[1], dtype=_sum_dtype(gate))
     return gate.new_empty(gate.shape), sums, torch.empty_like(sums, dtype=torch.int64), torch.empty_like(sums)
@@ -102,7 +103,7 @@ def _fake_qk_estimate(q: Tensor, k: Tensor, *arguments: Argument) -> tuple[Tenso
     return _empty_head_sums(q), _empty_head_sums(k), _empty_head_sums(q), _empty_head_sums(k)
 
 
-def _fake_value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+def _fake_value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int, *grouped: Argument) -> Tensor:
     return attention.new_empty(count, gram.shape[0] * gram.shape[1], dtype=_sum_dtype(attention))
 
 
@@ -142,7 +143,7 @@ def _qk_floor_factor(problem: QKProblem) -> float:
 _ENTRIES = (
     Operator(
         "active_count",
-        "(Tensor x, Tensor documents, SymInt count) -> Tensor",
+        f"(Tensor x, {DOCUMENTS_SCHEMA}, {GROUPED_SCHEMA}) -> Tensor",
         fake=_fake_active_count,
         results=("active",),
         kernels={"triton": TRITON, "cpp": CPP},
@@ -160,7 +161,7 @@ _ENTRIES = (
     ),
     Operator(
         "column_energy",
-        "(Tensor x, Tensor documents, SymInt count) -> Tensor",
+        f"(Tensor x, {DOCUMENTS_SCHEMA}, {GROUPED_SCHEMA}) -> Tensor",
         fake=_fake_column_energy,
         results=("energy",),
         kernels={"triton": TRITON, "cpp": CPP},
@@ -168,8 +169,8 @@ _ENTRIES = (
     ),
     Operator(
         "gated_ffn",
-        "(Tensor gate, Tensor? up, str activation, Tensor documents, SymInt count, Tensor? masks, Tensor? mask_ids) "
-        "-> (Tensor, Tensor, Tensor, Tensor)",
+        f"(Tensor gate, Tensor? up, str activation, {DOCUMENTS_SCHEMA}, Tensor? masks, Tensor? mask_ids, "
+        f"{GROUPED_SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)",
         fake=_fake_gated_ffn,
         results=("hidden", "squares", "active", "magnitude"),
         kernels={"triton": TRITON, "cpp": CPP},
@@ -240,7 +241,7 @@ _ENTRIES = (
     ),
     Operator(
         "value_energy",
-        "(Tensor attention, Tensor gram, Tensor documents, SymInt count) -> Tensor",
+        f"(Tensor attention, Tensor gram, {DOCUMENTS_SCHEMA}, {GROUPED_SCHEMA}) -> Tensor",
         fake=_fake_value_energy,
         results=("energy",),
         kernels={"triton": TRITON, "cpp": CPP},

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, document_ids, require, require_matrix
+from pymultiling.mathematics.documents import Documents
+from pymultiling.ops.arguments import Backend, document_arguments, require, require_matrix
 from pymultiling.ops.dispatch import call
 
 
 def value_energy(
     attention: Tensor,
     gram: Tensor,
-    documents: Tensor | None = None,
+    documents: Tensor | Documents | None = None,
     count: int | None = None,
     *,
     backend: Backend = "auto",
@@ -27,8 +28,10 @@ def value_energy(
     Args:
         attention: (tokens, K G d), a: the input of o_proj, in which the heads are concatenated. Any floating dtype.
         gram: (K, d, G, G), the products of o_proj's columns, from `value_gram`. float32, or float64 with float64 input.
-        documents: (tokens,) int64, the document index of each token, -1 for padding. None: all tokens are one document.
-        count: number of documents. None: the largest index + 1 (reads `documents` from the device).
+        documents: (tokens,) int64, the document index of each token, -1 for padding; or the result of `group_tokens`.
+            None: all tokens are one document.
+        count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
+            device).
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
@@ -47,8 +50,7 @@ def value_energy(
         gram.ndim == 4 and gram.shape[2] == gram.shape[3] and gram[..., 0].numel() == attention.shape[1],
         lambda: f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
     )
-    documents, count = document_ids(attention, documents, count)
-    return call("value_energy", attention, gram, documents, count, backend=backend)
+    return call("value_energy", attention, gram, *document_arguments(attention, documents, count), backend=backend)
 
 
 def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: Backend = "auto") -> Tensor:

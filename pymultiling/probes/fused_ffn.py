@@ -11,6 +11,7 @@ from torch import Tensor
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.decoder import DenseFFN, Layer
 from pymultiling.ops import GatedFFN, gated_ffn
+from pymultiling.probes.batch_documents import BatchDocuments
 
 # transformers' names of the activations, and those of gated_ffn.
 ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh", "relu"]] = {
@@ -28,7 +29,7 @@ def fused_ffn(
     activation: str,
     layer: Layer,
     parts: DenseFFN,
-    documents: Callable[[], tuple[Tensor, int]],
+    documents: BatchDocuments,
     keep: Callable[[GatedFFN], None],
 ) -> Iterator[None]:
     """Inside the block, gated_ffn computes the layer's FFN, and every forward calls keep(result).
@@ -40,7 +41,7 @@ def fused_ffn(
         activation: transformers' name of the FFN's activation.
         layer: the layer.
         parts: the projections of the layer's FFN.
-        documents: returns the document of each token (tokens,), -1 for padding, and the number of documents.
+        documents: the documents of the batch.
         keep: gets the result of every forward.
 
     Raises:
@@ -56,13 +57,11 @@ def fused_ffn(
             # A fused projection of gate and up runs only once.
             is_fused = parts.up.module is parts.gate.module
             up = parts.up.select(gate_output if is_fused else parts.up.module(x)).flatten(0, 1)
-        ids, count = documents()
         result = gated_ffn(
             parts.gate.select(gate_output).flatten(0, 1),
             up,
             activation=ACTIVATIONS[activation],
-            documents=ids.to(x.device),
-            count=count,
+            documents=documents.on(x.device),
         )
         keep(result)
         output: Tensor = parts.down(result.hidden.view(*x.shape[:-1], -1))

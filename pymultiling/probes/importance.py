@@ -27,6 +27,7 @@ from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.arguments import Mode
 from pymultiling.ops.qk_importance import MODES
+from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import FiniteCheck, Importance
@@ -137,7 +138,7 @@ class ImportanceProbe:
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         self._count = input_ids.shape[0]
         self._valid = to_device(mask.bool(), device)
-        self._documents = to_device(torch.where(mask.bool(), torch.arange(self._count)[:, None], -1).flatten(), device)
+        self._documents = BatchDocuments.of_rows(self._valid, is_full=bool(mask.all()))
         self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
         self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation_mode(self.decoder.model), self._watch():
@@ -208,9 +209,7 @@ class ImportanceProbe:
                     norms = self._weight_products.column_norms(ffn.down, result.squares.shape[1])
                     self._values["ffn"][index] = result.squares * norms
 
-            stack.enter_context(
-                fused_ffn(self.decoder.activation, layer, ffn, lambda: (self._documents, self._count), keep_fused)
-            )
+            stack.enter_context(fused_ffn(self.decoder.activation, layer, ffn, self._documents, keep_fused))
         elif is_released:
             self._watch_magnitude(hooks, index, ffn.up or ffn.gate)
         elif layer.ffn_norm is not None:
@@ -224,7 +223,7 @@ class ImportanceProbe:
 
     def _keep_routed(self, index: int, experts: Experts, routed: Routed) -> None:
         """Stores the importance of the neurons of experts, from the tokens that are routed to each expert."""
-        documents = self._documents.to(routed.hidden.device)
+        documents = self._documents.on(routed.hidden.device).ids
         if self.score == "released":
             self._values["ffn"][index] = experts.magnitude(routed, documents, self._count)
         else:
@@ -236,7 +235,7 @@ class ImportanceProbe:
 
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(projection.select(output).flatten(0, -2)).abs()
-            self._values["ffn"][index] = document_sum(x, self._documents.to(x.device), self._count)
+            self._values["ffn"][index] = document_sum(x, self._documents.on(x.device).ids, self._count)
 
         hooks.after(projection.module, keep_magnitude)
 
@@ -250,9 +249,9 @@ class ImportanceProbe:
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].flatten(0, -2)
-            documents, kv_heads = self._documents.to(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
+            documents, kv_heads = self._documents.on(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
-                magnitude = document_sum(upcast(x).abs(), documents, self._count)
+                magnitude = document_sum(upcast(x).abs(), documents.ids, self._count)
                 by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
                 values = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
                 for site in sites:
@@ -262,7 +261,7 @@ class ImportanceProbe:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
                 gram = self._weight_products.value_gram(layer.o, x.shape[1], kv_heads, layer.head_size)
-                self._values["v"][index] = value_energy(x, gram, documents, self._count)
+                self._values["v"][index] = value_energy(x, gram, documents)
 
         hooks.before(layer.o, keep_output)
 
@@ -284,7 +283,7 @@ class ImportanceProbe:
             for site, (all_heads, size) in shapes.items():
                 heads = all_heads * x.shape[1] // all_inputs  # those of this process
                 gram, scaled_gram = self._weight_products.grams(linear, x.shape[1], multiplier, heads, size)
-                documents = self._documents.to(x.device)
+                documents = self._documents.on(x.device)
                 self._values[site][index] = normed_energy(
                     x,
                     args[0].flatten(0, -2),
@@ -294,7 +293,6 @@ class ImportanceProbe:
                     scaled_gram,
                     epsilon(norm),
                     documents,
-                    self._count,
                 )
 
         hooks.before(linear, keep_input)
@@ -317,5 +315,5 @@ class ImportanceProbe:
 
     def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
         """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
-        energy = column_energy(x.flatten(0, -2), self._documents.to(x.device), self._count)
+        energy = column_energy(x.flatten(0, -2), self._documents.on(x.device))
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])

@@ -1,6 +1,7 @@
 """The registry is the only list of operators: entries are complete, and every module of an operator has an entry."""
 
 import ast
+import dataclasses
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -62,6 +63,8 @@ def test_the_public_function_is_documented_and_takes_the_arguments_of_the_schema
     function = public_function(entry)
     assert all(f"\n    {part}:" in function.__doc__ for part in ("Args", "Returns", "Raises"))
     names = set(inspect.signature(function).parameters)
+    if "documents" in names:
+        names |= {field.name for field in dataclasses.fields(ops.Documents)}
     assert {*entry.argument_names, *entry.options, "backend"} <= names
     assert function.__module__ == f"pymultiling.ops.{OPERATORS[entry.public_function or entry.name].module_name}"
     assert entry.result_type is None or getattr(ops, entry.result_type)._fields == entry.results
@@ -119,25 +122,31 @@ def test_the_registry_lists_every_triton_launcher():
 
 def test_the_public_functions_are_those_of_the_registry():
     functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
-    assert functions == {entry.public_function or entry.name for entry in OPERATORS.values()} | {"unavailable"}
+    of_operators = {entry.public_function or entry.name for entry in OPERATORS.values()}
+    assert functions == of_operators | {"group_tokens", "unavailable"}
     helpers = {file.stem for file in PUBLIC.glob("*.py")} - {entry.module_name for entry in OPERATORS.values()}
     assert helpers == {"__init__", "arguments", "backends", "direct_calls", "dispatch", "operator", "registry"}
 
 
 def test_all_names_the_functions_and_results_of_the_registry():
     """Every name of __all__ is bound to the object of the operator's module, not to the module of the same name."""
-    names = {"unavailable": "backends"}
+    names = {
+        "unavailable": "ops.backends",
+        "Documents": "mathematics.documents",
+        "group_tokens": "mathematics.documents",
+    }
     for entry in OPERATORS.values():
-        module_name = OPERATORS[entry.public_function or entry.name].module_name
+        module_name = f"ops.{OPERATORS[entry.public_function or entry.name].module_name}"
         names[entry.public_function or entry.name] = module_name
         if entry.result_type is not None:
             names[entry.result_type] = module_name
     assert sorted(ops.__all__) == sorted(names)
     for name, module_name in names.items():
-        assert getattr(ops, name) is getattr(import_module(f"pymultiling.ops.{module_name}"), name)
+        assert getattr(ops, name) is getattr(import_module(f"pymultiling.{module_name}"), name)
 
 
-def test_another_number_of_documents_does_not_recompile():
+@pytest.mark.parametrize("grouped", [False, True])
+def test_another_number_of_documents_does_not_recompile(grouped):
     """torch.compile compiles once more when the number first changes, and not again."""
     compiled, x = 0, torch.ones(6, 4)
 
@@ -146,9 +155,12 @@ def test_another_number_of_documents_does_not_recompile():
         compiled += 1
         return graph.forward
 
-    run = torch.compile(lambda documents, count: ops.column_energy(x, documents, count), backend=count_programs)
+    def energy(ids, count):
+        return ops.column_energy(x, ops.group_tokens(ids, count) if grouped else ids, count)
+
+    run = torch.compile(energy, backend=count_programs, fullgraph=True)
     for count in range(1, 7):
-        assert run(torch.zeros(6, dtype=torch.int64), count).shape == (count, 4)
+        assert run(torch.arange(6) % count, count)[:, 0].sum() == 6
     assert compiled <= 2
 
 

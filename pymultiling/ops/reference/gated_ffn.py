@@ -35,6 +35,8 @@ def gated_ffn(
     count: int,
     masks: Tensor | None,
     mask_ids: Tensor | None,
+    offsets: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes the hidden product of an FFN and the statistics of its neurons in each document.
 
@@ -46,6 +48,8 @@ def gated_ffn(
         count: number of documents.
         masks: (sets, I) bool, True where a neuron is switched off. None: no neuron is switched off.
         mask_ids: (tokens,) int64, the set (row of `masks`) of each token, -1 for none. None if `masks` is None.
+        offsets: not read: by it and `order` the kernels find the tokens of each document.
+        order: not read.
 
     Returns:
         hidden (tokens, I) in gate's dtype, squares (count, I), active (count, I) int64, and magnitude (count, I).

@@ -29,7 +29,14 @@ def value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
     return torch.einsum("okgj,okhj->kjgh", columns, columns)
 
 
-def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int) -> Tensor:
+def value_energy(
+    attention: Tensor,
+    gram: Tensor,
+    documents: Tensor,
+    count: int,
+    offsets: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Tensor:
     """Computes the squared change of o_proj's output when a value neuron is zeroed, summed over each document.
 
     Args:
@@ -37,6 +44,8 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
         gram: (K, d, G, G), the products of o_proj's columns, from `value_gram`.
         documents: (tokens,) int64, the document index of each token, -1 for padding.
         count: number of documents.
+        offsets: not read: by it and `order` the kernels find the tokens of each document.
+        order: not read.
 
     Returns:
         (count, K d), energy in float32, or in float64 for float64 input.

@@ -19,6 +19,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import driver as nvidia
+from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from pymultiling.ops import backends, dispatch
@@ -94,6 +95,7 @@ def dry_launches(capability: int) -> Iterator[list[Compilation]]:
         stack.enter_context(patch.object(dispatch, "why_unavailable", _why_unavailable))
         stack.enter_context(patch.object(dispatch, "_launch_on_device_of", _launch))
         stack.enter_context(patch.object(JITFunction, "run", _compile))
+        stack.enter_context(patch.object(CompiledKernel, "__getitem__", lambda *_: _do_nothing))
         yield stack.enter_context(recorded_compilations())
 
 
@@ -110,6 +112,10 @@ def _launch(tensor: Tensor, launch: Callable[..., Any], *arguments: object) -> A
     for result in () if results is None else (results,) if isinstance(results, Tensor) else results:
         result.zero_()
     return results
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 _run = JITFunction.run

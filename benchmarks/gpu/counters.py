@@ -7,24 +7,20 @@ import csv
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 
 import torch
 
-from benchmarks.gpu.cases import Case
 from benchmarks.gpu.operators import cases
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import BACKEND, LLAMA_8B, Workload
+from pymultiling.ops import unavailable
 
-# The operator and the backend of each kernel.
-KERNELS = {
-    "qk_importance": ("qk_importance", BACKEND),
-    "qk_importance, CUDA C++": ("qk_importance", "cuda"),
-    "gated_ffn": ("gated_ffn", BACKEND),
-    "qk_estimate": ("qk_estimate", BACKEND),
-}
+# {backend: operators}. The kernel in CUDA C++ has a process of its own, because it could crash.
+KERNELS = {BACKEND: ("qk_importance", "gated_ffn", "qk_estimate"), "cuda": ("qk_importance",)}
 SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "WarpStateStats", "Occupancy")
-SECONDS = 20  # for a kernel: a part of its counters at a time, each in a launch of its own
+SECONDS = 40  # for a backend: every kernel is launched about 20 times, because few counters can be read at once
 SHOWN = (  # parts of the names of the counters in the results file
     "issue_stalled",
     "hit_rate",
@@ -38,53 +34,56 @@ SHOWN = (  # parts of the names of the counters in the results file
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
-    """Adds a row for every kernel. ncu leaves the clocks as they are."""
-    for name in KERNELS:
-        rows.add("counters", {"kernel": name}, partial(_profile, name))
+    """Adds a row for the kernels of each backend. ncu leaves the clocks as they are."""
+    for backend in KERNELS:
+        rows.add("counters", {"kernels of": backend}, partial(_profile, backend))
 
 
-def _profile(name: str) -> dict[str, object]:
+def _profile(backend: str) -> dict[str, object]:
+    """Returns the column "counters", {operator: {counter: value}}."""
     if (ncu := shutil.which("ncu")) is None:
         raise SkipRow("ncu (Nsight Compute) is not installed")
+    if (reason := unavailable(backend)) is not None:
+        raise SkipRow(reason)
     command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw"]
     command += [option for section in SECTIONS for option in ("--section", section)]
-    command += [sys.executable, "-m", "benchmarks.gpu.counters", name]
+    command += [sys.executable, "-m", "benchmarks.gpu.counters", backend]
     completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    counters = read_counters(completed.stdout)
-    if not counters:
-        raise RuntimeError(f"ncu: exit status {completed.returncode}: {(completed.stdout + completed.stderr)[-300:]}")
-    return {"counters": counters}
+    kernels, operators = read_counters(completed.stdout), KERNELS[backend]
+    if len(kernels) != len(operators):
+        message = (completed.stdout + completed.stderr)[-300:]
+        raise RuntimeError(f"ncu: {len(kernels)} kernels, exit status {completed.returncode}: {message}")
+    return {"counters": dict(zip(operators, kernels))}
 
 
-def read_counters(output: str) -> dict[str, float | str]:
-    """Returns the counters of the last kernel in ncu's output (--csv --page raw), by name, of the kinds in SHOWN.
+def read_counters(output: str) -> list[dict[str, object]]:
+    """Returns the counters of every kernel in ncu's output (--csv --page raw), by name, of the kinds in SHOWN.
 
     The output has a line of names, a line of units and a line for each kernel, between messages that start with "==".
     """
     lines = list(csv.reader(line for line in output.splitlines() if line.startswith('"')))
-    if len(lines) < 3:
-        return {}
-    named = dict(zip(lines[0], lines[-1]))
-    counters: dict[str, float | str] = {"function": named.get("Kernel Name", "")}
+    return [_counters(dict(zip(lines[0], kernel))) for kernel in lines[2:]]
+
+
+def _counters(named: dict[str, str]) -> dict[str, object]:
+    counters: dict[str, object] = {"function": named.get("Kernel Name", "")}
     for counter, value in named.items():
         if any(part in counter for part in SHOWN):
-            try:
+            with suppress(ValueError):  # a counter that was not measured is no number
                 counters[counter] = float(value.replace(",", ""))
-            except ValueError:
-                continue  # the counter was not measured
     return counters
 
 
 def main() -> None:
-    operator, backend = KERNELS[sys.argv[1]]
-    case: Case = next(cases(operator, LLAMA_8B.shape, LLAMA_8B.documents, torch.device("cuda")))
-    run = case.on(backend)
-    run()
-    torch.cuda.synchronize()
-    torch.cuda.profiler.start()
-    run()
-    torch.cuda.synchronize()
-    torch.cuda.profiler.stop()
+    backend, device = sys.argv[1], torch.device("cuda")
+    for operator in KERNELS[backend]:
+        run = next(cases(operator, LLAMA_8B.shape, LLAMA_8B.documents, device)).on(backend)
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.start()
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.profiler.stop()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import driver as nvidia
+from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from pymultiling.ops import backends, dispatch
@@ -96,6 +97,7 @@ def dry_launches(capability: int) -> Iterator[list[Compilation]]:
         stack.enter_context(patch.object(dispatch, "_launch_on_device_of", _launch))
         stack.enter_context(patch.object(JITFunction, "run", _compile))
         stack.enter_context(patch.object(launching, "_known", {}))  # kernels that were not loaded stay out of the table
+        stack.enter_context(patch.object(CompiledKernel, "__getitem__", lambda *_: _do_nothing))
         yield stack.enter_context(recorded_compilations())
 
 
@@ -112,6 +114,10 @@ def _launch(tensor: Tensor, launch: Callable[..., Any], *arguments: object) -> A
     for result in () if results is None else (results,) if isinstance(results, Tensor) else results:
         result.zero_()
     return results
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 _run = JITFunction.run

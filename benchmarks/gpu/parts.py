@@ -34,8 +34,8 @@ FIRST = (
     Part("model", 100, needs_build=True),
     Part("detection", 30),
     Part("errors", 40),
-    Part("counters", 50, needs_build=True),
-    Part("sanitizer", 50, needs_build=True),
+    Part("counters", 65, needs_build=True),
+    Part("sanitizer", 120, needs_build=True),
 )
 SECOND = (
     Part("rivals", 110),

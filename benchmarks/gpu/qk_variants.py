@@ -68,8 +68,8 @@ def _after_rotation(problem: QKProblem) -> QKProblem:
 
 
 def _with_norm(problem: QKProblem) -> QKProblem:
-    gains = {name: torch.full_like(x, 1.01) for name, x in (("q_gain", problem.q), ("k_gain", problem.k))}
-    return problem._replace(**gains)
+    q_norm, k_norm = QKProblem._fields[7:9]  # factors of the shapes of q and k
+    return problem._replace(**{q_norm: torch.ones_like(problem.q), k_norm: torch.ones_like(problem.k)})
 
 
 def _with_softcap(problem: QKProblem) -> QKProblem:

@@ -17,15 +17,18 @@ import torch
 from benchmarks.gpu.errors import cases
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import BACKEND, DTYPE, LLAMA_8B, Workload
+from pymultiling.ops import unavailable
 
+QK = ("qk_importance", "qk_estimate")
+OTHERS = ("column_energy", "active_count", "gated_ffn", "mask_neurons", "value_energy", "nearest_neighbors")
 # The tool, the backend and the operators of each check, the most important first.
 CHECKS = (
-    ("memcheck", BACKEND, ("column_energy", "gated_ffn", "value_energy", "mask_neurons", "active_count")),
-    ("memcheck", BACKEND, ("qk_importance", "qk_estimate")),
-    ("memcheck", "cuda", ("qk_importance",)),
-    ("racecheck", "cuda", ("qk_importance",)),
+    ("memcheck", BACKEND, OTHERS + QK),
+    ("memcheck", "cuda", QK[:1]),
+    ("racecheck", "cuda", QK[:1]),
+    ("racecheck", BACKEND, QK),
 )
-SECONDS = 20  # for a check
+SECONDS = 40  # for a check, of which torch takes some to load its kernels under the sanitizer
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
@@ -42,6 +45,8 @@ def _check(tool: str, backend: str, operators: tuple[str, ...]) -> dict[str, obj
     """
     if shutil.which("compute-sanitizer") is None:
         raise SkipRow("compute-sanitizer is not installed")
+    if (reason := unavailable(backend)) is not None:
+        raise SkipRow(reason)
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
     command += [sys.executable, "-m", "benchmarks.gpu.sanitizer", backend, *operators]
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

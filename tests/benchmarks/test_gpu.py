@@ -23,7 +23,7 @@ TABLES = {
     "model, times": {"run", "model", "batch", *TIMES, "times forward", "launches"},
     "detection": {"call"},
     "errors": {"operator", "input", "dtype", "error", "plain PyTorch", "within budget"},
-    "counters": {"kernel"},
+    "counters": {"kernels of"},
     "sanitizer": {"tool", "backend", "operators"},
     "targets": {"target", "bound", "measured", "met"},
 }

@@ -64,7 +64,7 @@ def test_idle_time_is_the_time_between_overlapping_events():
     assert times["idle share"] == round(1 / 3, 4) and times["longest gaps ms"] == [20]
 
 
-def test_counters_are_those_of_the_last_kernel_and_have_numbers():
+def test_counters_of_every_kernel_that_are_numbers():
     output = """==PROF== Connected to process 1
 "ID","Kernel Name","l1tex__t_sector_hit_rate.pct","sm__warps_active.avg.pct_of_peak_sustained_active","launch__x"
 "","","%","%",""
@@ -72,8 +72,11 @@ def test_counters_are_those_of_the_last_kernel_and_have_numbers():
 "1","second","1,234.5","n/a","2"
 ==PROF== Disconnected
 """
-    assert read_counters(output) == {"function": "second", "l1tex__t_sector_hit_rate.pct": 1234.5}
-    assert read_counters("==ERROR== no permission") == {}
+    first, second = read_counters(output)
+    hits, active = "l1tex__t_sector_hit_rate.pct", "sm__warps_active.avg.pct_of_peak_sustained_active"
+    assert first == {"function": "first", hits: 10.5, active: 20}
+    assert second == {"function": "second", hits: 1234.5}
+    assert read_counters("==ERROR== no permission") == []
 
 
 def test_jobs_start_in_order_on_the_first_free_core(monkeypatch):

@@ -16,21 +16,21 @@ MASK = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 1, 1]])
 
 
 def test_every_row_of_a_batch_is_a_document():
-    documents = BatchDocuments.of_rows(MASK, MASK).on(CPU)
+    documents = BatchDocuments.of_rows(MASK.bool()).on(CPU)
     assert documents.ids.tolist() == [0, 0, 0, -1, -1, -1, -1, -1, -1, 2, 2, 2]
     assert documents.offsets.tolist() == [0, 3, 3, 6]
     assert documents.order.tolist() == [0, 1, 2, 9, 10, 11, 3, 4, 5, 6, 7, 8]
 
 
 def test_rows_without_padding_are_in_order():
-    documents = BatchDocuments.of_rows(MASK, None).on(CPU)
+    documents = BatchDocuments.of_rows(torch.ones(3, 4, dtype=torch.bool), is_full=True).on(CPU)
     assert documents.ids.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert documents.offsets.tolist() == [0, 4, 8, 12] and documents.order is None
 
 
-@pytest.mark.parametrize("mask", [MASK, None])
-def test_documents_are_moved_to_a_device_once(mask):
-    batch = BatchDocuments.of_rows(MASK, mask)
+@pytest.mark.parametrize("is_full", [False, True])
+def test_documents_are_moved_to_a_device_once(is_full):
+    batch = BatchDocuments.of_rows(torch.ones(3, 4, dtype=torch.bool) if is_full else MASK.bool(), is_full=is_full)
     moved = batch.on(META)
     tensors = [x for x in (moved.ids, moved.offsets, moved.order) if x is not None]
     assert {x.device for x in tensors} == {META} and moved.count == 3

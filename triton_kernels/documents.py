@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.mathematics.documents import group_tokens
+from pymultiling.triton_kernels.launching import ceil_div
 
 # (bytes of a row that a program reads, threads of a program). A few long documents make few programs. These programs
 # then get half the columns and twice the threads. A cache line has 128 bytes.
@@ -79,7 +80,7 @@ def pick_block(width: int, itemsize: int, programs_per_block: int) -> tuple[int,
         itemsize: bytes of a number.
         programs_per_block: number of programs for each block of columns.
     """
-    enough = (block for block in BLOCKS if triton.cdiv(width * itemsize, block[0]) * programs_per_block >= PROGRAMS)
+    enough = (block for block in BLOCKS if ceil_div(width * itemsize, block[0]) * programs_per_block >= PROGRAMS)
     return next(enough, BLOCKS[-1])
 
 

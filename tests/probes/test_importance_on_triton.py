@@ -15,7 +15,7 @@ from tests.probes.test_fast_importance import (
     test_estimates_of_short_documents_are_exact,
 )
 from tests.probes.test_importance import test_float32_importance_is_float64_brute_force
-from tests.probes.test_importance_limits import test_a_neuron_that_dominates_a_normed_head_is_exact_in_float32
+from tests.probes.test_importance_limits import test_a_small_or_dominating_neuron_under_a_norm_is_exact_in_float32
 from tests.support.tiny_models import tiny_batch, tiny_model
 
 if (reason := backends.load_triton()) is not None:
@@ -24,7 +24,7 @@ if (reason := backends.load_triton()) is not None:
 from triton.runtime.interpreter import GridExecutor
 
 __all__ = [
-    "test_a_neuron_that_dominates_a_normed_head_is_exact_in_float32",
+    "test_a_small_or_dominating_neuron_under_a_norm_is_exact_in_float32",
     "test_estimates_include_the_biases_of_attention_scores",
     "test_estimates_of_short_documents_are_exact",
     "test_float32_importance_is_float64_brute_force",

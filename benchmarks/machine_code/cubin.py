@@ -21,12 +21,22 @@ def disassemble(cubin: bytes) -> str:
     return run_cuobjdump(cubin, "-sass")
 
 
+def disassemble_with_lines(cubin: bytes) -> str:
+    """Returns the machine code as text, with comments that name the source lines of the instructions."""
+    return run_tool("nvdisasm", cubin, "-gi", "-c")
+
+
 def run_cuobjdump(cubin: bytes, option: str) -> str:
     """Returns the output of cuobjdump for a cubin."""
-    program = shutil.which("cuobjdump", path=tool_folders())
+    return run_tool("cuobjdump", cubin, option)
+
+
+def run_tool(name: str, cubin: bytes, *options: str) -> str:
+    """Returns the output of one of NVIDIA's tools for a cubin."""
+    program = shutil.which(name, path=tool_folders())
     if program is None:
         raise FileNotFoundError(
-            "cuobjdump is neither in the triton package nor on the PATH: install NVIDIA's CUDA toolkit"
+            f"{name} is neither in the triton package nor on the PATH: install NVIDIA's CUDA toolkit"
         )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
@@ -34,10 +44,10 @@ def run_cuobjdump(cubin: bytes, option: str) -> str:
         # cuobjdump searches the PATH for nvdisasm.
         environment = os.environ | {"PATH": tool_folders()}
         completed = subprocess.run(
-            [program, option, file], env=environment, capture_output=True, text=True, check=False
+            [program, *options, file], env=environment, capture_output=True, text=True, check=False
         )
     if completed.returncode:
-        raise RuntimeError(f"cuobjdump {option}: {completed.stderr.strip()}")
+        raise RuntimeError(f"{name} {' '.join(options)}: {completed.stderr.strip()}")
     return completed.stdout
 
 

@@ -22,6 +22,7 @@ from benchmarks.machine_code.chips import CHIPS
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from pymultiling.ops.registry import OPERATORS
+from pymultiling.triton_kernels import gated_ffn
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
 
 pytestmark = pytest.mark.long
@@ -123,11 +124,11 @@ def test_gated_ffn_moves_16_bytes_at_a_time(table, folder):
     for file in table["code"][is_default[is_default].index]:
         (loop,) = machine_code.sweep_loops(machine_code.parse((folder / file).read_text()))
         moves = [instruction.opcode.split(".") for instruction in loop if instruction.kind == "global"]
-        loads = [
-            move for move in moves if move[0] in ("LDG", "LDGSTS") and "64" not in move
-        ]  # 64 bits: a document index
+        loads = [move for move in moves if move[0] == "LDGSTS"]
+        tokens = [move for move in moves if move[0] == "LDG"]  # of a scattered document: 32 bits for each row
         stores = [move for move in moves if move[0] == "STG"]
         assert len(loads) >= 2 and all("128" in move for move in loads), loads
+        assert tokens == [["LDG", "E"]] * gated_ffn.ROWS, tokens
         assert len(stores) >= 1 and all("128" in move for move in stores), stores
 
 

@@ -30,7 +30,8 @@ class NeuronStatistics:
         sum: {site: (layers, neurons) float64}, sum of the importance over the documents.
         minimum: {site: (layers, neurons)}, smallest importance in a document. It is inf if there are no documents.
         votes: {site: (layers, neurons) int64}, number of documents in which the rule selected the neuron.
-        rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it.
+        rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it. `detect` appends "; " and
+            how importance is defined: the score, the zeroing and whether q and k are estimated.
     """
 
     documents: int

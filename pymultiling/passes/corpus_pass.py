@@ -294,8 +294,8 @@ def _launch_batches(
         if number < measured_batches:
             continue
         is_sentences = job.tokenisation.form == "sentences"
-        numbers = documents.positions[batch.order].tolist() if is_sentences else batch.order
-        add_names = partial(add_document_name, job.content_label(chunk.corpus), numbers, _describe_part(chunk))
+        indices = documents.positions[batch.order].tolist() if is_sentences else batch.order
+        add_names = partial(add_document_name, job.content_label(chunk.corpus), indices, _describe_part(chunk))
         with add_names():
             statistics = measure(batch, source)
         yield Launched(statistics, number, len(batch.order), batch.tokens, tokens_done, add_names)
@@ -376,7 +376,7 @@ def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes
 
 
 def _describe_part(chunk: Chunk) -> str:
-    """Returns the part of a corpus in which the documents of a chunk are numbered."""
+    """Returns the part of a corpus in which the documents of a chunk are counted."""
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"

@@ -146,7 +146,7 @@ class ActivationProbe:
                 probe.measure(input_ids, attention_mask)
             document = broken_documents[0]
             raise NonFiniteActivations(
-                f"NaN or infinite output of document {document} of the batch: {NON_FINITE_ADVICE}", document
+                f"NaN or infinite output of document {document + 1} of the batch: {NON_FINITE_ADVICE}", document
             )
 
         return require_finite

@@ -43,7 +43,7 @@ class FiniteCheck:
         if places:
             layer, site, document = places[0]
             raise NonFiniteActivations(
-                f"NaN or infinite values at site {self._sites[site]}, layer {layer}, document {document} of the "
+                f"NaN or infinite values at site {self._sites[site]}, layer {layer}, document {document + 1} of the "
                 f"batch: {NON_FINITE_ADVICE}",
                 document,
             )

@@ -128,15 +128,16 @@ def qk_importance(
     S are the attention scores. y_n is their change when neuron n's row of the projection is zero. Neurons are zeroed
     before the rotation if q_plain and k_plain are given, and after it otherwise. With
 
-        u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2
+        u = exp(y) - 1,  mean = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - mean))^2 / (1 + mean)^2
 
     one sweep over the attention scores is enough for each neuron. This is exact, and no tensor of size l x l x d is
     made. Each row of the batch is a document.
 
-    mode="fast" estimates the sum over the keys j from at most 16 keys for each query. Probable keys are taken as they
-    are: those with A above the lowest of the thresholds 0.07 2^-m, m = 0 ... 7, that at most 8 keys pass. From the
-    other keys, whose A sum to M, R are drawn evenly spaced, with probability proportional to A, each with weight M / R.
-    R is 16 minus the number of the probable keys, rounded down to an even number. Then
+    mode="fast" estimates the sum over the keys j from at most 16 keys for each query. The certain keys have the weight
+    w = A: those with A above the lowest of the thresholds 0.07, 0.07 / 2, ... 0.07 / 128 that at most 8 keys pass, or
+    above 0.07 if there is none. From the other keys, whose A sum to M, R are drawn evenly spaced, with probability
+    proportional to A, and each draw adds M / R to the weight of its key. R is 16 minus the number of the certain keys,
+    rounded down to an even number. Then
 
         f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,   importance[n] = sum over queries of f
 
@@ -149,7 +150,8 @@ def qk_importance(
 
     Args:
         q: (B, H, l, d), the rotated queries. Any floating dtype.
-        k: (B, K, l, d), the rotated keys in q's dtype. K divides H: query heads k G ... k G + G - 1 share key head k.
+        k: (B, K, l, d), the rotated keys in q's dtype. K divides H; with G = H / K, query heads g G
+            to g G + G - 1 share key head g.
         q_plain: (B, H, l, d), the queries before the rotation but after their norm, if they have one. None: neurons are
             zeroed after the rotation, as in the published code of the paper; cos and sin are then not used.
         k_plain: (B, K, l, d), the keys before the rotation but after their norm. Given exactly if `q_plain` is.
@@ -165,7 +167,7 @@ def qk_importance(
         scale: factor of the attention scores, usually d^-1/2.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
-        interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
+        interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.
         mode: "exact" or "fast".
         backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
 

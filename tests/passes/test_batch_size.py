@@ -35,13 +35,13 @@ def set_memory(monkeypatch, tokens):
 @pytest.fixture
 def forwards(monkeypatch):
     """A list to which every forward of importance adds its number of tokens, padding included."""
-    sizes, measure = [], ImportanceProbe.measure
+    sizes, launch = [], ImportanceProbe.launch
 
     def count_tokens(self, input_ids, *arguments):
         sizes.append(input_ids.numel())
-        return measure(self, input_ids, *arguments)
+        return launch(self, input_ids, *arguments)
 
-    monkeypatch.setattr(ImportanceProbe, "measure", count_tokens)
+    monkeypatch.setattr(ImportanceProbe, "launch", count_tokens)
     return sizes
 
 

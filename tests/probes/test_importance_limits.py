@@ -80,7 +80,7 @@ def test_an_unknown_family_is_refused_by_name(model):
 def test_a_broken_weight_is_reported_with_its_site_and_layer(site, layer, module, value):
     model = tiny_model("mistral")
     model.model.layers[layer].get_submodule(module).weight.data[3, 2] = value
-    with pytest.raises(pml.NonFiniteActivations, match=rf"site {site}, layer {layer}, document 0 "):
+    with pytest.raises(pml.NonFiniteActivations, match=rf"site {site}, layer {layer}, document 1 "):
         pml.importance(model, **tiny_batch())
 
 
@@ -89,7 +89,7 @@ def test_the_broken_document_is_named():
     batch["input_ids"][1, 2] = 60
     batch["input_ids"][[0, 2]] = batch["input_ids"][[0, 2]].clamp(max=59)
     model.model.embed_tokens.weight.data[60] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="document 1 "):
+    with pytest.raises(pml.NonFiniteActivations, match="document 2 "):
         pml.importance(model, **batch)
 
 

@@ -36,7 +36,7 @@ def tokens_that_fit(decoder: Decoder) -> int:
     widths, hidden = decoder.widths(), weight_of(decoder.layers[0].o).shape[0]
     token = size * (6 * hidden + 4 * widths["ffn"]) + 24 * (widths["q"] + widths["k"] + widths["v"])
     tokens = int(PART_OF_FREE_MEMORY * min(known)) // token
-    return min(LARGEST, 2 ** max(0, tokens.bit_length() - 1))
+    return min(LARGEST, 1 << max(0, tokens.bit_length() - 1))
 
 
 def free_memory(device: torch.device) -> int | None:

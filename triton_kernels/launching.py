@@ -68,6 +68,8 @@ def launch_kernel(
         compiled[programs, 1, 1](*arguments, *values)
         return
     compiled = kernel[(programs,)](*arguments, **constants, **options)
+    if compiled is None:  # one of Triton's hooks has taken the launch
+        return
     if len(_known) >= MOST_LAUNCHES:
         _known.clear()
     _known[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])

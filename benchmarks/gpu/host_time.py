@@ -19,18 +19,20 @@ import torch
 
 from benchmarks.gpu.model_runs import open_run, random_llama
 from benchmarks.gpu.stub_gpu import stub_gpu
-from benchmarks.gpu.workload import EXACT, FAST, FFN_V_O, FORWARD, QUICK
+from benchmarks.gpu.workload import EXACT, FAST, FFN_V_O, FORWARD
 from benchmarks.measuring.alternating import alternate
 from benchmarks.measuring.environment import describe
+from benchmarks.operators.shapes import Shape
 
+SHAPE = Shape("narrow", hidden=64, layers=32, heads=4, kv_heads=2, ffn=96, length=32)
+DOCUMENTS, VOCABULARY = 2, 128
 RUNS = (FORWARD, FFN_V_O, EXACT, FAST)
 
 
 def measure(layers: int, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Returns {run: {"milliseconds": median, "beyond the forward": median of the differences}}."""
-    workload = replace(QUICK, shape=replace(QUICK.shape, layers=layers))
-    model = random_llama(workload, device)
-    tokens = torch.randint(1, workload.vocabulary, (workload.documents, workload.shape.length), device=device)
+    model = random_llama(replace(SHAPE, layers=layers), VOCABULARY, device)
+    tokens = torch.randint(1, VOCABULARY, (DOCUMENTS, SHAPE.length), device=device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def finished(run: Callable[[], object]) -> Callable[[], None]:

@@ -149,7 +149,7 @@ def _describe(value: object) -> str:
     return repr(value) if isinstance(value, AddedToken) else type(value).__name__
 
 
-def document_length(model: nn.Module, max_length: int, batch_tokens: int, pack: int | None) -> int:
+def document_length(model: nn.Module, max_length: int, batch_tokens: int | None, pack: int | None) -> int:
     """Checks the three options and returns the maximum number of tokens of a document.
 
     It is max_length, or the number of the model's positions if that is smaller.
@@ -157,13 +157,13 @@ def document_length(model: nn.Module, max_length: int, batch_tokens: int, pack: 
     Args:
         model: the model, whose positions limit the length.
         max_length: the maximum number of tokens that the user gave.
-        batch_tokens: tokens of a batch. It is only checked.
+        batch_tokens: tokens of a batch; None: not decided yet. It is only checked.
         pack: tokens of a packed document, or None without packing. It is only checked.
 
     Raises:
         ValueError: an argument is out of range, or packed documents would be longer than the maximum.
     """
-    if max_length < 2 or batch_tokens < 1 or (pack is not None and pack < 2):
+    if max_length < 2 or (batch_tokens is not None and batch_tokens < 1) or (pack is not None and pack < 2):
         raise ValueError("max_length and pack must be at least 2 tokens, batch_tokens at least 1")
     positions: int = getattr(model.config, "max_position_embeddings", None) or max_length
     length = min(max_length, positions)

@@ -219,6 +219,7 @@ def _sum_log_likelihoods(
             raise CorpusError(f"{label.format(language)}: no token to predict; give texts of at least two tokens")
 
     spread_over = process_count(model)
+    assert options.batch_tokens is not None, "the functions of this module take a number"
     with LikelihoodProbe(model, list(sets.values()), scale, mean) as probe:
         likelihoods = SetLikelihoods(probe, len(sets), options.batch_tokens, halves=spread_over == 1)
 

@@ -15,6 +15,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.pending import Pending
@@ -50,7 +51,7 @@ def activations(
     *,
     positions: Literal["all", "last"] = "all",
     max_length: int = 512,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = 4096,
     pack: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
@@ -66,7 +67,7 @@ def activations(
     *,
     positions: Literal["response"],
     max_length: int = 512,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = 4096,
     pack: None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
@@ -81,7 +82,7 @@ def activations(
     *,
     positions: Positions = "all",
     max_length: int = 512,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = 4096,
     pack: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
@@ -158,6 +159,7 @@ def activations(
             **identify_inputs(probe.decoder.base_model, tokenisation),
         },
         check=check,
+        tokens_that_fit=lambda: tokens_that_fit(probe.decoder),
         spread_over=probe.decoder.tensor_parallel.count,
     )
     counts = Activations()

@@ -14,6 +14,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.neurons.sites import SITES, Site
+from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.activation_sums import ActivationSumProbe
@@ -31,7 +32,7 @@ def mean_activations(
     *,
     sites: Site | Iterable[Site] = SITES,
     max_length: int = 512,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = 4096,
     pack: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
@@ -96,6 +97,7 @@ def mean_activations(
             **identify_inputs(probe.decoder.base_model, tokenisation),
         },
         check=check,
+        tokens_that_fit=lambda: tokens_that_fit(probe.decoder),
         content_label=lambda _: "the texts",
         corpus_label=lambda _: "",
         spread_over=probe.decoder.tensor_parallel.count,

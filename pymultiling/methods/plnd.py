@@ -21,6 +21,7 @@ from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES, Site
+from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.pending import Pending
 from pymultiling.probes.importance import ImportanceProbe
@@ -169,7 +170,7 @@ def detect(
     score: ImportanceScore = "importance",
     qk: Mode = "exact",
     max_length: int = 512,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = 4096,
     pack: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
@@ -203,7 +204,9 @@ def detect(
         score: as in `importance`.
         qk: as in `importance`.
         max_length: longer documents are cut to this many tokens, or to the length that the model supports.
-        batch_tokens: the largest number of tokens in one forward, padding included.
+        batch_tokens: the largest number of tokens in one forward, padding included. None: as many as half of the free
+            memory of the model's devices holds, at most 65,536. The first process decides for all, and a checkpoint
+            keeps the number. Sums then depend on it up to rounding.
         pack: join consecutive texts of a language into documents of this many tokens. Texts are joined within a chunk
             of 256 characters for each token of a batch. None: each text is a document.
         workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
@@ -261,6 +264,7 @@ def detect(
             **identify_inputs(probe.decoder.base_model, tokenisation),
         },
         check=check,
+        tokens_that_fit=lambda: tokens_that_fit(probe.decoder),
         spread_over=probe.decoder.tensor_parallel.count,
     )
     with probe:

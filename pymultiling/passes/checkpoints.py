@@ -65,6 +65,7 @@ class PassState(Generic[S]):
         report_before: report of the texts before the current chunk.
         report: report of the texts up to the end of the current chunk.
         ended: whether the whole corpus was measured.
+        batch_tokens: tokens of a forward in this pass; None: not decided yet.
     """
 
     total: S
@@ -75,6 +76,7 @@ class PassState(Generic[S]):
     report_before: CorpusReport = field(default_factory=CorpusReport)
     report: CorpusReport = field(default_factory=CorpusReport)
     ended: bool = False
+    batch_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Checkpoints:
                     report_before=CorpusReport(**body["before"]),
                     report=CorpusReport(**body["report"]),
                     ended=body["ended"],
+                    batch_tokens=body.get("batch_tokens"),  # older checkpoints lack it
                 )
             except _DamagedError as error:
                 consequence = "the previous one is used" if numbers else "the corpus is measured from the start"
@@ -184,6 +187,7 @@ class Checkpoints:
                 "before": asdict(state.report_before),
                 "report": asdict(state.report),
                 "ended": state.ended,
+                "batch_tokens": state.batch_tokens,
                 "tensors": _hash(tensors.read_bytes()),
             }
             with write_atomically(manifest) as partial:

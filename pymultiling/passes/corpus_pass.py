@@ -23,6 +23,7 @@ from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.passes.agreement import check_same_call, check_same_texts
+from pymultiling.passes.batch_size import USUAL
 from pymultiling.passes.checkpoints import CheckpointInterval, PassState, S, open_checkpoints
 from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.identity import model_hash
@@ -37,7 +38,7 @@ class Options:
     """How a pass is run. Of these, only `batch_tokens` affects the result.
 
     Attributes:
-        batch_tokens: tokens in one forward, padding included.
+        batch_tokens: tokens in one forward, padding included; None: as many as fit in the free memory.
         workers: number of processes that tokenise while the model runs; 0: this process tokenises.
         checkpoint: folder for checkpoints; None: no checkpoints are written.
         checkpoint_seconds: seconds after which a state is written.
@@ -45,7 +46,7 @@ class Options:
         progress: whether to show progress on stderr.
     """
 
-    batch_tokens: int
+    batch_tokens: int | None
     workers: int = 1
     checkpoint: str | Path | None = None
     checkpoint_seconds: float = 60.0
@@ -53,6 +54,8 @@ class Options:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
         self.checkpoint_interval()  # checks its arguments
@@ -93,6 +96,7 @@ class Job(Generic[S]):
         corpus_label: what error messages call the corpus that is read, such as "corpus 'fr'". It is "" if there is only
             one.
         spread_over: how many processes have a part of the model; 1: each process has the whole model.
+        tokens_that_fit: gives the tokens of a forward if `batch_tokens` is None.
         halve_batches: whether a batch that does not fit in memory is measured in halves. False: `measure` halves its
             batches itself.
         unit: what the progress calls documents.
@@ -104,6 +108,7 @@ class Job(Generic[S]):
     measure: Callable[[Batch, BatchSource], S | Pending[S]]
     identity: Callable[[], Mapping[str, object]]
     check: Callable[[str, S, CorpusReport], None]
+    tokens_that_fit: Callable[[], int] = lambda: USUAL
     content_label: Callable[[str], str] = "language {!r}".format
     corpus_label: Callable[[str], str] = "corpus {!r}".format
     spread_over: int = 1
@@ -134,11 +139,15 @@ def run_pass(
         raise CorpusError("no corpora were given: pass {language: texts or path}")
     fields = job.tokenisation.fields
     shards: dict[str, list[Shard]] = {name: shards_of(source) for name, source in corpora.items()}
-    size = ChunkSize.of(options.batch_tokens)
+    size = ChunkSize.of(options.batch_tokens or USUAL)  # not by memory: chunks decide which sums are added up
     with ExitStack() as stack:
         team = stack.enter_context(processes(job.spread_over))
         descriptions = {f"corpus {name!r}": describe_shards(corpus_shards) for name, corpus_shards in shards.items()}
-        settings = {"corpora": list(shards), **descriptions, "batch_tokens": options.batch_tokens}
+        settings: dict[str, object] = {
+            "corpora": list(shards),
+            **descriptions,
+            "batch_tokens": options.batch_tokens,
+        }
         if team.several or options.checkpoint:
             settings |= job.identity()
         if team.several:
@@ -149,6 +158,9 @@ def run_pass(
         restored = team.broadcast_first(
             [checkpoints.restore(number, total.load) or PassState(total) for number, total in enumerate(empty)]
         )
+        # The tokens of a forward stay those of the checkpoint, because a state counts batches.
+        batch_tokens = options.batch_tokens or _tokens_by_memory(team, job, restored)
+        restored = [replace(state, batch_tokens=batch_tokens) for state in restored]
         # With a spread model, only the first process has restored a state. The others got its statistics, and add them
         # to their own empty ones, so that the rows are written into their own tables.
         if team.one_model:
@@ -180,7 +192,7 @@ def run_pass(
                 _add_corpus_name(name, job, options.checkpoint, states),
             ):
                 try:
-                    for step in _measure_corpus(chunk_stream, first_state, measure, job, options.batch_tokens):
+                    for step in _measure_corpus(chunk_stream, first_state, measure, job, batch_tokens):
                         states[number] = step.state
                         checkpoints.update(number, step.state, step.documents)
                         done = None if step.done is None else spans[number].at(step.done)
@@ -196,6 +208,16 @@ def run_pass(
     for name, (total, report) in results.items():
         job.check(name, total, report)
     return results
+
+
+def _tokens_by_memory(team: Processes, job: Job[S], restored: Sequence[PassState[S]]) -> int:
+    """Returns the tokens of a forward where the free memory decides, the same number in all processes.
+
+    It is that of a checkpoint, if one has it, and otherwise what the first process finds.
+    """
+    kept = next((state.batch_tokens for state in restored if state.batch_tokens), None)
+    found = team.gather((kept, job.tokens_that_fit()))
+    return next((tokens for tokens, _ in found if tokens), found[0][1])
 
 
 def _check_same_call(
@@ -237,7 +259,7 @@ def _measure_corpus(
         state: how far the pass has come in the corpus.
         measure: gives the statistics of a batch.
         job: what the pass does with the documents.
-        batch_tokens: as in `Options`.
+        batch_tokens: tokens of a forward.
 
     Yields:
         A step after every batch and after every chunk.

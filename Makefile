@@ -18,8 +18,12 @@ demo: .venv/ready
 # The tests of a file run in the same process, so that fixtures that they share are created once.
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
+# The operators' Triton kernels as compiled for a GPU, interpreted: tests/ptx.
+PTX_TESTS := tests/ops/test_active_count.py tests/ops/test_column_energy.py
+
 test: .venv/ready
 	$(PYTEST) -m "not long"
+	$(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile -m "not long" --ptx sm_90
 
 test-long: .venv/ready
 	$(PYTEST) -m long

@@ -23,6 +23,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from pymultiling.ops import backends, dispatch
+from pymultiling.triton_kernels import launching
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def dry_launches(capability: int) -> Iterator[list[Compilation]]:
         stack.enter_context(patch.object(dispatch, "_launch_on_device_of", _launch))
         stack.enter_context(patch.object(JITFunction, "run", _compile))
         stack.enter_context(patch.object(CompiledKernel, "__getitem__", lambda *_: _do_nothing))
+        stack.enter_context(patch.object(launching, "_known", {}))  # kernels that were not loaded stay out of the table
         yield stack.enter_context(recorded_compilations())
 
 

@@ -89,7 +89,7 @@ def test_a_broken_batch_never_enters_the_sums(tmp_path, run):
     documents = [f"w3 w4 w{9 if number == 6 else 5} w6" for number in range(12)]
     length = len(TOKENIZER(documents[0])["input_ids"])
     options = dict(batch_tokens=2 * length, workers=0, progress=False)
-    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 6 of its corpus: .* layer 0"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 7 of its corpus: .* layer 0"):
         run(model, TOKENIZER, {"fr": documents}, checkpoint=tmp_path, checkpoint_documents=1, **options)
     manifest = max(tmp_path.rglob("0-*.json"), key=lambda path: int(path.stem.split("-")[1]))
     assert json.loads(manifest.read_text())["documents"] == 6

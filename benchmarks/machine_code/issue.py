@@ -26,7 +26,7 @@ from benchmarks.machine_code.sass import Instruction
 from benchmarks.machine_code.units import BARRIER, use_of
 
 MATRIX = SCOREBOARDS  # a scoreboard of the simulation for wgmma, which WARPGROUP.DEPBAR waits for
-SETTLE, PASSES = 2, 6  # passes of every warp through the loop: before the measurement, and measured
+SETTLE, PASSES = 2, 4  # passes of every warp through the loop: before the measurement, and measured
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,12 @@ class Warp:
     Attributes:
         step: its next step.
         ready: the first clock at which the step is ready, apart from its unit.
-        passes: how often the warp has finished the loop.
     """
 
     def __init__(self, steps: list[Step], start: int):
         self._steps, self._at = steps, start
         self._free = [0.0] * (SCOREBOARDS + 1)  # the clock at which each scoreboard is free
-        self.step, self.ready, self.passes = steps[start], 0.0, 0
+        self.step, self.ready = steps[start], 0.0
 
     def advance(self, clock: int, begin: float) -> None:
         """Goes on to the next step after one was issued.
@@ -120,10 +119,7 @@ class Warp:
             free[step.writes] = max(free[step.writes], begin + step.result)
         if step.reads is not None:
             free[step.reads] = max(free[step.reads], begin + step.operands)
-        self._at += 1
-        if self._at == len(self._steps):
-            self._at = 0
-            self.passes += 1
+        self._at = (self._at + 1) % len(self._steps)
         self.step = self._steps[self._at]
         self.ready = clock + step.stall
         for scoreboard in self.step.waits:
@@ -142,24 +138,24 @@ def simulate(code: list[Instruction], warps: int, machine: Machine = MACHINES[0]
     known = {instruction.address: instruction for instruction in code}
     decoded = {address: Step.of(instruction, machine) for address, instruction in known.items()}
     steps = [decoded[instruction.address] for instruction in code]
-    start = random.Random(seed)
-    states = [Warp(steps, start.randrange(len(steps))) for _ in range(warps)]
+    generator = random.Random(seed)
+    states = [Warp(steps, generator.randrange(len(steps))) for _ in range(warps)]
     unit_free: dict[str | None, float] = defaultdict(float)
-    clock, current, stays, ends = 0, 0, True, list[int]()
-    while len(ends) < warps * (SETTLE + PASSES):
+    clock, start_clock, current, stays = 0, 0, 0, True
+    for issued in range(warps * (SETTLE + PASSES) * len(steps)):
         ready = [max(warp.ready, unit_free[warp.step.unit] - warp.step.queue) for warp in states]
         clock = max(clock, ceil(min(ready)))
         # The first warp that is ready, beginning with the current one or with the one after it.
         first = current if stays else current + 1
         current = next(i % warps for i in range(first, first + warps) if ready[i % warps] <= clock)
-        warp, step, passes = states[current], states[current].step, states[current].passes
+        warp, step = states[current], states[current].step
         begin: float = clock
         if step.unit is not None:
             begin = max(clock, unit_free[step.unit])
             unit_free[step.unit] = begin + step.clocks
         warp.advance(clock, begin)
-        if warp.passes > passes:
-            ends.append(clock)
+        if issued < warps * SETTLE * len(steps):
+            start_clock = clock
         stays = step.stays
         clock += 1
-    return (ends[-1] - ends[warps * SETTLE - 1]) / (warps * PASSES)
+    return (clock - 1 - start_clock) / (warps * PASSES)

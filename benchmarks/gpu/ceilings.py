@@ -11,7 +11,6 @@ from benchmarks.gpu import clocks
 from benchmarks.gpu.device_timing import Run, Stopwatch
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import DTYPE, Workload
-from benchmarks.measuring.environment import describe_device
 
 Prepare: TypeAlias = Callable[[Workload, torch.device], tuple[Run, int, str]]  # the run, its work, and the work's unit
 
@@ -21,7 +20,6 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
     "copy" is the rate for the most bytes, "exp2" that of exponentials. Other programs take fractions of these two.
     """
-    rows.add("environment", {}, lambda: dict(describe_device(device)))
     clocks.measure(rows, "at the start")
     stopwatch = Stopwatch(device)
     *smaller, largest = workload.copied

@@ -11,7 +11,6 @@ from benchmarks.gpu import clocks
 from benchmarks.gpu.device_timing import Run, Stopwatch
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import DTYPE, Workload
-from benchmarks.measuring.environment import describe_device
 
 Prepare: TypeAlias = Callable[[Workload, torch.device], tuple[Run, int, str]]  # the run, its work, and the work's unit
 
@@ -21,7 +20,6 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
     "copy" is the rate for the most bytes, "exp2" that of exponentials. Other programs take fractions of these two.
     """
-    rows.add("environment", {}, lambda: dict(describe_device(device)))
     clocks.measure(rows, "at the start")
     stopwatch = Stopwatch(device)
     *smaller, largest = workload.copied
@@ -37,6 +35,36 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
         rows.add("ceilings", {"ceiling": name}, measure_rate)
     clocks.measure(rows, "after a matrix product")
+    _add_overlap(rows, device)
+
+
+def _add_overlap(rows: Rows, device: torch.device) -> None:
+    """Adds the clocks of an exponential in a loop with other instructions, measured and predicted (overlap.py)."""
+    machine_code: list[str] = []
+
+    def measure() -> dict[str, object]:
+        if device.type != "cuda":
+            raise SkipRow("the kernel that measures it is a GPU's")
+        from benchmarks.gpu import overlap
+
+        measured, sass = overlap.measure(device)
+        machine_code.append(sass)
+        return _by_warps(measured)
+
+    def predict() -> dict[str, object]:
+        if not machine_code:
+            raise SkipRow("there is no machine code of a run")
+        from benchmarks.gpu import overlap
+
+        return _by_warps(overlap.predict(machine_code[0]))
+
+    rows.add("overlap", {"clocks": "measured"}, measure)
+    rows.add("overlap", {"clocks": "predicted"}, predict)
+
+
+def _by_warps(clocks: dict[int, float]) -> dict[str, object]:
+    """Returns the columns for {warps of a scheduler: clocks for each exponential}."""
+    return {f"{warps} warps": round(number, 2) for warps, number in clocks.items()}
 
 
 def _copy(moved: int, workload: Workload, device: torch.device) -> tuple[Run, int, str]:

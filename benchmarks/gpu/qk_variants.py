@@ -68,8 +68,7 @@ def _after_rotation(problem: QKProblem) -> QKProblem:
 
 
 def _with_norm(problem: QKProblem) -> QKProblem:
-    q_norm, k_norm = QKProblem._fields[7:9]  # factors of the shapes of q and k
-    return problem._replace(**{q_norm: torch.ones_like(problem.q), k_norm: torch.ones_like(problem.k)})
+    return problem._replace(q_growth=torch.full_like(problem.q, 0.01), k_growth=torch.full_like(problem.k, 0.01))
 
 
 def _with_softcap(problem: QKProblem) -> QKProblem:

@@ -79,7 +79,7 @@ def stub_gpu() -> Iterator[None]:
         for name, stub in (
             ("pymultiling.ops.dispatch.FASTEST", {"cpu": "triton"}),
             ("pymultiling.ops.dispatch.why_unavailable", lambda *_: None),
-            ("pymultiling.probes.importance.FiniteCheck", lambda _: _do_nothing),
+            ("pymultiling.probes.importance_values.FiniteCheck.__call__", _do_nothing),
         ):
             stack.enter_context(patch(name, stub))
         yield

@@ -80,9 +80,10 @@ def _targets(tables: Tables, backend: str) -> Iterator[Target]:
     for row in tables.get("operators", []):
         if row["backend"] == backend:
             where = {name: row[name] for name in ("operator", "size", "backend")}
-            yield Target(
-                f"{row['operator']}, {row['size']}: launches a call", "operators", where, "launches", maximum=1
-            )
+            # The second kernel of nearest_neighbors looks at the rows that the first has left open.
+            most = 2 if row["operator"] == "nearest_neighbors" else 1
+            description = f"{row['operator']}, {row['size']}: launches a call"
+            yield Target(description, "operators", where, "launches", maximum=most)
 
 
 def _within_budget(tables: Tables) -> dict[str, object]:

@@ -16,6 +16,7 @@ TIMES = {"median ms", "p10 ms", "p90 ms"}
 TABLES = {
     "clocks": {"when"},
     "ceilings": {"ceiling", "a second"},
+    "overlap": {"clocks"},
     "correctness": {"operator", "error", "within budget", "same bits twice", "launches"},
     "operators": {"operator", "size", "backend", *TIMES, "bytes", "of copy rate", "launches"},
     "q and k variants": {"variant", "size", "triton, ms"},

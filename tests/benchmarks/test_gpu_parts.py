@@ -81,5 +81,4 @@ def test_counters_of_every_kernel_that_are_numbers():
 
 def test_jobs_start_in_order_on_the_first_free_core(monkeypatch):
     monkeypatch.setattr("benchmarks.gpu.compile_kernels.START_SECONDS", 1.0)
-    rows = [{"CPU seconds": seconds} for seconds in (5, 2, 2, 3)]
-    assert seconds_on(2, rows) == 1 + 2 + 2 + 3
+    assert seconds_on(2, (5, 2, 2, 3)) == 1 + 2 + 2 + 3

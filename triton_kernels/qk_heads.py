@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.triton_kernels import interpreted
 from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
@@ -187,8 +188,8 @@ class Heads:
         """Returns the keyword arguments of the launch: the kernel's constants and the compile options."""
         query = self.tensors[0]
         options = settings(operator, query.dtype, self.size, self.warp)
-        if not query.is_cuda:
-            options["PRECISION"] = "widened"  # in Triton's interpreter, see qk_sweep.product
+        if interpreted():
+            options["PRECISION"] = "widened"  # see qk_sweep.product
         options["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
         return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **options}
 

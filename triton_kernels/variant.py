@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -78,4 +79,9 @@ def short_name(dtype: torch.dtype) -> str:
 
 def warp_size(x: Tensor) -> int:
     """Returns the number of threads of a warp: 64 on AMD's data-centre GPUs, 32 elsewhere."""
-    return torch.cuda.get_device_properties(x.device).warp_size if x.is_cuda else 32
+    return _warp_size(x.device) if x.is_cuda else 32
+
+
+@functools.cache
+def _warp_size(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).warp_size

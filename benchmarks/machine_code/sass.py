@@ -28,7 +28,8 @@ CLASSES = {
     "other": "",
 }
 
-LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
+ENCODING = r"(?:\s+/\* 0x([0-9a-f]{16}) \*/\s+/\* 0x([0-9a-f]{16}) \*/)?"  # the low and the high 64 bits
+LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);" + ENCODING, re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Instruction:
         address: address in the kernel.
         opcode: with its modifiers, such as "LDG.E.128".
         operands: the text after the opcode.
+        encoding: its 128 bits, which contain a control word (control_words.py). 0 if the text does not have them.
     """
 
     address: int
     opcode: str
     operands: str
+    encoding: int = 0
 
     @property
     def kind(self) -> str:
@@ -61,7 +64,10 @@ class Instruction:
 
 def parse(sass: str) -> list[Instruction]:
     """Returns all instructions of a kernel."""
-    return [Instruction(int(address, 16), *rest) for address, *rest in LINE.findall(sass)]
+    return [
+        Instruction(int(address, 16), opcode, operands, int(high + low or "0", 16))
+        for address, opcode, operands, low, high in LINE.findall(sass)
+    ]
 
 
 def find_loops(code: list[Instruction]) -> list[list[Instruction]]:

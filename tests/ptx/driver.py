@@ -5,6 +5,7 @@ The kernels are specialised as for a GPU: by dtypes, and by arguments that are 1
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -88,11 +89,18 @@ class InterpretedKernel:
     def launch_metadata(self, *_: object) -> None:
         """Triton calls this before a launch."""
 
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
+        """Returns a function that runs the kernel with all of its arguments."""
+        return functools.partial(self._launch, grid)
+
     def run(self, x: int, y: int, z: int, *rest: object) -> None:
         """Runs the kernel. `rest`: stream, function, packed metadata, metadata, two hooks, then all arguments."""
+        self._launch((x, y, z), *rest[6:])
+
+    def _launch(self, grid: tuple[int, int, int], *arguments: object) -> None:
         values: list[int | bytes] = []
         tensors: list[Tensor] = []
-        for name, argument in zip(self.source.fn.arg_names, rest[6:], strict=True):
+        for name, argument in zip(self.source.fn.arg_names, arguments, strict=True):
             kind = self.source.signature[name]
             if kind.startswith("*"):
                 tensors.append(argument)
@@ -103,7 +111,6 @@ class InterpretedKernel:
                 values.append(int(argument))
         compiled = self.compiled
         threads = compiled.warps * LANES
-        grid = (x, y, z)
         launch(self.name, compiled.ptx, grid, threads, values, tensors, shared=compiled.shared, orders=self.orders)
 
 

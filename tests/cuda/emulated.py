@@ -57,10 +57,51 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[Tensor, Tensor]:
-    """Runs the kernel on emulated blocks.
+def prepare(layer: QKProblem, blocks: int) -> tuple[Problem, dict[str, Tensor]]:
+    """Returns the kernel's argument, and all memory that it may use: {name: tensor}. The results are q_out and k_out.
 
-    Its memory is NaN at the start, except the counters, which are zero. They must be zero at the end too.
+    The kernel's own memory is NaN at the start, except the counters, which are zero.
+
+    Args:
+        layer: the arguments of the operator, in bfloat16.
+        blocks: number of blocks that run at the same time.
+    """
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = layer
+    assert q_growth is None and k_growth is None and softcap is None and q.dtype == torch.bfloat16
+    q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
+    batch, heads, length, size = q.shape
+    kv_heads = k.shape[1]
+    problem = Problem()
+    projections = {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}
+    for name, x in projections.items():
+        assert x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in x.stride()[:3])
+        setattr(problem, f"{name}_at", Strides(*x.stride()[:3]))
+    tables = {} if cos is None else {"cos": cos.contiguous(), "sin": sin.contiguous()}
+    if cos is not None:
+        problem.rotary_size = cos.shape[-1]
+        problem.table_batch = tables["cos"].stride(0) if len(cos) > 1 else 0
+        problem.wide_tables = cos.dtype == torch.float32
+    problem.batch, problem.heads, problem.kv_heads = batch, heads, kv_heads
+    problem.length, problem.size = length, size
+    problem.interleaved = interleaved
+    problem.window = length if window is None else min(window, length)
+    problem.scale = scale * LOG2_E
+    memory = projections | tables
+    memory |= {
+        "valid": valid.contiguous(),
+        "q_out": torch.full((batch, heads * size), torch.nan),
+        "k_out": torch.full((batch, kv_heads * size), torch.nan),
+        "partial": torch.full((batch * heads * (-(-length // 16)) * 2 * size,), torch.nan),
+        "counters": torch.zeros(2 + 2 * batch * kv_heads, dtype=torch.int32),
+        "scratch": torch.full((library().scratch_size(ctypes.byref(problem), blocks),), torch.nan),
+    }
+    for name, x in memory.items():
+        setattr(problem, name, x.data_ptr())
+    return problem, memory
+
+
+def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[Tensor, Tensor]:
+    """Runs the kernel on emulated blocks. Its counters must be zero at the end, as at the start.
 
     Args:
         layer: the arguments of the operator, in bfloat16.
@@ -70,42 +111,7 @@ def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[
     Returns:
         The importance of the query neurons, (B, H d), and of the key neurons, (B, K d).
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = layer
-    assert q_growth is None and k_growth is None and softcap is None and q.dtype == torch.bfloat16
-    q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
-    batch, heads, length, size = q.shape
-    kv_heads = k.shape[1]
-    q_out = torch.full((batch, heads * size), torch.nan)
-    k_out = torch.full((batch, kv_heads * size), torch.nan)
-    counters = torch.zeros(2 + 2 * batch * kv_heads, dtype=torch.int32)
-    problem = Problem()
-    for name, x in {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}.items():
-        assert x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in x.stride()[:3])
-        setattr(problem, name, x.data_ptr())
-        setattr(problem, f"{name}_at", Strides(*x.stride()[:3]))
-    if cos is not None:
-        cos, sin = cos.contiguous(), sin.contiguous()
-        problem.cos, problem.sin = cos.data_ptr(), sin.data_ptr()
-        problem.rotary_size = cos.shape[-1]
-        problem.table_batch = cos.stride(0) if len(cos) > 1 else 0
-        problem.wide_tables = cos.dtype == torch.float32
-    problem.batch, problem.heads, problem.kv_heads = batch, heads, kv_heads
-    problem.length, problem.size = length, size
-    problem.interleaved = interleaved
-    problem.window = length if window is None else min(window, length)
-    problem.scale = scale * LOG2_E
-    valid = valid.contiguous()
-    scratch = torch.full((library().scratch_size(ctypes.byref(problem), blocks),), torch.nan)
-    partial = torch.full((batch * heads * (-(-length // 16)) * 2 * size,), torch.nan)
-    for name, x in {
-        "valid": valid,
-        "q_out": q_out,
-        "k_out": k_out,
-        "partial": partial,
-        "counters": counters,
-        "scratch": scratch,
-    }.items():
-        setattr(problem, name, x.data_ptr())
+    problem, memory = prepare(layer, blocks)
     assert library().run_qk_importance(ctypes.byref(problem), blocks, mode) == 0
-    assert not counters.any()
-    return q_out, k_out
+    assert not memory["counters"].any()
+    return memory["q_out"], memory["k_out"]

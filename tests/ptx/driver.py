@@ -5,11 +5,12 @@ The kernels are specialised as for a GPU: by dtypes, and by arguments that are 1
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 
+import pytest
 import torch
 import triton
 from torch import Tensor
@@ -17,24 +18,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler.compiler import ir, make_backend
 
+from tests.ptx import archive
+from tests.ptx.archive import Compiled, Specialization
 from tests.ptx.interpreter import LANES, Options
 from tests.ptx.launches import launch
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A kernel's PTX, and what a launch must know.
-
-    Attributes:
-        ptx: the text.
-        shared: bytes of shared memory of a program.
-        warps: warps of a program.
-    """
-
-    ptx: str
-    shared: int
-    warps: int
-
 
 Compiler = Callable[[ASTSource, GPUTarget, dict[str, object]], Compiled]
 
@@ -58,7 +45,35 @@ def compile_to_ptx(source: ASTSource, target: GPUTarget, options: dict[str, obje
     metadata: dict[str, object] = {"hash": "", "target": target, **parsed.__dict__}
     for name in ("ttir", "ttgir", "llir", "ptx"):
         module = stages[name](module, metadata)
-    return Compiled(str(module), int(metadata["shared"]), int(metadata["num_warps"]))
+    return Compiled(without_debugging(str(module)), int(metadata["shared"]), int(metadata["num_warps"]))
+
+
+def without_debugging(ptx: str) -> str:
+    """Returns a text without the lines that only debuggers read. They are half of it."""
+    code = ptx.partition("\t.section\t")[0].splitlines()
+    return "\n".join(line for line in code if line.strip() and not line.lstrip().startswith((".loc", ".file", "//")))
+
+
+def from_archive(version: str, target: str, record: Callable[[Specialization], None]) -> Compiler:
+    """Returns a compiler that takes kernels from the archive, and compiles those that it lacks.
+
+    Args:
+        version: the Triton version. If another one is installed, tests of kernels that the archive lacks are skipped.
+        target: the chip.
+        record: called with every specialisation.
+    """
+    entries = archive.read(archive.path_of(version, target))
+
+    def find(source: ASTSource, chip: GPUTarget, options: dict[str, object]) -> Compiled:
+        specialization = Specialization.of(source, options)
+        record(specialization)
+        if specialization.is_plain and specialization.key in entries:
+            return entries[specialization.key][1]
+        if version != triton.__version__:
+            pytest.skip(f"the archive of Triton {version} lacks this kernel: run python -m tests.ptx.compile")
+        return compile_to_ptx(source, chip, options)
+
+    return find
 
 
 class InterpretedKernel:
@@ -74,11 +89,18 @@ class InterpretedKernel:
     def launch_metadata(self, *_: object) -> None:
         """Triton calls this before a launch."""
 
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
+        """Returns a function that runs the kernel with all of its arguments."""
+        return functools.partial(self._launch, grid)
+
     def run(self, x: int, y: int, z: int, *rest: object) -> None:
         """Runs the kernel. `rest`: stream, function, packed metadata, metadata, two hooks, then all arguments."""
+        self._launch((x, y, z), *rest[6:])
+
+    def _launch(self, grid: tuple[int, int, int], *arguments: object) -> None:
         values: list[int | bytes] = []
         tensors: list[Tensor] = []
-        for name, argument in zip(self.source.fn.arg_names, rest[6:], strict=True):
+        for name, argument in zip(self.source.fn.arg_names, arguments, strict=True):
             kind = self.source.signature[name]
             if kind.startswith("*"):
                 tensors.append(argument)
@@ -89,7 +111,6 @@ class InterpretedKernel:
                 values.append(int(argument))
         compiled = self.compiled
         threads = compiled.warps * LANES
-        grid = (x, y, z)
         launch(self.name, compiled.ptx, grid, threads, values, tensors, shared=compiled.shared, orders=self.orders)
 
 

@@ -60,6 +60,7 @@ def launch(
     values: Sequence[int | bytes],
     tensors: Sequence[Tensor],
     *,
+    results: Sequence[Tensor] | None = None,
     shared: int = 0,
     orders: Sequence[Options] = ORDERS,
     disturbed: bool = True,
@@ -73,6 +74,7 @@ def launch(
         threads: threads of a program.
         values: of the parameters.
         tensors: the memory that the kernel may use.
+        results: those of the tensors that must be the same in all runs, by default all.
         shared: bytes of shared memory of a program.
         orders: how it runs.
         disturbed: whether approximate arithmetic is as inexact as documented in the end. Then one run more is needed,
@@ -84,6 +86,7 @@ def launch(
     if 0 in grid:
         return
     kernel, memory = executable(ptx), _bytes(tensors)
+    compared = memory if results is None else _bytes(results)
     runs = list(orders)
     if disturbed:
         runs = [*(runs if len(runs) > 1 else []), replace(runs[-1], disturbed=True)]
@@ -99,6 +102,6 @@ def launch(
         if options.disturbed or len(runs) == 1:
             continue
         if first is None:
-            first = [x.clone() for x in memory]
-        elif not all(map(torch.equal, first, memory)):
+            first = [x.clone() for x in compared]
+        elif not all(map(torch.equal, first, compared)):
             raise KernelMistake(f"{name}, {options}: the results are not those of {orders[0]}")

@@ -5,15 +5,28 @@ Kernels run as on a GPU: compiled in all their specialisations, at the sizes tha
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.ptx.archive import Specialization
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Adds the options to pytest."""
     group = parser.getgroup("ptx", "PTX of Triton kernels, interpreted without a GPU")
     group.addoption("--ptx", metavar="CHIP", help="run Triton kernels as compiled for this chip, such as sm_90")
+    group.addoption(
+        "--ptx-triton", metavar="VERSION", help="take the kernels that this Triton compiled: tests/ptx/archives"
+    )
+    group.addoption("--ptx-record", metavar="FOLDER", help="write how kernels are compiled to files in a folder")
     group.addoption(
         "--ptx-orders",
         choices=("one", "all"),
@@ -38,13 +51,24 @@ def install(config: pytest.Config) -> None:
     from tests.ptx import driver, launches
 
     orders = launches.ORDERS if config.option.ptx_orders == "all" else (launches.SUSPICIOUS,)
-    driver.install(config.option.ptx, orders)
+    target, version = config.option.ptx, config.option.ptx_triton or importlib.metadata.version("triton")
+    driver.install(target, orders, driver.from_archive(version, target, recorder(config.option.ptx_record)))
 
     from pymultiling.ops import backends as package
     from tests.support import backends as support
 
     package._triton_mismatch = lambda kernels, tensor: None  # which asks for a GPU
     support.KERNEL_DEVICE = "cpu"
+
+
+def recorder(folder: str | None) -> Callable[[Specialization], None]:
+    """Returns a function that writes a specialisation to a file of its own, or nothing without a folder."""
+
+    def record(specialization: Specialization) -> None:
+        if folder is not None and specialization.is_plain:
+            Path(folder, f"{specialization.key}.json").write_text(json.dumps(asdict(specialization)))
+
+    return record
 
 
 def deselect(config: pytest.Config, items: list[pytest.Item]) -> None:

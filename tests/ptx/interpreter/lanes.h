@@ -31,8 +31,8 @@ inline Stored<T> stored_of(T value) {
     return Stored<T>(value);
   else if constexpr (sizeof(T) == 2)
     return value.bits;
-  else
-    return std::bit_cast<Stored<T>>(value);
+  else  // a result that is NaN has these bits, whatever its operands
+    return value == value ? std::bit_cast<Stored<T>>(value) : Stored<T>(~Stored<T>(0)) >> 1;
 }
 
 template <class S>

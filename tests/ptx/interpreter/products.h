@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "approximate.h"
@@ -32,6 +33,7 @@ inline double cut(double x, int last) { return std::ldexp(std::trunc(std::ldexp(
 inline float sum_products(const float* a, const float* b, int count, float sum) {
   double exact = sum;
   for (int k = 0; k < count; k++) exact += double(a[k]) * b[k];
+  if (exact != exact) return std::bit_cast<float>(0x7fffffffu);
   if (!disturbed || exact == 0 || !std::isfinite(exact)) return float(exact);
   double largest = std::fabs(double(sum));
   for (int k = 0; k < count; k++) largest = std::max(largest, std::fabs(double(a[k]) * b[k]));

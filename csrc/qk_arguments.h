@@ -15,7 +15,7 @@ struct QkArguments {
   const at::Tensor &q, &k;
   const OptionalTensor &q_plain, &k_plain, &cos, &sin;
   const at::Tensor& valid;
-  const OptionalTensor &q_gain, &k_gain;
+  const OptionalTensor &q_growth, &k_growth;
   double scale;
   std::optional<int64_t> window;
   std::optional<double> softcap;
@@ -25,7 +25,7 @@ struct QkArguments {
 inline std::string qk_schema(const std::string& name, const std::string& results) {
   return name +
          "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-         "Tensor? q_gain, Tensor? k_gain, float scale, int? window, float? softcap, bool interleaved) -> " +
+         "Tensor? q_growth, Tensor? k_growth, float scale, int? window, float? softcap, bool interleaved) -> " +
          results;
 }
 
@@ -34,11 +34,11 @@ inline std::string qk_schema(const std::string& name, const std::string& results
 template <auto function>
 auto with_packed_arguments(
     const at::Tensor& q, const at::Tensor& k, const OptionalTensor& q_plain, const OptionalTensor& k_plain,
-    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_gain,
-    const OptionalTensor& k_gain, double scale, std::optional<int64_t> window, std::optional<double> softcap,
+    const OptionalTensor& cos, const OptionalTensor& sin, const at::Tensor& valid, const OptionalTensor& q_growth,
+    const OptionalTensor& k_growth, double scale, std::optional<int64_t> window, std::optional<double> softcap,
     bool interleaved) {
   return function(
-      QkArguments{q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved});
+      QkArguments{q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved});
 }
 
 }  // namespace pymultiling

@@ -5,10 +5,27 @@ import os
 import pytest
 import torch
 
-if torch.cuda.is_available():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products need it
-else:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # set before the kernels are imported, so that they run on the CPU
+from tests.ptx import plugin as ptx
+
+
+def pytest_addoption(parser):
+    ptx.add_options(parser)
+
+
+def pytest_configure(config):
+    if config.option.ptx:
+        ptx.install(config)
+    elif torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products need it
+    else:
+        os.environ.setdefault(
+            "TRITON_INTERPRET", "1"
+        )  # set before the kernels are imported, so that they run on the CPU
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.ptx:
+        ptx.deselect(config, items)
 
 
 @pytest.fixture(autouse=True, scope="session")

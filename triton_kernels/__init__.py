@@ -6,7 +6,10 @@ two). The registry in pymultiling.ops lists the operators that have one. Importi
 
 from __future__ import annotations
 
+import functools
 
+
+@functools.cache
 def interpreted() -> bool:
     """Returns whether the kernels run in Triton's interpreter: TRITON_INTERPRET was set when they were first imported.
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pick_block, tile, token_range
+from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 ROWS = 4  # rows of a tile of which a thread holds 16 bytes
@@ -79,10 +80,14 @@ def launch(x: Tensor, documents: Tensor, count: int, active: bool) -> Tensor:
     sums = torch.empty(count, width, dtype=torch.int64 if active else torch.float32, device=x.device)
     block = pick_block(width, x.element_size(), count)
     constants = settings(block, x.element_size())
-    kernel[count * triton.cdiv(width, constants["BLOCK_N"]),](
-        x, documents, sums, tokens, width, count, *x.stride(), *documents.stride(), ACTIVE=active,
-        **constants, num_warps=block[1] // warp_size(x), num_stages=STAGES,
-    )  # fmt: skip
+    launch_kernel(
+        kernel,
+        count * ceil_div(width, constants["BLOCK_N"]),
+        (x, documents, sums, tokens, width, count, *x.stride(), *documents.stride()),
+        {"ACTIVE": active, **constants},
+        num_warps=block[1] // warp_size(x),
+        num_stages=STAGES,
+    )
     return sums
 
 

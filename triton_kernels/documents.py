@@ -8,6 +8,8 @@ of the tokens between these two again only if some belong to other documents.
 import triton
 import triton.language as tl
 
+from pymultiling.triton_kernels.launching import ceil_div
+
 # Indices read at once, 16 by each of 128 threads. Twice as many cost gated_ffn 22 registers per thread (sm_90, Triton
 # 3.9).
 SCAN_ROWS = tl.constexpr(8)
@@ -65,7 +67,7 @@ def pick_block(width: int, itemsize: int, programs_per_block: int) -> tuple[int,
         itemsize: bytes of a number.
         programs_per_block: number of programs for each block of columns.
     """
-    enough = (block for block in BLOCKS if triton.cdiv(width * itemsize, block[0]) * programs_per_block >= PROGRAMS)
+    enough = (block for block in BLOCKS if ceil_div(width * itemsize, block[0]) * programs_per_block >= PROGRAMS)
     return next(enough, BLOCKS[-1])
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from pymultiling.triton_kernels.activations import activate
 from pymultiling.triton_kernels.documents import BLOCKS, add_rows, is_member, pick_block, tile, token_range
+from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 ROWS = 2  # rows of a tile of which a thread holds 16 bytes: 4 take 180 registers instead of 96 (sm_90)
@@ -143,13 +144,20 @@ def gated_ffn(
     active = torch.empty(count, width, dtype=torch.int64, device=gate.device)
     block = pick_block(width, gate.element_size(), count)
     constants = settings(block, gate.element_size(), activation, up is not None, masks is not None)
-    kernel[(count + 1) * triton.cdiv(width, constants["BLOCK_N"]),](
+    arguments = (
         gate, up, documents, masks, mask_ids, hidden, squares, active, magnitude,
         tokens, width, count, 0 if masks is None else len(masks),
         *gate.stride(), *(gate if up is None else up).stride(), *documents.stride(),
         *((width, 1, 1) if masks is None else (*masks.stride(), *mask_ids.stride())),
-        **constants, num_warps=block[1] // warp_size(gate), num_stages=constants["STAGES"],
     )  # fmt: skip
+    launch_kernel(
+        kernel,
+        (count + 1) * ceil_div(width, constants["BLOCK_N"]),
+        arguments,
+        constants,
+        num_warps=block[1] // warp_size(gate),
+        num_stages=constants["STAGES"],
+    )
     return hidden, squares, active, magnitude
 
 

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 ROW_BYTES = 512  # the 16-byte loads of a warp lie in one row
@@ -100,11 +101,18 @@ def _launch(
     """Writes the result for x into y, which may be x."""
     tokens, width = y.shape
     constants = settings(y.element_size())
-    kernel[triton.cdiv(tokens, constants["BLOCK_T"]) * triton.cdiv(width, constants["BLOCK_N"]),](
+    arguments = (
         x, y, masks, mask_ids, values if values is None else values.contiguous(), scale or None, tokens, width,
         len(masks), *x.stride(), *y.stride(), *masks.stride(), *mask_ids.stride(),
-        INPLACE=x is y, **constants, num_warps=THREADS // warp_size(y), num_stages=1,
     )  # fmt: skip
+    launch_kernel(
+        kernel,
+        ceil_div(tokens, constants["BLOCK_T"]) * ceil_div(width, constants["BLOCK_N"]),
+        arguments,
+        {"INPLACE": x is y, **constants},
+        num_warps=THREADS // warp_size(y),
+        num_stages=1,
+    )
 
 
 def variants(warp: int = 32) -> Iterator[Variant]:

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pymultiling.triton_kernels import interpreted
 from pymultiling.triton_kernels.nearest_all import search_all
 from pymultiling.triton_kernels.nearest_distance import distance_of, half_square, load_points, scale_of
 from pymultiling.triton_kernels.qk_sweep import product
@@ -192,8 +193,8 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
     still_open = torch.empty(count, dtype=torch.int8, device=points.device)
     origins = torch.empty(0 if cosine else programs, size, dtype=torch.float32, device=points.device)
     constants = settings(points.dtype, k, cosine, warp)
-    if not points.is_cuda:
-        constants["PRECISION"] = "widened"  # in Triton's interpreter, see qk_sweep.product
+    if interpreted():
+        constants["PRECISION"] = "widened"  # see qk_sweep.product
     kernel[programs,](
         points, indices, distances, still_open, origins, count, size, k, *points.stride(),
         **constants, num_warps=THREADS // warp, num_stages=STAGES,

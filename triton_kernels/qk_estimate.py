@@ -11,8 +11,8 @@ of the attention scores without neuron n, v = e^(y - c) for any c, and
 
 where f_a and f_b come from the even and the odd draws alone. Rows of up to SLOTS keys are exact.
 
-q, q_plain, q_gain (B, H, l, d); k, k_plain, k_gain (B, K, l, d); cos, sin (B or 1, l, r). The results are float32: the
-importance (B, H d) and (B, K d), and the errors in the same shapes.
+q, q_plain, q_growth (B, H, l, d); k, k_plain, k_growth (B, K, l, d); cos, sin (B or 1, l, r). The results are float32:
+the importance (B, H d) and (B, K d), and the errors in the same shapes.
 
 A program works on ROWS query rows of a head at a time. Tensor cores compute their attention scores, which are stored in
 the program's scratch memory (ROWS x as many keys as the rows see). From there the program reads them, a tile of keys at
@@ -69,11 +69,11 @@ def _clamp_to(n, inside):
 
 @triton.jit
 def _sum_rows(
-    query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count, neuron, partner,
+    query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count, neuron, partner,
     sign, size, turned, scale, softcap,
     q_stride: tl.constexpr, qp_stride: tl.constexpr, qg_stride: tl.constexpr, k_stride: tl.constexpr,
     kp_stride: tl.constexpr, kg_stride: tl.constexpr, table_stride: tl.constexpr,
-    PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr,
+    PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr,
     FORMULA: tl.constexpr,
 ):  # fmt: skip
     """Returns sums over a tile's rows, (LANES,) each, and the largest |t|.
@@ -90,11 +90,11 @@ def _sum_rows(
     table_neuron, table_partner = _clamp_to(neuron, turns), _clamp_to(partner, turns)
     neuron, partner = _clamp_to(neuron, inside), _clamp_to(partner, inside)
     # With these the address of a slot's key takes one multiplication and one addition.
-    key_neuron, key_partner, plain_neuron, gain_neuron = (
+    key_neuron, key_partner, plain_neuron, growth_neuron = (
         key + neuron,
         key + partner,
         key_plain + neuron,
-        key_gain + neuron,
+        key_growth + neuron,
     )
     cos_neuron, sin_partner = cos + table_neuron, sin + table_partner
     for row in tl.range(0, count):
@@ -107,9 +107,9 @@ def _sum_rows(
         near = q_neuron
         if PLAIN:
             near = -scale * tl.load(query_plain + i * qp_stride + neuron).to(tl.float32)
-        if QUERY_GAIN:
-            gain = tl.load(query_gain + i * qg_stride + neuron)
-            near *= gain
+        if QUERY_GROWTH:
+            growth = tl.load(query_growth + i * qg_stride + neuron)
+            near *= 1.0 + growth
         far = near
         if FAR:
             turn = i * table_stride
@@ -118,17 +118,17 @@ def _sum_rows(
         t = near[None, :] * tl.load(key_neuron[None, :] + j * k_stride).to(tl.float32)
         if FAR:
             t += far[None, :] * tl.load(key_partner[None, :] + j * k_stride).to(tl.float32)
-        if QUERY_GAIN:
-            t += (gain - 1.0)[None, :] * tl.load(slot + RAW * CELL)[:, None]
+        if QUERY_GROWTH:
+            t += growth[None, :] * tl.load(slot + RAW * CELL)[:, None]
         importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
         query_sum += tl.where(is_counted, importance, 0.0)
         query_error += tl.where(is_counted, error, 0.0)
         reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
         if PLAIN:
             x = tl.load(plain_neuron[None, :] + j * kp_stride).to(tl.float32)
-            if KEY_GAIN:
-                gain = tl.load(gain_neuron[None, :] + j * kg_stride)
-                x *= gain
+            if KEY_GROWTH:
+                growth = tl.load(growth_neuron[None, :] + j * kg_stride)
+                x *= 1.0 + growth
             if FAR:
                 far = -scale * sign * tl.load(query + i * q_stride + partner).to(tl.float32)
                 far, near = tl.where(turns, far, 0.0)[None, :], tl.where(turns, q_neuron, 0.0)[None, :]
@@ -138,8 +138,8 @@ def _sum_rows(
                 t = x * (near * tl.load(cos_neuron[None, :] + turn).to(tl.float32) + unrotated)
             else:
                 t = x * q_neuron[None, :]
-            if KEY_GAIN:
-                t += (gain - 1.0) * tl.load(slot + RAW * CELL)[:, None]
+            if KEY_GROWTH:
+                t += growth * tl.load(slot + RAW * CELL)[:, None]
             importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
             reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
         key_sum += tl.where(is_counted, importance, 0.0)
@@ -151,12 +151,12 @@ def _sum_rows(
 def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
-    QueryGain, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGain, kg_batch, kg_head, kg_stride: tl.constexpr,
+    QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
     Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters,
     QueryOut, KeyOut, QueryError, KeyError,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
-    QUERY_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     neuron = dims + skew  # see qk_importance.py
@@ -166,43 +166,43 @@ def kernel(
     Scores = square_sums(Slots) + 2 * ROWS
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
-        tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last = item_of(
+        tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
         )  # fmt: skip
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head
         query_plain = QueryPlain + to_int64(b) * qp_batch + to_int64(h) * qp_head
-        query_gain = QueryGain + to_int64(b) * qg_batch + to_int64(h) * qg_head
+        query_growth = QueryGrowth + to_int64(b) * qg_batch + to_int64(h) * qg_head
         q_at = query + to_int64(tile) * ROWS * q_stride + r[None, :] * q_stride + dims[:, None]
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         store_scores(
             q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
             KEYS, k_stride, CAPPED, PRECISION,
         )  # fmt: skip
-        key_count = choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GAIN or KEY_GAIN, CAPPED)
+        key_count = choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED)
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
         if key_count <= SLOTS:
             smallest = 0.0
             query_sum, query_error, key_sum, key_error, reach = _sum_rows(
-                query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
+                query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, FEW,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, FEW,
             )  # fmt: skip
         else:
             smallest = SMALLEST_EXPONENT
             query_sum, query_error, key_sum, key_error, reach = _sum_rows(
-                query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
+                query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, SHORT,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, SHORT,
             )  # fmt: skip
         if (reach < smallest) | (reach > LARGEST_EXPONENT):
             query_sum, query_error, key_sum, key_error, reach = _sum_rows(
-                query, query_plain, query_gain, key, key_plain, key_gain, cos, sin, valid, Slots, tile, count,
+                query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GAIN, KEY_GAIN, CAPPED, CAREFUL,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, CAREFUL,
             )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (4 * LANES) + neuron
         tl.store(partial, query_sum)

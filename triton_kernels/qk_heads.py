@@ -1,7 +1,7 @@
 """Functions that qk_importance and qk_estimate share: tensor arguments, work items, constants and counters.
 
 Strides and pointers are named after their tensor: q for the rotated queries, qp for the queries before the rotation
-("plain"), qg for their gain, and k, kp, kg for the keys.
+("plain"), qg for their growth under a norm, and k, kp, kg for the keys.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.triton_kernels.launching import ceil_div, is_interpreted, launch_kernel
 from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-# Programs for each multiprocessor: two run at once and the others wait. This balances the work, because rows of many
-# keys take longer.
-PROGRAMS = 4
+# How often the programs that run at once on a multiprocessor are launched. The second time balances the work, because
+# rows of many keys take longer.
+WAVES = 2
+# Registers per thread of qk_importance on NVIDIA's chips: the most with which a multiprocessor runs 12 warps at once.
+# Without a limit it runs 8. With heads of 256 a program has 8 warps, and no second one fits in either case. Predicted
+# by benchmarks/machine_code/predict.py for an H200 (triton 3.9, 2026-11-29): 152 ms, without a limit 175 ms.
+SWEEP_REGISTERS = 168
+# Registers of a multiprocessor, for each lane of a warp: it runs as many warps at once as have registers.
+REGISTERS = 2048
 
 # Arguments that change from call to call. If the kernels were specialised for their values, each would take ten seconds
 # to compile.
@@ -47,12 +54,12 @@ def pair(n, turned, INTERLEAVED: tl.constexpr):
 @triton.jit
 def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-    KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
 ):  # fmt: skip
     """Returns the tile of rows of a query head that has the number `item`.
 
     Its parts, in order: the index of the tile, the document b, the query head h and its key head kv; pointers to the
-    document's valid, to the key head's key, key_plain and key_gain, and to the document's cos and sin; the rows
+    document's valid, to the key head's key, key_plain and key_growth, and to the document's cos and sin; the rows
     (ROWS,) and which of them are valid; and the keys [first, last) that the rows see.
     """
     # The last rows see the most keys and are computed first. Items of the same rows follow each other, head by head.
@@ -64,13 +71,13 @@ def item_of(
     valid = Valid + to_int64(b) * length
     key = Key + to_int64(b) * k_batch + to_int64(kv) * k_head
     key_plain = KeyPlain + to_int64(b) * kp_batch + to_int64(kv) * kp_head
-    key_gain = KeyGain + to_int64(b) * kg_batch + to_int64(kv) * kg_head
+    key_growth = KeyGrowth + to_int64(b) * kg_batch + to_int64(kv) * kg_head
     cos, sin = Cos + to_int64(b) * table_batch, Sin + to_int64(b) * table_batch
     rows = tile * ROWS + tl.arange(0, ROWS)
     is_valid = tl.load(valid + rows, mask=rows < length, other=0) != 0
     first = tl.maximum(tile * ROWS - window + 1, 0)
     last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
-    return tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last
+    return tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ class Heads:
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
         tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
-        flags: {constant of the kernels: its value}. PLAIN, QUERY_GAIN and KEY_GAIN: whether q_plain, q_gain and k_gain
-            are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
+        flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
+            k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
     """
 
     batch: int
@@ -103,8 +110,15 @@ class Heads:
     @classmethod
     def of(cls, problem: QKProblem) -> Heads:
         """Collects the tensors of the operators' argument."""
-        q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, *_ = problem
-        head_tensors = (q, k, q_plain, k_plain, _float32(q_gain), _float32(k_gain))  # (B, heads, l, d) each, or None
+        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, *_ = problem
+        head_tensors = (
+            q,
+            k,
+            q_plain,
+            k_plain,
+            _float32(q_growth),
+            _float32(k_growth),
+        )  # (B, heads, l, d) each, or None
         q, k = _contiguous_rows(q), _contiguous_rows(k)
         rotates = q_plain is not None and cos is not None and cos.shape[-1] > 0
         tensors = []
@@ -124,8 +138,8 @@ class Heads:
         flags = {
             "PLAIN": q_plain is not None,
             "FAR": rotates,
-            "QUERY_GAIN": q_gain is not None,
-            "KEY_GAIN": k_gain is not None,
+            "QUERY_GROWTH": q_growth is not None,
+            "KEY_GROWTH": k_growth is not None,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -133,7 +147,7 @@ class Heads:
     @property
     def tiles(self) -> int:
         """The number of tiles of rows of a head."""
-        return triton.cdiv(self.length, ROWS.value)
+        return ceil_div(self.length, ROWS.value)
 
     def max_visible_keys(self, window: int | None) -> int:
         """Returns the largest number of keys that a query sees."""
@@ -165,9 +179,9 @@ class Heads:
             problem: the operator's arguments.
         """
         device = outputs[0].device
-        constants = self.keyword_arguments(operator, problem)
-        programs = min(self.items, PROGRAMS * multiprocessors(device))
-        kernel[(programs,)](
+        constants, options = self.constants(operator, kernel, problem)
+        programs = min(self.items, WAVES * programs_at_once(options, self.warp) * multiprocessors(device))
+        arguments = (
             *self.tensors,
             torch.empty(programs * scratch_floats(constants), dtype=torch.float32, device=device),
             torch.empty(self.items * sums * constants["LANES"], dtype=torch.float32, device=device),
@@ -175,26 +189,29 @@ class Heads:
             *outputs,
             self.items,
             *self.scalars(problem),
-            **constants,
         )
+        launch_kernel(kernel, programs, arguments, constants, **options)
 
     def scalars(self, problem: QKProblem) -> tuple[int | float, ...]:
         """Returns the kernel's scalar arguments behind `items`."""
         sizes = self.tiles, self.heads, self.heads // self.kv_heads, self.length, self.size, self.turned
-        return *sizes, self.max_visible_keys(problem.window), problem.scale, problem.softcap or 0.0, 0
+        return *sizes, self.max_visible_keys(problem.window), float(problem.scale), float(problem.softcap or 0), 0
 
-    def keyword_arguments(self, operator: str, problem: QKProblem) -> dict[str, object]:
-        """Returns the keyword arguments of the launch: the kernel's constants and the compile options."""
-        query = self.tensors[0]
-        options = settings(operator, query.dtype, self.size, self.warp)
-        if not query.is_cuda:
-            options["PRECISION"] = "widened"  # in Triton's interpreter, see qk_sweep.product
-        options["enable_fp_fusion"] = True  # by default Triton 3.10 does not fuse a product and a sum
-        return {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None, **options}
+    def constants(
+        self, operator: str, kernel: triton.JITFunction, problem: QKProblem
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Returns the kernel's constants, and the compile options."""
+        constants, options = settings(operator, self.tensors[0].dtype, self.size, self.warp)
+        flags = {**self.flags, "INTERLEAVED": problem.interleaved, "CAPPED": problem.softcap is not None}
+        if is_interpreted(kernel):
+            flags["PRECISION"] = "widened"  # see qk_sweep.product
+        # Fusion is the default of Triton 3.6 and 3.9, which 3.10 will change.
+        return {**constants, **flags}, {**options, "enable_fp_fusion": True}
 
 
-def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[str, object]:
-    """Returns the constants and compile options that depend on the dtype and the size of the heads.
+@functools.cache
+def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> tuple[dict[str, int | str], dict[str, int]]:
+    """Returns the constants, and the compile options, that depend on the dtype and the size of the heads.
 
     Each lane computes one neuron of a head. Tiles have 64 keys, the height of Hopper's matrix instruction. In float32
     they have 32, because with 64 registers would spill. float32 attention scores are computed from three tf32 products
@@ -211,13 +228,22 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> dict[st
     keys = 32 if is_float32 else 64
     if operator == "qk_estimate" and keys == lanes:
         keys //= 2  # if scores and neurons have the same shape, Triton gives both the layout that suits scores
-    return {
-        "LANES": lanes,
-        "KEYS": keys,
-        "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee",
-        "num_warps": max(1, lanes // warp),
-        "num_stages": 1,
-    }
+    constants = {"LANES": lanes, "KEYS": keys, "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee"}
+    options = {"num_warps": max(1, lanes // warp), "num_stages": 1}
+    if operator == "qk_importance" and warp == 32 and lanes <= 128 and not is_float32:
+        options["maxnreg"] = SWEEP_REGISTERS
+    return constants, options
+
+
+def programs_at_once(options: dict[str, int], warp: int) -> int:
+    """Returns how many programs run at once on a multiprocessor. A launch of part of a wave would leave slots empty.
+
+    Args:
+        options: the launch's compile options, as `settings` returns them.
+        warp: threads of a warp.
+    """
+    registers = options.get("maxnreg", 256 if warp == 32 else 512)  # without a limit the kernels use all registers
+    return max(1, REGISTERS // registers // options["num_warps"])
 
 
 def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterator[Variant]:
@@ -234,9 +260,9 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
     ):
-        constants = settings(operator, dtype, size, warp)
-        gain = "norm" in kind
-        plain = "*fp32" if gain else POINTERS[dtype]
+        constants, options = settings(operator, dtype, size, warp)
+        normed = "norm" in kind
+        plain = "*fp32" if normed else POINTERS[dtype]
         rotates = kind not in ("post", "no rotation")
         yield Variant.of(
             operator,
@@ -245,7 +271,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
             {
                 **dict.fromkeys(("Query", "Key", "Cos", "Sin"), POINTERS[dtype]),
                 **dict.fromkeys(("QueryPlain", "KeyPlain"), plain),
-                **dict.fromkeys(("QueryGain", "KeyGain", "Scratch", "Partial"), "*fp32"),
+                **dict.fromkeys(("QueryGrowth", "KeyGrowth", "Scratch", "Partial"), "*fp32"),
                 **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
                 "Counters": "*i32",
@@ -259,18 +285,17 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "PLAIN": kind != "post",
                 "FAR": rotates,
                 "INTERLEAVED": False,
-                "QUERY_GAIN": gain,
-                "KEY_GAIN": gain,
+                "QUERY_GROWTH": normed,
+                "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
-                **{name: constants[name] for name in ("LANES", "KEYS", "PRECISION")},
+                **constants,
             },
             divisible=(
                 *(name for name in kernel.arg_names if name.endswith(("_batch", "_head"))),
                 "size",
                 "turned",
             ),
-            num_warps=constants["num_warps"],
-            num_stages=constants["num_stages"],
+            **options,
         )
 
 

@@ -8,8 +8,8 @@ each neuron. With t = log2(e) y, shifted so that m is small, and v = A (2^t - 1)
     m = sum_j v,  b0 = sum_j A^2,  b1 = sum_j A v,  b2 = sum_j v^2
     sum_j (A' - A)^2 = (b2 - 2 m b1 + m^2 b0) / (1 + m)^2
 
-q, q_plain, q_gain (B, H, l, d); k, k_plain, k_gain (B, K, l, d); cos, sin (B or 1, l, r). The results are (B, H d) and
-(B, K d) float32.
+q, q_plain, q_growth (B, H, l, d); k, k_plain, k_growth (B, K, l, d); cos, sin (B or 1, l, r). The results are (B, H d)
+and (B, K d) float32.
 
 A program works on ROWS query rows of a head at a time. It reads the keys once for the softmax of the rows and for the
 mean of t under A, by which t is shifted (qk_means.py), and once for the query neurons and once for the key neurons
@@ -72,10 +72,10 @@ def _squared_change(m, b0, b1, b2):
 @triton.jit
 def _site_importance(
     near, far, grow, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-    Key, Plain, Gain, Cos, Sin, Valid, Scratch,
+    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
     first, last, size, turned, length, window, scale, softcap,
-    KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GAIN_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
-    KEYS: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GAIN: tl.constexpr, KEY_GAIN: tl.constexpr,
+    KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
+    KEYS: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr,
     CAPPED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -93,10 +93,10 @@ def _site_importance(
     while sweeps_left > 0:
         m, b1, b2 = sweep(
             near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Gain, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
-            KEY_STRIDE, PLAIN_STRIDE, GAIN_STRIDE, TABLE_STRIDE, KEYS,
-            POWER, OF_KEYS, FAR, ROW_GAIN, KEY_GAIN, CAPPED, PRECISION,
+            KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
+            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         new_change = _squared_change(m, squares, b1, b2)
         change = tl.where(is_settled, change, new_change)
@@ -109,17 +109,17 @@ def _site_importance(
     if tl.max(tl.max(needs_logs.to(tl.int32), 1), 0) == 1:
         total, b1, b2 = sweep(
             near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Gain, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
-            KEY_STRIDE, PLAIN_STRIDE, GAIN_STRIDE, TABLE_STRIDE, KEYS,
-            ONLINE, OF_KEYS, FAR, ROW_GAIN, KEY_GAIN, CAPPED, PRECISION,
+            KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
+            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         m, b1, b2 = sweep(
             near, far, grow, shift - total, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Gain, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
-            KEY_STRIDE, PLAIN_STRIDE, GAIN_STRIDE, TABLE_STRIDE, KEYS,
-            CAREFUL, OF_KEYS, FAR, ROW_GAIN, KEY_GAIN, CAPPED, PRECISION,
+            KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
+            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         change = tl.where(needs_logs, _squared_change(m, squares, b1, b2), change)
     return tl.sum(tl.where(is_counted, change, 0.0), 0)
@@ -129,12 +129,12 @@ def _site_importance(
 def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
-    QueryGain, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGain, kg_batch, kg_head, kg_stride: tl.constexpr,
+    QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
     Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters, QueryOut, KeyOut,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
-    QUERY_GAIN: tl.constexpr,
-    KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    QUERY_GROWTH: tl.constexpr,
+    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     # skew is 0, but the compiler does not know it. So it loads tensors (ROWS, LANES) number by number, not as vectors,
@@ -148,9 +148,9 @@ def kernel(
     mean_partner = means + r[:, None] * LANES + partner[None, :]
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0)):
-        tile, b, h, kv, valid, key, key_plain, key_gain, cos, sin, rows, is_valid, first, last = item_of(
+        tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGain, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
         )  # fmt: skip
         first_row = to_int64(tile) * ROWS
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head + first_row * q_stride
@@ -171,11 +171,10 @@ def kernel(
         near *= -scale
         far = near
         grow = near
-        if QUERY_GAIN:
-            gain = QueryGain + to_int64(b) * qg_batch + to_int64(h) * qg_head + first_row * qg_stride
-            gain = tl.load(gain + r[:, None] * qg_stride + neuron[None, :], mask=inside, other=1.0)
-            near *= gain
-            grow = gain - 1.0
+        if QUERY_GROWTH:
+            growth = QueryGrowth + to_int64(b) * qg_batch + to_int64(h) * qg_head + first_row * qg_stride
+            grow = tl.load(growth + r[:, None] * qg_stride + neuron[None, :], mask=inside, other=0.0)
+            near *= 1.0 + grow
         if FAR:
             table = first_row * table_stride + r[:, None] * table_stride
             far = near * sign[None, :] * tl.load(sin + table + partner[None, :], mask=turns, other=0.0).to(tl.float32)
@@ -183,21 +182,21 @@ def kernel(
         shift = -near * tl.load(mean_neuron)
         if FAR:
             shift -= far * tl.load(mean_partner)
-        if QUERY_GAIN:
+        if QUERY_GROWTH:
             shift -= grow * mean_score
         importance = _site_importance(
             near, far, grow, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-            key, key_plain, key_gain, cos, sin, valid, Scratch,
+            key, key_plain, key_growth, cos, sin, valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
-            k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GAIN, False, CAPPED, PRECISION,
+            k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GROWTH, False, CAPPED, PRECISION,
         )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (2 * LANES) + neuron
         tl.store(partial, importance)
         if PLAIN:
             key_means(
-                q, log2_sum, rows, dims, dims_sign, key, key_plain, key_gain, cos, sin, valid, means,
+                q, log2_sum, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, means,
                 first, last, size, turned, length, window, scale, softcap, skew,
-                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GAIN, CAPPED, PRECISION,
+                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, PRECISION,
             )  # fmt: skip
             near = -scale * tl.load(query + r[:, None] * q_stride + neuron[None, :], mask=inside, other=0.0).to(
                 tl.float32
@@ -209,13 +208,13 @@ def kernel(
                     tl.float32
                 )
                 shift -= far * tl.load(mean_neuron + ROWS * LANES)
-            if KEY_GAIN:
+            if KEY_GROWTH:
                 shift -= tl.load(mean_neuron + 2 * ROWS * LANES)
             importance = _site_importance(
                 near, far, near, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-                key, key_plain, key_gain, cos, sin, valid, Scratch,
+                key, key_plain, key_growth, cos, sin, valid, Scratch,
                 first, last, size, turned, length, window, scale, softcap,
-                k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GAIN, CAPPED, PRECISION,
+                k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GROWTH, CAPPED, PRECISION,
             )  # fmt: skip
         tl.store(partial + LANES, importance)
         tl.debug_barrier()  # the sums of all threads are stored before the item is counted

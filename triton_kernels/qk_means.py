@@ -56,16 +56,16 @@ def softmax(
 
 @triton.jit
 def key_means(
-    q, log2_sum, rows, dims, sign, Key, Plain, Gain, Cos, Sin, Valid, Means,
+    q, log2_sum, rows, dims, sign, Key, Plain, Growth, Cos, Sin, Valid, Means,
     first, last, size, turned, length, window, scale, softcap, skew,
-    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GAIN_STRIDE: tl.constexpr,
-    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GAIN: tl.constexpr, CAPPED: tl.constexpr, PRECISION:
+    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr,
+    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION:
     tl.constexpr,
 ):  # fmt: skip
     """Stores the means under A of the parts of t for key neurons in Means, (ROWS, LANES) each.
 
     The parts are what key neuron n contributes to k'[n] and to k'[p], where p is n's partner, and the effect of the
-    gain, (gain - 1) S.
+    growth, growth S.
     """
     near = tl.zeros((ROWS, LANES), tl.float32)
     far = tl.zeros((ROWS, LANES), tl.float32)
@@ -88,13 +88,13 @@ def key_means(
         x = tl.load(
             Plain + to_int64(start) * PLAIN_STRIDE + v * PLAIN_STRIDE + dims[None, :], mask=inside, other=0.0
         ).to(tl.float32)
-        if KEY_GAIN:
-            gain = tl.load(
-                Gain + to_int64(start) * GAIN_STRIDE + v * GAIN_STRIDE + dims[None, :], mask=inside, other=1.0
+        if KEY_GROWTH:
+            growth = tl.load(
+                Growth + to_int64(start) * GROWTH_STRIDE + v * GROWTH_STRIDE + dims[None, :], mask=inside, other=0.0
             )
-            x *= gain
+            x *= 1.0 + growth
             weight_s = tl.trans((p * raw).to(keys.dtype))
-            grow += product(weight_s, (gain - 1.0).to(keys.dtype), PRECISION)
+            grow += product(weight_s, growth.to(keys.dtype), PRECISION)
         if FAR:
             inside = is_valid[:, None] & (dims < turned)[None, :]
             z = tl.load(
@@ -110,7 +110,7 @@ def key_means(
     _store_mean(Means, 0, near / norm, dims + skew, LANES)
     if FAR:
         _store_mean(Means, 1, far / norm, dims + skew, LANES)
-    if KEY_GAIN:
+    if KEY_GROWTH:
         _store_mean(Means, 2, grow / norm, dims + skew, LANES)
     tl.debug_barrier()
 

@@ -13,8 +13,8 @@ Attention scores are multiplied by log2(e), so that exponentials are powers of t
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per row; 16 leaves 3 programs per SM on sm_90
-UNROLL = tl.constexpr(8)  # keys; 8.1 instructions per element on sm_90 (8.3 with 4 keys); its power takes 8 clocks
+ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per row
+UNROLL = tl.constexpr(4)  # keys whose loads are issued together
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Modes of `sweep`
@@ -141,12 +141,11 @@ def score_tile(
 @triton.jit
 def sweep(
     near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-    Key, Plain, Gain, Cos, Sin, Valid, Scratch,
+    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
     first, last, size, turned, length, window, scale, softcap,
-    KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GAIN_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
-    KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GAIN: tl.constexpr, KEY_GAIN:
-    tl.constexpr,
-    CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
+    KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr,
+    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
@@ -156,8 +155,8 @@ def sweep(
     t = near X + far W + grow S + shift is the shifted change of the attention scores, times log2(e). With a soft cap it
     is the change of the capped scores, and shift is added after the cap. S are the attention scores before the cap.
     near, far, grow and shift are (ROWS, LANES). For query neurons X and W are k'[n] and k'[p], where p is n's partner.
-    For key neurons (OF_KEYS) X and W are what key neuron n contributes to k'[n] and k'[p]. (gain - 1) of the key then
-    takes the place of grow. far is used only if FAR, and grow only if ROW_GAIN.
+    For key neurons (OF_KEYS) X and W are what key neuron n contributes to k'[n] and k'[p]. The growth of the key then
+    takes the place of grow. far is used only if FAR, and grow only if ROW_GROWTH.
     """
     lanes: tl.constexpr = near.shape[1]
     unroll: tl.constexpr = UNROLL if MODE == POWER and not CAPPED else 1
@@ -180,7 +179,7 @@ def sweep(
             tl.store(spot, tl.exp2(tl.where(small, log2_a + 30.0, log2_a)) * tl.where(small, 1.0, A_SCALE))
         else:
             tl.store(spot, log2_a)
-        if ROW_GAIN or KEY_GAIN:
+        if ROW_GROWTH or KEY_GROWTH:
             tl.store(spot + cell, raw)
         if CAPPED:
             tile_below, tile_above, tile_cut = cap_parts(raw, softcap)
@@ -193,7 +192,7 @@ def sweep(
             j = to_int64(start + group)
             key = Key + j * KEY_STRIDE
             plain = Plain + j * PLAIN_STRIDE + neuron
-            gains = Gain + j * GAIN_STRIDE + neuron
+            growths = Growth + j * GROWTH_STRIDE + neuron
             cos = Cos + j * TABLE_STRIDE + neuron
             sin = Sin + j * TABLE_STRIDE + partner
             for step in tl.static_range(unroll):
@@ -201,9 +200,9 @@ def sweep(
                 is_valid = tl.load(Scratch + 5 * cell + i + 0 * neuron) > 0
                 if OF_KEYS:
                     x = tl.load(plain + step * PLAIN_STRIDE, mask=is_valid & (neuron < size), other=0.0).to(tl.float32)
-                    if KEY_GAIN:
-                        gain = tl.load(gains + step * GAIN_STRIDE, mask=is_valid & (neuron < size), other=1.0)
-                        x *= gain
+                    if KEY_GROWTH:
+                        growth = tl.load(growths + step * GROWTH_STRIDE, mask=is_valid & (neuron < size), other=0.0)
+                        x *= 1.0 + growth
                     w = x
                     if FAR:
                         turns = is_valid & (neuron < turned)
@@ -225,10 +224,10 @@ def sweep(
                     t = shift
                 if FAR:
                     t = far * w[None, :] + t
-                if ROW_GAIN:
+                if ROW_GROWTH:
                     t = grow * tl.load(Scratch + cell + i * ROWS + r)[:, None] + t
-                if KEY_GAIN:
-                    t = (gain - 1.0)[None, :] * tl.load(Scratch + cell + i * ROWS + r)[:, None] + t
+                if KEY_GROWTH:
+                    t = growth[None, :] * tl.load(Scratch + cell + i * ROWS + r)[:, None] + t
                 if CAPPED:
                     below = tl.load(Scratch + 2 * cell + i * ROWS + r)[:, None]
                     above = tl.load(Scratch + 3 * cell + i * ROWS + r)[:, None]

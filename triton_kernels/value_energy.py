@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pymultiling.triton_kernels.documents import add_rows, is_member, token_range
+from pymultiling.triton_kernels.launching import ceil_div, launch_kernel
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 BLOCK_J = 32  # dimensions of a program; small, because programs are few: 4 per document and key head of 128 dimensions
@@ -146,11 +147,18 @@ def value_energy(attention: Tensor, gram: Tensor, documents: Tensor, count: int)
     """Launches the kernel. Arguments and results are those of `pymultiling.ops.reference.value_energy`."""
     kv_heads, size, group, _ = gram.shape
     energy = torch.empty(count, kv_heads * size, dtype=torch.float32, device=attention.device)
-    kernel[count * kv_heads * triton.cdiv(size, BLOCK_J),](
+    arguments = (
         attention, gram, documents, energy, len(attention), count, kv_heads, size,
         *attention.stride(), *gram.stride(), *documents.stride(),
-        **settings(group, attention.element_size()), num_warps=THREADS // warp_size(attention), num_stages=STAGES,
     )  # fmt: skip
+    launch_kernel(
+        kernel,
+        count * kv_heads * ceil_div(size, BLOCK_J),
+        arguments,
+        settings(group, attention.element_size()),
+        num_warps=THREADS // warp_size(attention),
+        num_stages=STAGES,
+    )
     return energy
 
 

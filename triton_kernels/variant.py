@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class CompileOptions(TypedDict):
     divisible: tuple[str, ...]
     num_warps: int
     num_stages: int
+    maxnreg: NotRequired[int | None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Variant:
         divisible: integer arguments that are multiples of 16 for the tensors of models. (Addresses always are.)
         num_warps: warps per program.
         num_stages: stages of software pipelining.
+        maxnreg: limit of the registers per thread, or None.
     """
 
     operator: str
@@ -47,6 +50,7 @@ class Variant:
     divisible: tuple[str, ...]
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
     @classmethod
     def of(
@@ -78,4 +82,9 @@ def short_name(dtype: torch.dtype) -> str:
 
 def warp_size(x: Tensor) -> int:
     """Returns the number of threads of a warp: 64 on AMD's data-centre GPUs, 32 elsewhere."""
-    return torch.cuda.get_device_properties(x.device).warp_size if x.is_cuda else 32
+    return _warp_size(x.device) if x.is_cuda else 32
+
+
+@functools.cache
+def _warp_size(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).warp_size

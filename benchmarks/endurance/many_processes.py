@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pymultiling as pml
-from benchmarks.endurance.survival import SUM_TOLERANCE, corpus_files, difference, load_statistics
+from benchmarks.endurance.survival import SUM_TOLERANCE, corpus_files, describe_difference, difference, load_statistics
 from pymultiling import demo_model
 
 Result: TypeAlias = tuple[dict[str, pml.NeuronSet], dict[str, pml.NeuronStatistics]]
@@ -86,12 +86,12 @@ def main() -> int:
         statistics_of_run = load_statistics(out)
         expected = expected or (sets, statistics_of_run)
         worst = difference(statistics_of_run, expected[1])
-        same = sets == expected[0] and worst <= SUM_TOLERANCE
+        same = sets == expected[0] and worst is not None and worst <= SUM_TOLERANCE
         failed |= not same
         duration = json.loads((out / "results" / "run.json").read_text())["seconds"]["detect"]
         seconds.setdefault(name, []).append(duration)
         outcome = "same results" if same else "DIFFERENT RESULTS"
-        print(f"{name}: {duration:.1f} s, {outcome}, sums differ by {worst:.1e}", flush=True)
+        print(f"{name}: {duration:.1f} s, {outcome}, {describe_difference(worst)}", flush=True)
     if {"1 processes", "2 processes"} <= seconds.keys():
         seconds_of_1, seconds_of_2 = (statistics.median(seconds[f"{count} processes"]) for count in (1, 2))
         print(f"2 processes are {seconds_of_1 / seconds_of_2:.2f} times as fast as 1 (medians of {arguments.rounds})")

@@ -55,12 +55,10 @@ def main() -> int:
         started = time.monotonic()
         status = run(command, out).wait()
         restarted = time.monotonic() - started
-        worst = difference(load_statistics(out), expected) if status == 0 else float("inf")
-        same += worst <= SUM_TOLERANCE
-        print(
-            f"{trial + 1}: {event} at {moment:.1f} s, restarted run {restarted:.1f} s, sums differ by {worst:.1e}",
-            flush=True,
-        )
+        worst = difference(load_statistics(out), expected) if status == 0 else None
+        same += worst is not None and worst <= SUM_TOLERANCE
+        outcome = describe_difference(worst) if status == 0 else f"it failed with exit status {status}"
+        print(f"{trial + 1}: {event} at {moment:.1f} s, restarted run {restarted:.1f} s, {outcome}", flush=True)
     print(f"{same} of {arguments.kills} ended with the same result")
     return int(same != arguments.kills)
 
@@ -137,8 +135,8 @@ def load_statistics(out: Path) -> dict[str, pml.NeuronStatistics]:
     return {path.stem: pml.NeuronStatistics.load(path) for path in sorted((out / "results" / "statistics").iterdir())}
 
 
-def difference(actual: dict[str, pml.NeuronStatistics], expected: dict[str, pml.NeuronStatistics]) -> float:
-    """Returns the largest relative difference of a sum. It is infinite if anything else differs."""
+def difference(actual: dict[str, pml.NeuronStatistics], expected: dict[str, pml.NeuronStatistics]) -> float | None:
+    """Returns the largest relative difference of a sum, or None if anything else differs."""
     worst = 0.0
     for language, truth in expected.items():
         statistics = actual[language]
@@ -148,8 +146,16 @@ def difference(actual: dict[str, pml.NeuronStatistics], expected: dict[str, pml.
             same &= torch.equal(statistics.votes[site], truth.votes[site])
             change = (statistics.sum[site] - truth.sum[site]).abs() / truth.sum[site].abs().clamp(min=1e-300)
             worst = max(worst, change.max().item())
-        worst = worst if same else float("inf")
+        if not same:
+            return None
     return worst
+
+
+def describe_difference(worst: float | None) -> str:
+    """Returns what `difference` found, in words."""
+    if worst is None:
+        return "numbers of documents or tokens, smallest importance or votes differ"
+    return f"sums differ by {worst:.1e}"
 
 
 if __name__ == "__main__":

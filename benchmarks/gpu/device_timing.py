@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,8 @@ Run = Callable[[], object]
 COLD_BYTES = 2**30  # several times any L2
 WARM_UP = 3
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 100
-MILLISECONDS = 1000  # target for all repetitions together
+MILLISECONDS = 300  # target for all repetitions together
+CPU_REPETITIONS = 2  # without a warm-up: only to try a benchmark
 
 
 class Stopwatch:
@@ -32,10 +34,10 @@ class Stopwatch:
         Between repetitions a large buffer is read. This evicts everything else from the L2, leaves nothing there to be
         written back during `run`, and takes long enough for the host to queue `run` after it.
         """
+        if not self.cuda:
+            return [self._time(run) for _ in range(CPU_REPETITIONS)]
         for _ in range(WARM_UP):
             milliseconds = self._time(run)
-        if not self.cuda:
-            return [self._time(run) for _ in range(MIN_REPETITIONS)]
         repetitions = int(min(MAX_REPETITIONS, max(MIN_REPETITIONS, MILLISECONDS / max(milliseconds, 1e-3))))
         events = []
         for _ in range(repetitions):
@@ -51,10 +53,11 @@ class Stopwatch:
             The milliseconds of every run in every round, without the warm-up rounds.
         """
         milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(rounds + WARM_UP):
+        warm_up = WARM_UP if self.cuda else 0
+        for turn in range(rounds + warm_up):
             for name, run in runs.items():
                 duration = self._time(run)
-                if turn >= WARM_UP:
+                if turn >= warm_up:
                     milliseconds[name].append(duration)
         return milliseconds
 
@@ -91,8 +94,16 @@ def quantiles(milliseconds: list[float]) -> dict[str, float | int]:
 
 def launches(run: Run, device: torch.device) -> list[str] | None:
     """Returns the names of the kernels, copies and fills of one call. None if they cannot be recorded."""
+    return [event["name"] for event in device_events(run, device)] or None
+
+
+def device_events(run: Run, device: torch.device) -> list[dict[str, Any]]:
+    """Returns the kernels, copies and fills of one call. The list is empty without a GPU.
+
+    Each has a "name", and start "ts" and duration "dur" in microseconds.
+    """
     if device.type != "cuda":
-        return None
+        return []
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
@@ -101,7 +112,7 @@ def launches(run: Run, device: torch.device) -> list[str] | None:
         file = Path(folder, "trace.json")
         profile.export_chrome_trace(str(file))
         events = json.loads(file.read_text())["traceEvents"]
-    return [event["name"] for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")] or None
+    return [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
 
 
 def peak_bytes(run: Run, device: torch.device) -> tuple[int, int] | None:

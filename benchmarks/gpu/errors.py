@@ -4,38 +4,58 @@ The inputs are random or numerically difficult. The error budget is the registry
 (tests/support/error_budget.py): twice the error of plain PyTorch plus a floor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.cases import Case
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.workload import Workload, documents_of, kernels_of
+from benchmarks.gpu.workload import BACKEND, Workload, documents_of
 from benchmarks.operators.inputs import Layer, make_inputs
-from benchmarks.operators.shapes import Shape
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 
 MATRIX_DOCUMENTS, ATTENTION_DOCUMENTS = 3, 2
 
 
+DTYPES = (torch.bfloat16, torch.float32)
+WITH_KERNELS = tuple(name for name, entry in OPERATORS.items() if BACKEND in entry.kernels)
+
+
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     """Adds a row for every case and dtype."""
-    for dtype in (torch.float32, torch.bfloat16):
-        for case in cases(workload.small, device):
+    for dtype in DTYPES:
+        for case in cases(WITH_KERNELS, workload, device):
             row = {"operator": case.title, "input": case.name, "dtype": str(dtype).removeprefix("torch.")}
-            rows.add("errors", row, lambda case=case, dtype=dtype: _errors(case.to(dtype), kernels_of(device)))
+            rows.add("errors", row, lambda case=case, dtype=dtype: compare(case.to(dtype), BACKEND))
 
 
-def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
-    """Yields float32 cases of every operator that has a kernel for the device.
+def kernel_calls(workload: Workload, device: torch.device) -> dict[str, Callable[[], None]]:
+    """Returns {name: function} whose functions call every kernel that `measure` needs."""
+    return {
+        f"errors of {name}, {str(dtype).removeprefix('torch.')}": partial(_call, name, dtype, workload, device)
+        for dtype in DTYPES
+        for name in sorted(WITH_KERNELS, key=lambda name: not OPERATORS[name].slow_to_compile)
+    }
+
+
+def _call(operator: str, dtype: torch.dtype, workload: Workload, device: torch.device) -> None:
+    for case in cases((operator,), workload, device):
+        case.to(dtype).on(BACKEND)()
+
+
+def cases(operators: Iterable[str], workload: Workload, device: torch.device) -> Iterator[Case]:
+    """Yields float32 cases of operators, for a small layer.
 
     The difficult ones have a column that is far larger than the others, a document without tokens, biases, or padding.
     """
     torch.manual_seed(0)
-    for operator in (entry for entry in OPERATORS.values() if kernels_of(device) in entry.kernels):
+    shape = workload.small
+    for operator in (OPERATORS[name] for name in operators):
         if operator.arguments_type is None:  # not on queries and keys, so on matrices
             ids = torch.randint(-1, MATRIX_DOCUMENTS - 1, (MATRIX_DOCUMENTS * shape.length,), device=device)
             common = {
@@ -51,7 +71,7 @@ def cases(shape: Shape, device: torch.device) -> Iterator[Case]:
             common = {"documents": ATTENTION_DOCUMENTS, "ids": ids, "sets": ATTENTION_DOCUMENTS, "set_ids": ids}
             variants = {name: {**common, "change_heads": change} for name, change in HEADS.items()}
             variants["a row of padding"] = {**common, "padded": True}
-        for name, options in variants.items():
+        for name, options in islice(variants.items(), workload.inputs):
             for operator_input in make_inputs(operator.name, Layer(shape, device=device, **options)):
                 if operator_input.compared:
                     title = ", ".join(filter(None, (name, operator_input.variant)))
@@ -76,7 +96,7 @@ MATRICES = {"random": lambda x: x, "a column of 1e3": _one_large_column}
 HEADS = {"random": lambda q, k: None, "key bias 300": _key_bias, "one neuron of 60": _dominating_neuron}
 
 
-def _errors(case: Case, backend: str) -> dict[str, object]:
+def compare(case: Case, backend: str) -> dict[str, object]:
     """Returns the errors of every result of an operator, and whether all are within the budget.
 
     An estimate is compared with the exact values of what it estimates.

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.device_timing import Run
-from benchmarks.gpu.workload import COUNTS, DTYPE, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, NEW_NORMS, Workload
+from benchmarks.gpu.workload import COUNTS, DTYPE, EXACT_CUDA, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, NEW_NORMS
+from benchmarks.operators.shapes import Shape
 from pymultiling.neurons.sites import SITES
-from pymultiling.ops import column_energy, value_energy, value_gram
+from pymultiling.ops import column_energy, qk_importance, value_energy, value_gram
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.importance import ImportanceProbe
 
 
-def random_llama(workload: Workload, device: torch.device) -> nn.Module:
+def random_llama(shape: Shape, vocabulary: int, device: torch.device) -> nn.Module:
     """Returns a model with random weights, created directly on the device and in its dtype."""
-    shape = workload.shape
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=workload.vocabulary,
+        vocab_size=vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.ffn,
         num_hidden_layers=shape.layers,
@@ -36,7 +36,7 @@ def random_llama(workload: Workload, device: torch.device) -> nn.Module:
 
 @contextmanager
 def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
-    """Yields the run with a name, one of RUNS.
+    """Yields the run with a name, one of RUNS or RIVALS.
 
     Until the block ends, its probe keeps everything that it computes from the weights alone.
     """
@@ -56,7 +56,13 @@ def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
             yield partial(three_sites.measure, tokens)
     else:
         with probe(SITES, qk="fast" if name == FAST else "exact") as all_five:
-            yield partial(all_five.measure, tokens)
+            yield partial(_measure_by_cuda if name == EXACT_CUDA else ImportanceProbe.measure, all_five, tokens)
+
+
+def _measure_by_cuda(probe: ImportanceProbe, tokens: Tensor) -> dict[str, Tensor]:
+    """Measures with the kernel in CUDA C++ for queries and keys."""
+    with patch("pymultiling.probes.qk.qk_importance", partial(qk_importance, backend="cuda")):
+        return probe.measure(tokens)
 
 
 def _measure_with_new_probe(make_probe: Callable[[], ImportanceProbe], tokens: Tensor) -> dict[str, Tensor]:
@@ -78,9 +84,8 @@ def _measure_in_plain_pytorch(probe: ImportanceProbe, tokens: Tensor) -> dict[st
         return probe.measure(tokens)
 
 
-def compile_forward(workload: Workload, device: torch.device, tokens: Tensor) -> Run:
-    """Returns the forward of a second model with compiled layers. One compilation serves all layers."""
-    model = random_llama(workload, device)
+def compile_forward(model: nn.Module, tokens: Tensor) -> Run:
+    """Compiles the layers of a model in place and returns its forward. One compilation serves all layers."""
     for layer in model.model.layers:
         layer.compile()
     return partial(model.model, input_ids=tokens, use_cache=False)

@@ -1,8 +1,9 @@
-"""The rows of a section. They are appended to a file immediately, so that they survive a later crash."""
+"""The rows of tables. They are appended to a file immediately, so that they survive a later crash."""
 
 import json
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pymultiling.errors import BackendUnavailable
@@ -35,11 +36,21 @@ class Rows:
             traceback.print_exc()
             row = {**row, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         with self._file.open("a") as file:
-            file.write(json.dumps({"table": table, **row}) + "\n")
+            # One write, so that other processes can append too. The first newline ends a row of which a killed process
+            # wrote only a part.
+            file.write("\n" + json.dumps({"table": table, **row}) + "\n")
         print(table, *(value for value in row.values() if not isinstance(value, dict)), sep=" | ", flush=True)
         return row
 
+    def read(self, table: str) -> list[dict[str, object]]:
+        """Returns the rows of a table, also those that other processes have appended."""
+        return [row for row in read_rows(self._file) if row["table"] == table]
+
 
 def read_rows(file: Path) -> list[dict[str, object]]:
-    """Returns the rows of a file. The list is empty if the file does not exist."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """Returns the rows of a file, without a row that is not complete. The list is empty if the file does not exist."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows

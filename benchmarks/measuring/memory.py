@@ -1,4 +1,7 @@
-"""Resident memory of this process in MiB, from Linux's /proc. The results files call this unit MB."""
+"""Resident memory of this process in MiB, from Linux's /proc.
+
+The results files of end_to_end, streaming, ilo_flores and gpu call this unit MB.
+"""
 
 import re
 from collections.abc import Callable

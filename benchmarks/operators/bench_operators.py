@@ -21,5 +21,5 @@ def test_operator(
     layer = Layer(shape, 1, ids, SETS, torch.arange(shape.length) % SETS, dtype)
     timed_input = next(candidate for candidate in make_inputs(operator, layer) if candidate.timed)
     if timed_input.loops and (backend == "torch.compile" or dtype != torch.float32):
-        pytest.skip("the reference loops in Python and takes seconds: only float32 is timed, without torch.compile")
+        pytest.skip("if the reference loops in Python, for seconds, only float32 is timed, and not torch.compile")
     time_operator(operator, *timed_input.arguments)

@@ -30,7 +30,7 @@ class Input:
         arguments: the arguments of the operator's reference, in its order.
         size: text that shows the input's size in tables of running times, such as "4096 x 11008".
         variant: how it differs from the operator's first input, as text; "" for the first.
-        timed: whether the operator is timed with this input.
+        timed: whether the operator is timed with this input. On the CPU it is timed with the first such input only.
         compared: whether the operator is compared with float64 for this input.
         loops: whether the reference loops in Python. It then takes seconds, and torch.compile would unroll it.
     """

@@ -29,7 +29,7 @@ void check_arguments(const QkArguments& x) {
           x.valid.scalar_type() == at::kBool && x.valid.device().is_cpu(),
       "valid must be a bool tensor of shape (", x.q.size(0), ", ", x.q.size(2), ") on the CPU");
   TORCH_CHECK(x.q_plain.has_value() == x.k_plain.has_value(), "q_plain and k_plain must be given together");
-  TORCH_CHECK(x.q_plain || (!x.q_gain && !x.k_gain), "a gain needs q_plain and k_plain");
+  TORCH_CHECK(x.q_plain || (!x.q_growth && !x.k_growth), "a growth needs q_plain and k_plain");
   TORCH_CHECK(x.cos.has_value() == x.sin.has_value(), "cos and sin must be given together");
   TORCH_CHECK(!x.window || *x.window > 0, "window must be positive");
   TORCH_CHECK(!x.softcap || *x.softcap > 0, "softcap must be positive");
@@ -78,8 +78,8 @@ void QkProblem::set_heads(const QkArguments& x) {
   kernel_arguments_.k = keep(x.k, key_shape, "k");
   if (x.q_plain) kernel_arguments_.q_plain = keep(*x.q_plain, query_shape, "q_plain");
   if (x.k_plain) kernel_arguments_.k_plain = keep(*x.k_plain, key_shape, "k_plain");
-  if (x.q_gain) kernel_arguments_.q_gain = keep(*x.q_gain, query_shape, "q_gain");
-  if (x.k_gain) kernel_arguments_.k_gain = keep(*x.k_gain, key_shape, "k_gain");
+  if (x.q_growth) kernel_arguments_.q_growth = keep(*x.q_growth, query_shape, "q_growth");
+  if (x.k_growth) kernel_arguments_.k_growth = keep(*x.k_growth, key_shape, "k_growth");
 }
 
 // Only the first `rotary_size` dimensions rotate. The others are their own partners, with cosine 1 and sine 0.

@@ -32,7 +32,8 @@ class ChunkStart:
     Attributes:
         shard: number of the shard.
         record: how many records of the shard come before the chunk.
-        chunk: how many chunks come before it, in the shards that this process reads, those of other processes included.
+        chunk: how many chunks come before it in the shards that this process reads. In a shard that several processes
+            read, this includes the chunks that other processes measure.
         digest: hash of the records of the shard that come before the chunk.
         finished: {number of a shard that was read to its end: (its fingerprint, hash of its records)}.
     """
@@ -84,7 +85,7 @@ class ChunkSize:
 class Share:
     """The part of a corpus that one process reads.
 
-    It consists of whole shards if all of n processes get as many, otherwise of every n-th chunk.
+    With n processes it is every n-th shard if the number of shards is a multiple of n, otherwise every n-th chunk.
     `datasets.distributed.split_dataset_by_node` distributes the shards of a streamed data set in the same way.
 
     Attributes:
@@ -208,7 +209,7 @@ def check_finished(corpus: str, shards: Sequence[Shard], start: ChunkStart) -> N
     """
     for number, (fingerprint, _) in start.finished.items():
         if number >= len(shards) or shards[number].fingerprint() != fingerprint:
-            raise corpus_changed(corpus, shards[number].name if number < len(shards) else f"part {number} of it")
+            raise corpus_changed(corpus, shards[number].name if number < len(shards) else f"part {number + 1} of it")
 
 
 def corpus_changed(corpus: str, part: str) -> CheckpointError:

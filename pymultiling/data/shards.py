@@ -121,7 +121,7 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     from datasets.distributed import split_dataset_by_node
 
     parts = (split_dataset_by_node(source, rank=number, world_size=count) for number in range(count))
-    return [IterableShard(part, f"{name}, shard {number}") for number, part in enumerate(parts)]
+    return [IterableShard(part, f"{name}, shard {number}") for number, part in enumerate(parts, 1)]
 
 
 def identify_part(shards: Sequence[Shard]) -> str:

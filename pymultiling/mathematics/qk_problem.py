@@ -20,9 +20,9 @@ class QKProblem(NamedTuple):
         cos: (B or 1, l, r), cosines of the rotation; None if there is no rotation.
         sin: (B or 1, l, r), sines of the rotation; None if there is no rotation.
         valid: (B, l) bool, False for padding.
-        q_gain: (B, H, l, d), the factor by which a norm makes the rest of the head grow without a query neuron; None
-            without a norm.
-        k_gain: (B, K, l, d), the same factor without a key neuron; None without a norm.
+        q_growth: (B, H, l, d): a norm makes the rest of the head grow by the factor 1 + growth without a query neuron;
+            None without a norm.
+        k_growth: (B, K, l, d), the same without a key neuron; None without a norm.
         scale: factor of the attention scores.
         window: number of positions that a query sees, its own included; None if it sees all up to its own.
         softcap: soft cap of the attention scores; None if there is none.
@@ -36,8 +36,8 @@ class QKProblem(NamedTuple):
     cos: Tensor | None
     sin: Tensor | None
     valid: Tensor
-    q_gain: Tensor | None
-    k_gain: Tensor | None
+    q_growth: Tensor | None
+    k_growth: Tensor | None
     scale: float
     window: int | None
     softcap: float | None

@@ -18,6 +18,7 @@ from pymultiling.models.decoder import model_device
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.document_names import add_document_name
+from pymultiling.passes.pending import Pending
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
 
@@ -140,7 +141,7 @@ def activations(
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe = ActivationProbe(model)
 
-    def measure(batch: Batch, source: BatchSource) -> ActivationStatistics:
+    def measure(batch: Batch, source: BatchSource) -> Pending[ActivationStatistics]:
         return _count_batch(probe, batch, source.positions[batch.order], positions)
 
     def check(language: str, total: ActivationStatistics, report: CorpusReport) -> None:
@@ -187,15 +188,17 @@ def count_activations(
         kind: what `name` is the name of, for messages.
 
     Returns:
-        The counts over all documents.
+        The counts over all documents, on the CPU.
     """
     total = _zero_counts(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
             with add_document_name(f"{kind} {name!r}", batch.order):
-                total += _count_batch(probe, batch, starts, positions)
+                counts = _count_batch(probe, batch, starts, positions)
+                counts.check()
+            total += counts.statistics
             bar.update(len(batch.order))
-    return total
+    return ActivationStatistics(total.active.cpu(), total.tokens)
 
 
 def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:
@@ -203,10 +206,14 @@ def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:
     return ActivationStatistics(torch.zeros(shape, dtype=torch.int64), 0)
 
 
-def _count_batch(probe: ActivationProbe, batch: Batch, starts: Tensor, positions: Positions) -> ActivationStatistics:
+def _count_batch(
+    probe: ActivationProbe, batch: Batch, starts: Tensor, positions: Positions
+) -> Pending[ActivationStatistics]:
     counted, device = _counted_positions(batch, starts, positions), model_device(probe.decoder.model)
-    active = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device))
-    return ActivationStatistics(active, int(counted.sum()))
+    active, require_finite = probe.launch(
+        batch.input_ids.to(device), batch.attention_mask.to(device), counted.to(device)
+    )
+    return Pending(ActivationStatistics(active, int(counted.sum())), len(batch.order), require_finite)
 
 
 def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:

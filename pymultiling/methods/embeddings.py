@@ -208,11 +208,11 @@ def _to_finite(means: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def layer_points(embeddings: Mapping[str, Tensor], layer: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns the embeddings of one layer.
+    """Returns the embeddings from the input of the first layer, or from the output of a layer.
 
     Args:
-        embeddings: {language: (sentences, layers, hidden)}.
-        layer: index of the layer.
+        embeddings: {language: (sentences, layers + 1, hidden)}.
+        layer: index in the second dimension, 0 for the input of the first layer.
 
     Returns:
         {language: (points, present)}: points are (sentences, hidden), float32 or wider; present is (sentences,) bool,
@@ -235,21 +235,22 @@ def layer_points(embeddings: Mapping[str, Tensor], layer: int) -> dict[str, tupl
 
 
 def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
-    """Checks the shapes of embeddings and returns their number of layers.
+    """Checks the shapes of embeddings and returns their second size, which is the number of layers + 1.
 
     Raises:
-        ValueError: there are fewer than two languages, or the shapes are not (sentences, layers, hidden) of one model.
+        ValueError: there are fewer than two languages, or the shapes are not (sentences, layers + 1, hidden) of one
+            model.
     """
     if len(embeddings) < 2:
         raise ValueError(f"at least two languages are compared, got {', '.join(map(repr, embeddings)) or 'none'}")
     for language, values in embeddings.items():
         if values.ndim != 3:
             shape = tuple(values.shape)
-            raise ValueError(f"language {language!r}: embeddings must be (sentences, layers, hidden), got {shape}")
+            raise ValueError(f"language {language!r}: embeddings must be (sentences, layers + 1, hidden), got {shape}")
     shapes = {tuple(values.shape[1:]) for values in embeddings.values()}
     if len(shapes) > 1:
         raise ValueError(
-            f"embeddings must be those of one model, got different (layers, hidden): {', '.join(map(str, shapes))}"
+            f"embeddings must be those of one model, got different (layers + 1, hidden): {', '.join(map(str, shapes))}"
         )
     return next(iter(shapes))[0]
 
@@ -286,7 +287,7 @@ class _Sentences(Sequence[str]):
 
 
 def _to_strings(language: str, sentences: Iterable[str | None]) -> Iterator[str]:
-    for number, text in enumerate(sentences):
+    for number, text in enumerate(sentences, 1):
         if not (text is None or isinstance(text, str)):
             raise CorpusError(f"language {language!r}, sentence {number}: expected a string or None, got {text!r}")
         yield text or ""

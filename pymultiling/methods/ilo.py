@@ -43,7 +43,7 @@ def ilo(
     Source: arXiv 2503.11280 (k = 5, tau = 3, cosine distance) and its published code.
 
     Args:
-        embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.
+        embeddings: {language: (sentences, layers + 1, hidden)} of any floating dtype, from `sentence_embeddings`.
             Languages may have different numbers of sentences. A sentence with a NaN is missing and is left out.
         k: number of neighbours of a point.
         tau: number of other languages that makes a point a bridge, at most k and at most languages - 1.

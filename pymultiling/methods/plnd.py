@@ -23,6 +23,7 @@ from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.pending import Pending
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.importance_values import Importance
 
@@ -239,9 +240,10 @@ def detect(
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
     empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
-    def measure(batch: Batch, _: BatchSource) -> NeuronStatistics:
-        values = probe.measure(batch.input_ids.to(device), batch.attention_mask.to(device))
-        return NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
+    def measure(batch: Batch, _: BatchSource) -> Pending[NeuronStatistics]:
+        values, require_finite = probe.launch(batch.input_ids.to(device), batch.attention_mask.to(device))
+        statistics = NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
+        return Pending(statistics, len(batch.order), require_finite)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:

@@ -42,7 +42,7 @@ def retrieval(
     Source: arXiv 1812.10464 (similarity search): its error rate is 1 - accuracy with the cosine distance.
 
     Args:
-        embeddings: {language: (sentences, layers, hidden)}, any floating dtype, as `sentence_embeddings` returns them.
+        embeddings: {language: (sentences, layers + 1, hidden)} of any floating dtype, from `sentence_embeddings`.
             Sentence i of one language is the translation of sentence i of the others. A sentence with a NaN is missing;
             its translation is left out too.
         metric: the distance d, "cosine" or "euclidean".

@@ -263,9 +263,25 @@ def model_device(model: nn.Module) -> torch.device:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode (no dropout)."""
+    if not _any_in_training(model):  # the usual case, which takes a twentieth of the time
+        yield
+        return
     with preserve_modes(model):
         model.eval()
         yield
+
+
+def _any_in_training(model: nn.Module) -> bool:
+    """Returns whether a module of the model is in training mode."""
+    modules: list[nn.Module | None] = [model]
+    while modules:
+        module = modules.pop()
+        if module is None:
+            continue
+        if module.training:
+            return True
+        modules.extend(module._modules.values())
+    return False
 
 
 @contextmanager

@@ -24,7 +24,7 @@ AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]
 def pick_device(name: str) -> torch.device:
     """Returns the device called "cpu", "cuda" or "auto"; "auto" is CUDA where it is available.
 
-    If several processes run on one machine, each gets its own GPU.
+    Several processes on one machine take its GPUs in turn. They share GPUs if there are more processes than GPUs.
 
     Raises:
         BackendUnavailable: "cuda" was asked for, and torch finds no CUDA device.

@@ -1,8 +1,8 @@
 """Norms of queries and keys: what the operators need of the modules.
 
-An RMSNorm divides by the root mean square. Without neuron n, the other neurons of the head therefore grow by a factor
-(the gain), which `normed` computes for qk_importance. Under a LayerNorm every dimension of the head changes;
-centred_importance computes this from the norm's weight and epsilon.
+An RMSNorm divides by the root mean square. Without neuron n, the other neurons of the head therefore grow, by the
+factor 1 + growth. `normed` computes the growth for qk_importance. Under a LayerNorm every dimension of the head
+changes; centred_importance computes this from the norm's weight and epsilon.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pymultiling.mathematics.sums import upcast
 from pymultiling.models.pretrained import tensor_attribute
 
 
 def normed(raw: Tensor, norm: nn.Module, multiplier: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    """Returns the normed heads, and by what factor the other neurons grow when one neuron is zero.
+    """Returns the normed heads, and by how much the other neurons grow when one neuron is zero.
 
-        plain = g x / r,  gain = sqrt(r^2 / (r^2 - x^2 / D)),  r^2 = mean(x^2) + eps
+        plain = g x / r,  r^2 = sum(x^2) / D + eps,  s^2 = (sum of the other neurons' x^2) / D + eps
+        growth = r / s - 1 = (x^2 / D) / (s (r + s))
+
+    The last form keeps the digits of a growth near 0.
 
     Args:
         raw: (B, l, heads d), the output x of the projection.
@@ -27,14 +31,36 @@ def normed(raw: Tensor, norm: nn.Module, multiplier: Tensor, head_size: int) -> 
         head_size: d.
 
     Returns:
-        plain and gain, (B, heads, l, d) float64. plain is not rotated yet.
+        plain and growth, (B, heads, l, d), in float32, or in float64 for float64 input. plain is not rotated yet. The
+        relative error of both is a few times that of the sum of the squares, also where one neuron dominates.
     """
-    # In float64, because r2 - x^2 / D cancels where one neuron dominates.
-    x = torch.unflatten(raw.double(), -1, (-1, multiplier.shape[-1]))
-    r2 = x.square().mean(-1, keepdim=True) + epsilon(norm)
-    gain = (r2 / (r2 - x.square() / x.shape[-1])).sqrt()
-    plain = x * r2.rsqrt() * multiplier
-    return split_heads(plain.flatten(-2), head_size), split_heads(gain.flatten(-2), head_size)
+    x = torch.unflatten(upcast(raw), -1, (-1, multiplier.shape[-1]))
+    shares = x.square() / x.shape[-1]
+    total = shares.sum(-1, keepdim=True)
+    r = (total + epsilon(norm)).sqrt()
+    s = (_sums_of_others(shares, total) + epsilon(norm)).sqrt()
+    growth = shares / (s * (r + s))
+    plain = x / r * multiplier
+    return split_heads(plain.flatten(-2), head_size), split_heads(growth.flatten(-2), head_size)
+
+
+def _sums_of_others(x: Tensor, total: Tensor) -> Tensor:
+    """Returns for every element of a row the sum of the other elements.
+
+    An element of at most half of the sum is subtracted from the sum, which at most doubles the relative error of the
+    sum. Of a row's elements at most one is larger. The sum of the others is then added up without it, because a
+    difference would have no digits left where one element has nearly all of the sum.
+
+    Args:
+        x: (.., D), at least 0.
+        total: (.., 1), its sum over the last dimension.
+
+    Returns:
+        (.., D).
+    """
+    is_dominant = 2 * x > total
+    rest = x.masked_fill(is_dominant, 0).sum(-1, keepdim=True)
+    return torch.where(is_dominant, rest, total - x)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.errors import CheckpointError
+from pymultiling.runtime.device_copies import add
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
@@ -37,9 +38,9 @@ class ActivationStatistics:
 
         active[l, n] = #{t : act(gate[t, n]) > 0} in layer l    (act(up) in an FFN without a gate)
 
-    `a + b` are the counts over the positions of both. `a - b` removes the positions of b from a, such as those of a
-    prompt from those of the prompt and its response. Counts of different models can be neither added nor subtracted
-    (ValueError).
+    `a + b` are the counts over the positions of both, on the device of b. `a - b` removes the positions of b from a,
+    such as those of a prompt from those of the prompt and its response. Counts of different models can be neither added
+    nor subtracted (ValueError).
 
     Source: arXiv 2402.16438, 2403.09073, 2505.21505.
 
@@ -117,7 +118,7 @@ class ActivationStatistics:
 
     def __add__(self, other: ActivationStatistics) -> ActivationStatistics:
         _require_same_model({"the first": self, "the second": other})
-        return ActivationStatistics(self.active + other.active, self.tokens + other.tokens)
+        return ActivationStatistics(add(self.active, other.active), self.tokens + other.tokens)
 
     def __sub__(self, other: ActivationStatistics) -> ActivationStatistics:
         _require_same_model({"the first": self, "the second": other})
@@ -130,9 +131,10 @@ class ActivationStatistics:
             processes: the processes of the run. All of them have to make this call.
 
         Returns:
-            The counts over all positions, the same in every process.
+            The counts over all positions, on the CPU, the same in every process.
         """
-        return ActivationStatistics(processes.total(self.active), int(processes.total(torch.tensor(self.tokens))))
+        tokens = int(processes.total(torch.tensor(self.tokens)))
+        return ActivationStatistics(processes.total(self.active.cpu()), tokens)
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes the counts to a safetensors file.

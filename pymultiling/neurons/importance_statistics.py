@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.neurons.sites import SITES
+from pymultiling.runtime.device_copies import add, sums_device, to_device
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
@@ -21,7 +22,7 @@ class NeuronStatistics:
     """Statistics of every neuron's importance over some documents.
 
     `a + b` are the statistics of the documents of both: `minimum`, `votes` and the counts bit for bit, `sum` to
-    rounding. Statistics of different rules, sites or models cannot be added (ValueError).
+    rounding. They are on the device of b. Statistics of different rules, sites or models cannot be added (ValueError).
 
     Attributes:
         documents: number of documents.
@@ -29,7 +30,8 @@ class NeuronStatistics:
         sum: {site: (layers, neurons) float64}, sum of the importance over the documents.
         minimum: {site: (layers, neurons)}, smallest importance in a document. It is inf if there are no documents.
         votes: {site: (layers, neurons) int64}, number of documents in which the rule selected the neuron.
-        rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it.
+        rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it. `detect` appends "; " and
+            how importance is defined: the score, the zeroing and whether q and k are estimated.
     """
 
     documents: int
@@ -77,14 +79,15 @@ class NeuronStatistics:
             rule: the rule that selected the votes.
 
         Returns:
-            The statistics, on the CPU.
+            The statistics, on the device of the importance; on the CPU if the device has no float64.
         """
+        device = sums_device(next(iter(importance.values())).device)
         return cls(
             documents=next(iter(importance.values())).shape[0],
             tokens=tokens,
-            sum={site: values.cpu().sum(0, dtype=torch.float64) for site, values in importance.items()},
-            minimum={site: values.amin(0).cpu() for site, values in importance.items()},
-            votes={site: selected.sum(0).cpu() for site, selected in votes.items()},
+            sum={site: values.to(device).sum(0, dtype=torch.float64) for site, values in importance.items()},
+            minimum={site: values.amin(0).to(device) for site, values in importance.items()},
+            votes={site: selected.sum(0).to(device) for site, selected in votes.items()},
             rule=rule,
         )
 
@@ -107,9 +110,12 @@ class NeuronStatistics:
         return NeuronStatistics(
             documents=self.documents + other.documents,
             tokens=self.tokens + other.tokens,
-            sum={site: self.sum[site] + other.sum[site] for site in self.sum},
-            minimum={site: torch.minimum(self.minimum[site], other.minimum[site]) for site in self.minimum},
-            votes={site: self.votes[site] + other.votes[site] for site in self.votes},
+            sum={site: add(self.sum[site], other.sum[site]) for site in self.sum},
+            minimum={
+                site: torch.minimum(to_device(self.minimum[site], low.device), low)
+                for site, low in other.minimum.items()
+            },
+            votes={site: add(self.votes[site], other.votes[site]) for site in self.votes},
             rule=self.rule,
         )
 
@@ -120,7 +126,7 @@ class NeuronStatistics:
             processes: the processes of the run. All of them have to make this call.
 
         Returns:
-            The statistics of all documents, the same in every process.
+            The statistics of all documents, on the CPU, the same in every process.
         """
         documents, tokens = processes.total(torch.tensor([self.documents, self.tokens])).tolist()
         # Every process needs the same order of the sites, and loading from a file may change it.
@@ -128,9 +134,9 @@ class NeuronStatistics:
         return NeuronStatistics(
             documents=documents,
             tokens=tokens,
-            sum={site: processes.total(self.sum[site]) for site in sites},
-            minimum={site: processes.least(self.minimum[site]) for site in sites},
-            votes={site: processes.total(self.votes[site]) for site in sites},
+            sum={site: processes.total(self.sum[site].cpu()) for site in sites},
+            minimum={site: processes.least(self.minimum[site].cpu()) for site in sites},
+            votes={site: processes.total(self.votes[site].cpu()) for site in sites},
             rule=self.rule,
         )
 

@@ -64,6 +64,7 @@ class TopK:
         Raises:
             ValueError: the statistics were measured with another rule.
         """
+        # `detect` appends how importance is defined. No rule of a selection contains "; ".
         if statistics.rule.split("; ")[0] != self.rule():
             raise ValueError(
                 f"these statistics hold the votes of {statistics.rule}, not of {self.rule()}: measure again with this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
@@ -30,8 +31,8 @@ def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tupl
     """
     if documents is None:
         return torch.zeros(x.shape[0], dtype=torch.int64, device=x.device), 1 if count is None else count
-    require(documents.shape == x.shape[:1], f"documents must be ({x.shape[0]},), got {tuple(documents.shape)}")
-    require(documents.dtype == torch.int64, f"documents must be int64, got {documents.dtype}")
+    require(documents.shape == x.shape[:1], lambda: f"documents must be ({x.shape[0]},), got {tuple(documents.shape)}")
+    require(documents.dtype == torch.int64, lambda: f"documents must be int64, got {documents.dtype}")
     if count is None:
         count = int(documents.max()) + 1 if documents.numel() else 0
     return documents, count
@@ -39,19 +40,19 @@ def document_ids(x: Tensor, documents: Tensor | None, count: int | None) -> tupl
 
 def require_matrix(name: str, x: Tensor) -> None:
     """Raises ValueError unless x is a floating-point matrix. `name` is its name in the message."""
-    require(x.ndim == 2, f"{name} must be (tokens, neurons), got {tuple(x.shape)}")
-    require(x.is_floating_point(), f"{name} must be floating point, got {x.dtype}")
+    require(x.ndim == 2, lambda: f"{name} must be (tokens, neurons), got {tuple(x.shape)}")
+    require(x.is_floating_point(), lambda: f"{name} must be floating point, got {x.dtype}")
 
 
 def require_mask_sets(x: Tensor, masks: Tensor, mask_ids: Tensor) -> None:
     """Raises ValueError unless masks is (sets, N) bool and mask_ids (tokens,) int64, for x (tokens, N)."""
     require(
         masks.ndim == 2 and masks.shape[1] == x.shape[1] and masks.dtype == torch.bool,
-        f"masks must be bool (sets, {x.shape[1]}), got {masks.dtype} {tuple(masks.shape)}",
+        lambda: f"masks must be bool (sets, {x.shape[1]}), got {masks.dtype} {tuple(masks.shape)}",
     )
     require(
         mask_ids.shape == x.shape[:1] and mask_ids.dtype == torch.int64,
-        f"mask_ids must be int64 ({x.shape[0]},), got {mask_ids.dtype} {tuple(mask_ids.shape)}",
+        lambda: f"mask_ids must be int64 ({x.shape[0]},), got {mask_ids.dtype} {tuple(mask_ids.shape)}",
     )
 
 
@@ -59,15 +60,18 @@ def require_heads(q_name: str, q: Tensor, k_name: str, k: Tensor) -> None:
     """Raises ValueError unless q is (B, H, l, d) and k (B, K, l, d), in one floating dtype, with K dividing H."""
     require(
         q.ndim == 4 and k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[2:] == k.shape[2:],
-        f"{q_name} must be (B, H, l, d) and {k_name} (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
+        lambda: f"{q_name} must be (B, H, l, d) and {k_name} (B, K, l, d), got {tuple(q.shape)} and {tuple(k.shape)}",
     )
     require(
         q.is_floating_point() and q.dtype == k.dtype,
-        f"{q_name} and {k_name} must share a floating dtype, got {q.dtype} and {k.dtype}",
+        lambda: f"{q_name} and {k_name} must share a floating dtype, got {q.dtype} and {k.dtype}",
     )
     require(
         k.shape[1] > 0 and q.shape[1] % k.shape[1] == 0,
-        f"the number of query heads must be a multiple of the number of key heads, got {q.shape[1]} and {k.shape[1]}",
+        lambda: (
+            "the number of query heads must be a multiple of the number of key heads, "
+            f"got {q.shape[1]} and {k.shape[1]}"
+        ),
     )
 
 
@@ -83,7 +87,9 @@ def require_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor) -> None:
         and cos.shape[1] == q.shape[2]
         and cos.shape[2] <= q.shape[3]
         and cos.shape[2] % 2 == 0,
-        f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}",
+        lambda: (
+            f"cos and sin must be (B or 1, {q.shape[2]}, r), r even and at most {q.shape[3]}, got {tuple(cos.shape)}"
+        ),
     )
 
 
@@ -94,7 +100,7 @@ def require_valid(valid: Tensor | None, q: Tensor) -> None:
     shape = (q.shape[0], q.shape[2])
     require(
         valid.shape == shape and valid.dtype == torch.bool,
-        f"valid must be bool {shape}, got {valid.dtype} {tuple(valid.shape)}",
+        lambda: f"valid must be bool {shape}, got {valid.dtype} {tuple(valid.shape)}",
     )
 
 
@@ -105,8 +111,8 @@ def all_valid(q: Tensor) -> Tensor:
 
 def require_limits(window: int | None, softcap: float | None) -> None:
     """Raises ValueError unless window and softcap are None or positive."""
-    require(window is None or window > 0, f"window must be positive, got {window}")
-    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+    require(window is None or window > 0, lambda: f"window must be positive, got {window}")
+    require(softcap is None or softcap > 0, lambda: f"softcap must be positive, got {softcap}")
 
 
 def require_finite(points: Tensor, k: int, metric: Metric) -> None:
@@ -116,7 +122,10 @@ def require_finite(points: Tensor, k: int, metric: Metric) -> None:
         require(bool(low.isfinite() & high.isfinite()), "points must be finite, some are infinite or NaN")
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError with the message unless the condition holds."""
+def require(condition: bool, message: str | Callable[[], str]) -> None:
+    """Raises ValueError with the message, or with what the function returns, unless the condition holds.
+
+    To format a message takes microseconds, so a message that depends on the arguments is a function.
+    """
     if not condition:
-        raise ValueError(message)
+        raise ValueError(message if isinstance(message, str) else message())

@@ -2,8 +2,9 @@
 
 This is a Triton kernel on a GPU, a C++ kernel on the CPU, or the plain PyTorch reference where neither can run.
 Kernels in CUDA C++ only run with backend="cuda". Every operator of the registry is a torch custom operator,
-`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd. It runs the backend that the keyword
-`backend` names, by default the fastest that can run.
+`torch.ops.pymultiling.<name>`, that works under torch.compile and autograd. Where nothing of the kind watches, the
+implementation is called directly, which takes the host less time (direct_calls.py). The keyword `backend` names the
+backend that runs, by default the fastest that can.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops.arguments import Backend, KernelBackend
 from pymultiling.ops.backends import require_backend, unavailable, why_unavailable
+from pymultiling.ops.direct_calls import nothing_watches
 from pymultiling.ops.operator import Argument, Operator, OperatorFunction, Results
 from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
 
@@ -126,11 +128,12 @@ def why_unsupported(operator: Operator, backend: KernelBackend, arguments: tuple
 def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Results:
     """Runs an operator with the arguments of its reference.
 
-    It calls the torch operator, so that torch.compile and autograd see the call. Plain PyTorch that is asked for by
-    name runs without it: torch.func and forward derivatives support plain PyTorch, but no custom operator.
+    It calls the torch operator if torch.compile, autograd or something else watches the call. Plain PyTorch that is
+    asked for by name runs without it: torch.func and forward derivatives support plain PyTorch, but no custom operator.
     """
-    if backend == "torch":
-        return _run(OPERATORS[name], arguments, backend)
+    operator = OPERATORS[name]
+    if backend == "torch" or (not operator.mutates and nothing_watches(operator.schema_arguments(arguments))):
+        return _run(operator, arguments, backend)
     return call_torch_operator(name, arguments, backend)
 
 
@@ -151,7 +154,7 @@ def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend =
 def _kernel_function(operator: Operator, backend: KernelBackend, tensor: Tensor) -> OperatorFunction:
     """Returns the function that runs a backend's kernel on the tensor's device. It takes the reference's arguments."""
     if backend == "triton":
-        return functools.partial(_launch_on_device_of, tensor, operator.launcher())
+        return functools.partial(_launch_on_device_of, tensor, operator.launcher)
     function = _extension_function(operator, backend)
     assert function is not None, "why_unsupported has looked it up"
     return function if operator.arguments_type is None else functools.partial(_call_unpacked, function)
@@ -170,7 +173,7 @@ def _call_unpacked(function: OperatorFunction, problem: tuple[Argument, ...]) ->
 
 def _launch_on_device_of(tensor: Tensor, launch: OperatorFunction, *arguments: Argument) -> Results:
     """Launches a Triton kernel on the tensor's device. Triton uses the current device, which may be another one."""
-    if not tensor.is_cuda:
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
         return launch(*arguments)
     with torch.cuda.device(tensor.device):
         return launch(*arguments)

@@ -80,11 +80,11 @@ def gated_ffn(
     Source: arXiv 2402.18815, eq. 1 (squares); arXiv 2402.16438, 2403.09073 and 2505.21505 (active).
     """
     require_matrix("gate", gate)
-    require(activation in ACTIVATIONS, f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    require(activation in ACTIVATIONS, lambda: f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     if up is not None:
         require(
             up.shape == gate.shape and up.dtype == gate.dtype,
-            f"up must be {tuple(gate.shape)} in {gate.dtype} like gate, got {tuple(up.shape)} in {up.dtype}",
+            lambda: f"up must be {tuple(gate.shape)} in {gate.dtype} like gate, got {tuple(up.shape)} in {up.dtype}",
         )
     require((masks is None) == (mask_ids is None), "masks and mask_ids must be given together")
     if masks is not None and mask_ids is not None:

@@ -51,7 +51,7 @@ def mask_neurons(
     if values is not None:
         require(
             values.shape == x.shape[1:] and values.dtype == x.dtype,
-            f"values must be ({x.shape[1]},) in {x.dtype}, got {tuple(values.shape)} in {values.dtype}",
+            lambda: f"values must be ({x.shape[1]},) in {x.dtype}, got {tuple(values.shape)} in {values.dtype}",
         )
     require(
         not (inplace and x.requires_grad and torch.is_grad_enabled()),

@@ -150,8 +150,9 @@ class Operator:
         """Imports the module of its Triton kernel; raises ImportError where triton cannot be imported."""
         return import_module(f"pymultiling.triton_kernels.{self.module_name}")
 
+    @cached_property
     def launcher(self) -> OperatorFunction:
-        """Returns the function that launches its Triton kernel."""
+        """The function that launches its Triton kernel; raises ImportError where triton cannot be imported."""
         return cast(OperatorFunction, getattr(self.triton_module(), self.name))
 
     def first_tensor(self, arguments: tuple[Argument, ...]) -> Tensor:

@@ -49,8 +49,8 @@ def qk_importance(
     cos: Tensor | None = ...,
     sin: Tensor | None = ...,
     valid: Tensor | None = ...,
-    q_gain: Tensor | None = ...,
-    k_gain: Tensor | None = ...,
+    q_growth: Tensor | None = ...,
+    k_growth: Tensor | None = ...,
     *,
     scale: float,
     window: int | None = ...,
@@ -70,8 +70,8 @@ def qk_importance(
     cos: Tensor | None = ...,
     sin: Tensor | None = ...,
     valid: Tensor | None = ...,
-    q_gain: Tensor | None = ...,
-    k_gain: Tensor | None = ...,
+    q_growth: Tensor | None = ...,
+    k_growth: Tensor | None = ...,
     *,
     scale: float,
     window: int | None = ...,
@@ -91,8 +91,8 @@ def qk_importance(
     cos: Tensor | None = ...,
     sin: Tensor | None = ...,
     valid: Tensor | None = ...,
-    q_gain: Tensor | None = ...,
-    k_gain: Tensor | None = ...,
+    q_growth: Tensor | None = ...,
+    k_growth: Tensor | None = ...,
     *,
     scale: float,
     window: int | None = ...,
@@ -111,8 +111,8 @@ def qk_importance(
     cos: Tensor | None = None,
     sin: Tensor | None = None,
     valid: Tensor | None = None,
-    q_gain: Tensor | None = None,
-    k_gain: Tensor | None = None,
+    q_growth: Tensor | None = None,
+    k_growth: Tensor | None = None,
     *,
     scale: float,
     window: int | None = None,
@@ -128,15 +128,16 @@ def qk_importance(
     S are the attention scores. y_n is their change when neuron n's row of the projection is zero. Neurons are zeroed
     before the rotation if q_plain and k_plain are given, and after it otherwise. With
 
-        u = exp(y) - 1,  m = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - m))^2 / (1 + m)^2
+        u = exp(y) - 1,  mean = sum_j A u:   sum_j (A' - A)^2 = sum_j (A (u - mean))^2 / (1 + mean)^2
 
     one sweep over the attention scores is enough for each neuron. This is exact, and no tensor of size l x l x d is
     made. Each row of the batch is a document.
 
-    mode="fast" estimates the sum over the keys j from at most 16 keys for each query. Probable keys are taken as they
-    are: those with A above the lowest of the thresholds 0.07 2^-m, m = 0 ... 7, that at most 8 keys pass. From the
-    other keys, whose A sum to M, R are drawn evenly spaced, with probability proportional to A, each with weight M / R.
-    R is 16 minus the number of the probable keys, rounded down to an even number. Then
+    mode="fast" estimates the sum over the keys j from at most 16 keys for each query. The certain keys have the weight
+    w = A: those with A above the lowest of the thresholds 0.07, 0.07 / 2, ... 0.07 / 128 that at most 8 keys pass, or
+    above 0.07 if there is none. From the other keys, whose A sum to M, R are drawn evenly spaced, with probability
+    proportional to A, and each draw adds M / R to the weight of its key. R is 16 minus the number of the certain keys,
+    rounded down to an even number. Then
 
         f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,   importance[n] = sum over queries of f
 
@@ -149,7 +150,8 @@ def qk_importance(
 
     Args:
         q: (B, H, l, d), the rotated queries. Any floating dtype.
-        k: (B, K, l, d), the rotated keys in q's dtype. K divides H: query heads k G ... k G + G - 1 share key head k.
+        k: (B, K, l, d), the rotated keys in q's dtype. K divides H; with G = H / K, query heads g G
+            to g G + G - 1 share key head g.
         q_plain: (B, H, l, d), the queries before the rotation but after their norm, if they have one. None: neurons are
             zeroed after the rotation, as in the published code of the paper; cos and sin are then not used.
         k_plain: (B, K, l, d), the keys before the rotation but after their norm. Given exactly if `q_plain` is.
@@ -157,14 +159,15 @@ def qk_importance(
             None: no rotation.
         sin: (B or 1, l, r), the sines of the rotation. Given exactly if `cos` is.
         valid: (B, l) bool, False for padding. None: all tokens are valid.
-        q_gain: (B, H, l, d), for queries with a norm over the head before the rotation: the factor by which the rest of
-            the head grows without the neuron, sqrt(r^2 / (r^2 - x^2 / d)), where x is the raw projection and
-            r^2 = mean(x^2) + eps. None: no norm.
-        k_gain: (B, K, l, d), the same factor for the keys. None: no norm.
+        q_growth: (B, H, l, d), for queries with a norm over the head before the rotation: the rest of the head grows by
+            the factor 1 + growth without the neuron. With the raw projection x, r^2 = mean(x^2) + eps and
+            s^2 = r^2 - x^2 / d, growth = (x^2 / d) / (s (r + s)). This form keeps the digits of a growth near 0. None:
+            no norm.
+        k_growth: (B, K, l, d), the same for the keys. None: no norm.
         scale: factor of the attention scores, usually d^-1/2.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
-        interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
+        interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.
         mode: "exact" or "fast".
         backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
 
@@ -178,9 +181,9 @@ def qk_importance(
 
     Source: arXiv 2402.18815, eq. 9-11.
     """
-    require(mode in MODES, f"mode must be one of {MODES}, got {mode!r}")
+    require(mode in MODES, lambda: f"mode must be one of {MODES}, got {mode!r}")
     require_heads("q", q, "k", k)
-    _require_unrotated_and_gain(q, k, q_plain, k_plain, q_gain, k_gain)
+    _require_unrotated_and_growth(q, k, q_plain, k_plain, q_growth, k_growth)
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_limits(window, softcap)
@@ -188,29 +191,33 @@ def qk_importance(
         valid = all_valid(q)
     if q_plain is None:
         cos, sin = None, None
-    problem = QKProblem(q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved)
+    problem = QKProblem(
+        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved
+    )
     if mode == "fast":
         return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))
     q_importance, k_importance = call_tuple("qk_importance", problem, backend=backend)
     return q_importance, k_importance
 
 
-def _require_unrotated_and_gain(
+def _require_unrotated_and_growth(
     q: Tensor,
     k: Tensor,
     q_plain: Tensor | None,
     k_plain: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
+    q_growth: Tensor | None,
+    k_growth: Tensor | None,
 ) -> None:
-    """Raises ValueError unless the heads before the rotation and the gains fit q (B, H, l, d) and k (B, K, l, d)."""
+    """Raises ValueError unless the heads before the rotation and the growth fit q (B, H, l, d) and k (B, K, l, d)."""
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
-    require(q_plain is not None or (q_gain is None and k_gain is None), "a gain needs q_plain and k_plain: give both")
+    require(
+        q_plain is not None or (q_growth is None and k_growth is None), "a growth needs q_plain and k_plain: give both"
+    )
     for name, tensor, heads in (
         ("q_plain", q_plain, q),
-        ("q_gain", q_gain, q),
+        ("q_growth", q_growth, q),
         ("k_plain", k_plain, k),
-        ("k_gain", k_gain, k),
+        ("k_growth", k_growth, k),
     ):
-        if tensor is not None:
-            require(tensor.shape == heads.shape, f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")
+        if tensor is not None and tensor.shape != heads.shape:
+            raise ValueError(f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")

@@ -28,7 +28,7 @@ MAX_TRITON_NEIGHBORS = 16  # Triton's kernel keeps them in registers
 HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # hidden is rounded to its dtype
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-    "Tensor? q_gain, Tensor? k_gain, float scale, SymInt? window, float? softcap, bool interleaved)"
+    "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved)"
 )
 
 
@@ -119,7 +119,7 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
 def _unsupported_by_cuda(problem: QKProblem) -> str | None:
     """Returns why the CUDA kernel does not support the arguments, or None if it does."""
     size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
-    if problem.q_gain is not None or problem.k_gain is not None:
+    if problem.q_growth is not None or problem.k_growth is not None:
         return "its kernel does not support a norm over the head"
     if problem.softcap is not None:
         return "its kernel does not support a soft cap"

@@ -45,7 +45,7 @@ def value_energy(
     require_matrix("attention", attention)
     require(
         gram.ndim == 4 and gram.shape[2] == gram.shape[3] and gram[..., 0].numel() == attention.shape[1],
-        f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
+        lambda: f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
     )
     documents, count = document_ids(attention, documents, count)
     return call("value_energy", attention, gram, documents, count, backend=backend)
@@ -72,6 +72,6 @@ def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: Backend = "
     require_matrix("weight", weight)
     require(
         weight.shape[1] % (kv_heads * size) == 0,
-        f"weight must have K G d columns, a multiple of {kv_heads} x {size}, got {weight.shape[1]}",
+        lambda: f"weight must have K G d columns, a multiple of {kv_heads} x {size}, got {weight.shape[1]}",
     )
     return call("value_gram", weight, kv_heads, size, backend=backend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Generic, NamedTuple
@@ -26,6 +27,7 @@ from pymultiling.passes.checkpoints import CheckpointInterval, PassState, S, ope
 from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.identity import model_hash
 from pymultiling.passes.memory import SplitOnOutOfMemory
+from pymultiling.passes.pending import Launched, Pending, one_behind
 from pymultiling.runtime.processes import Processes, processes
 from pymultiling.runtime.progress import Pace, print_line, show_progress
 
@@ -83,7 +85,8 @@ class Job(Generic[S]):
         tokenisation: how records become documents.
         empty_statistics: gives the statistics of a corpus before its first document. Its arguments are the corpus's
             name, and a path for a row file, or None if there are no checkpoints.
-        measure: gives the statistics of a batch.
+        measure: gives the statistics of a batch. They are added up after the next batch has been launched if they are
+            `Pending`, and at once otherwise.
         identity: gives the settings that affect the result, without the corpora and `batch_tokens`.
         check: raises a CorpusError if nothing was measured. Its arguments are the corpus's name, statistics and report.
         content_label: what error messages call the content of a corpus, such as "language 'fr'".
@@ -98,7 +101,7 @@ class Job(Generic[S]):
     activity: str
     tokenisation: Tokenisation
     empty_statistics: Callable[[str, Path | None], S]
-    measure: Callable[[Batch, BatchSource], S]
+    measure: Callable[[Batch, BatchSource], S | Pending[S]]
     identity: Callable[[], Mapping[str, object]]
     check: Callable[[str, S, CorpusReport], None]
     content_label: Callable[[str], str] = "language {!r}".format
@@ -161,7 +164,7 @@ def run_pass(
             if not state.ended
         )
         chunk_stream = stack.enter_context(closing(stream(source, job.tokenisation, options.workers)))
-        measure: Callable[[Batch, BatchSource], S] = job.measure
+        measure: Callable[[Batch, BatchSource], S | Pending[S]] = job.measure
         # The processes of a spread model measure the same batch together, so none of them may halve it alone.
         if job.halve_batches and job.spread_over == 1:
             measure = SplitOnOutOfMemory(job.measure)
@@ -223,7 +226,7 @@ class _Step(NamedTuple, Generic[S]):
 def _measure_corpus(
     chunk_stream: Iterator[tuple[Chunk, Documents]],
     state: PassState[S],
-    measure: Callable[[Batch, BatchSource], S],
+    measure: Callable[[Batch, BatchSource], S | Pending[S]],
     job: Job[S],
     batch_tokens: int,
 ) -> Iterator[_Step[S]]:
@@ -263,22 +266,39 @@ def _measure_corpus(
             report_before=report_before,
             report=report_before + documents.report,
         )
-        tokens_done = 0
-        source = BatchSource(chunk, torch.from_numpy(documents.positions))
-        for number, batch in enumerate(make_batches(documents, batch_tokens, window=len(documents.lengths))):
-            tokens_done += batch.tokens
-            if number < measured_batches:
-                continue
-            is_sentences = job.tokenisation.form == "sentences"
-            numbers = documents.positions[batch.order].tolist() if is_sentences else batch.order
-            with add_document_name(job.content_label(chunk.corpus), numbers, _describe_part(chunk)):
-                statistics = measure(batch, source)
-            count = len(batch.order)
+        for batch in one_behind(_launch_batches(chunk, documents, measured_batches, measure, job, batch_tokens)):
             state = replace(
-                state, total=state.total + statistics, batches=number + 1, documents=state.documents + count
+                state,
+                total=state.total + batch.finish(),
+                batches=batch.number + 1,
+                documents=state.documents + batch.documents,
             )
-            yield _Step(state, count, batch.tokens, _fraction_done(chunk, tokens_done / len(documents.tokens)))
+            done = _fraction_done(chunk, batch.tokens_done / len(documents.tokens))
+            yield _Step(state, batch.documents, batch.tokens, done)
         yield _Step(state, 0, 0, _fraction_done(chunk, 1.0))
+
+
+def _launch_batches(
+    chunk: Chunk,
+    documents: Documents,
+    measured_batches: int,
+    measure: Callable[[Batch, BatchSource], S | Pending[S]],
+    job: Job[S],
+    batch_tokens: int,
+) -> Iterator[Launched[S]]:
+    """Launches the batches of a chunk, except those that were measured before."""
+    tokens_done = 0
+    source = BatchSource(chunk, torch.from_numpy(documents.positions))
+    for number, batch in enumerate(make_batches(documents, batch_tokens, window=len(documents.lengths))):
+        tokens_done += batch.tokens
+        if number < measured_batches:
+            continue
+        is_sentences = job.tokenisation.form == "sentences"
+        indices = documents.positions[batch.order].tolist() if is_sentences else batch.order
+        add_names = partial(add_document_name, job.content_label(chunk.corpus), indices, _describe_part(chunk))
+        with add_names():
+            statistics = measure(batch, source)
+        yield Launched(statistics, number, len(batch.order), batch.tokens, tokens_done, add_names)
 
 
 def _fraction_done(chunk: Chunk, chunk_fraction: float) -> float | None:
@@ -356,7 +376,7 @@ def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes
 
 
 def _describe_part(chunk: Chunk) -> str:
-    """Returns the part of a corpus in which the documents of a chunk are numbered."""
+    """Returns the part of a corpus in which the documents of a chunk are counted."""
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"

@@ -14,11 +14,11 @@ def add_document_name(name: str, documents: Sequence[int], part: str = "of its c
 
     Args:
         name: what messages call the corpus, such as "language 'fr'".
-        documents: the numbers of the batch's documents in this part of the corpus.
-        part: the part of the corpus in which documents are numbered.
+        documents: the indices of the batch's documents in this part of the corpus, from 0. Messages count from 1.
+        part: the part of the corpus in which documents are counted.
     """
     try:
         yield
     except NonFiniteActivations as error:
-        where = f"{name}, document {documents[error.document]} {part}"
+        where = f"{name}, document {documents[error.document] + 1:,} {part}"
         raise NonFiniteActivations(f"{where}: {error}", error.document) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pymultiling.errors import CheckpointError
+from pymultiling.runtime.device_copies import add
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
@@ -14,16 +15,16 @@ FORMAT = "pymultiling.sums/1"
 
 
 class Sums(dict[str, Tensor]):
-    """{name: tensor on the CPU}. `a + b` adds the tensors of the same name."""
+    """{name: tensor}. `a + b` adds the tensors of the same name; the sums are on the devices of b."""
 
     def __add__(self, other: Sums) -> Sums:
         if self.keys() != other.keys():
             raise ValueError(f"sums of different tensors cannot be added: {', '.join(self)} and {', '.join(other)}")
-        return Sums({name: value + other[name] for name, value in self.items()})
+        return Sums({name: add(value, other[name]) for name, value in self.items()})
 
     def over(self, processes: Processes) -> Sums:
-        """Returns the sums over all processes."""
-        return Sums({name: processes.total(self[name]) for name in sorted(self)})
+        """Returns the sums over all processes, on the CPU."""
+        return Sums({name: processes.total(self[name].cpu()) for name in sorted(self)})
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file."""

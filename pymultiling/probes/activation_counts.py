@@ -22,6 +22,7 @@ from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.runtime.device_copies import HostCopy
 
 # transformers' names of the activations that are above zero exactly where their input is.
 SIGN_PRESERVING_ACTIVATIONS = (
@@ -52,9 +53,29 @@ class ActivationProbe:
                 f"{', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
             )
 
-    @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
-        """Counts for every neuron in how many of the positions `counted` it is active.
+        """Counts for every neuron in how many of the positions `counted` it is active, and waits for the counts.
+
+        Args:
+            input_ids: as in `launch`.
+            attention_mask: as in `launch`.
+            counted: as in `launch`.
+
+        Returns:
+            (layers, neurons) int64, on the device of input_ids.
+
+        Raises:
+            NonFiniteActivations: the model's output is NaN or infinite; names the document, and the site and the layer
+                if the importance of an FFN neuron is NaN or infinite too.
+            UnsupportedModel: the model does not run its modules as its family does.
+        """
+        active, require_finite = self.launch(input_ids, attention_mask, counted)
+        require_finite()
+        return active
+
+    @torch.no_grad()
+    def launch(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        """Launches a count, without waiting for the device.
 
         Args:
             input_ids: (documents, length) int64, on the model's device.
@@ -62,11 +83,10 @@ class ActivationProbe:
             counted: (documents, length) bool, the positions that count.
 
         Returns:
-            (layers, neurons) int64 on the CPU.
+            (layers, neurons) int64, on the device of input_ids; and a check that the model's output is finite, which
+            waits for it and raises as `measure` does.
 
         Raises:
-            NonFiniteActivations: the model's output is NaN or infinite; names the document, and the site and the layer
-                if the importance of an FFN neuron is NaN or infinite too.
             UnsupportedModel: the model does not run its modules as its family does.
         """
         documents = torch.where(counted, 0, -1).flatten()
@@ -105,22 +125,26 @@ class ActivationProbe:
                 f"FFNs were seen in {len(local_widths)} of {len(self.decoder.layers)} layers: the model does not run "
                 f"its modules as its family does in transformers; {CORRECT_ENTRY}"
             )
-        self._require_finite(output[0], input_ids, attention_mask)
-        return self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1]).cpu()
+        counts = self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1])
+        return counts, self._finite_check(output[0], input_ids, attention_mask)
 
-    def _require_finite(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Checks the last hidden states (documents, length, hidden). Padding may be NaN.
+    def _finite_check(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Callable[[], None]:
+        """Returns a check of the last hidden states (documents, length, hidden). Padding may be NaN.
 
         The states of other layers need no check, because every layer adds its output to the states before it.
         """
-        if hidden.sum(dtype=torch.float32).isfinite():
-            return  # all values are finite, those at padding included
-        is_broken = ~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1)
-        if is_broken.any():
+        is_broken = HostCopy(~(hidden.isfinite().all(-1) | ~attention_mask.bool().to(hidden.device)).all(-1))
+
+        def require_finite() -> None:
+            broken_documents = is_broken.wait().nonzero().flatten().tolist()
+            if not broken_documents:
+                return
             # It raises an error that names the site and the first layer with such values, if they reach a neuron.
             with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
                 probe.measure(input_ids, attention_mask)
-            document = int(is_broken.nonzero()[0])
+            document = broken_documents[0]
             raise NonFiniteActivations(
-                f"NaN or infinite output of document {document} of the batch: {NON_FINITE_ADVICE}", document
+                f"NaN or infinite output of document {document + 1} of the batch: {NON_FINITE_ADVICE}", document
             )
+
+        return require_finite

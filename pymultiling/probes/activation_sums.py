@@ -18,6 +18,7 @@ from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.masking import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.runtime.device_copies import sums_device, to_device
 
 
 class ActivationSumProbe:
@@ -39,18 +40,21 @@ class ActivationSumProbe:
         self.decoder.require_weights()
         self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
-    def zero_sums(self) -> dict[str, Tensor]:
+    def zero_sums(self, device: torch.device | None = None) -> dict[str, Tensor]:
         """Returns the sums of no tokens.
+
+        Args:
+            device: where to keep the sums; None: on the CPU.
 
         Returns:
             {site: (layers, neurons) float64} and "tokens": () int64, the number of tokens. For experts also "routed":
             (layers, neurons) int64, the number of tokens that are routed to each neuron's expert.
         """
         widths, layers = self.decoder.widths(), len(self.decoder.layers)
-        sums = {site: torch.zeros(layers, widths[site], dtype=torch.float64) for site in self.sites}
-        sums["tokens"] = torch.zeros((), dtype=torch.int64)
+        sums = {site: torch.zeros(layers, widths[site], dtype=torch.float64, device=device) for site in self.sites}
+        sums["tokens"] = torch.zeros((), dtype=torch.int64, device=device)
         if self._sums_experts:
-            sums["routed"] = torch.zeros(layers, widths["ffn"], dtype=torch.int64)
+            sums["routed"] = torch.zeros(layers, widths["ffn"], dtype=torch.int64, device=device)
         return sums
 
     @torch.no_grad()
@@ -62,20 +66,21 @@ class ActivationSumProbe:
             attention_mask: (documents, length), 0 for padding.
 
         Returns:
-            The sums over the batch, as in `zero_sums`.
+            The sums over the batch, as in `zero_sums`, on the device of input_ids.
         """
-        sums = self.zero_sums()
-        sums["tokens"] += attention_mask.sum().cpu()
+        device = sums_device(input_ids.device)
+        sums = self.zero_sums(device)
+        sums["tokens"] += to_device(attention_mask.sum(), device)
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
-        valid = {device: attention_mask.flatten().to(device) for device in devices}
+        valid = {place: to_device(attention_mask.flatten(), place) for place in devices}
 
         def add(layer: int, indices: SiteIndices, full_width: int, x: Tensor) -> None:
             x = upcast(x.flatten(0, -2))
             local_total = valid[x.device].to(x.dtype) @ x
-            total = self.decoder.tensor_parallel.gather(local_total, full_width).double().cpu()
+            total = self.decoder.tensor_parallel.gather(local_total, full_width).to(device).double()
             for site, index in indices.items():
                 if site in sums:
-                    sums[site][layer] += total[index]
+                    sums[site][layer] += total[index if isinstance(index, slice) else to_device(index, device)]
 
         def add_input(
             layer: int, indices: SiteIndices, full_width: int, _: nn.Module, args: tuple[Tensor, ...]
@@ -89,8 +94,8 @@ class ActivationSumProbe:
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
             documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
-            sums["ffn"][layer] += experts.total(routed, documents, 1)[0].double().cpu()
-            sums["routed"][layer] += experts.tokens(routed, documents, 1)[0].cpu()
+            sums["ffn"][layer] += experts.total(routed, documents, 1)[0].to(device).double()
+            sums["routed"][layer] += experts.tokens(routed, documents, 1)[0].to(device)
 
         with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
             for number, layer in enumerate(self.decoder.layers):

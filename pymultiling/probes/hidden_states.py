@@ -15,6 +15,7 @@ from pymultiling.models.decoder import Decoder, evaluation_mode
 from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
+from pymultiling.runtime.device_copies import to_device
 
 MAX_LOGITS = 2**24  # how many logits are in memory at a time
 
@@ -80,10 +81,10 @@ class SentenceMeanProbe:
         means: dict[int, Tensor] = {}
 
         def keep_mean(index: int, hidden: Tensor) -> None:
-            mask = attention_mask.bool().to(hidden.device)
+            mask = to_device(attention_mask.bool(), hidden.device)
             # The states are not multiplied by the mask, because those at padding may be NaN.
             total = upcast(hidden).masked_fill(~mask[..., None], 0).sum(1)
-            means[index] = (total / mask.sum(1, keepdim=True)).cpu()
+            means[index] = to_device(total / mask.sum(1, keepdim=True), means[0].device if means else hidden.device)
 
         with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, keep_mean)
@@ -93,7 +94,7 @@ class SentenceMeanProbe:
             raise UnsupportedModel(
                 f"{len(means)} of {self.shape[0]} hidden states were seen: the model did not run all its layers"
             )
-        return torch.stack([means[index] for index in range(len(means))], 1)
+        return torch.stack([means[index] for index in range(len(means))], 1).cpu()
 
 
 class TopTokenProbe:
@@ -128,9 +129,9 @@ class TopTokenProbe:
             raise ValueError(f"top must be between 1 and the {self.vocabulary} tokens of the vocabulary, got {top}")
         self._top, self._decode = top, nn.Sequential(*self.decoder.final_modules, head)
 
-    def zero_counts(self) -> Tensor:
-        """Returns (layers + 1, vocabulary) int64: the counts of no tokens."""
-        return torch.zeros(len(self.decoder.layers) + 1, self.vocabulary, dtype=torch.int64)
+    def zero_counts(self, device: torch.device | None = None) -> Tensor:
+        """Returns (layers + 1, vocabulary) int64: the counts of no tokens, on a device; None: on the CPU."""
+        return torch.zeros(len(self.decoder.layers) + 1, self.vocabulary, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -141,28 +142,32 @@ class TopTokenProbe:
             attention_mask: (documents, length), 0 for padding.
 
         Returns:
-            (layers + 1, vocabulary) int64 on the CPU: how often each token was among the top ones of each layer.
+            (layers + 1, vocabulary) int64 on the device of input_ids: how often each token was among the top ones of
+            each layer.
 
         Raises:
             NonFiniteActivations: hidden states are NaN or infinite; names the layer and the document.
         """
-        counts = self.zero_counts()
+        counts = self.zero_counts(input_ids.device)
+        token_rows = attention_mask.flatten().nonzero().squeeze(1)  # on the CPU, if the mask is
+        is_broken: dict[int, Tensor] = {}  # {index: (documents,) bool, whether the document has such states}
 
         def count_top_tokens(index: int, hidden: Tensor) -> None:
-            mask = attention_mask.bool().to(hidden.device)
-            is_broken = mask & ~hidden.isfinite().all(-1)
-            if is_broken.any():
-                document = int(is_broken.any(1).nonzero()[0])
-                raise NonFiniteActivations(
-                    f"hidden states of index {index} are NaN or infinite: {NON_FINITE_ADVICE}", document
-                )
+            mask = to_device(attention_mask.bool(), hidden.device)
+            is_broken[index] = to_device((mask & ~hidden.isfinite().all(-1)).any(1), counts.device)
             # The final norm and the head may be on other devices; accelerate's hooks then move the states there.
-            states = hidden[mask]
+            states = hidden.flatten(0, 1)[to_device(token_rows, hidden.device)]
             for part in torch.split(states, max(1, MAX_LOGITS // self.vocabulary)):
-                tokens = self._decode(part).topk(self._top).indices.flatten()
-                counts[index] += torch.bincount(tokens, minlength=self.vocabulary).cpu()
+                tokens = to_device(self._decode(part).topk(self._top).indices.flatten(), counts.device)
+                counts[index].scatter_add_(0, tokens, torch.ones_like(tokens))  # bincount would wait for the tokens
 
         with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, count_top_tokens)
             self.decoder.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        places = torch.stack([is_broken[index] for index in sorted(is_broken)]).cpu().nonzero().tolist()
+        if places:
+            index, document = places[0]
+            raise NonFiniteActivations(
+                f"hidden states of index {index} are NaN or infinite: {NON_FINITE_ADVICE}", document
+            )
         return counts

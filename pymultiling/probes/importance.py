@@ -29,7 +29,7 @@ from pymultiling.ops.arguments import Mode
 from pymultiling.ops.qk_importance import MODES
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.importance_values import Importance, require_finite
+from pymultiling.probes.importance_values import FiniteCheck, Importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.weight_products import WeightProducts
@@ -98,19 +98,37 @@ class ImportanceProbe:
     def __exit__(self, *_: object) -> None:
         self._weight_products.clear()
 
-    @torch.no_grad()
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
-        """Measures a batch.
+        """Measures a batch, and waits for it.
 
         Args:
-            input_ids: (documents, length) int64.
-            attention_mask: (documents, length), 0 for padding on either side; None: there is no padding.
+            input_ids: as in `launch`.
+            attention_mask: as in `launch`.
 
         Returns:
             {site: (documents, layers, neurons)}, and the standard errors of estimates.
 
         Raises:
             NonFiniteActivations: values are NaN or infinite; names site, layer and document.
+            UnsupportedModel: the model does not run its modules as its family says.
+        """
+        importance, require_finite = self.launch(input_ids, attention_mask)
+        require_finite()
+        return importance
+
+    @torch.no_grad()
+    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Importance, FiniteCheck]:
+        """Launches the measurement of a batch, without waiting for the device.
+
+        Args:
+            input_ids: (documents, length) int64.
+            attention_mask: (documents, length), 0 for padding on either side; None: there is no padding.
+
+        Returns:
+            {site: (documents, layers, neurons)} with the standard errors of estimates, and a check that the values are
+            finite, which waits for them.
+
+        Raises:
             UnsupportedModel: the model does not run its modules as its family says.
         """
         if attention_mask is None:
@@ -134,8 +152,7 @@ class ImportanceProbe:
                 )
         importance = self._stack_layers(values_by_site, input_ids.device)
         errors = self._stack_layers(errors_by_site, input_ids.device)
-        require_finite(importance)
-        return Importance(importance, errors)
+        return Importance(importance, errors), FiniteCheck(importance)
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""

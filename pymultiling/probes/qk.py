@@ -49,14 +49,14 @@ def importance_from_scores(
         exact = _centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved)
         return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
     query, key = (inputs.query, inputs.key) if inputs.bias is None else with_bias(inputs, inputs.bias)
-    cos = sin = q_plain = k_plain = q_gain = k_gain = None
+    cos = sin = q_plain = k_plain = q_growth = k_growth = None
     if score == "released":
         scale = inputs.scale * (layer.head_size**-0.5 if family.scaled_queries else 1)
         q_plain, k_plain = upcast(query) / scale, upcast(key) / scale
     elif is_pre and (inputs.rotation is not None or layer.q_norm is not None):
         cos, sin = inputs.rotation or (None, None)
-        q_plain, q_gain = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
-        k_plain, k_gain = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
+        q_plain, q_growth = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
+        k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
     results = list(
         qk_importance(
             query,
@@ -66,8 +66,8 @@ def importance_from_scores(
             cos,
             sin,
             valid,
-            _cast_gain(q_gain, q_plain),
-            _cast_gain(k_gain, q_plain),
+            q_growth,
+            k_growth,
             scale=inputs.scale,
             window=inputs.window,
             softcap=inputs.softcap,
@@ -78,12 +78,12 @@ def importance_from_scores(
     if inputs.bias is not None:
         results = without_bias(inputs, results)
     # A norm over all heads also rescales the other heads when a neuron is zero.
-    if q_gain is not None and k_gain is not None and _is_over_all_heads(layer):
+    if q_growth is not None and k_growth is not None and _is_over_all_heads(layer):
         other_heads = whole_norm_importance(
             query,
             key,
-            (q_gain - 1).transpose(1, 2).flatten(2),
-            (k_gain - 1).transpose(1, 2).flatten(2),
+            q_growth.transpose(1, 2).flatten(2),
+            k_growth.transpose(1, 2).flatten(2),
             valid,
             scale=inputs.scale,
             window=inputs.window,
@@ -97,10 +97,6 @@ def importance_from_scores(
 def _is_over_all_heads(layer: Layer) -> bool:
     """Whether the query norm is over all heads together, instead of over each head."""
     return layer.q_norm is not None and tensor_attribute(layer.q_norm, "weight").shape[-1] > layer.head_size
-
-
-def _cast_gain(gain: Tensor | None, plain: Tensor | None) -> Tensor | None:
-    return None if gain is None or plain is None else gain.to(plain.dtype)
 
 
 def _centred(
@@ -130,11 +126,10 @@ def _centred(
 def _before_rotation(
     raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns the heads (B, heads, l, d) before the rotation, and their gain in float64, or None without a norm.
+    """Returns the heads (B, heads, l, d) before the rotation, and their growth under a norm, or None without one.
 
     raw: (B, l, heads d), the output of the projection.
     """
     if norm is None:
         return split_heads(raw, layer.head_size), None
-    plain, gain = normed(raw, norm, decoder.multiplier(norm), layer.head_size)
-    return plain.to(upcast(raw).dtype), gain
+    return normed(raw, norm, decoder.multiplier(norm), layer.head_size)

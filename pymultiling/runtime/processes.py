@@ -114,9 +114,9 @@ def _new_prefix_store(store: Store, rank: int, count: int) -> Store:
     if rank == 0:
         prefix, answered, started = f"pymultiling-{uuid.uuid4()}", 0, time.monotonic()
         timeout: timedelta = store.timeout  # type: ignore[attr-defined]  # torch's stubs lack it
-        while store.add(f"{prefix}-known", 0) < count - 1:
+        while (known := store.add(f"{prefix}-known", 0)) < count - 1:
             if time.monotonic() - started > timeout.total_seconds():
-                raise RuntimeError(f"only {answered} of {count - 1} other processes have started within {timeout}")
+                raise RuntimeError(f"only {known} of {count - 1} other processes have started within {timeout}")
             asked = store.add("pymultiling-asked", 0)
             for number in range(answered, asked):
                 store.set(f"pymultiling-answer-{number + 1}", prefix)

@@ -85,7 +85,11 @@ def best_value(metric: GenerationMetric, prediction: str, references: Sequence[s
 
 
 def split_words(text: str, language: str, articles: bool = False) -> list[str]:
-    """Splits a text into words in lower case, without punctuation. `articles`: whether articles are kept."""
+    """Splits a text into words in lower case, without punctuation and symbols.
+
+    In scripts without spaces between words each character, with its marks, is a word. `articles`: whether articles are
+    kept.
+    """
     words: list[str] = []
     inside = False
     for c in text.lower():

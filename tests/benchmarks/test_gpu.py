@@ -1,57 +1,77 @@
-"""Runs the GPU benchmarks with tiny sizes on the CPU."""
+"""Rehearses the GPU benchmark on the CPU, with tiny sizes and interpreted kernels."""
 
 import json
 
 import pytest
 
+from benchmarks.gpu.parts import FIRST, SECOND
 from tests.support.programs import run_module
 
+pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.long
 
+TIMES = {"median ms", "p10 ms", "p90 ms"}
+# {table: columns that a row has}. All rows of some tables are skipped without a GPU, and of these tables only columns
+# are listed that identify a row.
+TABLES = {
+    "clocks": {"when"},
+    "ceilings": {"ceiling", "a second"},
+    "correctness": {"operator", "error", "within budget", "same bits twice", "launches"},
+    "operators": {"operator", "size", "backend", *TIMES, "bytes", "of copy rate", "launches"},
+    "q and k variants": {"variant", "size", "triton, ms"},
+    "model, memory": {"run"},
+    "model, times": {"run", "model", "batch", *TIMES, "times forward", "launches"},
+    "detection": {"call"},
+    "errors": {"operator", "input", "dtype", "error", "plain PyTorch", "within budget"},
+    "counters": {"kernel"},
+    "sanitizer": {"tool", "backend", "operators"},
+    "targets": {"target", "bound", "measured", "met"},
+}
+SECOND_TABLES = {
+    "q and k": {"times faster"},
+    "operators": {"operator", "size", "backend", *TIMES},
+    "SwiGLU": {"size"},
+    "model, times": {"run", *TIMES, "times forward"},
+    "tests": {"exit status", "passed"},
+}
 
-@pytest.fixture(scope="module")
-def trial(tmp_path_factory):
-    """The printed output of a run, and its results file."""
-    out = tmp_path_factory.mktemp("gpu") / "results.json"
-    completed = run_module("benchmarks.gpu.run", "--quick", "--device", "cpu", "--out", out)
+
+def rehearse(folder, *options: str):
+    """Returns the printed output of a rehearsal, and its results file."""
+    out = folder / "results.json"
+    completed = run_module("benchmarks.gpu.run", "--rehearse", "--out", out, *options)
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     return completed.stdout, json.loads(out.read_text())
 
 
-def test_the_results_file_has_all_tables_and_columns(trial):
-    _, results = trial
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    return rehearse(tmp_path_factory.mktemp("gpu"))
+
+
+def assert_has_rows(results, tables, parts):
     assert not results["did not run"]
+    assert [row["part"] for row in results["parts"]] == [part.name for part in parts]
+    for table, columns in tables.items():
+        assert any(columns <= row.keys() for row in results[table]), table
+
+
+def test_every_part_of_the_first_call_writes_its_rows(trial):
+    _, results = trial
     assert {"device", "torch", "transformers", "python", "commit", "date"} <= results["environment"].keys()
     assert results["workload"]["shape"]["hidden"] and results["workload"]["documents"]
-    for table, columns in {
-        "ceilings": {"ceiling", "a second"},
-        "operators": {
-            "operator",
-            "size",
-            "backend",
-            "median ms",
-            "p10 ms",
-            "p90 ms",
-            "bytes",
-            "of copy rate",
-            "launches",
-        },
-        "q and k": {"times faster"},
-        "model, memory": {"run"},
-        "model, times": {"run", "median ms", "p10 ms", "p90 ms", "times forward", "launches"},
-        "errors": {"operator", "input", "dtype", "error", "plain PyTorch", "within budget"},
-        "targets": {"target", "bound", "measured", "met"},
-    }.items():
-        # On the CPU all rows of some tables are skipped. For these tables only columns that identify a row are listed
-        # above, which skipped rows have too.
-        rows = [row for row in results[table] if "skipped" not in row] or results[table]
-        assert any(columns <= row.keys() for row in rows), table
+    assert_has_rows(results, TABLES, FIRST)
+
+
+def test_every_part_of_the_second_call_writes_its_rows(tmp_path):
+    assert_has_rows(rehearse(tmp_path, "--second")[1], SECOND_TABLES, SECOND)
 
 
 def test_all_errors_are_within_their_budget(trial):
     """None is the value of estimates, which have no error budget."""
     _, results = trial
-    assert all(row["within budget"] in (True, None) for row in results["errors"] if "skipped" not in row)
+    rows = [row for row in results["errors"] + results["correctness"] if "skipped" not in row]
+    assert rows and all(row["within budget"] in (True, None) for row in rows)
 
 
 def test_prints_every_row_and_the_targets_last(trial):

@@ -173,7 +173,7 @@ def test_the_message_of_exhausted_memory_names_the_options(model, tmp_path, corp
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(ImportanceProbe, "measure", full)
+    monkeypatch.setattr(ImportanceProbe, "launch", full)
     assert detect(model, corpora, tmp_path / "out") == 1
     assert_error_line(capsys, "out of memory: reduce --batch-tokens")
 

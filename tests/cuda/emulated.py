@@ -70,8 +70,8 @@ def qk_importance(layer: QKProblem, *, mode: int = 0, blocks: int = 2) -> tuple[
     Returns:
         The importance of the query neurons, (B, H d), and of the key neurons, (B, K d).
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = layer
-    assert q_gain is None and k_gain is None and softcap is None and q.dtype == torch.bfloat16
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = layer
+    assert q_growth is None and k_growth is None and softcap is None and q.dtype == torch.bfloat16
     q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
     batch, heads, length, size = q.shape
     kv_heads = k.shape[1]

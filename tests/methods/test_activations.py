@@ -201,7 +201,7 @@ def test_nan_stops_with_layer_site_and_document():
     model = tiny_model("llama")
     model.model.layers[1].mlp.gate_proj.weight.data[5] = torch.nan
     with pytest.raises(
-        pml.NonFiniteActivations, match=r"language 'fr', document 1 of its corpus: .* site ffn, layer 1"
+        pml.NonFiniteActivations, match=r"language 'fr', document 2 of its corpus: .* site ffn, layer 1"
     ):
         pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4", "w3 w4 w5"]}, progress=False)
 
@@ -211,7 +211,7 @@ def test_nan_after_all_ffns_stops_with_the_document_and_advice():
     model = tiny_model("llama")
     model.model.norm.weight.data[0] = torch.nan
     message = (
-        r"language 'fr', document 0 of its corpus: NaN or infinite output of document 0 of the batch: look for NaN"
+        r"language 'fr', document 1 of its corpus: NaN or infinite output of document 1 of the batch: look for NaN"
     )
     with pytest.raises(pml.NonFiniteActivations, match=message):
         pml.activations(model, tiny_tokenizer(), {"fr": ["w3 w4"]}, progress=False)

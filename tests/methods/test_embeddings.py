@@ -114,7 +114,7 @@ def test_wrong_arguments_are_refused():
         sentence_embeddings(model, tokenizer, {"fr": []})
     with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings, not str"):
         sentence_embeddings(model, tokenizer, {"fr": "w4 w5"})
-    with pytest.raises(pml.CorpusError, match="'fr', sentence 1: expected a string or None, got 3"):
+    with pytest.raises(pml.CorpusError, match="'fr', sentence 2: expected a string or None, got 3"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4", 3]})
     with pytest.raises(ValueError, match="dtype must be one of"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"]}, dtype=torch.int8)
@@ -146,7 +146,7 @@ def test_an_error_leaves_no_file(tmp_path):
 def test_an_error_names_the_language_and_sentence_of_a_nan():
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     model.model.embed_tokens.weight.data[40] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match="'de', document 3 of its corpus: hidden states of index 0"):
+    with pytest.raises(pml.NonFiniteActivations, match="'de', document 4 of its corpus: hidden states of index 0"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4"], "de": [None, "w41", "w42", "w40 w43"]})
     model = tiny_model("llama")
     model.model.embed_tokens.weight.data[4] = 1e6

@@ -78,13 +78,13 @@ def test_a_corpus_is_read_while_it_is_measured(monkeypatch):
             drawn += 1
             yield "w3"
 
-    measure = plnd.ImportanceProbe.measure
+    measure = plnd.ImportanceProbe.launch
 
     def recording_measure(*arguments):
         drawn_at_batch.append(drawn)
         return measure(*arguments)
 
-    monkeypatch.setattr(plnd.ImportanceProbe, "measure", recording_measure)
+    monkeypatch.setattr(plnd.ImportanceProbe, "launch", recording_measure)
     for workers in (0, 1):
         drawn, drawn_at_batch = 0, []
         detection = detect({"fr": corpus()}, sites="ffn", batch_tokens=10, workers=workers)
@@ -194,5 +194,5 @@ def test_an_error_names_the_document_of_a_nan():
     broken = tiny_model("llama")
     word = TOKENIZER("w19", add_special_tokens=False)["input_ids"][0]
     broken.get_input_embeddings().weight.data[word] = torch.nan
-    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 2 of its corpus: .* layer 0"):
+    with pytest.raises(pml.NonFiniteActivations, match=r"language 'fr', document 3 of its corpus: .* layer 0"):
         pml.detect(broken, TOKENIZER, {"fr": ["w3 w4 w5", "w6", "w7 w19", "w8 w9"]}, progress=False)

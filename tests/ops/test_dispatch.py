@@ -75,7 +75,7 @@ def needs_triton():
 def test_a_gpu_runs_triton_kernels(a_gpu, operator):
     for backend in ("auto", "triton"):
         function = selected(operator, GPU, backend)
-        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher()
+        assert function.func is dispatch._launch_on_device_of and function.args[1] is OPERATORS[operator].launcher
 
 
 @needs_triton()
@@ -186,8 +186,8 @@ def test_auto_never_selects_the_cuda_kernel(the_cuda_extension):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"q_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
-        ({"k_gain": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"q_growth": torch.ones(1)}, "its kernel does not support a norm over the head"),
+        ({"k_growth": torch.ones(1)}, "its kernel does not support a norm over the head"),
         ({"softcap": 2.0}, "its kernel does not support a soft cap"),
         ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
         ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),

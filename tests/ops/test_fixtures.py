@@ -17,7 +17,7 @@ def a_gpu(monkeypatch):
     """Makes the tests believe that Triton kernels run on a GPU, which is the device without memory here."""
     monkeypatch.setattr(backends, "unavailable", lambda name: None)
     monkeypatch.setattr(triton_kernels, "interpreted", lambda: False)
-    monkeypatch.setattr(backends, "GPU", "meta")
+    monkeypatch.setattr(backends, "KERNEL_DEVICE", "meta")
 
 
 def test_tensors_are_created_on_the_gpu_only_inside_the_block(a_gpu):

@@ -32,7 +32,7 @@ def launched(monkeypatch):
 
 def torch_kernels(name: str) -> list[str]:
     """Returns the names of the operations of torch with which a launcher would run kernels on a GPU."""
-    launch = OPERATORS[name].launcher()
+    launch = OPERATORS[name].launcher
     (*_, call) = layer_calls(name, ODD, torch.bfloat16, torch.device("cpu"))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         launch(*call.reference_arguments)

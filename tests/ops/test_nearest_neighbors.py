@@ -10,6 +10,7 @@ from pymultiling import triton_kernels
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import nearest_neighbors, unavailable
 from pymultiling.ops.registry import MAX_TRITON_NEIGHBORS
+from tests.support.backends import KERNEL_DEVICE
 from tests.support.operator_inputs import dtypes, examples, is_interpreted, layouts, matrix
 
 METRICS = ("cosine", "euclidean")
@@ -145,7 +146,7 @@ def test_more_neighbours_than_the_triton_kernel_supports_are_refused():
     from pymultiling.triton_kernels.nearest_neighbors import MAX_NEIGHBORS
 
     assert MAX_NEIGHBORS == MAX_TRITON_NEIGHBORS
-    points = matrix(0, 20, 5, torch.float32).to("cpu" if triton_kernels.interpreted() else "cuda")
+    points = matrix(0, 20, 5, torch.float32).to("cpu" if triton_kernels.interpreted() else KERNEL_DEVICE)
     with pytest.raises(BackendUnavailable) as error:
         nearest_neighbors(points, 17, backend="triton")
     assert str(error.value) == (

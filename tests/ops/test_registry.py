@@ -94,7 +94,7 @@ def test_the_launcher_takes_the_arguments_of_the_reference(entry):
     if "triton" not in entry.kernels:
         assert entry.name not in functions_of(TRITON / f"{entry.module_name}.py")
         return
-    assert arguments_of(entry.launcher()) == arguments_of(entry.reference())
+    assert arguments_of(entry.launcher) == arguments_of(entry.reference())
     operators = {variant.operator for variant in entry.triton_module().variants()}
     assert entry.name in operators and operators <= set(OPERATORS)
 
@@ -121,7 +121,7 @@ def test_the_public_functions_are_those_of_the_registry():
     functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
     assert functions == {entry.public_function or entry.name for entry in OPERATORS.values()} | {"unavailable"}
     helpers = {file.stem for file in PUBLIC.glob("*.py")} - {entry.module_name for entry in OPERATORS.values()}
-    assert helpers == {"__init__", "arguments", "backends", "dispatch", "operator", "registry"}
+    assert helpers == {"__init__", "arguments", "backends", "direct_calls", "dispatch", "operator", "registry"}
 
 
 def test_all_names_the_functions_and_results_of_the_registry():

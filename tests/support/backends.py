@@ -14,7 +14,7 @@ from pymultiling.ops import unavailable
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 # The backends that tests run on. "cpp" is there once for each instruction set, behind its name.
 BACKENDS = ("torch", *(f"cpp {level}" for level in INSTRUCTION_SETS), "triton")
-GPU = "cuda"  # device type of the GPU on which compiled Triton kernels run
+KERNEL_DEVICE = "cuda"  # device type on which compiled Triton kernels run
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def running_on(selection: str) -> Iterator[str]:
         with _instruction_set(level):
             yield name
     elif name == "triton" and not triton_kernels.interpreted():
-        with torch.device(GPU):
+        with torch.device(KERNEL_DEVICE):
             yield name
     else:
         yield name

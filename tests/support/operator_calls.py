@@ -24,7 +24,10 @@ CHANGES = {
     "qk_importance": [
         {"q_plain": None, "k_plain": None, "cos": None, "sin": None},
         {"cos": None, "sin": None, "window": 3, "softcap": 2.0},
-        {"q_gain": lambda named: torch.ones_like(named["q"]), "k_gain": lambda named: torch.ones_like(named["k"])},
+        {
+            "q_growth": lambda named: torch.full_like(named["q"], 0.25),
+            "k_growth": lambda named: torch.full_like(named["k"], 0.25),
+        },
     ],
 }
 CHANGES["mask_neurons_"], CHANGES["qk_estimate"] = CHANGES["mask_neurons"], CHANGES["qk_importance"]

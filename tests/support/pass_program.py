@@ -26,7 +26,7 @@ def main(folder: Path, how: str) -> None:
     if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         kill_after(ImportanceProbe, 4)
     if how == "failing" and second:
-        ImportanceProbe.measure = fail
+        ImportanceProbe.launch = fail
     options = dict(batch_tokens=20, checkpoint_documents=5)
     states = {"detect": folder / "detect", "count": folder / "count"}
     if how == "other call":
@@ -52,7 +52,7 @@ def write_parts(path: Path, second: bool) -> str:
 
 def kill_after(probe, batches: int) -> None:
     """Makes a class of probes kill this process when it measures the batch after `batches` batches."""
-    measure, calls = probe.measure, 0
+    measure, calls = probe.launch, 0
 
     def measure_or_die(*arguments):
         nonlocal calls
@@ -61,7 +61,7 @@ def kill_after(probe, batches: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return measure(*arguments)
 
-    probe.measure = measure_or_die
+    probe.launch = measure_or_die
 
 
 def fail(*_):

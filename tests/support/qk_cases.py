@@ -32,6 +32,7 @@ class Case:
     padding: str | None = None  # "left", "right", "some", "whole document": see `valid`
     key_bias: float = 0
     query_factor: float = 1
+    neuron_factor: float = 1  # of dimension 1 of every head
     seed: int = 0
 
     def projections(self) -> tuple[Tensor, Tensor]:
@@ -41,7 +42,10 @@ class Case:
         q = self.query_factor * torch.randn(self.batch, self.kv_heads * self.group, *shape, dtype=torch.float64)
         k = torch.randn(self.batch, self.kv_heads, *shape, dtype=torch.float64)
         bias = self.key_bias * torch.randn(1, self.kv_heads, 1, self.size, dtype=torch.float64).sign()
-        return q, k + bias
+        k = k + bias
+        for x in (q, k):
+            x[..., 1:2] *= self.neuron_factor
+        return q, k
 
     def normed(self, x: Tensor) -> Tensor:
         """Applies the norm over the head, if the case has one."""
@@ -50,15 +54,15 @@ class Case:
         weight = torch.linspace(0.5, 1.5, self.size, dtype=torch.float64)
         return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight
 
-    def gain(self, x: Tensor) -> Tensor | None:
-        """Returns the factor by which the rest of a head grows without each neuron, in x's shape.
+    def growth(self, x: Tensor) -> Tensor | None:
+        """Returns by how much the rest of a head grows without each neuron (0.1: by 10%), in x's shape.
 
         None: the case has no norm.
         """
         if not self.norm:
             return None
         r2 = x.square().mean(-1, keepdim=True) + EPS
-        return (r2 / (r2 - x.square() / self.size)).sqrt()
+        return (r2 / (r2 - x.square() / self.size)).sqrt() - 1
 
     def tables(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Returns the cosines and the sines of the rotation, (1, l, r) each, or None without a rotation."""
@@ -107,7 +111,7 @@ class Case:
         plain = (self.normed(q), self.normed(k))
         rotated = tuple(map(self.rotated, plain))
         if self.before:
-            tensors = (*rotated, *plain, *self.tables(), self.valid(), self.gain(q), self.gain(k))
+            tensors = (*rotated, *plain, *self.tables(), self.valid(), self.growth(q), self.growth(k))
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
         settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")

@@ -25,15 +25,15 @@ constexpr float SMALLEST_MEAN = -0.5f;  // of m, so that 1 + m stays precise
 // Largest ratio of b2 to b2 - 2 m b1 + m^2 b0. At this ratio float32 loses two of its seven decimal digits.
 constexpr float LARGEST_CANCELLATION = 100.0f;
 
-// Whether gain - 1 is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
-enum class Gain { none, row, key };
+// Whether the growth is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
+enum class Growth { none, row, key };
 
 // One row's values over the keys, and the range of keys that the row attends to.
 struct Row {
   int64_t first, last;       // keys [first, last)
   const float* probability;  // A
   const float* log2_probability;
-  const float* score;  // S before the soft cap; set only with a gain or a soft cap
+  const float* score;  // S before the soft cap; set only with a growth or a soft cap
   // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), where x = S / softcap is clamped to [-20, 20].
   const float *sigmoid_minus, *sigmoid_plus;
   const float* excess;  // 2 log2(e) (S / softcap - x)
@@ -47,13 +47,13 @@ struct Row {
 };
 
 // Computes t of one row for LANES neurons.
-template <bool CROSS, Gain GAIN, bool CAPPED>
+template <bool CROSS, Growth GROWTH, bool CAPPED>
 struct Change {
-  static constexpr int64_t STEP = (1 + CROSS + (GAIN == Gain::key)) * BLOCK;
+  static constexpr int64_t STEP = (1 + CROSS + (GROWTH == Growth::key)) * BLOCK;
   const Row& row;
   const float* panel;  // starts at the lanes of key 0
   vec direct, cross;   // the row's coefficients
-  vec growth;          // log2(e) (gain - 1) of the row
+  vec growth;          // the row's growth times log2(e)
   vec constant;        // added before the soft cap
   vec centre;          // subtracted after the soft cap
   float softcap;
@@ -62,8 +62,8 @@ struct Change {
     const float* at = panel + j * STEP;
     vec t = direct * load(at) + constant;
     if constexpr (CROSS) t = cross * load(at + BLOCK) + t;
-    if constexpr (GAIN == Gain::row) t = growth * row.score[j] + t;
-    if constexpr (GAIN == Gain::key) t = load(at + (1 + CROSS) * BLOCK) * row.score[j] + t;
+    if constexpr (GROWTH == Growth::row) t = growth * row.score[j] + t;
+    if constexpr (GROWTH == Growth::key) t = load(at + (1 + CROSS) * BLOCK) * row.score[j] + t;
     if constexpr (CAPPED) t = capped(t, j) - centre;
     return t;
   }

@@ -31,10 +31,10 @@ struct Rotation {  // (B or 1, l, d) float32, contiguous; direct is null without
 
 // The change of the attention scores has the same form for both sites, with lanes running over neurons n:
 //
-//     query neurons:  y_ij = direct_i[n] k'_j[n] + cross_i[n] k'_j[p] + (gain_i[n] - 1) S_ij
-//     key neurons:    y_ij = q'_i[n] direct_j[n] + q'_i[p] cross_j[n] + (gain_j[n] - 1) S_ij
+//     query neurons:  y_ij = direct_i[n] k'_j[n] + cross_i[n] k'_j[p] + growth_i[n] S_ij
+//     key neurons:    y_ij = q'_i[n] direct_j[n] + q'_i[p] cross_j[n] + growth_j[n] S_ij
 //
-// The panel of query neurons holds k'[n] and k'[p], that of key neurons holds direct, cross and gain - 1. A panel is
+// The panel of query neurons holds k'[n] and k'[p], that of key neurons holds direct, cross and growth. A panel is
 // (blocks, keys, vectors, BLOCK), so the values that the sweep reads for one key are contiguous. The mean over the keys
 // is subtracted from k', direct and cross. It does not affect softmax, but it would cost float32 precision (a key's
 // bias may be a few hundred).
@@ -51,7 +51,7 @@ struct Panel {
 };
 
 struct QkImportance {
-  Heads q, k, q_plain, k_plain, q_gain, k_gain;
+  Heads q, k, q_plain, k_plain, q_growth, k_growth;
   Rotation rotation;
   const int64_t* partner;  // (d,)
   // The valid positions of all documents. Document b has entries [offsets[b], offsets[b + 1]).
@@ -85,7 +85,7 @@ struct QkImportance {
   }
   Panel key_panel(int64_t b, int64_t kv) const {
     const Panel before = query_panel(b, kv);
-    return panel(before.largest + width() * before.vectors, length(b), (rotates() ? 2 : 1) + (k_gain.data ? 1 : 0));
+    return panel(before.largest + width() * before.vectors, length(b), (rotates() ? 2 : 1) + (k_growth.data ? 1 : 0));
   }
   Panel panel(float* start, int64_t l, int64_t vectors) const {
     float* mean = start + width() * vectors * l;

@@ -1,9 +1,9 @@
 // qk_importance, first pass: the panels of one document's key head (see qk_importance.h), from its valid tokens only.
 //
-// Reads k'. For key neurons that are zeroed before the rotation, it also reads k_plain, k_gain and the rotation. Writes
-// at most 2 floats for every key and neuron to the panel of query neurons (k'[n], k'[p]) and at most 3 to that of key
-// neurons (direct, cross, gain - 1). Those of key neurons are multiplied by log2(e). Lanes beyond the head's size are
-// zero.
+// Reads k'. For key neurons that are zeroed before the rotation, it also reads k_plain, k_growth and the rotation.
+// Writes at most 2 floats for every key and neuron to the panel of query neurons (k'[n], k'[p]) and at most 3 to that
+// of key neurons (direct, cross, growth). Those of key neurons are multiplied by log2(e). Lanes beyond the head's size
+// are zero.
 #include "functions.h"
 #include "instruction_set.h"
 #include "qk_importance.h"
@@ -69,17 +69,17 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
 
   if (a.sites_coincide()) return;
   const Panel key_panel = a.key_panel(document, kv_head);
-  const int64_t centred = query_panel.vectors;  // direct and, with rotation, cross, but not gain - 1
+  const int64_t centred = query_panel.vectors;  // direct and, with rotation, cross, but not growth
   fill(key_panel, keys, a.size, centred, [&](int64_t j) {
     const int64_t t = tokens[j];
     const float* plain = a.k_plain.at(document, kv_head, t);
-    const float* gain = a.k_gain.data ? a.k_gain.at(document, kv_head, t) : nullptr;
+    const float* growth = a.k_growth.data ? a.k_growth.at(document, kv_head, t) : nullptr;
     const int64_t rotation_offset = document * a.rotation.batch_stride + t * a.size;
     return [=, &a](int64_t v, int64_t n) {
-      const float coefficient = -LOG2_E * plain[n] * (gain ? gain[n] : 1.0f);
+      const float coefficient = -LOG2_E * plain[n] * (growth ? 1.0f + growth[n] : 1.0f);
       if (v == 0) return a.rotates() ? coefficient * a.rotation.direct[rotation_offset + n] : coefficient;
       if (v == 1 && a.rotates()) return coefficient * a.rotation.cross[rotation_offset + n];
-      return LOG2_E * (gain[n] - 1.0f);  // the panel has this vector only with a gain
+      return LOG2_E * growth[n];  // the panel has this vector only with a growth
     };
   });
 }

@@ -14,7 +14,7 @@ static void load_queries(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// Sets each row's coefficients of a query panel: direct, cross and gain - 1, all multiplied by log2(e).
+// Sets each row's coefficients of a query panel: direct, cross and growth, all multiplied by log2(e).
 void set_query_coefficients(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {
@@ -26,11 +26,11 @@ void set_query_coefficients(const QkImportance& a, const Tile& tile) {
     __builtin_memset(cross, 0, a.width() * sizeof(float));
     __builtin_memset(growth, 0, a.width() * sizeof(float));
     for (int64_t n = 0; n < a.size; n++) direct[n] = -LOG2_E * a.scale * q[n];
-    if (a.q_gain.data) {
-      const float* gain = a.q_gain.at(tile.document, tile.head, tokens[r]);
+    if (a.q_growth.data) {
+      const float* relative = a.q_growth.at(tile.document, tile.head, tokens[r]);
       for (int64_t n = 0; n < a.size; n++) {
-        direct[n] *= gain[n];
-        growth[n] = LOG2_E * (gain[n] - 1.0f);
+        direct[n] *= 1.0f + relative[n];
+        growth[n] = LOG2_E * relative[n];
       }
     }
     if (a.rotates()) {
@@ -122,7 +122,7 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   float *p = tile.probability + r * tile.stride, *s = tile.log2_probability + r * tile.stride;
 
   const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
-  const bool needs_scores = a.softcap != 0 || a.q_gain.data || a.k_gain.data;
+  const bool needs_scores = a.softcap != 0 || a.q_growth.data || a.k_growth.data;
   if (needs_scores) restore_scores(a, tile, r, begin, end);
   for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
   for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();

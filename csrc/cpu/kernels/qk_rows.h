@@ -23,10 +23,10 @@ void set_key_coefficients(const QkImportance&, const Tile&);  // call it after s
 // Returns the t of one row for LANES neurons, from which no mean is subtracted yet, and sets `bound` to a bound of its
 // magnitude. `at` is the panel from these lanes on, and `coefficients` is the offset of the row's coefficients in the
 // tile.
-template <bool CROSS, Gain GAIN, bool CAPPED>
-PYMULTILING_INLINE Change<CROSS, GAIN, CAPPED> change_of(
+template <bool CROSS, Growth GROWTH, bool CAPPED>
+PYMULTILING_INLINE Change<CROSS, GROWTH, CAPPED> change_of(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
-  Change<CROSS, GAIN, CAPPED> change{
+  Change<CROSS, GROWTH, CAPPED> change{
       row,
       at.data,
       load(tile.direct + coefficients),
@@ -37,8 +37,8 @@ PYMULTILING_INLINE Change<CROSS, GAIN, CAPPED> change_of(
       softcap};
   bound = abs(change.direct) * load(at.largest);
   if (CROSS) bound += abs(change.cross) * load(at.largest + BLOCK);
-  if (GAIN == Gain::row) bound += abs(change.growth) * row.largest_score;
-  if (GAIN == Gain::key) bound += load(at.largest + (1 + CROSS) * BLOCK) * row.largest_score;
+  if (GROWTH == Growth::row) bound += abs(change.growth) * row.largest_score;
+  if (GROWTH == Growth::key) bound += load(at.largest + (1 + CROSS) * BLOCK) * row.largest_score;
   // The result of a soft cap depends on constants, so the panel's mean is added back.
   if (CAPPED) {
     change.constant = change.direct * load(at.mean);
@@ -48,30 +48,32 @@ PYMULTILING_INLINE Change<CROSS, GAIN, CAPPED> change_of(
   return change;
 }
 
-// Calls compute_site<CROSS, GAIN, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
+// Calls compute_site<CROSS, GROWTH, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
 // 1 for key neurons.
 template <typename Site>
-static void dispatch_site(const QkImportance& a, const Panel& panel, Gain gain, int64_t index, Site compute_site) {
-  const auto with_gain = [&]<bool CROSS, bool CAPPED>() {
-    switch (gain) {
-      case Gain::none: return compute_site.template operator()<CROSS, Gain::none, CAPPED>(panel, index);
-      case Gain::row: return compute_site.template operator()<CROSS, Gain::row, CAPPED>(panel, index);
-      case Gain::key: return compute_site.template operator()<CROSS, Gain::key, CAPPED>(panel, index);
+static void dispatch_site(const QkImportance& a, const Panel& panel, Growth growth, int64_t index, Site compute_site) {
+  const auto with_growth = [&]<bool CROSS, bool CAPPED>() {
+    switch (growth) {
+      case Growth::none: return compute_site.template operator()<CROSS, Growth::none, CAPPED>(panel, index);
+      case Growth::row: return compute_site.template operator()<CROSS, Growth::row, CAPPED>(panel, index);
+      case Growth::key: return compute_site.template operator()<CROSS, Growth::key, CAPPED>(panel, index);
     }
   };
   if (a.softcap != 0)
-    return a.rotates() ? with_gain.template operator()<true, true>() : with_gain.template operator()<false, true>();
-  return a.rotates() ? with_gain.template operator()<true, false>() : with_gain.template operator()<false, false>();
+    return a.rotates() ? with_growth.template operator()<true, true>() : with_growth.template operator()<false, true>();
+  return a.rotates() ? with_growth.template operator()<true, false>() : with_growth.template operator()<false, false>();
 }
 
 // Calls compute_site for the query neurons and, if they differ, for the key neurons, with their coefficients set.
 template <typename Site>
 static void for_each_site(const QkImportance& a, const Tile& tile, Site compute_site) {
   set_query_coefficients(a, tile);
-  dispatch_site(a, a.query_panel(tile.document, tile.kv_head), a.q_gain.data ? Gain::row : Gain::none, 0, compute_site);
+  dispatch_site(
+      a, a.query_panel(tile.document, tile.kv_head), a.q_growth.data ? Growth::row : Growth::none, 0, compute_site);
   if (a.sites_coincide()) return;
   set_key_coefficients(a, tile);
-  dispatch_site(a, a.key_panel(tile.document, tile.kv_head), a.k_gain.data ? Gain::key : Gain::none, 1, compute_site);
+  dispatch_site(
+      a, a.key_panel(tile.document, tile.kv_head), a.k_growth.data ? Growth::key : Growth::none, 1, compute_site);
 }
 
 }  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

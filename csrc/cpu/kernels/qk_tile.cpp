@@ -12,7 +12,7 @@ namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Finds a row's peaks, and computes the sums over its keys that do not depend on the neuron.
 static void find_peaks(const QkImportance& a, Row& row) {
-  const bool needs_scores = a.softcap != 0 || a.q_gain.data || a.k_gain.data;
+  const bool needs_scores = a.softcap != 0 || a.q_growth.data || a.k_growth.data;
   const float* p = row.probability;
   row.peaks = 0;
   vec squares{}, slopes{}, scores{};
@@ -35,15 +35,15 @@ static void find_peaks(const QkImportance& a, Row& row) {
 
 // Returns t minus approximately its mean under A, for one row and LANES neurons. The other parameters are those of
 // change_of.
-template <bool CROSS, Gain GAIN, bool CAPPED>
-static Change<CROSS, GAIN, CAPPED> centred(
+template <bool CROSS, Growth GROWTH, bool CAPPED>
+static Change<CROSS, GROWTH, CAPPED> centred(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
-  auto change = change_of<CROSS, GAIN, CAPPED>(row, tile, at, coefficients, softcap, bound);
-  const vec growth = GAIN == Gain::key ? load(at.mean + (1 + CROSS) * BLOCK) : change.growth;
+  auto change = change_of<CROSS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap, bound);
+  const vec growth = GROWTH == Growth::key ? load(at.mean + (1 + CROSS) * BLOCK) : change.growth;
   // The peaks contribute exactly to the mean. The other keys contribute with the panel's mean and the slope of the soft
   // cap.
   vec mean = change.constant * row.rest_slopes;  // the constant is 0 without a soft cap
-  if (GAIN != Gain::none) mean += growth * row.rest_scores;
+  if (GROWTH != Growth::none) mean += growth * row.rest_scores;
   for (int64_t i = 0; i < row.peaks; i++) mean += row.probability[row.peak[i]] * change(row.peak[i]);
   bound += abs(mean);
   if (CAPPED) {
@@ -54,16 +54,16 @@ static Change<CROSS, GAIN, CAPPED> centred(
   return change;
 }
 
-template <bool CROSS, Gain GAIN, bool CAPPED>
+template <bool CROSS, Growth GROWTH, bool CAPPED>
 static void compute_site(const QkImportance& a, const Tile& tile, const Panel& panel, float* importance) {
-  using ChangeOf = Change<CROSS, GAIN, CAPPED>;
+  using ChangeOf = Change<CROSS, GROWTH, CAPPED>;
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
   for (int64_t n = 0; n < a.width(); n += LANES) {
     const Panel at = panel.lanes(tile.keys, n);
     vec bound[ROWS], constant[ROWS], centre[ROWS], total{};
     Sums sums[ROWS];
     for (int64_t r = 0; r < tile.rows; r++) {
-      const auto change = centred<CROSS, GAIN, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r]);
+      const auto change = centred<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r]);
       constant[r] = change.constant;
       centre[r] = change.centre;
     }
@@ -103,8 +103,8 @@ void qk_tile(const QkImportance& a, int64_t task, float* scratch) {
   Tile tile;
   make_tile(a, task, scratch, tile);
   for (int64_t r = 0; r < tile.rows; r++) find_peaks(a, tile.row[r]);
-  for_each_site(a, tile, [&]<bool CROSS, Gain GAIN, bool CAPPED>(const Panel& panel, int64_t index) {
-    compute_site<CROSS, GAIN, CAPPED>(a, tile, panel, a.sums + (2 * task + index) * a.width());
+  for_each_site(a, tile, [&]<bool CROSS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
+    compute_site<CROSS, GROWTH, CAPPED>(a, tile, panel, a.sums + (2 * task + index) * a.width());
   });
 }
 

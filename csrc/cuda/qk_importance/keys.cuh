@@ -21,8 +21,9 @@ struct RoundingError {
   float n, p;
 };
 
-PML_DEVICE RoundingError rounding_error(const ZeroingEffect& x, float n, float p, float factor) {
-  return {multiply_add(factor, n, x.n_to_n + x.p_to_n), multiply_add(factor, p, x.n_to_p + x.p_to_p)};
+PML_DEVICE RoundingError rounding_error(const ZeroingEffect& effect, float n, float p, float factor) {
+  return {
+      multiply_add(factor, n, effect.n_to_n + effect.p_to_n), multiply_add(factor, p, effect.n_to_p + effect.p_to_p)};
 }
 
 PML_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
@@ -36,11 +37,11 @@ PML_DEVICE void write_key_word(uint32_t* pair, int word, int position, uint32_t 
 // (queries.cuh).
 PML_DEVICE float write_key_words(
     float factor, uint32_t key, uint32_t plain, const Rotation& rotation, uint32_t* words, int position) {
-  const ZeroingEffect x = zeroing_effect(low_value(plain), high_value(plain), rotation, factor);
-  const RoundingError error = rounding_error(x, low_value(key), high_value(key), factor);
+  const ZeroingEffect effect = zeroing_effect(low_value(plain), high_value(plain), rotation, factor);
+  const RoundingError error = rounding_error(effect, low_value(key), high_value(key), factor);
   uint32_t of_n[3], of_p[3], error_words[2];
-  split(x.n_to_n, x.n_to_p, of_n);
-  split(x.p_to_n, x.p_to_p, of_p);
+  split(effect.n_to_n, effect.n_to_p, of_n);
+  split(effect.p_to_n, effect.p_to_p, of_p);
   split(error.n * (LN_2 * ROOT_HALF), error.p * (LN_2 * ROOT_HALF), error_words);
   write_key_word(words, KEY, position, key);
 #pragma unroll
@@ -50,7 +51,8 @@ PML_DEVICE float write_key_words(
   }
   write_key_word(words, ROUNDING, position, error_words[0]);
   write_key_word(words, ROUNDING + 1, position, error_words[1]);
-  const float change = larger(larger(fabsf(x.n_to_n), fabsf(x.n_to_p)), larger(fabsf(x.p_to_n), fabsf(x.p_to_p)));
+  const float change =
+      larger(larger(fabsf(effect.n_to_n), fabsf(effect.n_to_p)), larger(fabsf(effect.p_to_n), fabsf(effect.p_to_p)));
   return larger(change, X_PER_CHANGE * larger(fabsf(error.n), fabsf(error.p)));
 }
 

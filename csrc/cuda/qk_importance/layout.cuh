@@ -133,11 +133,11 @@ PML_DEVICE float* pair_means(const Problem& problem, const Scratch& scratch, int
   return scratch.means + (set * (problem.size / 2) + m) * (MEANS * ROWS);
 }
 
-// Returns the words of a key head's tile for a block of PAIRS pairs.
-PML_DEVICE uint32_t* key_block(const Problem& problem, int b, int kv, int tile, int block) {
+// Returns the words of a key head's tile for the PAIRS pairs from PAIRS * part on.
+PML_DEVICE uint32_t* key_block(const Problem& problem, int b, int kv, int tile, int part) {
   const int64_t head = int64_t(b) * problem.kv_heads + kv;
   return reinterpret_cast<uint32_t*>(problem.scratch) + head * key_words_per_head(problem) +
-         (int64_t(tile) * (problem.size / 2 / PAIRS) + block) * KEY_BLOCK;
+         (int64_t(tile) * (problem.size / 2 / PAIRS) + part) * KEY_BLOCK;
 }
 
 PML_HOST_DEVICE int counter_count(const Problem& problem) { return 2 + 2 * problem.batch * problem.kv_heads; }

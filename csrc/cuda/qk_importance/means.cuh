@@ -75,14 +75,14 @@ PML_DEVICE void write_means(const MeanSums& sums, float* means, int lane) {
   }
 }
 
-// Computes all means. Warps take blocks of PAIRS pairs in turn.
+// Computes all means. Warps take PAIRS pairs at a time, in turn; the number of pairs is a multiple of PAIRS.
 PML_DEVICE void compute_means(const Problem& problem, const Shared& shared, const Scratch& scratch, int b, int kv) {
   const int lane = thread_index() & 31;
   const uint32_t ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
-  for (int block = thread_index() >> 5; block < problem.size / 2 / PAIRS; block += WARPS) {
+  for (int m = (thread_index() >> 5) * PAIRS; m < problem.size / 2; m += WARPS * PAIRS) {
     MeanSums sums[SETS] = {};
     for (int group = 0; group < shared.tiles * GROUPS; group++) {
-      const uint32_t* words = key_block(problem, b, kv, shared.start / TILE + group / GROUPS, block);
+      const uint32_t* words = key_block(problem, b, kv, shared.start / TILE + group / GROUPS, m / PAIRS);
       uint32_t values[MEANS][4];
       load_values(words, KEY, group % GROUPS, lane, values[KEY_N_MEAN], values[KEY_P_MEAN]);
       load_values(words, OF_N, group % GROUPS, lane, values[N_TO_N], values[N_TO_P]);
@@ -97,7 +97,7 @@ PML_DEVICE void compute_means(const Problem& problem, const Shared& shared, cons
       }
     }
 #pragma unroll
-    for (int s = 0; s < SETS; s++) write_means(sums[s], pair_means(problem, scratch, s, block * PAIRS), lane);
+    for (int s = 0; s < SETS; s++) write_means(sums[s], pair_means(problem, scratch, s, m), lane);
   }
   sync_block();
 }

@@ -10,14 +10,14 @@ constexpr float SHIFT_STEP = 1.0f / 256;
 
 PML_DEVICE float rounded_shift(float x) { return rintf(x * (1.0f / SHIFT_STEP)) * SHIFT_STEP; }
 
-// A query's row of a query set.
+// A query, which is a row of a query set.
 struct Query {
-  const Bfloat16 *q, *plain;
+  const Bfloat16 *q, *plain;  // its head in q and in q_plain
   int position;
   bool exists;
 };
 
-// Returns a row of a query set. It does not exist if the row attends to no key.
+// Returns the query of a row of query set s. It does not exist if the row attends to no key.
 PML_DEVICE Query locate_query(const Problem& problem, const Shared& shared, int b, int s, int row) {
   const QuerySet set = shared.sets[s];
   const int i = set.tile * ROWS + row;
@@ -34,19 +34,19 @@ PML_DEVICE void write_query_words(
     const Problem& problem, const Query& query, int64_t table_offset, int m, const float* means, QueryWords& out,
     int h) {
   float q_n = 0.0f, q_p = 0.0f, mean[MEANS] = {};
-  ZeroingEffect x = {0.0f, 0.0f, 0.0f, 0.0f};
+  ZeroingEffect effect = {0.0f, 0.0f, 0.0f, 0.0f};
   if (query.exists) {
     const Pair pair = locate_pair(problem, m);
     q_n = bfloat16_value(query.q + pair.n);
     q_p = bfloat16_value(query.q + pair.p);
-    x = zeroing_effect(
+    effect = zeroing_effect(
         bfloat16_value(query.plain + pair.n), bfloat16_value(query.plain + pair.p),
         load_rotation(problem, table_offset, query.position, m), problem.scale);
 #pragma unroll
     for (int kind = 0; kind < MEANS; kind++) mean[kind] = means[kind * ROWS];
   }
-  const RoundingError error = rounding_error(x, q_n, q_p, problem.scale);
-  const float query_p = rounded_shift(-(x.p_to_n * mean[KEY_N_MEAN] + x.p_to_p * mean[KEY_P_MEAN]));
+  const RoundingError error = rounding_error(effect, q_n, q_p, problem.scale);
+  const float query_p = rounded_shift(-(effect.p_to_n * mean[KEY_N_MEAN] + effect.p_to_p * mean[KEY_P_MEAN]));
   const float key_n = rounded_shift(-(q_n * mean[N_TO_N] + q_p * mean[N_TO_P]));
   const float key_p = rounded_shift(-(q_n * mean[P_TO_N] + q_p * mean[P_TO_P]));
   // These are the shifts of t_qp, t_kn, t_kp and t_qn (sweep.cuh). P = 2^(t_kn - t_qp) has the difference of two in its
@@ -54,8 +54,8 @@ PML_DEVICE void write_query_words(
   const float log_ratio = key_n - query_p, query_n = log_ratio + key_p;
 
   uint32_t of_p[3], of_n[3], error_words[2];
-  split(x.p_to_n, x.p_to_p, of_p);
-  split(x.n_to_n, x.n_to_p, of_n);
+  split(effect.p_to_n, effect.p_to_p, of_p);
+  split(effect.n_to_n, effect.n_to_p, of_n);
   split(error.n * (LN_2 * ROOT_HALF), error.p * (LN_2 * ROOT_HALF), error_words);
   const uint32_t q = pack(q_n, q_p);
   // Slot 3 holds the shift, which the keys' side multiplies by 1. The exponent x of sweep.cuh has no shift.
@@ -70,7 +70,7 @@ PML_DEVICE void write_query_words(
   }
   // The keys' bound is at least every effect, and X_PER_CHANGE times every rounding error (keys.cuh). |k'| times the
   // scale is at most the effects of both neurons (2 bounds) plus the rounding error (1/256 bound), so below 2.1 bounds.
-  const float query_size = fabsf(q_n) + fabsf(q_p), effect_size = fabsf(x.p_to_n) + fabsf(x.p_to_p);
+  const float query_size = fabsf(q_n) + fabsf(q_p), effect_size = fabsf(effect.p_to_n) + fabsf(effect.p_to_p);
   const float error_size = fabsf(error.n) + fabsf(error.p);
   out.factor[h] =
       (query_size + (effect_size + X_PER_CHANGE * error_size) * (2.1f / problem.scale)) * (1.0f / LARGEST_CHANGE);

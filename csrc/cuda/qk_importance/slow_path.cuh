@@ -63,13 +63,13 @@ PML_DEVICE void compute_t(
   const Bfloat16 *key = keys.k + row_offset(j, problem.k_at.row),
                  *plain = keys.plain + row_offset(j, problem.k_plain_at.row);
   const float n = bfloat16_value(key + pair.n), p = bfloat16_value(key + pair.p);
-  const ZeroingEffect x = zeroing_effect(
+  const ZeroingEffect effect = zeroing_effect(
       bfloat16_value(plain + pair.n), bfloat16_value(plain + pair.p), load_rotation(problem, keys.table_offset, j, m),
       problem.scale);
   t[QUERY_N] = multiply_add(row.n[0], n, multiply_add(row.n[1], p, row.shift[QUERY_N]));
   t[QUERY_P] = multiply_add(row.p[0], n, multiply_add(row.p[1], p, row.shift[QUERY_P]));
-  t[KEY_N] = multiply_add(row.q[0], x.n_to_n, multiply_add(row.q[1], x.n_to_p, row.shift[KEY_N]));
-  t[KEY_P] = multiply_add(row.q[0], x.p_to_n, multiply_add(row.q[1], x.p_to_p, row.shift[KEY_P]));
+  t[KEY_N] = multiply_add(row.q[0], effect.n_to_n, multiply_add(row.q[1], effect.n_to_p, row.shift[KEY_N]));
+  t[KEY_P] = multiply_add(row.q[0], effect.p_to_n, multiply_add(row.q[1], effect.p_to_p, row.shift[KEY_P]));
 }
 
 // With ACROSS, returns the sum of x over the warp, whose lanes share a row and a pair and divide the row's keys among

@@ -84,7 +84,7 @@ class Generator:
         self._max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
 
     def asked(self, request: Request) -> Mapping[str, Json]:
-        """Returns everything that determines the answer to a request, which is its key in the cache.
+        """Returns the key of a request in the cache: everything that determines the answer.
 
         Args:
             request: the request.

@@ -64,21 +64,21 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Args:
         problem: the tensors and settings of an attention layer. q and q_plain are (B, H, l, d), the queries after and
-            before the rotation, and q_gain, in the same shape, is the gain of their norm. k, k_plain and k_gain are
-            (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool. `QKProblem` says
-            what None means in a field.
+            before the rotation, and q_growth, in the same shape, is the growth under their norm. k, k_plain and
+            k_growth are (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool.
+            `QKProblem` says what None means in a field.
 
     Returns:
         q, k, q_error and k_error: the importance of the query neurons (B, H d) and of the key neurons (B, K d), and
         their standard errors (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
-    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
-    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
+    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_growth, cos, sin, partner, sign, scale)
+    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_growth, cos, sin, partner, sign, scale)
 
     q_sums = q.new_zeros(2, batch, heads, size)  # sums of f, and of the variance of f
     k_sums = k.new_zeros(2, batch, k.shape[1], size)
@@ -97,13 +97,13 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
                 to_n, to_partner = q_to_n[b, h, tokens[rows], None], q_to_partner[b, h, tokens[rows], None]
                 y = -(to_n * kh[slots.key] + to_partner * kp[slots.key])
-                gain = None if q_gain is None else upcast(q_gain)[b, h, tokens[rows], None]
-                q_sums[:, b, h] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
+                growth = None if q_growth is None else upcast(q_growth)[b, h, tokens[rows], None]
+                q_sums[:, b, h] += _row_sums(slots, _capped_change_with_growth(y, growth, slot_scores, softcap))
 
                 to_n, to_partner = k_to_n[b, kv, tokens][slots.key], k_to_partner[b, kv, tokens][slots.key]
                 y = -(qh[rows, None] * to_n + qp[rows, None] * to_partner)
-                gain = None if k_gain is None else upcast(k_gain)[b, kv, tokens][slots.key]
-                k_sums[:, b, kv] += _row_sums(slots, _capped_change_with_gain(y, gain, slot_scores, softcap))
+                growth = None if k_growth is None else upcast(k_growth)[b, kv, tokens][slots.key]
+                k_sums[:, b, kv] += _row_sums(slots, _capped_change_with_growth(y, growth, slot_scores, softcap))
     (q_sum, q_variance), (k_sum, k_variance) = q_sums.flatten(2), k_sums.flatten(2)
     return q_sum, k_sum, q_variance.sqrt(), k_variance.sqrt()
 
@@ -175,19 +175,19 @@ def squared_change(log_a: Tensor, weight: Tensor, log_weight: Tensor, y: Tensor)
     return f
 
 
-def _capped_change_with_gain(y: Tensor, gain: Tensor | None, raw: Tensor, softcap: float | None) -> Tensor:
+def _capped_change_with_growth(y: Tensor, growth: Tensor | None, raw: Tensor, softcap: float | None) -> Tensor:
     """Returns the change of the capped attention scores when neurons are zeroed, (rows, SLOTS, neurons).
 
     Args:
         y: (rows, SLOTS, neurons), the change before the cap, without the growth of the other dimensions of the head.
-        gain: (rows, 1 or SLOTS, neurons), the factor by which a norm makes the head grow without the neuron. This
-            changes the attention score before the cap by (gain - 1) raw. None: no norm.
+        growth: (rows, 1 or SLOTS, neurons): a norm makes the head grow by the factor 1 + growth without the neuron.
+            This changes the attention score before the cap by growth raw. None: no norm.
         raw: (rows, SLOTS), the attention scores before the cap.
         softcap: soft cap of the attention scores. None: they are not capped.
     """
     raw = raw[..., None]
-    if gain is not None:
-        y = y + (gain - 1) * raw
+    if growth is not None:
+        y = y + growth * raw
     return capped_change(raw, y, softcap)
 
 

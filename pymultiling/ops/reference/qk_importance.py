@@ -8,11 +8,11 @@ zero. Let c and z be the cosines and sines of a position, p the partner of n und
 first of a pair and -1 for the second. Let e_n be the unit vector of dimension n. Row n of q_proj contributes
 `q[i, n] (c_i[n] e_n + sign z_i[p] e_p)` to q'_i, so that
 
-    query neuron n:  y_ij = (gain_i - 1) S_ij - x_i k'_j[n] - w_i k'_j[p],  x_i = scale gain_i q[i, n] c_i[n],
-                                                                            w_i = scale gain_i q[i, n] sign z_i[p]
+    query neuron n:  y_ij = growth_i S_ij - x_i k'_j[n] - w_i k'_j[p]
+                     x_i = scale (1 + growth_i) q[i, n] c_i[n],  w_i = scale (1 + growth_i) q[i, n] sign z_i[p]
 
 For a key neuron the roles of q and k are exchanged, and the result is summed over the query heads that share the key.
-gain is the factor by which a norm over the head makes the rest of the head grow without the neuron, or 1 without a
+A norm over the head makes the rest of the head grow by the factor 1 + growth without the neuron; growth is 0 without a
 norm. If neurons are zeroed after the rotation, c = 1 and z = 0.
 With a soft cap S = cap(S_raw) and y = cap(S_raw + y_raw) - cap(S_raw), where cap(x) = softcap tanh(x / softcap).
 
@@ -37,23 +37,23 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
 
     Args:
         problem: the tensors and settings of an attention layer. q and q_plain are (B, H, l, d), the queries after and
-            before the rotation, and q_gain, in the same shape, is the gain of their norm. k, k_plain and k_gain are
-            (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool. `QKProblem` says
-            what None means in a field.
+            before the rotation, and q_growth, in the same shape, is the growth under their norm. k, k_plain and
+            k_growth are (B, K, l, d), the same for the keys. cos and sin are (B or 1, l, r), valid is (B, l) bool.
+            `QKProblem` says what None means in a field.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_gain, k_gain, scale, window, softcap, interleaved = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
     partner, sign = rotation_pairs(size, 0 if cos is None else cos.shape[-1], interleaved, q.device)
-    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_gain, cos, sin, partner, sign, scale)
-    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_gain, cos, sin, partner, sign, scale)
-    q_gain = None if q_gain is None else upcast(q_gain)
-    k_gain = None if k_gain is None else upcast(k_gain)
+    q_to_n, q_to_partner = neuron_parts(q, q_plain, q_growth, cos, sin, partner, sign, scale)
+    k_to_n, k_to_partner = neuron_parts(k, k_plain, k_growth, cos, sin, partner, sign, scale)
+    q_growth = None if q_growth is None else upcast(q_growth)
+    k_growth = None if k_growth is None else upcast(k_growth)
 
     q_importance = q.new_zeros(batch, kv_heads, group, size)
     k_importance = k.new_zeros(batch, kv_heads, size)
@@ -69,15 +69,15 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
                 p = partner[n]
                 x, w = q_to_n[b, shared][..., tokens, n], q_to_partner[b, shared][..., tokens, n]
                 y = -(x[..., None] * kh[:, n] + w[..., None] * kh[:, p])
-                if q_gain is not None:
-                    y = y + (q_gain[b, shared][:, tokens, n, None] - 1) * raw
+                if q_growth is not None:
+                    y = y + q_growth[b, shared][:, tokens, n, None] * raw
                 change = probability_change(log_a, capped_change(raw, y, softcap))
                 q_importance[b, h, :, n] = change.square().sum((-2, -1))
 
                 x, w = k_to_n[b, h][..., tokens, n], k_to_partner[b, h][..., tokens, n]
                 y = -(qh[..., n, None] * x + qh[..., p, None] * w)
-                if k_gain is not None:
-                    y = y + (k_gain[b, h, tokens, n] - 1) * raw
+                if k_growth is not None:
+                    y = y + k_growth[b, h, tokens, n] * raw
                 change = probability_change(log_a, capped_change(raw, y, softcap))
                 k_importance[b, h, n] = change.square().sum((-2, -1)).sum()
     return q_importance.flatten(1), k_importance.flatten(1)
@@ -86,7 +86,7 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
 def neuron_parts(
     rotated: Tensor,
     unrotated: Tensor | None,
-    gain: Tensor | None,
+    growth: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
     partner: Tensor,
@@ -95,12 +95,12 @@ def neuron_parts(
 ) -> tuple[Tensor, Tensor]:
     """Returns what each neuron n contributes to dimension n and to n's partner of the rotated head.
 
-    Both are multiplied by scale and gain: they are x and w of the module's text.
+    Both are multiplied by scale and 1 + growth: they are x and w of the module's text.
 
     Args:
         rotated: (B, heads, l, d), the rotated queries or keys.
         unrotated: (B, heads, l, d), those before the rotation. None: neurons are zeroed after the rotation.
-        gain: (B, heads, l, d), the factor by which the rest of a head grows without the neuron. None: no norm.
+        growth: (B, heads, l, d): the rest of a head grows by the factor 1 + growth without the neuron. None: no norm.
         cos: (B or 1, l, r), cosines of the rotation. None: no rotation.
         sin: (B or 1, l, r), sines of the rotation. None: no rotation.
         partner: (d,) int64, the partner of each dimension under the rotation.
@@ -113,8 +113,8 @@ def neuron_parts(
     if unrotated is None:
         return scale * rotated, torch.zeros_like(rotated)
     coefficient = scale * upcast(unrotated)
-    if gain is not None:
-        coefficient = coefficient * upcast(gain)
+    if growth is not None:
+        coefficient = coefficient * (1 + upcast(growth))
     if cos is None or sin is None:
         return coefficient, torch.zeros_like(rotated)
     size, turned = rotated.shape[-1], cos.shape[-1]

@@ -174,8 +174,9 @@ def test_the_plot_shows_the_table(tmp_path, answers):
     comparison = compare(pivot="b", answers=answers)
     figure = plots.pmi(comparison.table, comparison.statistics, "last")
     line = figure.axes[0].lines[0]
-    direct = comparison.table[comparison.table["prompt"] != "pivot"]
-    assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == direct["proportion"].tolist()
+    without_pivot = comparison.table[comparison.table["prompt"] != "pivot"]
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    assert line.get_ydata().tolist() == without_pivot["proportion"].tolist()
     assert figure.axes[0].lines[1].get_ydata().tolist() == comparison.table["proportion"][1:2].tolist()
     assert ("score" in figure.axes[1].get_ylabel()) == answers
     curve = comparison.statistics["PMI-2"].most_active(0.01)

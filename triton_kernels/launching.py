@@ -42,6 +42,7 @@ def launch_kernel(
     num_warps: int,
     num_stages: int,
     enable_fp_fusion: bool | None = None,
+    maxnreg: int | None = None,
 ) -> None:
     """Launches a kernel.
 
@@ -53,10 +54,13 @@ def launch_kernel(
         num_warps: warps of a program.
         num_stages: stages of software pipelining.
         enable_fp_fusion: whether a product and a sum are fused. None: Triton's default.
+        maxnreg: limit of the registers per thread, for NVIDIA's GPUs. None: no limit.
     """
     options: dict[str, object] = {"num_warps": num_warps, "num_stages": num_stages}
     if enable_fp_fusion is not None:
         options["enable_fp_fusion"] = enable_fp_fusion
+    if maxnreg is not None:
+        options["maxnreg"] = maxnreg
     # For AMD's GPUs the compiled kernel also depends on the size of the tensors' memory.
     if is_interpreted(kernel) or torch.version.hip:
         kernel[(programs,)](*arguments, **constants, **options)

@@ -20,9 +20,15 @@ from pymultiling.triton_kernels.launching import ceil_div, is_interpreted, launc
 from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
-# Programs for each multiprocessor: two run at once and the others wait. This balances the work, because rows of many
-# keys take longer.
-PROGRAMS = 4
+# How often the programs that run at once on a multiprocessor are launched. The second time balances the work, because
+# rows of many keys take longer.
+WAVES = 2
+# Registers per thread of qk_importance on NVIDIA's chips: the most with which a multiprocessor runs 12 warps at once.
+# Without a limit it runs 8. With heads of 256 a program has 8 warps, and no second one fits in either case. Predicted
+# by benchmarks/machine_code/predict.py for an H200 (triton 3.9, 2026-11-29): 152 ms, without a limit 175 ms.
+SWEEP_REGISTERS = 168
+# Registers of a multiprocessor, for each lane of a warp: it runs as many warps at once as have registers.
+REGISTERS = 2048
 
 # Arguments that change from call to call. If the kernels were specialised for their values, each would take ten seconds
 # to compile.
@@ -174,7 +180,7 @@ class Heads:
         """
         device = outputs[0].device
         constants, options = self.constants(operator, kernel, problem)
-        programs = min(self.items, PROGRAMS * multiprocessors(device))
+        programs = min(self.items, WAVES * programs_at_once(options, self.warp) * multiprocessors(device))
         arguments = (
             *self.tensors,
             torch.empty(programs * scratch_floats(constants), dtype=torch.float32, device=device),
@@ -223,7 +229,21 @@ def settings(operator: str, dtype: torch.dtype, size: int, warp: int) -> tuple[d
     if operator == "qk_estimate" and keys == lanes:
         keys //= 2  # if scores and neurons have the same shape, Triton gives both the layout that suits scores
     constants = {"LANES": lanes, "KEYS": keys, "PRECISION": "tf32x3" if is_float32 and warp == 32 else "ieee"}
-    return constants, {"num_warps": max(1, lanes // warp), "num_stages": 1}
+    options = {"num_warps": max(1, lanes // warp), "num_stages": 1}
+    if operator == "qk_importance" and warp == 32 and lanes <= 128 and not is_float32:
+        options["maxnreg"] = SWEEP_REGISTERS
+    return constants, options
+
+
+def programs_at_once(options: dict[str, int], warp: int) -> int:
+    """Returns how many programs run at once on a multiprocessor. A launch of part of a wave would leave slots empty.
+
+    Args:
+        options: the launch's compile options, as `settings` returns them.
+        warp: threads of a warp.
+    """
+    registers = options.get("maxnreg", 256 if warp == 32 else 512)  # without a limit the kernels use all registers
+    return max(1, REGISTERS // registers // options["num_warps"])
 
 
 def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterator[Variant]:

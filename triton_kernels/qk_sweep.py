@@ -13,8 +13,8 @@ Attention scores are multiplied by log2(e), so that exponentials are powers of t
 import triton
 import triton.language as tl
 
-ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per row; 16 leaves 3 programs per SM on sm_90
-UNROLL = tl.constexpr(8)  # keys; 8.1 instructions per element on sm_90 (8.3 with 4 keys); its power takes 8 clocks
+ROWS = tl.constexpr(16)  # accumulators and coefficients take 6 registers per row
+UNROLL = tl.constexpr(4)  # keys whose loads are issued together
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Modes of `sweep`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class CompileOptions(TypedDict):
     divisible: tuple[str, ...]
     num_warps: int
     num_stages: int
+    maxnreg: NotRequired[int | None]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Variant:
         divisible: integer arguments that are multiples of 16 for the tensors of models. (Addresses always are.)
         num_warps: warps per program.
         num_stages: stages of software pipelining.
+        maxnreg: limit of the registers per thread, or None.
     """
 
     operator: str
@@ -48,6 +50,7 @@ class Variant:
     divisible: tuple[str, ...]
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
     @classmethod
     def of(

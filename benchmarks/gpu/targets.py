@@ -69,7 +69,7 @@ def _targets(tables: Tables, backend: str) -> Iterator[Target]:
         "q and k",
         {},
         "times faster",
-        11,  # docs/gpu.md predicts 14 for the formulation's bfloat16 tensors
+        11,  # docs/gpu.md predicts 9 for the formulation's bfloat16 tensors
     )
     for run, maximum in ((COUNTS, 1.02), (FFN_V_O, 1.0), (EXACT, 2.0), (FAST, 1.3)):
         yield Target(f"{run}: times forward", "model, times", {"run": run}, "times forward", maximum=maximum)

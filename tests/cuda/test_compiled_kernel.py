@@ -14,6 +14,7 @@ from tests.cuda.emulated import CSRC
 cubin = pytest.importorskip(
     "benchmarks.machine_code.cubin", reason="Triton, which contains the disassembler, is not installed"
 )
+phases = pytest.importorskip("benchmarks.machine_code.phases", reason="Triton is not installed")
 
 NVCC = shutil.which("nvcc")
 pytestmark = [pytest.mark.long, pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")]
@@ -91,6 +92,12 @@ def test_the_sweep_issues_few_instructions_and_reads_no_global_memory(compiled):
     issued = sum(map(len, three)) / (len(three) * PIECE)
     print(f"{compiled.registers} registers, {issued:.2f} instructions per element")
     assert issued <= MAX_ISSUED
+
+
+def test_the_simulated_sweep_consists_of_the_pieces_with_three_exponentials(compiled):
+    sweep, elements = phases.cuda_sweep(compiled.code)
+    assert elements == 2 * SETS * PIECE
+    assert machine_code.count_classes(sweep)["ex2"] == 2 * SETS * THREE
 
 
 def test_the_loop_over_tiles_of_keys_adds_few_instructions(compiled):

@@ -21,6 +21,7 @@ from benchmarks.machine_code.chips import CHIPS
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from benchmarks.machine_code import phases
 from pymultiling.ops.registry import OPERATORS
 from pymultiling.triton_kernels import gated_ffn
 from pymultiling.triton_kernels.qk_sweep import ROWS, UNROLL
@@ -45,19 +46,20 @@ COMPILED = (
 # Bytes that a thread may spill outside innermost loops: one or two values that are needed before and after a loop and
 # that ptxas spills to fit one more block.
 SPILLED = 16
-# The slow kernels use all registers and spill what their sweeps do not need. AMD's compiler spills more, some of it
-# inside loops, because the kernels are not tuned for gfx942.
-SPILLED_SLOW = {"sm_80": 512, "sm_90": 512, "sm_100": 512, "gfx942": 1536}
+# The slow kernels use all registers and spill what their sweeps do not need. qk_importance is limited to 168 of 255
+# registers, so that it has to spill up to 348 bytes more. AMD's compiler spills more, some of it inside loops, because
+# the kernels are not tuned for gfx942.
+SPILLED_SLOW = {"sm_80": 1024, "sm_90": 1024, "sm_100": 1024, "gfx942": 1536}
 
 # Largest numbers of instructions per element in the sweeps of qk_importance on sm_90, {kind of attention: limits}
-# (bfloat16, 128 dimensions). An exponential takes 8 clocks, so up to 8 issued instructions cost nothing. fp32: 5
-# compute v = A e - A, m, b1, b2 and t ("post"), one more adds the rotation partner's part ("pre"), and one more the
-# norm's gain ("norm"). global: the 16 probabilities of a key are 4 loads and its neuron is 1 or 2, for 16 rows. The
+# (bfloat16, 128 dimensions). fp32: 5 compute v = A e - A, m, b1, b2 and t ("post"), one more adds the rotation
+# partner's part ("pre"), and one more the norm's gain ("norm"). global: the 16 probabilities of a key are 4 loads and
+# its neuron is 1 or 2, for 16 rows. local: 2 spilled addresses are loaded for 64 elements ("pre"), and 8 ("norm"). The
 # remainder is a margin for other versions of ptxas.
 MAX_INSTRUCTIONS = {
     "post": {"fp32": 5.1, "global": 0.5, "local": 0.0, "issued": 7.5},
-    "pre": {"fp32": 6.3, "global": 0.6, "local": 0.0, "issued": 8.75},
-    "norm": {"fp32": 7.5, "global": 0.9, "local": 0.1, "issued": 10.5},
+    "pre": {"fp32": 6.3, "global": 0.6, "local": 0.05, "issued": 8.8},
+    "norm": {"fp32": 7.5, "global": 0.9, "local": 0.15, "issued": 10.5},
 }
 
 
@@ -141,6 +143,18 @@ def test_qk_importance_issues_few_instructions_besides_exponentials(table, folde
         per_element = {name: number / (ROWS.value * UNROLL.value) for name, number in counts.items()}
         assert per_element["ex2"] == 1
         assert all(per_element[name] <= limit for name, limit in MAX_INSTRUCTIONS[kind].items()), per_element
+
+
+def test_the_phases_of_the_slow_kernels_are_found(table, folder):
+    """A thread computes 8 of a tile's 16 x 64 attention scores, and for its neuron 16 rows x 64 keys, or 16 slots."""
+    (row,) = on_sm_90(table, "qk_importance").loc[lambda names: names == SIMPLEST].index
+    found = phases.phases_of_importance(machine_code.parse((folder / table["code"][row]).read_text()))
+    exponentials = {phase.name: machine_code.count_classes(phase.code)["ex2"] for phase in found}
+    assert exponentials["query sweep"] == exponentials["key sweep"] == 16 * 64 + 8
+    (row,) = on_sm_90(table, "qk_estimate").loc[lambda names: names == SIMPLEST].index
+    found = phases.phases_of_estimate(machine_code.parse((folder / table["code"][row]).read_text()))
+    exponentials = {phase.name: machine_code.count_classes(phase.code)["ex2"] for phase in found}
+    assert exponentials["rows"] == 2 * 16  # for the query neuron and for the key neuron
 
 
 def on_sm_90(table: pandas.DataFrame, operator: str) -> pandas.Series:

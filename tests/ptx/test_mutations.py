@@ -22,7 +22,7 @@ SURVIVORS = {
     # increment() for the queue of items and for the blocks that end releases no results, and for key tiles it acquires
     # none. The load in wait_until() acquires. Races of atomic operations with stores are not looked for.
     "fence removed": 6,
-    # Another barrier stands between the same accesses: before the next item, after the wait for the key tiles, at the end
+    # Another barrier stands between the same accesses: before the next item, after the wait for key tiles, at the end
     # of a sweep, and at the end of finish_slowly() where it runs.
     "bar.sync removed": 4,
     "bar.warp.sync removed": 1,  # the block synchronises before the next store to what the lanes have read

@@ -18,15 +18,18 @@ demo: .venv/ready
 # The tests of a file run in the same process, so that fixtures that they share are created once.
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
-# The operators' Triton kernels as compiled for a GPU, interpreted: tests/ptx.
-PTX_TESTS := tests/ops/test_active_count.py tests/ops/test_column_energy.py
+# The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx): those that compile and run in seconds.
+PTX_TESTS := tests/ops/test_active_count.py tests/ops/test_column_energy.py tests/ops/test_mask_neurons.py
+PTX := $(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile --ptx
 
 test: .venv/ready
 	$(PYTEST) -m "not long"
-	$(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile -m "not long" --ptx sm_90
+	$(PTX) sm_90
 
 test-long: .venv/ready
 	$(PYTEST) -m long
+	$(PTX) sm_80
+	$(PTX) sm_90 --ptx-triton 3.6.0
 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 

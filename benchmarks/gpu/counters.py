@@ -19,7 +19,7 @@ from pymultiling.ops import unavailable
 
 # {backend: operators}. The kernel in CUDA C++ has a process of its own, because it could crash.
 KERNELS = {BACKEND: ("qk_importance", "gated_ffn", "qk_estimate"), "cuda": ("qk_importance",)}
-SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "WarpStateStats", "Occupancy")
+SECTIONS = ("SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "WarpStateStats", "LaunchStats")
 SECONDS = 40  # for a backend: every kernel is launched about 20 times, because few counters can be read at once
 SHOWN = (  # parts of the names of the counters in the results file
     "issue_stalled",
@@ -40,7 +40,7 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 
 
 def _profile(backend: str) -> dict[str, object]:
-    """Returns the column "counters", {operator: {counter: value}}."""
+    """Returns the columns "operators" and "counters": {counter: value} for each of their kernels, in order."""
     if (ncu := shutil.which("ncu")) is None:
         raise SkipRow("ncu (Nsight Compute) is not installed")
     if (reason := unavailable(backend)) is not None:
@@ -49,20 +49,22 @@ def _profile(backend: str) -> dict[str, object]:
     command += [option for section in SECTIONS for option in ("--section", section)]
     command += [sys.executable, "-m", "benchmarks.gpu.counters", backend]
     completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    kernels, operators = read_counters(completed.stdout), KERNELS[backend]
-    if len(kernels) != len(operators):
+    counters = read_counters(completed.stdout)
+    if not counters:
         message = (completed.stdout + completed.stderr)[-300:]
-        raise RuntimeError(f"ncu: {len(kernels)} kernels, exit status {completed.returncode}: {message}")
-    return {"counters": dict(zip(operators, kernels))}
+        raise RuntimeError(f"ncu: exit status {completed.returncode}: {message}")
+    return {"operators": ", ".join(KERNELS[backend]), "counters": counters}
 
 
 def read_counters(output: str) -> list[dict[str, object]]:
     """Returns the counters of every kernel in ncu's output (--csv --page raw), by name, of the kinds in SHOWN.
 
-    The output has a line of names, a line of units and a line for each kernel, between messages that start with "==".
+    PyTorch's own kernels are left out. The output has a line of names, a line of units and a line for each kernel,
+    between messages that start with "==".
     """
     lines = list(csv.reader(line for line in output.splitlines() if line.startswith('"')))
-    return [_counters(dict(zip(lines[0], kernel))) for kernel in lines[2:]]
+    kernels = [dict(zip(lines[0], line)) for line in lines[2:]]
+    return [_counters(kernel) for kernel in kernels if "at::" not in kernel.get("Kernel Name", "")]
 
 
 def _counters(named: dict[str, str]) -> dict[str, object]:

@@ -69,7 +69,8 @@ def test_counters_of_every_kernel_that_are_numbers():
 "ID","Kernel Name","l1tex__t_sector_hit_rate.pct","sm__warps_active.avg.pct_of_peak_sustained_active","launch__x"
 "","","%","%",""
 "0","first","10.5","20","1"
-"1","second","1,234.5","n/a","2"
+"1","void at::native::fill","1","2","3"
+"2","second","1,234.5","n/a","2"
 ==PROF== Disconnected
 """
     first, second = read_counters(output)

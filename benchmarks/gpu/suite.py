@@ -1,8 +1,10 @@
 """Runs the package's tests on the GPU, those of the operators first."""
 
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 # {tests: seconds}. Compilation of the operators' kernels takes most of the time, so their tests are spread over
 # processes one by one, and those of the other folders file by file.
 GROUPS = {
-    ("tests/ops", "tests/cuda"): 150,
-    ("tests/probes", "tests/models", "tests/methods", "tests/passes", "tests/neurons"): 75,
+    ("tests/ops", "tests/cuda"): 140,
+    ("tests/probes", "tests/models", "tests/methods", "tests/passes", "tests/neurons"): 65,
 }
 REHEARSED = ("tests/neurons/test_sets.py",)
+SUMMARY_SECONDS = 10  # to end after an interruption
 SUMMARY = re.compile(r"(\d+) (passed|failed|skipped|errors?|deselected)")
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     """Adds a row for every group of tests: how many passed, failed and were skipped, and which failed."""
-    groups = GROUPS if device.type == "cuda" else {REHEARSED: 60}
+    groups = GROUPS if device.type == "cuda" else {REHEARSED: 600}
     for number, (paths, seconds) in enumerate(groups.items()):
         distribution = "worksteal" if number == 0 else "loadfile"
         rows.add("tests", {"tests": " ".join(paths)}, partial(_run, paths, seconds, distribution))
@@ -41,7 +44,10 @@ def _run(paths: tuple[str, ...], seconds: int, distribution: str) -> dict[str, o
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.terminate()  # pytest then ends its processes
+        process.send_signal(signal.SIGINT)  # pytest then prints what has failed so far
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SUMMARY_SECONDS)
+        process.kill()
         output, _ = process.communicate()
     failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
     counts = {name: int(count) for count, name in SUMMARY.findall(output.splitlines()[-1] if output else "")}

@@ -147,6 +147,8 @@ def write(path: Path, entries: Entries) -> None:
 
 def known_specializations() -> Iterable[Specialization]:
     """Returns those of all files, each once."""
-    return dict.fromkeys(
-        specialization for path in sorted(FOLDER.glob("*.zip")) for specialization, _ in read(path).values()
-    )
+    found = {}
+    for path in sorted(FOLDER.glob("triton-*.zip")):
+        for specialization, _ in read(path).values():
+            found[specialization.key] = specialization
+    return found.values()

@@ -29,7 +29,7 @@ LENGTH = 2  # tokens of a document: no kernel is specialised for it
 SPARE_CORES = 2  # for the process that measures, and for nvcc
 START_SECONDS = 4.0  # to import torch and the package
 # CPU seconds of a job, by a part of its name, the first that fits. Measured on 2026-11-29, Triton 3.6 and 3.9, Zen 4:
-# qk_importance took 12 to 20, qk_estimate 7 to 8, the others up to 2, a layer of a model 5. Jobs of models are sums.
+# qk_importance took 5 to 20, qk_estimate 7 to 8, the others up to 2, a layer of a model 5. Models: sums.
 EXPECTED_SECONDS = {
     "all five sites, exact": 20.0,
     "all five sites, fast": 13.0,

@@ -108,8 +108,9 @@ def _new_prefix_store(store: Store, rank: int, count: int) -> Store:
     """Returns a part of the store under a prefix that is new at every start.
 
     After a restart torchrun's store still holds the addresses of the earlier processes (pytorch/pytorch#135712), and no
-    value that all processes know differs between two starts. So the first process draws a prefix and sends it to every
-    process that asks for it, until all have it.
+    value that is the same in all processes differs between two starts: TORCHELASTIC_RESTART_COUNT rises only on the
+    machine whose process has failed. So the first process draws a prefix and sends it to every process that asks for
+    it, until all have it.
     """
     if rank == 0:
         prefix, answered, started = f"pymultiling-{uuid.uuid4()}", 0, time.monotonic()

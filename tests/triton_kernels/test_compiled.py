@@ -43,9 +43,9 @@ COMPILED = (
     ("--operator", "qk_importance", "--target", "sm_90", "--variant", "bf16, d = 128, post", "bf16, d = 128, norm"),
 )
 
-# Bytes that a thread may spill outside innermost loops: one or two values that are needed before and after a loop and
-# that ptxas spills to fit one more block.
-SPILLED = 16
+# Bytes that a thread may spill outside innermost loops: up to three addresses that are needed before and after a loop
+# and that ptxas spills to fit one more block.
+SPILLED = 24
 # The slow kernels use all registers and spill what their sweeps do not need. qk_importance is limited to 168 of 255
 # registers, so that it has to spill up to 348 bytes more. AMD's compiler spills more, some of it inside loops, because
 # the kernels are not tuned for gfx942.
@@ -98,7 +98,7 @@ def test_slow_compiling_kernels_spill_little(table):
 def test_qk_estimate_spills_nothing_in_loops(table):
     """The variant with a soft cap may spill: it needs a dozen more values."""
     simplest = table[(table["operator"] == "qk_estimate") & (table["variant"] == SIMPLEST)]
-    bad = (simplest["in_loops"] > 0) | (simplest["spills"] > 2 * SPILLED)
+    bad = (simplest["in_loops"] > 0) | (simplest["spills"] > 32)
     assert len(simplest) == len(CHIPS) and not bad.any(), simplest.to_string(index=False)
 
 

@@ -1,10 +1,11 @@
 """Keeps the PTX of kernels, so that only what has changed must be compiled: a file for each Triton version and chip.
 
-An entry is found by the kernel's source files, dtypes, constants, and what is known of its arguments.
+An entry is found by the kernel's source code, dtypes, constants, and what is known of its arguments.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
@@ -12,7 +13,6 @@ import json
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Specialization:
 
     @property
     def key(self) -> str:
-        """A hash of the kernel's source files and of this specialisation."""
+        """A hash of the kernel's source code and of this specialisation."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256((source_hash(self.module) + text).encode()).hexdigest()[:24]
 
@@ -99,16 +99,30 @@ class Specialization:
         return source, dict(self.options)
 
 
+def compiled_code(module: str) -> str:
+    """Returns the functions that Triton compiles and the constants of a module, without comments and docstrings.
+
+    What launches the kernel is not among them, so that it may change without the kernel being compiled again.
+    """
+    code = []
+    for node in ast.parse((KERNELS / f"{module}.py").read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and any("triton.jit" in ast.unparse(x) for x in node.decorator_list):
+            node.body = node.body[ast.get_docstring(node) is not None :]
+            code.append(ast.unparse(node))
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            code.append(ast.unparse(node))
+    return "\n".join(code)
+
+
 @functools.cache
 def source_hash(module: str) -> str:
-    """Returns a hash of a kernel's module and of all modules of triton_kernels that it imports."""
+    """Returns a hash of the code of a kernel's module and of all modules of triton_kernels that it imports."""
     found, new = set(), {module}
     while new:
         found |= new
         texts = [(KERNELS / f"{name}.py").read_text("utf-8") for name in new]
         new = {name for text in texts for name in IMPORTED.findall(text)} - found
-    contents = [(KERNELS / f"{name}.py").read_bytes() for name in sorted(found)]
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()
+    return hashlib.sha256("\0".join(map(compiled_code, sorted(found))).encode()).hexdigest()
 
 
 Entries = dict[str, tuple[Specialization, Compiled]]
@@ -126,9 +140,18 @@ def read(path: Path) -> Entries:
     if path.exists():
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                for key, (specialization, compiled) in json.loads(archive.read(name)).items():
-                    entries[key] = Specialization.from_json(specialization), Compiled(**compiled)
+                for key, fields in json.loads(archive.read(name)).items():
+                    entries[key] = _from_json(*fields)
     return entries
+
+
+def read_recorded(folder: Path) -> Entries:
+    """Returns {key: (specialisation, kernel)} of the files that tests with --ptx-record wrote."""
+    return {file.stem: _from_json(*json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))}
+
+
+def _from_json(specialization: dict[str, object], compiled: dict[str, object]) -> tuple[Specialization, Compiled]:
+    return Specialization.from_json(specialization), Compiled(**compiled)
 
 
 def write(path: Path, entries: Entries) -> None:
@@ -145,10 +168,11 @@ def write(path: Path, entries: Entries) -> None:
     read.cache_clear()
 
 
-def known_specializations() -> Iterable[Specialization]:
-    """Returns those of all files, each once."""
+def known_specializations() -> list[Specialization]:
+    """Returns those of all files whose code is still the same, each once."""
     found = {}
     for path in sorted(FOLDER.glob("triton-*.zip")):
-        for specialization, _ in read(path).values():
-            found[specialization.key] = specialization
-    return found.values()
+        for key, (specialization, _) in read(path).items():
+            if specialization.key == key:
+                found[key] = specialization
+    return list(found.values())

@@ -13,11 +13,10 @@ Another Triton version compiles the same kernels if it comes first on the path:
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import triton
@@ -26,27 +25,30 @@ from tests.ptx import archive
 from tests.ptx.archive import Entries, Specialization
 from tests.ptx.driver import compile_to_ptx, gpu
 
-TARGETS = ("sm_80", "sm_90")
+TARGETS = ("sm_90", "sm_80")
 
 
-def recorded(tests: list[str]) -> list[Specialization]:
-    """Runs tests, long ones too, and returns how their kernels are compiled."""
+def recorded(tests: list[str], target: str) -> Entries:
+    """Runs tests, long ones too, and returns the kernels that they launch, compiled for a chip."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--ptx", "sm_90", "--ptx-record", folder, "-n", "auto", "--dist", "loadfile", "-q"]
+        options = ["--ptx", target, "--ptx-record", folder, "-n", "auto", "--dist", "loadfile", "-q"]
         subprocess.run([sys.executable, "-m", "pytest", *tests, *options], check=True)
-        files = sorted(Path(folder).glob("*.json"))
-        return [Specialization.from_json(json.loads(file.read_text())) for file in files]
+        return archive.read_recorded(Path(folder))
 
 
-def update(target: str, specializations: Iterable[Specialization]) -> None:
-    """Writes a chip's archive. What it already contains is not compiled again."""
+def update(target: str, specializations: Collection[Specialization], compiled: Entries) -> None:
+    """Writes a chip's archive. Kernels that it contains or that are `compiled` are not compiled again.
+
+    It keeps what it contains of other modules than those of the specialisations, if their code is still the same.
+    """
     path = archive.path_of(triton.__version__, target)
-    old = archive.read(path)
-    entries: Entries = {}
+    known = archive.read(path) | compiled
+    modules = {specialization.module for specialization in specializations}
+    entries = {key: known[key] for key in known if known[key][0].module not in modules and known[key][0].key == key}
     for specialization in specializations:
         key = specialization.key
-        if key in old:
-            entries[key] = old[key]
+        if key in known:
+            entries[key] = known[key]
         else:
             source, options = specialization.source()
             entries[key] = specialization, compile_to_ptx(source, gpu(target), options)
@@ -61,9 +63,11 @@ def main() -> None:
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--tests", nargs="+", default=["tests/ops"], help="tests to run (%(default)s)")
     options = parser.parse_args()
-    specializations = list(archive.known_specializations()) if options.known else recorded(options.tests)
+    first = options.target[0]
+    compiled = {} if options.known else recorded(options.tests, first)
+    specializations = archive.known_specializations() if options.known else [kind for kind, _ in compiled.values()]
     for target in options.target:
-        update(target, specializations)
+        update(target, specializations, compiled if target == first else {})
 
 
 if __name__ == "__main__":

@@ -54,24 +54,26 @@ def without_debugging(ptx: str) -> str:
     return "\n".join(line for line in code if line.strip() and not line.lstrip().startswith((".loc", ".file", "//")))
 
 
-def from_archive(version: str, target: str, record: Callable[[Specialization], None]) -> Compiler:
+def from_archive(version: str, target: str, record: Callable[[Specialization, Compiled], None]) -> Compiler:
     """Returns a compiler that takes kernels from the archive, and compiles those that it lacks.
 
     Args:
         version: the Triton version. If another one is installed, tests of kernels that the archive lacks are skipped.
         target: the chip.
-        record: called with every specialisation.
+        record: called with every specialisation and its kernel.
     """
     entries = archive.read(archive.path_of(version, target))
 
     def find(source: ASTSource, chip: GPUTarget, options: dict[str, object]) -> Compiled:
         specialization = Specialization.of(source, options)
-        record(specialization)
         if specialization.is_plain and specialization.key in entries:
-            return entries[specialization.key][1]
-        if version != triton.__version__:
+            compiled = entries[specialization.key][1]
+        elif version != triton.__version__:
             pytest.skip(f"the archive of Triton {version} lacks this kernel: run python -m tests.ptx.compile")
-        return compile_to_ptx(source, chip, options)
+        else:
+            compiled = compile_to_ptx(source, chip, options)
+        record(specialization, compiled)
+        return compiled
 
     return find
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.ptx.archive import Specialization
+    from tests.ptx.archive import Compiled, Specialization
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -26,7 +26,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--ptx-triton", metavar="VERSION", help="take the kernels that this Triton compiled: tests/ptx/archives"
     )
-    group.addoption("--ptx-record", metavar="FOLDER", help="write how kernels are compiled to files in a folder")
+    group.addoption("--ptx-record", metavar="FOLDER", help="write compiled kernels to files in a folder")
     group.addoption(
         "--ptx-orders",
         choices=("one", "all"),
@@ -61,12 +61,13 @@ def install(config: pytest.Config) -> None:
     support.KERNEL_DEVICE = "cpu"
 
 
-def recorder(folder: str | None) -> Callable[[Specialization], None]:
-    """Returns a function that writes a specialisation to a file of its own, or nothing without a folder."""
+def recorder(folder: str | None) -> Callable[[Specialization, Compiled], None]:
+    """Returns a function that writes a compiled kernel to a file of its own, or nothing without a folder."""
 
-    def record(specialization: Specialization) -> None:
+    def record(specialization: Specialization, compiled: Compiled) -> None:
         if folder is not None and specialization.is_plain:
-            Path(folder, f"{specialization.key}.json").write_text(json.dumps(asdict(specialization)))
+            contents = json.dumps((asdict(specialization), asdict(compiled)))
+            Path(folder, f"{specialization.key}.json").write_text(contents)
 
     return record
 

@@ -40,19 +40,51 @@ def test_a_file_that_is_not_there_is_empty(tmp_path):
     assert archive.read(tmp_path / "nothing.zip") == {}
 
 
-@pytest.mark.parametrize("changed", ["column_energy.py", "columns.py", "documents.py", "variant.py"])
-def test_a_change_of_a_source_file_of_a_kernel_changes_its_key(tmp_path, monkeypatch, changed):
-    """column_energy imports columns and variant, and columns imports documents."""
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """Yields a folder with a copy of the kernels, in which the archive looks for their source code."""
     for file in archive.KERNELS.glob("*.py"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    before = SPECIALIZATION.key
     monkeypatch.setattr(archive, "KERNELS", tmp_path)
     archive.source_hash.cache_clear()
-    assert before == SPECIALIZATION.key
+    yield tmp_path
     archive.source_hash.cache_clear()
-    (tmp_path / "gated_ffn.py").write_text("another kernel")
-    assert before == SPECIALIZATION.key
+
+
+def key_after(file, before, after):
+    """Returns the key after a change of a file."""
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
     archive.source_hash.cache_clear()
-    (tmp_path / changed).write_text((tmp_path / changed).read_text() + "# a change")
-    assert before != SPECIALIZATION.key
-    archive.source_hash.cache_clear()
+    return SPECIALIZATION.key
+
+
+@pytest.mark.parametrize(
+    "file, before, after",
+    [
+        ("columns", "values * values", "values + values"),
+        ("columns", "SPAN = 4096", "SPAN = 2048"),
+        ("columns", 'do_not_specialize=["tokens", "count"]', 'do_not_specialize=["tokens"]'),
+        ("documents", "t = first + i", "t = first - i"),
+    ],
+)
+def test_a_change_of_what_is_compiled_changes_the_key(kernels, file, before, after):
+    """column_energy imports columns, and columns imports documents."""
+    old = SPECIALIZATION.key
+    assert key_after(kernels / f"{file}.py", before, after) != old
+
+
+@pytest.mark.parametrize(
+    "file, before, after",
+    [
+        ("columns", "# rows of a tile of which a thread holds 16 bytes", "# rows of a tile"),
+        ("documents", "Returns the document's tokens number i", "Returns the tokens number i"),
+        ("columns", "sums = torch.empty(", "sums = torch.zeros("),
+        ("variant", "def short_name", "def name_of_dtype"),
+        ("gated_ffn", "product *= linear", "product += linear"),
+    ],
+)
+def test_a_change_of_what_is_not_compiled_keeps_the_key(kernels, file, before, after):
+    old = SPECIALIZATION.key
+    assert key_after(kernels / f"{file}.py", before, after) == old

@@ -1,10 +1,13 @@
 """Records functions on the CPU, in place of CUDA graphs: a replay computes them again, into the same memory."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 
+from pymultiling.probes import graphed_batches
 from pymultiling.runtime.graphs import Function, Results
 
 
@@ -42,3 +45,11 @@ class Recordings:
     def kept(self) -> int:
         """Returns how many recordings still have their memory."""
         return sum(memory() is not None for memory in self._memory)
+
+
+@contextmanager
+def graphs_on_the_cpu() -> Iterator[Recordings]:
+    """Inside, probes record models on the CPU."""
+    recordings = Recordings()
+    with mock.patch.multiple(graphed_batches, CudaRecorder=lambda _: recordings, why_not_recorded=lambda _: None):
+        yield recordings

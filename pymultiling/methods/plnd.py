@@ -169,6 +169,7 @@ def detect(
     rope: Rope = "pre",
     score: ImportanceScore = "importance",
     qk: Mode = "exact",
+    graphs: bool = False,
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: int | None = None,
@@ -203,6 +204,11 @@ def detect(
         rope: as in `importance`.
         score: as in `importance`.
         qk: as in `importance`.
+        graphs: True: on a GPU, replay a CUDA graph for a batch whose number of documents and length came twice before,
+            which takes Python less time. It is meant for small models and packed texts, and was not measured on a GPU.
+            The result is the same bit for bit. It takes the memory of another forward. What cannot be replayed is
+            measured without graphs: batches on the CPU, models on several devices, and forwards in which Python waits
+            for the GPU.
         max_length: longer documents are cut to this many tokens, or to the length that the model supports.
         batch_tokens: the largest number of tokens in one forward, padding included. None: as many as half of the free
             memory of the model's devices holds, at most 65,536. The first process decides for all, and a checkpoint
@@ -231,13 +237,13 @@ def detect(
     Warns:
         UserWarning: a batch does not fit in memory and is measured in halves, which gives the same result up to
             rounding (a model that is spread over processes is not measured in halves); or a checkpoint is damaged or
-            cannot be written.
+            cannot be written; or CUDA graphs were requested and are not used.
     """
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    probe = ImportanceProbe(model, sites, rope, score, qk=qk)
+    probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)

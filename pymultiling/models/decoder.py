@@ -197,7 +197,7 @@ class Decoder:
         device, mask = model_device(self.model), attention_mask.cpu()
         input_ids = to_device(input_ids, device)
         output: ModelOutput
-        if _is_padded_right(mask) and not self._looks_for_padding:
+        if not self.needs_mask(mask):
             with one_document_a_row():
                 output = self.base_model(input_ids=input_ids, use_cache=False)
             return output
@@ -208,6 +208,10 @@ class Decoder:
             input_ids=input_ids, attention_mask=to_device(mask, device), use_cache=False, **positions
         )
         return output
+
+    def needs_mask(self, attention_mask: Tensor) -> bool:
+        """Whether `forward` passes this mask, (documents, length) on the CPU, to the model, which waits to read it."""
+        return self._looks_for_padding or not _is_padded_right(attention_mask)
 
     @property
     def _looks_for_padding(self) -> bool:

@@ -62,3 +62,32 @@ def test_transformers_looks_for_packed_documents_again_afterwards():
     with one_document_a_row():
         assert masking_utils.find_packed_sequence_indices(positions) is None
     assert masking_utils.find_packed_sequence_indices(positions).tolist() == [[0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+def test_a_recorded_forward_gives_the_attention_the_same_mask(name, monkeypatch):
+    """Sees what transformers sees while a CUDA graph is recorded, without a GPU."""
+    model, batch = tiny_model(name), tiny_batch((9, 4))
+    masks = []
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+    with torch.no_grad():
+        states = Decoder(model).forward(**batch)[0]
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert masking_utils.is_tracing()
+        recorded = Decoder(model).forward(**batch)[0]
+    layers = len(model.model.layers)
+    for mask, recorded_mask in zip(masks[:layers], masks[layers:], strict=True):
+        assert (mask is None) == (recorded_mask is None)
+        assert mask is None or torch.equal(mask, recorded_mask)
+    assert (masks[0] is None) == (name == "llama")
+    assert torch.equal(states, recorded)
+
+
+def test_transformers_still_notices_a_recording_outside(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with one_document_a_row():
+        assert not masking_utils.is_tracing()
+    assert masking_utils.is_tracing()

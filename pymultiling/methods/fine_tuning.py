@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import document_length, tokenise
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
-from pymultiling.models.decoder import model_device, preserve_modes
+from pymultiling.models.decoder import model_device
+from pymultiling.models.modes import preserve_modes
 from pymultiling.models.pretrained import pretrained
 from pymultiling.runtime.progress import show_progress
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -285,39 +283,3 @@ def _is_padded_right(mask: Tensor) -> bool:
 def model_device(model: nn.Module) -> torch.device:
     """Returns the device on which the model expects its input."""
     return tensor_attribute(pretrained(model).get_input_embeddings(), "weight").device
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode (no dropout)."""
-    if not _any_in_training(model):  # the usual case, which takes a twentieth of the time
-        yield
-        return
-    with preserve_modes(model):
-        model.eval()
-        yield
-
-
-def _any_in_training(model: nn.Module) -> bool:
-    """Returns whether a module of the model is in training mode."""
-    modules: list[nn.Module | None] = [model]
-    while modules:
-        module = modules.pop()
-        if module is None:
-            continue
-        if module.training:
-            return True
-        modules.extend(module._modules.values())
-    return False
-
-
-@contextmanager
-def preserve_modes(model: nn.Module) -> Iterator[None]:
-    """On exit, every module is again in the training or evaluation mode that it had on entry."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            if module.training != training:  # setting an attribute of a module is slow
-                module.training = training

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.find_modules import CORRECT_ENTRY
 from pymultiling.models.linear import Projection
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
 from pymultiling.probes.batch_documents import BatchDocuments

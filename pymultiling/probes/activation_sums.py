@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import weight_of
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.probes.hooks import Hooks

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.linear import is_linear, weight_of
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
 from pymultiling.runtime.device_copies import to_device

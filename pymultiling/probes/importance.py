@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, Projection, weight_of
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import local_weight

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
 from pymultiling.probes.row_sets import RowSets

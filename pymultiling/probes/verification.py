@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from pymultiling.models.decoder import Decoder, Layer, evaluation_mode
+from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES

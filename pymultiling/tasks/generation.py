@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from pymultiling.models.decoder import Decoder, evaluation_mode, model_device
+from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts

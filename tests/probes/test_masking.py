@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling.models.decoder import evaluation_mode
 from tests.support.anatomy import (
     attention_of,
     experts_of,
@@ -252,15 +251,6 @@ def test_an_unknown_family_is_refused():
     neurons = random_neurons(tiny_model("llama"))
     with pytest.raises(pml.UnsupportedModel, match="looked for one of llama"), pml.deactivate(model, neurons):
         pass
-
-
-def test_evaluation_mode_restores_the_mode_of_every_module():
-    model = tiny_model("llama").train()
-    model.model.layers[0].eval()
-    before = {name: module.training for name, module in model.named_modules()}
-    with evaluation_mode(model):
-        assert not any(module.training for module in model.modules())
-    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_weights_that_are_not_in_memory_are_refused():

@@ -17,7 +17,8 @@ from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
 from pymultiling.methods.pmi.chat import strip_thinking, tokenise_messages
 from pymultiling.methods.pmi.translation_models import encode_source, language_token
 from pymultiling.methods.pmi.translation_requests import Request, abbreviate
-from pymultiling.models.decoder import evaluation_mode, model_device
+from pymultiling.models.decoder import model_device
+from pymultiling.models.modes import evaluation_mode
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
 
 if TYPE_CHECKING:

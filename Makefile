@@ -19,7 +19,8 @@ demo: .venv/ready
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
 # The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx): those that run in seconds.
-PTX_TESTS := $(patsubst %,tests/ops/test_%.py,active_count column_energy gated_ffn mask_neurons value_energy)
+PTX_TESTS := $(patsubst %,tests/ops/test_%.py,active_count column_energy gated_ffn mask_neurons value_energy \
+	wide_heads)
 PTX := $(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile --ptx
 
 test: .venv/ready

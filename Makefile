@@ -18,8 +18,9 @@ demo: .venv/ready
 # The tests of a file run in the same process, so that fixtures that they share are created once.
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
-# The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx): those that compile and run in seconds.
-PTX_TESTS := tests/ops/test_active_count.py tests/ops/test_column_energy.py tests/ops/test_mask_neurons.py
+# The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx): those that run in seconds.
+PTX_TESTS := $(patsubst %,tests/ops/test_%.py,active_count column_energy gated_ffn mask_neurons value_energy \
+	wide_heads)
 PTX := $(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile --ptx
 
 test: .venv/ready

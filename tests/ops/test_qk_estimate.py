@@ -265,10 +265,10 @@ def test_a_change_at_an_improbable_first_key_keeps_its_digits(estimating):
         assert_within_budget("qk_estimate", value, plain_value, exact_value, (problem,))
 
 
-def nearest_tie(case) -> float:
+def nearest_tie(case, dtype) -> float:
     """Returns the smallest relative distance of a draw to the next key, or of a probability to a threshold."""
     nearest = 1.0
-    q, k, *_ = case.problem()
+    q, k = (x.double() for x in case.problem(dtype)[:2])
     for b in range(case.batch):
         tokens = case.valid()[b].nonzero().flatten()
         distance = tokens[:, None] - tokens
@@ -292,10 +292,10 @@ def nearest_tie(case) -> float:
     return nearest
 
 
-def without_ties(case: Case) -> Case:
-    """Returns the case with the first seed for which rounding does not move a draw."""
+def without_ties(case: Case, dtype: torch.dtype = torch.float64) -> Case:
+    """Returns the case with the first seed for which rounding does not move a draw of the problem in this dtype."""
     candidates = (replace(case, seed=seed) for seed in count())
-    return next(candidate for candidate in candidates if nearest_tie(candidate) > 1e-5)
+    return next(candidate for candidate in candidates if nearest_tie(candidate, dtype) > 1e-5)
 
 
 LONG = {

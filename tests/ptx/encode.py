@@ -84,7 +84,10 @@ def bits_of(text: str, size: int) -> int:
             if size == 8
             else struct.unpack("I", struct.pack("f", float(text)))[0]
         )
-    return int(text.rstrip("U"), 0) & ((1 << 8 * max(size, 1)) - 1)
+    value = int(text.rstrip("U"), 0)
+    if size == 0:  # a predicate, with a bit for each lane
+        return (1 << LANES) - 1 if value else 0
+    return value & ((1 << 8 * size) - 1)
 
 
 class Encoder:

@@ -73,6 +73,19 @@ def test_packing_and_special_registers():
     assert out.tolist() == expected
 
 
+def test_constant_predicates_hold_in_all_lanes():
+    out = np.zeros((32, 3), "u4")
+    check(
+        """
+        mov.pred %p1, -1; mov.pred %p2, 1; mov.pred %p3, 0; mad.wide.u32 %d1, %r90, 12, %a0;
+        selp.b32 %r1, 5, 6, %p1; selp.b32 %r2, 5, 6, %p2; selp.b32 %r3, 5, 6, %p3;
+        st.global.b32 [%d1], %r1; st.global.b32 [%d1+4], %r2; st.global.b32 [%d1+8], %r3;
+        """,
+        [out],
+    )
+    assert out.tolist() == [[5, 5, 6]] * 32
+
+
 @pytest.mark.parametrize(
     "opcode, dtype, function",
     [

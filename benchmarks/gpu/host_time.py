@@ -3,9 +3,10 @@
     python -m benchmarks.gpu.host_time [--layers 32] [--rounds 20]
 
 The model has the layers of an 8B Llama but tiny sizes, so that the host, not the GPU, limits the speed. Every run ends
-when the GPU is done. Without a GPU the kernels are launched on a stub GPU (stub_gpu.py), and the model's own operators
-run on the CPU. The difference between two runs is then the host's share of the launches, without the driver's. It is
-measured in CPU time of the thread, which other programs disturb less than the time that passes.
+when the GPU is done. On a GPU the runs are also timed with CUDA graphs. Without a GPU the kernels are launched on a
+stub GPU (stub_gpu.py), and the model's own operators run on the CPU. The difference between two runs is then the host's
+share of the launches, without the driver's. It is measured in CPU time of the thread, which other programs disturb less
+than the time that passes.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 
 from benchmarks.gpu.model_runs import open_run, random_llama
 from benchmarks.gpu.stub_gpu import stub_gpu
-from benchmarks.gpu.workload import EXACT, FAST, FFN_V_O, FORWARD
+from benchmarks.gpu.workload import EXACT, FAST, FFN_V_O, FORWARD, GRAPHS
 from benchmarks.measuring.alternating import alternate
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import Shape
@@ -27,6 +28,7 @@ from benchmarks.operators.shapes import Shape
 SHAPE = Shape("narrow", hidden=64, layers=32, heads=4, kv_heads=2, ffn=96, length=32)
 DOCUMENTS, VOCABULARY = 2, 128
 RUNS = (FORWARD, FFN_V_O, EXACT, FAST)
+GRAPH_RUNS = (FFN_V_O + GRAPHS, EXACT + GRAPHS, FAST + GRAPHS)  # on a GPU
 
 
 def measure(layers: int, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
@@ -43,7 +45,10 @@ def measure(layers: int, rounds: int, device: torch.device) -> dict[str, dict[st
         return run_and_wait
 
     with torch.no_grad(), ExitStack() as stack:
-        runs = {name: finished(stack.enter_context(open_run(name, model, tokens))) for name in RUNS}
+        names = RUNS + (GRAPH_RUNS if device.type == "cuda" else ())
+        runs = {name: finished(stack.enter_context(open_run(name, model, tokens))) for name in names}
+        for name in names:
+            runs[name]()  # with the warm-up of `alternate` the second run, which records graphs
         clock = time.perf_counter if device.type == "cuda" else time.thread_time
         seconds = alternate(runs, rounds, clock)
     return {

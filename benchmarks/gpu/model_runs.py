@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.device_timing import Run
-from benchmarks.gpu.workload import COUNTS, DTYPE, EXACT_CUDA, FAST, FFN_V_O, FORWARD, HEAD, HOOKS, NEW_NORMS
+from benchmarks.gpu.workload import COUNTS, DTYPE, EXACT_CUDA, FAST, FFN_V_O, FORWARD, GRAPHS, HEAD, HOOKS, NEW_NORMS
 from benchmarks.operators.shapes import Shape
 from pymultiling.neurons.sites import SITES
 from pymultiling.ops import column_energy, qk_importance, value_energy, value_gram
@@ -36,11 +36,12 @@ def random_llama(shape: Shape, vocabulary: int, device: torch.device) -> nn.Modu
 
 @contextmanager
 def open_run(name: str, model: nn.Module, tokens: Tensor) -> Iterator[Run]:
-    """Yields the run with a name, one of RUNS or RIVALS.
+    """Yields the run with a name, one of RUNS or RIVALS, or one that measures sites by a probe, followed by GRAPHS.
 
     Until the block ends, its probe keeps everything that it computes from the weights alone.
     """
-    probe = partial(ImportanceProbe, model, fused=True)
+    probe = partial(ImportanceProbe, model, fused=True, graphs=name.endswith(GRAPHS))
+    name = name.removesuffix(GRAPHS)
     if name in (FORWARD, HEAD):
         yield partial(model if name == HEAD else model.model, input_ids=tokens, use_cache=False)
     elif name == COUNTS:

@@ -79,6 +79,7 @@ FFN_V_O = "forward + ffn, v, o, counts"
 EXACT = "forward + all five sites, exact"
 EXACT_CUDA = "forward + all five sites, exact by the CUDA C++ kernel"
 FAST = "forward + all five sites, fast"
+GRAPHS = ", by CUDA graphs"  # behind the name of a run that measures sites
 RUNS = (FORWARD, COUNTS, FFN_V_O, EXACT, EXACT_CUDA, FAST)
 # Slower ways to measure the same, and other forwards. They are compared with the first four runs in the second call.
 HEAD = "forward with the head"

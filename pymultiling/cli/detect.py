@@ -118,6 +118,12 @@ def add(commands: Commands) -> None:
         help="computation of q and k: exact over all keys, or a fast estimate from at most 16 keys per query "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--graphs",
+        action="store_true",
+        help="on a GPU, replay CUDA graphs for batches of a shape that came before, for small models and --pack; the "
+        "result is the same (default: no graphs)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -141,6 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
             rope=arguments.rope,
             score=arguments.score,
             qk=arguments.qk,
+            graphs=arguments.graphs,
             **document_pass_options(arguments),
         )
     if not is_first_process():

@@ -7,6 +7,7 @@ import torch
 import pymultiling as pml
 from pymultiling.results.run import file_hash
 from tests.support.command_line import assert_error_line, assert_folder_holds, detect, run
+from tests.support.graph_recorder import graphs_on_the_cpu
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import save_model, texts, write_text
 
@@ -62,6 +63,19 @@ def test_qk_fast_is_recorded_in_the_statistics(model, tmp_path, corpora):
     assert json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]["qk"] == "fast"
     statistics = pml.NeuronStatistics.load(tmp_path / "out" / "statistics" / "fr.safetensors")
     assert "q and k estimated" in statistics.rule
+
+
+def test_graphs_change_no_value(model, tmp_path, corpora):
+    """With a stand-in for CUDA graphs on the CPU."""
+    options = ("--pack", "8", "--batch-tokens", "16")
+    assert detect(model, corpora, tmp_path / "plain", *options) == 0
+    with graphs_on_the_cpu() as recordings:
+        assert detect(model, corpora, tmp_path / "graphs", "--graphs", *options) == 0
+    assert recordings.replays > 0
+    assert json.loads((tmp_path / "graphs" / "run.json").read_text())["arguments"]["graphs"] is True
+    for language in corpora:
+        name = f"statistics/{language}.safetensors"
+        assert file_hash(tmp_path / "plain" / name) == file_hash(tmp_path / "graphs" / name)
 
 
 def test_reports_texts_that_are_empty_replaced_or_cut(model, tmp_path, corpora, capsys):

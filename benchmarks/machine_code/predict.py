@@ -16,12 +16,15 @@ Assumptions, in addition to those of issue.py and phases.py:
   by hand) and as many clocks for an instruction as the sweep.
 """
 
+import argparse
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pandas
+import triton
 
 from benchmarks.machine_code import cubin
 from benchmarks.machine_code.ahead_of_time import compile_variant, machine_code, resources, variants
@@ -82,6 +85,9 @@ def cuda_milliseconds(sass: str, machine: Machine) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    if triton.knobs.runtime.interpret:
+        sys.exit("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles nothing: unset it.")
     shares: list[dict[str, object]] = []
     times: list[dict[str, object]] = []
 

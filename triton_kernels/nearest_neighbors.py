@@ -34,6 +34,9 @@ STAGES = 3
 ALL_BLOCK_N, ALL_THREADS = 128, 128  # BLOCK_N and THREADS of the second kernel
 SPARE = 3  # minimum number of candidates beyond k
 MAX_NEIGHBORS = 16  # largest k
+# Several lanes of a warp may add up the same numbers and store the sum to one place. If the squares and the first of
+# these additions were fused, each lane would round only the other lane's square, and the sums would differ.
+FP_FUSION = False
 
 
 @triton.jit
@@ -197,11 +200,11 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
         constants["PRECISION"] = "widened"  # see qk_sweep.product
     kernel[programs,](
         points, indices, distances, still_open, origins, count, size, k, *points.stride(),
-        **constants, num_warps=THREADS // warp, num_stages=STAGES,
+        **constants, num_warps=THREADS // warp, num_stages=STAGES, enable_fp_fusion=FP_FUSION,
     )  # fmt: skip
     search_all[count,](
         points, still_open, indices, distances, count, size, k, *points.stride(),
-        **settings_for_all(k, cosine), num_warps=ALL_THREADS // warp,
+        **settings_for_all(k, cosine), num_warps=ALL_THREADS // warp, enable_fp_fusion=FP_FUSION,
     )  # fmt: skip
     return indices, distances
 
@@ -229,6 +232,7 @@ def variants(warp: int = 32) -> Iterator[Variant]:
                     divisible=("size", "row"),
                     num_warps=THREADS // warp,
                     num_stages=STAGES,
+                    fp_fusion=FP_FUSION,
                 )
                 yield Variant.of(
                     "nearest_neighbors",
@@ -239,4 +243,5 @@ def variants(warp: int = 32) -> Iterator[Variant]:
                     divisible=("size", "row"),
                     num_warps=ALL_THREADS // warp,
                     num_stages=1,
+                    fp_fusion=FP_FUSION,
                 )

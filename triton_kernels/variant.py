@@ -24,6 +24,7 @@ class CompileOptions(TypedDict):
     num_warps: int
     num_stages: int
     maxnreg: NotRequired[int | None]
+    fp_fusion: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Variant:
         num_warps: warps per program.
         num_stages: stages of software pipelining.
         maxnreg: limit of the registers per thread, or None.
+        fp_fusion: whether a product and a sum become one instruction, which rounds once.
     """
 
     operator: str
@@ -51,6 +53,7 @@ class Variant:
     num_warps: int
     num_stages: int
     maxnreg: int | None = None
+    fp_fusion: bool = True
 
     @classmethod
     def of(

@@ -55,7 +55,11 @@ def compile_variant(variant: Variant, target: str) -> CompiledKernel:
         constexprs={name: variant.constants[name] for name in names if signature[name] == "constexpr"},
         attrs={(names.index(name),): values for name, values in attributes.items()},
     )
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True}
+    options = {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "enable_fp_fusion": variant.fp_fusion,
+    }
     if variant.maxnreg is not None:
         options["maxnreg"] = variant.maxnreg
     return triton.compile(source, target=GPUTarget(chip.backend, chip.arch, chip.lanes), options=options)

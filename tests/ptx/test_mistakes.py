@@ -84,6 +84,13 @@ MISTAKES = {
         "st",
         "shared memory",
     ),
+    "lanes of a warp store different values to one place": Mistake(
+        "mov.b32 %r1, 5; add.u32 %r2, %r1, %r90; mov.b32 %r3, 0; st.shared.b32 [%r3], %r1;",
+        "[%r3], %r1",
+        "[%r3], %r2",
+        "writes shared",
+        threads=32,
+    ),
     "lanes of a warp do not wait for each other": Mistake(
         WARP,
         "bar.warp.sync -1;",

@@ -60,21 +60,13 @@ void for_pieces(const Who& who, uint32_t at, int bytes, F function) {
   for (uint32_t k = at / piece; k <= (at + bytes - 1) / piece; k++) function(who.warp.block->shadow[k], k * piece);
 }
 
-// Whether lanes of a warp write the same place with one instruction. Then one of them wins, and the manual leaves open
-// which one. Triton stores copies of a sum in this way, whose last digits may differ: where a product and the first
-// step of a sum over lanes are fused, each lane rounds the other lane's product only.
-bool is_same_store(const Access& access, const Who& who) {
-  return access.line == who.line && access.warps == 1u << who.warp.id && access.time == who.warp.clock.now;
-}
-
 void check_shared_write(const Who& who, SharedShadow& shadow, uint32_t at, bool changes) {
   if (shadow.copying)
     complain_of_race(who, "writes", "shared", at, "to which a copy may still arrive, written", shadow.write);
   if (shadow.reading)
     complain_of_race(who, "writes", "shared", at, "which a wgmma may still read, issued", shadow.read);
   const bool ordered = happened_before(shadow.write, who);
-  if (changes && !ordered && !is_same_store(shadow.write, who))
-    complain_of_race(who, "writes", "shared", at, "written", shadow.write);
+  if (changes && !ordered) complain_of_race(who, "writes", "shared", at, "written", shadow.write);
   if (changes && !happened_before(shadow.read, who)) complain_of_race(who, "writes", "shared", at, "read", shadow.read);
   if (!changes && !ordered) return;
   shadow.write = access_by(who);

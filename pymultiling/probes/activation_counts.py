@@ -17,13 +17,14 @@ from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, Unsuppor
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.find_modules import CORRECT_ENTRY
-from pymultiling.models.linear import Projection
+from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
 from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.probes.switched_off import switch_off, switch_off_routed
 from pymultiling.runtime.device_copies import HostCopy, to_device
 
 # transformers' names of the activations that are above zero exactly where their input is.
@@ -36,7 +37,8 @@ SIGN_PRESERVING_ACTIVATIONS = (
 class ActivationProbe:
     """Counts for each neuron the tokens of a batch in which act(gate) > 0, or in a plain FFN act(up) > 0.
 
-    A neuron of an expert is not active in tokens that are not routed to the expert.
+    A neuron of an expert is not active in tokens that are not routed to the expert. A neuron that `deactivate` has set
+    to zero is not active; one that it scales by another factor, or sets to its mean, counts as the model computes gate.
 
     Args:
         model: a Hugging Face decoder of a supported family.
@@ -101,9 +103,9 @@ class ActivationProbe:
         # The number of neurons of each layer in this process, which is smaller for a tensor-parallel model.
         local_widths: dict[int, int] = {}
 
-        def count_projection(index: int, gate: Projection) -> OutputHook:
+        def count_projection(index: int, gate: Projection, down: Linear) -> OutputHook:
             def count(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                x = gate.select(output).flatten(0, -2)
+                x = switch_off(down, gate.select(output)).flatten(0, -2)
                 active[index, : x.shape[1]] = active_count(x, documents.on(x.device))[0]
                 local_widths[index] = x.shape[1]
 
@@ -111,6 +113,7 @@ class ActivationProbe:
 
         def count_experts(index: int, experts: Experts) -> Callable[[Routed], None]:
             def count(routed: Routed) -> None:
+                routed = switch_off_routed(experts, routed)
                 active[index] = experts.active(routed, documents.on(routed.gate.device).ids, 1)[0]
                 local_widths[index] = experts.width
 
@@ -122,7 +125,7 @@ class ActivationProbe:
                 if isinstance(ffn, Experts):
                     stack.enter_context(change_hidden(ffn, count_experts(index, ffn)))
                 else:
-                    hooks.after(ffn.gate.module, count_projection(index, ffn.gate))
+                    hooks.after(ffn.gate.module, count_projection(index, ffn.gate, ffn.down))
             output = self.decoder.forward(input_ids, attention_mask)
         if len(local_widths) < len(self.decoder.layers):
             raise UnsupportedModel(

@@ -35,6 +35,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.importance_values import FiniteCheck, Importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
+from pymultiling.probes.switched_off import switch_off, switch_off_routed
 from pymultiling.probes.weight_products import WeightProducts
 from pymultiling.runtime.device_copies import to_device
 
@@ -226,8 +227,8 @@ class ImportanceProbe:
         fused = ffn.down.weight.is_cuda if self.fused is None else self.fused
         # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
         # statistics would miss the change.
-        fused = fused and layer.ffn_norm is None and not ffn.down._forward_pre_hooks
-        if self.decoder.family.ffn_alone and (is_released or fused):
+        fused = fused and layer.ffn_norm is None
+        if self.decoder.family.ffn_alone and (is_released or fused) and not ffn.down._forward_pre_hooks:
 
             def keep_fused(result: GatedFFN) -> None:
                 if is_released:
@@ -238,7 +239,7 @@ class ImportanceProbe:
 
             stack.enter_context(fused_ffn(self.decoder.activation, layer, ffn, self._documents, keep_fused))
         elif is_released:
-            self._watch_magnitude(hooks, index, ffn.up or ffn.gate)
+            self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
         elif layer.ffn_norm is not None:
             self._watch_normed(hooks, ffn.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
         else:
@@ -252,16 +253,16 @@ class ImportanceProbe:
         """Stores the importance of the neurons of experts, from the tokens that are routed to each expert."""
         documents = self._documents.on(routed.hidden.device).ids
         if self.score == "released":
-            self._values["ffn"][index] = experts.magnitude(routed, documents, self._count)
+            self._values["ffn"][index] = experts.magnitude(switch_off_routed(experts, routed), documents, self._count)
         else:
             energy = experts.energy(routed, documents, self._count)
             self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
 
-    def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection) -> None:
-        """Measures FFN neurons by sum_t |x[t, n]|, where x is the projection's output."""
+    def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection, down: Linear) -> None:
+        """Measures FFN neurons by sum_t |x[t, n]|, where x is the projection's output, 0 for neurons that are off."""
 
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = upcast(projection.select(output).flatten(0, -2)).abs()
+            x = upcast(switch_off(down, projection.select(output)).flatten(0, -2)).abs()
             self._values["ffn"][index] = document_sum(x, self._documents.on(x.device).ids, self._count)
 
         hooks.after(projection.module, keep_magnitude)

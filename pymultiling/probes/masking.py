@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,13 +16,14 @@ from torch.autograd.forward_ad import unpack_dual
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, weight_of
-from pymultiling.models.routing import Change, Routed
+from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
 from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
+from pymultiling.probes.switched_off import mark_as_switch
 
 
 @contextmanager
@@ -131,6 +133,7 @@ def change_neurons(
     check_mean(decoder, sets, scale, mean)
     set_masks = SetMasks(sets, len(decoder.layers), mean)
     row_sets = RowSets(decoder.model)
+    switches_off = scale == 0 and mean is None
     with ExitStack() as stack, Hooks() as hooks:
         for number, layer in enumerate(decoder.layers):
             ffn = layer.ffn_parts
@@ -141,7 +144,10 @@ def change_neurons(
             if isinstance(ffn, Experts):
                 found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
                 if found is not None:
-                    stack.enter_context(change_hidden(ffn, _routed_change(row_sets, ffn, found[0], scale, found[1])))
+                    routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
+                    if switches_off:
+                        mark_as_switch(routed_change, routed_change)
+                    stack.enter_context(change_hidden(ffn, routed_change))
             for module, on_input, indices in find_changed_modules(layer):
                 weight = weight_of(module)
                 found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
@@ -150,7 +156,10 @@ def change_neurons(
                 masks, values = found
                 change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
                 if on_input:
-                    hooks.before(module, _input_hook(change))
+                    hook = _input_hook(change)
+                    if switches_off:
+                        mark_as_switch(hook, partial(_changed_copy, change))
+                    hooks.before(module, hook)
                 else:
                     hooks.after(module, _output_hook(change))
         yield row_sets
@@ -174,6 +183,10 @@ def find_changed_modules(layer: Layer) -> Iterator[tuple[Linear, bool, SiteIndic
 
 # change(x, is_only_hook): in place only where no other hook has seen x, because it may keep it.
 _TensorChange: TypeAlias = Callable[[Tensor, bool], Tensor]
+
+
+def _changed_copy(change: _TensorChange, x: Tensor) -> Tensor:
+    return change(x, False)
 
 
 def _input_hook(change: _TensorChange) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
@@ -221,7 +234,7 @@ def _tensor_change(
 
 def _routed_change(
     row_sets: RowSets, experts: Experts, masks: Tensor, scale: float, all_values: Tensor | None
-) -> Change:
+) -> Callable[[Routed], Tensor]:
     """Returns the change of the hidden activations of experts. Its arguments are as in `_tensor_change`."""
 
     def change(routed: Routed) -> Tensor:

@@ -1,4 +1,6 @@
-"""Measures every operator at the sizes of one layer, for several batches, and queries and keys of several head sizes.
+"""Measures every operator that has a Triton kernel at the sizes of one layer, for several batches.
+
+qk_variants.py measures other sizes of heads.
 
 The columns are times, fractions of the device's highest rates, launches and memory. Columns with "MB" are in MiB.
 """
@@ -26,7 +28,7 @@ MATRIX_OPERATORS = tuple(name for name, entry in OPERATORS.items() if BACKEND in
 
 
 def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
-    """Adds a row for every operator, first with the batch of the workload and then with the other batches.
+    """Adds rows for every operator with a Triton kernel, first with the batch of the workload, then with the others.
 
     The fractions of the device's highest rates need the rows of ceilings.py, which are read from the same file.
     """

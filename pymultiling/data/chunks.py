@@ -127,7 +127,8 @@ def chunks(
 
     Raises:
         CorpusError: the corpus cannot be read.
-        CheckpointError: the records before `start` have changed.
+        CheckpointError: the records before `start` in its shard have changed. `check_finished` tells whether the
+            shards before it have.
     """
     position = start or ChunkStart()
     whole_shards = share.has_whole_shards(len(shards))

@@ -13,8 +13,8 @@ extern "C" int problem_bytes() { return sizeof(Problem); }
 // Number of exponentials that all threads computed in the last run.
 extern "C" int64_t exponentials() { return emulation::machine.exponentials; }
 
-// Runs the kernel with shared memory that starts as NaN. Returns 0, or 1 if threads wait for a warp or a block that never
-// arrives, or if the lanes of a warp diverge. It never returns if a counter does not reach its count.
+// Runs the kernel with shared memory that starts as NaN. Returns 0, or 1 if threads wait for a warp or a block that
+// never arrives, or if the lanes of a warp diverge. It never returns if a counter does not reach its count.
 extern "C" int run_qk_importance(const Problem* problem, int blocks, int mode) {
   std::vector<std::unique_ptr<char[]>> shared;
   std::vector<emulation::Block> running;

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from triton import runtime
-from triton.backends.compiler import GPUTarget
-from triton.backends.driver import DriverBase
 
-TARGET = GPUTarget("cuda", 90, 32)
+from benchmarks.gpu.dry_launch import ChipDriver
+
+SM_90 = 90
 
 
 class _Utilities:
@@ -32,36 +32,16 @@ class _Utilities:
         pass
 
 
-class StubDriver(DriverBase):
+class StubDriver(ChipDriver):
     """Triton's driver of the stub GPU."""
 
+    utils = _Utilities()
+
     def __init__(self) -> None:
-        self.utils = _Utilities()
-
-    @classmethod
-    def is_active(cls) -> bool:
-        return True
-
-    def get_current_target(self) -> GPUTarget:
-        return TARGET
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+        super().__init__(SM_90)
 
     def launcher_cls(self, source: object, metadata: object) -> Callable[..., None]:
         return _do_nothing
-
-    def map_python_to_cpp_type(self, ty: str) -> str:
-        raise NotImplementedError
-
-    def get_active_torch_device(self) -> None:
-        raise NotImplementedError
-
-    def get_benchmarker(self) -> None:
-        raise NotImplementedError
 
 
 def _do_nothing(*arguments: object) -> None:

@@ -225,9 +225,9 @@ class ImportanceProbe:
         """
         is_released = self.score == "released"
         fused = ffn.down.weight.is_cuda if self.fused is None else self.fused
+        fused = fused and layer.ffn_norm is None
         # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
         # statistics would miss the change.
-        fused = fused and layer.ffn_norm is None
         if self.decoder.family.ffn_alone and (is_released or fused) and not ffn.down._forward_pre_hooks:
 
             def keep_fused(result: GatedFFN) -> None:

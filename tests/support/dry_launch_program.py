@@ -9,30 +9,22 @@ the operator twice.
 import json
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import torch
 import triton
 
-from benchmarks.gpu.dry_launch import ChipDriver, dry_launches, recorded_compilations
+from benchmarks.gpu.dry_launch import dry_launches, recorded_compilations
+from benchmarks.gpu.stub_gpu import SM_90, StubDriver
 from pymultiling.ops import mask_neurons
 from pymultiling.triton_kernels.mask_neurons import mask_neurons as launch
 
-SM_90 = 90
 launches: list[tuple[object, ...]] = []
 
 
-class RecordingDriver(ChipDriver):
+class RecordingDriver(StubDriver):
     """A driver that records launches and runs nothing."""
 
-    utils = SimpleNamespace(
-        load_binary=lambda name, binary, shared, device: (0, 0, 32, 0, 1024),
-        get_device_properties=lambda device: {"max_shared_mem": 227 * 1024},
-        unload_module=lambda module: None,
-    )
-
-    @staticmethod
-    def launcher_cls(source: object, metadata: object) -> Callable[..., None]:
+    def launcher_cls(self, source: object, metadata: object) -> Callable[..., None]:
         return lambda *arguments: launches.append(arguments)
 
 
@@ -43,7 +35,7 @@ if sys.argv[1] == "compile":
         results = [mask_neurons(x, masks, ids) for _ in range(2)]
     assert not any(result.any() for result in results)
 else:
-    triton.runtime.driver.set_active(RecordingDriver(SM_90))
+    triton.runtime.driver.set_active(RecordingDriver())
     with recorded_compilations() as looked_up:
         for _ in range(2):
             launch(x, masks, ids)

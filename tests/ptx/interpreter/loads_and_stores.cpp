@@ -43,17 +43,25 @@ void load_shared(Warp& warp, const Instruction& i, Mask lanes) {
   });
 }
 
+// The bytes that a lane stores.
+struct StoredBytes {
+  StoredBytes(Warp& warp, const Instruction& i, int lane) : size(i.size * (i.sources - 1)) {
+    for (int k = 1; k < i.sources; k++) {
+      const uint64_t value = get(warp, i, k, lane);
+      std::memcpy(bytes + (k - 1) * i.size, &value, i.size);
+    }
+  }
+
+  const int size;
+  uint8_t bytes[32];
+};
+
 void store_shared(Warp& warp, const Instruction& i, Mask lanes) {
-  const int count = i.sources - 1;
   for_lanes(lanes, [&](int l) {
     const uint32_t at = warp.source<uint32_t>(i, 0)[l] + uint32_t(i.immediate);
-    uint8_t bytes[32];
-    for (int k = 0; k < count; k++) {
-      const uint64_t value = get(warp, i, 1 + k, l);
-      std::memcpy(bytes + k * i.size, &value, i.size);
-    }
-    if (uint8_t* to = write_shared({warp, l, i.line}, at, i.size * count, bytes))
-      std::memcpy(to, bytes, i.size * count);
+    const StoredBytes stored(warp, i, l);
+    if (uint8_t* to = write_shared({warp, l, i.line}, at, stored.size, stored.bytes))
+      std::memcpy(to, stored.bytes, stored.size);
   });
 }
 
@@ -69,16 +77,11 @@ void load_global(Warp& warp, const Instruction& i, Mask lanes) {
 }
 
 void store_global(Warp& warp, const Instruction& i, Mask lanes) {
-  const int count = i.sources - 1;
   for_lanes(lanes, [&](int l) {
     const uint64_t at = warp.source<uint64_t>(i, 0)[l] + i.immediate;
-    uint8_t bytes[32];
-    for (int k = 0; k < count; k++) {
-      const uint64_t value = get(warp, i, 1 + k, l);
-      std::memcpy(bytes + k * i.size, &value, i.size);
-    }
-    if (uint8_t* to = write_global({warp, l, i.line}, at, i.size * count, bytes))
-      std::memcpy(to, bytes, i.size * count);
+    const StoredBytes stored(warp, i, l);
+    if (uint8_t* to = write_global({warp, l, i.line}, at, stored.size, stored.bytes))
+      std::memcpy(to, stored.bytes, stored.size);
   });
 }
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
+from pymultiling.models.own_weights import require_own_weights
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
@@ -65,7 +66,9 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
-            are not in memory; it is spread over processes; or the set has FFN neurons of experts.
+            are not in memory; it is spread over processes; the set has FFN neurons of experts; or a module to train
+            computes its weight from other tensors (a parametrization), shares it with another module, or is not called
+            by the model's forward. One token is run to see this.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     decoder = Decoder(model)
@@ -84,6 +87,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
             "the model trains neurons already: first call merge() or remove() of what train_only returned, or train "
             "the union of the sets"
         )
+    require_own_weights(decoder, [module for module, _, _ in _trained_parts(decoder, neurons)])
     return NeuronTuning(decoder, neurons)
 
 
@@ -109,8 +113,7 @@ class NeuronTuning:
         names = {module: name for name, module in decoder.base_model.named_modules()}
         self._deltas = {
             names[module]: Delta(module, index, dimension)
-            for number, layer in enumerate(decoder.layers)
-            for module, dimension, index in _trained_parts(layer, number, neurons)
+            for module, dimension, index in _trained_parts(decoder, neurons)
         }
 
     def parameters(self) -> list[nn.Parameter]:
@@ -236,7 +239,13 @@ class NeuronTuning:
             raise ValueError("this training has ended, merged or removed: call train_only again")
 
 
-def _trained_parts(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:
+def _trained_parts(decoder: Decoder, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:
+    """Yields `_trained_parts_of_layer` of all layers."""
+    for number, layer in enumerate(decoder.layers):
+        yield from _trained_parts_of_layer(layer, number, neurons)
+
+
+def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:
     """Yields the linear modules of layer `number` that hold parameters of the neurons, and their rows or columns.
 
     The three values are the module, ROWS or COLUMNS, and the indices of the rows or columns, (n,) int64 with n > 0.

@@ -22,6 +22,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.masking import apply_masks
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.linear import DTYPES
+from pymultiling.models.refuse_copies import allow_copies, refuse_copies
 from pymultiling.models.routing import Change, ExpertsModule, Routed, run_experts
 from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
 
@@ -193,9 +194,12 @@ def change_hidden(experts: Experts, change: Change) -> Iterator[None]:
 
     cast("_ChangedForward", forward).changes = changes
     module.forward = forward
+    refuses = refuse_copies(module)
     try:
         yield
     finally:
+        if refuses:
+            allow_copies(module)
         if previous is None:
             del module.forward
         else:

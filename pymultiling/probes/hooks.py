@@ -8,6 +8,8 @@ from typing import Any, Self, TypeAlias
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from pymultiling.models.refuse_copies import allow_copies, refuse_copies
+
 # hook(module, args), hook(module, args, kwargs) and hook(module, args, output). What a hook returns, unless it is None,
 # replaces the arguments or the output.
 PreHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...]], Any]
@@ -20,11 +22,13 @@ class Hooks:
 
     Code that torch.compile made of a module without hooks does not look for new hooks. It does check whether the module
     has a forward of its own. Therefore, while a module has a hook, its class's forward is also set on the module.
+    Copies of the module are refused meanwhile.
     """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._marked: list[nn.Module] = []
+        self._refusing: list[nn.Module] = []
 
     def before(self, module: nn.Module, hook: PreHook) -> None:
         """Calls hook(module, args) before the module's forward."""
@@ -42,6 +46,8 @@ class Hooks:
         self._handles.append(module.register_forward_hook(hook))
 
     def _mark(self, module: nn.Module) -> None:
+        if refuse_copies(module):
+            self._refusing.append(module)
         if "forward" not in vars(module):
             module.forward = module.forward
             self._marked.append(module)
@@ -54,3 +60,5 @@ class Hooks:
             self._handles.pop().remove()
         while self._marked:
             del self._marked.pop().forward
+        while self._refusing:
+            allow_copies(self._refusing.pop())

@@ -45,7 +45,8 @@ def deactivate(
 
     If several sets are given, each row of the batch runs under its own set, in the same forward. Contexts can be
     nested; the inner change is applied after the outer one, so with scale 0 the union of the sets is off. On exit
-    everything is removed, also after an exception. Where activations are recomputed for gradients (gradient
+    everything is removed, also after an exception. Inside the block the model cannot be copied or pickled, and
+    `save_pretrained` and `state_dict` give it as it was. Where activations are recomputed for gradients (gradient
     checkpointing), the backward pass must be inside the block.
 
     Source: arXiv 2402.18815, section 2.

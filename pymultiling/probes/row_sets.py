@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pymultiling.models.refuse_copies import allow_copies, refuse_copies
 from pymultiling.runtime.device_copies import to_device
 
 
@@ -80,9 +81,12 @@ class RowSets:
 
         is_inside = True
         setattr(self._model, _METHOD, checked_generate)
+        refuses = refuse_copies(self._model)
         try:
             yield
         finally:
+            if refuses:
+                allow_copies(self._model)
             is_inside = False
             if previous is None:
                 delattr(self._model, _METHOD)

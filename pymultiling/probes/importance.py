@@ -26,8 +26,7 @@ from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
-from pymultiling.ops.arguments import Mode
-from pymultiling.ops.qk_importance import MODES
+from pymultiling.ops.arguments import MODES, Mode
 from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches

@@ -8,6 +8,7 @@ import torch
 from transformers.models.falcon.modeling_falcon import FalconAttention
 
 import pymultiling as pml
+from pymultiling.models import routing
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.activation_sums import ActivationSumProbe
@@ -16,9 +17,9 @@ from tests.support.fake_device import DEVICE, DeviceTensor, fake_device, move
 from tests.support.tiny_models import MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
-# Mixtures of experts read how many tokens each expert gets, and norms over all heads read what is to be computed.
-WAITING = ("mixtral", "qwen3_moe", "olmoe", "olmo2")
-NAMES = [name for name in MODELS if name not in WAITING]
+EXPERTS = ("mixtral", "qwen3_moe", "olmoe")
+WHOLE_NORMS = ("olmo2", "olmoe")
+NAMES = [name for name in MODELS if name not in EXPERTS + WHOLE_NORMS]
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,39 @@ def test_importance_waits_once_for_a_batch_at_its_end(name, fused):
         assert values.device == DEVICE
         # The fake device has no fused attention, so its probabilities are rounded differently.
         torch.testing.assert_close(values.values, expected[site], rtol=1e-3, atol=1e-4 * expected[site].max().item())
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_one_after_the_other_wait_once_for_each_layer(name):
+    """For the number of rows of every expert, in whatever is measured or changed."""
+    model, batch = tiny_model(name), tiny_batch()
+    neurons, is_token = random_neurons(model), batch["attention_mask"].bool()
+    with fake_device() as device:
+        move(model)
+        with torch.no_grad(), pml.deactivate(model, neurons), ImportanceProbe(model, ("ffn", "v", "o")) as probe:
+            probe.launch(**batch)
+            assert device.why == ["aten._to_copy.default"] * 2
+            device.why.clear()
+            ActivationProbe(model).launch(**batch, counted=is_token)
+            assert device.why == ["aten._to_copy.default"] * 2
+            device.why.clear()
+            ActivationSumProbe(model).measure(**batch)
+        assert device.why == ["aten._to_copy.default"] * 2
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_at_once_wait_for_nothing(name, monkeypatch):
+    monkeypatch.setattr(routing, "_has_grouped", lambda x: True)
+    model, batch = tiny_model(name, experts_implementation="grouped_mm"), tiny_batch()
+    is_token = batch["attention_mask"].bool()
+    expected = pml.importance(model, **batch, sites="ffn")
+    with fake_device() as device:
+        with ImportanceProbe(move(model), "ffn") as probe:
+            importance, _ = probe.launch(**batch)
+        ActivationProbe(model).launch(**batch, counted=is_token)
+        ActivationSumProbe(model).measure(**batch)
+    assert device.why == []
+    torch.testing.assert_close(importance["ffn"].values, expected["ffn"], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "gpt2"])

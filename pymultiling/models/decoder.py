@@ -21,7 +21,7 @@ from pymultiling.models.find_modules import (
     find_linear,
 )
 from pymultiling.models.linear import Linear, Projection, weight_of
-from pymultiling.models.packing import one_document_a_row
+from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 from pymultiling.runtime.device_copies import to_device
@@ -193,28 +193,28 @@ class Decoder:
             The base model's output, whose first entry is the last hidden state.
         """
         device, mask = model_device(self.model), attention_mask.cpu()
-        input_ids = to_device(input_ids, device)
+        inputs = self._inputs(to_device(input_ids, device))
         output: ModelOutput
         if not self.needs_mask(mask):
-            with one_document_a_row():
-                output = self.base_model(input_ids=input_ids, use_cache=False)
+            with without_mask_reads(has_mask=False):
+                output = self.base_model(**inputs, use_cache=False)
             return output
-        positions = {}
         if self.family.positions:
-            positions["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
-        output = self.base_model(
-            input_ids=input_ids, attention_mask=to_device(mask, device), use_cache=False, **positions
-        )
+            inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
+        with without_mask_reads(has_mask=True):
+            output = self.base_model(**inputs, attention_mask=to_device(mask, device), use_cache=False)
         return output
 
     def needs_mask(self, attention_mask: Tensor) -> bool:
-        """Whether `forward` passes this mask, (documents, length) on the CPU, to the model, which waits to read it."""
-        return self._looks_for_padding or not _is_padded_right(attention_mask)
+        """Whether `forward` passes this mask, (documents, length) on the CPU, to the model."""
+        return not _is_padded_right(attention_mask)
 
-    @property
-    def _looks_for_padding(self) -> bool:
-        """Whether the model, if it gets no mask, reads its input from the device to look for the token of padding."""
-        return self._config.model_type == "gpt2" and self._config.pad_token_id is not None
+    def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Returns what the model gets as its input: the tokens or their embeddings."""
+        if self._config.model_type == "gpt2" and self._config.pad_token_id is not None:
+            # Without a mask GPT-2 would read the tokens from the device, to warn if there are tokens of padding.
+            return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
+        return {"input_ids": input_ids}
 
     def widths(self) -> dict[str, int]:
         """Returns the number of neurons of a layer, by site."""

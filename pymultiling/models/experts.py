@@ -120,17 +120,15 @@ class Experts:
             document_count, -1
         )
 
-    def total(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I): the sum of `hidden` by document. Divided by `tokens` it is a neuron's mean."""
-        return document_sum(
-            upcast(routed.hidden), self.row_ids(routed, documents), document_count * self.expert_count
-        ).view(document_count, -1)
+    def total_and_tokens(self, routed: Routed, documents: Tensor, document_count: int) -> tuple[Tensor, Tensor]:
+        """Returns the sum of `hidden` and the number of tokens that are routed to the neuron's expert, by document.
 
-    def tokens(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
-        ones = routed.tokens.new_ones(len(routed.tokens), 1)
-        by_expert = document_sum(ones, self.row_ids(routed, documents), document_count * self.expert_count)
-        return by_expert.expand(-1, self.size).reshape(document_count, -1)
+        The first divided by the second is a neuron's mean. Both are (document_count, E I), the second int64.
+        """
+        ids, count = self.row_ids(routed, documents), document_count * self.expert_count
+        total = document_sum(upcast(routed.hidden), ids, count).view(document_count, -1)
+        by_expert = document_sum(routed.tokens.new_ones(len(routed.tokens), 1), ids, count)
+        return total, by_expert.expand(-1, self.size).reshape(document_count, -1)
 
     def mask_hidden(
         self,

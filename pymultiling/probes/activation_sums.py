@@ -95,8 +95,9 @@ class ActivationSumProbe:
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
             documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
-            sums["ffn"][layer] += experts.total(routed, documents, 1)[0].to(device).double()
-            sums["routed"][layer] += experts.tokens(routed, documents, 1)[0].to(device)
+            total, routed_tokens = experts.total_and_tokens(routed, documents, 1)
+            sums["ffn"][layer] += total[0].to(device).double()
+            sums["routed"][layer] += routed_tokens[0].to(device)
 
         with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
             for number, layer in enumerate(self.decoder.layers):

@@ -100,7 +100,7 @@ def test_an_attention_implementation_without_access_to_queries_is_refused():
         pml.importance(model, **tiny_batch(), sites="q")
 
 
-@pytest.mark.parametrize("name", ["qwen3", "olmo2"])
+@pytest.mark.parametrize("name", ["qwen3", "olmo2", "cohere-norms"])
 @pytest.mark.parametrize("ratio", [1e-4, 1e-2, 3e3])
 def test_a_small_or_dominating_neuron_under_a_norm_is_exact_in_float32(name, ratio):
     """The first query and key neurons of layer 0 are `ratio` times as large as the others. Compared with brute force.

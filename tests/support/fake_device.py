@@ -62,6 +62,9 @@ class FakeDevice(TorchDispatchMode):
             kwargs.pop("backend", None)
             with self:
                 return REFERENCES[operator.name](*operator.python_arguments(args))
+        if _is_composite(function):  # under another operator torch does not take these apart itself
+            with self:
+                return function.decompose(*args, **kwargs)
         target = kwargs.get("device")
         target = None if target is None else torch.device(target)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -116,7 +119,13 @@ def _to_device(x):
 
 
 def _to_host(x):
+    if isinstance(x, torch.Tensor) and x.device == DEVICE and not isinstance(x, DeviceTensor):
+        raise RuntimeError("a tensor of Python's numbers was made on the device, for which the host would wait")
     return x.values if isinstance(x, DeviceTensor) else x
+
+
+def _is_composite(function) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
 def move(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.tensor_parallel import process_count
+from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
@@ -75,6 +76,7 @@ def perplexity(
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
         CheckpointError: as `detect`.
+        UnsupportedModel: the model has no language-model head, or its weights are offloaded.
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
@@ -144,7 +146,7 @@ def ablation_matrix(
     Raises:
         CorpusError: as `perplexity`; the message names the language.
         CheckpointError: as `detect`.
-        UnsupportedModel: as `deactivate`.
+        UnsupportedModel: as `deactivate` and `perplexity`.
         ValueError: as `deactivate`, the message names the set; or a set is called "none".
         NonFiniteActivations: as `perplexity`; the message names the language and the set.
 
@@ -209,6 +211,8 @@ def _sum_log_likelihoods(
         {language: Sums} with log_likelihood: (sets,) float64, nats; predicted: () int64, the number of predicted
         tokens.
     """
+    model = unwrap(model)
+    require_language_model(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
     zero_sums = Sums(
         log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)

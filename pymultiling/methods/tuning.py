@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
@@ -68,11 +69,16 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
-            are not in memory; it is spread over processes; the set has FFN neurons of experts; or a module to train
-            computes its weight from other tensors (a parametrization), shares it with another module, or is not called
-            by the model's forward. One token is run to see this.
+            are not in memory; it is spread over processes, or is inside DistributedDataParallel; the set has FFN
+            neurons of experts; or a module to train computes its weight from other tensors (a parametrization), shares
+            it with another module, or is not called by the model's forward. One token is run to see this.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
+    if isinstance(model, DistributedDataParallel):
+        raise UnsupportedModel(
+            "DistributedDataParallel would not add up the gradients of parameters that the model gets now: call "
+            "train_only on its module, and then DistributedDataParallel"
+        )
     decoder = Decoder(model)
     decoder.require_weights()
     if decoder.tensor_parallel.count > 1:

@@ -65,7 +65,7 @@ def _register(implementation: str) -> str:
         for listener in _listeners.get(module, ()):
             listener(query, key, arguments)
         if implementation == "eager":  # transformers defines it in each model's own file
-            run = sys.modules[type(module).__module__].eager_attention_forward
+            run = _eager_attention(type(module))
         else:
             run = ALL_ATTENTION_FUNCTIONS[implementation]
         output: tuple[Tensor, Tensor | None] = run(module, query, key, value, attention_mask, **arguments)
@@ -74,3 +74,21 @@ def _register(implementation: str) -> str:
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+def _eager_attention(attention: type[nn.Module]) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Returns the eager attention of the file that defines a class of attention, or the class that it inherits from.
+
+    Raises:
+        UnsupportedModel: none of these files has one.
+    """
+    for base in attention.__mro__:
+        function: Callable[..., tuple[Tensor, Tensor | None]] | None = getattr(
+            sys.modules.get(base.__module__), "eager_attention_forward", None
+        )
+        if function is not None:
+            return function
+    raise UnsupportedModel(
+        f"no file that defines {attention.__name__} has an eager_attention_forward: call "
+        "model.set_attn_implementation('sdpa') first"
+    )

@@ -24,6 +24,7 @@ from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
+from pymultiling.models.unwrap import refuse_spread_weights, require_weights, unwrap
 from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Decoder:
     """Finds the neurons of a model.
 
     Attributes:
-        model: the model.
+        model: the model, without torch's DataParallel or DistributedDataParallel.
         family: the family of the model.
         base_model: the model without its head.
         layers: the layers, from the first to the last.
@@ -140,8 +141,9 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        self.model = model = unwrap(model)
         self.family = family_of(model)
+        refuse_spread_weights(model)
         self.base_model: nn.Module = pretrained(model).base_model
         self._config = pretrained(model).config
         model_type = self._config.model_type
@@ -191,7 +193,11 @@ class Decoder:
 
         Returns:
             The base model's output, whose first entry is the last hidden state.
+
+        Raises:
+            ValueError: a token has no embedding.
         """
+        check_token_ids(self.model, input_ids)
         device, mask = model_device(self.model), attention_mask.cpu()
         inputs = self._inputs(to_device(input_ids, device))
         output: ModelOutput
@@ -226,8 +232,7 @@ class Decoder:
         Raises:
             UnsupportedModel: weights are offloaded or on the "meta" device.
         """
-        if any(parameter.is_meta for parameter in self.base_model.parameters()):
-            raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
+        require_weights(self.base_model)
 
     def multiplier(self, norm: nn.Module) -> Tensor:
         """Returns what a norm multiplies by: its weight and the family's offset."""
@@ -283,3 +288,20 @@ def _is_padded_right(mask: Tensor) -> bool:
 def model_device(model: nn.Module) -> torch.device:
     """Returns the device on which the model expects its input."""
     return tensor_attribute(pretrained(model).get_input_embeddings(), "weight").device
+
+
+def check_token_ids(model: nn.Module, input_ids: Tensor) -> None:
+    """Checks that every token has an embedding. Tokens on a GPU are not read, because that waits for it.
+
+    Raises:
+        ValueError: a token has none.
+    """
+    if input_ids.is_cpu and input_ids.numel():
+        rows = tensor_attribute(pretrained(model).get_input_embeddings(), "weight").shape[0]
+        for token in (int(value) for value in input_ids.aminmax()):
+            if not 0 <= token < rows:
+                raise ValueError(
+                    f"token {token} has no embedding, the model has those of tokens 0 to {rows - 1}: use the "
+                    "tokenizer that belongs to the model, or give the model embeddings for all tokens "
+                    "(resize_token_embeddings)"
+                )

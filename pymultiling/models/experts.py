@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.masking import apply_masks
 from pymultiling.mathematics.sums import document_sum, upcast
-from pymultiling.models.linear import DTYPES
+from pymultiling.models.linear import is_plain
 from pymultiling.models.refuse_copies import allow_copies, refuse_copies
 from pymultiling.models.routing import Change, ExpertsModule, Routed, run_experts
 from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
@@ -64,8 +64,10 @@ class Experts:
                 f"the experts of {where} are spread over processes (tp_plan): load the model on one device, or on "
                 "several with device_map"
             )
-        if gate_up.dtype not in DTYPES or down.dtype not in DTYPES:
-            raise UnsupportedModel(f"the experts of {where} are in {down.dtype}: load the model without quantisation")
+        if not is_plain(gate_up) or not is_plain(down):
+            raise UnsupportedModel(
+                f"the experts of {where} are {type(down).__name__} in {down.dtype}: load the model without quantisation"
+            )
         if any(getattr(module, flag, False) for flag in UNSUPPORTED_FLAGS) or not getattr(
             module, "is_concatenated", True
         ):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, model_device
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, check_token_ids, model_device
 from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.modes import evaluation_mode
@@ -147,6 +147,7 @@ class ImportanceProbe:
         Raises:
             UnsupportedModel: the model does not run its modules as its family says.
         """
+        check_token_ids(self.decoder.model, input_ids)
         device = model_device(self.decoder.model)
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         tensors = to_device(input_ids, device), to_device(mask.bool(), device)

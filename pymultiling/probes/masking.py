@@ -18,6 +18,7 @@ from pymultiling.models.experts import Experts, change_hidden
 from pymultiling.models.linear import Linear, weight_of
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import TensorParallel
+from pymultiling.models.unwrap import refuse_replicas
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
@@ -74,6 +75,7 @@ def deactivate(
     Warns:
         UserWarning: a set has no neurons.
     """
+    refuse_replicas(model)
     decoder = Decoder(model)
     if isinstance(neurons, NeuronSet):
         if rows is not None:

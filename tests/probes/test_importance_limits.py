@@ -56,7 +56,6 @@ def test_kernels_and_reference_give_the_same_importance():
         BertModel(
             BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
         ),
-        torch.nn.Linear(2, 2),
     ],
     ids=lambda model: type(model).__name__,
 )

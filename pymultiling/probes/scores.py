@@ -65,7 +65,17 @@ class _Captured:
         return keywords
 
     def take_projected(self, clip: float | None) -> tuple[Tensor, Tensor]:
-        """Returns the outputs of the query and key projections, clipped, and forgets them."""
+        """Returns the outputs of the query and key projections, clipped, and forgets them.
+
+        Raises:
+            UnsupportedModel: a projection was not called.
+        """
+        for site in ("q", "k"):
+            if site not in self.projected:
+                raise UnsupportedModel(
+                    f"the attention does not call its projection of {site}, but computes with its weight elsewhere: "
+                    "use the forward of transformers, or leave the sites q and k out"
+                )
         q, k = self.projected.pop("q"), self.projected.pop("k")
         if clip is None:
             return q, k

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenisation
+from pymultiling.data.tokenising import Form, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.batch_size import tokens_that_fit
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Positions: TypeAlias = Literal["all", "last", "response"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
+# The last token of a text is its own, not one that the tokenizer puts after it.
+FORMS: dict[Positions, Form] = {"all": "texts", "last": "prompts", "response": "pairs"}
 
 
 class Activations(dict[str, ActivationStatistics]):
@@ -148,7 +150,7 @@ def activations(
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenisation = Tokenisation(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
+    tokenisation = Tokenisation(tokenizer, length, pack, form=FORMS[positions])
     job = Job(
         activity="counting",
         tokenisation=tokenisation,

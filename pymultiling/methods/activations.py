@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenisation
+from pymultiling.data.tokenising import Form, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.activation_statistics import ActivationStatistics
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Positions: TypeAlias = Literal["all", "last", "response"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
+# The last token of a text is its own, not one that the tokenizer puts after it.
+FORMS: dict[Positions, Form] = {"all": "texts", "last": "prompts", "response": "pairs"}
 
 
 class Activations(dict[str, ActivationStatistics]):
@@ -150,7 +152,7 @@ def activations(
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenisation = Tokenisation(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
+    tokenisation = Tokenisation(tokenizer, length, pack, form=FORMS[positions])
     job = Job(
         activity="counting",
         tokenisation=tokenisation,

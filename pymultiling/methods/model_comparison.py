@@ -146,7 +146,7 @@ def measure_model(
         ilo_options: keyword arguments of `ilo`, such as {"k": 5}. The device is the model's unless it is given.
         max_length: as in `detect`.
         batch_tokens: as in `detect`.
-        pack: as in `detect`, for the texts. Sentences are not packed.
+        pack: as in `perplexity` and `detect`, for the texts. Sentences are not packed.
         folder: as in `sentence_embeddings`. None: the embeddings are in memory.
         progress: show progress on stderr.
 

@@ -221,7 +221,9 @@ def detect(
             memory of the model's devices holds, at most 65,536. The first process decides for all, and a checkpoint
             keeps the number. Sums then depend on it up to rounding.
         pack: join consecutive texts of a language into documents of this many tokens. Texts are joined within a chunk
-            of 256 characters for each token of a batch. None: each text is a document.
+            of 256 characters for each token of a batch. Each document begins with the tokens that the tokenizer puts
+            before a text. Each text is followed by those that it puts after a text, or else by the end-of-text token if
+            there is one. None: each text is a document.
         workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
         checkpoint: a folder for the state of the pass. If a run was interrupted, the same call resumes from the folder
             and gives the same result bit for bit: minimum, votes and sums. None: no state is saved.

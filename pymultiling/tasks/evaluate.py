@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from pymultiling.data.added_tokens import added_tokens, encode_alone
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
 from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
@@ -258,7 +259,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
     """Encodes a prompt followed by an answer.
 
     A space between them belongs to the answer, as in most tokenizers. A token that covers the end of the prompt and the
-    beginning of the answer counts as part of the answer.
+    beginning of the answer counts as part of the answer. Tokens that the tokenizer puts after a text are left out.
 
     Returns:
         The tokens, and the index of the answer's first token.
@@ -267,8 +268,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
         ValueError: the answer has no token, or there is no token before it.
     """
     head = prompt.rstrip(" ")
-    whole: list[int] = tokenizer(prompt + answer, verbose=False)["input_ids"]
-    before: list[int] = tokenizer(head, verbose=False)["input_ids"]
+    added = added_tokens(tokenizer).before
+    whole, before = (added + encode_alone(tokenizer, text) for text in (prompt + answer, head))
     start = next((index for index, (a, b) in enumerate(zip(before, whole)) if a != b), min(len(before), len(whole)))
     if start >= len(whole):
         raise ValueError(f"the answer {answer!r} has no token: give another answer")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
+from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
@@ -95,8 +96,8 @@ def generate(
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
         tokenizer: the model's tokenizer.
-        prompts: texts or their tokens. Prompts that exceed the model's positions are cut at their beginning, with a
-            warning.
+        prompts: texts, which get the tokens that the tokenizer puts before a text but not those after it; or tokens.
+            Prompts that exceed the model's positions are cut at their beginning, with a warning.
         sets: the sets of neurons to deactivate; None: no neurons.
         task: the task, whose stop strings and max_new_tokens are used.
         scale: as in `deactivate`.
@@ -113,9 +114,7 @@ def generate(
     generative_model = cast("GenerativeModel", model)
     device = model_device(model)
     max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    tokens = [
-        tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts
-    ]
+    tokens = [encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if max_positions is not None:
         tokens = _cut_prompts(tokens, max_positions, task, tokenizer)
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)

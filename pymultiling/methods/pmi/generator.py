@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
+from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.errors import TranslationError
 from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
@@ -146,8 +147,7 @@ class Generator:
             return encode_source(self.tokenizer, request, self._name)
         if self._is_chat_model:
             return tokenise_messages(self.tokenizer, request.messages())
-        tokens: list[int] = self.tokenizer(request.plain(), verbose=False)["input_ids"]
-        return tokens
+        return encode_prompt(self.tokenizer, request.plain())
 
     def _check_lengths(self, requests: Sequence[Request], tokens: Sequence[list[int]]) -> None:
         """Raises TranslationError if the model has no position for a text, or, in a decoder, for an answer to it."""

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pymultiling.models import linear
 from pymultiling.models.decoder import Decoder
 from pymultiling.ops.dispatch import REFERENCES
 from pymultiling.ops.registry import OPERATORS
@@ -109,8 +110,13 @@ def fake_device() -> Iterator[FakeDevice]:
         device.why.append("HostCopy.wait")
         return plain_wait(copy)
 
-    # Parameters on DEVICE look like those that accelerate keeps elsewhere.
-    with mock.patch.object(HostCopy, "wait", wait), mock.patch.object(Decoder, "require_weights"), device:
+    # Parameters on DEVICE look like those that accelerate keeps elsewhere, and their class like one of quantised weights.
+    with (
+        mock.patch.object(HostCopy, "wait", wait),
+        mock.patch.object(Decoder, "require_weights"),
+        mock.patch.object(linear, "PLAIN_TENSORS", (*linear.PLAIN_TENSORS, DeviceTensor)),
+        device,
+    ):
         yield device
 
 

@@ -102,10 +102,19 @@ def run(arguments: argparse.Namespace) -> None:
     mean = None
     if arguments.mean is not None:
         with record.stage("means"):
-            mean = mean_activations(model, tokenizer, arguments.mean, **document_pass_options(arguments, "means"))
+            options, tokens = document_pass_options(arguments, "means"), arguments.batch_tokens
+            mean = mean_activations(model, tokenizer, arguments.mean, batch_tokens=tokens, **options)
     with record.stage("ablate"):
-        options = document_pass_options(arguments, "perplexity")
-        perplexities = ablation_matrix(model, tokenizer, sets, texts, scale=arguments.scale, mean=mean, **options)
+        perplexities = ablation_matrix(
+            model,
+            tokenizer,
+            sets,
+            texts,
+            scale=arguments.scale,
+            mean=mean,
+            batch_tokens=arguments.batch_tokens,
+            **document_pass_options(arguments, "perplexity"),
+        )
     if not is_first_process():
         return
     with result_folder(arguments.out) as folder:

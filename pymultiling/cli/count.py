@@ -17,6 +17,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    tokens_or_none,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.results.folders import result_folder
@@ -60,7 +61,7 @@ def add(commands: Commands) -> None:
         help="positions (tokens) that are counted: all of a document, its last one, or those of the response to a "
         "prompt (default: %(default)s)",
     )
-    add_model(parser)
+    add_model(parser, by_memory=True)
     add_documents(parser)
     add_pass(parser)
 
@@ -77,8 +78,14 @@ def run(arguments: argparse.Namespace) -> None:
     record = start_pass_record(arguments, corpora)
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
-        options = document_pass_options(arguments)
-        counts = activations(model, tokenizer, corpora, positions=arguments.positions, **options)
+        counts = activations(
+            model,
+            tokenizer,
+            corpora,
+            positions=arguments.positions,
+            batch_tokens=tokens_or_none(arguments),
+            **document_pass_options(arguments),
+        )
     if not is_first_process():
         return
     with result_folder(arguments.out) as folder:

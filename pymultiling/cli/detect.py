@@ -16,6 +16,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    tokens_or_none,
 )
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_pass_record
@@ -51,7 +52,7 @@ def add(commands: Commands) -> None:
         required=True,
         help=f"texts of one language, such as fr=fr.txt; repeat the option for each language. FILE is {TEXT_FILES}",
     )
-    add_model(parser)
+    add_model(parser, by_memory=True)
     add_documents(parser)
     add_pass(parser)
     rule = parser.add_argument_group(
@@ -148,6 +149,7 @@ def run(arguments: argparse.Namespace) -> None:
             score=arguments.score,
             qk=arguments.qk,
             graphs=arguments.graphs,
+            batch_tokens=tokens_or_none(arguments),
             **document_pass_options(arguments),
         )
     if not is_first_process():

@@ -110,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
                 sentences,
                 folder=embedding_folder,
                 max_length=arguments.max_length,
+                batch_tokens=arguments.batch_tokens,
                 **pass_options(arguments),
             )
         if not is_first_process():

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             tokenizer,
             texts,
-            options=Options(**pass_options(arguments)),
+            options=Options(batch_tokens=arguments.batch_tokens, **pass_options(arguments)),
             top=arguments.top,
             max_length=arguments.max_length,
             pack=arguments.pack,

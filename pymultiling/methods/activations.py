@@ -199,9 +199,7 @@ def count_activations(
     with show_progress(f"{name}: counting", "documents", progress) as bar:
         for batch, starts in _batches(documents, batch_tokens):
             with add_document_name(f"{kind} {name!r}", batch.order):
-                counts = _count_batch(probe, batch, starts, positions)
-                counts.check()
-            total += counts.statistics
+                total += _count_batch(probe, batch, starts, positions).finish()
             bar.update(len(batch.order))
     return ActivationStatistics(total.active.cpu(), total.tokens)
 
@@ -216,7 +214,8 @@ def _count_batch(
 ) -> Pending[ActivationStatistics]:
     counted = _counted_positions(batch, starts, positions)
     active, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
-    return Pending(ActivationStatistics(active, int(counted.sum())), len(batch.order), require_finite)
+    statistics = ActivationStatistics(active, int(counted.sum()))
+    return Pending.checked(statistics, len(batch.order), require_finite)
 
 
 def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:

@@ -21,6 +21,7 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.unwrap import unwrap
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.pending import Pending
 from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
 from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
@@ -113,10 +114,14 @@ def sentence_embeddings(
     with ExitStack() as stack:
         tables = _Tables(stack, probe.shape, dtype, texts, None if folder is None else Path(folder))
 
-        def measure(batch: Batch, source: BatchSource) -> TableRows:
-            means = probe.measure(batch.input_ids, batch.attention_mask)
+        def measure(batch: Batch, source: BatchSource) -> Pending[TableRows]:
+            means = probe.launch(batch.input_ids, batch.attention_mask)
             rows = source.chunk.start.record + source.positions[batch.order]
-            return TableRows.write(tables[source.chunk.corpus], rows, _to_finite(means, dtype))
+
+            def write() -> TableRows:
+                return TableRows.write(tables[source.chunk.corpus], rows, _to_finite(means.wait(), dtype))
+
+            return Pending(write, len(batch.order))
 
         def check(language: str, total: TableRows, report: CorpusReport) -> None:
             if not total.present.any():

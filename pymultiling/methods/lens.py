@@ -17,6 +17,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.pending import Pending
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
 from pymultiling.runtime.processes import is_first_process
@@ -199,8 +200,9 @@ def count_top_tokens(
     probe = TopTokenProbe(model, top)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
 
-    def measure(batch: Batch, _: BatchSource) -> Sums:
-        return Sums(counts=probe.measure(batch.input_ids, batch.attention_mask))
+    def measure(batch: Batch, _: BatchSource) -> Pending[Sums]:
+        counts, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
+        return Pending.checked(Sums(counts=counts), len(batch.order), require_finite)
 
     def check(name: str, total: Sums, report: CorpusReport) -> None:
         if not total["counts"].any():

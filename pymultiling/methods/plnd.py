@@ -262,7 +262,7 @@ def detect(
     def measure(batch: Batch, _: BatchSource) -> Pending[NeuronStatistics]:
         values, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
         statistics = NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
-        return Pending(statistics, len(batch.order), require_finite)
+        return Pending.checked(statistics, len(batch.order), require_finite)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:

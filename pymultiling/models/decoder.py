@@ -197,18 +197,36 @@ class Decoder:
         Raises:
             ValueError: a token has no embedding.
         """
+        return self._run(self.base_model, input_ids, attention_mask)
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, **options: object) -> Tensor:
+        """Runs the model with its head, as `forward` does without it.
+
+        Args:
+            input_ids: as in `forward`.
+            attention_mask: as in `forward`.
+            **options: of the model's forward, such as logits_to_keep.
+
+        Returns:
+            (documents, positions, vocabulary).
+
+        Raises:
+            ValueError: a token has no embedding.
+        """
+        logits: Tensor = self._run(self.model, input_ids, attention_mask, **options)["logits"]
+        return logits
+
+    def _run(self, module: nn.Module, input_ids: Tensor, attention_mask: Tensor, **options: object) -> ModelOutput:
         check_token_ids(self.model, input_ids)
         device, mask = model_device(self.model), attention_mask.cpu()
         inputs = self._inputs(to_device(input_ids, device))
-        output: ModelOutput
-        if not self.needs_mask(mask):
-            with without_mask_reads(has_mask=False):
-                output = self.base_model(**inputs, use_cache=False)
-            return output
-        if self.family.positions:
-            inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
-        with without_mask_reads(has_mask=True):
-            output = self.base_model(**inputs, attention_mask=to_device(mask, device), use_cache=False)
+        needs_mask = self.needs_mask(mask)
+        if needs_mask:
+            inputs["attention_mask"] = to_device(mask, device)
+            if self.family.positions:
+                inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
+        with without_mask_reads(has_mask=needs_mask):
+            output: ModelOutput = module(**inputs, use_cache=False, **options)
         return output
 
     def needs_mask(self, attention_mask: Tensor) -> bool:

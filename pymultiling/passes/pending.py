@@ -13,27 +13,37 @@ from pymultiling.passes.checkpoints import S
 
 @dataclass(frozen=True)
 class Pending(Generic[S]):
-    """Statistics of a batch, and a check that waits for them. `a + b` joins two halves of a batch, in this order.
+    """Statistics of a batch that may not be computed yet. `a + b` joins two halves of a batch, in this order.
 
     Attributes:
-        statistics: the statistics of the batch.
+        finish: waits until the batch is computed, and returns its statistics. It raises NonFiniteActivations if values
+            are NaN or infinite. It is called once.
         documents: number of documents of the batch.
-        check: waits until the batch is computed. It raises NonFiniteActivations if values are NaN or infinite.
     """
 
-    statistics: S
+    finish: Callable[[], S]
     documents: int
-    check: Callable[[], None]
+
+    @classmethod
+    def checked(cls, statistics: S, documents: int, check: Callable[[], None]) -> Pending[S]:
+        """Makes pending statistics of tensors on a device. `check` waits, and raises NonFiniteActivations."""
+
+        def finish() -> S:
+            check()
+            return statistics
+
+        return cls(finish, documents)
 
     def __add__(self, other: Pending[S]) -> Pending[S]:
-        def check_both() -> None:
-            self.check()
+        def finish_both() -> S:
+            first = self.finish()
             try:
-                other.check()
+                second = other.finish()
             except NonFiniteActivations as error:
                 raise NonFiniteActivations(str(error), self.documents + error.document) from None
+            return first + second
 
-        return Pending(self.statistics + other.statistics, self.documents + other.documents, check_both)
+        return Pending(finish_both, self.documents + other.documents)
 
 
 @dataclass(frozen=True)
@@ -60,19 +70,19 @@ class Launched(Generic[S]):
         """Returns the statistics.
 
         Raises:
-            NonFiniteActivations: the check of pending statistics failed.
+            NonFiniteActivations: values of pending statistics are NaN or infinite.
         """
         if not isinstance(self.statistics, Pending):
             return self.statistics
         with self.add_names():
-            self.statistics.check()
-        return self.statistics.statistics
+            return self.statistics.finish()
 
 
 def one_behind(launches: Iterator[Launched[S]]) -> Iterator[Launched[S]]:
     """Yields batches in their order: one with pending statistics after the next one was launched, others at once.
 
-    So a GPU has work while the statistics of a batch are checked. A batch is also yielded if the next launch fails.
+    So a GPU has work while Python waits for the statistics of a batch. A batch is also yielded if the next launch
+    fails.
     """
     waiting: Launched[S] | None = None
     while True:

@@ -16,7 +16,7 @@ from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
-from pymultiling.runtime.device_copies import to_device
+from pymultiling.runtime.device_copies import HostCopy, to_device
 
 MAX_LOGITS = 2**24  # how many logits are in memory at a time
 
@@ -66,15 +66,15 @@ class SentenceMeanProbe:
         self.shape = len(self.decoder.layers) + 1, weight_of(self.decoder.layers[0].o).shape[0]
 
     @torch.no_grad()
-    def measure(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Measures a batch.
+    def launch(self, input_ids: Tensor, attention_mask: Tensor) -> HostCopy:
+        """Launches the measurement of a batch, without waiting for the device.
 
         Args:
-            input_ids: (documents, length) int64.
-            attention_mask: (documents, length), 0 for padding.
+            input_ids: (documents, length) int64, on any device.
+            attention_mask: (documents, length), 0 for padding. A mask on a GPU is read first, which waits for the GPU.
 
         Returns:
-            (documents, layers + 1, hidden) on the CPU, in float32; in float64 for a float64 model.
+            A copy on its way to the CPU: (documents, layers + 1, hidden), in float32; in float64 for a float64 model.
 
         Raises:
             UnsupportedModel: the model did not run all its layers.
@@ -96,7 +96,7 @@ class SentenceMeanProbe:
             raise UnsupportedModel(
                 f"{len(means)} of {self.shape[0]} hidden states were seen: the model did not run all its layers"
             )
-        return torch.stack([means[index] for index in range(len(means))], 1).cpu()
+        return HostCopy(torch.stack([means[index] for index in range(len(means))], 1))
 
 
 class TopTokenProbe:
@@ -136,19 +136,17 @@ class TopTokenProbe:
         return torch.zeros(len(self.decoder.layers) + 1, self.vocabulary, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def measure(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Measures a batch.
+    def launch(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Callable[[], None]]:
+        """Launches the measurement of a batch, without waiting for the device.
 
         Args:
-            input_ids: (documents, length) int64.
-            attention_mask: (documents, length), 0 for padding.
+            input_ids: (documents, length) int64, on any device.
+            attention_mask: (documents, length), 0 for padding. A mask on a GPU is read first, which waits for the GPU.
 
         Returns:
             (layers + 1, vocabulary) int64 on the model's device: how often each token was among the top ones of each
-            layer.
-
-        Raises:
-            NonFiniteActivations: hidden states are NaN or infinite; names the layer and the document.
+            layer; and a check that the hidden states are finite, which waits for them and raises NonFiniteActivations
+            with the layer and the document.
         """
         device = model_device(self.decoder.model)
         counts, valid = self.zero_counts(device), to_device(attention_mask.bool(), device)
@@ -166,10 +164,14 @@ class TopTokenProbe:
         with Hooks() as hooks, evaluation_mode(self.decoder.model):
             watch_layers(self.decoder, hooks, count_top_tokens)
             self.decoder.forward(input_ids, attention_mask)
-        places = torch.stack([is_broken[index] for index in sorted(is_broken)]).cpu().nonzero().tolist()
-        if places:
-            index, document = places[0]
-            raise NonFiniteActivations(
-                f"hidden states of index {index} are NaN or infinite: {NON_FINITE_ADVICE}", document
-            )
-        return counts
+        broken = HostCopy(torch.stack([is_broken[index] for index in sorted(is_broken)]))
+
+        def require_finite() -> None:
+            places = broken.wait().nonzero().tolist()
+            if places:
+                index, document = places[0]
+                raise NonFiniteActivations(
+                    f"hidden states of index {index} are NaN or infinite: {NON_FINITE_ADVICE}", document
+                )
+
+        return counts, require_finite

@@ -18,7 +18,7 @@ from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
 from pymultiling.probes.row_sets import RowSets
-from pymultiling.runtime.device_copies import to_device
+from pymultiling.runtime.device_copies import sums_device, to_device
 
 
 class LikelihoodProbe:
@@ -41,8 +41,14 @@ class LikelihoodProbe:
     ):
         self._model, self._device = model, model_device(model)
         self._sets, self._scale, self._mean = sets, scale, mean
+        self._decoder = _decoder_or_none(model)
         self._row_sets: RowSets | None = None
         self._stack = ExitStack()
+
+    @property
+    def sums_device(self) -> torch.device:
+        """The device of what `measure` returns."""
+        return sums_device(self._device)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(evaluation_mode(self._model))
@@ -70,22 +76,27 @@ class LikelihoodProbe:
                 token.
 
         Returns:
-            (rows,) float64 on the CPU, in nats; NaN or infinite where the model's output is.
+            (rows,) float64 in nats, on the model's device, or on the CPU if the device has no float64; NaN or infinite
+            where the model's output is. Nothing waits for the device.
         """
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
-        check_token_ids(self._model, batch.input_ids)
-        ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
         first = min(starts) - 1  # logits before this position are not needed
-        options = {"logits_to_keep": ids.shape[1] - first} if first else {}
-        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-        if logits.shape[:-1] != ids[:, first:].shape:
+        positions = batch.input_ids.shape[1] - first
+        options = {"logits_to_keep": positions} if first else {}
+        if self._decoder is not None:
+            logits = self._decoder.logits(batch.input_ids, batch.attention_mask, **options)
+        else:
+            check_token_ids(self._model, batch.input_ids)
+            ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
+            logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+        if logits.shape[1] != positions:
             raise UnsupportedModel("the model adds tokens to its input, such as PEFT's virtual ones: load it without")
-        return _row_likelihoods(logits, ids[:, first:], batch, first, starts)
+        return _row_likelihoods(logits, ids[:, first:], batch, first, starts).to(self.sums_device).double()
 
 
 def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """Returns (rows,) float64 on the CPU: the log-likelihood of every row's tokens from its start on.
+    """Returns (rows,), the log-likelihood of every row's tokens from its start on.
 
     The first position of logits (rows, positions, vocabulary) and of ids (rows, positions) is that of token `first`.
     The sums are computed one row at a time, because float32 logits of all rows would take twice the memory of the
@@ -99,4 +110,12 @@ def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, star
         )
         for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
     ]
-    return -torch.stack(losses).double().cpu()
+    return -torch.stack(losses)
+
+
+def _decoder_or_none(model: nn.Module) -> Decoder | None:
+    """Returns the decoder of a supported family, or None: models of other families may need their mask."""
+    try:
+        return Decoder(model)
+    except UnsupportedModel:
+        return None

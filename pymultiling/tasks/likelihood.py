@@ -12,6 +12,7 @@ from pymultiling.models.tensor_parallel import process_count
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.probes.likelihood import LikelihoodProbe
+from pymultiling.runtime.device_copies import to_device
 from pymultiling.tasks.shared_batches import shared_batches
 
 
@@ -50,7 +51,7 @@ def log_likelihoods(
     # The processes of a spread model run every forward together, so none of them may halve a batch alone.
     halve_batches = process_count(model) == 1
     with LikelihoodProbe(model, sets, scale, mean) as probe:
-        return SetLikelihoods(probe, len(sets), batch_tokens, halve_batches)(documents, starts, on_progress)
+        return SetLikelihoods(probe, len(sets), batch_tokens, halve_batches)(documents, starts, on_progress).cpu()
 
 
 class SetLikelihoods:
@@ -75,15 +76,21 @@ class SetLikelihoods:
         starts: Sequence[int] | None = None,
         on_progress: Callable[[int], object] = lambda count: None,
     ) -> Tensor:
-        """Measures some documents. Arguments and result are as in `log_likelihoods`."""
-        values = torch.zeros(len(documents), self._sets, dtype=torch.float64)
+        """Measures some documents. Arguments are as in `log_likelihoods`.
+
+        Returns:
+            As `log_likelihoods`, but on the model's device, or on the CPU if the device has no float64. Nothing waits
+            for the device.
+        """
+        values = torch.zeros(len(documents) * self._sets, dtype=torch.float64, device=self._probe.sums_device)
         starts = [1] * len(documents) if starts is None else starts
         for batch, document_indices, set_indices in shared_batches(documents, self._sets, self._batch_tokens):
             # A half of a batch has only some of its rows. {order: (set, start)} gives those of any row.
             set_and_start = dict(zip(batch.order, zip(set_indices, (starts[index] for index in document_indices))))
-            values[document_indices, set_indices] = self._measure(batch, set_and_start)
+            places = torch.tensor(document_indices) * self._sets + torch.tensor(set_indices)
+            values[to_device(places, values.device)] = self._measure(batch, set_and_start)
             on_progress(len(document_indices))
-        return values
+        return values.view(-1, self._sets)
 
     def _measure_rows(self, batch: Batch, set_and_start: Mapping[int, tuple[int, int]]) -> Tensor:
         """Returns the log-likelihood of every row, (rows,). set_and_start: {order: (index of the set, start)}."""

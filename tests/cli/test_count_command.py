@@ -5,6 +5,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
+from pymultiling.models.decoder import Decoder
+from pymultiling.passes import batch_size
 from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
@@ -35,6 +37,24 @@ def test_writes_the_counts_that_activations_gives(model, tmp_path, corpora, caps
     assert (out / "activations.png").stat().st_size > 10_000
     record = json.loads((out / "run.json").read_text())
     assert record["texts"]["fr"]["texts"] == 6 and record["arguments"]["positions"] == positions
+
+
+@pytest.mark.parametrize("command", ["count", "detect"])
+def test_batch_tokens_auto_lets_the_memory_decide(model, tmp_path, corpora, monkeypatch, command):
+    """The memory is set so that every document is a batch of its own."""
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: 0)
+    sizes, forward = [], Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self, ids, mask: sizes.append(len(ids)) or forward(self, ids, mask))
+    files = repeat("--corpus", corpora)
+    options = ("--model", model, *files, "--out", tmp_path / "out", *SMALL_BATCHES, "--batch-tokens", "auto")
+    assert run(command, *options) == 0
+    assert sizes == [1] * sum(len(path.read_text().splitlines()) for path in corpora.values())
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]["batch_tokens"] == "auto"
+
+
+def test_batch_tokens_are_a_number_or_auto(model, tmp_path, corpora, capsys):
+    assert count(model, corpora, tmp_path / "out", "--batch-tokens", "most") == 2
+    assert_error_line(capsys, "'most' is not a whole number of at least 1, nor auto")
 
 
 def test_counts_as_many_positions_as_the_responses_have_tokens(model, tmp_path):

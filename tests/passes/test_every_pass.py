@@ -57,7 +57,8 @@ def test_a_killed_pass_resumes_to_the_same_result(tmp_path, name):
 
 def count_batches(name: str, expected, **options) -> int:
     """Runs the pass, checks its result, and returns how many batches it measured."""
-    measure, count = PROBES[name].measure, 0
+    probe, method = PROBES[name]
+    measure, count = getattr(probe, method), 0
 
     def measure_and_count(*arguments):
         nonlocal count
@@ -65,7 +66,7 @@ def count_batches(name: str, expected, **options) -> int:
         return measure(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PROBES[name], "measure", measure_and_count)
+        patch.setattr(probe, method, measure_and_count)
         assert_same(PASSES[name](**OPTIONS, **options), expected, close=0)
     return count
 
@@ -126,7 +127,8 @@ def test_a_sentence_that_names_a_file_is_read_as_a_sentence(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", PASSES)
 def test_a_batch_that_does_not_fit_in_memory_is_halved(name, truth):
-    measure, failures = PROBES[name].measure, 0
+    probe, method = PROBES[name]
+    measure, failures = getattr(probe, method), 0
 
     def narrow(self, batch, *rest):
         nonlocal failures
@@ -137,7 +139,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(name, truth):
         return measure(self, batch, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PROBES[name], "measure", narrow)
+        patch.setattr(probe, method, narrow)
         with pytest.warns(UserWarning, match="does not fit in memory: it is measured in halves"):
             assert_same(PASSES[name](**OPTIONS), truth[name], close=1e-5)
     assert failures

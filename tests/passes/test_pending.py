@@ -29,7 +29,7 @@ def test_a_batch_is_checked_after_the_next_launch_and_before_it_is_added():
         for number in range(3):
             events.append(f"launch {number}")
             check = lambda number=number: events.append(f"check {number}")  # noqa: E731
-            yield launched(Pending(number, 1, check), number)
+            yield launched(Pending.checked(number, 1, check), number)
 
     events.extend(f"add {batch.finish()}" for batch in one_behind(launches()))
     assert events == [
@@ -51,13 +51,24 @@ def test_statistics_that_are_not_pending_are_added_at_once():
 
 def test_a_batch_is_added_if_the_next_launch_fails():
     def launches():
-        yield launched(Pending(7, 1, lambda: None), 0)
+        yield launched(Pending.checked(7, 1, lambda: None), 0)
         raise KeyboardInterrupt
 
     batches = one_behind(launches())
     assert next(batches).finish() == 7
     with pytest.raises(KeyboardInterrupt):
         next(batches)
+
+
+def test_halves_are_finished_in_their_order_and_add_up():
+    finished = []
+
+    def half(number: int) -> Pending[int]:
+        return Pending(lambda: finished.append(number) or number, number)
+
+    both = half(2) + half(3)
+    assert both.documents == 5 and finished == []
+    assert both.finish() == 5 and finished == [2, 3]
 
 
 @pytest.mark.parametrize("broken", range(5))
@@ -70,14 +81,14 @@ def test_a_document_in_a_half_is_named_by_its_number_in_the_batch(broken):
             if batch.order == [broken]:
                 raise NonFiniteActivations("NaN", 0)
 
-        return Pending(1, 1, check)
+        return Pending.checked(1, 1, check)
 
     ids = torch.ones(5, 2, dtype=torch.int64)
     with pytest.warns(UserWarning, match="in halves"):
         pending = SplitOnOutOfMemory(measure)(Batch(ids, ids, [0, 1, 2, 3, 4]), None)
-    assert pending.statistics == pending.documents == 5
+    assert pending.documents == 5
     with pytest.raises(NonFiniteActivations) as raised:
-        pending.check()
+        pending.finish()
     assert raised.value.document == broken
 
 

@@ -54,6 +54,18 @@ def test_every_process_has_the_result_of_a_single_process(tmp_path, truth, count
     assert len(printed) <= attempts * len(LANGUAGES) and all(f"process 1 of {count}" in line for line in printed)
 
 
+def test_the_first_process_decides_by_its_memory_and_the_checkpoint_keeps_the_number(tmp_path):
+    """32 tokens fit in the first process and 128 in the second; after a restart 256 fit in the first."""
+    done = run(tmp_path, *torchrun("--nproc-per-node", "2", "--max-restarts", "1"), how="by memory")
+    assert done.returncode == 0 and "exitcode: -9" in done.stderr, done.stderr
+    for rank in range(2):
+        forwards = [int(line) for line in (tmp_path / f"forwards-{rank}").read_text().split()]
+        assert len(forwards) > 4 and 16 < max(forwards) <= 32
+    for language in LANGUAGES:
+        of_processes = [pml.NeuronSet.load(tmp_path / f"process-{rank}" / f"{language}.neurons") for rank in range(2)]
+        assert of_processes[0] == of_processes[1]
+
+
 @pytest.mark.parametrize(
     "how, words",
     [

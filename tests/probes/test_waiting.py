@@ -3,16 +3,20 @@
 Every wait leaves a GPU without work until Python has launched more.
 """
 
+import numpy
 import pytest
 import torch
 from transformers.models.falcon.modeling_falcon import FalconAttention
 
 import pymultiling as pml
+from pymultiling.data.batches import Batch
 from pymultiling.models import routing
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.activation_sums import ActivationSumProbe
+from pymultiling.probes.hidden_states import SentenceMeanProbe, TopTokenProbe
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.probes.likelihood import LikelihoodProbe
 from tests.support.fake_device import DEVICE, DeviceTensor, fake_device, move
 from tests.support.tiny_models import MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
@@ -176,6 +180,42 @@ def test_a_pass_waits_for_a_batch_after_the_next_launch_and_copies_its_sums_once
         assert torch.equal(result["fr"].active, expected["fr"].active)
     else:
         assert result.statistics["fr"].documents == expected.statistics["fr"].documents == 12
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in EXPERTS])
+def test_likelihoods_hidden_states_and_their_top_tokens_are_launched_without_waiting(name):
+    model, batch = tiny_model(name), Batch(**tiny_batch(), order=[0, 1])
+    sets = [None, random_neurons(model)]
+    with LikelihoodProbe(model, sets) as probe:
+        expected = probe.measure(batch, [0, 1], [1, 3])
+    with fake_device() as device:
+        with LikelihoodProbe(move(model), sets) as probe:
+            values = probe.measure(batch, [0, 1], [1, 3])
+        if name != "opt-post-norm":  # its last hidden states have another width
+            SentenceMeanProbe(model).launch(batch.input_ids, batch.attention_mask)
+        TopTokenProbe(model, 2).launch(batch.input_ids, batch.attention_mask)
+    assert device.why == []
+    torch.testing.assert_close(values.values, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name, reads", [("perplexity", 1), ("ablation_matrix", 2)])
+def test_perplexities_wait_once_for_a_corpus_at_its_end(name, reads):
+    """For the sums of each corpus, which are on the device."""
+    model, corpora = tiny_model("llama"), {"fr": texts("fr", (9, 4, 7) * 4), "de": texts("de", (5, 6) * 4)}
+    sets = {"random": random_neurons(model)}
+
+    def run():
+        options = dict(batch_tokens=20, workers=0)
+        if name == "perplexity":
+            return numpy.array(pml.perplexity(model, tiny_tokenizer(), corpora["fr"], **options))
+        return pml.ablation_matrix(model, tiny_tokenizer(), sets, corpora, **options).to_numpy()
+
+    expected = run()
+    with fake_device() as device:
+        move(model)
+        result = run()
+    assert device.why == ["aten._to_copy.default"] * reads
+    numpy.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, which raises where the host would wait")

@@ -36,13 +36,13 @@ PASSES: dict[str, Callable] = {
     "perplexity": lambda **options: pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], **options),
     "mean_activations": lambda **options: pml.mean_activations(MODEL, TOKENIZER, TEXTS["fr"], **options),
 }
-# {name of a pass: the class of its probe}
+# {name of a pass: the class of its probe, and the method that measures a batch}
 PROBES = {
-    "lens": TopTokenProbe,
-    "sentence_embeddings": SentenceMeanProbe,
-    "ablation_matrix": LikelihoodProbe,
-    "perplexity": LikelihoodProbe,
-    "mean_activations": ActivationSumProbe,
+    "lens": (TopTokenProbe, "launch"),
+    "sentence_embeddings": (SentenceMeanProbe, "launch"),
+    "ablation_matrix": (LikelihoodProbe, "measure"),
+    "perplexity": (LikelihoodProbe, "measure"),
+    "mean_activations": (ActivationSumProbe, "measure"),
 }
 BATCHES = 17  # the program is killed after this many batches: in the second language if there are two
 
@@ -53,9 +53,9 @@ def make_small_chunks() -> None:
     chunks.CHARACTERS = 99
 
 
-def kill_after(probe: type, batches: int) -> None:
-    """Makes a class of probes kill this process when it measures the batch after `batches` batches."""
-    measure, calls = probe.measure, 0
+def kill_after(probe: type, method: str, batches: int) -> None:
+    """Makes a class of probes kill this process when its method measures the batch after `batches` batches."""
+    measure, calls = getattr(probe, method), 0
 
     def measure_or_die(*arguments):
         nonlocal calls
@@ -64,13 +64,13 @@ def kill_after(probe: type, batches: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return measure(*arguments)
 
-    probe.measure = measure_or_die
+    setattr(probe, method, measure_or_die)
 
 
 def main(folder: Path, name: str | None = None) -> None:
     make_small_chunks()
     if name is not None:
-        kill_after(PROBES[name], BATCHES)
+        kill_after(*PROBES[name], BATCHES)
         PASSES[name](checkpoint=folder / "state", checkpoint_documents=3, **OPTIONS)
         return
     results = {name: run(**OPTIONS) for name, run in PASSES.items()}

@@ -2,8 +2,10 @@
 
 python -m tests.support.pass_program FOLDER HOW    measures FOLDER/*.txt
 
-HOW is "dying" (the second process is killed in the first attempt), "failing" (it raises an error), "other call",
-"other texts" or "other files" (it gets other arguments), or anything else (nothing goes wrong).
+HOW is "dying" (the second process is killed in the first attempt), "by memory" (so too; the memory decides the tokens of
+a forward, the processes differ in it, the first one has more in the second attempt, and each writes the tokens of its
+forwards), "failing" (the second process raises an error), "other call", "other texts" or "other files" (it gets other
+arguments), or anything else (nothing goes wrong).
 """
 
 import os
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pymultiling as pml
 from pymultiling.data import chunks
+from pymultiling.methods import activations, plnd
+from pymultiling.passes import corpus_pass
 from pymultiling.probes.importance import ImportanceProbe
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_text import tiny_tokenizer
@@ -23,7 +27,8 @@ def main(folder: Path, how: str) -> None:
     chunks.LEAST = 1  # makes chunks of at most 80 texts
     second = os.environ.get("RANK") == "1"
     corpora = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    if how == "dying" and second and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    is_first_attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
+    if how in ("dying", "by memory") and second and is_first_attempt:
         kill_after(ImportanceProbe, 4)
     if how == "failing" and second:
         ImportanceProbe.launch = fail
@@ -36,6 +41,11 @@ def main(folder: Path, how: str) -> None:
     if how == "other files":
         corpora = {language: write_parts(path, second) for language, path in corpora.items()}
     arguments = tiny_model("llama"), tiny_tokenizer(), corpora
+    if how == "by memory":
+        options["batch_tokens"] = None
+        corpus_pass.USUAL = 20  # so that chunks are as small as with 20 tokens
+        set_memory(tokens=128 if second else 32 if is_first_attempt else 256)
+        record_forwards(folder / f"forwards-{os.environ['RANK']}")
     detection = pml.detect(*arguments, checkpoint=states["detect"], **options)
     counts = pml.activations(*arguments, checkpoint=states["count"], **options)
     write_results(folder / f"process-{os.environ.get('RANK', 'alone')}", detection, counts)
@@ -62,6 +72,24 @@ def kill_after(probe, batches: int) -> None:
         return measure(*arguments)
 
     probe.launch = measure_or_die
+
+
+def set_memory(tokens: int) -> None:
+    """Makes forwards of this many tokens fit in memory."""
+    for method in (plnd, activations):
+        method.tokens_that_fit = lambda decoder: tokens
+
+
+def record_forwards(file: Path) -> None:
+    """Makes every forward of importance append its number of tokens, padding included, as a line of a file."""
+    launch = ImportanceProbe.launch
+
+    def launch_and_record(self, input_ids, *arguments):
+        with file.open("a") as lines:
+            print(input_ids.numel(), file=lines)
+        return launch(self, input_ids, *arguments)
+
+    ImportanceProbe.launch = launch_and_record
 
 
 def fail(*_):

@@ -15,6 +15,16 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def integer_or_auto(text: str) -> int | str:
+    """Parses a whole number of at least 1, or "auto"."""
+    if text == "auto":
+        return text
+    try:
+        return positive_integer(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
+
+
 def whole_number(text: str) -> int:
     """Parses a whole number of at least 0."""
     if not text.isdecimal():

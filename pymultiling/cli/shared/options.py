@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from pymultiling.cli.shared.argument_types import positive_integer, positive_number, whole_number
+from pymultiling.cli.shared.argument_types import integer_or_auto, positive_integer, positive_number, whole_number
 
 TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
@@ -17,9 +17,8 @@ TEXT_FILES = f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., or
 
 
 class PassOptions(TypedDict):
-    """Keyword arguments that say how a pass over texts runs."""
+    """Keyword arguments that say how a pass over texts runs, without `batch_tokens`."""
 
-    batch_tokens: int
     workers: int
     checkpoint: Path | None
     checkpoint_seconds: float
@@ -36,7 +35,7 @@ class DocumentOptions(TypedDict):
 
 
 class DocumentPassOptions(PassOptions):
-    """Keyword arguments that say how a pass over texts runs and how the texts become documents."""
+    """Keyword arguments that say how a pass runs and how texts become documents, without `batch_tokens`."""
 
     max_length: int
     pack: int | None
@@ -58,8 +57,14 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds the options for the model, for the result folder, and for how the model runs."""
+def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory: bool = False) -> None:
+    """Adds the options for the model, for the result folder, and for how the model runs.
+
+    Args:
+        parser: the command's parser.
+        required: whether --model must be given.
+        by_memory: whether --batch-tokens may be "auto".
+    """
     parser.add_argument(
         "--model",
         metavar="DIR|NAME",
@@ -81,9 +86,11 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--batch-tokens",
         metavar="N",
-        type=positive_integer,
+        type=integer_or_auto if by_memory else positive_integer,
         default=4096,
-        help="tokens in one forward pass, padding included; fewer need less memory (default: %(default)s)",
+        help="tokens in one forward pass, padding included; fewer need less memory"
+        + ("; auto: as many as half of the free memory holds by an estimate" if by_memory else "")
+        + " (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
@@ -189,7 +196,6 @@ def pass_options(arguments: argparse.Namespace, part: str | None = None) -> Pass
     if part is not None and checkpoint is not None:
         checkpoint = checkpoint / part
     return {
-        "batch_tokens": arguments.batch_tokens,
         "workers": arguments.workers,
         "checkpoint": checkpoint,
         "checkpoint_seconds": arguments.checkpoint_seconds,
@@ -206,6 +212,11 @@ def document_pass_options(arguments: argparse.Namespace, part: str | None = None
         part: as in `pass_options`.
     """
     return {**pass_options(arguments, part), "max_length": arguments.max_length, "pack": arguments.pack}
+
+
+def tokens_or_none(arguments: argparse.Namespace) -> int | None:
+    """Returns --batch-tokens of a command that accepts "auto", for which it returns None."""
+    return None if arguments.batch_tokens == "auto" else arguments.batch_tokens
 
 
 def require(arguments: argparse.Namespace, options: tuple[str, ...], reason: str = "") -> None:

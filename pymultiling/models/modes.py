@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pymultiling.models.length_scaling import own_frequencies
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -15,8 +17,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
     Layers with a `train` of their own may change their weights in it: a LoRA layer merges its product into the weight
     in evaluation mode. Subtracting the product again rounds, so the parameters and buffers of such layers are copied,
-    and the copies are written back.
+    and the copies are written back. Inside, rotations depend on the length of a batch alone, not on those before it.
     """
+    with own_frequencies(model), _in_evaluation_mode(model):
+        yield
+
+
+@contextmanager
+def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
     if not _any_in_training(model):  # the usual case, which takes a twentieth of the time
         yield
         return

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.head import Head
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
@@ -29,6 +31,9 @@ class LikelihoodProbe:
         sets: the sets of neurons, one of which is off in each row. An element None turns no neuron off.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
+
+    Attributes:
+        group: as in `make_batches`; the rows of a batch must have the same group.
     """
 
     def __init__(
@@ -39,13 +44,14 @@ class LikelihoodProbe:
         mean: Mapping[str, Tensor] | None = None,
     ):
         self._model, self._device = model, model_device(model)
+        self.group = length_group(model)
         self._sets, self._scale, self._mean = sets, scale, mean
         self._row_sets: RowSets | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(evaluation_mode(self._model))
-        self._row_sets = None
+        self._row_sets, self._head = None, Head(self._model)
         # A Decoder is needed only where neurons are off, because models of any family have likelihoods.
         if any(neurons is not None for neurons in self._sets):
             self._row_sets = self._stack.enter_context(
@@ -74,25 +80,16 @@ class LikelihoodProbe:
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
         ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
-        first = min(starts) - 1  # logits before this position are not needed
-        options = {"logits_to_keep": ids.shape[1] - first} if first else {}
-        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-        return _row_likelihoods(logits, ids[:, first:], batch, first, starts)
-
-
-def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """Returns (rows,) float64 on the CPU: the log-likelihood of every row's tokens from its start on.
-
-    The first position of logits (rows, positions, vocabulary) and of ids (rows, positions) is that of token `first`.
-    The sums are computed one row at a time, because float32 logits of all rows would take twice the memory of the
-    model's logits.
-    """
-    losses = [
-        F.cross_entropy(
-            upcast(logits[row, start - 1 - first : length - 1 - first]),
-            ids[row, start - first : length - first],
-            reduction="sum",
-        )
-        for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
-    ]
-    return -torch.stack(losses).double().cpu()
+        ranges = [
+            row * ids.shape[1] + torch.arange(start, length)
+            for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
+        ]
+        hidden = self._head.hidden_states(ids, mask).flatten(0, 1)
+        counted = to_device(torch.cat(ranges), hidden.device)
+        targets, losses = ids.flatten().to(hidden.device)[counted], []
+        for part in self._head.parts(len(counted), hidden):
+            logits = upcast(self._head.logits(hidden[counted[part] - 1]))
+            losses.append(F.cross_entropy(logits, targets[part].to(logits.device), reduction="none"))
+            del logits  # else two parts are in memory at a time
+        by_row = torch.split(torch.cat(losses).double().cpu(), [len(row) for row in ranges])
+        return -torch.stack([row_losses.sum() for row_losses in by_row])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,6 +52,7 @@ def make_batches(
     left: bool = False,
     extra_tokens: int = 0,
     window: int = DOCUMENTS_SORTED,
+    group: Callable[[int, int], Hashable] = lambda length, added: None,
 ) -> Iterator[Batch]:
     """Yields batches of at most `batch_tokens` tokens, padding included. A longer document is a batch of its own.
 
@@ -64,6 +65,7 @@ def make_batches(
         left: True: pad on the left. False: pad on the right.
         extra_tokens: tokens that will be appended to each document. They count as tokens of the batch.
         window: how many documents are held and sorted at a time.
+        group: documents share a batch if group(length, extra_tokens) is the same, as `length_group` says of a model.
     """
     indexed = enumerate(documents)
     while items := list(islice(indexed, window)):
@@ -71,7 +73,9 @@ def make_batches(
         start = 0
         while start < len(items):
             length = len(items[start][1])
-            stop = start + max(1, batch_tokens // (length + extra_tokens))
+            fitting = items[start : start + max(1, batch_tokens // (length + extra_tokens))]
+            groups = [group(len(tokens), extra_tokens) for _, tokens in fitting]
+            stop = start + next((number for number, other in enumerate(groups) if other != groups[0]), len(groups))
             yield _pad(items[start:stop], length, pad, left)
             start = stop
 

@@ -17,6 +17,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.tensor_parallel import process_count
 from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
@@ -249,6 +250,7 @@ def _sum_log_likelihoods(
             corpus_label=label.format,
             spread_over=spread_over,
             halve_batches=False,  # SetLikelihoods halves its own batches, which hold a document once for each set
+            group=length_group(model),
         )
         return {language: total for language, (total, _) in run_pass(texts, job, options).items()}
 

@@ -14,6 +14,7 @@ from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Form, Tokenisation
 from pymultiling.errors import CorpusError
+from pymultiling.models.length_scaling import LengthGroup, length_group
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.batch_size import tokens_that_fit
@@ -165,6 +166,7 @@ def activations(
         check=check,
         tokens_that_fit=lambda: tokens_that_fit(probe.decoder),
         spread_over=probe.decoder.tensor_parallel.count,
+        group=length_group(model),
     )
     counts = Activations()
     for language, (total, report) in run_pass(corpora, job, options).items():
@@ -197,7 +199,7 @@ def count_activations(
     """
     total = _zero_counts(probe)
     with show_progress(f"{name}: counting", "documents", progress) as bar:
-        for batch, starts in _batches(documents, batch_tokens):
+        for batch, starts in _batches(documents, batch_tokens, length_group(probe.decoder.model)):
             with add_document_name(f"{kind} {name!r}", batch.order):
                 total += _count_batch(probe, batch, starts, positions).finish()
             bar.update(len(batch.order))
@@ -218,7 +220,9 @@ def _count_batch(
     return Pending.checked(statistics, len(batch.order), require_finite)
 
 
-def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> Iterator[tuple[Batch, Tensor]]:
+def _batches(
+    documents: Iterable[tuple[list[int], int]], batch_tokens: int, group: LengthGroup
+) -> Iterator[tuple[Batch, Tensor]]:
     """Yields batches, each with (documents,) int64, the index of the first token that can count in each document."""
     starts: dict[int, int] = {}  # {number of a document that was read and is in no batch yet: index of the token}
 
@@ -227,7 +231,7 @@ def _batches(documents: Iterable[tuple[list[int], int]], batch_tokens: int) -> I
             starts[number] = start
             yield tokens
 
-    for batch in make_batches(token_lists(), batch_tokens):
+    for batch in make_batches(token_lists(), batch_tokens, group=group):
         yield batch, torch.tensor([starts.pop(number) for number in batch.order])
 
 

@@ -19,6 +19,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.unwrap import unwrap
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.pending import Pending
@@ -140,6 +141,7 @@ def sentence_embeddings(
             check=check,
             spread_over=probe.decoder.tensor_parallel.count,
             unit="sentences",
+            group=length_group(model),
         )
         embeddings = SentenceEmbeddings()
         for language, (total, report) in run_pass(texts, job, options).items():

@@ -16,6 +16,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
+from pymultiling.models.length_scaling import length_group
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.pending import Pending
 from pymultiling.passes.sums import Sums
@@ -219,6 +220,7 @@ def count_top_tokens(
         content_label=named.format,
         corpus_label=named.format,
         spread_over=probe.decoder.tensor_parallel.count,
+        group=length_group(model),
     )
     return {name: (total["counts"], report) for name, (total, report) in run_pass(texts, job, options).items()}
 

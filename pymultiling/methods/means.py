@@ -13,6 +13,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
@@ -103,6 +104,7 @@ def mean_activations(
         content_label=lambda _: "the texts",
         corpus_label=lambda _: "",
         spread_over=probe.decoder.tensor_parallel.count,
+        group=length_group(model),
     )
     total, _ = run_pass({"texts": texts}, job, options)["texts"]
     for site in probe.sites:

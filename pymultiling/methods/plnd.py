@@ -16,6 +16,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.deltas import refuse_deltas
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.token_tensors import TokenIds, token_tensors
 from pymultiling.models.unwrap import unwrap
@@ -282,6 +283,7 @@ def detect(
         check=check,
         tokens_that_fit=lambda: tokens_that_fit(probe.decoder),
         spread_over=probe.decoder.tensor_parallel.count,
+        group=length_group(model),
     )
     with probe:
         results = run_pass(corpora, job, options)

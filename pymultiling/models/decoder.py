@@ -197,26 +197,22 @@ class Decoder:
         Raises:
             ValueError: a token has no embedding.
         """
-        return self._run(self.base_model, input_ids, attention_mask)
+        return self.run(self.base_model, input_ids, attention_mask)
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor, **options: object) -> Tensor:
-        """Runs the model with its head, as `forward` does without it.
+    def run(self, module: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
+        """Runs the model, or its base model, as `forward` runs the latter.
 
         Args:
+            module: `model` or `base_model`.
             input_ids: as in `forward`.
             attention_mask: as in `forward`.
-            **options: of the model's forward, such as logits_to_keep.
 
         Returns:
-            (documents, positions, vocabulary).
+            The module's output.
 
         Raises:
             ValueError: a token has no embedding.
         """
-        logits: Tensor = self._run(self.model, input_ids, attention_mask, **options)["logits"]
-        return logits
-
-    def _run(self, module: nn.Module, input_ids: Tensor, attention_mask: Tensor, **options: object) -> ModelOutput:
         check_token_ids(self.model, input_ids)
         device, mask = model_device(self.model), attention_mask.cpu()
         inputs = self._inputs(to_device(input_ids, device))
@@ -226,7 +222,7 @@ class Decoder:
             if self.family.positions:
                 inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
         with without_mask_reads(has_mask=needs_mask):
-            output: ModelOutput = module(**inputs, use_cache=False, **options)
+            output: ModelOutput = module(**inputs, use_cache=False)
         return output
 
     def needs_mask(self, attention_mask: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pymultiling.models.blocks import compile_lock
+from pymultiling.models.length_scaling import own_frequencies
 
 
 @contextmanager
@@ -18,11 +19,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
     Layers with a `train` of their own may change their weights in it: a LoRA layer merges its product into the weight
     in evaluation mode. Subtracting the product again rounds, so the parameters and buffers of such layers are copied,
-    and the copies are written back.
+    and the copies are written back. Inside, rotations depend on the length of a batch alone, not on those before it.
 
     Blocks of several threads may end in any order: the last one makes the model what it was. Modes belong to the
     model, so that a forward in training mode, in another thread, meanwhile runs in evaluation mode.
     """
+    with own_frequencies(model), _in_evaluation_mode(model):
+        yield
+
+
+@contextmanager
+def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
     use = _Use(model)
     try:
         with compile_lock(), _lock:

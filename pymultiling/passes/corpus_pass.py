@@ -22,6 +22,7 @@ from pymultiling.data.shards import Shard, check_first_record, describe_shards, 
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
+from pymultiling.models.length_scaling import LengthGroup, any_length
 from pymultiling.passes.agreement import check_same_call, check_same_texts
 from pymultiling.passes.batch_size import USUAL
 from pymultiling.passes.checkpoints import CheckpointInterval, PassState, S, open_checkpoints
@@ -99,6 +100,7 @@ class Job(Generic[S]):
         tokens_that_fit: gives the tokens of a forward if `batch_tokens` is None.
         halve_batches: whether a batch that does not fit in memory is measured in halves. False: `measure` halves its
             batches itself.
+        group: which documents may share a batch, as `length_group` says of the model.
         unit: what the progress calls documents.
     """
 
@@ -113,6 +115,7 @@ class Job(Generic[S]):
     corpus_label: Callable[[str], str] = "corpus {!r}".format
     spread_over: int = 1
     halve_batches: bool = True
+    group: LengthGroup = any_length
     unit: str = "documents"
 
 
@@ -311,7 +314,8 @@ def _launch_batches(
     """Launches the batches of a chunk, except those that were measured before."""
     tokens_done = 0
     source = BatchSource(chunk, torch.from_numpy(documents.positions))
-    for number, batch in enumerate(make_batches(documents, batch_tokens, window=len(documents.lengths))):
+    batches = make_batches(documents, batch_tokens, window=len(documents.lengths), group=job.group)
+    for number, batch in enumerate(batches):
         tokens_done += batch.tokens
         if number < measured_batches:
             continue

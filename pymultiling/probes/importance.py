@@ -19,6 +19,7 @@ from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer, check_token_ids, model_device
 from pymultiling.models.experts import Experts, attach_change
+from pymultiling.models.length_scaling import group_rows, length_group
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.norms import epsilon
@@ -148,14 +149,24 @@ class ImportanceProbe:
             UnsupportedModel: the model does not run its modules as its family says.
         """
         check_token_ids(self.decoder.model, input_ids)
-        device = model_device(self.decoder.model)
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
+        groups = group_rows(mask.sum(1).tolist(), length_group(self.decoder.model))
+        if len(groups) < 2:
+            importance, errors = self._launch_rows(input_ids, mask)
+        else:
+            parts = [self._launch_rows(*_select_rows(input_ids, mask, rows)) for rows in groups]
+            order = torch.tensor([row for rows in groups for row in rows]).argsort()
+            importance, errors = (_join_rows([part[number] for part in parts], order) for number in range(2))
+        return Importance(importance, errors), FiniteCheck(importance)
+
+    def _launch_rows(self, input_ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Measures rows that may share a forward. mask: as in `_measure`."""
+        device = model_device(self.decoder.model)
         tensors = to_device(input_ids, device), to_device(mask.bool(), device)
         if self._graphs is None:
-            importance, errors = self._measure(mask, *tensors)
-        else:
-            importance, errors = self._graphs.run(self._measure, mask, *tensors)
-        return Importance(importance, errors), FiniteCheck(importance)
+            return self._measure(mask, *tensors)
+        importance, errors = self._graphs.run(self._measure, mask, *tensors)
+        return importance, errors
 
     def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns the importance and the standard errors, {site: (documents, layers, neurons)} each.
@@ -344,3 +355,16 @@ class ImportanceProbe:
         """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
         energy = column_energy(x.flatten(0, -2), self._documents.on(x.device))
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])
+
+
+def _select_rows(input_ids: Tensor, mask: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """Returns some rows of tokens and mask, without the positions where all of them are padded."""
+    columns = mask[rows].bool().any(0)
+    return input_ids[rows][:, columns.to(input_ids.device)], mask[rows][:, columns]
+
+
+def _join_rows(parts: list[dict[str, Tensor]], order: Tensor) -> dict[str, Tensor]:
+    """Joins the values of groups of rows. order: (rows,), the place of each row in the groups one after the other."""
+    return {
+        site: torch.cat([part[site] for part in parts])[order.to(values.device)] for site, values in parts[0].items()
+    }

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, check_token_ids, model_device
+from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.head import Head
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
@@ -30,6 +32,9 @@ class LikelihoodProbe:
         sets: the sets of neurons, one of which is off in each row. An element None turns no neuron off.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
+
+    Attributes:
+        group: as in `make_batches`; the rows of a batch must have the same group.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class LikelihoodProbe:
         mean: Mapping[str, Tensor] | None = None,
     ):
         self._model, self._device = model, model_device(model)
+        self.group = length_group(model)
         self._sets, self._scale, self._mean = sets, scale, mean
         self._decoder = _decoder_or_none(model)
         self._row_sets: RowSets | None = None
@@ -52,7 +58,7 @@ class LikelihoodProbe:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(evaluation_mode(self._model))
-        self._row_sets = None
+        self._row_sets, self._head = None, Head(self._model, self._decoder)
         # A Decoder is needed only where neurons are off, because models of any family have likelihoods.
         if any(neurons is not None for neurons in self._sets):
             self._row_sets = self._stack.enter_context(
@@ -81,36 +87,25 @@ class LikelihoodProbe:
         """
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
-        first = min(starts) - 1  # logits before this position are not needed
-        positions = batch.input_ids.shape[1] - first
-        options = {"logits_to_keep": positions} if first else {}
-        if self._decoder is not None:
-            logits = self._decoder.logits(batch.input_ids, batch.attention_mask, **options)
-        else:
-            check_token_ids(self._model, batch.input_ids)
-            ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
-            logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-        if logits.shape[1] != positions:
+        mask = batch.attention_mask
+        ranges = [
+            row * mask.shape[1] + torch.arange(start, length)
+            for row, (start, length) in enumerate(zip(starts, mask.sum(1).tolist()))
+        ]
+        hidden = self._head.hidden_states(batch.input_ids, mask)
+        if hidden.shape[:2] != mask.shape:
             raise UnsupportedModel("the model adds tokens to its input, such as PEFT's virtual ones: load it without")
-        return _row_likelihoods(logits, ids[:, first:], batch, first, starts).to(self.sums_device).double()
-
-
-def _row_likelihoods(logits: Tensor, ids: Tensor, batch: Batch, first: int, starts: Sequence[int]) -> Tensor:
-    """Returns (rows,), the log-likelihood of every row's tokens from its start on.
-
-    The first position of logits (rows, positions, vocabulary) and of ids (rows, positions) is that of token `first`.
-    The sums are computed one row at a time, because float32 logits of all rows would take twice the memory of the
-    model's logits.
-    """
-    losses = [
-        F.cross_entropy(
-            upcast(logits[row, start - 1 - first : length - 1 - first]),
-            ids[row, start - first : length - first],
-            reduction="sum",
-        )
-        for row, (start, length) in enumerate(zip(starts, batch.attention_mask.sum(1).tolist()))
-    ]
-    return -torch.stack(losses)
+        hidden = hidden.flatten(0, 1)
+        counted = torch.cat(ranges)
+        targets = to_device(batch.input_ids.flatten()[counted], hidden.device)
+        counted = to_device(counted, hidden.device)
+        losses = []
+        for part in self._head.parts(len(counted), hidden):
+            logits = upcast(self._head.logits(hidden[counted[part] - 1]))
+            losses.append(F.cross_entropy(logits, targets[part].to(logits.device), reduction="none"))
+            del logits  # else two parts are in memory at a time
+        by_row = torch.split(torch.cat(losses).to(self.sums_device).double(), [len(row) for row in ranges])
+        return -torch.stack([row_losses.sum() for row_losses in by_row])
 
 
 def _decoder_or_none(model: nn.Module) -> Decoder | None:

@@ -11,6 +11,7 @@ from transformers import StoppingCriteria
 
 from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
@@ -121,7 +122,15 @@ def generate(
     end_tokens = _end_tokens(generative_model)
     answers = [[Answer("", [])] * len(sets) for _ in prompts]
     with change_neurons(Decoder(model), sets, scale, mean) as rows, evaluation_mode(model):
-        batches = shared_batches(tokens, len(sets), batch_tokens, pad=pad, left=True, extra_tokens=task.max_new_tokens)
+        batches = shared_batches(
+            tokens,
+            len(sets),
+            batch_tokens,
+            pad=pad,
+            left=True,
+            extra_tokens=task.max_new_tokens,
+            group=length_group(model),
+        )
         for batch, prompt_indices, set_indices in batches:
             rows.assign(torch.tensor(set_indices))
             longest = batch.input_ids.shape[1]

@@ -84,7 +84,8 @@ class SetLikelihoods:
         """
         values = torch.zeros(len(documents) * self._sets, dtype=torch.float64, device=self._probe.sums_device)
         starts = [1] * len(documents) if starts is None else starts
-        for batch, document_indices, set_indices in shared_batches(documents, self._sets, self._batch_tokens):
+        batches = shared_batches(documents, self._sets, self._batch_tokens, group=self._probe.group)
+        for batch, document_indices, set_indices in batches:
             # A half of a batch has only some of its rows. {order: (set, start)} gives those of any row.
             set_and_start = dict(zip(batch.order, zip(set_indices, (starts[index] for index in document_indices))))
             places = torch.tensor(document_indices) * self._sets + torch.tensor(set_indices)

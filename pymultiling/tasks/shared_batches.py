@@ -8,6 +8,7 @@ from torch import nn
 
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.length_scaling import LengthGroup, any_length
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets
 
@@ -32,6 +33,7 @@ def shared_batches(
     pad: int = 0,
     left: bool = False,
     extra_tokens: int = 0,
+    group: LengthGroup = any_length,
 ) -> Iterator[tuple[Batch, tuple[int, ...], tuple[int, ...]]]:
     """Batches documents of similar length, each once for every set, the longest documents first.
 
@@ -42,6 +44,7 @@ def shared_batches(
         pad: as in `make_batches`.
         left: as in `make_batches`.
         extra_tokens: as in `make_batches`.
+        group: as in `make_batches`.
 
     Yields:
         A batch, and for each of its rows the index of the document and the index of the set.
@@ -49,6 +52,6 @@ def shared_batches(
     by_length = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
     pairs = [(document, neuron_set) for document in by_length for neuron_set in range(sets)]
     repeated = (documents[document] for document, _ in pairs)
-    for batch in make_batches(repeated, batch_tokens, pad, left=left, extra_tokens=extra_tokens):
+    for batch in make_batches(repeated, batch_tokens, pad, left=left, extra_tokens=extra_tokens, group=group):
         document_indices, set_indices = zip(*(pairs[order] for order in batch.order))
         yield batch, document_indices, set_indices

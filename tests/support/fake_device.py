@@ -110,7 +110,7 @@ def fake_device() -> Iterator[FakeDevice]:
         device.why.append("HostCopy.wait")
         return plain_wait(copy)
 
-    # Parameters on DEVICE look like those that accelerate keeps elsewhere, and their class like one of quantised weights.
+    # Parameters on DEVICE look like those that accelerate keeps elsewhere, their class like that of quantised weights.
     with (
         mock.patch.object(HostCopy, "wait", wait),
         mock.patch.object(Decoder, "require_weights"),

@@ -19,6 +19,7 @@ from pymultiling.methods.pmi.chat import strip_thinking, tokenise_messages
 from pymultiling.methods.pmi.translation_models import encode_source, language_token
 from pymultiling.methods.pmi.translation_requests import Request, abbreviate
 from pymultiling.models.decoder import check_token_ids, model_device
+from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.unwrap import unwrap
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
@@ -168,7 +169,12 @@ class Generator:
 
     def _make_batches(self, tokens: Sequence[list[int]], answer_tokens: int) -> Iterator[Batch]:
         return make_batches(
-            tokens, self.batch_tokens, self._pad, left=not self._is_translator, extra_tokens=answer_tokens
+            tokens,
+            self.batch_tokens,
+            self._pad,
+            left=not self._is_translator,
+            extra_tokens=answer_tokens,
+            group=length_group(self.model),
         )
 
     @property

@@ -1,0 +1,139 @@
+"""Logits of some positions, so that those of a whole batch are never in memory at a time.
+
+A batch of 4,096 tokens and a vocabulary of 262,144 tokens have 4 GiB of logits in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.models.attached import replace
+from pymultiling.models.blocks import Block
+from pymultiling.models.decoder import Decoder, check_token_ids, model_device
+from pymultiling.models.pretrained import pretrained
+from pymultiling.runtime.device_copies import to_device
+
+# Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
+# dtype, then in float32, and their log-softmax. Fewer bytes make the products with the head's weight smaller.
+PART_BYTES = 2**28
+FLOAT32_BYTES = 8  # of a logit and of its log-softmax
+
+
+class Head:
+    """Computes logits by the model's own forward, in which the layers' output is replaced by chosen hidden states.
+
+    So soft caps, scales and heads that several processes share are those of the model, whatever its family.
+
+    Args:
+        model: a Hugging Face decoder with a language-model head.
+        decoder: the model's, which runs it without waiting for the device; None: its family is not known.
+    """
+
+    def __init__(self, model: nn.Module, decoder: Decoder | None):
+        self._decoder = decoder
+        self._model: nn.Module = getattr(model, "_orig_mod", model)  # compiled code may not notice the replacement
+        body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
+        self._body = None if body is self._model else body
+        self._output: Any = None
+        self._is_checked = False
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Runs the layers and the final norm.
+
+        Args:
+            input_ids: (documents, length) int64, on the CPU.
+            attention_mask: (documents, length), 0 for padding, on the CPU.
+
+        Returns:
+            (documents, length, hidden), what `logits` takes.
+
+        Raises:
+            ValueError: a token has no embedding.
+        """
+        if self._body is None:
+            logits: Tensor = self._run(self._model, input_ids, attention_mask).logits
+            return logits
+        self._output = self._run(self._body, input_ids, attention_mask)
+        hidden: Tensor = self._output[0]
+        if not self._is_checked:
+            self._is_checked = True
+            if self._replaced_forward(hidden[0, :1]) is None:  # the model runs its layers in another way
+                self._body = self._output = None
+                return self.hidden_states(input_ids, attention_mask)
+        return hidden
+
+    def _run(self, module: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        if self._decoder is not None:
+            return self._decoder.run(module, input_ids, attention_mask)
+        check_token_ids(self._model, input_ids)
+        device = model_device(self._model)
+        ids, mask = to_device(input_ids, device), to_device(attention_mask, device)
+        return module(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns the logits of hidden states of the last batch, (positions, hidden), as (positions, vocabulary)."""
+        if self._body is None:  # they are logits already
+            return hidden
+        logits = self._replaced_forward(hidden)
+        assert logits is not None, "checked in the first batch"
+        return logits
+
+    def parts(self, positions: int, hidden: Tensor) -> Iterator[slice]:
+        """Yields slices of positions. The logits of a slice take at most PART_BYTES, or it has a single position.
+
+        Args:
+            positions: how many positions there are.
+            hidden: hidden states, whose dtype is that of the logits.
+        """
+        vocabulary: int = pretrained(self._model).config.get_text_config().vocab_size
+        size = max(1, PART_BYTES // (vocabulary * (hidden.dtype.itemsize + FLOAT32_BYTES)))
+        for start in range(0, positions, size):
+            yield slice(start, start + size)
+
+    def _replaced_forward(self, hidden: Tensor) -> Tensor | None:
+        """Returns the logits, (positions, vocabulary), of (positions, hidden); None if the model ran its layers."""
+        assert self._body is not None
+        first = next(iter(self._output))
+        if isinstance(self._output, tuple):
+            output: object = (hidden[None], *self._output[1:])
+        else:
+            output = type(self._output)(**{**self._output, first: hidden[None]})
+        tokens = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+        replacement = _Replacement(output)
+        with _replaced_output(self._body, replacement):
+            logits: Tensor = self._model.forward(input_ids=tokens, use_cache=False).logits
+        return logits[0] if replacement.was_called else None
+
+
+@dataclass
+class _Replacement:
+    """What a module returns instead of running, and whether it was called."""
+
+    output: object
+    was_called: bool = False
+
+
+def _return_replacement(
+    module: nn.Module,
+    original: Callable[..., Any],
+    items: Sequence[_Replacement],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> object:
+    items[-1].was_called = True
+    return items[-1].output
+
+
+@contextmanager
+def _replaced_output(module: nn.Module, replacement: _Replacement) -> Iterator[None]:
+    """Inside, calls of the module from this thread return the replacement, also if the module is compiled."""
+    is_compiled = getattr(module, "_compiled_call_impl", None) is not None
+    with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), Block() as block:
+        replace(block, module, "forward", replacement, _return_replacement)
+        yield

@@ -1,0 +1,130 @@
+"""Rotations whose frequencies depend on the longest document of a batch: rope types "dynamic" and "longrope".
+
+A short document would be rotated otherwise beside a longer one. With "dynamic", transformers also keeps the frequencies
+of the longest batch so far for later batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+# Documents share a batch only if they have the same group: the group of a length, and of the tokens that are added to
+# it during generation. Groups are contiguous: they part the lengths into ranges.
+LengthGroup: TypeAlias = Callable[[int, int], Hashable]
+
+
+def any_length(length: int, added: int) -> Hashable:
+    """The group of every length for models whose rotation depends on positions alone."""
+    return None
+
+
+def length_group(model: nn.Module) -> LengthGroup:
+    """Returns the groups of a model.
+
+    "dynamic" has other frequencies for each length above the model's positions, so such documents share a batch with
+    those of their own length. "longrope" has two tables: one up to the original number of positions, and one above.
+
+    Args:
+        model: a Hugging Face model.
+    """
+    limits = [(limit, rope_type == "longrope") for rope_type, limit in _scalings(model)]
+    if not limits:
+        return any_length
+
+    def group(length: int, added: int) -> Hashable:
+        return tuple(
+            0 if length + added <= limit else limit + 1 if has_two and length > limit else length
+            for limit, has_two in limits
+        )
+
+    return group
+
+
+def group_rows(lengths: Sequence[int], group: LengthGroup) -> list[list[int]]:
+    """Returns the indices of the rows of a batch that may share a forward, group by group."""
+    rows: dict[Hashable, list[int]] = {}
+    for row, length in enumerate(lengths):
+        rows.setdefault(group(length, 0), []).append(row)
+    return list(rows.values())
+
+
+@contextmanager
+def own_frequencies(model: nn.Module) -> Iterator[None]:
+    """Inside, the frequencies of a forward depend on its own length alone. Afterwards they are what they were."""
+    if not _scalings(model):
+        yield
+        return
+    modules = [module for module in model.modules() if hasattr(module, "rope_type") and _prefixes(module)]
+    states = [_State(module) for module in modules]
+    handles = [module.register_forward_pre_hook(_forget_longest) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for state in states:
+            state.restore()
+
+
+def _scalings(model: nn.Module) -> list[tuple[str, int]]:
+    """Returns (rope type, positions up to which nothing is scaled) of every rotation that depends on length."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return []
+    config = config.get_text_config()
+    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    tables = [parameters] if "rope_type" in parameters else [x for x in parameters.values() if isinstance(x, Mapping)]
+    scalings = []
+    for table in tables:
+        rope_type = str(table.get("rope_type"))
+        if "dynamic" in rope_type:
+            scalings.append((rope_type, config.max_position_embeddings))
+        elif rope_type == "longrope":
+            scalings.append((rope_type, table["original_max_position_embeddings"]))
+    return scalings
+
+
+def _prefixes(module: nn.Module) -> dict[str, str]:
+    """Returns {beginning of the names of a table's attributes: its rope type} of the tables that depend on length."""
+    rope_type: str | dict[str, str] = module.rope_type  # type: ignore[assignment]
+    by_prefix = {"": rope_type} if isinstance(rope_type, str) else {f"{name}_": x for name, x in rope_type.items()}
+    return {prefix: x for prefix, x in by_prefix.items() if "dynamic" in x or x == "longrope"}
+
+
+def _forget_longest(module: nn.Module, _: tuple[Any, ...]) -> None:
+    """Sets the tables of "dynamic" to those of short documents. transformers then computes those of the batch."""
+    for prefix, rope_type in _prefixes(module).items():
+        if "dynamic" in rope_type:
+            table: Tensor = getattr(module, f"{prefix}inv_freq")
+            original: Tensor = getattr(module, f"{prefix}original_inv_freq").to(table.device)
+            module.register_buffer(f"{prefix}inv_freq", original, persistent=False)
+            setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+class _State:
+    """What a rotation keeps between forwards, as it was."""
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self._tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[str, object] = {}
+        for prefix in _prefixes(module):
+            table: Tensor = getattr(module, f"{prefix}inv_freq")
+            self._tables[f"{prefix}inv_freq"] = table, table.clone()
+            name = f"{prefix}max_seq_len_cached"
+            if name in vars(module):
+                self._lengths[name] = vars(module)[name]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for name, (table, values) in self._tables.items():
+            table.copy_(values)  # longrope overwrites it
+            self._module.register_buffer(name, table, persistent=False)
+        for prefix in _prefixes(self._module):
+            vars(self._module).pop(f"{prefix}max_seq_len_cached", None)
+        vars(self._module).update(self._lengths)

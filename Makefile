@@ -1,6 +1,7 @@
 # make demo       find the language neurons of the demo model and deactivate them
 # make test       run the tests
 # make test-long  run the tests that take minutes and rarely fail, such as kernels compiled for other chips and killed runs
+# make archives   compile the kernels again that tests/ptx/archives keeps
 # make lint       check the code with ruff, clang-format and mypy
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-long lint format coverage bench gpu clean
+.PHONY: demo test test-long archives lint format coverage bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -18,19 +19,26 @@ demo: .venv/ready
 # The tests of a file run in the same process, so that fixtures that they share are created once.
 PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 
-# The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx): those that run in seconds.
-PTX_TESTS := $(patsubst %,tests/ops/test_%.py,active_count column_energy gated_ffn mask_neurons value_energy \
-	wide_heads)
-PTX := $(BIN)/pytest $(PTX_TESTS) -n auto --dist loadfile --ptx
+# The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx). The kernels of the first list are small.
+# registered_operators calls all of them a few times.
+files = $(patsubst %,tests/ops/test_%.py,$(1))
+PTX_SMALL := $(call files,active_count column_energy gated_ffn mask_neurons value_energy)
+PTX_ALL := $(PTX_SMALL) $(call files,nearest_neighbors wide_heads registered_operators)
+PTX := $(BIN)/pytest -n auto --dist loadfile --ptx
 
 test: .venv/ready
 	$(PYTEST) -m "not long"
-	$(PTX) sm_90
+	$(PTX) sm_90 $(PTX_ALL)
 
 test-long: .venv/ready
 	$(PYTEST) -m long
-	$(PTX) sm_80
-	$(PTX) sm_90 --ptx-triton 3.6.0
+	$(PTX) sm_80 $(PTX_SMALL)
+	$(PTX) sm_90 $(PTX_SMALL) $(call files,wide_heads) --ptx-triton 3.6.0
+
+# Compiles these kernels anew, those whose code has changed. tests/ptx/compile.py says how another Triton does it.
+archives: .venv/ready
+	$(BIN)/python -m tests.ptx.compile --target sm_90 --tests $(PTX_ALL)
+	$(BIN)/python -m tests.ptx.compile --target sm_80 --tests $(PTX_SMALL)
 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 

@@ -174,11 +174,6 @@ def write(path: Path, entries: Entries) -> None:
     read.cache_clear()
 
 
-def known_specializations() -> list[Specialization]:
-    """Returns those of all files whose code is still the same, each once."""
-    found = {}
-    for path in sorted(FOLDER.glob("triton-*.zip")):
-        for key, (specialization, _) in read(path).items():
-            if specialization.key == key:
-                found[key] = specialization
-    return list(found.values())
+def known_specializations(path: Path) -> list[Specialization]:
+    """Returns those of a file whose code is still the same."""
+    return [specialization for key, (specialization, _) in read(path).items() if specialization.key == key]

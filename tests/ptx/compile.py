@@ -1,13 +1,12 @@
-"""Makes the archives of PTX anew, for the Triton that is installed.
+"""Makes an archive of PTX anew, for the Triton that is installed. `make archives` does it for all kernels.
 
-    python -m tests.ptx.compile                    learns from tests/ops how kernels are compiled, then compiles them
-    python -m tests.ptx.compile --known            compiles what the archives of all Triton versions contain
-    python -m tests.ptx.compile --target sm_80     for this chip only
+    python -m tests.ptx.compile --tests FILE ...    learns from tests how kernels are compiled, then compiles them
+    python -m tests.ptx.compile --like VERSION      compiles what the archive of this Triton version contains
 
 Another Triton version compiles the same kernels if it comes first on the path:
 
     pip install --no-deps --target FOLDER triton==3.6.0
-    PYTHONPATH=FOLDER python -m tests.ptx.compile --known
+    PYTHONPATH=FOLDER python -m tests.ptx.compile --like 3.9.0
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ import triton
 from tests.ptx import archive
 from tests.ptx.archive import Entries, Specialization
 from tests.ptx.driver import compile_to_ptx, gpu
-
-TARGETS = ("sm_90", "sm_80")
 
 
 def recorded(tests: list[str], target: str) -> Entries:
@@ -59,15 +56,17 @@ def update(target: str, specializations: Collection[Specialization], compiled: E
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--known", action="store_true", help="run no tests: compile what the archives contain")
-    parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
-    parser.add_argument("--tests", nargs="+", default=["tests/ops"], help="tests to run (%(default)s)")
+    parser.add_argument("--target", default="sm_90", help="chip (%(default)s)")
+    kernels = parser.add_mutually_exclusive_group(required=True)
+    kernels.add_argument("--like", metavar="VERSION", help="Triton version whose archive to compile again")
+    kernels.add_argument("--tests", nargs="+", metavar="FILE", help="tests to run")
     options = parser.parse_args()
-    first = options.target[0]
-    compiled = {} if options.known else recorded(options.tests, first)
-    specializations = archive.known_specializations() if options.known else [kind for kind, _ in compiled.values()]
-    for target in options.target:
-        update(target, specializations, compiled if target == first else {})
+    compiled = recorded(options.tests, options.target) if options.tests else {}
+    if options.like:
+        specializations = archive.known_specializations(archive.path_of(options.like, options.target))
+    else:
+        specializations = [specialization for specialization, _ in compiled.values()]
+    update(options.target, specializations, compiled)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def compile_to_ptx(source: ASTSource, target: GPUTarget, options: dict[str, obje
 def without_debugging(ptx: str) -> str:
     """Returns a text without the lines that only debuggers read. They are half of it."""
     code = ptx.partition("\t.section\t")[0].splitlines()
-    return "\n".join(line for line in code if line.strip() and not line.lstrip().startswith((".loc", ".file", "//")))
+    return "\n".join(line for line in code if line.strip() and not line.lstrip().startswith((".loc\t", ".file", "//")))
 
 
 def from_archive(version: str, target: str, record: Callable[[Specialization, Compiled], None]) -> Compiler:
@@ -72,7 +72,7 @@ def from_archive(version: str, target: str, record: Callable[[Specialization, Co
         if specialization.is_plain and specialization.key in entries:
             compiled = entries[specialization.key][1]
         elif version != triton.__version__:
-            pytest.skip(f"the archive of Triton {version} lacks this kernel: run python -m tests.ptx.compile")
+            pytest.skip(f"the archive of Triton {version} lacks this kernel: see tests/ptx/compile.py")
         else:
             compiled = compile_to_ptx(source, chip, options)
         record(specialization, compiled)

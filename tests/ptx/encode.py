@@ -14,6 +14,7 @@ SIMPLE, BRANCH, EXIT, BARRIER, WAIT_FOR_WGMMA = range(5)  # as in machine.h
 SIGNED, WIDE, ACQUIRE, RELEASE = 1, 2, 4, 8  # as in loads_and_stores.cpp
 A_IN_REGISTERS, A_TRANSPOSED, B_TRANSPOSED, IS_HALF = 1, 2, 4, 8  # as in wgmma.cpp
 LANES = 32
+LOCAL = 1 << 60  # generic addresses from here on are in the threads' own memory, as in memory.h
 PIECE = 4  # largest number of bytes of which the interpreter remembers the last access
 ADDRESS = re.compile(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 # {bytes of a lane: bytes of a register}. A predicate has a bit for each lane.
@@ -156,8 +157,9 @@ class Encoder:
         return offset
 
     def _symbol(self, name: str) -> int | None:
-        """Returns the address of a variable in shared memory, or of a parameter among the parameters."""
-        return self.program.kernel.shared.get(name, self.program.parameters.get(name))
+        """Returns the address of a variable in shared or local memory, or of a parameter among the parameters."""
+        kernel = self.program.kernel
+        return (kernel.shared | kernel.local | self.program.parameters).get(name)
 
     def _source(self, text: str, size: int, instruction: Instruction, *, may_narrow: bool = False) -> int:
         """Returns the offset of a source of some bytes. A wider register is narrowed if that is allowed."""
@@ -248,8 +250,12 @@ class Encoder:
         self._add(f"selp.b{8 * stored(size)}", [self._result(x.operands[0], size, x)], sources)
 
     def _encode_cvta(self, x: Instruction, parts: list[str]) -> None:
-        assert parts[1:] == ["to", "global", "u64"] or parts[1:] == ["global", "u64"]
-        self._move("mov", x, 8)
+        if parts[1:] == ["local", "u64"]:
+            sources = [self._source(x.operands[1], 8, x), self._constant(LOCAL, 8)]
+            self._add("add.u64", [self._result(x.operands[0], 8, x)], sources)
+        else:
+            assert parts[1:] in (["to", "global", "u64"], ["global", "u64"])
+            self._move("mov", x, 8)
 
     def _move(self, opcode: str, x: Instruction, size: int) -> None:
         name = f"{opcode}.b{8 * stored(size)}" if size else f"{opcode}.pred"
@@ -284,7 +290,7 @@ class Encoder:
         flags = ACQUIRE if "acquire" in modifiers else 0
         rest = [one for one in modifiers if one not in IGNORED and one != "acquire"]
         assert rest in ([], ["global"], ["shared"], ["param"]), rest
-        return (rest or ["global"])[0], flags  # generic addresses are global ones: kernels take no others
+        return (rest or ["global"])[0], flags  # a generic address is global or local: kernels take no others
 
     def _note_access(self, space: str, size: int) -> None:
         """Remembers the smallest access to shared and to global memory."""

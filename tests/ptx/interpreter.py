@@ -82,7 +82,7 @@ class Description(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("code", "operands", "constants", "parameters", "ranges")),
         *((name, ctypes.c_int64) for name in ("code_count", "constant_count", "parameter_bytes", "range_count")),
-        *((name, ctypes.c_int64) for name in ("register_bytes", "shared_bytes")),
+        *((name, ctypes.c_int64) for name in ("register_bytes", "local_bytes", "shared_bytes")),
         ("grid", ctypes.c_int32 * 3),
         *((name, ctypes.c_int32) for name in ("threads", "shared_piece", "global_piece")),
         *((name, ctypes.c_int32) for name in ("schedule", "late", "races", "disturbed", "residents")),
@@ -192,7 +192,7 @@ class Executable:
         description = Description(
             *(array.ctypes.data for array in (self.code, self.operands, self.constants, packed, memory)),
             *(len(self.code), len(self.constants), program.parameter_bytes, len(ranges)),
-            *(program.register_bytes, max(shared, program.kernel.shared_size)),
+            *(program.register_bytes, program.kernel.local_size, max(shared, program.kernel.shared_size)),
             (ctypes.c_int32 * 3)(*grid),
             *(threads, program.shared_piece, program.global_piece),
             *(options.schedule, options.late, options.races, options.disturbed, options.residents),

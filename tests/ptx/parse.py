@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}  # bytes of a type that ends in these digits
 NOISE = re.compile(r"//[^\n]*|/\*.*?\*/|^\s*\.(?:loc|file|pragma)\b[^\n]*", re.MULTILINE | re.DOTALL)
 PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)[^,\[]*?\s([\w$]+)(?:\[(\d+)\])?\s*(?:,|$)")
-SHARED = re.compile(r"\.shared\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d*)\];")
+VARIABLE = r"\.{}\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d*)\];"
+SHARED, LOCAL = re.compile(VARIABLE.format("shared")), re.compile(VARIABLE.format("local"))
 # A block's brace, a label, or a statement. A statement may contain operands in braces.
 STATEMENT = re.compile(r"\s*(?:([{}])|([\w$]+)\s*:(?!:)|((?:[^;{}]|\{[^{}]*\})+);)")
 REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.+)", re.DOTALL)
@@ -90,6 +91,8 @@ class Kernel:
         parameters: in the order of the launch.
         shared: {variable: offset} in shared memory.
         shared_size: bytes of shared memory of known size. Launches add the bytes of an array without a size.
+        local: {variable: offset} in a thread's own memory.
+        local_size: bytes of it.
         instructions: all instructions.
         labels: {label: index of the next instruction}.
     """
@@ -98,6 +101,8 @@ class Kernel:
     parameters: list[Parameter]
     shared: dict[str, int]
     shared_size: int
+    local: dict[str, int]
+    local_size: int
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -115,16 +120,15 @@ def parse(text: str) -> Kernel:
         for match in (PARAMETER.search(one.strip()) for one in listed.split(",") if one.strip())
     ]
     body_at = rest.index("{")
-    shared, size = _shared_variables(text)
-    kernel = Kernel(name.strip(), parameters, shared, size)
+    kernel = Kernel(name.strip(), parameters, *_variables(SHARED, text), *_variables(LOCAL, text))
     _read_body(kernel, rest[body_at:], line=text[: len(text) - len(rest) + body_at].count("\n") + 1)
     return kernel
 
 
-def _shared_variables(text: str) -> tuple[dict[str, int], int]:
-    """Returns {variable: offset} in shared memory, and the bytes of those of known size. The others follow them."""
+def _variables(space: re.Pattern[str], text: str) -> tuple[dict[str, int], int]:
+    """Returns {variable: offset} in SHARED or LOCAL, and the bytes of those of known size. The others follow them."""
     offsets, end = {}, 0
-    for alignment, name, count in sorted(SHARED.findall(text), key=lambda found: found[2] == ""):
+    for alignment, name, count in sorted(space.findall(text), key=lambda found: found[2] == ""):
         end = -(-end // int(alignment)) * int(alignment)
         offsets[name] = end
         end += int(count or 0)
@@ -153,6 +157,8 @@ def _read_body(kernel: Kernel, body: str, line: int) -> None:
             scopes[-1].declare(declared[1], declared[2])
         elif shared := SHARED.fullmatch(f"{statement.strip()};"):
             assert shared[2] in kernel.shared
+        elif local := LOCAL.fullmatch(f"{statement.strip()};"):
+            assert local[2] in kernel.local
         else:
             first = match.start(3) + len(statement) - len(statement.lstrip())
             number = line + bisect(breaks, first - 1)

@@ -56,6 +56,22 @@ def test_vectors_and_offsets():
     assert np.array_equal(out.reshape(32, 4), np.stack([lane[:, 2], lane[:, 1], lane[:, 0], lane[:, 1]], 1))
 
 
+def test_each_thread_has_its_own_local_memory():
+    source, out = np.arange(1, 65, dtype="u2"), np.zeros(64, "u2")
+    check(
+        """
+        .local .align 2 .b8 padding[2]; .local .align 4 .b8 own[4];
+        mov.b32 %r1, own; cvt.u64.u32 %d1, %r1; cvta.local.u64 %d1, %d1;
+        mad.wide.u32 %d2, %r90, 2, %a0; mad.wide.u32 %d3, %r90, 2, %a1; ld.global.b16 %h1, [%d2];
+        st.b8 [%d1], %h1; shr.u16 %h1, %h1, 8; st.b8 [%d1+1], %h1; st.b16 [%d1+2], %h1; bar.sync 0;
+        ld.b16 %h2, [%d1]; st.global.b16 [%d3], %h2;
+        """,
+        [source * 1000, out],
+        threads=64,
+    )
+    assert out.tolist() == (source * 1000).tolist()
+
+
 def test_packing_and_special_registers():
     out = np.zeros((2, 64, 4), "u4")
     check(

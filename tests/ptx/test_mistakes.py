@@ -40,6 +40,10 @@ shl.b32 %r1, %r90, 4; and.b32 %r2, %r90, 15; mad.wide.u32 %d1, %r2, 16, %a0; mad
 cp.async.cg.shared.global [%r1], [%d1], 16; cp.async.commit_group;
 cp.async.wait_group 0; ld.shared.b32 %r4, [%r1]; st.global.b32 [%d2], %r4;
 """
+LOCAL = """
+.local .align 4 .b8 own[8]; mov.b32 %r1, own; cvt.u64.u32 %d4, %r1; cvta.local.u64 %d4, %d4;
+st.b32 [%d4], %r90; ld.b32 %r2, [%d4]; mad.wide.u32 %d1, %r90, 4, %a1; st.global.b32 [%d1], %r2;
+"""
 TURNS = """
 mov.u32 %r1, %ctaid.x; mad.wide.u32 %d1, %r90, 4, %a0; setp.ne.b32 %p1, %r90, 0;
 setp.eq.b32 %p2, %r1, 0; @!%p2 bra $second;
@@ -150,6 +154,12 @@ MISTAKES = {
         "[%d2]",
         "[%d2+2]",
         "misaligned",
+    ),
+    "a write beyond local memory": Mistake(
+        LOCAL,
+        "st.b32 [%d4]",
+        "st.b32 [%d4+8]",
+        "out of bounds",
     ),
     "a read beyond shared memory": Mistake(
         WARP,

@@ -89,7 +89,7 @@ def test_changes_of_a_triton_kernel_are_noticed():
         if specialization.key == key
     ]
     if not found:
-        pytest.skip("the kernel has changed since its PTX was kept: run python -m tests.ptx.compile")
+        pytest.skip("the kernel has changed since its PTX was kept: run make archives")
     specialization, compiled = found[0]
     tokens, width, count, sets = 470, 40, 2, 2
     torch.manual_seed(0)

@@ -51,7 +51,8 @@ struct Description {
   const Constant* constants;
   const uint8_t* parameters;
   const Range* ranges;
-  int64_t code_count, constant_count, parameter_bytes, range_count, register_bytes, shared_bytes;
+  int64_t code_count, constant_count, parameter_bytes, range_count;
+  int64_t register_bytes, local_bytes, shared_bytes;
   int32_t grid[3], threads, shared_piece, global_piece;
   Options options;
   uint64_t executed;  // result
@@ -75,7 +76,7 @@ int run_launch(Description* d) {
   std::memcpy(launch.grid, d->grid, sizeof launch.grid);
   launch.threads = d->threads;
   launch.shared_piece = d->shared_piece, launch.global_piece = d->global_piece;
-  launch.register_bytes = d->register_bytes;
+  launch.register_bytes = d->register_bytes, launch.local_bytes = d->local_bytes;
   launch.constants.assign(d->constants, d->constants + d->constant_count);
   if (launch.options.races)
     for (const Range& range : launch.ranges)

@@ -90,6 +90,7 @@ struct Warp {
   Block* block;
   int id;
   std::unique_ptr<uint64_t[], FreeAligned> registers;
+  std::vector<uint8_t> local;  // memory of each lane that no other one sees, one lane after the other
   std::vector<Fragment> fragments;
   Mask alive;
   State state;
@@ -152,7 +153,7 @@ struct Launch {
   int32_t grid[3];
   int32_t threads;
   int32_t shared_piece, global_piece;  // bytes of a shadow: those of the smallest access
-  int64_t register_bytes;
+  int64_t register_bytes, local_bytes;
   uint64_t executed;
   int complaints;
   bool stopped;

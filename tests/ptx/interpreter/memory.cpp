@@ -91,6 +91,17 @@ Found find_global(const Who& who, uint64_t at, int bytes, const char* what) {
   return {nullptr, nullptr};
 }
 
+uint8_t* find_local(const Who& who, uint64_t at, int bytes) {
+  Launch& launch = who.warp.launch();
+  const uint64_t offset = at - LOCAL;
+  if (offset % bytes == 0 && offset + bytes <= uint64_t(launch.local_bytes))
+    return &who.warp.local[who.lane * launch.local_bytes + offset];
+  launch.complain(
+      who.line, "out of bounds or misaligned: %d bytes of local memory at %#llx, of %lld", bytes,
+      (unsigned long long)offset, (long long)launch.local_bytes);
+  return nullptr;
+}
+
 template <class F>
 void for_pieces(const Who& who, const Found& found, uint64_t at, int bytes, F function) {
   if (!found.shadow) return;
@@ -165,6 +176,7 @@ void end_product(Who who, uint32_t at, int bytes) {
 }
 
 uint8_t* read_global(Who who, uint64_t at, int bytes) {
+  if (at >= LOCAL) return find_local(who, at, bytes);
   const Found found = find_global(who, at, bytes, "reads");
   if (!found.range) return nullptr;
   const int program = who.warp.block->id;
@@ -182,6 +194,7 @@ uint8_t* read_global(Who who, uint64_t at, int bytes) {
 }
 
 uint8_t* write_global(Who who, uint64_t at, int bytes, const void* value) {
+  if (at >= LOCAL) return find_local(who, at, bytes);
   const Found found = find_global(who, at, bytes, "writes");
   if (!found.range) return nullptr;
   const bool changes = std::memcmp(reinterpret_cast<void*>(at), value, bytes) != 0;

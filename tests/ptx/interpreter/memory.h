@@ -12,10 +12,14 @@ struct Who {
   int line;
 };
 
+// Generic addresses from here on are in the memory of a lane that no other one sees. As in encode.py.
+constexpr uint64_t LOCAL = uint64_t(1) << 60;
+
 // Each function returns where the bytes are, or null if they are outside of the memory. It must be called before a
 // write with the new bytes in `value`: to write what is there already is no race.
 uint8_t* read_shared(Who, uint32_t at, int bytes);
 uint8_t* write_shared(Who, uint32_t at, int bytes, const void* value);
+// These take generic addresses too.
 uint8_t* read_global(Who, uint64_t at, int bytes);
 uint8_t* write_global(Who, uint64_t at, int bytes, const void* value);
 uint8_t* atomic_global(Who, uint64_t at, int bytes);

@@ -48,6 +48,8 @@ void start(Block& block, Launch& launch, int id, int64_t shared_bytes) {
     warp.id = w;
     if (!warp.registers) warp.registers.reset(new (std::align_val_t(64)) uint64_t[launch.register_bytes / 8]);
     std::fill_n(warp.registers.get(), launch.register_bytes / 8, unwritten);
+    warp.local.resize(LANES * launch.local_bytes);
+    for (size_t k = 0; k < warp.local.size(); k++) warp.local[k] = uint8_t(unwritten >> 8 * (k % 8));
     for (const Constant& constant : launch.constants) {
       if (constant.bytes == 8)
         std::fill_n(warp.lanes<uint64_t>(constant.offset), LANES, constant.value);

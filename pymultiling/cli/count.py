@@ -19,6 +19,7 @@ from pymultiling.cli.shared.options import (
     refuse_duplicates,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import activation_table
 
@@ -75,10 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.parser.error("argument --pack: not allowed with --positions response")
     corpora = dict(arguments.corpus)
     record = start_pass_record(arguments, corpora)
+    inputs = with_stdin(arguments, corpora)
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
         options = document_pass_options(arguments)
-        counts = activations(model, tokenizer, corpora, positions=arguments.positions, **options)
+        counts = activations(model, tokenizer, inputs, positions=arguments.positions, **options)
     if not is_first_process():
         return
     with result_folder(arguments.out) as folder:

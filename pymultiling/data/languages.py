@@ -53,8 +53,8 @@ def match_language(name: str, known: Iterable[str]) -> str | None:
     are compared by their language: "fr", "fra_Latn" and "French" are one.
     """
     known = list(known)
-    if name in known:
-        return name
+    if name in known or "~" in name:  # "de~fr" is no text of people, and no other name of German
+        return name if name in known else None
     try:
         language = language_name(name)
     except ValueError:
@@ -87,7 +87,7 @@ def find_language(name: str, known: Iterable[str], where: object) -> str:
 
 def _same_language(name: str, language: str) -> bool:
     try:
-        return language_name(name) == language
+        return "~" not in name and language_name(name) == language
     except ValueError:
         return False
 

@@ -90,6 +90,7 @@ def test_the_same_name_comes_first_and_several_others_are_none():
     assert match_language("fr", ["fra_Latn", "French"]) is None
     assert match_language("zho_Hans", ["zho_Hant"]) is None
     assert match_language("elvish", ["fr"]) is None
+    assert match_language("de~fr", ["de"]) is None and match_language("de", ["de~fr"]) is None
 
 
 def test_what_was_understood_is_logged(caplog):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.argument_types import name_and_path
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
@@ -18,8 +21,14 @@ from pymultiling.cli.shared.options import (
 )
 from pymultiling.cli.shared.result_files import write_ablation
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.stdin import with_stdin
+from pymultiling.data.languages import match_language
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import add_random_sets, change_table, log_change, perplexity_table
+from pymultiling.runtime.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from pymultiling.neurons.sets import NeuronSet
 
 COMMAND = Command(
     name="ablate",
@@ -81,6 +90,19 @@ def add(commands: Commands) -> None:
     add_pass(parser)
 
 
+def _compare_names(sets: Mapping[str, NeuronSet], texts: Mapping[str, object]) -> None:
+    """Warns of texts without a set of their name, whose own effect is missing in ablation.csv."""
+    for name in texts:
+        if name not in sets:
+            known = match_language(name, sets)
+            suggestion = did_you_mean(name, sets) if known is None else f"; did you mean {known}?"
+            warnings.warn(
+                f"no set of neurons is called {name!r} as these texts are, so that ablation.csv has no effect of their "
+                f"own neurons: the sets are {', '.join(sets)}{suggestion}",
+                stacklevel=2,
+            )
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measures perplexities with each set deactivated or changed.
 
@@ -93,9 +115,11 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_duplicates(arguments, "texts")
     texts = dict(arguments.texts)
     record = start_pass_record(arguments, texts | ({} if arguments.mean is None else {"mean": arguments.mean}))
+    inputs = with_stdin(arguments, texts)
     random_seed = arguments.random
     record.note(seed=random_seed)
     sets = read_sets(arguments.neurons)
+    _compare_names(sets, texts)
     model, tokenizer = load(arguments, record)
     if random_seed is not None:
         sets = add_random_sets(sets, random_seed)
@@ -109,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             tokenizer,
             sets,
-            texts,
+            inputs,
             scale=arguments.scale,
             mean=mean,
             batch_tokens=arguments.batch_tokens,

@@ -20,6 +20,7 @@ from pymultiling.cli.shared.options import (
     tokens_or_none,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import activation_table
 
@@ -76,12 +77,13 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.parser.error("argument --pack: not allowed with --positions response")
     corpora = dict(arguments.corpus)
     record = start_pass_record(arguments, corpora)
+    inputs = with_stdin(arguments, corpora)
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
         counts = activations(
             model,
             tokenizer,
-            corpora,
+            inputs,
             positions=arguments.positions,
             batch_tokens=tokens_or_none(arguments),
             **document_pass_options(arguments),

@@ -102,10 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
                 language: first_texts_filling(texts, tokenizer, arguments.heldout)
                 for language, texts in demo_model.heldout().items()
             }
-        detection = detect_demo(model, tokenizer, corpora, record)
+        detection = detect_demo(model, tokenizer, corpora, record, not arguments.quiet)
         _print_report(detection.report())
         specific = detection.specific(at_most=1)
-        perplexities = _ablate(model, tokenizer, specific, heldout, arguments.seed, record)
+        perplexities = _ablate(model, tokenizer, specific, heldout, arguments.seed, record, not arguments.quiet)
         with record.stage("write"):
             write_detection(detection, folder, RECORDED_MODEL_NAME)
             write_ablation(perplexities, folder)
@@ -135,12 +135,13 @@ def _ablate(
     texts: dict[str, list[str]],
     seed: int,
     record: Run,
+    progress: bool,
 ) -> pandas.DataFrame:
     from pymultiling.methods.ablation import ablation_matrix
 
     with record.stage("ablate"):
         sets = add_random_sets(sets, seed)
-        perplexities = ablation_matrix(model, tokenizer, sets, texts, pack=DOCUMENT_TOKENS, progress=True)
+        perplexities = ablation_matrix(model, tokenizer, sets, texts, pack=DOCUMENT_TOKENS, progress=progress)
     change = log_change(perplexities)
     print("Perplexity of held-out text in each language (columns) with these neurons deactivated (rows): none, a")
     print("language's own, and as many random ones\n")

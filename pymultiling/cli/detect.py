@@ -20,6 +20,7 @@ from pymultiling.cli.shared.options import (
 )
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.neurons.sites import SITES
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import counts_by_site
@@ -136,13 +137,14 @@ def run(arguments: argparse.Namespace) -> None:
     rule = _selection_rule(arguments)
     corpora = dict(arguments.corpus)
     record = start_pass_record(arguments, corpora)
+    inputs = with_stdin(arguments, corpora)
     record.note(rule=rule.rule())
     model, tokenizer = load(arguments, record)
     with record.stage("detect"):
         detection = detect(
             model,
             tokenizer,
-            corpora,
+            inputs,
             select=rule,
             sites=arguments.sites,
             rope=arguments.rope,

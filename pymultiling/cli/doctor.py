@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
-from pymultiling.cli.shared.options import add_families
+from pymultiling.cli.shared.options import add_code
 from pymultiling.errors import UnsupportedModel
 from pymultiling.results.run import versions
 
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
     )
-    add_families(parser)
+    add_code(parser)
     parser.add_argument(
         "--no-check",
         action="store_true",
@@ -68,18 +68,19 @@ def run(arguments: argparse.Namespace) -> None:
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
     if arguments.model is not None:
-        _print_model(arguments.model, arguments.revision)
+        source = arguments.model, arguments.revision, arguments.trust_remote_code
+        _print_model(*source)
         if not arguments.no_check:
-            _check_importance(arguments.model, arguments.revision)
-        load_tokenizer(arguments.model, arguments.revision)
+            _check_importance(*source)
+        load_tokenizer(*source)
 
 
-def _print_model(name: str, revision: str | None) -> None:
+def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> None:
     from pymultiling.models.decoder import Decoder
     from pymultiling.models.loading import load_without_weights
 
     print(f"\nmodel {name}")
-    model = load_without_weights(name, revision)
+    model = load_without_weights(name, revision, trust_remote_code)
     if getattr(model.config, "quantization_config", None):
         raise UnsupportedModel(f"the weights of {name} are quantised: give a copy with floating-point weights")
     decoder = Decoder(model)
@@ -134,7 +135,7 @@ def _projection_path(paths: dict[nn.Module, str], projection: Projection) -> str
     return f"{path}, outputs {projection.start} to {projection.stop - 1} of {block}"
 
 
-def _check_importance(name: str, revision: str | None) -> None:
+def _check_importance(name: str, revision: str | None, trust_remote_code: bool) -> None:
     import torch
 
     from pymultiling.models.decoder import Decoder
@@ -143,7 +144,7 @@ def _check_importance(name: str, revision: str | None) -> None:
     from pymultiling.probes.verification.verify import verify
     from pymultiling.probes.verification.zeroing import spot_check
 
-    model = load_weights(name, torch.device("cpu"), "float32", revision)
+    model = load_weights(name, torch.device("cpu"), "float32", revision, trust_remote_code=trust_remote_code)
     print("\nthe model's modules compared with their weights, configuration and family, in all layers", flush=True)
     verification = verify(Decoder(model))
     wrong_checks = {departure.check for departure in verification.departures}

@@ -11,7 +11,6 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_options, refuse_duplicates
 from pymultiling.cli.shared.run_record import hash_files, start_record
-from pymultiling.errors import CorpusError
 from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
 
@@ -148,6 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[str, list[str]], bool]:
     """Returns {language: sentences}, and whether all languages have as many sentences, as translations do."""
+    from pymultiling.data.languages import find_language
     from pymultiling.data.parallel_texts import read_columns, read_lines
 
     if arguments.sentences:
@@ -157,11 +157,7 @@ def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[st
     else:
         record.note(corpora=hash_files({"parallel": arguments.parallel}))
         columns = read_columns(arguments.parallel)
-        languages = arguments.languages or list(columns)
-        if missing := [language for language in languages if language not in columns]:
-            raise CorpusError(
-                f"{arguments.parallel} has no language {missing[0]!r}: give --languages from {', '.join(columns)}"
-            )
+        languages = [find_language(name, columns, arguments.parallel) for name in arguments.languages or columns]
         sentences = {language: columns[language] for language in languages}
     are_parallel = len({len(column) for column in sentences.values()}) == 1
     return {language: column[: arguments.limit] for language, column in sentences.items()}, are_parallel

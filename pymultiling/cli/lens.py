@@ -17,6 +17,7 @@ from pymultiling.cli.shared.options import (
     refuse_duplicates,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
 
 COMMAND = Command(
@@ -74,13 +75,14 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_duplicates(arguments, "texts")
     texts = dict(arguments.texts)
     record = start_pass_record(arguments, texts)
+    inputs = with_stdin(arguments, texts)
     codes = lens_language_codes(arguments.languages)
     model, tokenizer = load(arguments, record)
     with record.stage("lens"):
         counts = count_top_tokens(
             model,
             tokenizer,
-            texts,
+            inputs,
             options=Options(batch_tokens=arguments.batch_tokens, **pass_options(arguments)),
             top=arguments.top,
             max_length=arguments.max_length,
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if not is_first_process():
             return
-        tables = lens_tables(counts, tokenizer, codes, progress=True)
+        tables = lens_tables(counts, tokenizer, codes, progress=not arguments.quiet)
     with result_folder(arguments.out) as folder:
         for name, table in tables.items():
             plots.save(plots.lens(table), folder / f"lens_{name}.png")

@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> None:
     record = start_record(arguments)
     with result_folder(arguments.out) as folder:
         if arguments.demo:
-            model, tokenizer, sets, tasks = _demo_inputs(record)
+            model, tokenizer, sets, tasks = _demo_inputs(record, not arguments.quiet)
         else:
             model, tokenizer, sets, tasks = _file_inputs(arguments, record)
         if arguments.metric is not None:
@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
                 seeds=range(arguments.seeds),
                 english=arguments.english,
                 batch_tokens=arguments.batch_tokens,
-                progress=True,
+                progress=not arguments.quiet,
             )
         with record.stage("write"):
             table.to_csv(folder / "mwork.csv", index=False)
@@ -206,13 +206,13 @@ def _check(arguments: argparse.Namespace) -> None:
             require(arguments, ("understanding", "generation"), "without --search ")
 
 
-def _demo_inputs(record: Run) -> Inputs:
+def _demo_inputs(record: Run, progress: bool) -> Inputs:
     """Returns the demo model, its tokenizer, {language: its specific neurons}, and the task `continuation`."""
     from pymultiling import demo_model
     from pymultiling.tasks import continuation
 
     model, tokenizer, corpora = load_demo(DETECTION_DOCUMENTS)
-    detection = detect_demo(model, tokenizer, corpora, record)
+    detection = detect_demo(model, tokenizer, corpora, record, progress)
     heldout = {
         language: [text for text in texts if len(text) <= DEMO_CHARACTERS][:DEMO_ITEMS]
         for language, texts in demo_model.heldout().items()
@@ -223,6 +223,8 @@ def _demo_inputs(record: Run) -> Inputs:
 
 def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
     """Returns the model, its tokenizer, the neuron sets and the tasks that the arguments name."""
+    from pymultiling.methods.mwork import measured_languages
+
     tasks = _read_tasks(arguments)
     paths = {name: getattr(arguments, name) for name in ("mgsm", "exemplars", "xquad", "contexts")}
     files = {name: path for name, path in paths.items() if path is not None}
@@ -230,6 +232,10 @@ def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
         files |= {f"{name}, {language}": path for language, path in getattr(arguments, name) or ()}
     record.note(corpora=hash_files(files))
     sets = read_sets(arguments.neurons)
+    for number, task in enumerate(tasks):  # before the model is loaded
+        measured_languages(task, sets, arguments.english)
+        if arguments.search is not None and number == 0:
+            measured_languages(task.only((arguments.english, arguments.search)), sets, arguments.english)
     model, tokenizer = load(arguments, record)
     return model, tokenizer, sets, tasks
 

@@ -289,7 +289,7 @@ def _with_made_inputs(arguments: argparse.Namespace, task: ParallelTask) -> Para
         how=arguments.make,
         cache=arguments.cache,
         names=dict(arguments.name or ()),
-        progress=True,
+        progress=not arguments.quiet,
     )
     return dataclasses.replace(task, items=items)
 
@@ -321,7 +321,7 @@ def _compare(
         chat=arguments.chat,
         names=dict(arguments.name or ()),
         batch_tokens=arguments.batch_tokens,
-        progress=True,
+        progress=not arguments.quiet,
     )
 
 

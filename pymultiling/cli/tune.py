@@ -149,7 +149,9 @@ def run(arguments: argparse.Namespace) -> None:
 
         def measure_perplexities(stage: str) -> pandas.Series:
             with record.stage(stage):
-                matrix = ablation_matrix(model, tokenizer, {}, heldout, **document_options(arguments))
+                matrix = ablation_matrix(
+                    model, tokenizer, {}, heldout, progress=not arguments.quiet, **document_options(arguments)
+                )
             return cast("pandas.Series[float]", matrix.loc["none"])
 
         with _trainable(model, neurons, arguments, folder):
@@ -160,6 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
                     model,
                     tokenizer,
                     arguments.texts,
+                    progress=not arguments.quiet,
                     rate=arguments.rate,
                     epochs=arguments.epochs,
                     batch=arguments.batch,

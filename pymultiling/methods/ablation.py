@@ -46,7 +46,7 @@ def perplexity(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> float:
     """Computes the perplexity of a model on texts, over all tokens of all texts.
 
@@ -114,7 +114,7 @@ def ablation_matrix(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Computes the perplexity of every language with each set of neurons deactivated.
 

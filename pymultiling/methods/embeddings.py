@@ -59,7 +59,7 @@ def sentence_embeddings(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> SentenceEmbeddings:
     """Computes the mean hidden state of every sentence in every layer.
 

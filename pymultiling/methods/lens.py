@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
+from pymultiling.data.languages import match_language
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
 from pymultiling.models.length_scaling import length_group
+from pymultiling.models.unwrap import unwrap
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.pending import Pending
 from pymultiling.passes.sums import Sums
@@ -59,7 +61,7 @@ def lens(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Estimates the share of each language among the tokens that the hidden states of every layer decode to.
 
@@ -198,6 +200,7 @@ def count_top_tokens(
         NonFiniteActivations: as `lens`.
         ValueError: as `lens`.
     """
+    model = unwrap(model)
     probe = TopTokenProbe(model, top)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
 
@@ -255,10 +258,11 @@ def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ..
     """Checks the codes of languages that `lens` is to tell apart.
 
     Args:
-        languages: ISO 639-1 codes. None: all languages that lingua knows.
+        languages: ISO 639-1 codes, or other names of languages (fra_Latn, French). None: all languages that lingua
+            knows.
 
     Returns:
-        The codes in the order of `languages`. For None all known codes, in alphabetical order.
+        The ISO 639-1 codes in the order of `languages`. For None all known codes, in alphabetical order.
 
     Raises:
         BackendUnavailable: lingua is not installed.
@@ -267,7 +271,7 @@ def lens_language_codes(languages: Iterable[str] | None = None) -> tuple[str, ..
     known = sorted(_code(language) for language in _import_lingua().Language.all())
     if languages is None:
         return tuple(known)
-    codes = tuple(languages)
+    codes = tuple(match_language(language, known) or language for language in languages)
     if unknown := [code for code in codes if code not in known]:
         raise ValueError(f"languages must be among {', '.join(known)}, got {', '.join(map(repr, unknown))}")
     if len(codes) < 2 or len(set(codes)) < len(codes):

@@ -40,7 +40,7 @@ def mean_activations(
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> dict[str, Tensor]:
     """Computes the mean activation of every neuron over all tokens of a corpus.
 

@@ -23,6 +23,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets
 from pymultiling.runtime.progress import show_progress
+from pymultiling.runtime.suggestions import did_you_mean
 from pymultiling.tasks import Task
 from pymultiling.tasks.evaluate import metric_values
 
@@ -125,7 +126,7 @@ def mwork(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 4096,
-    progress: bool = False,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Evaluates tasks with a language's neurons deactivated in each part of the model.
 
@@ -217,9 +218,10 @@ def measured_languages(task: Task, sets: Mapping[str, NeuronSet], english: str) 
     """
     languages = [language for language in task.items if language in sets and language != english]
     if english not in task.items or not languages:
+        suggestion = "" if english in task.items else did_you_mean(english, task.items)
         raise ValueError(
             f"task {task.name} is in {', '.join(task.items)}, neurons are those of {', '.join(sets)}: needed are "
-            f"{english!r} in the task, and a language in both"
+            f"{english!r} in the task, and a language in both{suggestion}"
         )
     return languages
 

@@ -15,6 +15,7 @@ from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, DELTAS, ROWS, Delta, has_deltas
 from pymultiling.models.own_weights import require_own_weights
+from pymultiling.models.unwrap import refuse_quantisation_mark
 from pymultiling.neurons.sets import NeuronSet, mask_schema
 from pymultiling.neurons.sites import SITES
 from pymultiling.runtime.storage import save_tensors
@@ -69,9 +70,10 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
-            are not in memory; it is spread over processes, or is inside DistributedDataParallel; the set has FFN
-            neurons of experts; or a module to train computes its weight from other tensors (a parametrization), shares
-            it with another module, or is not called by the model's forward. One token is run to see this.
+            are not in memory, or it is marked as quantised; it is spread over processes, or is inside
+            DistributedDataParallel; the set has FFN neurons of experts; or a module to train computes its weight from
+            other tensors (a parametrization), shares it with another module, or is not called by the model's forward.
+            One token is run to see this.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     if isinstance(model, DistributedDataParallel):
@@ -80,6 +82,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
             "train_only on its module, and then DistributedDataParallel"
         )
     decoder = Decoder(model)
+    refuse_quantisation_mark(decoder.model)
     decoder.require_weights()
     if decoder.tensor_parallel.count > 1:
         raise UnsupportedModel("the model is spread over processes (tp_plan): load it whole to train some neurons")

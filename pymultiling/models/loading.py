@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from pymultiling.errors import BackendUnavailable, CheckpointError
+from pymultiling.errors import BackendUnavailable, CheckpointError, type_and_text
 from pymultiling.models.pretrained import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_SECONDS = 10.0  # how long the Hub may take to say that it has a model
 
 AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]
 
@@ -37,7 +40,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_model(
-    name: str, device: torch.device, dtype: str = "auto", revision: str | None = None
+    name: str,
+    device: torch.device,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model in evaluation mode, and its tokenizer.
 
@@ -47,6 +54,7 @@ def load_model(
         dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where they are
             float16, which overflows early.
         revision: a branch, tag or commit on the Hub; None: the main branch.
+        trust_remote_code: whether Python code that comes with the model may run.
 
     Returns:
         The model and its tokenizer.
@@ -54,7 +62,8 @@ def load_model(
     Raises:
         CheckpointError: the model cannot be loaded, or weights are missing.
     """
-    return _load_with_tokenizer(AutoModelForCausalLM, name, device, dtype, revision)
+    tokenizer = load_tokenizer(name, revision, trust_remote_code)
+    return load_weights(name, device, dtype, revision, trust_remote_code=trust_remote_code), tokenizer
 
 
 def hub_commit(name: str, revision: str | None = None) -> str | None:
@@ -84,28 +93,24 @@ def load_translator(name: str, device: torch.device) -> tuple[PreTrainedModel, P
         auto_model = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     except Exception as error:
         raise CheckpointError(_cannot_load(name, error)) from error
-    return _load_with_tokenizer(auto_model, name, device, "auto", None)
+    tokenizer = load_tokenizer(name)
+    return load_weights(name, device, auto_model=auto_model), tokenizer
 
 
-def _load_with_tokenizer(
-    auto_model: AutoModel, name: str, device: torch.device, dtype: str, revision: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = load_tokenizer(name, revision)
-    return load_weights(name, device, dtype, revision, auto_model), tokenizer
-
-
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a model.
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a model. The arguments are those of `load_model`.
 
     Raises:
         CheckpointError: the model has no tokenizer, or it cannot be loaded.
     """
-    check_name(name)
+    check_name(name, revision)
     silence_transformers()
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # the message of transformers lists all its attempts on several lines
-        _require_config(name, revision)
+        _require_config(name, revision, trust_remote_code)
         raise CheckpointError(_no_tokenizer(name, type(error).__name__)) from error
     # For some kinds of models transformers makes up a tokenizer where there is none.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
@@ -119,6 +124,7 @@ def load_weights(
     dtype: str = "auto",
     revision: str | None = None,
     auto_model: AutoModel = AutoModelForCausalLM,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Loads a model in evaluation mode without its tokenizer.
 
@@ -128,14 +134,17 @@ def load_weights(
         dtype: as in `load_model`.
         revision: as in `load_model`.
         auto_model: the class of transformers that loads the model.
+        trust_remote_code: as in `load_model`.
 
     Raises:
         CheckpointError: the model cannot be loaded, or weights are missing.
     """
-    check_name(name)
+    check_name(name, revision)
     silence_transformers()
     try:
-        loaded: Any = auto_model.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
+        loaded: Any = auto_model.from_pretrained(
+            name, revision=revision, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # every library that is involved has exceptions of its own
         raise CheckpointError(_cannot_load(name, error)) from error
     model: nn.Module = loaded[0]
@@ -150,36 +159,72 @@ def load_weights(
     return pretrained(model.to(device).eval())
 
 
-def load_without_weights(name: str, revision: str | None = None) -> PreTrainedModel:
+def load_without_weights(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """Builds a model on the "meta" device from its configuration: weights have shapes and no values.
+
+    The arguments are those of `load_model`.
 
     Raises:
         CheckpointError: the configuration cannot be loaded, or is not that of a causal language model.
     """
-    check_name(name)
+    check_name(name, revision)
     silence_transformers()
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=trust_remote_code
+            )
     except Exception as error:
         raise CheckpointError(_cannot_load(name, error)) from error
     return model
 
 
-def check_name(name: str) -> None:
-    """Checks that a name can be a model's.
+def check_name(name: str, revision: str | None = None) -> None:
+    """Checks that there is such a model: a folder, or one in the cache, or one that the Hub has.
+
+    The Hub is asked once, because transformers asks it again and again if it does not answer.
 
     Raises:
-        CheckpointError: `name` is neither a folder with a model nor a possible name on the Hub.
+        CheckpointError: `name` is neither a folder with a model nor a model on the Hub, or the Hub cannot be reached.
     """
     folder = Path(name)
+    if folder.suffix == ".gguf":
+        raise CheckpointError(
+            f"{name} is a file of llama.cpp, whose weights are quantised: give the model that it was made of, as a "
+            "folder that save_pretrained wrote or a name on the Hub"
+        )
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise CheckpointError(_is_adapter(name))
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{name} has no config.json: give a folder that save_pretrained wrote")
         return
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"{name}: no such folder; give a folder that save_pretrained wrote, or a name on the Hub")
+    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        _ask_hub(name, revision)
+
+
+def _ask_hub(name: str, revision: str | None) -> None:
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=HUB_SECONDS)
+    except hub_errors.GatedRepoError:
+        return  # the reason that transformers gives says what to do
+    except hub_errors.RevisionNotFoundError:
+        raise CheckpointError(f"{name} has no revision {revision}: give one of its branches, tags or commits") from None
+    except hub_errors.EntryNotFoundError:
+        raise CheckpointError(f"{name} on the Hub has no config.json; {_is_adapter('if it')}") from None
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
+        raise CheckpointError(
+            f"{name}: there is no such folder, and no such model on the Hub (or it is private, and needs "
+            "`hf auth login`): check the spelling"
+        ) from None
+    except Exception as error:  # the network library depends on the client's version and has its own errors
+        raise CheckpointError(
+            f"{name}: there is no such folder, the model is not in the cache, and the Hub cannot be reached "
+            f"({type_and_text(error)}): check the spelling and the network"
+        ) from error
 
 
 def silence_transformers() -> None:
@@ -188,10 +233,10 @@ def silence_transformers() -> None:
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
-def _require_config(name: str, revision: str | None) -> None:
+def _require_config(name: str, revision: str | None, trust_remote_code: bool) -> None:
     """Raises CheckpointError where not even the configuration can be loaded."""
     try:
-        AutoConfig.from_pretrained(name, revision=revision)
+        AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise CheckpointError(_cannot_load(name, error)) from error
 
@@ -201,7 +246,18 @@ def _no_tokenizer(name: str, reason: str) -> str:
     return f"{name} has no tokenizer that can be loaded ({reason}): save the model's own beside its weights ({files})"
 
 
+def _is_adapter(name: str) -> str:
+    return (
+        f"{name} is an adapter of PEFT: load it with peft.AutoPeftModelForCausalLM, call merge_and_unload(), save what "
+        "it returns with save_pretrained, and give that folder"
+    )
+
+
 def _cannot_load(name: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"{name} needs Python code that comes with it: read that code, and give --trust-remote-code to let it run"
+        )
     first_line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
     reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if first_line.startswith("Unrecognized configuration class"):

@@ -89,6 +89,20 @@ def is_of_peft(module: nn.Module) -> bool:
     return any(base.__module__.partition(".")[0] == "peft" for base in type(module).__mro__)
 
 
+def refuse_quantisation_mark(model: nn.Module) -> None:
+    """Refuses to train a model that transformers has marked as quantised, as it marks models loaded from GGUF files.
+
+    Raises:
+        UnsupportedModel: the model is marked.
+    """
+    if getattr(model, "is_quantized", False):
+        raise UnsupportedModel(
+            "transformers marks this model as loaded from quantised weights, and neither trains nor saves it: load it "
+            "without quantisation, or if its weights are floating-point numbers now, as those from a GGUF file are, "
+            "call `del model.hf_quantizer, model.is_quantized, model.config.quantization_config` first"
+        )
+
+
 def require_language_model(model: nn.Module) -> None:
     """Checks that a model predicts the next token, and that its weights are in memory.
 

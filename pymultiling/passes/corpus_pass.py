@@ -191,7 +191,9 @@ def run_pass(
                 print_line(f"{name}: {first_state.documents:,} {job.unit}, from {options.checkpoint}", show)
                 continue
             with (
-                show_progress(_progress_label(name, job, first_state, team), job.unit, show) as bar,
+                show_progress(
+                    _progress_label(name, f"{number + 1} of {len(corpora)}", job, first_state, team), job.unit, show
+                ) as bar,
                 _add_corpus_name(name, job, options.checkpoint, states),
             ):
                 try:
@@ -395,9 +397,10 @@ def _add_corpus_name(
         raise CorpusError(message) from error
 
 
-def _progress_label(name: str, job: Job[S], state: PassState[S], team: Processes) -> str:
-    """Returns the text in front of a corpus's progress bar."""
-    notes = [f"resumes after {state.documents:,} {job.unit}"] if state.documents else []
+def _progress_label(name: str, place: str, job: Job[S], state: PassState[S], team: Processes) -> str:
+    """Returns the text in front of a corpus's progress bar; `place` is the corpus's number, such as "2 of 8"."""
+    notes = [] if place == "1 of 1" else [place]
+    notes += [f"resumes after {state.documents:,} {job.unit}"] if state.documents else []
     notes += [f"process 1 of {team.count}"] if team.count > 1 else []
     return f"{name}: {job.activity}" + (f" ({', '.join(notes)})" if notes else "")
 

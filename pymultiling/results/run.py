@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from pymultiling import __version__
 from pymultiling.errors import CorpusError
 
 RECORD_FILE = "run.json"
+
+_logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -55,6 +58,7 @@ class Run:
         clock_at_start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - clock_at_start, 3)
+        _logger.debug("%s: %.1f s", name, self.seconds[name])
 
     def note(self, **facts: object) -> None:
         """Adds facts to the record."""

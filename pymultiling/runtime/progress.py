@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -33,9 +34,10 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
     Args:
         label: the text in front of the bar.
         unit: what is counted, in the plural, such as "documents".
-        show: False: nothing is printed.
+        show: False: nothing is printed. Nothing is printed either if the environment has TQDM_DISABLE=1.
         total: number of units, if it is known.
     """
+    show = show and not _is_disabled()
     if show and not sys.stderr.isatty():
         lines = _Lines(label, unit, total)
         yield lines
@@ -51,9 +53,14 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
 
 
 def print_line(line: str, show: bool) -> None:
-    """Prints a line on stderr without breaking a bar, if `show`."""
-    if show:
+    """Prints a line on stderr without breaking a bar, if `show` and the environment allows it."""
+    if show and not _is_disabled():
         tqdm.write(line, file=sys.stderr)
+
+
+def _is_disabled() -> bool:
+    """Whether the variable that turns off the bars of tqdm is set."""
+    return os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
 
 
 class Pace:

@@ -34,7 +34,7 @@ def evaluate(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 4096,
-    progress: bool = False,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Mean metric value of a task in every language, with each set of neurons deactivated.
 

@@ -19,7 +19,7 @@ def test_writes_sets_statistics_and_tables_for_every_kind_of_file(model, tmp_pat
     assert detect(model, corpora, out, "--ffn", "0.2", "--attention", "3", "--share", "0.5", "--sites", "q,ffn") == 0
     printed = capsys.readouterr()
     assert "fr: 6 documents, 49 tokens; texts 6" in printed.out
-    assert "fr: measuring: 6 documents" in printed.err and "Loading" not in printed.err
+    assert "fr: measuring (1 of 2): 6 documents" in printed.err and "Loading" not in printed.err
     assert {path.name for path in out.iterdir()} == {
         "neurons", "specific", "statistics", "neurons.png", "specific.png", "report.csv", "run.json",
         "overlap.csv", "jaccard.csv", "overlap.png",

@@ -103,7 +103,7 @@ def test_files_of_different_lengths_have_ilo_and_no_retrieval(model, tmp_path, c
         (
             ["--parallel", "TABLE", "--languages", "fr,es"],
             1,
-            "no language 'es': give --languages from it, fr, de, nl",
+            "no language 'es': its languages are it, fr, de, nl",
         ),
         ([], 2, "one of the arguments --parallel --sentences is required"),
         (["--parallel", "TABLE", "--sentences", "fr=TABLE"], 2, "--sentences: not allowed with argument --parallel"),

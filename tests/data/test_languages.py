@@ -4,7 +4,7 @@ import pytest
 
 import pymultiling as pml
 from pymultiling.data import languages
-from pymultiling.data.languages import language_codes, language_name
+from pymultiling.data.languages import find_language, language_codes, language_name, match_language
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,8 @@ from pymultiling.data.languages import language_codes, language_name
         ("arb_Arab", "Arabic"),
         ("pes_Arab", "Persian"),
         ("swh_Latn", "Swahili"),
+        ("German", "German"),
+        ("norwegian bokmål", "Norwegian Bokmål"),
     ],
 )
 def test_codes_with_and_without_script_have_a_name(code, name):
@@ -75,3 +77,32 @@ def test_codes_of_two_letters_are_those_of_iso_639_1():
 
 def test_language_name_is_public_in_pmi():
     assert pml.pmi.language_name is language_name
+
+
+@pytest.mark.parametrize("name", ["fr", "fra", "fra_Latn", "fr-CA", "French", "french"])
+@pytest.mark.parametrize("known", ["fr", "fra_Latn", "French"])
+def test_codes_and_names_of_a_language_are_one(name, known):
+    assert match_language(name, ["de", known, "anything"]) == known
+
+
+def test_the_same_name_comes_first_and_several_others_are_none():
+    assert match_language("fr", ["fra_Latn", "fr"]) == "fr"
+    assert match_language("fr", ["fra_Latn", "French"]) is None
+    assert match_language("zho_Hans", ["zho_Hant"]) is None
+    assert match_language("elvish", ["fr"]) is None
+    assert match_language("de~fr", ["de"]) is None and match_language("de", ["de~fr"]) is None
+
+
+def test_what_was_understood_is_logged(caplog):
+    with caplog.at_level("INFO", "pymultiling"):
+        assert find_language("French", ["fra_Latn"], "in.tsv") == "fra_Latn"
+    assert caplog.messages == ["French is understood as fra_Latn of in.tsv"]
+    with pytest.raises(
+        pml.CorpusError, match=r"in.tsv has no language 'ge': its languages are de, fr; did you mean de\?"
+    ):
+        find_language("ge", ["de", "fr"], "in.tsv")
+
+
+def test_a_mistyped_name_of_a_language_gets_a_suggestion():
+    with pytest.raises(ValueError, match=r"the language of 'Germann' is unknown: .*; did you mean German\?"):
+        language_name("Germann")

@@ -149,5 +149,6 @@ def test_progress_is_a_line_for_each_language(capsys):
     pml.ablation_matrix(MODEL, TOKENIZER, {"a": random_set(0)}, TEXTS, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(TEXTS)
-    for line, (language, corpus) in zip(lines, TEXTS.items()):
-        assert line.startswith(f"{language}: perplexity: {len(corpus)} documents, ") and line.endswith(" tokens/s")
+    for number, (line, (language, corpus)) in enumerate(zip(lines, TEXTS.items()), 1):
+        start = f"{language}: perplexity ({number} of {len(TEXTS)}): {len(corpus)} documents, "
+        assert line.startswith(start) and line.endswith(" tokens/s")

@@ -121,3 +121,14 @@ def test_weights_side_by_side_in_one_storage_are_no_obstacle():
     with pml.train_only(model, random_neurons(model)):
         pass
     assert torch.equal(storage, expected)
+
+
+def test_a_model_that_is_marked_as_quantised_names_how_to_remove_the_mark():
+    """transformers marks models that it loads from GGUF files, and neither trains nor saves them."""
+    model = tiny_model("llama")
+    model.is_quantized, model.hf_quantizer, model.config.quantization_config = True, object(), object()
+    message = r"call `(del model.hf_quantizer, model.is_quantized, model.config.quantization_config)` first"
+    with pytest.raises(pml.UnsupportedModel, match=message) as error:
+        pml.train_only(model, random_neurons(model))
+    exec(re.search(message, str(error.value))[1])
+    pml.train_only(model, random_neurons(model)).remove()

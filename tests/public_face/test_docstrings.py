@@ -53,6 +53,12 @@ def ids(functions: list[PublicFunction]) -> list[str]:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
+def test_progress_is_shown_unless_it_is_turned_off(function):
+    """TQDM_DISABLE turns it off for all functions."""
+    assert {parameter.default for parameter in function.parameters if parameter.name == "progress"} <= {True}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=ids(FUNCTIONS))
 def test_the_first_line_is_a_sentence(function):
     first_paragraph = docstring(function).split("\n\n")[0].strip()
     assert first_paragraph.endswith((".", ":"))

@@ -1,5 +1,7 @@
 import sys
 
+import pytest
+
 from pymultiling.runtime import progress
 
 
@@ -30,3 +32,12 @@ def test_nothing_is_printed_unless_shown(capsys):
     with progress.show_progress("fr", "documents", show=False) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value, printed", [("1", False), ("true", False), ("0", True), ("", True)])
+def test_the_variable_of_tqdm_turns_progress_off(capsys, monkeypatch, value, printed):
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    with progress.show_progress("fr", "documents", show=True) as bar:
+        bar.update(3)
+    progress.print_line("a line", show=True)
+    assert bool(capsys.readouterr().err) == printed

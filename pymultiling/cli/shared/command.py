@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn, TypeAlias
+
+from pymultiling.runtime.suggestions import did_you_mean
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -56,8 +59,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Prints the message and exits with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """Prints the message, with the most similar option or choice, and exits with status 2."""
+        self.exit(2, f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help\n")
+
+    def _suggestion(self, message: str) -> str:
+        if (unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message)) is not None:
+            return did_you_mean(unknown[1], self._option_string_actions)
+        if (choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)) is not None:
+            return did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        return ""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -69,6 +79,15 @@ def add_command(commands: Commands, command: Command, run: Callable[[argparse.Na
     """Adds a command without its own arguments, and returns its parser."""
     epilog = f"example:\n  {command.example}"
     parser = commands.add_parser(command.name, description=command.summary, epilog=epilog)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="run.json of an earlier run, whose options are used; options that are given again replace them, or add to "
+        "those that may be repeated (default: no options are taken from a run)",
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="print warnings and results only, and no progress")
+    amount.add_argument("--verbose", action="store_true", help="also print how long each stage takes")
     parser.add_argument("--debug", action="store_true", help="print the traceback when an error ends the command")
     parser.set_defaults(run=run, parser=parser, declared=command)
     return parser

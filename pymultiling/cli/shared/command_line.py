@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import pkgutil
 import runpy
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from pymultiling import __version__
 from pymultiling.cli.shared.command import Group, Parser
+from pymultiling.cli.shared.completion import add_completion
+from pymultiling.cli.shared.recorded_command_line import with_recorded_words
 from pymultiling.errors import EXPECTED_ERRORS, error_text, is_out_of_memory, type_and_text
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 for wrong arguments
@@ -27,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    arguments = make_parser().parse_args(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
 
     def print_warning(message: Warning | str, *_args: object, **_options: object) -> None:
         print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _print_log(arguments):
         warnings.showwarning = print_warning
         try:
             if getattr(arguments, "families", None):
@@ -51,6 +57,30 @@ def main(argv: list[str] | None = None) -> int:
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
 
 
+def parse(words: list[str]) -> argparse.Namespace:
+    """Parses a command line. Exits with a message if it is wrong."""
+    parser = make_parser()
+    arguments, unknown = parser.parse_known_args(with_recorded_words(words, parser.error))
+    if unknown:  # the command's own parser knows which of its options is similar
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+@contextmanager
+def _print_log(arguments: argparse.Namespace) -> Iterator[None]:
+    """Inside, the messages of the logger "pymultiling" are printed on stderr, as far as --quiet and --verbose say."""
+    logger, handler = logging.getLogger("pymultiling"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"pymultiling {arguments.command}: %(message)s"))
+    level = logger.level
+    logger.setLevel(logging.WARNING if arguments.quiet else logging.DEBUG if arguments.verbose else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def make_parser() -> Parser:
     """Returns the parser with all commands."""
     modules = command_modules()
@@ -63,6 +93,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--version", action="version", version=f"pymultiling {__version__}", help="print the version and exit"
     )
+    parser.add_argument("--config", metavar="FILE", help="run again what FILE, the run.json of an earlier run, records")
+    add_completion(parser)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", help="one of the commands listed below"
     )

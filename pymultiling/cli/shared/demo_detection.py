@@ -46,14 +46,19 @@ def first_texts_filling(texts: list[str], tokenizer: PreTrainedTokenizerBase, do
 
 
 def detect_demo(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpora: dict[str, list[str]], record: Run
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: dict[str, list[str]],
+    record: Run,
+    progress: bool,
 ) -> Detection:
     """Detects the neurons of each language, and notes in the run's record how long it took."""
     from pymultiling.methods.plnd import detect
     from pymultiling.neurons.selection import TopK
 
     with record.stage("detect"):
-        return detect(model, tokenizer, corpora, select=TopK(TOP_FFN, TOP_ATTENTION, SHARE), pack=DOCUMENT_TOKENS)
+        rule = TopK(TOP_FFN, TOP_ATTENTION, SHARE)
+        return detect(model, tokenizer, corpora, select=rule, pack=DOCUMENT_TOKENS, progress=progress)
 
 
 def note_demo(

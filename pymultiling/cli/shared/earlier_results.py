@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from pymultiling.neurons.sets import NeuronSet
 
 Contents = TypeVar("Contents")
+
+# Folders of a run that are read if the folder of the whole run is given: {command: folders, the first that exists}.
+FOLDERS = {"detect": ("specific", "neurons"), "count": ("counts",)}
+
+_logger = logging.getLogger(__name__)
 
 
 def read_sets(arguments: list[str]) -> dict[str, NeuronSet]:
@@ -51,6 +57,9 @@ def _files_by_name(argument: str, command: str) -> dict[str, Path]:
             raise CheckpointError(f"{name!r} cannot be used as a file name: give a code such as fr in {argument}")
         return {name: Path(file).expanduser()}
     files = files_by_name(argument)
+    for folder in FOLDERS[command]:
+        if not files and (files := files_by_name(Path(argument) / folder)):
+            _logger.info("of %s the files in %s are read", argument, Path(argument) / folder)
     if not files:
         raise CheckpointError(
             f"{argument} is neither NAME=FILE nor a folder with .safetensors files: give files that {command} wrote"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.results.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_logger = logging.getLogger(__name__)
 
 
 def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -17,7 +21,10 @@ def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTok
 
     with run.stage("load"):
         device = pick_device(arguments.device)
-        model, tokenizer = load_model(arguments.model, device, arguments.dtype, arguments.revision)
+        _warn_of_slow_kernels(device.type)
+        model, tokenizer = load_model(
+            arguments.model, device, arguments.dtype, arguments.revision, arguments.trust_remote_code
+        )
     run.note(
         model={
             "name": arguments.model,
@@ -28,3 +35,15 @@ def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTok
         device=str(device),
     )
     return model, tokenizer
+
+
+def _warn_of_slow_kernels(device: str) -> None:
+    """Says, before the model is loaded, that the kernels for the device are missing, and how to build them."""
+    from pymultiling.ops.backends import unavailable
+
+    reason = unavailable("cpp" if device == "cpu" else "triton")
+    if reason is not None:
+        checkout = Path(__file__).resolve().parents[3]
+        build = "pip install --no-build-isolation " + (str(checkout) if (checkout / "setup.py").is_file() else "...")
+        how = f"; to build it, run {build}" if device == "cpu" else ""
+        _logger.warning("plain PyTorch computes, which is much slower: %s%s", reason, how)

@@ -13,7 +13,10 @@ TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
     "be compressed (.gz, .zst)"
 )
-TEXT_FILES = f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., or a pattern such as 'fr-*.jsonl'"
+TEXT_FILES = (
+    f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., a pattern such as 'fr-*.jsonl', or - for texts "
+    "from stdin, one per line"
+)
 
 
 class PassOptions(TypedDict):
@@ -75,7 +78,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
     )
-    add_families(parser)
+    add_code(parser)
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -106,8 +109,13 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
     )
 
 
-def add_families(parser: argparse.ArgumentParser) -> None:
-    """Adds the option for families of models that the library does not know."""
+def add_code(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that run Python code: that of a model, and that for models of an unknown family."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code that comes with some models; read it first (default: such models are refused)",
+    )
     parser.add_argument(
         "--families",
         metavar="FILE",
@@ -200,7 +208,7 @@ def pass_options(arguments: argparse.Namespace, part: str | None = None) -> Pass
         "checkpoint": checkpoint,
         "checkpoint_seconds": arguments.checkpoint_seconds,
         "checkpoint_documents": arguments.checkpoint_documents,
-        "progress": True,
+        "progress": not arguments.quiet,
     }
 
 

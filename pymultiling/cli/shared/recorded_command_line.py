@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pymultiling.cli.shared.argument_types import code_and_name, name_and_path
+from pymultiling.results.run import versions
+
+_logger = logging.getLogger(__name__)
 
 
 def words_by_argument(parser: argparse.ArgumentParser, values: Mapping[str, object]) -> dict[str, list[str]]:
@@ -13,6 +19,38 @@ def words_by_argument(parser: argparse.ArgumentParser, values: Mapping[str, obje
     actions = {action.dest: action for action in parser._actions}
     words_by_name = {name: _words(actions[name], value) for name, value in values.items()}
     return {name: words for name, words in words_by_name.items() if words}
+
+
+def with_recorded_words(words: list[str], refuse: Callable[[str], object]) -> list[str]:
+    """Returns a command line with the words of a run in place of --config FILE.
+
+    Args:
+        words: the words after the program's name: --config FILE, before or after the command, and options.
+        refuse: is called with a message if the run cannot be repeated; it does not return.
+    """
+    place = next((index for index, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+    if place is None:
+        return words
+    option, _, path = words[place].partition("=")
+    rest = words[place + 1 :] if path else words[place + 2 :]
+    path = path or "".join(words[place + 1 : place + 2])
+    given = [*words[:place], *rest]
+    try:
+        record = json.loads(Path(path).read_text("utf-8"))
+        command, recorded = record["command"], [word for words in record["command_line"].values() for word in words]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        refuse(
+            f"argument {option}: {path or 'nothing'} is no run.json with a command line: give that of an earlier run"
+        )
+        return words
+    if given and not given[0].startswith("-") and given.pop(0) != command:
+        refuse(f"argument {option}: {path} is of the command {command}: give that command, or none")
+    for package, version in versions().items():
+        if record.get("versions", {}).get(package, version) != version:
+            _logger.warning(
+                "%s was written with %s %s, now %s runs", path, package, record["versions"][package], version
+            )
+    return [command, *recorded, *given]
 
 
 def _words(action: argparse.Action, value: object) -> list[str]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.cli.shared.command import Command
 from pymultiling.cli.shared.recorded_command_line import words_by_argument
-from pymultiling.errors import CheckpointError
+from pymultiling.cli.shared.stdin import STDIN
+from pymultiling.errors import CheckpointError, CorpusError
 from pymultiling.results.folders import check_output_folder
 from pymultiling.results.run import Run, file_hash
 
-NOT_ARGUMENTS = ("command", "run", "parser", "declared", "debug")  # parsed values that run.json does not list
+NOT_ARGUMENTS = (
+    "command",
+    "run",
+    "parser",
+    "declared",
+    "config",
+    "quiet",
+    "verbose",
+    "debug",
+)  # parsed values that run.json does not list
 
 
 def start_record(arguments: Namespace) -> Run:
@@ -39,9 +50,21 @@ def start_record(arguments: Namespace) -> Run:
 def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     """Returns the record of a command that several processes may run. The first process hashes the input files.
 
+    Args:
+        arguments: the parsed command line.
+        files: {name: file} of the texts that are read. Files of "mean" may be those of another name.
+
     Raises:
         CheckpointError: as in `start_record`, or --out holds other files than results.
+        CorpusError: a file cannot be read, its first record has no text, or two names have the same texts.
     """
+    from pymultiling.data.corpora import PAIR, TEXT
+    from pymultiling.data.shards import check_first_record, shards_of
+
+    for name, path in files.items():
+        if path != STDIN:
+            fields = PAIR if getattr(arguments, "positions", None) == "response" and name != "mean" else TEXT
+            check_first_record(shards_of(path), fields)
     from pymultiling.runtime.processes import is_first_process, join_processes
 
     record = start_record(arguments)
@@ -49,8 +72,21 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     if is_first_process():
         check_output_folder(arguments.out)
         with record.stage("hash"):
-            record.note(corpora=hash_corpora(files))
+            hashes = hash_corpora(files)
+            _refuse_same_texts(hashes)
+            record.note(corpora=hashes)
     return record
+
+
+def _refuse_same_texts(hashes: dict[str, dict[str, object]]) -> None:
+    names: dict[str, str] = {}
+    for name, entry in hashes.items():
+        contents = json.dumps({key: value for key, value in entry.items() if key != "file"}, sort_keys=True)
+        other = names.setdefault(contents, name)
+        if other != name and "mean" not in (other, name) and len(entry) > 1:
+            raise CorpusError(
+                f"{other} and {name} have the same texts, {entry['file']}: give each language a file of its own"
+            )
 
 
 def command_description(command: Command) -> dict[str, object]:
@@ -79,13 +115,16 @@ def hash_files(files: dict[str, str]) -> dict[str, dict[str, str]]:
 def hash_corpora(files: dict[str, str]) -> dict[str, dict[str, object]]:
     """Returns {name: path and hashes} of corpora, which may be patterns and URLs.
 
-    A pattern that matches several files gets the SHA-256 of each. Remote files get fingerprints of their size, their
-    beginning and their end.
+    Nothing is said of texts from stdin. A pattern that matches several files gets the SHA-256 of each. Remote files get
+    fingerprints of their size, their beginning and their end.
     """
     from pymultiling.data.file_shards import file_shards
 
     hashes: dict[str, dict[str, object]] = {}
     for name, path in files.items():
+        if path == STDIN:
+            hashes[name] = {"file": path}
+            continue
         shards = file_shards(path)
         if "://" in path:
             hashes[name] = {"file": path, "fingerprints": {shard.name: shard.fingerprint() for shard in shards}}

@@ -79,7 +79,7 @@ def compare(
     chat: bool = False,
     names: Mapping[str, str] | None = None,
     batch_tokens: int = 4096,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Comparison:
     """Runs a task with its input in one language, and in more and more languages at once.
 

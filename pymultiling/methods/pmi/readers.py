@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pymultiling.data.corpora import replace_lone_surrogates
+from pymultiling.data.languages import find_language
 from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
@@ -33,7 +34,8 @@ def translation(
         source: a .tsv or .tsv.gz file whose first line has the languages' codes (a column "id" is ignored); or
             {language: a list of texts, or a .txt or .txt.gz file with one text per line}.
         target: the language whose texts are the references.
-        languages: the languages of the inputs; None: all except the target.
+        languages: the languages of the inputs; None: all except the target. These and the target may be called by
+            another name of the language than in the source (fr, fra_Latn, French). The items have the names given here.
 
     Returns:
         A task with the metric "bleu" and the template "translation".
@@ -48,15 +50,18 @@ def translation(
             columns[language] = read_lines(texts) if isinstance(texts, (str, Path)) else list(texts)
     else:
         columns = read_columns(source)
-    inputs = [language for language in columns if language != target] if languages is None else list(languages)
+    where = "the source" if isinstance(source, Mapping) else source
+    target_column = find_language(target, columns, where)
+    inputs = [language for language in columns if language != target_column] if languages is None else list(languages)
     if not inputs or target in inputs:
         raise CorpusError(f"the inputs must be one or more languages other than the target {target!r}: got {inputs}")
     for language in (target, *inputs):
         if inputs.count(language) > 1:
             raise CorpusError(f"languages has {language!r} twice: give each language once, got {', '.join(inputs)}")
-        if language not in columns:
-            raise CorpusError(f"there are no texts in {language!r}, only in {', '.join(columns)}")
-    columns = _check_columns({language: columns[language] for language in (target, *inputs)})
+    names = {language: find_language(language, columns, where) for language in inputs}
+    if target_column in names.values():
+        raise CorpusError(f"the target {target!r} is among the inputs, {', '.join(inputs)}: leave it out")
+    columns = _check_columns({target: columns[target_column], **{name: columns[names[name]] for name in inputs}})
     items = [
         ParallelItem({language: {"text": text} for language, text in zip(inputs, texts, strict=True)}, (reference,))
         for reference, *texts in zip(*columns.values(), strict=True)

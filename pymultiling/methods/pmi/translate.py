@@ -31,7 +31,7 @@ def translate(
     how: Translation = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> dict[str, list[str]]: ...
 
 
@@ -45,7 +45,7 @@ def translate(
     how: Paraphrase,
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> dict[str, list[str]]: ...
 
 
@@ -58,7 +58,7 @@ def translate(
     how: How = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> dict[str, list[str]]:
     """Makes parallel inputs of texts with a model.
 
@@ -103,7 +103,7 @@ def translate_items(
     how: Translation = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> list[ParallelItem]: ...
 
 
@@ -117,7 +117,7 @@ def translate_items(
     how: Paraphrase,
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> list[ParallelItem]: ...
 
 
@@ -130,7 +130,7 @@ def translate_items(
     how: How = "translation",
     cache: str | Path | None = None,
     names: Mapping[str, str] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> list[ParallelItem]:
     """Adds inputs to items, which a model makes from all fields of the source input.
 

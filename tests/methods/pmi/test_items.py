@@ -36,6 +36,15 @@ def test_translation_reads_the_columns_of_a_table(tmp_path):
     assert list(two_languages.items[0].texts) == ["fr", "en"] and two_languages.items[0].references == ('Er sagt "ja.',)
 
 
+def test_languages_may_be_called_by_other_names_than_in_the_source():
+    source = {"deu_Latn": ["eins"], "eng_Latn": ["one"], "French": ["un"]}
+    task = pmi.translation(source, target="en", languages=["fr", "de"])
+    assert task.items == [ParallelItem(text_fields(fr="un", de="eins"), ("one",))]
+    assert list(pmi.translation(source, target="en").items[0].texts) == ["deu_Latn", "French"]  # without the target
+    with pytest.raises(CorpusError, match="the target 'en' is among the inputs, English"):
+        pmi.translation(source, target="en", languages=["English"])
+
+
 def test_translation_takes_lists_and_files_of_lines(tmp_path):
     french = write_lines(tmp_path / "fr.txt.gz", "\ufeffun", "deux\r")
     task = pmi.translation({"de": ["eins", "zwei"], "fr": french, "en": ("one", "two")}, target="en")
@@ -49,7 +58,7 @@ def test_columns_that_do_not_match_are_refused(tmp_path):
     texts = {"de": ["eins", "zwei"], "fr": ["un"], "en": ["one", "two"], "it": ["uno", " "]}
     for languages, message in (
         (None, "there are 'en' 2, 'de' 2, 'fr' 1, 'it' 2"),
-        (["de", "es"], "no texts in 'es', only in de, fr, en, it"),
+        (["de", "es"], "the source has no language 'es': its languages are de, fr, en, it"),
         (["it"], "text 2 in 'it' is empty"),
         (["de", "de", "fr"], "languages has 'de' twice: give each language once, got de, de, fr"),
         ([], "the inputs must be one or more languages other than the target 'en'"),

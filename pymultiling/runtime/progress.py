@@ -11,6 +11,8 @@ from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
+from pymultiling.errors import printable
+
 SECONDS_BETWEEN_LINES = 30  # keeps the log of a long run short
 
 
@@ -36,6 +38,7 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
         show: False: nothing is printed.
         total: number of units, if it is known.
     """
+    label = printable(label)
     if show and not sys.stderr.isatty():
         lines = _Lines(label, unit, total)
         yield lines
@@ -53,7 +56,7 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
 def print_line(line: str, show: bool) -> None:
     """Prints a line on stderr without breaking a bar, if `show`."""
     if show:
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(printable(line), file=sys.stderr)
 
 
 class Pace:

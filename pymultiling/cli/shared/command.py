@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn, TypeAlias
 
+from pymultiling.errors import printable
+
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -57,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and exits with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, printable(f"{self.prog}: {message}; see {self.prog} --help\n"))
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from pymultiling.data.chunks import ChunkStart
 from pymultiling.data.corpora import CorpusReport
@@ -26,6 +26,10 @@ from pymultiling.errors import CheckpointError
 from pymultiling.runtime.locking import lock_folder
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import write_atomically
+from pymultiling.runtime.tensor_files import shorten
+
+if TYPE_CHECKING:
+    from pymultiling.passes.manifest_schema import ManifestSchema, Place
 
 FORMAT = "pymultiling.checkpoint/1"
 STATES = 2  # of each corpus: the last one and the previous one
@@ -129,20 +133,20 @@ class Checkpoints:
         while numbers:
             manifest, tensors = self._files(corpus, numbers.pop())
             try:
-                body = _read_manifest(manifest, tensors)
-                _check_same_run(self._run, body["run"], self._folder)
+                stored = _read_manifest(manifest, tensors)
+                _check_same_run(self._run, stored.run, self._folder)
                 for file in damaged:  # damaged states do not count as one of the two that are kept
                     file.unlink(missing_ok=True)
                 return PassState(
                     total=_load_statistics(load, tensors),
-                    start=_parse_start(body["place"]),
-                    digest=body["digest"],
-                    batches=body["batches"],
-                    documents=body["documents"],
-                    report_before=CorpusReport(**body["before"]),
-                    report=CorpusReport(**body["report"]),
-                    ended=body["ended"],
-                    batch_tokens=body.get("batch_tokens"),  # older checkpoints lack it
+                    start=_parse_start(stored.place),
+                    digest=stored.digest,
+                    batches=stored.batches,
+                    documents=stored.documents,
+                    report_before=CorpusReport(**stored.before.model_dump()),
+                    report=CorpusReport(**stored.report.model_dump()),
+                    ended=stored.ended,
+                    batch_tokens=stored.batch_tokens,
                 )
             except _DamagedError as error:
                 consequence = "the previous one is used" if numbers else "the corpus is measured from the start"
@@ -282,13 +286,19 @@ def _load_statistics(load: Callable[[Path], S], tensors: Path) -> S:
         raise _DamagedError(str(error)) from None
 
 
-def _read_manifest(manifest: Path, tensors: Path) -> Manifest:
-    """Reads a manifest, and checks its checksum and that of its statistics."""
+def _read_manifest(manifest: Path, tensors: Path) -> ManifestSchema:
+    """Reads a manifest, and checks it, its checksum and that of its statistics."""
+    from pymultiling.passes.manifest_schema import ManifestSchema
+    from pymultiling.runtime.schemas import SchemaError, check_record
+
     try:
-        body: Manifest = json.loads(manifest.read_text("utf-8"))
-        if body.pop("checksum") != _checksum(body):
+        body = json.loads(manifest.read_text("utf-8"))
+        if not isinstance(body, dict):
+            raise _DamagedError("its manifest is not a JSON object")
+        if body.pop("checksum", None) != _checksum(body):
             raise _DamagedError("its manifest has another checksum")
-        if _hash(tensors.read_bytes()) != body["tensors"]:
+        stored = check_record(ManifestSchema, body)
+        if _hash(tensors.read_bytes()) != stored.tensors:
             raise _DamagedError("its statistics have another checksum")
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename).name} is missing") from None
@@ -296,9 +306,11 @@ def _read_manifest(manifest: Path, tensors: Path) -> Manifest:
         raise CheckpointError(
             f"checkpoint {manifest.with_suffix('')} cannot be read now ({error}): try again"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except SchemaError as error:
+        raise _DamagedError(f"in its manifest {error}") from None
+    except (ValueError, RecursionError) as error:
         raise _DamagedError(f"its manifest cannot be read: {error}") from None
-    return body
+    return stored
 
 
 def _check_same_run(run: Manifest, stored: Manifest, folder: Path) -> None:
@@ -306,8 +318,8 @@ def _check_same_run(run: Manifest, stored: Manifest, folder: Path) -> None:
     for name in {**run, **stored}:
         if run.get(name) != stored.get(name):
             raise CheckpointError(
-                f"{folder.parent} is a checkpoint of another run: its {name} was {stored.get(name)}, now it is "
-                f"{run.get(name)}; use the earlier value, or give another folder"
+                f"{folder.parent} is a checkpoint of another run: its {name} was {shorten(str(stored.get(name)))}, now "
+                f"it is {run.get(name)}; use the earlier value, or give another folder"
             )
 
 
@@ -321,9 +333,8 @@ def _format_start(start: ChunkStart) -> Manifest:
     }
 
 
-def _parse_start(body: Manifest) -> ChunkStart:
-    finished = {number: (fingerprint, digest) for number, (fingerprint, digest) in body["finished"]}
-    return ChunkStart(body["shard"], body["row"], body["chunk"], body["digest"], finished)
+def _parse_start(place: Place) -> ChunkStart:
+    return ChunkStart(place.shard, place.row, place.chunk, place.digest, dict(place.finished))
 
 
 def _checksum(body: Manifest) -> str:

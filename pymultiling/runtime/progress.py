@@ -12,6 +12,8 @@ from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
+from pymultiling.errors import printable
+
 SECONDS_BETWEEN_LINES = 30  # keeps the log of a long run short
 
 
@@ -38,6 +40,7 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
         total: number of units, if it is known.
     """
     show = show and not _is_disabled()
+    label = printable(label)
     if show and not sys.stderr.isatty():
         lines = _Lines(label, unit, total)
         yield lines
@@ -55,7 +58,7 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
 def print_line(line: str, show: bool) -> None:
     """Prints a line on stderr without breaking a bar, if `show` and the environment allows it."""
     if show and not _is_disabled():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(printable(line), file=sys.stderr)
 
 
 def _is_disabled() -> bool:

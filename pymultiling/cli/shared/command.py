@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn, TypeAlias
 
+from pymultiling.errors import printable
 from pymultiling.runtime.suggestions import did_you_mean
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -60,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message, with the most similar option or choice, and exits with status 2."""
-        self.exit(2, f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help\n")
+        self.exit(2, printable(f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help\n"))
 
     def _suggestion(self, message: str) -> str:
         if (unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message)) is not None:

@@ -18,10 +18,14 @@ from types import ModuleType
 from pymultiling import __version__
 from pymultiling.cli.shared.command import Group, Parser
 from pymultiling.cli.shared.completion import add_completion
+from pymultiling.cli.shared.output import OutputClosed, printable_output
 from pymultiling.cli.shared.recorded_command_line import with_recorded_words
-from pymultiling.errors import EXPECTED_ERRORS, error_text, is_out_of_memory, type_and_text
+from pymultiling.cli.shared.signals import Terminated, raise_on_signals
+from pymultiling.errors import EXPECTED_ERRORS, error_text, is_out_of_memory, printable, type_and_text
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 for wrong arguments
+# Argparse itself exits with 2 for wrong arguments. A command that a signal ends exits with 128 and the signal's number,
+# and SIGPIPE, 13, stands for an output that its reader closes.
+DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,27 +37,35 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    try:
+        with printable_output():
+            return _run(argv)
+    except OutputClosed:
+        return OUTPUT_CLOSED
+
+
+def _run(argv: list[str] | None) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
 
     def print_warning(message: Warning | str, *_args: object, **_options: object) -> None:
-        print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
+        print(printable(f"pymultiling {arguments.command}: {message}"), file=sys.stderr)
 
     with warnings.catch_warnings(), _print_log(arguments):
         warnings.showwarning = print_warning
         try:
-            if getattr(arguments, "families", None):
-                _run_families_file(arguments.families)
-            arguments.run(arguments)
+            with raise_on_signals():
+                if getattr(arguments, "families", None):
+                    _run_families_file(arguments.families)
+                arguments.run(arguments)
             return DONE
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the user sees one line for every error
             if arguments.debug:
-                traceback.print_exc()
+                print(printable(traceback.format_exc()), file=sys.stderr)
             message = _error_message(error)
-            # After an interrupt, or when a full disk has space again, the same command succeeds. Before other errors go
-            # away something has to be changed, which their messages say.
-            if isinstance(error, (KeyboardInterrupt, OSError)) and getattr(arguments, "checkpoint", None):
-                message += f"; run the same command again to continue from {arguments.checkpoint}"
-            print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
+            message += _how_to_go_on(error, arguments)
+            print(printable(f"pymultiling {arguments.command}: {message}"), file=sys.stderr)
+            if isinstance(error, Terminated):
+                return 128 + error.number
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
 
 
@@ -79,6 +91,19 @@ def _print_log(arguments: argparse.Namespace) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _how_to_go_on(error: BaseException, arguments: argparse.Namespace) -> str:
+    """Returns what to add to the message of an error after which the same command succeeds.
+
+    These are interrupts, and a full disk that has space again. Before other errors go away something has to be changed,
+    which their messages say.
+    """
+    if not isinstance(error, (KeyboardInterrupt, OSError)) or not hasattr(arguments, "checkpoint"):
+        return ""
+    if arguments.checkpoint is not None:
+        return f"; run the same command again to continue from {arguments.checkpoint}"
+    return "" if isinstance(error, OSError) else "; with --checkpoint FOLDER the next run can be continued"
 
 
 def make_parser() -> Parser:
@@ -129,6 +154,8 @@ def _run_families_file(path: str) -> None:
 
 def _error_message(error: BaseException) -> str:
     message = " ".join(error_text(error).split())
+    if isinstance(error, Terminated):
+        return f"ended by {error.name}; no results were written"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no results were written"
     if isinstance(error, OSError):

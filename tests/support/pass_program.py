@@ -2,10 +2,10 @@
 
 python -m tests.support.pass_program FOLDER HOW    measures FOLDER/*.txt
 
-HOW is "dying" (the second process is killed in the first attempt), "by memory" (so too; the memory decides the tokens
-of a forward, the processes differ in it, the first one has more in the second attempt, and each writes the tokens of
-its forwards), "failing" (the second process raises an error), "other call", "other texts" or "other files" (it gets
-other arguments), or anything else (nothing goes wrong).
+HOW is "dying" (the second process is killed in the first attempt), "by memory" (it is killed too; the memory decides
+the tokens of a forward, the processes differ in it, the first one has more in the second attempt, and each writes the
+tokens of its forwards), "failing" (the second process raises an error), "other call", "other texts" or "other files"
+(it gets other arguments), or anything else (nothing goes wrong).
 """
 
 import os

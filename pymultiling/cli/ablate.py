@@ -52,7 +52,8 @@ def add(commands: Commands) -> None:
         action="append",
         required=True,
         help="a set of neurons that detect wrote, such as fr=found/specific/fr.safetensors, or a folder of such sets, "
-        "such as found/specific, which are named after their files; may be repeated",
+        "such as found/specific, which are named after their files, or the results of detect, of which specific is "
+        "read; may be repeated",
     )
     parser.add_argument(
         "--texts",

@@ -39,7 +39,8 @@ def add(commands: Commands) -> None:
         action="append",
         required=True,
         help="counts that the command count wrote: the file of one language, such as "
-        "fr=counted/counts/fr.safetensors, or the folder of all, such as counted/counts; may be repeated",
+        "fr=counted/counts/fr.safetensors, or the folder of all, such as counted/counts, or of the whole "
+        "run, such as counted; may be repeated",
     )
     parser.add_argument(
         "--before",

@@ -54,7 +54,8 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE|DIR",
         action="append",
         help="neurons of one language that detect wrote, such as fr=found/neurons/fr.safetensors, or a folder of such "
-        "sets, such as found/neurons, which are named after their files; may be repeated",
+        "sets, such as found/neurons, which are named after their files, or the results of detect, of which specific "
+        "is read; may be repeated",
     )
     tasks = parser.add_argument_group(
         "tasks",

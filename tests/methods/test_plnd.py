@@ -162,8 +162,8 @@ def test_progress_without_a_terminal_is_a_line_for_each_language(capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert [line.partition(",")[0] for line in printed.err.splitlines()] == [
-        "fr: measuring: 6 documents",
-        "de: measuring: 6 documents",
+        "fr: measuring (1 of 2): 6 documents",
+        "de: measuring (2 of 2): 6 documents",
     ]
 
 

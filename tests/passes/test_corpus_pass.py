@@ -320,9 +320,9 @@ def test_progress_shows_speed_and_where_a_run_resumes(tmp_path, capsys):
     capsys.readouterr()
     detect(**options)
     first, second = capsys.readouterr().err.splitlines()
-    measured = int(first.removeprefix("fr: measuring (resumes after ").split()[0])
+    measured = int(first.removeprefix("fr: measuring (1 of 2, resumes after ").split()[0])
     assert measured > 20 and f" documents): {42 - measured} documents, " in first
-    assert second.startswith("de: measuring: 42 documents, ")
+    assert second.startswith("de: measuring (2 of 2): 42 documents, ")
     assert second.endswith(" tokens/s") and " documents/s, " in second
     detect(**options)
     assert capsys.readouterr().err.splitlines() == [

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeAlias
 
-from pymultiling.data.text_lines import text_lines
 from pymultiling.errors import CorpusError, error_text
 
 # The strings of a record that a pass needs: (text,), or (prompt, response).
@@ -26,21 +24,6 @@ def wrap_read_errors(name: str) -> Iterator[None]:
         raise CorpusError(
             f"{name} cannot be read ({error_text(error)}): remove the cause, or give other texts"
         ) from error
-
-
-def read_json_records(path: Path) -> Iterator[tuple[object, str]]:
-    """Reads a .jsonl file, which may be compressed.
-
-    Yields:
-        The value of each line that is not blank, and its location for error messages.
-
-    Raises:
-        CorpusError: there is no such file, or a line is not JSON.
-    """
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file; check the path")
-    with path.open("rb") as raw:
-        yield from parse_json_lines(text_lines(raw, path, str(path)), str(path))
 
 
 def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:

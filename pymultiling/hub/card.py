@@ -49,7 +49,7 @@ def make_card(folder: Path, record: RunRecord, repo_id: str, revision: str | Non
         "## How to load it",
         _code("python", snippet(contents, record["files"], repository_arguments, model_arguments)),
     ]
-    if "command" in record:
+    if record.get("command") is not None:
         parts += ["## How it was made", *_origin(record, card["papers"], model)]
     return "\n\n".join(parts) + "\n"
 
@@ -84,21 +84,21 @@ def _code(language: str, text: str) -> str:
 def _origin(record: RunRecord, papers: Mapping[str, str], model: str | None) -> list[str]:
     """Returns the command, the model, the versions, the corpora and the papers."""
     facts: list[str] = []
-    if "model" in record:
-        model_record = record["model"]
+    if model_record := record.get("model"):
         if model:
             source = f"[{model}](https://huggingface.co/{model}), commit `{model_record['revision']}`"
         else:
             source = f"{model_record['name']}, not from the Hub"
-        device = record.get("device", "an unknown device")
+        device = record.get("device") or "an unknown device"
         facts.append(f"model: {source}; {model_record['type']}, {model_record['dtype']}, on {device}")
     if record.get("rule") is not None:
         facts.append(f"rule: {record['rule']}")
     if record.get("seed") is not None:
         facts.append(f"seed: {record['seed']}")
-    facts.append(f"started: {record['started']}")
+    if record.get("started") is not None:
+        facts.append(f"started: {record['started']}")
     facts.append("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
-    parts = [_code("", command_line(record))] if "command_line" in record else []
+    parts = [_code("", command_line(record))] if record.get("command_line") else []
     parts.append("\n".join(f"- {fact}" for fact in facts))
     if record.get("corpora"):
         parts.append(_corpora_table(record["corpora"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Container
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TypeAlias, TypedDict, cast
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pymultiling.errors import HubError
+from pymultiling.errors import CheckpointError, HubError
 from pymultiling.hub.errors import is_valid_repo_id
+from pymultiling.results.record_schema import read_run_record
 from pymultiling.results.run import RECORD_FILE
 from pymultiling.runtime.storage import read_metadata, save_tensors
 
@@ -96,20 +96,19 @@ def read_record(folder: Path, source: str) -> RunRecord | None:
     if not (folder / RECORD_FILE).is_file():
         return None
     try:
-        record: RunRecord = json.loads((folder / RECORD_FILE).read_text("utf-8"))
-        if "pymultiling" in record["versions"] and all(_stays_inside(name) for name in record["files"]):
-            return record
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise HubError(
-        f"the {RECORD_FILE} of {source} is not a record of a pymultiling run: give another folder or repository, or "
-        "run the command again"
+        record = read_run_record(folder / RECORD_FILE)
+    except CheckpointError as error:
+        raise _no_record(source, str(error)) from None
+    if "pymultiling" not in (record.get("versions") or {}):
+        raise _no_record(source, "its versions lack 'pymultiling'")
+    return cast("RunRecord", record)
+
+
+def _no_record(source: str, fault: str) -> HubError:
+    return HubError(
+        f"the {RECORD_FILE} of {source} is not a record of a pymultiling run ({fault}): give another folder or "
+        "repository, or run the command again"
     )
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a file name of a record stays inside the folder of the record."""
-    return not name.startswith("/") and ".." not in name.split("/") and not set(name) & set("\\:")
 
 
 def split_files(folder: Path, record: RunRecord | None) -> tuple[list[str], list[str]]:
@@ -125,7 +124,9 @@ def split_files(folder: Path, record: RunRecord | None) -> tuple[list[str], list
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or name == RECORD_FILE or (name == CARD and CARD in listed):
             continue
-        if path.suffix == ".safetensors":
+        if not name.isprintable():
+            is_publishable = False  # the record of a pulled folder may not list it
+        elif path.suffix == ".safetensors":
             is_publishable = metadata_of(path).get("format", "").startswith("pymultiling.")
         else:
             is_publishable = path.suffix in PUBLISHED_SUFFIXES and name in listed

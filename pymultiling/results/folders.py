@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -68,12 +67,18 @@ def check_output_folder(out: str | Path) -> Path:
     if not out.is_dir() or os.path.ismount(out):
         raise CheckpointError(f"{out} is a {'mount point' if out.is_dir() else 'file'}: give --out another folder")
     files = files_in(out)
-    try:
-        record = json.loads((out / RECORD_FILE).read_text("utf-8")) if files else {"files": []}
-        known = {RECORD_FILE, *record["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
+    known = _recorded_files(out) if files else set()
     unknown = [file for file in files if file not in known]
     if unknown:
         raise CheckpointError(f"{out} holds other files, such as {unknown[0]}: give --out a new folder")
     return out
+
+
+def _recorded_files(folder: Path) -> set[str]:
+    """Returns run.json and the files that it lists; nothing if the folder has no readable record."""
+    from pymultiling.results.record_schema import read_run_record
+
+    try:
+        return {RECORD_FILE, *read_run_record(folder / RECORD_FILE)["files"]}
+    except (OSError, CheckpointError):
+        return set()

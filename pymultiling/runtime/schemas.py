@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pymultiling.errors import printable
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Text = Annotated[str, Field(pattern=r"\S")]  # not blank
 
 
 class Schema(BaseModel):
@@ -65,9 +64,6 @@ def _describe(error: ValidationError) -> str:
     value = value if len(value) <= 60 else f"{value[:60]}..."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         expected = "be an object with named fields"
-    elif kind == "string_pattern_mismatch":
-        expected = "be a text that is not blank"
     else:
-        expected = message.removeprefix("Input should ")
-        expected = expected if expected != message else f"be valid: {message}"
+        expected = message.removeprefix("Input should ").removeprefix("Value error, ")
     return printable(f"{f'{place!r} must' if place else 'it must'} {expected}, got {value}")

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
+from pymultiling.tasks.published_fields import Mgsm, Xcopa, Xcsqa, Xlsum, XquadContext, XquadQuestion
+from pymultiling.tasks.task_files import JsonObject, check_fields, read_task_records
 
 Source: TypeAlias = str | Path | Mapping[str, str | Path]
-JsonObject: TypeAlias = dict[str, object]
 
 # {language: (word before a cause, word before an effect)}. They follow the premise. The choice follows in lower case.
 CONNECTORS = {
@@ -56,11 +56,11 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
     """
     exemplars_by_language: dict[str, list[tuple[str, str]]] = {}
     for language, record, where in _read_records(exemplars):
-        question, answer = _string_fields(record, where, "question", "answer")
-        exemplars_by_language.setdefault(language, []).append((question, answer))
+        exemplar = check_fields(Mgsm, record, where, "MGSM")
+        exemplars_by_language.setdefault(language, []).append((exemplar.question, exemplar.answer))
     items: dict[str, list[Item]] = {}
     for language, record, where in _read_records(source):
-        question, answer = _string_fields(record, where, "question", "answer")
+        asked = check_fields(Mgsm, record, where, "MGSM")
         available = exemplars_by_language.get(language, [])
         needed = max(shots, 1)  # also without shots an exemplar is needed, for the labels
         if len(available) < needed:
@@ -73,8 +73,8 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
             f"{shown_question}\n{shown_answer}\n\n" for shown_question, shown_answer in available[:shots]
         )
         space = answer_label[len(answer_label.rstrip()) :]
-        prompt = f"{examples}{question_label}{question}\n{answer_label.rstrip()}"
-        items.setdefault(language, []).append(Item(prompt, space + answer, references=(answer,)))
+        prompt = f"{examples}{question_label}{asked.question}\n{answer_label.rstrip()}"
+        items.setdefault(language, []).append(Item(prompt, space + asked.answer, references=(asked.answer,)))
     return Task("MGSM", items, "number", stop=("\n\n",), max_new_tokens=320)
 
 
@@ -98,16 +98,18 @@ def xquad(source: Source, contexts: Source) -> Task:
     """
     paragraphs: dict[tuple[str, str], str] = {}
     for language, record, where in _read_records(contexts):
-        (paragraph,) = _string_fields(record, where, "context")
-        paragraphs[language, str(record.get("context_id"))] = paragraph
+        paragraph = check_fields(XquadContext, record, where, "XQuAD's contexts")
+        paragraphs[language, str(paragraph.context_id)] = paragraph.context
     items: dict[str, list[Item]] = {}
     for language, record, where in _read_records(source):
-        (question,) = _string_fields(record, where, "question")
-        context = paragraphs.get((language, str(record.get("context_id"))))
+        asked = check_fields(XquadQuestion, record, where, "XQuAD")
+        context = paragraphs.get((language, str(asked.context_id)))
         texts = _answer_texts(record.get("answers"))
         if context is None or not texts:
             raise CorpusError(f"{where} needs answers with texts, and a context_id that the contexts have")
-        items.setdefault(language, []).append(Item(f"{context}\n\nQ: {question}\nA:", f" {texts[0]}", references=texts))
+        items.setdefault(language, []).append(
+            Item(f"{context}\n\nQ: {asked.question}\nA:", f" {texts[0]}", references=texts)
+        )
     return Task("XQuAD", items, "f1", stop=("\n",), max_new_tokens=48)
 
 
@@ -134,23 +136,17 @@ def xcopa(source: Source, split: str | None = "test") -> Task:
     for language, record, where in _read_records(source):
         if split is not None and record.get("split", split) != split:
             continue
-        premise, question, *sentences = _string_fields(record, where, "premise", "question", "choice1", "choice2")
-        label = record.get("label")
-        if (
-            not isinstance(label, int)
-            or label not in (0, 1)
-            or question not in ("cause", "effect")
-            or language not in CONNECTORS
-        ):
-            known = ", ".join(CONNECTORS)
-            raise CorpusError(
-                f"{where} needs a label 0 or 1, the question cause or effect, and one of the languages {known}"
-            )
-        connector = CONNECTORS[language][question == "effect"]
+        fields = check_fields(Xcopa, record, where, "XCOPA")
+        if language not in CONNECTORS:
+            raise CorpusError(f"{where} needs one of the languages {', '.join(CONNECTORS)}, got {language!r}")
+        connector = CONNECTORS[language][fields.question == "effect"]
         space = "" if UNSPACED.match(connector) else " "
-        choices = tuple(f"{space}{_lower_case(sentence[:1], language)}{sentence[1:]}" for sentence in sentences)
-        prompt = f"{premise.rstrip('.。 ')}{space}{connector}"
-        items.setdefault(language, []).append(Item(prompt, choices[label], choices))
+        choices = tuple(
+            f"{space}{_lower_case(sentence[:1], language)}{sentence[1:]}"
+            for sentence in (fields.choice1, fields.choice2)
+        )
+        prompt = f"{fields.premise.rstrip('.。 ')}{space}{connector}"
+        items.setdefault(language, []).append(Item(prompt, choices[fields.label], choices))
     if not items:
         raise CorpusError(f"{source} has no record of split {split!r}: give another split, or None")
     return Task("XCOPA", items, "accuracy")
@@ -172,18 +168,15 @@ def xcsqa(source: Source) -> Task:
     """
     items: dict[str, list[Item]] = {}
     for language, record, where in _read_records(source):
-        question = record.get("question")
-        if not isinstance(question, dict) or not isinstance(question.get("choices"), list):
-            raise CorpusError(f"{where} needs a question with stem and choices")
-        (stem,) = _string_fields(question, where, "stem")
-        answers: dict[str, str] = {}
-        for choice in question["choices"]:
-            label, text = _string_fields(choice, where, "label", "text")
-            answers[label] = f" {text}"
-        key = str(record.get("answerKey"))
-        if key not in answers:
+        asked = check_fields(Xcsqa, record, where, "X-CSQA")
+        choices = asked.question.choices
+        answers = {choice.label: f" {choice.text}" for choice in choices}
+        if len(answers) < len(choices):
+            raise CorpusError(f"{where}: two choices have the same label; keep one of them")
+        if asked.answer_key not in answers:
             raise CorpusError(f"{where}: answerKey is none of the labels {', '.join(answers)}")
-        items.setdefault(language, []).append(Item(f"Q: {stem}\nA:", answers[key], tuple(answers.values())))
+        prompt = f"Q: {asked.question.stem}\nA:"
+        items.setdefault(language, []).append(Item(prompt, answers[asked.answer_key], tuple(answers.values())))
     return Task("X-CSQA", items, "accuracy")
 
 
@@ -203,8 +196,9 @@ def xlsum(source: Source) -> Task:
     """
     items: dict[str, list[Item]] = {}
     for language, record, where in _read_records(source):
-        text, summary = _string_fields(record, where, "text", "summary")
-        items.setdefault(language, []).append(Item(f"{text}\n\nTL;DR:", f" {summary}", references=(summary,)))
+        article = check_fields(Xlsum, record, where, "XLSum")
+        answer = f" {article.summary}"
+        items.setdefault(language, []).append(Item(f"{article.text}\n\nTL;DR:", answer, references=(article.summary,)))
     return Task("XLSum", items, "rouge-l", stop=("\n",), max_new_tokens=96)
 
 
@@ -212,31 +206,14 @@ def _read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
     """Yields the language of every record, the record, and its file and line for messages."""
     if isinstance(source, Mapping):
         for language, path in source.items():
-            for record, where in read_json_records(Path(path)):
-                yield language, _require_object(record, where), where
+            for record, where in read_task_records(path):
+                yield language, record, where
         return
-    for record, where in read_json_records(Path(source)):
-        fields = _require_object(record, where)
-        yield _string_fields(fields, where, "lang")[0], fields, where
-
-
-def _require_object(record: object, where: str) -> JsonObject:
-    """Returns the record. Raises CorpusError if it is no JSON object."""
-    if not isinstance(record, dict):
-        raise CorpusError(f"{where} must be a JSON object")
-    return record
-
-
-def _string_fields(record: object, where: str, *names: str) -> tuple[str, ...]:
-    """Returns the values of fields. Raises CorpusError if one of them is not a string."""
-    fields = _require_object(record, where)
-    values: list[str] = []
-    for name in names:
-        value = fields.get(name)
-        if not isinstance(value, str):
-            raise CorpusError(f"{where} needs a string {name!r}")
-        values.append(value)
-    return tuple(values)
+    for record, where in read_task_records(source):
+        record_language = record.get("lang")
+        if not isinstance(record_language, str):
+            raise CorpusError(f"{where} needs a string 'lang'")
+        yield record_language, record, where
 
 
 def _answer_texts(answers: object) -> tuple[str, ...]:
@@ -245,7 +222,7 @@ def _answer_texts(answers: object) -> tuple[str, ...]:
     if isinstance(answers, dict):
         texts = answers.get("text")
     elif isinstance(answers, list):
-        texts = [answer.get("text") for answer in answers if isinstance(answer, dict)]
+        texts = [answer.get("text") if isinstance(answer, dict) else None for answer in answers]
     return tuple(texts) if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else ()
 
 

@@ -12,6 +12,7 @@ from typing import Self
 from pymultiling.errors import CheckpointError
 
 TABLE = "pymultiling_answers"
+COLUMNS = [("question", "TEXT"), ("answer", "TEXT")]
 LOCK_SECONDS = 60  # how long to wait for another process that is writing
 
 
@@ -54,6 +55,8 @@ class Cache:
             if not tables:
                 self._connection.execute(f"CREATE TABLE {TABLE} (question TEXT PRIMARY KEY, answer TEXT NOT NULL)")
             self._connection.execute("COMMIT")
+            columns = [(name, kind) for _, name, kind, *_ in self._connection.execute(f"PRAGMA table_info({TABLE})")]
+            fault = None if not tables else self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
             raise CheckpointError(
                 f"{self.path} is not a cache of answers, or is damaged or locked ({error}): give another path"
@@ -61,6 +64,12 @@ class Cache:
         if tables and TABLE not in tables:
             raise CheckpointError(
                 f"{self.path} is the database of another program, not a cache of answers: give another path"
+            )
+        if columns != COLUMNS or fault not in (None, "ok"):
+            described = ", ".join(f"{name} {kind}" for name, kind in columns)
+            raise CheckpointError(
+                f"{self.path} is not a cache of answers, or is damaged ({described if columns != COLUMNS else fault}): "
+                "give another path"
             )
         # This fails while others have the file open. The cache is as safe without it, and only slower.
         with suppress(sqlite3.OperationalError):
@@ -80,13 +89,20 @@ class Cache:
     def get(self, question: str) -> str | None:
         """Returns the answer to a question; None if there is none."""
         rows = self._execute(f"SELECT answer FROM {TABLE} WHERE question = ?", question)
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        (answer,) = rows[0]
+        if not isinstance(answer, str):
+            raise CheckpointError(
+                f"{self.path} is damaged: an answer is of type {type(answer).__name__}, not a text; give another path"
+            )
+        return answer
 
     def add(self, question: str, answer: str) -> None:
         """Stores an answer, unless the question has one already."""
         self._execute(f"INSERT OR IGNORE INTO {TABLE} VALUES (?, ?)", question, answer)
 
-    def _execute(self, statement: str, *values: str) -> list[tuple[str]]:
+    def _execute(self, statement: str, *values: str) -> list[tuple[object]]:
         try:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
 
 from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.data.languages import find_language
 from pymultiling.data.parallel_texts import read_columns, read_lines
-from pymultiling.data.rows import read_json_records
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.translation_requests import abbreviate
 from pymultiling.tasks.metrics import last_number
+from pymultiling.tasks.task_files import JsonObject, read_task_records
 
 RecordSource: TypeAlias = str | Path | Mapping[str, str | Path]
-JsonObject: TypeAlias = dict[str, object]
 
 LABELS = ("entailment", "neutral", "contradiction")  # the order in which a task lists those that occur
 
@@ -169,20 +169,20 @@ def _read_aligned(
     by_language: dict[str, dict[str, tuple[dict[str, str], str]]] = {}
     for language, record, where in _read_records(source):
         record_id, value = record.get("id"), record.get(answer)
-        if not isinstance(record_id, (str, int)) or not isinstance(value, (str, int, float)) or not str(value).strip():
-            raise CorpusError(f"{where} needs an 'id' and the field {answer!r}")
-        if answer == "label" and not isinstance(value, str):
+        if answer == "label" and not isinstance(value, str | None):
             raise CorpusError(f"{where} needs a 'label' that is a word, such as {LABELS[0]}; got {value!r}")
+        if not _is_a(record_id, (str, int)) or not _is_a(value, (str, int, float)) or not str(value).strip():
+            raise CorpusError(f"{where} needs an 'id' and the field {answer!r}")
         texts: dict[str, str] = {}
         for field in fields:
             text = record.get(field)
             if not isinstance(text, str) or not text.strip():
                 raise CorpusError(f"{where} needs a non-empty string {field!r}")
-            texts[field] = replace_lone_surrogates(text)
+            texts[field] = text
         records = by_language.setdefault(language, {})
         if str(record_id) in records:
             raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice; keep one record")
-        records[str(record_id)] = texts, replace_lone_surrogates(str(value))
+        records[str(record_id)] = texts, str(value)
     if not by_language:
         raise CorpusError(f"{source} has no records: give a file with at least one")
     for language, records in by_language.items():
@@ -198,13 +198,17 @@ def _read_aligned(
     }
 
 
+def _is_a(value: object, types: tuple[type, ...]) -> bool:
+    """Whether a JSON value has one of the types and is a finite number if it is one. True and false are no numbers."""
+    is_finite = not isinstance(value, float) or isfinite(value)
+    return isinstance(value, types) and not isinstance(value, bool) and is_finite
+
+
 def _read_records(source: RecordSource) -> Iterator[tuple[str, JsonObject, str]]:
     """Yields language, record and position in the file of every record."""
     paths: list[tuple[str | None, str | Path]] = [*source.items()] if isinstance(source, Mapping) else [(None, source)]
     for language, path in paths:
-        for record, where in read_json_records(Path(path)):
-            if not isinstance(record, dict):
-                raise CorpusError(f"{where} must be a JSON object")
+        for record, where in read_task_records(path):
             record_language = language or record.get("lang")
             if not isinstance(record_language, str):
                 raise CorpusError(f"{where} needs a string 'lang'")

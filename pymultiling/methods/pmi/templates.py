@@ -97,17 +97,22 @@ def _load_packaged_template(name: str) -> Template:
 def _parse_template(name: str, text: str) -> Template:
     try:
         content: object = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"template {name} is not JSON: {error}") from None
     template = content if isinstance(content, dict) else {}
     fields = template.get("fields")
-    if not isinstance(fields, list) or not fields or not all(isinstance(field, str) for field in fields):
+    if not isinstance(fields, list) or not fields or not all(_is_name(field) for field in fields):
         raise CorpusError(f"template {name} needs 'fields', a list of names such as [\"text\"]")
     reserved = [field for field in fields if field in (*COMMON_PLACEHOLDERS, "language", "answer")]
     if reserved:
         raise CorpusError(f"template {name}: {reserved[0]!r} is a reserved placeholder: give the field another name")
     direct = _parse_form(name, "direct", template.get("direct"), fields)
     return Template(name, tuple(fields), direct, _parse_form(name, "pmi", template.get("pmi"), fields))
+
+
+def _is_name(field: object) -> bool:
+    """Whether a field can be a placeholder. In other texts a dot or a bracket would read an attribute or an item."""
+    return isinstance(field, str) and field.isidentifier()
 
 
 def _parse_form(template_name: str, form_name: str, content: object, fields: Sequence[str]) -> Form:

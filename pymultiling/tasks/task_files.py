@@ -1,0 +1,57 @@
+"""Reads the records of task files, and checks their fields against a declared schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from pymultiling.data.corpora import replace_lone_surrogates
+from pymultiling.data.rows import parse_json_lines, wrap_read_errors
+from pymultiling.data.text_lines import text_lines
+from pymultiling.errors import CorpusError
+from pymultiling.runtime.schemas import Schema, SchemaError, check_record
+
+JsonObject: TypeAlias = dict[str, object]
+S = TypeVar("S", bound=Schema)
+
+
+def read_task_records(path: str | Path) -> Iterator[tuple[JsonObject, str]]:
+    """Reads a .jsonl file in UTF-8, which may be compressed (.gz, .zst).
+
+    Yields:
+        The object of each line that is not blank, with lone surrogates replaced, and its location for messages.
+
+    Raises:
+        CorpusError: there is no such file, it cannot be read, or a line is not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file; check the path")
+    with wrap_read_errors(str(path)), path.open("rb") as raw:
+        for record, where in parse_json_lines(text_lines(raw, path, str(path), strict=True), str(path)):
+            if not isinstance(record, dict):
+                raise CorpusError(f"{where} must be a JSON object")
+            yield {name: _replace_in(value) for name, value in record.items()}, where
+
+
+def check_fields(schema: type[S], record: object, where: str, task: str) -> S:
+    """Returns the fields of a record.
+
+    Raises:
+        CorpusError: the record does not agree with the schema.
+    """
+    try:
+        return check_record(schema, record)
+    except SchemaError as error:
+        raise CorpusError(f"{where} needs the fields of {task}: {error}") from None
+
+
+def _replace_in(value: object) -> object:
+    if isinstance(value, str):
+        return replace_lone_surrogates(value)
+    if isinstance(value, list):
+        return [_replace_in(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _replace_in(part) for name, part in value.items()}
+    return value

@@ -15,6 +15,7 @@ from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
 from pymultiling.models.own_weights import require_own_weights
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ CONTENTS = "the differences that train_only trained"
 MASK_PREFIX = "neurons."  # in a file, before the name of a site
 
 
-def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
+def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> NeuronTuning:
     """Makes the parameters of `neurons` trainable and freezes everything else.
 
         q, k, v:  row n of the projection, and of its bias
@@ -60,6 +61,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     Args:
         model: a Hugging Face decoder of a supported family. It is changed in place.
         neurons: the neurons to train.
+        verify: as in `importance`, for the sites of the set.
 
     Returns:
         A `NeuronTuning`, whose `merge` or `remove` ends the training.
@@ -68,7 +70,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
             are not in memory; it is spread over processes; the set has FFN neurons of experts; or a module to train
             computes its weight from other tensors (a parametrization), shares it with another module, or is not called
-            by the model's forward. One token is run to see this.
+            by the model's forward (one token is run to see this), or computes something else than its weights say.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     decoder = Decoder(model)
@@ -88,6 +90,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
             "the union of the sets"
         )
     require_own_weights(decoder, [module for module, _, _ in _trained_parts(decoder, neurons)])
+    require_verified(decoder, sites_of_sets([neurons]), verify)
     return NeuronTuning(decoder, neurons)
 
 

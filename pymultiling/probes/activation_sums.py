@@ -19,6 +19,7 @@ from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.masking import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import sums_device, to_device
 
 
@@ -39,6 +40,7 @@ class ActivationSumProbe:
     def __init__(self, model: nn.Module, sites: str | Iterable[str] = SITES):
         self.decoder, self.sites = Decoder(model), check_sites(sites)
         self.decoder.require_weights()
+        require_verified(self.decoder, self.sites)
         self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
     def zero_sums(self, device: torch.device | None = None) -> dict[str, Tensor]:

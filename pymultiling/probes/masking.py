@@ -24,6 +24,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
 from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
 from pymultiling.probes.switched_off import mark_as_switch
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 
 
 @contextmanager
@@ -34,6 +35,7 @@ def deactivate(
     *,
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
+    verify: bool = True,
 ) -> Iterator[nn.Module]:
     """Switches neurons off: inside the block, the model runs as if all parameters of the neurons were zero.
 
@@ -61,12 +63,14 @@ def deactivate(
         scale: the factor of the neurons' activations: 0 switches the neurons off, 2 doubles their activations.
         mean: {site: (layers, neurons)}, the values that the neurons are set to, such as those of `mean_activations`.
             None: the neurons are scaled.
+        verify: as in `importance`, for the sites of the sets.
 
     Yields:
         The model.
 
     Raises:
-        UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
+        UnsupportedModel: the neurons are not where a known family has them; weights are not in memory; or a module of a
+            site of the sets computes something else than its weights say.
         ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape; `rows` has an
             index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
             is of another model, lacks a site of the sets, or is given together with a scale.
@@ -79,12 +83,14 @@ def deactivate(
         if rows is not None:
             raise ValueError("rows choose among several sets: give a list of them")
         check_sets(decoder, {"the set": neurons})
+        require_verified(decoder, sites_of_sets([neurons]), verify)
         with change_neurons(decoder, [neurons], scale, mean):
             yield model
         return
     if isinstance(neurons, Mapping) or not neurons:
         raise ValueError("neurons must be a set of neurons or a list of some; of a dictionary give list(sets.values())")
     check_sets(decoder, {f"set {number}": neuron_set for number, neuron_set in enumerate(neurons)})
+    require_verified(decoder, sites_of_sets(neurons), verify)
     with change_neurons(decoder, neurons, scale, mean) as row_sets:
         row_sets.assign(check_rows(rows, len(neurons)))
         with row_sets.in_generate():

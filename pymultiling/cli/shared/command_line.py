@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import pkgutil
 import runpy
 import sys
 import traceback
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             if getattr(arguments, "families", None):
                 _run_families_file(arguments.families)
-            arguments.run(arguments)
+            with _verification(arguments):
+                arguments.run(arguments)
             return DONE
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the user sees one line for every error
             if arguments.debug:
@@ -49,6 +52,15 @@ def main(argv: list[str] | None = None) -> int:
                 message += f"; run the same command again to continue from {arguments.checkpoint}"
             print(f"pymultiling {arguments.command}: {message}", file=sys.stderr)
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+
+
+def _verification(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Returns a context in which models are verified, unless --no-verify was given. torch is imported only then."""
+    if not getattr(arguments, "no_verify", False):
+        return nullcontext()
+    from pymultiling.probes.verification.entry import unverified
+
+    return unverified()
 
 
 def make_parser() -> Parser:

@@ -24,6 +24,7 @@ from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.likelihood import LikelihoodProbe
+from pymultiling.probes.verification.entry import unverified
 from pymultiling.tasks.likelihood import SetLikelihoods
 from pymultiling.tasks.shared_batches import prepend_none
 
@@ -115,6 +116,7 @@ def ablation_matrix(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> pandas.DataFrame:
     """Computes the perplexity of every language with each set of neurons deactivated.
 
@@ -142,6 +144,7 @@ def ablation_matrix(
         checkpoint_seconds: as in `detect`.
         checkpoint_documents: as in `detect`.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         DataFrame of perplexities (float64). Rows: "none" (the model as it is) and the names of the sets. Columns: the
@@ -161,18 +164,19 @@ def ablation_matrix(
 
     all_sets = prepend_none(model, sets)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    sums = _sum_log_likelihoods(
-        model,
-        tokenizer,
-        texts,
-        all_sets,
-        scale=scale,
-        mean=mean,
-        max_length=max_length,
-        pack=pack,
-        options=options,
-        label="language {!r}",
-    )
+    with unverified(not verify):
+        sums = _sum_log_likelihoods(
+            model,
+            tokenizer,
+            texts,
+            all_sets,
+            scale=scale,
+            mean=mean,
+            max_length=max_length,
+            pack=pack,
+            options=options,
+            label="language {!r}",
+        )
     columns = {
         language: {name: _perplexity(total, number, _label(language, name)) for number, name in enumerate(all_sets)}
         for language, total in sums.items()

@@ -22,6 +22,7 @@ from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_i
 from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.pending import Pending
 from pymultiling.probes.activation_counts import ActivationProbe
+from pymultiling.probes.verification.entry import unverified
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def activations(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> Activations: ...
 @overload
 def activations(
@@ -78,6 +80,7 @@ def activations(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> Activations: ...
 def activations(
     model: nn.Module,
@@ -93,6 +96,7 @@ def activations(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> Activations:
     """Counts for each language in how many token positions every FFN neuron is active.
 
@@ -125,6 +129,7 @@ def activations(
         checkpoint_seconds: as in `detect`.
         checkpoint_documents: as in `detect`.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         {language: ActivationStatistics}, with the reports on the corpora in the attribute `corpora`.
@@ -144,7 +149,8 @@ def activations(
     model = unwrap(model)
     length = document_length(model, max_length, batch_tokens, pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    probe = ActivationProbe(model)
+    with unverified(not verify):
+        probe = ActivationProbe(model)
 
     def measure(batch: Batch, source: BatchSource) -> Pending[ActivationStatistics]:
         return _count_batch(probe, batch, source.positions[batch.order], positions)

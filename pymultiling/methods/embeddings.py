@@ -25,6 +25,7 @@ from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_i
 from pymultiling.passes.pending import Pending
 from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
+from pymultiling.probes.verification.entry import unverified
 from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
 from pymultiling.runtime.storage import write_atomically
 
@@ -60,6 +61,7 @@ def sentence_embeddings(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> SentenceEmbeddings:
     """Computes the mean hidden state of every sentence in every layer.
 
@@ -91,6 +93,7 @@ def sentence_embeddings(
         checkpoint_seconds: as in `detect`.
         checkpoint_documents: as in `detect`; a document is a sentence.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         {language: (sentences, layers + 1, hidden)} on the CPU, in the order of the sentences, with the reports in the
@@ -108,7 +111,8 @@ def sentence_embeddings(
     if not sentences:
         raise CorpusError("no sentences were given: pass {language: sentences}")
     model = unwrap(model)
-    probe = SentenceMeanProbe(model)
+    with unverified(not verify):
+        probe = SentenceMeanProbe(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     texts = {language: _check_sentences(language, items) for language, items in sentences.items()}

@@ -23,6 +23,7 @@ from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_i
 from pymultiling.passes.pending import Pending
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe
+from pymultiling.probes.verification.entry import unverified
 from pymultiling.runtime.processes import is_first_process
 from pymultiling.runtime.progress import show_progress
 
@@ -62,6 +63,7 @@ def lens(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> pandas.DataFrame:
     """Estimates the share of each language among the tokens that the hidden states of every layer decode to.
 
@@ -101,6 +103,7 @@ def lens(
         checkpoint_seconds: as in `detect`.
         checkpoint_documents: as in `detect`.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         DataFrame with a row for each layer and language. Columns: layer, language (a code, or "other"), share (0 to 1).
@@ -117,16 +120,17 @@ def lens(
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     codes = lens_language_codes(languages)
-    counts = count_top_tokens(
-        model,
-        tokenizer,
-        {"texts": texts},
-        top=top,
-        max_length=max_length,
-        pack=pack,
-        options=options,
-        named="the texts",
-    )
+    with unverified(not verify):
+        counts = count_top_tokens(
+            model,
+            tokenizer,
+            {"texts": texts},
+            top=top,
+            max_length=max_length,
+            pack=pack,
+            options=options,
+            named="the texts",
+        )
     return lens_tables(counts, tokenizer, codes, progress and is_first_process())["texts"]
 
 

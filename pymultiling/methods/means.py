@@ -20,6 +20,7 @@ from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.activation_sums import ActivationSumProbe
+from pymultiling.probes.verification.entry import unverified
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ def mean_activations(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> dict[str, Tensor]:
     """Computes the mean activation of every neuron over all tokens of a corpus.
 
@@ -66,6 +68,7 @@ def mean_activations(
         checkpoint_seconds: as in `detect`.
         checkpoint_documents: as in `detect`.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         {site: (layers, neurons)} float32, for `deactivate(..., mean=...)`.
@@ -78,7 +81,8 @@ def mean_activations(
         ValueError: an unknown site, or an argument out of its range.
     """
     model = unwrap(model)
-    probe = ActivationSumProbe(model, sites)
+    with unverified(not verify):
+        probe = ActivationSumProbe(model, sites)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
 

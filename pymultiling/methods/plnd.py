@@ -49,6 +49,7 @@ def importance(
     score: ImportanceScore = "importance",
     qk: Mode = "exact",
     fused: bool | None = None,
+    verify: bool = True,
 ) -> Importance:
     r"""Measures the importance of every neuron for each document of a batch, in one forward.
 
@@ -85,13 +86,16 @@ def importance(
             model bit for bit (in a mixture of experts, bit for bit if the model runs transformers' "eager" experts, and
             up to rounding otherwise). None: True on a GPU, where it saves kernel launches and memory traffic, and
             False on the CPU, where it saves nothing.
+        verify: whether the model's computation is compared with its weights, configuration and family at its first use,
+            and again when its structure has changed (docs/verification.md). False: it is taken as it is.
 
     Returns:
         {site: (documents, layers, neurons)}, float32, or float64 for a float64 model. The attribute `error` holds the
         standard errors of estimated sites as {site: tensor of the same shape}; it is empty with qk="exact".
 
     Raises:
-        UnsupportedModel: the model's neurons are not where its family has them, or no known family fits.
+        UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; or what is to
+            be measured depends on a module that computes something else than its weights say.
         NonFiniteActivations: a value is NaN or infinite; the message names site, layer and document.
         ValueError: an unknown site, rope, score or qk; tokens that the model has no embeddings for; a mask of another
             shape or with other values; or the model trains some neurons (see `train_only`).
@@ -99,7 +103,7 @@ def importance(
     model = unwrap(model)
     refuse_deltas(model)
     ids, mask = token_tensors(input_ids, attention_mask)
-    with ImportanceProbe(model, sites, rope, score, fused, qk) as probe:
+    with ImportanceProbe(model, sites, rope, score, fused, qk, verify=verify) as probe:
         return probe.measure(ids, mask)
 
 
@@ -186,6 +190,7 @@ def detect(
     checkpoint_seconds: float = 60.0,
     checkpoint_documents: int | None = None,
     progress: bool = True,
+    verify: bool = True,
 ) -> Detection:
     """Finds the neurons that matter for each language: those that are important in the documents of its corpus.
 
@@ -232,6 +237,7 @@ def detect(
         checkpoint_documents: the state is also written after this many documents. None: only the time counts. What was
             measured after the last write is lost by an interruption.
         progress: show progress on stderr.
+        verify: as in `importance`.
 
     Returns:
         A `Detection`.
@@ -254,7 +260,7 @@ def detect(
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
-    probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs)
+    probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs, verify=verify)
     rule = f"{select.rule()}; {probe.rule}"
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)

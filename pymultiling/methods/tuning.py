@@ -18,6 +18,7 @@ from pymultiling.models.own_weights import require_own_weights
 from pymultiling.models.unwrap import refuse_quantisation_mark
 from pymultiling.neurons.sets import NeuronSet, mask_schema
 from pymultiling.neurons.sites import SITES
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
@@ -29,7 +30,7 @@ CONTENTS = "the differences that train_only trained"
 MASK_PREFIX = "neurons."  # in a file, before the name of a site
 
 
-def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
+def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> NeuronTuning:
     """Makes the parameters of `neurons` trainable and freezes everything else.
 
         q, k, v:  row n of the projection, and of its bias
@@ -64,6 +65,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
     Args:
         model: a Hugging Face decoder of a supported family. It is changed in place.
         neurons: the neurons to train.
+        verify: as in `importance`, for the sites of the set.
 
     Returns:
         A `NeuronTuning`, whose `merge` or `remove` ends the training.
@@ -72,8 +74,8 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
             are not in memory, or it is marked as quantised; it is spread over processes, or is inside
             DistributedDataParallel; the set has FFN neurons of experts; or a module to train computes its weight from
-            other tensors (a parametrization), shares it with another module, or is not called by the model's forward.
-            One token is run to see this.
+            other tensors (a parametrization), shares it with another module, is not called by the model's forward (one
+            token is run to see this), or computes something else than its weights say.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     if isinstance(model, DistributedDataParallel):
@@ -99,6 +101,7 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
             "the union of the sets"
         )
     require_own_weights(decoder, [module for module, _, _ in _trained_parts(decoder, neurons)])
+    require_verified(decoder, sites_of_sets([neurons]), verify)
     return NeuronTuning(decoder, neurons)
 
 

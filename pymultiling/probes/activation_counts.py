@@ -24,6 +24,7 @@ from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.switched_off import switch_off, switch_off_routed
+from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import HostCopy, to_device
 
 # transformers' names of the activations that are above zero exactly where their input is.
@@ -55,6 +56,7 @@ class ActivationProbe:
                 f"the FFN's activation is {self.decoder.activation!r}; looked for one of "
                 f"{', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
             )
+        require_verified(self.decoder, ("ffn", "product"))
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
         """Counts for every neuron in how many of the positions `counted` it is active, and waits for the counts.
@@ -146,7 +148,7 @@ class ActivationProbe:
             if not broken_documents:
                 return
             # It raises an error that names the site and the first layer with such values, if they reach a neuron.
-            with ImportanceProbe(self.decoder.model, ("ffn",)) as probe:
+            with ImportanceProbe(self.decoder.model, ("ffn",), verify=False) as probe:
                 probe.measure(input_ids, attention_mask)
             document = broken_documents[0]
             raise NonFiniteActivations(

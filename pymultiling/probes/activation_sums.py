@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
-from pymultiling.neurons.sites import SITES, check_sites
+from pymultiling.neurons.sites import SITES, Site, check_sites
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.masking import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import sums_device, to_device
 
 
@@ -38,6 +40,7 @@ class ActivationSumProbe:
     def __init__(self, model: nn.Module, sites: str | Iterable[str] = SITES):
         self.decoder, self.sites = Decoder(model), check_sites(sites)
         self.decoder.require_weights()
+        require_verified(self.decoder, cast("tuple[Site, ...]", self.sites))
         self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
     def zero_sums(self, device: torch.device | None = None) -> dict[str, Tensor]:

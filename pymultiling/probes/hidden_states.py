@@ -16,6 +16,7 @@ from pymultiling.models.linear import is_linear, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
+from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import HostCopy, to_device
 
 MAX_LOGITS = 2**24  # how many logits are in memory at a time
@@ -58,6 +59,7 @@ class SentenceMeanProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
+        require_verified(self.decoder, ("layers",))
         if any(is_linear(module) for module in self.decoder.final_modules):
             raise UnsupportedModel(
                 f"{type(model).__name__} projects its last hidden states to another width: they cannot be compared "
@@ -122,6 +124,7 @@ class TopTokenProbe:
         self.decoder = Decoder(model)
         head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
+        require_verified(self.decoder, ("layers",))
         if head is None:
             raise UnsupportedModel(
                 f"looked for a language-model head in {type(model).__name__}: load the model with AutoModelForCausalLM"

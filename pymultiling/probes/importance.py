@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ from pymultiling.probes.importance_values import FiniteCheck, Importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.switched_off import switch_off, switch_off_routed
+from pymultiling.probes.verification.entry import require_verified
+from pymultiling.probes.verification.report import Check
 from pymultiling.probes.weight_products import WeightProducts
 from pymultiling.runtime.device_copies import to_device
 
@@ -65,6 +67,7 @@ class ImportanceProbe:
         graphs: whether a batch with the shape of an earlier one is measured by replaying a CUDA graph, which takes the
             host less time. The values are the same bit for bit. Inside the block nothing about the model may change
             then, neither hooks nor settings, because a replay does not run the model's Python code.
+        verify: as in `importance`.
 
     Raises:
         UnsupportedModel: the neurons are not where a known family has them.
@@ -83,6 +86,7 @@ class ImportanceProbe:
         fused: bool | None = None,
         qk: Mode = "exact",
         graphs: bool = False,
+        verify: bool = True,
     ):
         if rope not in ROPES or score not in SCORES or qk not in MODES:
             raise ValueError(
@@ -97,6 +101,7 @@ class ImportanceProbe:
         self.qk: Mode = qk
         self._weight_products = WeightProducts()
         self._uses_graphs = graphs
+        self._verifies = verify
         self._graphs: GraphedBatches | None = None
 
     @property
@@ -107,12 +112,27 @@ class ImportanceProbe:
 
     def __enter__(self) -> Self:
         self.decoder.require_weights()
+        require_verified(self.decoder, self._needed_checks(), self._verifies)
         self._graphs = GraphedBatches(self.decoder) if self._uses_graphs else None
         return self
 
     def __exit__(self, *_: object) -> None:
         self._graphs = None  # graphs read what was computed from the weights
         self._weight_products.clear()
+
+    def _needed_checks(self) -> Iterator[Check]:
+        needs: dict[str, tuple[Check, ...]] = {"q": ("q", "k", "scores"), "k": ("q", "k", "scores"), "v": ("v", "o")}
+        for site in self.sites:
+            yield from needs.get(site, (cast("Check", site),))
+        if "ffn" in self.sites and any(self._is_fused(layer) for layer in self.decoder.layers):
+            yield "product"
+
+    def _is_fused(self, layer: Layer) -> bool:
+        """Whether gated_ffn computes the product of a layer's FFN."""
+        if layer.down is None or not self.decoder.family.ffn_alone:
+            return False
+        fused = layer.down.weight.is_cuda if self.fused is None else self.fused
+        return self.score == "released" or (fused and layer.ffn_norm is None)
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
         """Measures a batch, and waits for it.
@@ -234,11 +254,9 @@ class ImportanceProbe:
         With score "released" and without gated_ffn, they are measured at the output of the up projection.
         """
         is_released = self.score == "released"
-        fused = ffn.down.weight.is_cuda if self.fused is None else self.fused
-        fused = fused and layer.ffn_norm is None
         # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
         # statistics would miss the change.
-        if self.decoder.family.ffn_alone and (is_released or fused) and not acting_pre_hooks(ffn.down):
+        if self._is_fused(layer) and not acting_pre_hooks(ffn.down):
 
             def keep_fused(result: GatedFFN) -> None:
                 if is_released:

@@ -20,6 +20,7 @@ from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
 from pymultiling.probes.row_sets import RowSets
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.device_copies import sums_device, to_device
 
 
@@ -61,9 +62,9 @@ class LikelihoodProbe:
         self._row_sets, self._head = None, Head(self._model, self._decoder)
         # A Decoder is needed only where neurons are off, because models of any family have likelihoods.
         if any(neurons is not None for neurons in self._sets):
-            self._row_sets = self._stack.enter_context(
-                change_neurons(Decoder(self._model), self._sets, self._scale, self._mean)
-            )
+            decoder = Decoder(self._model)
+            require_verified(decoder, sites_of_sets(self._sets))
+            self._row_sets = self._stack.enter_context(change_neurons(decoder, self._sets, self._scale, self._mean))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,6 +26,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
 from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
 from pymultiling.probes.switched_off import mark_as_switch
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 
 Threads: TypeAlias = Literal["own", "all"]
 THREADS = ("own", "all")
@@ -40,6 +41,7 @@ def deactivate(
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
     threads: Threads = "own",
+    verify: bool = True,
 ) -> Iterator[nn.Module]:
     """Switches neurons off: inside the block, the model runs as if all parameters of the neurons were zero.
 
@@ -74,12 +76,14 @@ def deactivate(
             None: the neurons are scaled.
         threads: "own": the neurons are off where the block was entered. "all": they are off in all threads, such as
             those that are started inside the block.
+        verify: as in `importance`, for the sites of the sets.
 
     Yields:
         The model.
 
     Raises:
-        UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
+        UnsupportedModel: the neurons are not where a known family has them; weights are not in memory; or a module of a
+            site of the sets computes something else than its weights say.
         ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape; `rows` has an
             index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
             is of another model, lacks a site of the sets, or is given together with a scale; `threads` is none of
@@ -97,12 +101,14 @@ def deactivate(
         if rows is not None:
             raise ValueError("rows choose among several sets: give a list of them")
         check_sets(decoder, {"the set": neurons})
+        require_verified(decoder, sites_of_sets([neurons]), verify)
         with change_neurons(decoder, [neurons], scale, mean, threads):
             yield model
         return
     if isinstance(neurons, Mapping) or not neurons:
         raise ValueError("neurons must be a set of neurons or a list of some; of a dictionary give list(sets.values())")
     check_sets(decoder, {f"set {number}": neuron_set for number, neuron_set in enumerate(neurons)})
+    require_verified(decoder, sites_of_sets(neurons), verify)
     ids = check_rows(rows, len(neurons))
     with change_neurons(decoder, neurons, scale, mean, threads) as row_sets, row_sets.in_generate(threads == "all"):
         row_sets.assign(ids)

@@ -15,6 +15,7 @@ from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
+from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
 from pymultiling.tasks.items import Task
 from pymultiling.tasks.shared_batches import shared_batches
@@ -121,7 +122,9 @@ def generate(
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
     end_tokens = _end_tokens(generative_model)
     answers = [[Answer("", [])] * len(sets) for _ in prompts]
-    with change_neurons(Decoder(model), sets, scale, mean) as rows, evaluation_mode(model):
+    decoder = Decoder(model)
+    require_verified(decoder, sites_of_sets(sets))
+    with change_neurons(decoder, sets, scale, mean) as rows, evaluation_mode(model):
         batches = shared_batches(
             tokens,
             len(sets),

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,7 @@ def _run(argv: list[str] | None) -> int:
     with warnings.catch_warnings(), _print_log(arguments):
         warnings.showwarning = print_warning
         try:
-            with raise_on_signals():
+            with raise_on_signals(), _verification(arguments):
                 if getattr(arguments, "families", None):
                     _run_families_file(arguments.families)
                 arguments.run(arguments)
@@ -104,6 +104,15 @@ def _how_to_go_on(error: BaseException, arguments: argparse.Namespace) -> str:
     if arguments.checkpoint is not None:
         return f"; run the same command again to continue from {arguments.checkpoint}"
     return "" if isinstance(error, OSError) else "; with --checkpoint FOLDER the next run can be continued"
+
+
+def _verification(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Returns a context in which models are verified, unless --no-verify was given. torch is imported only then."""
+    if not getattr(arguments, "no_verify", False):
+        return nullcontext()
+    from pymultiling.probes.verification.entry import unverified
+
+    return unverified()
 
 
 def make_parser() -> Parser:

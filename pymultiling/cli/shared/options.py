@@ -107,6 +107,11 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         default="auto",
         help="number format of the weights; auto: as stored, but float16 as float32 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not compare what the model computes with its weights, configuration and family before it is measured",
+    )
 
 
 def add_code(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,6 +22,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.verification.attention import output_norms, passed_heads, passed_norms
 from pymultiling.probes.verification.ffn import expert_norms, product_norms, same_norms
+from pymultiling.probes.verification.fingerprint import is_ours
 from pymultiling.probes.verification.linear import Norms, linear_norms, plain_output
 from pymultiling.probes.verification.report import Check, Comparisons
 from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff
@@ -54,12 +54,6 @@ class Plan:
     valid: Tensor
     zeroed: bool
     scores: bool
-
-
-def is_ours(hook: Callable[..., Any]) -> bool:
-    """Whether a hook belongs to this package."""
-    function = hook.func if isinstance(hook, partial) else hook
-    return getattr(function, "__module__", "").startswith("pymultiling.")
 
 
 class LayerWatch:

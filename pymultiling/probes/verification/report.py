@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -94,6 +94,11 @@ class Comparisons:
         self.departures += other.departures
         self.notes += other.notes
         self._made += other._made
+
+    def add_scores(self, other: Comparisons, where: str) -> None:
+        """Adds the comparisons of attention scores that another one has made; `where` is appended to their subjects."""
+        made = [(check, f"{subject} {where}", *rest) for check, subject, *rest in other._made if check == "scores"]
+        self._made += cast("list[tuple[Check, str, str, Tensor]]", made)
 
     def result(self) -> Verification:
         """Waits for the devices, and returns what was found."""

@@ -18,6 +18,7 @@ from pymultiling.probes.verification.capture import LayerWatch, Plan
 from pymultiling.probes.verification.report import Comparisons, Verification
 from pymultiling.probes.verification.restoring import restored_state
 from pymultiling.probes.verification.states import StatesWatch
+from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
 
 TOKENS = 64  # of the first forward
 TOKENS_ZEROED = 16  # of each document of the second forward
@@ -44,6 +45,8 @@ def verify(decoder: Decoder) -> Verification:
     with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
         has_scores = _check(decoder, comparisons, Plan(whole, zeroed=False, scores=True))
         _check(decoder, comparisons, Plan(padded, zeroed=True, scores=has_scores))
+        if has_scores:
+            _check_longer(decoder, comparisons)
     return comparisons.result()
 
 
@@ -56,13 +59,44 @@ def _check(decoder: Decoder, comparisons: Comparisons, plan: Plan) -> bool:
         if not plan.scores:
             raise
         comparisons.depart("scores", str(error))
-        return _check(decoder, comparisons, Plan(plan.valid, plan.zeroed, scores=False))
+        try:
+            return _check(decoder, comparisons, Plan(plan.valid, plan.zeroed, scores=False))
+        except (ImportError, RuntimeError, ValueError):
+            raise error from None  # the model cannot run with this attention at all
     comparisons.add(trial)
     return plan.scores
 
 
-def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan) -> None:
-    names = {module: name for name, module in decoder.model.named_modules()}
+def _check_longer(decoder: Decoder, comparisons: Comparisons) -> None:
+    """Checks attention scores beyond the lengths at which attention changes, on a copy of one layer of each kind."""
+    short_length, has_long = lengths_beyond(decoder, TOKENS - MARGIN)
+    for length, cut_to in ((short_length, None), (TOKENS if has_long else None, TOKENS // 2)):
+        if length is None:
+            continue
+        part = Comparisons()
+        try:
+            trial, names = one_layer_of_each_kind(decoder, cut_to)
+            _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), zeroed=True, scores=True), names)
+        except (UnsupportedModel, ValueError, TypeError, RuntimeError) as error:
+            # Replaced forwards may belong to the original, so that a copy does not run as it does.
+            comparisons.notes.append(
+                f"attention was not compared beyond {TOKENS} tokens: a copy does not run ({error})"
+            )
+            continue
+        where = f"in {length} tokens"
+        if cut_to is not None:
+            where += f" of a copy whose window and first context are cut down to {cut_to}"
+        comparisons.add_scores(part, where)
+
+
+def _run(
+    decoder: Decoder, comparisons: Comparisons, plan: Plan, layer_names: dict[nn.Module, str] | None = None
+) -> None:
+    """Runs one forward.
+
+    layer_names: what modules of the layers are called in messages; None: their names in the model.
+    """
+    names = {module: name for name, module in decoder.model.named_modules()} | (layer_names or {})
     watches = [LayerWatch(decoder, layer, names, comparisons, plan) for layer in decoder.layers]
     with ExitStack() as stack, Hooks() as hooks:
         listeners: dict[nn.Module, AttentionListener] = {}

@@ -1,0 +1,64 @@
+"""Verifies a model when it is first used, and again when its structure has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from pymultiling.models.decoder import Decoder
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.sites import SITES, Site
+from pymultiling.probes.verification.fingerprint import fingerprint
+from pymultiling.probes.verification.report import Check, Verification
+from pymultiling.probes.verification.verify import verify
+
+# {base model: (its fingerprint, what was found)}
+_verifications: WeakKeyDictionary[nn.Module, tuple[int, Verification]] = WeakKeyDictionary()
+_is_off: ContextVar[bool] = ContextVar("pymultiling_verification_is_off", default=False)
+
+
+@contextmanager
+def unverified(is_off: bool = True) -> Iterator[None]:
+    """Inside, in this thread or task, models are used without verification. With is_off=False nothing changes."""
+    token = _is_off.set(is_off or _is_off.get())
+    try:
+        yield
+    finally:
+        _is_off.reset(token)
+
+
+def require_verified(decoder: Decoder, checks: Iterable[Check], is_on: bool = True) -> None:
+    """Refuses a model that computes something else than what is to be measured.
+
+    Args:
+        decoder: the model.
+        checks: the checks that the caller's numbers depend on.
+        is_on: False: nothing is checked.
+
+    Raises:
+        UnsupportedModel: one of these checks failed; names the module and the size of the difference.
+    """
+    needed = tuple(checks)
+    if is_on and needed and not _is_off.get():
+        verification_of(decoder).require(needed)
+
+
+def verification_of(decoder: Decoder) -> Verification:
+    """Returns what was found when the model was first used, or last changed."""
+    now = fingerprint(decoder)
+    earlier = _verifications.get(decoder.base_model)
+    if earlier is not None and earlier[0] == now:
+        return earlier[1]
+    verification = verify(decoder)
+    _verifications[decoder.base_model] = now, verification
+    return verification
+
+
+def sites_of_sets(sets: Iterable[NeuronSet | None]) -> tuple[Site, ...]:
+    """Returns the sites at which any of the sets has neurons."""
+    used = {site for neurons in sets if neurons is not None for site, mask in neurons.sites.items() if mask.any()}
+    return tuple(site for site in SITES if site in used)

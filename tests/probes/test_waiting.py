@@ -110,9 +110,12 @@ def test_padding_on_the_left_waits_for_nothing_more(name):
     ids=lambda x: x["rope_type"] if isinstance(x, dict) else "",
 )
 def test_of_rotations_that_depend_on_the_length_only_dynamic_ones_wait(rope, waits):
-    """In the forwards after the first, which makes longrope's tables from Python's numbers."""
+    """In the forwards after the first, which makes longrope's tables from Python's numbers.
+
+    All documents are longer than the original context. Between short and long ones longrope exchanges its tables.
+    """
     rope = dict(rope, rope_theta=1e4, factor=2.0, original_max_position_embeddings=8)
-    model, batch = tiny_model("llama", rope_parameters=rope), tiny_batch()
+    model, batch = tiny_model("llama", rope_parameters=rope), {"input_ids": tiny_batch()["input_ids"]}
     pml.importance(model, **batch)
     with fake_device() as device, ImportanceProbe(move(model)) as probe:
         probe.launch(**batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from pymultiling.models.blocks import with_blocks
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES, Site
@@ -18,6 +20,7 @@ from pymultiling.probes.verification.verify import verify
 
 # {base model: (its fingerprint, what was found)}
 _verifications: WeakKeyDictionary[nn.Module, tuple[int, Verification]] = WeakKeyDictionary()
+_lock = threading.RLock()
 _is_off: ContextVar[bool] = ContextVar("pymultiling_verification_is_off", default=False)
 
 
@@ -48,14 +51,18 @@ def require_verified(decoder: Decoder, checks: Iterable[Check], is_on: bool = Tr
 
 
 def verification_of(decoder: Decoder) -> Verification:
-    """Returns what was found when the model was first used, or last changed."""
+    """Returns what was found when the model was first used, or last changed.
+
+    What the thread has attached to the model, such as the block of an outer `deactivate`, is off in the check.
+    """
     now = fingerprint(decoder)
-    earlier = _verifications.get(decoder.base_model)
-    if earlier is not None and earlier[0] == now:
-        return earlier[1]
-    verification = verify(decoder)
-    _verifications[decoder.base_model] = now, verification
-    return verification
+    with _lock:  # a second thread takes what the first one finds
+        earlier = _verifications.get(decoder.base_model)
+        if earlier is not None and earlier[0] == now:
+            return earlier[1]
+        verification: Verification = with_blocks((), verify)(decoder)
+        _verifications[decoder.base_model] = now, verification
+        return verification
 
 
 def sites_of_sets(sets: Iterable[NeuronSet | None]) -> tuple[Site, ...]:

@@ -126,7 +126,7 @@ def _eager(model: nn.Module) -> Iterator[None]:
     """Inside, compiled modules run as they are written, so that nothing is compiled for the check, and no autocast."""
     with ExitStack() as stack:
         for device in {parameter.device.type for parameter in model.parameters()}:
-            if torch.is_autocast_enabled(device):
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         if any(_is_compiled(module) for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))

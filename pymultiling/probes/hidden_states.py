@@ -122,7 +122,7 @@ class TopTokenProbe:
 
     def __init__(self, model: nn.Module, top: int):
         self.decoder = Decoder(model)
-        head: nn.Module | None = pretrained(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+        head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
         require_verified(self.decoder, ("layers",))
         if head is None:

@@ -153,10 +153,11 @@ def with_bias(inputs: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
         step = torch.finfo(inputs.query.dtype).eps * 2.0 ** math.floor(math.log2(abs(rest)))
         parts.append(round(rest / step) * step)
         rest -= parts[-1]
-    shape = (*inputs.query.shape[:-1], len(parts))
-    query = torch.cat([inputs.query, inputs.query.new_tensor(parts).expand(shape)], -1)
+    shape = inputs.query.shape[:-1]
+    # A tensor of the parts would be copied from the host, which waits for a GPU.
+    query = torch.cat([inputs.query, *(inputs.query.new_full((*shape, 1), part) for part in parts)], -1)
     keys = inputs.key.repeat_interleave(shape[1] // inputs.key.shape[1], 1)
-    return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(shape)], -1)
+    return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(*shape, len(parts))], -1)
 
 
 def without_bias(inputs: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:

@@ -105,7 +105,7 @@ def _run(
             if listener is not None:
                 listeners[watch.layer.attention] = listener
         if listeners:
-            stack.enter_context(listen_to_attention(decoder.model, listeners))
+            listen_to_attention(hooks, decoder.model, listeners)
         states = None if plan.zeroed else StatesWatch(decoder, names, comparisons, hooks)
         output = decoder.forward(_random_tokens(decoder, plan.valid), plan.valid.long())
     if states is not None:

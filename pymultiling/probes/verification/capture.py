@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer
-from pymultiling.models.experts import Experts
+from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import run_experts
@@ -271,7 +271,7 @@ class LayerWatch:
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._called.add(module)
         experts = self.layer.experts
-        if experts is None or self._plan.zeroed or hasattr(vars(module).get("forward"), "changes"):
+        if experts is None or self._plan.zeroed or attached_changes(experts):
             return
         expected = run_experts(experts.module, (), *args)
         self._outputs[module] = output

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer
-from pymultiling.models.experts import Experts
+from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import run_experts
@@ -174,6 +174,11 @@ class LayerWatch:
     def _report_linear(
         self, module: Linear, checks: dict[Check, Projection | None], x: Tensor, expected: Tensor, output: Tensor
     ) -> None:
+        is_alike = (expected.device, expected.dtype) == (output.device, output.dtype)
+        if is_alike and torch.equal(expected, output):  # the usual case
+            for check in checks:
+                self._comparisons.agree(check)
+            return
         norms = linear_norms(module, x, expected, output)
         subject = f"{self._names[module]} does not return its weight times its input plus its bias"
         for check, projection in checks.items():
@@ -253,6 +258,9 @@ class LayerWatch:
         BLOOM's sublayers add the residual, their second argument.
         """
         own = self._outputs[linear]
+        if own is output:
+            self._comparisons.agree(check)
+            return
         norms = same_norms(own, output)
         residual = args[1] if len(args) > 1 else None
         if isinstance(residual, Tensor) and residual.shape == output.shape and not self.decoder.family.ffn_alone:
@@ -263,7 +271,7 @@ class LayerWatch:
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._called.add(module)
         experts = self.layer.experts
-        if experts is None or self._plan.zeroed or hasattr(vars(module).get("forward"), "changes"):
+        if experts is None or self._plan.zeroed or attached_changes(experts):
             return
         expected = run_experts(experts.module, (), *args)
         self._outputs[module] = output

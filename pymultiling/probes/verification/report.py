@@ -66,6 +66,7 @@ class Comparisons:
         self.departures: list[Departure] = []
         self.notes: list[str] = []
         self._made: list[tuple[Check, str, str, Tensor]] = []
+        self._equal: set[Check] = set()
 
     def compare(self, check: Check, subject: str, advice: str, error: Tensor, tolerance: Tensor, size: Tensor) -> None:
         """Adds a comparison. It fails where an error exceeds its tolerance; NaN does not, since probes report it.
@@ -85,6 +86,10 @@ class Comparisons:
         result = torch.stack([is_wrong.any().to(relative.dtype), largest_wrong, largest])
         self._made.append((check, subject, advice, result))
 
+    def agree(self, check: Check) -> None:
+        """Adds a comparison of two tensors that are equal bit for bit, which needs no norms."""
+        self._equal.add(check)
+
     def depart(self, check: Check, sentence: str) -> None:
         """Adds a failure without a size."""
         self.departures.append(Departure(check, sentence))
@@ -94,6 +99,7 @@ class Comparisons:
         self.departures += other.departures
         self.notes += other.notes
         self._made += other._made
+        self._equal |= other._equal
 
     def add_scores(self, other: Comparisons, where: str) -> None:
         """Adds the comparisons of attention scores that another one has made; `where` is appended to their subjects."""
@@ -102,7 +108,8 @@ class Comparisons:
 
     def result(self) -> Verification:
         """Waits for the devices, and returns what was found."""
-        departures, differences = list(self.departures), dict[Check, float]()
+        departures = list(self.departures)
+        differences: dict[Check, float] = dict.fromkeys(self._equal, 0.0)
         by_device: dict[torch.device, list[int]] = defaultdict(list)
         for number, (*_, result) in enumerate(self._made):
             by_device[result.device].append(number)

@@ -126,6 +126,37 @@ class Block:
                     self._removals.pop()()
 
 
+class Named:
+    """Holds what a block has attached, and gives it to compiled code under a name of its own.
+
+    Compiled code reads tensors, such as masks, from where they were found when it was made. The place of a hook among
+    those of a module changes when another thread attaches or removes one. The name does not change.
+    """
+
+    def __init__(self, value: Any):
+        self._value = value
+        self._name = f"attached_{next(_numbers)}"
+
+    def get(self) -> Any:
+        """Returns what the block has attached."""
+        return getattr(_named, self._name) if torch.compiler.is_compiling() else self._value
+
+    def publish(self) -> None:
+        """Makes it available to compiled code."""
+        vars(_named)[self._name] = self._value
+
+    def withdraw(self) -> None:
+        """Ends what `publish` began."""
+        del vars(_named)[self._name]
+
+
+class _Values:
+    """What all blocks have attached, as attributes."""
+
+
+_named = _Values()
+
+
 def blocks_on(module: nn.Module) -> tuple[Block, ...]:
     """Returns the blocks that are on where the module is called, from the outermost to the innermost."""
     blocks: tuple[Block, ...] = vars(module).get(REPLICA, _blocks.get())

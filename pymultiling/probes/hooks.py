@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from pymultiling.models.attached import replace
-from pymultiling.models.blocks import Block, Named
+from pymultiling.models.attached import attach_item
+from pymultiling.models.blocks import Block, Named, Switch
 
 # hook(module, args), hook(module, args, kwargs) and hook(module, args, output). What a hook returns, unless it is None,
 # replaces the arguments or the output.
@@ -17,7 +17,7 @@ PreHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...]], Any]
 KeywordPreHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 OutputHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
-_ATTACHED = "attached"  # an attribute of the function that a module calls: the block and the named hook
+_ATTACHED = "attached"  # an attribute of the function that a module calls: where it is on, and the hook
 
 
 class Hooks(Block):
@@ -25,7 +25,7 @@ class Hooks(Block):
 
     def before(self, module: nn.Module, hook: PreHook) -> None:
         """Calls hook(module, args) before the module's forward."""
-        is_on, named = self.is_on, Named(hook)
+        is_on, named = self.switch.is_on, Named(hook)
 
         def call(module: nn.Module, args: tuple[Any, ...]) -> Any:
             return named.get()(module, args) if is_on(module) else None
@@ -34,7 +34,7 @@ class Hooks(Block):
 
     def before_with_keywords(self, module: nn.Module, hook: KeywordPreHook) -> None:
         """Calls hook(module, args, kwargs) before the module's forward."""
-        is_on, named = self.is_on, Named(hook)
+        is_on, named = self.switch.is_on, Named(hook)
 
         # torch passes no keywords if the hook is added or removed while another thread calls the module.
         def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
@@ -44,7 +44,7 @@ class Hooks(Block):
 
     def after(self, module: nn.Module, hook: OutputHook) -> None:
         """Calls hook(module, args, output) after the module's forward."""
-        is_on, named = self.is_on, Named(hook)
+        is_on, named = self.switch.is_on, Named(hook)
 
         def call(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             return named.get()(module, args, output) if is_on(module) else None
@@ -54,16 +54,16 @@ class Hooks(Block):
     def _attach(
         self, module: nn.Module, named: Named, call: Callable[..., Any], register: Callable[[], RemovableHandle]
     ) -> None:
-        setattr(call, _ATTACHED, (self, named))
-        replace(self, module, "forward")
+        switch = self.switch
+        setattr(call, _ATTACHED, (switch, named))
 
         def attach() -> Callable[[], None]:
-            named.publish()
+            release = attach_item(switch, module, "forward", named, None)
             handle = register()
 
             def remove() -> None:
                 handle.remove()
-                named.withdraw()
+                release()
 
             return remove
 
@@ -74,7 +74,7 @@ def acting_pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """Returns the hooks before the module's forward that act here: those of blocks that are on, and others."""
     hooks: list[Callable[..., Any]] = []
     for call in list(module._forward_pre_hooks.values()):
-        attached: tuple[Block, Named] | None = getattr(call, _ATTACHED, None)
+        attached: tuple[Switch, Named] | None = getattr(call, _ATTACHED, None)
         if attached is None:
             hooks.append(call)
         elif attached[0].is_on(module):

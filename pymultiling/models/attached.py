@@ -10,11 +10,12 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 from torch import nn
 
-from pymultiling.models.blocks import REPLICA, Block, blocks_on
+from pymultiling.models.blocks import REPLICA, Block, Named, Switch, blocks_on
 
 # copy.deepcopy, pickle and torch.save look it up on the object. A copy would keep hooks that belong to the original.
 _COPY = "__reduce_ex__"
@@ -33,27 +34,24 @@ class _Method:
     def __init__(self, module: nn.Module, name: str):
         self.module, self.name = module, name
         self.count = 0
-        self.items: tuple[tuple[Block, Any], ...] = ()
+        self.items: tuple[tuple[Switch, Named], ...] = ()
         self._run: Run | None = None
         self._own: Callable[..., Any] | None = None  # what is set on the module
         self._previous: Callable[..., Any] | None = None  # what the user has set on the module
         self._original: Callable[..., Any] = getattr(module, name)
 
-    def hold(self, block: Block, item: Any, run: Run | None) -> None:
+    def hold(self, switch: Switch, item: Named, run: Run | None) -> None:
         current = vars(self.module).get(self.name)
         if current is not None and current is not self._own:
             self._previous = self._original = current
         self.count += 1
         if run is not None:
-            self._run, self.items = run, (*self.items, (block, item))
+            self._run, self.items = run, (*self.items, (switch, item))
         self._set()
 
-    def release(self, block: Block, item: Any, run: Run | None) -> None:
+    def release(self, item: Named) -> None:
         self.count -= 1
-        if run is not None:
-            kept = list(self.items)
-            kept.remove((block, item))
-            self.items = tuple(kept)
+        self.items = tuple(entry for entry in self.items if entry[1] is not item)
         if vars(self.module).get(self.name) is not self._own:
             return  # the user has set another one meanwhile
         if self.count:
@@ -73,7 +71,7 @@ class _Method:
             return original
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            items = [item for block, item in self.items if block.is_on(module)]
+            items = [item.get() for switch, item in self.items if switch.is_on(module)]
             if not items:
                 return original(*args, **kwargs)
             return run(module, original, items, args, kwargs)
@@ -118,30 +116,39 @@ def replace(block: Block, module: nn.Module, name: str, item: Any = None, run: R
         run: calls the method; all blocks give the same for the same name and module. None: the method is not changed,
             but compiled code notices that something is attached to the module.
     """
+    block.attach(partial(attach_item, block.switch, module, name, Named(item), run))
 
-    def attach() -> Callable[[], None]:
-        attached = _attached.get(module) or _attached.setdefault(module, _Attached(module))
-        method = attached.methods.get(name) or attached.methods.setdefault(name, _Method(module, name))
-        method.hold(block, item, run)
 
-        def remove() -> None:
-            method.release(block, item, run)
-            if not method.count:
-                del attached.methods[name]
-            if not attached.methods:
-                attached.end()
-                del _attached[module]
+def attach_item(switch: Switch, module: nn.Module, name: str, item: Named, run: Run | None) -> Callable[[], None]:
+    """Does what `replace` does, and returns the function that undoes it. The caller holds the locks of `Block`."""
+    item.publish()
+    attached = _attached.get(module) or _attached.setdefault(module, _Attached(module))
+    method = attached.methods.get(name) or attached.methods.setdefault(name, _Method(module, name))
+    method.hold(switch, item, run)
+    return partial(_remove_item, attached, method, item)
 
-        return remove
 
-    block.attach(attach)
+def _remove_item(attached: _Attached, method: _Method, item: Named) -> None:
+    method.release(item)
+    item.withdraw()
+    if not method.count:
+        del attached.methods[method.name]
+    if not attached.methods:
+        attached.end()
+        del _attached[attached.module]
 
 
 def attached_items(module: nn.Module, name: str) -> list[Any]:
     """Returns what blocks that are on have attached to a method of the module, the outermost first."""
     attached = _attached.get(module)
     method = None if attached is None else attached.methods.get(name)
-    return [] if method is None else [item for block, item in method.items if block.is_on(module)]
+    return [] if method is None else [item.get() for switch, item in method.items if switch.is_on(module)]
+
+
+def attached_names(module: nn.Module) -> frozenset[str]:
+    """Returns the names of the methods of the module to which blocks have attached something."""
+    attached = _attached.get(module)
+    return frozenset() if attached is None else frozenset(attached.methods)
 
 
 def _refuse(*_: Any) -> NoReturn:

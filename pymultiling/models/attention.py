@@ -17,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.blocks import Block
+from pymultiling.models.blocks import Block, Switch
 from pymultiling.models.pretrained import pretrained
 
 PREFIX = "pymultiling_"
@@ -42,7 +42,7 @@ class _Swap:
 
 
 # By attention module, the listeners of all blocks; replaced as a whole, because other threads read it in a forward.
-_listeners: dict[nn.Module, tuple[tuple[Block, AttentionListener], ...]] = {}
+_listeners: dict[nn.Module, tuple[tuple[Switch, AttentionListener], ...]] = {}
 _swaps: dict[int, _Swap] = {}  # by the id of the model's configuration, which models share with their base model
 
 
@@ -56,15 +56,16 @@ def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Mo
     Raises:
         UnsupportedModel: the model's attention implementation has no function to delegate to.
     """
+    switch = block.switch
 
     def attach() -> Callable[[], None]:
         swap = _swap_implementation(model)
         for module, listener in listeners.items():
-            _listeners[module] = (*_listeners.get(module, ()), (block, listener))
+            _listeners[module] = (*_listeners.get(module, ()), (switch, listener))
 
         def remove() -> None:
             for module in listeners:
-                kept = tuple(entry for entry in _listeners[module] if entry[0] is not block)
+                kept = tuple(entry for entry in _listeners[module] if entry[0] is not switch)
                 if kept:
                     _listeners[module] = kept
                 else:
@@ -145,6 +146,6 @@ def _eager_attention(attention: type[nn.Module]) -> Callable[..., tuple[Tensor, 
 
 
 def _call_listeners(module: nn.Module, query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
-    for block, listener in _listeners.get(module, ()):
-        if block.is_on(module):
+    for switch, listener in _listeners.get(module, ()):
+        if switch.is_on(module):
             listener(query, key, arguments)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pymultiling.models.attached import attached_names
 from pymultiling.models.blocks import compile_lock
 from pymultiling.models.length_scaling import own_frequencies
 
@@ -119,7 +120,8 @@ class _OwnState(NamedTuple):
 
     Attributes:
         module: the module.
-        attributes: its attributes, such as `merged`, except those in which torch keeps hooks and children.
+        attributes: its attributes, such as `merged`, except those in which torch keeps hooks and children, and those
+            that blocks have attached.
         parameters: its parameters.
         buffers: its buffers.
         values: for every parameter and buffer the memory that it uses, and a copy of the values there.
@@ -133,7 +135,10 @@ class _OwnState(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> _OwnState:
-        attributes = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        attached = attached_names(module)
+        attributes = {
+            name: value for name, value in vars(module).items() if not name.startswith("_") and name not in attached
+        }
         parameters, buffers = dict(module._parameters), dict(module._buffers)
         tensors = [tensor for tensor in (*parameters.values(), *buffers.values()) if tensor is not None]
         values = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]

@@ -23,7 +23,7 @@ PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 # registered_operators calls all of them a few times.
 files = $(patsubst %,tests/ops/test_%.py,$(1))
 PTX_SMALL := $(call files,active_count column_energy gated_ffn mask_neurons value_energy)
-PTX_ALL := $(PTX_SMALL) $(call files,nearest_neighbors wide_heads registered_operators)
+PTX_ALL := $(PTX_SMALL) $(call files,nearest_neighbors qk_variants registered_operators)
 PTX := $(BIN)/pytest -n auto --dist loadfile --ptx
 
 test: .venv/ready
@@ -33,7 +33,8 @@ test: .venv/ready
 test-long: .venv/ready
 	$(PYTEST) -m long
 	$(PTX) sm_80 $(PTX_SMALL)
-	$(PTX) sm_90 $(PTX_SMALL) $(call files,wide_heads) --ptx-triton 3.6.0
+	$(PTX) sm_90 $(PTX_SMALL) $(call files,qk_variants) --ptx-triton 3.6.0
+	$(PTX) sm_90 $(call files,registered_operators) --ptx-orders all
 
 # Compiles these kernels anew, those whose code has changed. tests/ptx/compile.py says how another Triton does it.
 archives: .venv/ready

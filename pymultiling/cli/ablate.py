@@ -15,6 +15,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.result_files import write_ablation
 from pymultiling.cli.shared.run_record import start_pass_record
@@ -102,10 +103,13 @@ def run(arguments: argparse.Namespace) -> None:
     mean = None
     if arguments.mean is not None:
         with record.stage("means"):
-            mean = mean_activations(model, tokenizer, arguments.mean, **document_pass_options(arguments, "means"))
+            (mean_texts,) = texts_of(arguments, {"mean": arguments.mean}).values()
+            mean = mean_activations(model, tokenizer, mean_texts, **document_pass_options(arguments, "means"))
     with record.stage("ablate"):
         options = document_pass_options(arguments, "perplexity")
-        perplexities = ablation_matrix(model, tokenizer, sets, texts, scale=arguments.scale, mean=mean, **options)
+        perplexities = ablation_matrix(
+            model, tokenizer, sets, texts_of(arguments, texts), scale=arguments.scale, mean=mean, **options
+        )
     if not is_first_process():
         return
     with result_folder(arguments.out) as folder:

@@ -17,6 +17,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.results.folders import result_folder
@@ -78,7 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
     model, tokenizer = load(arguments, record)
     with record.stage("count"):
         options = document_pass_options(arguments)
-        counts = activations(model, tokenizer, corpora, positions=arguments.positions, **options)
+        texts = texts_of(arguments, corpora)
+        counts = activations(model, tokenizer, texts, positions=arguments.positions, **options)
     if not is_first_process():
         return
     with result_folder(arguments.out) as folder:

@@ -16,6 +16,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_pass_record
@@ -141,7 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
         detection = detect(
             model,
             tokenizer,
-            corpora,
+            texts_of(arguments, corpora),
             select=rule,
             sites=arguments.sites,
             rope=arguments.rope,

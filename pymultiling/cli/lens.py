@@ -15,6 +15,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     pass_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.results.folders import result_folder
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         counts = count_top_tokens(
             model,
             tokenizer,
-            texts,
+            texts_of(arguments, texts),
             options=Options(**pass_options(arguments)),
             top=arguments.top,
             max_length=arguments.max_length,

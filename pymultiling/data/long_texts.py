@@ -6,6 +6,7 @@ A tokenizer took 16 seconds and 708 MB for a line of 4 MB of which 512 tokens ar
 from __future__ import annotations
 
 import unicodedata
+from itertools import chain
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -64,7 +65,7 @@ def _place_to_cut(text: str, size: int, tokenizer: PreTrainedTokenizerBase) -> i
     """Returns a place from size / 2 to size: where no token crosses, else at a space, else `size`."""
     tried: set[str] = set()
     spaces = [stop for stop in range(size, size // 2, -1) if text[stop] == " " and not text[stop - 1].isspace()]
-    for stop in (*spaces, *range(size, size // 2, -1)):
+    for stop in chain(spaces, range(size, size // 2, -1)):
         pair = text[stop - 1 : stop + 1]
         if pair not in tried and _are_parted(pair, tokenizer):
             return stop

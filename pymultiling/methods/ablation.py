@@ -19,6 +19,7 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.tensor_parallel import process_count
+from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
@@ -79,6 +80,7 @@ def perplexity(
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
         CheckpointError: as `detect`.
+        UnsupportedModel: the model has no language-model head, or its weights are offloaded.
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
@@ -148,7 +150,7 @@ def ablation_matrix(
     Raises:
         CorpusError: as `perplexity`; the message names the language.
         CheckpointError: as `detect`.
-        UnsupportedModel: as `deactivate`.
+        UnsupportedModel: as `deactivate` and `perplexity`.
         ValueError: as `deactivate`, the message names the set; or a set is called "none".
         NonFiniteActivations: as `perplexity`; the message names the language and the set.
 
@@ -213,6 +215,8 @@ def _sum_log_likelihoods(
         {language: Sums} with log_likelihood: (sets,) float64, nats; predicted: () int64, the number of predicted
         tokens.
     """
+    model = unwrap(model)
+    require_language_model(model)
     length = document_length(model, max_length, options.batch_tokens, pack)
     tokenisation = Tokenisation(tokenizer, length, pack, form="predicted")
     zero_sums = Sums(

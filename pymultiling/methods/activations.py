@@ -15,6 +15,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Form, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.length_scaling import LengthGroup, length_group
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -140,6 +141,7 @@ def activations(
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     if positions == "response" and pack is not None:
         raise ValueError("prompts and responses are not packed: leave out pack")
+    model = unwrap(model)
     length = document_length(model, max_length, batch_tokens, pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe = ActivationProbe(model)

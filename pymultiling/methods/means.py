@@ -14,6 +14,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.length_scaling import length_group
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -76,6 +77,7 @@ def mean_activations(
         UnsupportedModel: as `importance`.
         ValueError: an unknown site, or an argument out of its range.
     """
+    model = unwrap(model)
     probe = ActivationSumProbe(model, sites)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)

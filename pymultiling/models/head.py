@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
+from pymultiling.errors import UnsupportedModel
 from pymultiling.models.pretrained import pretrained
 
 # Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
@@ -32,7 +34,10 @@ class Head:
     def __init__(self, model: nn.Module):
         self._model: nn.Module = getattr(model, "_orig_mod", model)  # compiled code may not notice the replacement
         body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
-        self._body = None if body is self._model else body
+        # Only a call of the whole model adds a prompt that PEFT has learned, and gathers what FSDP has spread.
+        peft = getattr(self._model, "active_peft_config", None)
+        is_whole = isinstance(self._model, FSDPModule) or getattr(peft, "is_prompt_learning", False)
+        self._body = None if body is self._model or is_whole else body
         self._output: Any = None
         self._is_checked = False
 
@@ -45,10 +50,18 @@ class Head:
 
         Returns:
             (documents, length, hidden), what `logits` takes.
+
+        Raises:
+            UnsupportedModel: the model adds tokens to its input.
         """
         options = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self._body is None:
-            return cast("Tensor", self._model(**options).logits)
+            logits: Tensor = self._model(**options).logits
+            if logits.shape[:-1] != input_ids.shape:
+                raise UnsupportedModel(
+                    "the model adds tokens to its input, such as PEFT's virtual ones: load it without"
+                )
+            return logits
         self._output = self._body(**options)
         hidden: Tensor = self._output[0]
         if not self._is_checked:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.head import Head
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
@@ -79,6 +79,7 @@ class LikelihoodProbe:
         """
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
+        check_token_ids(self._model, batch.input_ids)
         ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
         ranges = [
             row * ids.shape[1] + torch.arange(start, length)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pymultiling.data.added_tokens import added_tokens, encode_alone
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
+from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
@@ -52,7 +53,7 @@ def evaluate(
         over the items.
 
     Raises:
-        UnsupportedModel: as in `deactivate`.
+        UnsupportedModel: as in `deactivate` and `perplexity`.
         ValueError: as in `deactivate`, with the name of the set; or the items do not suit the task's metric.
         NonFiniteActivations: a log-likelihood is NaN or infinite. The message names the task, the language and the set.
     """
@@ -114,6 +115,8 @@ def metric_values(
         ValueError: as in `evaluate`.
         NonFiniteActivations: as in `evaluate`.
     """
+    model = unwrap(model)
+    require_language_model(model)
     items = task.items[language]
     _check_task(task, items)
     if task.metric in GENERATION_METRICS:

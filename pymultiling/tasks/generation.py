@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria
 
 from pymultiling.data.added_tokens import encode_prompt
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
@@ -134,6 +134,7 @@ def generate(
         for batch, prompt_indices, set_indices in batches:
             rows.assign(torch.tensor(set_indices))
             longest = batch.input_ids.shape[1]
+            check_token_ids(model, batch.input_ids)
             output = generative_model.generate(
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),

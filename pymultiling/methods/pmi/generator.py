@@ -18,9 +18,10 @@ from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
 from pymultiling.methods.pmi.chat import strip_thinking, tokenise_messages
 from pymultiling.methods.pmi.translation_models import encode_source, language_token
 from pymultiling.methods.pmi.translation_requests import Request, abbreviate
-from pymultiling.models.decoder import model_device
+from pymultiling.models.decoder import check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
+from pymultiling.models.unwrap import unwrap
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Generator:
     ) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        model = unwrap(model)
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
         name: str = getattr(model, "name_or_path", "")
@@ -190,6 +192,7 @@ class Generator:
     def _generate_batch(self, batch: Batch, limit: int, target: str | None) -> list[tuple[str, bool]]:
         """Returns the answer of every row, and whether it ends within `limit` tokens."""
         device = model_device(self.model)
+        check_token_ids(self.model, batch.input_ids)
         start = 1 if self._is_translator else batch.input_ids.shape[1]
         options: _TargetOptions = {}
         if target is not None and hasattr(self.tokenizer, "src_lang"):

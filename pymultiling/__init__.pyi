@@ -55,6 +55,7 @@ from .models.families import register_family as register_family
 from .models.family import Family as Family
 
 # Files, and the Hugging Face Hub.
+from .data.corpus_types import TextFile as TextFile
 from .hub import pull_from_hub as pull_from_hub
 from .hub import push_to_hub as push_to_hub
 from .neurons.set_files import load_sets as load_sets

@@ -18,6 +18,7 @@ from pymultiling.cli.shared.options import (
     add_pass,
     document_pass_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.result_files import write_ablation
 from pymultiling.cli.shared.run_record import start_pass_record
@@ -127,8 +128,9 @@ def run(arguments: argparse.Namespace) -> None:
     mean = None
     if arguments.mean is not None:
         with record.stage("means"):
+            (mean_texts,) = texts_of(arguments, {"mean": arguments.mean}).values()
             options, tokens = document_pass_options(arguments, "means"), arguments.batch_tokens
-            mean = mean_activations(model, tokenizer, arguments.mean, batch_tokens=tokens, **options)
+            mean = mean_activations(model, tokenizer, mean_texts, batch_tokens=tokens, **options)
     with record.stage("ablate"):
         perplexities = ablation_matrix(
             model,

@@ -20,6 +20,7 @@ from pymultiling.cli.shared.options import (
     add_model,
     document_options,
     refuse_duplicates,
+    texts_of,
 )
 from pymultiling.cli.shared.run_record import hash_files, start_record
 from pymultiling.results.folders import result_folder
@@ -136,6 +137,8 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.rate = 1e-3 if arguments.freeze is None else 1e-4
     record = start_record(arguments)
     heldout = dict(arguments.heldout or ())
+    heldout_texts = texts_of(arguments, heldout)
+    (texts,) = texts_of(arguments, {"texts": arguments.texts}).values()
     perplexities = None
     with result_folder(arguments.out) as folder:
         files = {"texts": arguments.texts} | {f"heldout, {language}": path for language, path in heldout.items()}
@@ -150,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
         def measure_perplexities(stage: str) -> pandas.Series:
             with record.stage(stage):
                 matrix = ablation_matrix(
-                    model, tokenizer, {}, heldout, progress=not arguments.quiet, **document_options(arguments)
+                    model, tokenizer, {}, heldout_texts, progress=not arguments.quiet, **document_options(arguments)
                 )
             return cast("pandas.Series[float]", matrix.loc["none"])
 
@@ -161,7 +164,7 @@ def run(arguments: argparse.Namespace) -> None:
                 training = fine_tune(
                     model,
                     tokenizer,
-                    arguments.texts,
+                    texts,
                     progress=not arguments.quiet,
                     rate=arguments.rate,
                     epochs=arguments.epochs,

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pymultiling.data.corpus_types import Corpus
 from pymultiling.data.rows import Record
 from pymultiling.data.shards import shards_of
+from pymultiling.data.text_encoding import REPLACEMENT
 
 TEXT = ("text",)
 PAIR = ("prompt", "response")
 NOTHING_READ = "nothing was read: its files are empty, or its iterator was used before"
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
@@ -46,8 +46,8 @@ def read_texts(source: Corpus, report: CorpusReport) -> Iterator[str]:
     """Yields the texts of a corpus that are not blank.
 
     Args:
-        source: a path, a URL or a pattern of either with *; or an iterable of strings or of records (dicts) with a
-            "text" field, such as a datasets.Dataset.
+        source: a path, a URL or a pattern of either with *, or a TextFile of one; or an iterable of strings or of
+            records (dicts) with a "text" field, such as a datasets.Dataset.
         report: the report, which is updated.
 
     Raises:
@@ -63,7 +63,7 @@ def select_texts(records: Iterable[Record], report: CorpusReport) -> Iterator[st
         if not text.strip():
             report.empty += 1
             continue
-        text = replace_lone_surrogates(text)
+        text = clean(text)
         report.replaced += REPLACEMENT in text
         yield text
 
@@ -75,7 +75,7 @@ def select_sentences(records: Iterable[Record], report: CorpusReport) -> Iterato
         if not text.strip():
             report.empty += 1
             continue
-        text = replace_lone_surrogates(text)
+        text = clean(text)
         report.replaced += REPLACEMENT in text
         yield index, text
 
@@ -90,6 +90,14 @@ def select_pairs(records: Iterable[Record], report: CorpusReport) -> Iterator[tu
         prompt, response = replace_lone_surrogates(prompt), replace_lone_surrogates(response)
         report.replaced += REPLACEMENT in prompt + response
         yield prompt, response
+
+
+def clean(text: str) -> str:
+    """Returns a text as a line of a file has it: without a byte order mark, line ends and lone surrogates.
+
+    Lines that Python has read from a file end with their line ends, and the first may begin with the mark.
+    """
+    return replace_lone_surrogates(text.removeprefix("\ufeff").rstrip("\r\n"))
 
 
 def replace_lone_surrogates(text: str) -> str:

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 
 from pymultiling.data.added_tokens import AddedTokens, added_tokens
 from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.long_texts import cut_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +51,7 @@ def tokenise(
         yield from _pack(texts, tokenizer, added, pack, report)
         return
     after = [] if is_open else added.after
-    for text_tokens in _token_lists(texts, tokenizer):
+    for text_tokens in _token_lists(texts, tokenizer, max_length):
         tokens = added.before + text_tokens + after
         if not text_tokens or len(tokens) < 2:
             report.short += 1
@@ -106,7 +107,7 @@ def tokenise_predicted(
     opening, size = added_tokens(tokenizer).before, pack or max_length
     _check_room(size, opening, 2)
     room = size - len(opening)
-    for text_tokens in _token_lists(texts, tokenizer):
+    for text_tokens in _token_lists(texts, tokenizer, None if pack else max_length):
         if not text_tokens or len(opening) + len(text_tokens) < 2:
             report.short += 1
             continue
@@ -118,10 +119,17 @@ def tokenise_predicted(
             yield opening + text_tokens[start : start + room], len(opening) + 1
 
 
-def _token_lists(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Yields the tokens of each text, without those that the tokenizer adds."""
+def _token_lists(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> Iterator[list[int]]:
+    """Yields the tokens of each text, without those that the tokenizer adds.
+
+    max_length: None: all tokens. A number: at least one more than this many, if the text has them.
+    """
     texts = iter(texts)
     while part := list(islice(texts, TEXTS_AT_A_TIME)):
+        if max_length is not None:
+            part = [cut_text(text, tokenizer, max_length) for text in part]
         yield from tokenizer(part, return_attention_mask=False, verbose=False, add_special_tokens=False)["input_ids"]
 
 
@@ -142,7 +150,7 @@ def tokenise_sentences(
     before, after = added_tokens(tokenizer)
     sentences = iter(sentences)
     while part := list(islice(sentences, TEXTS_AT_A_TIME)):
-        for (index, _), text_tokens in zip(part, _token_lists((text for _, text in part), tokenizer)):
+        for (index, _), text_tokens in zip(part, _token_lists((text for _, text in part), tokenizer, max_length)):
             if not text_tokens:
                 report.empty += 1
                 continue
@@ -169,8 +177,8 @@ def tokenise_pairs(
     before = added_tokens(tokenizer).before
     pairs = iter(pairs)
     while part := list(islice(pairs, TEXTS_AT_A_TIME)):
-        pair_tokens = _token_lists((prompt + response for prompt, response in part), tokenizer)
-        prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer)
+        pair_tokens = _token_lists((prompt + response for prompt, response in part), tokenizer, max_length)
+        prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer, max_length)
         for both, prompt_tokens in zip(pair_tokens, prompts):
             if not both:
                 report.short += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 
-from pymultiling.data.rows import Record, extract_fields, parse_json_lines, wrap_read_errors
+from pymultiling.data.rows import Record, extract_fields, parse_json_lines, readable_records, wrap_read_errors
 from pymultiling.data.text_lines import ending, text_lines
 from pymultiling.errors import CorpusError
 
@@ -33,19 +33,20 @@ class FileShard:
         done: fraction of the file that has been read, 0 to 1, or None if its length is unknown.
     """
 
-    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, name: str):
-        self._filesystem, self._path, self.name = filesystem, path, name
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, name: str, encoding: str | None = None):
+        self._filesystem, self._path, self.name, self._encoding = filesystem, path, name, encoding
         self.done: float | None = 0.0
 
     def records(self, fields: tuple[str, ...]) -> Generator[Record, None, None]:
         """Yields the strings in these fields of every record. A line of a .txt file is a record with a single field.
 
         Raises:
-            CorpusError: the file does not exist, is damaged, or has no such strings.
+            CorpusError: the file does not exist, is damaged, has no such strings, or more than one character in a
+                thousand cannot be read.
         """
         readers = {".txt": self._read_text, ".jsonl": self._read_json, ".parquet": self._read_parquet}
         with self._open() as raw:
-            yield from readers[ending(self._path)](raw, fields)
+            yield from readable_records(readers[ending(self._path)](raw, fields), self.name)
         self.done = 1.0
 
     @property
@@ -98,7 +99,7 @@ class FileShard:
 
     def _lines(self, raw: BinaryIO) -> Iterator[str]:
         size = self._stored_size()
-        for line in text_lines(raw, self._path, self.name):
+        for line in text_lines(raw, self._path, self.name, encoding=self._encoding):
             self.done = None if size is None else raw.tell() / max(1, size)
             yield line
 
@@ -131,8 +132,8 @@ def _read_bytes(raw: BinaryIO, size: int) -> bytes:
     return bytes(content)
 
 
-def file_shards(source: str | Path) -> list[FileShard]:
-    """Returns the files that a path, a URL or a pattern with * names, sorted by name.
+def file_shards(source: str | Path, encoding: str | None = None) -> list[FileShard]:
+    """Returns the files that a path, a URL or a pattern with * names, sorted by name. encoding: as in `text_lines`.
 
     Raises:
         CorpusError: there are no such files, or they have an ending that is not supported.
@@ -144,7 +145,8 @@ def file_shards(source: str | Path) -> list[FileShard]:
         paths = sorted(filesystem.glob(path.replace("[", "[[]"))) if is_pattern else [path]
         is_remote = "://" in source
         shards = [
-            FileShard(filesystem, path, filesystem.unstrip_protocol(path) if is_remote else path) for path in paths
+            FileShard(filesystem, path, filesystem.unstrip_protocol(path) if is_remote else path, encoding)
+            for path in paths
         ]
         if not is_remote and not is_pattern:
             shards[0].name = source  # the path as the caller wrote it, not the absolute one

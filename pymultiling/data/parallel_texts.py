@@ -64,5 +64,7 @@ def _read_text(path: Path) -> list[str]:
     try:
         with path.open("rb") as raw:
             return list(text_lines(raw, path, str(path), strict=True))
+    except CorpusError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read as text in UTF-8 ({error_text(error)}): save it in UTF-8") from None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from pymultiling.data.text_encoding import UnreadableCharacters
 from pymultiling.errors import CorpusError, error_text
 
 # The strings of a record that a pass needs: (text,), or (prompt, response).
@@ -37,6 +38,20 @@ def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, 
         except ValueError as error:
             raise CorpusError(f"{where} is not JSON ({error}): give one JSON value a line") from None
         yield value, where
+
+
+def readable_records(records: Iterable[Record], name: str) -> Iterator[Record]:
+    """Yields the records, and refuses them if too many of their characters are U+FFFD or lone surrogates.
+
+    Raises:
+        CorpusError: more than one such character, and more than one in a thousand.
+    """
+    unreadable = UnreadableCharacters(name)
+    for number, record in enumerate(records, 1):
+        for text in record:
+            unreadable.count(text, f"record {number}")
+        yield record
+    unreadable.check()
 
 
 def extract_fields(value: object, fields: tuple[str, ...], where: str) -> Record:

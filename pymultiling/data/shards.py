@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.file_shards import FileShard, file_shards, names_file
-from pymultiling.data.rows import Record, extract_fields, wrap_read_errors
+from pymultiling.data.rows import Record, extract_fields, readable_records, wrap_read_errors
 from pymultiling.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -42,21 +43,25 @@ class IterableShard:
         or list has the fields in their order.
 
         Raises:
-            CorpusError: the source raises an exception, or a record has no such strings.
+            CorpusError: the source raises an exception, a record has no such strings, or more than one character in a
+                thousand is U+FFFD or a lone surrogate.
         """
         with wrap_read_errors(self.name):
-            for number, value in enumerate(self._source, 1):
-                if self._length:
-                    self.done = number / self._length
-                if len(fields) == 1:
-                    if value is None or (isinstance(value, float) and value != value):
-                        value = ""
-                    if isinstance(value, str):
-                        yield (value,)
-                        continue
-                elif isinstance(value, tuple | list) and len(value) == len(fields):
-                    value = dict(zip(fields, value))
-                yield extract_fields(value, fields, f"record {number}")
+            yield from readable_records(self._records(fields), self.name)
+
+    def _records(self, fields: tuple[str, ...]) -> Iterator[Record]:
+        for number, value in enumerate(self._source, 1):
+            if self._length:
+                self.done = number / self._length
+            if len(fields) == 1:
+                if value is None or (isinstance(value, float) and value != value):
+                    value = ""
+                if isinstance(value, str):
+                    yield (value,)
+                    continue
+            elif isinstance(value, tuple | list) and len(value) == len(fields):
+                value = dict(zip(fields, value))
+            yield extract_fields(value, fields, f"record {number}")
 
     @property
     def size(self) -> int | None:
@@ -90,14 +95,16 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     """Returns the shards of a corpus, at least one.
 
     Args:
-        source: a path, a URL that fsspec knows, or a pattern of either with *; a list of pathlib.Path; or an iterable
-            of strings or records, such as a datasets.Dataset. A streamed data set (datasets.IterableDataset) has a
-            shard for each of its files, or a single one after an operation that does not work record by record, such as
-            `take` or `interleave_datasets`.
+        source: a path, a URL that fsspec knows, a pattern of either with *, or a TextFile; a list of pathlib.Path; or
+            an iterable of strings or records, such as a datasets.Dataset. A streamed data set
+            (datasets.IterableDataset) has a shard for each of its files, or a single one after an operation that does
+            not work record by record, such as `take` or `interleave_datasets`.
 
     Raises:
         CorpusError: there is nothing to read, or a list of strings names files.
     """
+    if isinstance(source, TextFile):
+        return [*file_shards(source.path, source.encoding)]
     if isinstance(source, str | Path):
         return [*file_shards(source)]
     if isinstance(source, list | tuple) and source:

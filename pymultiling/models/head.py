@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
+from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
@@ -39,7 +41,10 @@ class Head:
         self._decoder = decoder
         self._model: nn.Module = getattr(model, "_orig_mod", model)  # compiled code may not notice the replacement
         body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
-        self._body = None if body is self._model else body
+        # Only a call of the whole model adds a prompt that PEFT has learned, and gathers what FSDP has spread.
+        peft = getattr(self._model, "active_peft_config", None)
+        is_whole = isinstance(self._model, FSDPModule) or getattr(peft, "is_prompt_learning", False)
+        self._body = None if body is self._model or is_whole else body
         self._output: Any = None
         self._is_checked = False
 
@@ -55,9 +60,14 @@ class Head:
 
         Raises:
             ValueError: a token has no embedding.
+            UnsupportedModel: the model adds tokens to its input.
         """
         if self._body is None:
             logits: Tensor = self._run(self._model, input_ids, attention_mask).logits
+            if logits.shape[:-1] != input_ids.shape:
+                raise UnsupportedModel(
+                    "the model adds tokens to its input, such as PEFT's virtual ones: load it without"
+                )
             return logits
         self._output = self._run(self._body, input_ids, attention_mask)
         hidden: Tensor = self._output[0]

@@ -25,17 +25,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Blocks of several threads may end in any order: the last one makes the model what it was. Modes belong to the
     model, so that a forward in training mode, in another thread, meanwhile runs in evaluation mode.
     """
-    with own_frequencies(model), _in_evaluation_mode(model):
-        yield
-
-
-@contextmanager
-def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
     use = _Use(model)
     try:
         with compile_lock(), _lock:
             use.begin()
-        yield
+        with own_frequencies(model):
+            yield
     finally:
         with compile_lock(), _lock:
             use.end()

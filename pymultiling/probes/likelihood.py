@@ -93,10 +93,7 @@ class LikelihoodProbe:
             row * mask.shape[1] + torch.arange(start, length)
             for row, (start, length) in enumerate(zip(starts, mask.sum(1).tolist()))
         ]
-        hidden = self._head.hidden_states(batch.input_ids, mask)
-        if hidden.shape[:2] != mask.shape:
-            raise UnsupportedModel("the model adds tokens to its input, such as PEFT's virtual ones: load it without")
-        hidden = hidden.flatten(0, 1)
+        hidden = self._head.hidden_states(batch.input_ids, mask).flatten(0, 1)
         counted = torch.cat(ranges)
         targets = to_device(batch.input_ids.flatten()[counted], hidden.device)
         counted = to_device(counted, hidden.device)

@@ -8,7 +8,7 @@ import pymultiling as pml
 from pymultiling.models.decoder import Decoder
 from pymultiling.passes import batch_size
 from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
-from tests.support.tiny_text import texts, tiny_tokenizer, write_text
+from tests.support.tiny_text import WORDS, texts, tiny_tokenizer, write_text
 
 
 def count(model, corpora, out, *options) -> int:
@@ -78,3 +78,14 @@ def test_rejects_wrong_corpora_and_options(model, tmp_path, corpora, capsys):
     assert count(model, corpora, tmp_path / "out", "--positions", "response", "--pack", "8") == 2
     assert_error_line(capsys, "--pack: not allowed with --positions response")
     assert_folder_holds(tmp_path, *before, "empty.txt")
+
+
+def test_commands_read_the_encoding(model, tmp_path, capsys):
+    path = tmp_path / "fr.txt"
+    path.write_bytes("".join(f"{word} {word}\n" for word in WORDS).encode("utf-16"))
+    arguments = ["count", "--model", model, "--corpus", f"fr={path}", "--out", tmp_path / "out", *SMALL_BATCHES]
+    assert run(*arguments) == 1
+    assert_error_line(capsys, "give --encoding utf-16")
+    assert run(*arguments, "--encoding", "utf-16") == 0
+    assert "texts 58" in capsys.readouterr().out
+    assert run(*arguments, "--encoding", "gbx") == 2

@@ -53,7 +53,7 @@ def test_tables_may_have_one_line_or_one_column(tmp_path):
         ("t.tsv", b"de\tfr\tde\na\tb\tc\n", "a language is twice in the first line, de fr de"),
         ("t.tsv", b"de\tfr\na\tb\na\tb\tc\n", "line 3: expected 2 columns as in the first line, got 3"),
         ("t.tsv", b"de\tfr\na\n", "line 2: expected 2 columns as in the first line, got 1"),
-        ("t.tsv", "de\tfr\nfünf\tcinq\n".encode("latin-1"), "cannot be read as text in UTF-8"),
+        ("t.tsv", "de\tfr\nfünf\tcinq\n".encode("latin-1"), "save it in UTF-8"),
         ("t.tsv.gz", b"de\tfr\n", "cannot be read"),
         ("t.tsv.gz", gzip.compress(b"de\tfr\n" + b"a\tb\n" * 99, mtime=0)[:-9], "cannot be read"),
         ("t.tsv.gz", gzip.compress(b"de\tfr\n", mtime=0)[:10] + b"\xff" * 20, "cannot be read"),

@@ -35,7 +35,7 @@ def test_a_carriage_return_ends_a_line_unless_strict(compression):
 @pytest.mark.parametrize("compression", WRITERS)
 def test_invalid_utf_8_is_replaced_unless_strict(compression):
     assert read(b"a\xff\n", compression, strict=False) == ["a\N{REPLACEMENT CHARACTER}"]
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(pml.CorpusError, match="the first at line 1, character 2"):
         read(b"a\xff\n", compression, strict=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 
 from pymultiling.neurons.sites import check_sites
@@ -40,6 +41,15 @@ def count_or_fraction(text: str) -> int | float:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a fraction such as 0.1 nor a count such as 100"
         ) from None
+
+
+def encoding_name(text: str) -> str:
+    """Parses the name of an encoding that Python knows."""
+    try:
+        codecs.lookup(text)
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an encoding that Python knows, such as gb18030") from None
+    return text
 
 
 def site_names(text: str) -> tuple[str, ...]:

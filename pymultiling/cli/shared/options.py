@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from pymultiling.cli.shared.argument_types import integer_or_auto, positive_integer, positive_number, whole_number
+from pymultiling.cli.shared.argument_types import (
+    encoding_name,
+    integer_or_auto,
+    positive_integer,
+    positive_number,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from pymultiling.data.corpus_types import TextFile
 
 TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
@@ -139,6 +148,12 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "each text is one document)",
     )
     add_max_length(parser, "document")
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        type=encoding_name,
+        help="encoding of the .txt and .jsonl files, such as gb18030 (default: UTF-8)",
+    )
 
 
 def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
@@ -187,6 +202,14 @@ def add_pass(parser: argparse.ArgumentParser) -> None:
         help="processes that tokenise texts while the model runs; 0: tokenise without extra processes "
         "(default: %(default)s)",
     )
+
+
+def texts_of(arguments: argparse.Namespace, files: Mapping[str, str]) -> dict[str, str | TextFile]:
+    """Returns the corpora that the files {name: path} are in the encoding of the command line."""
+    from pymultiling.data.corpus_types import TextFile
+
+    encoding: str | None = arguments.encoding
+    return {name: path if encoding is None else TextFile(path, encoding) for name, path in files.items()}
 
 
 def document_options(arguments: argparse.Namespace) -> DocumentOptions:

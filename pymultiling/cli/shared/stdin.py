@@ -8,6 +8,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pymultiling.cli.shared.options import texts_of
+
 if TYPE_CHECKING:
     from pymultiling.data.corpus_types import Corpus
 
@@ -21,6 +23,7 @@ def with_stdin(arguments: Namespace, files: Mapping[str, str]) -> dict[str, Corp
     """
     from pymultiling.data.text_lines import text_lines
 
+    encoding: str | None = arguments.encoding
     names = [name for name, path in files.items() if path == STDIN]
     if len(names) > 1:
         arguments.parser.error(f"{' and '.join(names)} are both to be read from stdin, which can be read once")
@@ -28,5 +31,5 @@ def with_stdin(arguments: Namespace, files: Mapping[str, str]) -> dict[str, Corp
         arguments.parser.error(
             f"{names[0]} is to be read from stdin, which several processes cannot share: give a file"
         )
-    stdin = text_lines(sys.stdin.buffer, "stdin.txt", "stdin") if names else ()
-    return {name: stdin if path == STDIN else path for name, path in files.items()}
+    stdin = text_lines(sys.stdin.buffer, "stdin.txt", "stdin", encoding=encoding) if names else ()
+    return {name: stdin if files[name] == STDIN else texts for name, texts in texts_of(arguments, files).items()}

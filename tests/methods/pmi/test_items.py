@@ -79,7 +79,7 @@ def test_columns_that_do_not_match_are_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes("fünf\n".encode("latin-1"))
     (tmp_path / "damaged.txt.gz").write_bytes(gzip.compress(b"a\n" * 999)[:-9])
     for name, message in (
-        ("latin.txt", "cannot be read as text in UTF-8"),
+        ("latin.txt", "save it in UTF-8"),
         ("damaged.txt.gz", "cannot be read"),
         ("none.txt", "no such file"),
     ):

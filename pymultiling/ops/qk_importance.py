@@ -139,7 +139,8 @@ def qk_importance(
     neurons change attention scores by several units.
 
     Args:
-        q: (B, H, l, d), the rotated queries. Any floating dtype.
+        q: (B, H, l, d), the rotated queries. Any floating dtype. NaN at a valid token makes its head NaN. What an
+            infinity makes of it depends on the backend.
         k: (B, K, l, d), the rotated keys in q's dtype. K divides H; with G = H / K, query heads g G
             to g G + G - 1 share key head g.
         q_plain: (B, H, l, d), the queries before the rotation but after their norm, if they have one. None: neurons are

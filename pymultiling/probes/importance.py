@@ -31,7 +31,7 @@ from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.fused_ffn import fused_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.importance_values import FiniteCheck, Importance
+from pymultiling.probes.importance_values import FiniteCheck
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.switched_off import switch_off, switch_off_routed
@@ -113,7 +113,7 @@ class ImportanceProbe:
         self._graphs = None  # graphs read what was computed from the weights
         self._weight_products.clear()
 
-    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
+    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Measures a batch, and waits for it.
 
         Args:
@@ -121,7 +121,7 @@ class ImportanceProbe:
             attention_mask: as in `launch`.
 
         Returns:
-            {site: (documents, layers, neurons)}, and the standard errors of estimates.
+            {site: (documents, layers, neurons)}.
 
         Raises:
             NonFiniteActivations: values are NaN or infinite; names site, layer and document.
@@ -132,7 +132,7 @@ class ImportanceProbe:
         return importance
 
     @torch.no_grad()
-    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Importance, FiniteCheck]:
+    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[dict[str, Tensor], FiniteCheck]:
         """Launches the measurement of a batch, without waiting for the device.
 
         Args:
@@ -141,8 +141,7 @@ class ImportanceProbe:
                 GPU is read first, which waits for the GPU.
 
         Returns:
-            {site: (documents, layers, neurons)} with the standard errors of estimates, and a check that the values are
-            finite, which waits for them.
+            {site: (documents, layers, neurons)}, and a check that the values are finite, which waits for them.
 
         Raises:
             UnsupportedModel: the model does not run its modules as its family says.
@@ -151,13 +150,13 @@ class ImportanceProbe:
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         tensors = to_device(input_ids, device), to_device(mask.bool(), device)
         if self._graphs is None:
-            importance, errors = self._measure(mask, *tensors)
+            (importance,) = self._measure(mask, *tensors)
         else:
-            importance, errors = self._graphs.run(self._measure, mask, *tensors)
-        return Importance(importance, errors), FiniteCheck(importance)
+            (importance,) = self._graphs.run(self._measure, mask, *tensors)
+        return importance, FiniteCheck(importance)
 
-    def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns the importance and the standard errors, {site: (documents, layers, neurons)} each.
+    def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor]]:
+        """Returns the importance, {site: (documents, layers, neurons)}, as the only result.
 
         Args:
             mask: (documents, length), 0 for padding, on the CPU.
@@ -168,12 +167,10 @@ class ImportanceProbe:
         self._valid = valid
         self._documents = BatchDocuments.of_rows(valid, is_full=bool(mask.all()))
         self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
-        self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, mask)
         del self._valid, self._documents  # a recording's memory must not stay in use
         values_by_site, self._values = self._values, {}
-        errors_by_site, self._errors = self._errors, {}
         for site, values in values_by_site.items():
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
@@ -181,7 +178,7 @@ class ImportanceProbe:
                     "run its modules as its family says (pymultiling.Family lists what can differ; without "
                     "transformers' attention interface, interface=False)"
                 )
-        return self._stack_layers(values_by_site, valid.device), self._stack_layers(errors_by_site, valid.device)
+        return (self._stack_layers(values_by_site, valid.device),)
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""
@@ -193,7 +190,7 @@ class ImportanceProbe:
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
-        """Inside the block, forwards fill `_values` and `_errors`."""
+        """Inside the block, forwards fill `_values`."""
         with ExitStack() as stack:
             hooks = stack.enter_context(Hooks())
             listeners: dict[nn.Module, AttentionListener] = {}
@@ -330,13 +327,10 @@ class ImportanceProbe:
 
         def keep_importance(inputs: ScoreInputs) -> None:
             valid = self._valid.to(inputs.query.device)
-            q, k, *errors = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
+            q, k = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._values[site][index] = importance
-            for site, error in zip(("q", "k"), errors):
-                if site in self.sites:
-                    self._errors.setdefault(site, {})[index] = error
 
         return watch_scores(self.decoder, hooks, layer, keep_importance)
 

@@ -64,7 +64,8 @@ def half_square(
         total = tl.where(total < 1e-28, 0.0, total)  # rounding leaves up to this between equal directions
         total = tl.where((point_scale == 0) | (second_scale == 0), 1.0, total)
     bits = (total.to(tl.int64, bitcast=True) + 2048) & -4096
-    return bits.to(tl.float64, bitcast=True)
+    # The sum overflows if all bits of a NaN are set.
+    return tl.where(total < float("inf"), bits.to(tl.float64, bitcast=True), total)
 
 
 @triton.jit

@@ -59,7 +59,7 @@ def centred_importance(
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
-        The norms are computed in float64. Not differentiable.
+        Not differentiable.
 
     Raises:
         ValueError: a shape, dtype or device does not fit.

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pymultiling import triton_kernels
+from tests.ptx.registers import restore
 
 FOLDER = Path(__file__).with_name("archives")
 KERNELS = Path(triton_kernels.__file__).parent
 IMPORTED = re.compile(r"^from pymultiling\.triton_kernels\.(\w+) import", re.MULTILINE)
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")  # of the compiler, that launches choose
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")  # of the compiler, that launches choose
 PLAIN = (int, float, str, bool, type(None))  # constants that can be kept
 
 
@@ -30,14 +31,19 @@ class Compiled:
     """A kernel's PTX, and what a launch must know.
 
     Attributes:
-        ptx: the text.
+        short: the text, as `registers.shorten` writes it.
         shared: bytes of shared memory of a program.
         warps: warps of a program.
     """
 
-    ptx: str
+    short: str
     shared: int
     warps: int
+
+    @property
+    def ptx(self) -> str:
+        """The text."""
+        return restore(self.short)
 
 
 @dataclass(frozen=True)

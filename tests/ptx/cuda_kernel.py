@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.cuda.emulated import CSRC
 from tests.ptx.archive import FOLDER, Compiled
+from tests.ptx.registers import shorten
 
 NVCC = shutil.which("nvcc")
 THREADS = 256  # of a block
@@ -53,7 +54,7 @@ def compile_to_ptx(target: str) -> Compiled:
     # An array as large as a block's shared memory, which is declared without a size.
     text = '#include "qk_importance.cuh"\n__device__ char size[sizeof(pymultiling::Shared)];'
     sized = subprocess.run([*options, "-x", "cu", "-"], input=text, capture_output=True, text=True, check=True).stdout
-    return Compiled(ptx, shared=int(re.search(r"\bsize\[(\d+)\]", sized)[1]), warps=THREADS // 32)
+    return Compiled(shorten(ptx), shared=int(re.search(r"\bsize\[(\d+)\]", sized)[1]), warps=THREADS // 32)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from tests.ptx import archive
 from tests.ptx.archive import Compiled, Specialization
 from tests.ptx.interpreter import LANES, Options
 from tests.ptx.launches import launch
+from tests.ptx.registers import shorten
 
 Compiler = Callable[[ASTSource, GPUTarget, dict[str, object]], Compiled]
 
@@ -45,7 +46,7 @@ def compile_to_ptx(source: ASTSource, target: GPUTarget, options: dict[str, obje
     metadata: dict[str, object] = {"hash": "", "target": target, **parsed.__dict__}
     for name in ("ttir", "ttgir", "llir", "ptx"):
         module = stages[name](module, metadata)
-    return Compiled(without_debugging(str(module)), int(metadata["shared"]), int(metadata["num_warps"]))
+    return Compiled(shorten(without_debugging(str(module))), int(metadata["shared"]), int(metadata["num_warps"]))
 
 
 def without_debugging(ptx: str) -> str:
@@ -66,6 +67,8 @@ def from_archive(version: str, target: str, record: Callable[[Specialization, Co
 
     def find(source: ASTSource, chip: GPUTarget, options: dict[str, object]) -> Compiled:
         specialization = Specialization.of(source, options)
+        alone = make_backend(chip).parse_options(dict(specialization.options))
+        assert vars(alone) == options, "archive.OPTIONS lacks an option that a launch has chosen"
         if specialization.is_plain and specialization.key in entries:
             compiled = entries[specialization.key][1]
         elif version != triton.__version__:
@@ -84,7 +87,7 @@ class InterpretedKernel:
     function = packed_metadata = None
 
     def __init__(self, source: ASTSource, compiled: Compiled, orders: Sequence[Options]) -> None:
-        self.source, self.compiled, self.orders = source, compiled, orders
+        self.source, self.compiled, self.ptx, self.orders = source, compiled, compiled.ptx, orders
         function = source.fn.fn
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
@@ -111,9 +114,8 @@ class InterpretedKernel:
                 values.append(struct.pack("f", argument))
             elif kind != "constexpr":
                 values.append(int(argument))
-        compiled = self.compiled
-        threads = compiled.warps * LANES
-        launch(self.name, compiled.ptx, grid, threads, values, tensors, shared=compiled.shared, orders=self.orders)
+        threads = self.compiled.warps * LANES
+        launch(self.name, self.ptx, grid, threads, values, tensors, shared=self.compiled.shared, orders=self.orders)
 
 
 def install(target: str, orders: Sequence[Options], compiler: Compiler = compile_to_ptx) -> None:

@@ -13,7 +13,7 @@ SPECIALIZATION = Specialization(
     signature=(("x", "*bf16"), ("tokens", "i32"), ("ACTIVE", "constexpr")),
     constants=((2, True), (3, None)),
     attributes=((0, [["tt.divisibility", 16]]),),
-    options=(("num_warps", 4), ("num_stages", 3), ("enable_fp_fusion", True)),
+    options=(("num_warps", 4), ("num_stages", 3), ("enable_fp_fusion", True), ("maxnreg", None)),
 )
 
 

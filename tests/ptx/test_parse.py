@@ -4,6 +4,7 @@ import pytest
 
 from tests.ptx.encode import UnknownInstruction, encode
 from tests.ptx.parse import Parameter, parse
+from tests.ptx.registers import restore, shorten
 
 TEXT = """
 .version 9.0
@@ -72,3 +73,10 @@ def test_what_the_interpreter_lacks_is_an_error_with_its_line(statement):
 def test_text_that_is_no_statement_is_an_error_with_its_line():
     with pytest.raises(ValueError, match=f"line {RET_LINE}: this is no PTX statement"):
         parse(TEXT.replace("ret;", "ret"))
+
+
+def test_a_shortened_text_is_restored_with_registers_in_the_order_of_their_appearance():
+    text = "add.s32 %r7, %r7, %r2; mov.b64 %rd7, {%r2, %r7}; mov.u32 %r5, %tid.x; st.shared.b32 [%r2+4], %r5;"
+    short = "add.s32 %r0, %r1, %r0; mov.b64 %rd0, {%r1, %r2}; mov.u32 %r0, %tid.x; st.shared.b32 [%r2+4], %r1;"
+    restored = "add.s32 %r0, %r0, %r1; mov.b64 %rd0, {%r1, %r0}; mov.u32 %r2, %tid.x; st.shared.b32 [%r1+4], %r2;"
+    assert shorten(text) == short and restore(short) == restored and shorten(restored) == short

@@ -73,8 +73,11 @@ void add_conversions(Table& t) {
   t["cvt.rzi.ftz.s32.f32"] = each([](float a) { return to_integer<int32_t>(std::trunc(flush(a))); });
   t["cvt.f64.f32"] = each([](float a) { return double(a); });
   t["cvt.rn.f32.f64"] = each([](double a) { return float(a); });
-  // Rounds to nearest, ties away from zero.
-  t["cvt.rna.tf32.f32"] = each([](uint32_t a) { return (a + 0x1000u) & 0xffffe000u; });
+  // Rounds to nearest, ties away from zero. ptxas does not round infinity and NaN: their last bits are cut off.
+  t["cvt.rna.tf32.f32"] = each([](uint32_t a) {
+    bool finite = (a & 0x7f800000u) != 0x7f800000u;
+    return (a + (finite ? 0x1000u : 0)) & 0xffffe000u;
+  });
 }
 
 }  // namespace ptx

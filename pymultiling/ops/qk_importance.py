@@ -156,7 +156,8 @@ def qk_importance(
             s^2 = r^2 - x^2 / d, growth = (x^2 / d) / (s (r + s)). This form keeps the digits of a growth near 0. None:
             no norm.
         k_growth: (B, K, l, d), the same for the keys. None: no norm.
-        scale: factor of the attention scores, usually d^-1/2.
+        scale: factor of the attention scores, usually d^-1/2. Attention scores beyond 2^24, which float32 rounds by
+            more than 1, give importance without meaning, on a GPU NaN.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.

@@ -9,10 +9,13 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import KernelBackend
 from pymultiling.ops.dispatch import _run, why_unsupported
 from pymultiling.ops.registry import OPERATORS
-from tests.ops.fuzz.cases import Case, Mask, Nearest
+from tests.ops.fuzz.cases import Case, Mask, Nearest, Qk
 from tests.support.distances import all_distances, rounding
 from tests.support.error_budget import assert_within_budget
 from tests.support.operator_inputs import is_interpreted
+
+# float32 rounds larger attention scores by more than 1. Triton's kernel of qk_importance then gives NaN.
+ROUNDED_SCORES = 2.0**24
 
 
 def supports(case: Case, backend: KernelBackend) -> bool:
@@ -24,6 +27,8 @@ def supports(case: Case, backend: KernelBackend) -> bool:
         )  # in float32, in which Triton's kernel squares
         if not points.isfinite().all() or (backend == "triton" and not squares_fit):
             return False
+    if isinstance(case, Qk) and backend == "triton" and case.arguments()[0].largest_score() > ROUNDED_SCORES:
+        return False
     return why_unsupported(OPERATORS[case.operator], backend, case.arguments()) is None
 
 

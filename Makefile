@@ -2,6 +2,8 @@
 # make test       run the tests
 # make test-long  run the tests that take minutes and rarely fail, such as kernels compiled for other chips and killed runs
 # make archives   compile the kernels again that tests/ptx/archives keeps
+# make fuzz       compare the kernels with plain PyTorch on drawn calls for MINUTES (60)
+# make fuzz-sanitized  the same for the C++ kernels, built with the address and undefined behaviour sanitizers
 # make lint       check the code with ruff, clang-format and mypy
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
@@ -11,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-long archives lint format coverage bench gpu clean
+.PHONY: demo test test-long fuzz fuzz-sanitized archives lint format coverage bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -40,6 +42,21 @@ test-long: .venv/ready
 archives: .venv/ready
 	$(BIN)/python -m tests.ptx.compile --target sm_90 --tests $(PTX_ALL)
 	$(BIN)/python -m tests.ptx.compile --target sm_80 --tests $(PTX_SMALL)
+
+MINUTES ?= 60
+fuzz: .venv/ready
+	$(BIN)/python -m tests.ops.fuzz --minutes $(MINUTES)
+
+# The extension is built into a folder of its own. Python itself has no sanitizers, so their libraries are loaded first.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer
+fuzz-sanitized: .venv/ready
+	CFLAGS="$(SANITIZERS)" CXXFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" $(BIN)/python setup.py -q build_ext \
+		--build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		$(BIN)/python -m tests.ops.fuzz --minutes $(MINUTES) --backends cpp \
+		--extension $(SANITIZED)/pymultiling/_cpp.*.so
 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 

@@ -92,6 +92,8 @@ def mask_neurons(
 
 def mask_neurons_(x: Tensor, masks: Tensor, mask_ids: Tensor, scale: float = 0.0, values: Tensor | None = None) -> None:
     """Launches the kernel in place. The arguments are those of `pymultiling.ops.reference.mask_neurons`."""
+    if values is not None and torch._C._is_alias_of(values, x):
+        values = values.clone()  # values that are a part of x must not change while x is written
     _launch(x, x, masks, mask_ids, scale, values)
 
 

@@ -2,6 +2,7 @@
 #include "kernels/mask_neurons.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -32,6 +33,7 @@ void mask_rows(
       width,
       sets.const_data_ptr<bool>(),
       ids.const_data_ptr<int64_t>(),
+      scale == 0,
       static_cast<float>(scale),
       values ? added_values.const_data_ptr() : nullptr,
       result.mutable_data_ptr(),
@@ -53,7 +55,9 @@ at::Tensor mask_neurons(
 void mask_neurons_(
     at::Tensor x, const at::Tensor& masks, const at::Tensor& mask_ids, double scale, const OptionalTensor& values) {
   const at::Tensor rows = contiguous_rows(x);
-  mask_rows(rows, rows, masks, mask_ids, scale, values);
+  // Values that are a part of x must not change while x is written.
+  const bool is_part = values && values->is_alias_of(x);
+  mask_rows(rows, rows, masks, mask_ids, scale, is_part ? OptionalTensor(values->clone()) : values);
   if (!rows.is_same(x)) x.copy_(rows);
 }
 

@@ -44,7 +44,7 @@ class QKProblem(NamedTuple):
     interleaved: bool
 
     def largest_score(self) -> float:
-        """Returns the largest |attention score| before the soft cap, computed in float64, or 0 if there is none."""
+        """Returns the largest finite |attention score| before the soft cap, in float64, or 0 if there is none."""
         keys = self.k.double().repeat_interleave(self.q.shape[1] // self.k.shape[1], 1)
         scores = self.scale * self.q.double() @ keys.transpose(-1, -2)
-        return float(scores.abs().max()) if scores.numel() else 0.0
+        return float(scores.abs().nan_to_num(0, 0).max()) if scores.numel() else 0.0

@@ -28,7 +28,6 @@ from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.pending import Pending
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.probes.importance_values import Importance
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +49,7 @@ def importance(
     qk: Mode = "exact",
     fused: bool | None = None,
     verify: bool = True,
-) -> Importance:
+) -> dict[str, torch.Tensor]:
     r"""Measures the importance of every neuron for each document of a batch, in one forward.
 
         Imp(N | c) = sum over the tokens of document c of || T \ N (h) - T(h) ||^2
@@ -75,7 +74,7 @@ def importance(
             by. For "ffn" it is sum |up|. For "o" it is sum |attention output|, and for "v" that sum added up over the
             query heads that share the value head. For "q" it is the change of the probabilities of unscaled attention
             scores after the rotary embedding, and for "k" that of "q" added up over the query heads.
-        qk: "exact", or "fast" to estimate q and k from at most 16 keys of every query, with standard errors:
+        qk: "exact", or "fast" to estimate q and k from at most 16 keys of every query:
 
                 f = sum_j w_j A_j (exp(y_j) / sum_i w_i exp(y_i) - 1)^2,   summed over the queries
 
@@ -90,8 +89,7 @@ def importance(
             and again when its structure has changed (docs/verification.md). False: it is taken as it is.
 
     Returns:
-        {site: (documents, layers, neurons)}, float32, or float64 for a float64 model. The attribute `error` holds the
-        standard errors of estimated sites as {site: tensor of the same shape}; it is empty with qk="exact".
+        {site: (documents, layers, neurons)}, float32, or float64 for a float64 model.
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; or what is to

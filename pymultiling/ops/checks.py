@@ -81,7 +81,7 @@ def check_mask_neurons_(
     """Checks the arguments of mask_neurons_."""
     check_mask_neurons(x, masks, mask_ids, scale, values)
     require(
-        all(stride > 0 or size <= 1 for size, stride in zip(x.shape, x.stride())),
+        x.numel() == 0 or all(stride > 0 or size == 1 for size, stride in zip(x.shape, x.stride())),
         lambda: f"x must not be expanded, because it is overwritten: its strides are {x.stride()}; clone it",
     )
 

@@ -13,15 +13,16 @@ from pymultiling.ops.requirements import require
 
 
 class QKEstimate(NamedTuple):
-    """Estimates of the importance of query and key neurons, and their standard errors.
+    """Estimates of the importance of query and key neurons, and how much two halves of the draws differ.
 
     All are float32, or float64 for float64 input.
 
     Attributes:
         q: (B, H d), the importance of the query neurons.
         k: (B, K d), the importance of the key neurons.
-        q_error: (B, H d), the standard errors of q.
-        k_error: (B, K d), the standard errors of k.
+        q_error: (B, H d), the spread of q: the root of the sum over queries of ((f_even - f_odd) / 2)^2, from the even
+            and the odd draws. It is not a standard error, because it leaves out the bias of the estimate.
+        k_error: (B, K d), the spread of k.
     """
 
     q: Tensor
@@ -131,15 +132,16 @@ def qk_importance(
 
         f = sum_j w_j A_j (v_j / Z - 1)^2,   v = exp(y),   Z = sum_j w_j v_j,   importance[n] = sum over queries of f
 
-    The standard error comes from the two halves of the draws. The draws are a function of the input and not random.
+    The spread comes from the two halves of the draws. The draws are a function of the input and not random.
     Queries that see 16 keys or fewer are exact. Use this mode for long documents when the ranking of the neurons
     matters: its cost grows with l, not with l^2 (apart from the attention scores). Its median error is 0.5%. It has one
     limit: if a neuron only affects keys of small A, which gain probability without it, and none of these keys is drawn,
-    the estimate is too small and the standard error does not show it. This happens where attention is peaked and single
+    the estimate is too small and the spread does not show it. This happens where attention is peaked and single
     neurons change attention scores by several units.
 
     Args:
-        q: (B, H, l, d), the rotated queries. Any floating dtype.
+        q: (B, H, l, d), the rotated queries. Any floating dtype. NaN at a valid token makes its head NaN. What an
+            infinity makes of it depends on the backend.
         k: (B, K, l, d), the rotated keys in q's dtype. K divides H; with G = H / K, query heads g G
             to g G + G - 1 share key head g.
         q_plain: (B, H, l, d), the queries before the rotation but after their norm, if they have one. None: neurons are
@@ -154,7 +156,8 @@ def qk_importance(
             s^2 = r^2 - x^2 / d, growth = (x^2 / d) / (s (r + s)). This form keeps the digits of a growth near 0. None:
             no norm.
         k_growth: (B, K, l, d), the same for the keys. None: no norm.
-        scale: factor of the attention scores, usually d^-1/2.
+        scale: factor of the attention scores, usually d^-1/2. Attention scores beyond 2^24, which float32 rounds by
+            more than 1, give importance without meaning, on a GPU NaN.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.
@@ -163,7 +166,7 @@ def qk_importance(
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
-        With mode="fast" a `QKEstimate`: q and k and their standard errors q_error and k_error. Not differentiable.
+        With mode="fast" a `QKEstimate`: q and k and their spreads q_error and k_error. Not differentiable.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or the mode is unknown.

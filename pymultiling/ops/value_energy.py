@@ -35,7 +35,8 @@ def value_energy(
         backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
-        (count, K d), the importance in float32, or in float64 for float64 input. Not differentiable.
+        (count, K d), the importance in float32, or in float64 for float64 input. Where an input is infinite, it is
+        infinite or NaN. Not differentiable.
 
     Raises:
         ValueError: a shape, dtype or device does not fit.

@@ -32,7 +32,7 @@ from pymultiling.probes.batch_documents import BatchDocuments
 from pymultiling.probes.fused_ffn import fuse_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
 from pymultiling.probes.hooks import Hooks, acting_pre_hooks
-from pymultiling.probes.importance_values import FiniteCheck, Importance
+from pymultiling.probes.importance_values import FiniteCheck
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.switched_off import switch_off, switch_off_routed
@@ -134,7 +134,7 @@ class ImportanceProbe:
         fused = layer.down.weight.is_cuda if self.fused is None else self.fused
         return self.score == "released" or (fused and layer.ffn_norm is None)
 
-    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Importance:
+    def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Measures a batch, and waits for it.
 
         Args:
@@ -142,7 +142,7 @@ class ImportanceProbe:
             attention_mask: as in `launch`.
 
         Returns:
-            {site: (documents, layers, neurons)}, and the standard errors of estimates.
+            {site: (documents, layers, neurons)}.
 
         Raises:
             NonFiniteActivations: values are NaN or infinite; names site, layer and document.
@@ -153,7 +153,7 @@ class ImportanceProbe:
         return importance
 
     @torch.no_grad()
-    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Importance, FiniteCheck]:
+    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[dict[str, Tensor], FiniteCheck]:
         """Launches the measurement of a batch, without waiting for the device.
 
         Args:
@@ -162,8 +162,7 @@ class ImportanceProbe:
                 GPU is read first, which waits for the GPU.
 
         Returns:
-            {site: (documents, layers, neurons)} with the standard errors of estimates, and a check that the values are
-            finite, which waits for them.
+            {site: (documents, layers, neurons)}, and a check that the values are finite, which waits for them.
 
         Raises:
             UnsupportedModel: the model does not run its modules as its family says.
@@ -172,24 +171,25 @@ class ImportanceProbe:
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         groups = group_rows(mask.sum(1).tolist(), length_group(self.decoder.model))
         if len(groups) < 2:
-            importance, errors = self._launch_rows(input_ids, mask)
+            importance = self._launch_rows(input_ids, mask)
         else:
             parts = [self._launch_rows(*_select_rows(input_ids, mask, rows)) for rows in groups]
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
-            importance, errors = (_join_rows([part[number] for part in parts], order) for number in range(2))
-        return Importance(importance, errors), FiniteCheck(importance)
+            importance = _join_rows(parts, order)
+        return importance, FiniteCheck(importance)
 
-    def _launch_rows(self, input_ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _launch_rows(self, input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Measures rows that may share a forward. mask: as in `_measure`."""
         device = model_device(self.decoder.model)
         tensors = to_device(input_ids, device), to_device(mask.bool(), device)
         if self._graphs is None:
-            return self._measure(mask, *tensors)
-        importance, errors = self._graphs.run(self._measure, mask, *tensors)
-        return importance, errors
+            (importance,) = self._measure(mask, *tensors)
+        else:
+            (importance,) = self._graphs.run(self._measure, mask, *tensors)
+        return importance
 
-    def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns the importance and the standard errors, {site: (documents, layers, neurons)} each.
+    def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor]]:
+        """Returns the importance, {site: (documents, layers, neurons)}, as the only result.
 
         Args:
             mask: (documents, length), 0 for padding, on the CPU.
@@ -200,12 +200,10 @@ class ImportanceProbe:
         self._valid = valid
         self._documents = BatchDocuments.of_rows(valid, is_full=bool(mask.all()))
         self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
-        self._errors: dict[str, dict[int, Tensor]] = {}
         with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, mask)
         del self._valid, self._documents  # a recording's memory must not stay in use
         values_by_site, self._values = self._values, {}
-        errors_by_site, self._errors = self._errors, {}
         for site, values in values_by_site.items():
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
@@ -213,7 +211,7 @@ class ImportanceProbe:
                     "run its modules as its family says (pymultiling.Family lists what can differ; without "
                     "transformers' attention interface, interface=False)"
                 )
-        return self._stack_layers(values_by_site, valid.device), self._stack_layers(errors_by_site, valid.device)
+        return (self._stack_layers(values_by_site, valid.device),)
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""
@@ -225,7 +223,7 @@ class ImportanceProbe:
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
-        """Inside the block, forwards fill `_values` and `_errors`."""
+        """Inside the block, forwards fill `_values`."""
         with Hooks() as hooks:
             listeners: dict[nn.Module, AttentionListener] = {}
             for index, layer in enumerate(self.decoder.layers):
@@ -359,13 +357,10 @@ class ImportanceProbe:
 
         def keep_importance(inputs: ScoreInputs) -> None:
             valid = self._valid.to(inputs.query.device)
-            q, k, *errors = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
+            q, k = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._values[site][index] = importance
-            for site, error in zip(("q", "k"), errors):
-                if site in self.sites:
-                    self._errors.setdefault(site, {})[index] = error
 
         return watch_scores(self.decoder, hooks, layer, keep_importance)
 

@@ -1,4 +1,4 @@
-"""The result of a measurement of importance, and the check that it is finite."""
+"""The check that measured importance is finite."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
 from pymultiling.runtime.device_copies import HostCopy
 
 COMPUTATION_ORDER = ("q", "k", "v", "o", "ffn")  # the order in which a layer computes its sites
-
-
-class Importance(dict[str, Tensor]):
-    """{site: (documents, layers, neurons)}, the importance of every neuron.
-
-    Attributes:
-        error: {site: standard error of the same shape} for the sites that are estimated; empty where all are exact.
-    """
-
-    def __init__(self, values: dict[str, Tensor], error: dict[str, Tensor]):
-        super().__init__(values)
-        self.error = error
 
 
 class FiniteCheck:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
@@ -40,14 +39,12 @@ def importance_from_scores(
         mode: as in `qk_importance`.
 
     Returns:
-        (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`; with mode "fast" also the standard errors
-        in the same shapes.
+        (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`.
     """
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
-        exact = _centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved)
-        return [*exact, *(map(torch.zeros_like, exact) if mode == "fast" else ())]
+        return list(_centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved))
     query, key = (inputs.query, inputs.key) if inputs.bias is None else with_bias(inputs, inputs.bias)
     cos = sin = q_plain = k_plain = q_growth = k_growth = None
     if score == "released":
@@ -57,26 +54,24 @@ def importance_from_scores(
         cos, sin = inputs.rotation or (None, None)
         q_plain, q_growth = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
         k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
-    results = list(
-        qk_importance(
-            query,
-            key,
-            q_plain,
-            k_plain,
-            cos,
-            sin,
-            valid,
-            q_growth,
-            k_growth,
-            scale=inputs.scale,
-            window=inputs.window,
-            softcap=inputs.softcap,
-            interleaved=family.interleaved,
-            mode=mode,
-        )
+    q_importance, k_importance, *_ = qk_importance(
+        query,
+        key,
+        q_plain,
+        k_plain,
+        cos,
+        sin,
+        valid,
+        q_growth,
+        k_growth,
+        scale=inputs.scale,
+        window=inputs.window,
+        softcap=inputs.softcap,
+        interleaved=family.interleaved,
+        mode=mode,
     )
     if inputs.bias is not None:
-        results = without_bias(inputs, results)
+        q_importance, k_importance = without_bias(inputs, q_importance, k_importance)
     # A norm over all heads also rescales the other heads when a neuron is zero.
     if q_growth is not None and k_growth is not None and _is_over_all_heads(layer):
         other_heads = whole_norm_importance(
@@ -89,9 +84,8 @@ def importance_from_scores(
             window=inputs.window,
             softcap=inputs.softcap,
         )
-        results[0] = results[0] + other_heads[0]
-        results[1] = results[1] + other_heads[1]
-    return results
+        q_importance, k_importance = q_importance + other_heads[0], k_importance + other_heads[1]
+    return [q_importance, k_importance]
 
 
 def _is_over_all_heads(layer: Layer) -> bool:

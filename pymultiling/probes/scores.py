@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,23 +160,21 @@ def with_bias(inputs: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
     return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(*shape, len(parts))], -1)
 
 
-def without_bias(inputs: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:
+def without_bias(inputs: ScoreInputs, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Removes the additional dimensions of `with_bias` from the results of qk_importance.
 
     Args:
         inputs: the inputs of the attention scores.
-        results: importance of q and k, and optionally their standard errors.
+        q: importance of the query neurons of `with_bias`.
+        k: importance of the key neurons of `with_bias`, which has a key head for each query head.
 
     Returns:
-        (B, H d) for q and (B, K d) for k, and the standard errors in the same shapes.
+        (B, H d) for q and (B, K d) for k.
     """
     query_heads, head_size = inputs.query.shape[1], inputs.query.shape[-1]
-    kv_heads = inputs.key.shape[1]
-    q, k, *errors = (torch.unflatten(result, 1, (query_heads, -1))[..., :head_size] for result in results)
-    k = torch.unflatten(k, 1, (kv_heads, -1)).sum(2)
-    if errors:
-        errors[1] = torch.unflatten(errors[1], 1, (kv_heads, -1)).square().sum(2).sqrt()
-    return [result.flatten(1) for result in (q, k, *errors)]
+    q, k = (torch.unflatten(x, 1, (query_heads, -1))[..., :head_size] for x in (q, k))
+    k = torch.unflatten(k, 1, (inputs.key.shape[1], -1)).sum(2)
+    return q.flatten(1), k.flatten(1)
 
 
 def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:

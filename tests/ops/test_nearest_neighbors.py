@@ -11,39 +11,18 @@ from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import nearest_neighbors, unavailable
 from pymultiling.ops.registry import MAX_TRITON_NEIGHBORS
 from tests.support.backends import KERNEL_DEVICE
+from tests.support.distances import all_distances, rounding
 from tests.support.operator_inputs import dtypes, examples, is_interpreted, layouts, matrix
 
 METRICS = ("cosine", "euclidean")
-ROUNDING = 1e-12  # error of distances relative to |x| |y|, for points of any dtype
 
 metrics = pytest.mark.parametrize("metric", METRICS)
-
-
-def all_distances(points: Tensor, metric: str) -> Tensor:
-    """Returns the distances of all pairs, (P, P) float64, infinite between a point and itself."""
-    x = points.double()
-    if metric == "euclidean":
-        distances = torch.stack([(x - point).square().sum(1).sqrt() for point in x])
-    else:
-        norms = x.norm(dim=1)
-        lengths = norms[:, None] * norms
-        unit = torch.where(norms[:, None] == 0, 0, x / norms[:, None])  # 1 - x y would lose digits to rounding
-        distances = torch.stack([(unit - point).square().sum(1) / 2 for point in unit])
-        distances = torch.where(lengths == 0, 1.0, distances)
-    return distances.fill_diagonal_(torch.inf)
 
 
 def expected(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
     """Returns the neighbours' indices and distances by brute force, (P, k), in the dtypes of the operator's results."""
     values, indices = all_distances(points, metric).sort(dim=1, stable=True)
     return indices[:, :k], values[:, :k].to(torch.promote_types(points.dtype, torch.float32))
-
-
-def rounding(points: Tensor, metric: str) -> float:
-    """Returns the absolute rounding error that cosine distances, or squared euclidean distances, may have."""
-    x = points.double()
-    size = 1.0 if metric == "cosine" else float((x - x.mean(0)).square().sum(1).max())
-    return ROUNDING * size
 
 
 def check(points: Tensor, k: int, metric: str, backend: str) -> None:

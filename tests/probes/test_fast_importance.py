@@ -35,12 +35,10 @@ def test_estimates_rank_neurons_of_a_trained_model_as_exact_importance_does(leng
     tokens = torch.tensor(documents)
     exact = pml.importance(model, tokens, sites=("q", "k"))
     fast = pml.importance(model, tokens, sites=("q", "k"), qk="fast")
-    assert exact.error == {} and set(fast.error) == {"q", "k"}
     for site in ("q", "k"):
         assert spearman(fast[site], exact[site]).min() >= 0.999, site
         error = (fast[site] - exact[site]).abs()
         assert 0 < (error / exact[site]).median() < 0.01, site
-        assert (error <= 2 * fast.error[site]).double().mean() >= 0.9, site
 
 
 def test_estimates_of_short_documents_are_exact():
@@ -52,7 +50,6 @@ def test_estimates_of_short_documents_are_exact():
             for site in ("ffn", "v", "o"):
                 assert torch.equal(fast[site], exact[site])
             for site in ("q", "k"):
-                assert fast.error[site].shape == fast[site].shape and not fast.error[site].any()
                 torch.testing.assert_close(fast[site], exact[site], rtol=1e-3, atol=1e-6 * float(exact[site].max()))
 
 
@@ -62,17 +59,8 @@ def test_estimates_include_the_biases_of_attention_scores(name):
     model, batch = tiny_model(name), tiny_batch((60, 45))
     exact, fast = (pml.importance(model, **batch, sites=("q", "k"), qk=mode) for mode in ("exact", "fast"))
     for site in ("q", "k"):
-        assert fast.error[site].shape == fast[site].shape == exact[site].shape and fast.error[site].any()
         error = (fast[site] - exact[site]).abs()
         assert (error / exact[site]).median() < 0.02, site
-        assert (error <= 2 * fast.error[site]).double().mean() >= 0.9, site
-
-
-def test_errors_are_given_for_the_estimated_sites_that_were_requested():
-    model, batch = tiny_model("llama"), tiny_batch()
-    for sites, estimated in ((("k", "o"), {"k"}), (("ffn", "v"), set())):
-        result = pml.importance(model, **batch, sites=sites, qk="fast")
-        assert set(result) == set(sites) and set(result.error) == estimated
 
 
 def test_unknown_mode_is_refused():

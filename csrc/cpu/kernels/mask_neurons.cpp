@@ -1,7 +1,7 @@
 // mask_neurons: y[t, n] = scale x[t, n] + values[n] if mask_ids[t] >= 0 and masks[mask_ids[t], n] else x[t, n].
 //
 // x and y are (tokens, width) and may be the same memory. A task handles whole rows. Neurons that are not masked keep
-// their bits. If the scale is 0, the written values have the bits of `values`.
+// their bits. If the neurons are replaced, the written values have the bits of `values`.
 #include "mask_neurons.h"
 
 #include "instruction_set.h"
@@ -39,7 +39,7 @@ static void write_rows(const MaskNeurons& a, int64_t first, int64_t last) {
       continue;
     }
     const bool* mask = a.masks + a.mask_ids[t] * a.width;
-    a.scale == 0 ? write_replaced_row(a, x, mask, y) : write_scaled_row(a, x, mask, y);
+    a.replaces ? write_replaced_row(a, x, mask, y) : write_scaled_row(a, x, mask, y);
   }
 }
 

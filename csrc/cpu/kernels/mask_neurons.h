@@ -11,6 +11,7 @@ struct MaskNeurons {
   int64_t width;
   const bool* masks;        // (sets, width)
   const int64_t* mask_ids;  // (tokens,), -1: the token is not masked
+  bool replaces;  // whether selected neurons become `values`, whatever x is. A tiny scale may be 0 as a float too.
   float scale;
   const void* values;  // (width,), in x's dtype, or null
   void* result;        // (tokens, width), in x's dtype

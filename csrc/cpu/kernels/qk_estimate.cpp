@@ -52,11 +52,14 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
   }
   for (int64_t i = 0; i < slots.count; i++)
     if (used(i)) total += exp2(log2_weight[i] + t[i] - shift);
-  for (int i = 0; i < LANES; i++) shift[i] += __builtin_log2f(total[i]);
+  vec log2_total;
+  for (int i = 0; i < LANES; i++) log2_total[i] = __builtin_log2f(total[i]);
   for (int64_t i = 0; i < slots.count; i++) {
     if (!used(i)) continue;
-    const vec shifted = t[i] - shift;
-    const vec small = weight[i] * exp2_minus_1_near_0(shifted), large = exp2(log2_weight[i] + shifted) - weight[i];
+    const vec shifted = t[i] - (shift + log2_total);
+    // In this order no exponent is above 0, even where t is so large that its rounding exceeds 1.
+    const vec exponent = log2_weight[i] + t[i] - shift - log2_total;
+    const vec small = weight[i] * exp2_minus_1_near_0(shifted), large = exp2(exponent) - weight[i];
     const vec difference = abs(shifted) < 0.5f ? small : large;
     change += (i < slots.certain ? 1.0f : slots.probability[i] / weight[i]) * difference * difference;
   }

@@ -61,10 +61,15 @@ static vec log_space_change(ChangeOf change) {
       part += exp2(row.log2_probability[j] + change(j) - shift);
     total += part;
   }
-  for (int i = 0; i < LANES; i++) shift[i] += __builtin_log2f(total[i]);
-  change.shift(shift);
+  vec log2_total;
+  for (int i = 0; i < LANES; i++) log2_total[i] = __builtin_log2f(total[i]);
+  // Where t is so large that its rounding exceeds 1, t minus the shift is anything. The exponents of A' are then
+  // computed as above, so that none is above 0 and one is about 0.
+  const ChangeOf unshifted = change;
+  change.shift(shift + log2_total);
   const Sums s = sweep_row(change, [&](vec a, vec t, int64_t j) {
-    const vec small = a * exp2_minus_1_near_0(t), any = exp2(row.log2_probability[j] + t) - a;
+    const vec exponent = row.log2_probability[j] + unshifted(j) - shift - log2_total;
+    const vec small = a * exp2_minus_1_near_0(t), any = exp2(exponent) - a;
     return abs(t) < 0.5f ? small : any;
   });
   return squared_change(s, row.squares);

@@ -83,8 +83,8 @@ static void compute_site(const QkImportance& a, const Tile& tile, const Panel& p
     }
     for (int64_t r = 0; r < tile.rows; r++) {
       const Row& row = tile.row[r];
-      if (row.last - row.first == 1) {  // with a single key A' = A = 1 exactly
-        total += 0.0f * sums[r].m;      // keeps NaN
+      if (row.last - row.first == 1) {                // with a single key A' = A = 1 exactly
+        total += 0.0f * change_of_row(r)(row.first);  // keeps NaN
         continue;
       }
       const Sums& s = sums[r];

@@ -1,10 +1,12 @@
 """nearest_neighbors: for each point the k nearest other points, by 1 - x y / (|x| |y|) or by |x - y|.
 
 A cosine distance is half the squared distance of the points scaled to length 1, 1 - x y = |x - y|^2 / 2, so both
-metrics are computed from the half square |x - y|^2 / 2. There are two steps, in float64. First, k + SPARE candidates
+metrics are computed from the half square |x - y|^2 / 2. There are three steps, in float64. First, k + SPARE candidates
 are selected by their proximity x y - |y|^2 / 2, relative to the mean of the points. A matrix product may give two equal
 columns different bits, so it is computed for the distinct points, and equal points share a column. Second, the
-distances of the candidates are computed from differences, which lose no digits where points are close.
+distances of the candidates are computed from differences, which lose no digits where points are close. Third, where the
+rounding of the proximity leaves open whether another point is nearer, as among points of very different magnitudes, the
+distances of all points are computed.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SPARE = 3  # candidates beyond k: a neighbour is missed only if rounding places more points than these before it
+SPARE = 3  # candidates beyond k
 PROXIMITIES = 2**23  # most proximities in memory at once
 DIFFERENCES = 2**21  # most coordinates of differences between points and their candidates in memory at once
 # Last bits of a half square that are rounded off before comparisons, so that rounding does not separate equal distances
 ROUNDED_BITS = 12
+ROUNDING = 2.0**-53  # of float64
 TINY = 1e-28  # upper bound of the half square that rounding leaves between equal directions
 
 
@@ -52,13 +55,41 @@ def nearest_neighbors(points: Tensor, k: int, metric: str) -> tuple[Tensor, Tens
         proximity = torch.where(is_zero | is_zero[row][:, None], proximity_to_zero, proximity)
         proximity[row - first, row] = -torch.inf
         candidates = _largest_columns(proximity, candidate_count)
-        half = (scaled[row][:, None] - scaled[candidates]).square().sum(2) / 2
-        half = torch.where(is_zero[candidates] | is_zero[row][:, None], 1.0, _round_off(half, TINY if cosine else 0.0))
-        half, order = half.sort(dim=1, stable=True)
-        indices[row] = candidates.gather(1, order[:, :k])
-        distance = half if cosine else (2 * half).sqrt() * torch.exp2(exponent)
-        distances[row] = distance[:, :k].to(result_dtype)
+        half, neighbors = _nearest_of(scaled, is_zero, row, candidates, k, cosine)
+        if candidate_count < count - 1:
+            # No other point's proximity exceeds the lowest of the candidates. A proximity is |x|^2 / 2 minus the half
+            # square, up to rounding, which for a sum of products grows with the square root of their number.
+            length, farthest = torch.linalg.vector_norm(x, dim=1), half[:, -1]
+            reach = length + (2 * farthest).sqrt()
+            error = ROUNDING * (length * reach * (2 * size**0.5 + 4) + 4 * reach.square())
+            left_out = length.square() / 2 - proximity.gather(1, candidates).amin(1)
+            is_open = (farthest >= left_out - error) & ~is_zero[row]
+            for i in torch.split(is_open.nonzero().squeeze(1), max(1, DIFFERENCES // (count * size))):
+                others = torch.arange(count - 1, device=points.device)
+                others = others + (others >= row[i][:, None])  # all points but the row's own
+                half[i], neighbors[i] = _nearest_of(scaled, is_zero, row[i], others, k, cosine)
+        indices[row] = neighbors
+        distances[row] = (half if cosine else (2 * half).sqrt() * torch.exp2(exponent)).to(result_dtype)
     return indices, distances
+
+
+def _nearest_of(
+    scaled: Tensor, is_zero: Tensor, row: Tensor, candidates: Tensor, k: int, cosine: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns the half squares of the k nearest candidates of each point in `row`, nearest first, and their indices.
+
+    Args:
+        scaled: (P, D), all points, scaled as the metric needs them.
+        is_zero: (P,) bool, the points whose cosine distance to every point is 1.
+        row: (rows,) int64, indices of points.
+        candidates: (rows, candidates) int64, indices of other points, in ascending order.
+        k: number of neighbours.
+        cosine: whether the metric is the cosine distance.
+    """
+    half = (scaled[row][:, None] - scaled[candidates]).square().sum(2) / 2
+    half = torch.where(is_zero[candidates] | is_zero[row][:, None], 1.0, _round_off(half, TINY if cosine else 0.0))
+    half, order = half.sort(dim=1, stable=True)
+    return half[:, :k], candidates.gather(1, order[:, :k])
 
 
 def _unit(points: Tensor) -> Tensor:

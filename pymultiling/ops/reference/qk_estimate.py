@@ -18,7 +18,7 @@ alone, and padding does not change it. Whatever the rounding, draws select keys 
 
 y_j is the change of the query's attention score of key j when neuron n is zeroed. f estimates sum_j (A'_j - A_j)^2,
 where A' are the probabilities without the neuron. The even and the odd draws (each of weight 2 M / R) give two
-estimates f_a and f_b from half of the draws. The standard error of importance[n] is
+estimates f_a and f_b from half of the draws. The spread of importance[n] is
 sqrt(sum over the queries of ((f_a - f_b) / 2)^2).
 """
 
@@ -60,7 +60,7 @@ class Slots(NamedTuple):
 
 
 def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Estimates the importance of every query and key neuron, and its standard error.
+    """Estimates the importance of every query and key neuron, and its spread.
 
     Args:
         problem: the tensors and settings of an attention layer. q and q_plain are (B, H, l, d), the queries after and
@@ -70,7 +70,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     Returns:
         q, k, q_error and k_error: the importance of the query neurons (B, H d) and of the key neurons (B, K d), and
-        their standard errors (B, H d) and (B, K d). All are float32, or float64 for float64 input.
+        their spreads (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem
     q, k = upcast(q), upcast(k)

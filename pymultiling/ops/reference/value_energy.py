@@ -25,7 +25,7 @@ def value_gram(weight: Tensor, kv_heads: int, size: int) -> Tensor:
     Returns:
         (K, d, G, G), gram in float32, or in float64 for a float64 weight.
     """
-    columns = upcast(weight).view(weight.shape[0], kv_heads, -1, size)
+    columns = torch.unflatten(upcast(weight), 1, (kv_heads, weight.shape[1] // (kv_heads * size), size))
     return torch.einsum("okgj,okhj->kjgh", columns, columns)
 
 

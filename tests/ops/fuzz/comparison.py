@@ -1,0 +1,98 @@
+"""Compares a kernel with plain PyTorch on one call, within the operator's error budget."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops.arguments import KernelBackend
+from pymultiling.ops.dispatch import _run, why_unsupported
+from pymultiling.ops.registry import OPERATORS
+from tests.ops.fuzz.cases import Case, Mask, Nearest, Qk
+from tests.support.distances import all_distances, rounding
+from tests.support.error_budget import assert_within_budget
+from tests.support.operator_inputs import is_interpreted
+
+# float32 rounds larger attention scores by more than 1. Triton's kernel of qk_importance then gives NaN.
+ROUNDED_SCORES = 2.0**24
+
+
+def supports(case: Case, backend: KernelBackend) -> bool:
+    """Returns whether a backend has a kernel for a call. Every backend refuses points that are not finite."""
+    if isinstance(case, Nearest):
+        numbers, points = case.numbers, case.arguments()[0]
+        squares_fit = (
+            numbers.kind != "wide" and abs(numbers.factor) <= 12
+        )  # in float32, in which Triton's kernel squares
+        if not points.isfinite().all() or (backend == "triton" and not squares_fit):
+            return False
+    if isinstance(case, Qk) and backend == "triton" and case.arguments()[0].largest_score() > ROUNDED_SCORES:
+        return False
+    return why_unsupported(OPERATORS[case.operator], backend, case.arguments()) is None
+
+
+def compare(case: Case, backend: KernelBackend) -> None:
+    """Fails if a backend's results differ from those of plain PyTorch by more than the budget.
+
+    Both are compared with the exact result, in float64. An infinity or NaN of the exact result must be the same in the
+    kernel's, unless plain PyTorch has another number that is not finite. Where plain PyTorch overflows, or the exact
+    result is too large for the result's dtype, the kernel may overflow too.
+    """
+    operator = OPERATORS[case.operator]
+    assert operator.budget is not None
+    actual, plain = _results(case, case.arguments(), backend), _results(case, case.arguments(), "torch")
+    exact = _results(case, _widened(case.arguments()), "torch")
+    for name, a, p, e in zip(operator.results, actual, plain, exact):
+        assert a.dtype == p.dtype and a.shape == p.shape, name
+        if is_interpreted(backend) and a.dtype == torch.bfloat16 and not (isinstance(case, Mask) and case.scale == 0):
+            continue  # the interpreter cuts digits off, and makes NaN of infinities, where a GPU rounds to bfloat16
+        if name in operator.budget.equal_to_reference:
+            wrong = ~_same(a, p)
+            if isinstance(case, Nearest):
+                wrong &= ~_equally_far(case, a, p)
+            assert not wrong.any(), f"{name}: {int(wrong.sum())} differ: {a[wrong][:3]}, plain {p[wrong][:3]}"
+            continue
+        overflows = e.isfinite() & ~(e.to(p.dtype).isfinite() & p.isfinite())
+        wrong = ~e.isfinite() & ~_same(a, e) & (_same(p, e) | a.isfinite())
+        assert not wrong.any(), f"{name}: {a[wrong][:3]}, plain {p[wrong][:3]}, exact {e[wrong][:3]}"
+        compared = e.isfinite() & ~(overflows & ~a.isfinite())
+        size = _size(case, e)
+        a, p, e = ((torch.where(compared, x, 0) / size).to(x.dtype) for x in (a, p, e))
+        p = torch.where(overflows, e.to(p.dtype), p)
+        assert_within_budget(case.operator, a, p, e, case.arguments(), name)
+
+
+def _equally_far(case: Nearest, a: Tensor, b: Tensor) -> Tensor:
+    """Returns where two neighbours (P, k) are equally far up to rounding, which may put either of them first."""
+    points, _, metric = case.arguments()
+    distances = all_distances(points, metric) ** (1 if metric == "cosine" else 2)
+    return (distances.gather(1, a) - distances.gather(1, b)).abs() <= rounding(points, metric)
+
+
+def _same(x: Tensor, y: Tensor) -> Tensor:
+    """Returns where numbers are equal or both NaN."""
+    return (x == y) | (x.isnan() & y.isnan())
+
+
+def _size(case: Case, exact: Tensor) -> Tensor | float:
+    """Returns by what results are divided before they are compared: for value_gram the product of columns' lengths."""
+    if case.operator != "value_gram":
+        return 1.0
+    lengths = exact.diagonal(dim1=2, dim2=3).sqrt()
+    return (lengths[..., None] * lengths[..., None, :]).nan_to_num(1, 1).clamp(min=1e-300)
+
+
+def _results(case: Case, arguments: tuple[object, ...], backend: str) -> tuple[Tensor, ...]:
+    """Returns the results of a call, or the overwritten tensor."""
+    results = _run(OPERATORS[case.operator], arguments, backend)
+    if results is None:
+        return (arguments[0],)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _widened(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Returns the arguments with tensors of floating-point numbers in float64."""
+    if len(arguments) == 1 and isinstance(arguments[0], QKProblem):
+        return (QKProblem(*_widened(tuple(arguments[0]))),)
+    return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments)

@@ -1,0 +1,26 @@
+"""Calls whose results differed once. Each stays here with what was wrong."""
+
+from __future__ import annotations
+
+from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Qk
+from tests.ops.fuzz.tensors import Numbers
+
+FOUND: list[Case] = [
+    # The scale is 0 as a float: C++ replaced infinities instead of multiplying them.
+    Mask(tokens=2, width=17, sets=1, scale=1e-50, numbers=Numbers(2, kind="infinite")),
+    # Values that are a row of x changed while C++ and Triton kernels wrote x.
+    Mask("mask_neurons_", tokens=5, width=17, sets=1, scale=2.0, values="a row of x"),
+    # PyTorch could not select a set where there is none, although no token selects one.
+    Mask(tokens=5, width=3, sets=0),
+    Ffn(sets=0),
+    # PyTorch could not infer the number of heads of a weight without rows.
+    Gram(rows=0),
+    # PyTorch missed neighbours of points of very different magnitudes.
+    Nearest(17, size=1, k=1, metric="euclidean", numbers=Numbers(2832, "bfloat16", "wide", "transposed", -30)),
+    Nearest(64, size=2, k=1, copies=5, numbers=Numbers(546, kind="wide", layout="column stride", factor=12)),
+    # Attention scores of 1e30 round by more than 1, so that A' of the C++ kernels overflowed to NaN.
+    Qk(length=5, scale=1e30),
+    Qk(length=5, scale=1e30, rotated=None, growth="both"),
+    Qk(size=1, rotated=2, growth="queries", scale=1e30, length=16, numbers=Numbers(242, "bfloat16")),
+    Qk("qk_estimate", size=1, rotated=2, growth="queries", scale=1e30, length=15, numbers=Numbers(242, "bfloat16")),
+]

@@ -73,7 +73,7 @@ class Head:
         hidden: Tensor = self._output[0]
         if not self._is_checked:
             self._is_checked = True
-            if self._replaced_forward(hidden[0, :1]) is None:  # the model runs its layers in another way
+            if self._replaced_forward(hidden[0, :1]) is None:  # the model does more than to run its layers
                 self._body = self._output = None
                 return self.hidden_states(input_ids, attention_mask)
         return hidden
@@ -107,7 +107,7 @@ class Head:
             yield slice(start, start + size)
 
     def _replaced_forward(self, hidden: Tensor) -> Tensor | None:
-        """Returns the logits, (positions, vocabulary), of (positions, hidden); None if the model ran its layers."""
+        """Returns the logits, (positions, vocabulary), of (positions, hidden); None if it ran its layers or adds tokens."""
         assert self._body is not None
         first = next(iter(self._output))
         if isinstance(self._output, tuple):
@@ -115,17 +115,26 @@ class Head:
         else:
             output = type(self._output)(**{**self._output, first: hidden[None]})
         tokens = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
-        replacement = _Replacement(output)
+        replacement = _Replacement(output, len(hidden))
         with _replaced_output(self._body, replacement):
-            logits: Tensor = self._model.forward(input_ids=tokens, use_cache=False).logits
+            logits: Tensor = self._model.forward(
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False
+            ).logits
         return logits[0] if replacement.was_called else None
 
 
 @dataclass
 class _Replacement:
-    """What a module returns instead of running, and whether it was called."""
+    """What a module returns instead of running.
+
+    Attributes:
+        output: what it returns.
+        tokens: how many tokens it is to be called with.
+        was_called: whether it was called with that many tokens.
+    """
 
     output: object
+    tokens: int
     was_called: bool = False
 
 
@@ -136,7 +145,8 @@ def _return_replacement(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> object:
-    items[-1].was_called = True
+    inputs = [args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    items[-1].was_called = any(x is not None and x.shape[1] == items[-1].tokens for x in inputs)
     return items[-1].output
 
 

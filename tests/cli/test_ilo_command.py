@@ -39,7 +39,7 @@ def test_writes_the_tables_of_ilo_retrieval_and_cka(model, tmp_path, table, caps
     assert ilo(model, out, "--parallel", table, "--max-length", "8", *settings) == 0
     printed = capsys.readouterr()
     assert "de: texts 6, empty 1, cut 3" in printed.out and "no retrieval" not in printed.out
-    assert "nl: embedding: 6 sentences" in printed.err
+    assert "nl: embedding (4 of 4): 6 sentences" in printed.err
     assert_folder_holds(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
     embedded = embed(model, LANGUAGES, max_length=8)
     assert_table(out / "ilo.csv", pml.ilo(embedded, k=k, tau=tau, metric=metric))

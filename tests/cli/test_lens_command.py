@@ -46,7 +46,7 @@ def test_writes_the_table_that_lens_gives(tmp_path, files, capsys):
         last = written[written["layer"] == 6].set_index("language")["share"]
         assert last.idxmax() == name  # the two corpora are not mixed up
         assert (out / f"lens_{name}.png").stat().st_size > 10_000
-    assert ": decoding: 9 documents" in printed.err
+    assert ": decoding (1 of 2): 9 documents" in printed.err
     record = json.loads((out / "run.json").read_text())
     assert set(record["corpora"]) == set(record["texts"]) == {"ru", "fr"}
     assert record["arguments"]["languages"] == ["fr", "en", "ru"]

@@ -223,12 +223,12 @@ def test_nan_after_all_ffns_stops_with_the_document_and_advice():
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_measuring_leaves_the_output_bit_for_bit(name):
     model, batch = tiny_model(name, torch.bfloat16), tiny_batch()
-    outputs = []
+    probe, outputs = ActivationProbe(model), []
     handle = model.model.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         model.model(**batch, position_ids=positions, use_cache=False)
-    ActivationProbe(model).measure(**batch, counted=batch["attention_mask"].bool())
+    probe.measure(**batch, counted=batch["attention_mask"].bool())
     handle.remove()
     is_token = batch["attention_mask"].bool()
     assert torch.equal(*(output[is_token] for output in outputs))

@@ -191,7 +191,7 @@ def test_tensors_that_other_hooks_keep_are_not_overwritten():
         down.register_forward_pre_hook(lambda _, args: captured.append(args[0])),
     ]
     logits(model, batch)
-    with pml.deactivate(model, neurons):
+    with pml.deactivate(model, neurons, verify=False):
         assert torch.equal(logits(model, batch), truth)
     for handle in handles:
         handle.remove()

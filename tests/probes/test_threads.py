@@ -92,7 +92,9 @@ def activations(model) -> dict[str, torch.Tensor]:
 
 
 def hidden_states(model) -> dict[str, torch.Tensor]:
-    return {"means": SentenceMeanProbe(model).measure(**BATCH), "top": TopTokenProbe(model, 3).measure(**BATCH)}
+    means, (top, require_finite) = SentenceMeanProbe(model).launch(**BATCH), TopTokenProbe(model, 3).launch(**BATCH)
+    require_finite()
+    return {"means": means.wait(), "top": top}
 
 
 def greedy(model, neurons) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.cli.shared.command import Command
+from pymultiling.cli.shared.options import texts_of
 from pymultiling.cli.shared.recorded_command_line import words_by_argument
 from pymultiling.cli.shared.stdin import STDIN
 from pymultiling.errors import CheckpointError, CorpusError
@@ -61,10 +62,10 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     from pymultiling.data.corpora import PAIR, TEXT
     from pymultiling.data.shards import check_first_record, shards_of
 
-    for name, path in files.items():
-        if path != STDIN:
+    for name, texts in texts_of(arguments, files).items():
+        if files[name] != STDIN:
             fields = PAIR if getattr(arguments, "positions", None) == "response" and name != "mean" else TEXT
-            check_first_record(shards_of(path), fields)
+            check_first_record(shards_of(texts), fields)
     from pymultiling.runtime.processes import is_first_process, join_processes
 
     record = start_record(arguments)

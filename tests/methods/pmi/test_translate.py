@@ -195,9 +195,8 @@ def test_files_that_are_not_a_cache_are_refused(tmp_path):
             cache.add(f"question {number}", "answer")
     content = (tmp_path / "damaged.db").read_bytes()
     (tmp_path / "damaged.db").write_bytes(content[:4096] + b"x" * (len(content) - 4096))
-    message = r"the cache of answers .*damaged.db cannot be read or written any more"
-    with pytest.raises(CheckpointError, match=message), Cache(tmp_path / "damaged.db") as cache:
-        cache.get("question 1")
+    with pytest.raises(CheckpointError, match=r"damaged\.db is not a cache of answers, or is damaged"):
+        Cache(tmp_path / "damaged.db")
 
 
 def test_threads_and_processes_share_a_cache(tmp_path):

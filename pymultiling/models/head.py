@@ -107,7 +107,7 @@ class Head:
             yield slice(start, start + size)
 
     def _replaced_forward(self, hidden: Tensor) -> Tensor | None:
-        """Returns the logits, (positions, vocabulary), of (positions, hidden); None if it ran its layers or adds tokens."""
+        """Returns logits, (positions, vocabulary), of (positions, hidden); None if layers ran or tokens were added."""
         assert self._body is not None
         first = next(iter(self._output))
         if isinstance(self._output, tuple):

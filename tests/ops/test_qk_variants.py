@@ -1,10 +1,9 @@
 """qk_importance and qk_estimate in all variants that their launcher makes, as compiled for a GPU.
 
 The kernels run in the interpreter of tests/ptx, from its archives, because to compile them takes minutes. A width of
-the heads and a dtype decide tiles, warps and registers; a kind of attention decides which code is compiled. qk_estimate
-runs with all pairs of width and dtype, and all kinds. qk_importance, which takes longest, leaves out some kinds, heads
-of 256, and those of 128 in float32. What kernels learn from their arguments (window, padding, grouped heads, how large
-the attention scores are) takes turns.
+the heads and a dtype decide tiles, warps and registers; a kind of attention decides which code is compiled. All pairs
+of width and dtype are run, and all kinds. What kernels learn from their arguments (window, padding, grouped heads, how
+large the attention scores are) takes turns.
 """
 
 from dataclasses import replace
@@ -51,17 +50,8 @@ def cases():
 
 
 CASES = {name_of(*x): x for x in cases()}
-LONG = Case(batch=1, kv_heads=1, length=70)
-OF_IMPORTANCE = {name: x for name, x in CASES.items() if x[0].size <= 64} | {
-    "128, bfloat16": (replace(LONG, size=128), torch.bfloat16),
-    "128, bfloat16, norm, soft cap": (replace(LONG, length=40, size=128, norm=True, softcap=2.0), torch.bfloat16),
-    "64, bfloat16, norm, window, padding": (
-        replace(LONG, size=64, norm=True, window=40, padding="some"),
-        torch.bfloat16,
-    ),
-}
-LEFT_OUT = {"qk_importance": [(torch.float32, 128), (torch.bfloat16, 256), (torch.float32, 256)], "qk_estimate": []}
 on_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
+each_case = pytest.mark.parametrize("case, dtype", CASES.values(), ids=CASES)
 
 
 @pytest.fixture
@@ -71,13 +61,13 @@ def only_compiled(pytestconfig):
 
 
 @on_triton
-@pytest.mark.parametrize("case, dtype", OF_IMPORTANCE.values(), ids=OF_IMPORTANCE)
+@each_case
 def test_importance_equals_the_reference(only_compiled, backend, case, dtype):
     importance.check(case, dtype, backend)
 
 
 @on_triton
-@pytest.mark.parametrize("case, dtype", CASES.values(), ids=CASES)
+@each_case
 def test_the_estimate_equals_the_reference_where_draws_cannot_move(only_compiled, backend, case, dtype):
     one_head = replace(case, group=1)  # has fewer draws
     estimate.check(estimate.without_ties(one_head, dtype), dtype, backend)
@@ -92,8 +82,8 @@ def test_a_single_token_has_no_importance(only_compiled, backend):
 
 
 @pytest.mark.skipif(load_triton() is not None, reason="Triton is not installed")
-@pytest.mark.parametrize("operator, cases", [("qk_importance", OF_IMPORTANCE), ("qk_estimate", CASES)])
-def test_the_cases_are_all_variants(operator, cases):
+@pytest.mark.parametrize("operator", ["qk_importance", "qk_estimate"])
+def test_the_cases_are_all_variants(operator):
     """Of a launch's constants and options, and of each constant that a kind of attention decides."""
     from pymultiling.triton_kernels.qk_heads import Heads, settings
 
@@ -102,12 +92,10 @@ def test_the_cases_are_all_variants(operator, cases):
 
     sizes = range(1, max(SIZES) + 1)
     possible = {hashable(*settings(operator, dtype, size, 32)) for dtype in DTYPES for size in sizes}
-    left_out = {hashable(*settings(operator, dtype, size, 32)) for dtype, size in LEFT_OUT[operator]}
-    run = {hashable(*settings(operator, dtype, case.size, 32)) for case, dtype in cases.values()}
-    assert run | left_out == possible and not run & left_out
+    assert {hashable(*settings(operator, dtype, case.size, 32)) for case, dtype in CASES.values()} == possible
     kernel = OPERATORS[operator].triton_module().kernel
     kinds = set()
-    for case, dtype in cases.values():
+    for case, dtype in CASES.values():
         problem = replace(case, length=2).problem(dtype)
         constants, _ = Heads.of(problem).constants(operator, kernel, problem)
         kinds.add(frozenset((name, x) for name, x in constants.items() if isinstance(x, bool)))

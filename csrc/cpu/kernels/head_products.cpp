@@ -2,8 +2,8 @@
 //
 //     products[c, k, g, h, j] = sum_{t in c} x[t, kG + g, j] x[t, kG + h, j],   h <= g
 //
-// x is (tokens, K G d). The lanes run over j. A task handles LINE dimensions of one key/value head. The sum of one pair
-// over a run stays in a register; the run's rows stay in L1.
+// x is (tokens, K G d). The lanes run over j. A task handles LINE dimensions of one key/value head. The two sums of
+// one pair over a run stay in registers; the run's rows stay in L1.
 #include "head_products.h"
 
 #include "instruction_set.h"
@@ -23,13 +23,19 @@ static void process_line(const HeadProducts& a, int64_t k, int64_t first) {
       const int64_t lanes = last - j;
       for (int64_t g = 0; g < a.group; g++) {
         for (int64_t h = 0; h <= g; h++) {
-          vec product{};
-          for (int64_t t = run.begin; t < run.end; t++) {
+          const auto product_of = [&](int64_t t) {
             const T* row = head + t * a.x.stride + j;
-            product += load_some(row + g * a.size, lanes) * load_some(row + h * a.size, lanes);
+            return load_some(row + g * a.size, lanes) * load_some(row + h * a.size, lanes);
+          };
+          vec even{}, odd{};  // equal numbers round in the same direction, so shorter sums lose less
+          int64_t t = run.begin;
+          for (; t + 1 < run.end; t += 2) {
+            even += product_of(t);
+            odd += product_of(t + 1);
           }
+          if (t < run.end) even += product_of(t);
           double* sum = products + (g * a.group + h) * a.size + j;
-          for (int64_t i = 0; i < LANES && i < lanes; i++) sum[i] += product[i];
+          for (int64_t i = 0; i < LANES && i < lanes; i++) sum[i] += double(even[i]) + odd[i];
         }
       }
     }

@@ -38,8 +38,8 @@ def add(commands: Commands) -> None:
         "--model",
         metavar="DIR|NAME",
         help="a model to check: a folder that save_pretrained wrote, or a name on the Hugging Face Hub. Its "
-        "importances are compared with the effect of setting a few neurons to zero, on the CPU in float32 (default: "
-        "only the machine is checked)",
+        "modules are compared with their weights and configuration, and importances with the effect of setting a few "
+        "neurons to zero, on the CPU in float32 (default: only the machine is checked)",
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
@@ -137,24 +137,39 @@ def _projection_path(paths: dict[nn.Module, str], projection: Projection) -> str
 def _check_importance(name: str, revision: str | None) -> None:
     import torch
 
+    from pymultiling.models.decoder import Decoder
     from pymultiling.models.loading import load_weights
-    from pymultiling.probes.verification import spot_check
+    from pymultiling.probes.verification.report import CHECKS
+    from pymultiling.probes.verification.verify import verify
+    from pymultiling.probes.verification.zeroing import spot_check
 
+    model = load_weights(name, torch.device("cpu"), "float32", revision)
+    print("\nthe model's modules compared with their weights, configuration and family, in all layers", flush=True)
+    verification = verify(Decoder(model))
+    wrong_checks = {departure.check for departure in verification.departures}
+    agreements = {
+        str(check): _agreement(difference, is_right=check not in wrong_checks)
+        for check, difference in verification.differences.items()
+    }
+    print(_table(agreements, indent="  "))
+    for sentence in (*verification.notes, *(departure.sentence for departure in verification.departures)):
+        print(f"  {sentence}")
     print("\nimportance compared with setting neurons to zero, a few of the first and last layer", flush=True)
-    differences = spot_check(load_weights(name, torch.device("cpu"), "float32", revision))
+    differences = spot_check(model)
     wrong = {site: difference for site, difference in differences.items() if not difference <= MAX_DIFFERENCE}
-    print(_table({site: _agreement(difference) for site, difference in differences.items()}, indent="  "))
+    print(_table({site: _agreement(difference, site not in wrong) for site, difference in differences.items()}, "  "))
     if wrong:
         raise UnsupportedModel(
             f"{name} cannot be measured: at {', '.join(wrong)} importance differs from the effect of setting neurons "
             "to zero, because the model uses its modules in another way than its family says; describe it with "
             "pymultiling.Family, which lists what can differ"
         )
+    verification.require(CHECKS)
 
 
-def _agreement(difference: float) -> str:
-    if difference <= MAX_DIFFERENCE:
-        return f"agrees to {difference:.0e}"
+def _agreement(difference: float, is_right: bool) -> str:
+    if is_right:
+        return f"agrees to {difference:.0e}" if difference else "agrees bit for bit"
     return f"does not agree: off by {difference:.0e}"
 
 

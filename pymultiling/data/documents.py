@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
+from pymultiling.data.added_tokens import AddedTokens, added_tokens
 from pymultiling.data.corpora import CorpusReport
 
 if TYPE_CHECKING:
@@ -27,24 +28,31 @@ def tokenise(
     max_length: int,
     report: CorpusReport,
     pack: int | None = None,
+    *,
+    is_open: bool = False,
 ) -> Iterator[list[int]]:
     """Yields the documents of the texts, in order.
 
     Args:
         texts: texts that are not blank.
-        tokenizer: a Hugging Face tokenizer. Its special tokens are kept.
+        tokenizer: a Hugging Face tokenizer. The tokens that it puts around a text are kept.
         max_length: longer documents are cut to this many tokens. Packed documents are not cut.
         report: the report, which is updated.
-        pack: None: each text is a document. Texts of fewer than two tokens are left out: a single token has no context.
-            A number: all texts are joined, with an end-of-text token after each if the tokenizer has one, and cut into
-            documents of this many tokens. Each document starts with the token that starts a text, if there is one. The
-            tokens that do not fill a document at the end are left out.
+        pack: None: each text is a document. Texts without a token of their own, and those of a single token, are left
+            out: a single token has no context. A number: all texts are joined and cut into documents of this many
+            tokens. The tokens that the tokenizer puts before a text begin each document. Those that it puts after a
+            text follow each text; if there are none, an end-of-text token does, if the tokenizer has one. The tokens
+            that do not fill a document at the end are left out.
+        is_open: whether the tokens that the tokenizer puts after a text are left out, where `pack` is None.
     """
+    added = added_tokens(tokenizer)
     if pack is not None:
-        yield from _pack(texts, tokenizer, pack, report)
+        yield from _pack(texts, tokenizer, added, pack, report)
         return
-    for tokens in _token_lists(texts, tokenizer):
-        if len(tokens) < 2:
+    after = [] if is_open else added.after
+    for text_tokens in _token_lists(texts, tokenizer):
+        tokens = added.before + text_tokens + after
+        if not text_tokens or len(tokens) < 2:
             report.short += 1
             continue
         report.cut += len(tokens) > max_length
@@ -52,14 +60,14 @@ def tokenise(
 
 
 def _pack(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, size: int, report: CorpusReport
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, added: AddedTokens, size: int, report: CorpusReport
 ) -> Iterator[list[int]]:
-    opening = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
-    closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    if size <= len(opening):
-        raise ValueError(f"documents of {size} tokens have no room for text; pack more tokens")
+    opening, closing = added
+    if not closing and tokenizer.eos_token_id is not None:
+        closing = [tokenizer.eos_token_id]
+    _check_room(size, opening, 1)
     tokens = list(opening)
-    for text_tokens in _token_lists(texts, tokenizer, add_special_tokens=False):
+    for text_tokens in _token_lists(texts, tokenizer):
         tokens += text_tokens + closing
         while len(tokens) >= size:
             yield tokens[:size]
@@ -67,13 +75,54 @@ def _pack(
     report.left_over += len(tokens) - len(opening)
 
 
-def _token_lists(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, add_special_tokens: bool = True
-) -> Iterator[list[int]]:
+def _check_room(size: int, opening: list[int], needed: int) -> None:
+    """Raises ValueError if documents of `size` tokens have no room for `needed` tokens of text."""
+    if size < len(opening) + needed:
+        raise ValueError(f"documents of {size} tokens have no room for text; pack more tokens")
+
+
+def tokenise_predicted(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    report: CorpusReport,
+    pack: int | None = None,
+) -> Iterator[tuple[list[int], int]]:
+    """Yields the documents whose tokens a model is to predict, each with the index of the first one that counts.
+
+    Only tokens of texts count, not those that the tokenizer adds, and each counts once. A document holds tokens of one
+    text, after those that the tokenizer puts before a text. If it puts none, the first token of a text has no context
+    and does not count.
+
+    Args:
+        texts: texts that are not blank.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: longer texts are cut, so that a document has this many tokens.
+        report: the report, which is updated.
+        pack: None: texts are cut. A number: they are not. A text that needs more than this many tokens becomes several
+            documents. Each but the first repeats the last token of the one before it, as the context of its own first
+            token.
+    """
+    opening, size = added_tokens(tokenizer).before, pack or max_length
+    _check_room(size, opening, 2)
+    room = size - len(opening)
+    for text_tokens in _token_lists(texts, tokenizer):
+        if not text_tokens or len(opening) + len(text_tokens) < 2:
+            report.short += 1
+            continue
+        yield opening + text_tokens[:room], max(1, len(opening))
+        if pack is None:
+            report.cut += len(text_tokens) > room
+            continue
+        for start in range(room - 1, len(text_tokens) - 1, room - 1):
+            yield opening + text_tokens[start : start + room], len(opening) + 1
+
+
+def _token_lists(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Yields the tokens of each text, without those that the tokenizer adds."""
     texts = iter(texts)
     while part := list(islice(texts, TEXTS_AT_A_TIME)):
-        encoded = tokenizer(part, return_attention_mask=False, verbose=False, add_special_tokens=add_special_tokens)
-        yield from encoded["input_ids"]
+        yield from tokenizer(part, return_attention_mask=False, verbose=False, add_special_tokens=False)["input_ids"]
 
 
 def tokenise_sentences(
@@ -81,7 +130,8 @@ def tokenise_sentences(
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the document and the index of each sentence, and updates the report.
 
-    Sentences without a token are left out and count as empty. Longer ones are cut to max_length tokens.
+    The tokens that the tokenizer puts around a text are kept. Sentences without a token of their own are left out and
+    count as empty. Longer documents are cut to max_length tokens.
 
     Args:
         sentences: (index, text) of each sentence.
@@ -89,12 +139,14 @@ def tokenise_sentences(
         max_length: the largest number of tokens.
         report: the report, which is updated.
     """
+    before, after = added_tokens(tokenizer)
     sentences = iter(sentences)
     while part := list(islice(sentences, TEXTS_AT_A_TIME)):
-        for (index, _), tokens in zip(part, _token_lists((text for _, text in part), tokenizer)):
-            if not tokens:
+        for (index, _), text_tokens in zip(part, _token_lists((text for _, text in part), tokenizer)):
+            if not text_tokens:
                 report.empty += 1
                 continue
+            tokens = before + text_tokens + after
             report.cut += len(tokens) > max_length
             yield tokens[:max_length], index
 
@@ -104,8 +156,9 @@ def tokenise_pairs(
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the document of each prompt with its response, and the index of the response's first token.
 
-    The response starts where the tokens of both together first differ from those of the prompt alone. Longer documents
-    are cut to max_length tokens. Pairs without a token are left out and count as short.
+    The response starts where the tokens of both together first differ from those of the prompt alone. Tokens that the
+    tokenizer puts after a text are left out, since they belong to neither. Longer documents are cut to max_length
+    tokens. Pairs without a token of their own are left out and count as short.
 
     Args:
         pairs: prompts and responses.
@@ -113,17 +166,19 @@ def tokenise_pairs(
         max_length: the largest number of tokens.
         report: the report, which is updated.
     """
+    before = added_tokens(tokenizer).before
     pairs = iter(pairs)
     while part := list(islice(pairs, TEXTS_AT_A_TIME)):
-        documents = _token_lists((prompt + response for prompt, response in part), tokenizer)
+        pair_tokens = _token_lists((prompt + response for prompt, response in part), tokenizer)
         prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer)
-        for document, prompt_tokens in zip(documents, prompts):
-            if not document:
+        for both, prompt_tokens in zip(pair_tokens, prompts):
+            if not both:
                 report.short += 1
                 continue
+            document = before + both
             report.cut += len(document) > max_length
-            differing = (index for index, (a, b) in enumerate(zip(prompt_tokens, document)) if a != b)
-            yield document[:max_length], next(differing, len(prompt_tokens))
+            differing = (index for index, (a, b) in enumerate(zip(prompt_tokens, both)) if a != b)
+            yield document[:max_length], len(before) + next(differing, len(prompt_tokens))
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

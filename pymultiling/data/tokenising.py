@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, select_pairs, select_sentences, select_texts
-from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_sentences
+from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_predicted, tokenise_sentences
 from pymultiling.data.rows import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Form: TypeAlias = Literal["texts", "prompts", "predicted", "pairs", "sentences"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class Tokenisation:
     Attributes:
         tokenizer: a Hugging Face tokenizer.
         max_length: longer documents are cut to this many tokens.
-        pack: number of tokens of packed documents, or None: each text is a document.
+        pack: number of tokens of packed documents, or None: each text is a document. Predicted texts are not joined.
         form: what a record is, and what `Documents.positions` holds:
             "texts": a text. Positions are 0 and have no meaning.
+            "prompts": a text without the tokens that the tokenizer puts after it. Positions are 0.
+            "predicted": a text whose tokens are predicted. Positions are the index of the first one that counts.
             "pairs": a prompt and its response. Positions are the index of the response's first token in the document.
             "sentences": a sentence, which may have a single token. Positions are the index of the record.
     """
@@ -55,7 +59,7 @@ class Tokenisation:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     pack: int | None = None
-    form: Literal["texts", "pairs", "sentences"] = "texts"
+    form: Form = "texts"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -77,5 +81,7 @@ class Tokenisation:
             return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report)
         if self.form == "sentences":
             return tokenise_sentences(select_sentences(records, report), self.tokenizer, self.max_length, report)
-        texts = select_texts(records, report)
-        return ((tokens, 0) for tokens in tokenise(texts, self.tokenizer, self.max_length, report, self.pack))
+        texts, options = select_texts(records, report), (self.tokenizer, self.max_length, report, self.pack)
+        if self.form == "predicted":
+            return tokenise_predicted(texts, *options)
+        return ((tokens, 0) for tokens in tokenise(texts, *options, is_open=self.form == "prompts"))

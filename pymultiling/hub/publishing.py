@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from pymultiling.errors import HubError
 from pymultiling.hub.errors import is_valid_repo_id
 from pymultiling.results.run import RECORD_FILE
-from pymultiling.runtime.storage import load_tensors, read_metadata, save_tensors
+from pymultiling.runtime.storage import read_metadata, save_tensors
 
 CARD = "README.md"
 PUBLISHED_SUFFIXES = (".safetensors", ".csv", ".png")
@@ -212,7 +213,7 @@ def public_copy(file: Path, record: RunRecord, scratch: Path) -> Path:
     if _strip_text(name, hub_model(record)) == name:
         return file
     form = metadata.pop("format")
-    tensors, _ = load_tensors(file, form, "a file to publish")
+    tensors = load_file(file)
     copy = scratch / f"{len(list(scratch.iterdir()))}.safetensors"
     save_tensors(copy, tensors, form, {**metadata, "model": _strip_text(name, model_name=None)})
     return copy

@@ -46,8 +46,13 @@ def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
     # A' does not depend on a constant added to y. Without their mean, the changes are small and lose less to rounding.
     y = y - (a * y).sum(-1, keepdim=True)
     y = y.masked_fill(log_a == -torch.inf, 0)
-    if y.numel() and y.max() > LARGEST_EXPONENT:
-        return (log_a + y).softmax(-1) - a
-    u = torch.expm1(y)
+    if not y.shape[-1]:
+        return y
+    is_large = y.amax(-1, keepdim=True) > LARGEST_EXPONENT
+    u = torch.expm1(y.clamp(max=LARGEST_EXPONENT))
     m = (a * u).sum(-1, keepdim=True)
-    return a * (u - m) / (1 + m)
+    change = a * (u - m) / (1 + m)
+    # On a GPU this is not asked, because the host would wait for the answer.
+    if y.device.type == "cpu" and not is_large.any():
+        return change
+    return torch.where(is_large, (log_a + y).softmax(-1) - a, change)

@@ -16,12 +16,13 @@ def document_sum(values: Tensor, documents: Tensor, count: int) -> Tensor:
 
     Args:
         values: (tokens, N), one row for each token.
-        documents: (tokens,) int64, the document index of each row, -1 for padding, which is left out.
+        documents: (tokens,) int64, the document index of each row. A row whose index is outside [0, count), such as -1
+            for padding, is left out.
         count: number of documents.
 
     Returns:
         (count, N) in the dtype of `values`.
     """
     sums = values.new_zeros(count + 1, values.shape[1])  # row 0 receives the padding
-    sums.index_add_(0, documents + 1, values)
+    sums.index_add_(0, torch.where((documents >= 0) & (documents < count), documents + 1, 0), values)
     return sums[1:].clone()  # not a view: results of operators begin where their memory begins

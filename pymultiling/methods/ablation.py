@@ -18,6 +18,7 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.tensor_parallel import process_count
+from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums
@@ -48,10 +49,11 @@ def perplexity(
 ) -> float:
     """Computes the perplexity of a model on texts, over all tokens of all texts.
 
-        exp( - sum_t log p(token_t | tokens before it) / #t ),   t over every predicted token of every text
+        exp( - sum_t log p(token_t | tokens before it) / #t ),   t over every token of every text
 
-    Every token has the same weight, so a long text counts more than a short one. The first token of a text is not
-    predicted.
+    Every token has the same weight, so a long text counts more than a short one. Each text has a context of its own:
+    the tokens that the tokenizer puts before a text (such as <s>), and the text's tokens so far. The tokens that the
+    tokenizer adds are not predicted. If it puts none before a text, the first token of a text is not predicted either.
 
     Under torchrun, or wherever torch.distributed is initialised, all processes must make this call. Each measures a
     part of the texts, and all return the result for all texts.
@@ -62,7 +64,9 @@ def perplexity(
         texts: an iterable of str or of records, or a path, as one corpus of `detect`.
         max_length: longer texts are cut to this many tokens, or to the length that the model supports.
         batch_tokens: the largest number of tokens in one forward, padding included.
-        pack: join consecutive texts into documents of this many tokens. None: each text is a document.
+        pack: cut no text. A text of more than this many tokens is measured in documents of this many tokens. Each of
+            them begins as a text does, and repeats the last token of the document before it as context. So `pack`
+            changes the contexts of long texts, and which tokens count if None cuts texts. None: texts are cut.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -75,6 +79,7 @@ def perplexity(
     Raises:
         CorpusError: the texts cannot be read, or have no token to predict.
         CheckpointError: as `detect`.
+        UnsupportedModel: the model has no language-model head, or its weights are offloaded.
         NonFiniteActivations: the loss is NaN or infinite.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
@@ -144,7 +149,7 @@ def ablation_matrix(
     Raises:
         CorpusError: as `perplexity`; the message names the language.
         CheckpointError: as `detect`.
-        UnsupportedModel: as `deactivate`.
+        UnsupportedModel: as `deactivate` and `perplexity`.
         ValueError: as `deactivate`, the message names the set; or a set is called "none".
         NonFiniteActivations: as `perplexity`; the message names the language and the set.
 
@@ -209,7 +214,10 @@ def _sum_log_likelihoods(
         {language: Sums} with log_likelihood: (sets,) float64, nats; predicted: () int64, the number of predicted
         tokens.
     """
-    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
+    model = unwrap(model)
+    require_language_model(model)
+    length = document_length(model, max_length, options.batch_tokens, pack)
+    tokenisation = Tokenisation(tokenizer, length, pack, form="predicted")
     zero_sums = Sums(
         log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)
     )
@@ -223,10 +231,12 @@ def _sum_log_likelihoods(
     with LikelihoodProbe(model, list(sets.values()), scale, mean) as probe:
         likelihoods = SetLikelihoods(probe, len(sets), options.batch_tokens, halves=spread_over == 1)
 
-        def measure(batch: Batch, _: BatchSource) -> Sums:
-            lengths = batch.attention_mask.sum(1)
+        def measure(batch: Batch, source: BatchSource) -> Sums:
+            lengths, starts = batch.attention_mask.sum(1), source.positions[batch.order]
             documents = [ids[:length] for ids, length in zip(batch.input_ids.numpy(), lengths.tolist())]
-            return Sums(log_likelihood=likelihoods(documents).sum(0), predicted=(lengths - 1).sum())
+            return Sums(
+                log_likelihood=likelihoods(documents, starts.tolist()).sum(0), predicted=(lengths - starts).sum()
+            )
 
         job = Job(
             activity="perplexity",

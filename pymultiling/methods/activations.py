@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
-from pymultiling.data.tokenising import Tokenisation
+from pymultiling.data.tokenising import Form, Tokenisation
 from pymultiling.errors import CorpusError
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Positions: TypeAlias = Literal["all", "last", "response"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
+# The last token of a text is its own, not one that the tokenizer puts after it.
+FORMS: dict[Positions, Form] = {"all": "texts", "last": "prompts", "response": "pairs"}
 
 
 class Activations(dict[str, ActivationStatistics]):
@@ -137,6 +140,7 @@ def activations(
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
     if positions == "response" and pack is not None:
         raise ValueError("prompts and responses are not packed: leave out pack")
+    model = unwrap(model)
     length = document_length(model, max_length, batch_tokens, pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     probe = ActivationProbe(model)
@@ -148,7 +152,7 @@ def activations(
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenisation = Tokenisation(tokenizer, length, pack, form="pairs" if positions == "response" else "texts")
+    tokenisation = Tokenisation(tokenizer, length, pack, form=FORMS[positions])
     job = Job(
         activity="counting",
         tokenisation=tokenisation,

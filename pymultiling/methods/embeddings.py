@@ -19,6 +19,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.models.unwrap import unwrap
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
@@ -104,6 +105,7 @@ def sentence_embeddings(
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     if not sentences:
         raise CorpusError("no sentences were given: pass {language: sentences}")
+    model = unwrap(model)
     probe = SentenceMeanProbe(model)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, None), form="sentences")
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)

@@ -20,6 +20,7 @@ from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivat
 from pymultiling.models.decoder import model_device
 from pymultiling.models.modes import preserve_modes
 from pymultiling.models.pretrained import pretrained
+from pymultiling.models.unwrap import unwrap
 from pymultiling.runtime.progress import show_progress
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def fine_tune(
     import pandas
 
     _check(rate, epochs, batch, documents, warm_up)
+    model = unwrap(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in trainable)
     if parameters == 0:

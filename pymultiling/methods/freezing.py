@@ -39,8 +39,8 @@ def freeze(
     """
     decoder = Decoder(model)
     parts = [_layer(decoder, number) for number in layers]
-    input_embeddings = pretrained(model).get_input_embeddings()
-    output_head = cast("Callable[[], nn.Module | None]", model.get_output_embeddings)()
+    input_embeddings = pretrained(decoder.model).get_input_embeddings()
+    output_head = cast("Callable[[], nn.Module | None]", decoder.model.get_output_embeddings)()
     if _parameter_ids(input_embeddings) & _parameter_ids(output_head) and embeddings != head:
         raise ValueError("the embeddings and the head of this model are one tensor (tied): freeze both or neither")
     if embeddings and input_embeddings is not None:

@@ -13,6 +13,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -75,6 +76,7 @@ def mean_activations(
         UnsupportedModel: as `importance`.
         ValueError: an unknown site, or an argument out of its range.
     """
+    model = unwrap(model)
     probe = ActivationSumProbe(model, sites)
     tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)

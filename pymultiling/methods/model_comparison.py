@@ -16,6 +16,7 @@ from pymultiling.methods.ilo import TAU, K, check_k_and_tau, ilo
 from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
 from pymultiling.models.decoder import model_device
+from pymultiling.models.unwrap import unwrap
 
 if TYPE_CHECKING:
     import pandas
@@ -145,7 +146,7 @@ def measure_model(
         ilo_options: keyword arguments of `ilo`, such as {"k": 5}. The device is the model's unless it is given.
         max_length: as in `detect`.
         batch_tokens: as in `detect`.
-        pack: as in `detect`, for the texts. Sentences are not packed.
+        pack: as in `perplexity` and `detect`, for the texts. Sentences are not packed.
         folder: as in `sentence_embeddings`. None: the embeddings are in memory.
         progress: show progress on stderr.
 
@@ -160,6 +161,7 @@ def measure_model(
     """
     if not texts and not sentences:
         raise ValueError("there is nothing to measure the model on: give texts or sentences")
+    model = unwrap(model)
     ilo_arguments: IloOptions = {"device": model_device(model)}
     ilo_arguments.update(ilo_options or {})
     if sentences:  # before the texts take their time

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
@@ -17,6 +17,8 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.pretrained import pretrained
+from pymultiling.models.token_tensors import TokenIds, token_tensors
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sets import NeuronSet
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 
 def importance(
     model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
+    input_ids: TokenIds,
+    attention_mask: TokenIds | None = None,
     *,
     sites: Site | Iterable[Site] = SITES,
     rope: Rope = "pre",
@@ -59,9 +61,11 @@ def importance(
 
     Args:
         model: a Hugging Face decoder of a supported family.
-        input_ids: (documents, length) int64, the tokens, on any device.
-        attention_mask: (documents, length) int or bool, 0 for padding, which may be on either side. None: no padding.
-            Leave it on the CPU: a mask on a GPU is read first, which waits for the GPU.
+        input_ids: (documents, length) int64, the tokens, on any device; or the tokens of every document as lists; or
+            what a tokenizer returns (a BatchEncoding).
+        attention_mask: (documents, length), 1 for tokens and 0 for padding, which may be on either side. None: the mask
+            of the BatchEncoding, or no padding. Leave it on the CPU: a mask on a GPU is read first, which waits for the
+            GPU.
         sites: the sites to measure: one or several of "ffn", "q", "k", "v" and "o".
         rope: where a query or key neuron is set to zero. "pre": its row of q_proj or k_proj is zero, as the definition
             says. "post": its dimension is zero after the rotary embedding, as in the published code.
@@ -88,11 +92,14 @@ def importance(
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits.
         NonFiniteActivations: a value is NaN or infinite; the message names site, layer and document.
-        ValueError: an unknown site, rope, score or qk; or the model trains some neurons (see `train_only`).
+        ValueError: an unknown site, rope, score or qk; tokens that the model has no embeddings for; a mask of another
+            shape or with other values; or the model trains some neurons (see `train_only`).
     """
+    model = unwrap(model)
     refuse_deltas(model)
+    ids, mask = token_tensors(input_ids, attention_mask)
     with ImportanceProbe(model, sites, rope, score, fused, qk) as probe:
-        return probe.measure(input_ids, attention_mask)
+        return probe.measure(ids, mask)
 
 
 @dataclass(frozen=True)
@@ -214,7 +221,9 @@ def detect(
             memory of the model's devices holds, at most 65,536. The first process decides for all, and a checkpoint
             keeps the number. Sums then depend on it up to rounding.
         pack: join consecutive texts of a language into documents of this many tokens. Texts are joined within a chunk
-            of 256 characters for each token of a batch. None: each text is a document.
+            of 256 characters for each token of a batch. Each document begins with the tokens that the tokenizer puts
+            before a text. Each text is followed by those that it puts after a text, or else by the end-of-text token if
+            there is one. None: each text is a document.
         workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
         checkpoint: a folder for the state of the pass. If a run was interrupted, the same call resumes from the folder
             and gives the same result bit for bit: minimum, votes and sums. None: no state is saved.
@@ -239,6 +248,7 @@ def detect(
             rounding (a model that is spread over processes is not measured in halves); or a checkpoint is damaged or
             cannot be written; or CUDA graphs were requested and are not used.
     """
+    model = unwrap(model)
     select = select or TopK()
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pymultiling.methods.embeddings import checked_layers, layer_points
-from pymultiling.ops.nearest_neighbors import METRICS
+from pymultiling.ops.arguments import METRICS
 
 if TYPE_CHECKING:
     import pandas

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pymultiling.errors import CheckpointError, UnsupportedModel
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.deltas import COLUMNS, ROWS, Delta, has_deltas
+from pymultiling.models.deltas import COLUMNS, DELTAS, ROWS, Delta, has_deltas
 from pymultiling.models.own_weights import require_own_weights
-from pymultiling.neurons.sets import NeuronSet
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.neurons.sets import NeuronSet, mask_schema
+from pymultiling.neurons.sites import SITES
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 if TYPE_CHECKING:
     from pymultiling.models.linear import Linear
@@ -66,11 +69,16 @@ def train_only(model: nn.Module, neurons: NeuronSet) -> NeuronTuning:
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
-            are not in memory; it is spread over processes; the set has FFN neurons of experts; or a module to train
-            computes its weight from other tensors (a parametrization), shares it with another module, or is not called
-            by the model's forward. One token is run to see this.
+            are not in memory; it is spread over processes, or is inside DistributedDataParallel; the set has FFN
+            neurons of experts; or a module to train computes its weight from other tensors (a parametrization), shares
+            it with another module, or is not called by the model's forward. One token is run to see this.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
+    if isinstance(model, DistributedDataParallel):
+        raise UnsupportedModel(
+            "DistributedDataParallel would not add up the gradients of parameters that the model gets now: call "
+            "train_only on its module, and then DistributedDataParallel"
+        )
     decoder = Decoder(model)
     decoder.require_weights()
     if decoder.tensor_parallel.count > 1:
@@ -185,17 +193,15 @@ class NeuronTuning:
             UnsupportedModel: as `train_only`.
             ValueError: as `train_only`.
         """
-        tensors, _ = load_tensors(path, FORMAT, CONTENTS)
+        neurons, differences = read_tuning(path)
         decoder = Decoder(model)
         try:
-            mask_names = [name for name in tensors if name.startswith(MASK_PREFIX)]
-            neurons = NeuronSet({name.removeprefix(MASK_PREFIX): tensors.pop(name).bool() for name in mask_names})
             neurons.check_fits(decoder.widths(), len(decoder.layers))
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
         tuning = train_only(model, neurons)
         try:
-            tuning._load_differences(tensors, path)
+            tuning._load_differences(differences, path)
         except CheckpointError:
             tuning.remove()
             raise
@@ -228,7 +234,8 @@ class NeuronTuning:
                     f"{path} is of another model: {name} is {loaded_shape} in the file and {shape} in this model; load "
                     "the model that was trained"
                 )
-            parameters[name].copy_(tensors[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
 
     def _unfreeze(self) -> None:
         for parameter in self._frozen:
@@ -237,6 +244,31 @@ class NeuronTuning:
     def _require_active(self) -> None:
         if not self._deltas:
             raise ValueError("this training has ended, merged or removed: call train_only again")
+
+
+def read_tuning(path: str | Path) -> tuple[NeuronSet, dict[str, Tensor]]:
+    """Reads a file that `NeuronTuning.save` wrote, and checks all that can be checked without the model.
+
+    Returns:
+        The set, and {name: difference}.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or holds something else.
+    """
+    with open_tensors(path, FORMAT, CONTENTS) as file:
+        sites: list[str] = [site for site in SITES if MASK_PREFIX + site in file.shapes]
+        if not sites:
+            raise file.damaged("it has no site")
+        schemas = {MASK_PREFIX + site: mask_schema(site) for site in sites}
+        names = [name for name in file.shapes if name.rpartition(".")[2] in DELTAS]
+        for name in names:
+            is_bias = name.endswith(".bias")
+            schemas[name] = TensorSchema(
+                FLOATS, (f"rows of {name}",) if is_bias else (f"rows of {name}", f"columns of {name}")
+            )
+        tensors = file.read(schemas)
+    masks = {site: tensors.pop(MASK_PREFIX + site).bool() for site in sites}
+    return NeuronSet(masks), tensors
 
 
 def _trained_parts(decoder: Decoder, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:

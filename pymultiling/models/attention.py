@@ -7,10 +7,9 @@ delegates to it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -18,6 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.blocks import Block
 from pymultiling.models.pretrained import pretrained
 
 PREFIX = "pymultiling_"
@@ -27,16 +27,56 @@ DELEGATES = ("eager", "sdpa", "flex_attention")
 # arguments of the attention (scaling, sliding_window, softcap, ...).
 AttentionListener: TypeAlias = Callable[[Tensor, Tensor, dict[str, Any]], None]
 
-_listeners: WeakKeyDictionary[nn.Module, list[AttentionListener]] = WeakKeyDictionary()
+
+@dataclass
+class _Swap:
+    """That the attention implementation of a model has been replaced.
+
+    Attributes:
+        implementation: the model's own.
+        blocks: how many blocks listen to the model.
+    """
+
+    implementation: str
+    blocks: int
 
 
-@contextmanager
-def listen_to_attention(model: nn.Module, listeners: Mapping[nn.Module, AttentionListener]) -> Iterator[None]:
-    """Inside, each listener is called before its attention module computes the attention.
+# By attention module, the listeners of all blocks; replaced as a whole, because other threads read it in a forward.
+_listeners: dict[nn.Module, tuple[tuple[Block, AttentionListener], ...]] = {}
+_swaps: dict[int, _Swap] = {}  # by the id of the model's configuration, which models share with their base model
+
+
+def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Module, AttentionListener]) -> None:
+    """Until the block ends, each listener is called before its attention module computes the attention.
+
+    It is called where the block is on. Meanwhile the model has another attention implementation, for all threads, which
+    computes the same bit for bit. After the last block it has its own again. If `set_attn_implementation` is called
+    meanwhile, this implementation stays, and blocks that are on hear no attention any more.
 
     Raises:
         UnsupportedModel: the model's attention implementation has no function to delegate to.
     """
+
+    def attach() -> Callable[[], None]:
+        swap = _swap_implementation(model)
+        for module, listener in listeners.items():
+            _listeners[module] = (*_listeners.get(module, ()), (block, listener))
+
+        def remove() -> None:
+            for module in listeners:
+                kept = tuple(entry for entry in _listeners[module] if entry[0] is not block)
+                if kept:
+                    _listeners[module] = kept
+                else:
+                    del _listeners[module]
+            _restore_implementation(model, swap)
+
+        return remove
+
+    block.attach(attach)
+
+
+def _swap_implementation(model: nn.Module) -> _Swap:
     decoder = pretrained(model)
     implementation = decoder.config._attn_implementation
     if implementation is None or implementation.removeprefix(PREFIX) not in DELEGATES:
@@ -44,28 +84,38 @@ def listen_to_attention(model: nn.Module, listeners: Mapping[nn.Module, Attentio
             f"the attention implementation {implementation!r} does not give access to queries and keys: call "
             "model.set_attn_implementation('sdpa') first ('eager' for soft-capped scores)"
         )
-    for module, listener in listeners.items():
-        _listeners.setdefault(module, []).append(listener)
-    try:
-        decoder.set_attn_implementation(_register(implementation.removeprefix(PREFIX)))
-        yield
-    finally:
-        decoder.set_attn_implementation(implementation)
-        for module, listener in listeners.items():
-            _listeners[module].remove(listener)
+    own = implementation.removeprefix(PREFIX)
+    name = _register(own)
+    if implementation != name:
+        decoder.set_attn_implementation(name)
+    swap = _swaps.setdefault(id(decoder.config), _Swap(own, 0))
+    swap.implementation = own
+    swap.blocks += 1
+    return swap
+
+
+def _restore_implementation(model: nn.Module, swap: _Swap) -> None:
+    decoder = pretrained(model)
+    swap.blocks -= 1
+    if swap.blocks:
+        return
+    del _swaps[id(decoder.config)]
+    if decoder.config._attn_implementation == PREFIX + swap.implementation:
+        decoder.set_attn_implementation(swap.implementation)
 
 
 def _register(implementation: str) -> str:
     """Registers an attention function that calls the listeners and then `implementation`; returns its name."""
     name = PREFIX + implementation
+    if name in ALL_ATTENTION_FUNCTIONS:
+        return name
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
     ) -> tuple[Tensor, Tensor | None]:
-        for listener in _listeners.get(module, ()):
-            listener(query, key, arguments)
+        _call_listeners(module, query, key, arguments)
         if implementation == "eager":  # transformers defines it in each model's own file
-            run = sys.modules[type(module).__module__].eager_attention_forward
+            run = _eager_attention(type(module))
         else:
             run = ALL_ATTENTION_FUNCTIONS[implementation]
         output: tuple[Tensor, Tensor | None] = run(module, query, key, value, attention_mask, **arguments)
@@ -74,3 +124,27 @@ def _register(implementation: str) -> str:
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+def _eager_attention(attention: type[nn.Module]) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Returns the eager attention of the file that defines a class of attention, or the class that it inherits from.
+
+    Raises:
+        UnsupportedModel: none of these files has one.
+    """
+    for base in attention.__mro__:
+        function: Callable[..., tuple[Tensor, Tensor | None]] | None = getattr(
+            sys.modules.get(base.__module__), "eager_attention_forward", None
+        )
+        if function is not None:
+            return function
+    raise UnsupportedModel(
+        f"no file that defines {attention.__name__} has an eager_attention_forward: call "
+        "model.set_attn_implementation('sdpa') first"
+    )
+
+
+def _call_listeners(module: nn.Module, query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
+    for block, listener in _listeners.get(module, ()):
+        if block.is_on(module):
+            listener(query, key, arguments)

@@ -21,9 +21,10 @@ from pymultiling.models.find_modules import (
     find_linear,
 )
 from pymultiling.models.linear import Linear, Projection, weight_of
-from pymultiling.models.packing import one_document_a_row
+from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
+from pymultiling.models.unwrap import refuse_spread_weights, require_weights, unwrap
 from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Decoder:
     """Finds the neurons of a model.
 
     Attributes:
-        model: the model.
+        model: the model, without torch's DataParallel or DistributedDataParallel.
         family: the family of the model.
         base_model: the model without its head.
         layers: the layers, from the first to the last.
@@ -140,8 +141,9 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        self.model = model = unwrap(model)
         self.family = family_of(model)
+        refuse_spread_weights(model)
         self.base_model: nn.Module = pretrained(model).base_model
         self._config = pretrained(model).config
         model_type = self._config.model_type
@@ -191,30 +193,34 @@ class Decoder:
 
         Returns:
             The base model's output, whose first entry is the last hidden state.
+
+        Raises:
+            ValueError: a token has no embedding.
         """
+        check_token_ids(self.model, input_ids)
         device, mask = model_device(self.model), attention_mask.cpu()
-        input_ids = to_device(input_ids, device)
+        inputs = self._inputs(to_device(input_ids, device))
         output: ModelOutput
         if not self.needs_mask(mask):
-            with one_document_a_row():
-                output = self.base_model(input_ids=input_ids, use_cache=False)
+            with without_mask_reads(has_mask=False):
+                output = self.base_model(**inputs, use_cache=False)
             return output
-        positions = {}
         if self.family.positions:
-            positions["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
-        output = self.base_model(
-            input_ids=input_ids, attention_mask=to_device(mask, device), use_cache=False, **positions
-        )
+            inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
+        with without_mask_reads(has_mask=True):
+            output = self.base_model(**inputs, attention_mask=to_device(mask, device), use_cache=False)
         return output
 
     def needs_mask(self, attention_mask: Tensor) -> bool:
-        """Whether `forward` passes this mask, (documents, length) on the CPU, to the model, which waits to read it."""
-        return self._looks_for_padding or not _is_padded_right(attention_mask)
+        """Whether `forward` passes this mask, (documents, length) on the CPU, to the model."""
+        return not _is_padded_right(attention_mask)
 
-    @property
-    def _looks_for_padding(self) -> bool:
-        """Whether the model, if it gets no mask, reads its input from the device to look for the token of padding."""
-        return self._config.model_type == "gpt2" and self._config.pad_token_id is not None
+    def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Returns what the model gets as its input: the tokens or their embeddings."""
+        if self._config.model_type == "gpt2" and self._config.pad_token_id is not None:
+            # Without a mask GPT-2 would read the tokens from the device, to warn if there are tokens of padding.
+            return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
+        return {"input_ids": input_ids}
 
     def widths(self) -> dict[str, int]:
         """Returns the number of neurons of a layer, by site."""
@@ -226,8 +232,7 @@ class Decoder:
         Raises:
             UnsupportedModel: weights are offloaded or on the "meta" device.
         """
-        if any(parameter.is_meta for parameter in self.base_model.parameters()):
-            raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
+        require_weights(self.base_model)
 
     def multiplier(self, norm: nn.Module) -> Tensor:
         """Returns what a norm multiplies by: its weight and the family's offset."""
@@ -283,3 +288,20 @@ def _is_padded_right(mask: Tensor) -> bool:
 def model_device(model: nn.Module) -> torch.device:
     """Returns the device on which the model expects its input."""
     return tensor_attribute(pretrained(model).get_input_embeddings(), "weight").device
+
+
+def check_token_ids(model: nn.Module, input_ids: Tensor) -> None:
+    """Checks that every token has an embedding. Tokens on a GPU are not read, because that waits for it.
+
+    Raises:
+        ValueError: a token has none.
+    """
+    if input_ids.is_cpu and input_ids.numel():
+        rows = tensor_attribute(pretrained(model).get_input_embeddings(), "weight").shape[0]
+        for token in (int(value) for value in input_ids.aminmax()):
+            if not 0 <= token < rows:
+                raise ValueError(
+                    f"token {token} has no embedding, the model has those of tokens 0 to {rows - 1}: use the "
+                    "tokenizer that belongs to the model, or give the model embeddings for all tokens "
+                    "(resize_token_embeddings)"
+                )

@@ -9,10 +9,10 @@ router. With p the router's weight of the token for the expert
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from torch.distributed.tensor import DTensor
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.masking import apply_masks
 from pymultiling.mathematics.sums import document_sum, upcast
-from pymultiling.models.linear import DTYPES
-from pymultiling.models.refuse_copies import allow_copies, refuse_copies
+from pymultiling.models.attached import attached_items, replace
+from pymultiling.models.blocks import Block
+from pymultiling.models.linear import is_plain
 from pymultiling.models.routing import Change, ExpertsModule, Routed, run_experts
 from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
 
@@ -64,8 +65,10 @@ class Experts:
                 f"the experts of {where} are spread over processes (tp_plan): load the model on one device, or on "
                 "several with device_map"
             )
-        if gate_up.dtype not in DTYPES or down.dtype not in DTYPES:
-            raise UnsupportedModel(f"the experts of {where} are in {down.dtype}: load the model without quantisation")
+        if not is_plain(gate_up) or not is_plain(down):
+            raise UnsupportedModel(
+                f"the experts of {where} are {type(down).__name__} in {down.dtype}: load the model without quantisation"
+            )
         if any(getattr(module, flag, False) for flag in UNSUPPORTED_FLAGS) or not getattr(
             module, "is_concatenated", True
         ):
@@ -120,17 +123,15 @@ class Experts:
             document_count, -1
         )
 
-    def total(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I): the sum of `hidden` by document. Divided by `tokens` it is a neuron's mean."""
-        return document_sum(
-            upcast(routed.hidden), self.row_ids(routed, documents), document_count * self.expert_count
-        ).view(document_count, -1)
+    def total_and_tokens(self, routed: Routed, documents: Tensor, document_count: int) -> tuple[Tensor, Tensor]:
+        """Returns the sum of `hidden` and the number of tokens that are routed to the neuron's expert, by document.
 
-    def tokens(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I) int64: how many of a document's tokens are routed to the neuron's expert."""
-        ones = routed.tokens.new_ones(len(routed.tokens), 1)
-        by_expert = document_sum(ones, self.row_ids(routed, documents), document_count * self.expert_count)
-        return by_expert.expand(-1, self.size).reshape(document_count, -1)
+        The first divided by the second is a neuron's mean. Both are (document_count, E I), the second int64.
+        """
+        ids, count = self.row_ids(routed, documents), document_count * self.expert_count
+        total = document_sum(upcast(routed.hidden), ids, count).view(document_count, -1)
+        by_expert = document_sum(routed.tokens.new_ones(len(routed.tokens), 1), ids, count)
+        return total, by_expert.expand(-1, self.size).reshape(document_count, -1)
 
     def mask_hidden(
         self,
@@ -172,35 +173,37 @@ class Experts:
         return torch.where(ids < 0, ids, ids * self.expert_count + routed.experts)
 
 
-class _ChangedForward(Protocol):
-    """The forward that `change_hidden` installs. It holds its changes, to which nested contexts add theirs."""
-
-    changes: tuple[Change, ...]
-
-
 @contextmanager
 def change_hidden(experts: Experts, change: Change) -> Iterator[None]:
-    """Inside, every forward of the experts calls change(routed); a tensor that it returns replaces `hidden`.
+    """Inside, the experts call change(routed) as with `attach_change`."""
+    with Block() as block:
+        attach_change(block, experts, change)
+        yield
+
+
+def attach_change(block: Block, experts: Experts, change: Change) -> None:
+    """Until the block ends, the experts call change(routed) where it is on; a tensor that it returns replaces `hidden`.
 
     The module gets another forward, which is removed at the end. As long as nothing is replaced, its output is bit
     for bit that of transformers' eager experts if the model uses these, and agrees to rounding with other
-    implementations. In nested contexts the inner change is applied after the outer one.
+    implementations. In nested blocks the inner change is applied after the outer one.
     """
-    module, previous = experts.module, vars(experts.module).get("forward")
-    changes = (*getattr(previous, "changes", ()), change)
+    replace(block, experts.module, _FORWARD, change, _run_changed)
 
-    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        return run_experts(module, changes, hidden_states, top_k_index, top_k_weights)
 
-    cast("_ChangedForward", forward).changes = changes
-    module.forward = forward
-    refuses = refuse_copies(module)
-    try:
-        yield
-    finally:
-        if refuses:
-            allow_copies(module)
-        if previous is None:
-            del module.forward
-        else:
-            module.forward = previous
+def attached_changes(experts: Experts) -> list[Change]:
+    """Returns the changes of the blocks that are on, in the order in which they are applied."""
+    return attached_items(experts.module, _FORWARD)
+
+
+_FORWARD = "forward"
+
+
+def _run_changed(
+    module: nn.Module,
+    original: Callable[..., Any],
+    changes: Sequence[Change],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    return run_experts(cast("ExpertsModule", module), tuple(changes), *args, **kwargs)

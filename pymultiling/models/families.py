@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
+from pymultiling.models.pretrained import pretrained
+from pymultiling.models.unwrap import refuse_multimodal, refuse_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -229,9 +231,11 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         UnsupportedModel: the family is not known.
     """
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
+    config = pretrained(model).config
+    model_type: str = config.model_type
+    refuse_peft(model)
     if model_type not in FAMILIES:
+        refuse_multimodal(model)
         raise UnsupportedModel(
             f"{type(model).__name__} (model_type {model_type!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
-from pymultiling.models.linear import Linear, Projection, is_linear, weight_of
+from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, weight_of
+from pymultiling.models.unwrap import is_of_peft
 
 # What to do when a family's entry is wrong for a model.
 CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling doctor` shows the sites)"
@@ -98,9 +99,12 @@ def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
     """
     module = find(parent, path, where)
     if not is_linear(module):
+        kind, weight = type(module).__name__, getattr(module, "weight", None)
+        if isinstance(weight, Tensor):
+            kind += f" with a weight of {weight.dtype if weight.dtype not in DTYPES else type(weight).__name__}"
         raise UnsupportedModel(
-            f"{path} of {where} is no plain torch.nn.Linear in float32, float64, bfloat16 or float16: load the model "
-            "without quantisation, and merge its adapters"
+            f"{path} of {where} is no plain torch.nn.Linear in float32, float64, bfloat16 or float16, but a {kind}: "
+            "load the model without quantisation, and merge its adapters"
         )
     return module
 
@@ -109,13 +113,19 @@ def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     """Returns the module at `path` inside `parent`; `where` says in messages which part of the model `parent` is.
 
     Raises:
-        UnsupportedModel: there is no such module; the message lists the children of `parent`.
+        UnsupportedModel: there is no such module, and the message lists the children of `parent`; or it is an adapter.
     """
     try:
-        return parent.get_submodule(path)
+        module = parent.get_submodule(path)
     except AttributeError:
         raise UnsupportedModel(
             f"{where}: looked for {path} in {type(parent).__name__}, which has "
             f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
             f"{CORRECT_ENTRY}"
         ) from None
+    if is_of_peft(module):
+        raise UnsupportedModel(
+            f"{path} of {where} is an adapter of PEFT ({type(module).__name__}): give the model that "
+            "merge_and_unload() of the PEFT model returns"
+        )
+    return module

@@ -7,16 +7,23 @@ from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PLAIN_TENSORS = (Tensor, nn.Parameter, DTensor)  # quantised weights may be of other classes, and claim a float dtype
 
 Linear: TypeAlias = nn.Linear | Conv1D
 
 
 def is_linear(module: nn.Module) -> TypeGuard[Linear]:
     """Whether the module is torch's Linear or transformers' Conv1D (GPT-2) with floating-point weights."""
-    return isinstance(module, (nn.Linear, Conv1D)) and module.weight.dtype in DTYPES
+    return isinstance(module, (nn.Linear, Conv1D)) and is_plain(module.weight)
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is floating-point numbers in memory, and not quantised."""
+    return type(weight) in PLAIN_TENSORS and weight.dtype in DTYPES
 
 
 def is_transposed(linear: nn.Module) -> bool:

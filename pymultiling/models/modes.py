@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from pymultiling.models.blocks import compile_lock
 
 
 @contextmanager
@@ -16,36 +19,79 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Layers with a `train` of their own may change their weights in it: a LoRA layer merges its product into the weight
     in evaluation mode. Subtracting the product again rounds, so the parameters and buffers of such layers are copied,
     and the copies are written back.
+
+    Blocks of several threads may end in any order: the last one makes the model what it was. Modes belong to the
+    model, so that a forward in training mode, in another thread, meanwhile runs in evaluation mode.
     """
-    if not _any_in_training(model):  # the usual case, which takes a twentieth of the time
-        yield
-        return
-    states = [_OwnState.of(module) for module in model.modules() if type(module).train is not nn.Module.train]
+    use = _Use(model)
     try:
-        with preserve_modes(model):
-            model.eval()
-            yield
+        with compile_lock(), _lock:
+            use.begin()
+        yield
     finally:
-        for state in states:
-            state.restore()
+        with compile_lock(), _lock:
+            use.end()
+
+
+class _Use:
+    """A block in which a model is in evaluation mode.
+
+    Attributes:
+        model: the model.
+        restorations: what makes the model what it was before, in this order.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.restorations: list[_Restoration] = []
+        _uses.append(self)
+
+    def begin(self) -> None:
+        """Puts the model into evaluation mode."""
+        model = self.model
+        if _any_in_training(model):  # usually it is not; looking takes a twentieth of the time
+            states = [_OwnState.of(module) for module in model.modules() if type(module).train is not nn.Module.train]
+            self.restorations.append(_Restoration(_modes(model), states))
+            model.eval()
+
+    def end(self) -> None:
+        """Restores the model, or leaves this to a later block that still uses it."""
+        later = _uses[_uses.index(self) + 1 :]
+        _uses.remove(self)
+        for restoration in self.restorations:
+            heirs = [use for use in later if not restoration.modes.keys().isdisjoint(use.model.modules())]
+            if heirs:
+                heirs[0].restorations.append(restoration)
+            else:
+                restoration.restore()
+
+
+_uses: list[_Use] = []  # of all threads, from the oldest to the newest
+_lock = threading.RLock()
 
 
 @contextmanager
 def preserve_modes(model: nn.Module) -> Iterator[None]:
-    """On exit, every module is again in the training or evaluation mode that it had on entry.
-
-    Modules are switched by their `train`, which also switches their children. Therefore parents come first.
-    """
-    modes = {module: module.training for module in model.modules()}
+    """On exit, every module is again in the training or evaluation mode that it had on entry."""
+    modes = _modes(model)
     try:
         yield
     finally:
-        for module, training in modes.items():
-            if module.training != training:
-                module.train(training)
-        for module, training in modes.items():  # a `train` may set modes that differ from its argument
-            if module.training != training:  # setting an attribute of a module is slow
-                module.training = training
+        _set_modes(modes)
+
+
+def _modes(model: nn.Module) -> dict[nn.Module, bool]:
+    return {module: module.training for module in model.modules()}
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Switches modules by their `train`, which also switches their children. Therefore parents come first."""
+    for module, training in modes.items():
+        if module.training != training:
+            module.train(training)
+    for module, training in modes.items():  # a `train` may set modes that differ from its argument
+        if module.training != training:  # setting an attribute of a module is slow
+            module.training = training
 
 
 def _any_in_training(model: nn.Module) -> bool:
@@ -96,3 +142,20 @@ class _OwnState(NamedTuple):
         for tensor, memory, values in self.values:
             tensor.data = memory
             memory.copy_(values)
+
+
+class _Restoration(NamedTuple):
+    """What a model was before it was put into evaluation mode.
+
+    Attributes:
+        modes: of every module, whether it was in training mode.
+        states: what modules with a `train` of their own held.
+    """
+
+    modes: dict[nn.Module, bool]
+    states: list[_OwnState]
+
+    def restore(self) -> None:
+        _set_modes(self.modes)
+        for state in self.states:
+            state.restore()

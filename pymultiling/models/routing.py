@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pymultiling.runtime.gpus import capability
 
 GROUPED_FROM = (8, 0)  # the NVIDIA compute capability that torch's grouped_mm needs
 
@@ -78,12 +81,17 @@ def run_experts(
     weights, count = weights.flatten()[order], len(module.down_proj)
     ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
     is_grouped = implementation == "grouped_mm" and _has_grouped(states)
-    gate, up, hidden = (_gate_up_hidden_grouped if is_grouped else _gate_up_hidden)(module, states[row_tokens], ends)
+    if is_grouped:
+        gate, up, hidden = _gate_up_hidden_grouped(module, states[row_tokens], ends)
+    else:
+        parts = _parts(ends)
+        gate, up, hidden = _gate_up_hidden(module, states[row_tokens], parts)
     routed = Routed(states, row_tokens, experts, weights, gate, up, hidden)
     for change in changes:
         changed = change(routed)
         routed = routed if changed is None else routed._replace(hidden=changed)
-    out = (_down_grouped if is_grouped else _down)(module, routed.hidden, ends) * weights[:, None]
+    out = _down_grouped(module, routed.hidden, ends) if is_grouped else _down(module, routed.hidden, parts)
+    out = out * weights[:, None]
     if not is_eager:
         return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
     total = torch.zeros_like(states)
@@ -95,32 +103,37 @@ def run_experts(
 
 # Not compiled, because the number of rows of every expert differs from call to call.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _gate_up_hidden(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(ends: Tensor) -> list[tuple[int, slice]]:
+    """Returns each expert that has rows, with its rows. It waits for the device.
+
+    ends: (E,) int32, the row after the last row of each expert.
+    """
+    bounds = [0, *ends.cpu().tolist()]
+    return [(e, slice(start, end)) for e, (start, end) in enumerate(pairwise(bounds)) if start < end]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _gate_up_hidden(module: ExpertsModule, x: Tensor, parts: list[tuple[int, slice]]) -> tuple[Tensor, Tensor, Tensor]:
     """Computes gate, up and hidden, each (S, I).
 
     Args:
         module: the experts.
         x: (S, D), hidden states, sorted by expert.
-        ends: (E,) int32, the row after the last row of each expert.
+        parts: each expert that has rows, with its rows.
     """
-    pairs = [F.linear(part, module.gate_up_proj[e]).chunk(2, dim=-1) for e, part in _by_expert(x, ends)]
+    pairs = [F.linear(x[rows], module.gate_up_proj[e]).chunk(2, dim=-1) for e, rows in parts]
     hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
     return torch.cat([gate for gate, _ in pairs]), torch.cat([up for _, up in pairs]), hidden
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _down(module: ExpertsModule, hidden: Tensor, ends: Tensor) -> Tensor:
-    return torch.cat([F.linear(part, module.down_proj[e]) for e, part in _by_expert(hidden, ends)])
-
-
-def _by_expert(x: Tensor, ends: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yields each expert that has rows, with its rows."""
-    return ((e, part) for e, part in enumerate(x.tensor_split(ends.tolist()[:-1])) if len(part))
+def _down(module: ExpertsModule, hidden: Tensor, parts: list[tuple[int, slice]]) -> Tensor:
+    return torch.cat([F.linear(hidden[rows], module.down_proj[e]) for e, rows in parts])
 
 
 def _has_grouped(x: Tensor) -> bool:
     """Whether one launch multiplies all experts. On the CPU, PyTorch's grouped_mm loops over them as well."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= GROUPED_FROM
+    return x.is_cuda and capability(x.device) >= GROUPED_FROM
 
 
 def _gate_up_hidden_grouped(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pymultiling.errors import CheckpointError
 from pymultiling.runtime.device_copies import add
 from pymultiling.runtime.processes import Processes
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
 FORMAT = "pymultiling.activations/1"
 
@@ -146,7 +146,18 @@ class ActivationStatistics:
         Raises:
             OSError: the file cannot be written. An existing file stays as it was.
         """
-        save_tensors(path, {"active": self.active.cpu().contiguous()}, FORMAT, {**metadata, "tokens": str(self.tokens)})
+        counts = {"tokens": str(self.tokens)}
+        excess = self._excess()
+        if excess:
+            counts["excess"] = str(excess)
+        save_tensors(path, {"active": self.active.cpu().contiguous()}, FORMAT, {**metadata, **counts})
+
+    def _excess(self) -> int:
+        """Returns by how much counts are below 0 or above the tokens, at most; 0 unless they are a difference."""
+        if not self.active.numel():
+            return 0
+        least, most = (int(count) for count in self.active.aminmax())
+        return max(0, -least, most - self.tokens)
 
     @classmethod
     def load(cls, path: str | Path) -> ActivationStatistics:
@@ -161,11 +172,11 @@ class ActivationStatistics:
         Raises:
             CheckpointError: there is no such file, or it is damaged or holds no counts of activations.
         """
-        tensors, metadata = load_tensors(path, FORMAT, "counts of activations")
-        try:
-            return cls(tensors["active"], int(metadata["tokens"]))
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}): count again") from None
+        with open_tensors(path, FORMAT, "counts of activations") as file:
+            tokens = file.count("tokens")
+            excess = file.count("excess") if "excess" in file.metadata else 0
+            schema = TensorSchema((torch.int64,), ("layers", "neurons"), -excess, tokens + excess)
+            return cls(file.read({"active": schema})["active"], tokens)
 
 
 def stack_probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:

@@ -12,9 +12,11 @@ from torch import Tensor
 from pymultiling.neurons.sites import SITES
 from pymultiling.runtime.device_copies import add, sums_device, to_device
 from pymultiling.runtime.processes import Processes
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 FORMAT = "pymultiling.statistics/1"
+KINDS = ("sum", "minimum", "votes")  # a file has a tensor KIND.SITE for each
 
 
 @dataclass
@@ -160,11 +162,7 @@ class NeuronStatistics:
         Raises:
             OSError: the file cannot be written. An existing file stays as it was.
         """
-        tensors = {
-            f"{kind}.{site}": value
-            for kind in ("sum", "minimum", "votes")
-            for site, value in getattr(self, kind).items()
-        }
+        tensors = {f"{kind}.{site}": value for kind in KINDS for site, value in getattr(self, kind).items()}
         counts = {"documents": str(self.documents), "tokens": str(self.tokens), "rule": self.rule}
         save_tensors(path, tensors, FORMAT, counts)
 
@@ -181,9 +179,26 @@ class NeuronStatistics:
         Raises:
             CheckpointError: there is no such file, or it is damaged or holds no statistics of neurons.
         """
-        tensors, metadata = load_tensors(path, FORMAT, "statistics of neurons")
-        kinds: dict[str, dict[str, Tensor]] = {"sum": {}, "minimum": {}, "votes": {}}
-        for name, value in tensors.items():
-            kind, site = name.split(".")
-            kinds[kind][site] = value
-        return cls(int(metadata["documents"]), int(metadata["tokens"]), rule=metadata["rule"], **kinds)
+        with open_tensors(path, FORMAT, "statistics of neurons") as file:
+            documents, tokens, rule = file.count("documents"), file.count("tokens"), file.text("rule")
+            if not documents <= tokens or (documents == 0) != (tokens == 0):
+                raise file.damaged(f"{documents:,} documents cannot have {tokens:,} tokens")
+            sites: list[str] = [site for site in SITES if f"sum.{site}" in file.shapes]
+            if not sites:
+                raise file.damaged("it has no site")
+            schemas = {f"{kind}.{site}": _schema(kind, site, documents) for kind in KINDS for site in sites}
+            tensors = file.read(schemas)
+        kinds = {kind: {site: tensors[f"{kind}.{site}"] for site in sites} for kind in KINDS}
+        return cls(documents, tokens, rule=rule, **kinds)
+
+
+def _schema(kind: str, site: str, documents: int) -> TensorSchema:
+    """Returns what a tensor of a file with the statistics of this many documents is."""
+    shape = ("layers", f"neurons of {site}")
+    if kind == "votes":
+        return TensorSchema((torch.int64,), shape, 0, documents)
+    if documents:
+        return TensorSchema((torch.float64,) if kind == "sum" else FLOATS, shape, 0)
+    if kind == "sum":
+        return TensorSchema((torch.float64,), shape, 0, 0)
+    return TensorSchema(FLOATS, shape, torch.inf, finite=False)

@@ -9,8 +9,10 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from pymultiling.neurons.lape_files import read_lape, write_lape
 from pymultiling.neurons.sites import SITES, Site, check_sites
-from pymultiling.runtime.storage import load_tensors, save_tensors, write_atomically
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
 FORMAT = "pymultiling.neurons/1"
 
@@ -212,8 +214,11 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         Raises:
             CheckpointError: there is no such file, or it is damaged or is not a set of neurons.
         """
-        tensors, _ = load_tensors(path, FORMAT, "a set of neurons")
-        return cls({site: mask.bool() for site, mask in tensors.items()})
+        with open_tensors(path, FORMAT, "a set of neurons") as file:
+            if not file.shapes:
+                raise file.damaged("it has no site")
+            masks = file.read({site: mask_schema(site) for site in SITES if site in file.shapes})
+        return cls({site: mask.bool() for site, mask in masks.items()})
 
     @classmethod
     def from_lape(cls, path: str | Path, width: int) -> list[NeuronSet]:
@@ -228,14 +233,13 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
 
         Returns:
             One set for each language, in the order of the file.
+
+        Raises:
+            CheckpointError: there is no such file, or it is damaged, has another layout, or holds indices that a model
+                of this width does not have.
+            ValueError: `width` is below 1.
         """
-        sets = []
-        for language in torch.load(path, map_location="cpu", weights_only=True):
-            mask = torch.zeros(len(language), width, dtype=torch.bool)
-            for row, indices in zip(mask, language):
-                row[indices] = True
-            sets.append(cls({"ffn": mask}))
-        return sets
+        return [cls({"ffn": mask}) for mask in read_lape(path, width)]
 
     @staticmethod
     def to_lape(sets: Sequence[NeuronSet], path: str | Path) -> None:
@@ -249,10 +253,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             KeyError: a set has no site "ffn".
             OSError: the file cannot be written. An existing file stays as it was.
         """
-        layout = [[row.nonzero().squeeze(1) for row in neurons.sites["ffn"]] for neurons in sets]
-        # An open file, since torch.save stores the name of a path that it is given.
-        with write_atomically(path) as partial, partial.open("wb") as file:
-            torch.save(layout, file)
+        write_lape([neurons.sites["ffn"] for neurons in sets], path)
 
     def _combine(self, other: NeuronSet, operation: Callable[[Tensor, Tensor], Tensor]) -> NeuronSet:
         sites: dict[str, Tensor] = {}
@@ -271,3 +272,8 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
                 )
             sites[site] = operation(a, b)
         return NeuronSet(sites)
+
+
+def mask_schema(site: str) -> TensorSchema:
+    """Returns what the mask of a site is in a file: uint8 (layers, neurons), 1 for members and 0 for others."""
+    return TensorSchema((torch.uint8,), ("layers", f"neurons of {site}"), 0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
-from pymultiling.ops.arguments import Backend, document_arguments, require_matrix
+from pymultiling.ops.arguments import Backend, document_arguments
 from pymultiling.ops.dispatch import call
 
 
@@ -33,12 +33,11 @@ def active_count(
         (count, N) int64, the counts. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit.
-        IndexError, RuntimeError: a document index is outside [-1, count). GPU kernels do not check this, because they
+        ValueError: a shape, dtype or device does not fit.
+        IndexError: a document index is outside [-1, count). GPU kernels do not check this, because they
             would have to wait for the indices: there such a token is not counted.
         BackendUnavailable: the backend that was asked for cannot run here.
 
     Source: arXiv 2402.16438 (LAPE), arXiv 2403.09073 (PMI), arXiv 2505.21505 (ternary neurons).
     """
-    require_matrix("x", x)
     return call("active_count", x, *document_arguments(x, documents, count), backend=backend)

@@ -16,6 +16,7 @@ import pymultiling.triton_kernels as triton_kernels
 from pymultiling.ops.arguments import Backend, KernelBackend
 from pymultiling.ops.operator import Kernels
 from pymultiling.ops.registry import BACKENDS, KERNELS
+from pymultiling.runtime.gpus import capability
 
 OLDEST_GPU = (8, 0)  # the lowest compute capability of NVIDIA's GPUs that Triton and the CUDA kernel support
 
@@ -70,7 +71,7 @@ def _triton_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
         return "there is no GPU that torch can use"
     elif (reason := kernels.device_mismatch(tensor)) is not None:
         return reason
-    elif not torch.version.hip and torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
+    elif not torch.version.hip and capability(None if tensor is None else tensor.device) < OLDEST_GPU:
         return "Triton needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
     return None
 
@@ -81,7 +82,7 @@ def _cuda_mismatch(kernels: Kernels, tensor: Tensor | None) -> str | None:
         return "there is no GPU that torch can use"
     if (reason := kernels.device_mismatch(tensor)) is not None:
         return reason
-    if torch.cuda.get_device_capability(getattr(tensor, "device", None)) < OLDEST_GPU:
+    if capability(None if tensor is None else tensor.device) < OLDEST_GPU:
         return "its kernel needs compute capability {}.{}, the GPU has less".format(*OLDEST_GPU)
     return None
 

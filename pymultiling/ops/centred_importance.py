@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import (
-    Backend,
-    all_valid,
-    require,
-    require_heads,
-    require_limits,
-    require_tables,
-    require_valid,
-)
+from pymultiling.ops.arguments import Backend, all_valid
 from pymultiling.ops.dispatch import call_tuple
 
 
@@ -67,20 +59,14 @@ def centred_importance(
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
-        The norms are computed in float64. Not differentiable.
+        Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit.
+        ValueError: a shape, dtype or device does not fit.
         BackendUnavailable: another backend was asked for.
 
     Source: arXiv 2402.18815, eq. 9-11.
     """
-    require_heads("query", query, "key", key)
-    _require_projection("q", q, q_weight, query)
-    _require_projection("k", k, k_weight, key)
-    require_tables(cos, sin, query)
-    require_valid(valid, query)
-    require_limits(window, softcap)
     if valid is None:
         valid = all_valid(query)
     q_importance, k_importance = call_tuple(
@@ -88,16 +74,3 @@ def centred_importance(
         scale, window, softcap, interleaved, backend=backend,
     )  # fmt: skip
     return q_importance, k_importance
-
-
-def _require_projection(name: str, x: Tensor, weight: Tensor, heads: Tensor) -> None:
-    """Raises ValueError unless x is (B, l, heads d) and weight (d,) or (heads, d), for heads (B, heads, l, d)."""
-    batch, count, length, size = heads.shape
-    require(
-        x.shape == (batch, length, count * size) and x.is_floating_point(),
-        f"{name} must be floating point ({batch}, {length}, {count * size}), got {x.dtype} {tuple(x.shape)}",
-    )
-    require(
-        weight.shape in ((size,), (count, size)),
-        f"{name}_weight must be ({size},) or ({count}, {size}), got {tuple(weight.shape)}",
-    )

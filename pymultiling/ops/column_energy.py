@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
-from pymultiling.ops.arguments import Backend, document_arguments, require_matrix
+from pymultiling.ops.arguments import Backend, document_arguments
 from pymultiling.ops.dispatch import call
 
 
@@ -31,12 +31,11 @@ def column_energy(
         (count, N), the sums in float32, or in float64 for float64 input. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit.
-        IndexError, RuntimeError: a document index is outside [-1, count). GPU kernels do not check this, because they
+        ValueError: a shape, dtype or device does not fit.
+        IndexError: a document index is outside [-1, count). GPU kernels do not check this, because they
             would have to wait for the indices: there such a token counts as padding.
         BackendUnavailable: the backend that was asked for cannot run here.
 
     Source: arXiv 2402.18815, eq. 1.
     """
-    require_matrix("x", x)
     return call("column_energy", x, *document_arguments(x, documents, count), backend=backend)

@@ -144,11 +144,11 @@ def call_torch_operator(name: str, arguments: tuple[Argument, ...], backend: Bac
 
 
 def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
-    """Checks the values of the arguments, and runs the implementation that dispatch selects."""
-    function = select_implementation(operator.name, arguments, backend)
+    """Checks the arguments, and runs the implementation that dispatch selects."""
+    operator.require_fitting(arguments)
     if operator.check_values is not None:
         operator.check_values(*arguments)
-    return function(*arguments)
+    return select_implementation(operator.name, arguments, backend)(*arguments)
 
 
 def _kernel_function(operator: Operator, backend: KernelBackend, tensor: Tensor) -> OperatorFunction:
@@ -196,6 +196,8 @@ def _torch_operator(operator: Operator) -> CustomOpDef:
         return _run(operator, operator.python_arguments(arguments), backend)
 
     def fake(*arguments: Argument, backend: Backend = "auto") -> Results:
+        # torch calls this also if one tensor alone is on "meta", and would return the result's uninitialised memory.
+        operator.require_fitting(operator.python_arguments(arguments))
         return operator.fake(*arguments)
 
     name = f"pymultiling::{operator.name}"

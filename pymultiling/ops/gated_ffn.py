@@ -7,16 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
-from pymultiling.ops.arguments import (
-    Activation,
-    Backend,
-    document_arguments,
-    require,
-    require_mask_sets,
-    require_matrix,
-)
+from pymultiling.ops.arguments import Activation, Backend, document_arguments
 from pymultiling.ops.dispatch import call_tuple
-from pymultiling.ops.reference.gated_ffn import ACTIVATIONS
 
 
 class GatedFFN(NamedTuple):
@@ -74,24 +66,14 @@ def gated_ffn(
         int64. The statistics are those of the product before it is rounded to gate's dtype. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit, or the activation is unknown.
-        IndexError, RuntimeError: an index in `documents` is outside [-1, count), or an index in `mask_ids` is outside
+        ValueError: a shape, dtype or device does not fit, or the activation is unknown.
+        IndexError: an index in `documents` is outside [-1, count), or an index in `mask_ids` is outside
             [-1, sets). GPU kernels do not check this: there a token with such an index in `documents` counts as
             padding, and a token with such an index in `mask_ids` keeps all its neurons.
         BackendUnavailable: the backend that was asked for cannot run here.
 
     Source: arXiv 2402.18815, eq. 1 (squares); arXiv 2402.16438, 2403.09073 and 2505.21505 (active).
     """
-    require_matrix("gate", gate)
-    require(activation in ACTIVATIONS, lambda: f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    if up is not None:
-        require(
-            up.shape == gate.shape and up.dtype == gate.dtype,
-            lambda: f"up must be {tuple(gate.shape)} in {gate.dtype} like gate, got {tuple(up.shape)} in {up.dtype}",
-        )
-    require((masks is None) == (mask_ids is None), "masks and mask_ids must be given together")
-    if masks is not None and mask_ids is not None:
-        require_mask_sets(gate, masks, mask_ids)
     ids, count, *grouped = document_arguments(gate, documents, count)
     results = call_tuple("gated_ffn", gate, up, activation, ids, count, masks, mask_ids, *grouped, backend=backend)
     return GatedFFN(*results)

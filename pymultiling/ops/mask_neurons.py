@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, require, require_mask_sets, require_matrix
+from pymultiling.ops.arguments import Backend
 from pymultiling.ops.dispatch import TORCH_OPERATORS, call, call_in_place
+from pymultiling.ops.requirements import require
 
 
 def mask_neurons(
@@ -39,20 +40,13 @@ def mask_neurons(
         (tokens, N) in x's dtype. 16-bit numbers are computed in float32. Differentiable in x.
 
     Raises:
-        ValueError: a shape or dtype does not fit, or `inplace` is set and x needs a gradient.
-        IndexError, RuntimeError: an index in `mask_ids` is outside [-1, sets). GPU kernels do not check this: there
+        ValueError: a shape, dtype or device does not fit, or `inplace` is set and x needs a gradient.
+        IndexError: an index in `mask_ids` is outside [-1, sets). GPU kernels do not check this: there
             such a token is not changed.
         BackendUnavailable: the backend that was asked for cannot run here.
     """
-    require_matrix("x", x)
     if mask_ids is None:
-        mask_ids = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
-    require_mask_sets(x, masks, mask_ids)
-    if values is not None:
-        require(
-            values.shape == x.shape[1:] and values.dtype == x.dtype,
-            lambda: f"values must be ({x.shape[1]},) in {x.dtype}, got {tuple(values.shape)} in {values.dtype}",
-        )
+        mask_ids = torch.zeros(x.shape[:1], dtype=torch.int64, device=x.device)
     require(
         not (inplace and x.requires_grad and torch.is_grad_enabled()),
         "x needs a gradient and cannot be overwritten: mask it out of place (inplace=False)",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, Metric, require
+from pymultiling.ops.arguments import Backend, Metric
 from pymultiling.ops.dispatch import call_tuple
-
-METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 
 
 def nearest_neighbors(
@@ -53,9 +51,5 @@ def nearest_neighbors(
 
     Source: arXiv 2503.11280.
     """
-    require(points.ndim == 2 and points.shape[1] > 0, f"points must be (P, D), D > 0, got {tuple(points.shape)}")
-    require(points.is_floating_point(), f"points must be floating point, got {points.dtype}")
-    require(1 <= k < points.shape[0], f"k must be 1 to {points.shape[0] - 1} for {points.shape[0]} points, got {k}")
-    require(metric in METRICS, f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     indices, distances = call_tuple("nearest_neighbors", points, k, metric, backend=backend)
     return indices, distances

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
-from pymultiling.ops.arguments import Backend, document_arguments, require, require_matrix
+from pymultiling.ops.arguments import Backend, document_arguments
 from pymultiling.ops.dispatch import call
 
 
@@ -54,32 +53,12 @@ def normed_energy(
         (count, K d), the importance in float32, or in float64 for float64 input. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit, or some tensors are float64 and others are not.
-        IndexError, RuntimeError: a document index is outside [-1, count).
+        ValueError: a shape, dtype or device does not fit, or some tensors are float64 and others are not.
+        IndexError: a document index is outside [-1, count).
         BackendUnavailable: another backend was asked for.
 
     Source: arXiv 2402.18815, eq. 1.
     """
-    require_matrix("x", x)
-    require_matrix("output", output)
-    require_matrix("weight", weight)
-    require(
-        weight.shape == (output.shape[1], x.shape[1]) and len(output) == len(x),
-        f"x, output and weight must be (tokens, N), (tokens, D) and (D, N), got {tuple(x.shape)}, "
-        f"{tuple(output.shape)} and {tuple(weight.shape)}",
-    )
-    require(multiplier.shape == weight.shape[:1], f"multiplier must be ({len(weight)},), got {tuple(multiplier.shape)}")
-    require(
-        gram.ndim == 4 and gram.shape[2] == gram.shape[3] and gram[..., 0].numel() == x.shape[1],
-        f"gram must be (K, d, G, G) with K d G = {x.shape[1]}, got {tuple(gram.shape)}",
-    )
-    require(scaled_gram.shape == gram.shape, f"scaled_gram must be {tuple(gram.shape)}, got {tuple(scaled_gram.shape)}")
-    tensors = (x, output, weight, multiplier, gram, scaled_gram)
-    in_float64 = [tensor.dtype == torch.float64 for tensor in tensors]
-    require(
-        all(in_float64) or not any(in_float64),
-        f"all tensors must be float64, or none of them, got {', '.join(str(tensor.dtype) for tensor in tensors)}",
-    )
     ids, count, *_ = document_arguments(x, documents, count)
     return call(
         "normed_energy", x, output, weight, multiplier, gram, scaled_gram, float(eps), ids, count, backend=backend

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import KernelBackend
+from pymultiling.ops.requirements import require_one_device
 
 Argument: TypeAlias = Tensor | QKProblem | float | str | None  # float includes int and bool
 Results: TypeAlias = Tensor | tuple[Tensor, ...] | None
@@ -105,8 +106,9 @@ class Operator:
         arguments_type: NamedTuple of all arguments, which the Python functions take as one argument. None: they take
             the arguments one by one.
         mutates: names of the arguments that are written into.
-        check_values: called with the arguments of the operator's reference before any implementation runs; raises
-            ValueError for values that none supports. None: nothing is checked.
+        check: called with the arguments of the operator's reference before any implementation runs; raises ValueError
+            unless their shapes, dtypes and numbers fit.
+        check_values: the same for values of tensors, on the CPU; raises ValueError or IndexError. None: all values fit.
         slow_to_compile: whether Triton takes seconds to compile one of its kernels.
     """
 
@@ -116,6 +118,7 @@ class Operator:
     results: tuple[str, ...]
     kernels: Mapping[KernelBackend, Kernels]
     budget: Budget | None
+    check: Callable[..., None]
     shared_module: str = ""
     public_function: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
@@ -159,6 +162,11 @@ class Operator:
         """Returns the tensor whose device and dtype select the backend."""
         first = arguments[0] if self.arguments_type is None else cast(QKProblem, arguments[0]).q
         return cast(Tensor, first)
+
+    def require_fitting(self, arguments: tuple[Argument, ...]) -> None:
+        """Raises ValueError unless the arguments of the Python functions fit the operator and are on one device."""
+        require_one_device(self.argument_names, self.schema_arguments(arguments))
+        self.check(*arguments)
 
     def schema_arguments(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
         """Converts the arguments of the Python functions into those of the schema."""

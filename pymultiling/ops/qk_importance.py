@@ -7,19 +7,9 @@ from typing import Literal, NamedTuple, overload
 from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.ops.arguments import (
-    Backend,
-    Mode,
-    all_valid,
-    require,
-    require_heads,
-    require_limits,
-    require_tables,
-    require_valid,
-)
+from pymultiling.ops.arguments import MODES, Backend, Mode, all_valid
 from pymultiling.ops.dispatch import call_tuple
-
-MODES: tuple[Mode, ...] = ("exact", "fast")
+from pymultiling.ops.requirements import require
 
 
 class QKEstimate(NamedTuple):
@@ -176,17 +166,12 @@ def qk_importance(
         With mode="fast" a `QKEstimate`: q and k and their standard errors q_error and k_error. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit, or the mode is unknown.
+        ValueError: a shape, dtype or device does not fit, or the mode is unknown.
         BackendUnavailable: the backend that was asked for cannot run here.
 
     Source: arXiv 2402.18815, eq. 9-11.
     """
     require(mode in MODES, lambda: f"mode must be one of {MODES}, got {mode!r}")
-    require_heads("q", q, "k", k)
-    _require_unrotated_and_growth(q, k, q_plain, k_plain, q_growth, k_growth)
-    require_tables(cos, sin, q)
-    require_valid(valid, q)
-    require_limits(window, softcap)
     if valid is None:
         valid = all_valid(q)
     if q_plain is None:
@@ -198,26 +183,3 @@ def qk_importance(
         return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))
     q_importance, k_importance = call_tuple("qk_importance", problem, backend=backend)
     return q_importance, k_importance
-
-
-def _require_unrotated_and_growth(
-    q: Tensor,
-    k: Tensor,
-    q_plain: Tensor | None,
-    k_plain: Tensor | None,
-    q_growth: Tensor | None,
-    k_growth: Tensor | None,
-) -> None:
-    """Raises ValueError unless the heads before the rotation and the growth fit q (B, H, l, d) and k (B, K, l, d)."""
-    require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
-    require(
-        q_plain is not None or (q_growth is None and k_growth is None), "a growth needs q_plain and k_plain: give both"
-    )
-    for name, tensor, heads in (
-        ("q_plain", q_plain, q),
-        ("q_growth", q_growth, q),
-        ("k_plain", k_plain, k),
-        ("k_growth", k_growth, k),
-    ):
-        if tensor is not None and tensor.shape != heads.shape:
-            raise ValueError(f"{name} must be {tuple(heads.shape)}, got {tuple(tensor.shape)}")

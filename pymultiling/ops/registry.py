@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+import pymultiling.ops.checks as checks
 from pymultiling.mathematics.qk_problem import QKProblem
-from pymultiling.ops.arguments import Backend, KernelBackend, Metric, require_finite
+from pymultiling.ops.arguments import Backend, KernelBackend, Metric
 from pymultiling.ops.operator import Argument, Budget, Kernels, Operator, unsupported_dtype
 
 NO_KERNEL = "it has no such kernel"  # the reason why a backend without a kernel cannot run an operator
@@ -148,6 +149,8 @@ _ENTRIES = (
         results=("active",),
         kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(equal_to_reference=("active",)),
+        check=checks.check_columns,
+        check_values=checks.check_values_columns,
     ),
     Operator(
         "centred_importance",
@@ -158,6 +161,7 @@ _ENTRIES = (
         results=("q", "k"),
         kernels={},
         budget=None,
+        check=checks.check_centred_importance,
     ),
     Operator(
         "column_energy",
@@ -166,6 +170,8 @@ _ENTRIES = (
         results=("energy",),
         kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(5e-7),
+        check=checks.check_columns,
+        check_values=checks.check_values_columns,
     ),
     Operator(
         "gated_ffn",
@@ -176,6 +182,8 @@ _ENTRIES = (
         kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(2e-6, result_floors={"hidden": HIDDEN_FLOORS}),
         result_type="GatedFFN",
+        check=checks.check_gated_ffn,
+        check_values=checks.check_values_gated_ffn,
     ),
     Operator(
         "mask_neurons",
@@ -184,6 +192,8 @@ _ENTRIES = (
         results=("x",),
         kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(equal_to_reference=("x",)),
+        check=checks.check_mask_neurons,
+        check_values=checks.check_values_mask_neurons,
     ),
     Operator(
         "mask_neurons_",
@@ -196,6 +206,8 @@ _ENTRIES = (
         public_function="mask_neurons",
         options={"inplace": True},
         mutates=("x",),
+        check=checks.check_mask_neurons_,
+        check_values=checks.check_values_mask_neurons,
     ),
     Operator(
         "nearest_neighbors",
@@ -204,7 +216,8 @@ _ENTRIES = (
         results=("indices", "distances"),
         kernels={"triton": replace(TRITON, unsupported=_too_many_neighbors), "cpp": CPP},
         budget=Budget(3e-7, equal_to_reference=("indices",)),  # distances are float64 sums
-        check_values=require_finite,
+        check=checks.check_nearest_neighbors,
+        check_values=checks.check_values_nearest_neighbors,
     ),
     Operator(
         "normed_energy",
@@ -214,6 +227,8 @@ _ENTRIES = (
         results=("energy",),
         kernels={},
         budget=None,
+        check=checks.check_normed_energy,
+        check_values=checks.check_values_normed_energy,
     ),
     Operator(
         "qk_estimate",
@@ -227,6 +242,7 @@ _ENTRIES = (
         result_type="QKEstimate",
         arguments_type=QKProblem,
         slow_to_compile=True,
+        check=checks.check_qk,
     ),
     Operator(
         "qk_importance",
@@ -238,6 +254,7 @@ _ENTRIES = (
         options={"mode": "exact"},
         arguments_type=QKProblem,
         slow_to_compile=True,
+        check=checks.check_qk,
     ),
     Operator(
         "value_energy",
@@ -246,6 +263,8 @@ _ENTRIES = (
         results=("energy",),
         kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(2e-6),  # the terms of the sum over pairs of heads have both signs
+        check=checks.check_value_energy,
+        check_values=checks.check_values_value_energy,
     ),
     Operator(
         "value_gram",
@@ -257,6 +276,7 @@ _ENTRIES = (
         # cancel.
         budget=Budget(1e-6),
         shared_module="value_energy",
+        check=checks.check_value_gram,
     ),
     Operator(
         "whole_norm_importance",
@@ -266,6 +286,7 @@ _ENTRIES = (
         results=("q", "k"),
         kernels={},
         budget=None,
+        check=checks.check_whole_norm_importance,
     ),
 )
 OPERATORS: dict[str, Operator] = {entry.name: entry for entry in _ENTRIES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
-from pymultiling.ops.arguments import Backend, document_arguments, require, require_matrix
+from pymultiling.ops.arguments import Backend, document_arguments
 from pymultiling.ops.dispatch import call
 
 
@@ -38,18 +38,13 @@ def value_energy(
         (count, K d), the importance in float32, or in float64 for float64 input. Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit.
-        IndexError, RuntimeError: a document index is outside [-1, count). GPU kernels do not check this: there such a
+        ValueError: a shape, dtype or device does not fit.
+        IndexError: a document index is outside [-1, count). GPU kernels do not check this: there such a
             token counts as padding.
         BackendUnavailable: the backend that was asked for cannot run here.
 
     Source: arXiv 2402.18815, eq. 1.
     """
-    require_matrix("attention", attention)
-    require(
-        gram.ndim == 4 and gram.shape[2] == gram.shape[3] and gram[..., 0].numel() == attention.shape[1],
-        lambda: f"gram must be (K, d, G, G) with K d G = {attention.shape[1]}, got {tuple(gram.shape)}",
-    )
     return call("value_energy", attention, gram, *document_arguments(attention, documents, count), backend=backend)
 
 
@@ -71,9 +66,4 @@ def value_gram(weight: Tensor, kv_heads: int, size: int, *, backend: Backend = "
         ValueError: the shape or dtype does not fit.
         BackendUnavailable: the backend that was asked for cannot run here.
     """
-    require_matrix("weight", weight)
-    require(
-        weight.shape[1] % (kv_heads * size) == 0,
-        lambda: f"weight must have K G d columns, a multiple of {kv_heads} x {size}, got {weight.shape[1]}",
-    )
     return call("value_gram", weight, kv_heads, size, backend=backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pymultiling.ops.arguments import Backend, all_valid, require, require_heads, require_limits, require_valid
+from pymultiling.ops.arguments import Backend, all_valid
 from pymultiling.ops.dispatch import call_tuple
 
 
@@ -52,18 +52,11 @@ def whole_norm_importance(
         Not differentiable.
 
     Raises:
-        ValueError: a shape or dtype does not fit.
+        ValueError: a shape, dtype or device does not fit.
         BackendUnavailable: another backend was asked for.
 
     Source: arXiv 2402.18815, eq. 9-11.
     """
-    require_heads("q", q, "k", k)
-    for name, rescale, heads in (("q_rescale", q_rescale, q), ("k_rescale", k_rescale, k)):
-        shape = (heads.shape[0], heads.shape[2], heads.shape[1] * heads.shape[3])
-        fits = rescale.shape == shape and rescale.is_floating_point()
-        require(fits, f"{name} must be floating point {shape}, got {rescale.dtype} {tuple(rescale.shape)}")
-    require_valid(valid, q)
-    require_limits(window, softcap)
     if valid is None:
         valid = all_valid(q)
     q_importance, k_importance = call_tuple(

@@ -372,6 +372,7 @@ def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, o
         "tokenizer": tokenizer_hash(tokenisation.tokenizer),
         "max_length": tokenisation.max_length,
         "pack": tokenisation.pack,
+        "form": tokenisation.form,
     }
 
 

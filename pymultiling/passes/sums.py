@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pymultiling.errors import CheckpointError
 from pymultiling.runtime.device_copies import add
 from pymultiling.runtime.processes import Processes
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
 FORMAT = "pymultiling.sums/1"
 
@@ -30,14 +30,17 @@ class Sums(dict[str, Tensor]):
         """Writes a safetensors file."""
         save_tensors(path, dict(self), FORMAT, {})
 
-    @classmethod
-    def load(cls, path: Path) -> Sums:
-        """Reads a file that `save` wrote.
+    def load(self, path: Path) -> Sums:
+        """Reads a file that `save` wrote for sums with the names, shapes and dtypes of these.
 
         Raises:
-            CheckpointError: there is no such file, or it is damaged or holds no sums.
+            CheckpointError: there is no such file, or it is damaged or holds other sums.
         """
-        tensors, _ = load_tensors(path, FORMAT, "sums of a pass")
-        if not tensors:
-            raise CheckpointError(f"{path} holds no sums: it is damaged")
-        return cls(tensors)
+        with open_tensors(path, FORMAT, "sums of a pass") as file:
+            return Sums(file.read({name: _schema(value) for name, value in self.items()}))
+
+
+def _schema(value: Tensor) -> TensorSchema:
+    """Returns what a sum of the same shape and dtype is. Counts are integers, and not below 0."""
+    is_float = value.dtype.is_floating_point
+    return TensorSchema((value.dtype,), tuple(value.shape), None if is_float else 0, finite=False)

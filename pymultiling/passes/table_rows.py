@@ -12,11 +12,13 @@ from torch import Tensor
 from pymultiling.errors import CheckpointError
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.row_tables import MemoryTable, RowTable
-from pymultiling.runtime.storage import load_tensors, save_tensors
+from pymultiling.runtime.storage import save_tensors
+from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
 FORMAT = "pymultiling.rows/1"
 NUMBERS = 2**24  # how many numbers of a table are read, or exchanged with other processes, at a time
 ABSENT = -1  # instead of the checksum of a row that is not written
+MAX_CHECKSUM = 2**32 - 1
 
 
 class _PickledRows(TypedDict):
@@ -95,10 +97,9 @@ class TableRows:
         Raises:
             CheckpointError: the file is damaged or is something else, or rows of the table have changed.
         """
-        tensors, _ = load_tensors(path, FORMAT, "rows of a table")
-        if tensors.keys() != {"checksums"}:
-            raise CheckpointError(f"{path} does not tell which rows are written: it is damaged")
-        loaded = TableRows(self.table, tensors["checksums"])
+        with open_tensors(path, FORMAT, "rows of a table") as file:
+            schema = TensorSchema((torch.int64,), ("rows",), ABSENT, MAX_CHECKSUM)
+            loaded = TableRows(self.table, file.read({"checksums": schema})["checksums"])
         for rows in loaded._blocks(loaded.present):
             if not torch.equal(_checksums(self.table.read(rows)), loaded.checksums[rows]):
                 raise CheckpointError(f"the row file of {path} does not hold the rows that were written")

@@ -8,14 +8,13 @@ to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.find_modules import CORRECT_ENTRY
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.modes import evaluation_mode
@@ -119,11 +118,11 @@ class ActivationProbe:
 
             return count
 
-        with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
+        with Hooks() as hooks, evaluation_mode(self.decoder.model):
             for index, layer in enumerate(self.decoder.layers):
                 ffn = layer.ffn_parts
                 if isinstance(ffn, Experts):
-                    stack.enter_context(change_hidden(ffn, count_experts(index, ffn)))
+                    attach_change(hooks, ffn, count_experts(index, ffn))
                 else:
                     hooks.after(ffn.gate.module, count_projection(index, ffn.gate, ffn.down))
             output = self.decoder.forward(input_ids, attention_mask)

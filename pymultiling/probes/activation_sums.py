@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
@@ -95,13 +94,14 @@ class ActivationSumProbe:
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
             documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
-            sums["ffn"][layer] += experts.total(routed, documents, 1)[0].to(device).double()
-            sums["routed"][layer] += experts.tokens(routed, documents, 1)[0].to(device)
+            total, routed_tokens = experts.total_and_tokens(routed, documents, 1)
+            sums["ffn"][layer] += total[0].to(device).double()
+            sums["routed"][layer] += routed_tokens[0].to(device)
 
-        with ExitStack() as stack, Hooks() as hooks, evaluation_mode(self.decoder.model):
+        with Hooks() as hooks, evaluation_mode(self.decoder.model):
             for number, layer in enumerate(self.decoder.layers):
                 if self._sums_experts and layer.experts is not None:
-                    stack.enter_context(change_hidden(layer.experts, partial(add_routed, number, layer.experts)))
+                    attach_change(hooks, layer.experts, partial(add_routed, number, layer.experts))
                 for module, on_input, indices in find_changed_modules(layer):
                     if not sums.keys() & indices.keys():
                         continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.attached import replace
+from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import DenseFFN, Layer
 from pymultiling.ops import GatedFFN, gated_ffn
 from pymultiling.probes.batch_documents import BatchDocuments
@@ -24,20 +25,21 @@ ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh", "relu"]] = {
 }
 
 
-@contextmanager
-def fused_ffn(
+def fuse_ffn(
+    block: Block,
     activation: str,
     layer: Layer,
     parts: DenseFFN,
     documents: BatchDocuments,
     keep: Callable[[GatedFFN], None],
-) -> Iterator[None]:
-    """Inside the block, gated_ffn computes the layer's FFN, and every forward calls keep(result).
+) -> None:
+    """Until the block ends, gated_ffn computes the layer's FFN where it is on, and every forward calls keep(result).
 
     The FFN module gets another forward, which is removed at the end. Its projections still run as modules, so their
     hooks are called.
 
     Args:
+        block: the block.
         activation: transformers' name of the FFN's activation.
         layer: the layer.
         parts: the projections of the layer's FFN.
@@ -67,12 +69,14 @@ def fused_ffn(
         output: Tensor = parts.down(result.hidden.view(*x.shape[:-1], -1))
         return output
 
-    previous = vars(layer.ffn).get("forward")
-    layer.ffn.forward = forward
-    try:
-        yield
-    finally:
-        if previous is None:
-            del layer.ffn.forward
-        else:
-            layer.ffn.forward = previous
+    replace(block, layer.ffn, "forward", forward, _run_innermost)
+
+
+def _run_innermost(
+    module: nn.Module,
+    original: Callable[..., Any],
+    forwards: Sequence[Callable[..., Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    return forwards[-1](*args, **kwargs)

@@ -43,7 +43,7 @@ class GraphedBatches:
             valid: mask as bool, on the device.
 
         Warns:
-            UserWarning: the model reads the mask (once); or the measurement cannot be recorded (once).
+            UserWarning: the model gets the mask (once); or the measurement cannot be recorded (once).
         """
         measure_batch = partial(measure, mask)
         if self._graphs is None:
@@ -57,8 +57,7 @@ class GraphedBatches:
         if not self._has_warned_of_masks:
             self._has_warned_of_masks = True
             warnings.warn(
-                "CUDA graphs are not used for batches whose attention mask the model reads: those with padding on the "
-                "left, and all batches of a GPT-2 with a token for padding",
+                "CUDA graphs are not used for batches with padding on the left, because the model gets their mask",
                 stacklevel=4,
             )
 

@@ -120,7 +120,7 @@ class TopTokenProbe:
 
     def __init__(self, model: nn.Module, top: int):
         self.decoder = Decoder(model)
-        head: nn.Module | None = pretrained(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+        head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
         if head is None:
             raise UnsupportedModel(

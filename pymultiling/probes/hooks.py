@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from pymultiling.models.refuse_copies import allow_copies, refuse_copies
+from pymultiling.models.attached import replace
+from pymultiling.models.blocks import Block
 
 # hook(module, args), hook(module, args, kwargs) and hook(module, args, output). What a hook returns, unless it is None,
 # replaces the arguments or the output.
@@ -16,49 +17,53 @@ PreHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...]], Any]
 KeywordPreHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 OutputHook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
+_ATTACHED = "attached"  # an attribute of the function that a module calls: the block and the hook
 
-class Hooks:
-    """A context manager that owns hook handles and removes only those.
 
-    Code that torch.compile made of a module without hooks does not look for new hooks. It does check whether the module
-    has a forward of its own. Therefore, while a module has a hook, its class's forward is also set on the module.
-    Copies of the module are refused meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-        self._marked: list[nn.Module] = []
-        self._refusing: list[nn.Module] = []
+class Hooks(Block):
+    """A block that owns hooks. They are called where it is on: in the thread, or the asyncio task, that entered it."""
 
     def before(self, module: nn.Module, hook: PreHook) -> None:
         """Calls hook(module, args) before the module's forward."""
-        self._mark(module)
-        self._handles.append(module.register_forward_pre_hook(hook))
+        is_on = self.is_on
+
+        def call(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            return hook(module, args) if is_on(module) else None
+
+        self._attach(module, hook, call, lambda: module.register_forward_pre_hook(call))
 
     def before_with_keywords(self, module: nn.Module, hook: KeywordPreHook) -> None:
         """Calls hook(module, args, kwargs) before the module's forward."""
-        self._mark(module)
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        is_on = self.is_on
+
+        # torch passes no keywords if the hook is added or removed while another thread calls the module.
+        def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            return hook(module, args, kwargs) if kwargs is not None and is_on(module) else None
+
+        self._attach(module, hook, call, lambda: module.register_forward_pre_hook(call, with_kwargs=True))
 
     def after(self, module: nn.Module, hook: OutputHook) -> None:
         """Calls hook(module, args, output) after the module's forward."""
-        self._mark(module)
-        self._handles.append(module.register_forward_hook(hook))
+        is_on = self.is_on
 
-    def _mark(self, module: nn.Module) -> None:
-        if refuse_copies(module):
-            self._refusing.append(module)
-        if "forward" not in vars(module):
-            module.forward = module.forward
-            self._marked.append(module)
+        def call(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return hook(module, args, output) if is_on(module) else None
 
-    def __enter__(self) -> Self:
-        return self
+        self._attach(module, hook, call, lambda: module.register_forward_hook(call))
 
-    def __exit__(self, *_: object) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        while self._marked:
-            del self._marked.pop().forward
-        while self._refusing:
-            allow_copies(self._refusing.pop())
+    def _attach(
+        self, module: nn.Module, hook: object, call: Callable[..., Any], register: Callable[[], RemovableHandle]
+    ) -> None:
+        setattr(call, _ATTACHED, (self, hook))
+        replace(self, module, "forward")
+        self.attach(lambda: register().remove)
+
+
+def acting_pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """Returns the hooks before the module's forward that act here: those of blocks that are on, and others."""
+    hooks = []
+    for call in list(module._forward_pre_hooks.values()):
+        block, hook = getattr(call, _ATTACHED, (None, call))
+        if block is None or block.is_on(module):
+            hooks.append(hook)
+    return hooks

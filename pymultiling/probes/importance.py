@@ -7,7 +7,7 @@ listeners are registered only for the forward that is measured.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Self
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, model_device
-from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, check_token_ids, model_device
+from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.norms import epsilon
@@ -26,12 +26,11 @@ from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
-from pymultiling.ops.arguments import Mode
-from pymultiling.ops.qk_importance import MODES
+from pymultiling.ops.arguments import MODES, Mode
 from pymultiling.probes.batch_documents import BatchDocuments
-from pymultiling.probes.fused_ffn import fused_ffn
+from pymultiling.probes.fused_ffn import fuse_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
-from pymultiling.probes.hooks import Hooks
+from pymultiling.probes.hooks import Hooks, acting_pre_hooks
 from pymultiling.probes.importance_values import FiniteCheck, Importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
@@ -148,6 +147,7 @@ class ImportanceProbe:
         Raises:
             UnsupportedModel: the model does not run its modules as its family says.
         """
+        check_token_ids(self.decoder.model, input_ids)
         device = model_device(self.decoder.model)
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
         tensors = to_device(input_ids, device), to_device(mask.bool(), device)
@@ -195,12 +195,11 @@ class ImportanceProbe:
     @contextmanager
     def _watch(self) -> Iterator[None]:
         """Inside the block, forwards fill `_values` and `_errors`."""
-        with ExitStack() as stack:
-            hooks = stack.enter_context(Hooks())
+        with Hooks() as hooks:
             listeners: dict[nn.Module, AttentionListener] = {}
             for index, layer in enumerate(self.decoder.layers):
                 if "ffn" in self.sites:
-                    self._watch_ffn(stack, hooks, index, layer)
+                    self._watch_ffn(hooks, index, layer)
                 if {"v", "o"} & set(self.sites):
                     self._watch_output(hooks, index, layer)
                 if {"q", "k"} & set(self.sites):
@@ -208,17 +207,17 @@ class ImportanceProbe:
                     if listener is not None:
                         listeners[layer.attention] = listener
             if listeners:
-                stack.enter_context(listen_to_attention(self.decoder.model, listeners))
+                listen_to_attention(hooks, self.decoder.model, listeners)
             yield
 
-    def _watch_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer) -> None:
+    def _watch_ffn(self, hooks: Hooks, index: int, layer: Layer) -> None:
         if isinstance(layer.ffn_parts, Experts):
             experts = layer.ffn_parts
-            stack.enter_context(change_hidden(experts, partial(self._keep_routed, index, experts)))
+            attach_change(hooks, experts, partial(self._keep_routed, index, experts))
         else:
-            self._watch_dense_ffn(stack, hooks, index, layer, layer.ffn_parts)
+            self._watch_dense_ffn(hooks, index, layer, layer.ffn_parts)
 
-    def _watch_dense_ffn(self, stack: ExitStack, hooks: Hooks, index: int, layer: Layer, ffn: DenseFFN) -> None:
+    def _watch_dense_ffn(self, hooks: Hooks, index: int, layer: Layer, ffn: DenseFFN) -> None:
         """Measures FFN neurons by gated_ffn, or at the input of the down projection.
 
         With score "released" and without gated_ffn, they are measured at the output of the up projection.
@@ -228,7 +227,7 @@ class ImportanceProbe:
         fused = fused and layer.ffn_norm is None
         # A pre-hook of the down projection, such as that of `deactivate`, changes the product after gated_ffn, whose
         # statistics would miss the change.
-        if self.decoder.family.ffn_alone and (is_released or fused) and not ffn.down._forward_pre_hooks:
+        if self.decoder.family.ffn_alone and (is_released or fused) and not acting_pre_hooks(ffn.down):
 
             def keep_fused(result: GatedFFN) -> None:
                 if is_released:
@@ -237,7 +236,7 @@ class ImportanceProbe:
                     norms = self._weight_products.column_norms(ffn.down, result.squares.shape[1])
                     self._values["ffn"][index] = result.squares * norms
 
-            stack.enter_context(fused_ffn(self.decoder.activation, layer, ffn, self._documents, keep_fused))
+            fuse_ffn(hooks, self.decoder.activation, layer, ffn, self._documents, keep_fused)
         elif is_released:
             self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
         elif layer.ffn_norm is not None:

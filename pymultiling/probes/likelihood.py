@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
@@ -73,10 +74,13 @@ class LikelihoodProbe:
         """
         if self._row_sets is not None:
             self._row_sets.assign(torch.tensor(set_indices))
+        check_token_ids(self._model, batch.input_ids)
         ids, mask = to_device(batch.input_ids, self._device), to_device(batch.attention_mask, self._device)
         first = min(starts) - 1  # logits before this position are not needed
         options = {"logits_to_keep": ids.shape[1] - first} if first else {}
         logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+        if logits.shape[:-1] != ids[:, first:].shape:
+            raise UnsupportedModel("the model adds tokens to its input, such as PEFT's virtual ones: load it without")
         return _row_likelihoods(logits, ids[:, first:], batch, first, starts)
 
 

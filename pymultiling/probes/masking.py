@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
+from pymultiling.models.checkpointing import remember_blocks
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer
-from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Linear, weight_of
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import TensorParallel
+from pymultiling.models.unwrap import refuse_replicas
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets, check_rows
 from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
 from pymultiling.probes.switched_off import mark_as_switch
+
+Threads: TypeAlias = Literal["own", "all"]
+THREADS = ("own", "all")
 
 
 @contextmanager
@@ -34,6 +39,7 @@ def deactivate(
     *,
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
+    threads: Threads = "own",
 ) -> Iterator[nn.Module]:
     """Switches neurons off: inside the block, the model runs as if all parameters of the neurons were zero.
 
@@ -46,8 +52,13 @@ def deactivate(
     If several sets are given, each row of the batch runs under its own set, in the same forward. Contexts can be
     nested; the inner change is applied after the outer one, so with scale 0 the union of the sets is off. On exit
     everything is removed, also after an exception. Inside the block the model cannot be copied or pickled, and
-    `save_pretrained` and `state_dict` give it as it was. Where activations are recomputed for gradients (gradient
-    checkpointing), the backward pass must be inside the block.
+    `save_pretrained` and `state_dict` give it as it was.
+
+    The neurons are off in the thread, or the asyncio task, that entered the block; other threads run the model as it
+    is. They are also off in what this thread starts by calling the model: `torch.nn.DataParallel`, and backward passes.
+    With the gradient checkpointing of transformers, layers are recomputed with the neurons that were off in the
+    forward, also after the block. With `torch.utils.checkpoint` called on parts of the model, the backward pass must be
+    inside the block.
 
     Source: arXiv 2402.18815, section 2.
 
@@ -61,6 +72,8 @@ def deactivate(
         scale: the factor of the neurons' activations: 0 switches the neurons off, 2 doubles their activations.
         mean: {site: (layers, neurons)}, the values that the neurons are set to, such as those of `mean_activations`.
             None: the neurons are scaled.
+        threads: "own": the neurons are off where the block was entered. "all": they are off in all threads, such as
+            those that are started inside the block.
 
     Yields:
         The model.
@@ -69,26 +82,31 @@ def deactivate(
         UnsupportedModel: the neurons are not where a known family has them, or weights are not in memory.
         ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape; `rows` has an
             index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
-            is of another model, lacks a site of the sets, or is given together with a scale.
+            is of another model, lacks a site of the sets, or is given together with a scale; `threads` is none of
+            the known values.
 
     Warns:
-        UserWarning: a set has no neurons.
+        UserWarning: a set has no neurons; or a thread that was started inside the block runs the model, without the
+            change.
     """
+    refuse_replicas(model)
     decoder = Decoder(model)
+    if threads not in THREADS:
+        raise ValueError(f"threads must be one of {THREADS}, got {threads!r}")
     if isinstance(neurons, NeuronSet):
         if rows is not None:
             raise ValueError("rows choose among several sets: give a list of them")
         check_sets(decoder, {"the set": neurons})
-        with change_neurons(decoder, [neurons], scale, mean):
+        with change_neurons(decoder, [neurons], scale, mean, threads):
             yield model
         return
     if isinstance(neurons, Mapping) or not neurons:
         raise ValueError("neurons must be a set of neurons or a list of some; of a dictionary give list(sets.values())")
     check_sets(decoder, {f"set {number}": neuron_set for number, neuron_set in enumerate(neurons)})
-    with change_neurons(decoder, neurons, scale, mean) as row_sets:
-        row_sets.assign(check_rows(rows, len(neurons)))
-        with row_sets.in_generate():
-            yield model
+    ids = check_rows(rows, len(neurons))
+    with change_neurons(decoder, neurons, scale, mean, threads) as row_sets, row_sets.in_generate(threads == "all"):
+        row_sets.assign(ids)
+        yield model
 
 
 def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> None:
@@ -110,7 +128,11 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
 
 @contextmanager
 def change_neurons(
-    decoder: Decoder, sets: Sequence[NeuronSet | None], scale: float = 0.0, mean: Mapping[str, Tensor] | None = None
+    decoder: Decoder,
+    sets: Sequence[NeuronSet | None],
+    scale: float = 0.0,
+    mean: Mapping[str, Tensor] | None = None,
+    threads: Threads = "own",
 ) -> Iterator[RowSets]:
     """Inside the block, the neurons of `sets` are scaled, or set to their mean.
 
@@ -119,6 +141,7 @@ def change_neurons(
         sets: the sets that rows of a batch can be under; None: no neurons are changed.
         scale: as in `deactivate`.
         mean: as in `deactivate`.
+        threads: as in `deactivate`.
 
     Yields:
         RowSets, whose `assign` chooses a set for each row. Until it is called, all rows are under the first set.
@@ -135,7 +158,8 @@ def change_neurons(
     set_masks = SetMasks(sets, len(decoder.layers), mean)
     row_sets = RowSets(decoder.model)
     switches_off = scale == 0 and mean is None
-    with ExitStack() as stack, Hooks() as hooks:
+    with Hooks(threads == "all", warns_new_threads=True) as hooks:
+        remember_blocks(hooks, decoder.layer_modules())
         for number, layer in enumerate(decoder.layers):
             ffn = layer.ffn_parts
             # These FFNs may get the tokens of all rows in one dimension. So the batch size is recorded before them.
@@ -148,7 +172,7 @@ def change_neurons(
                     routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
                     if switches_off:
                         mark_as_switch(routed_change, routed_change)
-                    stack.enter_context(change_hidden(ffn, routed_change))
+                    attach_change(hooks, ffn, routed_change)
             for module, on_input, indices in find_changed_modules(layer):
                 weight = weight_of(module)
                 found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
@@ -223,6 +247,8 @@ def _tensor_change(
         masks = all_masks[:, local]
         # Under autocast the activations have another dtype than the weights.
         values = None if all_values is None else all_values[local].to(x.dtype)
+        if masks.device != x.device:  # in a replica for another GPU
+            masks, values = masks.to(x.device), None if values is None else values.to(x.device)
         if torch.compiler.is_compiling():
             return mask_neurons(flat, masks, ids, scale=scale, values=values).view(x.shape)
         if _has_forward_derivative(x):  # plain PyTorch supports this, a custom operator does not

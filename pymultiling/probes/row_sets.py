@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pymultiling.models.refuse_copies import allow_copies, refuse_copies
+from pymultiling.models.attached import replace
+from pymultiling.models.blocks import Block
 from pymultiling.runtime.device_copies import to_device
 
 
@@ -22,8 +24,7 @@ class RowSets:
         # (batch,) int64, the index of each row's set, on every device, so that a forward copies nothing.
         self._ids: dict[torch.device, Tensor] = {}
         self._count = 0  # how many rows have a set
-        self._batch_size = 0  # of the current layer, for FFNs that get the tokens of all rows in one dimension
-        self._is_generating = False
+        self._thread = _ThreadState()
 
     def assign(self, ids: Tensor) -> None:
         """Sets the index of each row's set, for the batches that follow. ids: (batch,) int64."""
@@ -35,7 +36,7 @@ class RowSets:
 
         module: the FFN, or the layer if the FFN is no module of its own.
         """
-        self._batch_size = (args[0] if args else kwargs["hidden_states"]).shape[0]
+        self._thread.batch_size = (args[0] if args else kwargs["hidden_states"]).shape[0]
 
     def sets_of_tokens(self, x: Tensor) -> Tensor | None:
         """Returns the index of each token's set, (tokens,) int64, or None: all tokens are under the first set.
@@ -51,50 +52,73 @@ class RowSets:
         if x.ndim == 3:
             batch_size, length = x.shape[:2]
         else:
-            batch_size, length = self._batch_size, x.shape[0] // self._batch_size
+            batch_size = self._thread.batch_size
+            length = x.shape[0] // batch_size
         copies, rest = divmod(batch_size, self._count)
-        if rest or (copies != 1 and not self._is_generating):
+        if rest or (copies != 1 and not self._thread.is_generating):
             raise ValueError(_wrong_length(self._count, batch_size))
         return self._ids[x.device].repeat_interleave(copies * length)
 
     @contextmanager
-    def in_generate(self) -> Iterator[None]:
-        """Inside the block, model.generate may run several consecutive rows (beams or samples) for each prompt."""
-        generate = getattr(self._model, _METHOD, None)
-        previous = vars(self._model).get(_METHOD)
-        if generate is None:  # a model without a language-model head
+    def in_generate(self, all_threads: bool) -> Iterator[None]:
+        """Inside the block, model.generate may run several consecutive rows (beams or samples) for each prompt.
+
+        all_threads: also in other threads.
+        """
+        # What torch.compile returns looks up methods in the model itself.
+        model: nn.Module = getattr(self._model, "_orig_mod", self._model)
+        with Block(all_threads) as block:
+            if hasattr(model, _METHOD):  # it is missing without a language-model head
+                replace(block, model, _METHOD, self._generate, _run_generate)
             yield
-            return
 
-        def checked_generate(*args: Any, **kwargs: Any) -> Any:
-            candidates = [*args[:1], *(kwargs.get(name) for name in _PROMPT_ARGUMENTS)]
-            prompts = next((candidate for candidate in candidates if candidate is not None), None)
-            if not is_inside:  # a caller has kept a reference to this function beyond the context
-                return generate(*args, **kwargs)
-            if prompts is not None and len(prompts) != self._count:
-                raise ValueError(_wrong_length(self._count, len(prompts)))
-            self._is_generating = True
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                self._is_generating = False
+    def _generate(self, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls generate(*args, **kwargs).
 
-        is_inside = True
-        setattr(self._model, _METHOD, checked_generate)
-        refuses = refuse_copies(self._model)
+        Raises:
+            ValueError: there is another number of prompts than `assign` got.
+        """
+        candidates = [*args[:1], *(kwargs.get(name) for name in _PROMPT_ARGUMENTS)]
+        prompts = next((candidate for candidate in candidates if candidate is not None), None)
+        if prompts is not None and len(prompts) != self._count:
+            raise ValueError(_wrong_length(self._count, len(prompts)))
+        self._thread.is_generating = True
         try:
-            yield
+            return generate(*args, **kwargs)
         finally:
-            if refuses:
-                allow_copies(self._model)
-            is_inside = False
-            if previous is None:
-                delattr(self._model, _METHOD)
-            else:
-                setattr(self._model, _METHOD, previous)
+            self._thread.is_generating = False
 
 
-_METHOD = "generate"  # the method of the model that `in_generate` replaces
+class _ThreadState(threading.local):
+    """What a thread is running.
+
+    Attributes:
+        batch_size: of the current layer, for FFNs that get the tokens of all rows in one dimension.
+        is_generating: whether model.generate is called.
+    """
+
+    batch_size = 0
+    is_generating = False
+
+
+def _run_generate(
+    module: nn.Module,
+    original: Callable[..., Any],
+    checks: Sequence[Callable[..., Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs model.generate with the checks of nested blocks, the innermost first."""
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        if len(checks) == 1:
+            return original(*args, **kwargs)
+        return _run_generate(module, original, checks[:-1], args, kwargs)
+
+    return checks[-1](generate, args, kwargs)
+
+
+_METHOD = "generate"
 _PROMPT_ARGUMENTS = ("inputs", "input_ids", "inputs_embeds")  # the prompts are the first of them that is given
 
 

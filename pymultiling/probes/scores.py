@@ -65,7 +65,17 @@ class _Captured:
         return keywords
 
     def take_projected(self, clip: float | None) -> tuple[Tensor, Tensor]:
-        """Returns the outputs of the query and key projections, clipped, and forgets them."""
+        """Returns the outputs of the query and key projections, clipped, and forgets them.
+
+        Raises:
+            UnsupportedModel: a projection was not called.
+        """
+        for site in ("q", "k"):
+            if site not in self.projected:
+                raise UnsupportedModel(
+                    f"the attention does not call its projection of {site}, but computes with its weight elsewhere: "
+                    "use the forward of transformers, or leave the sites q and k out"
+                )
         q, k = self.projected.pop("q"), self.projected.pop("k")
         if clip is None:
             return q, k
@@ -143,10 +153,11 @@ def with_bias(inputs: ScoreInputs, bias: Tensor) -> tuple[Tensor, Tensor]:
         step = torch.finfo(inputs.query.dtype).eps * 2.0 ** math.floor(math.log2(abs(rest)))
         parts.append(round(rest / step) * step)
         rest -= parts[-1]
-    shape = (*inputs.query.shape[:-1], len(parts))
-    query = torch.cat([inputs.query, inputs.query.new_tensor(parts).expand(shape)], -1)
+    shape = inputs.query.shape[:-1]
+    # A tensor of the parts would be copied from the host, which waits for a GPU.
+    query = torch.cat([inputs.query, *(inputs.query.new_full((*shape, 1), part) for part in parts)], -1)
     keys = inputs.key.repeat_interleave(shape[1] // inputs.key.shape[1], 1)
-    return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(shape)], -1)
+    return query, torch.cat([keys, bias.to(keys.dtype)[..., None].expand(*shape, len(parts))], -1)
 
 
 def without_bias(inputs: ScoreInputs, results: Sequence[Tensor]) -> list[Tensor]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pymultiling.models.experts import Experts
+from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear
 from pymultiling.models.routing import Routed
+from pymultiling.probes.hooks import acting_pre_hooks
 
 # An attribute of a hook, or of a change of experts, that sets neurons to zero: the function that does it.
 _ATTRIBUTE = "switches_off"
@@ -30,7 +31,7 @@ def switch_off(down: Linear, x: Tensor) -> Tensor:
 
     down: the projection whose inputs are the neurons.
     """
-    for hook in down._forward_pre_hooks.values():
+    for hook in acting_pre_hooks(down):
         switch = getattr(hook, _ATTRIBUTE, None)
         x = x if switch is None else switch(x)
     return x
@@ -38,7 +39,7 @@ def switch_off(down: Linear, x: Tensor) -> Tensor:
 
 def switch_off_routed(experts: Experts, routed: Routed) -> Routed:
     """As `switch_off`, for gate and up of experts."""
-    for change in getattr(vars(experts.module).get("forward"), "changes", ()):
+    for change in attached_changes(experts):
         switch = getattr(change, _ATTRIBUTE, None)
         if switch is not None:
             gate, up = (switch(routed._replace(hidden=x)) for x in (routed.gate, routed.up))

@@ -1,21 +1,20 @@
-"""Files that are written completely or not at all, and readable errors for files of another format."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from pymultiling.errors import CheckpointError
-
 METADATA = "pymultiling"  # the only metadata entry of a file, since safetensors writes several in random order
+TENSOR_COUNT = "tensor_count"  # in the metadata, so that a file from which a tensor is missing is refused
 
 
 @contextmanager
@@ -34,44 +33,21 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], form: str, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file with the format `form` in its metadata.
+    """Writes a safetensors file with the format `form` and the number of its tensors in its metadata.
 
     The same tensors and metadata give the same bytes.
 
     Raises:
         OSError: the file cannot be written.
     """
-    entry = json.dumps({"format": form, **metadata}, sort_keys=True, ensure_ascii=False)
+    fields = {"format": form, **metadata, TENSOR_COUNT: str(len(tensors))}
+    entry = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     with write_atomically(path) as partial:
         try:
             save_file(tensors, partial, metadata={METADATA: entry})
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error), str(path)) from None
         partial.chmod(0o644)  # safetensors makes it readable for its owner only
-
-
-def load_tensors(path: str | Path, form: str, description: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors and metadata of a file that `save_tensors` wrote.
-
-    Args:
-        path: the file.
-        form: the format that the file must have.
-        description: what error messages call a file of this format, such as "a set of neurons".
-
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or it has another format.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; expected {description}")
-    try:
-        metadata = read_metadata(path)
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not {description}, or is damaged ({error}); create it again") from None
-    if metadata.get("format") != form:
-        file_format = metadata.get("format", "another safetensors file")
-        raise CheckpointError(f"{path} is {file_format}; expected {description} ({form})")
-    return tensors, metadata
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -81,9 +57,14 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         SafetensorError: the file is damaged or is not a safetensors file.
     """
     with safe_open(path, framework="pt") as file:
-        entries = file.metadata() or {}
+        return parse_metadata(file.metadata() or {})
+
+
+def parse_metadata(entries: Mapping[str, str]) -> dict[str, str]:
+    """Returns the metadata that `save_tensors` wrote, from those of safetensors. It is empty if they are others."""
     try:
         metadata = json.loads(entries.get(METADATA, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return metadata if isinstance(metadata, dict) else {}
+    is_ours = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    return metadata if is_ours else {}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from pymultiling.data.added_tokens import added_tokens, encode_alone
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
+from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
@@ -51,7 +53,7 @@ def evaluate(
         over the items.
 
     Raises:
-        UnsupportedModel: as in `deactivate`.
+        UnsupportedModel: as in `deactivate` and `perplexity`.
         ValueError: as in `deactivate`, with the name of the set; or the items do not suit the task's metric.
         NonFiniteActivations: a log-likelihood is NaN or infinite. The message names the task, the language and the set.
     """
@@ -113,6 +115,8 @@ def metric_values(
         ValueError: as in `evaluate`.
         NonFiniteActivations: as in `evaluate`.
     """
+    model = unwrap(model)
+    require_language_model(model)
     items = task.items[language]
     _check_task(task, items)
     if task.metric in GENERATION_METRICS:
@@ -255,7 +259,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
     """Encodes a prompt followed by an answer.
 
     A space between them belongs to the answer, as in most tokenizers. A token that covers the end of the prompt and the
-    beginning of the answer counts as part of the answer.
+    beginning of the answer counts as part of the answer. Tokens that the tokenizer puts after a text are left out.
 
     Returns:
         The tokens, and the index of the answer's first token.
@@ -264,8 +268,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
         ValueError: the answer has no token, or there is no token before it.
     """
     head = prompt.rstrip(" ")
-    whole: list[int] = tokenizer(prompt + answer, verbose=False)["input_ids"]
-    before: list[int] = tokenizer(head, verbose=False)["input_ids"]
+    added = added_tokens(tokenizer).before
+    whole, before = (added + encode_alone(tokenizer, text) for text in (prompt + answer, head))
     start = next((index for index, (a, b) in enumerate(zip(before, whole)) if a != b), min(len(before), len(whole)))
     if start >= len(whole):
         raise ValueError(f"the answer {answer!r} has no token: give another answer")

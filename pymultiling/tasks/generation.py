@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.data.added_tokens import encode_prompt
+from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import change_neurons
@@ -95,8 +96,8 @@ def generate(
     Args:
         model: a Hugging Face decoder with a language-model head, of a supported family.
         tokenizer: the model's tokenizer.
-        prompts: texts or their tokens. Prompts that exceed the model's positions are cut at their beginning, with a
-            warning.
+        prompts: texts, which get the tokens that the tokenizer puts before a text but not those after it; or tokens.
+            Prompts that exceed the model's positions are cut at their beginning, with a warning.
         sets: the sets of neurons to deactivate; None: no neurons.
         task: the task, whose stop strings and max_new_tokens are used.
         scale: as in `deactivate`.
@@ -113,9 +114,7 @@ def generate(
     generative_model = cast("GenerativeModel", model)
     device = model_device(model)
     max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    tokens = [
-        tokenizer(prompt, verbose=False)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts
-    ]
+    tokens = [encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if max_positions is not None:
         tokens = _cut_prompts(tokens, max_positions, task, tokenizer)
     pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
@@ -126,6 +125,7 @@ def generate(
         for batch, prompt_indices, set_indices in batches:
             rows.assign(torch.tensor(set_indices))
             longest = batch.input_ids.shape[1]
+            check_token_ids(model, batch.input_ids)
             output = generative_model.generate(
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),

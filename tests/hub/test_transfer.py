@@ -83,7 +83,8 @@ def test_no_local_folder_is_published(hub, tmp_path):
         tensors = load_file(pulled_file)
         assert all(torch.equal(tensors[name], tensor) for name, tensor in load_file(local_file).items())
     metadata = read_metadata(pulled / "neurons" / "fr.safetensors")
-    assert metadata == {"format": "pymultiling.neurons/1", "model": "mine", "language": "fr"}
+    fields = {"format": "pymultiling.neurons/1", "model": "mine", "language": "fr"}
+    assert metadata == {**fields, "tensor_count": str(len(load_file(pulled / "neurons" / "fr.safetensors")))}
 
 
 def test_a_model_from_the_hub_keeps_its_name(hub, folder):
@@ -296,7 +297,7 @@ def test_folders_without_publishable_files_are_refused(hub, tmp_path):
 
 def test_a_damaged_set_is_not_pushed(hub, tmp_path):
     save_tensors(tmp_path / "fr.safetensors", {"ffn": torch.zeros(3)}, "pymultiling.neurons/1", {})
-    with pytest.raises(ValueError, match="ffn must be bool"):
+    with pytest.raises(CheckpointError, match="'ffn' must be U8, got F32"):
         push_to_hub(tmp_path, NAME)
     assert hub.requests == []
 

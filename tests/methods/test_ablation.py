@@ -37,6 +37,31 @@ def test_perplexity_is_that_of_a_loop_over_texts(batch_tokens, max_length):
     assert perplexity == pytest.approx(plain_perplexity(TEXTS["fr"], max_length), rel=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("bos", [True, False])
+def test_packed_perplexity_is_over_the_tokens_of_texts_in_their_own_context(bos):
+    """No end of a text is predicted, and no text is seen from another one. A long text is measured in documents of 8
+    tokens, which repeat a token of the document before them.
+    """
+    tokenizer, opening, size, losses = tiny_tokenizer(bos=bos), [1] if bos else [], 8, []
+    for text in TEXTS["fr"]:
+        tokens = [int(word[1:]) for word in text.split()]
+        for place in range(0 if bos else 1, len(tokens)):
+            # the document that predicts this token: the first has room for size - len(opening), others for one less
+            room = size - len(opening)
+            start = 0 if place < room else (place - 1) // (room - 1) * (room - 1)
+            logs = MODEL(torch.tensor([opening + tokens[start:place]])).logits[0, -1].log_softmax(-1)
+            losses.append(-logs[tokens[place]].item())
+    expected = math.exp(sum(losses) / len(losses))
+    for batch_tokens in (1, 40, 4096):
+        measured = pml.perplexity(MODEL, tokenizer, TEXTS["fr"], pack=size, batch_tokens=batch_tokens)
+        assert measured == pytest.approx(expected, rel=1e-6)
+
+
+def test_packing_changes_nothing_for_texts_that_fit():
+    assert pml.perplexity(MODEL, TOKENIZER, TEXTS["fr"], pack=32) == pytest.approx(plain_perplexity(TEXTS["fr"]))
+
+
 def test_every_token_weighs_the_same():
     """The perplexity of a long and a short text is not the mean of their perplexities."""
     both = pml.perplexity(MODEL, TOKENIZER, ["w3 w4 w5 w6 w7", "w8"])

@@ -9,7 +9,7 @@ import pymultiling as pml
 from pymultiling.methods.freezing import freeze
 from pymultiling.methods.tuning import train_only
 from tests.support.anatomy import module_name
-from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model, unknown_model
 
 
 def trainable(model) -> set[str]:
@@ -78,7 +78,7 @@ def test_layers_that_the_model_lacks_are_refused(layers):
 
 def test_unknown_models_are_refused():
     with pytest.raises(pml.UnsupportedModel, match="no known family"):
-        freeze(torch.nn.Linear(2, 2), [0])
+        freeze(unknown_model(), [0])
 
 
 def test_training_changes_only_what_is_not_frozen():

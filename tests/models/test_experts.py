@@ -43,8 +43,8 @@ def documents_of(batch) -> torch.Tensor:
 def measure_statistic(model, batch, statistic: str) -> torch.Tensor:
     """Returns (documents, layers, E I): a statistic of every layer's E experts with I neurons each, from one forward.
 
-    statistic: a method of Experts, one of STATISTICS or "energy". The energy is multiplied by the squared norms of the
-        columns of the down projection, which gives the importance.
+    statistic: one of STATISTICS or "energy". The energy is multiplied by the squared norms of the columns of the down
+        projection, which gives the importance.
     """
     documents, count, by_layer = documents_of(batch), len(batch["input_ids"]), {}
     with ExitStack() as stack:
@@ -52,6 +52,10 @@ def measure_statistic(model, batch, statistic: str) -> torch.Tensor:
             experts = Experts.from_module(block.experts, f"layer {layer}")
 
             def keep(routed, layer=layer, experts=experts):
+                if statistic in ("total", "tokens"):
+                    total, tokens = experts.total_and_tokens(routed, documents, count)
+                    by_layer[layer] = total if statistic == "total" else tokens
+                    return
                 by_layer[layer] = getattr(experts, statistic)(routed, documents, count)
                 if statistic == "energy":
                     by_layer[layer] = by_layer[layer] * experts.column_norms()

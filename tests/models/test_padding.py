@@ -1,11 +1,11 @@
-"""Padding on the right needs no attention mask: the hidden states of the tokens are those of a forward with one."""
+"""Padding on the right needs no attention mask, and no mask is read: the hidden states are those of a plain forward."""
 
 import pytest
 import torch
 from transformers import masking_utils
 
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.packing import one_document_a_row
+from pymultiling.models.mask_reads import without_mask_reads
 from tests.support.tiny_models import MODELS, hidden_of, tiny_batch, tiny_model
 
 
@@ -25,8 +25,17 @@ def test_right_padding_without_a_mask_gives_the_states_of_a_plain_forward(name):
         expected = hidden_of(model, batch)
         calls = record_arguments(model)
         states = Decoder(model).forward(**batch)[0]
-    assert len(calls) == 1
-    assert ("attention_mask" in calls[0]) == name.startswith("gpt2")  # whose configuration has a token for padding
+    assert len(calls) == 1 and "attention_mask" not in calls[0]
+    is_token = batch["attention_mask"].bool()
+    assert torch.equal(states[is_token], expected[is_token])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_left_padding_gives_the_states_of_a_forward_that_reads_the_mask(name):
+    model = tiny_model(name)
+    batch = tiny_batch((33, 17, 1), "left")
+    with torch.no_grad():
+        expected, states = hidden_of(model, batch), Decoder(model).forward(**batch)[0]
     is_token = batch["attention_mask"].bool()
     assert torch.equal(states[is_token], expected[is_token])
 
@@ -59,7 +68,7 @@ def test_padding_on_the_left_keeps_the_mask(padding, lengths, masked):
 
 def test_transformers_looks_for_packed_documents_again_afterwards():
     positions = torch.tensor([[0, 1, 2, 0, 1]])
-    with one_document_a_row():
+    with without_mask_reads(has_mask=False):
         assert masking_utils.find_packed_sequence_indices(positions) is None
     assert masking_utils.find_packed_sequence_indices(positions).tolist() == [[0, 0, 0, 1, 1]]
 
@@ -86,8 +95,14 @@ def test_a_recorded_forward_gives_the_attention_the_same_mask(name, monkeypatch)
     assert torch.equal(states, recorded)
 
 
+def test_transformers_reads_masks_again_afterwards():
+    with without_mask_reads(has_mask=True):
+        assert masking_utils.is_tracing(torch.ones(1, 2))
+    assert not masking_utils.is_tracing(torch.ones(1, 2))
+
+
 def test_transformers_still_notices_a_recording_outside(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with one_document_a_row():
+    with without_mask_reads(has_mask=False):
         assert not masking_utils.is_tracing()
     assert masking_utils.is_tracing()

@@ -55,6 +55,22 @@ class Case(qk_cases.Case):
         }
 
 
+@dataclass(frozen=True)
+class Shifted(Case):
+    """Its projections have a mean, and are numbers of float32."""
+
+    mean: float = 0
+
+    def projections(self):
+        return tuple((x + self.mean * self.scales(x)).float().double() for x in super().projections())
+
+    def scales(self, x):
+        """Returns the factor of every dimension of x."""
+        scales = torch.ones_like(x[..., :1, :])
+        scales[..., 1] = self.neuron_factor
+        return scales
+
+
 def by_definition(case):
     """Returns the importance of the query neurons (B, H d) and of the key neurons (B, K d) by its definition.
 
@@ -114,6 +130,19 @@ def test_narrow_inputs_are_summed_in_float32(dtype):
     for actual, exact_value in zip(centred_importance(*narrow, **case.settings()), exact):
         assert actual.dtype == torch.float32
         torch.testing.assert_close(actual.double(), exact_value, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("mean", [0, 10])
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_float32_keeps_the_digits_of_small_and_dominating_neurons(factor, mean):
+    """Dimension 1 of every head is `factor` times as large as the others, whose mean is `mean`.
+
+    The relative error of every neuron may be 150 roundings of float32. No floor hides the small ones.
+    """
+    case = Shifted(neuron_factor=factor, mean=mean)
+    results = centred_importance(*case.positional(torch.float32), **case.settings())
+    for actual, exact in zip(results, by_definition(case)):
+        assert ((actual.double() - exact).abs() / exact).max() < 150 * torch.finfo(torch.float32).eps / 2
 
 
 def test_each_document_may_have_its_own_tables():

@@ -60,7 +60,7 @@ def a_gpu(fresh_caches):
     with (
         mock.patch.object(triton_kernels, "interpreted", return_value=False),
         mock.patch.object(torch.cuda, "is_available", return_value=True),
-        mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
+        mock.patch.object(backends, "capability", return_value=(9, 0)),
     ):
         yield
 
@@ -144,7 +144,7 @@ def test_an_import_error_of_triton_becomes_the_reason(a_gpu):
 def test_unavailable_names_the_reason_why_triton_cannot_run(a_gpu):
     assert unavailable("triton") is None
     assert "the tensors are on cpu" in unavailable("triton", torch.ones(2))
-    with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
+    with mock.patch.object(backends, "capability", return_value=(7, 5)):
         assert unavailable("triton") == "Triton needs compute capability 8.0, the GPU has less"
     with mock.patch.object(torch.cuda, "is_available", return_value=False):
         assert unavailable("triton") == "there is no GPU that torch can use"
@@ -207,7 +207,7 @@ def test_unavailable_names_the_reason_why_the_cuda_kernel_cannot_run(the_cuda_ex
     assert "the tensors are on cpu" in unavailable("cuda", torch.ones(2))
     float32_tensor = SimpleNamespace(device=GPU.device, dtype=torch.float32)
     assert unavailable("cuda", float32_tensor) == "its kernels take bfloat16, not torch.float32"
-    with mock.patch.object(torch.cuda, "get_device_capability", return_value=(7, 5)):
+    with mock.patch.object(backends, "capability", return_value=(7, 5)):
         assert unavailable("cuda") == "its kernel needs compute capability 8.0, the GPU has less"
     with mock.patch.object(torch.cuda, "is_available", return_value=False):
         assert unavailable("cuda") == "there is no GPU that torch can use"

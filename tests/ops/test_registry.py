@@ -125,7 +125,10 @@ def test_the_public_functions_are_those_of_the_registry():
     of_operators = {entry.public_function or entry.name for entry in OPERATORS.values()}
     assert functions == of_operators | {"group_tokens", "unavailable"}
     helpers = {file.stem for file in PUBLIC.glob("*.py")} - {entry.module_name for entry in OPERATORS.values()}
-    assert helpers == {"__init__", "arguments", "backends", "direct_calls", "dispatch", "operator", "registry"}
+    assert helpers == {
+        "__init__", "arguments", "backends", "checks", "direct_calls", "dispatch", "operator", "registry",
+        "requirements",
+    }  # fmt: skip
 
 
 def test_all_names_the_functions_and_results_of_the_registry():

@@ -56,7 +56,6 @@ def test_kernels_and_reference_give_the_same_importance():
         BertModel(
             BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
         ),
-        torch.nn.Linear(2, 2),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -100,7 +99,7 @@ def test_an_attention_implementation_without_access_to_queries_is_refused():
         pml.importance(model, **tiny_batch(), sites="q")
 
 
-@pytest.mark.parametrize("name", ["qwen3", "olmo2"])
+@pytest.mark.parametrize("name", ["qwen3", "olmo2", "cohere-norms"])
 @pytest.mark.parametrize("ratio", [1e-4, 1e-2, 3e3])
 def test_a_small_or_dominating_neuron_under_a_norm_is_exact_in_float32(name, ratio):
     """The first query and key neurons of layer 0 are `ratio` times as large as the others. Compared with brute force.

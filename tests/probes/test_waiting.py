@@ -5,18 +5,38 @@ Every wait leaves a GPU without work until Python has launched more.
 
 import pytest
 import torch
+from transformers.models.falcon.modeling_falcon import FalconAttention
 
 import pymultiling as pml
+from pymultiling.models import routing
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.importance import ImportanceProbe
 from tests.support.fake_device import DEVICE, DeviceTensor, fake_device, move
-from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
-# A Llama, norms behind the sublayers, norms of heads, a sliding window, a fused projection, an FFN on the layer itself.
-NAMES = ("llama", "gemma2", "qwen3", "mistral", "gpt_neox", "opt")
+EXPERTS = ("mixtral", "qwen3_moe", "olmoe")
+WHOLE_NORMS = ("olmo2", "olmoe")
+NAMES = [name for name in MODELS if name not in EXPERTS + WHOLE_NORMS]
+
+
+@pytest.fixture(autouse=True)
+def falcon_splits_by_slices(monkeypatch):
+    """transformers' Falcon with shared keys takes them by Python lists, which a GPU waits for. Here it takes slices."""
+
+    def split(attention, fused):
+        if not attention.new_decoder_architecture and not attention.multi_query:
+            return plain(attention, fused)
+        heads = fused.view(*fused.shape[:2], attention.num_kv_heads, -1, attention.head_dim)
+        parts = heads[..., :-2, :], heads[..., -2:-1, :], heads[..., -1:, :]
+        if attention.new_decoder_architecture:
+            parts = [part.expand_as(parts[0]) for part in parts]
+        return tuple(part.flatten(2, 3) for part in parts)
+
+    plain = FalconAttention._split_heads
+    monkeypatch.setattr(FalconAttention, "_split_heads", split)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -36,12 +56,65 @@ def test_importance_waits_once_for_a_batch_at_its_end(name, fused):
         torch.testing.assert_close(values.values, expected[site], rtol=1e-3, atol=1e-4 * expected[site].max().item())
 
 
-def test_heads_behind_a_layer_norm_wait_once_for_each_document_and_layer():
-    """The operator has no kernel, and its reference reads where the tokens of a document are."""
-    model, batch = tiny_model("phi-norms"), tiny_batch()
-    with fake_device() as device, ImportanceProbe(move(model), ("q", "k")) as probe:
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_one_after_the_other_wait_once_for_each_layer(name):
+    """For the number of rows of every expert, in whatever is measured or changed."""
+    model, batch = tiny_model(name), tiny_batch()
+    neurons, is_token = random_neurons(model), batch["attention_mask"].bool()
+    with fake_device() as device:
+        move(model)
+        with torch.no_grad(), pml.deactivate(model, neurons), ImportanceProbe(model, ("ffn", "v", "o")) as probe:
+            probe.launch(**batch)
+            assert device.why == ["aten._to_copy.default"] * 2
+            device.why.clear()
+            ActivationProbe(model).launch(**batch, counted=is_token)
+            assert device.why == ["aten._to_copy.default"] * 2
+            device.why.clear()
+            ActivationSumProbe(model).measure(**batch)
+        assert device.why == ["aten._to_copy.default"] * 2
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_at_once_wait_for_nothing(name, monkeypatch):
+    monkeypatch.setattr(routing, "_has_grouped", lambda x: True)
+    model, batch = tiny_model(name, experts_implementation="grouped_mm"), tiny_batch()
+    is_token = batch["attention_mask"].bool()
+    expected = pml.importance(model, **batch, sites="ffn")
+    with fake_device() as device:
+        with ImportanceProbe(move(model), "ffn") as probe:
+            importance, _ = probe.launch(**batch)
+        ActivationProbe(model).launch(**batch, counted=is_token)
+        ActivationSumProbe(model).measure(**batch)
+    assert device.why == []
+    torch.testing.assert_close(importance["ffn"].values, expected["ffn"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "gpt2"])
+def test_padding_on_the_left_waits_for_nothing_more(name):
+    model, batch = tiny_model(name), tiny_batch(padding="left")
+    with fake_device() as device, ImportanceProbe(move(model)) as probe:
         probe.launch(**batch)
-    assert device.why == ["aten.nonzero.default"] * 2 * len(batch["input_ids"])
+    assert device.why == []
+
+
+@pytest.mark.parametrize(
+    "rope, waits",
+    [
+        (dict(rope_type="longrope", short_factor=[1.0] * 6, long_factor=[2.0] * 6), 0),
+        (dict(rope_type="dynamic"), 2),  # transformers compares the length with two others
+    ],
+    ids=lambda x: x["rope_type"] if isinstance(x, dict) else "",
+)
+def test_of_rotations_that_depend_on_the_length_only_dynamic_ones_wait(rope, waits):
+    """In the forwards after the first, which makes longrope's tables from Python's numbers."""
+    rope = dict(rope, rope_theta=1e4, factor=2.0, original_max_position_embeddings=8)
+    model, batch = tiny_model("llama", rope_parameters=rope), tiny_batch()
+    pml.importance(model, **batch)
+    with fake_device() as device, ImportanceProbe(move(model)) as probe:
+        probe.launch(**batch)
+        device.why.clear()
+        probe.launch(**batch)
+    assert device.why == ["aten._local_scalar_dense.default"] * waits
 
 
 def test_a_mask_on_the_device_is_read_once_before_the_forward():

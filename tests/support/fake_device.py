@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pymultiling.models import linear
 from pymultiling.models.decoder import Decoder
 from pymultiling.ops.dispatch import REFERENCES
 from pymultiling.ops.registry import OPERATORS
@@ -62,6 +63,9 @@ class FakeDevice(TorchDispatchMode):
             kwargs.pop("backend", None)
             with self:
                 return REFERENCES[operator.name](*operator.python_arguments(args))
+        if _is_composite(function):  # under another operator torch does not take these apart itself
+            with self:
+                return function.decompose(*args, **kwargs)
         target = kwargs.get("device")
         target = None if target is None else torch.device(target)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -106,8 +110,13 @@ def fake_device() -> Iterator[FakeDevice]:
         device.why.append("HostCopy.wait")
         return plain_wait(copy)
 
-    # Parameters on DEVICE look like those that accelerate keeps elsewhere.
-    with mock.patch.object(HostCopy, "wait", wait), mock.patch.object(Decoder, "require_weights"), device:
+    # Parameters on DEVICE look like those that accelerate keeps elsewhere, and their class like one of quantised weights.
+    with (
+        mock.patch.object(HostCopy, "wait", wait),
+        mock.patch.object(Decoder, "require_weights"),
+        mock.patch.object(linear, "PLAIN_TENSORS", (*linear.PLAIN_TENSORS, DeviceTensor)),
+        device,
+    ):
         yield device
 
 
@@ -116,7 +125,13 @@ def _to_device(x):
 
 
 def _to_host(x):
+    if isinstance(x, torch.Tensor) and x.device == DEVICE and not isinstance(x, DeviceTensor):
+        raise RuntimeError("a tensor of Python's numbers was made on the device, for which the host would wait")
     return x.values if isinstance(x, DeviceTensor) else x
+
+
+def _is_composite(function) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
 def move(model: nn.Module) -> nn.Module:

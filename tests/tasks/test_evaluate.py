@@ -147,7 +147,7 @@ def test_choices_of_an_item_are_measured_from_the_same_token():
     """If the first token of one choice begins in the prompt, the other choices begin there too."""
 
     def tokenizer(text, **_):
-        tokens = {"w5 w6": [5, 6], "w5 w6w7": [5, 7], "w5 w6 w8": [5, 6, 8]}
+        tokens = {"a": [3], "w5 w6": [5, 6], "w5 w6w7": [5, 7], "w5 w6 w8": [5, 6, 8]}
         return {"input_ids": tokens[text]}
 
     tokenizer.bos_token_id = None

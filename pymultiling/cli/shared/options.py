@@ -115,7 +115,8 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive_integer,
         help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
-        "document is left out (default: each text is one document)",
+        "document is left out; perplexity joins no texts, and measures longer ones in documents of N tokens (default: "
+        "each text is one document)",
     )
     add_max_length(parser, "document")
 

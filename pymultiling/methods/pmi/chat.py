@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from pymultiling.data.added_tokens import encode_alone
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -17,8 +19,8 @@ def tokenise_messages(tokenizer: PreTrainedTokenizerBase, messages: list[Message
     The template is told to disable thinking; templates ignore options that they do not know.
     """
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokens
+    assert isinstance(text, str)  # tokens are returned with tokenize=True only
+    return encode_alone(tokenizer, text)
 
 
 def strip_thinking(answer: str) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.errors import CorpusError
 from pymultiling.methods.activations import Positions, count_activations
 from pymultiling.methods.pmi.chat import tokenise_messages
@@ -227,8 +228,7 @@ def _evaluate_answers(
 def _encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) -> list[int]:
     if chat:
         return tokenise_messages(tokenizer, [{"role": "user", "content": text}])
-    tokens: list[int] = tokenizer(text, verbose=False)["input_ids"]
-    return tokens
+    return encode_prompt(tokenizer, text)
 
 
 def _fitting_items(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], answer_tokens: int) -> list[int]:

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
+from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.data.batches import Batch, make_batches
 from pymultiling.errors import TranslationError
 from pymultiling.methods.pmi.cached_answers import Json, KeepAnswer
 from pymultiling.methods.pmi.chat import strip_thinking, tokenise_messages
 from pymultiling.methods.pmi.translation_models import encode_source, language_token
 from pymultiling.methods.pmi.translation_requests import Request, abbreviate
-from pymultiling.models.decoder import model_device
+from pymultiling.models.decoder import check_token_ids, model_device
 from pymultiling.models.modes import evaluation_mode
+from pymultiling.models.unwrap import unwrap
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Generator:
     ) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        model = unwrap(model)
         self.model, self.tokenizer = model, tokenizer
         self.max_new_tokens, self.batch_tokens = max_new_tokens, batch_tokens
         name: str = getattr(model, "name_or_path", "")
@@ -144,8 +147,7 @@ class Generator:
             return encode_source(self.tokenizer, request, self._name)
         if self._is_chat_model:
             return tokenise_messages(self.tokenizer, request.messages())
-        tokens: list[int] = self.tokenizer(request.plain(), verbose=False)["input_ids"]
-        return tokens
+        return encode_prompt(self.tokenizer, request.plain())
 
     def _check_lengths(self, requests: Sequence[Request], tokens: Sequence[list[int]]) -> None:
         """Raises TranslationError if the model has no position for a text, or, in a decoder, for an answer to it."""
@@ -184,6 +186,7 @@ class Generator:
     def _generate_batch(self, batch: Batch, limit: int, target: str | None) -> list[tuple[str, bool]]:
         """Returns the answer of every row, and whether it ends within `limit` tokens."""
         device = model_device(self.model)
+        check_token_ids(self.model, batch.input_ids)
         start = 1 if self._is_translator else batch.input_ids.shape[1]
         options: _TargetOptions = {}
         if target is not None and hasattr(self.tokenizer, "src_lang"):

@@ -4,7 +4,11 @@ The norm of a head x (d,), a projected query or key, is
 
     y = g (x - m) / r + b,  m = mean(x),  r^2 = mean((x - m)^2) + eps
 
-If x[n] is set to zero, m and r change, and so does every dimension of y.
+If x[n] is set to zero, m and r become m' and r', and every dimension of y changes. The difference of the two norms has
+no digits left in float32 where x[n] is small. There the change is computed from the growth
+
+    y' - y = g ((x - m) / r growth + (x' - m' - x + m) / r'),   growth = r / r' - 1 = (r^2 - r'^2) / (r' (r + r'))
+    x' - m' - x + m = x[n] (1/d - [the dimension is n]),        r^2 - r'^2 = x[n] / d (x[n] - m - m')
 
 The heads without a neuron are computed one neuron at a time. This is exact, and no tensor is larger than a few times
 the attention probabilities of one document, but it takes a product of queries and keys for every neuron of a head.
@@ -60,44 +64,50 @@ def centred_importance(
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
         The importance of a key neuron is summed over the query heads that share its key head.
     """
-    query, key = upcast(query), upcast(key)
+    is_token = valid[:, None, :, None]
+    query, key = (upcast(x).masked_fill(~is_token, 0) for x in (query, key))
+    q_raw, k_raw = (
+        torch.unflatten(upcast(x), -1, (-1, heads.shape[-1])).transpose(1, 2).masked_fill(~is_token, 0)
+        for x, heads in ((q, query), (k, key))
+    )
     kv_heads, size = key.shape[1], key.shape[3]
     q_importance = query.new_zeros(query.shape[0], query.shape[1], size)
     k_importance = key.new_zeros(*key.shape[:2], size)
+    positions = torch.arange(query.shape[2], device=query.device)
+    sees = visible(positions, positions, window)
     for b in range(len(query)):
-        tokens = valid[b].nonzero().squeeze(1)
-        tables = None if cos is None or sin is None else (_table(cos, b, tokens), _table(sin, b, tokens))
-        query_heads = torch.unflatten(query[b, :, tokens], 0, (kv_heads, -1))  # (K, G, tokens, d)
-        key_heads = key[b, :, tokens]
+        tables = None if cos is None or sin is None else (_table(cos, b), _table(sin, b))
+        query_heads = torch.unflatten(query[b], 0, (kv_heads, -1))  # (K, G, l, d)
+        key_heads = key[b]
         scores = scale * query_heads @ key_heads[:, None].transpose(-1, -2)
-        is_visible = visible(tokens, tokens, window)
-        log_a = capped(scores, softcap).masked_fill(~is_visible, -torch.inf).log_softmax(-1)
-        q_raw, k_raw = (torch.unflatten(x[b, tokens], -1, (-1, size)).transpose(0, 1) for x in (q, k))
+        log_a = capped(scores, softcap).masked_fill(~(sees & valid[b]), -torch.inf).log_softmax(-1)
         for n in range(size):
-            q_change = _head_change(q_raw, q_weight, q_eps, n, tables, interleaved).to(query.dtype).view_as(query_heads)
-            k_change = _head_change(k_raw, k_weight, k_eps, n, tables, interleaved).to(key.dtype)
-            y = scale * q_change @ key_heads[:, None].transpose(-1, -2)
-            q_importance[b, :, n] = _importance(scores, log_a, y, softcap).flatten()
-            y = scale * query_heads @ k_change[:, None].transpose(-1, -2)
-            k_importance[b, :, n] = _importance(scores, log_a, y, softcap).sum(1)
+            q_change = _head_change(q_raw[b], q_weight, q_eps, n, tables, interleaved).view_as(query_heads)
+            k_change = _head_change(k_raw[b], k_weight, k_eps, n, tables, interleaved)
+            y = scale * q_change.to(query.dtype) @ key_heads[:, None].transpose(-1, -2)
+            q_importance[b, :, n] = _importance(scores, log_a, y, softcap, valid[b]).flatten()
+            y = scale * query_heads @ k_change.to(key.dtype)[:, None].transpose(-1, -2)
+            k_importance[b, :, n] = _importance(scores, log_a, y, softcap, valid[b]).sum(1)
     return q_importance.flatten(1), k_importance.flatten(1)
 
 
-def _table(table: Tensor, b: int, tokens: Tensor) -> Tensor:
-    """Returns the rows of document b's tokens, (1, tokens, r)."""
-    return table[b if len(table) > 1 else 0, tokens][None]
+def _table(table: Tensor, b: int) -> Tensor:
+    """Returns the table of document b, (1, l, r)."""
+    return table[b if len(table) > 1 else 0][None]
 
 
-def _importance(scores: Tensor, log_a: Tensor, y: Tensor, softcap: float | None) -> Tensor:
+def _importance(scores: Tensor, log_a: Tensor, y: Tensor, softcap: float | None, valid: Tensor) -> Tensor:
     """Returns the squared change of the probabilities, summed over queries and keys.
 
     Args:
-        scores: (.., queries, keys), attention scores before the cap.
-        log_a: (.., queries, keys), log A.
-        y: (.., queries, keys), change of the attention scores before the cap.
+        scores: (.., l, l), attention scores before the cap.
+        log_a: (.., l, l), log A, NaN for a query of padding that sees no token.
+        y: (.., l, l), change of the attention scores before the cap.
         softcap: soft cap of the attention scores. None: they are not capped.
+        valid: (l,) bool, False for padding.
     """
-    return probability_change(log_a, capped_change(scores, y, softcap)).square().sum((-2, -1))
+    by_query = probability_change(log_a, capped_change(scores, y, softcap)).square().sum(-1)
+    return by_query.masked_fill(~valid, 0).sum(-1)
 
 
 def _head_change(
@@ -106,29 +116,39 @@ def _head_change(
     """Returns how much the normed and rotated heads change when dimension n of the projected heads is zeroed.
 
     Args:
-        x: (heads, tokens, d), the projected heads.
+        x: (heads, l, d), the projected heads, in float32 or float64.
         weight: (d,) or (heads, d), g of the norm.
         eps: eps of the norm.
         n: the dimension.
-        tables: cosines and sines of the rotation, (1, tokens, r) each. None: no rotation.
+        tables: cosines and sines of the rotation, (1, l, r) each. None: no rotation.
         interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
 
     Returns:
-        (heads, tokens, d) float64.
+        (heads, l, d), in the dtype of x, or of the tables or the weight if it is wider.
     """
-    x = x.double()
+    size, removed = x.shape[-1], x[..., n, None]
     without = x.clone()
     without[..., n] = 0
-    change = _norm(without, weight, eps) - _norm(x, weight, eps)
+    mean, centred, r = _moments(x, eps)
+    mean_without, centred_without, r_without = _moments(without, eps)
+    growth = removed / size * (removed - mean - mean_without) / (r_without * (r + r_without))
+    shift = (removed / size).expand_as(x).clone()
+    shift[..., n] -= removed[..., 0]
+    # If the neuron dominates its head, growth is large and the two terms of the sum nearly cancel.
+    change = torch.where(
+        growth > 1, centred_without / r_without - centred / r, centred / r * growth + shift / r_without
+    )
+    change = change * upcast(weight if weight.ndim == 1 else weight[:, None])
     if tables is None:
         return change
-    cos, sin = (table.double() for table in tables)
+    cos, sin = (upcast(table) for table in tables)
     return rotate(change[None], cos, sin, interleaved)[0]
 
 
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Returns the norm of x (heads, tokens, d), without the bias, which cancels in a change."""
-    weight = weight.double()
-    x = x - x.mean(-1, keepdim=True)
-    r = (x.square().mean(-1, keepdim=True) + eps).sqrt()
-    return x / r * (weight if weight.ndim == 1 else weight[:, None])
+def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns m (.., 1), x - m (.., d) and r (.., 1) of heads x (.., d)."""
+    mean = x.mean(-1, keepdim=True)
+    centred = x - mean
+    rest = centred.mean(-1, keepdim=True)  # the rounding error of the mean, if it is much larger than r
+    centred = centred - rest
+    return mean + rest, centred, (centred.square().mean(-1, keepdim=True) + eps).sqrt()

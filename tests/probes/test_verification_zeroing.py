@@ -8,7 +8,7 @@ import torch
 import pymultiling as pml
 from pymultiling.models.families import FAMILIES, family_of
 from pymultiling.models.family import Family
-from pymultiling.probes.verification import spot_check
+from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import footprint
 from tests.support.tiny_models import MODELS, tiny_model
 

@@ -1,7 +1,8 @@
-"""Keeps transformers from looking for several documents in a row of a batch, which waits for the device.
+"""Keeps transformers from reading attention masks and positions, which waits for the device.
 
 Without an attention mask, transformers compares the positions of neighbouring tokens in every forward, and reads from
-the device whether a document starts in the middle of a row.
+the device whether a document starts in the middle of a row. With one, it reads whether there is padding at all, because
+it leaves out a mask that hides nothing. It does not while torch traces the forward, and then builds the mask.
 
 While a CUDA graph is recorded, transformers 5.0 and some later versions build a mask that they leave out otherwise. The
 recorded forward would run other kernels. Without an attention mask the choice depends on lengths alone.
@@ -23,29 +24,37 @@ _thread = threading.local()
 
 
 @contextmanager
-def one_document_a_row() -> Iterator[None]:
-    """Inside, in this thread, transformers takes every row for one document, also while a CUDA graph is recorded."""
+def without_mask_reads(has_mask: bool) -> Iterator[None]:
+    """Inside, in this thread, transformers takes every row for one document, and reads no attention mask.
+
+    Args:
+        has_mask: whether the forwards inside get an attention mask, which must hide some token. Without one,
+            transformers builds no mask because of a CUDA graph that is recorded.
+    """
     masking_utils.find_packed_sequence_indices = _search
     masking_utils.is_tracing = _is_tracing  # type: ignore[attr-defined]
-    _thread.is_one_document = True
+    _thread.has_mask = has_mask
     try:
         yield
     finally:
-        _thread.is_one_document = False
+        del _thread.has_mask
 
 
 def _search(position_ids: Tensor) -> Tensor | None:
-    if _is_one_document():
+    if _has_mask() is not None:
         return None
     return _transformers_search(position_ids)
 
 
 def _is_tracing(tensor: Tensor | None = None) -> bool:
-    if _is_one_document() and torch.cuda.is_current_stream_capturing():
+    if _has_mask():
+        return True
+    if _has_mask() is not None and torch.cuda.is_current_stream_capturing():
         return False
     is_tracing: bool = _transformers_is_tracing(tensor)
     return is_tracing
 
 
-def _is_one_document() -> bool:
-    return not torch.compiler.is_compiling() and getattr(_thread, "is_one_document", False)
+def _has_mask() -> bool | None:
+    """Returns `has_mask` of the context that this thread is in, or None outside."""
+    return None if torch.compiler.is_compiling() else getattr(_thread, "has_mask", None)

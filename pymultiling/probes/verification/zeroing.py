@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.experts import Experts, change_hidden
+from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Projection, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
@@ -124,12 +124,12 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
     def record_routed(routed: Routed) -> None:
         parts.update(gate=routed.gate, up=routed.up, hidden=routed.hidden)
 
-    with ExitStack() as stack, Hooks() as hooks:
+    with Hooks() as hooks:
         hooks.before_with_keywords(layer.attention, record_call)
         hooks.before_with_keywords(layer.ffn, record_call)
         ffn = layer.ffn_parts
         if isinstance(ffn, Experts):
-            stack.enter_context(change_hidden(ffn, record_routed))
+            attach_change(hooks, ffn, record_routed)
         else:
             hooks.after(ffn.gate.module, record_projection("gate", ffn.gate))
             if ffn.up is not None:

@@ -1,0 +1,151 @@
+"""Attributes of modules that blocks of several threads replace, and that are put back when the last block ends.
+
+Code that torch.compile made of a module without hooks does not look for new hooks. It does check whether the module has
+a forward of its own. Therefore, while a module has a hook, its class's forward is also set on the module.
+
+Meanwhile copies of the module are refused, and DataParallel's replicas run under the blocks of the thread that makes
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+from torch import nn
+
+from pymultiling.models.blocks import REPLICA, Block, blocks_on
+
+# copy.deepcopy, pickle and torch.save look it up on the object. A copy would keep hooks that belong to the original.
+_COPY = "__reduce_ex__"
+_REPLICATE = "_replicate_for_data_parallel"  # torch calls it on every module, in the thread that calls DataParallel
+
+
+# run(module, original, items, args, kwargs) calls a method of a module as blocks change it. module: the module, or a
+# replica of it. original: the method. items: what the blocks that are on have attached to it, from the outermost to the
+# innermost; at least one. args, kwargs: of the call.
+Run: TypeAlias = Callable[[nn.Module, Callable[..., Any], Sequence[Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+class _Method:
+    """A method of one module. While `count` is not 0, the module has an attribute of this name."""
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module, self.name = module, name
+        self.count = 0
+        self.items: tuple[tuple[Block, Any], ...] = ()
+        self._run: Run | None = None
+        self._own: Callable[..., Any] | None = None  # what is set on the module
+        self._previous: Callable[..., Any] | None = None  # what the user has set on the module
+        self._original: Callable[..., Any] = getattr(module, name)
+
+    def hold(self, block: Block, item: Any, run: Run | None) -> None:
+        current = vars(self.module).get(self.name)
+        if current is not None and current is not self._own:
+            self._previous = self._original = current
+        self.count += 1
+        if run is not None:
+            self._run, self.items = run, (*self.items, (block, item))
+        self._set()
+
+    def release(self, block: Block, item: Any, run: Run | None) -> None:
+        self.count -= 1
+        if run is not None:
+            kept = list(self.items)
+            kept.remove((block, item))
+            self.items = tuple(kept)
+        if vars(self.module).get(self.name) is not self._own:
+            return  # the user has set another one meanwhile
+        if self.count:
+            self._set()
+        elif self._previous is None:
+            del vars(self.module)[self.name]
+        else:
+            vars(self.module)[self.name] = self._previous
+
+    def of(self, module: nn.Module) -> Callable[..., Any]:
+        """Returns the method for the module or a replica."""
+        original = self._original
+        if module is not self.module and self._previous is None:
+            original = getattr(type(module), self.name).__get__(module)
+        run = self._run
+        if run is None or not self.items:
+            return original
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            items = [item for block, item in self.items if block.is_on(module)]
+            if not items:
+                return original(*args, **kwargs)
+            return run(module, original, items, args, kwargs)
+
+        return call
+
+    def _set(self) -> None:
+        self._own = vars(self.module)[self.name] = self.of(self.module)
+
+
+class _Attached:
+    """What is attached to one module."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.methods: dict[str, _Method] = {}
+        vars(module)[_COPY] = _refuse
+        vars(module)[_REPLICATE] = self._replicate
+
+    def end(self) -> None:
+        del vars(self.module)[_COPY], vars(self.module)[_REPLICATE]
+
+    def _replicate(self) -> nn.Module:
+        replica: nn.Module = getattr(type(self.module), _REPLICATE)(self.module)
+        vars(replica)[REPLICA] = blocks_on(self.module)
+        for name, method in self.methods.items():
+            vars(replica)[name] = method.of(replica)
+        return replica
+
+
+_attached: dict[nn.Module, _Attached] = {}
+
+
+def replace(block: Block, module: nn.Module, name: str, item: Any = None, run: Run | None = None) -> None:
+    """Until the block ends, `run` calls a method of the module, where the block is on.
+
+    Args:
+        block: the block.
+        module: the module.
+        name: the name of the method.
+        item: is given to `run`.
+        run: calls the method; all blocks give the same for the same name and module. None: the method is not changed,
+            but compiled code notices that something is attached to the module.
+    """
+
+    def attach() -> Callable[[], None]:
+        attached = _attached.get(module) or _attached.setdefault(module, _Attached(module))
+        method = attached.methods.get(name) or attached.methods.setdefault(name, _Method(module, name))
+        method.hold(block, item, run)
+
+        def remove() -> None:
+            method.release(block, item, run)
+            if not method.count:
+                del attached.methods[name]
+            if not attached.methods:
+                attached.end()
+                del _attached[module]
+
+        return remove
+
+    block.attach(attach)
+
+
+def attached_items(module: nn.Module, name: str) -> list[Any]:
+    """Returns what blocks that are on have attached to a method of the module, the outermost first."""
+    attached = _attached.get(module)
+    method = None if attached is None else attached.methods.get(name)
+    return [] if method is None else [item for block, item in method.items if block.is_on(module)]
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise ValueError(
+        "the model is inside a block, such as that of deactivate, that is attached to its modules: copy or pickle it "
+        "outside of the block, or save it with save_pretrained or state_dict, which give the model as it was"
+    )

@@ -1,0 +1,147 @@
+"""Attention: what is rotated, and the probabilities, computed again from the inputs of the attention scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.mathematics.attention import capped, visible
+from pymultiling.mathematics.rotation import rotate
+from pymultiling.mathematics.sums import upcast
+from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
+from pymultiling.probes.scores import ScoreInputs
+from pymultiling.probes.verification.linear import Norms
+from pymultiling.probes.verification.rounding import ACCUMULATION, internal_roundoff, product_roundoff
+
+ROUNDINGS = 8  # of a query or key: three of the norm, three of the rotation, clip or scale, and the tables' own
+DEVIATIONS = 8  # how many standard deviations the squared error of a head may be above its mean
+
+
+def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer, site: str) -> tuple[Tensor, Tensor]:
+    """Returns the queries or keys that the family's norms and rotation give, and what their rounding is relative to.
+
+    Args:
+        inputs: the inputs of the attention scores.
+        decoder: the model.
+        layer: the layer.
+        site: "q" or "k".
+
+    Returns:
+        (B, heads, l, d) each. The second holds |x cos| + |x' sin| for x rotated with x'.
+    """
+    raw, norm = (inputs.q, layer.q_norm) if site == "q" else (inputs.k, layer.k_norm)
+    family, head_size = decoder.family, layer.head_size
+    if norm is None:
+        x = split_heads(upcast(raw), head_size)
+    elif family.centred_norms:
+        x = _centred(split_heads(upcast(raw), head_size), norm)
+    else:
+        x = normed(raw, norm, decoder.multiplier(norm), head_size)[0]
+    magnitude = x.abs()
+    if inputs.rotation is not None:
+        cos, sin = (upcast(table).to(x.dtype) for table in inputs.rotation)
+        x = rotate(x, cos, sin, family.interleaved)
+        # Without the signs of the second of a pair, the sum would be a difference: all magnitudes are added.
+        magnitude = _rotated_magnitudes(magnitude, cos.abs(), sin.abs(), family.interleaved)
+    if site == "q" and family.scaled_queries:
+        x, magnitude = x * head_size**-0.5, magnitude * head_size**-0.5
+    return x, magnitude
+
+
+def _rotated_magnitudes(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    return rotate(x, cos, torch.zeros_like(sin), interleaved) + rotate(x, torch.zeros_like(cos), sin, interleaved).abs()
+
+
+def _centred(x: Tensor, norm: nn.Module) -> Tensor:
+    weight = upcast(centred_weight(norm))
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + centred_epsilon(norm)).sqrt()
+    # The bias of Phi's norms moves all attention scores of a neuron's change alike, so that importance does without it.
+    bias = getattr(norm, "bias", None)
+    return scaled * (weight if weight.ndim == 1 else weight[:, None]) + (0.0 if bias is None else upcast(bias))
+
+
+def passed_norms(given: Tensor, expected: Tensor, magnitude: Tensor, valid: Tensor, dtype: torch.dtype) -> Norms:
+    """Compares queries or keys (B, heads, l, d), a norm for each head over all tokens but padding.
+
+    dtype: that of the model.
+    """
+    mask = ~valid[:, None, :, None].to(given.device)
+    error, size = _head_norms((given - expected).masked_fill(mask, 0)), _head_norms(expected.masked_fill(mask, 0))
+    rounding = ROUNDINGS * internal_roundoff(dtype) + given.shape[-1] * ACCUMULATION
+    return Norms(error, rounding * _head_norms(magnitude.masked_fill(mask, 0)), size)
+
+
+def _head_norms(x: Tensor) -> Tensor:
+    """Returns (heads,) for x (B, heads, l, d)."""
+    norms: Tensor = torch.linalg.vector_norm(upcast(x).transpose(0, 1).flatten(1), dim=1)
+    return norms
+
+
+def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tensor, is_passed: bool) -> Norms:
+    r"""Compares the attention's output with softmax(scores) v, a norm for each head over all tokens but padding.
+
+    An error e[i, j] of the scores changes the output o[i] of query i, to first order, by
+
+        sum_j A[i, j] (e[i, j] - mean e) v[j] = sum_j A[i, j] e[i, j] (v[j] - o[i])
+
+    and in any case by at most A[i, j] (exp(e) - 1) in place of A[i, j] e. Errors by rounding are independent, so that
+    the expected squared error of a query is
+
+        s[i]^2 = sum_j (A[i, j] expm1(e[i, j]))^2 ||v[j] - o[i]||^2 + rounding of A and o
+
+    and that of a head has the mean S = sum_i s[i]^2 and at most the variance 2 sum_i s[i]^4. The tolerance is the root
+    of the mean and DEVIATIONS standard deviations. e has the size of six roundings of a score (product, scale, three of
+    the cap, bias), each with a standard deviation of u / sqrt(3), and of what is lost in the sum over the head.
+
+    Args:
+        inputs: the inputs of the attention scores.
+        value: (B, l, K d), the output of the value projection, clipped.
+        output: (B, l, H d), the input of the output projection.
+        valid: (B, l) bool, False for padding.
+        is_passed: whether queries and keys were passed to the attention as they are here. If not, roundings of
+            queries and keys themselves count too.
+    """
+    query, key = inputs.query, inputs.key
+    dtype, device = query.dtype, query.device
+    # A float32 model is compared in float64, because float32 would err as much as the model does.
+    wide = torch.float64 if dtype in (torch.float32, torch.float64) and device.type != "mps" else torch.float32
+    heads, head_size = query.shape[1], query.shape[-1]
+    q, k = query.to(wide), key.to(wide).repeat_interleave(heads // key.shape[1], 1)
+    v = split_heads(value, head_size).to(device, wide)
+    v = v.repeat_interleave(heads // v.shape[1], 1)
+    given = split_heads(output, head_size).to(device, wide)
+    valid = valid.to(device)
+    positions = torch.arange(q.shape[2], device=device)
+    hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :])
+
+    scores = inputs.scale * (q @ k.transpose(-1, -2))
+    magnitudes = inputs.scale * (q.abs() @ k.abs().transpose(-1, -2))
+    before_cap = scores.abs()
+    if inputs.bias is not None:
+        bias = inputs.scale * inputs.factor * inputs.bias.to(wide)[:, :, None, :]
+        scores = scores + bias
+        before_cap = before_cap + bias.abs()
+    slope = torch.ones_like(scores)  # of the cap
+    if inputs.softcap is not None:
+        scores = capped(scores, inputs.softcap)
+        slope = 1 - (scores / inputs.softcap).square()
+    u, u_product = internal_roundoff(dtype), product_roundoff(dtype)
+    lost = head_size * ACCUMULATION + (u_product if dtype == torch.float32 else 0.0) + (0.0 if is_passed else 3 * u)
+    error = slope * (1.5 * u * before_cap + lost * magnitudes) + u * (1.5 * scores.abs() + 2)
+    a = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    expected = a @ v
+
+    squares = v.square().sum(-1)[..., None, :]
+    cross = (expected.square().sum(-1)[..., None] + squares - 2 * expected @ v.transpose(-1, -2)).clamp(min=0)
+    shares = a.square()
+    change = (shares * torch.expm1(error.clamp(max=10.0)).square() * cross).sum(-1)
+    summed = u + ACCUMULATION * len(positions)
+    own = (2 * summed) ** 2 * (expected.square().sum(-1) + (shares * squares).sum(-1))
+    variance = (change + own).masked_fill(~valid[:, None], 0).nan_to_num().transpose(0, 1).flatten(1)
+    tolerance = (variance.sum(1) + DEVIATIONS * (2 * variance.square().sum(1)).sqrt()).sqrt()
+
+    padding = ~valid[:, None, :, None]
+    difference = (given - expected).masked_fill(padding, 0)
+    return Norms(_head_norms(difference), tolerance, _head_norms(expected.masked_fill(padding, 0)))

@@ -35,7 +35,7 @@ test: .venv/ready
 test-long: .venv/ready
 	$(PYTEST) -m long
 	$(PTX) sm_80 $(PTX_SMALL)
-	$(PTX) sm_90 $(PTX_SMALL) $(call files,qk_variants) --ptx-triton 3.6.0
+	$(PTX) sm_90 $(PTX_ALL) --ptx-triton 3.6.0
 	$(PTX) sm_90 $(call files,registered_operators) --ptx-orders all
 
 # Compiles these kernels anew, those whose code has changed. tests/ptx/compile.py says how another Triton does it.

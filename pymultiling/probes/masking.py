@@ -168,10 +168,10 @@ def change_neurons(
         remember_blocks(hooks, decoder.layer_modules())
         for number, layer in enumerate(decoder.layers):
             ffn = layer.ffn_parts
-            # These FFNs may get the tokens of all rows in one dimension. So the batch size is recorded before them.
+            # These FFNs may get the tokens of all rows in one dimension. So the batch size is checked before them.
             # With family.ffn == "", the layer itself takes the place of the FFN.
             if decoder.family.ffn == "" or isinstance(ffn, Experts):
-                hooks.before_with_keywords(layer.ffn, row_sets.record_batch_size)
+                hooks.before_with_keywords(layer.ffn, row_sets.check_input)
             if isinstance(ffn, Experts):
                 found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
                 if found is not None:

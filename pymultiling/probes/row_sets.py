@@ -31,18 +31,27 @@ class RowSets:
         self._ids = {device: to_device(ids, device) for device in self._devices}
         self._count = len(ids)
 
-    def record_batch_size(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Records the batch size. It is a hook before an FFN whose linear modules get (batch length, N).
+    def check_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks the batch size. It is a hook before an FFN whose linear modules get (batch length, N).
 
         module: the FFN, or the layer if the FFN is no module of its own.
+
+        Raises:
+            ValueError: the batch has another number of rows than `assign` got.
         """
-        self._thread.batch_size = (args[0] if args else kwargs["hidden_states"]).shape[0]
+        if self._ids:
+            self._check_batch_size((args[0] if args else kwargs["hidden_states"]).shape[0])
+
+    def _check_batch_size(self, batch_size: int) -> None:
+        copies, rest = divmod(batch_size, self._count)
+        if rest or (copies != 1 and not self._thread.is_generating):
+            raise ValueError(_wrong_length(self._count, batch_size))
 
     def sets_of_tokens(self, x: Tensor) -> Tensor | None:
         """Returns the index of each token's set, (tokens,) int64, or None: all tokens are under the first set.
 
         Args:
-            x: activations, (batch, length, N) or (batch length, N).
+            x: activations, (batch, length, N), or (batch length, N) of a batch that `check_input` has seen.
 
         Raises:
             ValueError: the batch has another number of rows than `assign` got.
@@ -50,14 +59,9 @@ class RowSets:
         if not self._ids:
             return None
         if x.ndim == 3:
-            batch_size, length = x.shape[:2]
-        else:
-            batch_size = self._thread.batch_size
-            length = x.shape[0] // batch_size
-        copies, rest = divmod(batch_size, self._count)
-        if rest or (copies != 1 and not self._thread.is_generating):
-            raise ValueError(_wrong_length(self._count, batch_size))
-        return self._ids[x.device].repeat_interleave(copies * length)
+            self._check_batch_size(x.shape[0])
+        tokens = x.shape[:-1].numel()
+        return self._ids[x.device].repeat_interleave(tokens // self._count)
 
     @contextmanager
     def in_generate(self, all_threads: bool) -> Iterator[None]:
@@ -90,15 +94,7 @@ class RowSets:
 
 
 class _ThreadState(threading.local):
-    """What a thread is running.
-
-    Attributes:
-        batch_size: of the current layer, for FFNs that get the tokens of all rows in one dimension.
-        is_generating: whether model.generate is called.
-    """
-
-    batch_size = 0
-    is_generating = False
+    is_generating = False  # whether the thread has called model.generate
 
 
 def _run_generate(

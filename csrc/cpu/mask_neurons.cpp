@@ -27,6 +27,7 @@ void mask_rows(
   TORCH_CHECK_VALUE(
       !values || (added_values.dim() == 1 && added_values.size(0) == width && added_values.dtype() == x.dtype()),
       "values must be (N,) in x's dtype");
+  if (x.numel() == 0) return;  // its memory may be null
   const MaskNeurons arguments{
       {x.const_data_ptr(), x.stride(0)},
       bfloat16 ? 2 : 4,

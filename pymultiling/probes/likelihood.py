@@ -62,7 +62,7 @@ class LikelihoodProbe:
         self._row_sets, self._head = None, Head(self._model, self._decoder)
         # A Decoder is needed only where neurons are off, because models of any family have likelihoods.
         if any(neurons is not None for neurons in self._sets):
-            decoder = Decoder(self._model)
+            decoder = self._decoder or Decoder(self._model)  # which says why the family is not supported
             require_verified(decoder, sites_of_sets(self._sets))
             self._row_sets = self._stack.enter_context(change_neurons(decoder, self._sets, self._scale, self._mean))
         return self

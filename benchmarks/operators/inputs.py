@@ -162,7 +162,13 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
         ops.value_gram(w, shape.kv_heads, shape.head_size)
         for w in (weight, upcast(weight) * upcast(multiplier)[:, None])
     )
-    yield Input((x, x @ weight.T, weight, multiplier, *grams, 1e-6, layer.ids, layer.documents), _size(x))
+    arguments = (x, x @ weight.T, weight, multiplier, *grams, 1e-6)
+    for columns in (False, True):
+        yield Input(
+            (*arguments, layer.ids, layer.documents, columns),
+            _size(x),
+            "with columns" if columns else "",
+        )
 
 
 def qk_estimate(layer: Layer) -> Iterator[Input]:

@@ -65,8 +65,13 @@ at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) 
       "weight must be (D, K G d), got ", weight.sizes());
   // All rows of the weight belong to one document, so they are summed together.
   const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
-  const at::Tensor lower = head_products(weight, kv_heads, size, runs, 1)[0].permute({0, 3, 1, 2});
-  return (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();
+  // Heads of one query head each are the dimensions of one long head, whose lines fill all lanes.
+  const int64_t columns = weight.size(1), group = columns / (kv_heads * size);
+  const at::Tensor products =
+      group == 1 ? head_products(weight, 1, columns, runs, 1) : head_products(weight, kv_heads, size, runs, 1);
+  const at::Tensor lower = products.view({group == 1 ? 1 : kv_heads, group, group, -1}).permute({0, 3, 1, 2});
+  const at::Tensor gram = (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();
+  return gram.view({kv_heads, size, group, group});
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.mathematics.sums import upcast
 from pymultiling.models.experts import Experts
 from pymultiling.models.families import family_of
 from pymultiling.models.family import activation_name
@@ -249,8 +250,9 @@ class Decoder:
         require_weights(self.base_model)
 
     def multiplier(self, norm: nn.Module) -> Tensor:
-        """Returns what a norm multiplies by: its weight and the family's offset."""
-        return full_tensor(tensor_attribute(norm, "weight").detach()) + self.family.norm_offset
+        """Returns what a norm multiplies by: its weight and the family's offset, added in float32 as such norms do."""
+        weight = full_tensor(tensor_attribute(norm, "weight").detach())
+        return upcast(weight) + self.family.norm_offset if self.family.norm_offset else weight
 
     def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"

@@ -14,7 +14,7 @@ from pymultiling.ops.column_energy import column_energy
 from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
 from pymultiling.ops.mask_neurons import mask_neurons
 from pymultiling.ops.nearest_neighbors import nearest_neighbors
-from pymultiling.ops.normed_energy import normed_energy
+from pymultiling.ops.normed_energy import NormedEnergy, normed_energy
 from pymultiling.ops.qk_importance import QKEstimate, qk_importance
 from pymultiling.ops.value_energy import value_energy, value_gram
 from pymultiling.ops.whole_norm_importance import whole_norm_importance
@@ -22,6 +22,7 @@ from pymultiling.ops.whole_norm_importance import whole_norm_importance
 __all__ = [
     # Neurons of the FFN, and inputs of any linear map
     "GatedFFN",
+    "NormedEnergy",
     "active_count",
     "column_energy",
     "gated_ffn",

@@ -107,6 +107,9 @@ def check_normed_energy(
     eps: float,
     documents: Tensor,
     count: int,
+    columns: bool = False,
+    offsets: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> None:
     """Checks the arguments of normed_energy."""
     require_matrix("x", x)
@@ -131,7 +134,7 @@ def check_normed_energy(
     )
     require_gram("gram", gram, x)
     require_like("scaled_gram", scaled_gram, "gram", gram)
-    require_documents(x, documents, count)
+    require_documents(x, documents, count, offsets, order)
 
 
 def check_value_energy(
@@ -251,10 +254,20 @@ def check_values_nearest_neighbors(points: Tensor, k: int, metric: str) -> None:
         require(bool(low.isfinite() & high.isfinite()), "points must be finite, some are infinite or NaN")
 
 
-def check_values_normed_energy(*arguments: Tensor | float) -> None:
+def check_values_normed_energy(
+    x: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    multiplier: Tensor,
+    gram: Tensor,
+    scaled_gram: Tensor,
+    eps: float,
+    documents: Tensor,
+    count: int,
+    *further: Tensor | bool | None,
+) -> None:
     """Checks the document indices of normed_energy."""
-    documents, count = arguments[-2:]
-    _require_indices("document", documents, count)  # type: ignore[arg-type]
+    _require_indices("document", documents, count)
 
 
 def check_values_value_energy(

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from pymultiling.mathematics.documents import Documents
 from pymultiling.ops.arguments import Backend, document_arguments
-from pymultiling.ops.dispatch import call
+from pymultiling.ops.dispatch import call_tuple
+
+
+class NormedEnergy(NamedTuple):
+    """Result of `normed_energy`, float32, or float64 for float64 input.
+
+    Attributes:
+        energy: (count, K d), the importance of the neurons.
+        columns: (count, N), the importance of every column of W as a neuron of its own; (0, N) unless asked for.
+    """
+
+    energy: Tensor
+    columns: Tensor
 
 
 def normed_energy(
@@ -20,8 +34,9 @@ def normed_energy(
     documents: Tensor | Documents | None = None,
     count: int | None = None,
     *,
+    columns: bool = False,
     backend: Backend = "auto",
-) -> Tensor:
+) -> NormedEnergy:
     """Computes the importance of the inputs of a linear map whose output passes an RMS norm (Gemma2, Gemma3, OLMo2).
 
         f = W x (+ bias),   y = g f / r,   r^2 = mean(f^2) + eps
@@ -47,10 +62,12 @@ def normed_energy(
             None: all tokens are one document.
         count: number of documents. None: that of `group_tokens`, or the largest index + 1 (reads `documents` from the
             device).
-        backend: "auto" or "torch". Only plain PyTorch has this operator.
+        columns: whether every column is measured as a neuron of its own too. For site o beside v: the products with W,
+            which take most of the time, serve both.
+        backend: "auto", "cpp" or "torch".
 
     Returns:
-        (count, K d), the importance in float32, or in float64 for float64 input. Not differentiable.
+        energy (count, K d) and columns. Not differentiable.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or some tensors are float64 and others are not.
@@ -59,7 +76,8 @@ def normed_energy(
 
     Source: arXiv 2402.18815, eq. 1.
     """
-    ids, count, *_ = document_arguments(x, documents, count)
-    return call(
-        "normed_energy", x, output, weight, multiplier, gram, scaled_gram, float(eps), ids, count, backend=backend
+    ids, count, *grouped = document_arguments(x, documents, count)
+    tensors = (x, output, weight, multiplier, gram, scaled_gram)
+    return NormedEnergy(
+        *call_tuple("normed_energy", *tensors, float(eps), ids, count, columns, *grouped, backend=backend)
     )

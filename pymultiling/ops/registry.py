@@ -92,8 +92,11 @@ def _fake_normed_energy(
     eps: float,
     documents: Tensor,
     count: int,
-) -> Tensor:
-    return weight.new_empty(count, weight.shape[1] // gram.shape[2], dtype=_sum_dtype(weight))
+    columns: bool,
+    *grouped: Argument,
+) -> tuple[Tensor, ...]:
+    energy = weight.new_empty(count, weight.shape[1] // gram.shape[2], dtype=_sum_dtype(weight))
+    return energy, weight.new_empty(count if columns else 0, weight.shape[1], dtype=_sum_dtype(weight))
 
 
 def _fake_qk(q: Tensor, k: Tensor, *arguments: Argument) -> tuple[Tensor, ...]:
@@ -222,11 +225,12 @@ _ENTRIES = (
     Operator(
         "normed_energy",
         "(Tensor x, Tensor output, Tensor weight, Tensor multiplier, Tensor gram, Tensor scaled_gram, float eps, "
-        "Tensor documents, SymInt count) -> Tensor",
+        f"{DOCUMENTS_SCHEMA}, bool columns, {GROUPED_SCHEMA}) -> (Tensor, Tensor)",
         fake=_fake_normed_energy,
-        results=("energy",),
-        kernels={},
-        budget=None,
+        results=("energy", "columns"),
+        kernels={"cpp": CPP},
+        budget=Budget(2e-6),  # relative to |g v|^2 / r'^2, because the terms cancel where v is parallel to f
+        result_type="NormedEnergy",
         check=checks.check_normed_energy,
         check_values=checks.check_values_normed_energy,
     ),

@@ -6,7 +6,7 @@ listeners are registered only for the forward that is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, cast
@@ -267,7 +267,7 @@ class ImportanceProbe:
         elif is_released:
             self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
         elif layer.ffn_norm is not None:
-            self._watch_normed(hooks, ffn.down, layer.ffn_norm, {"ffn": (layer.width("ffn"), 1)}, index)
+            self._watch_normed(hooks, ["ffn"], index, layer, ffn.down, layer.ffn_norm)
         else:
 
             def keep_energy(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -297,8 +297,7 @@ class ImportanceProbe:
         """Measures V and O neurons at the input of o_proj."""
         sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
-            shapes = {"v": (layer.kv_heads, layer.head_size), "o": (layer.width("o"), 1)}
-            self._watch_normed(hooks, layer.o, layer.attention_norm, {site: shapes[site] for site in sites}, index)
+            self._watch_normed(hooks, sites, index, layer, layer.o, layer.attention_norm)
             return
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -320,11 +319,11 @@ class ImportanceProbe:
         hooks.before(layer.o, keep_output)
 
     def _watch_normed(
-        self, hooks: Hooks, linear: Linear, norm: nn.Module, shapes: Mapping[str, tuple[int, int]], index: int
+        self, hooks: Hooks, sites: list[str], index: int, layer: Layer, linear: Linear, norm: nn.Module
     ) -> None:
         """Measures sites whose projection's output passes a norm, from the projection's input and its output.
 
-        shapes: for each site, the number of heads among the projection's columns, and the number of neurons of a head.
+        sites: "ffn", or "v", "o" or both, which then share the products with the weight.
         """
         inputs: list[Tensor] = []
 
@@ -333,21 +332,21 @@ class ImportanceProbe:
 
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
-            weight, all_inputs = local_weight(linear, x.shape[1]), weight_of(linear).shape[1]
-            for site, (all_heads, size) in shapes.items():
-                heads = all_heads * x.shape[1] // all_inputs  # those of this process
-                gram, scaled_gram = self._weight_products.grams(linear, x.shape[1], multiplier, heads, size)
-                documents = self._documents.on(x.device)
-                self._values[site][index] = normed_energy(
-                    x,
-                    args[0].flatten(0, -2),
-                    weight,
-                    multiplier,
-                    gram,
-                    scaled_gram,
-                    epsilon(norm),
-                    documents,
-                )
+            all_inputs = weight_of(linear).shape[1]
+            all_heads, size = (layer.kv_heads, layer.head_size) if sites[0] == "v" else (all_inputs, 1)
+            heads = all_heads * x.shape[1] // all_inputs  # those of this process
+            energy, columns = normed_energy(
+                x,
+                args[0].flatten(0, -2),
+                local_weight(linear, x.shape[1]),
+                multiplier,
+                *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
+                epsilon(norm),
+                self._documents.on(x.device),
+                columns=len(sites) > 1,
+            )
+            for site, values in zip(sites, (energy, columns), strict=False):
+                self._values[site][index] = values
 
         hooks.before(linear, keep_input)
         hooks.before(norm, keep_normed)

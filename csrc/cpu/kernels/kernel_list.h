@@ -20,6 +20,7 @@ struct ColumnSums;  // declared here because `struct` in a parameter cannot decl
   X(void, head_products, const struct HeadProducts&, int64_t kv_head, int64_t first_dimension)     \
   X(void, gated_ffn, const struct GatedFfn&, int64_t first_column)                                 \
   X(void, mask_neurons, const struct MaskNeurons&, int64_t first_row, int64_t last_row)            \
+  X(void, normed_energy, const struct NormedEnergy&, const struct NormedProducts&)                 \
   X(void, nearest_panels, const struct NearestNeighbors&, int64_t block)                           \
   X(void, nearest_pair, const struct NearestNeighbors&, int64_t first_block, int64_t second_block) \
   X(double, half_square, const struct NearestNeighbors&, int64_t first, int64_t second)            \

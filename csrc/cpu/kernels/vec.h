@@ -83,6 +83,16 @@ PYMULTILING_INLINE void store_some(T* p, vec x, int64_t count) {
 }
 
 PYMULTILING_INLINE vec max(vec a, vec b) { return a > b ? a : b; }
+PYMULTILING_INLINE vec sqrt(vec x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (vec)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
 PYMULTILING_INLINE vec abs(vec x) { return bits<vec>(bits<ivec>(x) & 0x7fffffff); }
 // Returns whether any lane of `mask`, the result of comparisons, is true.
 PYMULTILING_INLINE bool any(ivec mask) {

@@ -31,7 +31,10 @@ def normed_energy(
     eps: float,
     documents: Tensor,
     count: int,
-) -> Tensor:
+    columns: bool = False,
+    offsets: Tensor | None = None,
+    order: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Computes the sum over each document's tokens of |y - y'|^2, where y' is y without the neuron.
 
     Args:
@@ -45,26 +48,39 @@ def normed_energy(
         eps: eps of the norm.
         documents: (tokens,) int64, the document index of each token, -1 for padding.
         count: number of documents.
+        columns: whether each column alone is measured too.
+        offsets: not used.
+        order: not used.
 
     Returns:
-        (count, K d), the importance in float32, or in float64 for float64 input.
+        (count, K d), the importance in float32, or in float64 for float64 input; and (count, N), the importance of each
+        column alone, or (0, N) without `columns`.
     """
     weight, g = upcast(weight), upcast(multiplier)
     size, group = gram.shape[1:3]
     total = weight.new_zeros(count, weight.shape[1] // group)
+    column_total = weight.new_zeros(count if columns else 0, weight.shape[1])
     for rows in torch.split(torch.arange(x.shape[0], device=x.device), ROWS):
-        a, f = upcast(x[rows]), upcast(output[rows])
+        a, f, ids = upcast(x[rows]), upcast(output[rows]), documents[rows]
+        squares = f.square().mean(1, keepdim=True) + eps, (f * g).square().sum(1, keepdim=True)
         heads = a.view(len(rows), len(gram), group, size)
-        v_f = (heads * (f @ weight).view_as(heads)).sum(2).flatten(1)
-        v_ggf = (heads * ((f * g * g) @ weight).view_as(heads)).sum(2).flatten(1)
-        v_v = torch.einsum("tkgj,tkhj,kjgh->tkj", heads, heads, gram).flatten(1)
-        gv_gv = torch.einsum("tkgj,tkhj,kjgh->tkj", heads, heads, scaled_gram).flatten(1)
-        r2 = f.square().mean(1, keepdim=True) + eps
-        change = (v_v - 2 * v_f) / f.shape[1]
-        new_r2 = (r2 + change).clamp(min=eps)
-        r, new_r = r2.sqrt(), new_r2.sqrt()
-        e = change / (r * new_r * (r + new_r))
-        gf_gf = (f * g).square().sum(1, keepdim=True)
-        energy = e.square() * gf_gf + 2 * e * v_ggf / new_r + gv_gv / new_r2
-        total += document_sum(energy.clamp(min=0), documents[rows], count)
-    return total
+        v_f = heads * (f @ weight).view_as(heads)
+        v_ggf = heads * ((f * g * g) @ weight).view_as(heads)
+        v_v, gv_gv = (torch.einsum("tkgj,tkhj,kjgh->tkj", heads, heads, y) for y in (gram, scaled_gram))
+        total += document_sum(_change(v_f.sum(2), v_ggf.sum(2), v_v, gv_gv, *squares, f.shape[1], eps), ids, count)
+        if columns:
+            v_v, gv_gv = (heads.square() * y.diagonal(dim1=2, dim2=3).mT for y in (gram, scaled_gram))
+            column_total += document_sum(_change(v_f, v_ggf, v_v, gv_gv, *squares, f.shape[1], eps), ids, count)
+    return total, column_total
+
+
+def _change(
+    v_f: Tensor, v_ggf: Tensor, v_v: Tensor, gv_gv: Tensor, r2: Tensor, gf_gf: Tensor, outputs: int, eps: float
+) -> Tensor:
+    """Returns |y - y'|^2, (tokens, neurons), from the products of vectors that the names say, and r^2 (tokens, 1)."""
+    v_f, v_ggf, v_v, gv_gv = (products.flatten(1) for products in (v_f, v_ggf, v_v, gv_gv))
+    change = (v_v - 2 * v_f) / outputs
+    new_r2 = (r2 + change).clamp(min=eps)
+    r, new_r = r2.sqrt(), new_r2.sqrt()
+    e = change / (r * new_r * (r + new_r))
+    return (e.square() * gf_gf + 2 * e * v_ggf / new_r + gv_gv / new_r2).clamp(min=0)

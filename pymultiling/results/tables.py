@@ -166,7 +166,7 @@ def own_effects_table(table: pandas.DataFrame) -> str:
     )
     if "random_least" in texts:
         both = texts.pop("random_least") + " to " + texts.pop("random_most")
-        texts.insert(texts.columns.get_loc("random") + 1, "least to most", both.replace("- to -", "-"))
+        texts.insert(list(texts.columns).index("random") + 1, "least to most", both.replace("- to -", "-"))
     return texts.to_string()
 
 

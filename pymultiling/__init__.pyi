@@ -47,6 +47,7 @@ from .neurons.activation_statistics import MostActive as MostActive
 from .neurons.importance_statistics import NeuronStatistics as NeuronStatistics
 from .neurons.selection import Threshold as Threshold
 from .neurons.selection import TopK as TopK
+from .neurons.selection import TopMean as TopMean
 from .neurons.sets import NeuronSet as NeuronSet
 from .neurons.sites import SITES as SITES
 

@@ -26,9 +26,10 @@ from pymultiling.cli.shared import demo_detection
 from pymultiling.data.batches import make_batches
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
+from pymultiling.methods.random_sets import add_random_sets
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.results.tables import add_random_sets, compare_own_effects, log_change
+from pymultiling.results.tables import compare_own_effects, log_change
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHARES = (0.5, 0.7, 1.0)
@@ -82,7 +83,7 @@ def measure_settings(
     for fraction in FRACTIONS:
         for share in SHARES:
             sets = select_specific_sets(importance, pml.TopK(fraction, fraction, share))
-            deactivated = add_random_sets(sets, demo_detection.SEED)
+            deactivated = add_random_sets(sets, 1, demo_detection.SEED)
             effect = compare_own_effects(
                 log_change(
                     pml.ablation_matrix(model, tokenizer, deactivated, texts, pack=demo_detection.DOCUMENT_TOKENS)

@@ -31,8 +31,8 @@ from pymultiling import demo_model
 from pymultiling.cli.shared import demo_detection
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
+from pymultiling.methods.random_sets import add_random_sets
 from pymultiling.models.decoder import Decoder
-from pymultiling.results.tables import add_random_sets
 
 ROWS, LENGTH, FRACTION = 16, 256, 0.02
 
@@ -78,7 +78,7 @@ def measure_demo_matrix(rounds: int, pack: int | None) -> dict[str, object]:
     }
     rule = pml.TopK(demo_detection.TOP_FFN, demo_detection.TOP_ATTENTION, demo_detection.SHARE)
     detection = pml.detect(model, tokenizer, corpora, select=rule, pack=demo_detection.DOCUMENT_TOKENS, progress=False)
-    sets = add_random_sets(detection.specific(), demo_detection.SEED)
+    sets = add_random_sets(detection.specific(), 1, demo_detection.SEED)
     texts = {
         name: demo_detection.first_texts_filling(heldout, tokenizer, demo_detection.HELDOUT_DOCUMENTS)
         for name, heldout in demo_model.heldout().items()

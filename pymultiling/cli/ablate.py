@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import name_and_path
+from pymultiling.cli.shared.argument_types import name_and_path, whole_number
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
@@ -20,12 +20,12 @@ from pymultiling.cli.shared.options import (
     refuse_duplicates,
     texts_of,
 )
-from pymultiling.cli.shared.result_files import write_ablation
+from pymultiling.cli.shared.result_files import print_ablation, write_ablation
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.data.languages import match_language
+from pymultiling.methods.random_sets import DRAWS
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import add_random_sets, change_table, log_change, perplexity_table
 from pymultiling.runtime.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -67,10 +67,14 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--random",
-        metavar="SEED",
-        type=int,
-        help="for comparison, also measure a random set for each set, with as many neurons in each site and layer, "
-        "drawn with this seed (default: no random sets)",
+        metavar="N",
+        type=whole_number,
+        default=DRAWS,
+        help="for comparison, also measure N random sets for each set, with as many neurons in each site and layer; 0: "
+        "none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="seed of the random sets (default: %(default)s)"
     )
     replacement = parser.add_mutually_exclusive_group()
     replacement.add_argument(
@@ -118,13 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     texts = dict(arguments.texts)
     record = start_pass_record(arguments, texts | ({} if arguments.mean is None else {"mean": arguments.mean}))
     inputs = with_stdin(arguments, texts)
-    random_seed = arguments.random
-    record.note(seed=random_seed)
+    record.note(seed=arguments.seed if arguments.random else None)
     sets = read_sets(arguments.neurons)
     _compare_names(sets, texts)
     model, tokenizer = load(arguments, record)
-    if random_seed is not None:
-        sets = add_random_sets(sets, random_seed)
     mean = None
     if arguments.mean is not None:
         with record.stage("means"):
@@ -139,6 +140,8 @@ def run(arguments: argparse.Namespace) -> None:
             inputs,
             scale=arguments.scale,
             mean=mean,
+            random_draws=arguments.random,
+            seed=arguments.seed,
             batch_tokens=arguments.batch_tokens,
             **document_pass_options(arguments, "perplexity"),
         )
@@ -148,8 +151,5 @@ def run(arguments: argparse.Namespace) -> None:
         with record.stage("write"):
             write_ablation(perplexities, folder)
         record.write(folder)
-    print("perplexity of each language (columns) with each set deactivated (rows)")
-    print(perplexity_table(perplexities), end="\n\n")
-    print('change of log-perplexity against the row "none"')
-    print(change_table(log_change(perplexities)))
+    print_ablation(perplexities)
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")

@@ -23,20 +23,12 @@ from pymultiling.cli.shared.demo_detection import (
     load_demo,
     note_demo,
 )
-from pymultiling.cli.shared.result_files import write_ablation, write_detection
+from pymultiling.cli.shared.result_files import print_ablation, write_ablation, write_detection
 from pymultiling.cli.shared.run_record import start_record
+from pymultiling.methods.random_sets import DRAWS
 from pymultiling.results.folders import result_folder
 from pymultiling.results.run import Run
-from pymultiling.results.tables import (
-    add_random_sets,
-    change_table,
-    compare_own_effects,
-    counts_by_layer,
-    counts_by_site,
-    log_change,
-    own_effects_table,
-    perplexity_table,
-)
+from pymultiling.results.tables import counts_by_layer, counts_by_site
 
 if TYPE_CHECKING:
     import pandas
@@ -140,16 +132,8 @@ def _ablate(
     from pymultiling.methods.ablation import ablation_matrix
 
     with record.stage("ablate"):
-        sets = add_random_sets(sets, seed)
-        perplexities = ablation_matrix(model, tokenizer, sets, texts, pack=DOCUMENT_TOKENS, progress=progress)
-    change = log_change(perplexities)
-    print("Perplexity of held-out text in each language (columns) with these neurons deactivated (rows): none, a")
-    print("language's own, and as many random ones\n")
-    print(perplexity_table(perplexities), end="\n\n")
-    print('The same as change of log-perplexity against the row "none"\n')
-    print(change_table(change), end="\n\n")
-    print("A language's own neurons deactivated: the change for this language (own) and the mean change for the others")
-    print("(others). As many random neurons deactivated: the change for this language (random). A ratio is - where the")
-    print("change that it is divided by is not an increase.\n")
-    print(own_effects_table(compare_own_effects(change)))
+        perplexities = ablation_matrix(
+            model, tokenizer, sets, texts, random_draws=DRAWS, seed=seed, pack=DOCUMENT_TOKENS, progress=progress
+        )
+    print_ablation(perplexities)
     return perplexities

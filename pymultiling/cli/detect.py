@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
-from pymultiling.cli.shared.argument_types import count_or_fraction, name_and_path, site_names
+from pymultiling.cli.shared.argument_types import name_and_path, site_names
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
@@ -20,14 +19,10 @@ from pymultiling.cli.shared.options import (
 )
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_pass_record
+from pymultiling.cli.shared.selection import add_selection, print_detection, selection_rule
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.neurons.sites import SITES
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import counts_by_site
-
-if TYPE_CHECKING:
-    from pymultiling.methods.plnd import Detection
-    from pymultiling.neurons.selection import Threshold, TopK
 
 COMMAND = Command(
     name="detect",
@@ -56,41 +51,7 @@ def add(commands: Commands) -> None:
     add_model(parser, by_memory=True)
     add_documents(parser)
     add_pass(parser)
-    rule = parser.add_argument_group(
-        "selection of neurons",
-        "By default a neuron is selected for a language if it is among the most important neurons of its layer and "
-        "site in the language's documents. --threshold replaces this rule.",
-    )
-    rule.add_argument(
-        "--threshold",
-        metavar="E",
-        type=float,
-        help="select neurons whose importance is at least E in every document of the language (arXiv 2402.18815, "
-        "eq. 2) (default: not used)",
-    )
-    rule.add_argument(
-        "--ffn",
-        metavar="K",
-        type=count_or_fraction,
-        default=argparse.SUPPRESS,
-        help="how many FFN neurons of a layer count as the most important: a fraction such as 0.05, or a count such as "
-        "100 (default: 0.1)",
-    )
-    rule.add_argument(
-        "--attention",
-        metavar="K",
-        type=count_or_fraction,
-        default=argparse.SUPPRESS,
-        help="the same for each of q, k, v and o of a layer: a fraction, or a count (default: 0.1)",
-    )
-    rule.add_argument(
-        "--share",
-        metavar="S",
-        type=float,
-        default=argparse.SUPPRESS,
-        help="fraction of the language's documents in which a neuron must be among the most important, such as 0.7 "
-        "(default: 1.0, every document)",
-    )
+    add_selection(parser)
     parser.add_argument(
         "--sites",
         metavar="SITES",
@@ -134,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "corpus")
-    rule = _selection_rule(arguments)
+    rule = selection_rule(arguments)
     corpora = dict(arguments.corpus)
     record = start_pass_record(arguments, corpora)
     inputs = with_stdin(arguments, corpora)
@@ -161,35 +122,5 @@ def run(arguments: argparse.Namespace) -> None:
             write_detection(detection, folder, arguments.model)
         record.note(texts={language: asdict(report) for language, report in detection.corpora.items()})
         record.write(folder)
-    _print_detection(detection, rule)
+    print_detection(detection, rule)
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
-
-
-def _selection_rule(arguments: argparse.Namespace) -> TopK | Threshold:
-    from pymultiling.neurons.selection import Threshold, TopK
-
-    top = {name: getattr(arguments, name) for name in ("ffn", "attention", "share") if hasattr(arguments, name)}
-    if arguments.threshold is None:
-        try:
-            return TopK(**top)
-        except ValueError as error:
-            arguments.parser.error(str(error))
-    if top:
-        arguments.parser.error(f"argument --threshold: not allowed with --{next(iter(top))}")
-    return Threshold(arguments.threshold)
-
-
-def _print_detection(detection: Detection, rule: TopK | Threshold) -> None:
-    from pymultiling.neurons.selection import TopK
-
-    print(counts_by_site(detection.report()), end="\n\n")
-    for language, statistics in detection.statistics.items():
-        size = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
-        print(f"{language}: {size}; {detection.corpora[language]}")
-    if isinstance(rule, TopK) and rule.share == 1:
-        for language, neurons in detection.specific().items():
-            if not len(neurons):
-                print(
-                    f"{language}: no neuron was selected for this language only: try a --share below 1, such as 0.7, "
-                    "so that a neuron needs to be among the most important in fewer documents"
-                )

@@ -17,6 +17,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
+from pymultiling.methods.random_sets import add_random_sets
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.tensor_parallel import process_count
 from pymultiling.models.unwrap import require_language_model, unwrap
@@ -108,6 +109,8 @@ def ablation_matrix(
     *,
     scale: float = 0.0,
     mean: Mapping[str, Tensor] | None = None,
+    random_draws: int = 0,
+    seed: int = 0,
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
@@ -136,6 +139,9 @@ def ablation_matrix(
         scale: as in `deactivate`: the activations of the neurons are multiplied by it. 0 deactivates them.
         mean: as in `deactivate`: {site: (layers, neurons)}, values that the activations are set to. None: they are
             scaled.
+        random_draws: how many random sets to measure for each set, with as many neurons in each site and layer. One
+            draw says little, since draws can lie far apart; the command `ablate` takes 5.
+        seed: seed of the random sets.
         max_length: as in `perplexity`.
         batch_tokens: as in `perplexity`.
         pack: as in `perplexity`.
@@ -147,14 +153,15 @@ def ablation_matrix(
         verify: as in `importance`.
 
     Returns:
-        DataFrame of perplexities (float64). Rows: "none" (the model as it is) and the names of the sets. Columns: the
-        languages.
+        DataFrame of perplexities (float64). Rows: "none" (the model as it is) and the names of the sets, followed by
+        "random 1 as NAME", "random 2 as NAME", ... for each of them. Columns: the languages.
 
     Raises:
         CorpusError: as `perplexity`; the message names the language.
         CheckpointError: as `detect`.
         UnsupportedModel: as `deactivate` and `perplexity`.
-        ValueError: as `deactivate`, the message names the set; or a set is called "none".
+        ValueError: as `deactivate`, the message names the set; or a set is called "none" or as a random set; or
+            `random_draws` is below 0.
         NonFiniteActivations: as `perplexity`; the message names the language and the set.
 
     Warns:
@@ -162,7 +169,7 @@ def ablation_matrix(
     """
     import pandas
 
-    all_sets = prepend_none(model, sets)
+    all_sets = prepend_none(model, add_random_sets(sets, random_draws, seed))
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
     with unverified(not verify):
         sums = _sum_log_likelihoods(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from pymultiling.models.pretrained import pretrained
 from pymultiling.models.token_tensors import TokenIds, token_tensors
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.importance_statistics import NeuronStatistics
-from pymultiling.neurons.selection import Threshold, TopK
+from pymultiling.neurons.selection import Threshold, TopK, TopMean
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
@@ -111,14 +111,29 @@ class Detection:
 
     Attributes:
         neurons: {language: NeuronSet}, the neurons that were selected for the language.
-        statistics: {language: NeuronStatistics}. Another selection rule can be applied to them without measuring again:
-            `Threshold(...).select(statistics)`, or the same `TopK` with another `share`.
+        statistics: {language: NeuronStatistics}. `select` applies another rule to them without measuring again.
         corpora: {language: CorpusReport}, how many texts were read, left out or cut.
     """
 
     neurons: dict[str, NeuronSet]
     statistics: dict[str, NeuronStatistics]
     corpora: dict[str, CorpusReport] = field(default_factory=dict)
+
+    def select(self, rule: TopK | TopMean | Threshold) -> Detection:
+        """Selects other neurons from the same statistics, without measuring again.
+
+        Args:
+            rule: `TopK` of the fractions that the statistics count (see `NeuronStatistics.top`) or of those that were
+                measured, with any `share`; or `TopMean` or `Threshold`.
+
+        Returns:
+            A detection with the same statistics and corpora.
+
+        Raises:
+            ValueError: the statistics do not count what the rule needs.
+        """
+        neurons = {language: rule.select(statistics) for language, statistics in self.statistics.items()}
+        return replace(self, neurons=neurons)
 
     def specific(self, at_most: int = 1, minus: Iterable[str] = ()) -> dict[str, NeuronSet]:
         """Returns the neurons that were selected for a language and for few others.
@@ -246,7 +261,7 @@ def detect(
             neither a list nor a datasets.Dataset are not compared once it has been read to its end.
         UnsupportedModel: as `importance`.
         NonFiniteActivations: as `importance`; the message names language and document.
-        ValueError: as `importance`; or the processes made different calls.
+        ValueError: as `importance`; or `select` is another rule; or the processes made different calls.
 
     Warns:
         UserWarning: a batch does not fit in memory and is measured in halves, which gives the same result up to
@@ -255,6 +270,8 @@ def detect(
     """
     model = unwrap(model)
     select = select or TopK()
+    if not isinstance(select, (TopK, Threshold)):
+        raise ValueError(f"select must be TopK or Threshold, got {select!r}: use the result's select() for other rules")
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
@@ -266,7 +283,7 @@ def detect(
 
     def measure(batch: Batch, _: BatchSource) -> Pending[NeuronStatistics]:
         values, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
-        statistics = NeuronStatistics.of_batch(values, select.votes(values), batch.tokens, rule)
+        statistics = NeuronStatistics.of_counts(values, *select.count(values), batch.tokens, rule)
         return Pending.checked(statistics, len(batch.order), require_finite)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:

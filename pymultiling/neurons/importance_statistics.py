@@ -1,14 +1,15 @@
-"""NeuronStatistics: sums, minima and votes of importance over documents."""
+"""NeuronStatistics: sums, minima, votes and ranks of importance over documents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pymultiling.neurons.ranking import TOP_FRACTIONS, count_top
 from pymultiling.neurons.sites import SITES
 from pymultiling.runtime.device_copies import add, sums_device, to_device
 from pymultiling.runtime.processes import Processes
@@ -16,15 +17,16 @@ from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 FORMAT = "pymultiling.statistics/1"
-KINDS = ("sum", "minimum", "votes")  # a file has a tensor KIND.SITE for each
+KINDS = ("sum", "minimum", "votes", "top")  # a file has a tensor KIND.SITE for each; earlier files lack "top"
 
 
 @dataclass
 class NeuronStatistics:
     """Statistics of every neuron's importance over some documents.
 
-    `a + b` are the statistics of the documents of both: `minimum`, `votes` and the counts bit for bit, `sum` to
+    `a + b` are the statistics of the documents of both: `minimum`, `votes`, `top` and the counts bit for bit, `sum` to
     rounding. They are on the device of b. Statistics of different rules, sites or models cannot be added (ValueError).
+    If one of them has no `top`, the sum has none.
 
     Attributes:
         documents: number of documents.
@@ -34,6 +36,9 @@ class NeuronStatistics:
         votes: {site: (layers, neurons) int64}, number of documents in which the rule selected the neuron.
         rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it. `detect` appends "; " and
             how importance is defined: the score, the zeroing and whether q and k are estimated.
+        top: {site: (6, layers, neurons) int32}, number of documents in which the neuron is among the most important
+            0.5, 1, 2, 5, 10 and 20 % of its layer and site, in this order. A neuron whose importance in a document is 0
+            is not among them. It is empty if the statistics come from a file of a version that did not count them.
     """
 
     documents: int
@@ -42,6 +47,7 @@ class NeuronStatistics:
     minimum: dict[str, Tensor]
     votes: dict[str, Tensor]
     rule: str
+    top: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of_nothing(
@@ -56,7 +62,7 @@ class NeuronStatistics:
             dtype: dtype of the importance.
 
         Returns:
-            Statistics with `documents` and `tokens` 0, `sum` and `votes` 0, and `minimum` inf.
+            Statistics with `documents` and `tokens` 0, `sum`, `votes` and `top` 0, and `minimum` inf.
         """
         shapes = {site: (layers, width) for site, width in widths.items()}
         return cls(
@@ -66,6 +72,7 @@ class NeuronStatistics:
             minimum={site: torch.full(shape, torch.inf, dtype=dtype) for site, shape in shapes.items()},
             votes={site: torch.zeros(shape, dtype=torch.int64) for site, shape in shapes.items()},
             rule=rule,
+            top={site: torch.zeros((len(TOP_FRACTIONS), *shape), dtype=torch.int32) for site, shape in shapes.items()},
         )
 
     @classmethod
@@ -83,14 +90,39 @@ class NeuronStatistics:
         Returns:
             The statistics, on the device of the importance; on the CPU if the device has no float64.
         """
+        counts = {site: selected.sum(0) for site, selected in votes.items()}
+        return cls.of_counts(importance, counts, count_top(importance), tokens, rule)
+
+    @classmethod
+    def of_counts(
+        cls,
+        importance: Mapping[str, Tensor],
+        votes: Mapping[str, Tensor],
+        top: Mapping[str, Tensor],
+        tokens: int,
+        rule: str,
+    ) -> NeuronStatistics:
+        """Makes the statistics of one batch of documents whose votes and ranks are counted already.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+            votes: {site: (layers, neurons)}, in how many documents the rule selects the neuron.
+            top: {site: (6, layers, neurons)}, as the attribute `top`.
+            tokens: number of tokens of the batch, without padding.
+            rule: the rule that selected the votes.
+
+        Returns:
+            The statistics, on the device of the importance; on the CPU if the device has no float64.
+        """
         device = sums_device(next(iter(importance.values())).device)
         return cls(
             documents=next(iter(importance.values())).shape[0],
             tokens=tokens,
             sum={site: values.to(device).sum(0, dtype=torch.float64) for site, values in importance.items()},
             minimum={site: values.amin(0).to(device) for site, values in importance.items()},
-            votes={site: selected.sum(0).to(device) for site, selected in votes.items()},
+            votes={site: count.to(device, torch.int64) for site, count in votes.items()},
             rule=rule,
+            top={site: count.to(device, torch.int32) for site, count in top.items()},
         )
 
     def __add__(self, other: NeuronStatistics) -> NeuronStatistics:
@@ -119,6 +151,7 @@ class NeuronStatistics:
             },
             votes={site: add(self.votes[site], other.votes[site]) for site in self.votes},
             rule=self.rule,
+            top={site: add(self.top[site], other.top[site]) for site in self.top} if other.top else {},
         )
 
     def over(self, processes: Processes) -> NeuronStatistics:
@@ -130,16 +163,25 @@ class NeuronStatistics:
         Returns:
             The statistics of all documents, on the CPU, the same in every process.
         """
-        documents, tokens = processes.total(torch.tensor([self.documents, self.tokens])).tolist()
+        facts = torch.tensor([self.documents, self.tokens, int(not self.top)])
+        documents, tokens, without_top = processes.total(facts).tolist()
         # Every process needs the same order of the sites, and loading from a file may change it.
-        sites = [site for site in SITES if site in self.sum]
+        sites: list[str] = [site for site in SITES if site in self.sum]
+        sums = {site: processes.total(self.sum[site].cpu()) for site in sites}
+        minimum = {site: processes.least(self.minimum[site].cpu()) for site in sites}
+        # Votes and ranks are copied from the device together, since the host waits for every copy.
+        counts = {site: self.votes[site].unsqueeze(0) for site in sites}
+        if not without_top:
+            counts = {site: torch.cat([votes, self.top[site]]) for site, votes in counts.items()}
+        totals = {site: processes.total(count.cpu()) for site, count in counts.items()}
         return NeuronStatistics(
             documents=documents,
             tokens=tokens,
-            sum={site: processes.total(self.sum[site].cpu()) for site in sites},
-            minimum={site: processes.least(self.minimum[site].cpu()) for site in sites},
-            votes={site: processes.total(self.votes[site].cpu()) for site in sites},
+            sum=sums,
+            minimum=minimum,
+            votes={site: total[0] for site, total in totals.items()},
             rule=self.rule,
+            top={} if without_top else {site: total[1:].int() for site, total in totals.items()},
         )
 
     def mean(self, site: str) -> Tensor:
@@ -186,10 +228,11 @@ class NeuronStatistics:
             sites: list[str] = [site for site in SITES if f"sum.{site}" in file.shapes]
             if not sites:
                 raise file.damaged("it has no site")
-            schemas = {f"{kind}.{site}": _schema(kind, site, documents) for kind in KINDS for site in sites}
+            kinds = KINDS if any(name.startswith("top.") for name in file.shapes) else KINDS[:-1]
+            schemas = {f"{kind}.{site}": _schema(kind, site, documents) for kind in kinds for site in sites}
             tensors = file.read(schemas)
-        kinds = {kind: {site: tensors[f"{kind}.{site}"] for site in sites} for kind in KINDS}
-        return cls(documents, tokens, rule=rule, **kinds)
+        values = {kind: {site: tensors[f"{kind}.{site}"] for site in sites} for kind in kinds}
+        return cls(documents, tokens, rule=rule, **values)
 
 
 def _schema(kind: str, site: str, documents: int) -> TensorSchema:
@@ -197,6 +240,8 @@ def _schema(kind: str, site: str, documents: int) -> TensorSchema:
     shape = ("layers", f"neurons of {site}")
     if kind == "votes":
         return TensorSchema((torch.int64,), shape, 0, documents)
+    if kind == "top":
+        return TensorSchema((torch.int32,), (len(TOP_FRACTIONS), *shape), 0, documents)
     if documents:
         return TensorSchema((torch.float64,) if kind == "sum" else FLOATS, shape, 0)
     if kind == "sum":

@@ -1,8 +1,9 @@
-"""Rules that select neurons by importance: the paper's threshold, and the top k of its published code."""
+"""Rules that select neurons by importance: the paper's threshold, the top k of its published code, the top means."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -10,11 +11,32 @@ import torch
 from torch import Tensor
 
 from pymultiling.neurons.importance_statistics import NeuronStatistics
+from pymultiling.neurons.ranking import TOP_FRACTIONS, count_among, count_top, top_amount, top_amounts
 from pymultiling.neurons.sets import NeuronSet
 
 
 @dataclass(frozen=True)
-class TopK:
+class _Amounts:
+    """How many neurons of a layer count as the most important: k for FFN neurons and for those of attention."""
+
+    ffn: float | int = 0.1
+    attention: float | int = 0.1
+
+    def __post_init__(self) -> None:
+        for name, amount in (("ffn", self.ffn), ("attention", self.attention)):
+            if not amount >= 0 or (amount > 1 and not isinstance(amount, Integral)):
+                raise ValueError(f"{name} must be a fraction from 0.0 to 1.0 or a count, got {amount!r}")
+
+    def _k(self, site: str, width: int) -> int:
+        return top_amount(self.ffn if site == "ffn" else self.attention, width)
+
+    def _describe(self) -> str:
+        ffn, attention = (int(x) if isinstance(x, Integral) else float(x) for x in (self.ffn, self.attention))
+        return f"ffn {ffn!r}, attention {attention!r}"
+
+
+@dataclass(frozen=True)
+class TopK(_Amounts):
     """Selects a neuron that is among the k most important of its layer and site in enough documents.
 
     A neuron whose importance in a document is 0 is not among the k of this document.
@@ -30,18 +52,14 @@ class TopK:
         ValueError: an argument is outside its range.
     """
 
-    ffn: float | int = 0.1
-    attention: float | int = 0.1
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, amount in (("ffn", self.ffn), ("attention", self.attention)):
-            if amount < 0 or (amount > 1 and not isinstance(amount, Integral)):
-                raise ValueError(f"{name} must be a fraction from 0.0 to 1.0 or a count, got {amount!r}")
+        super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
 
-    def votes(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
+    def votes(self, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Finds the k most important neurons of every document, layer and site.
 
         Args:
@@ -50,41 +68,107 @@ class TopK:
         Returns:
             {site: (documents, layers, neurons) bool}, True for the k most important neurons.
         """
-        return {site: self._top(site, values) for site, values in importance.items()}
+        votes = {}
+        for site, values in importance.items():
+            top = values.topk(self._k(site, values.shape[-1]), dim=-1).indices
+            votes[site] = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, top, True) & (values > 0)
+        return votes
+
+    def count(self, importance: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Counts votes, and ranks for `NeuronStatistics.top`, with one ranking of every document, layer and site.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+
+        Returns:
+            {site: (layers, neurons)}, in how many documents the neuron is among the k; and {site: (6, layers,
+            neurons)}, as `NeuronStatistics.top`.
+        """
+        votes, top = {}, {}
+        for site, values in importance.items():
+            width = values.shape[-1]
+            counts = count_among(values, [self._k(site, width), *top_amounts(width)])
+            votes[site], top[site] = counts[0], counts[1:]
+        return votes, top
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
         """Selects the neurons that have votes from at least `share` of the documents, and from at least one.
 
         Args:
-            statistics: the statistics of one language, measured with this rule, though perhaps with another `share`.
+            statistics: the statistics of one language. They were measured with this rule, though perhaps with another
+                `share`; or they have `NeuronStatistics.top` for the k of this rule: 0.5, 1, 2, 5, 10 or 20 % of a layer
+                and site.
 
         Returns:
             The selected neurons.
 
         Raises:
-            ValueError: the statistics were measured with another rule.
+            ValueError: the statistics do not hold the votes of this rule.
         """
-        # `detect` appends how importance is defined. No rule of a selection contains "; ".
-        if statistics.rule.split("; ")[0] != self.rule():
-            raise ValueError(
-                f"these statistics hold the votes of {statistics.rule}, not of {self.rule()}: measure again with this "
-                "rule, or select by another share or by Threshold"
-            )
         needed = max(1, math.ceil(self.share * statistics.documents - 1e-9))
-        return NeuronSet({site: votes >= needed for site, votes in statistics.votes.items()})
+        return NeuronSet({site: votes >= needed for site, votes in self._votes_in(statistics).items()})
 
     def rule(self) -> str:
         """Returns the text that identifies the votes of this rule: its k, without `share`."""
-        ffn, attention = (int(x) if isinstance(x, Integral) else float(x) for x in (self.ffn, self.attention))
-        return f"top-k, ffn {ffn!r}, attention {attention!r}"
+        return f"top-k, {self._describe()}"
 
-    def _top(self, site: str, values: Tensor) -> Tensor:
-        amount, width = self.ffn if site == "ffn" else self.attention, values.shape[-1]
-        # A fraction above 0 selects at least one neuron.
-        k = amount if isinstance(amount, Integral) else max(round(amount * width), amount > 0)
-        top = torch.zeros_like(values, dtype=torch.bool)
-        top.scatter_(-1, values.topk(min(int(k), width), dim=-1).indices, True)
-        return top & (values > 0)
+    def _votes_in(self, statistics: NeuronStatistics) -> dict[str, Tensor]:
+        # `detect` appends how importance is defined. No rule of a selection contains "; ".
+        if statistics.rule.split("; ")[0] == self.rule():
+            return statistics.votes
+        votes = {}
+        for site, values in statistics.votes.items():
+            width = values.shape[-1]
+            k, amounts = self._k(site, width), top_amounts(width) if statistics.top else []
+            if k in amounts:
+                votes[site] = statistics.top[site][amounts.index(k)]
+            elif k == 0:
+                votes[site] = torch.zeros_like(values)
+            else:
+                fractions = ", ".join(map(str, TOP_FRACTIONS))
+                counted = f" and of the fractions {fractions}" if statistics.top else " alone, as earlier versions do"
+                choices = "one of these fractions, by another share" if statistics.top else "another share"
+                raise ValueError(
+                    f"these statistics hold the votes of {statistics.rule}{counted}, not of {self.rule()}: select by "
+                    f"{choices}, by TopMean or by Threshold, or measure again with this rule"
+                )
+        return votes
+
+
+@dataclass(frozen=True)
+class TopMean(_Amounts):
+    """Selects the k neurons of each layer and site whose mean importance over the documents is the largest.
+
+    It works on any statistics with any k. A few documents in which a neuron matters very much are enough for it, unlike
+    with `TopK`. A neuron whose mean is 0 is not selected.
+
+    Args:
+        ffn: k for the FFN neurons of a layer: a fraction of them (float, 0.0 to 1.0) or a count (int).
+        attention: k for each of the sites q, k, v and o: a fraction of a layer's neurons (float, 0.0 to 1.0) or a count
+            (int).
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+
+    def select(self, statistics: NeuronStatistics) -> NeuronSet:
+        """Selects the neurons.
+
+        Args:
+            statistics: the statistics of one language, measured with any rule.
+
+        Returns:
+            The selected neurons. The set is empty if the statistics have no documents.
+        """
+        masks = {}
+        for site, values in statistics.sum.items():
+            top = values.topk(self._k(site, values.shape[-1]), dim=-1).indices
+            masks[site] = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, top, True) & (values > 0)
+        return NeuronSet(masks)
+
+    def rule(self) -> str:
+        """Returns the text that identifies this rule."""
+        return f"top mean, {self._describe()}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +183,7 @@ class Threshold:
 
     epsilon: float
 
-    def votes(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
+    def votes(self, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Finds the neurons whose importance in a document is at least epsilon.
 
         Args:
@@ -109,6 +193,18 @@ class Threshold:
             {site: (documents, layers, neurons) bool}, True where the importance is at least epsilon.
         """
         return {site: values >= self.epsilon for site, values in importance.items()}
+
+    def count(self, importance: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Counts votes, and ranks for `NeuronStatistics.top`.
+
+        Args:
+            importance: {site: (documents, layers, neurons)}.
+
+        Returns:
+            {site: (layers, neurons)}, in how many documents the importance is at least epsilon; and {site: (6, layers,
+            neurons)}, as `NeuronStatistics.top`.
+        """
+        return {site: votes.sum(0) for site, votes in self.votes(importance).items()}, count_top(importance)
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
         """Selects the neurons whose smallest importance is at least epsilon.

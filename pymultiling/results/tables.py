@@ -8,25 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pymultiling.methods.random_sets import draws_by_set
+
 if TYPE_CHECKING:
     import pandas
 
     from pymultiling.neurons.activation_statistics import ActivationStatistics
-    from pymultiling.neurons.sets import NeuronSet
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Formats a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def add_random_sets(sets: Mapping[str, NeuronSet], seed: int) -> dict[str, NeuronSet]:
-    """Returns the sets and, for each, a random set of the same size. Set number n is drawn with seed + n."""
-    random_sets = {
-        random_name(name): neurons.random_like(seed + number) for number, (name, neurons) in enumerate(sets.items())
-    }
-    return {**sets, **random_sets}
 
 
 def counts_by_site(report: pandas.DataFrame) -> str:
@@ -95,13 +88,17 @@ def log_change(perplexities: pandas.DataFrame) -> pandas.DataFrame:
     return (logs - logs.loc["none"]).drop(index="none")
 
 
-def random_name(name: str) -> str:
-    """Returns the name of the random set with as many neurons as set `name`."""
-    return f"random as {name}"
+def mean_of_draws(change: pandas.DataFrame) -> pandas.DataFrame:
+    """Returns the table of `log_change` with one row for all random sets of a set, their mean, "random as NAME"."""
+    draws = draws_by_set(change.index)
+    table = change.drop(index=[row for rows in draws.values() for row in rows])
+    for name, rows in draws.items():
+        table.loc[f"random as {name}"] = change.loc[rows].mean()
+    return table
 
 
 def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
-    """Compares the effect that each language's own neurons have on the language itself with two other effects.
+    """Compares the effect that each set has on the language of its name with two other effects.
 
     The two are the effect of the same neurons on the other languages, and that of random neurons on the language.
 
@@ -109,42 +106,68 @@ def compare_own_effects(change: pandas.DataFrame) -> pandas.DataFrame:
         change: the table of `log_change`. A row with the name of a column is the language's own set.
 
     Returns:
-        A row for each language with an own set, and row "mean". Columns: own; others, the mean over the other
-        languages; random, if there are random sets; and the ratios own/others and own/random, NaN if the divisor is not
-        above zero.
+        A row for each set, and row "mean" over the sets of languages. Columns: own; others, the mean over the other
+        languages; if there are random sets, random, the mean over the draws, and random_least and random_most, the
+        smallest and the largest of them; and the ratios own/others and own/random, NaN if the divisor is not above
+        zero. A set without texts of its name has `others` only.
     """
     import pandas
 
-    languages = [name for name in change.index if name in change.columns]
-    table = pandas.DataFrame(index=languages)
-    table["own"] = [change.loc[name, name] for name in languages]
-    table["others"] = [change.loc[name].drop(name).mean() for name in languages]
-    if all(random_name(name) in change.index for name in languages):
-        table["random"] = [change.loc[random_name(name), name] for name in languages]
-    table.loc["mean"] = table.mean()
-    for column in table.columns[1:]:
-        table[f"own/{column}"] = table["own"] / table[column].where(table[column] > 0)
+    draws = draws_by_set(change.index)
+    random_rows = {row for rows in draws.values() for row in rows}
+    sets = [name for name in change.index if name not in random_rows]
+    languages = [name for name in sets if name in change.columns]
+    table = pandas.DataFrame(index=sets, columns=["own", "others"], dtype=float)
+    table["own"] = pandas.Series({name: change.loc[name, name] for name in languages}, dtype=float)
+    table["others"] = [change.loc[name].drop(name, errors="ignore").mean() for name in sets]
+    if languages and all(name in draws for name in languages):
+        drawn = {name: change.loc[draws[name], name] for name in languages}
+        for column, statistic in (("random", "mean"), ("random_least", "min"), ("random_most", "max")):
+            table[column] = pandas.Series({name: getattr(values, statistic)() for name, values in drawn.items()})
+    table.loc["mean"] = table.loc[languages].mean()
+    if "random" in table:
+        table.loc["mean", ["random_least", "random_most"]] = float("nan")
+    for column in ("others", "random"):
+        if column in table:
+            table[f"own/{column}"] = table["own"] / table[column].where(table[column] > 0)
     return table
 
 
 def perplexity_table(perplexities: pandas.DataFrame) -> str:
-    """Formats the table of `ablation_matrix`."""
-    return perplexities.to_string(float_format=lambda value: f"{value:,.2f}" if value < 1000 else f"{value:,.0f}")
+    """Formats the table of `ablation_matrix`, with the geometric mean of the perplexities of a set's random sets."""
+    import numpy
+    import pandas
+
+    table = pandas.DataFrame(numpy.exp(mean_of_draws(pandas.DataFrame(numpy.log(perplexities)))))
+    return table.to_string(float_format=lambda value: f"{value:,.2f}" if value < 1000 else f"{value:,.0f}")
 
 
 def change_table(change: pandas.DataFrame) -> str:
-    """Formats the table of `log_change`."""
-    return (change.round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0 turns -0.0 into 0.0
+    """Formats the table of `log_change`, with the mean over a set's random sets."""
+    return (mean_of_draws(change).round(3) + 0.0).to_string(float_format="{:+.3f}".format)  # + 0.0 turns -0.0 into 0.0
+
+
+HOW_TO_READ = (
+    "A set is specific to its language if the rise of log-perplexity in this language (own) is several times that in "
+    "the other languages (others) and that with as many random neurons off (random)."
+)
 
 
 def own_effects_table(table: pandas.DataFrame) -> str:
     """Formats the table of `compare_own_effects`: changes with their sign, ratios as multiples.
 
-    Ratios above 100 are mostly noise and are shown as "> 100x".
+    Ratios above 100 are mostly noise and are shown as "> 100x". The smallest and the largest change of the random sets
+    are one column.
     """
-    formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in map(str, table)}
     rounded = table.round(3) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return rounded.to_string(formatters=formats, na_rep="-")
+    formats = {column: _multiple if "/" in column else "{:+.3f}".format for column in map(str, table)}
+    texts: pandas.DataFrame = rounded.apply(
+        lambda column: column.map(lambda value: "-" if value != value else formats[column.name](value))
+    )
+    if "random_least" in texts:
+        both = texts.pop("random_least") + " to " + texts.pop("random_most")
+        texts.insert(list(texts.columns).index("random") + 1, "least to most", both.replace("- to -", "-"))
+    return texts.to_string()
 
 
 def _multiple(ratio: float) -> str:

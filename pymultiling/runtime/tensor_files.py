@@ -19,7 +19,7 @@ from pymultiling.runtime.storage import TENSOR_COUNT, parse_metadata
 MAX_TENSORS = 100_000  # of a file: far more than any model of the library gives, and few enough to list in a second
 MAX_COUNT = 2**63 - 1
 # {dtype: its name in a safetensors file}, of those that the library writes
-DTYPE_NAMES = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32", torch.float64: "F64"}
+DTYPE_NAMES = {torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64", torch.float32: "F32", torch.float64: "F64"}
 FLOATS = (torch.float32, torch.float64)
 
 Number: TypeAlias = float | int

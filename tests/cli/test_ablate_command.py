@@ -13,20 +13,43 @@ from tests.support.tiny_text import tiny_tokenizer, write_text
 def test_writes_perplexities_and_changes_with_each_set_deactivated(model, tmp_path, corpora, capsys):
     assert detect(model, corpora, tmp_path / "found") == 0
     french_set = tmp_path / "found" / "neurons" / "fr.safetensors"
-    sets = ["--neurons", tmp_path / "found" / "specific", "--neurons", f"all={french_set}", "--random", 3]
+    sets = ["--neurons", tmp_path / "found" / "specific", "--neurons", f"all={french_set}", "--random", 2, "--seed", 3]
     texts = repeat("--texts", corpora)
     assert run("ablate", "--model", model, *sets, *texts, "--out", tmp_path / "out", *SMALL_BATCHES) == 0
     perplexities = pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col="off")
     change = pandas.read_csv(tmp_path / "out" / "log_change.csv", index_col="off")
-    names = ["de", "fr", "all", "random as de", "random as fr", "random as all"]
+    drawn = [f"random {draw} as {name}" for name in ("de", "fr", "all") for draw in (1, 2)]
+    names = ["de", "fr", "all", *drawn]
     assert list(perplexities.index) == ["none", *names] and list(change.index) == names
     assert list(perplexities.columns) == ["fr", "de"]
     ratio = torch.tensor(perplexities.loc["all", "fr"] / perplexities.loc["none", "fr"])
     assert change.loc["all", "fr"] == pytest.approx(ratio.log().item())
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] == 3
+    table = pandas.read_csv(tmp_path / "out" / "ablation.csv", index_col="language")
+    draws = change.loc[["random 1 as fr", "random 2 as fr"], "fr"]
+    assert list(table.index) == ["de", "fr", "all", "mean"] and pandas.isna(table.loc["all", "own"])
+    assert table.loc["fr", "own"] == pytest.approx(change.loc["fr", "fr"])
+    assert table.loc["fr", "others"] == pytest.approx(change.loc["fr", "de"])
+    expected = [draws.mean(), draws.min(), draws.max()]
+    assert table.loc["fr", ["random", "random_least", "random_most"]].tolist() == pytest.approx(expected)
     printed = capsys.readouterr().out
-    assert "perplexity" in printed and "change of log-perplexity" in printed
+    for text in ("Perplexity", "change of log-perplexity", "specific to its language if", "random as fr"):
+        assert text in printed
+    assert "random 1 as fr" not in printed
+    lines = printed.splitlines()
+    assert lines[-7].split()[:5] == ["own", "others", "random", "least", "to"]  # a heading, and a line for each set
+    assert [line.split()[0] for line in lines[-6:-2]] == ["de", "fr", "all", "mean"], lines
+
+
+def test_draws_five_random_sets_unless_told_otherwise(model, tmp_path, corpora):
+    pml.NeuronSet({"ffn": torch.eye(2, 37, dtype=torch.bool)}).save(tmp_path / "fr.safetensors")
+    arguments = ["--neurons", f"fr={tmp_path / 'fr.safetensors'}", "--texts", f"fr={corpora['fr']}", *SMALL_BATCHES]
+    for options, draws, seed in (((), 5, 0), (("--random", 0), 0, None)):
+        assert run("ablate", "--model", model, *arguments, *options, "--out", tmp_path / "out") == 0
+        rows = list(pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col="off").index)
+        assert rows == ["none", "fr", *(f"random {draw + 1} as fr" for draw in range(draws))]
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] == seed
 
 
 @pytest.mark.parametrize("change", [("--scale", "2"), ("--mean", "fr")])

@@ -93,6 +93,20 @@ def test_a_corpus_is_read_while_it_is_measured(monkeypatch):
             assert number - 5 * batch <= 5 * texts_of_a_chunk
 
 
+def test_another_rule_selects_from_the_same_statistics_what_it_selects_when_it_measures():
+    measured = detect(select=pml.TopK(ffn=0.3, attention=0.3))
+    for rule in (pml.TopK(ffn=0.2, attention=0.1, share=0.5), pml.Threshold(1e-4)):
+        selected, truth = measured.select(rule), detect(select=rule)
+        assert selected.neurons == truth.neurons and any(map(len, truth.neurons.values()))
+        assert selected.statistics is measured.statistics and selected.corpora is measured.corpora
+    assert measured.select(pml.TopMean(0.1)).neurons["fr"] == pml.TopMean(0.1).select(measured.statistics["fr"])
+
+
+def test_a_rule_that_has_no_votes_cannot_be_measured():
+    with pytest.raises(ValueError, match="select must be TopK or Threshold, got TopMean"):
+        detect(select=pml.TopMean())
+
+
 def test_specific_neurons_are_those_of_at_most_so_many_languages():
     def neurons(*members: int) -> pml.NeuronSet:
         mask = torch.zeros(1, 4, dtype=torch.bool)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymultiling import CheckpointError, NeuronStatistics, TopK
+from pymultiling.runtime.storage import read_metadata
 
 LAYERS, WIDTHS = 2, {"ffn": 5, "q": 4}
 RULE = TopK(ffn=2, attention=1)
@@ -28,6 +31,7 @@ def assert_same(a: NeuronStatistics, b: NeuronStatistics) -> None:
     for site in WIDTHS:
         assert torch.equal(a.minimum[site], b.minimum[site])
         assert torch.equal(a.votes[site], b.votes[site])
+        assert torch.equal(a.top[site], b.top[site])
         torch.testing.assert_close(a.sum[site], b.sum[site], rtol=1e-14, atol=0)
 
 
@@ -54,6 +58,22 @@ def test_of_batch_has_the_counts_minima_means_and_votes_of_its_documents():
     assert torch.equal(statistics.minimum["q"], values["q"].amin(0))
     torch.testing.assert_close(statistics.mean("q"), values["q"].double().mean(0))
     assert statistics.votes["q"].sum(1).tolist() == [3, 3] and statistics.votes["ffn"].sum(1).tolist() == [6, 6]
+
+
+def test_the_sum_with_statistics_of_an_earlier_version_has_no_ranks():
+    a = make_statistics(importance(2, 0))
+    earlier = replace(a, top={})
+    assert (a + earlier).top == (earlier + a).top == (earlier + EMPTY).top == {}
+    assert torch.equal((a + earlier).votes["ffn"], 2 * a.votes["ffn"])
+
+
+def test_files_of_an_earlier_version_load_without_ranks(tmp_path):
+    """They have a tensor for each of sum, minimum and votes, and the number of their tensors in the metadata."""
+    path, a = tmp_path / "a.safetensors", make_statistics(importance(2, 0))
+    replace(a, top={}).save(path)
+    assert read_metadata(path)["tensor_count"] == "6"
+    loaded = NeuronStatistics.load(path)
+    assert loaded.top == {} and torch.equal(loaded.votes["q"], a.votes["q"])
 
 
 def test_statistics_of_different_rules_sites_or_models_cannot_be_added():

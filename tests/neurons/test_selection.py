@@ -3,7 +3,8 @@ import pytest
 import torch
 
 import pymultiling as pml
-from pymultiling import NeuronStatistics, Threshold, TopK
+from pymultiling import NeuronStatistics, Threshold, TopK, TopMean
+from pymultiling.neurons.ranking import TOP_FRACTIONS
 
 IMPORTANCE = {  # (3 documents, 1 layer, 4 neurons)
     "ffn": torch.tensor([[[4.0, 3, 2, 1]], [[4.0, 3, 2, 5]], [[4.0, 0, 3, 5]]]),
@@ -12,7 +13,8 @@ IMPORTANCE = {  # (3 documents, 1 layer, 4 neurons)
 
 
 def select(rule) -> dict[str, list[int]]:
-    statistics = NeuronStatistics.of_batch(IMPORTANCE, rule.votes(IMPORTANCE), 9, rule.rule())
+    measured = rule if hasattr(rule, "votes") else TopK()
+    statistics = NeuronStatistics.of_batch(IMPORTANCE, measured.votes(IMPORTANCE), 9, measured.rule())
     return {site: mask[0].nonzero().flatten().tolist() for site, mask in rule.select(statistics).sites.items()}
 
 
@@ -30,6 +32,10 @@ def select(rule) -> dict[str, list[int]]:
         (TopK(ffn=0.0001, share=0.6), [3]),
         (TopK(ffn=0), []),
         (TopK(ffn=0.0), []),
+        (TopMean(ffn=1), [0]),  # means 4, 2, 2 1/3, 3 2/3
+        (TopMean(ffn=0.5), [0, 3]),
+        (TopMean(ffn=3), [0, 2, 3]),
+        (TopMean(ffn=0), []),
         (Threshold(2), [0, 2]),
         (Threshold(2.001), [0]),
         (Threshold(0), [0, 1, 2, 3]),
@@ -62,15 +68,52 @@ def test_votes_of_another_rule_are_refused():
     assert len(Threshold(2).select(statistics))
 
 
+def random_statistics(rule) -> tuple[dict[str, torch.Tensor], NeuronStatistics]:
+    generator = torch.Generator().manual_seed(1)
+    values = {site: torch.rand(7, 2, width, generator=generator) for site, width in (("ffn", 300), ("v", 60))}
+    votes, top = rule.count(values)
+    return values, NeuronStatistics.of_counts(values, votes, top, 99, rule.rule())
+
+
+@pytest.mark.parametrize("measured", [TopK(0.03, 3), Threshold(0.5)])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+@pytest.mark.parametrize("fraction", TOP_FRACTIONS)
+def test_every_counted_fraction_selects_as_if_it_had_been_measured(fraction, share, measured):
+    values, statistics = random_statistics(measured)
+    for rule in (TopK(fraction, fraction, share), TopK(0, fraction, share), TopK(round(300 * fraction), 0, share)):
+        expected = NeuronStatistics.of_batch(values, rule.votes(values), 99, rule.rule())
+        assert rule.select(statistics) == rule.select(expected)
+
+
+@pytest.mark.parametrize("rule", [TopK(), TopK(0.03, 3), TopK(0, 0), TopK(1.0, 1000), Threshold(0.5)])
+def test_count_agrees_with_the_sum_of_the_votes(rule):
+    values, statistics = random_statistics(rule)
+    for site, votes in rule.votes(values).items():
+        assert torch.equal(statistics.votes[site], votes.sum(0))
+
+
+def test_fractions_that_are_not_counted_are_refused_with_those_that_are():
+    _, statistics = random_statistics(TopK())
+    with pytest.raises(ValueError, match=r" 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, not of top-k, ffn 0.03,"):
+        TopK(0.03, 0.05).select(statistics)
+    statistics.top = {}
+    with pytest.raises(ValueError, match=r"alone, as earlier .*, not of top-k, ffn 0.05, .* another share, by"):
+        TopK(0.05, 0.05).select(statistics)
+    assert len(TopK(share=0.2).select(statistics)) and len(TopMean(0.03, 0.03).select(statistics))
+
+
 def test_no_neuron_is_selected_without_documents():
-    for rule in (TopK(1.0, 1.0), Threshold(0.0)):
-        assert len(rule.select(NeuronStatistics.of_nothing({"ffn": 3}, 2, rule.rule()))) == 0
+    for rule in (TopK(1.0, 1.0), TopK(0.01, 0.01), Threshold(0.0), TopMean()):
+        assert len(rule.select(NeuronStatistics.of_nothing({"ffn": 3}, 2, TopK(1.0, 1.0).rule()))) == 0
 
 
 @pytest.mark.parametrize("arguments", [{"ffn": 1.5}, {"ffn": -1}, {"attention": -0.1}, {"share": 0}, {"share": 1.1}])
 def test_amounts_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         pml.TopK(**arguments)
+    if "share" not in arguments:
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            pml.TopMean(**arguments)
 
 
 def test_rule_texts_differ_if_votes_differ():

@@ -81,11 +81,12 @@ def test_processes_that_do_not_do_the_same_fail_with_the_difference(tmp_path, ho
 
 
 def assert_same(result: pml.NeuronStatistics, truth: pml.NeuronStatistics) -> None:
-    """Compares votes and minima bit for bit, and sums to rounding, since processes add in another order."""
+    """Compares votes, ranks and minima bit for bit, and sums to rounding, since processes add in another order."""
     assert (result.documents, result.tokens) == (truth.documents, truth.tokens)
     for site in pml.SITES:
         assert torch.equal(result.minimum[site], truth.minimum[site])
         assert torch.equal(result.votes[site], truth.votes[site])
+        assert torch.equal(result.top[site], truth.top[site])
         torch.testing.assert_close(result.sum[site], truth.sum[site], rtol=1e-12, atol=0)
 
 

@@ -10,6 +10,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Format(NamedTuple):
 
 
 def values_of_statistics(name: str) -> tuple[float, ...]:
-    return (-1, DOCUMENTS + 1) if name.startswith("votes") else (-1.0, INFINITY, -INFINITY, NAN)
+    return (-1, DOCUMENTS + 1) if name.startswith(("votes", "top")) else (-1.0, INFINITY, -INFINITY, NAN)
 
 
 def values_of_tuning(name: str) -> tuple[float, ...]:
@@ -83,7 +84,7 @@ FORMATS = {
         lambda path: pml.NeuronStatistics.of_nothing({"ffn": 5}, 3, "a rule").save(path),
         pml.NeuronStatistics.load,
         ("documents", "tokens"),
-        lambda name: (-1, 1) if name.startswith("votes") else (-1.0, 1.0, NAN),
+        lambda name: (-1, 1) if name.startswith(("votes", "top")) else (-1.0, 1.0, NAN),
     ),
     "counts": Format(
         lambda path: pml.ActivationStatistics(torch.ones(3, 5, dtype=torch.int64), TOKENS).save(path),
@@ -298,9 +299,7 @@ def test_equal_results_give_files_of_equal_bytes(tmp_path):
     statistics = make_statistics()
     for copy in ("a", "b"):
         sites = dict(reversed(statistics.sum.items())) if copy == "b" else statistics.sum
-        pml.NeuronStatistics(DOCUMENTS, TOKENS, sites, statistics.minimum, statistics.votes, "a rule").save(
-            tmp_path / copy
-        )
+        replace(statistics, sum=sites).save(tmp_path / copy)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     make_set().save(tmp_path / "a", language="fr", model="m")
     make_set().save(tmp_path / "b", model="m", language="fr")

@@ -1,23 +1,25 @@
-"""Reads neuron sets and counts that earlier runs wrote. The arguments are NAME=FILE or FOLDER."""
+"""Reads neuron sets, statistics and counts that earlier runs wrote. The arguments are NAME=FILE or FOLDER."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymultiling.cli.shared.argument_types import is_file_name
 from pymultiling.errors import CheckpointError
+from pymultiling.results.run import RECORD_FILE
 
 if TYPE_CHECKING:
     from pymultiling.neurons.activation_statistics import ActivationStatistics
+    from pymultiling.neurons.importance_statistics import NeuronStatistics
     from pymultiling.neurons.sets import NeuronSet
 
 Contents = TypeVar("Contents")
 
-# Folders of a run that are read if the folder of the whole run is given: {command: folders, the first that exists}.
-FOLDERS = {"detect": ("specific", "neurons"), "count": ("counts",)}
+# Folders of a run that are read if the folder of the whole run is given, the first that exists.
+SET_FOLDERS, STATISTICS_FOLDERS, COUNT_FOLDERS = ("specific", "neurons"), ("statistics",), ("counts",)
 
 _logger = logging.getLogger(__name__)
 
@@ -26,29 +28,83 @@ def read_sets(arguments: list[str]) -> dict[str, NeuronSet]:
     """Returns {name: neuron set} of all arguments. No set may be called "none", which names a row of the tables."""
     from pymultiling.neurons.sets import NeuronSet
 
-    return _read_files(arguments, NeuronSet.load, "detect", reserved_names=("none",))
+    return _read_files(arguments, NeuronSet.load, "detect", SET_FOLDERS, reserved_names=("none",))
+
+
+def find_sets(arguments: list[str]) -> dict[str, Path]:
+    """Returns {name: file} of the neuron sets of all arguments, which may also be plain paths of files."""
+    named = [f"{Path(word).stem}={word}" if Path(word).is_file() else word for word in arguments]
+    return _find_files(named, "detect", SET_FOLDERS)
+
+
+def statistics_of_set(file: Path) -> NeuronStatistics | None:
+    """Returns the statistics that a set of a run of `detect` was selected from; None if they are not beside the set."""
+    from pymultiling.neurons.importance_statistics import NeuronStatistics
+
+    statistics = file.resolve().parent.parent / STATISTICS_FOLDERS[0] / file.name
+    return NeuronStatistics.load(statistics) if statistics.is_file() else None
 
 
 def read_counts(arguments: list[str]) -> dict[str, ActivationStatistics]:
     """Returns {language: counts} of all arguments."""
     from pymultiling.neurons.activation_statistics import ActivationStatistics
 
-    return _read_files(arguments, ActivationStatistics.load, "count")
+    return _read_files(arguments, ActivationStatistics.load, "count", COUNT_FOLDERS)
+
+
+def read_statistics(folder: str) -> dict[str, NeuronStatistics]:
+    """Returns {language: statistics} of the folder of a run of `detect`, or of its folder `statistics`.
+
+    Raises:
+        CheckpointError: they are of different models or sites.
+    """
+    from pymultiling.neurons.importance_statistics import NeuronStatistics
+
+    statistics = _read_files([folder], NeuronStatistics.load, "detect", STATISTICS_FOLDERS)
+    shapes = {name: {site: tuple(x.shape) for site, x in values.sum.items()} for name, values in statistics.items()}
+    first = next(iter(shapes))
+    for name in shapes:
+        if shapes[name] != shapes[first]:
+            raise CheckpointError(
+                f"the statistics of {first} and {name} in {folder} are of different models or sites: give the results "
+                "of one run"
+            )
+    return statistics
+
+
+def read_earlier_record(folder: str) -> dict[str, Any]:
+    """Returns run.json of the folder of a run of `detect`, or of its folder `statistics`; {} if there is none."""
+    from pymultiling.results.record_schema import read_run_record
+
+    place = Path(folder).resolve()
+    file = (place.parent if place.name in STATISTICS_FOLDERS else place) / RECORD_FILE
+    return read_run_record(file) if file.is_file() else {}
 
 
 def _read_files(
-    arguments: list[str], load: Callable[[Path], Contents], command: str, reserved_names: tuple[str, ...] = ()
+    arguments: list[str],
+    load: Callable[[Path], Contents],
+    command: str,
+    folders: tuple[str, ...],
+    reserved_names: tuple[str, ...] = (),
 ) -> dict[str, Contents]:
-    contents: dict[str, Contents] = {}
+    files = _find_files(arguments, command, folders, reserved_names)
+    return {name: load(file) for name, file in files.items()}
+
+
+def _find_files(
+    arguments: list[str], command: str, folders: tuple[str, ...], reserved_names: tuple[str, ...] = ()
+) -> dict[str, Path]:
+    files: dict[str, Path] = {}
     for argument in arguments:
-        for name, file in _files_by_name(argument, command).items():
-            if name in contents or name in reserved_names:
+        for name, file in _files_by_name(argument, command, folders).items():
+            if name in files or name in reserved_names:
                 raise CheckpointError(f"{file}: the name {name!r} is already in use: give another one as NAME={file}")
-            contents[name] = load(file)
-    return contents
+            files[name] = file
+    return files
 
 
-def _files_by_name(argument: str, command: str) -> dict[str, Path]:
+def _files_by_name(argument: str, command: str, folders: tuple[str, ...]) -> dict[str, Path]:
     from pymultiling.neurons.set_files import files_by_name
 
     name, separator, file = argument.partition("=")
@@ -57,7 +113,7 @@ def _files_by_name(argument: str, command: str) -> dict[str, Path]:
             raise CheckpointError(f"{name!r} cannot be used as a file name: give a code such as fr in {argument}")
         return {name: Path(file).expanduser()}
     files = files_by_name(argument)
-    for folder in FOLDERS[command]:
+    for folder in folders:
         if not files and (files := files_by_name(Path(argument) / folder)):
             _logger.info("of %s the files in %s are read", argument, Path(argument) / folder)
     if not files:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymultiling.results.tables import compare_own_effects, log_change
+from pymultiling.results.tables import (
+    HOW_TO_READ,
+    change_table,
+    compare_own_effects,
+    log_change,
+    own_effects_table,
+    perplexity_table,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -13,7 +20,7 @@ if TYPE_CHECKING:
     from pymultiling.methods.plnd import Detection
 
 
-def write_detection(detection: Detection, folder: Path, model: str) -> None:
+def write_detection(detection: Detection, folder: Path, model: str | None) -> None:
     """Writes a detection into a folder.
 
     The folders neurons/, specific/ and statistics/ get one file per language. Beside them are the tables report.csv,
@@ -22,16 +29,17 @@ def write_detection(detection: Detection, folder: Path, model: str) -> None:
     Args:
         detection: the detection.
         folder: an existing folder.
-        model: the model's name or path, for the metadata of the neuron sets.
+        model: the model's name or path, for the metadata of the neuron sets; None: it is unknown.
     """
     from pymultiling.methods.overlap import overlap
     from pymultiling.results import plots
 
     specific = detection.specific()
+    facts = {} if model is None else {"model": model}
     for name, sets in (("neurons", detection.neurons), ("specific", specific)):
         (folder / name).mkdir()
         for language, neurons in sets.items():
-            neurons.save(folder / name / f"{language}.safetensors", model=model, language=language)
+            neurons.save(folder / name / f"{language}.safetensors", language=language, **facts)
         plots.save(plots.neurons_by_layer(sets, plots.TITLES[name]), folder / f"{name}.png")
     shared = overlap(detection.neurons)
     shared.counts.to_csv(folder / "overlap.csv", index_label="language")
@@ -46,9 +54,10 @@ def write_detection(detection: Detection, folder: Path, model: str) -> None:
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
     """Writes three tables and a heat map of an ablation.
 
-    perplexity.csv and log_change.csv have a row for each deactivated set (column "off") and a column for each language.
-    ablation.csv compares, for each language, the effect of its own neurons with that on other languages and with that
-    of random neurons (`compare_own_effects`). ablation.png shows log_change.csv.
+    perplexity.csv and log_change.csv have a row for each deactivated set, also for each random one (column "off"), and
+    a column for each language. ablation.csv compares, for each language, the effect of its own neurons with that on
+    other languages and with that of random neurons (`compare_own_effects`). ablation.png shows log_change.csv, with the
+    mean and the spread of the random sets.
 
     Args:
         perplexities: what `ablation_matrix` returns.
@@ -61,3 +70,18 @@ def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
     change.to_csv(folder / "log_change.csv", index_label="off")
     compare_own_effects(change).to_csv(folder / "ablation.csv", index_label="language")
     plots.save(plots.ablation(change), folder / "ablation.png")
+
+
+def print_ablation(perplexities: pandas.DataFrame) -> None:
+    """Prints the tables of an ablation, at the end a line for each set with its effect on its own language.
+
+    Args:
+        perplexities: what `ablation_matrix` returns.
+    """
+    change = log_change(perplexities)
+    print("Perplexity of texts in each language (columns) with each set of neurons deactivated (rows)\n")
+    print(perplexity_table(perplexities), end="\n\n")
+    print('The same as change of log-perplexity against the row "none"\n')
+    print(change_table(change), end="\n\n")
+    print(HOW_TO_READ, end="\n\n")
+    print(own_effects_table(compare_own_effects(change)))

@@ -9,8 +9,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pymultiling.results.plots.figures import DIVERGING, SEQUENTIAL, heat_map, write_in_cells
-from pymultiling.results.tables import random_name, setting_name
+from pymultiling.methods.random_sets import draws_by_set
+from pymultiling.results.plots.figures import DIVERGING, SEQUENTIAL, heat_map, write_texts_in_cells
+from pymultiling.results.tables import mean_of_draws, setting_name
 
 if TYPE_CHECKING:
     import pandas
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 def ablation(change: pandas.DataFrame) -> Figure:
     """Plots `tables.log_change` as a heat map: a row for each deactivated set, a column for each language of the text.
 
-    The cells of a language's own set and of the random set of the same size are framed.
+    The random sets of a set have one row, with their mean, and below it their smallest and largest value. The cells of
+    a language's own set and of the random sets of the same size are framed.
     """
-    values = change.to_numpy()
+    draws = {f"random as {name}": rows for name, rows in draws_by_set(change.index).items()}
+    means = mean_of_draws(change)
+    values = means.to_numpy()
     rows, columns = values.shape
     figure = Figure(figsize=(2.4 + 0.62 * max(columns, 4), 1.4 + 0.32 * max(rows, 7)), layout="constrained")
     axes = figure.add_subplot()
@@ -29,14 +33,20 @@ def ablation(change: pandas.DataFrame) -> Figure:
     has_gains = -low > high / 10  # smaller gains do not need the half of the scale that is below zero
     norm = Normalize(-max(-low, high), max(-low, high)) if has_gains else Normalize(0, high)
     image = heat_map(axes, values, DIVERGING if has_gains else SEQUENTIAL, norm)
-    write_in_cells(axes, values.round(2) + 0.0, image, "{:+.2f}")  # + 0.0 turns -0.0 into 0.0
-    axes.set_xticks(range(columns), list(change.columns))
-    axes.set_yticks(range(rows), list(change.index))
+    texts = [[f"{value:+.2f}" for value in row] for row in values.round(2) + 0.0]  # + 0.0 turns -0.0 into 0.0
+    for row, name in enumerate(means.index):
+        if len(draws.get(name, ())) > 1:
+            lowest, highest = change.loc[draws[name]].min(), change.loc[draws[name]].max()
+            spreads = [f"{low:+.2f} to {high:+.2f}" for low, high in zip(lowest.round(2) + 0.0, highest.round(2) + 0.0)]
+            texts[row] = [f"{mean}\n{spread}" for mean, spread in zip(texts[row], spreads)]
+    write_texts_in_cells(axes, texts, image)
+    axes.set_xticks(range(columns), list(means.columns))
+    axes.set_yticks(range(rows), list(means.index))
     axes.set_xlabel("language of the text", fontsize=9)
     axes.set_ylabel("neurons switched off", fontsize=9)
-    for row, name in enumerate(change.index):
-        for column, language in enumerate(change.columns):
-            if name in (language, random_name(language)):
+    for row, name in enumerate(means.index):
+        for column, language in enumerate(means.columns):
+            if name in (language, f"random as {language}"):
                 frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="black", linewidth=1.4, zorder=3)
                 axes.add_patch(frame)
     bar = figure.colorbar(image, ax=axes, pad=0.02)

@@ -6,6 +6,7 @@ bars.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -50,12 +51,17 @@ def heat_map(axes: Axes, values: numpy.ndarray, colours: str, norm: Normalize) -
 
 
 def write_in_cells(axes: Axes, values: numpy.ndarray, image: AxesImage, form: str) -> None:
-    """Writes a value into each cell of a heat map, in black on light cells and in white on dark ones.
+    """Writes a value into each cell of a heat map. form: format string of a value, such as "{:+.2f}"."""
+    write_texts_in_cells(axes, [[form.format(value) for value in row] for row in values], image)
 
-    form: format string of a value, such as "{:+.2f}".
+
+def write_texts_in_cells(axes: Axes, texts: Sequence[Sequence[str]], image: AxesImage) -> None:
+    """Writes a text into each cell of a heat map, in black on light cells and in white on dark ones.
+
+    A text of two lines is written smaller.
     """
     colours = numpy.asarray(image.cmap(image.norm(numpy.ma.asarray(image.get_array()))))
     brightness = colours[..., :3] @ (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
-    for (row, column), value in numpy.ndenumerate(values):
-        colour = "white" if brightness[row, column] < 0.5 else "black"
-        axes.text(column, row, form.format(value), ha="center", va="center", fontsize=7.5, color=colour)
+    for (row, column), luma in numpy.ndenumerate(brightness):
+        text, colour = texts[row][column], "white" if luma < 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=5 if "\n" in text else 7.5, color=colour)

@@ -42,6 +42,16 @@ def test_the_scale_of_ablation_is_symmetric_only_with_gains(tmp_path, lowest, lo
     plots.save(figure, tmp_path / "a.png")
 
 
+def test_ablation_shows_the_mean_and_the_range_of_random_sets_in_one_row():
+    change = pandas.DataFrame({"fr": [1.0, 0.1, 0.3]}, index=["fr", "random 1 as fr", "random 2 as fr"])
+    axes = plots.ablation(change).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fr", "random as fr"]
+    assert [text.get_text() for text in axes.texts] == ["+1.00", "+0.20\n+0.10 to +0.30"]
+    assert len(axes.patches) == 2
+    axes = plots.ablation(change.iloc[:2]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["+1.00", "+0.10"]  # one draw has no range
+
+
 def test_overlap_shows_the_numbers_of_shared_neurons(tmp_path):
     sets = {f"l{seed}": random_set(3, seed) for seed in range(3)}
     figure = plots.overlap(*pml.overlap(sets))

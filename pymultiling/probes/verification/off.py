@@ -53,7 +53,7 @@ class OffWatch:
     ):
         self._decoder, self._layer, self._names, self._comparisons = decoder, layer, names, comparisons
         self._rows = valid.flatten().nonzero().flatten()
-        self._before: dict[Linear, Tensor] = {}  # inputs of o and down, outputs of q, k and v, before they are changed
+        self._before: dict[nn.Module, Tensor] = {}  # inputs of o and down, outputs of q, k and v
         # What a block that is on in all threads changes is not compared.
         self._modules = [entry for entry in find_changed_modules(layer) if not _has_ours(entry[0])]
         self._experts: Experts | None = layer.experts
@@ -75,10 +75,10 @@ class OffWatch:
         if self._experts is not None:
             hooks.after(self._experts.module, self._check_experts)
 
-    def _keep_input(self, module: Linear, args: tuple[Tensor, ...]) -> None:
+    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._before[module] = args[0]
 
-    def _keep_output(self, module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _keep_output(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._before[module] = output
 
     def _check_columns(self, indices: SiteIndices) -> Callable[..., None]:

@@ -1,7 +1,8 @@
 """Attributes of modules that blocks of several threads replace, and that are put back when the last block ends.
 
 Code that torch.compile made of a module without hooks does not look for new hooks. It does check whether the module has
-a forward of its own. Therefore, while a module has a hook, its class's forward is also set on the module.
+a forward of its own, and which. Therefore, while a module has a hook, its class's forward is also set on the module. A
+forward that the user has set is replaced by a function that calls it.
 
 Meanwhile copies of the module are refused, and DataParallel's replicas run under the blocks of the thread that makes
 them.
@@ -43,7 +44,7 @@ class _Method:
     def hold(self, switch: Switch, item: Named, run: Run | None) -> None:
         current = vars(self.module).get(self.name)
         if current is not None and current is not self._own:
-            self._previous = self._original = current
+            self._previous, self._original = current, _through(current)
         self.count += 1
         if run is not None:
             self._run, self.items = run, (*self.items, (switch, item))
@@ -149,6 +150,19 @@ def attached_names(module: nn.Module) -> frozenset[str]:
     """Returns the names of the methods of the module to which blocks have attached something."""
     attached = _attached.get(module)
     return frozenset() if attached is None else frozenset(attached.methods)
+
+
+def _through(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns another function that calls this one, for a module that already has a forward of its own.
+
+    Compiled code notices that the module has another forward; with the same one it would not look for new hooks.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    call.__wrapped__ = function  # type: ignore[attr-defined]
+    return call
 
 
 def _refuse(*_: Any) -> NoReturn:

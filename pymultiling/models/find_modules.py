@@ -112,6 +112,8 @@ def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
 def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     """Returns the module at `path` inside `parent`; `where` says in messages which part of the model `parent` is.
 
+    Of a module that torch.compile has wrapped it returns the one inside, which the compiled code calls.
+
     Raises:
         UnsupportedModel: there is no such module, and the message lists the children of `parent`; or it is an adapter.
     """
@@ -123,6 +125,7 @@ def find(parent: nn.Module, path: str, where: str) -> nn.Module:
             f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
             f"{CORRECT_ENTRY}"
         ) from None
+    module = module._modules.get("_orig_mod") or module
     if is_of_peft(module):
         raise UnsupportedModel(
             f"{path} of {where} is an adapter of PEFT ({type(module).__name__}): give the model that "

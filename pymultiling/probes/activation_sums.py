@@ -17,7 +17,7 @@ from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, Site, check_sites
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import find_changed_modules
+from pymultiling.probes.neuron_changes import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
 from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import sums_device, to_device

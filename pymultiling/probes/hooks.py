@@ -70,6 +70,12 @@ class Hooks(Block):
         self.attach(attach)
 
 
+def is_acting(call: Callable[..., Any], module: nn.Module) -> bool:
+    """Whether a module's hook acts here: that of a block where the block is on, any other hook everywhere."""
+    attached: tuple[Switch, Named] | None = getattr(call, _ATTACHED, None)
+    return attached is None or attached[0].is_on(module)
+
+
 def acting_pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """Returns the hooks before the module's forward that act here: those of blocks that are on, and others."""
     hooks: list[Callable[..., Any]] = []

@@ -18,7 +18,7 @@ from pymultiling.models.head import Head
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.probes.masking import change_neurons
+from pymultiling.probes.neuron_changes import change_neurons
 from pymultiling.probes.row_sets import RowSets
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.device_copies import sums_device, to_device

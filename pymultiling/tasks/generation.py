@@ -14,7 +14,7 @@ from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.probes.masking import change_neurons
+from pymultiling.probes.neuron_changes import change_neurons
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts
 from pymultiling.tasks.items import Task

@@ -10,7 +10,7 @@ import torch
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.masking import find_changed_modules
+from pymultiling.probes.neuron_changes import find_changed_modules
 from tests.probes.test_masking import TOLERANCE, difference, logits
 from tests.support.anatomy import routed_gate_and_up, weight_of
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,40 +19,14 @@ from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import run_experts
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.scores import ScoreInputs, watch_scores
-from pymultiling.probes.verification.attention import output_norms, passed_heads, passed_norms
+from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.ffn import expert_norms, product_norms, same_norms
 from pymultiling.probes.verification.fingerprint import is_ours
 from pymultiling.probes.verification.linear import Norms, linear_norms, plain_output
+from pymultiling.probes.verification.plan import Plan
 from pymultiling.probes.verification.report import Check, Comparisons
 from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff
-
-WEIGHT_ADVICE = "merge what its class, forward or hooks add into its weight, or leave this site out"
-SCORE_ADVICE = (
-    "load the model with attn_implementation='eager', correct its configuration or the family's entry (register_family)"
-    ", or leave q and k out"
-)
-PRODUCT_ADVICE = (
-    "correct `activation` or the projections in the family's entry (register_family); importance can be measured with "
-    "fused=False where only the activation differs"
-)
-OUTPUT_ADVICE = "remove the hook or forward that changes it, or leave this site out"
-STRIDE = 8  # one neuron of so many is set to zero in the second forward
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one forward checks.
-
-    Attributes:
-        valid: (documents, length) bool, False for padding, on the CPU.
-        zeroed: whether neurons of q, k and v are set to zero by hooks, and what follows from it is checked, rather than
-            the weights.
-        scores: whether attention scores are checked.
-    """
-
-    valid: Tensor
-    zeroed: bool
-    scores: bool
+from pymultiling.probes.verification.score_checks import check_scores
 
 
 class LayerWatch:
@@ -63,9 +36,10 @@ class LayerWatch:
         self, decoder: Decoder, layer: Layer, names: dict[nn.Module, str], comparisons: Comparisons, plan: Plan
     ):
         self.decoder, self.layer, self._names, self._comparisons = decoder, layer, names, comparisons
-        self._plan = plan
+        self._plan, self._is_plain = plan, plan.kind == "as it is"
         self._outputs: dict[nn.Module, Tensor] = {}  # of linear modules, after all hooks
         self._expected: dict[nn.Module, Tensor] = {}
+        self._versions: dict[nn.Module, int | None] = {}  # of q, k and v: torch counts changes in place
         self._called: set[nn.Module] = set()
         self._attended: Tensor | None = None  # (B, l, H d), the input of o before hooks change it
         self._product: Tensor | None = None  # (.., N), the input of down before hooks change it
@@ -82,8 +56,6 @@ class LayerWatch:
         for module, checks in self._linear_modules().items():
             raw = module.register_forward_hook(self._in_this_thread(self._keep_raw(checks)), prepend=True)
             stack.callback(raw.remove)
-            if self._plan.zeroed:
-                self._zero(hooks, module)
             hooks.after(module, self._keep_output(checks))
         early = layer.o.register_forward_pre_hook(self._in_this_thread(self._keep_attended), prepend=True)
         stack.callback(early.remove)
@@ -101,7 +73,7 @@ class LayerWatch:
             hooks.after(layer.ffn, self._check_ffn)
         else:
             hooks.after(layer.down or layer.ffn, self._check_product)
-        if not self._plan.zeroed:
+        if self._is_plain:
             for norm, check in ((layer.attention_norm, "o"), (layer.ffn_norm, "ffn")):
                 if norm is not None:
                     hooks.after(norm, self._check_norm(norm, cast("Check", check)))
@@ -150,9 +122,7 @@ class LayerWatch:
 
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             self._called.add(module)
-            if self._plan.zeroed:
-                if module is self.layer.o:
-                    self._check_values(args[0])
+            if not self._is_plain:
                 return
             expected = plain_output(module, args[0])
             if module in self._changed_by_us:
@@ -164,7 +134,7 @@ class LayerWatch:
 
     def _keep_output(self, checks: dict[Check, Projection | None]) -> Callable[..., None]:
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._outputs[module] = output
+            self._outputs[module], self._versions[module] = output, _version(output)
             expected = self._expected.pop(module, None)
             if expected is not None:
                 self._report_linear(module, checks, args[0], expected, output)
@@ -183,30 +153,7 @@ class LayerWatch:
         subject = f"{self._names[module]} does not return its weight times its input plus its bias"
         for check, projection in checks.items():
             own = norms if projection is None else Norms(*(projection.select(part) for part in norms))
-            self._comparisons.compare(check, subject, WEIGHT_ADVICE, *own)
-
-    def _zero(self, hooks: Hooks, module: Linear) -> None:
-        """Sets some neurons of q, k and v to zero, as `deactivate` does."""
-        layer = self.layer
-        indices = [
-            projection.row_indices()[::STRIDE]
-            for projection in (layer.q, layer.k, layer.v)
-            if projection.module is module
-        ]
-        if indices:
-            index = torch.cat(indices)
-            hooks.after(module, lambda _, args, output: output.index_fill(-1, index.to(output.device), 0))
-
-    def _check_values(self, attended: Tensor) -> None:
-        """Checks that values that are zero contribute nothing: the input of o is zero at their dimensions."""
-        layer = self.layer
-        is_zero = torch.zeros(layer.kv_heads, layer.head_size, dtype=torch.bool)
-        is_zero.view(-1)[::STRIDE] = True
-        columns = is_zero.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().to(attended.device)
-        valid = self._plan.valid.to(attended.device)
-        left = column_norms(attended.view(*valid.shape, -1)[valid][:, columns])
-        subject = f"{self._names[layer.attention]} does not sum up what hooks make of {self._names[layer.v.module]}"
-        self._comparisons.compare("v", subject, OUTPUT_ADVICE, left, torch.zeros_like(left), torch.ones_like(left))
+            self._comparisons.compare(check, subject, advice.WEIGHT, *own)
 
     def _keep_attended(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._attended = args[0]
@@ -222,35 +169,28 @@ class LayerWatch:
 
     def _check_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         layer, name = self.layer, self._names[module]
+        if self._is_plain and self.decoder.family.clip is None:
+            self._check_in_place(name)
         if self._plan.scores:
             self._check_scores(name)
-        if not self._plan.zeroed and layer.o in self._outputs:
+        if self._plan.kind != "scores" and layer.o in self._outputs:
             self._check_sublayer("o", name, layer.o, _first(output), args)
 
+    def _check_in_place(self, name: str) -> None:
+        """Checks that q, k and v are still what hooks saw of them."""
+        for projection in (self.layer.q, self.layer.k, self.layer.v):
+            output = self._outputs.get(projection.module)
+            if output is not None and _version(output) != self._versions[projection.module]:
+                subject = f"{name} changes the output of {self._names[projection.module]} in place, after hooks saw it"
+                self._comparisons.depart("scores", f"{subject}: {advice.CLIP}")
+
     def _check_scores(self, name: str) -> None:
-        layer, inputs, valid = self.layer, self._scores, self._plan.valid
-        family = self.decoder.family
+        layer, inputs = self.layer, self._scores
         if inputs is None or self._attended is None or layer.v.module not in self._outputs:
             return
-        dtype = inputs.q.dtype
-        if family.interface:
-            for site, given in (("q", inputs.query), ("k", inputs.key)):
-                expected, magnitude = passed_heads(inputs, self.decoder, layer, site)
-                subject = (
-                    f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
-                )
-                norms = passed_norms(given, expected, magnitude, valid, dtype)
-                self._comparisons.compare("scores", subject, SCORE_ADVICE, *norms)
         value = layer.v.select(self._outputs[layer.v.module])
-        if family.clip is not None:
-            value = value.clamp(-family.clip, family.clip)
-        subject = (
-            f"{name} computes other attention than softmax(scores) v with scale {inputs.scale:.4g}, window "
-            f"{inputs.window} and soft cap {inputs.softcap}"
-        )
-        attended = self._attended.view(*valid.shape, -1)
-        norms = output_norms(inputs, value, attended, valid, family.interface)
-        self._comparisons.compare("scores", subject, SCORE_ADVICE, *norms)
+        attended = self._attended.view(*self._plan.valid.shape, -1)
+        check_scores(self.decoder, layer, name, inputs, value, attended, self._plan, self._comparisons)
 
     def _check_sublayer(self, check: Check, name: str, linear: Linear, output: Tensor, args: tuple[Any, ...]) -> None:
         """Checks that a sublayer returns the output of its last projection.
@@ -266,21 +206,21 @@ class LayerWatch:
         if isinstance(residual, Tensor) and residual.shape == output.shape and not self.decoder.family.ffn_alone:
             norms = same_norms(own, output, residual)
         subject = f"{name} does not return the output of {self._names[linear]}"
-        self._comparisons.compare(check, subject, OUTPUT_ADVICE, *norms)
+        self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
 
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._called.add(module)
         experts = self.layer.experts
-        if experts is None or self._plan.zeroed or attached_changes(experts):
+        self._outputs[module] = output
+        if experts is None or not self._is_plain or attached_changes(experts):
             return
         expected = run_experts(experts.module, (), *args)
-        self._outputs[module] = output
         subject = f"{self._names[module]} does not compute the sum over experts of p down(act(gate) up)"
         length = sum(experts.module.down_proj.shape[1:])
-        self._comparisons.compare("ffn", subject, WEIGHT_ADVICE, *expert_norms(expected, output, length))
+        self._comparisons.compare("ffn", subject, advice.WEIGHT, *expert_norms(expected, output, length))
 
     def _check_ffn(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._plan.zeroed:
+        if self._plan.kind == "scores":
             return
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
         if last in self._outputs:
@@ -290,18 +230,22 @@ class LayerWatch:
 
     def _check_product(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         ffn, product = self.layer.ffn_parts, self._product
-        if self._plan.zeroed or not isinstance(ffn, DenseFFN) or product is None:
+        if not self._is_plain or not isinstance(ffn, DenseFFN) or product is None:
             return
         if any(part is not None and part.module not in self._outputs for part in (ffn.gate, ffn.up)):
             return
         gate = ffn.gate.select(self._outputs[ffn.gate.module])
         up = None if ffn.up is None else ffn.up.select(self._outputs[ffn.up.module])
-        activation = self.decoder.activation
+        activation, compare = self.decoder.activation, self._comparisons.compare
         name = self._names[self.layer.ffn] if self.decoder.family.ffn else f"the FFN of {self._names[self.layer.ffn]}"
         subject = f"the input of {name}'s down projection is not {activation}(gate) up"
         if up is None:
             subject = f"the input of {name}'s down projection is not {activation}(up)"
-        self._comparisons.compare("product", subject, PRODUCT_ADVICE, *product_norms(activation, gate, up, product))
+        norms, operator_norms = product_norms(activation, gate, up, product)
+        compare("product", subject, advice.PRODUCT, *norms)
+        if operator_norms is not None:
+            subject = f"the operator gated_ffn does not give the input of {name}'s down projection"
+            compare("product", subject, advice.OPERATOR, *operator_norms)
         self._product = None
 
     def _check_norm(self, norm: nn.Module, check: Check) -> Callable[..., None]:
@@ -319,9 +263,14 @@ class LayerWatch:
             checks: tuple[Check, ...] = ("v", "o") if check == "o" else ("ffn",)
             for each in checks:
                 for subject, norms in comparisons:
-                    self._comparisons.compare(each, subject, OUTPUT_ADVICE, *norms)
+                    self._comparisons.compare(each, subject, advice.OUTPUT, *norms)
 
         return compare
+
+
+def _version(x: Tensor) -> int | None:
+    """Returns how often x was changed in place, which torch does not count in inference mode."""
+    return None if x.is_inference() else x._version
 
 
 def _first(output: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""FFNs: the input of the down projection is act(gate) up, and experts compute what `run_experts` does."""
+"""FFNs: the input of the down projection is act(gate) up, also by gated_ffn; experts do what `run_experts` does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from pymultiling.mathematics.sums import upcast
+from pymultiling.ops import gated_ffn
+from pymultiling.probes.fused_ffn import ACTIVATIONS
 from pymultiling.probes.verification.linear import Norms
 from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff, roundoff
 
@@ -15,14 +17,30 @@ from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms,
 ROUNDINGS = 12
 
 
-def product_norms(activation: str, gate: Tensor, up: Tensor | None, hidden: Tensor) -> Norms:
-    """Compares the input of the down projection, (..., N), with act(gate) up; `up` is None for a plain FFN."""
+def product_norms(activation: str, gate: Tensor, up: Tensor | None, hidden: Tensor) -> tuple[Norms, Norms | None]:
+    """Compares the input of the down projection, (..., N), with act(gate) up.
+
+    Args:
+        activation: transformers' name of the activation.
+        gate: (..., N), the output of the projection that the activation is applied to.
+        up: (..., N), the output of the projection that it is multiplied by; None for a plain FFN.
+        hidden: (..., N), the input of the down projection.
+
+    Returns:
+        The comparison with the formula; and that with the operator `gated_ffn`, which rounds as often in float32 and
+        once to the dtype, or None where the operator lacks the activation.
+    """
     wide, factor = upcast(gate), 1.0 if up is None else upcast(up)
     expected = ACT2FN[activation](wide) * factor
-    error = column_norms(upcast(hidden) - expected)
-    return Norms(
-        error, ROUNDINGS * internal_roundoff(hidden.dtype) * column_norms(wide * factor), column_norms(expected)
-    )
+    given, magnitude, u = upcast(hidden), column_norms(wide * factor), internal_roundoff(hidden.dtype)
+    size = column_norms(expected)
+    norms = Norms(column_norms(given - expected), ROUNDINGS * u * magnitude, size)
+    if activation not in ACTIVATIONS:
+        return norms, None
+    flat_up = None if up is None else up.flatten(0, -2)
+    fused = gated_ffn(gate.flatten(0, -2), flat_up, activation=ACTIVATIONS[activation]).hidden
+    tolerance = (ROUNDINGS * (u + ACCUMULATION) + u) * magnitude
+    return norms, Norms(column_norms(given.flatten(0, -2) - upcast(fused)), tolerance, size)
 
 
 def expert_norms(expected: Tensor, output: Tensor, sum_length: int) -> Norms:

@@ -35,6 +35,8 @@ def fingerprint(decoder: Decoder) -> int:
             if hooks:
                 parts += [key for key, hook in hooks.items() if not is_ours(hook)]
         forward = state.get("forward")
+        if forward is not None and is_ours(forward):
+            forward = getattr(forward, "__wrapped__", None)  # what the user has set; None if that is nothing
         if forward is not None and not _is_class_forward(module, forward) and not is_ours(forward):
             parts.append((id(forward), id(getattr(forward, "__code__", None))))
         modules += [child for child in state["_modules"].values() if child is not None]

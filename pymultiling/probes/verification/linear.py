@@ -21,14 +21,16 @@ class Norms(NamedTuple):
     size: Tensor
 
 
-def plain_output(linear: Linear, x: Tensor) -> Tensor:
-    """Returns x W^T + b, computed in the module's dtype from its weight and bias."""
-    bias = linear.bias
-    weight = weight_of(linear)
-    return F.linear(x.to(weight.device, weight.dtype), weight, bias)
+EVERY = slice(None)
 
 
-def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor) -> Norms:
+def plain_output(linear: Linear, x: Tensor, outputs: slice = EVERY) -> Tensor:
+    """Returns some outputs of x W^T + b, computed in the module's dtype from its weight and bias."""
+    weight, bias = weight_of(linear)[outputs], linear.bias
+    return F.linear(x.to(weight.device, weight.dtype), weight, None if bias is None else bias[outputs])
+
+
+def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, outputs: slice = EVERY) -> Norms:
     """Compares a module's output with `expected`, both computed in the same dtype.
 
         tolerance = 4 u (||y|| + sqrt(t) |b|) + c R,   R^2 = sum over t, i of (W[n, i] x[t, i])^2
@@ -41,15 +43,16 @@ def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor) ->
         x: (..., inputs), its input.
         expected: (..., outputs), `plain_output`.
         output: (..., outputs), what the module returned.
+        outputs: those that are given of all outputs of the module.
     """
     output = output.to(expected.device)
     error, size = column_norms(output - expected), column_norms(expected)
     u = roundoff(expected.dtype)
     tolerance = 4 * u * size
     if linear.bias is not None:
-        tolerance = tolerance + 4 * u * math.sqrt(x[..., 0].numel()) * upcast(linear.bias.detach()).abs()
+        tolerance = tolerance + 4 * u * math.sqrt(x[..., 0].numel()) * upcast(linear.bias.detach()[outputs]).abs()
     if (error > tolerance).any():
-        weight = weight_of(linear).detach()
+        weight = weight_of(linear).detach()[outputs]
         energy = upcast(x).flatten(0, -2).square().sum(0).to(weight.device)
         spread = (upcast(weight).square() @ energy).sqrt()
         rounding = 2 * sum_roundoff(expected.dtype, weight.shape[1]) + 2 * product_roundoff(expected.dtype)

@@ -1,9 +1,11 @@
-"""Verifies a model in two short forwards: one as it is, one with some neurons set to zero."""
+"""Verifies a model in two short forwards: one as it is, one with some neurons off."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +16,17 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.verification.capture import LayerWatch, Plan
+from pymultiling.probes.neuron_changes import change_neurons
+from pymultiling.probes.verification.capture import LayerWatch
+from pymultiling.probes.verification.off import OffWatch, neurons_off
+from pymultiling.probes.verification.plan import Plan
 from pymultiling.probes.verification.report import Comparisons, Verification
 from pymultiling.probes.verification.restoring import restored_state
 from pymultiling.probes.verification.states import StatesWatch
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
 
 TOKENS = 64  # of the first forward
-TOKENS_ZEROED = 16  # of each document of the second forward
+TOKENS_OFF = 16  # of each document of the second forward
 SEED = 0
 
 
@@ -29,8 +34,9 @@ SEED = 0
 def verify(decoder: Decoder) -> Verification:
     """Compares what a model computes in 64 random tokens with what its weights, configuration and family say.
 
-    The first forward has one document, the second two, one of them padded on the left, with some neurons of q, k and v
-    set to zero by hooks. Afterwards the model is bit for bit what it was. Random numbers of the user are not drawn.
+    The first forward has one document, the second two, one of them padded on the left, with some neurons off, as
+    `deactivate` switches them off. Afterwards the model is bit for bit what it was. Random numbers of the user are not
+    drawn.
 
     Models whose weights are not all in memory, or that are spread over processes, are not checked.
     """
@@ -40,13 +46,23 @@ def verify(decoder: Decoder) -> Verification:
         return Verification(notes=("weights of the model are not in memory, so that nothing was checked",))
     comparisons = Comparisons()
     whole = torch.ones(1, TOKENS, dtype=torch.bool)
-    padded = torch.ones(2, TOKENS_ZEROED, dtype=torch.bool)
-    padded[1, : TOKENS_ZEROED // 4] = False
+    padded = torch.ones(2, TOKENS_OFF, dtype=torch.bool)
+    padded[1, : TOKENS_OFF // 4] = False
     with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
-        has_scores = _check(decoder, comparisons, Plan(whole, zeroed=False, scores=True))
-        _check(decoder, comparisons, Plan(padded, zeroed=True, scores=has_scores))
+        plan = Plan(whole, "as it is", scores=True)
+        has_scores = _check(decoder, comparisons, plan)
+        _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores))
         if has_scores:
             _check_longer(decoder, comparisons)
+    return comparisons.result()
+
+
+@torch.no_grad()
+def verify_copies(decoder: Decoder) -> Verification:
+    """Does the part of `verify` that runs on copies of layers, beyond the lengths at which attention changes."""
+    comparisons = Comparisons()
+    with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
+        _check_longer(decoder, comparisons)
     return comparisons.result()
 
 
@@ -60,7 +76,7 @@ def _check(decoder: Decoder, comparisons: Comparisons, plan: Plan) -> bool:
             raise
         comparisons.depart("scores", str(error))
         try:
-            return _check(decoder, comparisons, Plan(plan.valid, plan.zeroed, scores=False))
+            return _check(decoder, comparisons, replace(plan, scores=False))
         except (ImportError, RuntimeError, ValueError):
             raise error from None  # the model cannot run with this attention at all
     comparisons.add(trial)
@@ -76,7 +92,7 @@ def _check_longer(decoder: Decoder, comparisons: Comparisons) -> None:
         part = Comparisons()
         try:
             trial, names = one_layer_of_each_kind(decoder, cut_to)
-            _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), zeroed=True, scores=True), names)
+            _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), "scores", scores=True), names)
         except (UnsupportedModel, ValueError, TypeError, RuntimeError) as error:
             # Replaced forwards may belong to the original, so that a copy does not run as it does.
             comparisons.notes.append(
@@ -98,7 +114,17 @@ def _run(
     """
     names = {module: name for name, module in decoder.model.named_modules()} | (layer_names or {})
     watches = [LayerWatch(decoder, layer, names, comparisons, plan) for layer in decoder.layers]
-    with ExitStack() as stack, Hooks() as hooks:
+    with ExitStack() as stack:
+        off_watches = []
+        if plan.kind == "off":
+            off_watches = [OffWatch(decoder, layer, names, comparisons, plan.valid) for layer in decoder.layers]
+            early_hooks = stack.enter_context(Hooks())
+            for off_watch in off_watches:
+                off_watch.keep(early_hooks)
+            stack.enter_context(change_neurons(decoder, [neurons_off(decoder)], warns_new_threads=False))
+        hooks = stack.enter_context(Hooks())
+        for off_watch in off_watches:
+            off_watch.compare(hooks)
         listeners: dict[nn.Module, AttentionListener] = {}
         for watch in watches:
             listener = watch.attach(stack, hooks)
@@ -106,7 +132,7 @@ def _run(
                 listeners[watch.layer.attention] = listener
         if listeners:
             listen_to_attention(hooks, decoder.model, listeners)
-        states = None if plan.zeroed else StatesWatch(decoder, names, comparisons, hooks)
+        states = None if plan.kind != "as it is" else StatesWatch(decoder, names, comparisons, hooks)
         output = decoder.forward(_random_tokens(decoder, plan.valid), plan.valid.long())
     if states is not None:
         states.finish(output[0])
@@ -123,15 +149,11 @@ def _random_tokens(decoder: Decoder, valid: Tensor) -> Tensor:
 
 @contextmanager
 def _eager(model: nn.Module) -> Iterator[None]:
-    """Inside, compiled modules run as they are written, so that nothing is compiled for the check, and no autocast."""
+    """Inside, compiled code runs as it is written, so that nothing is compiled for the check, and no autocast."""
     with ExitStack() as stack:
         for device in {parameter.device.type for parameter in model.parameters()}:
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        if any(_is_compiled(module) for module in model.modules()):
+        if "torch._dynamo" in sys.modules:  # something may be compiled: modules, their forwards or a function in them
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -1,0 +1,15 @@
+"""What to do about a departure, at the end of its sentence."""
+
+WEIGHT = "merge what its class, forward or hooks add into its weight, or leave this site out"
+OUTPUT = "remove the hook or forward that changes it, or leave this site out"
+SCORES = (
+    "load the model with attn_implementation='eager', correct its configuration or the family's entry (register_family)"
+    ", or leave q and k out"
+)
+CLIP = "set `clip` in the family's entry (register_family), or leave q and k out"
+PRODUCT = (
+    "correct `activation` or the projections in the family's entry (register_family); importance can be measured with "
+    "fused=False where only the activation differs"
+)
+OPERATOR = "report the model and its dtype; importance can be measured with fused=False"
+CALL = "use transformers' own forward, or leave this site out"

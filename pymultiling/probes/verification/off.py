@@ -1,0 +1,152 @@
+"""While `deactivate` has neurons off, modules return what weights with zeroed rows and columns give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.experts import Experts, attached_changes
+from pymultiling.models.linear import Linear
+from pymultiling.models.routing import Routed, run_experts
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.hooks import Hooks, is_acting
+from pymultiling.probes.neuron_changes import find_changed_modules
+from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.probes.verification import advice
+from pymultiling.probes.verification.ffn import expert_norms, same_norms
+from pymultiling.probes.verification.fingerprint import is_ours
+from pymultiling.probes.verification.linear import linear_norms, plain_output
+from pymultiling.probes.verification.report import Check, Comparisons
+from pymultiling.probes.verification.rounding import column_norms
+
+STRIDE = 8  # one neuron of so many is off, and one output of so many is computed again
+# The first neuron that is off. Where v neurons are off, the input of o_proj is 0 already: its own neurons are others.
+FIRST = {"ffn": 0, "q": 0, "k": 0, "v": 0, "o": STRIDE // 2}
+
+
+def neurons_off(decoder: Decoder) -> NeuronSet:
+    """Returns one neuron of STRIDE of every site and layer."""
+    masks = {}
+    for site, width in decoder.widths().items():
+        masks[site] = torch.zeros(len(decoder.layers), width, dtype=torch.bool)
+        masks[site][:, FIRST[site] :: STRIDE] = True
+    return NeuronSet(masks)
+
+
+class OffWatch:
+    """Compares what the modules of one layer return while neurons are off, in one forward.
+
+    Args:
+        decoder: the model.
+        layer: the layer.
+        names: the names of modules, for messages.
+        comparisons: gets the comparisons.
+        valid: (documents, length) bool, False for padding, on the CPU.
+    """
+
+    def __init__(
+        self, decoder: Decoder, layer: Layer, names: dict[nn.Module, str], comparisons: Comparisons, valid: Tensor
+    ):
+        self._decoder, self._layer, self._names, self._comparisons = decoder, layer, names, comparisons
+        self._rows = valid.flatten().nonzero().flatten()
+        self._before: dict[nn.Module, Tensor] = {}  # inputs of o and down, outputs of q, k and v
+        # What a block that is on in all threads changes is not compared.
+        self._modules = [entry for entry in find_changed_modules(layer) if not _has_ours(entry[0])]
+        self._experts: Experts | None = layer.experts
+        if self._experts is not None and attached_changes(self._experts):
+            self._experts = None
+
+    def keep(self, hooks: Hooks) -> None:
+        """Adds hooks that keep tensors as they are before they are changed. Those that change them come after."""
+        for module, on_input, _ in self._modules:
+            if on_input:
+                hooks.before(module, self._keep_input)
+            else:
+                hooks.after(module, self._keep_output)
+
+    def compare(self, hooks: Hooks) -> None:
+        """Adds hooks that compare. Those that change tensors come before."""
+        for module, on_input, indices in self._modules:
+            hooks.after(module, (self._check_columns if on_input else self._check_rows)(indices))
+        if self._experts is not None:
+            hooks.after(self._experts.module, self._check_experts)
+
+    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._before[module] = args[0]
+
+    def _keep_output(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self._before[module] = output
+
+    def _check_columns(self, indices: SiteIndices) -> Callable[..., None]:
+        """Returns a hook after o or down, whose inputs are the neurons."""
+        (site,) = indices
+
+        def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+            before = self._valid(self._before.pop(module))
+            if site == "o":
+                self._check_values(before)
+            x = before.index_fill(-1, _off(site, before.shape[-1], slice(None)).to(before.device), 0)
+            some = slice(None, None, STRIDE)
+            expected, returned = plain_output(module, x, some), self._valid(output)[..., some]
+            subject = f"with neurons off, {self._names[module]} does not return what zeroed columns of its weight give"
+            norms = linear_norms(module, x, expected, returned, some)
+            self._comparisons.compare(cast("Check", site), subject, advice.OUTPUT, *norms)
+
+        return check
+
+    def _check_rows(self, indices: SiteIndices) -> Callable[..., None]:
+        """Returns a hook after a projection whose outputs are neurons of q, k or v."""
+
+        def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+            before = self._valid(self._before.pop(module))
+            off = torch.cat([_off(site, before.shape[-1], index) for site, index in indices.items()])
+            expected, returned = before.index_fill(-1, off.to(before.device), 0), self._valid(output)
+            subject = f"with neurons off, {self._names[module]} does not return what zeroed rows of its weight give"
+            for site, index in indices.items():
+                norms = same_norms(expected[..., index], returned[..., index])
+                self._comparisons.compare(cast("Check", site), subject, advice.OUTPUT, *norms)
+
+        return check
+
+    def _check_values(self, attended: Tensor) -> None:
+        """Checks that values that are zero contribute nothing: the input of o is zero at their dimensions."""
+        layer = self._layer
+        is_zero = torch.zeros(layer.kv_heads, layer.head_size, dtype=torch.bool)
+        is_zero.view(-1)[FIRST["v"] :: STRIDE] = True
+        columns = is_zero.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().nonzero().flatten()
+        left = column_norms(attended[:, columns.to(attended.device)])
+        subject = f"{self._names[layer.attention]} does not sum up what hooks make of {self._names[layer.v.module]}"
+        self._comparisons.compare("v", subject, advice.OUTPUT, left, torch.zeros_like(left), torch.ones_like(left))
+
+    def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        experts = self._layer.experts
+        if experts is None:
+            return
+        is_off = torch.zeros(experts.expert_count, experts.size, dtype=torch.bool, device=output.device)
+        is_off.view(-1)[FIRST["ffn"] :: STRIDE] = True
+
+        def switch_off(routed: Routed) -> Tensor:
+            return routed.hidden.masked_fill(is_off[routed.experts], 0)
+
+        expected = run_experts(experts.module, (switch_off,), *args)
+        subject = f"with neurons off, {self._names[module]} does not return what zeroed columns of its weights give"
+        length = sum(experts.module.down_proj.shape[1:])
+        self._comparisons.compare("ffn", subject, advice.OUTPUT, *expert_norms(expected, output, length))
+
+    def _valid(self, x: Tensor) -> Tensor:
+        """Returns (tokens, N) without padding, whose values may be NaN."""
+        return x.flatten(0, -2)[self._rows.to(x.device)]
+
+
+def _off(site: str, width: int, index: slice | Tensor) -> Tensor:
+    """Returns the places, among `width` inputs or outputs, of the neurons of a site that are off."""
+    return torch.arange(width)[index][FIRST[site] :: STRIDE]
+
+
+def _has_ours(module: nn.Module) -> bool:
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(is_ours(hook) and is_acting(hook, module) for hook in hooks)

@@ -1,0 +1,74 @@
+"""Compares the inputs of a layer's attention scores, and what attention makes of them, with the family's formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.probes.scores import ScoreInputs
+from pymultiling.probes.verification import advice
+from pymultiling.probes.verification.attention import output_norms, passed_heads, passed_norms
+from pymultiling.probes.verification.linear import Norms
+from pymultiling.probes.verification.plan import Plan
+from pymultiling.probes.verification.report import Check, Comparisons
+
+
+def check_scores(
+    decoder: Decoder,
+    layer: Layer,
+    name: str,
+    inputs: ScoreInputs,
+    value: Tensor,
+    attended: Tensor,
+    plan: Plan,
+    comparisons: Comparisons,
+) -> None:
+    """Checks the attention scores of one layer.
+
+    Args:
+        decoder: the model.
+        layer: the layer.
+        name: the name of its attention.
+        inputs: the inputs of its scores.
+        value: (documents, length, K d), the output of the value projection.
+        attended: (documents, length, H d), the input of the output projection.
+        plan: what the forward checks.
+        comparisons: gets the comparisons.
+    """
+    family, dtype = decoder.family, inputs.q.dtype
+    sites: tuple[tuple[Check, Tensor], ...] = (("q", inputs.query), ("k", inputs.key))
+    if family.interface:
+        for site, given in sites:
+            expected, magnitude = passed_heads(inputs, decoder, layer, site)
+            subject = f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
+            norms = passed_norms(given, expected, magnitude, plan.valid, dtype)
+            comparisons.compare("scores", subject, advice.SCORES, *norms)
+            _compare_off(layer, subject, [site], norms, plan, comparisons)
+    if family.clip is not None:
+        value = value.clamp(-family.clip, family.clip)
+    subject = (
+        f"{name} computes other attention than softmax(scores) v with scale {inputs.scale:.4g}, window "
+        f"{inputs.window} and soft cap {inputs.softcap}"
+    )
+    norms = output_norms(inputs, value, attended, plan.valid, family.interface)
+    comparisons.compare("scores", subject, advice.SCORES, *norms)
+    if not family.interface:
+        _compare_off(layer, subject, ["q", "k"], norms, plan, comparisons)
+
+
+def _compare_off(
+    layer: Layer, subject: str, sites: Iterable[Check], norms: Norms, plan: Plan, comparisons: Comparisons
+) -> None:
+    """Checks that an attention that is right as it is stays right while neurons of q and k are off.
+
+    Otherwise it does not read them where hooks change them, and `deactivate` has no effect at these sites.
+    """
+    key = layer.attention, "".join(sites)
+    if plan.kind == "as it is":
+        plan.wrong[key] = (norms.error > norms.tolerance).any()
+    elif plan.kind == "off" and key in plan.wrong:
+        error = norms.error.masked_fill(plan.wrong[key].to(norms.error.device), 0)
+        for site in sites:
+            comparisons.compare(site, f"with neurons off, {subject}", advice.OUTPUT, error, norms.tolerance, norms.size)

@@ -9,8 +9,19 @@ from tempfile import TemporaryDirectory
 from pymultiling.cli.shared.argument_types import language_codes, name_and_path, positive_integer
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_max_length, add_model, add_pass, pass_options, refuse_duplicates
-from pymultiling.cli.shared.run_record import hash_files, start_record
+from pymultiling.cli.shared.options import (
+    TEXT_FORMATS,
+    add_encoding,
+    add_field,
+    add_max_length,
+    add_model,
+    add_pass,
+    pass_options,
+    refuse_duplicates,
+    text_file,
+    texts_of,
+)
+from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
 
@@ -33,18 +44,18 @@ def add(commands: Commands) -> None:
     source.add_argument(
         "--parallel",
         metavar="FILE",
-        help="a .tsv or .tsv.gz file of translations with one column per language: the first line has the language "
-        "codes (a column id is ignored), each further line a sentence in all languages; an empty cell is a missing "
-        "sentence",
+        help="a .tsv, .tsv.gz or .tsv.zst file of translations with one column per language: the first line has the "
+        "language codes (a column id is ignored), each further line a sentence in all languages; an empty cell is a "
+        "missing sentence. It is given as a path or a URL",
     )
     source.add_argument(
         "--sentences",
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="a text file with the sentences of one language, one per line, such as fr=fr.txt; an empty line is a "
-        "missing sentence; repeat the option for each language. Files with equally many lines are taken for "
-        "translations",
+        help="the sentences of one language, such as fr=fr.txt; an empty line or text is a missing sentence; repeat "
+        "the option for each language. Files with equally many sentences are taken for translations. FILE is "
+        f"{TEXT_FORMATS}",
     )
     parser.add_argument(
         "--languages",
@@ -80,6 +91,8 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_max_length(parser, "sentence")
+    add_encoding(parser)
+    add_field(parser)
     add_pass(parser)
 
 
@@ -152,12 +165,12 @@ def _read_sentences(arguments: argparse.Namespace, record: Run) -> tuple[dict[st
 
     if arguments.sentences:
         files = dict(arguments.sentences)
-        record.note(corpora=hash_files(files))
-        sentences = {language: read_lines(path) for language, path in files.items()}
+        sentences = {language: read_lines(file) for language, file in texts_of(arguments, files).items()}
     else:
-        record.note(corpora=hash_files({"parallel": arguments.parallel}))
-        columns = read_columns(arguments.parallel)
+        files = {"parallel": arguments.parallel}
+        columns = read_columns(text_file(arguments, arguments.parallel))
         languages = [find_language(name, columns, arguments.parallel) for name in arguments.languages or columns]
         sentences = {language: columns[language] for language in languages}
+    record.note(corpora=hash_corpora(files))
     are_parallel = len({len(column) for column in sentences.values()}) == 1
     return {language: column[: arguments.limit] for language, column in sentences.items()}, are_parallel

@@ -11,8 +11,18 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.demo_detection import DETECTION_DOCUMENTS, detect_demo, load_demo, note_demo
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_model, refuse_duplicates, require
-from pymultiling.cli.shared.run_record import hash_files, start_record
+from pymultiling.cli.shared.options import (
+    TEXT_FILES,
+    add_encoding,
+    add_field,
+    add_model,
+    refuse_duplicates,
+    require,
+    text_file,
+    texts_of,
+)
+from pymultiling.cli.shared.run_record import hash_corpora, start_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
 from pymultiling.results.run import Run
 from pymultiling.results.tables import mwork_table
@@ -59,17 +69,18 @@ def add(commands: Commands) -> None:
     )
     tasks = parser.add_argument_group(
         "tasks",
-        "At least one is needed. --mgsm, --exemplars, --xquad and --contexts are .jsonl or .jsonl.gz files in which "
-        "each record has its language in the field lang. --xcopa, --xcsqa and --xlsum take one .jsonl or .jsonl.gz "
-        "file per language, such as fr=fr.jsonl, and are repeated for each language.",
+        "At least one is needed. --mgsm, --exemplars, --xquad and --contexts are .jsonl files (may be .gz or .zst) in "
+        "which each record has its language in the field lang. --xcopa, --xcsqa and --xlsum take one such file per "
+        "language, such as fr=fr.jsonl, and are repeated for each language. Each is given as a path, a URL or a "
+        "pattern.",
     )
     tasks.add_argument(
         "--text",
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="held-out texts of one language, such as fr=fr.heldout.txt, in a .txt, .jsonl or .parquet file; the "
-        "task is to find the second half of a text, given its first half; repeat the option for each language",
+        help="held-out texts of one language, such as fr=fr.heldout.txt; the task is to find the second half of a "
+        f"text, given its first half; repeat the option for each language. FILE is {TEXT_FILES}",
     )
     tasks.add_argument("--mgsm", metavar="FILE", help="MGSM: questions and answers of mathematics; needs --exemplars")
     tasks.add_argument("--exemplars", metavar="FILE", help="worked examples that are shown before a question of --mgsm")
@@ -133,6 +144,8 @@ def add(commands: Commands) -> None:
         default=3,
         help="number of random sets of neurons per row of the table, for comparison (default: %(default)s)",
     )
+    add_encoding(parser)
+    add_field(parser)
     add_model(parser, required=False)
 
 
@@ -231,7 +244,7 @@ def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
     files = {name: path for name, path in paths.items() if path is not None}
     for name in ("text", "xcopa", "xcsqa", "xlsum"):
         files |= {f"{name}, {language}": path for language, path in getattr(arguments, name) or ()}
-    record.note(corpora=hash_files(files))
+    record.note(corpora=hash_corpora(files))
     sets = read_sets(arguments.neurons)
     for number, task in enumerate(tasks):  # before the model is loaded
         measured_languages(task, sets, arguments.english)
@@ -243,22 +256,18 @@ def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
 
 def _read_tasks(arguments: argparse.Namespace) -> list[Task]:
     from pymultiling import tasks
-    from pymultiling.data.corpora import CorpusReport, read_texts
 
     chosen = []
     if arguments.mgsm:
-        chosen.append(tasks.mgsm(arguments.mgsm, arguments.exemplars, arguments.shots))
+        exemplars = text_file(arguments, arguments.exemplars)
+        chosen.append(tasks.mgsm(text_file(arguments, arguments.mgsm), exemplars, arguments.shots))
     if arguments.xquad:
-        chosen.append(tasks.xquad(arguments.xquad, arguments.contexts))
-    if arguments.xcopa:
-        chosen.append(tasks.xcopa(dict(arguments.xcopa)))
-    if arguments.xcsqa:
-        chosen.append(tasks.xcsqa(dict(arguments.xcsqa)))
-    if arguments.xlsum:
-        chosen.append(tasks.xlsum(dict(arguments.xlsum)))
+        chosen.append(tasks.xquad(text_file(arguments, arguments.xquad), text_file(arguments, arguments.contexts)))
+    for name, make_task in (("xcopa", tasks.xcopa), ("xcsqa", tasks.xcsqa), ("xlsum", tasks.xlsum)):
+        if getattr(arguments, name):
+            chosen.append(make_task(texts_of(arguments, dict(getattr(arguments, name)))))
     if arguments.text:
-        texts = {language: list(read_texts(path, CorpusReport())) for language, path in arguments.text}
-        chosen.append(tasks.continuation(texts))
+        chosen.append(tasks.continuation(with_stdin(arguments, dict(arguments.text))))
     return chosen
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import code_and_name, language_codes, positive_integer, whole_number
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
-from pymultiling.cli.shared.options import add_model, require
-from pymultiling.cli.shared.run_record import hash_files, start_record
+from pymultiling.cli.shared.options import add_encoding, add_model, require, text_file
+from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import POSITION_LABELS, pmi_table
 
@@ -47,10 +47,10 @@ def add(commands: Commands) -> None:
         "--inputs",
         metavar="FILE",
         required=True,
-        help="the same texts in several languages. For the tasks translation and free: a .tsv or .tsv.gz file with "
-        "one column per language and the language codes in the first line. For math and nli: a .jsonl or .jsonl.gz "
-        "file whose records have the fields lang and id, and question and answer (math) or premise, hypothesis and "
-        "label (nli)",
+        help="the same texts in several languages. For the tasks translation and free: a .tsv file with one column "
+        "per language and the language codes in the first line. For math and nli: a .jsonl file whose records have the "
+        "fields lang and id, and question and answer (math) or premise, hypothesis and label (nli). It may be "
+        "compressed (.gz, .zst), and is given as a path or a URL",
     )
     parser.add_argument(
         "--task",
@@ -163,6 +163,7 @@ def add(commands: Commands) -> None:
         help="file in which the answers of the model are kept, so that a later run does not request them again "
         "(default: they are not kept)",
     )
+    add_encoding(parser)
     add_model(parser)
 
 
@@ -171,8 +172,8 @@ def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     record = start_record(arguments)
     with result_folder(arguments.out) as folder:
-        record.note(corpora=hash_files({"inputs": arguments.inputs}))
         task = _read_task(arguments)
+        record.note(corpora=hash_corpora({"inputs": arguments.inputs}))
         if arguments.make is not None:
             with record.stage("make"):
                 task = _with_made_inputs(arguments, task)
@@ -234,10 +235,11 @@ def _read_task(arguments: argparse.Namespace) -> ParallelTask:
     """Returns the task with the inputs of its file, without those that a model is going to make."""
     from pymultiling.methods import pmi
 
+    inputs = text_file(arguments, arguments.inputs)
     if arguments.task == "math":
-        return pmi.math(arguments.inputs)
+        return pmi.math(inputs)
     if arguments.task == "nli":
-        return pmi.nli(arguments.inputs)
+        return pmi.nli(inputs)
     languages = None
     if arguments.others is not None or arguments.make is not None:
         made_names = set() if arguments.make is None else set(_made_names(arguments))
@@ -245,7 +247,7 @@ def _read_task(arguments: argparse.Namespace) -> ParallelTask:
         languages = [name for name in names if name is not None and name not in made_names]
         if arguments.make == BACK_TRANSLATION:  # --others are languages to go through, and no inputs of the file
             languages = [name for name in languages if name in (arguments.source, arguments.pivot)]
-    task = pmi.translation(arguments.inputs, target=arguments.target, languages=languages)
+    task = pmi.translation(inputs, target=arguments.target, languages=languages)
     return dataclasses.replace(task, name="free", template="free") if arguments.task == "free" else task
 
 

@@ -14,6 +14,7 @@ from pymultiling.cli.shared.argument_types import name_and_path, positive_intege
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
+    TEXT_FILES,
     TEXT_FORMATS,
     Once,
     add_documents,
@@ -22,7 +23,8 @@ from pymultiling.cli.shared.options import (
     refuse_duplicates,
     texts_of,
 )
-from pymultiling.cli.shared.run_record import hash_files, start_record
+from pymultiling.cli.shared.run_record import check_first_texts, hash_corpora, start_record
+from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         required=True,
         action=Once,
-        help=f"texts to train on, such as fr.txt. FILE is {TEXT_FORMATS}",
+        help=f"texts to train on, such as fr.txt. FILE is {TEXT_FILES}",
     )
     trained = parser.add_mutually_exclusive_group(required=True)
     trained.add_argument(
@@ -119,8 +121,8 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="texts of one language that are not trained on, such as fr=fr.heldout.txt, in a file as for --texts; "
-        "their perplexity is measured before and after training; repeat the option for each language",
+        help="texts of one language that are not trained on, such as fr=fr.heldout.txt; their perplexity is measured "
+        f"before and after training; repeat the option for each language. FILE is {TEXT_FORMATS}",
     )
     add_model(parser)
     add_documents(parser)
@@ -138,11 +140,12 @@ def run(arguments: argparse.Namespace) -> None:
     record = start_record(arguments)
     heldout = dict(arguments.heldout or ())
     heldout_texts = texts_of(arguments, heldout)
-    (texts,) = texts_of(arguments, {"texts": arguments.texts}).values()
+    (texts,) = with_stdin(arguments, {"texts": arguments.texts}).values()
     perplexities = None
     with result_folder(arguments.out) as folder:
         files = {"texts": arguments.texts} | {f"heldout, {language}": path for language, path in heldout.items()}
-        record.note(corpora=hash_files(files), seed=arguments.seed)
+        check_first_texts(arguments, files)
+        record.note(corpora=hash_corpora(files), seed=arguments.seed)
         neurons = _read_neurons(arguments)
         model, tokenizer = load(arguments, record)
         if arguments.checkpointing:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.file_shards import FileShard
+from pymultiling.data.stored_files import StoredFile, stored_files
 from pymultiling.data.text_lines import ending, text_lines
-from pymultiling.errors import CorpusError, error_text
+from pymultiling.errors import CorpusError
 
-STRUCTURED = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".xml")
+TABLES = "a .tsv, .tsv.gz or .tsv.zst file with a column for each language"
+RECORDS = (".jsonl", ".parquet")
+STRUCTURED = (".csv", ".json", ".tsv", ".xml")
 
 
-def read_columns(path: str | Path) -> dict[str, list[str]]:
-    """Reads the columns of a .tsv, .tsv.gz or .tsv.zst file.
+def read_columns(source: str | Path | TextFile) -> dict[str, list[str]]:
+    """Reads the columns of a .tsv, .tsv.gz or .tsv.zst file, which a path or a URL names.
 
     Tabs separate the columns, and quotes have no meaning. The first line has the languages' codes.
 
@@ -21,50 +26,64 @@ def read_columns(path: str | Path) -> dict[str, list[str]]:
 
     Raises:
         CorpusError: the file cannot be read as such a table, or a language has two columns.
+        BackendUnavailable: a package for the URL is not installed.
     """
-    path = Path(path)
-    if ending(path) != ".tsv":
-        raise CorpusError(f"{path}: expected a .tsv or .tsv.gz file with a column for each language")
-    rows = [line.split("\t") for line in _read_text(path)]
+    texts = source if isinstance(source, TextFile) else TextFile(source)
+    file, *others = stored_files(texts.path, (".tsv",), TABLES)
+    if others:
+        raise CorpusError(f"{texts.path}: expected one table, and {len(others) + 1} files have such names; give one")
+    rows = [line.split("\t") for line in strict_lines(file, texts.encoding)]
     while rows and rows[-1] == [""]:  # blank lines at the end
         rows.pop()
     if not any(map(any, rows)):
-        raise CorpusError(f"{path} is empty: expected a first line with the languages' codes, and texts")
+        raise CorpusError(f"{file.name} is empty: expected a first line with the languages' codes, and texts")
     header, *rows = rows
     if len(set(header)) < len(header):
-        raise CorpusError(f"{path}: a language is twice in the first line, {' '.join(header)}; keep one column of each")
+        raise CorpusError(
+            f"{file.name}: a language is twice in the first line, {' '.join(header)}; keep one column of each"
+        )
     if not all(header) or header == ["id"]:
-        raise CorpusError(f"{path}: expected the languages' codes in the first line, got {header}")
+        raise CorpusError(f"{file.name}: expected the languages' codes in the first line, got {header}")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise CorpusError(
-                f"{path}, line {number}: expected {len(header)} columns as in the first line, got {len(row)}; "
+                f"{file.name}, line {number}: expected {len(header)} columns as in the first line, got {len(row)}; "
                 "put a tab between columns, and none into a text"
             )
     return {language: [row[column] for row in rows] for column, language in enumerate(header) if language != "id"}
 
 
-def read_lines(path: str | Path) -> list[str]:
-    """Reads all lines of a text file, which may be compressed (.gz, .zst).
+def read_lines(source: str | Path | TextFile) -> list[str]:
+    """Reads all lines of a text file, which may be compressed (.gz, .zst), or all texts of a .jsonl or .parquet file.
 
-    Empty lines are kept, since lines of the same number correspond.
+    A path, a URL or a pattern with * names the file. The files of a pattern follow one another, sorted by name. Empty
+    texts are kept, since texts of the same number correspond.
 
     Raises:
-        CorpusError: the file's name has the ending of a table, or it cannot be read as text in UTF-8.
+        CorpusError: the file's name has the ending of a table, or it cannot be read as text.
+        BackendUnavailable: a package for the URL is not installed.
     """
-    path = Path(path)
-    if ending(path) in STRUCTURED:
-        raise CorpusError(f"{path}: expected a text with one sentence a line, such as a .txt file")
-    return _read_text(path)
+    texts = source if isinstance(source, TextFile) else TextFile(source)
+    lines: list[str] = []
+    for file in stored_files(texts.path):
+        file_ending = ending(file.plain_path)
+        if file_ending in STRUCTURED:
+            raise CorpusError(
+                f"{file.name}: expected a text with one sentence a line, such as a .txt file, or a .jsonl or .parquet "
+                "file"
+            )
+        if file_ending in RECORDS:
+            lines += [text for (text,) in FileShard(file, texts.encoding, texts.field).records(("text",))]
+        else:
+            lines += strict_lines(file, texts.encoding)
+    return lines
 
 
-def _read_text(path: Path) -> list[str]:
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file; check the path")
-    try:
-        with path.open("rb") as raw:
-            return list(text_lines(raw, path, str(path), strict=True))
-    except CorpusError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise CorpusError(f"{path} cannot be read as text in UTF-8 ({error_text(error)}): save it in UTF-8") from None
+def strict_lines(file: StoredFile, encoding: str | None) -> Iterator[str]:
+    """Yields the lines of a text in which line numbers matter, as `text_lines` does with `strict`.
+
+    Raises:
+        CorpusError: the file cannot be read as text in this encoding (None: UTF-8).
+    """
+    with file.open() as raw:
+        yield from text_lines(raw, file.plain_path, file.name, strict=True, encoding=encoding)

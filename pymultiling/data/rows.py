@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeAlias
 
 from pymultiling.data.text_encoding import UnreadableCharacters
-from pymultiling.errors import CorpusError, error_text
+from pymultiling.errors import CorpusError
 
 # The strings of a record that a pass needs: (text,), or (prompt, response).
 Record: TypeAlias = tuple[str, ...]
-
-
-@contextmanager
-def wrap_read_errors(name: str) -> Iterator[None]:
-    """Converts every exception of the block, except MemoryError, into a CorpusError that names the source."""
-    try:
-        yield
-    except (CorpusError, MemoryError):
-        raise
-    except Exception as error:  # every file system has exceptions of its own
-        raise CorpusError(
-            f"{name} cannot be read ({error_text(error)}): remove the cause, or give other texts"
-        ) from error
 
 
 def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:

@@ -6,19 +6,17 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.file_shards import FileShard, file_shards, names_file
-from pymultiling.data.rows import Record, extract_fields, readable_records, wrap_read_errors
+from pymultiling.data.read_errors import wrap_read_errors
+from pymultiling.data.rows import Record, extract_fields, readable_records
+from pymultiling.data.streamed_sets import split_stream
 from pymultiling.errors import CorpusError
 
 if TYPE_CHECKING:
     from pymultiling.data.corpus_types import Corpus, PairCorpus
-
-# Classes of `datasets`: a stream of files, and what `select_columns`, `filter`, `map` and `rename_column` make of one.
-FILE_STREAMS = ("ExamplesIterable", "ArrowExamplesIterable")
-RECORDWISE_STREAMS = ("SelectColumnsIterable", "FilteredExamplesIterable", "MappedExamplesIterable")
 
 
 class IterableShard:
@@ -97,18 +95,15 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     Args:
         source: a path, a URL that fsspec knows, a pattern of either with *, or a TextFile; a list of pathlib.Path; or
             an iterable of strings or records, such as a datasets.Dataset. A streamed data set
-            (datasets.IterableDataset) has a shard for each of its files, or a single one after an operation that does
-            not work record by record, such as `take` or `interleave_datasets`.
+            (datasets.IterableDataset) has the shards of `split_stream`.
 
     Raises:
         CorpusError: there is nothing to read, or a list of strings names files.
     """
-    if isinstance(source, TextFile):
-        return [*file_shards(source.path, source.encoding)]
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | TextFile):
         return [*file_shards(source)]
     if isinstance(source, list | tuple) and source:
-        paths = [path for path in source if isinstance(path, Path)]
+        paths = [path for path in source if isinstance(path, Path | TextFile)]
         if len(paths) == len(source):
             return [shard for path in paths for shard in file_shards(path)]
         if isinstance(source[0], str) and names_file(source[0]):
@@ -122,12 +117,9 @@ def shards_of(source: Corpus | PairCorpus) -> list[Shard]:
     name = type(source).__name__
     if name == "DataFrame":
         raise CorpusError("iterating over a DataFrame gives the names of its columns: pass one of them, frame['text']")
-    count = _count_files(source)
-    if count == 1:
+    parts = split_stream(source)
+    if len(parts) == 1:
         return [IterableShard(source, name)]
-    from datasets.distributed import split_dataset_by_node
-
-    parts = (split_dataset_by_node(source, rank=number, world_size=count) for number in range(count))
     return [IterableShard(part, f"{name}, shard {number}") for number, part in enumerate(parts, 1)]
 
 
@@ -157,24 +149,6 @@ def sizes(corpora: Sequence[Sequence[Shard]]) -> list[float]:
             return equal
         totals.append(max(1.0, float(sum(known))))
     return totals
-
-
-def _count_files(source: Iterable[object]) -> int:
-    """Returns how many files a streamed data set reads one after the other, record by record; 1 for all other sources.
-
-    The results of `take`, `interleave_datasets` and similar operations depend on all files together. After
-    `split_dataset_by_node` or `load_state_dict` it is already determined which part of the data set is read.
-    """
-    if getattr(source, "_distributed", None) or getattr(source, "_starting_state_dict", None):
-        return 1
-    stream: Any = getattr(source, "_ex_iterable", None)
-    while (
-        type(stream).__name__ in RECORDWISE_STREAMS
-        and not getattr(stream, "batched", False)
-        and not getattr(stream, "with_indices", False)
-    ):
-        stream = stream.ex_iterable
-    return getattr(source, "num_shards", 1) if type(stream).__name__ in FILE_STREAMS else 1
 
 
 def describe_shards(shards: Sequence[Shard]) -> str:

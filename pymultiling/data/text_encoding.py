@@ -31,14 +31,13 @@ class UnreadableCharacters:
     Args:
         name: the name of the text, for messages.
         encoding: the encoding that it was read in.
-        has_option: whether the user can give another encoding.
 
     Attributes:
         sample: the bytes of the beginning of the text, from which the encoding is guessed.
     """
 
-    def __init__(self, name: str, encoding: str = "utf-8", has_option: bool = True):
-        self._name, self._encoding, self._has_option = name, encoding, has_option
+    def __init__(self, name: str, encoding: str = "utf-8"):
+        self._name, self._encoding = name, encoding
         self._characters = self._replaced = self._unchecked = 0
         self._first = ""
         self.sample = bytearray()
@@ -80,9 +79,10 @@ class UnreadableCharacters:
         if guess is None or codecs.lookup(guess).name == codecs.lookup(self._encoding).name:
             advice = "the texts were damaged when they were made: make them again"
         else:
-            advice = f"the encoding is probably {guess}: save it in UTF-8"
-            if self._has_option:
-                advice += f", or give --encoding {guess} (in Python pymultiling.TextFile)"
+            advice = (
+                f"the encoding is probably {guess}: save it in UTF-8, or give --encoding {guess} (in Python "
+                "pymultiling.TextFile)"
+            )
         raise CorpusError(
             f"{self._name}: {self._replaced:,} of the first {self._characters:,} characters are not {self._encoding}, "
             f"the first at {self._first}; {advice}"

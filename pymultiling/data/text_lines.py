@@ -46,7 +46,7 @@ def text_lines(
         from pyarrow import CompressedInputStream
 
         stream = io.BufferedReader(CompressedInputStream(raw, "zstd"))
-    unreadable = UnreadableCharacters(name, encoding or "utf-8", has_option=not strict)
+    unreadable = UnreadableCharacters(name, encoding or "utf-8")
     # Bytes that are not UTF-8 stay in the lines as surrogates, so that the encoding can be guessed from them.
     text = io.TextIOWrapper(
         stream,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
 from pymultiling.data.corpora import CorpusReport
+from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.documents import document_length
+from pymultiling.data.parallel_texts import read_lines
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.models.length_scaling import length_group
@@ -50,7 +52,7 @@ class SentenceEmbeddings(dict[str, Tensor]):
 def sentence_embeddings(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    sentences: Mapping[str, Iterable[str | None]],
+    sentences: Mapping[str, str | Path | TextFile | Iterable[str | None]],
     *,
     max_length: int = 512,
     batch_tokens: int = 4096,
@@ -79,8 +81,9 @@ def sentence_embeddings(
     Args:
         model: a Hugging Face decoder of a supported family.
         tokenizer: the model's tokenizer.
-        sentences: {language: sentences}. Each iterable is read once. A sentence is missing if it is None, empty, only
-            spaces, or has no token. For `retrieval` and `cka` sentence i of all languages must be translations.
+        sentences: {language: sentences}: an iterable of strings, which is read once, or files with one sentence per
+            line, as `pmi.translation` takes them. A sentence is missing if it is None, empty, only spaces, or has no
+            token. For `retrieval` and `cka` sentence i of all languages must be translations.
         max_length: longer sentences are cut to this many tokens, or to the length that the model supports.
         batch_tokens: the largest number of tokens in one forward, padding included.
         dtype: the dtype of the result: torch.float32, torch.float64 or torch.float16. Means are computed in float32, or
@@ -100,7 +103,7 @@ def sentence_embeddings(
         attribute `corpora`. The rows of missing sentences are NaN.
 
     Raises:
-        CorpusError: sentences are not strings, or a language has none.
+        CorpusError: sentences are not strings, a file cannot be read, or a language has none.
         CheckpointError: as `detect`.
         NonFiniteActivations: a mean is NaN, infinite or too large for `dtype`; the message names language and sentence.
         UnsupportedModel: as `importance`; or the last hidden states have another width (OPT 350M).
@@ -267,9 +270,11 @@ def checked_layers(embeddings: Mapping[str, Tensor]) -> int:
     return next(iter(shapes))[0]
 
 
-def _check_sentences(language: str, sentences: Iterable[str | None]) -> Iterable[str]:
+def _check_sentences(language: str, sentences: str | Path | TextFile | Iterable[str | None]) -> Iterable[str]:
     """Returns the sentences, with "" for None. A list is checked at once, another iterable while it is read."""
-    if isinstance(sentences, (str, Mapping)) or not isinstance(sentences, Iterable):
+    if isinstance(sentences, str | Path | TextFile):
+        return _Sentences(read_lines(sentences))
+    if isinstance(sentences, Mapping) or not isinstance(sentences, Iterable):
         kind = type(sentences).__name__
         raise CorpusError(f"language {language!r}: pass its sentences as a list of strings, not {kind}")
     strings = _to_strings(language, sentences)

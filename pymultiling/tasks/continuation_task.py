@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 
+if TYPE_CHECKING:
+    from pymultiling.data.corpus_types import Corpus
 
-def continuation(texts: Mapping[str, Sequence[str]], choices: int = 4, seed: int = 0) -> Task:
+
+def continuation(texts: Mapping[str, Corpus], choices: int = 4, seed: int = 0) -> Task:
     """Makes a task: choose the second half of a text by the mean log-likelihood of its tokens.
 
     A text is split in the middle, between words, or between characters if it has no spaces. The wrong choices are
     second halves of other texts in the same language, drawn with `seed`.
 
     Args:
-        texts: {language: texts}; use held-out texts.
+        texts: {language: texts}, each as one corpus of `detect`; use held-out texts.
         choices: the number of second halves to choose from, including the correct one.
         seed: the seed of the random draws.
 
@@ -24,11 +29,12 @@ def continuation(texts: Mapping[str, Sequence[str]], choices: int = 4, seed: int
         A task with the metric "normalised accuracy".
 
     Raises:
-        CorpusError: a language has fewer different second halves than `choices`.
+        CorpusError: texts cannot be read, or a language has fewer different second halves than `choices`.
     """
     items: dict[str, list[Item]] = {}
     for language, language_texts in texts.items():
-        halves = [half for half in map(_split_in_halves, dict.fromkeys(language_texts)) if half is not None]
+        different_texts = dict.fromkeys(read_texts(language_texts, CorpusReport()))
+        halves = [half for half in map(_split_in_halves, different_texts) if half is not None]
         second_halves = {second for _, second in halves}
         if len(second_halves) < choices:
             raise CorpusError(

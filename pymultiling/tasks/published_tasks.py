@@ -1,7 +1,8 @@
-"""Tasks from local files with the fields of the published data sets.
+"""Tasks from files with the fields of the published data sets.
 
-A file has one JSON object per line (.jsonl, or compressed as .jsonl.gz). Every function takes the path of a file whose
-records have a field "lang", or {language: path}.
+A file has one JSON object per line (.jsonl, or compressed as .jsonl.gz or .jsonl.zst). Every function takes the path or
+URL of a file whose records have a field "lang", or {language: path or URL}. A `TextFile` gives another encoding than
+UTF-8.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from pymultiling.data.corpus_types import TextFile
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
 from pymultiling.tasks.published_fields import Mgsm, Xcopa, Xcsqa, Xlsum, XquadContext, XquadQuestion
 from pymultiling.tasks.task_files import JsonObject, check_fields, read_task_records
 
-Source: TypeAlias = str | Path | Mapping[str, str | Path]
+Source: TypeAlias = str | Path | TextFile | Mapping[str, str | Path | TextFile]
 
 # {language: (word before a cause, word before an effect)}. They follow the premise. The choice follows in lower case.
 CONNECTORS = {

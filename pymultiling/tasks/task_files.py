@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from pymultiling.data.corpora import replace_lone_surrogates
-from pymultiling.data.rows import parse_json_lines, wrap_read_errors
-from pymultiling.data.text_lines import text_lines
+from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.parallel_texts import strict_lines
+from pymultiling.data.rows import parse_json_lines
+from pymultiling.data.stored_files import stored_files
 from pymultiling.errors import CorpusError
 from pymultiling.runtime.schemas import Schema, SchemaError, check_record
 
@@ -16,20 +18,19 @@ JsonObject: TypeAlias = dict[str, object]
 S = TypeVar("S", bound=Schema)
 
 
-def read_task_records(path: str | Path) -> Iterator[tuple[JsonObject, str]]:
-    """Reads a .jsonl file in UTF-8, which may be compressed (.gz, .zst).
+def read_task_records(source: str | Path | TextFile) -> Iterator[tuple[JsonObject, str]]:
+    """Reads .jsonl files, which a path, a URL or a pattern with * names. They may be compressed (.gz, .zst).
 
     Yields:
         The object of each line that is not blank, with lone surrogates replaced, and its location for messages.
 
     Raises:
         CorpusError: there is no such file, it cannot be read, or a line is not a JSON object.
+        BackendUnavailable: a package for the URL is not installed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file; check the path")
-    with wrap_read_errors(str(path)), path.open("rb") as raw:
-        for record, where in parse_json_lines(text_lines(raw, path, str(path), strict=True), str(path)):
+    texts = source if isinstance(source, TextFile) else TextFile(source)
+    for file in stored_files(texts.path):
+        for record, where in parse_json_lines(strict_lines(file, texts.encoding), file.name):
             if not isinstance(record, dict):
                 raise CorpusError(f"{where} must be a JSON object")
             yield {name: _replace_in(value) for name, value in record.items()}, where

@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from pymultiling.data.file_shards import file_shards
+from pymultiling.data.stored_files import SMALL
 from pymultiling.errors import CorpusError
 from tests.support.tiny_text import write_text
 
@@ -122,8 +123,9 @@ def http_server(data: bytes, *headers: str):
 
 @pytest.mark.parametrize("known", [("length", "ranges"), ("length",), ()], ids=str)
 def test_files_are_read_over_http_with_and_without_length_and_ranges(known):
-    lines = [f"line {number}" for number in range(20_000)]
+    lines = [f"line {number} {random.Random(number).randbytes(30).hex()}" for number in range(20_000)]
     data = content("txt.gz", lines)
+    assert len(data) > SMALL  # a smaller file is fetched as a whole
     length, ranges = "length" in known, "ranges" in known
     headers = [f"Content-Length: {len(data)}"] if length else []
     with http_server(data, *headers, *([] if ranges else ["Accept-Ranges: none"])) as url:

@@ -45,9 +45,9 @@ def test_tables_may_have_one_line_or_one_column(tmp_path):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("t.csv", b"de\tfr\n", "expected a .tsv or .tsv.gz"),
-        ("t.txt.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv or .tsv.gz"),
-        ("t.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv or .tsv.gz"),
+        ("t.csv", b"de\tfr\n", "expected a .tsv, .tsv.gz or .tsv.zst file"),
+        ("t.txt.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv, .tsv.gz or .tsv.zst file"),
+        ("t.gz", gzip.compress(b"de\tfr\n", mtime=0), "expected a .tsv, .tsv.gz or .tsv.zst file"),
         ("t.tsv", b"", "is empty: expected a first line with the languages' codes"),
         ("t.tsv", b"\n\t\n", "is empty"),
         ("t.tsv", b"de\tfr\tde\na\tb\tc\n", "a language is twice in the first line, de fr de"),
@@ -80,7 +80,7 @@ def test_absent_files_are_refused(tmp_path):
 
 
 def test_tables_are_not_read_as_lines(tmp_path):
-    for name in ("fr.jsonl", "fr.jsonl.gz", "fr.tsv", "fr.parquet"):
+    for name in ("fr.json", "fr.xml.gz", "fr.tsv", "fr.csv"):
         (tmp_path / name).touch()
         with pytest.raises(CorpusError, match="expected a text with one sentence a line"):
             read_lines(tmp_path / name)

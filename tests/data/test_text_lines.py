@@ -60,7 +60,7 @@ def test_damaged_parallel_texts_are_refused_by_name(tmp_path, compression):
     path, whole = tmp_path / f"fr.txt{compression}", WRITERS[compression](CONTENT * 99)
     for damaged in (whole[:-9], whole[:12] + b"\xff" * 20, CONTENT):
         path.write_bytes(damaged)
-        with pytest.raises(pml.CorpusError, match=r"cannot be read as text in UTF-8 \(") as caught:
+        with pytest.raises(pml.CorpusError, match=r"cannot be read \(") as caught:
             read_lines(path)
         assert str(path) in str(caught.value)
 

@@ -112,7 +112,7 @@ def test_wrong_arguments_are_refused():
         sentence_embeddings(model, tokenizer, {"fr": ["", None]})
     with pytest.raises(pml.CorpusError, match="'fr' has no sentences: nothing was read"):
         sentence_embeddings(model, tokenizer, {"fr": []})
-    with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings, not str"):
+    with pytest.raises(pml.CorpusError, match="w4 w5: no such file"):  # a string is a path
         sentence_embeddings(model, tokenizer, {"fr": "w4 w5"})
     with pytest.raises(pml.CorpusError, match="'fr', sentence 2: expected a string or None, got 3"):
         sentence_embeddings(model, tokenizer, {"fr": ["w4", 3]})
@@ -127,7 +127,9 @@ def test_wrong_arguments_are_refused():
 
 
 def test_sources_that_are_no_iterable_of_strings_are_refused(tmp_path):
-    for wrong in (tmp_path / "fr.txt", 3, {"w4": 1}):
+    with pytest.raises(pml.CorpusError, match=r"fr.txt: no such file"):
+        sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": tmp_path / "fr.txt"})
+    for wrong in (3, {"w4": 1}):
         with pytest.raises(pml.CorpusError, match="'fr': pass its sentences as a list of strings"):
             sentence_embeddings(tiny_model("llama"), tiny_tokenizer(), {"fr": wrong})
 
@@ -158,3 +160,12 @@ def test_hooks_and_training_mode_are_left_as_they_were():
     model, tokenizer = tiny_model("llama").train(), tiny_tokenizer()
     sentence_embeddings(model, tokenizer, {"fr": ["w4"]})
     assert model.training and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_sentences_of_a_file_are_those_of_a_list(tmp_path):
+    sentences = ["w3 w4 w5", "", "w6 w7"]
+    path = tmp_path / "fr.txt"
+    path.write_text("".join(f"{sentence}\n" for sentence in sentences))
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    of_list, of_file = (sentence_embeddings(model, tokenizer, {"fr": source}) for source in (sentences, path))
+    torch.testing.assert_close(of_file["fr"], of_list["fr"], rtol=0, atol=0, equal_nan=True)

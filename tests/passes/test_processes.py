@@ -54,6 +54,19 @@ def test_every_process_has_the_result_of_a_single_process(tmp_path, truth, count
     assert len(printed) <= attempts * len(LANGUAGES) and all(f"process 1 of {count}" in line for line in printed)
 
 
+def test_streamed_parquet_files_after_a_map_give_the_result_of_one_process(tmp_path):
+    pytest.importorskip("datasets")
+    for folder, launcher in ((tmp_path / "one", []), (tmp_path / "two", torchrun("--nproc-per-node", "2"))):
+        folder.mkdir()
+        done = run(folder, *launcher, how="streamed")
+        assert done.returncode == 0, done.stderr
+    for language, documents in zip(LANGUAGES, (120, 7)):
+        files = [tmp_path / folder / f"{language}.statistics" for folder in ("one/process-alone", "two/process-1")]
+        alone, of_two = map(pml.NeuronStatistics.load, files)
+        assert alone.documents == documents
+        assert_same(of_two, alone)
+
+
 def test_the_first_process_decides_by_its_memory_and_the_checkpoint_keeps_the_number(tmp_path):
     """32 tokens fit in the first process and 128 in the second; after a restart 256 fit in the first."""
     done = run(tmp_path, *torchrun("--nproc-per-node", "2", "--max-restarts", "1"), how="by memory")

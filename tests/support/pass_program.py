@@ -5,7 +5,8 @@ python -m tests.support.pass_program FOLDER HOW    measures FOLDER/*.txt
 HOW is "dying" (the second process is killed in the first attempt), "by memory" (it is killed too; the memory decides
 the tokens of a forward, the processes differ in it, the first one has more in the second attempt, and each writes the
 tokens of its forwards), "failing" (the second process raises an error), "other call", "other texts" or "other files"
-(it gets other arguments), or anything else (nothing goes wrong).
+(it gets other arguments), "streamed" (the corpora are streamed data sets of two parquet files, after a map), or
+anything else (nothing goes wrong).
 """
 
 import os
@@ -40,6 +41,8 @@ def main(folder: Path, how: str) -> None:
         corpora = {language: iter(path.read_text().splitlines()[second:]) for language, path in corpora.items()}
     if how == "other files":
         corpora = {language: write_parts(path, second) for language, path in corpora.items()}
+    if how == "streamed":
+        corpora = {language: stream_parts(path) for language, path in corpora.items()}
     arguments = tiny_model("llama"), tiny_tokenizer(), corpora
     if how == "by memory":
         options["batch_tokens"] = None
@@ -49,6 +52,22 @@ def main(folder: Path, how: str) -> None:
     detection = pml.detect(*arguments, checkpoint=states["detect"], **options)
     counts = pml.activations(*arguments, checkpoint=states["count"], **options)
     write_results(folder / f"process-{os.environ.get('RANK', 'alone')}", detection, counts)
+
+
+def stream_parts(path: Path) -> object:
+    """Returns a streamed data set of two parquet files, which this process writes, with the lines of a file."""
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    folder = path.with_suffix("") / os.environ.get("RANK", "alone")
+    folder.mkdir(parents=True)
+    for number in range(2):
+        lines = path.read_text().splitlines()[number::2]
+        parquet.write_table(pyarrow.table({"line": lines}), folder / f"{number}.parquet")
+    files = str(folder / "*.parquet")
+    streamed = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    return streamed.map(lambda row: {"text": row["line"]})
 
 
 def write_parts(path: Path, second: bool) -> str:

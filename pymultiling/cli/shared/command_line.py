@@ -53,7 +53,9 @@ def _run(argv: list[str] | None) -> int:
     with warnings.catch_warnings(), _print_log(arguments):
         warnings.showwarning = print_warning
         try:
-            with raise_on_signals(), _verification(arguments):
+            from pymultiling.data.stored_files import shared_files  # fsspec is not needed for --help
+
+            with raise_on_signals(), _verification(arguments), shared_files():
                 if getattr(arguments, "families", None):
                     _run_families_file(arguments.families)
                 arguments.run(arguments)

@@ -18,14 +18,12 @@ from pymultiling.cli.shared.argument_types import (
 if TYPE_CHECKING:
     from pymultiling.data.corpus_types import TextFile
 
+PLACES = "a path, a URL such as hf://... or https://..., or a pattern such as 'fr-*.jsonl'"
 TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
-    "be compressed (.gz, .zst)"
+    f"be compressed (.gz, .zst). It is given as {PLACES}"
 )
-TEXT_FILES = (
-    f"{TEXT_FORMATS}. It is given as a path, a URL such as hf://..., a pattern such as 'fr-*.jsonl', or - for texts "
-    "from stdin, one per line"
-)
+TEXT_FILES = f"{TEXT_FORMATS}, or - for texts from stdin, one per line"
 
 
 class PassOptions(TypedDict):
@@ -148,11 +146,27 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "each text is one document)",
     )
     add_max_length(parser, "document")
+    add_encoding(parser)
+    add_field(parser)
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the encoding of texts."""
     parser.add_argument(
         "--encoding",
         metavar="NAME",
         type=encoding_name,
-        help="encoding of the .txt and .jsonl files, such as gb18030 (default: UTF-8)",
+        help="encoding of the files with texts, except .parquet, such as gb18030 (default: UTF-8)",
+    )
+
+
+def add_field(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the field that holds the texts."""
+    parser.add_argument(
+        "--field",
+        metavar="NAME",
+        default="text",
+        help="field of .jsonl files, and column of .parquet files, that holds the texts (default: %(default)s)",
     )
 
 
@@ -204,12 +218,16 @@ def add_pass(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def texts_of(arguments: argparse.Namespace, files: Mapping[str, str]) -> dict[str, str | TextFile]:
-    """Returns the corpora that the files {name: path} are in the encoding of the command line."""
+def text_file(arguments: argparse.Namespace, path: str) -> TextFile:
+    """Returns a file of texts in the encoding of the command line, with the field that holds the texts."""
     from pymultiling.data.corpus_types import TextFile
 
-    encoding: str | None = arguments.encoding
-    return {name: path if encoding is None else TextFile(path, encoding) for name, path in files.items()}
+    return TextFile(path, arguments.encoding, getattr(arguments, "field", "text"))
+
+
+def texts_of(arguments: argparse.Namespace, files: Mapping[str, str]) -> dict[str, TextFile]:
+    """Returns the corpora that the files {name: path} are, as `text_file` does."""
+    return {name: text_file(arguments, path) for name, path in files.items()}
 
 
 def document_options(arguments: argparse.Namespace) -> DocumentOptions:

@@ -59,13 +59,7 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
         CheckpointError: as in `start_record`, or --out holds other files than results.
         CorpusError: a file cannot be read, its first record has no text, or two names have the same texts.
     """
-    from pymultiling.data.corpora import PAIR, TEXT
-    from pymultiling.data.shards import check_first_record, shards_of
-
-    for name, texts in texts_of(arguments, files).items():
-        if files[name] != STDIN:
-            fields = PAIR if getattr(arguments, "positions", None) == "response" and name != "mean" else TEXT
-            check_first_record(shards_of(texts), fields)
+    check_first_texts(arguments, files)
     from pymultiling.runtime.processes import is_first_process, join_processes
 
     record = start_record(arguments)
@@ -77,6 +71,21 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
             _refuse_same_texts(hashes)
             record.note(corpora=hashes)
     return record
+
+
+def check_first_texts(arguments: Namespace, files: dict[str, str]) -> None:
+    """Reads the first record of every file {name: path}.
+
+    Raises:
+        CorpusError: a file cannot be read, or its first record has no text.
+    """
+    from pymultiling.data.corpora import PAIR, TEXT
+    from pymultiling.data.shards import check_first_record, shards_of
+
+    for name, texts in texts_of(arguments, files).items():
+        if files[name] != STDIN:
+            fields = PAIR if getattr(arguments, "positions", None) == "response" and name != "mean" else TEXT
+            check_first_record(shards_of(texts), fields)
 
 
 def _refuse_same_texts(hashes: dict[str, dict[str, object]]) -> None:
@@ -108,29 +117,24 @@ def _possible_paths(values: Iterable[object]) -> Iterator[Path]:
             yield Path(str(value).partition("=")[2] or value)
 
 
-def hash_files(files: dict[str, str]) -> dict[str, dict[str, str]]:
-    """Returns {name: path and SHA-256} of local files."""
-    return {name: {"file": path, "sha256": file_hash(path)} for name, path in files.items()}
-
-
 def hash_corpora(files: dict[str, str]) -> dict[str, dict[str, object]]:
-    """Returns {name: path and hashes} of corpora, which may be patterns and URLs.
+    """Returns {name: path and hashes} of files with texts, which may be patterns and URLs.
 
     Nothing is said of texts from stdin. A pattern that matches several files gets the SHA-256 of each. Remote files get
     fingerprints of their size, their beginning and their end.
     """
-    from pymultiling.data.file_shards import file_shards
+    from pymultiling.data.stored_files import stored_files
 
     hashes: dict[str, dict[str, object]] = {}
     for name, path in files.items():
         if path == STDIN:
             hashes[name] = {"file": path}
             continue
-        shards = file_shards(path)
+        stored = stored_files(path)
         if "://" in path:
-            hashes[name] = {"file": path, "fingerprints": {shard.name: shard.fingerprint() for shard in shards}}
-        elif len(shards) == 1:
-            hashes[name] = {"file": path, "sha256": file_hash(shards[0].name)}
+            hashes[name] = {"file": path, "fingerprints": {file.name: file.fingerprint() for file in stored}}
+        elif len(stored) == 1:
+            hashes[name] = {"file": path, "sha256": file_hash(stored[0].name)}
         else:
-            hashes[name] = {"file": path, "files": {shard.name: file_hash(shard.name) for shard in shards}}
+            hashes[name] = {"file": path, "files": {file.name: file_hash(file.name) for file in stored}}
     return hashes

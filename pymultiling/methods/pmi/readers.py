@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pymultiling.data.corpora import replace_lone_surrogates
+from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.languages import find_language
 from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.errors import CorpusError
@@ -17,13 +18,13 @@ from pymultiling.methods.pmi.translation_requests import abbreviate
 from pymultiling.tasks.metrics import last_number
 from pymultiling.tasks.task_files import JsonObject, read_task_records
 
-RecordSource: TypeAlias = str | Path | Mapping[str, str | Path]
+RecordSource: TypeAlias = str | Path | TextFile | Mapping[str, str | Path | TextFile]
 
 LABELS = ("entailment", "neutral", "contradiction")  # the order in which a task lists those that occur
 
 
 def translation(
-    source: str | Path | Mapping[str, Sequence[str] | str | Path],
+    source: str | Path | TextFile | Mapping[str, Sequence[str] | str | Path | TextFile],
     *,
     target: str,
     languages: Sequence[str] | None = None,
@@ -31,8 +32,10 @@ def translation(
     """Translation into one language of sentences in many languages, such as FLORES or NTREX; evaluated by BLEU.
 
     Args:
-        source: a .tsv or .tsv.gz file whose first line has the languages' codes (a column "id" is ignored); or
-            {language: a list of texts, or a .txt or .txt.gz file with one text per line}.
+        source: the path or URL of a .tsv file whose first line has the languages' codes (a column "id" is ignored);
+            or {language: a list of texts, or a path, a URL or a pattern of files with one text per line, or of .jsonl
+            (field text) or .parquet files}. All but .parquet may be compressed (.gz, .zst). A `TextFile` gives
+            another encoding than UTF-8.
         target: the language whose texts are the references.
         languages: the languages of the inputs; None: all except the target. These and the target may be called by
             another name of the language than in the source (fr, fra_Latn, French). The items have the names given here.
@@ -47,10 +50,10 @@ def translation(
     columns: dict[str, list[str]] = {}
     if isinstance(source, Mapping):
         for language, texts in source.items():
-            columns[language] = read_lines(texts) if isinstance(texts, (str, Path)) else list(texts)
+            columns[language] = read_lines(texts) if isinstance(texts, str | Path | TextFile) else list(texts)
     else:
         columns = read_columns(source)
-    where = "the source" if isinstance(source, Mapping) else source
+    where = "the source" if isinstance(source, Mapping) else getattr(source, "path", source)
     target_column = find_language(target, columns, where)
     inputs = [language for language in columns if language != target_column] if languages is None else list(languages)
     if not inputs or target in inputs:
@@ -98,8 +101,8 @@ def math(source: RecordSource) -> ParallelTask:
     """Mathematics, such as MGSM (arXiv 2210.03057); the last number of an answer counts.
 
     Args:
-        source: a .jsonl or .jsonl.gz file whose records have lang, id, question and answer; or {language: such a file},
-            without lang.
+        source: the path or URL of a .jsonl file (may be .gz or .zst), or a `TextFile`, whose records have lang, id,
+            question and answer; or {language: such a file}, without lang.
 
     Returns:
         A task with the metric "number" and the template "math".
@@ -129,8 +132,8 @@ def nli(source: RecordSource) -> ParallelTask:
     `dataclasses.replace(task, template="nli_premises")`.
 
     Args:
-        source: a .jsonl or .jsonl.gz file whose records have lang, id, premise, hypothesis and label (a word); or
-            {language: such a file}, without lang.
+        source: the path or URL of a .jsonl file (may be .gz or .zst), or a `TextFile`, whose records have lang, id,
+            premise, hypothesis and label (a word); or {language: such a file}, without lang.
 
     Returns:
         A task with the metric "label" and the template "nli".
@@ -184,7 +187,7 @@ def _read_aligned(
             raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice; keep one record")
         records[str(record_id)] = texts, str(value)
     if not by_language:
-        raise CorpusError(f"{source} has no records: give a file with at least one")
+        raise CorpusError(f"{getattr(source, 'path', source)} has no records: give a file with at least one")
     for language, records in by_language.items():
         for complete_language, complete in by_language.items():
             missing = next((record_id for record_id in complete if record_id not in records), None)
@@ -206,9 +209,10 @@ def _is_a(value: object, types: tuple[type, ...]) -> bool:
 
 def _read_records(source: RecordSource) -> Iterator[tuple[str, JsonObject, str]]:
     """Yields language, record and position in the file of every record."""
-    paths: list[tuple[str | None, str | Path]] = [*source.items()] if isinstance(source, Mapping) else [(None, source)]
-    for language, path in paths:
-        for record, where in read_task_records(path):
+    files: Iterable[tuple[str | None, str | Path | TextFile]]
+    files = source.items() if isinstance(source, Mapping) else [(None, source)]
+    for language, file in files:
+        for record, where in read_task_records(file):
             record_language = language or record.get("lang")
             if not isinstance(record_language, str):
                 raise CorpusError(f"{where} needs a string 'lang'")

@@ -9,6 +9,7 @@ from .methods.ablation import ablation_matrix as ablation_matrix
 from .methods.ablation import perplexity as perplexity
 from .methods.activations import Activations as Activations
 from .methods.activations import activations as activations
+from .methods.detection import Detection as Detection
 from .methods.embeddings import SentenceEmbeddings as SentenceEmbeddings
 from .methods.embeddings import sentence_embeddings as sentence_embeddings
 from .methods.fine_tuning import FineTuning as FineTuning
@@ -27,7 +28,6 @@ from .methods.mwork_search import MWorkSearch as MWorkSearch
 from .methods.mwork_search import mwork_search as mwork_search
 from .methods.overlap import Overlap as Overlap
 from .methods.overlap import overlap as overlap
-from .methods.plnd import Detection as Detection
 from .methods.plnd import detect as detect
 from .methods.plnd import importance as importance
 from .methods.retrieval import cka as cka

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
-from pymultiling.cli.shared.earlier_results import read_earlier_record, read_statistics
+from pymultiling.cli.shared.earlier_results import read_earlier_record, read_statistics, run_folder
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_record
 from pymultiling.cli.shared.selection import (
@@ -68,7 +68,8 @@ def _rule(arguments: argparse.Namespace) -> TopK | TopMean | Threshold:
 
 def run(arguments: argparse.Namespace) -> None:
     """Selects each language's neurons, and writes the same files as `detect`. No model is loaded."""
-    from pymultiling.methods.plnd import Detection
+    from pymultiling.methods.detection import Detection
+    from pymultiling.methods.detection_files import read_reports
 
     rule = _rule(arguments)
     record = start_record(arguments)
@@ -77,9 +78,11 @@ def run(arguments: argparse.Namespace) -> None:
     with result_folder(arguments.out) as folder:
         with record.stage("select"):
             statistics = read_statistics(arguments.results)
-            languages = [name for name in earlier.get("corpora") or {} if name in statistics]  # in their order there
+            reports = read_reports(run_folder(arguments.results))
+            languages = [name for name in reports or earlier.get("corpora") or {} if name in statistics]  # in order
             statistics = {name: statistics[name] for name in dict.fromkeys([*languages, *statistics])}
-            detection = Detection({}, statistics).select(rule)
+            corpora = {name: report for name, report in reports.items() if name in statistics and report is not None}
+            detection = Detection({}, statistics, corpora).select(rule)
         with record.stage("write"):
             write_detection(detection, folder, (earlier.get("model") or {}).get("name"))
         record.write(folder)

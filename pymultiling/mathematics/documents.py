@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pymultiling.runtime.short_repr import short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class Documents:
@@ -28,6 +30,9 @@ class Documents:
     count: int
     offsets: Tensor
     order: Tensor | None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def group_tokens(ids: Tensor, count: int, *, in_order: bool = False) -> Documents:

@@ -24,6 +24,7 @@ from pymultiling.passes.pending import Pending
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.verification.entry import unverified
 from pymultiling.runtime.progress import show_progress
+from pymultiling.runtime.short_repr import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,9 @@ class Activations(dict[str, ActivationStatistics]):
     def __init__(self) -> None:
         super().__init__()
         self.corpora: dict[str, CorpusReport] = {}
+
+    def __repr__(self) -> str:
+        return f"Activations({describe(self)})"
 
 
 @overload

@@ -29,6 +29,7 @@ from pymultiling.passes.table_rows import TableRows
 from pymultiling.probes.hidden_states import SentenceMeanProbe
 from pymultiling.probes.verification.entry import unverified
 from pymultiling.runtime.row_tables import DTYPES, FileTable, MemoryTable, RowTable
+from pymultiling.runtime.short_repr import describe
 from pymultiling.runtime.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class SentenceEmbeddings(dict[str, Tensor]):
     def __init__(self) -> None:
         super().__init__()
         self.corpora: dict[str, CorpusReport] = {}
+
+    def __repr__(self) -> str:
+        return f"SentenceEmbeddings({describe(self)})"
 
 
 def sentence_embeddings(

@@ -22,6 +22,7 @@ from pymultiling.models.modes import preserve_modes
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.unwrap import unwrap
 from pymultiling.runtime.progress import show_progress
+from pymultiling.runtime.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -60,6 +61,9 @@ class FineTuning:
     parameters: int
     optimizer_bytes: int
     corpus: CorpusReport
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def fine_tune(

@@ -17,6 +17,7 @@ from pymultiling.methods.ternary import Ternary, ternary
 from pymultiling.methods.ternary_change import TernaryChange, ternary_change
 from pymultiling.models.decoder import model_device
 from pymultiling.models.unwrap import unwrap
+from pymultiling.runtime.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -103,6 +104,9 @@ class ModelMeasures(NamedTuple):
     ternary: Ternary | None
     ilo: pandas.DataFrame | None
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class ModelComparison(NamedTuple):
     """The result of `compare_models`. A part is None if one of the models was not measured on it.
@@ -118,6 +122,9 @@ class ModelComparison(NamedTuple):
     perplexity: pandas.DataFrame | None
     ternary: TernaryChange | None
     ilo: pandas.DataFrame | None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def measure_model(

@@ -18,7 +18,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from pymultiling.methods.plnd import Detection
+from pymultiling.methods.detection import Detection
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets

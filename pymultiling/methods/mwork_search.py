@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pymultiling.methods.detection import Detection
 from pymultiling.methods.mwork import measured_languages, paired_metric_values
-from pymultiling.methods.plnd import Detection
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets
+from pymultiling.runtime.short_repr import short_repr
 from pymultiling.tasks import Task
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class MWorkSearch:
     understanding: range
     generation: range
     sweep: pandas.DataFrame
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def mwork_search(

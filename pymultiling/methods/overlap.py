@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -21,6 +22,9 @@ class Overlap(NamedTuple):
 
     counts: pandas.DataFrame
     jaccard: pandas.DataFrame
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def overlap(sets: Mapping[str, NeuronSet]) -> Overlap:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,14 @@ from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import CorpusError
+from pymultiling.methods.detection import Detection
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.token_tensors import TokenIds, token_tensors
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.importance_statistics import NeuronStatistics
-from pymultiling.neurons.selection import Threshold, TopK, TopMean
-from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
@@ -30,7 +29,6 @@ from pymultiling.passes.pending import Pending
 from pymultiling.probes.importance import ImportanceProbe
 
 if TYPE_CHECKING:
-    import pandas
     from transformers import PreTrainedTokenizerBase
 
     from pymultiling.data.corpus_types import Corpus
@@ -103,85 +101,6 @@ def importance(
     ids, mask = token_tensors(input_ids, attention_mask)
     with ImportanceProbe(model, sites, rope, score, fused, qk, verify=verify) as probe:
         return probe.measure(ids, mask)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The result of `detect`.
-
-    Attributes:
-        neurons: {language: NeuronSet}, the neurons that were selected for the language.
-        statistics: {language: NeuronStatistics}. `select` applies another rule to them without measuring again.
-        corpora: {language: CorpusReport}, how many texts were read, left out or cut.
-    """
-
-    neurons: dict[str, NeuronSet]
-    statistics: dict[str, NeuronStatistics]
-    corpora: dict[str, CorpusReport] = field(default_factory=dict)
-
-    def select(self, rule: TopK | TopMean | Threshold) -> Detection:
-        """Selects other neurons from the same statistics, without measuring again.
-
-        Args:
-            rule: `TopK` of the fractions that the statistics count (see `NeuronStatistics.top`) or of those that were
-                measured, with any `share`; or `TopMean` or `Threshold`.
-
-        Returns:
-            A detection with the same statistics and corpora.
-
-        Raises:
-            ValueError: the statistics do not count what the rule needs.
-        """
-        neurons = {language: rule.select(statistics) for language, statistics in self.statistics.items()}
-        return replace(self, neurons=neurons)
-
-    def specific(self, at_most: int = 1, minus: Iterable[str] = ()) -> dict[str, NeuronSet]:
-        """Returns the neurons that were selected for a language and for few others.
-
-        Args:
-            at_most: the largest number of languages that a neuron may be selected for, the language itself included.
-            minus: languages whose neurons are removed from the sets of all other languages, for example ("en",).
-
-        Returns:
-            {language: NeuronSet}, for all languages of the detection.
-
-        Raises:
-            ValueError: `minus` names a language that is not in the detection.
-        """
-        minus = set(minus)
-        for language in minus - self.neurons.keys():
-            raise ValueError(f"the detection has no language {language!r}: give some of {', '.join(self.neurons)}")
-        sites = next(iter(self.neurons.values())).sites
-        counts = {
-            site: torch.stack([neurons.sites[site] for neurons in self.neurons.values()]).sum(0) for site in sites
-        }
-        shared_by_few = NeuronSet({site: count <= at_most for site, count in counts.items()})
-        specific = {}
-        for language, neurons in self.neurons.items():
-            specific[language] = neurons & shared_by_few
-            for removed in minus - {language}:
-                specific[language] -= self.neurons[removed]
-        return specific
-
-    def report(self) -> pandas.DataFrame:
-        """Counts the selected neurons by language, site and layer.
-
-        Returns:
-            DataFrame with a row for each language, site and layer. Columns: language, site, layer, selected (number of
-            selected neurons) and specific (number of those that are selected for no other language).
-        """
-        import pandas
-
-        specific = self.specific()
-        rows = [
-            (language, site, layer, selected_count, specific_count)
-            for language, neurons in self.neurons.items()
-            for site in neurons.sites
-            for layer, (selected_count, specific_count) in enumerate(
-                zip(neurons.count("layer")[site], specific[language].count("layer")[site])
-            )
-        ]
-        return pandas.DataFrame(rows, columns=["language", "site", "layer", "selected", "specific"])
 
 
 def detect(

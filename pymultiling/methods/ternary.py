@@ -20,6 +20,7 @@ from pymultiling.methods.lape import (
 )
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -52,6 +53,9 @@ class Ternary:
     lam: float
     threshold: float
     histogram: list[int]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def by_layer(self) -> pandas.DataFrame:
         """Counts the neurons of each kind in every layer.

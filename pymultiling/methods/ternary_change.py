@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pymultiling.methods.ternary import Ternary, sets_by_kind
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.runtime.short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +31,9 @@ class TernaryChange(NamedTuple):
     layers: pandas.DataFrame
     histogram: pandas.DataFrame
     languages: pandas.DataFrame
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def ternary_change(before: Ternary, after: Ternary) -> TernaryChange:

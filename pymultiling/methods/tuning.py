@@ -130,6 +130,9 @@ class NeuronTuning:
             for module, dimension, index in _trained_parts(decoder, neurons)
         }
 
+    def __repr__(self) -> str:
+        return f"NeuronTuning({self.neurons!r}, {len(self._deltas)} changed parameters)"
+
     def parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that train, for an optimizer.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pymultiling.runtime.device_copies import add
 from pymultiling.runtime.processes import Processes
+from pymultiling.runtime.short_repr import short_repr
 from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
@@ -30,6 +31,9 @@ class MostActive(NamedTuple):
     counts: Tensor
     share: float
     by_layer: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,10 @@ class ActivationStatistics:
             raise ValueError(
                 f"tokens must be at least 0, got {self.tokens}: more positions were subtracted than there are"
             )
+
+    def __repr__(self) -> str:
+        layers, neurons = self.active.shape
+        return f"ActivationStatistics({self.tokens:,} positions; {layers} layers x {neurons:,} neurons)"
 
     @property
     def probability(self) -> Tensor:

@@ -49,6 +49,11 @@ class NeuronStatistics:
     rule: str
     top: dict[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{site} {' x '.join(map(str, values.shape))}" for site, values in self.sum.items())
+        size = f"{self.documents:,} documents, {self.tokens:,} tokens"
+        return f"NeuronStatistics({size}; {shapes}; {self.rule}{'' if self.top else '; without top'})"
+
     @classmethod
     def of_nothing(
         cls, widths: Mapping[str, int], layers: int, rule: str, dtype: torch.dtype = torch.float32

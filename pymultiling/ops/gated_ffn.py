@@ -9,6 +9,7 @@ from torch import Tensor
 from pymultiling.mathematics.documents import Documents
 from pymultiling.ops.arguments import Activation, Backend, document_arguments
 from pymultiling.ops.dispatch import call_tuple
+from pymultiling.runtime.short_repr import short_repr
 
 
 class GatedFFN(NamedTuple):
@@ -25,6 +26,9 @@ class GatedFFN(NamedTuple):
     squares: Tensor
     active: Tensor
     magnitude: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def gated_ffn(

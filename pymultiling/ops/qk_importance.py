@@ -10,6 +10,7 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import MODES, Backend, Mode, all_valid
 from pymultiling.ops.dispatch import call_tuple
 from pymultiling.ops.requirements import require
+from pymultiling.runtime.short_repr import short_repr
 
 
 class QKEstimate(NamedTuple):
@@ -29,6 +30,9 @@ class QKEstimate(NamedTuple):
     k: Tensor
     q_error: Tensor
     k_error: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @overload

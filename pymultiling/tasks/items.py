@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pymultiling.errors import CorpusError
+from pymultiling.runtime.short_repr import short_repr
 from pymultiling.tasks.metrics import Metric
 
 
@@ -27,6 +28,9 @@ class Item:
     choices: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -45,6 +49,9 @@ class Task:
     metric: Metric
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 0
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def only(self, languages: Iterable[str] | None = None, limit: int | None = None) -> Task:
         """Returns the task with some of its languages or items.

@@ -9,7 +9,7 @@ from pymultiling.results.run import Run, text_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pymultiling.methods.plnd import Detection
+    from pymultiling.methods.detection import Detection
 
 # These values come from benchmarks/experiments/selection_sweep.py (2026-11-21). It tried fractions from 0.01 to 0.2 and
 # shares 0.5, 0.7 and 1.0. With fractions of at least 0.05 all settings but one separate all eight languages. With 0.05

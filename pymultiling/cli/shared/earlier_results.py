@@ -72,12 +72,17 @@ def read_statistics(folder: str) -> dict[str, NeuronStatistics]:
     return statistics
 
 
+def run_folder(folder: str) -> Path:
+    """Returns the folder of a run of `detect`, which is above the folder `statistics`."""
+    place = Path(folder).resolve()
+    return place.parent if place.name in STATISTICS_FOLDERS else place
+
+
 def read_earlier_record(folder: str) -> dict[str, Any]:
     """Returns run.json of the folder of a run of `detect`, or of its folder `statistics`; {} if there is none."""
     from pymultiling.results.record_schema import read_run_record
 
-    place = Path(folder).resolve()
-    file = (place.parent if place.name in STATISTICS_FOLDERS else place) / RECORD_FILE
+    file = run_folder(folder) / RECORD_FILE
     return read_run_record(file) if file.is_file() else {}
 
 

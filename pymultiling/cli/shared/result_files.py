@@ -17,38 +17,24 @@ from pymultiling.results.tables import (
 if TYPE_CHECKING:
     import pandas
 
-    from pymultiling.methods.plnd import Detection
+    from pymultiling.methods.detection import Detection
 
 
 def write_detection(detection: Detection, folder: Path, model: str | None) -> None:
-    """Writes a detection into a folder.
-
-    The folders neurons/, specific/ and statistics/ get one file per language. Beside them are the tables report.csv,
-    overlap.csv and jaccard.csv, and the plots neurons.png, specific.png and overlap.png.
+    """Writes a detection into a folder: what `Detection.save` writes, and neurons.png, specific.png and overlap.png.
 
     Args:
         detection: the detection.
-        folder: an existing folder.
+        folder: an empty folder.
         model: the model's name or path, for the metadata of the neuron sets; None: it is unknown.
     """
     from pymultiling.methods.overlap import overlap
     from pymultiling.results import plots
 
-    specific = detection.specific()
-    facts = {} if model is None else {"model": model}
-    for name, sets in (("neurons", detection.neurons), ("specific", specific)):
-        (folder / name).mkdir()
-        for language, neurons in sets.items():
-            neurons.save(folder / name / f"{language}.safetensors", language=language, **facts)
+    detection.save(folder, model)
+    for name, sets in (("neurons", detection.neurons), ("specific", detection.specific())):
         plots.save(plots.neurons_by_layer(sets, plots.TITLES[name]), folder / f"{name}.png")
-    shared = overlap(detection.neurons)
-    shared.counts.to_csv(folder / "overlap.csv", index_label="language")
-    shared.jaccard.to_csv(folder / "jaccard.csv", index_label="language")
-    plots.save(plots.overlap(*shared), folder / "overlap.png")
-    (folder / "statistics").mkdir()
-    for language, statistics in detection.statistics.items():
-        statistics.save(folder / "statistics" / f"{language}.safetensors")
-    detection.report().to_csv(folder / "report.csv", index=False)
+    plots.save(plots.overlap(*overlap(detection.neurons)), folder / "overlap.png")
 
 
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pymultiling.cli.shared.command import Parser
 from pymultiling.results.tables import counts_by_site
 
 if TYPE_CHECKING:
-    from pymultiling.methods.plnd import Detection
+    from pymultiling.methods.detection import Detection
     from pymultiling.neurons.selection import Threshold, TopK, TopMean
 
 Rule = TypeVar("Rule", "TopK", "TopMean")

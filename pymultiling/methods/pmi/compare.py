@@ -19,6 +19,7 @@ from pymultiling.methods.pmi.scores import Comet, answer_metrics, load_comet, re
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
+from pymultiling.runtime.short_repr import short_repr
 from pymultiling.tasks.generation import Answer, generate
 from pymultiling.tasks.items import Task
 
@@ -54,6 +55,9 @@ class Comparison:
     places: list[int]
     signatures: dict[str, str]
     left_out: int
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def items(self) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from pymultiling.runtime.short_repr import short_repr
+
 ParallelMetric: TypeAlias = Literal["bleu", "number", "label"]
 METRICS: tuple[ParallelMetric, ...] = get_args(ParallelMetric)
 
@@ -23,6 +25,9 @@ class ParallelItem:
 
     texts: Mapping[str, Mapping[str, str]]
     references: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class ParallelTask:
     labels: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 256
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:

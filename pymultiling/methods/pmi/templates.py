@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Formatter
 
 from pymultiling.errors import CorpusError
+from pymultiling.runtime.short_repr import short_repr
 
 NAMES = ("translation", "translation_machine", "math", "nli", "nli_premises", "free")
 PARTS = ("opening", "input", "closing", "answer")
@@ -34,6 +35,9 @@ class Form:
     input: str
     closing: str
     answer: str
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def names(self, placeholder: str) -> bool:
         """Returns whether any part has a placeholder.
@@ -62,6 +66,9 @@ class Template:
     fields: tuple[str, ...]
     direct: Form
     pmi: Form
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def load_template(template: str | Path) -> Template:

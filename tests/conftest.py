@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from tests.ptx import plugin as ptx
+from tests.support.triton_interpreter import replace_the_language_once_per_launch
 
 
 def pytest_addoption(parser):
     ptx.add_options(parser)
+    parser.addoption("--auto", choices=("cpp", "triton"), help='the backend that "auto" takes on the CPU')
 
 
 def pytest_configure(config):
@@ -21,6 +23,11 @@ def pytest_configure(config):
         os.environ.setdefault(
             "TRITON_INTERPRET", "1"
         )  # set before the kernels are imported, so that they run on the CPU
+    replace_the_language_once_per_launch()
+    if config.option.auto:
+        from pymultiling.ops import dispatch
+
+        dispatch.FASTEST["cpu"] = config.option.auto
 
 
 def pytest_collection_modifyitems(config, items):

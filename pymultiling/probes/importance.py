@@ -6,7 +6,7 @@ listeners are registered only for the forward that is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, cast
@@ -319,7 +319,7 @@ class ImportanceProbe:
         hooks.before(layer.o, keep_output)
 
     def _watch_normed(
-        self, hooks: Hooks, sites: list[str], index: int, layer: Layer, linear: Linear, norm: nn.Module
+        self, hooks: Hooks, sites: Sequence[str], index: int, layer: Layer, linear: Linear, norm: nn.Module
     ) -> None:
         """Measures sites whose projection's output passes a norm, from the projection's input and its output.
 

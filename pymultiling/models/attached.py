@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from torch import nn
 
-from pymultiling.models.blocks import REPLICA, Block, Named, Switch, blocks_on
+from pymultiling.models.blocks import REPLICA, Block, Named, Switch, attach_lock, blocks_on
 
 # copy.deepcopy, pickle and torch.save look it up on the object. A copy would keep hooks that belong to the original.
 _COPY = "__reduce_ex__"
@@ -42,7 +42,7 @@ class _Method:
         self._original: Callable[..., Any] = getattr(module, name)
 
     def hold(self, switch: Switch, item: Named, run: Run | None) -> None:
-        current = vars(self.module).get(self.name)
+        current = self.module.__dict__.get(self.name)
         if current is not None and current is not self._own:
             self._previous, self._original = current, _through(current)
         self.count += 1
@@ -52,22 +52,22 @@ class _Method:
 
     def release(self, item: Named) -> None:
         self.count -= 1
-        self.items = tuple(entry for entry in self.items if entry[1] is not item)
-        if vars(self.module).get(self.name) is not self._own:
+        if self.items:
+            self.items = tuple([entry for entry in self.items if entry[1] is not item])
+        if self.module.__dict__.get(self.name) is not self._own:
             return  # the user has set another one meanwhile
         if self.count:
             self._set()
         elif self._previous is None:
-            del vars(self.module)[self.name]
+            del self.module.__dict__[self.name]
         else:
             vars(self.module)[self.name] = self._previous
 
     def of(self, module: nn.Module) -> Callable[..., Any]:
         """Returns the method for the module or a replica."""
-        original = self._original
+        run, original = self._run, self._original
         if module is not self.module and self._previous is None:
             original = getattr(type(module), self.name).__get__(module)
-        run = self._run
         if run is None or not self.items:
             return original
 
@@ -80,7 +80,7 @@ class _Method:
         return call
 
     def _set(self) -> None:
-        self._own = vars(self.module)[self.name] = self.of(self.module)
+        self._own = self.module.__dict__[self.name] = self.of(self.module)
 
 
 class _Attached:
@@ -123,8 +123,12 @@ def replace(block: Block, module: nn.Module, name: str, item: Any = None, run: R
 def attach_item(switch: Switch, module: nn.Module, name: str, item: Named, run: Run | None) -> Callable[[], None]:
     """Does what `replace` does, and returns the function that undoes it. The caller holds the locks of `Block`."""
     item.publish()
-    attached = _attached.get(module) or _attached.setdefault(module, _Attached(module))
-    method = attached.methods.get(name) or attached.methods.setdefault(name, _Method(module, name))
+    attached = _attached.get(module)
+    if attached is None:
+        attached = _attached[module] = _Attached(module)
+    method = attached.methods.get(name)
+    if method is None:
+        method = attached.methods[name] = _Method(module, name)
     method.hold(switch, item, run)
     return partial(_remove_item, attached, method, item)
 
@@ -146,10 +150,15 @@ def attached_items(module: nn.Module, name: str) -> list[Any]:
     return [] if method is None else [item.get() for switch, item in method.items if switch.is_on(module)]
 
 
-def attached_names(module: nn.Module) -> frozenset[str]:
-    """Returns the names of the methods of the module to which blocks have attached something."""
-    attached = _attached.get(module)
-    return frozenset() if attached is None else frozenset(attached.methods)
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Returns the attributes that are set on a module itself: those of its class and of its user.
+
+    Those of torch (hooks, parameters, children) and those that blocks have attached are left out.
+    """
+    with attach_lock:  # other threads may attach something
+        attached = _attached.get(module)
+        names = () if attached is None else attached.methods
+        return {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in names}
 
 
 def _through(function: Callable[..., Any]) -> Callable[..., Any]:

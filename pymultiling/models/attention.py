@@ -78,8 +78,8 @@ def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Mo
 
 
 def _swap_implementation(model: nn.Module) -> _Swap:
-    decoder = pretrained(model)
-    implementation = decoder.config._attn_implementation
+    config = pretrained(model).config
+    implementation = config._attn_implementation
     if implementation is None or implementation.removeprefix(PREFIX) not in DELEGATES:
         raise UnsupportedModel(
             f"the attention implementation {implementation!r} does not give access to queries and keys: call "
@@ -88,21 +88,22 @@ def _swap_implementation(model: nn.Module) -> _Swap:
     own = implementation.removeprefix(PREFIX)
     name = _register(own)
     if implementation != name:
-        decoder.set_attn_implementation(name)
-    swap = _swaps.setdefault(id(decoder.config), _Swap(own, 0))
+        # As transformers' set_attn_implementation does, which also looks at all modules and so takes a millisecond.
+        config._attn_implementation = name
+    swap = _swaps.setdefault(id(config), _Swap(own, 0))
     swap.implementation = own
     swap.blocks += 1
     return swap
 
 
 def _restore_implementation(model: nn.Module, swap: _Swap) -> None:
-    decoder = pretrained(model)
+    config = pretrained(model).config
     swap.blocks -= 1
     if swap.blocks:
         return
-    del _swaps[id(decoder.config)]
-    if decoder.config._attn_implementation == PREFIX + swap.implementation:
-        decoder.set_attn_implementation(swap.implementation)
+    del _swaps[id(config)]
+    if config._attn_implementation == PREFIX + swap.implementation:
+        config._attn_implementation = swap.implementation
 
 
 def _register(implementation: str) -> str:

@@ -31,7 +31,9 @@ _marks: ContextVar[str] = ContextVar("pymultiling_marks")  # the marks of these 
 _in_all_threads: list[Block] = []
 _numbers = itertools.count()
 _no_lock = nullcontext()
-_lock = threading.RLock()  # a signal handler, or a finalizer, may enter a block while another one is being entered
+attach_lock = (
+    threading.RLock()
+)  # a signal handler, or a finalizer, may enter a block while another one is being entered
 
 
 class _Current:
@@ -127,27 +129,41 @@ class Block:
         return self._holders > 0
 
     def attach(self, attach: Attach) -> None:
-        """Attaches something that is removed on exit."""
-        with compile_lock(), _lock:
+        """Attaches something from now on, or from the block's beginning if it has not begun, until its end.
+
+        All that is attached at the block's beginning takes the locks once.
+        """
+        if self._holders == 0:
+            self._attached.append(attach)
+            return
+        with compile_lock(), attach_lock:
             self._removals.append(attach())
             self._attached.append(attach)
 
     def _hold(self) -> None:
-        with compile_lock(), _lock:
-            self._holders += 1
-            if self._holders == 1:
-                self._removals = [attach() for attach in self._attached]
+        with compile_lock(), attach_lock:
+            if self._holders == 0:
+                try:
+                    for attach in self._attached:
+                        self._removals.append(attach())
+                except BaseException:
+                    self._remove_all()
+                    raise
                 if self.switch.all_threads:
                     _in_all_threads.append(self)
+            self._holders += 1
 
     def _release(self) -> None:
-        with compile_lock(), _lock:
+        with compile_lock(), attach_lock:
             self._holders -= 1
             if self._holders == 0:
                 if self.switch.all_threads:
                     _in_all_threads.remove(self)
-                while self._removals:
-                    self._removals.pop()()
+                self._remove_all()
+
+    def _remove_all(self) -> None:
+        while self._removals:
+            self._removals.pop()()
 
 
 class Named:

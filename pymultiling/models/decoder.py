@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -161,7 +162,7 @@ class Decoder:
                     f"the layers of {type(model).__name__} differ in the width of {site}, which is not supported"
                 )
 
-    @property
+    @cached_property
     def activation(self) -> str:
         """transformers' name of the FFNs' activation."""
         return activation_name(self._config, self.family)

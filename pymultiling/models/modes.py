@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pymultiling.models.attached import attached_names
+from pymultiling.models.attached import own_attributes
 from pymultiling.models.blocks import compile_lock
 from pymultiling.models.length_scaling import own_frequencies
 
@@ -130,10 +130,7 @@ class _OwnState(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module) -> _OwnState:
-        attached = attached_names(module)
-        attributes = {
-            name: value for name, value in vars(module).items() if not name.startswith("_") and name not in attached
-        }
+        attributes = own_attributes(module)
         parameters, buffers = dict(module._parameters), dict(module._buffers)
         tensors = [tensor for tensor in (*parameters.values(), *buffers.values()) if tensor is not None]
         values = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]

@@ -282,7 +282,7 @@ def _require_indices(kind: str, indices: Tensor, count: int) -> None:
     if not indices.is_cpu or not indices.numel():
         return
     low, high = indices.aminmax()
-    if low < -1 or high >= count:
+    if low.item() < -1 or high.item() >= count:  # numbers are compared faster than tensors
         token = int(((indices < -1) | (indices >= count)).nonzero()[0])
         raise IndexError(f"token {token} has {kind} {int(indices[token])}, there are {count}")
 

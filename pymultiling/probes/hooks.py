@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -30,7 +31,7 @@ class Hooks(Block):
         def call(module: nn.Module, args: tuple[Any, ...]) -> Any:
             return named.get()(module, args) if is_on(module) else None
 
-        self._attach(module, named, call, lambda: module.register_forward_pre_hook(call))
+        self._attach(module, named, call, module.register_forward_pre_hook)
 
     def before_with_keywords(self, module: nn.Module, hook: KeywordPreHook) -> None:
         """Calls hook(module, args, kwargs) before the module's forward."""
@@ -40,7 +41,7 @@ class Hooks(Block):
         def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
             return named.get()(module, args, kwargs) if kwargs is not None and is_on(module) else None
 
-        self._attach(module, named, call, lambda: module.register_forward_pre_hook(call, with_kwargs=True))
+        self._attach(module, named, call, partial(module.register_forward_pre_hook, with_kwargs=True))
 
     def after(self, module: nn.Module, hook: OutputHook) -> None:
         """Calls hook(module, args, output) after the module's forward."""
@@ -49,17 +50,17 @@ class Hooks(Block):
         def call(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             return named.get()(module, args, output) if is_on(module) else None
 
-        self._attach(module, named, call, lambda: module.register_forward_hook(call))
+        self._attach(module, named, call, module.register_forward_hook)
 
     def _attach(
-        self, module: nn.Module, named: Named, call: Callable[..., Any], register: Callable[[], RemovableHandle]
+        self, module: nn.Module, named: Named, call: Callable[..., Any], register: Callable[..., RemovableHandle]
     ) -> None:
         switch = self.switch
-        setattr(call, _ATTACHED, (switch, named))
+        vars(call)[_ATTACHED] = switch, named
 
         def attach() -> Callable[[], None]:
             release = attach_item(switch, module, "forward", named, None)
-            handle = register()
+            handle = register(call)
 
             def remove() -> None:
                 handle.remove()

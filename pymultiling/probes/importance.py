@@ -224,19 +224,20 @@ class ImportanceProbe:
     @contextmanager
     def _watch(self) -> Iterator[None]:
         """Inside the block, forwards fill `_values`."""
-        with Hooks() as hooks:
-            listeners: dict[nn.Module, AttentionListener] = {}
-            for index, layer in enumerate(self.decoder.layers):
-                if "ffn" in self.sites:
-                    self._watch_ffn(hooks, index, layer)
-                if {"v", "o"} & set(self.sites):
-                    self._watch_output(hooks, index, layer)
-                if {"q", "k"} & set(self.sites):
-                    listener = self._watch_scores(hooks, index, layer)
-                    if listener is not None:
-                        listeners[layer.attention] = listener
-            if listeners:
-                listen_to_attention(hooks, self.decoder.model, listeners)
+        hooks = Hooks()
+        listeners: dict[nn.Module, AttentionListener] = {}
+        for index, layer in enumerate(self.decoder.layers):
+            if "ffn" in self.sites:
+                self._watch_ffn(hooks, index, layer)
+            if {"v", "o"} & set(self.sites):
+                self._watch_output(hooks, index, layer)
+            if {"q", "k"} & set(self.sites):
+                listener = self._watch_scores(hooks, index, layer)
+                if listener is not None:
+                    listeners[layer.attention] = listener
+        if listeners:
+            listen_to_attention(hooks, self.decoder.model, listeners)
+        with hooks:  # which attaches all of them at once
             yield
 
     def _watch_ffn(self, hooks: Hooks, index: int, layer: Layer) -> None:

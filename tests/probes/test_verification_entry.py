@@ -15,6 +15,7 @@ from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.hidden_states import SentenceMeanProbe, TopTokenProbe
 from pymultiling.probes.likelihood import LikelihoodProbe
 from pymultiling.probes.verification import entry
+from pymultiling.probes.verification import fingerprint as fingerprint_module
 from pymultiling.probes.verification.fingerprint import fingerprint
 from tests.support import departures
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
@@ -193,3 +194,18 @@ def test_verify_false_uses_the_model_as_it_is(verified):
     with pml.deactivate(model, neurons, verify=False), pml.train_only(model, neurons, verify=False):
         pass
     assert verified == []
+
+
+def test_another_thread_may_add_hooks_while_the_fingerprint_is_computed(monkeypatch):
+    """As if the threads switched after every hook."""
+    model = tiny_model("llama")
+    down, is_ours = model.model.layers[0].mlp.down_proj, fingerprint_module.is_ours
+
+    def add_a_hook(hook):
+        down.register_forward_pre_hook(lambda module, args: None)
+        return is_ours(hook)
+
+    down.register_forward_pre_hook(lambda module, args: None)
+    monkeypatch.setattr(fingerprint_module, "is_ours", add_a_hook)
+    fingerprint(Decoder(model))
+    assert len(down._forward_pre_hooks) == 2

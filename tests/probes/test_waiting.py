@@ -9,14 +9,17 @@ import torch
 from transformers.models.falcon.modeling_falcon import FalconAttention
 
 import pymultiling as pml
+from pymultiling import ops
 from pymultiling.data.batches import Batch
 from pymultiling.models import routing
 from pymultiling.models.decoder import Decoder
+from pymultiling.ops.reference.whole_norm_importance import POWERS
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.hidden_states import SentenceMeanProbe, TopTokenProbe
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.likelihood import LikelihoodProbe
+from tests.ops.test_whole_norm_importance import Case
 from tests.support.fake_device import DEVICE, DeviceTensor, fake_device, move
 from tests.support.tiny_models import MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
@@ -91,6 +94,33 @@ def test_experts_at_once_wait_for_nothing(name, monkeypatch):
         ActivationSumProbe(model).measure(**batch)
     assert device.why == []
     torch.testing.assert_close(importance["ffn"].values, expected["ffn"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [40, 150])
+@pytest.mark.parametrize(
+    "case, waits",
+    [
+        (dict(rescale=1e-3), 3),  # all key neurons are accepted after the first series
+        (dict(rescale=1e-3, heads=8, kv_heads=2), 3),
+        (dict(softcap=5.0), 1),  # there are no series
+        (dict(largest=30.0), 2 + len(POWERS)),
+    ],
+    ids=str,
+)
+def test_a_norm_over_all_heads_waits_only_for_what_the_work_depends_on(case, waits, length):
+    """For each document: where t is large, the orders at which key neurons are tried, and what each series leaves."""
+    q, k, q_rescale, k_rescale, valid, scale, window, softcap = Case(length=length, **case).arguments(torch.float32)
+    limits = dict(scale=scale, window=window, softcap=softcap)
+    expected = ops.whole_norm_importance(q, k, q_rescale, k_rescale, valid, **limits)
+    with fake_device() as device:
+        on_device = map(DeviceTensor, (q, k, q_rescale, k_rescale, valid))
+        results = ops.whole_norm_importance(*on_device, **limits)
+    documents = len(valid)
+    assert documents <= len(device.why) <= documents * waits
+    if case.get("rescale") or case.get("softcap"):
+        assert len(device.why) == documents * waits
+    for result, truth in zip(results, expected):
+        torch.testing.assert_close(result.values, truth, rtol=1e-3, atol=1e-6 * truth.max().item())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "gpt2"])

@@ -26,6 +26,10 @@ of one head.
   The series of m and b1 end at an order P. Their terms of order P + 1 would change F_i only at order P + 2, because m
   and b1 only occur in products. b2 also gets its term of order P + 1. This term is cheap: sum_ij A^2 y^(P + 1) is
   needed only as one sum over all queries.
+
+The work depends on values that Python has to know: for each document whether a query neuron has too large a t, at which
+orders each key neuron is tried, and after each of these orders which neurons it has left. Every one of these waits for
+a GPU, so all else comes from shapes.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
 from pymultiling.mathematics.sums import upcast
+from pymultiling.runtime.device_copies import to_device
 
 BLOCK_NUMBERS = 2**20  # most numbers in a block
 ROWS = 64  # queries at a time
@@ -85,14 +90,40 @@ def whole_norm_importance(
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
     q_importance, k_importance = q.new_zeros(batch, heads * size), q.new_zeros(batch, kv_heads * size)
+    q, k = (x.masked_fill(~valid[:, None, :, None], 0) for x in (q, k))
+    q_rescale, k_rescale = (t.to(q.dtype).masked_fill(~valid[..., None], 0) for t in (q_rescale, k_rescale))
     for b in range(batch):
-        tokens = valid[b].nonzero().squeeze(1)
-        hidden_keys = ~visible(tokens, tokens, window)
-        head_scores = functools.partial(_head_scores, q, k, b, tokens, hidden_keys, scale, softcap)
+        tokens = _tokens_of(valid[b])
         if len(tokens):
-            q_importance[b] = _query_importance(head_scores, heads, q_rescale[b, tokens].to(q.dtype), softcap)
-            k_importance[b] = _key_importance(head_scores, heads, kv_heads, k_rescale[b, tokens].to(q.dtype), softcap)
+            hidden_keys = _hidden_keys(tokens, valid[b, tokens], window)
+            head_scores = functools.partial(_head_scores, q, k, b, tokens, hidden_keys, scale, softcap)
+            q_importance[b] = _query_importance(head_scores, heads, q_rescale[b, tokens], softcap)
+            k_importance[b] = _key_importance(head_scores, heads, kv_heads, k_rescale[b, tokens], softcap)
     return q_importance, k_importance
+
+
+def _tokens_of(valid: Tensor) -> Tensor:
+    """Returns the positions of a document with which to compute, (tokens,) int64: the valid ones, on a GPU all.
+
+    To find those that are valid would wait for the GPU. Padding contributes 0: see `_hidden_keys`.
+
+    valid: (l,) bool.
+    """
+    return valid.nonzero().squeeze(1) if valid.is_cpu else torch.arange(len(valid), device=valid.device)
+
+
+def _hidden_keys(tokens: Tensor, is_valid: Tensor, window: int | None) -> Tensor:
+    """Returns a mask (tokens, tokens), bool: True where a query does not see a key.
+
+    Padding sees itself alone, whose attention probability is 1 with and without any neuron.
+
+    Args:
+        tokens: (tokens,) int64, positions.
+        is_valid: (tokens,) bool, False for padding.
+        window: number of positions that a query sees. None: all up to its own.
+    """
+    sees = visible(tokens, tokens, window) & is_valid & is_valid[:, None]
+    return ~(sees | (tokens == tokens[:, None]))
 
 
 def _head_scores(
@@ -104,7 +135,7 @@ def _head_scores(
         q: (B, H, l, d), queries.
         k: (B, K, l, d), keys.
         b: index of the document.
-        tokens: (tokens,) int64, positions of the document's valid tokens.
+        tokens: (tokens,) int64, the document's positions with which to compute.
         hidden_keys: (tokens, tokens) bool, True where a query does not see a key.
         scale: factor of the attention scores.
         softcap: soft cap of the attention scores. None: they are not capped.
@@ -131,7 +162,9 @@ def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: f
         spread = torch.stack([_range(_centre(*head_scores(h))) for h in range(heads)]).amax(0)
         is_near = t * spread[:, None] <= NODE_SPAN
         far_end = torch.where(is_near, t, 0).amax(1).clamp(min=1e-12)
-        nodes = _node_count(float((far_end * spread).max()), NODE_ERROR[t.dtype])
+        # A GPU's longest reach is not read, because the host would wait for it. is_near allows NODE_SPAN.
+        reach = float((far_end * spread).max()) if t.is_cpu else NODE_SPAN
+        nodes = _node_count(reach, NODE_ERROR[t.dtype])
         total += torch.where(is_near, _interpolate(head_scores, heads, t, far_end, nodes, owner), 0).sum(0)
     rows, neurons = (~is_near).nonzero(as_tuple=True)
     for h in range(heads) if len(rows) else ():
@@ -160,11 +193,12 @@ def _interpolate(head_scores: HeadScores, heads: int, t: Tensor, far_end: Tensor
         owner: (H d,) int64, the head of each neuron.
     """
     angle = math.pi * (torch.arange(nodes, device=t.device, dtype=t.dtype) + 0.5) / nodes
+    cosines = [math.cos(math.pi * (node + 0.5) / nodes) for node in range(nodes)]
     values = t.new_empty(nodes, heads, t.shape[0])
     for h in range(heads):
         scores, log_a = head_scores(h)
         a, centred = log_a.exp(), _centre(scores, log_a)
-        for node, x in enumerate(angle.cos().tolist()):
+        for node, x in enumerate(cosines):
             node_t = far_end[:, None] * (x + 1) / 2
             u = torch.expm1(node_t * centred) / node_t
             m = (a * u).sum(-1, keepdim=True)
@@ -199,22 +233,25 @@ def _key_importance(head_scores: HeadScores, heads: int, kv_heads: int, t: Tenso
         t: (l, K d), t of every key neuron.
         softcap: soft cap of the attention scores. None: they are not capped.
     """
-    owner = torch.arange(t.shape[1], device=t.device) * kv_heads // t.shape[1]
+    owner = torch.arange(t.shape[1]) * kv_heads // t.shape[1]  # this and `is_open` are on the host
     total = t.new_zeros(t.shape[1])
-    is_open = torch.ones_like(total, dtype=torch.bool)  # no result has been accepted yet
+    is_open = torch.ones(t.shape[1], dtype=torch.bool)  # no result has been accepted yet
     if softcap is None:
         moments = _score_moments(head_scores, heads, t, max(POWERS) + 2)
-        for powers in POWERS:
-            omitted = _omitted_bound(moments, t, powers + 2)
-            tried = (is_open & (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2))).nonzero().squeeze(1)
-            if len(tried):
-                total[tried], rounding = _sum_series(head_scores, heads, kv_heads, t[:, tried], owner[tried], powers)
-                is_open[tried] = rounding + omitted[tried] > ACCEPTED_ERROR[t.dtype] * total[tried]
+        omitted = torch.stack([_omitted_bound(moments, t, powers + 2) for powers in POWERS])
+        is_small = (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2)).cpu()
+        for index, powers in enumerate(POWERS):
+            on_host = (is_open & is_small[index]).nonzero().squeeze(1)
+            if len(on_host):
+                tried = to_device(on_host, t.device)
+                owner_of_tried = to_device(owner[on_host], t.device)
+                result, rounding = _sum_series(head_scores, heads, kv_heads, t[:, tried], owner_of_tried, powers)
+                total[tried] = result
+                is_open[on_host] = (rounding + omitted[index, tried] > ACCEPTED_ERROR[t.dtype] * result).cpu()
     open_neurons = is_open.nonzero().squeeze(1)
     if len(open_neurons):
-        total[open_neurons] = _sum_key_by_key(
-            head_scores, heads, kv_heads, t[:, open_neurons], owner[open_neurons], softcap
-        )
+        on_device = to_device(open_neurons, t.device)
+        total[on_device] = _sum_key_by_key(head_scores, heads, kv_heads, t[:, on_device], owner[open_neurons], softcap)
     return total
 
 
@@ -279,8 +316,8 @@ def _sum_series(
         scores, log_a = head_scores(h)
         a, rest, top = _without_top(log_a)
         b0, top_scores = a.square().sum(-1, keepdim=True), scores.gather(1, top)
-        for rows in torch.split(torch.arange(t.shape[0], device=t.device), ROWS):
-            keys = slice(0, int(rows[-1]) + 1)
+        for rows in _blocks_of_rows(t.shape[0]):
+            keys = slice(0, rows.stop)
             x = t[top[rows, 0]] * top_scores[rows]
             weights = torch.stack([rest[rows, keys], rest[rows, keys].square()])
             moments = [weights.sum(-1, keepdim=True)]  # moments[p]: sums of A y^p and of A^2 y^p, (2, rows, N)
@@ -320,19 +357,24 @@ def _sum_key_by_key(
         heads: H, the number of query heads.
         kv_heads: K, the number of key heads.
         t: (l, N), t of the key neurons.
-        owner: (N,) int64, the key head of each neuron.
+        owner: (N,) int64, the key head of each neuron, on the host.
         softcap: soft cap of the attention scores. None: they are not capped.
     """
     total = t.new_zeros(t.shape[1])
     for h in range(heads):
         scores, log_a = head_scores(h)
-        neurons = (owner != h * kv_heads // heads).nonzero().squeeze(1)
+        neurons = to_device((owner != h * kv_heads // heads).nonzero().squeeze(1), t.device)
         for block in torch.split(neurons, max(1, BLOCK_NUMBERS // (ROWS * t.shape[0]))):
-            for rows in torch.split(torch.arange(t.shape[0], device=t.device), ROWS):
-                keys = slice(0, int(rows[-1]) + 1)
+            for rows in _blocks_of_rows(t.shape[0]):
+                keys = slice(0, rows.stop)
                 y = _rescaling_change(scores[rows, None, keys], t[keys, block].T, softcap)
                 total[block] += probability_change(log_a[rows, None, keys], y).square().sum((0, 2))
     return total
+
+
+def _blocks_of_rows(length: int) -> list[slice]:
+    """Returns the queries of a document, ROWS at a time."""
+    return [slice(start, min(start + ROWS, length)) for start in range(0, length, ROWS)]
 
 
 def _rescaling_change(scores: Tensor, t: Tensor, softcap: float | None) -> Tensor:

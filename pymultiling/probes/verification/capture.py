@@ -47,7 +47,7 @@ class LayerWatch:
         self._thread = threading.get_ident()
         # Hooks of this package change outputs as they should. Others must leave them as they are.
         self._changed_by_us = {
-            module for module in self._linear_modules() if any(map(is_ours, module._forward_hooks.values()))
+            module for module in self._linear_modules() if any(map(is_ours, tuple(module._forward_hooks.values())))
         }
 
     def attach(self, stack: ExitStack, hooks: Hooks) -> AttentionListener | None:

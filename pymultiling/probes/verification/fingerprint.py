@@ -33,7 +33,8 @@ def fingerprint(decoder: Decoder) -> int:
         # The keys of hooks count up for all modules and are not used again.
         for hooks in (state["_forward_pre_hooks"], state["_forward_hooks"]):
             if hooks:
-                parts += [key for key, hook in hooks.items() if not is_ours(hook)]
+                # Copied, because another thread may add or remove hooks meanwhile.
+                parts += [key for key, hook in tuple(hooks.items()) if not is_ours(hook)]
         forward = state.get("forward")
         if forward is not None and is_ours(forward):
             forward = getattr(forward, "__wrapped__", None)  # what the user has set; None if that is nothing
@@ -43,7 +44,7 @@ def fingerprint(decoder: Decoder) -> int:
     parts += sorted(id(kind.forward) for kind in classes)
     for layer in decoder.layers:
         parts += [layer.q.module.weight.dtype, layer.o.weight.device]
-        attributes = layer.attention.__dict__.items()
+        attributes = tuple(layer.attention.__dict__.items())
         parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
     config = pretrained(decoder.model).config
     settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pymultiling.models.attached import own_attributes
+
 
 class _State(NamedTuple):
     """A module with buffers: its attributes, its buffers, and copies of their values."""
@@ -26,7 +28,7 @@ def restored_state(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         if module._buffers:
             buffers = dict(module._buffers)
-            attributes = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+            attributes = own_attributes(module)
             tensors = [value for value in (*buffers.values(), *attributes.values()) if isinstance(value, Tensor)]
             states.append(_State(module, attributes, buffers, [(tensor, tensor.clone()) for tensor in tensors]))
     try:
@@ -38,7 +40,7 @@ def restored_state(model: nn.Module) -> Iterator[None]:
 
 def _restore(state: _State) -> None:
     module = state.module
-    for name in [name for name in vars(module) if not name.startswith("_") and name not in state.attributes]:
+    for name in own_attributes(module).keys() - state.attributes.keys():
         del vars(module)[name]
     vars(module).update(state.attributes)
     module._buffers.clear()

@@ -90,7 +90,7 @@ def _layers_of_each_kind(decoder: Decoder) -> list[int]:
     kinds: dict[object, int] = {}
     types = getattr(pretrained(decoder.model).config, "layer_types", None)
     for number, layer in enumerate(decoder.layers):
-        attributes = layer.attention.__dict__.items()
+        attributes = tuple(layer.attention.__dict__.items())
         simple = tuple(
             (name, value)
             for name, value in attributes

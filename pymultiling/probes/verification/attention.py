@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +20,8 @@ ROUNDINGS = 8  # of a query or key: three of the norm, three of the rotation, cl
 DEVIATIONS = 8  # how many standard deviations the squared error of a head may be above its mean
 
 
-def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer, site: str) -> tuple[Tensor, Tensor]:
-    """Returns the queries or keys that the family's norms and rotation give, and what their rounding is relative to.
-
-    Args:
-        inputs: the inputs of the attention scores.
-        decoder: the model.
-        layer: the layer.
-        site: "q" or "k".
-
-    Returns:
-        (B, heads, l, d) each. The second holds |x cos| + |x' sin| for x rotated with x'.
-    """
+def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer, site: str) -> Tensor:
+    """Returns the queries (site "q") or keys (site "k") that the family's norms and rotation give, (B, heads, l, d)."""
     raw, norm = (inputs.q, layer.q_norm) if site == "q" else (inputs.k, layer.k_norm)
     family, head_size = decoder.family, layer.head_size
     if norm is None:
@@ -38,19 +30,10 @@ def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer, site: str)
         x = _centred(split_heads(upcast(raw), head_size), norm)
     else:
         x = normed(raw, norm, decoder.multiplier(norm), head_size)[0]
-    magnitude = x.abs()
     if inputs.rotation is not None:
         cos, sin = (upcast(table).to(x.dtype) for table in inputs.rotation)
         x = rotate(x, cos, sin, family.interleaved)
-        # Without the signs of the second of a pair, the sum would be a difference: all magnitudes are added.
-        magnitude = _rotated_magnitudes(magnitude, cos.abs(), sin.abs(), family.interleaved)
-    if site == "q" and family.scaled_queries:
-        x, magnitude = x * head_size**-0.5, magnitude * head_size**-0.5
-    return x, magnitude
-
-
-def _rotated_magnitudes(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    return rotate(x, cos, torch.zeros_like(sin), interleaved) + rotate(x, torch.zeros_like(cos), sin, interleaved).abs()
+    return x * head_size**-0.5 if site == "q" and family.scaled_queries else x
 
 
 def _centred(x: Tensor, norm: nn.Module) -> Tensor:
@@ -62,15 +45,25 @@ def _centred(x: Tensor, norm: nn.Module) -> Tensor:
     return scaled * (weight if weight.ndim == 1 else weight[:, None]) + (0.0 if bias is None else upcast(bias))
 
 
-def passed_norms(given: Tensor, expected: Tensor, magnitude: Tensor, valid: Tensor, dtype: torch.dtype) -> Norms:
-    """Compares queries or keys (B, heads, l, d), a norm for each head over all tokens but padding.
+def passed_norms(given: Tensor, expected: Tensor, valid: Tensor, dtype: torch.dtype) -> Norms:
+    r"""Compares queries or keys (B, heads, l, d), a norm for each head over all tokens but padding.
 
-    dtype: that of the model.
+    Rounding is relative to |x cos| + |x' sin|, for x rotated with x'. Over a pair, the squares of both sums are at most
+
+        (x^2 + x'^2) (cos^2 + sin^2) + 4 |x x' cos sin|  <=  2 (x^2 + x'^2) (cos^2 + sin^2)
+
+    twice the squared norm of the rotated pair.
+
+    Args:
+        given: what the model passes to its attention.
+        expected: `passed_heads`.
+        valid: (B, l) bool, False for padding.
+        dtype: that of the model.
     """
     mask = ~valid[:, None, :, None].to(given.device)
     error, size = _head_norms((given - expected).masked_fill(mask, 0)), _head_norms(expected.masked_fill(mask, 0))
     rounding = ROUNDINGS * internal_roundoff(dtype) + given.shape[-1] * ACCUMULATION
-    return Norms(error, rounding * _head_norms(magnitude.masked_fill(mask, 0)), size)
+    return Norms(error, rounding * math.sqrt(2) * size, size)
 
 
 def _head_norms(x: Tensor) -> Tensor:

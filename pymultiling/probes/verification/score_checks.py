@@ -41,9 +41,9 @@ def check_scores(
     sites: tuple[tuple[Check, Tensor], ...] = (("q", inputs.query), ("k", inputs.key))
     if family.interface:
         for site, given in sites:
-            expected, magnitude = passed_heads(inputs, decoder, layer, site)
+            expected = passed_heads(inputs, decoder, layer, site)
             subject = f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
-            norms = passed_norms(given, expected, magnitude, plan.valid, dtype)
+            norms = passed_norms(given, expected, plan.valid, dtype)
             comparisons.compare("scores", subject, advice.SCORES, *norms)
             _compare_off(layer, subject, [site], norms, plan, comparisons)
     if family.clip is not None:

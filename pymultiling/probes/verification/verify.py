@@ -26,7 +26,7 @@ from pymultiling.probes.verification.states import StatesWatch
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
 
 TOKENS = 64  # of the first forward
-TOKENS_OFF = 16  # of each document of the second forward
+TOKENS_OFF = 8  # of each document of the second forward
 SEED = 0
 
 
@@ -50,8 +50,9 @@ def verify(decoder: Decoder) -> Verification:
     padded[1, : TOKENS_OFF // 4] = False
     with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
         plan = Plan(whole, "as it is", scores=True)
-        has_scores = _check(decoder, comparisons, plan)
-        _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores))
+        names = {module: name for name, module in decoder.model.named_modules()}
+        has_scores = _check(decoder, comparisons, plan, names)
+        _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores), names)
         if has_scores:
             _check_longer(decoder, comparisons)
     return comparisons.result()
@@ -66,17 +67,17 @@ def verify_copies(decoder: Decoder) -> Verification:
     return comparisons.result()
 
 
-def _check(decoder: Decoder, comparisons: Comparisons, plan: Plan) -> bool:
+def _check(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.Module, str]) -> bool:
     """Runs one forward. Returns whether attention scores could be checked, as `plan` asks."""
     trial = Comparisons()
     try:
-        _run(decoder, trial, plan)
+        _run(decoder, trial, plan, names)
     except UnsupportedModel as error:
         if not plan.scores:
             raise
         comparisons.depart("scores", str(error))
         try:
-            return _check(decoder, comparisons, replace(plan, scores=False))
+            return _check(decoder, comparisons, replace(plan, scores=False), names)
         except (ImportError, RuntimeError, ValueError):
             raise error from None  # the model cannot run with this attention at all
     comparisons.add(trial)
@@ -105,14 +106,8 @@ def _check_longer(decoder: Decoder, comparisons: Comparisons) -> None:
         comparisons.add_scores(part, where)
 
 
-def _run(
-    decoder: Decoder, comparisons: Comparisons, plan: Plan, layer_names: dict[nn.Module, str] | None = None
-) -> None:
-    """Runs one forward.
-
-    layer_names: what modules of the layers are called in messages; None: their names in the model.
-    """
-    names = {module: name for name, module in decoder.model.named_modules()} | (layer_names or {})
+def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.Module, str]) -> None:
+    """Runs one forward. names: what modules of the layers are called in messages."""
     watches = [LayerWatch(decoder, layer, names, comparisons, plan) for layer in decoder.layers]
     with ExitStack() as stack:
         off_watches = []

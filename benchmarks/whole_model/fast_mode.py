@@ -134,7 +134,7 @@ def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) ->
         measured["q"].append((fast.q.double(), q_and_k[0].double(), fast.q_error.double()))
         measured["k"].append((fast.k.double(), q_and_k[1].double(), fast.k_error.double()))
     for site, parts in measured.items():
-        estimate, exact, error = (torch.cat(tensors) for tensors in zip(*parts))
+        estimate, exact, spread = (torch.cat(tensors) for tensors in zip(*parts))
         correlation = rank_correlation(estimate, exact)
         upper_half = exact >= exact.median(-1, keepdim=True).values
         relative = ((estimate - exact).abs() / exact)[upper_half]
@@ -146,7 +146,7 @@ def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) ->
             "median": f"{correlation.median():.5f}",
             "error median": f"{relative.median():.2%}",
             "error 99%": f"{relative.quantile(0.99):.1%}",
-            "within 2 SE": f"{((estimate - exact).abs() <= 2 * error).double().mean():.3f}",
+            "within 2 spreads": f"{((estimate - exact).abs() <= 2 * spread).double().mean():.3f}",
             "Jaccard": f"{overlap(estimate, exact).mean():.3f}",
         }
 

@@ -27,9 +27,39 @@ def capped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
+def log_probabilities(scores: Tensor, is_visible: Tensor, softcap: float | None) -> Tensor:
+    """Returns the logarithms of the attention probabilities: log softmax of the capped scores of the visible keys.
+
+    An infinite score is no number that a softmax can weigh, so its row is NaN, with a soft cap too.
+
+    Args:
+        scores: (..., queries, keys), the attention scores before the soft cap.
+        is_visible: bool, of a shape that broadcasts with scores. Keys that are not visible get -inf.
+        softcap: soft cap of the attention scores. None: they are not capped.
+    """
+    return capped(_infinite_to_nan(scores), softcap).masked_fill(~is_visible, -torch.inf).log_softmax(-1)
+
+
 def capped_change(scores: Tensor, y: Tensor, softcap: float | None) -> Tensor:
-    """Returns how much the capped attention scores change when the scores before the cap change by y."""
-    return y if softcap is None else capped(scores + y, softcap) - capped(scores, softcap)
+    """Returns how much the capped attention scores change when the scores before the cap change by y.
+
+    An infinite y gives NaN. With the logistic function s, x = 2 scores / softcap, z = 2 y / softcap and the sign of z,
+
+        softcap (tanh((x + z) / 2) - tanh(x / 2)) = sign 2 softcap s(sign (x + z)) s(-sign x) (1 - e^-|z|)
+
+    which keeps its digits where both tanh are about 1, and where y is small.
+    """
+    y = _infinite_to_nan(y)
+    if softcap is None:
+        return y
+    x, z = 2 / softcap * scores, 2 / softcap * y
+    sign = z.sign()
+    slopes = torch.sigmoid(sign * (x + z)) * torch.sigmoid(-sign * x)
+    return -2 * softcap * sign * slopes * torch.expm1(-z.abs())
+
+
+def _infinite_to_nan(x: Tensor) -> Tensor:
+    return torch.where(x.isinf(), torch.nan, x)
 
 
 def probability_change(log_a: Tensor, y: Tensor) -> Tensor:

@@ -140,8 +140,12 @@ def _unsupported_by_cuda(problem: QKProblem) -> str | None:
 
 
 def _qk_floor_factor(problem: QKProblem) -> float:
-    """Returns 1 + the largest |attention score|, whose rounding error is a relative error of the probabilities."""
-    return 1 + problem.largest_score()
+    """Returns by how much the rounding error of the attention scores S exceeds that of a number.
+
+    An error of S is a relative error of the probabilities. A soft cap changes a change of S by a factor whose logarithm
+    has a slope of at most 4 / softcap, where the slope of log A is at most 2.
+    """
+    return 1 + problem.largest_score() * (1 + 2 / (problem.softcap or torch.inf))
 
 
 _ENTRIES = (

@@ -132,7 +132,7 @@ def test_narrow_inputs_are_summed_in_float32(dtype):
         torch.testing.assert_close(actual.double(), exact_value, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("mean", [0, 10])
+@pytest.mark.parametrize("mean", [0, 10, 1000])
 @pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
 def test_float32_keeps_the_digits_of_small_and_dominating_neurons(factor, mean):
     """Dimension 1 of every head is `factor` times as large as the others, whose mean is `mean`.

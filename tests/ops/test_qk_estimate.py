@@ -206,7 +206,7 @@ def check(case, dtype, backend):
         assert value.dtype == torch.float32
         assert_within_budget("qk_estimate", value, plain_value, exact_value, (problem,))
     for value, plain_value, exact_value, size in zip(actual[2:], plain[2:], exact[2:], exact):
-        # A standard error is a difference, so it has the rounding errors of the subtracted values.
+        # A spread is a difference, so it has the rounding errors of the subtracted values.
         assert_within_budget(
             "qk_estimate", value + size.float(), plain_value + size.float(), exact_value + size, (problem,)
         )
@@ -328,29 +328,29 @@ def test_backends_equal_the_reference_where_draws_cannot_move(estimating, case):
     ],
 )
 def test_long_rows_equal_the_reference_up_to_rounding(estimating, case):
-    """A different choice of draws would change the median neuron by its standard error, at least 3e-3 of its value."""
+    """A different choice of draws would change the median neuron by its spread, at least 3e-3 of its value."""
     if is_interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
     actual, plain = estimate(case, estimating, torch.float32), estimate(case)
-    for value, plain_value, standard_error in zip(actual[:2], plain, plain[2:]):
+    for value, plain_value, spread in zip(actual[:2], plain, plain[2:]):
         difference = (value.double() - plain_value).abs()
         assert (difference / plain_value).median() < 1e-5
-        assert (standard_error / plain_value).median() > 1e-3
-        assert (difference <= standard_error + 1e-5 * plain_value).all()
-    for standard_error, plain_value in zip(actual[2:], plain[2:]):
-        assert ((standard_error.double() - plain_value).abs() / plain_value).median() < 1e-4
+        assert (spread / plain_value).median() > 1e-3
+        assert (difference <= spread + 1e-5 * plain_value).all()
+    for spread, plain_value in zip(actual[2:], plain[2:]):
+        assert ((spread.double() - plain_value).abs() / plain_value).median() < 1e-4
 
 
 @pytest.mark.parametrize("case", [Case(length=200, size=16), Case(length=200, size=32, norm=True, query_factor=3)])
-def test_standard_errors_are_calibrated(estimating, case):
+def test_spreads_are_calibrated(estimating, case):
     if is_interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
     exact = all_keys(case.problem())
     actual = estimate(case, estimating, torch.float32)
-    for value, truth, standard_error in zip(actual[:2], exact, actual[2:]):
-        size = (value.double() - truth).abs() / standard_error
-        assert (size <= 2).double().mean() >= 0.9, "standard errors are too small"
-        assert (size <= 0.5).double().mean() <= 0.75, "standard errors are too large"
+    for value, truth, spread in zip(actual[:2], exact, actual[2:]):
+        size = (value.double() - truth).abs() / spread
+        assert (size <= 2).double().mean() >= 0.9, "spreads are too small"
+        assert (size <= 0.5).double().mean() <= 0.75, "spreads are too large"
 
 
 def test_padding_and_position_change_nothing(estimating):

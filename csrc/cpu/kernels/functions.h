@@ -22,6 +22,12 @@ PYMULTILING_INLINE vec exp2_minus_1_near_0(vec f) {
   return f * polynomial(f, c);
 }
 
+// Returns 2^t - 1 for |t| < 127 with full relative precision near 0.
+PYMULTILING_INLINE vec exp2_minus_1(vec t) {
+  const vec n = nearest(t), power = times_power_of_two(splat(1.0f), n);
+  return power * exp2_minus_1_near_0(t - n) + (power - 1.0f);
+}
+
 // Returns 2^t for t < 128, and 0 where the result is below the smallest normal number.
 PYMULTILING_INLINE vec exp2(vec t) {
   vec clipped = t < -126.0f ? splat(-126.0f) : t;

@@ -25,6 +25,9 @@ constexpr float SMALLEST_MEAN = -0.5f;  // of m, so that 1 + m stays precise
 // Largest ratio of b2 to b2 - 2 m b1 + m^2 b0. At this ratio float32 loses two of its seven decimal digits.
 constexpr float LARGEST_CANCELLATION = 100.0f;
 
+// Largest |S / softcap| of which the soft cap's slope is computed, e^-60. The squares of lower slopes are 0 in float32.
+constexpr float LARGEST_CAPPED = 30.0f;
+
 // Whether the growth is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
 enum class Growth { none, row, key };
 
@@ -34,7 +37,7 @@ struct Row {
   const float* probability;  // A
   const float* log2_probability;
   const float* score;  // S before the soft cap; set only with a growth or a soft cap
-  // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), where x = S / softcap is clamped to [-20, 20].
+  // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), where x is S / softcap, LARGEST_CAPPED at most.
   const float *sigmoid_minus, *sigmoid_plus;
   const float* excess;  // 2 log2(e) (S / softcap - x)
   float squares;        // b0
@@ -85,13 +88,13 @@ struct Change {
   // is the changed S / softcap.
   __attribute__((always_inline)) vec capped(vec t, int64_t j) const {
     vec exponent = t * (2.0f / softcap) + row.excess[j];  // 2 log2(e) z
-    exponent = exponent < -100.0f ? splat(-100.0f) : exponent;
-    exponent = exponent > 100.0f ? splat(100.0f) : exponent;
+    exponent = exponent < -126.0f ? splat(-126.0f) : exponent;
+    exponent = exponent > 126.0f ? splat(126.0f) : exponent;
     const vec whole = nearest(exponent), power = times_power_of_two(splat(1.0f), whole);
     const vec part = exp2_minus_1_near_0(exponent - whole);
     const vec d = power * part + (power - 1.0f), one_and_d = power * part + power;
     const float a = row.sigmoid_minus[j], b = row.sigmoid_plus[j];
-    return (2 * LOG2_E * softcap * a * b) * d / (a + b * one_and_d);
+    return (2 * LOG2_E * softcap * a * b) * (d / (a + b * one_and_d));  // in this order nothing overflows
   }
 };
 

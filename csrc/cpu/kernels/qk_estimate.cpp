@@ -27,8 +27,7 @@ PYMULTILING_INLINE void add_slots(
     const Slots& slots, int64_t first, int64_t last, const vec* t, vec mean, Sums (&sums)[2]) {
   for (int64_t i = first; i < last; i += 2) {
     for (int64_t half = 0; half < 2; half++) {
-      const vec centred = t[i + half] - mean, n = nearest(centred), power = times_power_of_two(splat(1.0f), n);
-      const vec u = power * exp2_minus_1_near_0(centred - n) + (power - 1.0f);
+      const vec u = exp2_minus_1(t[i + half] - mean);
       vec au = slots.probability[i + half] * u;
       sums[half].m += SAME_WEIGHT ? u : slots.weight[i + half] * u;
       if (!SAME_WEIGHT) au *= slots.weight[i + half];
@@ -107,9 +106,10 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   const ivec in_range = (reach < LARGEST_EXPONENT) & (product < LARGEST_PRODUCT) & (least_m > 1.0f + SMALLEST_MEAN) &
                         (LARGEST_CANCELLATION * all_change >= all.b2);
   if (any(~in_range)) {
-    e.all = in_range ? e.all : log_space_change(change.row, slots, Part::all, t);
-    e.even = in_range ? e.even : log_space_change(change.row, slots, Part::even, t);
-    e.odd = in_range ? e.odd : log_space_change(change.row, slots, Part::odd, t);
+    const vec nan_if_infinite = 0.0f * bound;
+    e.all = in_range ? e.all : log_space_change(change.row, slots, Part::all, t) + nan_if_infinite;
+    e.even = in_range ? e.even : log_space_change(change.row, slots, Part::even, t) + nan_if_infinite;
+    e.odd = in_range ? e.odd : log_space_change(change.row, slots, Part::odd, t) + nan_if_infinite;
   }
   return e;
 }

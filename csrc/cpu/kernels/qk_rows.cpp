@@ -91,7 +91,14 @@ static void compute_scores(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap.
+// Returns tanh(x) for |x| <= 40. Small x keep their digits: a soft cap far above the attention scores is none.
+static vec tanh(vec x) {
+  const vec d = exp2_minus_1(-2 * LOG2_E * abs(x)), size = -d / (2.0f + d);
+  return x < 0.0f ? -size : size;
+}
+
+// Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap. Infinite
+// attention scores become NaN: no softmax can weigh them.
 static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
   const Panel panel = a.query_panel(tile.document, tile.kv_head);
   float constant = 0;
@@ -100,18 +107,18 @@ static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t
   vec maximum{};
   for (int64_t j = begin; j < end; j += LANES) {
     const int64_t at = r * tile.stride + j;
-    const vec raw = load(tile.log2_probability + at) + constant;
+    const vec centred = load(tile.log2_probability + at), raw = centred + constant + (centred - centred);
     store(tile.score + at, raw);
     maximum = max(abs(raw), maximum);
     if (a.softcap == 0) continue;
     vec x = raw / a.softcap;
-    x = x < -20.0f ? splat(-20.0f) : x;
-    x = x > 20.0f ? splat(20.0f) : x;
+    x = x < -LARGEST_CAPPED ? splat(-LARGEST_CAPPED) : x;
+    x = x > LARGEST_CAPPED ? splat(LARGEST_CAPPED) : x;
     const vec sigmoid_minus = 1.0f / (1.0f + exp(2.0f * x)), sigmoid_plus = 1.0f / (1.0f + exp(-2.0f * x));
     store(tile.sigmoid_minus + at, sigmoid_minus);
     store(tile.sigmoid_plus + at, sigmoid_plus);
     store(tile.excess + at, 2 * LOG2_E * (raw / a.softcap - x));
-    store(tile.log2_probability + at, a.softcap * (sigmoid_plus - sigmoid_minus));
+    store(tile.log2_probability + at, a.softcap * tanh(x));
   }
   tile.row[r].largest_score = max_lane(maximum);
 }

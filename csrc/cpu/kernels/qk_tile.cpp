@@ -83,8 +83,8 @@ static void compute_site(const QkImportance& a, const Tile& tile, const Panel& p
     }
     for (int64_t r = 0; r < tile.rows; r++) {
       const Row& row = tile.row[r];
-      if (row.last - row.first == 1) {                // with a single key A' = A = 1 exactly
-        total += 0.0f * change_of_row(r)(row.first);  // keeps NaN
+      if (row.last - row.first == 1) {                                // with a single key A' = A = 1 exactly
+        total += 0.0f * (change_of_row(r)(row.first) + row.squares);  // keeps NaN
         continue;
       }
       const Sums& s = sums[r];
@@ -92,7 +92,8 @@ static void compute_site(const QkImportance& a, const Tile& tile, const Panel& p
       const ivec in_range = (bound[r] < LARGEST_EXPONENT) & (s.b2 < LARGEST_SUM) & (s.m > SMALLEST_MEAN);
       const ivec precise = LARGEST_CANCELLATION * change * (1.0f + s.m) * (1.0f + s.m) >= s.b2;
       if (any(in_range & ~precise)) change = precise ? change : recentred(change_of_row(r), s.m);
-      if (any(~in_range)) change = in_range ? change : log_space_change(change_of_row(r));
+      // An infinite t gives NaN.
+      if (any(~in_range)) change = in_range ? change : log_space_change(change_of_row(r)) + 0.0f * bound[r];
       total += change;
     }
     store(importance + n, total);

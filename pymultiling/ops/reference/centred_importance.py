@@ -5,10 +5,15 @@ The norm of a head x (d,), a projected query or key, is
     y = g (x - m) / r + b,  m = mean(x),  r^2 = mean((x - m)^2) + eps
 
 If x[n] is set to zero, m and r become m' and r', and every dimension of y changes. The difference of the two norms has
-no digits left in float32 where x[n] is small. There the change is computed from the growth
+no digits left in float32 where x[n] is small, or where the other dimensions' mean o is much larger than their
+deviations D. With e = o - x[n], which becomes o without the neuron,
 
-    y' - y = g ((x - m) / r growth + (x' - m' - x + m) / r'),   growth = r / r' - 1 = (r^2 - r'^2) / (r' (r + r'))
-    x' - m' - x + m = x[n] (1/d - [the dimension is n]),        r^2 - r'^2 = x[n] / d (x[n] - m - m')
+    x - m = D + e / d, and -e (d - 1) / d in dimension n,      r^2 = a + b e^2,  a = mean(D^2) + eps,  b = (d - 1) / d^2
+
+(D is 0 in dimension n), so that with s = o^2 - e^2 = x[n] (o + e)
+
+    y' - y = g (D (1/r' - 1/r) + (o/r' - e/r) / d), and -g (o/r' - e/r) (d - 1) / d in dimension n
+    1/r' - 1/r = -b s / (r r' (r + r')),    o/r' - e/r = a s / (r r' (o r + e r')) where o and e have the same sign
 
 The heads without a neuron are computed one neuron at a time. This is exact, and no tensor is larger than a few times
 the attention probabilities of one document, but it takes a product of queries and keys for every neuron of a head.
@@ -19,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
+from pymultiling.mathematics.attention import capped_change, log_probabilities, probability_change, visible
 from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
 
@@ -80,7 +85,7 @@ def centred_importance(
         query_heads = torch.unflatten(query[b], 0, (kv_heads, -1))  # (K, G, l, d)
         key_heads = key[b]
         scores = scale * query_heads @ key_heads[:, None].transpose(-1, -2)
-        log_a = capped(scores, softcap).masked_fill(~(sees & valid[b]), -torch.inf).log_softmax(-1)
+        log_a = log_probabilities(scores, sees & valid[b], softcap)
         for n in range(size):
             q_change = _head_change(q_raw[b], q_weight, q_eps, n, tables, interleaved).view_as(query_heads)
             k_change = _head_change(k_raw[b], k_weight, k_eps, n, tables, interleaved)
@@ -127,28 +132,26 @@ def _head_change(
         (heads, l, d), in the dtype of x, or of the tables or the weight if it is wider.
     """
     size, removed = x.shape[-1], x[..., n, None]
-    without = x.clone()
-    without[..., n] = 0
-    mean, centred, r = _moments(x, eps)
-    mean_without, centred_without, r_without = _moments(without, eps)
-    growth = removed / size * (removed - mean - mean_without) / (r_without * (r + r_without))
-    shift = (removed / size).expand_as(x).clone()
-    shift[..., n] -= removed[..., 0]
-    # If the neuron dominates its head, growth is large and the two terms of the sum nearly cancel.
-    change = torch.where(
-        growth > 1, centred_without / r_without - centred / r, centred / r * growth + shift / r_without
+    is_other = torch.arange(size, device=x.device) != n
+    others = max(1, size - 1)
+    mean = (x * is_other).sum(-1, keepdim=True) / others
+    deviations = (x - mean) * is_other
+    rest = deviations.sum(-1, keepdim=True) / others  # the rounding error of the mean, if it is much larger than r
+    deviations = (deviations - rest) * is_other
+    difference, mean = mean - removed + rest, mean + rest
+    squares = removed * (mean + difference)
+    a, b = deviations.square().mean(-1, keepdim=True) + eps, (size - 1) / size**2
+    r, r_without = ((a + b * x.square()).sqrt() for x in (difference, mean))
+    inverse_change = -b * squares / (r * r_without * (r + r_without))
+    ratio_change = torch.where(
+        mean * difference > 0,
+        a * squares / (r * r_without * (mean * r + difference * r_without)),
+        mean / r_without - difference / r,
     )
+    share = (is_other.to(x.dtype) - others * (~is_other).to(x.dtype)) / size
+    change = deviations * inverse_change + ratio_change * share
     change = change * upcast(weight if weight.ndim == 1 else weight[:, None])
     if tables is None:
         return change
     cos, sin = (upcast(table) for table in tables)
     return rotate(change[None], cos, sin, interleaved)[0]
-
-
-def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns m (.., 1), x - m (.., d) and r (.., 1) of heads x (.., d)."""
-    mean = x.mean(-1, keepdim=True)
-    centred = x - mean
-    rest = centred.mean(-1, keepdim=True)  # the rounding error of the mean, if it is much larger than r
-    centred = centred - rest
-    return mean + rest, centred, (centred.square().mean(-1, keepdim=True) + eps).sqrt()

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import LARGEST_EXPONENT, capped, capped_change, visible
+from pymultiling.mathematics.attention import LARGEST_EXPONENT, capped_change, log_probabilities, visible
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import upcast
@@ -91,7 +91,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             for rows in torch.split(torch.arange(len(tokens), device=q.device), ROWS):
                 raw = scale * qh[rows] @ kh.T
                 is_visible = visible(tokens[rows], tokens, window)
-                log_a = capped(raw, softcap).masked_fill(~is_visible, -torch.inf).log_softmax(-1)
+                log_a = log_probabilities(raw, is_visible, softcap)
                 slots = choose_keys(log_a, is_visible, rows)
                 slot_scores = raw.gather(1, slots.key)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
+from pymultiling.mathematics.attention import capped_change, log_probabilities, probability_change, visible
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import upcast
@@ -59,12 +59,12 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     k_importance = k.new_zeros(batch, kv_heads, size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
-        hidden_keys = ~visible(tokens, tokens, window)
+        is_visible = visible(tokens, tokens, window)
         for h in range(kv_heads):
             shared = slice(h * group, (h + 1) * group)
             qh, kh = q[b, shared][:, tokens], k[b, h][tokens]
             raw = scale * qh @ kh.T
-            log_a = capped(raw, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
+            log_a = log_probabilities(raw, is_visible, softcap)
             for n in range(size):
                 p = partner[n]
                 x, w = q_to_n[b, shared][..., tokens, n], q_to_partner[b, shared][..., tokens, n]

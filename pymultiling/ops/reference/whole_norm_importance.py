@@ -42,7 +42,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import capped, capped_change, probability_change, visible
+from pymultiling.mathematics.attention import capped_change, log_probabilities, probability_change, visible
 from pymultiling.mathematics.sums import upcast
 from pymultiling.runtime.device_copies import to_device
 
@@ -142,7 +142,7 @@ def _head_scores(
         h: index of the query head.
     """
     scores = scale * q[b, h, tokens] @ k[b, h * k.shape[1] // q.shape[1], tokens].T
-    log_a = capped(scores, softcap).masked_fill(hidden_keys, -torch.inf).log_softmax(-1)
+    log_a = log_probabilities(scores, ~hidden_keys, softcap)
     return scores.masked_fill(hidden_keys, 0), log_a
 
 

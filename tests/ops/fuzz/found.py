@@ -25,4 +25,11 @@ FOUND: list[Case] = [
     Qk(length=5, scale=1e30, rotated=None, growth="both"),
     Qk(size=1, rotated=2, growth="queries", scale=1e30, length=16, numbers=Numbers(242, "bfloat16")),
     Qk("qk_estimate", size=1, rotated=2, growth="queries", scale=1e30, length=15, numbers=Numbers(242, "bfloat16")),
+    # A soft cap of 1e6 rounded attention scores to multiples of 0.06 in C++ and Triton kernels.
+    Qk(length=2, size=1, rotated=None, plain=False, softcap=1e6),
+    Qk("qk_estimate", length=2, size=1, rotated=None, plain=False, softcap=1e6),
+    # Scores of 400 soft caps: their change overflowed.
+    Qk(size=3, rotated=None, plain=False, softcap=50.0, numbers=Numbers(kind="integers", factor=2)),
+    # Equal keys leave nothing but rounding errors of a change that is 0.
+    Qk(length=17, size=4, numbers=Numbers(kind="equal")),
 ]

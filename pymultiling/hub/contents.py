@@ -14,7 +14,7 @@ SUBFOLDERS = {  # {subfolder of a run: its description in a card}
     "neurons": "sets of neurons",
     "specific": "those of their neurons that are in no other of these sets",
     "kinds": "the neurons specific to one language, related to some, and general to all",
-    "statistics": "sum, smallest value and votes of every neuron's importance",
+    "statistics": "sum, smallest value, votes and ranks of every neuron's importance",
     "counts": "in how many positions every FFN neuron is active",
 }
 DESCRIPTIONS = SUBFOLDERS | {  # {subfolder or kind of file: its description in a card}

@@ -18,6 +18,7 @@ from pymultiling.data.chunks import Chunk, ChunkSize, Share, check_finished, chu
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.corpus_types import Corpus, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
+from pymultiling.data.empty_files import warn_of_empty_files
 from pymultiling.data.shards import Shard, check_first_record, describe_shards, identify_part, shards_of, sizes
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
@@ -137,6 +138,9 @@ def run_pass(
             checkpoint.
         CheckpointError: the checkpoint cannot be used.
         ValueError: the processes made different calls.
+
+    Warns:
+        UserWarning: some of several files of a corpus have no texts.
     """
     if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
@@ -209,6 +213,8 @@ def run_pass(
             if team.count == 1:
                 job.check(name, states[number].total, states[number].report)
         check_same_texts(team, {name: state.start.finished for name, state in zip(corpora, states)})
+        for (name, corpus_shards), state in zip(shards.items(), states):
+            _warn_of_empty_shards(name, corpus_shards, state, team)
         results = {name: _over_processes(state, team) for name, state in zip(corpora, states)}
     for name, (total, report) in results.items():
         job.check(name, total, report)
@@ -395,6 +401,16 @@ def _add_corpus_name(
         if checkpoint and any(state.documents for state in states):
             message += f"; what was measured before is in {checkpoint}: the same call resumes from there"
         raise CorpusError(message) from error
+
+
+def _warn_of_empty_shards(name: str, shards: Sequence[Shard], state: PassState[S], team: Processes) -> None:
+    """Warns in the first process of shards in which no process has found a record. All processes must call it."""
+    if len(shards) == 1:
+        return
+    of_processes = team.gather([number for number, (_, digest) in state.start.finished.items() if not digest])
+    if team.first:
+        empty = sorted(set(chain.from_iterable(of_processes)))
+        warn_of_empty_files([shards[number].name for number in empty], len(shards), f"{name}: ")
 
 
 def _progress_label(name: str, place: str, job: Job[S], state: PassState[S], team: Processes) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.rows import Record, extract_fields, parse_json_lines, readable_records
 from pymultiling.data.stored_files import StoredFile, stored_files
-from pymultiling.data.text_lines import ending, text_lines
+from pymultiling.data.text_lines import COMPRESSED, ending, text_lines
 from pymultiling.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -28,11 +28,14 @@ class FileShard:
     Attributes:
         name: path or URL of the file.
         done: fraction of the file that has been read, 0 to 1, or None if its length is unknown.
+        unit: the unit of its size, such as "bytes of .txt.gz".
     """
 
     def __init__(self, file: StoredFile, encoding: str | None = None, text_field: str = "text"):
         self._file, self.name, self._encoding, self._text_field = file, file.name, encoding, text_field
         self.done: float | None = 0.0
+        suffix = PurePosixPath(file.plain_path).suffix
+        self.unit = f"bytes of {ending(file.plain_path)}{suffix if suffix in COMPRESSED else ''}"
 
     def records(self, fields: tuple[str, ...]) -> Generator[Record, None, None]:
         """Yields the strings in these fields of every record. A line of a .txt file is a record with a single field.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
 ENDINGS = (".txt", ".jsonl", ".parquet")
+OTHER_FIELD = "give the one that holds the texts as --field NAME (in Python pymultiling.TextFile)"
 # Records read at a time. pyarrow's default of 65,536 took 1.2 GB and six times as long for records of 4 kB (two cores,
 # 2026-11-22).
 PARQUET_ROWS = 1024
@@ -67,6 +68,8 @@ class FileShard:
 
     def _read_json(self, raw: BinaryIO, fields: tuple[str, ...]) -> Iterator[Record]:
         for value, where in parse_json_lines(self._lines(raw), self.name):
+            if isinstance(value, dict) and len(fields) == 1 and fields[0] not in value:
+                raise CorpusError(f"{where} has no field {fields[0]!r}, only {', '.join(value)}: {OTHER_FIELD}")
             yield extract_fields(value, fields, where)
 
     def _lines(self, raw: BinaryIO) -> Iterator[str]:
@@ -84,9 +87,8 @@ class FileShard:
                 names = file.schema_arrow.names
                 for field in fields:
                     if field not in names:
-                        raise CorpusError(
-                            f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the right one"
-                        )
+                        advice = OTHER_FIELD if len(fields) == 1 else "rename the right one"
+                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: {advice}")
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):

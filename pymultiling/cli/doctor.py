@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
+from pymultiling.cli.shared.loading import model_folder
 from pymultiling.cli.shared.options import add_code
 from pymultiling.errors import UnsupportedModel
 from pymultiling.results.run import versions
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
     if arguments.model is not None:
-        source = arguments.model, arguments.revision, arguments.trust_remote_code
+        source = model_folder(arguments.model), arguments.revision, arguments.trust_remote_code
         _print_model(*source)
         if not arguments.no_check:
             _check_importance(*source)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from pymultiling.cli.shared.argument_types import name_and_path, positive_integer, positive_number, whole_number
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
+from pymultiling.cli.shared.earlier_results import read_set
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
@@ -64,13 +65,14 @@ def add(commands: Commands) -> None:
     trained = parser.add_mutually_exclusive_group(required=True)
     trained.add_argument(
         "--neurons",
-        metavar="FILE",
+        metavar="FILE|NAME=DIR",
         help="train only the parameters of these neurons: a set that detect wrote, such as "
-        "found/neurons/fr.safetensors",
+        "found/neurons/fr.safetensors, or fr=found/neurons, or the results of detect, fr=found, of which specific is "
+        "read",
     )
     trained.add_argument(
         "--random",
-        metavar="FILE",
+        metavar="FILE|NAME=DIR",
         help="train only as many random neurons as this set has in each site and layer, for comparison with --neurons",
     )
     trained.add_argument(
@@ -208,11 +210,9 @@ def _print_training(training: FineTuning, neurons: NeuronSet | None, perplexitie
 
 def _read_neurons(arguments: argparse.Namespace) -> NeuronSet | None:
     """Returns the neurons to train, or None with --freeze."""
-    from pymultiling.neurons.sets import NeuronSet
-
     if arguments.freeze is not None:
         return None
-    neurons = NeuronSet.load(arguments.neurons or arguments.random)
+    neurons = read_set(arguments.neurons or arguments.random)
     return neurons.random_like(arguments.seed) if arguments.random else neurons
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 from pymultiling.data.rows import Record
-from pymultiling.data.shards import Shard
+from pymultiling.data.shards import Shard, shard_sizes
 from pymultiling.errors import CheckpointError
 
 # A chunk has this many texts or characters for each token of a batch. A batch of fewer than LEAST tokens counts as
@@ -132,6 +132,7 @@ def chunks(
     """
     position = start or ChunkStart()
     whole_shards = share.has_whole_shards(len(shards))
+    starts = _fractions_before(shards)
     for number in range(position.shard, len(shards)):
         shard = shards[number]
         if whole_shards and not share.includes(number):
@@ -144,13 +145,23 @@ def chunks(
             if whole_shards or share.includes(position.chunk):
                 span = None
                 if run.before is not None and run.after is not None:
-                    span = (number + run.before) / len(shards), (number + run.after) / len(shards)
+                    begin, length = starts[number], starts[number + 1] - starts[number]
+                    span = begin + run.before * length, begin + run.after * length
                 yield Chunk(corpus, position, shard.name, run.records, digest, span)
             position = replace(position, chunk=position.chunk + 1)
         finished = {**position.finished, number: (shard.fingerprint(), digest)}
         position = replace(position, shard=number + 1, record=0, digest="", finished=finished)
     end = replace(position, shard=len(shards), record=0, digest="")
     yield Chunk(corpus, end, "", [], "", (1.0, 1.0), last=True)
+
+
+def _fractions_before(shards: Sequence[Shard]) -> list[float]:
+    """Returns the fractions of the corpus before each shard, and 1. Shards of unknown sizes count as equal."""
+    sizes = shard_sizes(shards)
+    if sizes is None or not sum(sizes):
+        sizes = [1.0] * len(shards)
+    total = sum(sizes)
+    return [end / total for end in accumulate(sizes, initial=0.0)]
 
 
 class _Run(NamedTuple):

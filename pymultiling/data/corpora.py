@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from pymultiling.data.corpus_types import Corpus
+from pymultiling.data.empty_files import warn_of_empty_files
 from pymultiling.data.rows import Record
-from pymultiling.data.shards import shards_of
+from pymultiling.data.shards import Shard, shards_of
 from pymultiling.data.text_encoding import REPLACEMENT
 
 TEXT = ("text",)
@@ -52,8 +53,24 @@ def read_texts(source: Corpus, report: CorpusReport) -> Iterator[str]:
 
     Raises:
         CorpusError: the source cannot be read as text.
+
+    Warns:
+        UserWarning: some of several files have no texts.
     """
-    return select_texts((record for shard in shards_of(source) for record in shard.records(TEXT)), report)
+    return select_texts(_records(shards_of(source)), report)
+
+
+def _records(shards: Sequence[Shard]) -> Iterator[Record]:
+    """Yields the records of all shards, and warns of the empty ones at the end."""
+    empty = []
+    for shard in shards:
+        is_empty = True
+        for record in shard.records(TEXT):
+            is_empty = False
+            yield record
+        if is_empty:
+            empty.append(shard.name)
+    warn_of_empty_files(empty, len(shards))
 
 
 def select_texts(records: Iterable[Record], report: CorpusReport) -> Iterator[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from pymultiling.data.corpus_types import TextFile
 from pymultiling.data.rows import Record, extract_fields, parse_json_lines, readable_records
 from pymultiling.data.stored_files import StoredFile, stored_files
-from pymultiling.data.text_lines import ending, text_lines
+from pymultiling.data.text_lines import COMPRESSED, ending, text_lines
 from pymultiling.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
 ENDINGS = (".txt", ".jsonl", ".parquet")
+OTHER_FIELD = "give the one that holds the texts as --field NAME (in Python pymultiling.TextFile)"
 # Records read at a time. pyarrow's default of 65,536 took 1.2 GB and six times as long for records of 4 kB (two cores,
 # 2026-11-22).
 PARQUET_ROWS = 1024
@@ -28,11 +29,14 @@ class FileShard:
     Attributes:
         name: path or URL of the file.
         done: fraction of the file that has been read, 0 to 1, or None if its length is unknown.
+        unit: the unit of its size, such as "bytes of .txt.gz".
     """
 
     def __init__(self, file: StoredFile, encoding: str | None = None, text_field: str = "text"):
         self._file, self.name, self._encoding, self._text_field = file, file.name, encoding, text_field
         self.done: float | None = 0.0
+        suffix = PurePosixPath(file.plain_path).suffix
+        self.unit = f"bytes of {ending(file.plain_path)}{suffix if suffix in COMPRESSED else ''}"
 
     def records(self, fields: tuple[str, ...]) -> Generator[Record, None, None]:
         """Yields the strings in these fields of every record. A line of a .txt file is a record with a single field.
@@ -64,6 +68,8 @@ class FileShard:
 
     def _read_json(self, raw: BinaryIO, fields: tuple[str, ...]) -> Iterator[Record]:
         for value, where in parse_json_lines(self._lines(raw), self.name):
+            if isinstance(value, dict) and len(fields) == 1 and fields[0] not in value:
+                raise CorpusError(f"{where} has no field {fields[0]!r}, only {', '.join(value)}: {OTHER_FIELD}")
             yield extract_fields(value, fields, where)
 
     def _lines(self, raw: BinaryIO) -> Iterator[str]:
@@ -81,9 +87,8 @@ class FileShard:
                 names = file.schema_arrow.names
                 for field in fields:
                     if field not in names:
-                        raise CorpusError(
-                            f"{self.name} has no column {field!r}, only {', '.join(names)}: rename the right one"
-                        )
+                        advice = OTHER_FIELD if len(fields) == 1 else "rename the right one"
+                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: {advice}")
                 batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):

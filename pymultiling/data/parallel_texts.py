@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.empty_files import warn_of_empty_files
 from pymultiling.data.file_shards import FileShard
 from pymultiling.data.stored_files import StoredFile, stored_files
 from pymultiling.data.text_lines import ending, text_lines
@@ -62,10 +63,16 @@ def read_lines(source: str | Path | TextFile) -> list[str]:
     Raises:
         CorpusError: the file's name has the ending of a table, or it cannot be read as text.
         BackendUnavailable: a package for the URL is not installed.
+
+    Warns:
+        UserWarning: some of several files have no texts.
     """
     texts = source if isinstance(source, TextFile) else TextFile(source)
     lines: list[str] = []
-    for file in stored_files(texts.path):
+    empty: list[str] = []
+    files = stored_files(texts.path)
+    for file in files:
+        lines_before = len(lines)
         file_ending = ending(file.plain_path)
         if file_ending in STRUCTURED:
             raise CorpusError(
@@ -76,6 +83,9 @@ def read_lines(source: str | Path | TextFile) -> list[str]:
             lines += [text for (text,) in FileShard(file, texts.encoding, texts.field).records(("text",))]
         else:
             lines += strict_lines(file, texts.encoding)
+        if len(lines) == lines_before:
+            empty.append(file.name)
+    warn_of_empty_files(empty, len(files))
     return lines
 
 

@@ -26,7 +26,10 @@ class IterableShard:
         name: a name of the iterable, for error messages.
         part: its length, or which part of a streamed data set it is, or "" if neither is known.
         done: fraction that has been read, 0 to 1, or None if its length is unknown.
+        unit: the unit of its size.
     """
+
+    unit = "records"
 
     def __init__(self, source: Iterable[object], name: str):
         self._source, self.name = source, name
@@ -137,18 +140,16 @@ def identify_part(shards: Sequence[Shard]) -> str:
     return first.part
 
 
-def sizes(corpora: Sequence[Sequence[Shard]]) -> list[float]:
-    """Returns the sizes of the corpora in bytes or records, or 1 for each if they are not all known in one unit."""
-    equal = [1.0] * len(corpora)
-    if len({type(shard) for shards in corpora for shard in shards}) > 1:
-        return equal
-    totals = []
-    for shards in corpora:
-        known = [size for size in (shard.size for shard in shards) if size is not None]
-        if len(known) < len(shards):
-            return equal
-        totals.append(max(1.0, float(sum(known))))
-    return totals
+def shard_sizes(shards: Sequence[Shard]) -> list[float] | None:
+    """Returns the sizes of the shards, in bytes for files and in records for others, or None if one is unknown."""
+    known = [float(size) for size in (shard.size for shard in shards) if size is not None]
+    return known if len(known) == len(shards) else None
+
+
+def corpus_size(shards: Sequence[Shard]) -> tuple[str, float] | None:
+    """Returns the unit and the size of a corpus, or None if it is unknown. Each format of files has its own unit."""
+    sizes = shard_sizes(shards)
+    return None if sizes is None else (", ".join(sorted({shard.unit for shard in shards})), sum(sizes))
 
 
 def describe_shards(shards: Sequence[Shard]) -> str:

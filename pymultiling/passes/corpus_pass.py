@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import Generic, NamedTuple
 
@@ -18,7 +18,8 @@ from pymultiling.data.chunks import Chunk, ChunkSize, Share, check_finished, chu
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.corpus_types import Corpus, PairCorpus
 from pymultiling.data.documents import tokenizer_hash
-from pymultiling.data.shards import Shard, check_first_record, describe_shards, identify_part, shards_of, sizes
+from pymultiling.data.empty_files import warn_of_empty_files
+from pymultiling.data.shards import Shard, check_first_record, describe_shards, identify_part, shards_of
 from pymultiling.data.streams import stream
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
@@ -30,6 +31,7 @@ from pymultiling.passes.document_names import add_document_name
 from pymultiling.passes.identity import model_hash
 from pymultiling.passes.memory import SplitOnOutOfMemory
 from pymultiling.passes.pending import Launched, Pending, one_behind
+from pymultiling.passes.remaining_time import RemainingTime
 from pymultiling.runtime.processes import Processes, processes
 from pymultiling.runtime.progress import Pace, print_line, show_progress
 
@@ -137,6 +139,9 @@ def run_pass(
             checkpoint.
         CheckpointError: the checkpoint cannot be used.
         ValueError: the processes made different calls.
+
+    Warns:
+        UserWarning: some of several files of a corpus have no texts.
     """
     if not isinstance(corpora, Mapping) or not corpora:
         raise CorpusError("no corpora were given: pass {language: texts or path}")
@@ -185,11 +190,13 @@ def run_pass(
             measure = SplitOnOutOfMemory(job.measure)
         show = options.progress and team.first
         states = list(restored)
-        pace, spans = Pace(), _corpus_spans(list(shards.values()))
+        pace = Pace()
+        remaining_time = RemainingTime(list(shards.values()), [state.ended for state in restored])
         for number, (name, first_state) in enumerate(zip(corpora, restored)):
             if first_state.ended:
                 print_line(f"{name}: {first_state.documents:,} {job.unit}, from {options.checkpoint}", show)
                 continue
+            remaining_time.begin(number, resumes=first_state.documents > 0)
             with (
                 show_progress(
                     _progress_label(name, f"{number + 1} of {len(corpora)}", job, first_state, team), job.unit, show
@@ -200,8 +207,7 @@ def run_pass(
                     for step in _measure_corpus(chunk_stream, first_state, measure, job, batch_tokens):
                         states[number] = step.state
                         checkpoints.update(number, step.state, step.documents)
-                        done = None if step.done is None else spans[number].at(step.done)
-                        pace.update(bar, step.documents, step.tokens, done)
+                        pace.update(bar, step.documents, step.tokens, remaining_time.update(step.done))
                 finally:
                     checkpoints.write(number, states[number])
             # A single process knows here that it has measured nothing, before it measures the next corpus. Several
@@ -209,6 +215,8 @@ def run_pass(
             if team.count == 1:
                 job.check(name, states[number].total, states[number].report)
         check_same_texts(team, {name: state.start.finished for name, state in zip(corpora, states)})
+        for (name, corpus_shards), state in zip(shards.items(), states):
+            _warn_of_empty_shards(name, corpus_shards, state, team)
         results = {name: _over_processes(state, team) for name, state in zip(corpora, states)}
     for name, (total, report) in results.items():
         job.check(name, total, report)
@@ -337,31 +345,6 @@ def _fraction_done(chunk: Chunk, chunk_fraction: float) -> float | None:
     return before + chunk_fraction * (after - before)
 
 
-class _Span(NamedTuple):
-    """The part of the whole job that a corpus makes up.
-
-    Attributes:
-        end: size of this corpus and of those before it.
-        size: size of this corpus.
-        total: size of all corpora.
-    """
-
-    end: float
-    size: float
-    total: float
-
-    def at(self, done: float) -> float:
-        """Returns the fraction of the whole job that is done when this fraction of the corpus is."""
-        return (self.end - self.size + done * self.size) / self.total
-
-
-def _corpus_spans(corpora: Sequence[Sequence[Shard]]) -> list[_Span]:
-    """Returns for each corpus the part of the whole job that it makes up."""
-    corpus_sizes = sizes(corpora)
-    ends = list(accumulate(corpus_sizes))
-    return [_Span(end, size, ends[-1]) for end, size in zip(ends, corpus_sizes)]
-
-
 def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, object]:
     """Returns what identifies the model and the tokenisation, for `Job.identity`.
 
@@ -395,6 +378,16 @@ def _add_corpus_name(
         if checkpoint and any(state.documents for state in states):
             message += f"; what was measured before is in {checkpoint}: the same call resumes from there"
         raise CorpusError(message) from error
+
+
+def _warn_of_empty_shards(name: str, shards: Sequence[Shard], state: PassState[S], team: Processes) -> None:
+    """Warns in the first process of shards in which no process has found a record. All processes must call it."""
+    if len(shards) == 1:
+        return
+    of_processes = team.gather([number for number, (_, digest) in state.start.finished.items() if not digest])
+    if team.first:
+        empty = sorted(set(chain.from_iterable(of_processes)))
+        warn_of_empty_files([shards[number].name for number in empty], len(shards), f"{name}: ")
 
 
 def _progress_label(name: str, place: str, job: Job[S], state: PassState[S], team: Processes) -> str:

@@ -67,26 +67,19 @@ def _is_disabled() -> bool:
 
 
 class Pace:
-    """Shows on the bars of a job the tokens per second, and the remaining time of the whole job if it is known."""
+    """Shows on the bars of a job the tokens per second, and the remaining time of the whole job."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._tokens = 0
-        # A job that resumes starts with a part done, which took none of the seconds that are measured here.
-        self._done_at_start: float | None = None
 
-    def update(self, bar: ProgressBar, documents: int, tokens: int, done: float | None) -> None:
-        """Counts more documents and tokens.
-
-        done: the fraction of the whole job that is done, 0 to 1, or None if it is unknown.
-        """
+    def update(self, bar: ProgressBar, documents: int, tokens: int, remaining: str) -> None:
+        """Counts more documents and tokens. remaining: such as "12 min left", or "" if it is unknown."""
         self._tokens += tokens
         seconds = max(time.monotonic() - self._started, 1e-9)
         note = f"{self._tokens / seconds:,.0f} tokens/s"
-        self._done_at_start = done if self._done_at_start is None else self._done_at_start
-        if done is not None and self._done_at_start is not None and self._done_at_start < done < 1:
-            # The remaining time comes first, since tqdm cuts what does not fit on the line.
-            note = f"{format_duration(seconds * (1 - done) / (done - self._done_at_start))} left, {note}"
+        if remaining:  # it comes first, since tqdm cuts what does not fit on the line
+            note = f"{remaining}, {note}"
         bar.set_postfix_str(note, refresh=False)
         bar.update(documents)
 

@@ -99,6 +99,16 @@ def test_trains_the_neurons_of_a_set_only(model, tmp_path, corpora, neurons, cap
     assert "training: 6 of 6 steps" in printed.err
 
 
+def test_trains_the_set_of_one_language_in_the_results_of_detect(model, tmp_path, corpora, capsys):
+    (tmp_path / "found" / "specific").mkdir(parents=True)
+    NEURONS.save(tmp_path / "found" / "specific" / "fr.safetensors")
+    (NEURONS - NEURONS).save(tmp_path / "found" / "specific" / "de.safetensors")
+    assert tune(model, corpora["fr"], tmp_path / "out", "--neurons", f"fr={tmp_path / 'found'}") == 0
+    assert_only_neurons_changed(model, tmp_path / "out", NEURONS)
+    assert tune(model, corpora["fr"], tmp_path / "other", "--neurons", tmp_path / "found") == 1
+    assert_error_line(capsys, "has the sets of de, fr, and one is needed: give it as de=")
+
+
 def test_trains_as_many_random_neurons_in_each_layer(model, tmp_path, corpora, neurons):
     for seed in (1, 2):
         assert tune(model, corpora["fr"], tmp_path / str(seed), "--random", neurons, "--seed", seed) == 0

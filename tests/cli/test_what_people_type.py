@@ -127,7 +127,7 @@ def test_a_mistyped_model_is_named_in_seconds_without_network(corpora, tmp_path,
 def test_a_run_is_repeated_from_its_record(detected, model, tmp_path, capsys):
     """With another --out, which replaces the recorded one."""
     assert run("--config", detected / "run.json", "--out", tmp_path / "again") == 0
-    assert run("detect", "--config", detected / "run.json", "--out", tmp_path / "third", "--quiet") == 0
+    assert run("detect", "--config", detected, "--out", tmp_path / "third", "--quiet") == 0
     for name in ("report.csv", "specific/fr.safetensors", "statistics/de.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (detected / name).read_bytes()
     records = [json.loads((folder / "run.json").read_text()) for folder in (detected, tmp_path / "again")]

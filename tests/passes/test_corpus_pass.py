@@ -240,7 +240,7 @@ def test_another_stream_in_place_of_one_that_was_read_to_its_end_is_refused(tmp_
 def test_the_first_record_of_every_file_is_checked_before_anything_is_measured(tmp_path, monkeypatch):
     (tmp_path / "de.jsonl").write_text('{"content": "w3 w4"}\n')
     monkeypatch.setattr(plnd.ImportanceProbe, "launch", None)
-    with pytest.raises(pml.CorpusError, match=r"corpus 'de': .*de.jsonl, line 1: .* got 'content'$"):
+    with pytest.raises(pml.CorpusError, match=r"corpus 'de': .*de.jsonl, line 1 has no field 'text', only content:"):
         detect({**CORPORA, "de": tmp_path / "de.jsonl"}, checkpoint=tmp_path / "state")
 
 

@@ -83,8 +83,8 @@ def add_command(commands: Commands, command: Command, run: Callable[[argparse.Na
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="run.json of an earlier run, whose options are used; options that are given again replace them, or add to "
-        "those that may be repeated (default: no options are taken from a run)",
+        help="run.json of an earlier run, or its folder, whose options are used; options that are given again replace "
+        "them, or add to those that may be repeated (default: no options are taken from a run)",
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--quiet", action="store_true", help="print warnings and results only, and no progress")

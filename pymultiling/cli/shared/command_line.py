@@ -129,7 +129,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--version", action="version", version=f"pymultiling {__version__}", help="print the version and exit"
     )
-    parser.add_argument("--config", metavar="FILE", help="run again what FILE, the run.json of an earlier run, records")
+    parser.add_argument(
+        "--config", metavar="FILE", help="run again what FILE, the run.json of an earlier run or its folder, records"
+    )
     add_completion(parser)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", help="one of the commands listed below"

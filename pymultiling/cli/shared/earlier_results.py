@@ -1,4 +1,4 @@
-"""Reads neuron sets, statistics and counts that earlier runs wrote. The arguments are NAME=FILE or FOLDER."""
+"""Reads neuron sets, statistics and counts of earlier runs. The arguments are NAME=FILE, FOLDER or NAME=FOLDER."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymultiling.cli.shared.argument_types import is_file_name
+from pymultiling.data.languages import find_language
 from pymultiling.errors import CheckpointError
 from pymultiling.results.run import RECORD_FILE
 
@@ -43,6 +44,27 @@ def statistics_of_set(file: Path) -> NeuronStatistics | None:
 
     statistics = file.resolve().parent.parent / STATISTICS_FOLDERS[0] / file.name
     return NeuronStatistics.load(statistics) if statistics.is_file() else None
+
+
+def read_set(argument: str) -> NeuronSet:
+    """Returns the one set that an argument names: FILE, a folder with a single set, or NAME=FOLDER.
+
+    Raises:
+        CheckpointError: there is no such set, the folder has several, or the file is not a set of neurons.
+    """
+    from pymultiling.neurons.sets import NeuronSet
+
+    _, separator, folder = argument.partition("=")
+    if not Path(argument).is_dir() and not (separator and Path(folder).expanduser().is_dir()):
+        return NeuronSet.load(argument)
+    files = _files_by_name(argument, "detect", SET_FOLDERS)
+    if len(files) > 1:
+        name = next(iter(files))
+        raise CheckpointError(
+            f"{argument} has the sets of {', '.join(files)}, and one is needed: give it as {name}={argument}"
+        )
+    (file,) = files.values()
+    return NeuronSet.load(file)
 
 
 def read_counts(arguments: list[str]) -> dict[str, ActivationStatistics]:
@@ -110,19 +132,28 @@ def _find_files(
 
 
 def _files_by_name(argument: str, command: str, folders: tuple[str, ...]) -> dict[str, Path]:
+    name, separator, file = argument.partition("=")
+    if not separator or Path(argument).is_dir():
+        return _files_in(Path(argument), command, folders)
+    if not is_file_name(name):
+        raise CheckpointError(f"{name!r} cannot be used as a file name: give a code such as fr in {argument}")
+    path = Path(file).expanduser()
+    if not path.is_dir():
+        return {name: path}
+    files = _files_in(path, command, folders)
+    return {name: files[find_language(name, files, file)]}
+
+
+def _files_in(folder: Path, command: str, parts: tuple[str, ...]) -> dict[str, Path]:
+    """Returns {name: file} of a folder of files, or of the first of the parts of a whole run's folder that has any."""
     from pymultiling.neurons.set_files import files_by_name
 
-    name, separator, file = argument.partition("=")
-    if separator and not Path(argument).is_dir():
-        if not is_file_name(name):
-            raise CheckpointError(f"{name!r} cannot be used as a file name: give a code such as fr in {argument}")
-        return {name: Path(file).expanduser()}
-    files = files_by_name(argument)
-    for folder in folders:
-        if not files and (files := files_by_name(Path(argument) / folder)):
-            _logger.info("of %s the files in %s are read", argument, Path(argument) / folder)
+    files = files_by_name(folder)
+    for part in parts:
+        if not files and (files := files_by_name(folder / part)):
+            _logger.info("of %s the files in %s are read", folder, folder / part)
     if not files:
         raise CheckpointError(
-            f"{argument} is neither NAME=FILE nor a folder with .safetensors files: give files that {command} wrote"
+            f"{folder} is neither NAME=FILE nor a folder with .safetensors files: give files that {command} wrote"
         )
     return files

@@ -23,7 +23,7 @@ def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTok
         device = pick_device(arguments.device)
         _warn_of_slow_kernels(device.type)
         model, tokenizer = load_model(
-            arguments.model, device, arguments.dtype, arguments.revision, arguments.trust_remote_code
+            model_folder(arguments.model), device, arguments.dtype, arguments.revision, arguments.trust_remote_code
         )
     run.note(
         model={
@@ -35,6 +35,15 @@ def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTok
         device=str(device),
     )
     return model, tokenizer
+
+
+def model_folder(name: str) -> str:
+    """Returns the folder of the model in the results of `tune`, or any other name as it is."""
+    inner = Path(name) / "model"
+    if (Path(name) / "config.json").exists() or not (inner / "config.json").exists():
+        return name
+    _logger.info("of %s the model in %s is loaded", name, inner)
+    return str(inner)
 
 
 def _warn_of_slow_kernels(device: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pymultiling.cli.shared.argument_types import code_and_name, name_and_path
-from pymultiling.results.run import versions
+from pymultiling.results.run import RECORD_FILE, versions
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ def with_recorded_words(words: list[str], refuse: Callable[[str], object]) -> li
     """Returns a command line with the words of a run in place of --config FILE.
 
     Args:
-        words: the words after the program's name: --config FILE, before or after the command, and options.
+        words: the words after the program's name: --config FILE, before or after the command, and options. FILE is a
+            run.json, or the folder that has one.
         refuse: is called with a message if the run cannot be repeated; it does not return.
     """
     place = next((index for index, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
@@ -35,8 +36,9 @@ def with_recorded_words(words: list[str], refuse: Callable[[str], object]) -> li
     rest = words[place + 1 :] if path else words[place + 2 :]
     path = path or "".join(words[place + 1 : place + 2])
     given = [*words[:place], *rest]
+    file = Path(path) / RECORD_FILE if Path(path).is_dir() else Path(path)
     try:
-        record = json.loads(Path(path).read_text("utf-8"))
+        record = json.loads(file.read_text("utf-8"))
         command, recorded = record["command"], [word for words in record["command_line"].values() for word in words]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         refuse(

@@ -36,7 +36,7 @@ def start_record(arguments: Namespace) -> Run:
     values = {name: value for name, value in vars(arguments).items() if name not in NOT_ARGUMENTS}
     out = arguments.out.resolve()
     checkpoint = getattr(arguments, "checkpoint", None)
-    for path in _possible_paths(value for name, value in values.items() if name != "out"):
+    for path in _possible_paths(value for name, value in values.items() if name not in ("out", "field")):
         if (path.exists() or path == checkpoint) and path.resolve().is_relative_to(out):
             raise CheckpointError(
                 f"--out {arguments.out} contains {path}, which this command uses and which its results would replace: "

@@ -6,6 +6,8 @@ from torch import nn
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
+from pymultiling.probes.activation_counts import ActivationProbe
+from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
 from tests.support import departures
@@ -65,6 +67,11 @@ def assert_measures(forward) -> None:
     for options in (dict(fused=False), dict(fused=True)):
         truth, measured = (pml.importance(each, **BATCH, **options) for each in (tiny_model("llama"), forward))
         assert all(difference(measured[site], truth[site]) < 1e-4 for site in truth)
+    sums, measured = (ActivationSumProbe(each).measure(**BATCH) for each in (tiny_model("llama"), forward))
+    assert all(difference(measured[name].double(), sums[name].double()) < 1e-4 for name in sums)
+    counted = BATCH["attention_mask"].bool()
+    counts = [ActivationProbe(each).measure(**BATCH, counted=counted) for each in (tiny_model("llama"), forward)]
+    assert torch.equal(*counts)
 
 
 @pytest.mark.long
@@ -89,7 +96,7 @@ def test_a_compiled_model_whose_linears_have_a_forward_of_their_own_notices_the_
 
 @pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
-def test_importance_of_compiled_parts_is_that_of_the_model(way):
+def test_statistics_of_compiled_parts_are_those_of_the_model(way):
     forward = WAYS[way](tiny_model("llama"))
     logits(forward)
     assert_measures(forward)

@@ -85,8 +85,8 @@ def add(commands: Commands) -> None:
         "--rate",
         metavar="X",
         type=positive_number,
-        help="highest learning rate; it rises from zero and falls back to zero during training (default: 1e-3 with "
-        "--neurons and --random, 1e-4 with --freeze)",
+        default=1e-4,
+        help="highest learning rate; it rises from zero and falls back to zero during training (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpointing",
@@ -137,8 +137,6 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.methods.model_comparison import perplexity_change
 
     refuse_duplicates(arguments, "heldout")
-    if arguments.rate is None:
-        arguments.rate = 1e-3 if arguments.freeze is None else 1e-4
     record = start_record(arguments)
     heldout = dict(arguments.heldout or ())
     heldout_texts = texts_of(arguments, heldout)

@@ -71,7 +71,7 @@ def fine_tune(
     tokenizer: PreTrainedTokenizerBase,
     texts: Corpus,
     *,
-    rate: float,
+    rate: float = 1e-4,
     epochs: int = 1,
     batch: int = 8,
     documents: int | None = None,
@@ -87,7 +87,7 @@ def fine_tune(
     The optimizer is AdamW, with the norm of the gradients clipped at 1. Only parameters with requires_grad are trained:
 
         with pml.train_only(model, neurons) as trained:      # or pml.freeze(model), or neither to train all parameters
-            pml.fine_tune(model, tokenizer, "it.txt", rate=1e-3)
+            pml.fine_tune(model, tokenizer, "it.txt")
             trained.merge()
 
     Parameters in 16 bits lose small steps, and a warning says so. Train a float32 model, or use `train_only`, whose
@@ -99,7 +99,7 @@ def fine_tune(
         texts: an iterable of str or of records, or a path, as one corpus of `detect`. Their tokens are
             held in memory.
         rate: the highest learning rate, above 0. The learning rate rises linearly from 0 to it, and falls linearly to
-            0.
+            0. A rate of 1e-3 can harm a pretrained model, also in the language that it trains on.
         epochs: number of passes over the documents, each in another random order.
         batch: number of documents in a step.
         documents: train on this many documents, the first ones. None: on all.

@@ -44,7 +44,7 @@ def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> 
     float64 model it is float64.
 
         with pml.train_only(model, neurons) as trained:
-            optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)      # or a Trainer of the model
+            optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-4)      # or a Trainer of the model
             ...
             trained.merge()                  # an ordinary model; without it the end of the block restores the old one
 

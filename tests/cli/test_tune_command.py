@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -7,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pymultiling as pml
+from pymultiling.cli.shared.command_line import make_parser
 from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
 from tests.support.tiny_models import random_neurons, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
@@ -26,6 +28,13 @@ def neurons(tmp_path):
 def tune(model, path, out, *options) -> int:
     settings = [*SMALL_BATCHES, *FAST_TRAINING]
     return run("tune", "--model", model, "--texts", path, "--out", out, *settings, *options)
+
+
+def test_the_command_trains_as_fine_tune_does_by_default():
+    arguments = make_parser().parse_args(["tune", "--model", "m", "--texts", "t", "--random", "r", "--out", "o"])
+    parameters = inspect.signature(pml.fine_tune).parameters
+    for name in ("rate", "epochs", "batch", "documents", "max_length", "pack", "seed"):
+        assert getattr(arguments, name) == parameters[name].default, name
 
 
 def load_parameters(folder) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ def parse_json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[object, 
         where = f"{name}, line {number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # too many brackets
             raise CorpusError(f"{where} is not JSON ({error}): give one JSON value a line") from None
         yield value, where
 

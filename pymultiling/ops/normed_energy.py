@@ -9,6 +9,7 @@ from torch import Tensor
 from pymultiling.mathematics.documents import Documents
 from pymultiling.ops.arguments import Backend, document_arguments
 from pymultiling.ops.dispatch import call_tuple
+from pymultiling.runtime.short_repr import short_repr
 
 
 class NormedEnergy(NamedTuple):
@@ -21,6 +22,9 @@ class NormedEnergy(NamedTuple):
 
     energy: Tensor
     columns: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def normed_energy(

@@ -6,7 +6,7 @@ listeners are registered only for the forward that is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, cast
@@ -268,7 +268,7 @@ class ImportanceProbe:
         elif is_released:
             self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
         elif layer.ffn_norm is not None:
-            self._watch_normed(hooks, ["ffn"], index, layer, ffn.down, layer.ffn_norm)
+            self._watch_normed(hooks, index, layer, ffn.down, layer.ffn_norm)
         else:
 
             def keep_energy(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -298,7 +298,7 @@ class ImportanceProbe:
         """Measures V and O neurons at the input of o_proj."""
         sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
-            self._watch_normed(hooks, sites, index, layer, layer.o, layer.attention_norm)
+            self._watch_normed(hooks, index, layer, layer.o, layer.attention_norm)
             return
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -319,12 +319,11 @@ class ImportanceProbe:
 
         hooks.before(layer.o, keep_output)
 
-    def _watch_normed(
-        self, hooks: Hooks, sites: Sequence[str], index: int, layer: Layer, linear: Linear, norm: nn.Module
-    ) -> None:
-        """Measures sites whose projection's output passes a norm, from the projection's input and its output.
+    def _watch_normed(self, hooks: Hooks, index: int, layer: Layer, linear: Linear, norm: nn.Module) -> None:
+        """Measures the sites whose projection's output passes a norm, from the projection's input and its output.
 
-        sites: "ffn", or "v", "o" or both, which then share the products with the weight.
+        linear: the down projection, for site ffn; or o, for sites v and o, which share the products with its weight. v
+            is measured even if only o is asked for, so that the values do not depend on the sites asked for.
         """
         inputs: list[Tensor] = []
 
@@ -334,7 +333,8 @@ class ImportanceProbe:
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
             all_inputs = weight_of(linear).shape[1]
-            all_heads, size = (layer.kv_heads, layer.head_size) if sites[0] == "v" else (all_inputs, 1)
+            is_attention = linear is layer.o
+            all_heads, size = (layer.kv_heads, layer.head_size) if is_attention else (all_inputs, 1)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process
             energy, columns = normed_energy(
                 x,
@@ -344,10 +344,11 @@ class ImportanceProbe:
                 *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
                 epsilon(norm),
                 self._documents.on(x.device),
-                columns=len(sites) > 1,
+                columns=is_attention and "o" in self.sites,
             )
-            for site, values in zip(sites, (energy, columns), strict=False):
-                self._values[site][index] = values
+            for site, values in {"v": energy, "o": columns}.items() if is_attention else [("ffn", energy)]:
+                if site in self.sites:
+                    self._values[site][index] = values
 
         hooks.before(linear, keep_input)
         hooks.before(norm, keep_normed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.documents import group_tokens
 from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.ops import value_gram
 from tests.ops.fuzz.tensors import Numbers, document_ids, lay_out
 
 
@@ -128,6 +129,35 @@ class Gram:
 
     def arguments(self) -> tuple[object, ...]:
         return self.numbers.tensor(0, self.rows, self.kv_heads * self.group * self.size), self.kv_heads, self.size
+
+
+@dataclass(frozen=True)
+class Normed:
+    """f is drawn apart from x and W, so that no neuron is parallel to f, where the terms of the result cancel."""
+
+    tokens: int = 5
+    kv_heads: int = 2
+    group: int = 2
+    size: int = 3
+    outputs: int = 40
+    columns: bool = False
+    count: int = 2
+    grouped: str = "no"
+    numbers: Numbers = field(default_factory=Numbers)
+    operator: str = "normed_energy"
+
+    def arguments(self) -> tuple[object, ...]:
+        inputs = self.kv_heads * self.group * self.size
+        x = self.numbers.tensor(0, self.tokens, inputs)
+        others = replace(self.numbers, kind="normal", factor=0)
+        output, weight = others.tensor(1, self.tokens, self.outputs), others.tensor(2, self.outputs, inputs)
+        multiplier = others.tensor(3, self.outputs)
+        grams = (
+            value_gram(w, self.kv_heads, self.size, backend="torch")
+            for w in (weight.float(), weight.float() * multiplier.float()[:, None])
+        )
+        documents, count, *grouped = _documents(self.numbers.seed, self.tokens, self.count, self.grouped)
+        return x, output, weight, multiplier, *grams, 1e-6, documents, count, self.columns, *grouped
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from pymultiling.ops.arguments import ACTIVATIONS, METRICS
-from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Qk, Value
+from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.ops.fuzz.tensors import DTYPES, FINITE_KINDS, KINDS, LAYOUTS, Numbers
 
 FACTORS = (0, 0, 0, -30, -12, 4, 12, 18, 30)  # powers of ten
@@ -116,6 +116,18 @@ STRATEGIES: dict[str, st.SearchStrategy[Case]] = {
         group=groups,
         size=head_sizes,
         numbers=numbers(VALUE_KINDS, VALUE_FACTORS),
+    ),
+    "normed_energy": st.builds(
+        Normed,
+        tokens=tokens,
+        kv_heads=kv_heads,
+        group=groups,
+        size=head_sizes,
+        outputs=st.sampled_from([40, 130]),
+        columns=st.booleans(),
+        count=counts,
+        grouped=grouped,
+        numbers=numbers(("normal", "integers", "zero"), (0, 0, 0, -12, -3, 1)),
     ),
     "nearest_neighbors": st.builds(
         Nearest,

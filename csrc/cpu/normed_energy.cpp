@@ -16,18 +16,13 @@
 #include "../optional_tensor.h"
 #include "dispatch.h"
 #include "documents.h"
+#include "pair_weights.h"
 #include "readable.h"
 
 namespace pymultiling {
 namespace {
 
 constexpr int64_t CHUNK = 256;  // tokens of a chunk, at least, and less than RUN more
-
-// Returns (K, G, G, d): gram[k, j, g, h] for h = g, its double for h < g, and zero for h > g.
-at::Tensor lower_pairs(const at::Tensor& gram) {
-  const at::Tensor wide = gram.to(at::kFloat);
-  return (wide.tril() + wide.tril(-1)).permute({0, 2, 3, 1}).contiguous();
-}
 
 // Tokens whose products with W are in memory at a time.
 struct Chunk {
@@ -67,7 +62,7 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
   const at::Tensor w = weight.to(at::kFloat), f = output.to(at::kFloat), g = multiplier.to(at::kFloat);
   const at::Tensor scaled = f * g;
   const at::Tensor square = f.square().mean(1) + eps, scaled_square = scaled.square().sum(1);
-  const at::Tensor pairs = lower_pairs(gram), scaled_pairs = lower_pairs(scaled_gram);
+  const at::Tensor pairs = pair_weights(gram, at::kFloat), scaled_pairs = pair_weights(scaled_gram, at::kFloat);
   at::Tensor energy = at::zeros({count, heads * size}, at::kDouble);
   at::Tensor column_energy = at::zeros({columns ? count : 0, x.size(1)}, at::kDouble);
   const bool separate = columns && group > 1;

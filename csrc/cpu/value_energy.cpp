@@ -2,8 +2,6 @@
 // over rows: value_energy for the attention output, whose rows are tokens, and value_gram for the weight of o_proj.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/eye.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -11,6 +9,7 @@
 #include "dispatch.h"
 #include "documents.h"
 #include "kernels/head_products.h"
+#include "pair_weights.h"
 #include "readable.h"
 
 namespace pymultiling {
@@ -50,13 +49,10 @@ at::Tensor value_energy(
       gram.dim() == 4 && gram.size(2) == gram.size(3) &&
           gram.size(0) * gram.size(1) * gram.size(2) == attention.size(1),
       "gram must be (K, d, G, G) with K d G = ", attention.size(1), ", got ", gram.sizes());
-  const int64_t kv_heads = gram.size(0), size = gram.size(1), group = gram.size(2);
+  const int64_t kv_heads = gram.size(0), size = gram.size(1);
   const auto runs = document_runs(documents, attention.size(0), count);
   const at::Tensor products = head_products(attention, kv_heads, size, runs, count);
-  // A pair of different heads counts twice but is in the products only once.
-  const at::Tensor wide = gram.to(at::kDouble), diagonal = at::eye(group, at::kBool);
-  const at::Tensor weights = at::where(diagonal, wide, wide + wide.transpose(2, 3)).permute({0, 2, 3, 1});
-  return (products * weights).sum({2, 3}).flatten(1).to(at::kFloat);
+  return (products * pair_weights(gram, at::kDouble)).sum({2, 3}).flatten(1).to(at::kFloat);
 }
 
 at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) {
@@ -66,12 +62,12 @@ at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) 
   // All rows of the weight belong to one document, so they are summed together.
   const auto runs = document_runs(at::zeros({weight.size(0)}, at::kLong), weight.size(0), 1);
   // Heads of one query head each are the dimensions of one long head, whose lines fill all lanes.
-  const int64_t columns = weight.size(1), group = columns / (kv_heads * size);
+  const bool is_single = weight.size(1) == kv_heads * size;
   const at::Tensor products =
-      group == 1 ? head_products(weight, 1, columns, runs, 1) : head_products(weight, kv_heads, size, runs, 1);
-  const at::Tensor lower = products.view({group == 1 ? 1 : kv_heads, group, group, -1}).permute({0, 3, 1, 2});
+      head_products(weight, is_single ? 1 : kv_heads, is_single ? kv_heads * size : size, runs, 1);
+  const at::Tensor lower = products[0].permute({0, 3, 1, 2});
   const at::Tensor gram = (lower + lower.tril(-1).transpose(2, 3)).to(at::kFloat).contiguous();
-  return gram.view({kv_heads, size, group, group});
+  return gram.view({kv_heads, size, gram.size(2), gram.size(3)});
 }
 
 }  // namespace

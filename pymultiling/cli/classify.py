@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import fraction
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_counts
+from pymultiling.cli.shared.options import add_out
 from pymultiling.cli.shared.run_record import start_record
 from pymultiling.results.folders import result_folder
 
@@ -88,13 +89,7 @@ def add(commands: Commands) -> None:
         help="for ternary: scale of --lambda, that of the published code (released) or of the paper's equation 5 "
         "(paper) (default: %(default)s)",
     )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
-    )
+    add_out(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_earlier_record, read_statistics, run_folder
+from pymultiling.cli.shared.options import add_out
 from pymultiling.cli.shared.result_files import write_detection
 from pymultiling.cli.shared.run_record import start_record
 from pymultiling.cli.shared.selection import (
@@ -48,13 +48,7 @@ def add(commands: Commands) -> None:
         help="instead select the neurons whose mean importance over the documents is the largest, of which any "
         "fraction can be selected (default: they are selected by the documents in which they are important)",
     )
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
-    )
+    add_out(parser)
 
 
 def _rule(arguments: argparse.Namespace) -> TopK | TopMean | Threshold:

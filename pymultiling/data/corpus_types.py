@@ -36,6 +36,11 @@ class TextFile:
             raise ValueError(f"unknown encoding {self.encoding!r}: give one of Python's, such as gb18030") from None
 
 
+def as_text_file(source: str | Path | TextFile) -> TextFile:
+    """Returns a file of texts; for a path or a URL, one in UTF-8 with the texts in field "text"."""
+    return source if isinstance(source, TextFile) else TextFile(source)
+
+
 # The files of a corpus: a path, a URL that fsspec knows or a pattern of either with *, or several paths.
 CorpusFiles: TypeAlias = str | Path | TextFile | Sequence[Path] | Sequence[TextFile]
 # The texts of one language: files, or strings, or records with a "text" field, such as a datasets.Dataset or a

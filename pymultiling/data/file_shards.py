@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.corpus_types import TextFile, as_text_file
 from pymultiling.data.rows import Record, extract_fields, parse_json_lines, readable_records
 from pymultiling.data.stored_files import StoredFile, stored_files
 from pymultiling.data.text_lines import COMPRESSED, ending, text_lines
@@ -106,7 +106,7 @@ def file_shards(source: str | Path | TextFile) -> list[FileShard]:
             supported.
         BackendUnavailable: a package for the URL is not installed.
     """
-    texts = source if isinstance(source, TextFile) else TextFile(source)
+    texts = as_text_file(source)
     return [FileShard(file, texts.encoding, texts.field) for file in stored_files(texts.path, ENDINGS, KINDS)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.corpus_types import TextFile, as_text_file
 from pymultiling.data.empty_files import warn_of_empty_files
 from pymultiling.data.file_shards import FileShard
 from pymultiling.data.stored_files import StoredFile, stored_files
@@ -29,7 +29,7 @@ def read_columns(source: str | Path | TextFile) -> dict[str, list[str]]:
         CorpusError: the file cannot be read as such a table, or a language has two columns.
         BackendUnavailable: a package for the URL is not installed.
     """
-    texts = source if isinstance(source, TextFile) else TextFile(source)
+    texts = as_text_file(source)
     file, *others = stored_files(texts.path, (".tsv",), TABLES)
     if others:
         raise CorpusError(f"{texts.path}: expected one table, and {len(others) + 1} files have such names; give one")
@@ -67,7 +67,7 @@ def read_lines(source: str | Path | TextFile) -> list[str]:
     Warns:
         UserWarning: some of several files have no texts.
     """
-    texts = source if isinstance(source, TextFile) else TextFile(source)
+    texts = as_text_file(source)
     lines: list[str] = []
     empty: list[str] = []
     files = stored_files(texts.path)

@@ -31,9 +31,8 @@ _marks: ContextVar[str] = ContextVar("pymultiling_marks")  # the marks of these 
 _in_all_threads: list[Block] = []
 _numbers = itertools.count()
 _no_lock = nullcontext()
-attach_lock = (
-    threading.RLock()
-)  # a signal handler, or a finalizer, may enter a block while another one is being entered
+# Reentrant: a signal handler, or a finalizer, may enter a block while another one is being entered.
+attach_lock = threading.RLock()
 
 
 class _Current:

@@ -120,13 +120,14 @@ class ActivationProbe:
 
             return count
 
-        with Hooks() as hooks, evaluation_mode(self.decoder.model):
-            for index, layer in enumerate(self.decoder.layers):
-                ffn = layer.ffn_parts
-                if isinstance(ffn, Experts):
-                    attach_change(hooks, ffn, count_experts(index, ffn))
-                else:
-                    hooks.after(ffn.gate.module, count_projection(index, ffn.gate, ffn.down))
+        hooks = Hooks()
+        for index, layer in enumerate(self.decoder.layers):
+            ffn = layer.ffn_parts
+            if isinstance(ffn, Experts):
+                attach_change(hooks, ffn, count_experts(index, ffn))
+            else:
+                hooks.after(ffn.gate.module, count_projection(index, ffn.gate, ffn.down))
+        with hooks, evaluation_mode(self.decoder.model):
             output = self.decoder.forward(input_ids, attention_mask)
         if len(local_widths) < len(self.decoder.layers):
             raise UnsupportedModel(

@@ -101,17 +101,18 @@ class ActivationSumProbe:
             sums["ffn"][layer] += total[0].to(device).double()
             sums["routed"][layer] += routed_tokens[0].to(device)
 
-        with Hooks() as hooks, evaluation_mode(self.decoder.model):
-            for number, layer in enumerate(self.decoder.layers):
-                if self._sums_experts and layer.experts is not None:
-                    attach_change(hooks, layer.experts, partial(add_routed, number, layer.experts))
-                for module, on_input, indices in find_changed_modules(layer):
-                    if not sums.keys() & indices.keys():
-                        continue
-                    full_width = weight_of(module).shape[on_input]
-                    if on_input:
-                        hooks.before(module, partial(add_input, number, indices, full_width))
-                    else:
-                        hooks.after(module, partial(add_output, number, indices, full_width))
+        hooks = Hooks()
+        for number, layer in enumerate(self.decoder.layers):
+            if self._sums_experts and layer.experts is not None:
+                attach_change(hooks, layer.experts, partial(add_routed, number, layer.experts))
+            for module, on_input, indices in find_changed_modules(layer):
+                if not sums.keys() & indices.keys():
+                    continue
+                full_width = weight_of(module).shape[on_input]
+                if on_input:
+                    hooks.before(module, partial(add_input, number, indices, full_width))
+                else:
+                    hooks.after(module, partial(add_output, number, indices, full_width))
+        with hooks, evaluation_mode(self.decoder.model):
             self.decoder.forward(input_ids, attention_mask)
         return sums

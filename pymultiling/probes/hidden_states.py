@@ -90,8 +90,9 @@ class SentenceMeanProbe:
             total = upcast(hidden).masked_fill(~mask[..., None], 0).sum(1)
             means[index] = (total / mask.sum(1, keepdim=True)).to(valid.device)
 
-        with Hooks() as hooks, evaluation_mode(self.decoder.model):
-            watch_layers(self.decoder, hooks, keep_mean)
+        hooks = Hooks()
+        watch_layers(self.decoder, hooks, keep_mean)
+        with hooks, evaluation_mode(self.decoder.model):
             output = self.decoder.forward(input_ids, attention_mask)
             keep_mean(len(self.decoder.layers), output[0])
         if len(means) < self.shape[0]:
@@ -164,8 +165,9 @@ class TopTokenProbe:
                 tokens = self._decode(part).topk(self._top).indices.flatten().to(device)
                 counts[index].scatter_add_(0, tokens, torch.ones_like(tokens))  # bincount would wait for the tokens
 
-        with Hooks() as hooks, evaluation_mode(self.decoder.model):
-            watch_layers(self.decoder, hooks, count_top_tokens)
+        hooks = Hooks()
+        watch_layers(self.decoder, hooks, count_top_tokens)
+        with hooks, evaluation_mode(self.decoder.model):
             self.decoder.forward(input_ids, attention_mask)
         broken = HostCopy(torch.stack([is_broken[index] for index in sorted(is_broken)]))
 

@@ -81,9 +81,7 @@ def acting_pre_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """Returns the hooks before the module's forward that act here: those of blocks that are on, and others."""
     hooks: list[Callable[..., Any]] = []
     for call in list(module._forward_pre_hooks.values()):
-        attached: tuple[Switch, Named] | None = getattr(call, _ATTACHED, None)
-        if attached is None:
-            hooks.append(call)
-        elif attached[0].is_on(module):
-            hooks.append(attached[1].get())
+        if is_acting(call, module):
+            attached: tuple[Switch, Named] | None = getattr(call, _ATTACHED, None)
+            hooks.append(call if attached is None else attached[1].get())
     return hooks

@@ -296,10 +296,10 @@ class ImportanceProbe:
 
     def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
         """Measures V and O neurons at the input of o_proj."""
-        sites = [site for site in ("v", "o") if site in self.sites]
         if layer.attention_norm is not None and self.score == "importance":
             self._watch_normed(hooks, index, layer, layer.o, layer.attention_norm)
             return
+        sites = [site for site in ("v", "o") if site in self.sites]
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].flatten(0, -2)

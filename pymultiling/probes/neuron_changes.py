@@ -63,35 +63,36 @@ def change_neurons(
     set_masks = SetMasks(sets, len(decoder.layers), mean)
     row_sets = RowSets(decoder.model)
     switches_off = scale == 0 and mean is None
-    with Hooks(threads == "all", warns_new_threads=warns_new_threads) as hooks:
-        remember_blocks(hooks, decoder.layer_modules())
-        for number, layer in enumerate(decoder.layers):
-            ffn = layer.ffn_parts
-            # These FFNs may get the tokens of all rows in one dimension. So the batch size is checked before them.
-            # With family.ffn == "", the layer itself takes the place of the FFN.
-            if decoder.family.ffn == "" or isinstance(ffn, Experts):
-                hooks.before_with_keywords(layer.ffn, row_sets.check_input)
-            if isinstance(ffn, Experts):
-                found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
-                if found is not None:
-                    routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
-                    if switches_off:
-                        mark_as_switch(routed_change, routed_change)
-                    attach_change(hooks, ffn, routed_change)
-            for module, on_input, indices in find_changed_modules(layer):
-                weight = weight_of(module)
-                found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
-                if found is None:
-                    continue
-                masks, values = found
-                change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
-                if on_input:
-                    hook = _input_hook(change)
-                    if switches_off:
-                        mark_as_switch(hook, partial(_changed_copy, change))
-                    hooks.before(module, hook)
-                else:
-                    hooks.after(module, _output_hook(change))
+    hooks = Hooks(threads == "all", warns_new_threads=warns_new_threads)
+    remember_blocks(hooks, decoder.layer_modules())
+    for number, layer in enumerate(decoder.layers):
+        ffn = layer.ffn_parts
+        # These FFNs may get the tokens of all rows in one dimension. So the batch size is checked before them.
+        # With family.ffn == "", the layer itself takes the place of the FFN.
+        if decoder.family.ffn == "" or isinstance(ffn, Experts):
+            hooks.before_with_keywords(layer.ffn, row_sets.check_input)
+        if isinstance(ffn, Experts):
+            found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
+            if found is not None:
+                routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
+                if switches_off:
+                    mark_as_switch(routed_change, routed_change)
+                attach_change(hooks, ffn, routed_change)
+        for module, on_input, indices in find_changed_modules(layer):
+            weight = weight_of(module)
+            found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
+            if found is None:
+                continue
+            masks, values = found
+            change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
+            if on_input:
+                hook = _input_hook(change)
+                if switches_off:
+                    mark_as_switch(hook, partial(_changed_copy, change))
+                hooks.before(module, hook)
+            else:
+                hooks.after(module, _output_hook(change))
+    with hooks:
         yield row_sets
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from pymultiling.data.corpora import replace_lone_surrogates
-from pymultiling.data.corpus_types import TextFile
+from pymultiling.data.corpus_types import TextFile, as_text_file
 from pymultiling.data.parallel_texts import strict_lines
 from pymultiling.data.rows import parse_json_lines
 from pymultiling.data.stored_files import stored_files
@@ -28,7 +28,7 @@ def read_task_records(source: str | Path | TextFile) -> Iterator[tuple[JsonObjec
         CorpusError: there is no such file, it cannot be read, or a line is not a JSON object.
         BackendUnavailable: a package for the URL is not installed.
     """
-    texts = source if isinstance(source, TextFile) else TextFile(source)
+    texts = as_text_file(source)
     for file in stored_files(texts.path):
         for record, where in parse_json_lines(strict_lines(file, texts.encoding), file.name):
             if not isinstance(record, dict):

@@ -170,6 +170,14 @@ def test_padding_is_left_out_and_empty_documents_give_zero():
     assert normed_energy(*inputs, torch.full((6,), -1), 0).energy.shape == (0, 4)
 
 
+def test_a_gram_that_is_not_symmetric_counts_with_both_of_its_halves(kernel):
+    x, output, weight, multiplier, gram, scaled_gram, eps = arguments(0, 7, 2, 3, 4, 9, torch.float32)
+    lower = [g.tril() + g.tril(-1) for g in (gram, scaled_gram)]
+    expected = normed_energy(x, output, weight, multiplier, gram, scaled_gram, eps, backend="torch").energy
+    actual = normed_energy(x, output, weight, multiplier, *lower, eps, backend=kernel).energy
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
+
+
 def test_nan_stays_in_its_document(kernel):
     inputs = arguments(0, 6, 2, 1, 2, 5, torch.float32)
     inputs[1][4, 2] = torch.nan

@@ -17,13 +17,7 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 CLOSE = 1e-5
 BATCH = tiny_batch((9, 9))
 WAYS = ways_to_compile("eager")
-
-
-@pytest.fixture(autouse=True)
-def reset_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("reset_compiler")
 
 
 @torch.no_grad()
@@ -86,10 +80,11 @@ def test_graphs_that_were_compiled_before_the_block_notice_it(way, prepare):
     assert_deactivates(forward, forward)
 
 
-def test_a_compiled_model_whose_linears_have_a_forward_of_their_own_notices_the_block():
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_a_compiled_model_whose_linears_have_a_forward_of_their_own_notices_the_block(backend):
     model = tiny_model("llama")
     wrap_linears(model)
-    forward = torch.compile(model, backend="eager")
+    forward = torch.compile(model, backend=backend)
     logits(forward)
     assert_deactivates(forward, model)
 
@@ -100,15 +95,6 @@ def test_statistics_of_compiled_parts_are_those_of_the_model(way):
     forward = WAYS[way](tiny_model("llama"))
     logits(forward)
     assert_measures(forward)
-
-
-@pytest.mark.long
-def test_a_model_that_inductor_has_compiled_notices_the_block():
-    model = tiny_model("llama")
-    wrap_linears(model)
-    forward = torch.compile(model, backend="inductor")
-    logits(forward)
-    assert_deactivates(forward, model)
 
 
 DEPARTURES = {

@@ -10,15 +10,8 @@ import pymultiling as pml
 from tests.probes.test_masking import difference
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("reset_compiler")]
 CLOSE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def reset_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @torch.no_grad()

@@ -15,13 +15,6 @@ from tests.support.tiny_models import random_neurons, tiny_model
 CLOSE = 1e-5  # of the largest logit, between a compiled model and the model
 
 
-@pytest.fixture
-def reset_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 def run_compiled(kind: str, threads: int, calls: int) -> None:
     """Runs a compiled model with and without neurons in several threads. Another one measures it, not compiled."""
     model = tiny_model("llama")

@@ -12,7 +12,7 @@ struct NormedEnergy {
   int64_t heads, group, size;           // heads: K; group: G, columns of a neuron; size: d
   float outputs, eps;                   // outputs: D
   const float *square, *scaled_square;  // (tokens,): r^2 and |g f|^2
-  const float *pairs, *scaled_pairs;    // (heads, G, G, size): the grams, [g, h] for h <= g, twice that for h < g
+  const float *pairs, *scaled_pairs;    // (heads, G, G, size): pair_weights of the grams
   double* energy;                       // (count, heads * size), zero on entry
   double* columns;                      // (count, heads * group * size), zero on entry, or null
 };

@@ -67,6 +67,17 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the result folder."""
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
+    )
+
+
 def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory: bool = False) -> None:
     """Adds the options for the model, for the result folder, and for how the model runs.
 
@@ -86,13 +97,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
     )
     add_code(parser)
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="folder for the results; it is created, and the results of an earlier run in it are replaced",
-    )
+    add_out(parser)
     parser.add_argument(
         "--batch-tokens",
         metavar="N",

@@ -1,0 +1,17 @@
+// What a product of two heads counts in a sum over all ordered pairs, where each pair is multiplied once.
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/where.h>
+
+namespace pymultiling {
+
+// Returns (K, G, G, d) of `dtype`, for a gram (K, d, G, G): gram[k, j, g, g] for a head with itself, and
+// gram[k, j, g, h] + gram[k, j, h, g] for two heads.
+inline at::Tensor pair_weights(const at::Tensor& gram, at::ScalarType dtype) {
+  const at::Tensor wide = gram.to(dtype), diagonal = at::eye(gram.size(3), at::kBool);
+  return at::where(diagonal, wide, wide + wide.transpose(2, 3)).permute({0, 2, 3, 1}).contiguous();
+}
+
+}  // namespace pymultiling

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from pymultiling.errors import BackendUnavailable, CheckpointError, type_and_text
 from pymultiling.models.pretrained import pretrained
+from pymultiling.models.stored_dtype import widen_where_better
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,8 +52,8 @@ def load_model(
     Args:
         name: a folder that `save_pretrained` wrote, or the name of a model on the Hub.
         device: where to put the model.
-        dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where they are
-            float16, which overflows early.
+        dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where
+            `widen_where_better` takes it.
         revision: a branch, tag or commit on the Hub; None: the main branch.
         trust_remote_code: whether Python code that comes with the model may run.
 
@@ -154,8 +155,8 @@ def load_weights(
         raise CheckpointError(
             f"{name} lacks {len(missing)} weights, such as {missing[0]}: load a complete model of its kind"
         )
-    if dtype == "auto" and pretrained(model).dtype == torch.float16:
-        model.float()
+    if dtype == "auto":
+        widen_where_better(model, device)
     return pretrained(model.to(device).eval())
 
 

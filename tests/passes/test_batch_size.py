@@ -9,9 +9,10 @@ import pymultiling as pml
 from pymultiling.data import chunks
 from pymultiling.models.decoder import Decoder
 from pymultiling.passes import batch_size, corpus_pass
-from pymultiling.passes.batch_size import LARGEST, USUAL, free_memory, tokens_that_fit
+from pymultiling.passes.batch_size import LARGEST, USUAL, tokens_that_fit
 from pymultiling.passes.checkpoints import PassState
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.runtime.free_memory import LINUX_MEMORY, free_memory
 from tests.passes.test_corpus_pass import MODEL, Killed, assert_same, count, detect, kill_after
 from tests.support.tiny_models import tiny_model
 
@@ -123,7 +124,7 @@ def test_the_device_with_the_least_memory_decides(monkeypatch):
 
 def test_free_memory_of_this_machine():
     assert free_memory(torch.device("meta")) is None
-    if batch_size.LINUX_MEMORY.exists():
+    if LINUX_MEMORY.exists():
         assert 2**20 < free_memory(torch.device("cpu")) < 2**50
 
 

@@ -117,7 +117,8 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="number format of the weights; auto: as stored, but float16 as float32 (default: %(default)s)",
+        help="number format of the weights; auto: as stored, but float16 as "
+        "float32, and bfloat16 as float32 on a CPU without bfloat16 instructions (default: %(default)s)",
     )
     parser.add_argument(
         "--no-verify",

@@ -68,7 +68,7 @@ def normed_energy(
             device).
         columns: whether every column is measured as a neuron of its own too. For site o beside v: the products with W,
             which take most of the time, serve both.
-        backend: "auto", "cpp" or "torch".
+        backend: "auto", "triton", "cpp" or "torch".
 
     Returns:
         energy (count, K d) and columns. Not differentiable.

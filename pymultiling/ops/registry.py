@@ -232,7 +232,7 @@ _ENTRIES = (
         f"{DOCUMENTS_SCHEMA}, bool columns, {GROUPED_SCHEMA}) -> (Tensor, Tensor)",
         fake=_fake_normed_energy,
         results=("energy", "columns"),
-        kernels={"cpp": CPP},
+        kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(2e-6),  # relative to |g v|^2 / r'^2, because the terms cancel where v is parallel to f
         result_type="NormedEnergy",
         check=checks.check_normed_energy,

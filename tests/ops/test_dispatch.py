@@ -121,7 +121,7 @@ def test_without_triton_a_gpu_runs_plain_pytorch_and_warns_once(a_gpu):
         assert unavailable("triton") == "Triton is not installed (pip install triton)"
         with warnings.catch_warnings():  # the operator has no kernel, so none is missing
             warnings.simplefilter("error")
-            assert selected("normed_energy") is reference("normed_energy")
+            assert selected("value_gram") is reference("value_gram")
         with pytest.warns(UserWarning, match="plain PyTorch, which is much slower here: Triton is not installed"):
             assert selected("column_energy") is reference("column_energy")
         with warnings.catch_warnings():

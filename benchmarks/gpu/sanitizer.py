@@ -20,7 +20,15 @@ from benchmarks.gpu.workload import BACKEND, DTYPE, LLAMA_8B, Workload
 from pymultiling.ops import unavailable
 
 QK = ("qk_importance", "qk_estimate")
-OTHERS = ("column_energy", "active_count", "gated_ffn", "mask_neurons", "value_energy", "nearest_neighbors")
+OTHERS = (
+    "column_energy",
+    "active_count",
+    "gated_ffn",
+    "mask_neurons",
+    "value_energy",
+    "normed_energy",
+    "nearest_neighbors",
+)
 # The tool, the backend and the operators of each check, the most important first.
 CHECKS = (
     ("memcheck", BACKEND, OTHERS + QK),

@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from pymultiling.ops import Documents, active_count, column_energy, gated_ffn, group_tokens, value_energy
+from pymultiling.ops import (
+    Documents,
+    active_count,
+    column_energy,
+    gated_ffn,
+    group_tokens,
+    normed_energy,
+    value_energy,
+)
 from tests.support.operator_inputs import document_ids, mask_sets, matrix, per_document
 
 COUNT, TOKENS, WIDTH = 5, 60, 24
@@ -32,10 +40,16 @@ def results(operator: str, documents: Documents | torch.Tensor, backend: str, ro
     if operator == "value_energy":
         torch.manual_seed(2)
         return [value_energy(x, torch.rand(3, 4, 2, 2), **options)]
+    if operator == "normed_energy":
+        output, weight = matrix(3, TOKENS, 7, torch.float32)[rows], matrix(4, 7, WIDTH, torch.float32)
+        grams = torch.ones(2, 3, 4, 2, 2)
+        return list(normed_energy(x, output, weight, torch.ones(7), *grams, 1e-6, **options, columns=True))
     return [{"active_count": active_count, "column_energy": column_energy}[operator](x, **options)]
 
 
-each_operator = pytest.mark.parametrize("operator", ["active_count", "column_energy", "gated_ffn", "value_energy"])
+each_operator = pytest.mark.parametrize(
+    "operator", ["active_count", "column_energy", "gated_ffn", "normed_energy", "value_energy"]
+)
 
 
 @each_operator

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import (
         BloomConfig,
         CohereConfig,
+        Exaone4Config,
         FalconConfig,
         OlmoConfig,
         OlmoeConfig,
@@ -57,6 +58,16 @@ def _cohere(config: CohereConfig) -> Family:
         k_norm="k_norm" if config.use_qk_norm else None,
         centred_norms=True,
         interleaved=True,
+    )
+
+
+def _exaone4(config: Exaone4Config) -> Family:
+    return Family(
+        q_norm="q_norm",
+        k_norm="k_norm",
+        rotates=None if config.sliding_window is None else "is_sliding",
+        attention_norm="post_attention_layernorm",
+        ffn_norm="post_feedforward_layernorm",
     )
 
 
@@ -121,6 +132,11 @@ def _stablelm(config: StableLmConfig) -> Family:
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "mistral": Family(),
+    "ministral": Family(),
+    "seed_oss": Family(),
+    "cwm": Family(),
+    "arcee": Family(gate=None),
+    "nemotron": Family(gate=None),
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
@@ -133,6 +149,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         norm_offset=1.0,
     ),
     "mixtral": Family(experts="experts"),
+    "phimoe": Family(experts="experts"),
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
@@ -175,6 +192,16 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "cohere": _cohere,
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
+    "glm4": Family(
+        interleaved=True,
+        half_tables=True,
+        gate_up="gate_up_proj",
+        attention_norm="post_self_attn_layernorm",
+        ffn_norm="post_mlp_layernorm",
+    ),
+    "helium": Family(interleaved=True, half_tables=True),
+    "ernie4_5": Family(interleaved=True, half_tables=True),
+    "exaone4": _exaone4,
     "stablelm": _stablelm,
     # Its residual_multiplier is applied to the output of a sublayer; importance is the change of the output before
     # that.
@@ -182,6 +209,12 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
     "olmo2": Family(
+        q_norm="q_norm",
+        k_norm="k_norm",
+        attention_norm="post_attention_layernorm",
+        ffn_norm="post_feedforward_layernorm",
+    ),
+    "olmo3": Family(
         q_norm="q_norm",
         k_norm="k_norm",
         attention_norm="post_attention_layernorm",

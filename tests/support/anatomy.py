@@ -20,7 +20,12 @@ OTHER_NAMES = {
 
 
 # {model_type of a mixture of experts: field of the configuration that has the number of experts}
-EXPERT_COUNT_FIELDS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "olmoe": "num_experts"}
+EXPERT_COUNT_FIELDS = {
+    "mixtral": "num_local_experts",
+    "phimoe": "num_local_experts",
+    "qwen3_moe": "num_experts",
+    "olmoe": "num_experts",
+}
 
 
 def module_name(config, part: str) -> str | None:
@@ -52,6 +57,7 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("dense_h_to_4h", "dense_h_to_4h", "dense_4h_to_h"),
         ("gate_up_proj", "gate_up_proj", "down_proj"),
         ("gate_proj", "up_proj", "down_proj"),
+        ("up_proj", "up_proj", "down_proj"),
     ):
         if hasattr(ffn, names[0]):
             return tuple(getattr(ffn, name) for name in names)
@@ -144,7 +150,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         zero_expert_neuron(experts_of(layer), n, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
-        is_fused = config.model_type in ("phi3", "glm")
+        is_fused = config.model_type in ("phi3", "glm", "glm4")
         if ffn_part in ("gate", "all"):
             _zero_row(gate, n)
         if ffn_part in ("up", "all"):

@@ -19,6 +19,9 @@ POST_NORMS = {
     "gemma2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma3_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer

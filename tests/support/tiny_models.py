@@ -93,6 +93,23 @@ MODELS = {
     ),
     "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # they do not add up to 1
 }
+# Models of further families, whose entries have no field that a family of MODELS lacks. tests/models/
+# test_further_families.py compares them with brute force.
+HALF_SLIDING = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
+FURTHER_MODELS = {
+    "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
+    "seed_oss": ("SeedOss", dict(head_dim=12, attention_bias=True, attention_out_bias=True, mlp_bias=True)),
+    "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8)),
+    "arcee": ("Arcee", {}),
+    "nemotron": ("Nemotron", dict(head_dim=8)),
+    "olmo3": ("Olmo3", dict(HALF_SLIDING)),
+    "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
+    "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),
+    "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
+    "helium": ("Helium", dict(head_dim=8)),
+    "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
+    "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
+}
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
 # One model for each way of arranging modules, for tests that do not depend on the variants.
@@ -108,11 +125,13 @@ REPRESENTATIVE_MODELS = (
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Returns a model of MODELS with random parameters, which are drawn in float32 and then cast to the dtype.
+    """Returns a model of MODELS or FURTHER_MODELS with random parameters.
+
+    They are drawn in float32 and then cast to the dtype.
 
     **changes: fields of the configuration that differ from the model's entry.
     """
-    kind, differences = MODELS[name]
+    kind, differences = (MODELS | FURTHER_MODELS)[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
     if name.startswith("gemma2"):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps

@@ -1,0 +1,44 @@
+"""Families whose entries combine what other families have, against brute force in tiny models of their own classes."""
+
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling.models.decoder import Decoder
+from pymultiling.probes.verification.verify import verify
+from tests.probes.test_masking import difference
+from tests.support.comparison import TOLERANCE, brute_force_importance, importance_in_float64, largest_error
+from tests.support.tiny_models import FURTHER_MODELS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_importance_is_brute_force(name, padding):
+    truth, batch = brute_force_importance(name, padding), tiny_batch(padding=padding)
+    for dtype in (torch.float64, torch.float32):
+        measure = importance_in_float64 if dtype == torch.float64 else pml.importance
+        result = measure(tiny_model(name, dtype), **batch)
+        errors = {site: largest_error(result[site], truth[site]) for site in truth}
+        assert set(result) == set(pml.SITES) and max(errors.values()) < TOLERANCE[dtype], errors
+    assert all((values.amax(-1) > 0).all() for values in truth.values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_deactivated_neurons_act_as_zeroed_ones(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch()
+    neurons = random_neurons(model)
+    plain = model(**batch, use_cache=False).logits
+    with pml.deactivate(model, neurons):
+        deactivated = model(**batch, use_cache=False).logits
+    truth = with_zeroed_neurons(model, neurons)(**batch, use_cache=False).logits
+    assert difference(deactivated, truth) < 1e-5 < 1e-2 < difference(plain, truth)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_verification_finds_no_departure(name, dtype, attention):
+    model = tiny_model(name, dtype)
+    model.set_attn_implementation(attention)
+    assert verify(Decoder(model)).departures == ()

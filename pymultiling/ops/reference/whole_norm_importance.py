@@ -151,7 +151,7 @@ def _add_uncapped(documents: Sequence[_Document], q_importance: Tensor, k_import
     for document, is_far, count in zip(documents, far, numbers[:, 0].tolist()):
         if count:
             q_importance[document.index] += _sum_queries(document, is_far, count, None)
-    is_tried = numbers[:, 1:].bool().unflatten(1, (len(POWERS), -1))
+    is_tried = torch.unflatten(numbers[:, 1:].bool(), 1, (len(POWERS), -1))
     for document, values in zip(documents, _key_importance(documents, omitted, is_tried)):
         k_importance[document.index] += values
 

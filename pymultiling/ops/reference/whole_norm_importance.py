@@ -27,16 +27,18 @@ of one head.
   and b1 only occur in products. b2 also gets its term of order P + 1. This term is cheap: sum_ij A^2 y^(P + 1) is
   needed only as one sum over all queries.
 
-The work depends on values that Python has to know: for each document whether a query neuron has too large a t, at which
-orders each key neuron is tried, and after each of these orders which neurons it has left. Every one of these waits for
-a GPU, so all else comes from shapes.
+Without a soft cap the work depends on values that Python has to know: how many t of query neurons are too large, at
+which orders each key neuron may be tried, and which results are accepted. To read a value waits for a GPU. So all
+documents are read together: once before the first series, and once after each trial of the neurons that are left. All
+else comes from shapes.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -59,6 +61,27 @@ ACCEPTED_ERROR = {torch.float32: 6e-4, torch.float64: 6e-7}
 # Called with the index of a query head, for a document with l valid tokens. Returns the head's attention scores before
 # the cap (l, l), 0 where a key is hidden, and log A (l, l), -inf where a key is hidden.
 HeadScores: TypeAlias = Callable[[int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What the importance of a document's neurons depends on.
+
+    Attributes:
+        index: of the document in the batch.
+        head_scores: returns the attention scores of a head.
+        heads: H, the number of query heads.
+        kv_heads: K, the number of key heads.
+        q_rescale: (l, H d), t of every query neuron.
+        k_rescale: (l, K d), t of every key neuron.
+    """
+
+    index: int
+    head_scores: HeadScores
+    heads: int
+    kv_heads: int
+    q_rescale: Tensor
+    k_rescale: Tensor
 
 
 def whole_norm_importance(
@@ -92,14 +115,45 @@ def whole_norm_importance(
     q_importance, k_importance = q.new_zeros(batch, heads * size), q.new_zeros(batch, kv_heads * size)
     q, k = (x.masked_fill(~valid[:, None, :, None], 0) for x in (q, k))
     q_rescale, k_rescale = (t.to(q.dtype).masked_fill(~valid[..., None], 0) for t in (q_rescale, k_rescale))
+    documents = []
     for b in range(batch):
         tokens = _tokens_of(valid[b])
         if len(tokens):
             hidden_keys = _hidden_keys(tokens, valid[b, tokens], window)
             head_scores = functools.partial(_head_scores, q, k, b, tokens, hidden_keys, scale, softcap)
-            q_importance[b] = _query_importance(head_scores, heads, q_rescale[b, tokens], softcap)
-            k_importance[b] = _key_importance(head_scores, heads, kv_heads, k_rescale[b, tokens], softcap)
+            rescale = q_rescale[b, tokens], k_rescale[b, tokens]
+            documents.append(_Document(b, head_scores, heads, kv_heads, *rescale))
+    if softcap is None:
+        _add_uncapped(documents, q_importance, k_importance)
+    else:
+        for document in documents:
+            every_t, every_neuron = torch.ones_like(document.q_rescale, dtype=torch.bool), torch.arange(kv_heads * size)
+            q_importance[document.index] = _sum_queries(document, every_t, every_t.numel(), softcap)
+            k_importance[document.index] = _sum_key_by_key(document, every_neuron, softcap)
     return q_importance, k_importance
+
+
+def _add_uncapped(documents: Sequence[_Document], q_importance: Tensor, k_importance: Tensor) -> None:
+    """Adds the importance of all documents' neurons to tensors (B, H d) and (B, K d). There is no soft cap."""
+    if not documents:
+        return
+    far, counts, omitted, is_small = [], [], [], []
+    for document in documents:
+        near_importance, is_far = _near_queries(document)
+        q_importance[document.index] += near_importance
+        far.append(is_far)
+        counts.append(is_far.sum()[None])
+        bounds, leading = _omitted_terms(document)
+        omitted.append(bounds)
+        is_small.append((bounds <= TRIED_ERROR[bounds.dtype] * leading).flatten())
+    # The only values that are read before the first series.
+    numbers = torch.cat([torch.stack(counts), torch.stack(is_small)], 1).cpu()
+    for document, is_far, count in zip(documents, far, numbers[:, 0].tolist()):
+        if count:
+            q_importance[document.index] += _sum_queries(document, is_far, count, None)
+    is_tried = torch.unflatten(numbers[:, 1:].bool(), 1, (len(POWERS), -1))
+    for document, values in zip(documents, _key_importance(documents, omitted, is_tried)):
+        k_importance[document.index] += values
 
 
 def _tokens_of(valid: Tensor) -> Tensor:
@@ -146,31 +200,43 @@ def _head_scores(
     return scores.masked_fill(hidden_keys, 0), log_a
 
 
-def _query_importance(head_scores: HeadScores, heads: int, t: Tensor, softcap: float | None) -> Tensor:
-    """Returns the importance of a document's query neurons, (H d,).
+def _near_queries(document: _Document) -> tuple[Tensor, Tensor]:
+    """Returns what small t contribute to the importance of query neurons, (H d,), and where t is too large, (l, H d).
+
+    There is no soft cap.
+    """
+    t, heads = document.q_rescale, document.heads
+    spread = torch.stack([_range(_centre(*document.head_scores(h))) for h in range(heads)]).amax(0)
+    is_near = t * spread[:, None] <= NODE_SPAN
+    far_end = torch.where(is_near, t, 0).amax(1).clamp(min=1e-12)
+    # A GPU's longest reach is not read, because the host would wait for it. is_near allows NODE_SPAN.
+    reach = float((far_end * spread).max()) if t.is_cpu else NODE_SPAN
+    nodes = _node_count(reach, NODE_ERROR[t.dtype])
+    by_query = _interpolate(document.head_scores, heads, t, far_end, nodes, _owner(t, heads))
+    return torch.where(is_near, by_query, 0).sum(0), ~is_near
+
+
+def _owner(t: Tensor, heads: int) -> Tensor:
+    """Returns the head of each neuron, (N,) int64. t: (l, N). heads: the number of heads."""
+    return torch.arange(t.shape[1], device=t.device) * heads // t.shape[1]
+
+
+def _sum_queries(document: _Document, is_far: Tensor, count: int, softcap: float | None) -> Tensor:
+    """Returns what some t contribute to the importance of query neurons, from y of every query and key, (H d,).
 
     Args:
-        head_scores: returns the attention scores of a head.
-        heads: H, the number of query heads.
-        t: (l, H d), t of every query neuron.
+        document: the document.
+        is_far: (l, H d) bool, for which t.
+        count: for how many. Without it the host would wait for a GPU to count.
         softcap: soft cap of the attention scores. None: they are not capped.
     """
-    owner = torch.arange(t.shape[1], device=t.device) * heads // t.shape[1]
-    total = t.new_zeros(t.shape[1])
-    is_near = torch.zeros_like(t, dtype=torch.bool)
-    if softcap is None:
-        spread = torch.stack([_range(_centre(*head_scores(h))) for h in range(heads)]).amax(0)
-        is_near = t * spread[:, None] <= NODE_SPAN
-        far_end = torch.where(is_near, t, 0).amax(1).clamp(min=1e-12)
-        # A GPU's longest reach is not read, because the host would wait for it. is_near allows NODE_SPAN.
-        reach = float((far_end * spread).max()) if t.is_cpu else NODE_SPAN
-        nodes = _node_count(reach, NODE_ERROR[t.dtype])
-        total += torch.where(is_near, _interpolate(head_scores, heads, t, far_end, nodes, owner), 0).sum(0)
-    rows, neurons = (~is_near).nonzero(as_tuple=True)
-    for h in range(heads) if len(rows) else ():
-        scores, log_a = head_scores(h)
+    t = document.q_rescale
+    owner, total = _owner(t, document.heads), t.new_zeros(t.shape[1])
+    rows, neurons = is_far.nonzero_static(size=count).unbind(1)
+    for h in range(document.heads):
+        scores, log_a = document.head_scores(h)
         base = scores if softcap is not None else _centre(scores, log_a)
-        for block in torch.split(torch.arange(len(rows), device=t.device), max(1, BLOCK_NUMBERS // t.shape[0])):
+        for block in torch.split(torch.arange(count, device=t.device), max(1, BLOCK_NUMBERS // t.shape[0])):
             i, n = rows[block], neurons[block]
             y = _rescaling_change(base[i], t[i, n, None], softcap)
             change = probability_change(log_a[i], y).square().sum(-1)
@@ -223,36 +289,46 @@ def _node_count(reach: float, tolerance: float) -> int:
     return 2 + math.ceil(-math.log(tolerance) / math.asinh(to_edge)) if math.isfinite(reach) else 2
 
 
-def _key_importance(head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, softcap: float | None) -> Tensor:
-    """Returns the importance of a document's key neurons, (K d,).
+def _omitted_terms(document: _Document) -> tuple[Tensor, Tensor]:
+    """Returns upper bounds of the terms that the series omit, (len(POWERS), K d), and of their first term, (K d,)."""
+    t = document.k_rescale
+    moments = _score_moments(document.head_scores, document.heads, t, max(POWERS) + 2)
+    bounds = torch.stack([_omitted_bound(moments, t, powers + 2) for powers in POWERS])
+    return bounds, _omitted_bound(moments, t, 2)
+
+
+def _key_importance(documents: Sequence[_Document], omitted: Sequence[Tensor], is_tried: Tensor) -> list[Tensor]:
+    """Returns the importance of the key neurons of each document, (K d,). There is no soft cap.
 
     Args:
-        head_scores: returns the attention scores of a head.
-        heads: H, the number of query heads.
-        kv_heads: K, the number of key heads.
-        t: (l, K d), t of every key neuron.
-        softcap: soft cap of the attention scores. None: they are not capped.
+        documents: the documents.
+        omitted: upper bounds of the terms that the series omit, (len(POWERS), K d) for each document.
+        is_tried: (documents, len(POWERS), K d) bool, on the host: the orders at which a neuron is tried, in turn, until
+            a result is accepted.
     """
-    owner = torch.arange(t.shape[1]) * kv_heads // t.shape[1]  # this and `is_open` are on the host
-    total = t.new_zeros(t.shape[1])
-    is_open = torch.ones(t.shape[1], dtype=torch.bool)  # no result has been accepted yet
-    if softcap is None:
-        moments = _score_moments(head_scores, heads, t, max(POWERS) + 2)
-        omitted = torch.stack([_omitted_bound(moments, t, powers + 2) for powers in POWERS])
-        is_small = (omitted <= TRIED_ERROR[t.dtype] * _omitted_bound(moments, t, 2)).cpu()
-        for index, powers in enumerate(POWERS):
-            on_host = (is_open & is_small[index]).nonzero().squeeze(1)
-            if len(on_host):
-                tried = to_device(on_host, t.device)
-                owner_of_tried = to_device(owner[on_host], t.device)
-                result, rounding = _sum_series(head_scores, heads, kv_heads, t[:, tried], owner_of_tried, powers)
-                total[tried] = result
-                is_open[on_host] = (rounding + omitted[index, tried] > ACCEPTED_ERROR[t.dtype] * result).cpu()
-    open_neurons = is_open.nonzero().squeeze(1)
-    if len(open_neurons):
-        on_device = to_device(open_neurons, t.device)
-        total[on_device] = _sum_key_by_key(head_scores, heads, kv_heads, t[:, on_device], owner[open_neurons], softcap)
-    return total
+    totals = [document.k_rescale.new_zeros(document.k_rescale.shape[1]) for document in documents]
+    is_open = torch.ones_like(is_tried[:, 0])  # no result has been accepted yet
+    for turn in range(1, len(POWERS) + 1):
+        is_next = is_tried & (is_tried.cumsum(1) == turn) & is_open[:, None]
+        if not is_next.any():
+            break
+        is_rejected = []
+        for document, total, bounds, by_order in zip(documents, totals, omitted, is_next):
+            rejected = torch.zeros_like(total, dtype=torch.bool)
+            for powers, bound, mask in zip(POWERS, bounds, by_order):
+                if mask.any():
+                    on_host = mask.nonzero().squeeze(1)
+                    tried = to_device(on_host, total.device)
+                    result, rounding = _sum_series(document, on_host, powers)
+                    total[tried] = result
+                    rejected[tried] = rounding + bound[tried] > ACCEPTED_ERROR[result.dtype] * result
+            is_rejected.append(rejected)
+        is_open = torch.where(is_next.any(1), torch.stack(is_rejected).cpu(), is_open)
+    for document, total, mask in zip(documents, totals, is_open):
+        if mask.any():
+            neurons = mask.nonzero().squeeze(1)
+            total[to_device(neurons, total.device)] = _sum_key_by_key(document, neurons, None)
+    return totals
 
 
 def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) -> Tensor:
@@ -296,24 +372,22 @@ def _coefficient(order: int) -> float:
     return (2.0**order - 2) / math.factorial(order)
 
 
-def _sum_series(
-    head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, powers: int
-) -> tuple[Tensor, Tensor]:
+def _sum_series(document: _Document, neurons: Tensor, powers: int) -> tuple[Tensor, Tensor]:
     """Returns the importance of key neurons from the power series, and an estimate of its rounding error, (N,) each.
 
     Args:
-        head_scores: returns the attention scores of a head.
-        heads: H, the number of query heads.
-        kv_heads: K, the number of key heads.
-        t: (l, N), t of the key neurons.
-        owner: (N,) int64, the key head of each neuron.
+        document: the document.
+        neurons: (N,) int64, indices of the key neurons, on the host.
         powers: P, the order at which the series of m and b1 end.
     """
+    heads, kv_heads = document.heads, document.kv_heads
+    t = document.k_rescale[:, to_device(neurons, document.k_rescale.device)]
+    owner = to_device(_key_head(document, neurons), t.device)
     total, rounding = t.new_zeros(t.shape[1]), t.new_zeros(t.shape[1])
     t_powers = [t**p for p in range(1, powers + 2)]
     for h in range(heads):
         is_other = (owner != h * kv_heads // heads).to(t.dtype)
-        scores, log_a = head_scores(h)
+        scores, log_a = document.head_scores(h)
         a, rest, top = _without_top(log_a)
         b0, top_scores = a.square().sum(-1, keepdim=True), scores.gather(1, top)
         for rows in _blocks_of_rows(t.shape[0]):
@@ -347,24 +421,25 @@ def _without_top(log_a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a, a.scatter(1, top, 0), top
 
 
-def _sum_key_by_key(
-    head_scores: HeadScores, heads: int, kv_heads: int, t: Tensor, owner: Tensor, softcap: float | None
-) -> Tensor:
+def _key_head(document: _Document, neurons: Tensor) -> Tensor:
+    """Returns the key head of each key neuron, (N,) int64. neurons: (N,) int64, indices."""
+    return neurons * document.kv_heads // document.k_rescale.shape[1]
+
+
+def _sum_key_by_key(document: _Document, neurons: Tensor, softcap: float | None) -> Tensor:
     """Returns the importance of key neurons from y of every query and key, (N,).
 
     Args:
-        head_scores: returns the attention scores of a head.
-        heads: H, the number of query heads.
-        kv_heads: K, the number of key heads.
-        t: (l, N), t of the key neurons.
-        owner: (N,) int64, the key head of each neuron, on the host.
+        document: the document.
+        neurons: (N,) int64, indices of the key neurons, on the host.
         softcap: soft cap of the attention scores. None: they are not capped.
     """
-    total = t.new_zeros(t.shape[1])
-    for h in range(heads):
-        scores, log_a = head_scores(h)
-        neurons = to_device((owner != h * kv_heads // heads).nonzero().squeeze(1), t.device)
-        for block in torch.split(neurons, max(1, BLOCK_NUMBERS // (ROWS * t.shape[0]))):
+    t = document.k_rescale[:, to_device(neurons, document.k_rescale.device)]
+    owner, total = _key_head(document, neurons), t.new_zeros(t.shape[1])
+    for h in range(document.heads):
+        scores, log_a = document.head_scores(h)
+        others = (owner != h * document.kv_heads // document.heads).nonzero().squeeze(1)
+        for block in torch.split(to_device(others, t.device), max(1, BLOCK_NUMBERS // (ROWS * t.shape[0]))):
             for rows in _blocks_of_rows(t.shape[0]):
                 keys = slice(0, rows.stop)
                 y = _rescaling_change(scores[rows, None, keys], t[keys, block].T, softcap)

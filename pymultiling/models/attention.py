@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -18,7 +18,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.blocks import Block, Switch
-from pymultiling.models.pretrained import pretrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PREFIX = "pymultiling_"
 DELEGATES = ("eager", "sdpa", "flex_attention")
@@ -46,12 +48,19 @@ _listeners: dict[nn.Module, tuple[tuple[Switch, AttentionListener], ...]] = {}
 _swaps: dict[int, _Swap] = {}  # by the id of the model's configuration, which models share with their base model
 
 
-def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Module, AttentionListener]) -> None:
+def listen_to_attention(
+    block: Block, config: PreTrainedConfig, listeners: Mapping[nn.Module, AttentionListener]
+) -> None:
     """Until the block ends, each listener is called before its attention module computes the attention.
 
     It is called where the block is on. Meanwhile the model has another attention implementation, for all threads, which
     computes the same bit for bit. After the last block it has its own again. If `set_attn_implementation` is called
     meanwhile, this implementation stays, and blocks that are on hear no attention any more.
+
+    Args:
+        block: the block.
+        config: the configuration of the model whose attention modules these are.
+        listeners: {attention module: listener}.
 
     Raises:
         UnsupportedModel: the model's attention implementation has no function to delegate to.
@@ -59,7 +68,7 @@ def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Mo
     switch = block.switch
 
     def attach() -> Callable[[], None]:
-        swap = _swap_implementation(model)
+        swap = _swap_implementation(config)
         for module, listener in listeners.items():
             _listeners[module] = (*_listeners.get(module, ()), (switch, listener))
 
@@ -70,15 +79,14 @@ def listen_to_attention(block: Block, model: nn.Module, listeners: Mapping[nn.Mo
                     _listeners[module] = kept
                 else:
                     del _listeners[module]
-            _restore_implementation(model, swap)
+            _restore_implementation(config, swap)
 
         return remove
 
     block.attach(attach)
 
 
-def _swap_implementation(model: nn.Module) -> _Swap:
-    config = pretrained(model).config
+def _swap_implementation(config: PreTrainedConfig) -> _Swap:
     implementation = config._attn_implementation
     if implementation is None or implementation.removeprefix(PREFIX) not in DELEGATES:
         raise UnsupportedModel(
@@ -96,8 +104,7 @@ def _swap_implementation(model: nn.Module) -> _Swap:
     return swap
 
 
-def _restore_implementation(model: nn.Module, swap: _Swap) -> None:
-    config = pretrained(model).config
+def _restore_implementation(config: PreTrainedConfig, swap: _Swap) -> None:
     swap.blocks -= 1
     if swap.blocks:
         return

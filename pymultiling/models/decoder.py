@@ -26,7 +26,7 @@ from pymultiling.models.linear import Linear, Projection, weight_of
 from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
-from pymultiling.models.unwrap import refuse_spread_weights, require_weights, unwrap
+from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
 from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ class Decoder:
     Attributes:
         model: the model, without torch's DataParallel or DistributedDataParallel.
         family: the family of the model.
-        base_model: the model without its head.
+        base_model: the model without its head; of a model that takes more than text, the decoder of the text in it.
+        config: the configuration of `base_model`.
         layers: the layers, from the first to the last.
         tensor_parallel: which part of the neurons this process computes.
 
@@ -146,10 +147,10 @@ class Decoder:
         self.model = model = unwrap(model)
         self.family = family_of(model)
         refuse_spread_weights(model)
-        self.base_model: nn.Module = pretrained(model).base_model
-        self._config = pretrained(model).config
-        model_type = self._config.model_type
-        head_count: int | None = getattr(self._config, "num_attention_heads", None)
+        self.base_model = text_decoder(model)
+        self.config = pretrained(model).config.get_text_config()
+        model_type = self.config.model_type
+        head_count: int | None = getattr(self.config, "num_attention_heads", None)
         if not head_count:
             raise UnsupportedModel(
                 f"the configuration of {model_type} has no num_attention_heads: set it to the number of heads"
@@ -165,7 +166,7 @@ class Decoder:
     @cached_property
     def activation(self) -> str:
         """transformers' name of the FFNs' activation."""
-        return activation_name(self._config, self.family)
+        return activation_name(self.config, self.family)
 
     @property
     def final_modules(self) -> list[nn.Module]:
@@ -173,14 +174,14 @@ class Decoder:
         modules = []
         for path in self.family.final:
             parent_path, _, name = path.rpartition(".")
-            parent = find(self.base_model, parent_path, self._config.model_type)
+            parent = find(self.base_model, parent_path, self.config.model_type)
             if getattr(parent, name, parent) is not None:  # models that lack a module of the family set it to None
-                modules.append(find(parent, name, self._config.model_type))
+                modules.append(find(parent, name, self.config.model_type))
         return modules
 
     def layer_modules(self) -> nn.ModuleList:
         """Returns the model's list of decoder layers."""
-        return cast("nn.ModuleList", find(self.base_model, self.family.layers, self._config.model_type))
+        return cast("nn.ModuleList", find(self.base_model, self.family.layers, self.config.model_type))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
         """Runs the model without its head. On either side of padding, a document's first token has position 0.
@@ -233,7 +234,7 @@ class Decoder:
 
     def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Returns what the model gets as its input: the tokens or their embeddings."""
-        if self._config.model_type == "gpt2" and self._config.pad_token_id is not None:
+        if self.config.model_type == "gpt2" and self.config.pad_token_id is not None:
             # Without a mask GPT-2 would read the tokens from the device, to warn if there are tokens of padding.
             return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
         return {"input_ids": input_ids}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
 from pymultiling.models.pretrained import pretrained
-from pymultiling.models.unwrap import refuse_multimodal, refuse_peft
+from pymultiling.models.unwrap import refuse_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -259,16 +259,15 @@ def register_family(model_type: str, family: Family | FamilyFunction, *, replace
 
 
 def family_of(model: nn.Module) -> Family:
-    """Returns the family of a model, selected by the model_type of its configuration.
+    """Returns the family of a model, selected by the model_type of its configuration, or of that of its text decoder.
 
     Raises:
         UnsupportedModel: the family is not known.
     """
-    config = pretrained(model).config
-    model_type: str = config.model_type
     refuse_peft(model)
+    config = pretrained(model).config.get_text_config()
+    model_type: str = config.model_type
     if model_type not in FAMILIES:
-        refuse_multimodal(model)
         raise UnsupportedModel(
             f"{type(model).__name__} (model_type {model_type!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "

@@ -11,18 +11,26 @@ import transformers
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from pymultiling.errors import BackendUnavailable, CheckpointError, type_and_text
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.stored_dtype import widen_where_better
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_SECONDS = 10.0  # how long the Hub may take to say that it has a model
 
-AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]
+AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText] | type[AutoModelForSeq2SeqLM]
 
 
 def pick_device(name: str) -> torch.device:
@@ -124,7 +132,7 @@ def load_weights(
     device: torch.device,
     dtype: str = "auto",
     revision: str | None = None,
-    auto_model: AutoModel = AutoModelForCausalLM,
+    auto_model: AutoModel | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Loads a model in evaluation mode without its tokenizer.
@@ -134,7 +142,8 @@ def load_weights(
         device: as in `load_model`.
         dtype: as in `load_model`.
         revision: as in `load_model`.
-        auto_model: the class of transformers that loads the model.
+        auto_model: the class of transformers that loads the model. None: that of causal language models, or of models
+            that take images too, if the model is one.
         trust_remote_code: as in `load_model`.
 
     Raises:
@@ -143,6 +152,9 @@ def load_weights(
     check_name(name, revision)
     silence_transformers()
     try:
+        if auto_model is None:
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+            auto_model = _auto_model(config)
         loaded: Any = auto_model.from_pretrained(
             name, revision=revision, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
         )
@@ -160,6 +172,13 @@ def load_weights(
     return pretrained(model.to(device).eval())
 
 
+def _auto_model(config: PreTrainedConfig) -> AutoModel:
+    """Returns the class of transformers that loads models of a configuration."""
+    takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if takes_images and not is_known else AutoModelForCausalLM
+
+
 def load_without_weights(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """Builds a model on the "meta" device from its configuration: weights have shapes and no values.
 
@@ -173,7 +192,7 @@ def load_without_weights(name: str, revision: str | None = None, trust_remote_co
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = _auto_model(config).from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=trust_remote_code
             )
     except Exception as error:

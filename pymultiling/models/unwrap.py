@@ -69,19 +69,26 @@ def refuse_peft(model: nn.Module) -> None:
         )
 
 
-def refuse_multimodal(model: nn.Module) -> None:
-    """Refuses models that take images or sound too.
+def text_decoder(model: nn.Module) -> nn.Module:
+    """Returns the model without its head. Of a model that takes more than text, it is the decoder of the text in it.
+
+    For input that is text alone, that decoder and the head compute what the whole model does.
 
     Raises:
-        UnsupportedModel: the model is one.
+        UnsupportedModel: the model takes more than text, and transformers' `get_decoder` does not find such a decoder.
     """
     config = pretrained(model).config
     text_config = config.get_text_config()
-    if text_config is not config:
+    if text_config is config:
+        base_model: nn.Module = pretrained(model).base_model
+        return base_model
+    decoder: nn.Module = pretrained(model).get_decoder()
+    if getattr(decoder, "config", None) is not text_config:
         raise UnsupportedModel(
-            f"{type(model).__name__} takes more than text: give the decoder inside it, model.get_decoder(), which is "
-            f"of model_type {text_config.model_type!r} and has no head"
+            f"{type(model).__name__} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
+            f"is no decoder of model_type {text_config.model_type!r}: give that decoder, which has no head"
         )
+    return decoder
 
 
 def is_of_peft(module: nn.Module) -> bool:

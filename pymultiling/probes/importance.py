@@ -236,7 +236,7 @@ class ImportanceProbe:
                 if listener is not None:
                     listeners[layer.attention] = listener
         if listeners:
-            listen_to_attention(hooks, self.decoder.model, listeners)
+            listen_to_attention(hooks, self.decoder.config, listeners)
         with hooks:  # which attaches all of them at once
             yield
 

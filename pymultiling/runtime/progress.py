@@ -115,5 +115,6 @@ class _Lines:
         line = f"{self.label}: {self.count:,}{self.of_total} {self.unit}, {seconds:.1f} s"
         # Only a loop with a note reports its speed. In the others units are few, or differ much in duration.
         if self.note:
-            line += f", {self.count / max(seconds, 1e-9):,.0f} {self.unit}/s, {self.note}"
+            speed = self.count / max(seconds, 1e-9)
+            line += f", {speed:,.{0 if speed >= 10 else 1}f} {self.unit}/s, {self.note}"
         print(line, file=sys.stderr, flush=True)

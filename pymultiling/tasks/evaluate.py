@@ -233,7 +233,7 @@ def _encode_candidates(
         For each answer of each item, in their order, the tokens and the index of the first token that counts. The
         choices of an item share this index.
     """
-    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     documents: list[tuple[list[int], int]] = []
     cut_prompts = 0
     for item, answers in zip(items, candidates):

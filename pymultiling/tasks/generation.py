@@ -115,7 +115,7 @@ def generate(
     """
     generative_model = cast("GenerativeModel", model)
     device = model_device(model)
-    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokens = [encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if max_positions is not None:
         tokens = _cut_prompts(tokens, max_positions, task, tokenizer)

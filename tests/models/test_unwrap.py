@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import pymultiling as pml
-from tests.support.tiny_models import SHAPE, random_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 TEXTS = texts("fr")
@@ -118,16 +118,6 @@ def test_an_adapter_inside_the_model_names_the_way_out(path):
     module.__class__ = _of_peft(type(module))
     with pytest.raises(pml.UnsupportedModel, match=rf"{path[10:]} of layer 0 is an adapter of PEFT.*merge_and_unload"):
         pml.importance(model, **tiny_batch())
-
-
-def test_a_multimodal_model_names_its_decoder_which_can_be_measured():
-    text = dict(SHAPE, head_dim=8, model_type="gemma3_text")
-    vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8)
-    config = transformers.Gemma3Config(text_config=text, vision_config=dict(vision, patch_size=4))
-    model = transformers.Gemma3ForConditionalGeneration(config).eval()
-    with pytest.raises(pml.UnsupportedModel, match=r"takes more than text: .*model.get_decoder\(\).*'gemma3_text'"):
-        pml.importance(model, **tiny_batch())
-    assert pml.importance(model.get_decoder(), **tiny_batch())["ffn"].shape == (2, 2, 37)
 
 
 class Quantised(torch.Tensor):

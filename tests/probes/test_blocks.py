@@ -49,12 +49,12 @@ def test_the_attention_implementation_is_back_after_the_last_block_unless_the_us
     first, second = Block(), Block()
     with second:
         with first:
-            listen_to_attention(first, model, {})
-            listen_to_attention(second, model, {})
+            listen_to_attention(first, model.config, {})
+            listen_to_attention(second, model.config, {})
         assert model.config._attn_implementation == "pymultiling_sdpa"
     assert model.config._attn_implementation == "sdpa"
     with Block() as third:
-        listen_to_attention(third, model, {})
+        listen_to_attention(third, model.config, {})
         model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "eager"
     assert importance(model).keys() == set(pml.SITES) and model.config._attn_implementation == "eager"

@@ -21,6 +21,15 @@ def test_a_short_loop_prints_one_line(capsys):
     assert capsys.readouterr().err.startswith("fr: 4 documents, 0.")
 
 
+@pytest.mark.parametrize("count, speed", [(4, "0.4"), (4000, "400")])
+def test_a_slow_loop_shows_a_decimal_of_its_speed(capsys, count, speed):
+    with progress.show_progress("fr", "documents", show=True) as bar:
+        bar.started -= 10
+        bar.update(count)
+        bar.set_postfix_str("12 tokens/s")
+    assert f", {speed} documents/s, 12 tokens/s" in capsys.readouterr().err
+
+
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.show_progress("fr", "documents", show=True, total=2) as bar:

@@ -237,7 +237,7 @@ def _encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) ->
 
 def _fitting_items(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], answer_tokens: int) -> list[int]:
     """Returns the indices of the items whose prompts and answers all fit the model's positions."""
-    max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = [max(map(len, item_prompts)) for item_prompts in zip(*prompts.values())]
     if not longest:
         raise CorpusError("there are no items to compare: give more, or fewer examples")

@@ -86,7 +86,7 @@ class Generator:
         self._generative_model = cast("GenerativeModel", model)
         self._is_translator = bool(self._generative_model.config.is_encoder_decoder)
         self._is_chat_model = not self._is_translator and bool(getattr(tokenizer, "chat_template", None))
-        self._max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def asked(self, request: Request) -> Mapping[str, Json]:
         """Returns the key of a request in the cache: everything that determines the answer.

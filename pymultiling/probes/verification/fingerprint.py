@@ -10,7 +10,6 @@ from torch import nn
 
 from pymultiling.models.attention import PREFIX
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.pretrained import pretrained
 
 _SIMPLE = (int, float, bool, str)
 
@@ -46,7 +45,7 @@ def fingerprint(decoder: Decoder) -> int:
         parts += [layer.q.module.weight.dtype, layer.o.weight.device]
         attributes = tuple(layer.attention.__dict__.items())
         parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
-    config = pretrained(decoder.model).config
+    config = decoder.config
     settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     implementation = config._attn_implementation
     parts += [repr(settings), implementation and implementation.removeprefix(PREFIX)]

@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.pretrained import pretrained
 
 # Fields of configurations, and of their rotations, that hold such a length.
 FIELDS = (
@@ -34,7 +33,7 @@ def lengths_beyond(decoder: Decoder, covered: int) -> tuple[int | None, bool]:
         A length beyond all thresholds that are short enough to run, or None if there are none of these; and whether
         there are longer ones, which have to be cut down.
     """
-    values = [value for _, _, value in _thresholds(pretrained(decoder.model).config) if value > covered]
+    values = [value for _, _, value in _thresholds(decoder.config) if value > covered]
     short = [value for value in values if value + MARGIN <= LONGEST]
     return max(short) + MARGIN if short else None, len(short) < len(values)
 
@@ -52,7 +51,7 @@ def one_layer_of_each_kind(decoder: Decoder, cut_to: int | None) -> tuple[Decode
     Raises:
         ValueError: the model is inside a block in which it cannot be copied.
     """
-    base, config = decoder.base_model, pretrained(decoder.model).config
+    base, config = decoder.base_model, decoder.config
     new_config = copy.deepcopy(config)
     numbers = _layers_of_each_kind(decoder)
     new_config.num_hidden_layers = len(numbers)
@@ -88,7 +87,7 @@ def _thresholds(config: Any) -> list[tuple[Any, str, int]]:
 def _layers_of_each_kind(decoder: Decoder) -> list[int]:
     """Returns the number of the first layer of each kind, judged by its class and the simple attributes it has."""
     kinds: dict[object, int] = {}
-    types = getattr(pretrained(decoder.model).config, "layer_types", None)
+    types = getattr(decoder.config, "layer_types", None)
     for number, layer in enumerate(decoder.layers):
         attributes = tuple(layer.attention.__dict__.items())
         simple = tuple(

@@ -126,7 +126,7 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
             if listener is not None:
                 listeners[watch.layer.attention] = listener
         if listeners:
-            listen_to_attention(hooks, decoder.model, listeners)
+            listen_to_attention(hooks, decoder.config, listeners)
         states = None if plan.kind != "as it is" else StatesWatch(decoder, names, comparisons, hooks)
         output = decoder.forward(_random_tokens(decoder, plan.valid), plan.valid.long())
     if states is not None:

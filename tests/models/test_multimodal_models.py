@@ -1,0 +1,116 @@
+"""Models that take images too: the neurons of their text decoder are measured and deactivated in the whole model."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+
+import pymultiling as pml
+from pymultiling.models.decoder import Decoder
+from pymultiling.models.loading import load_model, load_without_weights
+from pymultiling.probes.verification.verify import verify
+from tests.probes.test_masking import difference
+from tests.support.anatomy import zero_neuron
+from tests.support.tiny_models import HALF_SLIDING, SHAPE, random_neurons, tiny_batch
+from tests.support.tiny_text import save_model, texts, tiny_tokenizer
+
+VISION = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+)
+IMAGE_TOKEN = 60
+# {prefix of transformers' classes: configurations of the text decoder and of the encoder of images, other fields}
+MODELS = {
+    "Gemma3": (dict(HALF_SLIDING, head_dim=8), {}, dict(mm_tokens_per_image=4, image_token_index=IMAGE_TOKEN)),
+    "Mistral3": (
+        dict(model_type="mistral", head_dim=8),
+        dict(model_type="pixtral", head_dim=8),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
+    "Llava": (
+        dict(model_type="llama"),
+        dict(model_type="clip_vision_model", projection_dim=16),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
+    "AyaVision": (
+        dict(HALF_SLIDING, model_type="cohere2"),
+        dict(model_type="siglip_vision_model"),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
+    "InternVL": (dict(model_type="qwen2"), dict(image_size=[8, 8], patch_size=[4, 4]), {}),
+}
+
+
+def multimodal_model(name: str):
+    text, vision, others = MODELS[name]
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**SHAPE, **text}, vision_config={**VISION, **vision}, **others
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
+    for parameter in model.parameters():  # weights that keep the size of their input
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    return model
+
+
+@torch.no_grad()
+def logits(model, batch) -> torch.Tensor:
+    return model(**batch, use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_importance_is_that_of_the_text_decoder(name):
+    model, batch = multimodal_model(name), tiny_batch()
+    measured, expected = pml.importance(model, **batch), pml.importance(model.get_decoder(), **batch)
+    assert set(measured) == set(pml.SITES) and all(torch.equal(measured[site], expected[site]) for site in measured)
+    assert all((values.amax(-1) > 0).all() for values in measured.values())
+    assert verify(Decoder(model)).departures == ()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_deactivated_neurons_act_as_zeroed_ones(name):
+    model, batch = multimodal_model(name), tiny_batch()
+    text_config = model.config.get_text_config()
+    neurons = random_neurons(model.get_decoder())
+    zeroed = copy.deepcopy(model)
+    for site, mask in neurons.sites.items():
+        for layer, n in mask.nonzero().tolist():
+            zero_neuron(zeroed.get_decoder().layers[layer], site, n, text_config)
+    plain = logits(model, batch)
+    with pml.deactivate(model, neurons):
+        assert difference(logits(model, batch), logits(zeroed, batch)) < 1e-5
+        tokens = model.generate(**tiny_batch((5,)), max_new_tokens=4, do_sample=False)
+    assert torch.equal(tokens, zeroed.generate(**tiny_batch((5,)), max_new_tokens=4, do_sample=False))
+    assert difference(logits(model, batch), plain) == 0 and difference(logits(zeroed, batch), plain) > 1e-2
+
+
+def test_the_whole_way_from_texts_to_perplexity():
+    model, tokenizer = multimodal_model("Gemma3"), tiny_tokenizer()
+    corpora = {"fr": texts("fr"), "de": texts("de")}
+    options = dict(progress=False, max_length=16)
+    detection = pml.detect(model, tokenizer, corpora, select=pml.TopK(0.2, 0.2, share=0.5), **options)
+    counts = pml.activations(model, tokenizer, corpora, **options)
+    assert set(counts) == set(corpora)
+    matrix = pml.ablation_matrix(model, tokenizer, detection.neurons, corpora, **options)
+    assert matrix.loc["none", "fr"] == pytest.approx(pml.perplexity(model, tokenizer, corpora["fr"], **options))
+    with pml.deactivate(model, detection.neurons["fr"]):
+        expected = pml.perplexity(model, tokenizer, corpora["fr"], **options)
+    assert matrix.loc["fr", "fr"] == pytest.approx(expected)
+
+
+def test_a_model_whose_text_decoder_is_not_found_is_refused(monkeypatch):
+    model = multimodal_model("Gemma3")
+    monkeypatch.setattr(type(model), "get_decoder", lambda self: self.model)
+    with pytest.raises(pml.UnsupportedModel, match=r"get_decoder\(\) gives Gemma3Model, .*'gemma3_text'"):
+        pml.importance(model, **tiny_batch())
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "Llava"])
+def test_commands_load_it_whole(tmp_path, name):
+    """Also where AutoModelForCausalLM does not know the model, as it does not know Llava's."""
+    model = multimodal_model(name)
+    save_model(tmp_path, model)
+    loaded, _ = load_model(str(tmp_path), torch.device("cpu"))
+    assert type(loaded) is type(model) and difference(logits(loaded, tiny_batch()), logits(model, tiny_batch())) == 0
+    assert type(load_without_weights(str(tmp_path))) is type(model)

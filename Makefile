@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 # registered_operators calls all of them a few times.
 files = $(patsubst %,tests/ops/test_%.py,$(1))
 PTX_SMALL := $(call files,active_count column_energy gated_ffn mask_neurons nearest_neighbors value_energy)
-PTX_ALL := $(PTX_SMALL) $(call files,qk_variants registered_operators)
+PTX_ALL := $(PTX_SMALL) $(call files,documents qk_estimate qk_importance qk_variants registered_operators)
 PTX := $(BIN)/pytest -n auto --dist loadfile --ptx
 
 test: .venv/ready

@@ -21,7 +21,7 @@ from pymultiling.ops.reference.qk_estimate import choose_keys
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, is_interpreted
-from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, to_dtype
+from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, share_kernels, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
@@ -40,7 +40,11 @@ def estimating(backend):
 
 
 def fitting(case, backend):
-    """Returns the case, or for Triton's interpreter a small variant of it that still has rows with draws."""
+    """Returns a variant of the case that suits a backend: see `share_kernels`.
+
+    For Triton's interpreter it is a small one that still has rows with draws.
+    """
+    case = share_kernels(case, backend)
     return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if is_interpreted(backend) else case
 
 
@@ -246,7 +250,7 @@ def test_small_changes_of_documents_of_two_tokens_keep_their_digits(estimating, 
     """One row with two keys decides, so rounding errors do not average out."""
     for seed in range(5):
         case = Case(batch=1, kv_heads=1, group=1, length=2, size=8, query_factor=factor, seed=seed)
-        problem = case.problem(torch.float32)
+        problem = share_kernels(case, estimating).problem(torch.float32)
         actual = importance(problem, mode="fast", backend=estimating)[:2]
         plain, exact = reference(problem), reference(to_dtype(problem, torch.float64))
         for value, plain_value, exact_value in zip(actual, plain, exact):
@@ -355,7 +359,7 @@ def test_spreads_are_calibrated(estimating, case):
 
 def test_padding_and_position_change_nothing(estimating):
     """The tokens have other positions, with padding between them, in a batch with another document."""
-    case = without_ties(replace(SMALL, rotation=None))
+    case = without_ties(share_kernels(replace(SMALL, rotation=None), estimating))
     alone = case.problem(torch.float32)
     length = case.length
     places = 3 * torch.arange(length) + 2
@@ -400,7 +404,7 @@ def test_a_neuron_that_dominates_its_head_is_the_largest(estimating, strength):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_makes_its_head_nan(estimating, which):
-    case = Case(length=28, kv_heads=1, group=1)
+    case = share_kernels(Case(length=28, kv_heads=1, group=1), estimating)
     problem = case.problem(torch.float32)
     problem[which][0, 0, 25, 2] = torch.nan
     actual = importance(problem, mode="fast", backend=estimating)

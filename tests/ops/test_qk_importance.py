@@ -15,7 +15,7 @@ from pymultiling.ops import unavailable
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, is_interpreted
-from tests.support.qk_cases import EXTREME, Case, brute_force, importance, limit_kernels, to_dtype
+from tests.support.qk_cases import EXTREME, Case, brute_force, importance, limit_kernels, share_kernels, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference = OPERATORS["qk_importance"].reference()
@@ -44,9 +44,12 @@ def test_the_reference_equals_zeroing_each_row(case):
 
 
 def fitting(case, backend, length=20):
-    """Returns the case, or for Triton's interpreter a small variant of it that still has two tiles of rows."""
+    """Returns a variant of the case that suits a backend: see `share_kernels`.
+
+    For Triton's interpreter it is a small one that still has two tiles of rows.
+    """
     if not is_interpreted(backend):
-        return case
+        return share_kernels(case, backend)
     return replace(case, batch=1, kv_heads=1, group=min(case.group, 2), length=min(case.length, length))
 
 
@@ -140,7 +143,7 @@ def test_a_small_or_dominating_neuron_under_a_norm_keeps_its_digits(backend, fac
 
 def test_a_single_token_has_no_importance(backend):
     for case in (Case(length=1, query_factor=50), Case(length=9, window=1), Case(length=1, norm=True, softcap=3.0)):
-        for values in importance(case.problem(torch.float32), backend=backend):
+        for values in importance(share_kernels(case, backend).problem(torch.float32), backend=backend):
             assert not values.any()
 
 
@@ -151,7 +154,7 @@ def test_no_tokens_have_no_importance(backend):
 
 
 def test_padding_is_not_read(backend):
-    case = Case(padding="some")
+    case = share_kernels(Case(padding="some"), backend)
     problem = case.problem(torch.float32)
     expected = importance(problem, backend=backend)
     for x in problem[:4]:
@@ -162,7 +165,7 @@ def test_padding_is_not_read(backend):
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_makes_its_head_nan(backend, which, softcap):
-    case = Case(softcap=softcap)
+    case = share_kernels(Case(softcap=softcap), backend)
     problem = case.problem(torch.float32)
     problem[which][0, 0, 5, 2] = torch.nan
     q_importance, k_importance = importance(problem, backend=backend)
@@ -172,7 +175,7 @@ def test_nan_makes_its_head_nan(backend, which, softcap):
 
 def test_strides_change_nothing(backend):
     """Heads are strided as in a model: (B, l, H, d) transposed. Each document has its tables. One growth is float64."""
-    case = Case(norm=True)
+    case = share_kernels(Case(norm=True), backend)
     problem = case.problem(torch.float32)
     expected = importance(problem, backend=backend)
     names = ("q", "k", "q_plain", "k_plain", "q_growth", "k_growth")
@@ -185,7 +188,7 @@ def test_strides_change_nothing(backend):
 
 
 def test_each_document_may_have_its_own_tables(backend):
-    case = Case(batch=1)
+    case = share_kernels(Case(batch=1), backend)
     early = case.problem(torch.float32)
     late = early._replace(cos=early.cos.roll(3, 1), sin=early.sin.roll(3, 1))
     both = QKProblem(*(torch.cat([a, b]) if isinstance(a, torch.Tensor) else a for a, b in zip(early, late)))

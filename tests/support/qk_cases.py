@@ -182,11 +182,20 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
     return qk_importance(**problem._asdict(), **options)
 
 
-def limit_kernels(case: Case, backend: str) -> Case:
-    """Returns the case, or for Triton on a GPU one of the same width for all cases, without norm and soft cap.
+def share_kernels(case: Case, backend: str) -> Case:
+    """Returns the case, or for compiled Triton kernels one whose heads have 16 dimensions instead of 2 to 15.
 
-    There each width, norm and soft cap needs another kernel, which takes ten seconds to compile. Norms and soft caps
-    have their own tests.
+    Kernels compute 16 dimensions in both cases. With fewer dimensions every width, and often every length, needs a
+    kernel of its own, which takes ten seconds to compile.
+    """
+    is_compiled = backend == "triton" and not is_interpreted(backend)
+    return replace(case, size=16) if is_compiled and 1 < case.size < 16 else case
+
+
+def limit_kernels(case: Case, backend: str) -> Case:
+    """Returns the case, or for compiled Triton kernels one of the same width for all cases, without norm and soft cap.
+
+    There each width, norm and soft cap needs another kernel. Norms and soft caps have their own tests.
     """
     return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
 

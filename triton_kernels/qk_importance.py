@@ -85,6 +85,8 @@ def _site_importance(
     row. key_counts (ROWS, 1): number of keys that a row sees, -1 for padding.
     """
     is_counted = (key_counts > 1) & (neuron < size)[None, :]  # with one key A' = A = 1
+    # An infinite score makes `squares` NaN, and an infinite change makes `shift` infinite or NaN, also with one key.
+    nan_or_0 = tl.sum(tl.where((key_counts > 0) & (neuron < size)[None, :], 0.0 * (shift + squares), 0.0), 0)
     change = tl.zeros(near.shape, tl.float32)
     few = (last - first <= FEW_KEYS).to(tl.int32)
     needs_logs = tl.where(is_counted, few, 0) == 1
@@ -122,9 +124,7 @@ def _site_importance(
             CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         change = tl.where(needs_logs, _squared_change(m, squares, b1, b2), change)
-    # An infinite score makes `squares` NaN, and an infinite change makes `shift` infinite or NaN.
-    nan_or_0 = tl.where((key_counts > 0) & (neuron < size)[None, :], 0.0 * (shift + squares), 0.0)
-    return tl.sum(tl.where(is_counted, change, 0.0) + nan_or_0, 0)
+    return tl.sum(tl.where(is_counted, change, 0.0), 0) + nan_or_0
 
 
 @triton.jit(do_not_specialize=PER_CALL)

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pymultiling import demo_model
+from pymultiling.data.bpe_prefixes import beginning_of_same_tokens
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.data.long_texts import CHARACTERS, cut_text
@@ -37,6 +38,7 @@ def texts() -> dict[str, str]:
         "zh": "".join(demo_model.heldout()["zh"][:60]),
         "noise": "".join(generator.choices("ab \u00e9e\u0301<table>0123456789.,\n\u2581", k=4000)),
         "digits": "".join(generator.choices("0123456789", k=4000)),
+        "letters": "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=4000)),
         "one letter": "a" * 4000,
         "spaces": " " * 3000 + "b",
     }
@@ -74,6 +76,32 @@ def test_the_tokens_that_are_kept_are_those_of_the_whole_text(kind):
         cut[name] = len(part) <= CHARACTERS * COUNT * 4
     assert cut["de"] and cut["ru"] and cut["hi"], cut
     assert cut["zh"], cut
+    assert cut["letters"] or not isinstance(tokenizer(kind).backend_tokenizer.model, models.BPE), cut
+
+
+def test_a_beginning_has_the_first_tokens_of_the_text_whatever_the_merges():
+    """Drawn merges of two letters, in any order: that of a pair may come before those of its parts.
+
+    Texts are cut at a place only if all ends of tokens that the vocabulary allows there have the same first tokens.
+    """
+    generator, cut = random.Random(0), 0
+    for _ in range(60):
+        vocabulary, merges = ["a", "b"], []
+        while len(merges) < 12:
+            left, right = generator.choices(vocabulary, k=2)
+            if len(left + right) <= 6 and left + right not in vocabulary:
+                vocabulary.append(left + right)
+                merges.insert(generator.randint(0, len(merges)), (left, right))
+        raw = Tokenizer(models.BPE({token: number for number, token in enumerate(vocabulary)}, merges))
+        fast = PreTrainedTokenizerFast(tokenizer_object=raw)
+        for _ in range(20):
+            text = "".join(generator.choices("ab", weights=(3, 1), k=120))
+            whole = fast(text)["input_ids"]
+            for size in range(14, 60):
+                place = beginning_of_same_tokens(text, size, fast, 3)
+                assert place is None or fast(text[:place])["input_ids"][:3] == whole[:3]
+                cut += place is not None
+    assert cut > 10_000
 
 
 def test_short_texts_and_tokenizers_that_tell_no_words_are_left_alone():

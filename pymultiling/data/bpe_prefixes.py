@@ -8,8 +8,9 @@ such an occurrence. If the beginnings up to all of these places have the same fi
 whatever follows.
 
 This needs that the words of a beginning are those of the text, the last one cut. A regular expression without lookahead
-finds the same words before the one that is cut. The cut word stays one word if it is cut in a run of letters, or of
-digits, and the expression takes such runs whole or from the left: KNOWN lists the alternatives of which that is known.
+finds the same words before the one that is cut: what it has tried there lies before the cut. The cut word stays one
+word if it is cut in a run of letters, or of digits, and the expression takes such runs whole or from the left: KNOWN
+lists the alternatives of which that is known.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ BEGINNINGS = 64  # of a place, whose tokens are compared
 WORK = 1.0  # characters of the beginnings of two places, at most, as a part of the text: the whole text has as many
 RUN = 4  # letters or digits before and after a place: contractions such as 'll have fewer
 SPACE = "\u2581"  # a space in the vocabularies of SentencePiece
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for a byte there
 
 # Alternatives of the regular expressions of GPT-2, Llama 3, Qwen2 and the demo model that cut a run of letters, or of
 # digits, at most after its first characters, or from the left. The lookahead reads one character after white space.
@@ -57,6 +59,7 @@ class Merges:
         is_byte_level: whether spellings consist of bytes.
         normalises: whether texts are brought into the form NFC.
         has_spaces: whether a space is spelled SPACE.
+        bytes_stand_alone: whether a character that is no token becomes the tokens of its bytes, which nothing merges.
         ignores_merges: whether a word that is an entry of the vocabulary is one token, whatever the merges.
         parts_words: whether texts are parted into words that may end elsewhere than at spaces.
         added: the tokens that are found in a text before all others.
@@ -68,6 +71,7 @@ class Merges:
     is_byte_level: bool
     normalises: bool
     has_spaces: bool
+    bytes_stand_alone: bool
     ignores_merges: bool
     parts_words: bool
     added: tuple[str, ...]
@@ -125,7 +129,7 @@ def _possible_borders(text: str, place: int, merges: Merges) -> list[int] | None
     reach = merges.longest
     begin, end = max(place - reach, 0), min(place + reach, len(text))
     spelled, sizes = merges.spell(text[begin:end])
-    if not merges.vocabulary.issuperset(spelled):
+    if not merges.bytes_stand_alone and not merges.vocabulary.issuperset(spelled):
         return None  # characters that are no tokens may become one together, or be left out
     starts, at = {}, 0  # {place in `spelled`: place in the text}
     for index, size in enumerate(sizes):
@@ -187,6 +191,11 @@ def _read_merges(tokenizer: PreTrainedTokenizerBase) -> Merges | None:
         elif step["type"] != "Split" or step["pattern"] != {"String": " "} or not has_spaces:
             return None
     vocabulary = frozenset(backend.get_vocab(with_added_tokens=False))
+    bytes_stand_alone = (
+        model.byte_fallback
+        and vocabulary.issuperset(f"<0x{byte:02X}>" for byte in range(256))
+        and not any(len(token) > len("<0x00>") and BYTE.search(token) for token in vocabulary)
+    )
     longest_from: dict[str, int] = {}
     for token in vocabulary:
         longest_from[token[:1]] = max(longest_from.get(token[:1], 0), len(token))
@@ -200,6 +209,7 @@ def _read_merges(tokenizer: PreTrainedTokenizerBase) -> Merges | None:
         is_byte_level,
         normalises,
         has_spaces,
+        bytes_stand_alone,
         model.ignore_merges,
         parts_words,
         added,

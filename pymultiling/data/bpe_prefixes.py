@@ -84,14 +84,16 @@ class Merges:
         return "".join(spellings), [len(spelling) for spelling in spellings]
 
 
-_known_merges: WeakKeyDictionary[PreTrainedTokenizerBase, Merges | None] = WeakKeyDictionary()
+# {tokenizer: (its number of tokens, what is known about it)}. Tokens may be added to a tokenizer.
+_known_merges: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Merges | None]] = WeakKeyDictionary()
 
 
 def merges_of(tokenizer: PreTrainedTokenizerBase) -> Merges | None:
     """Returns what a fast tokenizer does to texts, or None if it is not known to be as the module's docstring says."""
-    if tokenizer not in _known_merges:
-        _known_merges[tokenizer] = _read_merges(tokenizer)
-    return _known_merges[tokenizer]
+    known = _known_merges.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        known = _known_merges[tokenizer] = (len(tokenizer), _read_merges(tokenizer))
+    return known[1]
 
 
 def beginning_of_same_tokens(text: str, size: int, tokenizer: PreTrainedTokenizerBase, count: int) -> int | None:

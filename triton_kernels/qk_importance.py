@@ -85,6 +85,8 @@ def _site_importance(
     row. key_counts (ROWS, 1): number of keys that a row sees, -1 for padding.
     """
     is_counted = (key_counts > 1) & (neuron < size)[None, :]  # with one key A' = A = 1
+    # An infinite score makes `squares` NaN, and an infinite change makes `shift` infinite or NaN, also with one key.
+    nan_or_0 = tl.sum(tl.where((key_counts > 0) & (neuron < size)[None, :], 0.0 * (shift + squares), 0.0), 0)
     change = tl.zeros(near.shape, tl.float32)
     few = (last - first <= FEW_KEYS).to(tl.int32)
     needs_logs = tl.where(is_counted, few, 0) == 1
@@ -92,7 +94,7 @@ def _site_importance(
     sweeps_left = 2 - 2 * few
     while sweeps_left > 0:
         m, b1, b2 = sweep(
-            near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
+            near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
@@ -107,22 +109,22 @@ def _site_importance(
         shift = tl.where(is_settled, shift, shift - tl.log2(1.0 + m))
         sweeps_left = tl.where(tl.min(tl.min(is_settled.to(tl.int32), 1), 0) == 1, 0, sweeps_left - 1)
     if tl.max(tl.max(needs_logs.to(tl.int32), 1), 0) == 1:
-        total, b1, b2 = sweep(
-            near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
+        peak, log2_total, b2 = sweep(
+            near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
             ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         m, b1, b2 = sweep(
-            near, far, grow, shift - total, q, log2_sum, rows, dims, neuron, partner, sign,
+            near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
             CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
         )  # fmt: skip
         change = tl.where(needs_logs, _squared_change(m, squares, b1, b2), change)
-    return tl.sum(tl.where(is_counted, change, 0.0), 0)
+    return tl.sum(tl.where(is_counted, change, 0.0), 0) + nan_or_0
 
 
 @triton.jit(do_not_specialize=PER_CALL)

@@ -8,7 +8,7 @@ scratch memory. From there a thread reads the means of its neuron and of the neu
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, product, score_tile, to_int64
+from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, product, score_tile, to_int64
 
 VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 
@@ -21,8 +21,8 @@ def softmax(
     """Stores the means of the keys under A, E_A[k'] (ROWS, LANES), in Means.
 
     Returns log2 of the softmax's denominator, sum_j A^2, the number of keys that the row sees, and the mean E_A[S] of
-    the attention scores before the cap, (ROWS,) each. With a soft cap the means are weighted by A times the slope of
-    the cap.
+    the attention scores before the cap, (ROWS,) each. The first two are NaN where a score is infinite. With a soft cap
+    the means are weighted by A times the slope of the cap.
     """
     running_max = tl.full((ROWS,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -32,10 +32,11 @@ def softmax(
     counts = tl.zeros((ROWS,), tl.int32)
     mean = tl.zeros((ROWS, LANES), tl.float32)
     for start in tl.range(first, last, VALUES):
-        keys, _is_valid, raw, scores = score_tile(
+        keys, _is_valid, raw, scores, visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
             PRECISION,
         )  # fmt: skip
+        scores = infinite_to_nan(scores, raw, visible)
         peak = tl.maximum(running_max, tl.max(scores, 0))
         base = tl.where(peak == -float("inf"), 0.0, peak)
         p = tl.exp2(scores - base[None, :])
@@ -73,7 +74,7 @@ def key_means(
     weights = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(first, last, VALUES):
-        keys, is_valid, raw, scores = score_tile(
+        keys, is_valid, raw, scores, _visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
             PRECISION,
         )  # fmt: skip

@@ -70,20 +70,27 @@ def _row(t, spot, squares):
 
 
 @triton.jit
-def _few_keys_row(t, spot):
-    """Returns what `_row` returns, for a row of at most SLOTS keys. All of them are certain: w = A, and the error is 0.
+def _finite_or_nan(mean):
+    """Returns the mean of t, or NaN if it is infinite: then t and the importance become NaN, and `reach` skips them."""
+    return mean + 0.0 * mean
 
-    With u = 2^t - 1, f = sum_j (w (u - m) / (1 + m))^2, m = sum_j w u. u and u - m have the digits of small t. The
-    weighted mean of t is subtracted first, so that m is not negative and 1 + m keeps its digits.
+
+@triton.jit
+def _few_keys_row(t, spot):
+    """Returns what `_row` returns, for a row of at most SLOTS keys.
+
+    All of them are certain: w = A, and the error is 0, or NaN if the importance is. With u = 2^t - 1,
+    f = sum_j (w (u - m) / (1 + m))^2, m = sum_j w u. u and u - m have the digits of small t. The weighted mean of t is
+    subtracted first, so that m is not negative and 1 + m keeps its digits.
     """
     w = tl.load(spot + EVEN * CELL)[:, None]
-    t -= tl.sum(w * t, 0)[None, :]
+    t -= _finite_or_nan(tl.sum(w * t, 0))[None, :]
     u = exp2_minus_1(t)
     m = tl.sum(w * u, 0)
     change = w * (u - m[None, :])
     z = 1.0 + m
     importance = tl.sum(change * change, 0) / (z * z)
-    return importance, tl.zeros_like(importance), tl.max(tl.abs(t), 0)
+    return importance, 0.0 * importance, tl.max(tl.abs(t), 0)
 
 
 @triton.jit
@@ -109,7 +116,7 @@ def _careful_row(t, spot):
     even, odd = tl.load(spot + EVEN * CELL), tl.load(spot + ODD * CELL)
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
-    t -= tl.sum(w[:, None] * t, 0)[None, :]
+    t -= _finite_or_nan(tl.sum(w[:, None] * t, 0))[None, :]
     reach = tl.max(tl.max(tl.abs(t), 0), 0)
     if reach > LARGEST_EXPONENT:
         log2_a = tl.load(spot + LOG2_A * CELL)
@@ -148,7 +155,7 @@ def change(t, spot, squares, softcap, CAPPED: tl.constexpr, FORMULA: tl.constexp
     """
     if CAPPED:
         below, above = tl.load(spot + BELOW * CELL)[:, None], tl.load(spot + ABOVE * CELL)[:, None]
-        t = capped_change(t, below, above, tl.load(spot + CUT * CELL)[:, None], softcap)
+        t = capped_change(t, below, above, tl.load(spot + CUT * CELL)[:, None], softcap) + 0.0 * t  # an infinite t: NaN
     if FORMULA == SHORT:
         return _row(t - _first_slot(t)[None, :], spot, squares)
     if FORMULA == FEW:

@@ -10,7 +10,7 @@ certain keys.
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, score_tile
+from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, score_tile
 
 SLOTS = tl.constexpr(16)
 MAX_CERTAIN = tl.constexpr(8)  # certain keys of a row, unless more keys pass the highest threshold
@@ -68,7 +68,7 @@ def store_scores(
     q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
     KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden.
+    """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden and NaN where one is infinite.
 
     The keys are those in [first, last), and the next ones up to a multiple of KEYS, which are hidden: `choose` reads
     whole tiles. A tile of scores is (KEYS, ROWS) and is stored transposed.
@@ -96,11 +96,11 @@ def store_scores(
     """
     tl.debug_barrier()  # all threads have finished the previous item, whose scores are overwritten
     for start in tl.range(first, last, KEYS):
-        _keys, _valid, raw, scores = score_tile(
+        _keys, _valid, raw, scores, visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
         )
         at = Scores + tl.arange(0, ROWS)[None, :] * span + tl.arange(0, KEYS)[:, None] + (start - first)
-        tl.store(at, scores)
+        tl.store(at, infinite_to_nan(scores, raw, visible))
         if CAPPED:
             tl.store(at + ROWS * span, raw)
     tl.debug_barrier()  # the scores of all threads are stored, for threads that read other rows and keys

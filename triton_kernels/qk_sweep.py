@@ -19,12 +19,15 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Modes of `sweep`
 POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1, unless 2^t overflows
-ONLINE = tl.constexpr(1)  # log2 of sum A 2^t, for any t
+ONLINE = tl.constexpr(1)  # the largest log2(A 2^t), and log2 of sum A 2^t minus it, for any t
 CAREFUL = tl.constexpr(2)  # sums of A' - A for any t, from logarithms
 
 # A is stored times 2^30, so that it only becomes 0 below 2^-156. Such a key only matters if its 2^t is infinite in
 # float32. Then the sums are not finite, and the rows are swept again.
 A_SCALE = tl.constexpr(2.0**30)
+
+# Largest |S / softcap| of which the soft cap's slope is computed, e^-60. The squares of lower slopes are 0 in float32.
+LARGEST_CAPPED = tl.constexpr(30.0)
 
 # Arrays (KEYS, ROWS) in the scratch memory: A (or log2 A), the attention score before the cap, and the three numbers of
 # `cap_parts`.
@@ -75,11 +78,29 @@ def _limit(x, limit):
 def cap_parts(raw, softcap):
     """Returns what `capped_change` needs of attention scores S: 1/(1+e^2x), 1/(1+e^-2x) and cut, with x = S/softcap.
 
-    raw is S log2(e). In the first two x is limited to +-20, and cut is 2 log2(e) times the part of x beyond the limit.
+    raw is S log2(e). In the first two x is limited to +-LARGEST_CAPPED, and cut is 2 log2(e) times the part of x beyond
+    the limit.
     """
     x = raw / softcap
-    near = _limit(x, 20.0 * LOG2_E)
+    near = _limit(x, LARGEST_CAPPED * LOG2_E)
     return 1.0 / (1.0 + tl.exp2(2.0 * near)), 1.0 / (1.0 + tl.exp2(-2.0 * near)), 2.0 * (x - near)
+
+
+@triton.jit
+def _capped(raw, softcap):
+    """Returns softcap tanh(S / softcap) log2(e), where raw is S log2(e). Small scores keep their digits."""
+    less_1 = exp2_minus_1(-2.0 * tl.abs(_limit(raw / softcap, LARGEST_CAPPED * LOG2_E)))
+    size = -LOG2_E * softcap * less_1 / (2.0 + less_1)
+    return tl.where(raw < 0.0, -size, size)
+
+
+@triton.jit
+def infinite_to_nan(scores, raw, visible):
+    """Returns the attention scores of `score_tile`, but NaN where the score of a visible key is infinite.
+
+    No softmax can weigh an infinite score, and -inf would hide the key.
+    """
+    return tl.where(visible, scores + 0.0 * raw, scores)
 
 
 @triton.jit
@@ -91,10 +112,11 @@ def capped_change(t, below, above, cut, softcap):
     tanh(x + z) - tanh(x) = 2 a b D / (a + b (1 + D)), D = e^2z - 1, a = 1/(1+e^2x), b = 1/(1+e^-2x)
     """
     z = t * (2.0 / softcap) + cut
-    z = _limit(z, 100.0)
+    z = _limit(z, 126.0)
     power = tl.exp2(z)
     less_1 = tl.where(tl.abs(z) < 0.5, power_minus_1(z), power - 1.0)
-    return (2.0 * LOG2_E) * softcap * below * above * less_1 / (below + above * power)
+    slopes = (2.0 * LOG2_E) * softcap * below * above
+    return slopes * (less_1 / (below + above * power))  # in this order nothing overflows
 
 
 @triton.jit
@@ -104,8 +126,8 @@ def score_tile(
 ):  # fmt: skip
     """Computes the attention scores of COUNT keys from `start` on, times log2(e).
 
-    Returns the keys (COUNT, LANES), which of them are valid (COUNT,), and their attention scores before and after the
-    soft cap (COUNT, ROWS). Those after it are -inf where a key is hidden.
+    Returns the keys (COUNT, LANES), which of them are valid (COUNT,), their attention scores before and after the soft
+    cap, and which of them the rows see, (COUNT, ROWS) each. Scores after the cap are -inf where a key is hidden.
 
     Args:
         q: (LANES, ROWS), the queries.
@@ -133,14 +155,13 @@ def score_tile(
     visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
     scores = raw
     if CAPPED:
-        below, above, _cut = cap_parts(raw, softcap)
-        scores = LOG2_E * softcap * (above - below)
-    return keys, valid, raw, tl.where(visible, scores, -float("inf"))
+        scores = _capped(raw, softcap)
+    return keys, valid, raw, tl.where(visible, scores, -float("inf")), visible
 
 
 @triton.jit
 def sweep(
-    near, far, grow, shift, q, log2_sum, rows, dims, neuron, partner, sign,
+    near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
     Key, Plain, Growth, Cos, Sin, Valid, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
@@ -150,7 +171,9 @@ def sweep(
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
     In the modes POWER and CAREFUL they are m = sum v, b1 = sum A v and b2 = sum v^2 with v = A (2^t - 1). In the mode
-    ONLINE the first is log2 sum A 2^t, and the others are zeros.
+    ONLINE the first is the largest log2(A 2^t), the second is log2 sum A 2^t minus the first, and the third is zeros.
+    CAREFUL takes these two as peak and log2_total, and subtracts them from t. It does
+    so one after the other: where t is so large that its rounding exceeds 1, no A 2^t is then above 1.
 
     t = near X + far W + grow S + shift is the shifted change of the attention scores, times log2(e). With a soft cap it
     is the change of the capped scores, and shift is added after the cap. S are the attention scores before the cap.
@@ -169,7 +192,7 @@ def sweep(
     if MODE == ONLINE:
         m += -float("inf")
     for start in tl.range(first, last, KEYS):
-        _keys, valid, raw, scores = score_tile(
+        _keys, valid, raw, scores, _visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
         )
         log2_a = scores - log2_sum[None, :]
@@ -245,7 +268,9 @@ def sweep(
                     m = new_max
                 if MODE == CAREFUL:
                     before = tl.exp2(a)
-                    v = tl.where(tl.abs(t) < 0.5, before * power_minus_1(t), tl.exp2(a + t) - before)
+                    after = tl.exp2(a + t - peak - log2_total)
+                    t -= peak + log2_total
+                    v = tl.where(tl.abs(t) < 0.5, before * power_minus_1(t), after - before)
                     a = before
                 if MODE != ONLINE:
                     m += v
@@ -254,5 +279,5 @@ def sweep(
     if MODE == POWER:
         return m / A_SCALE, b1 / (A_SCALE * A_SCALE), b2 / (A_SCALE * A_SCALE)
     if MODE == ONLINE:
-        return m + tl.log2(b1), b2, b2
+        return m, tl.log2(b1), b2
     return m, b1, b2

@@ -116,7 +116,8 @@ def kernel(
                         pair = tl.load(gram + g * gram_g + h * gram_h, mask=in_size, other=0.0).to(tl.float32)
                         product += load_head(here, h, size, column, cells) * pair[None, :]
                     square += load_head(here, g, size, column, cells) * product
-            partial += add_rows(square, ROWS)
+            # Tokens outside of the document are 0, and 0 times an infinite gram would be NaN.
+            partial += add_rows(tl.where(in_document[:, None], square, 0.0), ROWS)
         total += partial
     at = (document.to(tl.int64) * kv_heads + k) * size + j
     tl.store(energy + at, tl.sum(total, 0), mask=in_size)

@@ -52,7 +52,13 @@ at::Tensor value_energy(
   const int64_t kv_heads = gram.size(0), size = gram.size(1);
   const auto runs = document_runs(documents, attention.size(0), count);
   const at::Tensor products = head_products(attention, kv_heads, size, runs, count);
-  return (products * pair_weights(gram, at::kDouble)).sum({2, 3}).flatten(1).to(at::kFloat);
+  const at::Tensor energy = (products * pair_weights(gram, at::kDouble)).sum({2, 3}).flatten(1).to(at::kFloat);
+  std::vector<bool> has_tokens(count);
+  for (const Run& run : runs)
+    if (run.document >= 0) has_tokens[run.document] = true;
+  for (int64_t document = 0; document < count; document++)
+    if (!has_tokens[document]) energy[document].zero_();  // 0 times an infinite gram is NaN
+  return energy;
 }
 
 at::Tensor value_gram(const at::Tensor& weight, int64_t kv_heads, int64_t size) {

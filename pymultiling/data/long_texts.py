@@ -10,6 +10,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from pymultiling.data.bpe_prefixes import beginning_of_same_tokens, merges_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -29,10 +31,12 @@ def cut_text(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
     depend on what follows. An added token that is cut, such as <table>, may be taken for several words, so the end of
     its length does not count either.
 
-    Other tokenizers are cut between two characters that stand side by side in no token of the vocabulary. So no token
-    crosses the cut, and the tokens of both sides are those of the text.
+    Tokenizers that merge pairs (BPE) are cut where it makes no difference to the first tokens which of the tokens that
+    the vocabulary allows there crosses the cut (bpe_prefixes.py). Others are cut between two characters that stand side
+    by side in no token of the vocabulary. So no token crosses the cut, and the tokens of both sides are those of the
+    text.
 
-    If there is no such place, the text is returned whole, and so it is for tokenizers that do not tell words.
+    If no place is found, the text is returned whole, and so it is for tokenizers that are not fast.
 
     Args:
         text: the text.
@@ -41,31 +45,45 @@ def cut_text(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
     """
     size = CHARACTERS * count
     while getattr(tokenizer, "is_fast", False) and 2 * size < len(text):
-        stop = _place_to_cut(text, size, tokenizer)
-        encoded = tokenizer(text[:stop], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        words, ends = encoded.word_ids(), [end for _, end in encoded["offset_mapping"]]
-        last_word = max((word for word in words if word is not None), default=0)
-        if last_word <= WORDS:
-            certain = len(words) if _are_parted(text[stop - 1 : stop + 1], tokenizer) else 0
-        elif text[stop - 1].isdigit() and text[stop].isdigit():  # some tokenizers group digits from the right
-            certain = 0
-        else:
-            last_end = stop - max(map(len, tokenizer.get_added_vocab()), default=0)
-            is_certain: list[bool] = [
-                (word or 0) <= last_word - WORDS and end <= last_end for word, end in zip(words, ends)
-            ]
-            certain = is_certain.index(False)  # the last word is not
-        if certain > count:
+        if (stop := _end_of_certain_words(text, size, tokenizer, count)) is not None:
+            return text[:stop]
+        if (stop := beginning_of_same_tokens(text, size, tokenizer, count)) is not None:
             return text[:stop]
         size *= 4
     return text
 
 
+def _end_of_certain_words(text: str, size: int, tokenizer: PreTrainedTokenizerBase, count: int) -> int | None:
+    """Returns a place up to `size` before which words have more than `count` tokens that are certain, or None."""
+    merges = merges_of(tokenizer)
+    if merges is not None and not merges.parts_words:
+        return None
+    stop = _place_to_cut(text, size, tokenizer)
+    encoded = tokenizer(text[:stop], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    words, ends = encoded.word_ids(), [end for _, end in encoded["offset_mapping"]]
+    last_word = max((word for word in words if word is not None), default=0)
+    if last_word <= WORDS:
+        is_parted = merges is None and _are_parted(text[stop - 1 : stop + 1], tokenizer)
+        certain = len(words) if is_parted else 0
+    elif text[stop - 1].isdigit() and text[stop].isdigit():  # some tokenizers group digits from the right
+        certain = 0
+    else:
+        last_end = stop - max(map(len, tokenizer.get_added_vocab()), default=0)
+        is_certain: list[bool] = [
+            (word or 0) <= last_word - WORDS and end <= last_end for word, end in zip(words, ends)
+        ]
+        certain = is_certain.index(False)  # the last word is not
+    return stop if certain > count else None
+
+
 def _place_to_cut(text: str, size: int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Returns a place from size / 2 to size: where no token crosses, else at a space, else `size`."""
+    """Returns a place from size / 2 to size: where no token crosses, else at a space, else `size`.
+
+    Where no token crosses is not asked of tokenizers that merge pairs: bpe_prefixes.py looks for it in less time.
+    """
     tried: set[str] = set()
     spaces = [stop for stop in range(size, size // 2, -1) if text[stop] == " " and not text[stop - 1].isspace()]
-    for stop in chain(spaces, range(size, size // 2, -1)):
+    for stop in chain(spaces, range(size, size // 2, -1)) if merges_of(tokenizer) is None else ():
         pair = text[stop - 1 : stop + 1]
         if pair not in tried and _are_parted(pair, tokenizer):
             return stop

@@ -158,12 +158,14 @@ def test_padding_is_not_read():
     assert all(map(torch.equal, emulated.qk_importance(problem), expected))
 
 
-@pytest.mark.parametrize("length, token", [(12, 5), (70, 50)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("length, token", [(12, 5), (12, 0), (70, 50)])
 @pytest.mark.parametrize("argument", [0, 1])
-def test_nan_shows_in_the_importance_of_its_document(argument, length, token):
+def test_an_infinity_or_nan_shows_in_the_importance_of_its_document(argument, length, token, value):
+    """Also in a row of a single key, and where a score of -inf would hide the key."""
     case = Case(length=length, size=32)
     problem = make_problem(case)
-    problem[argument][0, 0, token, 2] = torch.nan
+    problem[argument][0, 0, token, 2] = value
     q_importance, k_importance = emulated.qk_importance(problem)
     assert q_importance[0, : case.size].isnan().all() and k_importance[0, : case.size].isnan().all()
     assert q_importance[1].isfinite().all() and k_importance[1].isfinite().all()

@@ -1,5 +1,6 @@
 """A long text that is cut before it is tokenised keeps the tokens of the whole text, for tokenizers of all kinds."""
 
+import json
 import random
 from functools import cache
 
@@ -8,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pymultiling import demo_model
+from pymultiling.data.bpe_prefixes import beginning_of_same_tokens
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.data.long_texts import CHARACTERS, cut_text
@@ -37,6 +39,7 @@ def texts() -> dict[str, str]:
         "zh": "".join(demo_model.heldout()["zh"][:60]),
         "noise": "".join(generator.choices("ab \u00e9e\u0301<table>0123456789.,\n\u2581", k=4000)),
         "digits": "".join(generator.choices("0123456789", k=4000)),
+        "letters": "".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=4000)),
         "one letter": "a" * 4000,
         "spaces": " " * 3000 + "b",
     }
@@ -74,6 +77,47 @@ def test_the_tokens_that_are_kept_are_those_of_the_whole_text(kind):
         cut[name] = len(part) <= CHARACTERS * COUNT * 4
     assert cut["de"] and cut["ru"] and cut["hi"], cut
     assert cut["zh"], cut
+    assert cut["letters"] or not isinstance(tokenizer(kind).backend_tokenizer.model, models.BPE), cut
+
+
+def test_characters_that_become_bytes_are_cut_too():
+    """As Gemma's tokenizer spells characters that its vocabulary lacks."""
+    settings = json.loads(tokenizer("gemma: BPE over the whole text").backend_tokenizer.to_str())["model"]
+    vocabulary, merges = settings["vocab"], [tuple(merge) for merge in settings["merges"]]
+    for byte in range(256):
+        vocabulary.setdefault(f"<0x{byte:02X}>", len(vocabulary))
+    raw = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw)
+    text = "".join(random.Random(0).choices("abc" + "".join(map(chr, range(0x4E00, 0x9FA5))), k=4000))
+    part = cut_text(text, fast, COUNT)
+    kept, whole = fast(part)["input_ids"], fast(text)["input_ids"]
+    assert len(part) <= CHARACTERS * COUNT < len(text)
+    assert kept[:COUNT] == whole[:COUNT] and set(whole[:COUNT]) & {vocabulary[f"<0x{byte:02X}>"] for byte in range(256)}
+
+
+def test_a_beginning_has_the_first_tokens_of_the_text_whatever_the_merges():
+    """Drawn merges of two letters, in any order: that of a pair may come before those of its parts.
+
+    Texts are cut at a place only if all ends of tokens that the vocabulary allows there have the same first tokens.
+    """
+    generator, cut = random.Random(0), 0
+    for _ in range(25):
+        vocabulary, merges = ["a", "b"], []
+        while len(merges) < 12:
+            left, right = generator.choices(vocabulary, k=2)
+            if len(left + right) <= 6 and left + right not in vocabulary:
+                vocabulary.append(left + right)
+                merges.insert(generator.randint(0, len(merges)), (left, right))
+        raw = Tokenizer(models.BPE({token: number for number, token in enumerate(vocabulary)}, merges))
+        fast = PreTrainedTokenizerFast(tokenizer_object=raw)
+        for _ in range(5):
+            text = "".join(generator.choices("ab", weights=(3, 1), k=120))
+            whole = fast(text)["input_ids"]
+            for size in range(14, 60, 3):
+                place = beginning_of_same_tokens(text, size, fast, 3)
+                assert place is None or fast(text[:place])["input_ids"][:3] == whole[:3]
+                cut += place is not None
+    assert cut > 500
 
 
 def test_short_texts_and_tokenizers_that_tell_no_words_are_left_alone():

@@ -88,6 +88,16 @@ def test_nan_stays_in_its_neuron(backend):
     assert energy.isnan().nonzero().tolist() == [[0, 1 * 5 + 3]]
 
 
+def test_an_infinite_gram_makes_its_neuron_infinite_where_there_are_tokens(backend):
+    """Two heads of a key head. Zeros beside the tokens, times infinity, are no part of the sum."""
+    gram, ids = torch.ones(2, 5, 2, 2), torch.tensor([0, 2, 2, -1])
+    gram[1, 3] = torch.inf
+    energy = value_energy(torch.ones(4, 2 * 2 * 5), gram, ids, 4, backend=backend)
+    expected = 4.0 * torch.tensor([1, 0, 2, 0])[:, None].expand(-1, 10)
+    expected[[0, 2], 5 + 3] = torch.inf
+    assert torch.equal(energy, expected)
+
+
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
 def test_on_a_gpu_an_index_out_of_range_is_padding(backend, unchecked_values):
     ids, gram = torch.tensor([0, 7, 2, -2, 2**32, 1]), torch.ones(1, 3, 2, 2)

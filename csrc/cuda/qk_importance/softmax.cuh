@@ -27,7 +27,7 @@ struct RunningSoftmax {
 PML_DEVICE float highest(float a, float b) { return a > b ? a : b; }
 
 // Computes the attention scores of a query set's rows and GROUP keys from `first` on, times log2(e). They are HIDDEN
-// where a query does not attend to the key. A lane reads 8 dimensions at once, in an order that is the same for queries
+// where a query does not attend to the key, and NaN where they are infinite: no softmax can weigh those. A lane reads 8 dimensions at once, in an order that is the same for queries
 // and keys.
 PML_DEVICE void compute_scores(
     const Problem& problem, const Bfloat16* const (&query)[2], const int (&i)[2], const bool (&exists)[2],
@@ -67,7 +67,7 @@ PML_DEVICE void compute_scores(
         const int key = 8 * step + x;
         const bool visible = (valid >> key & 1) != 0 && uint32_t(distance - key) < uint32_t(problem.window);
         float& score = scores[step][2 * h + x];
-        score = visible ? score * problem.scale : HIDDEN;
+        score = visible ? multiply_add(0.0f, score, score * problem.scale) : HIDDEN;
       }
   }
 }
@@ -145,7 +145,10 @@ PML_DEVICE void softmax(const Problem& problem, Shared& shared, const Scratch& s
       combined.total += part[1] * power_of_2(part[0] - maximum);
       count += part[2];
     }
-    shared.rows[set_index][row] = {combined.maximum + log2_of(combined.total), 0.0f, int(count)};
+    const float log2_sum = combined.maximum + log2_of(combined.total);
+    // Rows of a single key are left out, because A' = A = 1. If its score is infinite or NaN, so is the result.
+    const bool is_nan = log2_sum != log2_sum;
+    shared.rows[set_index][row] = {log2_sum, 0.0f, is_nan && count == 1.0f ? 2 : int(count)};
   }
   sync_block();
 }

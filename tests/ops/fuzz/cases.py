@@ -143,6 +143,7 @@ class Normed:
     columns: bool = False
     count: int = 2
     grouped: str = "no"
+    weight_kind: str = "normal"
     numbers: Numbers = field(default_factory=Numbers)
     operator: str = "normed_energy"
 
@@ -150,7 +151,8 @@ class Normed:
         inputs = self.kv_heads * self.group * self.size
         x = self.numbers.tensor(0, self.tokens, inputs)
         others = replace(self.numbers, kind="normal", factor=0)
-        output, weight = others.tensor(1, self.tokens, self.outputs), others.tensor(2, self.outputs, inputs)
+        output = others.tensor(1, self.tokens, self.outputs)
+        weight = others.tensor(2, self.outputs, inputs, kind=self.weight_kind)
         multiplier = others.tensor(3, self.outputs)
         grams = (
             value_gram(w, self.kv_heads, self.size, backend="torch")

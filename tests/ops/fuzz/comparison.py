@@ -29,15 +29,7 @@ def supports(case: Case, backend: KernelBackend) -> bool:
         )  # in float32, in which Triton's kernel squares
         if not points.isfinite().all() or (backend == "triton" and not squares_fit):
             return False
-    if isinstance(case, Qk) and backend == "triton" and _is_beyond_triton(case):
-        return False
     return why_unsupported(OPERATORS[case.operator], backend, case.arguments()) is None
-
-
-def _is_beyond_triton(case: Qk) -> bool:
-    """Returns whether Triton's kernels differ: they round more attention scores by more than 1, and see infinities."""
-    extreme_cap = case.softcap is not None and not 1 <= case.softcap <= 100
-    return extreme_cap or case.numbers.kind == "infinite" or case.arguments()[0].largest_score() > 2.0**24
 
 
 def compare(case: Case, backend: KernelBackend) -> None:
@@ -45,7 +37,8 @@ def compare(case: Case, backend: KernelBackend) -> None:
 
     Both are compared with the exact result, in float64. An infinity or NaN of the exact result must be the same in the
     kernel's, unless plain PyTorch has another number that is not finite. Where plain PyTorch overflows, or the exact
-    result is too large for the result's dtype, the kernel may overflow too.
+    result is too large for the result's dtype, the kernel may overflow too. Of infinite weights only where numbers are
+    not finite is compared: whether they are infinite or NaN depends on the order of sums and products.
     """
     operator = OPERATORS[case.operator]
     assert operator.budget is not None
@@ -62,7 +55,9 @@ def compare(case: Case, backend: KernelBackend) -> None:
             assert not wrong.any(), f"{name}: {int(wrong.sum())} differ: {a[wrong][:3]}, plain {p[wrong][:3]}"
             continue
         overflows = e.isfinite() & ~(e.to(p.dtype).isfinite() & p.isfinite())
-        wrong = ~e.isfinite() & ~_same(a, e) & (_same(p, e) | a.isfinite())
+        wrong = ~e.isfinite() & a.isfinite()
+        if "infinite" not in (getattr(case, "gram_kind", None), getattr(case, "weight_kind", None)):
+            wrong |= ~e.isfinite() & ~_same(a, e) & _same(p, e)
         assert not wrong.any(), f"{name}: {a[wrong][:3]}, plain {p[wrong][:3]}, exact {e[wrong][:3]}"
         compared = e.isfinite() & ~(overflows & ~a.isfinite())
         a, p, e = (torch.where(compared, x, 0) for x in (a, p, e))

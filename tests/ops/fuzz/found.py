@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Qk
+from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.ops.fuzz.tensors import Numbers
 
 FOUND: list[Case] = [
@@ -32,4 +32,13 @@ FOUND: list[Case] = [
     Qk(size=3, rotated=None, plain=False, softcap=50.0, numbers=Numbers(kind="integers", factor=2)),
     # Equal keys leave nothing but rounding errors of a change that is 0.
     Qk(length=17, size=4, numbers=Numbers(kind="equal")),
+    # Triton took a score of -inf for a hidden key, and left out rows of a single key, and infinite changes under a cap.
+    Qk(length=2, size=2, rotated=None, plain=False, numbers=Numbers(3, kind="infinite")),
+    Qk(length=2, size=2, rotated=None, window=1, numbers=Numbers(3, kind="infinite")),
+    Qk("qk_estimate", length=2, size=2, rotated=None, softcap=2.0, numbers=Numbers(3, kind="infinite")),
+    # Zeros times an infinite gram: of other pairs of heads and of documents without tokens in C++, of tokens of other
+    # documents in Triton.
+    Value(tokens=5, count=3, gram_kind="infinite", numbers=Numbers(1)),
+    Value(tokens=0, count=1, gram_kind="infinite"),
+    Normed(tokens=5, count=3, weight_kind="infinite", numbers=Numbers(1)),
 ]

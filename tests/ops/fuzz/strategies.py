@@ -106,7 +106,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Case]] = {
         size=head_sizes,
         count=counts,
         grouped=grouped,
-        gram_kind=st.sampled_from(["normal", "integers", "zero"]),
+        gram_kind=st.sampled_from(["normal", "integers", "zero", "infinite"]),
         numbers=numbers(VALUE_KINDS, VALUE_FACTORS),
     ),
     "value_gram": st.builds(
@@ -127,6 +127,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Case]] = {
         columns=st.booleans(),
         count=counts,
         grouped=grouped,
+        weight_kind=st.sampled_from(["normal", "normal", "infinite"]),
         numbers=numbers(("normal", "integers", "zero"), (0, 0, 0, -12, -3, 1)),
     ),
     "nearest_neighbors": st.builds(

@@ -168,8 +168,8 @@ def _stays_the_same(text: str, place: int, merges: Merges) -> bool:
 
 def _read_merges(tokenizer: PreTrainedTokenizerBase) -> Merges | None:
     backend: Any = tokenizer.backend_tokenizer
-    model: Any = backend.model
-    if not isinstance(backend.model, BPE) or model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
+    model = backend.model
+    if not isinstance(model, BPE) or model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
         return None
     normalizers, pre_tokenizers = (_steps(part) for part in (backend.normalizer, backend.pre_tokenizer))
     added = tuple(token.content for token in backend.get_added_tokens_decoder().values())

@@ -27,8 +27,8 @@ struct RunningSoftmax {
 PML_DEVICE float highest(float a, float b) { return a > b ? a : b; }
 
 // Computes the attention scores of a query set's rows and GROUP keys from `first` on, times log2(e). They are HIDDEN
-// where a query does not attend to the key, and NaN where they are infinite: no softmax can weigh those. A lane reads 8 dimensions at once, in an order that is the same for queries
-// and keys.
+// where a query does not attend to the key, and NaN where they are infinite: no softmax can weigh those. A lane reads 8
+// dimensions at once, in an order that is the same for queries and keys.
 PML_DEVICE void compute_scores(
     const Problem& problem, const Bfloat16* const (&query)[2], const int (&i)[2], const bool (&exists)[2],
     const Keys& keys, int first, int lane, float (&scores)[4][4]) {

@@ -37,8 +37,8 @@ def compare(case: Case, backend: KernelBackend) -> None:
 
     Both are compared with the exact result, in float64. An infinity or NaN of the exact result must be the same in the
     kernel's, unless plain PyTorch has another number that is not finite. Where plain PyTorch overflows, or the exact
-    result is too large for the result's dtype, the kernel may overflow too. Where a gram multiplies infinities, it is only
-    compared which numbers are finite: whether the others are infinite or NaN depends on the order of sums and products.
+    result is too large for the result's dtype, the kernel may overflow too. Where a gram multiplies infinities,
+    only which numbers are finite is compared: the order of sums and products decides which of the others are NaN.
     """
     operator = OPERATORS[case.operator]
     assert operator.budget is not None

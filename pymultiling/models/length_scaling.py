@@ -133,7 +133,7 @@ def _run_on_stand_in(
     for prefix in _prefixes(module):
         long_table = vars(stand_in).get(f"{prefix}long_inv_freq")
         if long_table is not None:  # the same in all forwards; copying it to a GPU again would wait for it
-            vars(module).setdefault(f"{prefix}long_inv_freq", long_table)
+            vars(module)[f"{prefix}long_inv_freq"] = long_table
     return output
 
 

@@ -51,11 +51,12 @@ def verify(decoder: Decoder) -> Verification:
     whole = torch.ones(1, TOKENS, dtype=torch.bool)
     padded = torch.ones(3, TOKENS_OFF, dtype=torch.bool)
     padded[1, : TOKENS_OFF // 4] = False
-    with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
+    with restored_state(decoder.base_model), _eager(decoder.model):
         plan = Plan(whole, "as it is", scores=True)
         names = {module: name for name, module in decoder.model.named_modules()}
-        has_scores = _check(decoder, comparisons, plan, names)
-        _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores), names)
+        with evaluation_mode(decoder.model):
+            has_scores = _check(decoder, comparisons, plan, names)
+            _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores), names)
         if has_scores:
             _check_longer(decoder, comparisons)
     return comparisons.result()
@@ -80,7 +81,7 @@ def verify_body(decoder: Decoder, example: Any) -> Verification:
 def verify_copies(decoder: Decoder) -> Verification:
     """Does the part of `verify` that runs on copies of layers, beyond the lengths at which attention changes."""
     comparisons = Comparisons()
-    with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
+    with restored_state(decoder.base_model), _eager(decoder.model):
         _check_longer(decoder, comparisons)
     return comparisons.result()
 
@@ -111,7 +112,8 @@ def _check_longer(decoder: Decoder, comparisons: Comparisons) -> None:
         part = Comparisons()
         try:
             trial, names = one_layer_of_each_kind(decoder, cut_to)
-            _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), "scores", scores=True), names)
+            with evaluation_mode(trial.model):
+                _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), "scores", scores=True), names)
         except (UnsupportedModel, ValueError, TypeError, RuntimeError) as error:
             # Replaced forwards may belong to the original, so that a copy does not run as it does.
             comparisons.notes.append(

@@ -110,11 +110,14 @@ def _run_apart(
     return _run_on_stand_in(module, original, args, kwargs)
 
 
-@torch.compiler.disable  # compiled code leaves out what depends on the length in any case
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _run_on_stand_in(
     module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Runs a rotation that has the tables of short documents. transformers then computes those of the batch."""
+    """Runs a rotation that has the tables of short documents. transformers then computes those of the batch.
+
+    It is not compiled, because compiled code leaves out what depends on the length in any case.
+    """
     if getattr(original, "__self__", None) is not module:  # a forward that the user has set
         with _lock:
             state = _State(module)

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.measuring.alternating import alternate, ratio
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond
-from pymultiling.probes.verification.verify import TOKENS, verify, verify_copies
+from pymultiling.probes.verification.verify import TOKENS, verify, verify_body, verify_copies
 
 PLAIN, ALL, COPIES, PLAIN_LONG = "plain", "verification", "copies", "plain, long"
 
@@ -32,7 +32,7 @@ def make_runs(decoder: Decoder) -> dict[str, Callable[[], object]]:
     """Returns {name: function}: the plain forwards, the verification, and its copies where it needs some."""
     runs: dict[str, Callable[[], object]] = {
         PLAIN: lambda: run_plain(decoder, TOKENS),
-        ALL: lambda: verify(decoder),
+        ALL: lambda: verify_body(decoder, verify(decoder).example),
     }
     length, has_long = lengths_beyond(decoder, TOKENS - MARGIN)
     if length is not None or has_long:

@@ -141,13 +141,13 @@ def _check_importance(name: str, revision: str | None, trust_remote_code: bool) 
 
     from pymultiling.models.decoder import Decoder
     from pymultiling.models.loading import load_weights
+    from pymultiling.probes.verification.entry import verification_of
     from pymultiling.probes.verification.report import CHECKS
-    from pymultiling.probes.verification.verify import verify
     from pymultiling.probes.verification.zeroing import spot_check
 
     model = load_weights(name, torch.device("cpu"), "float32", revision, trust_remote_code=trust_remote_code)
     print("\nthe model's modules compared with their weights, configuration and family, in all layers", flush=True)
-    verification = verify(Decoder(model))
+    verification = verification_of(Decoder(model))
     wrong_checks = {departure.check for departure in verification.departures}
     agreements = {
         str(check): _agreement(difference, is_right=check not in wrong_checks)

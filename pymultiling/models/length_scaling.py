@@ -6,6 +6,7 @@ of the longest batch so far for later batches.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -13,9 +14,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from pymultiling.models.attached import replace
+from pymultiling.models.blocks import Block
+
 # Documents share a batch only if they have the same group: the group of a length, and of the tokens that are added to
 # it during generation. Groups are contiguous: they part the lengths into ranges.
 LengthGroup: TypeAlias = Callable[[int, int], Hashable]
+
+_lock = threading.RLock()  # of forwards that change a rotation and put it back
 
 
 def any_length(length: int, added: int) -> Hashable:
@@ -55,20 +61,19 @@ def group_rows(lengths: Sequence[int], group: LengthGroup) -> list[list[int]]:
 
 @contextmanager
 def own_frequencies(model: nn.Module) -> Iterator[None]:
-    """Inside, the frequencies of a forward depend on its own length alone. Afterwards they are what they were."""
+    """Inside, the frequencies of a forward depend on its own length alone, and the model keeps those that it has.
+
+    Each forward of a rotation runs on a stand-in with tables of its own. So threads that measure documents of different
+    lengths, or run the model meanwhile, do not see each other's frequencies.
+    """
     if not _scalings(model):
         yield
         return
-    modules = [module for module in model.modules() if hasattr(module, "rope_type") and _prefixes(module)]
-    states = [_State(module) for module in modules]
-    handles = [module.register_forward_pre_hook(_forget_longest) for module in modules]
-    try:
+    with Block() as block:
+        for module in model.modules():
+            if hasattr(module, "rope_type") and _prefixes(module):
+                replace(block, module, "forward", None, _run_apart)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for state in states:
-            state.restore()
 
 
 def _scalings(model: nn.Module) -> list[tuple[str, int]]:
@@ -96,7 +101,46 @@ def _prefixes(module: nn.Module) -> dict[str, str]:
     return {prefix: x for prefix, x in by_prefix.items() if "dynamic" in x or x == "longrope"}
 
 
-def _forget_longest(module: nn.Module, _: tuple[Any, ...]) -> None:
+def _run_apart(
+    module: nn.Module, original: Callable[..., Any], items: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    is_dynamic = any("dynamic" in rope_type for rope_type in _prefixes(module).values())
+    if torch.compiler.is_compiling() and not is_dynamic:
+        return original(*args, **kwargs)  # "longrope" chooses its table in each forward, and one graph computes it
+    return _run_on_stand_in(module, original, args, kwargs)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _run_on_stand_in(
+    module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Runs a rotation that has the tables of short documents. transformers then computes those of the batch.
+
+    It is not compiled, because compiled code leaves out what depends on the length in any case.
+    """
+    if getattr(original, "__self__", None) is not module:  # a forward that the user has set
+        with _lock:
+            state = _State(module)
+            try:
+                _forget_longest(module)
+                return original(*args, **kwargs)
+            finally:
+                state.restore()
+    stand_in = nn.Module.__new__(type(module))
+    vars(stand_in).update(vars(module))
+    # longrope overwrites its table, and dynamic puts another one in its place.
+    buffers = {name: None if table is None else table.clone() for name, table in module._buffers.items()}
+    vars(stand_in).update(_buffers=buffers, _non_persistent_buffers_set=set(module._non_persistent_buffers_set))
+    _forget_longest(stand_in)
+    output = original.__func__(stand_in, *args, **kwargs)  # type: ignore[attr-defined]
+    for prefix in _prefixes(module):
+        long_table = vars(stand_in).get(f"{prefix}long_inv_freq")
+        if long_table is not None:  # the same in all forwards; copying it to a GPU again would wait for it
+            vars(module)[f"{prefix}long_inv_freq"] = long_table
+    return output
+
+
+def _forget_longest(module: nn.Module) -> None:
     """Sets the tables of "dynamic" to those of short documents. transformers then computes those of the batch."""
     for prefix, rope_type in _prefixes(module).items():
         if "dynamic" in rope_type:

@@ -56,7 +56,7 @@ class ActivationProbe:
                 f"the FFN's activation is {self.decoder.activation!r}; looked for one of "
                 f"{', '.join(SIGN_PRESERVING_ACTIVATIONS)}"
             )
-        require_verified(self.decoder, ("ffn", "product"))
+        require_verified(self.decoder, ("body", "ffn", "ffn once", "product"))
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
         """Counts for every neuron in how many of the positions `counted` it is active, and waits for the counts.

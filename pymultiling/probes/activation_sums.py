@@ -20,6 +20,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
 from pymultiling.probes.verification.entry import require_verified
+from pymultiling.probes.verification.report import Check
 from pymultiling.runtime.device_copies import sums_device, to_device
 
 
@@ -40,7 +41,8 @@ class ActivationSumProbe:
     def __init__(self, model: nn.Module, sites: str | Iterable[str] = SITES):
         self.decoder, self.sites = Decoder(model), check_sites(sites)
         self.decoder.require_weights()
-        require_verified(self.decoder, cast("tuple[Site, ...]", self.sites))
+        once = cast("list[Check]", [f"{site} once" for site in self.sites])
+        require_verified(self.decoder, ["body", *cast("tuple[Site, ...]", self.sites), *once])
         self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
 
     def zero_sums(self, device: torch.device | None = None) -> dict[str, Tensor]:

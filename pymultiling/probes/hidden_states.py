@@ -59,7 +59,7 @@ class SentenceMeanProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
-        require_verified(self.decoder, ("layers",))
+        require_verified(self.decoder, ("layers", "body"))
         if any(is_linear(module) for module in self.decoder.final_modules):
             raise UnsupportedModel(
                 f"{type(model).__name__} projects its last hidden states to another width: they cannot be compared "
@@ -125,7 +125,7 @@ class TopTokenProbe:
         self.decoder = Decoder(model)
         head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
-        require_verified(self.decoder, ("layers",))
+        require_verified(self.decoder, ("layers", "body"))
         if head is None:
             raise UnsupportedModel(
                 f"looked for a language-model head in {type(model).__name__}: load the model with AutoModelForCausalLM"

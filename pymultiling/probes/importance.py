@@ -121,9 +121,11 @@ class ImportanceProbe:
         self._weight_products.clear()
 
     def _needed_checks(self) -> Iterator[Check]:
-        needs: dict[str, tuple[Check, ...]] = {"q": ("q", "k", "scores"), "k": ("q", "k", "scores"), "v": ("v", "o")}
+        scores: tuple[Check, ...] = ("q", "k", "q once", "k once", "scores")
+        needs: dict[str, tuple[Check, ...]] = {"q": scores, "k": scores, "v": ("v", "o", "v once", "o once", "values")}
+        yield "body"
         for site in self.sites:
-            yield from needs.get(site, (cast("Check", site),))
+            yield from needs.get(site, cast("tuple[Check, ...]", (site, f"{site} once")))
         if "ffn" in self.sites and any(self._is_fused(layer) for layer in self.decoder.layers):
             yield "product"
 
@@ -199,7 +201,7 @@ class ImportanceProbe:
         self._count = input_ids.shape[0]
         self._valid = valid
         self._documents = BatchDocuments.of_rows(valid, is_full=bool(mask.all()))
-        self._values: dict[str, dict[int, Tensor]] = {site: {} for site in self.sites}
+        self._values: dict[str, dict[int, Tensor]] = {site: _SeenOnce(site) for site in self.sites}
         with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, mask)
         del self._valid, self._documents  # a recording's memory must not stay in use
@@ -369,6 +371,22 @@ class ImportanceProbe:
         """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
         energy = column_energy(x.flatten(0, -2), self._documents.on(x.device))
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])
+
+
+class _SeenOnce(dict[int, Tensor]):
+    """The values of a site by layer. A second call of a module would replace those of the first."""
+
+    def __init__(self, site: str):
+        super().__init__()
+        self._site = site
+
+    def __setitem__(self, layer: int, values: Tensor) -> None:
+        if layer in self:
+            raise UnsupportedModel(
+                f"site {self._site} of layer {layer} was seen twice in one forward: the model runs this layer's "
+                "modules more than once"
+            )
+        super().__setitem__(layer, values)
 
 
 def _select_rows(input_ids: Tensor, mask: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,8 @@
 """Rotations that depend on the longest document of a batch: each document is measured as if it were alone."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -122,7 +125,82 @@ def test_batches_hold_documents_of_one_group():
     assert length_group(tiny_model("llama"))(5, 0) == length_group(tiny_model("llama"))(500, 0)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_threads_with_documents_of_other_lengths_do_not_share_frequencies(kind, frequent_switches):
+    """One thread runs the model as it is, whose frequencies stay those of its own documents."""
+    model, lengths = make_model(kind), (30, 5, 13)
+    batches = [tiny_batch((length,)) for length in lengths]
+    expected = [pml.importance(make_model(kind), **batch) for batch in batches]
+    with torch.no_grad():
+        logits = model(**batches[0]).logits
+    before = frequencies(model)
+
+    def measure(number):
+        return [pml.importance(model, **batches[number]) for _ in range(10)]
+
+    def run(_):
+        with torch.no_grad():
+            return [model(**batches[0]).logits for _ in range(30)]
+
+    with ThreadPoolExecutor(4) as pool:
+        plain = pool.submit(run, 0)
+        results = list(pool.map(measure, range(len(batches))))
+    for all_values, right in zip(results, expected):
+        assert all(torch.equal(values[site], right[site]) for values in all_values for site in right)
+    assert all(torch.equal(each, logits) for each in plain.result())
+    after = frequencies(model)
+    assert torch.equal(before[0], after[0]) and before[1] == after[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_blocks_that_end_in_another_order_leave_the_frequencies_as_they_were(kind):
+    model = make_model(kind)
+    before = frequencies(model)
+    first, second = own_frequencies(model), own_frequencies(model)
+    first.__enter__()
+    model(**tiny_batch((30,)))
+    second.__enter__()
+    first.__exit__(None, None, None)
+    model(**tiny_batch((20,)))
+    second.__exit__(None, None, None)
+    after = frequencies(model)
+    assert torch.equal(before[0], after[0]) and before[1] == after[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_a_forward_in_another_thread_leaves_stays(kind):
+    model, other = make_model(kind), make_model(kind)
+    other(**tiny_batch((30,)))
+    with own_frequencies(model), ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.no_grad()(model), **tiny_batch((30,))).result()
+        model(**tiny_batch((5,)))
+    assert torch.equal(frequencies(model)[0], frequencies(other)[0])
+    assert frequencies(model)[1] == frequencies(other)[1]
+
+
+@pytest.fixture
+def frequent_switches():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_a_rotation_with_a_forward_of_the_users_is_as_it_was():
+    model, batch = make_model("dynamic"), tiny_batch((30,))
+    expected = pml.importance(model, **batch)
+    rotary = model.model.rotary_emb
+    forward = rotary.forward
+    rotary.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    before = frequencies(model)
+    values = pml.importance(model, **batch)
+    assert all(torch.equal(values[site], expected[site]) for site in expected)
+    assert torch.equal(before[0], frequencies(model)[0]) and before[1] == frequencies(model)[1]
+
+
 def test_other_models_are_not_touched():
     model = tiny_model("gemma3_text")
     with own_frequencies(model):
-        assert not any(module._forward_pre_hooks for module in model.modules())
+        assert not any("forward" in vars(module) for module in model.modules())

@@ -12,4 +12,6 @@ PRODUCT = (
     "fused=False where only the activation differs"
 )
 OPERATOR = "report the model and its dtype; importance can be measured with fused=False"
+BODY = "give the base model instead (model.base_model), if its own forward is to be measured"
+ONCE = "use transformers' own forward, with modules of its own in every layer, or leave this site out"
 CALL = "use transformers' own forward, or leave this site out"

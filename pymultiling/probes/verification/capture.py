@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, cast
@@ -40,7 +42,8 @@ class LayerWatch:
         self._outputs: dict[nn.Module, Tensor] = {}  # of linear modules, after all hooks
         self._expected: dict[nn.Module, Tensor] = {}
         self._versions: dict[nn.Module, int | None] = {}  # of q, k and v: torch counts changes in place
-        self._called: set[nn.Module] = set()
+        self._calls: Counter[nn.Module] = Counter()
+        self._tokens: dict[nn.Module, int] = {}  # of the call with the fewest tokens
         self._attended: Tensor | None = None  # (B, l, H d), the input of o before hooks change it
         self._product: Tensor | None = None  # (.., N), the input of down before hooks change it
         self._scores: ScoreInputs | None = None
@@ -63,37 +66,63 @@ class LayerWatch:
         if self._plan.scores:
             listener = watch_scores(self.decoder, hooks, layer, self._keep_scores)
         hooks.before_with_keywords(layer.attention, self._forget)
-        hooks.after(layer.attention, self._check_attention)
+        hooks.after(layer.attention, self._surviving(["o"], self._check_attention))
         if isinstance(layer.ffn_parts, Experts):
-            hooks.after(layer.ffn_parts.module, self._check_experts)
+            hooks.after(layer.ffn_parts.module, self._surviving(["ffn"], self._check_experts))
         elif layer.down is not None:
             early = layer.down.register_forward_pre_hook(self._in_this_thread(self._keep_product), prepend=True)
             stack.callback(early.remove)
         if self.decoder.family.ffn:
-            hooks.after(layer.ffn, self._check_ffn)
+            hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
-            hooks.after(layer.down or layer.ffn, self._check_product)
+            hooks.after(layer.down or layer.ffn, self._surviving(["product"], self._check_product))
         if self._is_plain:
-            for norm, check in ((layer.attention_norm, "o"), (layer.ffn_norm, "ffn")):
+            norms: tuple[tuple[nn.Module | None, Check], ...] = ((layer.attention_norm, "o"), (layer.ffn_norm, "ffn"))
+            for norm, check in norms:
                 if norm is not None:
-                    hooks.after(norm, self._check_norm(norm, cast("Check", check)))
+                    hooks.after(norm, self._surviving([check], self._check_norm(norm, check)))
         return listener
 
     def finish(self) -> None:
-        """Reports modules that were not called. It is called after the forward."""
+        """Reports modules that were not called, or not once with every token. It is called after the forward."""
         for module, checks in self._linear_modules().items():
-            if module not in self._called:
+            if module not in self._calls:
                 for check in checks:
                     self._comparisons.depart(
                         check,
                         f"the model's forward does not call {self._names[module]}, so that hooks do not see its "
                         "neurons: use transformers' own forward, or leave this site out",
                     )
+            for check in checks:
+                self._report_calls(check, module)
         experts = self.layer.experts
-        if experts is not None and experts.module not in self._called:
-            self._comparisons.depart(
-                "ffn", f"the model's forward does not call {self._names[experts.module]}: leave ffn out"
-            )
+        if experts is not None:
+            if experts.module not in self._calls:
+                self._comparisons.depart(
+                    "ffn", f"the model's forward does not call {self._names[experts.module]}: leave ffn out"
+                )
+            self._report_calls("ffn", experts.module)
+
+    def _report_calls(self, check: Check, module: nn.Module) -> None:
+        """Reports a module that is called several times, of which a probe would keep the last, or with some tokens."""
+        calls, tokens, all_tokens = self._calls[module], self._tokens.get(module), self._plan.valid.numel()
+        how = f"{calls} times" if calls > 1 else f"with {tokens} of {all_tokens} tokens"
+        if calls > 1 or (calls == 1 and tokens != all_tokens):
+            subject = f"the model's forward calls {self._names[module]} {how}, and not once with every token"
+            self._comparisons.depart(cast("Check", f"{check} once"), f"{subject}: {advice.ONCE}")
+
+    def _count(self, module: nn.Module, x: Tensor) -> None:
+        self._calls[module] += 1
+        self._tokens[module] = min(x[..., 0].numel(), self._tokens.get(module, sys.maxsize))
+
+    def _surviving(self, checks: list[Check], hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a hook whose errors fail these checks."""
+
+        def guarded(module: nn.Module, *arguments: Any) -> Any:
+            with self._comparisons.surviving(checks, self._names[module]):
+                return hook(module, *arguments)
+
+        return guarded
 
     def _linear_modules(self) -> dict[Linear, dict[Check, Projection | None]]:
         """Returns {module: {check: projection whose outputs belong to it, or None for all outputs}}."""
@@ -121,7 +150,7 @@ class LayerWatch:
         """Returns a hook before all others, which sees the input and the output of the module's own forward."""
 
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._called.add(module)
+            self._count(module, args[0])
             if not self._is_plain:
                 return
             expected = plain_output(module, args[0])
@@ -172,7 +201,8 @@ class LayerWatch:
         if self._is_plain and self.decoder.family.clip is None:
             self._check_in_place(name)
         if self._plan.scores:
-            self._check_scores(name)
+            with self._comparisons.surviving(["scores"], name):
+                self._check_scores(name)
         if self._plan.kind != "scores" and layer.o in self._outputs:
             self._check_sublayer("o", name, layer.o, _first(output), args)
 
@@ -198,18 +228,21 @@ class LayerWatch:
         BLOOM's sublayers add the residual, their second argument.
         """
         own = self._outputs[linear]
+        subject = f"{name} does not return the output of {self._names[linear]}"
         if own is output:
             self._comparisons.agree(check)
+            return
+        if own.numel() != output.numel():  # the last of several calls, or some of the tokens
+            self._comparisons.depart(check, f"{subject}: {advice.OUTPUT}")
             return
         norms = same_norms(own, output)
         residual = args[1] if len(args) > 1 else None
         if isinstance(residual, Tensor) and residual.shape == output.shape and not self.decoder.family.ffn_alone:
             norms = same_norms(own, output, residual)
-        subject = f"{name} does not return the output of {self._names[linear]}"
         self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
 
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._called.add(module)
+        self._count(module, args[0])
         experts = self.layer.experts
         self._outputs[module] = output
         if experts is None or not self._is_plain or attached_changes(experts):

@@ -14,12 +14,13 @@ from pymultiling.models.blocks import with_blocks
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES, Site
-from pymultiling.probes.verification.fingerprint import fingerprint
+from pymultiling.probes.verification.fingerprint import fingerprint, outer_fingerprint
 from pymultiling.probes.verification.report import Check, Verification
-from pymultiling.probes.verification.verify import verify
+from pymultiling.probes.verification.verify import verify, verify_body
 
-# {base model: (its fingerprint, what was found)}
+# {base model: (its fingerprint, what was found)}, and {model: the same of what it gives its base model}
 _verifications: WeakKeyDictionary[nn.Module, tuple[int, Verification]] = WeakKeyDictionary()
+_bodies: WeakKeyDictionary[nn.Module, tuple[int, Verification]] = WeakKeyDictionary()
 _lock = threading.RLock()
 _is_off: ContextVar[bool] = ContextVar("pymultiling_verification_is_off", default=False)
 
@@ -57,12 +58,16 @@ def verification_of(decoder: Decoder) -> Verification:
     """
     now = fingerprint(decoder)
     with _lock:  # a second thread takes what the first one finds
-        earlier = _verifications.get(decoder.base_model)
-        if earlier is not None and earlier[0] == now:
-            return earlier[1]
-        verification: Verification = with_blocks((), verify)(decoder)
-        _verifications[decoder.base_model] = now, verification
-        return verification
+        base = _verifications.get(decoder.base_model)
+        if base is None or base[0] != now:
+            base = _verifications[decoder.base_model] = now, with_blocks((), verify)(decoder)
+        if decoder.model is decoder.base_model:
+            return base[1]
+        now = hash((now, outer_fingerprint(decoder)))
+        body = _bodies.get(decoder.model)
+        if body is None or body[0] != now:
+            body = _bodies[decoder.model] = now, with_blocks((), verify_body)(decoder, base[1].example)
+        return base[1] + body[1]
 
 
 def sites_of_sets(sets: Iterable[NeuronSet | None]) -> tuple[Site, ...]:

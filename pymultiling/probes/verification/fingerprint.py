@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pymultiling.models.attention import PREFIX
 from pymultiling.models.decoder import Decoder
@@ -17,13 +20,34 @@ _SIMPLE = (int, float, bool, str)
 def fingerprint(decoder: Decoder) -> int:
     """Returns a number that changes with the model's structure, and not with its weights or with hooks of this package.
 
-    It covers the classes of all modules, forwards of classes and of single modules, hooks, the attention
-    implementation, dtypes, the configuration, the family, and numbers and names that attention modules hold (window,
-    scale). It does not see what modules read elsewhere, such as a function of their file that is replaced.
+    It covers the classes of all modules, forwards of classes and of single modules, functions of their files that
+    forwards of classes call, hooks, the attention implementation, dtypes, the configuration, the family, and numbers
+    and names that attentions and FFNs hold (window, scale). It does not see what modules read elsewhere, such as a
+    variable of a hook.
     """
-    parts: list[object] = [decoder.family]
+    parts: list[object] = [decoder.family, *_structure(decoder.base_model, None)]
+    for layer in decoder.layers:
+        parts += [layer.q.module.weight.dtype, layer.o.weight.device]
+        attributes = (*tuple(layer.attention.__dict__.items()), *tuple(layer.ffn.__dict__.items()))
+        parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
+    config = decoder.config
+    settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}
+    implementation = config._attn_implementation
+    own = implementation and implementation.removeprefix(PREFIX)
+    parts += [repr(settings), own, id(ALL_ATTENTION_FUNCTIONS.get(own))]
+    return hash(tuple(parts))
+
+
+def outer_fingerprint(decoder: Decoder) -> int:
+    """Returns the same for what a model has around its base model."""
+    return hash(tuple(_structure(decoder.model, decoder.base_model)))
+
+
+def _structure(model: nn.Module, left_out: nn.Module | None) -> list[object]:
+    """Returns the classes, forwards and hooks of all modules. left_out: a module that does not count."""
+    parts: list[object] = []
     classes: set[type[nn.Module]] = set()
-    modules: list[nn.Module] = [decoder.base_model]
+    modules: list[nn.Module] = [model]
     while modules:
         module = modules.pop()
         state = module.__dict__  # attributes of modules are slow
@@ -39,17 +63,26 @@ def fingerprint(decoder: Decoder) -> int:
             forward = getattr(forward, "__wrapped__", None)  # what the user has set; None if that is nothing
         if forward is not None and not _is_class_forward(module, forward) and not is_ours(forward):
             parts.append((id(forward), id(getattr(forward, "__code__", None))))
-        modules += [child for child in state["_modules"].values() if child is not None]
-    parts += sorted(id(kind.forward) for kind in classes)
-    for layer in decoder.layers:
-        parts += [layer.q.module.weight.dtype, layer.o.weight.device]
-        attributes = tuple(layer.attention.__dict__.items())
-        parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
-    config = decoder.config
-    settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}
-    implementation = config._attn_implementation
-    parts += [repr(settings), implementation and implementation.removeprefix(PREFIX)]
-    return hash(tuple(parts))
+        modules += [child for child in state["_modules"].values() if child is not None and child is not left_out]
+    functions = [function for kind in classes for function in (kind.forward, *_called_functions(kind.forward))]
+    return [*parts, *sorted(id(function) for function in functions)]
+
+
+def _called_functions(forward: Callable[..., Any]) -> list[FunctionType]:
+    """Returns the functions of its file that a forward calls by their names, and those that they call in turn."""
+    found: dict[FunctionType, None] = {}
+    waiting = [inspect.unwrap(forward)]
+    while waiting:
+        function = waiting.pop()
+        if not isinstance(function, FunctionType):
+            continue
+        for name in function.__code__.co_names:
+            called = function.__globals__.get(name)
+            if isinstance(called, FunctionType) and called not in found:
+                found[called] = None
+                if called.__globals__ is function.__globals__:
+                    waiting.append(called)
+    return list(found)
 
 
 def is_ours(hook: Callable[..., Any]) -> bool:

@@ -52,7 +52,7 @@ class OffWatch:
         self, decoder: Decoder, layer: Layer, names: dict[nn.Module, str], comparisons: Comparisons, valid: Tensor
     ):
         self._decoder, self._layer, self._names, self._comparisons = decoder, layer, names, comparisons
-        self._rows = valid.flatten().nonzero().flatten()
+        self._rows, self._tokens = valid.flatten().nonzero().flatten(), valid.numel()
         self._before: dict[nn.Module, Tensor] = {}  # inputs of o and down, outputs of q, k and v
         # What a block that is on in all threads changes is not compared.
         self._modules = [entry for entry in find_changed_modules(layer) if not _has_ours(entry[0])]
@@ -71,9 +71,19 @@ class OffWatch:
     def compare(self, hooks: Hooks) -> None:
         """Adds hooks that compare. Those that change tensors come before."""
         for module, on_input, indices in self._modules:
-            hooks.after(module, (self._check_columns if on_input else self._check_rows)(indices))
+            check = (self._check_columns if on_input else self._check_rows)(indices)
+            hooks.after(module, self._surviving([cast("Check", site) for site in indices], check))
         if self._experts is not None:
-            hooks.after(self._experts.module, self._check_experts)
+            hooks.after(self._experts.module, self._surviving(["ffn"], self._check_experts))
+
+    def _surviving(self, checks: list[Check], hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a hook whose errors fail these checks."""
+
+        def guarded(module: nn.Module, *arguments: Any) -> Any:
+            with self._comparisons.surviving(checks, self._names[module]):
+                return hook(module, *arguments)
+
+        return guarded
 
     def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._before[module] = args[0]
@@ -142,8 +152,9 @@ class OffWatch:
         self._comparisons.compare("ffn", subject, advice.OUTPUT, *expert_norms(expected, output, length))
 
     def _valid(self, x: Tensor) -> Tensor:
-        """Returns (tokens, N) without padding, whose values may be NaN."""
-        return x.flatten(0, -2)[self._rows.to(x.device)]
+        """Returns (tokens, N) without padding, whose values may be NaN. A model may leave it out itself."""
+        rows = x.flatten(0, -2)
+        return rows[self._rows.to(x.device)] if len(rows) == self._tokens else rows
 
 
 def _off(site: str, width: int, index: slice | Tensor) -> Tensor:

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.probes.verification.advice import CALL
 
 # "ffn", "q", "k", "v" and "o": the modules of a site compute what their weights say, hooks see it and can change it.
-# "scores": attention probabilities. "product": act(gate) up. "layers": a layer's output is the next layer's input.
-Check: TypeAlias = Literal["ffn", "q", "k", "v", "o", "scores", "product", "layers"]
-CHECKS: tuple[Check, ...] = ("ffn", "q", "k", "v", "o", "scores", "product", "layers")
+# "ffn once" to "o once": these modules are called once in a forward, with every token. "values": attention sums values
+# up. "scores": attention probabilities. "product": act(gate) up. "layers": a layer's output is the next layer's input.
+# "body": the model passes on to its base model what it gets.
+Check: TypeAlias = Literal[
+    "ffn",
+    "q",
+    "k",
+    "v",
+    "o",
+    "ffn once",
+    "q once",
+    "k once",
+    "v once",
+    "o once",
+    "values",
+    "scores",
+    "product",
+    "layers",
+    "body",
+]
+CHECKS: tuple[Check, ...] = get_args(Check)
 
 
 @dataclass(frozen=True)
@@ -41,11 +61,17 @@ class Verification:
         departures: what the model computes differently, in the order of the layers.
         differences: {check: largest relative difference}, of the checks that were made.
         notes: what could not be checked, a sentence each.
+        example: what the base model returns, without its tokens; None where nothing was checked.
     """
 
     departures: tuple[Departure, ...] = ()
     differences: dict[Check, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    example: Any = None
+
+    def __add__(self, other: Verification) -> Verification:
+        differences = self.differences | other.differences
+        return Verification(self.departures + other.departures, differences, self.notes + other.notes, self.example)
 
     def require(self, checks: Iterable[Check]) -> None:
         """Refuses a model at which one of these checks failed.
@@ -63,6 +89,7 @@ class Comparisons:
     """Collects comparisons on the devices on which they are made, and reads all results at once."""
 
     def __init__(self) -> None:
+        self.example: Any = None
         self.departures: list[Departure] = []
         self.notes: list[str] = []
         self._made: list[tuple[Check, str, str, Tensor]] = []
@@ -90,6 +117,17 @@ class Comparisons:
         """Adds a comparison of two tensors that are equal bit for bit, which needs no norms."""
         self._equal.add(check)
 
+    @contextmanager
+    def surviving(self, checks: Iterable[Check], name: str) -> Iterator[None]:
+        """Inside, an error of a comparison that does not fit what a module gets or returns fails these checks."""
+        try:
+            yield
+        except (UnsupportedModel, torch.OutOfMemoryError):
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            for check in checks:
+                self.depart(check, f"{name} does not work as its family says ({error}): {CALL}")
+
     def depart(self, check: Check, sentence: str) -> None:
         """Adds a failure without a size."""
         self.departures.append(Departure(check, sentence))
@@ -100,6 +138,7 @@ class Comparisons:
         self.notes += other.notes
         self._made += other._made
         self._equal |= other._equal
+        self.example = other.example or self.example
 
     def add_scores(self, other: Comparisons, where: str) -> None:
         """Adds the comparisons of attention scores that another one has made; `where` is appended to their subjects."""
@@ -123,4 +162,4 @@ class Comparisons:
             if is_wrong:
                 sentence = f"{subject} (off by {largest_wrong:.2g} of its size): {advice}"
                 departures.append(Departure(check, sentence, largest_wrong))
-        return Verification(tuple(departures), differences, tuple(self.notes))
+        return Verification(tuple(departures), differences, tuple(self.notes), self.example)

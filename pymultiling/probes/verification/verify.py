@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import change_neurons
+from pymultiling.probes.verification.body import check_body, example_of
 from pymultiling.probes.verification.capture import LayerWatch
 from pymultiling.probes.verification.off import OffWatch, neurons_off
 from pymultiling.probes.verification.plan import Plan
@@ -24,6 +26,7 @@ from pymultiling.probes.verification.report import Comparisons, Verification
 from pymultiling.probes.verification.restoring import restored_state
 from pymultiling.probes.verification.states import StatesWatch
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
+from pymultiling.probes.verification.values import ValuesWatch
 
 TOKENS = 64  # of the first forward
 TOKENS_OFF = 8  # of each document of the second forward
@@ -34,7 +37,7 @@ SEED = 0
 def verify(decoder: Decoder) -> Verification:
     """Compares what a model computes in 64 random tokens with what its weights, configuration and family say.
 
-    The first forward has one document, the second two, one of them padded on the left, with some neurons off, as
+    The first forward has one document, the second three, one of them padded on the left, with some neurons off, as
     `deactivate` switches them off. Afterwards the model is bit for bit what it was. Random numbers of the user are not
     drawn.
 
@@ -46,15 +49,31 @@ def verify(decoder: Decoder) -> Verification:
         return Verification(notes=("weights of the model are not in memory, so that nothing was checked",))
     comparisons = Comparisons()
     whole = torch.ones(1, TOKENS, dtype=torch.bool)
-    padded = torch.ones(2, TOKENS_OFF, dtype=torch.bool)
+    padded = torch.ones(3, TOKENS_OFF, dtype=torch.bool)
     padded[1, : TOKENS_OFF // 4] = False
-    with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
+    with restored_state(decoder.base_model), _eager(decoder.model):
         plan = Plan(whole, "as it is", scores=True)
         names = {module: name for name, module in decoder.model.named_modules()}
-        has_scores = _check(decoder, comparisons, plan, names)
-        _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores), names)
+        with evaluation_mode(decoder.model):
+            has_scores = _check(decoder, comparisons, plan, names)
+            _check(decoder, comparisons, replace(plan, valid=padded, kind="off", scores=has_scores), names)
         if has_scores:
             _check_longer(decoder, comparisons)
+    return comparisons.result()
+
+
+@torch.no_grad()
+def verify_body(decoder: Decoder, example: Any) -> Verification:
+    """Compares what the model gives its base model with what it gets itself. No layer runs.
+
+    Args:
+        decoder: the model.
+        example: `Verification.example` of the base model.
+    """
+    comparisons = Comparisons()
+    if example is not None:
+        with restored_state(decoder.model), evaluation_mode(decoder.model), _eager(decoder.model):
+            check_body(decoder, comparisons, example)
     return comparisons.result()
 
 
@@ -62,7 +81,7 @@ def verify(decoder: Decoder) -> Verification:
 def verify_copies(decoder: Decoder) -> Verification:
     """Does the part of `verify` that runs on copies of layers, beyond the lengths at which attention changes."""
     comparisons = Comparisons()
-    with restored_state(decoder.base_model), evaluation_mode(decoder.model), _eager(decoder.model):
+    with restored_state(decoder.base_model), _eager(decoder.model):
         _check_longer(decoder, comparisons)
     return comparisons.result()
 
@@ -78,7 +97,7 @@ def _check(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[n
         comparisons.depart("scores", str(error))
         try:
             return _check(decoder, comparisons, replace(plan, scores=False), names)
-        except (ImportError, RuntimeError, ValueError):
+        except (ImportError, UnsupportedModel):
             raise error from None  # the model cannot run with this attention at all
     comparisons.add(trial)
     return plan.scores
@@ -93,7 +112,8 @@ def _check_longer(decoder: Decoder, comparisons: Comparisons) -> None:
         part = Comparisons()
         try:
             trial, names = one_layer_of_each_kind(decoder, cut_to)
-            _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), "scores", scores=True), names)
+            with evaluation_mode(trial.model):
+                _run(trial, part, Plan(torch.ones(1, length, dtype=torch.bool), "scores", scores=True), names)
         except (UnsupportedModel, ValueError, TypeError, RuntimeError) as error:
             # Replaced forwards may belong to the original, so that a copy does not run as it does.
             comparisons.notes.append(
@@ -114,6 +134,8 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
         if plan.kind == "off":
             off_watches = [OffWatch(decoder, layer, names, comparisons, plan.valid) for layer in decoder.layers]
             early_hooks = stack.enter_context(Hooks())
+            for index, layer in enumerate(decoder.layers):
+                ValuesWatch(layer, index, names, comparisons, len(plan.valid)).change(early_hooks)
             for off_watch in off_watches:
                 off_watch.keep(early_hooks)
             stack.enter_context(change_neurons(decoder, [neurons_off(decoder)], warns_new_threads=False))
@@ -128,18 +150,38 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
         if listeners:
             listen_to_attention(hooks, decoder.config, listeners)
         states = None if plan.kind != "as it is" else StatesWatch(decoder, names, comparisons, hooks)
-        output = decoder.forward(_random_tokens(decoder, plan.valid), plan.valid.long())
+        output = _forward(decoder, plan.valid)
     if states is not None:
         states.finish(output[0])
+    if plan.kind == "off":
+        comparisons.example = example_of(output)
     for watch in watches:
         watch.finish()
+
+
+def _forward(decoder: Decoder, valid: Tensor) -> Any:
+    """Runs the model with random tokens, and returns its output.
+
+    Raises:
+        UnsupportedModel: the model, as it is, does not run in documents that are padded on the left.
+    """
+    try:
+        return decoder.forward(_random_tokens(decoder, valid), valid.long())
+    except (UnsupportedModel, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        shape = f"{len(valid)} documents of {valid.shape[1]} tokens"
+        padding = "" if valid.all() else ", one of them padded on the left, with attention_mask and position_ids"
+        raise UnsupportedModel(f"{type(decoder.model).__name__} does not run with {shape}{padding}: {error}") from error
 
 
 def _random_tokens(decoder: Decoder, valid: Tensor) -> Tensor:
     """Returns random tokens, (documents, length) int64, always the same ones."""
     vocabulary = tensor_attribute(pretrained(decoder.model).get_input_embeddings(), "weight").shape[0]
     generator = torch.Generator().manual_seed(SEED)
-    return torch.randint(vocabulary, valid.shape, generator=generator)
+    tokens = torch.randint(vocabulary, valid.shape, generator=generator)
+    tokens[-1] = tokens[0]  # the twin of `ValuesWatch`
+    return tokens
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
+from transformers.models.gemma3 import modeling_gemma3
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
@@ -114,3 +115,16 @@ def test_commands_load_it_whole(tmp_path, name):
     loaded, _ = load_model(str(tmp_path), torch.device("cpu"))
     assert type(loaded) is type(model) and difference(logits(loaded, tiny_batch()), logits(model, tiny_batch())) == 0
     assert type(load_without_weights(str(tmp_path))) is type(model)
+
+
+def test_a_mask_that_shows_later_tokens_is_named(monkeypatch):
+    """The whole model prepares the masks of its text decoder. They are compared with causal ones."""
+    model, batch = multimodal_model("Gemma3"), tiny_batch()
+
+    def see_all(config, inputs_embeds, *arguments, **options):
+        documents, tokens = inputs_embeds.shape[:2]
+        return dict.fromkeys(HALF_SLIDING["layer_types"], torch.zeros(documents, 1, tokens, tokens))
+
+    monkeypatch.setattr(modeling_gemma3, "create_causal_mask_mapping", see_all)
+    with pytest.raises(pml.UnsupportedModel, match="gives its base model another attention_mask"):
+        pml.importance(model, **batch)

@@ -100,6 +100,24 @@ def _record(
     return items[-1].output
 
 
+def _is_plain_mask(mask: object) -> bool:
+    """Whether a mask is None or (documents, tokens), and not one for each query, or one for each kind of layer."""
+    return mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)
+
+
+def _sees_as_expected(mask: object) -> bool:
+    """Whether each token of MASK sees itself and those before it, by a mask (documents, 1, queries, keys).
+
+    Models that take images too prepare such masks. They are bool, or numbers that are added to attention scores.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        return False
+    sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    is_token = torch.tensor(MASK, dtype=torch.bool, device=mask.device)
+    expected = is_token[:, None, :] & torch.ones(2, 2, dtype=torch.bool, device=mask.device).tril()
+    return torch.equal(sees[:, 0][is_token], expected[is_token])
+
+
 def _is_alike(decoder: Decoder, argument: str, expected: dict[str, Any], given: dict[str, Any]) -> bool:
     """Whether a call gives an argument as the direct call does. Embeddings may take the place of tokens.
 
@@ -114,6 +132,8 @@ def _is_alike(decoder: Decoder, argument: str, expected: dict[str, Any], given: 
         return True  # compared as embeddings
     if argument == "inputs_embeds" and ours is None and theirs is not None:
         ours = pretrained(decoder.model).get_input_embeddings()(expected["input_ids"])
+    if argument == "attention_mask" and not _is_plain_mask(theirs):
+        return all(map(_sees_as_expected, theirs.values() if isinstance(theirs, dict) else (theirs,)))
     if ours is None or theirs is None:
         return ours is theirs
     return isinstance(theirs, Tensor) and ours.shape == theirs.shape and torch.equal(ours, theirs.to(ours))

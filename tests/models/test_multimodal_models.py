@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import transformers
-from transformers.models.gemma3 import modeling_gemma3
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.loading import load_model, load_without_weights
+from pymultiling.probes.verification.body import sees_as_expected
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
 from tests.support.anatomy import zero_neuron
@@ -117,14 +117,20 @@ def test_commands_load_it_whole(tmp_path, name):
     assert type(load_without_weights(str(tmp_path))) is type(model)
 
 
-def test_a_mask_that_shows_later_tokens_is_named(monkeypatch):
-    """The whole model prepares the masks of its text decoder. They are compared with causal ones."""
-    model, batch = multimodal_model("Gemma3"), tiny_batch()
+CAUSAL = torch.tensor([[[1, 0], [1, 1]], [[0, 0], [0, 1]]], dtype=torch.bool)[:, None]
 
-    def see_all(config, inputs_embeds, *arguments, **options):
-        documents, tokens = inputs_embeds.shape[:2]
-        return dict.fromkeys(HALF_SLIDING["layer_types"], torch.zeros(documents, 1, tokens, tokens))
 
-    monkeypatch.setattr(modeling_gemma3, "create_causal_mask_mapping", see_all)
-    with pytest.raises(pml.UnsupportedModel, match="gives its base model another attention_mask"):
-        pml.importance(model, **batch)
+@pytest.mark.parametrize(
+    "mask, is_right",
+    [
+        (CAUSAL, True),
+        (torch.where(CAUSAL, 0.0, torch.finfo(torch.float32).min), True),
+        (CAUSAL | torch.eye(2, dtype=torch.bool), True),  # a query of padding may see anything
+        (torch.ones_like(CAUSAL), False),
+        (torch.zeros(2, 1, 2, 2), False),
+        (CAUSAL[:, 0], False),
+    ],
+    ids=str,
+)
+def test_prepared_masks_are_compared_with_causal_ones(mask, is_right):
+    assert sees_as_expected(mask) == is_right

@@ -105,7 +105,7 @@ def _is_plain_mask(mask: object) -> bool:
     return mask is None or (isinstance(mask, Tensor) and mask.ndim == 2)
 
 
-def _sees_as_expected(mask: object) -> bool:
+def sees_as_expected(mask: object) -> bool:
     """Whether each token of MASK sees itself and those before it, by a mask (documents, 1, queries, keys).
 
     Models that take images too prepare such masks. They are bool, or numbers that are added to attention scores.
@@ -133,7 +133,7 @@ def _is_alike(decoder: Decoder, argument: str, expected: dict[str, Any], given: 
     if argument == "inputs_embeds" and ours is None and theirs is not None:
         ours = pretrained(decoder.model).get_input_embeddings()(expected["input_ids"])
     if argument == "attention_mask" and not _is_plain_mask(theirs):
-        return all(map(_sees_as_expected, theirs.values() if isinstance(theirs, dict) else (theirs,)))
+        return all(map(sees_as_expected, theirs.values() if isinstance(theirs, dict) else (theirs,)))
     if ours is None or theirs is None:
         return ours is theirs
     return isinstance(theirs, Tensor) and ours.shape == theirs.shape and torch.equal(ours, theirs.to(ours))

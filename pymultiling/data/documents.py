@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from pymultiling.data.added_tokens import AddedTokens, added_tokens
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.long_texts import cut_text
+from pymultiling.models.pretrained import position_limit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -228,7 +229,7 @@ def document_length(model: nn.Module, max_length: int, batch_tokens: int | None,
     """
     if max_length < 2 or (batch_tokens is not None and batch_tokens < 1) or (pack is not None and pack < 2):
         raise ValueError("max_length and pack must be at least 2 tokens, batch_tokens at least 1")
-    positions: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
+    positions = position_limit(model) or max_length
     length = min(max_length, positions)
     if pack is not None and pack > length:
         raise ValueError(

@@ -82,7 +82,7 @@ def text_decoder(model: nn.Module) -> nn.Module:
     if text_config is config:
         base_model: nn.Module = pretrained(model).base_model
         return base_model
-    decoder: nn.Module = pretrained(model).get_decoder()
+    decoder: nn.Module = pretrained(model).get_decoder()  # type: ignore[no-untyped-call]
     if getattr(decoder, "config", None) is not text_config:
         raise UnsupportedModel(
             f"{type(model).__name__} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pymultiling.data.added_tokens import added_tokens, encode_alone
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
+from pymultiling.models.pretrained import position_limit
 from pymultiling.models.unwrap import require_language_model, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
@@ -233,7 +234,7 @@ def _encode_candidates(
         For each answer of each item, in their order, the tokens and the index of the first token that counts. The
         choices of an item share this index.
     """
-    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    max_positions = position_limit(model)
     documents: list[tuple[list[int], int]] = []
     cut_prompts = 0
     for item, answers in zip(items, candidates):

@@ -13,6 +13,7 @@ from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
+from pymultiling.models.pretrained import position_limit
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.neuron_changes import change_neurons
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets
@@ -115,7 +116,7 @@ def generate(
     """
     generative_model = cast("GenerativeModel", model)
     device = model_device(model)
-    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    max_positions = position_limit(model)
     tokens = [encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     if max_positions is not None:
         tokens = _cut_prompts(tokens, max_positions, task, tokenizer)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BloomConfig, LlamaConfig
 
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise
@@ -68,13 +69,13 @@ def test_texts_of_one_token_are_left_out_and_counted():
 
 
 class Model:
-    config = SimpleNamespace(max_position_embeddings=64)
+    config = LlamaConfig(max_position_embeddings=64)
 
 
 def test_document_length_is_limited_by_the_models_positions():
     assert document_length(Model, 10, 4096, None) == 10
     assert document_length(Model, 100, 4096, 64) == 64
-    assert document_length(type("Endless", (), {"config": object()}), 100, 4096, None) == 100
+    assert document_length(SimpleNamespace(config=BloomConfig()), 100, 4096, None) == 100
 
 
 @pytest.mark.parametrize("lengths", [(1, 9, None), (-1, 9, None), (9, 0, None), (9, 9, 1), (32, 9, 33), (100, 9, 65)])

@@ -16,6 +16,7 @@ from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.prompts import PromptForm, prompt
 from pymultiling.methods.pmi.readers import LABELS
 from pymultiling.methods.pmi.scores import Comet, answer_metrics, load_comet, require_sacrebleu
+from pymultiling.models.pretrained import position_limit
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
@@ -237,7 +238,7 @@ def _encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) ->
 
 def _fitting_items(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], answer_tokens: int) -> list[int]:
     """Returns the indices of the items whose prompts and answers all fit the model's positions."""
-    max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    max_positions = position_limit(model)
     longest = [max(map(len, item_prompts)) for item_prompts in zip(*prompts.values())]
     if not longest:
         raise CorpusError("there are no items to compare: give more, or fewer examples")

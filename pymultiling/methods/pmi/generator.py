@@ -21,6 +21,7 @@ from pymultiling.methods.pmi.translation_requests import Request, abbreviate
 from pymultiling.models.decoder import check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
+from pymultiling.models.pretrained import position_limit
 from pymultiling.models.unwrap import unwrap
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
 
@@ -86,7 +87,7 @@ class Generator:
         self._generative_model = cast("GenerativeModel", model)
         self._is_translator = bool(self._generative_model.config.is_encoder_decoder)
         self._is_chat_model = not self._is_translator and bool(getattr(tokenizer, "chat_template", None))
-        self._max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_positions = position_limit(model)
 
     def asked(self, request: Request) -> Mapping[str, Json]:
         """Returns the key of a request in the cache: everything that determines the answer.

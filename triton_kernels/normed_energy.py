@@ -278,14 +278,16 @@ def normed_energy(
     # Neurons of one column are the dimensions of one long head.
     kv_heads, size = (1, inputs) if group == 1 else gram.shape[:2]
     energy = torch.empty(count, kv_heads * size, dtype=torch.float32, device=x.device)
-    column_energy = torch.empty(count if columns else 0, inputs, dtype=torch.float32, device=x.device)
+    column_energy, lost = (
+        torch.empty(count if columns else 0, inputs, dtype=torch.float32, device=x.device) for _ in range(2)
+    )
     separate = columns and group > 1
     constants = settings(group, weight.dtype, output.dtype, warp)
     if interpreted():
         constants["PRECISION"] = "widened"  # see qk_sweep.product
     arguments = (
         x, output, weight, multiplier, gram.contiguous(), scaled_gram.contiguous(), offsets, order, energy,
-        column_energy if separate else None, torch.empty_like(column_energy) if separate else None,
+        column_energy if separate else None, lost if separate else None,
         len(x), count, kv_heads, size, len(weight), eps,
         *x.stride(), *output.stride(), *weight.stride(), *multiplier.stride(),
     )  # fmt: skip

@@ -163,9 +163,10 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
         for w in (weight, upcast(weight) * upcast(multiplier)[:, None])
     )
     arguments = (x, x @ weight.T, weight, multiplier, *grams, 1e-6)
+    ids, count, *grouped = layer.grouped
     for columns in (False, True):
         yield Input(
-            (*arguments, layer.ids, layer.documents, columns),
+            (*arguments, ids, count, columns, *grouped),
             _size(x),
             "with columns" if columns else "",
         )

@@ -50,8 +50,8 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, object]]:
                 "language": language,
                 "neurons": len(neurons[language]),
                 "rate": rate,
-                "itself": change[language],
-                "others": change.drop(language).mean(),
+                "itself": round(float(change[language]), 4),
+                "others": round(float(change.drop(language).mean()), 4),
             }
             print(row, flush=True)
             rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymultiling.errors import UnsupportedModel
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 # Each function takes the configuration class of its own kind of model.
 FamilyFunction: TypeAlias = Callable[[Any], Family]
+
+# Norms of queries and keys, and of the outputs of both sublayers.
+_OLMO2 = Family(
+    q_norm="q_norm",
+    k_norm="k_norm",
+    attention_norm="post_attention_layernorm",
+    ffn_norm="post_feedforward_layernorm",
+)
 
 
 def _bloom(config: BloomConfig) -> Family:
@@ -62,13 +71,7 @@ def _cohere(config: CohereConfig) -> Family:
 
 
 def _exaone4(config: Exaone4Config) -> Family:
-    return Family(
-        q_norm="q_norm",
-        k_norm="k_norm",
-        rotates=None if config.sliding_window is None else "is_sliding",
-        attention_norm="post_attention_layernorm",
-        ffn_norm="post_feedforward_layernorm",
-    )
+    return replace(_OLMO2, rotates=None if config.sliding_window is None else "is_sliding")
 
 
 def _falcon(config: FalconConfig) -> Family:
@@ -141,13 +144,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
-    "gemma3_text": Family(
-        q_norm="q_norm",
-        k_norm="k_norm",
-        attention_norm="post_attention_layernorm",
-        ffn_norm="post_feedforward_layernorm",
-        norm_offset=1.0,
-    ),
+    "gemma3_text": replace(_OLMO2, norm_offset=1.0),
     "mixtral": Family(experts="experts"),
     "phimoe": Family(experts="experts"),
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
@@ -208,18 +205,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "granite": Family(),
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
-    "olmo2": Family(
-        q_norm="q_norm",
-        k_norm="k_norm",
-        attention_norm="post_attention_layernorm",
-        ffn_norm="post_feedforward_layernorm",
-    ),
-    "olmo3": Family(
-        q_norm="q_norm",
-        k_norm="k_norm",
-        attention_norm="post_attention_layernorm",
-        ffn_norm="post_feedforward_layernorm",
-    ),
+    "olmo2": _OLMO2,
+    "olmo3": _OLMO2,
     "olmoe": _olmoe,
     "xglm": Family(
         final=("layer_norm",),

@@ -106,6 +106,29 @@ def weight_products(
 
 
 @triton.jit
+def quadratic_forms(
+    x, gram, scaled_gram, t, column_of_head, cells, in_size, size, x_row, x_column, GROUP: tl.constexpr
+):
+    """Returns |v|^2 and |g v|^2 of tokens t, (BLOCK_T, BLOCK_J) each."""
+    v_v = tl.zeros(cells.shape, tl.float32)
+    gv_gv = tl.zeros(cells.shape, tl.float32)
+    for g in range(GROUP):
+        factor = load_tile(x, t, column_of_head + g * size, cells, x_row, x_column).to(tl.float32)
+        own = g * GROUP + g
+        v_v += factor * factor * tl.load(gram + own, mask=in_size, other=0.0)[None, :]
+        gv_gv += factor * factor * tl.load(scaled_gram + own, mask=in_size, other=0.0)[None, :]
+        for h in range(g):  # a pair of different columns counts twice
+            both = factor * load_tile(x, t, column_of_head + h * size, cells, x_row, x_column).to(tl.float32)
+            upper, lower = g * GROUP + h, h * GROUP + g
+            pair = tl.load(gram + upper, mask=in_size, other=0.0) + tl.load(gram + lower, mask=in_size, other=0.0)
+            v_v += both * pair[None, :]
+            pair = tl.load(scaled_gram + upper, mask=in_size, other=0.0)
+            pair += tl.load(scaled_gram + lower, mask=in_size, other=0.0)
+            gv_gv += both * pair[None, :]
+    return v_v, gv_gv
+
+
+@triton.jit
 def sum_changes(f_v, ggf_v, v_v, gv_gv, square, scaled_square, in_document, outputs, eps):
     """Returns |y - y'|^2 summed over the tokens of a tile, (BLOCK_J,).
 
@@ -203,8 +226,6 @@ def kernel(
         scaled_square = scaled_square[:, None]
         f_v = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
         ggf_v = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
-        v_v = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
-        gv_gv = tl.zeros((BLOCK_T, BLOCK_J), tl.float32)
         for g in range(GROUP):
             column = column_of_head + g * size
             f_w, ggf_w = weight_products(
@@ -212,26 +233,15 @@ def kernel(
                 weight_row, weight_column, multiplier_step, PRECISION, IN_PARTS, BLOCK_D, STAGES,
             )  # fmt: skip
             factor = load_tile(x, t, column, cells, x_row, x_column).to(tl.float32)
-            own = g * GROUP + g
-            column_v_v = factor * factor * tl.load(gram + own, mask=in_size, other=0.0)[None, :]
-            column_gv_gv = factor * factor * tl.load(scaled_gram + own, mask=in_size, other=0.0)[None, :]
             f_v += factor * f_w
             ggf_v += factor * ggf_w
-            v_v += column_v_v
-            gv_gv += column_gv_gv
-            for h in range(g):  # a pair of different columns counts twice
-                both = factor * load_tile(x, t, column_of_head + h * size, cells, x_row, x_column).to(tl.float32)
-                upper, lower = g * GROUP + h, h * GROUP + g
-                pair = tl.load(gram + upper, mask=in_size, other=0.0) + tl.load(gram + lower, mask=in_size, other=0.0)
-                v_v += both * pair[None, :]
-                pair = tl.load(scaled_gram + upper, mask=in_size, other=0.0)
-                pair += tl.load(scaled_gram + lower, mask=in_size, other=0.0)
-                gv_gv += both * pair[None, :]
             if columns is not None:
+                own = g * GROUP + g
+                v_v = factor * factor * tl.load(gram + own, mask=in_size, other=0.0)[None, :]
+                gv_gv = factor * factor * tl.load(scaled_gram + own, mask=in_size, other=0.0)[None, :]
                 changes = sum_changes(
-                    factor * f_w, factor * ggf_w, column_v_v, column_gv_gv, square, scaled_square, in_document,
-                    outputs, eps,
-                )  # fmt: skip
+                    factor * f_w, factor * ggf_w, v_v, gv_gv, square, scaled_square, in_document, outputs, eps
+                )
                 column_total = tl.load(columns + g * size, mask=in_size, other=0.0)
                 column_lost = tl.load(lost + g * size, mask=in_size, other=0.0)
                 column_total, column_lost = add_exactly(column_total, column_lost, changes)
@@ -239,6 +249,9 @@ def kernel(
                 tl.store(columns + g * size, column_total, mask=in_size)
                 tl.store(lost + g * size, column_lost, mask=in_size)
                 tl.debug_barrier()
+        v_v, gv_gv = quadratic_forms(
+            x, gram, scaled_gram, t, column_of_head, cells, in_size, size, x_row, x_column, GROUP
+        )
         changes = sum_changes(f_v, ggf_v, v_v, gv_gv, square, scaled_square, in_document, outputs, eps)
         total, total_lost = add_exactly(total, total_lost, changes)
     tl.store(energy + (document.to(tl.int64) * kv_heads + k) * size + j, total, mask=in_size)
@@ -253,7 +266,7 @@ def settings(group: int, weight_dtype: torch.dtype, output_dtype: torch.dtype, w
         "IN_PARTS": in_parts,
         "BLOCK_T": BLOCK_T,
         "BLOCK_J": 64 if group == 1 else 32,  # with more heads, fewer dimensions make as many programs
-        "BLOCK_D": 64 if in_parts else 32,
+        "BLOCK_D": 32 if in_parts else 16,  # wider tiles spill registers
         "STAGES": STAGES,
     }
 

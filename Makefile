@@ -24,8 +24,8 @@ PYTEST := $(BIN)/pytest tests -n auto --dist loadfile
 # The operators' Triton kernels as compiled for a GPU, interpreted (tests/ptx). The kernels of the first list are small.
 # registered_operators calls all of them a few times.
 files = $(patsubst %,tests/ops/test_%.py,$(1))
-PTX_SMALL := $(call files,active_count column_energy gated_ffn mask_neurons nearest_neighbors value_energy)
-PTX_ALL := $(PTX_SMALL) $(call files,documents qk_estimate qk_importance qk_variants registered_operators)
+PTX_SMALL := $(call files,active_count column_energy gated_ffn mask_neurons nearest_neighbors normed_energy value_energy)
+PTX_ALL := $(PTX_SMALL) $(call files,documents qk_estimate qk_importance qk_limits qk_variants registered_operators)
 PTX := $(BIN)/pytest -n auto --dist loadfile --ptx
 
 test: .venv/ready

@@ -10,6 +10,7 @@ from pymultiling.ops import normed_energy, value_gram
 from pymultiling.ops.reference.normed_energy import ROWS
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import relative_error
+from tests.support.normed_changes import by_definition
 from tests.support.operator_inputs import (
     document_counts,
     document_ids,
@@ -38,39 +39,6 @@ def grams(weight, multiplier, kv_heads, size):
     dtype = torch.promote_types(weight.dtype, torch.float32)
     scaled = weight.to(dtype) * multiplier.to(dtype)[:, None]
     return [value_gram(w, kv_heads, size, backend="torch") for w in (weight, scaled)]
-
-
-def by_definition(x, output, weight, multiplier, gram, _, eps, single=False):
-    """Returns |y - y'|^2 and the size of what rounds in it, both (tokens, N / G) float64, neuron by neuron.
-
-    y - y' = g f e + g v / r' with e = 1/r - 1/r', whose terms cancel where v is parallel to f. The terms of
-    r'^2 = r^2 + (|v|^2 - 2 f.v) / D cancel where little is left of f, so that the rounding of r^2 counts r^2 / r'^2
-    times.
-
-    single: every column is a neuron of its own.
-    """
-    kv_heads, size, group, _ = (x.shape[1], 1, 1, 1) if single else gram.shape
-    x, output, weight, multiplier = (tensor.double() for tensor in (x, output, weight, multiplier))
-
-    def length(f):
-        return (f.square().mean(1, keepdim=True) + eps).sqrt()
-
-    def normed(f):
-        return multiplier * f / length(f)
-
-    changes, terms = [], []
-    for k in range(kv_heads):
-        for j in range(size):
-            columns = [(k * group + g) * size + j for g in range(group)]
-            v = x[:, columns] @ weight[:, columns].T
-            before, after = length(output), length(output - v)
-            changes.append((normed(output) - normed(output - v)).square().sum(1))
-            size_of_terms = (multiplier * output * (1 / before - 1 / after)).square() + (
-                multiplier * v / after
-            ).square()
-            condition = (before.square() + v.square().mean(1, keepdim=True)) / after.square()
-            terms.append((size_of_terms * condition).sum(1))
-    return torch.stack(changes, 1), torch.stack(terms, 1)
 
 
 def check(inputs, ids, count, backend):

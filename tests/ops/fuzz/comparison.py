@@ -12,7 +12,8 @@ from pymultiling.ops.registry import OPERATORS
 from tests.ops.fuzz.cases import Case, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.support.distances import all_distances, rounding
 from tests.support.error_budget import assert_within_budget
-from tests.support.operator_inputs import is_interpreted
+from tests.support.normed_changes import by_definition
+from tests.support.operator_inputs import is_interpreted, per_document
 
 # A term of a change of the attention scores passes at most eight roundings: 1 + growth, products with it, the scale,
 # log2(e), a cosine and the other head, and sums.
@@ -62,9 +63,9 @@ def compare(case: Case, backend: KernelBackend) -> None:
         compared = e.isfinite() & ~(overflows & ~a.isfinite())
         a, p, e = (torch.where(compared, x, 0) for x in (a, p, e))
         p = torch.where(overflows, e.to(p.dtype), p)
-        if isinstance(case, Gram):  # errors are relative to the product of two columns' lengths
-            lengths = e.diagonal(dim1=2, dim2=3).sqrt()
-            size = (lengths[..., None] * lengths[..., None, :]).clamp(min=torch.finfo(a.dtype).tiny)
+        size = _size_of_terms(case, name, e)
+        if size is not None:
+            size = torch.where(compared, size, 1).clamp(min=torch.finfo(a.dtype).tiny)
             error, plain_error = (((x - e).abs() / size).amax() if e.numel() else 0 for x in (a, p))
             allowed = 2 * plain_error + operator.budget.floor
             assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
@@ -77,6 +78,21 @@ def compare(case: Case, backend: KernelBackend) -> None:
             spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
             assert_within_budget(case.operator, a.to(p.dtype), p, e, case.arguments(), name)
+
+
+def _size_of_terms(case: Case, result: str, exact: Tensor) -> Tensor | None:
+    """Returns what the errors of a sum whose terms cancel are relative to. None: to the exact results.
+
+    For a gram this is the product of two columns' lengths, for normed_energy the size of its terms.
+    """
+    if isinstance(case, Gram):
+        lengths = exact.diagonal(dim1=2, dim2=3).sqrt()
+        return lengths[..., None] * lengths[..., None, :]
+    if isinstance(case, Normed):
+        *arguments, documents, count, _ = case.arguments()[:10]
+        terms = by_definition(*arguments, single=result == "columns")[1]
+        return per_document(terms, documents, count) + exact if len(exact) else exact
+    return None
 
 
 def _multiplies_infinities(case: Case) -> bool:

@@ -41,4 +41,14 @@ FOUND: list[Case] = [
     Value(tokens=5, count=3, gram_kind="infinite", numbers=Numbers(1)),
     Value(tokens=0, count=1, gram_kind="infinite"),
     Normed(tokens=5, count=3, weight_kind="infinite", numbers=Numbers(1)),
+    # Terms cancel to half their size. The comparison divided by the result, not by the terms.
+    Normed(
+        tokens=5,
+        kv_heads=1,
+        group=2,
+        size=17,
+        outputs=130,
+        count=1,
+        numbers=Numbers(50, "bfloat16", layout="expanded", factor=-3),
+    ),
 ]

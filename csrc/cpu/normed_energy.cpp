@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
@@ -14,6 +15,7 @@
 #include <tuple>
 
 #include "../optional_tensor.h"
+#include "bfloat16_products.h"
 #include "dispatch.h"
 #include "documents.h"
 #include "pair_weights.h"
@@ -28,18 +30,30 @@ constexpr int64_t CHUNK = 256;  // tokens of a chunk, at least, and less than RU
 struct Chunk {
   const Run *first, *last;  // its runs
   int64_t begin, rows;      // its first token and number of tokens
-  at::Tensor factors;       // (2 rows, D): f and behind it g^2 f
+  at::Tensor factors;       // (parts rows, D): f and behind it g^2 f, or two parts of it
 };
 
-std::vector<Chunk> split_tokens(const std::vector<Run>& runs, const at::Tensor& f, const at::Tensor& ggf) {
+// parts: what is multiplied with W, (tokens, D) each.
+std::vector<Chunk> split_tokens(const std::vector<Run>& runs, const std::vector<at::Tensor>& parts) {
   std::vector<Chunk> chunks;
   for (const Run *first = runs.data(), *end = first + runs.size(), *last; first < end; first = last) {
     last = first + 1;
     while (last < end && last[-1].end - first->begin < CHUNK) last++;
     const int64_t begin = first->begin, rows = last[-1].end - begin;
-    chunks.push_back({first, last, begin, rows, at::cat({f.narrow(0, begin, rows), ggf.narrow(0, begin, rows)})});
+    std::vector<at::Tensor> factors;
+    for (const at::Tensor& part : parts) factors.push_back(part.narrow(0, begin, rows));
+    chunks.push_back({first, last, begin, rows, at::cat(factors)});
   }
   return chunks;
+}
+
+// Returns f and g^2 f as bfloat16: f is bfloat16, and g^2 f is the sum of two such numbers up to 2^-17 of it. An odd D
+// becomes even with a column of zeros.
+std::vector<at::Tensor> bfloat16_parts(const at::Tensor& f, const at::Tensor& ggf) {
+  const at::Tensor high = ggf.to(at::kBFloat16), low = (ggf - high).to(at::kBFloat16);
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& part : {f, high, low}) parts.push_back(at::constant_pad_nd(part, {0, f.size(1) % 2}));
+  return parts;
 }
 
 std::tuple<at::Tensor, at::Tensor> normed_energy(
@@ -59,7 +73,9 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
   // Neurons of one column are the dimensions of one long head.
   const int64_t heads = group == 1 ? 1 : gram.size(0), size = group == 1 ? x.size(1) : gram.size(1);
   const int64_t outputs = weight.size(0);
-  const at::Tensor w = weight.to(at::kFloat), f = output.to(at::kFloat), g = multiplier.to(at::kFloat);
+  const bool narrow = is_bfloat16(output) && is_bfloat16(weight) && has_bfloat16_products();
+  const at::Tensor w = narrow ? at::constant_pad_nd(weight, {0, 0, 0, outputs % 2}) : weight.to(at::kFloat);
+  const at::Tensor f = output.to(at::kFloat), g = multiplier.to(at::kFloat);
   const at::Tensor scaled = f * g;
   const at::Tensor square = f.square().mean(1) + eps, scaled_square = scaled.square().sum(1);
   const at::Tensor pairs = pair_weights(gram, at::kFloat), scaled_pairs = pair_weights(scaled_gram, at::kFloat);
@@ -80,7 +96,9 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
       scaled_pairs.const_data_ptr<float>(),
       energy.mutable_data_ptr<double>(),
       separate ? column_energy.mutable_data_ptr<double>() : nullptr};
-  const auto chunks = split_tokens(runs, f, scaled * g);
+  const std::vector<at::Tensor> parts = narrow ? bfloat16_parts(output, scaled * g) : std::vector{f, scaled * g};
+  const auto part_count = static_cast<int64_t>(parts.size());
+  const auto chunks = split_tokens(runs, parts);
   const int64_t width = group == 1 ? COLUMNS : COLUMNS / 2, panels = (size + width - 1) / width;
   const Kernels& kernel = kernels();
   // A task multiplies its columns of W by itself, so that results do not depend on the number of threads.
@@ -89,14 +107,23 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
     for (int64_t task = first_task; task < last_task; task++) {
       const int64_t head = task / panels, first = task % panels * width, last = std::min(first + width, size);
       const at::Tensor head_weight = w.narrow(1, head * group * size, group * size);
+      std::vector<at::Tensor> columns;  // of each query head
+      for (int64_t h = 0; h < group; h++) {
+        const at::Tensor own = head_weight.narrow(1, h * size + first, last - first);
+        columns.push_back(narrow ? pack_pairs(own) : own);
+      }
       for (const Chunk& chunk : chunks) {
-        const at::Tensor products = at::empty({group, 2 * chunk.rows, last - first}, at::kFloat);
+        const at::Tensor products = at::empty({group, part_count * chunk.rows, last - first}, at::kFloat);
         for (int64_t h = 0; h < group; h++) {
           at::Tensor product = products[h];
-          at::mm_out(product, chunk.factors, head_weight.narrow(1, h * size + first, last - first));
+          if (narrow) {
+            bfloat16_products(product, chunk.factors, columns[h]);
+          } else {
+            at::mm_out(product, chunk.factors, columns[h]);
+          }
         }
         kernel.normed_energy(
-            arguments, {head, first, last, chunk.first, chunk.last - chunk.first, chunk.begin, chunk.rows,
+            arguments, {head, first, last, chunk.first, chunk.last - chunk.first, chunk.begin, chunk.rows, part_count,
                         products.const_data_ptr<float>()});
       }
     }

@@ -102,6 +102,16 @@ def test_equals_the_change_for_more_tokens_than_one_block(backend):
     check(inputs, document_ids(0, 2 * ROWS + 3, 3), 3, backend)
 
 
+@pytest.mark.parametrize("width", [63, 640])
+def test_a_massive_output_keeps_the_digits_of_bfloat16_neurons(backend, width):
+    """All neurons write most into one output, so that (g^2 f).v is one product, whose rounding no others average."""
+    x, output, weight, multiplier, *_ = arguments(0, 24, 1, 1, 40, width, torch.bfloat16)
+    output[:, 0] *= 300
+    weight[0] *= 50
+    inputs = (x, output, weight, multiplier, *grams(weight, multiplier, 40, 1), EPS)
+    check(inputs, document_ids(0, 24, 2), 2, backend)
+
+
 def test_small_changes_keep_their_digits():
     x, output, weight, multiplier, *_ = arguments(0, 20, 2, 1, 3, 16, bias=50.0)
     x, output = x * 1e-6, output * 1e-6 + 1.0

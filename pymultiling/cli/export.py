@@ -104,6 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
             }
         )
         record.write(folder)
+    what = f"scaled by {arguments.scale:g}" if arguments.scale else "switched off"
     for name, neurons in sets.items():
-        print(f"{folders[name]}: {len(neurons):,} neurons of {name} {'off' if not arguments.scale else 'scaled'}")
+        print(f"{folders[name]}: {len(neurons):,} neurons of {name} {what}")
     print(f"\nthe run took {record.elapsed:.1f} s")

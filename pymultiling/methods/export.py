@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -189,9 +190,9 @@ def _saved(decoder: Decoder, source: CheckpointFolder | None, folder: Path) -> I
     if source is not None:
         yield source
         return
-    with new_folder(folder / ".model") as saved:
+    with TemporaryDirectory(prefix=".model.", dir=folder) as saved:
         pretrained(decoder.model).save_pretrained(saved)
-        yield CheckpointFolder(saved)
+        yield CheckpointFolder(Path(saved))
 
 
 def _by_key(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,20 +96,17 @@ def copy_tensors(
         name: prod(stored.shape) * targets[name].itemsize if name in targets else stored.size
         for name, stored in tensors.items()
     }
-    # As safetensors writes them: wide numbers first, so that each tensor is aligned.
-    order = sorted(tensors, key=lambda name: -(sizes[name] // max(prod(tensors[name].shape), 1)))
+    # As safetensors writes them: wide numbers first, so that each tensor is aligned. Empty tensors come before all.
+    counts = {name: prod(stored.shape) for name, stored in tensors.items()}
+    order = sorted(tensors, key=lambda name: -sizes[name] / counts[name] if counts[name] else -inf)
     with source.open("rb") as reader, target.open("wb") as writer:
         writer.write(_header(tensors, metadata, targets, sizes, order))
         for name in order:
             stored, change = tensors[name], changes.get(name)
             if change is None and (name not in targets or targets[name] == DTYPES[stored.dtype]):
                 _copy_bytes(reader, writer, stored)
-                continue
-            tensor = _read(reader, stored)
-            tensor = tensor.to(torch.promote_types(tensor.dtype, targets[name]))
-            if change is not None:
-                change(tensor)
-            _write(writer, tensor.to(targets[name]))
+            else:
+                _write(writer, _changed(_read(reader, stored), change, targets[name]))
     return sum(sizes.values())
 
 
@@ -139,6 +136,14 @@ def _read(file: BinaryIO, stored: StoredTensor) -> Tensor:
     file.seek(stored.start)
     file.readinto(buffer)  # type: ignore[attr-defined]
     return torch.frombuffer(buffer, dtype=dtype).view(stored.shape)
+
+
+def _changed(tensor: Tensor, change: Callable[[Tensor], None] | None, dtype: torch.dtype) -> Tensor:
+    """Returns a tensor that is changed, and then rounded to the dtype."""
+    tensor = tensor.to(torch.promote_types(tensor.dtype, dtype))
+    if change is not None:
+        change(tensor)
+    return tensor.to(dtype)
 
 
 def _write(file: BinaryIO, tensor: Tensor) -> None:

@@ -22,7 +22,7 @@ COMMAND = Command(
     about="A model's weights, changed so that the neurons of a set are off or scaled.",
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole=("revision",),
-    example="pymultiling export --model Qwen/Qwen3-0.6B --neurons fr=found/specific --out without-fr",
+    example="pymultiling export --model Qwen/Qwen3-0.6B --neurons found/specific --out languages-off",
 )
 
 

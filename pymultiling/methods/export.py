@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.methods.export_card import model_card
 from pymultiling.methods.export_changes import Change, ParameterNames, changes_of_set
-from pymultiling.models.checkpoint_folder import CONFIG, INDEX, CheckpointFolder, fetch_folder
+from pymultiling.models.checkpoint_folder import CheckpointFolder, fetch_folder
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.linear import Linear
@@ -30,7 +29,6 @@ from pymultiling.probes.masking import check_sets
 from pymultiling.probes.set_masks import check_mean
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.new_folder import new_folder, require_new_folder
-from pymultiling.runtime.safetensors_copy import copy_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,8 +62,8 @@ def export(
     mean, both agree to rounding. A model whose activations are infinite or NaN at these neurons is not covered.
 
     A model given as a folder is not loaded: its files of weights are copied tensor by tensor, so that one tensor at a
-    time is in memory, and it may be larger than the memory. A model in memory is saved into a temporary folder beside
-    `out` first.
+    time is in memory, and it may be larger than the memory. A model in memory is saved into a temporary folder first,
+    beside `out`.
 
     The folder has the weights in as many files as before, config.json, the tokenizer, and a model card README.md. It is
     written completely or not at all.
@@ -118,9 +116,7 @@ def export(
     with new_folder(out) as folder, _saved(decoder, source, folder) as saved:
         for name, one in sets.items():
             target = folder if name is None else folder / name
-            target.mkdir(exist_ok=True)
-            _copy_weights(saved, target, _by_key(decoder, saved, changes[name]), DTYPES[dtype])
-            saved.copy_files_beside(target)
+            saved.copy(target, _by_key(decoder, saved, changes[name]), DTYPES[dtype])
             if tokenizer is not None:
                 tokenizer.save_pretrained(target)
             card = model_card(one, name, base_model, scale, mean is not None)
@@ -137,10 +133,12 @@ def _named_sets(neurons: NeuronSet | Mapping[str, NeuronSet]) -> dict[str | None
         return {None: neurons}
     if not isinstance(neurons, Mapping) or not neurons:
         raise ValueError("neurons must be a set of neurons, or {name: set} with at least one")
-    for name in neurons:
+    named: dict[str | None, NeuronSet] = {}
+    for name, one in neurons.items():
         if not name or name.startswith(".") or set(name) & set("/\\:") or not name.isprintable():
             raise ValueError(f"{name!r} cannot be the name of a folder: name the sets by codes such as fr")
-    return dict(neurons)
+        named[name] = one
+    return named
 
 
 def _decoder_in_memory(model: nn.Module) -> Decoder:
@@ -150,7 +148,8 @@ def _decoder_in_memory(model: nn.Module) -> Decoder:
         UnsupportedModel: they cannot.
         ValueError: the model trains some neurons.
     """
-    decoder = Decoder(getattr(unwrap(model), "_orig_mod", unwrap(model)))
+    model = unwrap(model)
+    decoder = Decoder(getattr(model, "_orig_mod", model))
     refuse_quantisation_mark(decoder.model)
     refuse_deltas(decoder.model)
     decoder.require_weights()
@@ -167,11 +166,7 @@ def _decoder_in_memory(model: nn.Module) -> Decoder:
 
 def _hub_name(name: str) -> str | None:
     """Returns the name of a model on the Hub, or None for what can only be a folder."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name if "/" in name and not Path(name).exists() else None
+    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
 
 
 def _weight(decoder: Decoder, names: ParameterNames, source: CheckpointFolder | None, module: Linear) -> Tensor:
@@ -212,29 +207,3 @@ def _by_key(
 def _apply(changes: list[Change], tensor: Tensor) -> None:
     for change in changes:
         change.apply(tensor)
-
-
-def _copy_weights(
-    saved: CheckpointFolder,
-    target: Path,
-    changes: Mapping[str, Callable[[Tensor], None]],
-    dtype: torch.dtype | None,
-) -> None:
-    """Writes the files of weights, their index, and config.json."""
-    size = sum(copy_tensors(file, target / file.name, changes, dtype) for file in saved.files)
-    if saved.index is not None:
-        metadata = {**saved.index.get("metadata", {}), "total_size": size}
-        _write_json(target / INDEX, {**saved.index, "metadata": metadata})
-    config = saved.config if dtype is None else _with_dtype(saved.config, str(dtype).removeprefix("torch."))
-    _write_json(target / CONFIG, config)
-
-
-def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Returns a configuration, and those inside it, with another dtype."""
-    changed = {name: _with_dtype(value, dtype) if name.endswith("_config") and isinstance(value, dict) else value
-               for name, value in config.items() if name != "torch_dtype"}  # fmt: skip
-    return {**changed, "dtype": dtype} if {"dtype", "torch_dtype", "model_type"} & set(config) else changed
-
-
-def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")

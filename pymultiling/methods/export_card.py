@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from huggingface_hub import ModelCardData
 
+from pymultiling import __version__
 from pymultiling.neurons.sets import NeuronSet
 
 
@@ -21,30 +20,25 @@ def model_card(neurons: NeuronSet, name: str | None, base_model: str | None, sca
     """
     what = "set to their mean" if has_mean else "switched off" if scale == 0 else f"scaled by {scale:g}"
     model = "a language model" if base_model is None else f"[{base_model}](https://huggingface.co/{base_model})"
+    chosen = "" if name is None else f" (set `{name}`)"
     data = ModelCardData(
         library_name="transformers", base_model=base_model, tags=["pymultiling", "interpretability", "language-neurons"]
     )
     rows = "\n".join(
         f"| {site} | {count:,} | {neurons.sites[site].numel():,} |" for site, count in neurons.count("site").items()
     )
-    try:
-        made_by = f"pymultiling {version('pymultiling')}"
-    except PackageNotFoundError:
-        made_by = "pymultiling"
     return f"""---
 {data.to_yaml()}
 ---
 
 # {base_model or "Language model"} with {len(neurons):,} neurons {what}
 
-The weights are those of {model}, except that the activations of these neurons{
-        "" if name is None else f" (set `{name}`)"
-    } are {what}:
+Made from {model}: the weights are changed so that these neurons{chosen} are {what}.
 
 | site | neurons changed | neurons in the model |
 |---|---|---|
 {rows}
 
-Made with {made_by} (`pymultiling export`). It is an ordinary checkpoint, and needs no further code. The licence and the
-limits of the model that it was made from hold for it too.
+Made with pymultiling {__version__} (`pml.export`). It is an ordinary checkpoint, and needs no further code. The
+licence and the limits of the model that it was made from hold for it too.
 """

@@ -135,7 +135,7 @@ def changes_of_set(
                     )
                 if module.bias is None:
                     continue
-                values = None if mean is None else mean[site][number][members].cpu().to(module.weight.dtype).double()
+                values = None if mean is None else mean[site][number][members].cpu().double()
                 if not on_input:
                     add(module, "bias", Change(0, index, factor, values))
                 elif values is not None:

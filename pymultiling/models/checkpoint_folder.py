@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pymultiling.errors import CheckpointError, UnsupportedModel, type_and_text
 from pymultiling.models.loading import check_name
-from pymultiling.runtime.safetensors_copy import DTYPES, StoredTensor, read_header, read_tensor
+from pymultiling.runtime.safetensors_copy import DTYPES, StoredTensor, copy_tensors, read_header, read_tensor
 from pymultiling.runtime.schemas import Schema, SchemaError, parse_json
 
 CONFIG = "config.json"
@@ -114,8 +114,26 @@ class CheckpointFolder:
         """Returns a tensor."""
         return read_tensor(self._file_of[key], self.tensors[key])
 
-    def copy_files_beside(self, target: Path) -> None:
-        """Copies everything that belongs to the model but its weights, their index and config.json."""
+    def copy(
+        self, target: Path, changes: Mapping[str, Callable[[Tensor], None]], dtype: torch.dtype | None = None
+    ) -> None:
+        """Copies everything that belongs to the model, with one tensor at a time in memory.
+
+        Args:
+            target: the folder to write.
+            changes: {key: a function that changes the tensor in place}.
+            dtype: the dtype of the copied weights; None: their own.
+
+        Raises:
+            OSError: the copy cannot be written.
+        """
+        target.mkdir(exist_ok=True)
+        size = sum(copy_tensors(file, target / file.name, changes, dtype) for file in self.files)
+        if self.index is not None:
+            metadata = {**self.index.get("metadata", {}), "total_size": size}
+            _write_json(target / INDEX, {**self.index, "metadata": metadata})
+        config = self.config if dtype is None else _with_dtype(self.config, str(dtype).removeprefix("torch."))
+        _write_json(target / CONFIG, config)
         for pattern in BESIDE:
             for file in self.folder.glob(pattern):
                 if file.is_file() and file.name not in (CONFIG, INDEX):
@@ -166,3 +184,14 @@ def _expert_spellings(name: str) -> Iterator[str]:
         prefix = name.removesuffix("down_proj")
         yield f"{prefix}{{}}.down_proj.weight"
         yield f"{prefix.replace('.mlp.', '.block_sparse_moe.')}{{}}.w2.weight"
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Returns a configuration, and those of the model's parts in it, with another dtype."""
+    parts = {name: _with_dtype(part, dtype) for name, part in config.items()
+             if isinstance(part, dict) and "model_type" in part}  # fmt: skip
+    return {**{name: value for name, value in config.items() if name != "torch_dtype"}, **parts, "dtype": dtype}
+
+
+def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")

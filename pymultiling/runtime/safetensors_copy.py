@@ -148,7 +148,7 @@ def _changed(tensor: Tensor, change: Callable[[Tensor], None] | None, dtype: tor
 
 def _write(file: BinaryIO, tensor: Tensor) -> None:
     if tensor.numel():
-        file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _copy_bytes(reader: BinaryIO, writer: BinaryIO, stored: StoredTensor) -> None:

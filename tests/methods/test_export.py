@@ -215,4 +215,4 @@ def test_a_folder_is_exported_with_less_memory_than_a_shard(tmp_path):
     assert len(shards) >= 8
     random_neurons(model).save(tmp_path / "set.safetensors")
     done = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1.3 * max(path.stat().st_size for path in shards)
+    assert int(done.stdout) < max(path.stat().st_size for path in shards)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import pymultiling as pml
-from pymultiling.methods import export as export_module
+from pymultiling.models import checkpoint_folder
 from tests.support.tiny_models import random_neurons, tiny_model, unknown_model
 
 NEURONS = random_neurons(tiny_model("llama"))
@@ -185,7 +185,7 @@ def test_nothing_is_left_after_an_error_while_writing(tmp_path, folder, monkeypa
             raise OSError("no space left on device")
         return copy_tensors(*arguments)
 
-    copy_tensors = export_module.copy_tensors
-    monkeypatch.setattr(export_module, "copy_tensors", fail)
+    copy_tensors = checkpoint_folder.copy_tensors
+    monkeypatch.setattr(checkpoint_folder, "copy_tensors", fail)
     assert_refused(tmp_path, OSError, "no space left", tiny_model("llama") if in_memory else folder)
     assert copied

@@ -12,6 +12,7 @@ from .methods.activations import activations as activations
 from .methods.detection import Detection as Detection
 from .methods.embeddings import SentenceEmbeddings as SentenceEmbeddings
 from .methods.embeddings import sentence_embeddings as sentence_embeddings
+from .methods.export import export as export
 from .methods.fine_tuning import FineTuning as FineTuning
 from .methods.fine_tuning import fine_tune as fine_tune
 from .methods.freezing import freeze as freeze

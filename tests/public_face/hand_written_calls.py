@@ -31,6 +31,8 @@ def right_calls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids:
     assert_type(pml.importance(model, ids, rope="post")["ffn"], Tensor)
     with pml.deactivate(model, [detection.neurons["fr"], None], rows=[0, 1], scale=2.0):
         assert_type(pml.perplexity(model, tokenizer, ["Der Schnee."]), float)
+    pml.export(model, tokenizer, {"fr": detection.neurons["fr"]}, Path("out"), scale=2.0)
+    pml.export("Qwen/Qwen3-0.6B", None, detection.neurons["fr"], "out", dtype="bfloat16")
     counts = pml.activations(model, tokenizer, {"fr": "fr.txt", "de": ["Der Schnee."]}, positions="last")
     pml.activations(model, tokenizer, {"fr": [("Question ?", "Réponse.")]}, positions="response")
     assert_type(counts["fr"], pml.ActivationStatistics)
@@ -51,6 +53,7 @@ def wrong_calls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hidd
     pml.detect(model, tokenizer, {"fr": "fr.txt"}, pml.TopK())  # type: ignore[call-arg]
     pml.activations(model, tokenizer, {"fr": "fr.txt"}, positions="first")  # type: ignore[call-overload]
     pml.deactivate(model, "fr.safetensors")  # type: ignore[arg-type]
+    pml.export(model, tokenizer, "fr.safetensors", "out")  # type: ignore[arg-type]
     pml.perplexity(model, tokenizer, 3)  # type: ignore[arg-type]
     pml.ops.column_energy(hidden, backend="gpu")  # type: ignore[arg-type]
     pml.ops.gated_ffn(hidden, hidden, activation="tanh")  # type: ignore[arg-type]

@@ -1,0 +1,146 @@
+"""The changes of a model's weights that have the effect of `deactivate`.
+
+y = W x + b is a linear module. With a scale s, a set S of its inputs or outputs, and a mean m:
+
+    inputs (ffn, o):        W[:, S] becomes s W[:, S];  with a mean: 0, and b becomes b + W[:, S] m[S]
+    outputs (q, k, v):      W[S, :] becomes s W[S, :] and b[S] becomes s b[S];  with a mean: 0 and m[S]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pymultiling.errors import UnsupportedModel
+from pymultiling.mathematics.sums import upcast
+from pymultiling.models.decoder import Decoder
+from pymultiling.models.experts import Experts
+from pymultiling.models.linear import Linear, is_transposed, weight_of
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.probes.neuron_changes import find_changed_modules
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """x[index] becomes factor x[index] + addend, where the index is along one dimension of a tensor.
+
+    Attributes:
+        axis: the dimension.
+        index: (k,) int64.
+        factor: with 0, x[index] is dropped even where it is NaN or infinite.
+        addend: (k,), for tensors of one dimension; None: nothing is added.
+        expert: of tensors that stack experts, the one that is changed; None: the tensor stacks none.
+    """
+
+    axis: int
+    index: Tensor
+    factor: float
+    addend: Tensor | None = None
+    expert: int | None = None
+
+    def apply(self, tensor: Tensor) -> None:
+        """Changes a tensor in place; it is computed in float32 or wider, and rounded once."""
+        part = tensor if self.expert is None or tensor.ndim == 2 else tensor[self.expert]
+        entries = upcast(part.index_select(self.axis, self.index))
+        entries = entries * self.factor if self.factor else torch.zeros_like(entries)
+        if self.addend is not None:
+            entries = entries + self.addend
+        part.index_copy_(self.axis, self.index, entries.to(tensor.dtype))
+
+
+class ParameterNames:
+    """Names the parameters of a model as its checkpoint does."""
+
+    def __init__(self, model: nn.Module):
+        self.modules = {module: name for name, module in model.named_modules()}
+        self._names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self._names.setdefault(id(parameter), []).append(name)
+
+    def name(self, module: nn.Module, attribute: str) -> str:
+        """Returns the name of a module's parameter.
+
+        Raises:
+            UnsupportedModel: it is not a parameter, or belongs to several modules.
+        """
+        names, where = self._names.get(id(getattr(module, attribute)), []), f"{self.modules[module]}.{attribute}"
+        if not names:
+            raise UnsupportedModel(
+                f"{where} is computed from other tensors, which a checkpoint holds in its place: make it a parameter "
+                "first, with remove_parametrizations, remove_weight_norm or prune.remove of torch.nn.utils"
+            )
+        if len(names) > 1:
+            raise UnsupportedModel(
+                f"{names[0]} is also {names[1]}, and a checkpoint holds both as one tensor, so that both would change: "
+                "give each module its own first (copy.deepcopy of the module)"
+            )
+        return names[0]
+
+
+def changes_of_set(
+    decoder: Decoder,
+    names: ParameterNames,
+    neurons: NeuronSet,
+    scale: float,
+    mean: Mapping[str, Tensor] | None,
+    weight: Callable[[Linear], Tensor],
+) -> dict[str, list[Change]]:
+    """Returns the changes of each parameter.
+
+    Args:
+        decoder: the model; its weights may be on the "meta" device.
+        names: the names of its parameters.
+        neurons: the set.
+        scale: as in `deactivate`.
+        mean: as in `deactivate`.
+        weight: returns a module's weight as it is stored, with values.
+
+    Returns:
+        {name of a parameter in the model: its changes}.
+
+    Raises:
+        UnsupportedModel: a weight is not a parameter of one module alone; or no bias can hold the mean.
+    """
+    changes: dict[str, list[Change]] = {}
+    factor = scale if mean is None else 0.0
+
+    def add(module: nn.Module, attribute: str, change: Change) -> None:
+        changes.setdefault(names.name(module, attribute), []).append(change)
+
+    for number, layer in enumerate(decoder.layers):
+        experts = layer.ffn_parts
+        if isinstance(experts, Experts) and "ffn" in neurons.sites and neurons.sites["ffn"][number].any():
+            if mean is not None:
+                raise UnsupportedModel(
+                    "the neurons of experts have their mean only in the tokens that are routed to the expert, which no "
+                    'bias holds: leave site "ffn" out of the set, or give a scale'
+                )
+            for expert, mask in enumerate(neurons.sites["ffn"][number].view(experts.expert_count, -1)):
+                if mask.any():
+                    add(experts.module, "down_proj", Change(1, mask.nonzero().flatten(), factor, expert=expert))
+        for module, on_input, indices in find_changed_modules(layer):
+            for site, places in indices.items():
+                if site not in neurons.sites or not neurons.sites[site][number].any():
+                    continue
+                members = neurons.sites[site][number]
+                index = torch.arange(weight_of(module).shape[on_input])[places][members]
+                add(module, "weight", Change(int(on_input != is_transposed(module)), index, factor))
+                if mean is not None and module.bias is None:
+                    raise UnsupportedModel(
+                        f"{names.modules[module]} has no bias, which would hold the mean of its {site} neurons: leave "
+                        f'site "{site}" out of the set, or give a scale'
+                    )
+                if module.bias is None:
+                    continue
+                values = None if mean is None else mean[site][number][members].cpu().double()
+                if not on_input:
+                    add(module, "bias", Change(0, index, factor, values))
+                elif values is not None:
+                    stored = weight(module)
+                    columns = (stored.T if is_transposed(module) else stored)[:, index.to(stored.device)]
+                    all_outputs = torch.arange(len(columns))
+                    add(module, "bias", Change(0, all_outputs, 1.0, columns.cpu().double() @ values))
+    return changes

@@ -139,7 +139,7 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
     )
     change = (a * torch.expm1(error.clamp_(max=10.0))).square_().mul_(distances).sum(-1)
     summed = u + ACCUMULATION * len(positions)
-    own = (2 * summed) ** 2 * (own_squares + a.square() @ squares)[..., 0]
+    own = (2 * summed) ** 2 * (own_squares[..., 0] + (a.square_() * squares.transpose(-1, -2)).sum(-1))
     variance = (change + own).masked_fill(~valid[:, None].to(device), 0).nan_to_num().transpose(0, 1).flatten(1)
     tolerance = (variance.sum(1) + DEVIATIONS * (2 * variance.square().sum(1)).sqrt()).sqrt()
 

@@ -117,9 +117,9 @@ class Comparisons:
             tolerance: (N,), how large rounding can make them.
             size: (N,), the norms of what was expected.
         """
-        if not error.numel():
-            raise ValueError("it returns nothing that could be compared")
-        self._made.append(_Comparison(check, subject, advice, *torch.broadcast_tensors(error, tolerance, size)))
+        if not error.numel() or not error.shape == tolerance.shape == size.shape:
+            raise ValueError(f"{len(error)} numbers cannot be compared with {len(size)}")
+        self._made.append(_Comparison(check, subject, advice, error, tolerance, size))
 
     def agree(self, check: Check) -> None:
         """Adds a comparison of two tensors that are equal bit for bit, which needs no norms."""

@@ -187,6 +187,6 @@ def _evaluate(made: list[_Comparison]) -> list[list[float]]:
     is_wrong = error > tolerance
     relative = error / size.clamp(min=torch.finfo(size.dtype).tiny)
     parts = is_wrong.to(size.dtype), relative.masked_fill(~is_wrong, 0), relative.masked_fill(size == 0, 0).nan_to_num()
-    columns = torch.stack(parts).split([len(each.error) for each in made], 1)
+    columns = torch.split(torch.stack(parts), [len(each.error) for each in made], 1)
     rows: list[list[float]] = torch.stack([each.amax(1) for each in columns]).tolist()
     return rows

@@ -50,7 +50,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     partner, sign = rotation_pairs(size, rotated, interleaved, x.device)
     cos = F.pad(cos, (0, size - rotated), value=1.0)[:, None]
     sin = F.pad(sin, (0, size - rotated))[:, None]
-    return x * cos - sign.to(x.dtype) * x[..., partner] * sin
+    return x * cos - sign.to(x.dtype) * x.index_select(-1, partner) * sin
 
 
 def repeat_for_pairs(table: Tensor) -> Tensor:

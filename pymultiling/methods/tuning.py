@@ -74,8 +74,8 @@ def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> 
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
             are not in memory, or it is marked as quantised; it is spread over processes, or is inside
             DistributedDataParallel; the set has FFN neurons of experts; or a module to train computes its weight from
-            other tensors (a parametrization), shares it with another module, is not called by the model's forward (one
-            token is run to see this), or computes something else than its weights say.
+            other tensors (a parametrization), shares it with another module, is not called by the model's forward, or
+            computes something else than its weights say.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     if isinstance(model, DistributedDataParallel):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
+from pymultiling.models.module_state import restored_buffers
 
 # Documents share a batch only if they have the same group: the group of a length, and of the tokens that are added to
 # it during generation. Groups are contiguous: they part the lengths into ranges.
@@ -119,13 +120,9 @@ def _run_on_stand_in(
     It is not compiled, because compiled code leaves out what depends on the length in any case.
     """
     if getattr(original, "__self__", None) is not module:  # a forward that the user has set
-        with _lock:
-            state = _State(module)
-            try:
-                _forget_longest(module)
-                return original(*args, **kwargs)
-            finally:
-                state.restore()
+        with _lock, restored_buffers(module):
+            _forget_longest(module)
+            return original(*args, **kwargs)
     stand_in = nn.Module.__new__(type(module))
     vars(stand_in).update(vars(module))
     # longrope overwrites its table, and dynamic puts another one in its place.
@@ -148,27 +145,3 @@ def _forget_longest(module: nn.Module) -> None:
             original: Tensor = getattr(module, f"{prefix}original_inv_freq").to(table.device)
             module.register_buffer(f"{prefix}inv_freq", original, persistent=False)
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
-
-
-class _State:
-    """What a rotation keeps between forwards, as it was."""
-
-    def __init__(self, module: nn.Module):
-        self._module = module
-        self._tables: dict[str, tuple[Tensor, Tensor]] = {}
-        self._lengths: dict[str, object] = {}
-        for prefix in _prefixes(module):
-            table: Tensor = getattr(module, f"{prefix}inv_freq")
-            self._tables[f"{prefix}inv_freq"] = table, table.clone()
-            name = f"{prefix}max_seq_len_cached"
-            if name in vars(module):
-                self._lengths[name] = vars(module)[name]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for name, (table, values) in self._tables.items():
-            table.copy_(values)  # longrope overwrites it
-            self._module.register_buffer(name, table, persistent=False)
-        for prefix in _prefixes(self._module):
-            vars(self._module).pop(f"{prefix}max_seq_len_cached", None)
-        vars(self._module).update(self._lengths)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
-from pymultiling.models.attached import own_attributes
 from pymultiling.models.blocks import compile_lock
 from pymultiling.models.length_scaling import own_frequencies
+from pymultiling.models.module_state import ModuleState
 
 
 @contextmanager
@@ -53,7 +53,8 @@ class _Use:
         """Puts the model into evaluation mode."""
         model = self.model
         if _any_in_training(model):  # usually it is not; looking takes a twentieth of the time
-            states = [_OwnState.of(module) for module in model.modules() if type(module).train is not nn.Module.train]
+            changing = [module for module in model.modules() if type(module).train is not nn.Module.train]
+            states = [ModuleState.of(module, with_parameters=True) for module in changing]
             self.restorations.append(_Restoration(_modes(model), states))
             model.eval()
 
@@ -110,44 +111,6 @@ def _any_in_training(model: nn.Module) -> bool:
     return False
 
 
-class _OwnState(NamedTuple):
-    """What a module holds itself, without its children.
-
-    Attributes:
-        module: the module.
-        attributes: its attributes, such as `merged`, except those in which torch keeps hooks and children, and those
-            that blocks have attached.
-        parameters: its parameters.
-        buffers: its buffers.
-        values: for every parameter and buffer the memory that it uses, and a copy of the values there.
-    """
-
-    module: nn.Module
-    attributes: dict[str, Any]
-    parameters: dict[str, nn.Parameter | None]
-    buffers: dict[str, Tensor | None]
-    values: list[tuple[Tensor, Tensor, Tensor]]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _OwnState:
-        attributes = own_attributes(module)
-        parameters, buffers = dict(module._parameters), dict(module._buffers)
-        tensors = [tensor for tensor in (*parameters.values(), *buffers.values()) if tensor is not None]
-        values = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors]
-        return cls(module, attributes, parameters, buffers, values)
-
-    def restore(self) -> None:
-        for name, value in self.attributes.items():
-            if vars(self.module).get(name) is not value:
-                setattr(self.module, name, value)
-        self.module._parameters.update(self.parameters)
-        self.module._buffers.update(self.buffers)
-        # Through .data, so that a backward pass may still use weights that an earlier forward has saved.
-        for tensor, memory, values in self.values:
-            tensor.data = memory
-            memory.copy_(values)
-
-
 class _Restoration(NamedTuple):
     """What a model was before it was put into evaluation mode.
 
@@ -157,7 +120,7 @@ class _Restoration(NamedTuple):
     """
 
     modes: dict[nn.Module, bool]
-    states: list[_OwnState]
+    states: list[ModuleState]
 
     def restore(self) -> None:
         _set_modes(self.modes)

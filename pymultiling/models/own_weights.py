@@ -1,4 +1,4 @@
-"""Checks that a weight belongs to one module alone, which the model calls, so that it can be trained by itself."""
+"""Checks that a weight belongs to one module alone, so that it can be trained by itself."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.linear import Linear
-from pymultiling.models.modes import evaluation_mode
 
 
 def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
-    """Checks that training differences to the weights of these modules trains what the model computes with.
-
-    A forward of one token shows whether the modules are called.
+    """Checks that training differences to the weights of these modules changes nothing else.
 
     Args:
         decoder: the model.
         modules: linear modules of its layers.
 
     Raises:
-        UnsupportedModel: a module computes its weight or bias from other tensors, shares one with another module or
-            layer, or is not called by the forward, which then reads the weight itself. The message names the module.
+        UnsupportedModel: a module computes its weight or bias from other tensors, or shares one with another module or
+            layer. The message names the module.
     """
     names = {module: name for name, module in decoder.model.named_modules()}
-    chosen, layers_of, owners = list(modules), _layers_by_module(decoder), _tensors_by_memory(decoder.model)
-    for module in chosen:
+    layers_of, owners = _layers_by_module(decoder), _tensors_by_memory(decoder.model)
+    for module in modules:
         layers = sorted(layers_of[module])
         if len(layers) > 1:
             raise UnsupportedModel(
@@ -37,13 +34,6 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
             )
         for name in ("weight", "bias"):
             _require_own(module, name, names, owners)
-    called = _called_modules(decoder, chosen)
-    for module in chosen:
-        if module not in called:
-            raise UnsupportedModel(
-                f"the model's forward does not call {names[module]}, but computes with its weight elsewhere, so that "
-                "the neurons would not be trained: use the forward of transformers, or leave this site out of the set"
-            )
 
 
 def _require_own(
@@ -100,18 +90,3 @@ def _layers_by_module(decoder: Decoder) -> dict[nn.Module, set[int]]:
         for module in layer.modules():
             layers.setdefault(module, set()).add(number)
     return layers
-
-
-@torch.no_grad()
-def _called_modules(decoder: Decoder, modules: list[Linear]) -> set[nn.Module]:
-    """Returns which of the modules a forward calls."""
-    called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in modules]
-    try:
-        with evaluation_mode(decoder.model):
-            one_token = torch.zeros(1, 1, dtype=torch.int64)
-            decoder.forward(one_token, torch.ones_like(one_token))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return called

@@ -107,7 +107,7 @@ class ActivationProbe:
         def count_projection(index: int, gate: Projection, down: Linear) -> OutputHook:
             def count(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
                 x = switch_off(down, gate.select(output)).flatten(0, -2)
-                active[index, : x.shape[1]] = active_count(x, documents.on(x.device))[0]
+                active[index, : x.shape[1]] = active_count(x, documents.of(x, "ffn", index))[0]
                 local_widths[index] = x.shape[1]
 
             return count
@@ -115,7 +115,7 @@ class ActivationProbe:
         def count_experts(index: int, experts: Experts) -> Callable[[Routed], None]:
             def count(routed: Routed) -> None:
                 routed = switch_off_routed(experts, routed)
-                active[index] = experts.active(routed, documents.on(routed.gate.device).ids, 1)[0]
+                active[index] = experts.active(routed, documents.of(routed.states, "ffn", index).ids, 1)[0]
                 local_widths[index] = experts.width
 
             return count

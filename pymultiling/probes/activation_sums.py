@@ -16,6 +16,7 @@ from pymultiling.models.linear import weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, Site, check_sites
+from pymultiling.probes.batch_documents import require_every_token
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices
@@ -80,6 +81,7 @@ class ActivationSumProbe:
         valid = {place: to_device(attention_mask.flatten(), place) for place in devices}
 
         def add(layer: int, indices: SiteIndices, full_width: int, x: Tensor) -> None:
+            require_every_token(x, attention_mask.numel(), ", ".join(indices), layer)
             x = upcast(x.flatten(0, -2))
             local_total = valid[x.device].to(x.dtype) @ x
             total = self.decoder.tensor_parallel.gather(local_total, full_width).to(device).double()
@@ -98,6 +100,7 @@ class ActivationSumProbe:
             add(layer, indices, full_width, output)
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
+            require_every_token(routed.states, attention_mask.numel(), "ffn", layer)
             documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
             total, routed_tokens = experts.total_and_tokens(routed, documents, 1)
             sums["ffn"][layer] += total[0].to(device).double()

@@ -7,7 +7,28 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pymultiling.errors import UnsupportedModel
 from pymultiling.ops import Documents, group_tokens
+
+
+def require_every_token(x: Tensor, count: int, site: str, layer: int) -> None:
+    """Checks that a module was called with every token of a batch, and not with some of them.
+
+    Args:
+        x: (..., N), the module's input or output.
+        count: number of tokens of the batch, padding included.
+        site: the site of the module, for the message.
+        layer: the number of its layer, for the message.
+
+    Raises:
+        UnsupportedModel: x has another number of tokens.
+    """
+    seen = x.numel() // x.shape[-1]
+    if seen != count:
+        raise UnsupportedModel(
+            f"site {site} of layer {layer} was seen with {seen} of {count} tokens: the model runs this layer's modules "
+            "in pieces, or with some of the tokens; use transformers' own forward, or leave this site out"
+        )
 
 
 class BatchDocuments:
@@ -35,6 +56,11 @@ class BatchDocuments:
         count = valid.shape[0]
         ids = torch.where(valid, torch.arange(count, device=valid.device)[:, None], -1)
         return cls(ids.flatten(), count, in_order=is_full)
+
+    def of(self, x: Tensor, site: str, layer: int) -> Documents:
+        """Returns the documents of x, (..., N), on its device; the arguments and errors are `require_every_token`'s."""
+        require_every_token(x, len(self._first.ids), site, layer)
+        return self.on(x.device)
 
     def on(self, device: torch.device) -> Documents:
         """Returns the documents on a device."""

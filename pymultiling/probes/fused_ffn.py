@@ -11,8 +11,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import DenseFFN, Layer
-from pymultiling.ops import GatedFFN, gated_ffn
-from pymultiling.probes.batch_documents import BatchDocuments
+from pymultiling.ops import Documents, GatedFFN, gated_ffn
 
 # transformers' names of the activations, and those of gated_ffn.
 ACTIVATIONS: dict[str, Literal["silu", "gelu", "gelu_tanh", "relu"]] = {
@@ -30,7 +29,7 @@ def fuse_ffn(
     activation: str,
     layer: Layer,
     parts: DenseFFN,
-    documents: BatchDocuments,
+    documents: Callable[[Tensor], Documents],
     keep: Callable[[GatedFFN], None],
 ) -> None:
     """Until the block ends, gated_ffn computes the layer's FFN where it is on, and every forward calls keep(result).
@@ -43,7 +42,7 @@ def fuse_ffn(
         activation: transformers' name of the FFN's activation.
         layer: the layer.
         parts: the projections of the layer's FFN.
-        documents: the documents of the batch.
+        documents: returns the documents of the FFN's input.
         keep: gets the result of every forward.
 
     Raises:
@@ -63,7 +62,7 @@ def fuse_ffn(
             parts.gate.select(gate_output).flatten(0, 1),
             up,
             activation=ACTIVATIONS[activation],
-            documents=documents.on(x.device),
+            documents=documents(x),
         )
         keep(result)
         output: Tensor = parts.down(result.hidden.view(*x.shape[:-1], -1))

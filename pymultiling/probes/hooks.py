@@ -55,20 +55,21 @@ class Hooks(Block):
     def _attach(
         self, module: nn.Module, named: Named, call: Callable[..., Any], register: Callable[..., RemovableHandle]
     ) -> None:
-        switch = self.switch
-        vars(call)[_ATTACHED] = switch, named
+        vars(call)[_ATTACHED] = self.switch, named
+        # A partial is two objects for Python's garbage collector, and a function with as many variables is seven.
+        self.attach(partial(_add, self.switch, module, named, call, register))
 
-        def attach() -> Callable[[], None]:
-            release = attach_item(switch, module, "forward", named, None)
-            handle = register(call)
 
-            def remove() -> None:
-                handle.remove()
-                release()
+def _add(
+    switch: Switch, module: nn.Module, named: Named, call: Callable[..., Any], register: Callable[..., RemovableHandle]
+) -> Callable[[], None]:
+    release = attach_item(switch, module, "forward", named, None)
+    return partial(_remove, register(call), release)
 
-            return remove
 
-        self.attach(attach)
+def _remove(handle: RemovableHandle, release: Callable[[], None]) -> None:
+    handle.remove()
+    release()
 
 
 def is_acting(call: Callable[..., Any], module: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.arguments import MODES, Mode
-from pymultiling.probes.batch_documents import BatchDocuments
+from pymultiling.probes.batch_documents import BatchDocuments, require_every_token
 from pymultiling.probes.fused_ffn import fuse_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
 from pymultiling.probes.hooks import Hooks, acting_pre_hooks
@@ -266,7 +266,8 @@ class ImportanceProbe:
                     norms = self._weight_products.column_norms(ffn.down, result.squares.shape[1])
                     self._values["ffn"][index] = result.squares * norms
 
-            fuse_ffn(hooks, self.decoder.activation, layer, ffn, self._documents, keep_fused)
+            documents = partial(self._documents.of, site="ffn", layer=index)
+            fuse_ffn(hooks, self.decoder.activation, layer, ffn, documents, keep_fused)
         elif is_released:
             self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
         elif layer.ffn_norm is not None:
@@ -280,7 +281,7 @@ class ImportanceProbe:
 
     def _keep_routed(self, index: int, experts: Experts, routed: Routed) -> None:
         """Stores the importance of the neurons of experts, from the tokens that are routed to each expert."""
-        documents = self._documents.on(routed.hidden.device).ids
+        documents = self._documents.of(routed.states, "ffn", index).ids
         if self.score == "released":
             self._values["ffn"][index] = experts.magnitude(switch_off_routed(experts, routed), documents, self._count)
         else:
@@ -292,7 +293,7 @@ class ImportanceProbe:
 
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(switch_off(down, projection.select(output)).flatten(0, -2)).abs()
-            self._values["ffn"][index] = document_sum(x, self._documents.on(x.device).ids, self._count)
+            self._values["ffn"][index] = document_sum(x, self._documents.of(x, "ffn", index).ids, self._count)
 
         hooks.after(projection.module, keep_magnitude)
 
@@ -305,7 +306,8 @@ class ImportanceProbe:
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].flatten(0, -2)
-            documents, kv_heads = self._documents.on(x.device), layer.kv_heads * x.shape[1] // layer.width("o")
+            documents = self._documents.of(x, sites[0], index)
+            kv_heads = layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
                 magnitude = document_sum(upcast(x).abs(), documents.ids, self._count)
                 by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
@@ -345,7 +347,7 @@ class ImportanceProbe:
                 multiplier,
                 *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
                 epsilon(norm),
-                self._documents.on(x.device),
+                self._documents.of(x, "o" if is_attention else "ffn", index),
                 columns=is_attention and "o" in self.sites,
             )
             for site, values in {"v": energy, "o": columns}.items() if is_attention else [("ffn", energy)]:
@@ -360,6 +362,8 @@ class ImportanceProbe:
 
         def keep_importance(inputs: ScoreInputs) -> None:
             valid = self._valid.to(inputs.query.device)
+            for site, x in (("q", inputs.q), ("k", inputs.k)):
+                require_every_token(x, valid.numel(), site, index)
             q, k = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
@@ -369,7 +373,7 @@ class ImportanceProbe:
 
     def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
         """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""
-        energy = column_energy(x.flatten(0, -2), self._documents.on(x.device))
+        energy = column_energy(x.flatten(0, -2), self._documents.of(x, site, index))
         self._values[site][index] = energy * self._weight_products.column_norms(linear, x.shape[-1])
 
 

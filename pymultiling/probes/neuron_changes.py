@@ -61,14 +61,15 @@ def change_neurons(
         raise ValueError(f"scale must be a finite number, got {scale}")
     check_mean(decoder, sets, scale, mean)
     set_masks = SetMasks(sets, len(decoder.layers), mean)
-    row_sets = RowSets(decoder.model)
+    # FFNs that may get the tokens of all rows in one dimension, so that the batch size is checked before them. With
+    # family.ffn == "", the layer itself takes the place of the FFN.
+    takes_flat = decoder.family.ffn == "" or any(layer.experts is not None for layer in decoder.layers)
+    row_sets = RowSets(decoder.model, takes_flat)
     switches_off = scale == 0 and mean is None
     hooks = Hooks(threads == "all", warns_new_threads=warns_new_threads)
     remember_blocks(hooks, decoder.layer_modules())
     for number, layer in enumerate(decoder.layers):
         ffn = layer.ffn_parts
-        # These FFNs may get the tokens of all rows in one dimension. So the batch size is checked before them.
-        # With family.ffn == "", the layer itself takes the place of the FFN.
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):

@@ -10,16 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.runtime.device_copies import to_device
 
 
 class RowSets:
-    """The index of each row's set in a list of sets. Until `assign` is called, all rows are under the first set."""
+    """The index of each row's set in a list of sets. Until `assign` is called, all rows are under the first set.
 
-    def __init__(self, model: nn.Module):
-        self._model = model
+    Args:
+        model: the model.
+        takes_flat: whether modules of the model may get the tokens of all rows in one dimension, after `check_input`.
+    """
+
+    def __init__(self, model: nn.Module, takes_flat: bool = False):
+        self._model, self._takes_flat = model, takes_flat
         self._devices = {parameter.device for parameter in model.parameters()}
         # (batch,) int64, the index of each row's set, on every device, so that a forward copies nothing.
         self._ids: dict[torch.device, Tensor] = {}
@@ -55,11 +61,17 @@ class RowSets:
 
         Raises:
             ValueError: the batch has another number of rows than `assign` got.
+            UnsupportedModel: a module gets the tokens of all rows in one dimension, where it should not.
         """
         if not self._ids:
             return None
         if x.ndim == 3:
             self._check_batch_size(x.shape[0])
+        elif not self._takes_flat:  # they might be any of the batch's tokens
+            raise UnsupportedModel(
+                "the model gives a module tokens without their rows, so that sets of rows cannot be told apart: use "
+                "transformers' own forward, or give one set for all rows"
+            )
         tokens = x.shape[:-1].numel()
         return self._ids[x.device].repeat_interleave(tokens // self._count)
 

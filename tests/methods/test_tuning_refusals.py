@@ -104,6 +104,16 @@ def test_what_the_message_advises_makes_it_trainable(change):
     torch.testing.assert_close(model(**batch).logits, during)
 
 
+def test_a_model_that_was_verified_is_not_run_again():
+    model, calls = tiny_model("llama"), []
+    model.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    pml.train_only(model, random_neurons(model)).remove()
+    assert calls
+    calls.clear()
+    pml.train_only(model, random_neurons(model)).remove()
+    assert not calls
+
+
 def test_sharing_elsewhere_is_no_obstacle():
     """Tied embeddings, and a parametrization of a layer without neurons of the set."""
     model = tiny_model("llama", tie_word_embeddings=True)

@@ -20,20 +20,26 @@ ROUNDINGS = 8  # of a query or key: three of the norm, three of the rotation, cl
 DEVIATIONS = 8  # how many standard deviations the squared error of a head may be above its mean
 
 
-def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer, site: str) -> Tensor:
-    """Returns the queries (site "q") or keys (site "k") that the family's norms and rotation give, (B, heads, l, d)."""
-    raw, norm = (inputs.q, layer.q_norm) if site == "q" else (inputs.k, layer.k_norm)
-    family, head_size = decoder.family, layer.head_size
-    if norm is None:
-        x = split_heads(upcast(raw), head_size)
-    elif family.centred_norms:
-        x = _centred(split_heads(upcast(raw), head_size), norm)
-    else:
-        x = normed(raw, norm, decoder.multiplier(norm), head_size)[0]
+def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
+    """Returns the queries, and after them the keys, that the family's norms and rotation give, (B, H + K, l, d)."""
+    family = decoder.family
+    queries = _normed_heads(inputs.q, layer.q_norm, decoder, layer)
+    heads = torch.cat([queries, _normed_heads(inputs.k, layer.k_norm, decoder, layer)], 1)
     if inputs.rotation is not None:
-        cos, sin = (upcast(table).to(x.dtype) for table in inputs.rotation)
-        x = rotate(x, cos, sin, family.interleaved)
-    return x * head_size**-0.5 if site == "q" and family.scaled_queries else x
+        cos, sin = (upcast(table).to(heads.dtype) for table in inputs.rotation)
+        heads = rotate(heads, cos, sin, family.interleaved)
+    if family.scaled_queries:
+        heads[:, : layer.heads] *= layer.head_size**-0.5
+    return heads
+
+
+def _normed_heads(raw: Tensor, norm: nn.Module | None, decoder: Decoder, layer: Layer) -> Tensor:
+    """Returns (B, heads, l, d) for the output of a projection, (B, l, heads d)."""
+    if norm is None:
+        return split_heads(upcast(raw), layer.head_size)
+    if decoder.family.centred_norms:
+        return _centred(split_heads(upcast(raw), layer.head_size), norm)
+    return normed(raw, norm, decoder.multiplier(norm), layer.head_size)[0]
 
 
 def _centred(x: Tensor, norm: nn.Module) -> Tensor:
@@ -55,19 +61,20 @@ def passed_norms(given: Tensor, expected: Tensor, valid: Tensor, dtype: torch.dt
     twice the squared norm of the rotated pair.
 
     Args:
-        given: what the model passes to its attention.
+        given: what the model passes to its attention, queries and keys one behind the other.
         expected: `passed_heads`.
-        valid: (B, l) bool, False for padding.
+        valid: (B, l) bool, False for padding, on the CPU.
         dtype: that of the model.
     """
-    mask = ~valid[:, None, :, None].to(given.device)
-    error, size = _head_norms((given - expected).masked_fill(mask, 0)), _head_norms(expected.masked_fill(mask, 0))
+    error, size = _head_norms(given - expected, valid), _head_norms(expected, valid)
     rounding = ROUNDINGS * internal_roundoff(dtype) + given.shape[-1] * ACCUMULATION
     return Norms(error, rounding * math.sqrt(2) * size, size)
 
 
-def _head_norms(x: Tensor) -> Tensor:
-    """Returns (heads,) for x (B, heads, l, d)."""
+def _head_norms(x: Tensor, valid: Tensor) -> Tensor:
+    """Returns (heads,), the norms over all tokens but padding, for x (B, heads, l, d) and valid (B, l)."""
+    if not valid.all():
+        x = x.masked_fill(~valid[:, None, :, None].to(x.device), 0)
     norms: Tensor = torch.linalg.vector_norm(upcast(x).transpose(0, 1).flatten(1), dim=1)
     return norms
 
@@ -92,7 +99,7 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
         inputs: the inputs of the attention scores.
         value: (B, l, K d), the output of the value projection, clipped.
         output: (B, l, H d), the input of the output projection.
-        valid: (B, l) bool, False for padding.
+        valid: (B, l) bool, False for padding, on the CPU.
         is_passed: whether queries and keys were passed to the attention as they are here. If not, roundings of
             queries and keys themselves count too.
     """
@@ -105,36 +112,35 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
     v = split_heads(value, head_size).to(device, wide)
     v = v.repeat_interleave(heads // v.shape[1], 1)
     given = split_heads(output, head_size).to(device, wide)
-    valid = valid.to(device)
     positions = torch.arange(q.shape[2], device=device)
-    hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :])
+    hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device))
 
-    scores = inputs.scale * (q @ k.transpose(-1, -2))
-    magnitudes = inputs.scale * (q.abs() @ k.abs().transpose(-1, -2))
+    q = inputs.scale * q
+    scores = q @ k.transpose(-1, -2)
+    magnitudes = q.abs() @ k.abs().transpose(-1, -2)
     before_cap = scores.abs()
     if inputs.bias is not None:
         bias = inputs.scale * inputs.factor * inputs.bias.to(wide)[:, :, None, :]
         scores = scores + bias
         before_cap = before_cap + bias.abs()
-    slope = torch.ones_like(scores)  # of the cap
-    if inputs.softcap is not None:
-        scores = capped(scores, inputs.softcap)
-        slope = 1 - (scores / inputs.softcap).square()
     u, u_product = internal_roundoff(dtype), product_roundoff(dtype)
     lost = head_size * ACCUMULATION + (u_product if dtype == torch.float32 else 0.0) + (0.0 if is_passed else 3 * u)
-    error = slope * (1.5 * u * before_cap + lost * magnitudes) + u * (1.5 * scores.abs() + 2)
+    error = 1.5 * u * before_cap + lost * magnitudes
+    if inputs.softcap is not None:
+        scores = capped(scores, inputs.softcap)
+        error = (1 - (scores / inputs.softcap).square()) * error  # by the slope of the cap
+    error += u * (1.5 * scores.abs() + 2)
     a = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     expected = a @ v
 
-    squares = v.square().sum(-1)[..., None, :]
-    cross = (expected.square().sum(-1)[..., None] + squares - 2 * expected @ v.transpose(-1, -2)).clamp(min=0)
-    shares = a.square()
-    change = (shares * torch.expm1(error.clamp(max=10.0)).square() * cross).sum(-1)
+    squares, own_squares = v.square().sum(-1, keepdim=True), expected.square().sum(-1, keepdim=True)
+    distances = (
+        (expected @ v.transpose(-1, -2)).mul_(-2).add_(own_squares).add_(squares.transpose(-1, -2)).clamp_(min=0)
+    )
+    change = (a * torch.expm1(error.clamp_(max=10.0))).square_().mul_(distances).sum(-1)
     summed = u + ACCUMULATION * len(positions)
-    own = (2 * summed) ** 2 * (expected.square().sum(-1) + (shares * squares).sum(-1))
-    variance = (change + own).masked_fill(~valid[:, None], 0).nan_to_num().transpose(0, 1).flatten(1)
+    own = (2 * summed) ** 2 * (own_squares[..., 0] + (a.square_() * squares.transpose(-1, -2)).sum(-1))
+    variance = (change + own).masked_fill(~valid[:, None].to(device), 0).nan_to_num().transpose(0, 1).flatten(1)
     tolerance = (variance.sum(1) + DEVIATIONS * (2 * variance.square().sum(1)).sqrt()).sqrt()
 
-    padding = ~valid[:, None, :, None]
-    difference = (given - expected).masked_fill(padding, 0)
-    return Norms(_head_norms(difference), tolerance, _head_norms(expected.masked_fill(padding, 0)))
+    return Norms(_head_norms(given - expected, valid), tolerance, _head_norms(expected, valid))

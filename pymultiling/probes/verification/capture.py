@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
@@ -27,7 +26,7 @@ from pymultiling.probes.verification.fingerprint import is_ours
 from pymultiling.probes.verification.linear import Norms, linear_norms, plain_output
 from pymultiling.probes.verification.plan import Plan
 from pymultiling.probes.verification.report import Check, Comparisons
-from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff
+from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff, is_same
 from pymultiling.probes.verification.score_checks import check_scores
 
 
@@ -57,8 +56,9 @@ class LayerWatch:
         """Adds the hooks. Returns a listener to register with `listen_to_attention`, or None."""
         layer = self.layer
         for module, checks in self._linear_modules().items():
-            raw = module.register_forward_hook(self._in_this_thread(self._keep_raw(checks)), prepend=True)
-            stack.callback(raw.remove)
+            if self._is_plain:
+                raw = module.register_forward_hook(self._in_this_thread(self._keep_raw(checks)), prepend=True)
+                stack.callback(raw.remove)
             hooks.after(module, self._keep_output(checks))
         early = layer.o.register_forward_pre_hook(self._in_this_thread(self._keep_attended), prepend=True)
         stack.callback(early.remove)
@@ -69,7 +69,7 @@ class LayerWatch:
         hooks.after(layer.attention, self._surviving(["o"], self._check_attention))
         if isinstance(layer.ffn_parts, Experts):
             hooks.after(layer.ffn_parts.module, self._surviving(["ffn"], self._check_experts))
-        elif layer.down is not None:
+        elif layer.down is not None and self._is_plain:
             early = layer.down.register_forward_pre_hook(self._in_this_thread(self._keep_product), prepend=True)
             stack.callback(early.remove)
         if self.decoder.family.ffn:
@@ -113,7 +113,7 @@ class LayerWatch:
 
     def _count(self, module: nn.Module, x: Tensor) -> None:
         self._calls[module] += 1
-        self._tokens[module] = min(x[..., 0].numel(), self._tokens.get(module, sys.maxsize))
+        self._tokens[module] = min(x.numel() // x.shape[-1], self._tokens.get(module, sys.maxsize))
 
     def _surviving(self, checks: list[Check], hook: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a hook whose errors fail these checks."""
@@ -150,9 +150,6 @@ class LayerWatch:
         """Returns a hook before all others, which sees the input and the output of the module's own forward."""
 
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._count(module, args[0])
-            if not self._is_plain:
-                return
             expected = plain_output(module, args[0])
             if module in self._changed_by_us:
                 self._report_linear(module, checks, args[0], expected, output)
@@ -163,6 +160,7 @@ class LayerWatch:
 
     def _keep_output(self, checks: dict[Check, Projection | None]) -> Callable[..., None]:
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._count(module, args[0])
             self._outputs[module], self._versions[module] = output, _version(output)
             expected = self._expected.pop(module, None)
             if expected is not None:
@@ -173,8 +171,7 @@ class LayerWatch:
     def _report_linear(
         self, module: Linear, checks: dict[Check, Projection | None], x: Tensor, expected: Tensor, output: Tensor
     ) -> None:
-        is_alike = (expected.device, expected.dtype) == (output.device, output.dtype)
-        if is_alike and torch.equal(expected, output):  # the usual case
+        if is_same(expected, output):  # the usual case
             for check in checks:
                 self._comparisons.agree(check)
             return
@@ -263,7 +260,7 @@ class LayerWatch:
 
     def _check_product(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         ffn, product = self.layer.ffn_parts, self._product
-        if not self._is_plain or not isinstance(ffn, DenseFFN) or product is None:
+        if not isinstance(ffn, DenseFFN) or product is None:
             return
         if any(part is not None and part.module not in self._outputs for part in (ffn.gate, ffn.up)):
             return

@@ -21,7 +21,7 @@ from pymultiling.probes.verification.ffn import expert_norms, same_norms
 from pymultiling.probes.verification.fingerprint import is_ours
 from pymultiling.probes.verification.linear import linear_norms, plain_output
 from pymultiling.probes.verification.report import Check, Comparisons
-from pymultiling.probes.verification.rounding import column_norms
+from pymultiling.probes.verification.rounding import column_norms, is_same
 
 STRIDE = 8  # one neuron of so many is off, and one output of so many is computed again
 # The first neuron that is off. Where v neurons are off, the input of o_proj is 0 already: its own neurons are others.
@@ -116,7 +116,7 @@ class OffWatch:
             off = torch.cat([_off(site, before.shape[-1], index) for site, index in indices.items()])
             expected, returned = before.index_fill(-1, off.to(before.device), 0), self._valid(output)
             subject = f"with neurons off, {self._names[module]} does not return what zeroed rows of its weight give"
-            if torch.equal(expected, returned):  # the usual case
+            if is_same(expected, returned):  # the usual case
                 for site in indices:
                     self._comparisons.agree(cast("Check", site))
                 return
@@ -154,7 +154,7 @@ class OffWatch:
     def _valid(self, x: Tensor) -> Tensor:
         """Returns (tokens, N) without padding, whose values may be NaN. A model may leave it out itself."""
         rows = x.flatten(0, -2)
-        return rows[self._rows.to(x.device)] if len(rows) == self._tokens else rows
+        return rows.index_select(0, self._rows.to(x.device)) if len(rows) == self._tokens else rows
 
 
 def _off(site: str, width: int, index: slice | Tensor) -> Tensor:

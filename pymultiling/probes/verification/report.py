@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -85,14 +85,25 @@ class Verification:
                 raise UnsupportedModel(f"{departure.sentence}; verify=False (--no-verify) skips this check")
 
 
+class _Comparison(NamedTuple):
+    """The arguments of `Comparisons.compare`."""
+
+    check: Check
+    subject: str
+    advice: str
+    error: Tensor
+    tolerance: Tensor
+    size: Tensor
+
+
 class Comparisons:
-    """Collects comparisons on the devices on which they are made, and reads all results at once."""
+    """Collects comparisons on the devices on which they are made, and evaluates all of them at once."""
 
     def __init__(self) -> None:
         self.example: Any = None
         self.departures: list[Departure] = []
         self.notes: list[str] = []
-        self._made: list[tuple[Check, str, str, Tensor]] = []
+        self._made: list[_Comparison] = []
         self._equal: set[Check] = set()
 
     def compare(self, check: Check, subject: str, advice: str, error: Tensor, tolerance: Tensor, size: Tensor) -> None:
@@ -106,12 +117,9 @@ class Comparisons:
             tolerance: (N,), how large rounding can make them.
             size: (N,), the norms of what was expected.
         """
-        is_wrong = error > tolerance
-        relative = error / size.clamp(min=torch.finfo(size.dtype).tiny)
-        largest_wrong = relative.masked_fill(~is_wrong, 0).max()
-        largest = relative.masked_fill(size == 0, 0).nan_to_num().max()
-        result = torch.stack([is_wrong.any().to(relative.dtype), largest_wrong, largest])
-        self._made.append((check, subject, advice, result))
+        if not error.numel() or not error.shape == tolerance.shape == size.shape:
+            raise ValueError(f"{len(error)} numbers cannot be compared with {len(size)}")
+        self._made.append(_Comparison(check, subject, advice, error, tolerance, size))
 
     def agree(self, check: Check) -> None:
         """Adds a comparison of two tensors that are equal bit for bit, which needs no norms."""
@@ -142,24 +150,43 @@ class Comparisons:
 
     def add_scores(self, other: Comparisons, where: str) -> None:
         """Adds the comparisons of attention scores that another one has made; `where` is appended to their subjects."""
-        made = [(check, f"{subject} {where}", *rest) for check, subject, *rest in other._made if check == "scores"]
-        self._made += cast("list[tuple[Check, str, str, Tensor]]", made)
+        self._made += [
+            comparison._replace(subject=f"{comparison.subject} {where}")
+            for comparison in other._made
+            if comparison.check == "scores"
+        ]
 
     def result(self) -> Verification:
         """Waits for the devices, and returns what was found."""
         departures = list(self.departures)
         differences: dict[Check, float] = dict.fromkeys(self._equal, 0.0)
         by_device: dict[torch.device, list[int]] = defaultdict(list)
-        for number, (*_, result) in enumerate(self._made):
-            by_device[result.device].append(number)
+        for number, comparison in enumerate(self._made):
+            by_device[comparison.error.device].append(number)
         values: dict[int, list[float]] = {}
         for numbers in by_device.values():
-            rows = torch.stack([self._made[number][3].double() for number in numbers]).tolist()
-            values.update(zip(numbers, rows))
-        for number, (check, subject, advice, _) in enumerate(self._made):
+            values.update(zip(numbers, _evaluate([self._made[number] for number in numbers])))
+        for number, (check, subject, advice, *_) in enumerate(self._made):
             is_wrong, largest_wrong, largest = values[number]
             differences[check] = max(differences.get(check, 0.0), largest)
             if is_wrong:
                 sentence = f"{subject} (off by {largest_wrong:.2g} of its size): {advice}"
                 departures.append(Departure(check, sentence, largest_wrong))
         return Verification(tuple(departures), differences, tuple(self.notes), self.example)
+
+
+def _evaluate(made: list[_Comparison]) -> list[list[float]]:
+    """Evaluates comparisons of one device, whose columns are put together, so that this takes few operations.
+
+    Returns:
+        For each comparison whether it failed, its largest relative error above a tolerance, and its largest one.
+    """
+    error, tolerance, size = (
+        torch.cat([getattr(each, name) for each in made]) for name in ("error", "tolerance", "size")
+    )
+    is_wrong = error > tolerance
+    relative = error / size.clamp(min=torch.finfo(size.dtype).tiny)
+    parts = is_wrong.to(size.dtype), relative.masked_fill(~is_wrong, 0), relative.masked_fill(size == 0, 0).nan_to_num()
+    columns = torch.split(torch.stack(parts), [len(each.error) for each in made], 1)
+    rows: list[list[float]] = torch.stack([each.amax(1) for each in columns]).tolist()
+    return rows

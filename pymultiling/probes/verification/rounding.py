@@ -48,5 +48,14 @@ def sum_roundoff(dtype: torch.dtype, length: int) -> float:
 
 def column_norms(x: Tensor) -> Tensor:
     """Returns the norm of every column over all tokens: (..., N) -> (N,), in float32 or float64."""
-    norms: Tensor = torch.linalg.vector_norm(upcast(x).flatten(0, -2), dim=0)
-    return norms
+    # torch.linalg.vector_norm takes 15 times as long over the first dimension on a CPU.
+    return upcast(x).flatten(0, -2).square().sum(0).sqrt()
+
+
+def is_same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit. Integers are compared in a fraction of the time of numbers."""
+    if (x.device, x.dtype, x.shape) != (y.device, y.dtype, y.shape):
+        return False
+    if all(each.is_contiguous() and not each.storage_offset() for each in (x, y)) and x.nbytes % 8 == 0:
+        x, y = x.view(-1).view(torch.int64), y.view(-1).view(torch.int64)
+    return torch.equal(x, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from pymultiling.models.decoder import Decoder, Layer
@@ -38,12 +39,13 @@ def check_scores(
         comparisons: gets the comparisons.
     """
     family, dtype = decoder.family, inputs.q.dtype
-    sites: tuple[tuple[Check, Tensor], ...] = (("q", inputs.query), ("k", inputs.key))
     if family.interface:
-        for site, given in sites:
-            expected = passed_heads(inputs, decoder, layer, site)
+        given, expected = torch.cat([inputs.query, inputs.key], 1), passed_heads(inputs, decoder, layer)
+        both = passed_norms(given, expected, plan.valid, dtype)
+        sites: tuple[tuple[Check, slice], ...] = ("q", slice(layer.heads)), ("k", slice(layer.heads, None))
+        for site, heads in sites:
             subject = f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
-            norms = passed_norms(given, expected, plan.valid, dtype)
+            norms = Norms(*(part[heads] for part in both))
             comparisons.compare("scores", subject, advice.SCORES, *norms)
             _compare_off(layer, subject, [site], norms, plan, comparisons)
     if family.clip is not None:

@@ -15,6 +15,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attention import AttentionListener, listen_to_attention
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.modes import evaluation_mode
+from pymultiling.models.module_state import restored_buffers
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import change_neurons
@@ -23,7 +24,6 @@ from pymultiling.probes.verification.capture import LayerWatch
 from pymultiling.probes.verification.off import OffWatch, neurons_off
 from pymultiling.probes.verification.plan import Plan
 from pymultiling.probes.verification.report import Comparisons, Verification
-from pymultiling.probes.verification.restoring import restored_state
 from pymultiling.probes.verification.states import StatesWatch
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
 from pymultiling.probes.verification.values import ValuesWatch
@@ -51,7 +51,7 @@ def verify(decoder: Decoder) -> Verification:
     whole = torch.ones(1, TOKENS, dtype=torch.bool)
     padded = torch.ones(3, TOKENS_OFF, dtype=torch.bool)
     padded[1, : TOKENS_OFF // 4] = False
-    with restored_state(decoder.base_model), _eager(decoder.model):
+    with restored_buffers(decoder.base_model), _eager(decoder.model):
         plan = Plan(whole, "as it is", scores=True)
         names = {module: name for name, module in decoder.model.named_modules()}
         with evaluation_mode(decoder.model):
@@ -72,7 +72,7 @@ def verify_body(decoder: Decoder, example: Any) -> Verification:
     """
     comparisons = Comparisons()
     if example is not None:
-        with restored_state(decoder.model), evaluation_mode(decoder.model), _eager(decoder.model):
+        with restored_buffers(decoder.model), evaluation_mode(decoder.model), _eager(decoder.model):
             check_body(decoder, comparisons, example)
     return comparisons.result()
 
@@ -81,7 +81,7 @@ def verify_body(decoder: Decoder, example: Any) -> Verification:
 def verify_copies(decoder: Decoder) -> Verification:
     """Does the part of `verify` that runs on copies of layers, beyond the lengths at which attention changes."""
     comparisons = Comparisons()
-    with restored_state(decoder.base_model), _eager(decoder.model):
+    with restored_buffers(decoder.base_model), _eager(decoder.model):
         _check_longer(decoder, comparisons)
     return comparisons.result()
 

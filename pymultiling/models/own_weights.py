@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.adapters import MERGE
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.linear import Linear
+from pymultiling.models.linear import Linear, PlainLinear, is_plain_linear
 from pymultiling.models.modes import evaluation_mode
 
 
@@ -35,6 +36,8 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
                 f"layers {' and '.join(map(str, layers))} share {names[module]}, so that both would be trained: give "
                 "each a copy first (copy.deepcopy of the module)"
             )
+        if not is_plain_linear(module):
+            raise UnsupportedModel(f"{names[module]} is an adapter of PEFT, which trains other weights: {MERGE}")
         for name in ("weight", "bias"):
             _require_own(module, name, names, owners)
     called = _called_modules(decoder, chosen)
@@ -47,7 +50,7 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
 
 
 def _require_own(
-    module: Linear, name: str, names: dict[nn.Module, str], owners: dict[tuple[torch.device, int], list[_Owned]]
+    module: PlainLinear, name: str, names: dict[nn.Module, str], owners: dict[tuple[torch.device, int], list[_Owned]]
 ) -> None:
     tensor: Tensor | None = getattr(module, name)
     if tensor is None:

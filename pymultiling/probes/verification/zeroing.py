@@ -17,15 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from pymultiling.errors import UnsupportedModel
+from pymultiling.models.adapters import MERGE
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
-from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.linear import Projection, bias_of, is_plain_linear, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.probes.neuron_changes import find_changed_modules
 
 TOKENS = 8  # length of the document
 NEURONS = 4  # how many neurons of a site are checked in a layer: the most important one, and three evenly spaced ones
@@ -60,10 +63,12 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         {site: largest relative difference}. In float32 it is about 1e-5 where the family is right.
 
     Raises:
-        UnsupportedModel: the neurons are not where the family has them.
+        UnsupportedModel: the neurons are not where the family has them, or are inside adapters of PEFT.
     """
     decoder = Decoder(model)
     decoder.require_weights()
+    if not all(is_plain_linear(module) for layer in decoder.layers for module, _, _ in find_changed_modules(layer)):
+        raise UnsupportedModel(f"weights are set to zero for this check, and those of adapters are not stored: {MERGE}")
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(len(embeddings), (1, min(TOKENS, decoder.layers[0].head_size)), generator=generator)
@@ -217,5 +222,5 @@ def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
 
 def _row_parameters(projection: Projection, n: int) -> list[Tensor]:
     """Returns views of the weight's row and of the bias that belong to output n of a projection."""
-    row, bias = int(projection.row_indices()[n]), projection.module.bias
+    row, bias = int(projection.row_indices()[n]), bias_of(projection.module)
     return [weight_of(projection.module)[row], *([] if bias is None else [bias[row]])]

@@ -24,7 +24,7 @@ from pymultiling.models.find_modules import (
 )
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of
 from pymultiling.models.mask_reads import without_mask_reads
-from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
 from pymultiling.runtime.device_copies import to_device
@@ -160,7 +160,7 @@ class Decoder:
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(
-                    f"the layers of {type(model).__name__} differ in the width of {site}, which is not supported"
+                    f"the layers of {class_name(model)} differ in the width of {site}, which is not supported"
                 )
 
     @cached_property

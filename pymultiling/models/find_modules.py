@@ -11,6 +11,7 @@ from pymultiling.models.adapters import MERGE, adapted_linear, in_effect, is_of_
 from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
 from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, outputs_of
+from pymultiling.models.pretrained import uncompiled
 
 # What to do when a family's entry is wrong for a model.
 CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling doctor` shows the sites)"
@@ -127,7 +128,7 @@ def find(parent: nn.Module, path: str, where: str) -> nn.Module:
                 f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
                 f"{CORRECT_ENTRY}"
             )
-        module = in_effect(child._modules.get("_orig_mod") or child)
+        module = in_effect(uncompiled(child))
     if is_of_peft(module) and adapted_linear(module) is None:
         raise UnsupportedModel(
             f"{path} of {where} is an adapter of PEFT ({type(module).__name__}) whose effect on the weight is not "

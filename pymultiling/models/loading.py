@@ -17,7 +17,10 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -30,7 +33,20 @@ if TYPE_CHECKING:
 
 HUB_SECONDS = 10.0  # how long the Hub may take to say that it has a model
 
-AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText] | type[AutoModelForSeq2SeqLM]
+AutoModel: TypeAlias = (
+    type[AutoModelForCausalLM]
+    | type[AutoModelForImageTextToText]
+    | type[AutoModelForQuestionAnswering]
+    | type[AutoModelForSeq2SeqLM]
+    | type[AutoModelForSequenceClassification]
+    | type[AutoModelForTokenClassification]
+)
+# {how the name of a model's class ends: what loads it}, of decoders that have another head than a language model's
+OTHER_HEADS: dict[str, AutoModel] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+}
 
 
 def pick_device(name: str) -> torch.device:
@@ -142,8 +158,8 @@ def load_weights(
         device: as in `load_model`.
         dtype: as in `load_model`.
         revision: as in `load_model`.
-        auto_model: the class of transformers that loads the model. None: that of causal language models, or of models
-            that take images too, if the model is one.
+        auto_model: the class of transformers that loads the model. None: that of causal language models; or of models
+            that take images too, or have another head, if the model is one.
         trust_remote_code: as in `load_model`.
 
     Raises:
@@ -174,6 +190,10 @@ def load_weights(
 
 def _auto_model(config: PreTrainedConfig) -> AutoModel:
     """Returns the class of transformers that loads models of a configuration."""
+    architecture = next(iter(config.architectures or []), "")
+    for ending, auto_model in OTHER_HEADS.items():
+        if architecture.endswith(ending):
+            return auto_model
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if takes_images and not is_known else AutoModelForCausalLM

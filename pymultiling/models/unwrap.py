@@ -10,7 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.adapters import MERGE, is_of_peft
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.pretrained import class_name, pretrained, uncompiled
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -22,7 +22,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         UnsupportedModel: this is no model of transformers, or FSDP has put its weights into flat tensors.
     """
     inner = model
-    while (wrapped := _inside(getattr(inner, "_orig_mod", inner))) is not None:
+    while isinstance(inner, nn.Module) and (wrapped := _inside(uncompiled(inner))) is not None:
         inner = wrapped
     if not isinstance(inner, nn.Module):
         raise UnsupportedModel(
@@ -59,9 +59,10 @@ def without_prompt(model: nn.Module) -> nn.Module:
 
     Neurons can be switched off in it. What it computes by itself is not what the PEFT model computes.
     """
-    configs = _peft_configs(model)
+    wrapper = uncompiled(model) if isinstance(model, nn.Module) else model
+    configs = _peft_configs(wrapper)
     if configs and all(getattr(config, "is_prompt_learning", False) for config in configs):
-        inner: nn.Module = model.base_model  # type: ignore[assignment]
+        inner: nn.Module = wrapper.base_model  # type: ignore[assignment]
         return inner
     return model
 
@@ -95,9 +96,9 @@ def refuse_peft(model: nn.Module) -> None:
     Raises:
         UnsupportedModel: the model is one.
     """
-    if is_of_peft(model):
+    if is_of_peft(uncompiled(model)):
         raise UnsupportedModel(
-            f"{type(model).__name__} is a wrapper of PEFT, and its kind of adapter cannot be measured: {MERGE} (prompt "
+            f"{class_name(model)} is a wrapper of PEFT, and its kind of adapter cannot be measured: {MERGE} (prompt "
             "and prefix tuning have no weights to merge: under them neurons can be deactivated, and only the model "
             "without them, get_base_model(), can be measured)"
         )
@@ -114,12 +115,11 @@ def text_decoder(model: nn.Module) -> nn.Module:
     config = pretrained(model).config
     text_config = config.get_text_config()
     if text_config is config:
-        base_model: nn.Module = pretrained(model).base_model
-        return base_model
-    decoder: nn.Module = pretrained(model).get_decoder()  # type: ignore[no-untyped-call]
+        return uncompiled(pretrained(model).base_model)
+    decoder = uncompiled(pretrained(model).get_decoder())  # type: ignore[no-untyped-call]
     if getattr(decoder, "config", None) is not text_config:
         raise UnsupportedModel(
-            f"{type(model).__name__} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
+            f"{class_name(model)} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
             f"is no decoder of model_type {text_config.model_type!r}: give that decoder, which has no head"
         )
     return decoder
@@ -148,7 +148,7 @@ def require_language_model(model: nn.Module) -> None:
     can_generate = getattr(model, "can_generate", None)
     if can_generate is None or not can_generate() or pretrained(model).config.is_encoder_decoder:
         raise UnsupportedModel(
-            f"{type(model).__name__} does not predict the next token of a text, so that it has no perplexity: load the "
+            f"{class_name(model)} does not predict the next token of a text, so that it has no perplexity: load the "
             "model with AutoModelForCausalLM"
         )
     require_weights(model)

@@ -1,7 +1,7 @@
 """Linear modules of a model, and which of their outputs are the neurons of a site.
 
-A linear module is torch's Linear, transformers' Conv1D (GPT-2), or one of them inside an adapter of PEFT that is a
-fixed linear map.
+A linear module is torch's Linear, transformers' Conv1D (GPT-2), a quantised one of `quantised.py`, or one of these
+inside an adapter of PEFT that is a fixed linear map.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from pymultiling.models.adapters import Effective, adapted_linear, effective
+from pymultiling.models.quantised import dequantised, is_quantised_linear
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PLAIN_TENSORS = (Tensor, nn.Parameter, DTensor)  # quantised weights may be of other classes, and claim a float dtype
@@ -26,7 +27,7 @@ Linear: TypeAlias = nn.Module  # one that `is_linear` accepts
 def is_linear(module: nn.Module) -> bool:
     """Whether `weight_of` gives the weight of the module."""
     base = adapted_linear(module)
-    return is_plain_linear(module) if base is None else is_linear(base)
+    return is_plain_linear(module) or is_quantised_linear(module) if base is None else is_linear(base)
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[PlainLinear]:
@@ -52,12 +53,12 @@ def inner_linear(linear: Linear) -> PlainLinear:
 
 def outputs_of(linear: Linear) -> int:
     """Returns the number of outputs, which is that of rows of the weight."""
-    return _stored_weight(inner_linear(linear)).shape[0]
+    return _shape(inner_linear(linear))[0]
 
 
 def inputs_of(linear: Linear) -> int:
     """Returns the number of inputs, which is that of columns of the weight."""
-    return _stored_weight(inner_linear(linear)).shape[1]
+    return _shape(inner_linear(linear))[1]
 
 
 def device_of(linear: Linear) -> torch.device:
@@ -68,7 +69,7 @@ def device_of(linear: Linear) -> torch.device:
 def weight_of(linear: Linear) -> Tensor:
     """Returns the weight as (outputs, inputs), as the module computes with it.
 
-    It is a view of the stored weight, or is computed from it and from the weights of active adapters.
+    It is a view of the stored weight, or is computed from its bits and from the weights of active adapters.
     """
     return effective_of(linear).weight
 
@@ -95,7 +96,14 @@ def effective_of(linear: Linear, has_magnitude: bool = False) -> Effective:
     return effective(linear, effective_of(base, has_magnitude))
 
 
+def _shape(linear: PlainLinear) -> tuple[int, int]:
+    rows, columns = linear.weight.shape
+    return (columns, rows) if is_transposed(linear) else (rows, columns)
+
+
 def _stored_weight(linear: PlainLinear) -> Tensor:
+    if is_quantised_linear(linear):
+        return dequantised(linear.weight)
     return linear.weight.T if is_transposed(linear) else linear.weight
 
 

@@ -37,7 +37,10 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
                 "each a copy first (copy.deepcopy of the module)"
             )
         if not is_plain_linear(module):
-            raise UnsupportedModel(f"{names[module]} is an adapter of PEFT, which trains other weights: {MERGE}")
+            raise UnsupportedModel(
+                f"{names[module]} is quantised or an adapter of PEFT, so that its weight is not stored as such: load "
+                f"floating-point weights, or {MERGE}"
+            )
         for name in ("weight", "bias"):
             _require_own(module, name, names, owners)
     called = _called_modules(decoder, chosen)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pymultiling.models.adapters import adapter_state
+from pymultiling.models.quantised import dequantised, is_quantised
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -41,6 +42,8 @@ def model_hash(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, DTensor):  # a weight that is split over processes
             value = value.to_local()
+        elif is_quantised(value):
+            value = dequantised(value)
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
     for name, module in model.named_modules():
         if state := adapter_state(module):

@@ -209,7 +209,7 @@ def test_other_adapters_name_the_way_out(kind):
 
 def test_neurons_inside_adapters_are_not_trained():
     model = adapted_model("LoRA", "llama", torch.float32)
-    with pytest.raises(pml.UnsupportedModel, match=r"_proj is an adapter of PEFT.*merge_and_unload"):
+    with pytest.raises(pml.UnsupportedModel, match=r"_proj is quantised or an adapter of PEFT.*merge_and_unload"):
         pml.train_only(model, random_neurons(merged(model)))
 
 

@@ -63,12 +63,15 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         {site: largest relative difference}. In float32 it is about 1e-5 where the family is right.
 
     Raises:
-        UnsupportedModel: the neurons are not where the family has them, or are inside adapters of PEFT.
+        UnsupportedModel: the neurons are not where the family has them, or are quantised or inside adapters of PEFT.
     """
     decoder = Decoder(model)
     decoder.require_weights()
     if not all(is_plain_linear(module) for layer in decoder.layers for module, _, _ in find_changed_modules(layer)):
-        raise UnsupportedModel(f"weights are set to zero for this check, and those of adapters are not stored: {MERGE}")
+        raise UnsupportedModel(
+            f"weights are set to zero for this check, and those of adapters and "
+            f"quantised modules are not stored as such: load floating-point weights, or {MERGE}"
+        )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(len(embeddings), (1, min(TOKENS, decoder.layers[0].head_size)), generator=generator)

@@ -22,10 +22,7 @@ from pymultiling.mathematics.sums import upcast
 MERGE = "give the model that merge_and_unload() of the PEFT model returns"
 
 # {package of peft.tuners: its classes around linear modules}
-_LINEAR = {
-    "lora": ("Linear", "Linear8bitLt", "Linear4bit", "TorchaoLoraLinear"),
-    "ia3": ("Linear", "Linear8bitLt", "Linear4bit"),
-}
+_LINEAR = {"lora": ("Linear", "TorchaoLoraLinear"), "ia3": ("Linear",)}
 
 
 def is_of_peft(module: nn.Module) -> bool:
@@ -136,7 +133,7 @@ def _add_lora(state: Any, name: str, before: Effective) -> Effective:
 
 def adapter_state(module: nn.Module) -> tuple[object, ...]:
     """Returns which adapters act in a module of PEFT, and their scales; () for any other module."""
-    if not is_of_peft(module):
+    if not type(module).__module__.startswith("peft."):  # faster than is_of_peft
         return ()
     state: Any = module
     scaling = getattr(state, "scaling", None)

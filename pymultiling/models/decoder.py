@@ -132,7 +132,7 @@ class Decoder:
     """Finds the neurons of a model.
 
     Attributes:
-        model: the model, without torch's DataParallel or DistributedDataParallel.
+        model: the model, without torch's DataParallel or DistributedDataParallel and without PEFT's wrapper.
         family: the family of the model.
         base_model: the model without its head; of a model that takes more than text, the decoder of the text in it.
         config: the configuration of `base_model`.

@@ -121,8 +121,8 @@ def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     """
     module = parent
     for name in path.split(".") if path else ():
-        child = module._modules.get(name)
-        if child is None:
+        child = getattr(module, name, None)
+        if not isinstance(child, nn.Module):
             raise UnsupportedModel(
                 f"{where}: looked for {path} in {type(parent).__name__}, which has "
                 f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "

@@ -6,8 +6,6 @@ has not been compared: modules that round their inputs too, such as those of bit
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +20,7 @@ def is_quantised(weight: Tensor) -> bool:
     kind = type(weight)
     if kind.__module__.partition(".")[0] != "torchao" or kind.__name__ != "Int8Tensor":
         return False
-    bits: Any = weight
-    return bits.act_quant_kwargs is None and bits.act_pre_scale is None
+    return all(getattr(weight, name, None) is None for name in ("act_quant_kwargs", "act_pre_scale"))
 
 
 @torch.no_grad()

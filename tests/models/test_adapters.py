@@ -11,6 +11,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.linear import bias_of, weight_of
 from pymultiling.passes.identity import model_hash
 from pymultiling.probes.verification.entry import verification_of
+from pymultiling.probes.verification.zeroing import spot_check
 from tests.support.adapters import adapted_model, adapter_config, draw_adapters, merged
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
@@ -211,6 +212,13 @@ def test_neurons_inside_adapters_are_not_trained():
     model = adapted_model("LoRA", "llama", torch.float32)
     with pytest.raises(pml.UnsupportedModel, match=r"_proj is quantised or an adapter of PEFT.*merge_and_unload"):
         pml.train_only(model, random_neurons(merged(model)))
+
+
+def test_the_check_with_zeroed_weights_is_refused():
+    """Zeroing the effective weight would change a temporary tensor. In the model here only gate and up have LoRA."""
+    config = peft.LoraConfig(r=2, target_modules=["gate_proj", "up_proj"])
+    with pytest.raises(pml.UnsupportedModel, match=r"set to zero for this check.*merge_and_unload"):
+        spot_check(peft.get_peft_model(tiny_model("llama"), config))
 
 
 PROMPTS = {

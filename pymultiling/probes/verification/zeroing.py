@@ -28,7 +28,6 @@ from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES
 from pymultiling.probes.hooks import Hooks, OutputHook
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.probes.neuron_changes import find_changed_modules
 
 TOKENS = 8  # length of the document
 NEURONS = 4  # how many neurons of a site are checked in a layer: the most important one, and three evenly spaced ones
@@ -67,10 +66,10 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
     """
     decoder = Decoder(model)
     decoder.require_weights()
-    if not all(is_plain_linear(module) for layer in decoder.layers for module, _, _ in find_changed_modules(layer)):
+    if not all(is_plain_linear(module) for layer in decoder.layers for module in _linear_modules(layer)):
         raise UnsupportedModel(
-            f"weights are set to zero for this check, and those of adapters and "
-            f"quantised modules are not stored as such: load floating-point weights, or {MERGE}"
+            "weights are set to zero for this check, and those of adapters and of quantised modules are not stored as "
+            f"such: load floating-point weights, or {MERGE}"
         )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
@@ -89,6 +88,13 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
                 difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)
     return differences
+
+
+def _linear_modules(layer: Layer) -> list[nn.Module]:
+    """Returns the linear modules whose parameters are set to zero."""
+    projections = (layer.q, layer.k, layer.v, layer.gate, layer.up)
+    modules = [layer.o, layer.down, *(projection.module for projection in projections if projection is not None)]
+    return [module for module in modules if module is not None]
 
 
 def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callable[[], Tensor]) -> float:

@@ -127,9 +127,9 @@ def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
 
 
 def _projection_path(paths: dict[nn.Module, str], projection: Projection) -> str:
-    from pymultiling.models.linear import weight_of
+    from pymultiling.models.linear import outputs_of
 
-    outputs, path = weight_of(projection.module).shape[0], paths[projection.module]
+    outputs, path = outputs_of(projection.module), paths[projection.module]
     if projection.width == outputs:
         return path
     block = str(outputs) if projection.groups == 1 else f"each block of {outputs // projection.groups}"

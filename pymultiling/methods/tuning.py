@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 if TYPE_CHECKING:
-    from pymultiling.models.linear import Linear
+    from pymultiling.models.linear import Linear, PlainLinear
 
 FORMAT = "pymultiling.tuning/1"
 CONTENTS = "the differences that train_only trained"
@@ -74,8 +74,8 @@ def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> 
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; its weights
             are not in memory, or it is marked as quantised; it is spread over processes, or is inside
             DistributedDataParallel; the set has FFN neurons of experts; or a module to train computes its weight from
-            other tensors (a parametrization), shares it with another module, is not called by the model's forward, or
-            computes something else than its weights say.
+            other tensors (a parametrization, an adapter of PEFT), shares it with another module, is not called by the
+            model's forward, or computes something else than its weights say.
         ValueError: the set is empty or of a model of another shape; or the model trains neurons already.
     """
     if isinstance(model, DistributedDataParallel):
@@ -126,7 +126,7 @@ class NeuronTuning:
         # Names in the base model, which are the same with and without a head.
         names = {module: name for name, module in decoder.base_model.named_modules()}
         self._deltas = {
-            names[module]: Delta(module, index, dimension)
+            names[module]: Delta(cast("PlainLinear", module), index, dimension)
             for module, dimension, index in _trained_parts(decoder, neurons)
         }
 

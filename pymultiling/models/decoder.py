@@ -22,9 +22,9 @@ from pymultiling.models.find_modules import (
     find,
     find_linear,
 )
-from pymultiling.models.linear import Linear, Projection, weight_of
+from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of
 from pymultiling.models.mask_reads import without_mask_reads
-from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
 from pymultiling.runtime.device_copies import to_device
@@ -132,7 +132,7 @@ class Decoder:
     """Finds the neurons of a model.
 
     Attributes:
-        model: the model, without torch's DataParallel or DistributedDataParallel.
+        model: the model, without torch's DataParallel or DistributedDataParallel and without PEFT's wrapper.
         family: the family of the model.
         base_model: the model without its head; of a model that takes more than text, the decoder of the text in it.
         config: the configuration of `base_model`.
@@ -156,11 +156,11 @@ class Decoder:
                 f"the configuration of {model_type} has no num_attention_heads: set it to the number of heads"
             )
         self.layers = [self._layer(layer, index, head_count) for index, layer in enumerate(self.layer_modules())]
-        self.tensor_parallel = tensor_parallel_of(model, self.layers[0].q.module.weight)
+        self.tensor_parallel = tensor_parallel_of(model, inner_linear(self.layers[0].q.module).weight)
         for site in ("ffn", "q", "k"):
             if len({layer.width(site) for layer in self.layers}) != 1:
                 raise UnsupportedModel(
-                    f"the layers of {type(model).__name__} differ in the width of {site}, which is not supported"
+                    f"the layers of {class_name(model)} differ in the width of {site}, which is not supported"
                 )
 
     @cached_property
@@ -263,7 +263,7 @@ class Decoder:
         o = find_linear(attention, family.o, where)
         if not getattr(attention, "is_causal", True):
             raise UnsupportedModel(f"the attention of {where} is not causal: only decoders are supported")
-        width = weight_of(o).shape[1]
+        width = inputs_of(o)
         head_size, rest = divmod(width, head_count)
         if rest:
             raise UnsupportedModel(
@@ -275,7 +275,7 @@ class Decoder:
             ffn_parts = ffn_experts(ffn, family, family.experts, where)
         else:
             down = find_linear(ffn, family.down, where)
-            gate, up = ffn_projections(ffn, family, where, width=weight_of(down).shape[1])
+            gate, up = ffn_projections(ffn, family, where, width=inputs_of(down))
             ffn_parts = DenseFFN(gate, up, down)
         return Layer(
             attention=attention,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pymultiling.models.linear import Linear, is_transposed
+from pymultiling.models.linear import PlainLinear, is_transposed
 
 ROWS, COLUMNS = 0, 1  # dimensions of a weight (outputs, inputs)
 # Names of the buffer and the parameters that a Delta registers on the module, so that optimizers, Trainer, `model.to`
@@ -34,7 +34,7 @@ class Delta:
         dimension: ROWS or COLUMNS.
     """
 
-    def __init__(self, module: Linear, index: Tensor, dimension: int):
+    def __init__(self, module: PlainLinear, index: Tensor, dimension: int):
         weight, self.module = module.weight, module
         self.axis = 1 - dimension if is_transposed(module) else dimension  # of the weight as it is stored
         # Evidence: the demo model in bfloat16, 119 neurons of tr, AdamW, 48 steps of 8 x 128 tokens, on the CPU,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.pretrained import class_name, pretrained
 from pymultiling.models.unwrap import refuse_peft
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def family_of(model: nn.Module) -> Family:
     model_type: str = config.model_type
     if model_type not in FAMILIES:
         raise UnsupportedModel(
-            f"{type(model).__name__} (model_type {model_type!r}) is of no known family: looked for one of "
+            f"{class_name(model)} (model_type {model_type!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "
             "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on "
             "the command line in a file for --families"

@@ -7,10 +7,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.adapters import MERGE, adapted_linear, in_effect, is_of_peft
 from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
-from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, weight_of
-from pymultiling.models.unwrap import is_of_peft
+from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, outputs_of
+from pymultiling.models.pretrained import uncompiled
 
 # What to do when a family's entry is wrong for a model.
 CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling doctor` shows the sites)"
@@ -37,7 +38,7 @@ def attention_projections(
         v = _whole_module(find_linear(attention, family.v, where))
     else:
         fused = find_linear(attention, family.qkv, where)
-        rows = weight_of(fused).shape[0]
+        rows = outputs_of(fused)
         key_width = (rows - width) // 2
         if family.qkv_by_head:
             groups = max(1, key_width // head_size)  # one for each key head
@@ -62,7 +63,7 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
     up: Projection | None
     if family.gate_up is not None:
         fused = find_linear(ffn, family.gate_up, where)
-        rows = weight_of(fused).shape[0]
+        rows = outputs_of(fused)
         gate, up = Projection(fused, 0, rows // 2), Projection(fused, rows // 2, rows)
     else:
         gate, up = _whole_module(find_linear(ffn, family.up, where)), None
@@ -88,7 +89,7 @@ def ffn_experts(ffn: nn.Module, family: Family, path: str, where: str) -> Expert
 
 
 def _whole_module(linear: Linear) -> Projection:
-    return Projection(linear, 0, weight_of(linear).shape[0])
+    return Projection(linear, 0, outputs_of(linear))
 
 
 def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
@@ -112,23 +113,25 @@ def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
 def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     """Returns the module at `path` inside `parent`; `where` says in messages which part of the model `parent` is.
 
-    Of a module that torch.compile has wrapped it returns the one inside, which the compiled code calls.
+    Of a module that torch.compile has wrapped it returns the one inside, which the compiled code calls; of one of which
+    PEFT keeps copies, the copy that computes.
 
     Raises:
         UnsupportedModel: there is no such module, and the message lists the children of `parent`; or it is an adapter.
     """
-    try:
-        module = parent.get_submodule(path)
-    except AttributeError:
+    module = parent
+    for name in path.split(".") if path else ():
+        child = getattr(module, name, None)
+        if not isinstance(child, nn.Module):
+            raise UnsupportedModel(
+                f"{where}: looked for {path} in {type(parent).__name__}, which has "
+                f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
+                f"{CORRECT_ENTRY}"
+            )
+        module = in_effect(uncompiled(child))
+    if is_of_peft(module) and adapted_linear(module) is None:
         raise UnsupportedModel(
-            f"{where}: looked for {path} in {type(parent).__name__}, which has "
-            f"{', '.join(name for name, _ in parent.named_children()) or 'no modules'}: "
-            f"{CORRECT_ENTRY}"
-        ) from None
-    module = module._modules.get("_orig_mod") or module
-    if is_of_peft(module):
-        raise UnsupportedModel(
-            f"{path} of {where} is an adapter of PEFT ({type(module).__name__}): give the model that "
-            "merge_and_unload() of the PEFT model returns"
+            f"{path} of {where} is an adapter of PEFT ({type(module).__name__}) whose effect on the weight is not "
+            f"known: {MERGE}"
         )
     return module

@@ -18,7 +18,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.pretrained import pretrained, uncompiled
 from pymultiling.runtime.device_copies import to_device
 
 # Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
@@ -39,12 +39,14 @@ class Head:
 
     def __init__(self, model: nn.Module, decoder: Decoder | None):
         self._decoder = decoder
-        self._model: nn.Module = getattr(model, "_orig_mod", model)  # compiled code may not notice the replacement
+        self._model = uncompiled(model)  # compiled code may not notice the replacement
         body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
+        inner = None if body is None else uncompiled(body)
+        self._is_compiled = inner is not body or getattr(inner, "_compiled_call_impl", None) is not None
         # Only a call of the whole model adds a prompt that PEFT has learned, and gathers what FSDP has spread.
         peft = getattr(self._model, "active_peft_config", None)
         is_whole = isinstance(self._model, FSDPModule) or getattr(peft, "is_prompt_learning", False)
-        self._body = None if body is self._model or is_whole else body
+        self._body = None if inner is self._model or is_whole else inner
         self._output: Any = None
         self._is_checked = False
 
@@ -116,7 +118,7 @@ class Head:
             output = type(self._output)(**{**self._output, first: hidden[None]})
         tokens = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
         replacement = _Replacement(output, len(hidden))
-        with _replaced_output(self._body, replacement):
+        with _replaced_output(self._body, replacement, self._is_compiled):
             logits: Tensor = self._model.forward(
                 input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False
             ).logits
@@ -151,9 +153,8 @@ def _return_replacement(
 
 
 @contextmanager
-def _replaced_output(module: nn.Module, replacement: _Replacement) -> Iterator[None]:
+def _replaced_output(module: nn.Module, replacement: _Replacement, is_compiled: bool) -> Iterator[None]:
     """Inside, calls of the module from this thread return the replacement, also if the module is compiled."""
-    is_compiled = getattr(module, "_compiled_call_impl", None) is not None
     with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext(), Block() as block:
         replace(block, module, "forward", replacement, _return_replacement)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +18,10 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -30,7 +34,20 @@ if TYPE_CHECKING:
 
 HUB_SECONDS = 10.0  # how long the Hub may take to say that it has a model
 
-AutoModel: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForImageTextToText] | type[AutoModelForSeq2SeqLM]
+AutoModel: TypeAlias = (
+    type[AutoModelForCausalLM]
+    | type[AutoModelForImageTextToText]
+    | type[AutoModelForQuestionAnswering]
+    | type[AutoModelForSeq2SeqLM]
+    | type[AutoModelForSequenceClassification]
+    | type[AutoModelForTokenClassification]
+)
+# {how the name of a model's class ends: what loads it}, of decoders that have another head than a language model's
+OTHER_HEADS: dict[str, AutoModel] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+}
 
 
 def pick_device(name: str) -> torch.device:
@@ -58,7 +75,7 @@ def load_model(
     """Loads a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: a folder that `save_pretrained` wrote, or the name of a model on the Hub.
+        name: a folder that `save_pretrained` wrote, a file of llama.cpp (.gguf), or the name of a model on the Hub.
         device: where to put the model.
         dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where
             `widen_where_better` takes it.
@@ -76,8 +93,8 @@ def load_model(
 
 
 def hub_commit(name: str, revision: str | None = None) -> str | None:
-    """Returns the commit of a model from the Hub, which is part of its path in the cache; None for a folder."""
-    file = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json", revision=revision)
+    """Returns the commit of a model from the Hub, which is part of its path in the cache; None for a folder or file."""
+    file = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(file).parent.name if isinstance(file, str) else None
 
 
@@ -115,8 +132,9 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     check_name(name, revision)
     silence_transformers()
     try:
+        folder, options = _source(name)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            folder, revision=revision, trust_remote_code=trust_remote_code, **options
         )
     except Exception as error:  # the message of transformers lists all its attempts on several lines
         _require_config(name, revision, trust_remote_code)
@@ -142,8 +160,8 @@ def load_weights(
         device: as in `load_model`.
         dtype: as in `load_model`.
         revision: as in `load_model`.
-        auto_model: the class of transformers that loads the model. None: that of causal language models, or of models
-            that take images too, if the model is one.
+        auto_model: the class of transformers that loads the model. None: that of causal language models; or of models
+            that take images too, or have another head, if the model is one.
         trust_remote_code: as in `load_model`.
 
     Raises:
@@ -152,12 +170,11 @@ def load_weights(
     check_name(name, revision)
     silence_transformers()
     try:
+        folder, gguf = _source(name)
+        options: dict[str, Any] = dict(revision=revision, trust_remote_code=trust_remote_code, **gguf)
         if auto_model is None:
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-            auto_model = _auto_model(config)
-        loaded: Any = auto_model.from_pretrained(
-            name, revision=revision, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
-        )
+            auto_model = _auto_model(AutoConfig.from_pretrained(folder, **options))
+        loaded: Any = auto_model.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     except Exception as error:  # every library that is involved has exceptions of its own
         raise CheckpointError(_cannot_load(name, error)) from error
     model: nn.Module = loaded[0]
@@ -167,6 +184,8 @@ def load_weights(
         raise CheckpointError(
             f"{name} lacks {len(missing)} weights, such as {missing[0]}: load a complete model of its kind"
         )
+    if gguf:  # the weights are floating-point numbers now
+        del model.hf_quantizer, model.is_quantized, pretrained(model).config.quantization_config
     if dtype == "auto":
         widen_where_better(model, device)
     return pretrained(model.to(device).eval())
@@ -174,6 +193,10 @@ def load_weights(
 
 def _auto_model(config: PreTrainedConfig) -> AutoModel:
     """Returns the class of transformers that loads models of a configuration."""
+    architecture = next(iter(config.architectures or []), "")
+    for ending, auto_model in OTHER_HEADS.items():
+        if architecture.endswith(ending):
+            return auto_model
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if takes_images and not is_known else AutoModelForCausalLM
@@ -190,7 +213,8 @@ def load_without_weights(name: str, revision: str | None = None, trust_remote_co
     check_name(name, revision)
     silence_transformers()
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        folder, options = _source(name)
+        config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
         with torch.device("meta"):
             model: PreTrainedModel = _auto_model(config).from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=trust_remote_code
@@ -201,19 +225,23 @@ def load_without_weights(name: str, revision: str | None = None, trust_remote_co
 
 
 def check_name(name: str, revision: str | None = None) -> None:
-    """Checks that there is such a model: a folder, or one in the cache, or one that the Hub has.
+    """Checks that there is such a model: a folder, a file of llama.cpp, or one in the cache or on the Hub.
 
     The Hub is asked once, because transformers asks it again and again if it does not answer.
 
     Raises:
         CheckpointError: `name` is neither a folder with a model nor a model on the Hub, or the Hub cannot be reached.
+        BackendUnavailable: it is a file of llama.cpp, and the package gguf is missing.
     """
     folder = Path(name)
     if folder.suffix == ".gguf":
-        raise CheckpointError(
-            f"{name} is a file of llama.cpp, whose weights are quantised: give the model that it was made of, as a "
-            "folder that save_pretrained wrote or a name on the Hub"
-        )
+        if not folder.is_file():
+            raise CheckpointError(f"{name}: no such file; give the path of a file on this machine")
+        if find_spec("gguf") is None:
+            raise BackendUnavailable(
+                f"{name} is a file of llama.cpp, which the package gguf reads: pip install 'pymultiling[gguf]'"
+            )
+        return
     if folder.is_dir():
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise CheckpointError(_is_adapter(name))
@@ -224,6 +252,12 @@ def check_name(name: str, revision: str | None = None) -> None:
         raise CheckpointError(f"{name}: no such folder; give a folder that save_pretrained wrote, or a name on the Hub")
     if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         _ask_hub(name, revision)
+
+
+def _source(name: str) -> tuple[str, dict[str, str]]:
+    """Returns what transformers calls the model, and its keyword for a file of llama.cpp, whose weights it widens."""
+    path = Path(name)
+    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
 
 
 def _ask_hub(name: str, revision: str | None) -> None:

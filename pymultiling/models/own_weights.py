@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.adapters import MERGE
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.linear import Linear
+from pymultiling.models.linear import Linear, PlainLinear, is_plain_linear
 
 
 def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
@@ -32,12 +33,17 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
                 f"layers {' and '.join(map(str, layers))} share {names[module]}, so that both would be trained: give "
                 "each a copy first (copy.deepcopy of the module)"
             )
+        if not is_plain_linear(module):
+            raise UnsupportedModel(
+                f"{names[module]} is quantised or an adapter of PEFT, so that its weight is not stored as such: load "
+                f"floating-point weights, or {MERGE}"
+            )
         for name in ("weight", "bias"):
             _require_own(module, name, names, owners)
 
 
 def _require_own(
-    module: Linear, name: str, names: dict[nn.Module, str], owners: dict[tuple[torch.device, int], list[_Owned]]
+    module: PlainLinear, name: str, names: dict[nn.Module, str], owners: dict[tuple[torch.device, int], list[_Owned]]
 ) -> None:
     tensor: Tensor | None = getattr(module, name)
     if tensor is None:

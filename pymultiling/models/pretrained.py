@@ -18,6 +18,19 @@ def pretrained(model: nn.Module) -> PreTrainedModel:
     return cast("PreTrainedModel", model)
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Returns the module inside of what torch.compile returns; any other module as it is.
+
+    The attribute is not asked for, because wrappers of PEFT give those of the modules inside.
+    """
+    return module._modules.get("_orig_mod") or module
+
+
+def class_name(model: nn.Module) -> str:
+    """Returns the name of a model's class, for messages."""
+    return type(uncompiled(model)).__name__
+
+
 def tensor_attribute(module: nn.Module, name: str) -> Tensor:
     """Returns a parameter or buffer of a module, typed as a tensor."""
     return cast("Tensor", getattr(module, name))

@@ -9,7 +9,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.linear import Linear, is_transposed, weight_of
+from pymultiling.models.adapters import MERGE
+from pymultiling.models.linear import Linear, inner_linear, is_transposed, weight_of
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ def full_tensor(values: Tensor) -> Tensor:
 
 def local_weight(linear: Linear, inputs: int) -> Tensor:
     """Returns the weight (outputs, inputs) that multiplies this number of inputs: this process's part, or all of it."""
-    weight = linear.weight.detach()
+    weight = inner_linear(linear).weight.detach()
     if isinstance(weight, DTensor):
+        if inner_linear(linear) is not linear:
+            raise UnsupportedModel(f"the model is spread over processes, and has adapters of PEFT: {MERGE}")
         local = weight.to_local()
         weight = local if local.shape[0 if is_transposed(linear) else 1] == inputs else weight.full_tensor()
         return weight.T if is_transposed(linear) else weight

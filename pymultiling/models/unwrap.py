@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from pymultiling.errors import UnsupportedModel
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.adapters import MERGE, is_of_peft
+from pymultiling.models.pretrained import class_name, pretrained, uncompiled
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the model inside torch's DataParallel or DistributedDataParallel; any other model is returned as it is.
+    """Returns the model inside torch's DataParallel or DistributedDataParallel, or inside a PEFT model.
+
+    Any other model is returned as it is, also a PEFT model that does more than to call the model inside.
 
     Raises:
         UnsupportedModel: this is no model of transformers, or FSDP has put its weights into flat tensors.
     """
     inner = model
-    while isinstance(wrapper := getattr(inner, "_orig_mod", inner), DataParallel | DistributedDataParallel):
-        inner = wrapper.module
+    while isinstance(inner, nn.Module) and (wrapped := _inside(uncompiled(inner))) is not None:
+        inner = wrapped
     if not isinstance(inner, nn.Module):
         raise UnsupportedModel(
             f"expected a model, got {type(model).__name__}: load one with AutoModelForCausalLM.from_pretrained"
@@ -31,6 +36,35 @@ def unwrap(model: nn.Module) -> nn.Module:
             "it, or load one with AutoModelForCausalLM.from_pretrained"
         )
     return inner
+
+
+def _inside(wrapper: nn.Module) -> nn.Module | None:
+    """Returns the model inside a wrapper that only calls it; None for any other model."""
+    inner: nn.Module | None = None
+    if isinstance(wrapper, DataParallel | DistributedDataParallel):
+        inner = wrapper.module
+    elif (kinds := {config.peft_type for config in _peft_configs(wrapper)}) and kinds <= ADAPTERS:
+        tuner: Any = wrapper if isinstance(wrapper._modules.get("model"), nn.Module) else wrapper.base_model
+        inner = tuner.model
+    return inner
+
+
+def _peft_configs(model: nn.Module) -> list[Any]:
+    """Returns the configurations of the adapters of a PEFT model, or of the tuner inside it; [] for any other model."""
+    return list(getattr(model, "peft_config", {}).values()) if is_of_peft(model) else []
+
+
+def without_prompt(model: nn.Module) -> nn.Module:
+    """Returns the model to which PEFT's prompt or prefix tuning adds virtual tokens; any other model as it is.
+
+    Neurons can be switched off in it. What it computes by itself is not what the PEFT model computes.
+    """
+    wrapper = uncompiled(model) if isinstance(model, nn.Module) else model
+    configs = _peft_configs(wrapper)
+    if configs and all(getattr(config, "is_prompt_learning", False) for config in configs):
+        inner: nn.Module = wrapper.base_model  # type: ignore[assignment]
+        return inner
+    return model
 
 
 def refuse_spread_weights(model: nn.Module) -> None:
@@ -62,10 +96,11 @@ def refuse_peft(model: nn.Module) -> None:
     Raises:
         UnsupportedModel: the model is one.
     """
-    if is_of_peft(model):
+    if is_of_peft(uncompiled(model)):
         raise UnsupportedModel(
-            f"{type(model).__name__} is a wrapper of PEFT: give the model that its merge_and_unload() returns (prompt "
-            "and prefix tuning have no weights to merge: of them only get_base_model() can be measured)"
+            f"{class_name(model)} is a wrapper of PEFT, and its kind of adapter cannot be measured: {MERGE} (prompt "
+            "and prefix tuning have no weights to merge: under them neurons can be deactivated, and only the model "
+            "without them, get_base_model(), can be measured)"
         )
 
 
@@ -80,20 +115,14 @@ def text_decoder(model: nn.Module) -> nn.Module:
     config = pretrained(model).config
     text_config = config.get_text_config()
     if text_config is config:
-        base_model: nn.Module = pretrained(model).base_model
-        return base_model
-    decoder: nn.Module = pretrained(model).get_decoder()  # type: ignore[no-untyped-call]
+        return uncompiled(pretrained(model).base_model)
+    decoder = uncompiled(pretrained(model).get_decoder())  # type: ignore[no-untyped-call]
     if getattr(decoder, "config", None) is not text_config:
         raise UnsupportedModel(
-            f"{type(model).__name__} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
+            f"{class_name(model)} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
             f"is no decoder of model_type {text_config.model_type!r}: give that decoder, which has no head"
         )
     return decoder
-
-
-def is_of_peft(module: nn.Module) -> bool:
-    """Whether PEFT defines the module's class. PEFT need not be installed."""
-    return any(base.__module__.partition(".")[0] == "peft" for base in type(module).__mro__)
 
 
 def refuse_quantisation_mark(model: nn.Module) -> None:
@@ -119,7 +148,7 @@ def require_language_model(model: nn.Module) -> None:
     can_generate = getattr(model, "can_generate", None)
     if can_generate is None or not can_generate() or pretrained(model).config.is_encoder_decoder:
         raise UnsupportedModel(
-            f"{type(model).__name__} does not predict the next token of a text, so that it has no perplexity: load the "
+            f"{class_name(model)} does not predict the next token of a text, so that it has no perplexity: load the "
             "model with AutoModelForCausalLM"
         )
     require_weights(model)
@@ -134,6 +163,9 @@ def require_weights(model: nn.Module) -> None:
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
 
+
+# PEFT's names of the methods whose wrappers do nothing but call the model with the adapters inside.
+ADAPTERS = {"LORA", "IA3", "LN_TUNING"}
 
 _SPREAD_BY_FSDP = (
     "FSDP has spread the weights of the model over processes, row by row: load the model whole in every process, or "

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from pymultiling.models.adapters import adapter_state
+from pymultiling.models.quantised import dequantised, is_quantised
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -27,7 +30,8 @@ def model_hash(model: nn.Module) -> str:
 
     The configuration is hashed without IGNORED. The bits of each weight are read as integers, which are summed over
     each row and over each column. The rows' sums are weighted by their positions and added up modulo 2^64, and so are
-    the columns' sums. The two results are the same on all devices, and differ if neurons change places.
+    the columns' sums. The two results are the same on all devices, and differ if neurons change places. Of adapters of
+    PEFT it is also hashed which are active, and their scales.
 
     Of a model that is split over processes each process hashes its own part. The hash then differs between the
     processes and depends on how the model is split.
@@ -38,7 +42,12 @@ def model_hash(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, DTensor):  # a weight that is split over processes
             value = value.to_local()
+        elif is_quantised(value):
+            value = dequantised(value)
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
+    for name, module in model.named_modules():
+        if state := adapter_state(module):
+            digest.update(f"{name} {state}\n".encode())
     return digest.hexdigest()[:32]
 
 

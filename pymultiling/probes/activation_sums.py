@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.experts import Experts, attach_change
-from pymultiling.models.linear import weight_of
+from pymultiling.models.linear import inputs_of, outputs_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, Site, check_sites
@@ -113,7 +113,7 @@ class ActivationSumProbe:
             for module, on_input, indices in find_changed_modules(layer):
                 if not sums.keys() & indices.keys():
                     continue
-                full_width = weight_of(module).shape[on_input]
+                full_width = inputs_of(module) if on_input else outputs_of(module)
                 if on_input:
                     hooks.before(module, partial(add_input, number, indices, full_width))
                 else:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.linear import is_linear, weight_of
+from pymultiling.models.linear import is_linear, outputs_of
 from pymultiling.models.modes import evaluation_mode
-from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.verification.entry import require_verified
 from pymultiling.runtime.device_copies import HostCopy, to_device
@@ -62,10 +62,10 @@ class SentenceMeanProbe:
         require_verified(self.decoder, ("layers", "body"))
         if any(is_linear(module) for module in self.decoder.final_modules):
             raise UnsupportedModel(
-                f"{type(model).__name__} projects its last hidden states to another width: they cannot be compared "
+                f"{class_name(model)} projects its last hidden states to another width: they cannot be compared "
                 "with those of other layers"
             )
-        self.shape = len(self.decoder.layers) + 1, weight_of(self.decoder.layers[0].o).shape[0]
+        self.shape = len(self.decoder.layers) + 1, outputs_of(self.decoder.layers[0].o)
 
     @torch.no_grad()
     def launch(self, input_ids: Tensor, attention_mask: Tensor) -> HostCopy:
@@ -128,7 +128,7 @@ class TopTokenProbe:
         require_verified(self.decoder, ("layers", "body"))
         if head is None:
             raise UnsupportedModel(
-                f"looked for a language-model head in {type(model).__name__}: load the model with AutoModelForCausalLM"
+                f"looked for a language-model head in {class_name(model)}: load the model with AutoModelForCausalLM"
             )
         self.vocabulary = tensor_attribute(head, "weight").shape[0]
         if not 1 <= top <= self.vocabulary:

@@ -20,7 +20,7 @@ from pymultiling.models.attention import AttentionListener, listen_to_attention
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer, check_token_ids, model_device
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.length_scaling import group_rows, length_group
-from pymultiling.models.linear import Linear, Projection, weight_of
+from pymultiling.models.linear import Linear, Projection, device_of, inputs_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import Routed
@@ -133,7 +133,7 @@ class ImportanceProbe:
         """Whether gated_ffn computes the product of a layer's FFN."""
         if layer.down is None or not self.decoder.family.ffn_alone:
             return False
-        fused = layer.down.weight.is_cuda if self.fused is None else self.fused
+        fused = device_of(layer.down).type == "cuda" if self.fused is None else self.fused
         return self.score == "released" or (fused and layer.ffn_norm is None)
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -336,7 +336,7 @@ class ImportanceProbe:
 
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
-            all_inputs = weight_of(linear).shape[1]
+            all_inputs = inputs_of(linear)
             is_attention = linear is layer.o
             all_heads, size = (layer.kv_heads, layer.head_size) if is_attention else (all_inputs, 1)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.unwrap import refuse_replicas
+from pymultiling.models.unwrap import refuse_replicas, without_prompt
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.neuron_changes import THREADS, Threads, change_neurons
 from pymultiling.probes.row_sets import check_rows
@@ -78,7 +78,7 @@ def deactivate(
             change.
     """
     refuse_replicas(model)
-    decoder = Decoder(model)
+    decoder = Decoder(without_prompt(model))
     if threads not in THREADS:
         raise ValueError(f"threads must be one of {THREADS}, got {threads!r}")
     if isinstance(neurons, NeuronSet):

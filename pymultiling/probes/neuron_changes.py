@@ -15,7 +15,7 @@ from torch.autograd.forward_ad import unpack_dual
 from pymultiling.models.checkpointing import remember_blocks
 from pymultiling.models.decoder import Decoder, DenseFFN, Layer
 from pymultiling.models.experts import Experts, attach_change
-from pymultiling.models.linear import Linear, weight_of
+from pymultiling.models.linear import Linear, inner_linear, inputs_of, outputs_of
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
@@ -80,8 +80,8 @@ def change_neurons(
                     mark_as_switch(routed_change, routed_change)
                 attach_change(hooks, ffn, routed_change)
         for module, on_input, indices in find_changed_modules(layer):
-            weight = weight_of(module)
-            found = set_masks.of_module(number, indices, weight.shape[on_input], weight)
+            width = inputs_of(module) if on_input else outputs_of(module)
+            found = set_masks.of_module(number, indices, width, inner_linear(module).weight)
             if found is None:
                 continue
             masks, values = found

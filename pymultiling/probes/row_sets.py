@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
+from pymultiling.models.pretrained import uncompiled
 from pymultiling.runtime.device_copies import to_device
 
 
@@ -82,7 +83,7 @@ class RowSets:
         all_threads: also in other threads.
         """
         # What torch.compile returns looks up methods in the model itself.
-        model: nn.Module = getattr(self._model, "_orig_mod", self._model)
+        model = uncompiled(self._model)
         with Block(all_threads) as block:
             if hasattr(model, _METHOD):  # it is missing without a language-model head
                 replace(block, model, _METHOD, self._generate, _run_generate)

@@ -101,11 +101,16 @@ def test_mwork_needs_its_pivot_language_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("tiny.gguf", "tiny.gguf is a file of llama.cpp, whose weights are quantised: give the model"),
+        ("missing.gguf", "missing.gguf: no such file; give the path of a file"),
+        (
+            "tiny.gguf",
+            "tiny.gguf is a file of llama.cpp, which the package gguf reads: pip install 'pymultiling[gguf]'",
+        ),
         ("adapter", "adapter is an adapter of PEFT: load it with peft.AutoPeftModelForCausalLM"),
     ],
 )
-def test_files_that_hold_no_model_name_the_way_out(name, message, corpora, tmp_path, capsys):
+def test_files_that_hold_no_model_name_the_way_out(name, message, corpora, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pymultiling.models.loading.find_spec", lambda _: None)  # also where gguf is installed
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")

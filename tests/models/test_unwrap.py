@@ -98,28 +98,6 @@ def test_what_is_no_model_is_named(kind):
             call()
 
 
-def _of_peft(base: type) -> type:
-    """Returns a class as PEFT would define it, for tests without PEFT."""
-    return type(f"Adapted{base.__name__}", (base,), {"__module__": "peft.tuners"})
-
-
-def test_a_wrapper_of_peft_names_the_way_out():
-    model = tiny_model("llama")
-    model.__class__ = _of_peft(type(model))
-    with pytest.raises(pml.UnsupportedModel, match=r"wrapper of PEFT: give the model that its merge_and_unload\(\)"):
-        pml.importance(model, **tiny_batch())
-
-
-@pytest.mark.parametrize("path", ["self_attn.q_proj", "self_attn.q_norm"])
-def test_an_adapter_inside_the_model_names_the_way_out(path):
-    """Such as the base model that PEFT's get_base_model returns: its projections and norms are adapters."""
-    model = tiny_model("qwen3")
-    module = model.model.layers[0].get_submodule(path)
-    module.__class__ = _of_peft(type(module))
-    with pytest.raises(pml.UnsupportedModel, match=rf"{path[10:]} of layer 0 is an adapter of PEFT.*merge_and_unload"):
-        pml.importance(model, **tiny_batch())
-
-
 class Quantised(torch.Tensor):
     """A weight of a class of its own that says it is float32, as torchao's are."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.pretrained import class_name, pretrained, uncompiled
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.report import Comparisons
 
@@ -55,13 +55,13 @@ def check_body(decoder: Decoder, comparisons: Comparisons, example: Any) -> None
     model, base = decoder.model, decoder.base_model
     if model is base:
         return
-    body: nn.Module = pretrained(model).get_decoder()  # type: ignore[no-untyped-call]  # OPT's is a part of its base
+    body = uncompiled(pretrained(model).get_decoder())  # type: ignore[no-untyped-call]  # OPT's is a part of its base
     stub = _Stub(example)
     device = model_device(model)
     mask = torch.tensor(MASK, device=device)
     tokens = mask + torch.arange(2, device=device)  # 1 and 2, or 0 and 2
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
-    name, problem = type(model).__name__, None
+    name, problem = class_name(model), None
     with Block() as block:
         replace(block, body, "forward", stub, _record)
         base(**inputs)

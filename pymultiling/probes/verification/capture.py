@@ -254,7 +254,7 @@ class LayerWatch:
             return
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
         if last in self._outputs:
-            self._check_sublayer("ffn", self._names[module], cast("Linear", last), _first(output), args)
+            self._check_sublayer("ffn", self._names[module], last, _first(output), args)
         if layer.experts is None:
             self._check_product(module, args, output)
 

@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from pymultiling.models.adapters import adapter_state
 from pymultiling.models.attention import PREFIX
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.linear import device_of, inner_linear
 
 _SIMPLE = (int, float, bool, str)
 
@@ -21,13 +23,13 @@ def fingerprint(decoder: Decoder) -> int:
     """Returns a number that changes with the model's structure, and not with its weights or with hooks of this package.
 
     It covers the classes of all modules, forwards of classes and of single modules, functions of their files that
-    forwards of classes call, hooks, the attention implementation, dtypes, the configuration, the family, and numbers
-    and names that attentions and FFNs hold (window, scale). It does not see what modules read elsewhere, such as a
-    variable of a hook.
+    forwards of classes call, hooks, the attention implementation, dtypes, the configuration, the family, active
+    adapters, and numbers and names that attentions and FFNs hold (window, scale). It does not see what modules read
+    elsewhere, such as a variable of a hook.
     """
     parts: list[object] = [decoder.family, *_structure(decoder.base_model, None)]
     for layer in decoder.layers:
-        parts += [layer.q.module.weight.dtype, layer.o.weight.device]
+        parts += [inner_linear(layer.q.module).weight.dtype, device_of(layer.o)]
         attributes = (*tuple(layer.attention.__dict__.items()), *tuple(layer.ffn.__dict__.items()))
         parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
     config = decoder.config
@@ -52,7 +54,7 @@ def _structure(model: nn.Module, left_out: nn.Module | None) -> list[object]:
         module = modules.pop()
         state = module.__dict__  # attributes of modules are slow
         classes.add(type(module))
-        parts.append(type(module))
+        parts += [type(module), *adapter_state(module)]
         # The keys of hooks count up for all modules and are not used again.
         for hooks in (state["_forward_pre_hooks"], state["_forward_hooks"]):
             if hooks:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from pymultiling.errors import UnsupportedModel
+from pymultiling.models.adapters import MERGE
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
-from pymultiling.models.linear import Projection, weight_of
+from pymultiling.models.linear import Projection, bias_of, is_plain_linear, weight_of
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import pretrained, tensor_attribute
 from pymultiling.models.routing import Routed
@@ -60,10 +62,15 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         {site: largest relative difference}. In float32 it is about 1e-5 where the family is right.
 
     Raises:
-        UnsupportedModel: the neurons are not where the family has them.
+        UnsupportedModel: the neurons are not where the family has them, or are quantised or inside adapters of PEFT.
     """
     decoder = Decoder(model)
     decoder.require_weights()
+    if not all(is_plain_linear(module) for layer in decoder.layers for module in _linear_modules(layer)):
+        raise UnsupportedModel(
+            "weights are set to zero for this check, and those of adapters and of quantised modules are not stored as "
+            f"such: load floating-point weights, or {MERGE}"
+        )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(len(embeddings), (1, min(TOKENS, decoder.layers[0].head_size)), generator=generator)
@@ -81,6 +88,13 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
                 difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)
     return differences
+
+
+def _linear_modules(layer: Layer) -> list[nn.Module]:
+    """Returns the linear modules whose parameters are set to zero."""
+    projections = (layer.q, layer.k, layer.v, layer.gate, layer.up)
+    modules = [layer.o, layer.down, *(projection.module for projection in projections if projection is not None)]
+    return [module for module in modules if module is not None]
 
 
 def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callable[[], Tensor]) -> float:
@@ -217,5 +231,5 @@ def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
 
 def _row_parameters(projection: Projection, n: int) -> list[Tensor]:
     """Returns views of the weight's row and of the bias that belong to output n of a projection."""
-    row, bias = int(projection.row_indices()[n]), projection.module.bias
+    row, bias = int(projection.row_indices()[n]), bias_of(projection.module)
     return [weight_of(projection.module)[row], *([] if bias is None else [bias[row]])]

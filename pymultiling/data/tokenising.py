@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pymultiling.data.chat import ChatFrame
 from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, select_pairs, select_sentences, select_texts
-from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_predicted, tokenise_sentences
+from pymultiling.data.documents import (
+    tokenise,
+    tokenise_messages,
+    tokenise_pairs,
+    tokenise_predicted,
+    tokenise_sentences,
+)
 from pymultiling.data.rows import Record
 
 if TYPE_CHECKING:
@@ -54,12 +61,15 @@ class Tokenisation:
             "predicted": a text whose tokens are predicted. Positions are the index of the first one that counts.
             "pairs": a prompt and its response. Positions are the index of the response's first token in the document.
             "sentences": a sentence, which may have a single token. Positions are the index of the record.
+        chat: the chat template in which each text is a message of the user, or None: texts stand alone. With it the
+            positions of "texts" and "prompts" are the index of the first token of the text. There are no sentences.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     pack: int | None = None
     form: Form = "texts"
+    chat: ChatFrame | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -78,10 +88,12 @@ class Tokenisation:
 
     def _tokenise(self, records: list[Record], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
         if self.form == "pairs":
-            return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report)
+            return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report, self.chat)
         if self.form == "sentences":
             return tokenise_sentences(select_sentences(records, report), self.tokenizer, self.max_length, report)
         texts, options = select_texts(records, report), (self.tokenizer, self.max_length, report, self.pack)
         if self.form == "predicted":
-            return tokenise_predicted(texts, *options)
+            return tokenise_predicted(texts, *options, self.chat)
+        if self.chat is not None:
+            return tokenise_messages(texts, *options, self.chat)
         return ((tokens, 0) for tokens in tokenise(texts, *options, is_open=self.form == "prompts"))

@@ -362,6 +362,7 @@ def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, o
         "max_length": tokenisation.max_length,
         "pack": tokenisation.pack,
         "form": tokenisation.form,
+        "chat_template": None if tokenisation.chat is None else tokenisation.chat.hash,
     }
 
 

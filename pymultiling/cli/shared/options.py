@@ -49,6 +49,7 @@ class DocumentPassOptions(PassOptions):
 
     max_length: int
     pack: int | None
+    chat_template: bool
 
 
 class Once(argparse.Action):
@@ -154,6 +155,17 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
     add_max_length(parser, "document")
     add_encoding(parser)
     add_field(parser)
+
+
+def add_chat_template(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that puts texts into a chat template."""
+    parser.add_argument(
+        "--chat-template",
+        action="store_true",
+        help="give each text to the model as the user's message of its tokenizer's chat template, as a model that is "
+        "tuned to follow instructions expects it; only the tokens of the text count, each in the context of what the "
+        "template puts before it (default: texts stand alone)",
+    )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
@@ -271,7 +283,12 @@ def document_pass_options(arguments: argparse.Namespace, part: str | None = None
         arguments: the parsed command line.
         part: as in `pass_options`.
     """
-    return {**pass_options(arguments, part), "max_length": arguments.max_length, "pack": arguments.pack}
+    return {
+        **pass_options(arguments, part),
+        "max_length": arguments.max_length,
+        "pack": arguments.pack,
+        "chat_template": arguments.chat_template,
+    }
 
 
 def tokens_or_none(arguments: argparse.Namespace) -> int | None:

@@ -33,6 +33,7 @@ def tokenise(
     pack: int | None = None,
     *,
     is_open: bool = False,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
     """Yields the documents of the texts, in order.
 
@@ -47,15 +48,16 @@ def tokenise(
             text follow each text; if there are none, an end-of-text token does, if the tokenizer has one. The tokens
             that do not fill a document at the end are left out.
         is_open: whether the tokens that the tokenizer puts after a text are left out, where `pack` is None.
+        at_a_time: how many texts are read and tokenised at a time.
     """
     before, after = added_tokens(tokenizer)
     if pack is not None:
         if not after and tokenizer.eos_token_id is not None:
             after = [tokenizer.eos_token_id]
-        yield from pack_texts(texts, tokenizer, AddedTokens(before, after), pack, report)
+        yield from pack_texts(texts, tokenizer, AddedTokens(before, after), pack, report, at_a_time)
         return
     after = [] if is_open else after
-    for text_tokens in token_lists(texts, tokenizer, max_length):
+    for text_tokens in token_lists(texts, tokenizer, max_length, at_a_time):
         tokens = before + text_tokens + after
         if not text_tokens or len(tokens) < 2:
             report.short += 1
@@ -65,13 +67,18 @@ def tokenise(
 
 
 def pack_texts(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, added: AddedTokens, size: int, report: CorpusReport
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    added: AddedTokens,
+    size: int,
+    report: CorpusReport,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
     """Yields documents of `size` tokens. added.before begins each document, and added.after follows each text."""
     opening, closing = added
     check_room(size, opening, 1)
     tokens = list(opening)
-    for text_tokens in token_lists(texts, tokenizer):
+    for text_tokens in token_lists(texts, tokenizer, at_a_time=at_a_time):
         tokens += text_tokens + closing
         while len(tokens) >= size:
             yield tokens[:size]
@@ -95,6 +102,8 @@ def tokenise_predicted(
     report: CorpusReport,
     pack: int | None = None,
     chat: ChatFrame | None = None,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the documents whose tokens a model is to predict, each with the index of the first one that counts.
 
@@ -111,10 +120,11 @@ def tokenise_predicted(
             documents. Each but the first repeats the last token of the one before it, as the context of its own first
             token.
         chat: the chat template in which each text is a message. None: texts stand alone.
+        at_a_time: how many texts are read and tokenised at a time.
     """
     size = pack or max_length
     check_room(size, _opening(tokenizer, chat), 2)
-    for opening, text_tokens in _opened_texts(texts, tokenizer, None if pack else max_length, chat):
+    for opening, text_tokens in _opened_texts(texts, tokenizer, None if pack else max_length, chat, at_a_time):
         if not text_tokens or len(opening) + len(text_tokens) < 2:
             report.short += 1
             continue
@@ -134,6 +144,8 @@ def tokenise_messages(
     report: CorpusReport,
     pack: int | None,
     chat: ChatFrame,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the documents of texts that are messages, each with the index of the first token of its text.
 
@@ -148,14 +160,15 @@ def tokenise_messages(
         pack: None: each text is a message. A number: texts are joined, each with a line break after it, and cut so that
             documents have this many tokens. The tokens that do not fill a document at the end are left out.
         chat: the chat template.
+        at_a_time: how many texts are read and tokenised at a time.
     """
     opening = _opening(tokenizer, chat)
     if pack is not None:
         added = AddedTokens(opening, encode_alone(tokenizer, "\n"))
-        yield from ((tokens, len(opening)) for tokens in pack_texts(texts, tokenizer, added, pack, report))
+        yield from ((tokens, len(opening)) for tokens in pack_texts(texts, tokenizer, added, pack, report, at_a_time))
         return
     check_room(max_length, opening, 1)
-    for before, text_tokens in _opened_texts(texts, tokenizer, max_length, chat):
+    for before, text_tokens in _opened_texts(texts, tokenizer, max_length, chat, at_a_time):
         if not text_tokens:
             report.short += 1
             continue
@@ -170,7 +183,11 @@ def _opening(tokenizer: PreTrainedTokenizerBase, chat: ChatFrame | None) -> list
 
 
 def _opened_texts(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None, chat: ChatFrame | None
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    chat: ChatFrame | None,
+    at_a_time: int,
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yields for each text the tokens before it and its own, at least max_length + 1 in all if there are so many.
 
@@ -179,9 +196,9 @@ def _opened_texts(
     """
     opening = _opening(tokenizer, chat)
     if chat is None:
-        yield from ((opening, tokens) for tokens in token_lists(texts, tokenizer, max_length))
+        yield from ((opening, tokens) for tokens in token_lists(texts, tokenizer, max_length, at_a_time))
         return
-    for tokens in token_lists(map(chat.opened, texts), tokenizer, max_length):
+    for tokens in token_lists(map(chat.opened, texts), tokenizer, max_length, at_a_time):
         start = _first_difference(opening, tokens)
         yield tokens[:start], tokens[start:]
 
@@ -192,14 +209,21 @@ def _first_difference(opening: list[int], tokens: list[int]) -> int:
 
 
 def token_lists(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
     """Yields the tokens of each text, without those that the tokenizer adds.
 
-    max_length: None: all tokens. A number: at least one more than this many, if the text has them.
+    Args:
+        texts: the texts.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: None: all tokens. A number: at least one more than this many, if the text has them.
+        at_a_time: how many texts are read and tokenised at a time.
     """
     texts = iter(texts)
-    while part := list(islice(texts, TEXTS_AT_A_TIME)):
+    while part := list(islice(texts, at_a_time)):
         if max_length is not None:
             part = [cut_text(text, tokenizer, max_length) for text in part]
         yield from tokenizer(part, return_attention_mask=False, verbose=False, add_special_tokens=False)["input_ids"]
@@ -237,6 +261,8 @@ def tokenise_pairs(
     max_length: int,
     report: CorpusReport,
     chat: ChatFrame | None = None,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the document of each prompt with its response, and the index of the response's first token.
 
@@ -251,13 +277,14 @@ def tokenise_pairs(
         report: the report, which is updated.
         chat: the chat template in which each prompt is the message of the user, and the response the answer. None: the
             response follows the prompt.
+        at_a_time: how many pairs are read and tokenised at a time.
     """
     before = added_tokens(tokenizer).before if chat is None else []  # a template has them itself
     if chat is not None:
         check_room(max_length, encode_alone(tokenizer, chat.prompt("")), 1)
         pairs = ((chat.prompt(prompt), response) for prompt, response in pairs)
     pairs = iter(pairs)
-    while part := list(islice(pairs, TEXTS_AT_A_TIME)):
+    while part := list(islice(pairs, at_a_time)):
         pair_tokens = token_lists((prompt + response for prompt, response in part), tokenizer, max_length)
         prompts = token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer, max_length)
         for both, prompt_tokens in zip(pair_tokens, prompts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pymultiling.data.chat import ChatFrame
 from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, select_pairs, select_sentences, select_texts
 from pymultiling.data.documents import (
+    TEXTS_AT_A_TIME,
     tokenise,
     tokenise_messages,
     tokenise_pairs,
@@ -42,6 +43,20 @@ class Documents:
     lengths: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     report: CorpusReport
+
+    @classmethod
+    def of(cls, documents: list[tuple[list[int], int]], report: CorpusReport) -> Documents:
+        """Makes them of the tokens and the position of each document."""
+        lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
+        token_ids = chain.from_iterable(tokens for tokens, _ in documents)
+        tokens = np.fromiter(token_ids, dtype=np.int32, count=int(lengths.sum()))
+        positions = np.array([position for _, position in documents], dtype=np.int64)
+        return cls(tokens, lengths, positions, report)
+
+    @property
+    def counted(self) -> int:
+        """Number of tokens that count: those from its position on of each document. Of sentences it has no meaning."""
+        return int(np.maximum(self.lengths - self.positions, 0).sum())
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
         yield from np.split(self.tokens, self.lengths.cumsum()[:-1]) if len(self.lengths) else ()
@@ -79,21 +94,35 @@ class Tokenisation:
     def __call__(self, records: list[Record]) -> Documents:
         """Returns the documents of the records."""
         report = CorpusReport()
-        documents = list(self._tokenise(records, report))
-        lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
-        token_ids = chain.from_iterable(tokens for tokens, _ in documents)
-        tokens = np.fromiter(token_ids, dtype=np.int32, count=int(lengths.sum()))
-        positions = np.array([position for _, position in documents], dtype=np.int64)
-        return Documents(tokens, lengths, positions, report)
+        return Documents.of(list(self._tokenise(records, report)), report)
 
-    def _tokenise(self, records: list[Record], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
+    def first(self, records: list[Record], tokens: int) -> Documents:
+        """Returns the first documents of the records, as many as have at most `tokens` tokens that count.
+
+        The report is that of the records up to the last of these documents.
+        """
+        report, kept = CorpusReport(), list[tuple[list[int], int]]()
+        documents = self._tokenise(records, report, at_a_time=1)  # so that the report is of what was needed
+        while True:
+            before = replace(report)
+            document, position = next(documents, ([], 0))
+            tokens -= max(0, len(document) - position)
+            if tokens < 0 or not document:
+                return Documents.of(kept, before)
+            kept.append((document, position))
+
+    def _tokenise(
+        self, records: list[Record], report: CorpusReport, at_a_time: int = TEXTS_AT_A_TIME
+    ) -> Iterator[tuple[list[int], int]]:
         if self.form == "pairs":
-            return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report, self.chat)
+            pairs = select_pairs(records, report)
+            return tokenise_pairs(pairs, self.tokenizer, self.max_length, report, self.chat, at_a_time=at_a_time)
         if self.form == "sentences":
             return tokenise_sentences(select_sentences(records, report), self.tokenizer, self.max_length, report)
         texts, options = select_texts(records, report), (self.tokenizer, self.max_length, report, self.pack)
         if self.form == "predicted":
-            return tokenise_predicted(texts, *options, self.chat)
+            return tokenise_predicted(texts, *options, self.chat, at_a_time=at_a_time)
         if self.chat is not None:
-            return tokenise_messages(texts, *options, self.chat)
-        return ((tokens, 0) for tokens in tokenise(texts, *options, is_open=self.form == "prompts"))
+            return tokenise_messages(texts, *options, self.chat, at_a_time=at_a_time)
+        documents = tokenise(texts, *options, is_open=self.form == "prompts", at_a_time=at_a_time)
+        return ((tokens, 0) for tokens in documents)

@@ -46,6 +46,7 @@ def perplexity(
     batch_tokens: int = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -74,6 +75,7 @@ def perplexity(
             changes the contexts of long texts, and which tokens count if None cuts texts. None: texts are cut.
         chat_template: as in `detect`: the texts' own tokens are predicted, each text as the user's message of the
             tokenizer's chat template. A template begins with tokens, so that the first token of a text is predicted.
+        tokens: as in `detect`; tokens that are predicted count.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -90,7 +92,7 @@ def perplexity(
         NonFiniteActivations: the loss is NaN or infinite.
         ValueError: an argument is out of its range, or as `detect` for `chat_template`.
     """
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     sums = _sum_log_likelihoods(
         model,
         tokenizer,
@@ -121,6 +123,7 @@ def ablation_matrix(
     batch_tokens: int = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -153,6 +156,7 @@ def ablation_matrix(
         batch_tokens: as in `perplexity`.
         pack: as in `perplexity`.
         chat_template: as in `perplexity`.
+        tokens: as in `perplexity`.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -178,7 +182,7 @@ def ablation_matrix(
     import pandas
 
     all_sets = prepend_none(model, add_random_sets(sets, random_draws, seed))
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     with unverified(not verify):
         sums = _sum_log_likelihoods(
             model,

@@ -64,6 +64,7 @@ def activations(
     batch_tokens: int | None = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -82,6 +83,7 @@ def activations(
     batch_tokens: int | None = 4096,
     pack: None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -99,6 +101,7 @@ def activations(
     batch_tokens: int | None = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -135,6 +138,7 @@ def activations(
         chat_template: as in `detect`: only the text's own tokens count. "last" is then the last token of the message,
             and not the token before the answer, which belongs to the template. For "response" the prompt is the user's
             message, and the response follows as the model's answer.
+        tokens: as in `detect`. For "response" those of the responses count; for "last" all of a document.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -160,7 +164,7 @@ def activations(
         raise ValueError("prompts and responses are not packed: leave out pack")
     model = unwrap(model)
     length = document_length(model, max_length, batch_tokens, pack)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     with unverified(not verify):
         probe = ActivationProbe(model)
 

@@ -39,6 +39,7 @@ def mean_activations(
     batch_tokens: int | None = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -66,6 +67,7 @@ def mean_activations(
         batch_tokens: as in `detect`.
         pack: as in `detect`.
         chat_template: as in `detect`: the mean is over the texts' own tokens.
+        tokens: as in `detect`.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -89,7 +91,7 @@ def mean_activations(
     chat = chat_frame(tokenizer) if chat_template else None
     length = document_length(model, max_length, batch_tokens, pack)
     tokenisation = Tokenisation(tokenizer, length, pack, chat=chat)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
 
     def measure(batch: Batch, source: BatchSource) -> Sums:
         counted = batch.counted(source.positions[batch.order])

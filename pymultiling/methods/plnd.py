@@ -119,6 +119,7 @@ def detect(
     batch_tokens: int | None = 4096,
     pack: int | None = None,
     chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -173,6 +174,9 @@ def detect(
             are joined by line breaks and become one message for each document. `activations`, `mean_activations`,
             `perplexity` and `ablation_matrix` take the same documents and count the same tokens. False: texts stand
             alone, and all tokens of a document count, also those that the tokenizer adds.
+        tokens: measure at most this many tokens of each language: its first documents, as many as have at most this
+            many tokens that count. They are the documents that come first without the limit, for any number of
+            processes. The logger "pymultiling" says how many tokens were taken. None: all.
         workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
         checkpoint: a folder for the state of the pass. If a run was interrupted, the same call resumes from the folder
             and gives the same result bit for bit: minimum, votes and sums. None: no state is saved.
@@ -205,7 +209,7 @@ def detect(
         raise ValueError(f"select must be TopK or Threshold, got {select!r}: use the result's select() for other rules")
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs, verify=verify)
     chat = chat_frame(tokenizer) if chat_template else None
     rule = f"{select.rule()}; {probe.rule}" + (f"; {RULE}" if chat_template else "")

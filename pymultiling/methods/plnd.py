@@ -167,13 +167,13 @@ def detect(
             there is one. None: each text is a document.
         chat_template: True: each text is given to the model as the user's message of the tokenizer's chat template, as
             an instruction-tuned model expects it. Importance is summed over the tokens of the text only, each in the
-            context of what the template puts before the message: that is the same in all languages, and would else
-            outweigh short texts. For q and k these are the tokens whose queries count. What the template puts after
-            the message cannot change what the model computes for it, and is left out. The beginning-of-text token
-            comes once, if the template has it. `max_length` and `pack` include the template's tokens; packed texts
-            are joined by line breaks and become one message for each document. `activations`, `mean_activations`,
-            `perplexity` and `ablation_matrix` take the same documents and count the same tokens. False: texts stand
-            alone, and all tokens of a document count, also those that the tokenizer adds.
+            context of what the template puts before the message, which is the same in all languages. For q and k these
+            are the tokens whose queries count. What the template puts after the message cannot change what the model
+            computes for it, and is left out. The beginning-of-text token comes once, if the template has it.
+            `max_length` and `pack` include the template's tokens; packed texts are one message in each document, with
+            a line break after each text. `activations`, `mean_activations`, `perplexity` and `ablation_matrix` take
+            and count the same tokens. False: texts stand alone, and all tokens of a document count, also those that
+            the tokenizer adds.
         tokens: measure at most this many tokens of each language: its first documents, as many as have at most this
             many tokens that count. They are the documents that come first without the limit, for any number of
             processes. The logger "pymultiling" says how many tokens were taken. None: all.

@@ -129,9 +129,9 @@ def tokenise_predicted(
             report.short += 1
             continue
         room = size - len(opening)
+        report.cut += pack is None and len(text_tokens) > room
         yield opening + text_tokens[:room], max(1, len(opening))
         if pack is None:
-            report.cut += len(text_tokens) > room
             continue
         for start in range(room - 1, len(text_tokens) - 1, room - 1):
             yield opening + text_tokens[start : start + room], len(opening) + 1

@@ -7,6 +7,7 @@ import torch
 
 import pymultiling as pml
 from pymultiling.data import chunks, streams
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.token_limit import TokenLimit
 from pymultiling.methods import plnd
 from pymultiling.passes import corpus_pass
@@ -79,6 +80,24 @@ def test_perplexity_counts_predicted_tokens():
     pairs = [("w3 w4", "w5 w6"), ("w12", "w13"), ("w3", "w4")]
     responses = pml.activations(MODEL, chat_tokenizer(), {"x": pairs}, positions="response", tokens=3, **options)
     assert responses["x"].tokens == 3
+
+
+@pytest.mark.parametrize("form", ["texts", "prompts", "predicted", "pairs"])
+@pytest.mark.parametrize("pack", [None, 6])
+def test_the_first_documents_and_their_report_are_those_of_the_texts_alone(form, pack):
+    """Of the texts that they need: one is blank and one is cut."""
+    records = [("w3 w4",), (" ",), ("w5 " * 9,), ("w6 w11 w12",), ("w3 " * 5,)]
+    if form == "pairs":
+        records = [("w9", *record) for record in records]
+    for chat in (None, chat_frame(chat_tokenizer())):
+        tokenisation = corpus_pass.Tokenisation(chat_tokenizer(), 9, pack if form != "pairs" else None, form, chat)
+        for needed in (1, 3, 4, 5):
+            expected = tokenisation(records[:needed])
+            found = tokenisation.first(records, expected.counted)
+            assert [list(x) for x in found] == [list(x) for x in expected]
+            assert found.positions.tolist() == expected.positions.tolist()
+            if pack is None or form == "predicted":
+                assert found.report == expected.report
 
 
 @pytest.mark.parametrize("batches", [0, 1, 5, 9, 12, 14])

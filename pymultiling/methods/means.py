@@ -123,5 +123,5 @@ def mean_activations(
         if not total[site].isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: {NON_FINITE_ADVICE}")
     routed_tokens = total["routed"].clamp(min=1) if "routed" in total else total["tokens"]
-    tokens = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
-    return {site: (total[site] / tokens[site]).float() for site in probe.sites}
+    counts = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
+    return {site: (total[site] / counts[site]).float() for site in probe.sites}

@@ -224,7 +224,8 @@ def run_pass(
                         left = remaining_time.end() if step.state.ended else remaining_time.update(step.done)
                         pace.update(bar, step.documents, step.tokens, left)
                 finally:
-                    if states[number] is not first_state:  # something was measured, or the corpus has ended
+                    # A corpus in which nothing was found may be another one the next time.
+                    if states[number] is not first_state and states[number].documents:
                         checkpoints.write(number, states[number])
             # A single process knows here that it has measured nothing, before it measures the next corpus. Several
             # processes know it only from the totals below.

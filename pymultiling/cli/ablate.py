@@ -13,6 +13,7 @@ from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
+    add_chat_template,
     add_documents,
     add_model,
     add_pass,
@@ -93,6 +94,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_documents(parser)
+    add_chat_template(parser)
     add_pass(parser)
 
 

@@ -12,6 +12,7 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
+    add_chat_template,
     add_documents,
     add_model,
     add_pass,
@@ -21,6 +22,7 @@ from pymultiling.cli.shared.options import (
 )
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.cli.shared.stdin import with_stdin
+from pymultiling.data.chat import RULE
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import activation_table
 
@@ -64,6 +66,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser, by_memory=True)
     add_documents(parser)
+    add_chat_template(parser)
     add_pass(parser)
 
 
@@ -92,7 +95,10 @@ def run(arguments: argparse.Namespace) -> None:
         return
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
-            _write(counts, folder, arguments.model, arguments.positions)
+            facts = {"model": arguments.model, "positions": arguments.positions}
+            if arguments.chat_template:
+                facts["texts"] = RULE
+            _write(counts, folder, facts)
         record.note(texts={language: asdict(report) for language, report in counts.corpora.items()})
         record.write(folder)
     print(activation_table(counts), end="\n\n")
@@ -101,11 +107,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
 
 
-def _write(counts: Activations, folder: Path, model: str, positions: str) -> None:
+def _write(counts: Activations, folder: Path, facts: dict[str, str]) -> None:
     """Writes the counts, two tables with one column per language, and a plot.
 
     counts/ gets one file per language. proportion.csv has one row per layer. most_active.csv says in how many positions
-    the most active 1% of the neurons are active, with one row per neuron from the most active one down.
+    the most active 1% of the neurons are active, with one row per neuron from the most active one down. `facts` become
+    metadata of the counts.
     """
     import pandas
 
@@ -113,9 +120,7 @@ def _write(counts: Activations, folder: Path, model: str, positions: str) -> Non
 
     (folder / "counts").mkdir()
     for language, statistics in counts.items():
-        statistics.save(
-            folder / "counts" / f"{language}.safetensors", model=model, language=language, positions=positions
-        )
+        statistics.save(folder / "counts" / f"{language}.safetensors", language=language, **facts)
     proportions = pandas.DataFrame({name: statistics.proportion.numpy() for name, statistics in counts.items()})
     proportions.to_csv(folder / "proportion.csv", index_label="layer")
     curves = pandas.DataFrame({name: statistics.most_active().counts.numpy() for name, statistics in counts.items()})

@@ -10,6 +10,7 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
+    add_chat_template,
     add_documents,
     add_model,
     add_pass,
@@ -50,6 +51,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser, by_memory=True)
     add_documents(parser)
+    add_chat_template(parser)
     add_pass(parser)
     add_selection(parser)
     parser.add_argument(

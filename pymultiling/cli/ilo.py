@@ -93,7 +93,7 @@ def add(commands: Commands) -> None:
     add_max_length(parser, "sentence")
     add_encoding(parser)
     add_field(parser)
-    add_pass(parser)
+    add_pass(parser, in_out=False)
 
 
 def run(arguments: argparse.Namespace) -> None:

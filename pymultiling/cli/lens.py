@@ -13,6 +13,7 @@ from pymultiling.cli.shared.options import (
     add_documents,
     add_model,
     add_pass,
+    most_tokens,
     pass_options,
     refuse_duplicates,
 )
@@ -83,7 +84,9 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             tokenizer,
             inputs,
-            options=Options(batch_tokens=arguments.batch_tokens, **pass_options(arguments)),
+            options=Options(
+                batch_tokens=arguments.batch_tokens, tokens=most_tokens(arguments), **pass_options(arguments)
+            ),
             top=arguments.top,
             max_length=arguments.max_length,
             pack=arguments.pack,

@@ -21,6 +21,7 @@ from pymultiling.cli.shared.options import (
     add_documents,
     add_model,
     document_options,
+    most_tokens,
     refuse_duplicates,
     texts_of,
 )
@@ -173,6 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
                     epochs=arguments.epochs,
                     batch=arguments.batch,
                     documents=arguments.documents,
+                    tokens=most_tokens(arguments),
                     max_length=arguments.max_length,
                     pack=arguments.pack,
                     seed=arguments.seed,

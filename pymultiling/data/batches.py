@@ -33,6 +33,13 @@ class Batch:
         """Number of tokens without padding."""
         return int(self.attention_mask.sum())
 
+    def counted(self, starts: Tensor) -> Tensor:
+        """Returns a mask of the tokens from a start on, (documents, length) bool, of a batch padded on the right.
+
+        starts: (documents,) int64, the index of the first token that counts in each document.
+        """
+        return self.attention_mask.bool() & (torch.arange(self.input_ids.shape[1]) >= starts[:, None])
+
     def halves(self) -> tuple[Batch, Batch]:
         """Splits a batch that is padded on the right into two. Each half is as long as its longest document."""
         middle = len(self.order) // 2

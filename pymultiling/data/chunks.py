@@ -35,7 +35,9 @@ class ChunkStart:
         chunk: how many chunks come before it in the shards that this process reads. In a shard that several processes
             read, this includes the chunks that other processes measure.
         digest: hash of the records of the shard that come before the chunk.
-        finished: {number of a shard that was read to its end: (its fingerprint, hash of its records)}.
+        finished: {number of a shard that was read to its end: (its fingerprint, hash of its records)}. A shard of which
+            enough was read counts as read.
+        tokens: how many tokens were taken from the corpus before the chunk, by all processes. It is 0 if all are taken.
     """
 
     shard: int = 0
@@ -43,6 +45,7 @@ class ChunkStart:
     chunk: int = 0
     digest: str = ""
     finished: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
-from pymultiling.data.added_tokens import AddedTokens, added_tokens
+from pymultiling.data.added_tokens import AddedTokens, added_tokens, encode_alone
+from pymultiling.data.chat import ChatFrame
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.long_texts import cut_text
 from pymultiling.models.pretrained import position_limit
@@ -32,6 +33,7 @@ def tokenise(
     pack: int | None = None,
     *,
     is_open: bool = False,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
     """Yields the documents of the texts, in order.
 
@@ -46,14 +48,17 @@ def tokenise(
             text follow each text; if there are none, an end-of-text token does, if the tokenizer has one. The tokens
             that do not fill a document at the end are left out.
         is_open: whether the tokens that the tokenizer puts after a text are left out, where `pack` is None.
+        at_a_time: how many texts are read and tokenised at a time.
     """
-    added = added_tokens(tokenizer)
+    before, after = added_tokens(tokenizer)
     if pack is not None:
-        yield from _pack(texts, tokenizer, added, pack, report)
+        if not after and tokenizer.eos_token_id is not None:
+            after = [tokenizer.eos_token_id]
+        yield from pack_texts(texts, tokenizer, AddedTokens(before, after), pack, report, at_a_time)
         return
-    after = [] if is_open else added.after
-    for text_tokens in _token_lists(texts, tokenizer, max_length):
-        tokens = added.before + text_tokens + after
+    after = [] if is_open else after
+    for text_tokens in token_lists(texts, tokenizer, max_length, at_a_time):
+        tokens = before + text_tokens + after
         if not text_tokens or len(tokens) < 2:
             report.short += 1
             continue
@@ -61,15 +66,19 @@ def tokenise(
         yield tokens[:max_length]
 
 
-def _pack(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, added: AddedTokens, size: int, report: CorpusReport
+def pack_texts(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    added: AddedTokens,
+    size: int,
+    report: CorpusReport,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
+    """Yields documents of `size` tokens. added.before begins each document, and added.after follows each text."""
     opening, closing = added
-    if not closing and tokenizer.eos_token_id is not None:
-        closing = [tokenizer.eos_token_id]
-    _check_room(size, opening, 1)
+    check_room(size, opening, 1)
     tokens = list(opening)
-    for text_tokens in _token_lists(texts, tokenizer):
+    for text_tokens in token_lists(texts, tokenizer, at_a_time=at_a_time):
         tokens += text_tokens + closing
         while len(tokens) >= size:
             yield tokens[:size]
@@ -77,10 +86,13 @@ def _pack(
     report.left_over += len(tokens) - len(opening)
 
 
-def _check_room(size: int, opening: list[int], needed: int) -> None:
+def check_room(size: int, opening: list[int], needed: int) -> None:
     """Raises ValueError if documents of `size` tokens have no room for `needed` tokens of text."""
     if size < len(opening) + needed:
-        raise ValueError(f"documents of {size} tokens have no room for text; pack more tokens")
+        raise ValueError(
+            f"documents of {size} tokens have no room for text after {len(opening)} tokens that begin each of them: "
+            "make documents longer (pack, max_length)"
+        )
 
 
 def tokenise_predicted(
@@ -89,11 +101,14 @@ def tokenise_predicted(
     max_length: int,
     report: CorpusReport,
     pack: int | None = None,
+    chat: ChatFrame | None = None,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the documents whose tokens a model is to predict, each with the index of the first one that counts.
 
-    Only tokens of texts count, not those that the tokenizer adds, and each counts once. A document holds tokens of one
-    text, after those that the tokenizer puts before a text. If it puts none, the first token of a text has no context
+    Only tokens of texts count, not those that the tokenizer or a chat template adds, and each counts once. A document
+    holds tokens of one text, after those that come before a text. If none do, the first token of a text has no context
     and does not count.
 
     Args:
@@ -104,31 +119,111 @@ def tokenise_predicted(
         pack: None: texts are cut. A number: they are not. A text that needs more than this many tokens becomes several
             documents. Each but the first repeats the last token of the one before it, as the context of its own first
             token.
+        chat: the chat template in which each text is a message. None: texts stand alone.
+        at_a_time: how many texts are read and tokenised at a time.
     """
-    opening, size = added_tokens(tokenizer).before, pack or max_length
-    _check_room(size, opening, 2)
-    room = size - len(opening)
-    for text_tokens in _token_lists(texts, tokenizer, None if pack else max_length):
+    size = pack or max_length
+    check_room(size, _opening(tokenizer, chat), 2)
+    for opening, text_tokens in _opened_texts(texts, tokenizer, None if pack else max_length, chat, at_a_time):
         if not text_tokens or len(opening) + len(text_tokens) < 2:
             report.short += 1
             continue
+        room = size - len(opening)
+        report.cut += pack is None and len(text_tokens) > room
         yield opening + text_tokens[:room], max(1, len(opening))
         if pack is None:
-            report.cut += len(text_tokens) > room
             continue
         for start in range(room - 1, len(text_tokens) - 1, room - 1):
             yield opening + text_tokens[start : start + room], len(opening) + 1
 
 
-def _token_lists(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+def tokenise_messages(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    report: CorpusReport,
+    pack: int | None,
+    chat: ChatFrame,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
+) -> Iterator[tuple[list[int], int]]:
+    """Yields the documents of texts that are messages, each with the index of the first token of its text.
+
+    A document is the beginning of a conversation: what the template puts before a message, and the message. What comes
+    after the message cannot change what a decoder computes for it, and is left out.
+
+    Args:
+        texts: texts that are not blank.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: longer documents are cut to this many tokens. Packed documents are not cut.
+        report: the report, which is updated.
+        pack: None: each text is a message. A number: texts are joined, each with a line break after it, and cut so that
+            documents have this many tokens. The tokens that do not fill a document at the end are left out.
+        chat: the chat template.
+        at_a_time: how many texts are read and tokenised at a time.
+    """
+    opening = _opening(tokenizer, chat)
+    if pack is not None:
+        added = AddedTokens(opening, encode_alone(tokenizer, "\n"))
+        yield from ((tokens, len(opening)) for tokens in pack_texts(texts, tokenizer, added, pack, report, at_a_time))
+        return
+    check_room(max_length, opening, 1)
+    for before, text_tokens in _opened_texts(texts, tokenizer, max_length, chat, at_a_time):
+        if not text_tokens:
+            report.short += 1
+            continue
+        tokens = before + text_tokens
+        report.cut += len(tokens) > max_length
+        yield tokens[:max_length], len(before)
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, chat: ChatFrame | None) -> list[int]:
+    """Returns the tokens that come before a text."""
+    return added_tokens(tokenizer).before if chat is None else encode_alone(tokenizer, chat.before)
+
+
+def _opened_texts(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    chat: ChatFrame | None,
+    at_a_time: int,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields for each text the tokens before it and its own, at least max_length + 1 in all if there are so many.
+
+    In a chat template the tokens of a text are found in those of the conversation: they begin where the conversation's
+    tokens first differ from those of what comes before the text. A token of both is one of the text.
+    """
+    opening = _opening(tokenizer, chat)
+    if chat is None:
+        yield from ((opening, tokens) for tokens in token_lists(texts, tokenizer, max_length, at_a_time))
+        return
+    for tokens in token_lists(map(chat.opened, texts), tokenizer, max_length, at_a_time):
+        start = _first_difference(opening, tokens)
+        yield tokens[:start], tokens[start:]
+
+
+def _first_difference(opening: list[int], tokens: list[int]) -> int:
+    """Returns the index of the first token that differs from those of the opening, or the opening's length."""
+    return next((index for index, (a, b) in enumerate(zip(opening, tokens)) if a != b), len(opening))
+
+
+def token_lists(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[list[int]]:
     """Yields the tokens of each text, without those that the tokenizer adds.
 
-    max_length: None: all tokens. A number: at least one more than this many, if the text has them.
+    Args:
+        texts: the texts.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: None: all tokens. A number: at least one more than this many, if the text has them.
+        at_a_time: how many texts are read and tokenised at a time.
     """
     texts = iter(texts)
-    while part := list(islice(texts, TEXTS_AT_A_TIME)):
+    while part := list(islice(texts, at_a_time)):
         if max_length is not None:
             part = [cut_text(text, tokenizer, max_length) for text in part]
         yield from tokenizer(part, return_attention_mask=False, verbose=False, add_special_tokens=False)["input_ids"]
@@ -151,7 +246,7 @@ def tokenise_sentences(
     before, after = added_tokens(tokenizer)
     sentences = iter(sentences)
     while part := list(islice(sentences, TEXTS_AT_A_TIME)):
-        for (index, _), text_tokens in zip(part, _token_lists((text for _, text in part), tokenizer, max_length)):
+        for (index, _), text_tokens in zip(part, token_lists((text for _, text in part), tokenizer, max_length)):
             if not text_tokens:
                 report.empty += 1
                 continue
@@ -161,7 +256,13 @@ def tokenise_sentences(
 
 
 def tokenise_pairs(
-    pairs: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int, report: CorpusReport
+    pairs: Iterable[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    report: CorpusReport,
+    chat: ChatFrame | None = None,
+    *,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the document of each prompt with its response, and the index of the response's first token.
 
@@ -174,20 +275,25 @@ def tokenise_pairs(
         tokenizer: a Hugging Face tokenizer.
         max_length: the largest number of tokens.
         report: the report, which is updated.
+        chat: the chat template in which each prompt is the message of the user, and the response the answer. None: the
+            response follows the prompt.
+        at_a_time: how many pairs are read and tokenised at a time.
     """
-    before = added_tokens(tokenizer).before
+    before = added_tokens(tokenizer).before if chat is None else []  # a template has them itself
+    if chat is not None:
+        check_room(max_length, encode_alone(tokenizer, chat.prompt("")), 1)
+        pairs = ((chat.prompt(prompt), response) for prompt, response in pairs)
     pairs = iter(pairs)
-    while part := list(islice(pairs, TEXTS_AT_A_TIME)):
-        pair_tokens = _token_lists((prompt + response for prompt, response in part), tokenizer, max_length)
-        prompts = _token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer, max_length)
+    while part := list(islice(pairs, at_a_time)):
+        pair_tokens = token_lists((prompt + response for prompt, response in part), tokenizer, max_length)
+        prompts = token_lists((prompt.rstrip(" ") for prompt, _ in part), tokenizer, max_length)
         for both, prompt_tokens in zip(pair_tokens, prompts):
             if not both:
                 report.short += 1
                 continue
             document = before + both
             report.cut += len(document) > max_length
-            differing = (index for index, (a, b) in enumerate(zip(prompt_tokens, both)) if a != b)
-            yield document[:max_length], len(before) + next(differing, len(prompt_tokens))
+            yield document[:max_length], len(before) + _first_difference(prompt_tokens, both)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from pymultiling.data.chat import ChatFrame
 from pymultiling.data.corpora import PAIR, TEXT, CorpusReport, select_pairs, select_sentences, select_texts
-from pymultiling.data.documents import tokenise, tokenise_pairs, tokenise_predicted, tokenise_sentences
+from pymultiling.data.documents import (
+    TEXTS_AT_A_TIME,
+    tokenise,
+    tokenise_messages,
+    tokenise_pairs,
+    tokenise_predicted,
+    tokenise_sentences,
+)
 from pymultiling.data.rows import Record
 
 if TYPE_CHECKING:
@@ -36,6 +44,20 @@ class Documents:
     positions: npt.NDArray[np.int64]
     report: CorpusReport
 
+    @classmethod
+    def of(cls, documents: list[tuple[list[int], int]], report: CorpusReport) -> Documents:
+        """Makes them of the tokens and the position of each document."""
+        lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
+        token_ids = chain.from_iterable(tokens for tokens, _ in documents)
+        tokens = np.fromiter(token_ids, dtype=np.int32, count=int(lengths.sum()))
+        positions = np.array([position for _, position in documents], dtype=np.int64)
+        return cls(tokens, lengths, positions, report)
+
+    @property
+    def counted(self) -> int:
+        """Number of tokens that count: those from its position on of each document. Of sentences it has no meaning."""
+        return int(np.maximum(self.lengths - self.positions, 0).sum())
+
     def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
         yield from np.split(self.tokens, self.lengths.cumsum()[:-1]) if len(self.lengths) else ()
 
@@ -54,12 +76,15 @@ class Tokenisation:
             "predicted": a text whose tokens are predicted. Positions are the index of the first one that counts.
             "pairs": a prompt and its response. Positions are the index of the response's first token in the document.
             "sentences": a sentence, which may have a single token. Positions are the index of the record.
+        chat: the chat template in which each text is a message of the user, or None: texts stand alone. With it the
+            positions of "texts" and "prompts" are the index of the first token of the text. There are no sentences.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     pack: int | None = None
     form: Form = "texts"
+    chat: ChatFrame | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -69,19 +94,35 @@ class Tokenisation:
     def __call__(self, records: list[Record]) -> Documents:
         """Returns the documents of the records."""
         report = CorpusReport()
-        documents = list(self._tokenise(records, report))
-        lengths = np.array([len(tokens) for tokens, _ in documents], dtype=np.int64)
-        token_ids = chain.from_iterable(tokens for tokens, _ in documents)
-        tokens = np.fromiter(token_ids, dtype=np.int32, count=int(lengths.sum()))
-        positions = np.array([position for _, position in documents], dtype=np.int64)
-        return Documents(tokens, lengths, positions, report)
+        return Documents.of(list(self._tokenise(records, report)), report)
 
-    def _tokenise(self, records: list[Record], report: CorpusReport) -> Iterator[tuple[list[int], int]]:
+    def first(self, records: list[Record], tokens: int) -> Documents:
+        """Returns the first documents of the records, as many as have at most `tokens` tokens that count.
+
+        The report is that of the records up to the last of these documents.
+        """
+        report, kept = CorpusReport(), list[tuple[list[int], int]]()
+        documents = self._tokenise(records, report, at_a_time=1)  # so that the report is of what was needed
+        while True:
+            before = replace(report)
+            document, position = next(documents, ([], 0))
+            tokens -= max(0, len(document) - position)
+            if tokens < 0 or not document:
+                return Documents.of(kept, before)
+            kept.append((document, position))
+
+    def _tokenise(
+        self, records: list[Record], report: CorpusReport, at_a_time: int = TEXTS_AT_A_TIME
+    ) -> Iterator[tuple[list[int], int]]:
         if self.form == "pairs":
-            return tokenise_pairs(select_pairs(records, report), self.tokenizer, self.max_length, report)
+            pairs = select_pairs(records, report)
+            return tokenise_pairs(pairs, self.tokenizer, self.max_length, report, self.chat, at_a_time=at_a_time)
         if self.form == "sentences":
             return tokenise_sentences(select_sentences(records, report), self.tokenizer, self.max_length, report)
         texts, options = select_texts(records, report), (self.tokenizer, self.max_length, report, self.pack)
         if self.form == "predicted":
-            return tokenise_predicted(texts, *options)
-        return ((tokens, 0) for tokens in tokenise(texts, *options, is_open=self.form == "prompts"))
+            return tokenise_predicted(texts, *options, self.chat, at_a_time=at_a_time)
+        if self.chat is not None:
+            return tokenise_messages(texts, *options, self.chat, at_a_time=at_a_time)
+        documents = tokenise(texts, *options, is_open=self.form == "prompts", at_a_time=at_a_time)
+        return ((tokens, 0) for tokens in documents)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
@@ -44,6 +45,8 @@ def perplexity(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -70,6 +73,9 @@ def perplexity(
         pack: cut no text. A text of more than this many tokens is measured in documents of this many tokens. Each of
             them begins as a text does, and repeats the last token of the document before it as context. So `pack`
             changes the contexts of long texts, and which tokens count if None cuts texts. None: texts are cut.
+        chat_template: as in `detect`: the texts' own tokens are predicted, each text as the user's message of the
+            tokenizer's chat template. A template begins with tokens, so that the first token of a text is predicted.
+        tokens: as in `detect`; tokens that are predicted count.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -84,8 +90,9 @@ def perplexity(
         CheckpointError: as `detect`.
         UnsupportedModel: the model has no language-model head, or its weights are offloaded.
         NonFiniteActivations: the loss is NaN or infinite.
+        ValueError: an argument is out of its range, or as `detect` for `chat_template`.
     """
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     sums = _sum_log_likelihoods(
         model,
         tokenizer,
@@ -95,6 +102,7 @@ def perplexity(
         mean=None,
         max_length=max_length,
         pack=pack,
+        chat_template=chat_template,
         options=options,
         label="the texts",
     )
@@ -114,6 +122,8 @@ def ablation_matrix(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -145,6 +155,8 @@ def ablation_matrix(
         max_length: as in `perplexity`.
         batch_tokens: as in `perplexity`.
         pack: as in `perplexity`.
+        chat_template: as in `perplexity`.
+        tokens: as in `perplexity`.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -161,7 +173,7 @@ def ablation_matrix(
         CheckpointError: as `detect`.
         UnsupportedModel: as `deactivate` and `perplexity`.
         ValueError: as `deactivate`, the message names the set; or a set is called "none" or as a random set; or
-            `random_draws` is below 0.
+            `random_draws` is below 0; or as `perplexity`.
         NonFiniteActivations: as `perplexity`; the message names the language and the set.
 
     Warns:
@@ -170,7 +182,7 @@ def ablation_matrix(
     import pandas
 
     all_sets = prepend_none(model, add_random_sets(sets, random_draws, seed))
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     with unverified(not verify):
         sums = _sum_log_likelihoods(
             model,
@@ -181,6 +193,7 @@ def ablation_matrix(
             mean=mean,
             max_length=max_length,
             pack=pack,
+            chat_template=chat_template,
             options=options,
             label="language {!r}",
         )
@@ -205,6 +218,7 @@ def _sum_log_likelihoods(
     mean: Mapping[str, Tensor] | None,
     max_length: int,
     pack: int | None,
+    chat_template: bool,
     options: Options,
     label: str,
 ) -> dict[str, Sums]:
@@ -219,6 +233,7 @@ def _sum_log_likelihoods(
         mean: as in `deactivate`.
         max_length: as in `perplexity`.
         pack: as in `perplexity`.
+        chat_template: as in `perplexity`.
         options: how the pass is run.
         label: a format string that makes a language's name in messages.
 
@@ -229,7 +244,8 @@ def _sum_log_likelihoods(
     model = unwrap(model)
     require_language_model(model)
     length = document_length(model, max_length, options.batch_tokens, pack)
-    tokenisation = Tokenisation(tokenizer, length, pack, form="predicted")
+    chat = chat_frame(tokenizer) if chat_template else None
+    tokenisation = Tokenisation(tokenizer, length, pack, "predicted", chat)
     zero_sums = Sums(
         log_likelihood=torch.zeros(len(sets), dtype=torch.float64), predicted=torch.zeros((), dtype=torch.int64)
     )

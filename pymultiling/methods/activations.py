@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch, make_batches
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Form, Tokenisation
@@ -62,6 +63,8 @@ def activations(
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -79,6 +82,8 @@ def activations(
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -95,6 +100,8 @@ def activations(
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -128,6 +135,10 @@ def activations(
         max_length: as in `detect`.
         batch_tokens: as in `detect`.
         pack: as in `detect`; must be None for positions="response".
+        chat_template: as in `detect`: only the text's own tokens count. "last" is then the last token of the message,
+            and not the token before the answer, which belongs to the template. For "response" the prompt is the user's
+            message, and the response follows as the model's answer.
+        tokens: as in `detect`. For "response" those of the responses count; for "last" all of a document.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -144,7 +155,8 @@ def activations(
         UnsupportedModel: as `importance`; or the FFN's activation function is not one that is positive exactly where
             its input is.
         NonFiniteActivations: as `importance`; the message names language and document.
-        ValueError: unknown positions; pack with positions="response"; an argument is out of its range.
+        ValueError: unknown positions; pack with positions="response"; an argument is out of its range; or as `detect`
+            for `chat_template`.
     """
     if positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
@@ -152,7 +164,7 @@ def activations(
         raise ValueError("prompts and responses are not packed: leave out pack")
     model = unwrap(model)
     length = document_length(model, max_length, batch_tokens, pack)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     with unverified(not verify):
         probe = ActivationProbe(model)
 
@@ -163,7 +175,8 @@ def activations(
         if total.tokens == 0:
             raise CorpusError(f"language {language!r} has no positions to count: {str(report) or NOTHING_READ}")
 
-    tokenisation = Tokenisation(tokenizer, length, pack, form=FORMS[positions])
+    chat = chat_frame(tokenizer) if chat_template else None
+    tokenisation = Tokenisation(tokenizer, length, pack, FORMS[positions], chat)
     job = Job(
         activity="counting",
         tokenisation=tokenisation,
@@ -247,7 +260,6 @@ def _batches(
 
 def _counted_positions(batch: Batch, starts: Tensor, positions: Positions) -> Tensor:
     """Returns a mask of the positions that count, (documents, length) bool. Documents are padded on the right."""
-    index = torch.arange(batch.input_ids.shape[1])
     if positions == "last":
-        return index == batch.attention_mask.sum(1, keepdim=True) - 1
-    return batch.attention_mask.bool() & (index >= starts[:, None])
+        return torch.arange(batch.input_ids.shape[1]) == batch.attention_mask.sum(1, keepdim=True) - 1
+    return batch.counted(starts)

@@ -75,6 +75,7 @@ def fine_tune(
     epochs: int = 1,
     batch: int = 8,
     documents: int | None = None,
+    tokens: int | None = None,
     warm_up: float = 0.1,
     weight_decay: float = 0.0,
     max_length: int = 512,
@@ -103,6 +104,7 @@ def fine_tune(
         epochs: number of passes over the documents, each in another random order.
         batch: number of documents in a step.
         documents: train on this many documents, the first ones. None: on all.
+        tokens: train on the first documents, as many as have at most this many tokens. None: on all.
         warm_up: fraction of the steps in which the learning rate rises, from 0 to below 1.
         weight_decay: weight decay of AdamW. It does not apply to biases and norms.
         max_length: as in `detect`.
@@ -126,7 +128,7 @@ def fine_tune(
     """
     import pandas
 
-    _check(rate, epochs, batch, documents, warm_up)
+    _check(rate, epochs, batch, documents, tokens, warm_up)
     model = unwrap(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in trainable)
@@ -141,7 +143,8 @@ def fine_tune(
         warnings.warn("parameters in 16 bits lose small steps: train a float32 model, or some neurons", stacklevel=2)
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
-    token_lists = list(islice(tokenise(read_texts(texts, report), tokenizer, length, report, pack), documents))
+    found = tokenise(read_texts(texts, report), tokenizer, length, report, pack)
+    token_lists = list(islice(_first_documents(found, tokens), documents))
     if not token_lists:
         raise CorpusError(f"the texts have no token to predict: {str(report) or 'nothing was read'}")
     steps = epochs * -(-len(token_lists) // batch)
@@ -190,11 +193,23 @@ def _restore_settings(model: nn.Module) -> Iterator[None]:
             vars(model).pop(PREPARED, None)
 
 
-def _check(rate: float, epochs: int, batch: int, documents: int | None, warm_up: float) -> None:
+def _first_documents(found: Iterator[list[int]], tokens: int | None) -> Iterator[list[int]]:
+    """Yields the first documents, as many as have at most `tokens` tokens; None: all."""
+    taken = 0
+    for document in found:
+        taken += len(document)
+        if tokens is not None and taken > tokens:
+            return
+        yield document
+
+
+def _check(rate: float, epochs: int, batch: int, documents: int | None, tokens: int | None, warm_up: float) -> None:
     if not 0 < rate < float("inf"):
         raise ValueError(f"rate must be above 0 and finite, got {rate}")
     if epochs < 1 or batch < 1 or (documents is not None and documents < 1):
         raise ValueError(f"epochs, batch and documents must be at least 1, got {epochs}, {batch} and {documents}")
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"tokens must be at least 1, or None for all, got {tokens}")
     if not 0 <= warm_up < 1:
         raise ValueError(f"warm_up must be a fraction of the steps, from 0 to below 1, got {warm_up}")
 

@@ -58,6 +58,7 @@ def lens(
     max_length: int = 512,
     batch_tokens: int = 4096,
     pack: int | None = None,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -98,6 +99,7 @@ def lens(
         max_length: as in `detect`.
         batch_tokens: as in `detect`.
         pack: as in `detect`.
+        tokens: as in `detect`.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -118,7 +120,7 @@ def lens(
         NonFiniteActivations: hidden states are NaN or infinite; the message names layer and document.
         ValueError: unknown, repeated or fewer than two languages; an argument is out of its range.
     """
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     codes = lens_language_codes(languages)
     with unverified(not verify):
         counts = count_top_tokens(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
@@ -37,6 +38,8 @@ def mean_activations(
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -63,6 +66,8 @@ def mean_activations(
         max_length: as in `detect`.
         batch_tokens: as in `detect`.
         pack: as in `detect`.
+        chat_template: as in `detect`: the mean is over the texts' own tokens.
+        tokens: as in `detect`.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -78,16 +83,19 @@ def mean_activations(
         CheckpointError: as `detect`.
         NonFiniteActivations: a mean is NaN or infinite; the message names the site.
         UnsupportedModel: as `importance`.
-        ValueError: an unknown site, or an argument out of its range.
+        ValueError: an unknown site, an argument out of its range, or as `detect` for `chat_template`.
     """
     model = unwrap(model)
     with unverified(not verify):
         probe = ActivationSumProbe(model, sites)
-    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, batch_tokens, pack), pack)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    chat = chat_frame(tokenizer) if chat_template else None
+    length = document_length(model, max_length, batch_tokens, pack)
+    tokenisation = Tokenisation(tokenizer, length, pack, chat=chat)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
 
-    def measure(batch: Batch, _: BatchSource) -> Sums:
-        return Sums(probe.measure(batch.input_ids, batch.attention_mask))
+    def measure(batch: Batch, source: BatchSource) -> Sums:
+        counted = batch.counted(source.positions[batch.order])
+        return Sums(probe.measure(batch.input_ids, batch.attention_mask, counted))
 
     def check(_: str, total: Sums, report: CorpusReport) -> None:
         if not total["tokens"]:
@@ -115,5 +123,5 @@ def mean_activations(
         if not total[site].isfinite().all():
             raise NonFiniteActivations(f"NaN or infinite activations at site {site}: {NON_FINITE_ADVICE}")
     routed_tokens = total["routed"].clamp(min=1) if "routed" in total else total["tokens"]
-    tokens = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
-    return {site: (total[site] / tokens[site]).float() for site in probe.sites}
+    counts = {site: routed_tokens if site == "ffn" else total["tokens"] for site in probe.sites}
+    return {site: (total[site] / counts[site]).float() for site in probe.sites}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.data.chat import RULE, chat_frame
 from pymultiling.data.corpora import NOTHING_READ, CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
@@ -117,6 +118,8 @@ def detect(
     max_length: int = 512,
     batch_tokens: int | None = 4096,
     pack: int | None = None,
+    chat_template: bool = False,
+    tokens: int | None = None,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -162,6 +165,18 @@ def detect(
             of 256 characters for each token of a batch. Each document begins with the tokens that the tokenizer puts
             before a text. Each text is followed by those that it puts after a text, or else by the end-of-text token if
             there is one. None: each text is a document.
+        chat_template: True: each text is given to the model as the user's message of the tokenizer's chat template, as
+            an instruction-tuned model expects it. Importance is summed over the tokens of the text only, each in the
+            context of what the template puts before the message, which is the same in all languages. For q and k these
+            are the tokens whose queries count. What the template puts after the message cannot change what the model
+            computes for it, and is left out. The beginning-of-text token comes once, if the template has it.
+            `max_length` and `pack` include the template's tokens; packed texts are one message in each document, with
+            a line break after each text. `activations`, `mean_activations`, `perplexity` and `ablation_matrix` take
+            and count the same tokens. False: texts stand alone, and all tokens of a document count, also those that
+            the tokenizer adds.
+        tokens: measure at most this many tokens of each language: its first documents, as many as have at most this
+            many tokens that count. They are the documents that come first without the limit, for any number of
+            processes. The logger "pymultiling" says how many tokens were taken. None: all.
         workers: number of worker processes that tokenise during the forward. 0: the calling process tokenises.
         checkpoint: a folder for the state of the pass. If a run was interrupted, the same call resumes from the folder
             and gives the same result bit for bit: minimum, votes and sums. None: no state is saved.
@@ -180,7 +195,8 @@ def detect(
             neither a list nor a datasets.Dataset are not compared once it has been read to its end.
         UnsupportedModel: as `importance`.
         NonFiniteActivations: as `importance`; the message names language and document.
-        ValueError: as `importance`; or `select` is another rule; or the processes made different calls.
+        ValueError: as `importance`; or `select` is another rule; or the processes made different calls; or with
+            `chat_template` the tokenizer has no template, or documents have no room for text after it.
 
     Warns:
         UserWarning: a batch does not fit in memory and is measured in halves, which gives the same result up to
@@ -193,23 +209,25 @@ def detect(
         raise ValueError(f"select must be TopK or Threshold, got {select!r}: use the result's select() for other rules")
     length = document_length(model, max_length, batch_tokens, pack)
     refuse_deltas(model)
-    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress)
+    options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs, verify=verify)
-    rule = f"{select.rule()}; {probe.rule}"
+    chat = chat_frame(tokenizer) if chat_template else None
+    rule = f"{select.rule()}; {probe.rule}" + (f"; {RULE}" if chat_template else "")
     widths = {site: probe.decoder.widths()[site] for site in probe.sites}
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
     empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
 
-    def measure(batch: Batch, _: BatchSource) -> Pending[NeuronStatistics]:
-        values, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
-        statistics = NeuronStatistics.of_counts(values, *select.count(values), batch.tokens, rule)
+    def measure(batch: Batch, source: BatchSource) -> Pending[NeuronStatistics]:
+        counted = batch.counted(source.positions[batch.order])
+        values, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
+        statistics = NeuronStatistics.of_counts(values, *select.count(values), int(counted.sum()), rule)
         return Pending.checked(statistics, len(batch.order), require_finite)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:
             raise CorpusError(f"language {language!r} has no documents: {str(report) or NOTHING_READ}")
 
-    tokenisation = Tokenisation(tokenizer, length, pack)
+    tokenisation = Tokenisation(tokenizer, length, pack, chat=chat)
     job = Job(
         activity="measuring",
         tokenisation=tokenisation,

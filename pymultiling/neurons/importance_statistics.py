@@ -30,12 +30,13 @@ class NeuronStatistics:
 
     Attributes:
         documents: number of documents.
-        tokens: number of tokens, without padding.
+        tokens: number of tokens, without padding and what a chat template adds.
         sum: {site: (layers, neurons) float64}, sum of the importance over the documents.
         minimum: {site: (layers, neurons)}, smallest importance in a document. It is inf if there are no documents.
         votes: {site: (layers, neurons) int64}, number of documents in which the rule selected the neuron.
         rule: the rule that selected the votes, as `TopK.rule` or `Threshold.rule` returns it. `detect` appends "; " and
-            how importance is defined: the score, the zeroing and whether q and k are estimated.
+            how importance is defined: the score, the zeroing, whether q and k are estimated, and whether the texts are
+            messages of the chat template.
         top: {site: (6, layers, neurons) int32}, number of documents in which the neuron is among the most important
             0.5, 1, 2, 5, 10 and 20 % of its layer and site, in this order. A neuron whose importance in a document is 0
             is not among them. It is empty if the statistics come from a file of a version that did not count them.

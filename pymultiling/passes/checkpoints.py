@@ -319,7 +319,7 @@ def _check_same_run(run: Manifest, stored: Manifest, folder: Path) -> None:
         if run.get(name) != stored.get(name):
             raise CheckpointError(
                 f"{folder.parent} is a checkpoint of another run: its {name} was {shorten(str(stored.get(name)))}, now "
-                f"it is {run.get(name)}; use the earlier value, or give another folder"
+                f"it is {run.get(name)}; use the earlier value, give another folder, or delete this one"
             )
 
 
@@ -330,11 +330,12 @@ def _format_start(start: ChunkStart) -> Manifest:
         "chunk": start.chunk,
         "digest": start.digest,
         "finished": list(start.finished.items()),
+        "tokens": start.tokens,
     }
 
 
 def _parse_start(place: Place) -> ChunkStart:
-    return ChunkStart(place.shard, place.row, place.chunk, place.digest, dict(place.finished))
+    return ChunkStart(place.shard, place.row, place.chunk, place.digest, dict(place.finished), place.tokens)
 
 
 def _checksum(body: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, replace
@@ -21,6 +22,7 @@ from pymultiling.data.documents import tokenizer_hash
 from pymultiling.data.empty_files import warn_of_empty_files
 from pymultiling.data.shards import Shard, check_first_record, describe_shards, identify_part, shards_of
 from pymultiling.data.streams import stream
+from pymultiling.data.token_limit import TokenLimit
 from pymultiling.data.tokenising import Documents, Tokenisation
 from pymultiling.errors import CorpusError
 from pymultiling.models.length_scaling import LengthGroup, any_length
@@ -35,10 +37,12 @@ from pymultiling.passes.remaining_time import RemainingTime
 from pymultiling.runtime.processes import Processes, processes
 from pymultiling.runtime.progress import Pace, print_line, show_progress
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Options:
-    """How a pass is run. Of these, only `batch_tokens` affects the result.
+    """How a pass is run. Of these, only `batch_tokens` and `tokens` affect the result.
 
     Attributes:
         batch_tokens: tokens in one forward, padding included; None: as many as fit in the free memory.
@@ -47,6 +51,7 @@ class Options:
         checkpoint_seconds: seconds after which a state is written.
         checkpoint_documents: documents after which a state is written; None: only the seconds count.
         progress: whether to show progress on stderr.
+        tokens: how many tokens are taken of each corpus, at most; None: all.
     """
 
     batch_tokens: int | None
@@ -55,10 +60,13 @@ class Options:
     checkpoint_seconds: float = 60.0
     checkpoint_documents: int | None = None
     progress: bool = True
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, or None for all, got {self.tokens}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
         self.checkpoint_interval()  # checks its arguments
@@ -155,6 +163,7 @@ def run_pass(
             "corpora": list(shards),
             **descriptions,
             "batch_tokens": options.batch_tokens,
+            "tokens": options.tokens,
         }
         if team.several or options.checkpoint:
             settings |= job.identity()
@@ -178,12 +187,17 @@ def run_pass(
             if not state.ended:
                 with _add_corpus_name(name, job, options.checkpoint, restored):
                     check_first_record(corpus_shards, fields)
+        shares = {name: Share(team.rank, team.count, number) for number, name in enumerate(shards)}
+        starts = {name: state.start for name, state in zip(shards, restored) if not state.ended}
+        limit = TokenLimit(options.tokens, job.tokenisation, shards, shares) if options.tokens else None
         source = chain.from_iterable(
-            chunks(name, corpus_shards, fields, size, Share(team.rank, team.count, number), state.start)
-            for number, ((name, corpus_shards), state) in enumerate(zip(shards.items(), restored))
-            if not state.ended
+            chunks(name, shards[name], fields, size, shares[name], start)
+            if limit is None
+            else limit.until_full(chunks(name, shards[name], fields, size, start=start))
+            for name, start in starts.items()
         )
         chunk_stream = stack.enter_context(closing(stream(source, job.tokenisation, options.workers)))
+        documents_stream = chunk_stream if limit is None else limit.take(chunk_stream)
         measure: Callable[[Batch, BatchSource], S | Pending[S]] = job.measure
         # The processes of a spread model measure the same batch together, so none of them may halve it alone.
         if job.halve_batches and job.spread_over == 1:
@@ -191,7 +205,7 @@ def run_pass(
         show = options.progress and team.first
         states = list(restored)
         pace = Pace()
-        remaining_time = RemainingTime(list(shards.values()), [state.ended for state in restored])
+        remaining_time = RemainingTime(list(shards.values()), [state.ended for state in restored], options.tokens)
         for number, (name, first_state) in enumerate(zip(corpora, restored)):
             if first_state.ended:
                 print_line(f"{name}: {first_state.documents:,} {job.unit}, from {options.checkpoint}", show)
@@ -204,12 +218,15 @@ def run_pass(
                 _add_corpus_name(name, job, options.checkpoint, states),
             ):
                 try:
-                    for step in _measure_corpus(chunk_stream, first_state, measure, job, batch_tokens):
+                    for step in _measure_corpus(documents_stream, first_state, measure, job, batch_tokens):
                         states[number] = step.state
                         checkpoints.update(number, step.state, step.documents)
-                        pace.update(bar, step.documents, step.tokens, remaining_time.update(step.done))
+                        left = remaining_time.end() if step.state.ended else remaining_time.update(step.done)
+                        pace.update(bar, step.documents, step.tokens, left)
                 finally:
-                    checkpoints.write(number, states[number])
+                    # A corpus in which nothing was found may be another one the next time.
+                    if states[number] is not first_state and states[number].documents:
+                        checkpoints.write(number, states[number])
             # A single process knows here that it has measured nothing, before it measures the next corpus. Several
             # processes know it only from the totals below.
             if team.count == 1:
@@ -218,6 +235,8 @@ def run_pass(
         for (name, corpus_shards), state in zip(shards.items(), states):
             _warn_of_empty_shards(name, corpus_shards, state, team)
         results = {name: _over_processes(state, team) for name, state in zip(corpora, states)}
+    if options.tokens and team.first:
+        _log_taken({name: state.start.tokens for name, state in zip(corpora, states)}, options.tokens)
     for name, (total, report) in results.items():
         job.check(name, total, report)
     return results
@@ -362,6 +381,7 @@ def identify_inputs(model: nn.Module, tokenisation: Tokenisation) -> dict[str, o
         "max_length": tokenisation.max_length,
         "pack": tokenisation.pack,
         "form": tokenisation.form,
+        "chat_template": None if tokenisation.chat is None else tokenisation.chat.hash,
     }
 
 
@@ -403,6 +423,12 @@ def _describe_part(chunk: Chunk) -> str:
     if chunk.start.shard == chunk.start.record == 0:
         return "of its corpus"
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"
+
+
+def _log_taken(taken: Mapping[str, int], limit: int) -> None:
+    """Logs how many tokens of each corpus were taken."""
+    for name, tokens in taken.items():
+        _logger.info("%s: %s tokens were taken, of at most %s", name, f"{tokens:,}", f"{limit:,}")
 
 
 def _over_processes(state: PassState[S], team: Processes) -> tuple[S, CorpusReport]:

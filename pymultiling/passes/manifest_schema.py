@@ -14,13 +14,14 @@ FinishedShard = Annotated[tuple[Count, Hashes], Field(strict=False)]
 
 
 class Place(Schema):
-    """A `ChunkStart`."""
+    """A `ChunkStart`. Earlier ones lack `tokens`."""
 
     shard: Count
     row: Count
     chunk: Count
     digest: str
     finished: list[FinishedShard]
+    tokens: Count = 0
 
 
 class Report(Schema):

@@ -19,10 +19,12 @@ class RemainingTime:
     Args:
         corpora: the shards of every corpus, in the order in which they are measured.
         ended: which of them were measured before.
+        tokens: how many tokens of each are measured at most; None: all. It is then taken for the size of every corpus,
+            so that the time is too long if one of those to come has fewer.
     """
 
-    def __init__(self, corpora: Sequence[Sequence[Shard]], ended: Sequence[bool]):
-        self._sizes = [corpus_size(shards) for shards in corpora]
+    def __init__(self, corpora: Sequence[Sequence[Shard]], ended: Sequence[bool], tokens: int | None = None):
+        self._sizes = [("tokens", float(tokens)) if tokens else corpus_size(shards) for shards in corpora]
         self._fractions_left = [0.0 if is_ended else 1.0 for is_ended in ended]
         self._amounts: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
@@ -52,6 +54,12 @@ class RemainingTime:
                 self._seconds[unit] += now - self._clock
             self._done, self._clock = done, now
             self._fractions_left[self._number] = 1.0 - done
+        return self._describe()
+
+    def end(self) -> str:
+        """Notes that the corpus has ended, and returns the remaining time as `update` does."""
+        assert self._number is not None
+        self._fractions_left[self._number] = 0.0
         return self._describe()
 
     def _describe(self) -> str:

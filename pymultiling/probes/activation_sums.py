@@ -26,7 +26,7 @@ from pymultiling.runtime.device_copies import sums_device, to_device
 
 
 class ActivationSumProbe:
-    """Sums x[t, n] over the tokens t of a batch, where x is the tensor that `deactivate` changes.
+    """Sums x[t, n] over the tokens t of a batch that count, where x is the tensor that `deactivate` changes.
 
     For a neuron of an expert, the sum is over the tokens that are routed to the expert.
 
@@ -64,26 +64,28 @@ class ActivationSumProbe:
         return sums
 
     @torch.no_grad()
-    def measure(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def measure(self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor | None = None) -> dict[str, Tensor]:
         """Measures a batch.
 
         Args:
             input_ids: (documents, length) int64.
             attention_mask: (documents, length), 0 for padding.
+            counted: (documents, length) bool, the tokens that count. None: all but padding.
 
         Returns:
             The sums over the batch, as in `zero_sums`, on the model's device.
         """
         device = sums_device(model_device(self.decoder.model))
         sums = self.zero_sums(device)
-        sums["tokens"] += to_device(attention_mask.sum(), device)
+        weights = attention_mask if counted is None else counted.long()
+        sums["tokens"] += to_device(weights.sum(), device)
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
-        valid = {place: to_device(attention_mask.flatten(), place) for place in devices}
+        counts = {place: to_device(weights.flatten(), place) for place in devices}
 
         def add(layer: int, indices: SiteIndices, full_width: int, x: Tensor) -> None:
             require_every_token(x, attention_mask.numel(), ", ".join(indices), layer)
             x = upcast(x.flatten(0, -2))
-            local_total = valid[x.device].to(x.dtype) @ x
+            local_total = counts[x.device].to(x.dtype) @ x
             total = self.decoder.tensor_parallel.gather(local_total, full_width).to(device).double()
             for site, index in indices.items():
                 if site in sums:
@@ -101,7 +103,7 @@ class ActivationSumProbe:
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
             require_every_token(routed.states, attention_mask.numel(), "ffn", layer)
-            documents = valid[routed.hidden.device] - 1  # 0 for tokens, -1 for padding
+            documents = counts[routed.hidden.device] - 1  # 0 for tokens that count, -1 for others
             total, routed_tokens = experts.total_and_tokens(routed, documents, 1)
             sums["ffn"][layer] += total[0].to(device).double()
             sums["routed"][layer] += routed_tokens[0].to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import chain
 
@@ -31,27 +31,35 @@ class GraphedBatches:
             warnings.warn(f"CUDA graphs are not used, because {reason}", stacklevel=3)
 
     def run(
-        self, measure: Callable[[Tensor, Tensor, Tensor], Results], mask: Tensor, input_ids: Tensor, valid: Tensor
+        self,
+        measure: Callable[[Tensor, Tensor, Tensor, Tensor], Results],
+        key: Hashable,
+        mask: Tensor,
+        input_ids: Tensor,
+        valid: Tensor,
+        counted: Tensor,
     ) -> Results:
-        """Returns measure(mask, input_ids, valid).
+        """Returns measure(mask, input_ids, valid, counted).
 
         Args:
             measure: runs the model on a batch. Of the mask's values it may use on the host only whether there is
                 padding, and on which side.
+            key: what else `measure` knows of the batch on the host.
             mask: (documents, length), 0 for padding, on the CPU.
             input_ids: (documents, length) int64, on the device.
             valid: mask as bool, on the device.
+            counted: (documents, length) bool, the tokens that count, on the device.
 
         Warns:
             UserWarning: the model gets the mask (once); or the measurement cannot be recorded (once).
         """
         measure_batch = partial(measure, mask)
         if self._graphs is None:
-            return measure_batch(input_ids, valid)
+            return measure_batch(input_ids, valid, counted)
         if self._decoder.needs_mask(mask):
             self._warn_of_masks()
-            return measure_batch(input_ids, valid)
-        return self._graphs.run(bool(mask.all()), measure_batch, input_ids, valid)
+            return measure_batch(input_ids, valid, counted)
+        return self._graphs.run((bool(mask.all()), key), measure_batch, input_ids, valid, counted)
 
     def _warn_of_masks(self) -> None:
         if not self._has_warned_of_masks:

@@ -155,13 +155,18 @@ class ImportanceProbe:
         return importance
 
     @torch.no_grad()
-    def launch(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[dict[str, Tensor], FiniteCheck]:
+    def launch(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, counted: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], FiniteCheck]:
         """Launches the measurement of a batch, without waiting for the device.
 
         Args:
             input_ids: (documents, length) int64, on any device.
             attention_mask: (documents, length), 0 for padding on either side; None: there is no padding. A mask on a
                 GPU is read first, which waits for the GPU.
+            counted: (documents, length) bool, on the CPU, True for the tokens over which importance is summed, none of
+                which is padding. The others are context only: for q and k, the queries of the others do not count.
+                None: all tokens count.
 
         Returns:
             {site: (documents, layers, neurons)}, and a check that the values are finite, which waits for them.
@@ -171,40 +176,54 @@ class ImportanceProbe:
         """
         check_token_ids(self.decoder.model, input_ids)
         mask = torch.ones(input_ids.shape, dtype=torch.int64) if attention_mask is None else attention_mask.cpu()
+        counted = mask.bool() if counted is None else counted
         groups = group_rows(mask.sum(1).tolist(), length_group(self.decoder.model))
         if len(groups) < 2:
-            importance = self._launch_rows(input_ids, mask)
+            importance = self._launch_rows(input_ids, mask, counted)
         else:
-            parts = [self._launch_rows(*_select_rows(input_ids, mask, rows)) for rows in groups]
+            parts = [self._launch_rows(*_select_rows(input_ids, mask, counted, rows)) for rows in groups]
             order = torch.tensor([row for rows in groups for row in rows]).argsort()
             importance = _join_rows(parts, order)
         return importance, FiniteCheck(importance)
 
-    def _launch_rows(self, input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Measures rows that may share a forward. mask: as in `_measure`."""
+    def _launch_rows(self, input_ids: Tensor, mask: Tensor, counted: Tensor) -> dict[str, Tensor]:
+        """Measures rows that may share a forward.
+
+        Args:
+            input_ids: as in `launch`.
+            mask: as in `_measure`.
+            counted: (documents, length) bool, on the CPU.
+        """
         device = model_device(self.decoder.model)
-        tensors = to_device(input_ids, device), to_device(mask.bool(), device)
+        tensors = to_device(input_ids, device), to_device(mask.bool(), device), to_device(counted, device)
+        facts = bool(counted.all()), bool((counted == mask.bool()).all())  # read here, where nothing waits for a GPU
+        measure = partial(self._measure, *facts)
         if self._graphs is None:
-            (importance,) = self._measure(mask, *tensors)
+            (importance,) = measure(mask, *tensors)
         else:
-            (importance,) = self._graphs.run(self._measure, mask, *tensors)
+            (importance,) = self._graphs.run(measure, facts, mask, *tensors)
         return importance
 
-    def _measure(self, mask: Tensor, input_ids: Tensor, valid: Tensor) -> tuple[dict[str, Tensor]]:
+    def _measure(
+        self, is_full: bool, counts_all: bool, mask: Tensor, input_ids: Tensor, valid: Tensor, counted: Tensor
+    ) -> tuple[dict[str, Tensor]]:
         """Returns the importance, {site: (documents, layers, neurons)}, as the only result.
 
         Args:
+            is_full: whether `counted` is True everywhere.
+            counts_all: whether all tokens but padding count.
             mask: (documents, length), 0 for padding, on the CPU.
             input_ids: (documents, length) int64, on the device.
             valid: mask as bool, on the device.
+            counted: (documents, length) bool, on the device.
         """
         self._count = input_ids.shape[0]
-        self._valid = valid
-        self._documents = BatchDocuments.of_rows(valid, is_full=bool(mask.all()))
+        self._valid, self._counted_queries = valid, None if counts_all else counted
+        self._documents = BatchDocuments.of_rows(counted, is_full=is_full)
         self._values: dict[str, dict[int, Tensor]] = {site: _SeenOnce(site) for site in self.sites}
         with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, mask)
-        del self._valid, self._documents  # a recording's memory must not stay in use
+        del self._valid, self._counted_queries, self._documents  # a recording's memory must not stay in use
         values_by_site, self._values = self._values, {}
         for site, values in values_by_site.items():
             if len(values) < len(self.decoder.layers):
@@ -361,10 +380,12 @@ class ImportanceProbe:
         """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
 
         def keep_importance(inputs: ScoreInputs) -> None:
-            valid = self._valid.to(inputs.query.device)
+            device = inputs.query.device
+            valid = self._valid.to(device)
             for site, x in (("q", inputs.q), ("k", inputs.k)):
                 require_every_token(x, valid.numel(), site, index)
-            q, k = importance_from_scores(inputs, self.decoder, layer, valid, self.rope, self.score, self.qk)
+            counted = None if self._counted_queries is None else self._counted_queries.to(device)
+            q, k = importance_from_scores(inputs, self.decoder, layer, valid, counted, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
                 if site in self.sites:
                     self._values[site][index] = importance
@@ -393,10 +414,10 @@ class _SeenOnce(dict[int, Tensor]):
         super().__setitem__(layer, values)
 
 
-def _select_rows(input_ids: Tensor, mask: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Returns some rows of tokens and mask, without the positions where all of them are padded."""
+def _select_rows(input_ids: Tensor, mask: Tensor, counted: Tensor, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns some rows of tokens, mask and counted tokens, without the positions where all of them are padded."""
     columns = mask[rows].bool().any(0)
-    return input_ids[rows][:, columns.to(input_ids.device)], mask[rows][:, columns]
+    return input_ids[rows][:, columns.to(input_ids.device)], mask[rows][:, columns], counted[rows][:, columns]
 
 
 def _join_rows(parts: list[dict[str, Tensor]], order: Tensor) -> dict[str, Tensor]:

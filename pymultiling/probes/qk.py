@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ def importance_from_scores(
     decoder: Decoder,
     layer: Layer,
     valid: Tensor,
+    counted: Tensor | None,
     rope: Rope,
     score: ImportanceScore,
     mode: Mode,
@@ -34,6 +36,7 @@ def importance_from_scores(
         decoder: the model.
         layer: the layer of these attention scores.
         valid: (B, l) bool, False for padding.
+        counted: (B, l) bool, the tokens whose queries count; None: those of all valid tokens.
         rope: as in `importance`.
         score: as in `importance`.
         mode: as in `qk_importance`.
@@ -41,6 +44,8 @@ def importance_from_scores(
     Returns:
         (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`.
     """
+    if counted is not None:
+        inputs = _only_queries(inputs, counted)
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
@@ -86,6 +91,19 @@ def importance_from_scores(
         )
         q_importance, k_importance = q_importance + other_heads[0], k_importance + other_heads[1]
     return [q_importance, k_importance]
+
+
+def _only_queries(inputs: ScoreInputs, counted: Tensor) -> ScoreInputs:
+    """Sets the queries of all other tokens to zero, so that no neuron changes their attention and their rows add 0.
+
+    A query neuron of a query of zero contributes nothing to its scores, and a key neuron changes them by a product with
+    the query. The keys of these tokens stay, since the other queries see them.
+    """
+    return replace(
+        inputs,
+        query=inputs.query.masked_fill(~counted[:, None, :, None], 0),
+        q=inputs.q.masked_fill(~counted[:, :, None], 0),
+    )
 
 
 def _is_over_all_heads(layer: Layer) -> bool:

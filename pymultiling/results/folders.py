@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,13 +13,18 @@ from pathlib import Path
 from pymultiling.errors import CheckpointError
 from pymultiling.results.run import RECORD_FILE, files_in
 
+STATE_FOLDER = "checkpoint"  # in a result folder, while its run is not done
+STATE_FILES = re.compile(
+    rf"{STATE_FOLDER}/(\w+/)?process-\d+-of-\d+/(lock|\d+-\d+\.(json|safetensors)|\d+\.rows|.*\.partial)"
+)
+
 
 @contextmanager
 def result_folder(out: str | Path) -> Iterator[Path]:
     """Yields a temporary folder to fill, which becomes `out`.
 
     It is renamed to `out` at the end of the block, and removed after an exception. The folder of an earlier run is
-    replaced. A folder with other files is refused.
+    replaced, and so is the state of a run that is not done. A folder with other files is refused.
 
     Raises:
         CheckpointError: `out` cannot be replaced.
@@ -68,7 +74,7 @@ def check_output_folder(out: str | Path) -> Path:
         raise CheckpointError(f"{out} is a {'mount point' if out.is_dir() else 'file'}: give --out another folder")
     files = files_in(out)
     known = _recorded_files(out) if files else set()
-    unknown = [file for file in files if file not in known]
+    unknown = [file for file in files if file not in known and not STATE_FILES.fullmatch(file)]
     if unknown:
         raise CheckpointError(f"{out} holds other files, such as {unknown[0]}: give --out a new folder")
     return out

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,9 @@ def test_a_run_that_fails_while_writing_changes_no_file(model, tmp_path, corpora
     texts = {"KeyboardInterrupt": "interrupted", "OSError": "No space left", "RuntimeError": "--debug"}
     name = error.__name__ if isinstance(error, type) else type(error).__name__
     assert texts[name] in capsys.readouterr().err.splitlines()[-1]
+    state = tmp_path / "out" / "checkpoint"  # what was measured before the error
+    assert list(state.rglob("*.json"))
+    shutil.rmtree(state)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -107,7 +107,18 @@ def test_rejects_corpora_that_cannot_be_read(model, tmp_path, corpora, capsys, c
     (tmp_path / name).write_bytes(content)
     assert detect(model, {"de": corpora["de"], "fr": tmp_path / name}, tmp_path / "out") == 1
     assert_error_line(capsys, "fr", text)
-    assert_folder_holds(tmp_path, *{"de.txt", "fr.txt", name})
+    state = {"out"} if case in ("empty", "blank") else set()  # that of the other language, which was measured before
+    assert_folder_holds(tmp_path, *{"de.txt", "fr.txt", name}, *state)
+
+
+def test_an_empty_corpus_can_be_filled_and_the_other_language_is_not_measured_again(model, tmp_path, corpora, capsys):
+    lines = corpora["fr"].read_text()
+    corpora["fr"].write_text("\n")
+    files = {"de": corpora["de"], "fr": corpora["fr"]}
+    assert detect(model, files, tmp_path / "out") == 1
+    corpora["fr"].write_text(lines)
+    assert detect(model, files, tmp_path / "out") == 0
+    assert f"de: 6 documents, from {tmp_path / 'out' / 'checkpoint'}" in capsys.readouterr().err
 
 
 def test_rejects_a_missing_corpus(model, tmp_path, corpora, capsys):

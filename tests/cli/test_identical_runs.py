@@ -55,3 +55,17 @@ def test_two_processes_write_the_same_bytes_each_time(tmp_path, corpora, name):
         done = run_module("pymultiling", *arguments, launcher=launcher, timeout=300, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     assert_same_files(tmp_path / "first", tmp_path / "second")
+
+
+@pytest.mark.long
+def test_two_processes_take_the_tokens_that_one_takes(tmp_path, corpora):
+    """Both keep their state in --out, which the results replace."""
+    arguments = [[*command("count", corpora, tmp_path / folder), "--tokens", 60] for folder in ("one", "two")]
+    assert run(*arguments[0]) == 0
+    launcher = torchrun("--nproc-per-node", "2")
+    done = run_module("pymultiling", *arguments[1], launcher=launcher, timeout=300, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert " tokens were taken, of at most 60" in done.stderr
+    assert list(files_of(tmp_path / "one")) == list(files_of(tmp_path / "two"))
+    for file in (tmp_path / "one" / "counts").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / "counts" / file.name).read_bytes()

@@ -113,6 +113,15 @@ def test_the_option_documents_trains_on_the_first_ones():
     pandas.testing.assert_frame_equal(*(result.log for result in results), check_exact=True)
 
 
+def test_the_option_tokens_trains_on_the_first_documents():
+    """The first two documents have 10 and 5 tokens, the third 8."""
+    results = [tune(tiny_model("llama"), TEXTS[:2], epochs=2, batch=2)]
+    results += [tune(tiny_model("llama"), tokens=tokens, epochs=2, batch=2) for tokens in (15, 22)]
+    for result in results[1:]:
+        assert result.documents == 2
+        pandas.testing.assert_frame_equal(result.log, results[0].log, check_exact=True)
+
+
 def test_the_rate_rises_and_falls_linearly():
     rates = tune(tiny_model("llama"), epochs=10, batch=8, warm_up=0.5, rate=2e-3).log["rate"]
     assert rates.tolist() == pytest.approx([2e-3 * part / 5 for part in (0, 1, 2, 3, 4, 5, 4, 3, 2, 1)], rel=1e-12)
@@ -184,6 +193,7 @@ def test_wrong_arguments_are_refused(monkeypatch):
         ({"epochs": 0}, "epochs, batch and documents must be at least 1, got 0, 8 and None"),
         ({"batch": 0}, "epochs, batch and documents must be at least 1, got 1, 0 and None"),
         ({"documents": 0}, "epochs, batch and documents must be at least 1, got 1, 8 and 0"),
+        ({"tokens": 0}, "tokens must be at least 1, or None for all, got 0"),
         ({"warm_up": 2}, "warm_up must be a fraction of the steps, from 0 to below 1, got 2"),
         ({"warm_up": -0.1}, "warm_up must be a fraction of the steps, from 0 to below 1, got -0.1"),
     ):

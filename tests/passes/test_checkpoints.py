@@ -145,7 +145,7 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
     for run, words in (
         (
             {**RUN, "max_length": 32},
-            "its max_length was 64, now it is 32; use the earlier value, or give another folder",
+            "its max_length was 64, now it is 32; use the earlier value, give another folder, or delete this one",
         ),
         ({**RUN, "sites": ["ffn"]}, r"its sites was \['ffn', 'q'\], now it is \['ffn'\]"),
         ({**RUN, "pack": 9}, "its pack was None, now it is 9"),

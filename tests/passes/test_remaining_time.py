@@ -66,3 +66,11 @@ def test_files_of_one_format_have_one_unit(tmp_path):
     assert corpus_size(shards_of(tmp_path / "b.txt.gz"))[0] == "bytes of .txt.gz"
     assert corpus_size(shards_of(["a", "b"])) == ("records", 2)
     assert corpus_size(shards_of(iter("ab"))) is None
+
+
+def test_a_limit_of_tokens_is_the_size_of_every_corpus(clock):
+    remaining = RemainingTime([shards_of(["a"] * 10), shards_of(iter("bc"))], [False, False], tokens=100)
+    remaining.begin(0, resumes=False)
+    clock(10)
+    assert remaining.update(0.5) == "30 s left"  # 50 of 200 tokens took 10 s
+    assert remaining.end() == "20 s left"  # the corpus has no more of them

@@ -71,6 +71,36 @@ def test_importance_is_brute_force_for_any_shape(groups, head, ffn, lengths, pad
     assert max(errors.values()) < TOLERANCE[torch.float64], errors
 
 
+OTHER_SCORES = ("cohere-norms", "falcon-alibi", "bloom", "olmo2", "mixtral")  # other operators, biases of scores
+
+
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, *OTHER_SCORES])
+def test_importance_of_the_tokens_that_count_is_brute_force(name):
+    """The other tokens are context: the first ones, as those of a chat template, and for one document a last one."""
+    model, batch = tiny_model(name, torch.float64), tiny_batch((9, 6, 4))
+    counted = batch["attention_mask"].bool() & (torch.arange(9) >= torch.tensor([[4], [2], [3]]))
+    counted[0, 8] = False
+    truth = brute_force(model, **batch, counted=counted)
+    with float64_throughout(model), ImportanceProbe(model) as probe:
+        result, require_finite = probe.launch(*batch.values(), counted)
+    require_finite()
+    errors = {site: largest_error(result[site], truth[site]) for site in truth}
+    assert max(errors.values()) < TOLERANCE[torch.float64], errors
+
+
+@pytest.mark.parametrize("options", [{"qk": "fast"}, {"score": "released"}, {"rope": "post"}, {"fused": True}], ids=str)
+def test_tokens_that_do_not_count_add_nothing(options):
+    """The values of two parts of the tokens add up to those of all, and those of the first part need no other."""
+    model, batch = tiny_model("qwen3", torch.float64), tiny_batch((24,))
+    first = torch.arange(24)[None] < 20
+    with ImportanceProbe(model, **options) as probe:
+        whole, alone = probe.measure(*batch.values()), probe.measure(batch["input_ids"][:, :20])
+        parts = [probe.launch(*batch.values(), counted)[0] for counted in (first, ~first)]
+    for site, values in whole.items():
+        torch.testing.assert_close(parts[0][site], alone[site], rtol=1e-10, atol=0)
+        torch.testing.assert_close(parts[0][site] + parts[1][site], values, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
 def test_a_fused_probe_is_exact_too(name):
     for dtype in (torch.float64, torch.float32):

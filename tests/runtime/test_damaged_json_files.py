@@ -60,7 +60,7 @@ def make_state() -> PassState:
 
 
 # Earlier versions did not write all of these. A list without an item is a list.
-VALID = ("batch_tokens: 'removed'", "batch_tokens: None", "place.finished.0: 'removed'")
+VALID = ("batch_tokens: 'removed'", "batch_tokens: None", "place.finished.0: 'removed'", "place.tokens: 'removed'")
 VALID += tuple(f"{part}.{name}: 'removed'" for part in ("before", "report") for name in vars(CorpusReport()))
 
 

@@ -81,7 +81,7 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
 
 
 @torch.no_grad()
-def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
+def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, torch.Tensor]:
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
@@ -91,9 +91,10 @@ def brute_force(model, input_ids, attention_mask) -> dict[str, torch.Tensor]:
         model: a Hugging Face model in float64.
         input_ids: (documents, tokens) int64.
         attention_mask: (documents, tokens), 0 for padding.
+        counted: (documents, tokens) bool, the tokens whose changes count. None: all but padding.
     """
     assert model.dtype == torch.float64
-    valid = attention_mask.bool()
+    valid = attention_mask.bool() if counted is None else counted
     with float64_throughout(model), _eager(model):
         calls = _sublayer_calls(model, input_ids, attention_mask)
         importance = {site: [] for site in sizes(model.config)}

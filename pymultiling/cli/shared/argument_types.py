@@ -26,6 +26,16 @@ def integer_or_auto(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
+def integer_or_all(text: str) -> int | str:
+    """Parses a whole number of at least 1, or "all", which 0 means too."""
+    if text in ("all", "0"):
+        return "all"
+    try:
+        return positive_integer(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
+
+
 def whole_number(text: str) -> int:
     """Parses a whole number of at least 0."""
     if not text.isdecimal():

@@ -18,6 +18,7 @@ from types import ModuleType
 from pymultiling import __version__
 from pymultiling.cli.shared.command import Group, Parser
 from pymultiling.cli.shared.completion import add_completion
+from pymultiling.cli.shared.default_checkpoint import remove_empty_checkpoint
 from pymultiling.cli.shared.output import OutputClosed, printable_output
 from pymultiling.cli.shared.recorded_command_line import with_recorded_words
 from pymultiling.cli.shared.signals import Terminated, raise_on_signals
@@ -63,6 +64,7 @@ def _run(argv: list[str] | None) -> int:
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the user sees one line for every error
             if arguments.debug:
                 print(printable(traceback.format_exc()), file=sys.stderr)
+            remove_empty_checkpoint(arguments)
             message = _error_message(error)
             message += _how_to_go_on(error, arguments)
             print(printable(f"pymultiling {arguments.command}: {message}"), file=sys.stderr)
@@ -103,9 +105,11 @@ def _how_to_go_on(error: BaseException, arguments: argparse.Namespace) -> str:
     """
     if not isinstance(error, (KeyboardInterrupt, OSError)) or not hasattr(arguments, "checkpoint"):
         return ""
-    if arguments.checkpoint is not None:
-        return f"; run the same command again to continue from {arguments.checkpoint}"
-    return "" if isinstance(error, OSError) else "; with --checkpoint FOLDER the next run can be continued"
+    if arguments.checkpoint is None:
+        return "" if isinstance(error, OSError) else "; with --checkpoint FOLDER the next run can be continued"
+    if not arguments.checkpoint.exists():
+        return ""
+    return f"; run the same command again to continue from {arguments.checkpoint}"
 
 
 def _verification(arguments: argparse.Namespace) -> AbstractContextManager[None]:

@@ -68,10 +68,32 @@ def read_set(argument: str) -> NeuronSet:
 
 
 def read_counts(arguments: list[str]) -> dict[str, ActivationStatistics]:
-    """Returns {language: counts} of all arguments."""
+    """Returns {language: counts} of all arguments.
+
+    Raises:
+        CheckpointError: a file cannot be read, or counts were made at different positions, or only some of them with
+            a chat template.
+    """
     from pymultiling.neurons.activation_statistics import ActivationStatistics
 
-    return _read_files(arguments, ActivationStatistics.load, "count", COUNT_FOLDERS)
+    files = _find_files(arguments, "count", COUNT_FOLDERS)
+    counts = {name: ActivationStatistics.load(file) for name, file in files.items()}
+    _refuse_different_counts(files)
+    return counts
+
+
+def _refuse_different_counts(files: dict[str, Path]) -> None:
+    from pymultiling.runtime.storage import read_metadata
+
+    for fact, by_default in (("positions", None), ("texts", "texts as they are")):
+        values = {name: read_metadata(file).get(fact, by_default) for name, file in files.items()}
+        known = [(name, value) for name, value in values.items() if value is not None]
+        for name, value in known:
+            if value != known[0][1]:
+                raise CheckpointError(
+                    f"the counts of {known[0][0]} and {name} are of different {fact} ({known[0][1]}; {value}): count "
+                    "both with the same options"
+                )
 
 
 def read_statistics(folder: str) -> dict[str, NeuronStatistics]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pymultiling.cli.shared.argument_types import (
     encoding_name,
+    integer_or_all,
     integer_or_auto,
     positive_integer,
     positive_number,
@@ -49,6 +50,8 @@ class DocumentPassOptions(PassOptions):
 
     max_length: int
     pack: int | None
+    chat_template: bool
+    tokens: int | None
 
 
 class Once(argparse.Action):
@@ -152,8 +155,27 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "each text is one document)",
     )
     add_max_length(parser, "document")
+    parser.add_argument(
+        "--tokens",
+        metavar="N",
+        type=integer_or_all,
+        default="all",
+        help="read the first documents of each corpus only, as many as have at most N tokens; all, or 0: the whole "
+        "corpus (default: %(default)s)",
+    )
     add_encoding(parser)
     add_field(parser)
+
+
+def add_chat_template(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that puts texts into a chat template."""
+    parser.add_argument(
+        "--chat-template",
+        action="store_true",
+        help="give each text to the model as the user's message of its tokenizer's chat template, as a model that is "
+        "tuned to follow instructions expects it; only the tokens of the text count, each in the context of what the "
+        "template puts before it (default: texts stand alone)",
+    )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
@@ -187,8 +209,13 @@ def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
     )
 
 
-def add_pass(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how a pass over large corpora runs."""
+def add_pass(parser: argparse.ArgumentParser, in_out: bool = True) -> None:
+    """Adds the options that say how a pass over large corpora runs.
+
+    Args:
+        parser: the command's parser.
+        in_out: whether the state is saved in --out by default, as `start_pass_record` arranges. False: it is not saved.
+    """
     group = parser.add_argument_group(
         "large corpora",
         "Several processes share the work when the command is started as torchrun --nproc-per-node N -m pymultiling "
@@ -199,7 +226,11 @@ def add_pass(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="folder that the state of the unfinished run is saved to; after an interruption the same command "
-        "continues from it (default: no state is saved)",
+        + (
+            "continues from it (default: checkpoint in --out, until the results are there)"
+            if in_out
+            else "continues from it (default: no state is saved)"
+        ),
     )
     group.add_argument(
         "--checkpoint-seconds",
@@ -271,12 +302,23 @@ def document_pass_options(arguments: argparse.Namespace, part: str | None = None
         arguments: the parsed command line.
         part: as in `pass_options`.
     """
-    return {**pass_options(arguments, part), "max_length": arguments.max_length, "pack": arguments.pack}
+    return {
+        **pass_options(arguments, part),
+        "max_length": arguments.max_length,
+        "pack": arguments.pack,
+        "chat_template": arguments.chat_template,
+        "tokens": most_tokens(arguments),
+    }
 
 
 def tokens_or_none(arguments: argparse.Namespace) -> int | None:
     """Returns --batch-tokens of a command that accepts "auto", for which it returns None."""
     return None if arguments.batch_tokens == "auto" else arguments.batch_tokens
+
+
+def most_tokens(arguments: argparse.Namespace) -> int | None:
+    """Returns --tokens, or None for "all"."""
+    return None if arguments.tokens == "all" else arguments.tokens
 
 
 def require(arguments: argparse.Namespace, options: tuple[str, ...], reason: str = "") -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pymultiling.cli.shared.command import Command
+from pymultiling.cli.shared.default_checkpoint import keep_checkpoint_in_results
 from pymultiling.cli.shared.options import texts_of
 from pymultiling.cli.shared.recorded_command_line import words_by_argument
 from pymultiling.cli.shared.stdin import STDIN
@@ -51,6 +52,8 @@ def start_record(arguments: Namespace) -> Run:
 def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     """Returns the record of a command that several processes may run. The first process hashes the input files.
 
+    The command's checkpoint is in --out from here on, unless --checkpoint names another folder. It is not recorded.
+
     Args:
         arguments: the parsed command line.
         files: {name: file} of the texts that are read. Files of "mean" may be those of another name.
@@ -63,6 +66,7 @@ def start_pass_record(arguments: Namespace, files: dict[str, str]) -> Run:
     from pymultiling.runtime.processes import is_first_process, join_processes
 
     record = start_record(arguments)
+    keep_checkpoint_in_results(arguments)
     join_processes()
     if is_first_process():
         check_output_folder(arguments.out)

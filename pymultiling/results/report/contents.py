@@ -15,16 +15,14 @@ class Shown:
     """A figure of one or more runs.
 
     Attributes:
-        figure: the figure of the first of these runs; titles, columns and chart are those of all.
+        figure: the figure of the first of these runs; title, source, columns and chart are those of all.
         rows: {name of a run: rows}.
         alternatives: {name of a run: alternative text}.
-        sources: the sources of all runs.
     """
 
     figure: Figure
     rows: dict[str, Sequence[Sequence[Cell]]]
     alternatives: dict[str, str]
-    sources: dict[str, None]
 
 
 def contents(results: Sequence[Results]) -> list[tuple[Section, list[Shown]]]:
@@ -35,24 +33,28 @@ def contents(results: Sequence[Results]) -> list[tuple[Section, list[Shown]]]:
     """
     found = []
     for section, runs in sections_of(results):
-        shown: dict[tuple[str, tuple[Column, ...]], Shown] = {}
+        shown: dict[tuple[str, str, tuple[Column, ...]], Shown] = {}
         for run in runs:
             for figure in section.figures(run):
-                key = figure.name, tuple(figure.columns)
-                shown.setdefault(key, Shown(figure, {}, {}, {}))
+                key = figure.name, figure.source, tuple(figure.columns)
+                shown.setdefault(key, Shown(figure, {}, {}))
                 shown[key].rows[run.name] = figure.rows
                 shown[key].alternatives[run.name] = figure.alternative
-                shown[key].sources[figure.source] = None
-        changes = []
-        if section.changes is not None and len(runs) > 1:
-            changes = [
-                Shown(figure, {run.name: figure.rows}, {run.name: figure.alternative}, {figure.source: None})
-                for run in runs[1:]
-                for figure in section.changes(runs[0], run)
-            ]
+        changes = [
+            Shown(figure, {run.name: figure.rows}, {run.name: figure.alternative})
+            for number, run in enumerate(runs)
+            for figure in _changes(section, runs[:number], run)
+        ]
         if shown or changes:
             found.append((section, [*changes, *shown.values()]))
     return found
+
+
+def _changes(section: Section, earlier: Sequence[Results], run: Results) -> list[Figure]:
+    """Returns the figures of what changed since the first of the earlier runs that the run can be compared with."""
+    if section.changes is None:
+        return []
+    return next((figures for first in earlier if (figures := section.changes(first, run))), [])
 
 
 def differences(shown: Shown) -> int | None:

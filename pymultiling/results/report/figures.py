@@ -121,6 +121,7 @@ def heat_map(
         "encoding": {
             "x": {"field": x, "type": "ordinal", "sort": None, "title": by_name[x].title, "axis": {"labelAngle": 0}},
             "y": {"field": y, "type": "ordinal", "sort": None, "title": by_name[y].title},
+            "tooltip": tooltip(columns),
         },
         "height": {"step": ROW_HEIGHT},
         "layer": [
@@ -139,13 +140,11 @@ def heat_map(
                             "gradientThickness": 8,
                         },
                     },
-                    "tooltip": tooltip(columns),
                 },
             },
             {
                 "mark": {
                     "type": "text",
-                    "tooltip": None,
                     "fontSize": {"expr": f"bandwidth('x') < {room} ? 0 : 10"},
                     # Black and white have equal contrast with a colour of luminance 0.18.
                     "fill": {"expr": f"luminance(scale('color', datum.{value})) > 0.18 ? '#000' : '#fff'"},

@@ -67,19 +67,19 @@ def make_page(results: Sequence[Results]) -> str:
     """Returns the HTML of the report. The largest figures are left out, with a sentence, if it would exceed 5 MB."""
     found = contents(results)
     data = {id(shown): _as_json(_figure_data(shown, results)) for _, figures in found for shown in figures}
-    fixed = sum(len(text.encode()) for text in (*_scripts(), _read("LICENSES.txt"), _read("report.css"))) + 200_000
-    too_large = set()
-    for key in sorted(data, key=lambda key: len(data[key])):
-        fixed += len(data[key].encode())
-        if fixed > LARGEST:
-            too_large.add(key)
-    shown_data = [data[id(shown)] for _, figures in found for shown in figures if id(shown) not in too_large]
+    while len((page := _page(results, found, data)).encode()) > LARGEST and data:
+        del data[max(data, key=lambda key: len(data[key]))]
+    return page
+
+
+def _page(results: Sequence[Results], found: list[tuple[Section, list[Shown]]], data: dict[int, str]) -> str:
+    """Returns the HTML. data: {id of a figure: its data}; figures without data are left out."""
     title = "pymultiling: " + ", ".join(run.name for run in results)
-    numbers = {key: number for number, key in enumerate(key for key in data if key not in too_large)}
+    numbers = {key: number for number, key in enumerate(data)}
     body = [
         f"<header><h1>{escape(title)}</h1>{_about(results)}</header>",
         _navigation(section for section, _ in found),
-        _CONTROLS if shown_data else "",
+        _CONTROLS if data else "",
         "<main>",
         _overview(results),
         *(_section(number, section, figures, numbers) for number, (section, figures) in enumerate(found)),
@@ -87,7 +87,7 @@ def make_page(results: Sequence[Results]) -> str:
         "</main>",
         f"<footer><p>Written by pymultiling {escape(__version__)}. Charts by Vega-Lite.</p>",
         f"<details><summary>Licences</summary><pre>{escape(_read('LICENSES.txt'))}</pre></details></footer>",
-        f'<script type="application/json" id="data">[{",".join(shown_data)}]</script>',
+        f'<script type="application/json" id="data">[{",".join(data.values())}]</script>',
         *(f"<script>{script}</script>" for script in _scripts()),
     ]
     return _document(title, "\n".join(body))
@@ -202,7 +202,7 @@ def _figure(shown: Shown, number: int | None) -> str:
     """Returns a figure. number: the place of its data; None: it is left out, since the page would be too large."""
     figure = shown.figure
     heading = f"<h3>{escape(figure.title)}</h3><p>{escape(figure.reading)}</p>"
-    source = f"<figcaption>Source: {escape('; '.join(shown.sources))}.</figcaption>"
+    source = f"<figcaption>Source: {escape(figure.source)}.</figcaption>"
     count = sum(map(len, shown.rows.values()))
     if number is None:
         return (

@@ -71,8 +71,8 @@ class Results:
         from pymultiling.neurons.set_files import load_sets
 
         sets = load_sets(self.folder / subfolder)
-        order = [name for name in self.record.get("texts") or self.record.get("corpora") or () if name in sets]
-        return {name: sets[name] for name in dict.fromkeys([*order, *sets])}
+        order = next((self.record[key] for key in ("texts", "corpora", "tokens") if self.record.get(key)), ())
+        return {name: sets[name] for name in dict.fromkeys([*order, *sets]) if name in sets}
 
 
 def read_results(folder: Path, name: str | None = None, place: Path | None = None) -> Results:

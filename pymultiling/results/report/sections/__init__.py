@@ -24,7 +24,8 @@ class Section:
         about: what the section answers, in one or two sentences.
         commands: the commands whose results it shows.
         figures: makes the figures of one run.
-        changes: makes figures of what changed between two runs; None: values side by side say it.
+        changes: makes figures of what changed between two runs, or none if they cannot be compared; None: the values
+            side by side say it.
     """
 
     order: int

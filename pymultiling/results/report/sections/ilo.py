@@ -50,7 +50,7 @@ def figures(results: Results) -> list[Figure]:
         Figure(
             name="ilo",
             title="ILO by language and layer",
-            reading="A cell near 1 is a language whose sentences have neighbours in many other languages in this layer; "
+            reading="A cell near 1 is a language whose sentences have neighbours in many other languages; "
             "0 is a language on its own.",
             source=f"{SOURCE}, ILO",
             alternative=alternative,

@@ -88,7 +88,9 @@ def _figure(kind: str, table: pandas.DataFrame, widths: dict[str, int], source: 
 
 
 def changes(before: Results, after: Results) -> list[Figure]:
-    """Makes a table of the neurons that each language's set gained and lost, and their numbers by layer."""
+    """Makes bars of the neurons that each language's set gained and lost; nothing for sets of different methods."""
+    if _source(before) != _source(after):
+        return []
     before_sets, after_sets = before.sets("neurons"), after.sets("neurons")
     shared = [language for language in before_sets if language in after_sets]
     rows: list[list[object]] = []

@@ -102,10 +102,10 @@
     const title = figure.columns.find((column) => column.name === figure.panel)?.title;
     for (const name of names) {
       for (const run of figure.runs) {
-        const parts = [name === null ? "" : `${title} ${name}`, figure.named ? run.name : ""].filter(Boolean);
-        const chart = make("div", { className: "chart", role: "img", ariaLabel: [...parts, figure.alternatives[run.name]].join(": ") });
+        const parts = [name === null ? "" : `${title} ${name}`, figure.named ? run.name : ""].filter(Boolean).join(", ");
+        const chart = make("div", { className: "chart", role: "img", ariaLabel: [parts, figure.alternatives[run.name]].filter(Boolean).join(": ") });
         const panel = make("div", { className: "panel" });
-        if (parts.length) panel.append(make("h4", { textContent: parts.join(", ") }));
+        if (parts) panel.append(make("h4", { textContent: parts }));
         panel.append(chart);
         box.append(panel);
         const holds = (row) => row.run_ === run.name && (name === null || row[figure.panel] === name);

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pymultiling.cli.shared.command_line import command_modules
@@ -219,6 +221,18 @@ def test_two_runs_stand_side_by_side(tmp_path):
     assert f"texts, {HOSTILE}" in parsed.text and "differs" in parsed.text
 
 
+def test_a_language_of_one_run_is_gained_or_lost_as_a_whole(tmp_path):
+    first = write_run(tmp_path / "one", "detect", languages=("fr", "de"))
+    second = write_run(tmp_path / "two", "detect", languages=("fr", "ru"))
+    rows = Page(report(tmp_path, first, second)).data[0]["runs"][0]["rows"]
+    sets = random_sets(languages=("fr", "de")) | {"ru": random_sets(languages=("fr", "ru"))["ru"]}
+    counts = {(language, change): 0 for language, *_, change, _ in rows}
+    for language, *_, change, count in rows:
+        counts[language, change] += count
+    kinds = {"fr": "kept", "de": "lost", "ru": "gained"}
+    assert counts == {(language, change): len(sets[language]) for language, change in kinds.items()}
+
+
 def test_equal_runs_differ_in_nothing(tmp_path):
     first, second = (write_run(tmp_path / name, "ablate") for name in ("one", "two"))
     text = Page(report(tmp_path, first, second)).text
@@ -264,3 +278,16 @@ def test_importing_the_folders_loads_nothing_heavy():
         "import sys, pymultiling.results.folders; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_ablation_matrix_has_the_values_of_the_files(tmp_path):
+    """Also the mean, the smallest and the largest value of the random sets."""
+    folder = write_run(tmp_path / "run", "ablate", languages=("fr", "de"))
+    change, perplexity = (pandas.read_csv(folder / f"{name}.csv", index_col=0) for name in ("log_change", "perplexity"))
+    rows = {tuple(row[:2]): row[2:] for row in Page(report(tmp_path, folder)).data[0]["runs"][0]["rows"]}
+    assert len(rows) == 8
+    for off, language in itertools.product(("fr", "de"), repeat=2):
+        assert rows[off, language][:2] == pytest.approx([change.loc[off, language], perplexity.loc[off, language]])
+        drawn = change.loc[[f"random {draw} as {off}" for draw in (1, 2)], language]
+        value, _, least, most, owner = rows[f"random as {off}", language]
+        assert [value, least, most] == pytest.approx([drawn.mean(), drawn.min(), drawn.max()]) and owner == off

@@ -45,16 +45,14 @@ def figures(results: Results) -> list[Figure]:
 
 def _matrix(change: pandas.DataFrame, perplexity: pandas.DataFrame) -> Figure:
     draws = {f"random as {name}": names for name, names in draws_by_set(change.index).items()}
-    rows: list[list[Cell]] = []
-    for off, values in mean_of_draws(change).iterrows():
-        name = str(off)
-        for language, value in values.items():
-            drawn = change.loc[draws[name], language] if name in draws else None
-            measured = perplexity.loc[name, language] if name in perplexity.index else None
-            least, most = (None, None) if drawn is None else (drawn.min(), drawn.max())
-            owner = name.removeprefix("random as ")
-            rows.append([name, str(language), value, measured, least, most, owner])
-    rows = rows_of(pandas.DataFrame(rows, columns=[column.name for column in MATRIX]))
+    means = mean_of_draws(change)
+    table = _long(means, "change").merge(_long(perplexity, "perplexity"), "left", on=["off", "language"])
+    for column, statistic in (("least", "min"), ("most", "max")):
+        spread = {name: getattr(change.loc[names], statistic)() for name, names in draws.items()}
+        values = pandas.DataFrame(spread, index=change.columns, dtype=float).T.rename_axis("off")
+        table = table.merge(_long(values, column), "left", on=["off", "language"])
+    table["owner"] = table["off"].str.removeprefix("random as ")
+    rows = rows_of(table[[column.name for column in MATRIX]])
     top = highest(rows, 2)
     alternative = "Heat map: a row for each set that is switched off, a column for each language of the text."
     if top is not None:
@@ -71,6 +69,12 @@ def _matrix(change: pandas.DataFrame, perplexity: pandas.DataFrame) -> Figure:
         chart=heat_map(MATRIX, "language", "off", "change", is_signed=True),
         value="change",
     )
+
+
+def _long(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
+    """Returns a row for each cell of a table whose index is "off" and whose columns are languages."""
+    long = table.rename_axis("off").reset_index().melt("off", var_name="language", value_name=value)
+    return long.astype({"off": str, "language": str})
 
 
 def _own_effects(table: pandas.DataFrame) -> list[Figure]:

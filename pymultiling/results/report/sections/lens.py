@@ -22,7 +22,7 @@ def figures(results: Results) -> list[Figure]:
     shares = table[table["language"] != NO_LANGUAGE].groupby("language", sort=False)["share"].max()
     shown = {*shares.nlargest(SHOWN_LANGUAGES).index, NO_LANGUAGE}
     table["language"] = table["language"].where(table["language"].isin(shown), REST)
-    table = table.groupby(["texts", "layer", "language"], sort=False, as_index=False)["share"].sum()
+    table = table.groupby(["texts", "layer", "language"], sort=False)["share"].sum().reset_index()
     last = table[(table["layer"] == table["layer"].max()) & (table["language"] != NO_LANGUAGE)]
     ends = [
         f"{name} ends with {rows.loc[rows['share'].idxmax(), 'language']} ({rows['share'].max():.0%})"

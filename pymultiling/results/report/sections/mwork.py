@@ -35,7 +35,7 @@ def figures(results: Results) -> list[Figure]:
         for texts, change, score in ((ENGLISH, "d_english", "english"), (OTHERS, "d_others", "others"))
     ]
     rows = [row for pair in zip(*(rows_of(part[[column.name for column in COLUMNS]]) for part in both)) for row in pair]
-    best = table.loc[table["delta"].idxmax()]
+    best = table.sort_values("delta").iloc[-1]
     found = [
         Figure(
             name="parts",

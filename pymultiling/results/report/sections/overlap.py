@@ -28,9 +28,8 @@ def figures(results: Results) -> list[Figure]:
     names = [str(name) for name in counts.index]
     if len(names) < 2:
         return []
-    long = jaccard.rename_axis(index="language", columns="other").stack(future_stack=True).rename("jaccard")
-    table = long.reset_index()
-    table["shared"] = counts.to_numpy().ravel()
+    table = jaccard.rename_axis("language").reset_index().melt("language", var_name="other", value_name="jaccard")
+    table["shared"] = counts.to_numpy().T.ravel()
     is_pair = table["language"] != table["other"]
     table["colour"] = table["jaccard"].where(is_pair, table["jaccard"][is_pair].max()).fillna(0)
     rows = rows_of(table)

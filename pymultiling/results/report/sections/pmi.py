@@ -40,7 +40,7 @@ def figures(results: Results) -> list[Figure]:
             value="value",
         )
     ]
-    metrics = [name for name in table if name not in ("prompt", "languages", "tokens", *SHARES)]
+    metrics = [name for name in map(str, table) if name not in ("prompt", "languages", "tokens", *SHARES)]
     if metrics:
         found.append(
             Figure(

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pymultiling.results.report.figures import PERCENT, ROW_HEIGHT, WHOLE, Column, Figure, heat_map, highest, rows_of
+from pymultiling.results.report.figures import (
+    PERCENT,
+    ROW_HEIGHT,
+    WHOLE,
+    Cell,
+    Column,
+    Figure,
+    heat_map,
+    highest,
+    rows_of,
+)
 from pymultiling.results.report.run_folder import Results
 from pymultiling.results.report.sections import Section
 
@@ -92,10 +102,10 @@ def changes(before: Results, after: Results) -> list[Figure]:
     if _source(before) != _source(after):
         return []
     before_sets, after_sets = before.sets("neurons"), after.sets("neurons")
-    shared = [language for language in before_sets if language in after_sets]
-    rows: list[list[object]] = []
-    for language in shared:
-        old, new = before_sets[language], after_sets[language]
+    rows: list[list[Cell]] = []
+    for language in dict.fromkeys([*before_sets, *after_sets]):
+        either = before_sets[language] if language in before_sets else after_sets[language]
+        old, new = (sets.get(language, either - either) for sets in (before_sets, after_sets))
         try:
             gained, lost, kept = new - old, old - new, new & old
         except ValueError:
@@ -138,7 +148,7 @@ def changes(before: Results, after: Results) -> list[Figure]:
             alternative="Bars, one for each language, of the neurons that are kept, gained and lost. Over all "
             f"languages: {totals['kept']} kept, {totals['gained']} gained, {totals['lost']} lost.",
             columns=columns,
-            rows=rows,  # type: ignore[arg-type]
+            rows=rows,
             chart=chart,
             value="neurons",
         )

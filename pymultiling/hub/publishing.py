@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from pymultiling.errors import CheckpointError, HubError
 from pymultiling.hub.errors import is_valid_repo_id
 from pymultiling.results.record_schema import read_run_record
-from pymultiling.results.run import RECORD_FILE
+from pymultiling.results.run import RECORD_FILE, REPORT_FILE
 from pymultiling.runtime.storage import read_metadata, save_tensors
 
 CARD = "README.md"
@@ -115,14 +115,15 @@ def split_files(folder: Path, record: RunRecord | None) -> tuple[list[str], list
     """Returns the names of the files that may be published, and the names of the other files.
 
     A safetensors file may be published if its metadata names a format of this library; a table or a plot if the run's
-    record lists it. The record itself and a pulled card are in neither list, because they are written anew.
+    record lists it. The record itself, a pulled card and the report, which names local folders, are in neither list,
+    because they are written anew.
     """
     listed = set() if record is None else set(record["files"])
     publishable: list[str] = []
     unpublishable: list[str] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == RECORD_FILE or (name == CARD and CARD in listed):
+        if path.is_dir() or name in (RECORD_FILE, REPORT_FILE) or (name == CARD and CARD in listed):
             continue
         if not name.isprintable():
             is_publishable = False  # the record of a pulled folder may not list it

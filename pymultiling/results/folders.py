@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymultiling.errors import CheckpointError
-from pymultiling.results.run import RECORD_FILE, files_in
+from pymultiling.results.run import RECORD_FILE, REPORT_FILE, files_in
+
+_logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "checkpoint"  # in a result folder, while its run is not done
 STATE_FILES = re.compile(
@@ -24,7 +27,8 @@ def result_folder(out: str | Path) -> Iterator[Path]:
     """Yields a temporary folder to fill, which becomes `out`.
 
     It is renamed to `out` at the end of the block, and removed after an exception. The folder of an earlier run is
-    replaced, and so is the state of a run that is not done. A folder with other files is refused.
+    replaced, and so is the state of a run that is not done. A folder with other files is refused. If run.json is
+    written into the folder, it also gets a report.
 
     Raises:
         CheckpointError: `out` cannot be replaced.
@@ -35,9 +39,21 @@ def result_folder(out: str | Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        has_report = _write_report(partial, out)
         _replace(out, partial, former)
+        if has_report:
+            _logger.info("%s shows the results in a browser", out / REPORT_FILE)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_report(folder: Path, out: Path) -> bool:
+    """Writes the report of the run into the folder that becomes `out`. Returns whether the folder has one now."""
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    from pymultiling.results.report import write_own_report
+
+    return write_own_report(folder, out)
 
 
 def _replace(out: Path, partial: Path, former: Path) -> None:
@@ -81,10 +97,10 @@ def check_output_folder(out: str | Path) -> Path:
 
 
 def _recorded_files(folder: Path) -> set[str]:
-    """Returns run.json and the files that it lists; nothing if the folder has no readable record."""
+    """Returns run.json, the files that it lists and the report; nothing if the folder has no readable record."""
     from pymultiling.results.record_schema import read_run_record
 
     try:
-        return {RECORD_FILE, *read_run_record(folder / RECORD_FILE)["files"]}
+        return {RECORD_FILE, REPORT_FILE, *read_run_record(folder / RECORD_FILE)["files"]}
     except (OSError, CheckpointError):
         return set()

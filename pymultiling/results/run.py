@@ -15,7 +15,7 @@ from pathlib import Path
 from pymultiling import __version__
 from pymultiling.errors import CorpusError
 
-RECORD_FILE = "run.json"
+RECORD_FILE, REPORT_FILE = "run.json", "report.html"
 
 _logger = logging.getLogger(__name__)
 

@@ -50,7 +50,7 @@ def test_compares_the_kinds_before_and_after(tmp_path, capsys):
     assert kinds.loc["specific", "before"] == len(ternary_before.specific)
     assert kinds.loc["specific", "after"] == len(ternary_after.specific)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"change.png", "change_layers.csv", "change_histogram.csv", "change_languages.csv"} <= names
+    assert {"change.png", "change_layers.csv", "change_histogram.csv", "change_languages.csv", "report.html"} <= names
 
 
 def test_a_model_of_few_layers_has_no_parts(tmp_path, capsys):

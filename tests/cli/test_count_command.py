@@ -23,7 +23,7 @@ def test_writes_the_counts_that_activations_gives(model, tmp_path, corpora, caps
     printed = capsys.readouterr()
     assert "fr: texts 6" in printed.out and "fr: counting (1 of 2): 6 documents" in printed.err
     assert {path.name for path in out.iterdir()} == {
-        "counts", "proportion.csv", "most_active.csv", "activations.png", "run.json",
+        "counts", "proportion.csv", "most_active.csv", "activations.png", "run.json", "report.html",
     }  # fmt: skip
     loaded = AutoModelForCausalLM.from_pretrained(model)
     truth = pml.activations(loaded, tiny_tokenizer(), corpora, positions=positions, max_length=16, progress=False)

@@ -22,7 +22,7 @@ def test_writes_sets_statistics_and_tables_for_every_kind_of_file(model, tmp_pat
     assert "fr: measuring (1 of 2): 6 documents" in printed.err and "Loading" not in printed.err
     assert {path.name for path in out.iterdir()} == {
         "neurons", "specific", "statistics", "neurons.png", "specific.png", "report.csv", "run.json",
-        "overlap.csv", "jaccard.csv", "overlap.png", "texts.csv",
+        "overlap.csv", "jaccard.csv", "overlap.png", "texts.csv", "report.html",
     }  # fmt: skip
     report = pandas.read_csv(out / "report.csv")
     assert list(report.columns) == ["language", "site", "layer", "selected", "specific"]

@@ -1,4 +1,4 @@
-"""Two identical runs write the same files, byte for byte, but for run.json, which has times."""
+"""Two identical runs write the same files, byte for byte, but for run.json and report.html, which have times."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from tests.support.programs import run_module, torchrun
 from tests.support.tiny_text import write_text
 
 MODEL = Path(demo_model.__file__).parent / "model"
+TIMED = ("run.json", "report.html")
 OPTIONS = {
     "detect": ["--share", "0.7", "--sites", "ffn,q"],
     "count": [],
@@ -28,9 +29,9 @@ def command(name: str, corpora: list[str], out: Path) -> list[object]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Returns {path in the folder: content} of all files but run.json."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "run.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    """Returns {path in the folder: content} of all files but run.json and the report."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in TIMED}
 
 
 def assert_same_files(first: Path, second: Path) -> None:

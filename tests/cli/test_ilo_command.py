@@ -40,7 +40,7 @@ def test_writes_the_tables_of_ilo_retrieval_and_cka(model, tmp_path, table, caps
     printed = capsys.readouterr()
     assert "de: texts 6, empty 1, cut 3" in printed.out and "no retrieval" not in printed.out
     assert "nl: embedding (4 of 4): 6 sentences" in printed.err
-    assert_folder_holds(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json")
+    assert_folder_holds(out, "ilo.csv", "ilo.png", "retrieval.csv", "cka.csv", "run.json", "report.html")
     embedded = embed(model, LANGUAGES, max_length=8)
     assert_table(out / "ilo.csv", pml.ilo(embedded, k=k, tau=tau, metric=metric))
     assert_table(out / "retrieval.csv", pml.retrieval(embedded, metric=metric))
@@ -90,7 +90,7 @@ def test_files_of_different_lengths_have_ilo_and_no_retrieval(model, tmp_path, c
     sentences = {"fr": LANGUAGES["fr"], "de": LANGUAGES["de"][:5]}
     files = {language: write_text(tmp_path / f"{language}.txt", texts) for language, texts in sentences.items()}
     assert ilo(model, tmp_path / "out", *repeat("--sentences", files), *FEW_NEIGHBOURS) == 0
-    assert_folder_holds(tmp_path / "out", "ilo.csv", "ilo.png", "run.json")
+    assert_folder_holds(tmp_path / "out", "ilo.csv", "ilo.png", "run.json", "report.html")
     assert_table(tmp_path / "out" / "ilo.csv", pml.ilo(embed(model, sentences), k=2, tau=1))
     printed = capsys.readouterr().out
     assert "de: texts 5, empty 1" in printed

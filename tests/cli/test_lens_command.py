@@ -33,7 +33,7 @@ def test_writes_the_table_that_lens_gives(tmp_path, files, capsys):
     options = ["--languages", "fr,en,ru", "--top", 3, "--max-length", 32, "--pack", 24]
     assert lens(files, out, *options) == 0
     printed = capsys.readouterr()
-    assert_folder_holds(out, "lens.csv", "lens_ru.png", "lens_fr.png", "run.json")
+    assert_folder_holds(out, "lens.csv", "lens_ru.png", "lens_fr.png", "run.json", "report.html")
     table = pandas.read_csv(out / "lens.csv")
     assert list(table.columns) == ["texts", "layer", "language", "share"]
     assert list(table["texts"].unique()) == ["ru", "fr"]

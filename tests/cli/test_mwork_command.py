@@ -87,4 +87,6 @@ def test_own_neurons_matter_in_the_demo_model_and_random_ones_do_not(tmp_path):
     everywhere = own[~own[["understanding", "attention", "ffn", "generation"]].any(axis=1)].iloc[0]
     assert everywhere["delta"] > 0.2 and everywhere["d_others"] < -0.2
     assert (random["delta"].abs() < everywhere["delta"] / 4).all(), table
-    assert {"search.csv", "mwork.png", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"search.csv", "mwork.png", "run.json", "report.html"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }

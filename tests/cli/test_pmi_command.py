@@ -52,7 +52,7 @@ def test_writes_the_tables_and_answers_that_compare_gives(long_context_model, pa
         in capsys.readouterr().out
     )
     assert {path.name for path in out.iterdir()} == {
-        "table.csv", "by_layer.csv", "answers.jsonl", "counts", "pmi.png", "run.json",
+        "table.csv", "by_layer.csv", "answers.jsonl", "counts", "pmi.png", "run.json", "report.html",
     }  # fmt: skip
     task = pmi.translation(parallel, target="en")
     examples = [(task.items[0], task.items[0].references[0])]

@@ -78,7 +78,7 @@ def test_trains_the_neurons_of_a_set_only(model, tmp_path, corpora, neurons, cap
     assert tune(model, corpora["fr"], out, *options) == 0
     printed = capsys.readouterr()
     assert {path.name for path in out.iterdir()} == {
-        "model", "tuning.safetensors", "perplexity.csv", "log.csv", "run.json",
+        "model", "tuning.safetensors", "perplexity.csv", "log.csv", "run.json", "report.html",
     }  # fmt: skip
     assert_only_neurons_changed(model, out, NEURONS)
     assert_saved_changes_give_the_saved_model(model, out)

@@ -103,7 +103,7 @@ def test_the_metadata_of_the_wheel_is_that_of_pyproject(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode())
     assert metadata["Name"] == "pymultiling" and metadata["Version"] == pml.__version__
-    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == PROJECT["license"] and metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "pymultiling = pymultiling.cli:main" in wheel.read(entry).decode()

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.methods.export_card import model_card
 from pymultiling.methods.export_changes import Change, ParameterNames, changes_of_set
+from pymultiling.models.adapters import MERGE, is_of_peft
 from pymultiling.models.checkpoint_folder import CheckpointFolder, fetch_folder
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.deltas import refuse_deltas
-from pymultiling.models.linear import Linear
+from pymultiling.models.linear import PlainLinear
 from pymultiling.models.loading import load_without_weights
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.unwrap import refuse_quantisation_mark, unwrap
@@ -155,7 +156,9 @@ def _decoder_in_memory(model: nn.Module) -> Decoder:
     decoder.require_weights()
     if decoder.tensor_parallel.count > 1:
         raise UnsupportedModel("the model is spread over processes (tp_plan): give its folder, or load it whole")
-    for name, _ in decoder.model.named_modules():
+    for name, module in decoder.model.named_modules():
+        if is_of_peft(module):
+            raise UnsupportedModel(f"{name} is an adapter of PEFT, which a checkpoint holds apart: {MERGE}")
         if name.rpartition(".")[2] == "_orig_mod":
             raise UnsupportedModel(
                 f"{name.removesuffix('._orig_mod')} is compiled, and would be saved under other names: give the "
@@ -169,7 +172,7 @@ def _hub_name(name: str) -> str | None:
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
 
 
-def _weight(decoder: Decoder, names: ParameterNames, source: CheckpointFolder | None, module: Linear) -> Tensor:
+def _weight(decoder: Decoder, names: ParameterNames, source: CheckpointFolder | None, module: PlainLinear) -> Tensor:
     """Returns the weight of a module as it is stored, from the module or from the folder."""
     if source is None:
         return module.weight.detach()

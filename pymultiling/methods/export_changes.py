@@ -18,7 +18,8 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.experts import Experts
-from pymultiling.models.linear import Linear, is_transposed, weight_of
+from pymultiling.models.linear import PlainLinear, inputs_of, is_transposed, outputs_of
+from pymultiling.models.own_weights import require_plain
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.neuron_changes import find_changed_modules
 
@@ -86,7 +87,7 @@ def changes_of_set(
     neurons: NeuronSet,
     scale: float,
     mean: Mapping[str, Tensor] | None,
-    weight: Callable[[Linear], Tensor],
+    weight: Callable[[PlainLinear], Tensor],
 ) -> dict[str, list[Change]]:
     """Returns the changes of each parameter.
 
@@ -102,7 +103,8 @@ def changes_of_set(
         {name of a parameter in the model: its changes}.
 
     Raises:
-        UnsupportedModel: a weight is not a parameter of one module alone; or no bias can hold the mean.
+        UnsupportedModel: a weight is not a parameter of one module alone, or is quantised or adapted; or no bias can
+            hold the mean.
     """
     changes: dict[str, list[Change]] = {}
     factor = scale if mean is None else 0.0
@@ -121,12 +123,14 @@ def changes_of_set(
             for expert, mask in enumerate(neurons.sites["ffn"][number].view(experts.expert_count, -1)):
                 if mask.any():
                     add(experts.module, "down_proj", Change(1, mask.nonzero().flatten(), factor, expert=expert))
-        for module, on_input, indices in find_changed_modules(layer):
+        for linear, on_input, indices in find_changed_modules(layer):
             for site, places in indices.items():
                 if site not in neurons.sites or not neurons.sites[site][number].any():
                     continue
                 members = neurons.sites[site][number]
-                index = torch.arange(weight_of(module).shape[on_input])[places][members]
+                module = require_plain(linear, names.modules[linear])
+                size = inputs_of(module) if on_input else outputs_of(module)
+                index = torch.arange(size)[places][members]
                 add(module, "weight", Change(int(on_input != is_transposed(module)), index, factor))
                 if mean is not None and module.bias is None:
                     raise UnsupportedModel(

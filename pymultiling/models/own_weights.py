@@ -33,13 +33,23 @@ def require_own_weights(decoder: Decoder, modules: Iterable[Linear]) -> None:
                 f"layers {' and '.join(map(str, layers))} share {names[module]}, so that both would be trained: give "
                 "each a copy first (copy.deepcopy of the module)"
             )
-        if not is_plain_linear(module):
-            raise UnsupportedModel(
-                f"{names[module]} is quantised or an adapter of PEFT, so that its weight is not stored as such: load "
-                f"floating-point weights, or {MERGE}"
-            )
+        plain = require_plain(module, names[module])
         for name in ("weight", "bias"):
-            _require_own(module, name, names, owners)
+            _require_own(plain, name, names, owners)
+
+
+def require_plain(module: Linear, name: str) -> PlainLinear:
+    """Returns a module whose weight is stored as such.
+
+    Raises:
+        UnsupportedModel: the weight is quantised, or PEFT adapts the module. name: the module's, for the message.
+    """
+    if not is_plain_linear(module):
+        raise UnsupportedModel(
+            f"{name} is quantised or an adapter of PEFT, so that its weight is not stored as such: load floating-point "
+            f"weights, or {MERGE}"
+        )
+    return module
 
 
 def _require_own(

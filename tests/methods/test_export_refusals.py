@@ -3,6 +3,7 @@
 import json
 import re
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -160,8 +161,15 @@ def quantised_weight(model):
     return pml.UnsupportedModel, "no plain torch.nn.Linear"
 
 
+def adapter(model):
+    config = peft.LoraConfig(r=2, target_modules=["down_proj"])
+    peft.inject_adapter_in_model(config, model)
+    return pml.UnsupportedModel, "model.layers.0.mlp.down_proj is an adapter of PEFT"
+
+
 @pytest.mark.parametrize(
-    "change", [shared_module, shared_weight, parametrisation, compiled_part, trained_neurons, quantised_weight]
+    "change",
+    [shared_module, shared_weight, parametrisation, compiled_part, trained_neurons, quantised_weight, adapter],
 )
 def test_models_in_memory(tmp_path, change):
     model = tiny_model("llama")

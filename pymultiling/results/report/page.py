@@ -17,7 +17,7 @@ from pymultiling import __version__
 from pymultiling.results.report.contents import Shown, contents, differences
 from pymultiling.results.report.overview import overview
 from pymultiling.results.report.run_folder import Results, read_results
-from pymultiling.results.report.sections import Section
+from pymultiling.results.report.sections import Section, sections_of
 from pymultiling.results.run import REPORT_FILE
 from pymultiling.runtime.storage import write_atomically
 
@@ -38,10 +38,13 @@ def write_own_report(folder: Path, place: Path) -> bool:
         place: where the folder will be.
 
     Returns:
-        Whether the report was written.
+        Whether the report was written. It is not if no section shows the results, such as an exported checkpoint.
     """
     try:
-        write_report([read_results(folder, place=place)], folder / REPORT_FILE)
+        results = [read_results(folder, place=place)]
+        if not sections_of(results):
+            return False
+        write_report(results, folder / REPORT_FILE)
         return True
     except Exception as error:  # noqa: BLE001 - the results stay, whatever is wrong with the report
         _logger.warning("no %s was written: %s: %s", REPORT_FILE, type(error).__name__, error)

@@ -59,7 +59,8 @@ class Verification:
 
     Attributes:
         departures: what the model computes differently, in the order of the layers.
-        differences: {check: largest relative difference}, of the checks that were made.
+        differences: {check: largest difference}, of the checks that were made, relative to the largest norm of what was
+            expected of the same module. Other columns may be so small that nothing but rounding is left of them.
         notes: what could not be checked, a sentence each.
         example: what the base model returns, without its tokens; None where nothing was checked.
     """
@@ -167,8 +168,9 @@ class Comparisons:
         for numbers in by_device.values():
             values.update(zip(numbers, _evaluate([self._made[number] for number in numbers])))
         for number, (check, subject, advice, *_) in enumerate(self._made):
-            is_wrong, largest_wrong, largest = values[number]
-            differences[check] = max(differences.get(check, 0.0), largest)
+            is_wrong, largest_wrong, largest_error, largest_size = values[number]
+            difference = max(largest_wrong, largest_error / largest_size if largest_size else 0.0)
+            differences[check] = max(differences.get(check, 0.0), difference)
             if is_wrong:
                 sentence = f"{subject} (off by {largest_wrong:.2g} of its size): {advice}"
                 departures.append(Departure(check, sentence, largest_wrong))
@@ -179,14 +181,15 @@ def _evaluate(made: list[_Comparison]) -> list[list[float]]:
     """Evaluates comparisons of one device, whose columns are put together, so that this takes few operations.
 
     Returns:
-        For each comparison whether it failed, its largest relative error above a tolerance, and its largest one.
+        For each comparison whether it failed, its largest relative error above a tolerance, its largest error, and its
+        largest size.
     """
     error, tolerance, size = (
         torch.cat([getattr(each, name) for each in made]) for name in ("error", "tolerance", "size")
     )
     is_wrong = error > tolerance
     relative = error / size.clamp(min=torch.finfo(size.dtype).tiny)
-    parts = is_wrong.to(size.dtype), relative.masked_fill(~is_wrong, 0), relative.masked_fill(size == 0, 0).nan_to_num()
+    parts = is_wrong.to(size.dtype), relative.masked_fill(~is_wrong, 0), error.nan_to_num(), size.nan_to_num()
     columns = torch.split(torch.stack(parts), [len(each.error) for each in made], 1)
     rows: list[list[float]] = torch.stack([each.amax(1) for each in columns]).tolist()
     return rows

@@ -2,9 +2,9 @@
 
     python -m benchmarks.whole_model.by_model_size --models DIR DIR --length 256 --out FILE.json
 
-Each model is measured in its own process, in float32, with one document in a forward. The plain forward is
-transformers' forward of the decoder without the language model head. Times are measured alternately. Memory is the peak
-above the memory of the loaded model, in MiB.
+Each model is measured in its own process, in float32 or bfloat16 (`--dtype`), with one document in a forward. The plain
+forward is transformers' forward of the decoder without the language model head. Times are measured alternately. Memory
+is the peak above the memory of the loaded model, in MiB.
 """
 
 from __future__ import annotations
@@ -45,14 +45,22 @@ def peak_of(run: Callable[[], object]) -> float:
     return added_mib(run)
 
 
-def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
-    """Returns the row of the table for the model in a folder. `length` is the number of tokens of the document."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def measure(folder: Path, dtype: str, length: int, rounds: int) -> dict[str, object]:
+    """Returns the row of the table for the model in a folder.
+
+    Args:
+        folder: the model's.
+        dtype: name of the dtype in which it is loaded.
+        length: number of tokens of the document.
+        rounds: how often each run is timed.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     runs = make_runs(model, length)
     seconds = alternate(runs, rounds)
     memory = {name: peak_of(run) for name, run in runs.items()}
     return {
         "model": folder.name,
+        "dtype": dtype,
         "parameters, millions": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6),
         "tokens a second, plain forward": round(length / statistics.median(seconds["forward"])),
         **{f"{name}, times forward": round(ratio(seconds, name, "forward"), 2) for name in runs if name != "forward"},
@@ -63,18 +71,19 @@ def measure(folder: Path, length: int, rounds: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of Hugging Face models")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens in the document (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="number of times that each run is timed (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(measure(options.models[0], options.length, options.rounds)))
+        print(json.dumps(measure(options.models[0], options.dtype, options.length, options.rounds)))
         return
     rows = []
     for folder in options.models:
         command = [sys.executable, "-m", __spec__.name, "--worker", "--models", str(folder)]
-        command += ["--length", str(options.length), "--rounds", str(options.rounds)]
+        command += ["--dtype", options.dtype, "--length", str(options.length), "--rounds", str(options.rounds)]
         rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
     print(pandas.DataFrame(rows).T.to_string(header=False))
     if options.out:

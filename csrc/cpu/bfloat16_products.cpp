@@ -1,10 +1,8 @@
 #include "bfloat16_products.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/BFloat16.h>
 
-#include <algorithm>
 #include <cstring>
 #include <string_view>
 
@@ -41,7 +39,7 @@ PYMULTILING_BFLOAT16 void multiply_block(
   }
   for (int v = 0; v < V; v++) {
     const int64_t left = width - n - LANES * v;
-    const __mmask16 lanes = left < LANES ? (1u << std::max<int64_t>(left, 0)) - 1 : 0xffff;
+    const __mmask16 lanes = left < LANES ? (1u << left) - 1 : 0xffff;
     for (int r = 0; r < R; r++) _mm512_mask_storeu_ps(products + r * width + n + LANES * v, lanes, sums[r][v]);
   }
 }

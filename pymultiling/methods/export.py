@@ -23,7 +23,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.deltas import refuse_deltas
 from pymultiling.models.linear import PlainLinear
 from pymultiling.models.loading import load_without_weights
-from pymultiling.models.pretrained import pretrained
+from pymultiling.models.pretrained import pretrained, uncompiled
 from pymultiling.models.unwrap import refuse_quantisation_mark, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.masking import check_sets
@@ -149,8 +149,7 @@ def _decoder_in_memory(model: nn.Module) -> Decoder:
         UnsupportedModel: they cannot.
         ValueError: the model trains some neurons.
     """
-    model = unwrap(model)
-    decoder = Decoder(getattr(model, "_orig_mod", model))
+    decoder = Decoder(uncompiled(unwrap(model)))
     refuse_quantisation_mark(decoder.model)
     refuse_deltas(decoder.model)
     decoder.require_weights()

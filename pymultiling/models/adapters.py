@@ -11,6 +11,7 @@ PEFT need not be installed: its classes are known by their names.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,8 @@ _LINEAR = {"lora": ("Linear", "TorchaoLoraLinear"), "ia3": ("Linear",)}
 
 
 def is_of_peft(module: nn.Module) -> bool:
-    """Whether PEFT defines the module's class."""
-    return any(base.__module__.partition(".")[0] == "peft" for base in type(module).__mro__)
+    """Whether PEFT defines the module's class. It cannot before PEFT is imported, which makes most calls fast."""
+    return "peft" in sys.modules and any(base.__module__.partition(".")[0] == "peft" for base in type(module).__mro__)
 
 
 def adapted_linear(module: nn.Module) -> nn.Module | None:

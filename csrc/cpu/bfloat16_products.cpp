@@ -69,10 +69,19 @@ bool has_bfloat16_products() {
 at::Tensor pack_pairs(const at::Tensor& w) {
   const int64_t depth = w.size(0), columns = w.size(1), width = (columns + LANES - 1) / LANES * LANES;
   const at::Tensor packed = at::zeros({depth / 2, width, 2}, at::kBFloat16);
-  const auto* from = w.const_data_ptr<at::BFloat16>();
-  auto* to = packed.mutable_data_ptr<at::BFloat16>();
-  for (int64_t d = 0; d < depth; d++)
-    for (int64_t n = 0; n < columns; n++) to[(d / 2 * width + n) * 2 + d % 2] = from[d * w.stride(0) + n * w.stride(1)];
+  const auto* from = reinterpret_cast<const uint16_t*>(w.const_data_ptr<at::BFloat16>());
+  auto* to = reinterpret_cast<uint32_t*>(packed.mutable_data_ptr<at::BFloat16>());
+  const int64_t row_stride = w.stride(0), stride = w.stride(1);
+  const auto pack_row = [&](const uint16_t* first, const uint16_t* second, int64_t step) {
+    for (int64_t n = 0; n < columns; n++) to[n] = first[n * step] | static_cast<uint32_t>(second[n * step]) << 16;
+  };
+  for (int64_t d = 0; d < depth; d += 2, from += 2 * row_stride, to += width) {
+    if (stride == 1) {
+      pack_row(from, from + row_stride, 1);  // the compiler makes vectors of this loop
+    } else {
+      pack_row(from, from + row_stride, stride);
+    }
+  }
   return packed;
 }
 

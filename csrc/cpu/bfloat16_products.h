@@ -12,8 +12,8 @@ bool has_bfloat16_products();
 // (D / 2, W, 2) with zeros behind the N columns. W is a multiple of 16. D is even.
 at::Tensor pack_pairs(const at::Tensor& w);
 
-// Writes factors (M, D) times w (D, N) to products (M, N), float32. `packed` is the result of `pack_pairs` for w. All
-// tensors are contiguous. Call it only if `has_bfloat16_products`.
+// Writes factors (M, D) times w (D, N) to products (M, N), float32. `packed` is the result of `pack_pairs` for w, or
+// for a matrix with further rows. All tensors are contiguous. Call it only if `has_bfloat16_products`.
 void bfloat16_products(const at::Tensor& products, const at::Tensor& factors, const at::Tensor& packed);
 
 }  // namespace pymultiling

@@ -8,6 +8,7 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -25,35 +26,60 @@ namespace pymultiling {
 namespace {
 
 constexpr int64_t CHUNK = 256;  // tokens of a chunk, at least, and less than RUN more
+// Outputs whose g^2 f is precise where products are bfloat16. The few largest outputs of a massive activation make
+// nearly all of the rounding errors.
+constexpr int64_t CORRECTED = 64;
 
 // Tokens whose products with W are in memory at a time.
 struct Chunk {
   const Run *first, *last;  // its runs
   int64_t begin, rows;      // its first token and number of tokens
-  at::Tensor factors;       // (parts rows, D): f and behind it g^2 f, or two parts of it
 };
 
-// parts: what is multiplied with W, (tokens, D) each.
-std::vector<Chunk> split_tokens(const std::vector<Run>& runs, const std::vector<at::Tensor>& parts) {
+std::vector<Chunk> split_tokens(const std::vector<Run>& runs) {
   std::vector<Chunk> chunks;
   for (const Run *first = runs.data(), *end = first + runs.size(), *last; first < end; first = last) {
     last = first + 1;
     while (last < end && last[-1].end - first->begin < CHUNK) last++;
-    const int64_t begin = first->begin, rows = last[-1].end - begin;
-    std::vector<at::Tensor> factors;
-    for (const at::Tensor& part : parts) factors.push_back(part.narrow(0, begin, rows));
-    chunks.push_back({first, last, begin, rows, at::cat(factors)});
+    chunks.push_back({first, last, first->begin, last[-1].end - first->begin});
   }
   return chunks;
 }
 
-// Returns f and g^2 f as bfloat16: f is bfloat16, and g^2 f is the sum of two such numbers up to 2^-17 of it. An odd D
-// becomes even with a column of zeros.
-std::vector<at::Tensor> bfloat16_parts(const at::Tensor& f, const at::Tensor& ggf) {
-  const at::Tensor high = ggf.to(at::kBFloat16), low = (ggf - high).to(at::kBFloat16);
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& part : {f, high, low}) parts.push_back(at::constant_pad_nd(part, {0, f.size(1) % 2}));
-  return parts;
+// f and g^2 f, which are multiplied with W: (tokens, D) float32, or as bfloat16.
+//
+// In bfloat16 f is exact, and g^2 f is rounded. Behind its columns follow the rounding errors of `corrected` columns,
+// those with the largest errors. An odd D becomes even with a column of zeros.
+struct Factors {
+  at::Tensor f, ggf, corrected;  // corrected: int64, undefined in float32
+
+  bool narrow() const { return corrected.defined(); }
+
+  // Returns columns of W, (D, columns), as `multiply` takes them.
+  at::Tensor arrange(const at::Tensor& w) const {
+    if (!narrow()) return w;
+    const at::Tensor even = at::constant_pad_nd(w, {0, 0, 0, w.size(0) % 2});
+    return pack_pairs(at::cat({even, even.index_select(0, corrected)}));
+  }
+
+  // Writes the products of f and of g^2 f with the columns, for the tokens of a chunk: (2, rows, columns) float32.
+  void multiply(const at::Tensor& products, const Chunk& chunk, const at::Tensor& columns) const {
+    const at::Tensor factors[] = {f.narrow(0, chunk.begin, chunk.rows), ggf.narrow(0, chunk.begin, chunk.rows)};
+    for (int64_t i = 0; i < 2; i++) {
+      at::Tensor product = products[i];
+      narrow() ? bfloat16_products(product, factors[i], columns) : (void)at::mm_out(product, factors[i], columns);
+    }
+  }
+};
+
+Factors bfloat16_factors(const at::Tensor& output, const at::Tensor& scaled) {
+  const at::Tensor ggf = at::constant_pad_nd(scaled, {0, scaled.size(1) % 2}), rounded = ggf.to(at::kBFloat16);
+  const at::Tensor errors = ggf - rounded;
+  const int64_t count = std::min(CORRECTED, ggf.size(1));
+  const at::Tensor corrected = std::get<1>(at::topk(errors.square().sum(0), count, 0, true, false));
+  return {
+      at::constant_pad_nd(output, {0, output.size(1) % 2}),
+      at::cat({rounded, errors.index_select(1, corrected).to(at::kBFloat16)}, 1), corrected};
 }
 
 std::tuple<at::Tensor, at::Tensor> normed_energy(
@@ -74,7 +100,7 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
   const int64_t heads = group == 1 ? 1 : gram.size(0), size = group == 1 ? x.size(1) : gram.size(1);
   const int64_t outputs = weight.size(0);
   const bool narrow = is_bfloat16(output) && is_bfloat16(weight) && has_bfloat16_products();
-  const at::Tensor w = narrow ? at::constant_pad_nd(weight, {0, 0, 0, outputs % 2}) : weight.to(at::kFloat);
+  const at::Tensor w = narrow ? weight : weight.to(at::kFloat);
   const at::Tensor f = output.to(at::kFloat), g = multiplier.to(at::kFloat);
   const at::Tensor scaled = f * g;
   const at::Tensor square = f.square().mean(1) + eps, scaled_square = scaled.square().sum(1);
@@ -96,9 +122,8 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
       scaled_pairs.const_data_ptr<float>(),
       energy.mutable_data_ptr<double>(),
       separate ? column_energy.mutable_data_ptr<double>() : nullptr};
-  const std::vector<at::Tensor> parts = narrow ? bfloat16_parts(output, scaled * g) : std::vector{f, scaled * g};
-  const auto part_count = static_cast<int64_t>(parts.size());
-  const auto chunks = split_tokens(runs, parts);
+  const Factors factors = narrow ? bfloat16_factors(output, scaled * g) : Factors{f, scaled * g, {}};
+  const auto chunks = split_tokens(runs);
   const int64_t width = group == 1 ? COLUMNS : COLUMNS / 2, panels = (size + width - 1) / width;
   const Kernels& kernel = kernels();
   // A task multiplies its columns of W by itself, so that results do not depend on the number of threads.
@@ -108,22 +133,13 @@ std::tuple<at::Tensor, at::Tensor> normed_energy(
       const int64_t head = task / panels, first = task % panels * width, last = std::min(first + width, size);
       const at::Tensor head_weight = w.narrow(1, head * group * size, group * size);
       std::vector<at::Tensor> columns;  // of each query head
-      for (int64_t h = 0; h < group; h++) {
-        const at::Tensor own = head_weight.narrow(1, h * size + first, last - first);
-        columns.push_back(narrow ? pack_pairs(own) : own);
-      }
+      for (int64_t h = 0; h < group; h++)
+        columns.push_back(factors.arrange(head_weight.narrow(1, h * size + first, last - first)));
       for (const Chunk& chunk : chunks) {
-        const at::Tensor products = at::empty({group, part_count * chunk.rows, last - first}, at::kFloat);
-        for (int64_t h = 0; h < group; h++) {
-          at::Tensor product = products[h];
-          if (narrow) {
-            bfloat16_products(product, chunk.factors, columns[h]);
-          } else {
-            at::mm_out(product, chunk.factors, columns[h]);
-          }
-        }
+        const at::Tensor products = at::empty({group, 2, chunk.rows, last - first}, at::kFloat);
+        for (int64_t h = 0; h < group; h++) factors.multiply(products[h], chunk, columns[h]);
         kernel.normed_energy(
-            arguments, {head, first, last, chunk.first, chunk.last - chunk.first, chunk.begin, chunk.rows, part_count,
+            arguments, {head, first, last, chunk.first, chunk.last - chunk.first, chunk.begin, chunk.rows,
                         products.const_data_ptr<float>()});
       }
     }

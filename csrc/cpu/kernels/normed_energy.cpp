@@ -34,11 +34,9 @@ static vec sum_run(
         v += other * load_some(a.pairs + pair, lanes);
         gv += other * load_some(a.scaled_pairs + pair, lanes);
       }
-      const float* product = products + i * p.parts * p.rows * width;
-      vec ggf_w = load_some(product + p.rows * width, lanes);
-      if (p.parts == 3) ggf_w += load_some(product + 2 * p.rows * width, lanes);
+      const float* product = products + i * 2 * p.rows * width;
       f_v += factor * load_some(product, lanes);
-      ggf_v += factor * ggf_w;
+      ggf_v += factor * load_some(product + p.rows * width, lanes);
       v_v += factor * v;
       gv_gv += factor * gv;
     }

@@ -23,8 +23,7 @@ struct NormedProducts {
   const Run* runs;  // of the chunk
   int64_t run_count;
   int64_t begin, rows;    // the chunk's first token and number of tokens
-  int64_t parts;          // 2, or 3 if g^2 f is the sum of two numbers
-  const float* products;  // (group, parts, rows, last - first): f W[:, n] and (g^2 f) W[:, n], one or two parts of it
+  const float* products;  // (group, 2, rows, last - first): f W[:, n] and (g^2 f) W[:, n]
 };
 
 }  // namespace pymultiling

@@ -11,7 +11,7 @@ from pymultiling.ops.dispatch import _run, why_unsupported
 from pymultiling.ops.registry import OPERATORS
 from tests.ops.fuzz.cases import Case, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.support.distances import all_distances, rounding
-from tests.support.error_budget import assert_within_budget
+from tests.support.error_budget import assert_within_budget, floor_of
 from tests.support.normed_changes import by_definition
 from tests.support.operator_inputs import is_interpreted, per_document
 
@@ -67,7 +67,7 @@ def compare(case: Case, backend: KernelBackend) -> None:
         if size is not None:
             size = torch.where(compared, size, 1).clamp(min=torch.finfo(a.dtype).tiny)
             error, plain_error = (((x - e).abs() / size).amax() if e.numel() else 0 for x in (a, p))
-            allowed = 2 * plain_error + operator.budget.floor
+            allowed = 2 * plain_error + floor_of(operator.budget, case.arguments())
             assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
             continue
         try:

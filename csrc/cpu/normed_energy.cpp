@@ -78,7 +78,7 @@ Factors bfloat16_factors(const at::Tensor& output, const at::Tensor& scaled) {
   const int64_t count = std::min(CORRECTED, ggf.size(1));
   const at::Tensor corrected = std::get<1>(at::topk(errors.square().sum(0), count, 0, true, false));
   return {
-      at::constant_pad_nd(output, {0, output.size(1) % 2}),
+      at::constant_pad_nd(output, {0, output.size(1) % 2}).contiguous(),
       at::cat({rounded, errors.index_select(1, corrected).to(at::kBFloat16)}, 1), corrected};
 }
 

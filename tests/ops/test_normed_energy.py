@@ -70,7 +70,7 @@ def check(inputs, ids, count, backend):
     st.integers(1, 3),
     st.integers(1, 5),
     st.sampled_from([1, 3, 17, 70]),
-    st.sampled_from([1, 2, 7, 33]),
+    st.sampled_from([1, 2, 7, 33, 40]),
     document_counts,
     layouts,
     st.sampled_from([0.0, 0.7]),

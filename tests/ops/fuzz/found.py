@@ -51,4 +51,6 @@ FOUND: list[Case] = [
         count=1,
         numbers=Numbers(50, "bfloat16", layout="expanded", factor=-3),
     ),
+    # C++ read an output whose rows are not contiguous as if they were.
+    Normed(tokens=17, kv_heads=1, group=1, size=1, count=1, numbers=Numbers(0, "bfloat16", layout="transposed")),
 ]

@@ -4,6 +4,7 @@
 # make archives   compile the kernels again that tests/ptx/archives keeps
 # make fuzz       compare the kernels with plain PyTorch on drawn calls for MINUTES (60)
 # make fuzz-sanitized  the same for the C++ kernels, built with the address and undefined behaviour sanitizers
+# make test-wheel install the wheel in an empty environment, and run the demo there
 # make lint       check the code with ruff, clang-format and mypy
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-long fuzz fuzz-sanitized archives lint format coverage bench gpu clean
+.PHONY: demo test test-long test-wheel fuzz fuzz-sanitized archives lint format coverage bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -37,6 +38,15 @@ test-long: .venv/ready
 	$(PTX) sm_80 $(PTX_SMALL)
 	$(PTX) sm_90 $(PTX_ALL) --ptx-triton 3.6.0
 	$(PTX) sm_90 $(call files,registered_operators) --ptx-orders all
+
+# The newest torch may be another one than that of the wheel's kernels, so it is installed first.
+WHEEL := build/wheel
+test-wheel: .venv/ready
+	rm -rf $(WHEEL) && $(PYTHON) -m venv $(WHEEL)/venv
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(WHEEL) .
+	$(WHEEL)/venv/bin/python -m pip install -q $$(grep ^torch== requirements.txt) $(WHEEL)/*.whl
+	cd $(WHEEL) && venv/bin/python -c "from pymultiling.ops import unavailable; assert unavailable('cpp') is None"
+	cd $(WHEEL) && venv/bin/pymultiling demo --out demo
 
 # Compiles these kernels anew, those whose code has changed. tests/ptx/compile.py says how another Triton does it.
 archives: .venv/ready
@@ -65,6 +75,8 @@ lint: .venv/ready
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: .venv/ready
 	$(BIN)/ruff check --fix
@@ -90,4 +102,4 @@ gpu:
 	touch $@
 
 clean:
-	rm -rf .venv build demo *.egg-info pymultiling/*.so
+	rm -rf .venv build demo *.egg-info pymultiling/*.so pymultiling/*.torch

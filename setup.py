@@ -45,6 +45,7 @@ def sources(*patterns: str) -> list[str]:
 def extension_arguments() -> dict[str, Any]:
     """Returns ext_modules and cmdclass for setup(), or nothing if torch cannot be imported."""
     try:
+        import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
         warn(error, "C++")
@@ -68,10 +69,17 @@ def extension_arguments() -> dict[str, Any]:
                 self._current = self.extensions[-1]  # the extension to drop if building fails
                 try:
                     super().run()
+                    self._keep_version_of_torch()
                     return
                 except Exception as error:  # noqa: BLE001, compilers, linkers and torch raise various exceptions
                     self.extensions.remove(self._current)
                     warn(error, "CUDA" if self._current.name == CUDA_EXTENSION else "C++")
+
+        def _keep_version_of_torch(self) -> None:
+            """Writes next to each extension for which torch it was built. It is not loaded under another one."""
+            for extension in self.extensions:
+                path = Path(self.get_ext_fullpath(extension.name))
+                path.with_name(f"{extension.name.split('.')[-1]}.torch").write_text(torch.__version__, "utf-8")
 
         def build_extensions(self) -> None:
             if cpp_extension in self.extensions:

@@ -16,7 +16,7 @@ import pytest
 import pymultiling as pml
 
 ROOT = Path(__file__).parents[1]
-IGNORED = (".*", "build", "dist", "demo", "*.egg-info", "*.so", "__pycache__")
+IGNORED = (".*", "build", "dist", "demo", "*.egg-info", "*.so", "*.torch", "__pycache__")
 BUILD = """
 import sys
 sys.modules["torch"] = None
@@ -107,6 +107,15 @@ def test_the_metadata_of_the_wheel_is_that_of_pyproject(wheel):
     assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "pymultiling = pymultiling.cli:main" in wheel.read(entry).decode()
+
+
+def test_versions_that_are_named_twice_agree():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8").splitlines()
+    assert f"version: {pml.__version__}" in citation
+    assert {f"title: {PROJECT['name']}", f"abstract: {PROJECT['description']}."} <= set(citation)
+    pinned = next(line for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines() if "torch==" in line)
+    wheels = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["cibuildwheel"]
+    assert wheels["test-requires"] == [pinned] and pinned in wheels["before-build"].split()
 
 
 def stub_names() -> list[str]:

@@ -111,6 +111,8 @@ def load_extension(name: Literal["_cpp", "_cuda"] = "_cpp") -> str | None:
     built = [path for path in candidates if path.exists()]
     if not built:
         return f"the {language} extension was not built (pip install found {missing})"
+    if (reason := _torch_mismatch(built[0].with_name(f"{name}.torch"))) is not None:
+        return f"the {language} extension {reason}"
     load_library: Callable[[str], None] = torch.ops.load_library
     try:
         load_library(str(built[0]))
@@ -118,3 +120,22 @@ def load_extension(name: Literal["_cpp", "_cuda"] = "_cpp") -> str | None:
         version = torch.__version__
         return f"the {language} extension does not fit this torch ({version}); install pymultiling again ({error})"
     return None
+
+
+def _torch_mismatch(file: Path) -> str | None:
+    """Returns why an extension does not fit the torch that runs, or None if it may.
+
+    Releases of torch with another first or second number have other symbols and layouts, with which an extension may
+    load and then fail.
+
+    file: where the build has left the version of torch that it used.
+    """
+    if not file.exists():
+        return None
+    version = file.read_text("utf-8").strip()
+    if version.split(".")[:2] == torch.__version__.split(".")[:2]:
+        return None
+    return (
+        f"was built for torch {version}, and this is torch {torch.__version__}: install pymultiling again, or torch "
+        f"{version.partition('+')[0]}"
+    )

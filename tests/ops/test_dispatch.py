@@ -1,6 +1,7 @@
 """Which backend runs, and the message if it cannot. The tests do not depend on whether the machine has a GPU."""
 
 import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import SimpleNamespace
 from unittest import mock
 
@@ -217,6 +218,18 @@ def test_the_reason_without_the_cuda_extension_names_what_was_missing(tmp_path):
     with mock.patch.object(backends, "__file__", str(tmp_path / "ops" / "backends.py")):
         reason = backends.load_extension.__wrapped__("_cuda")
     assert reason == "the CUDA extension was not built (pip install found no nvcc, or a torch without CUDA)"
+
+
+def test_an_extension_that_was_built_for_another_torch_is_not_loaded(tmp_path):
+    (tmp_path / f"_cpp{EXTENSION_SUFFIXES[0]}").write_bytes(b"not a library")
+    (tmp_path / "_cpp.torch").write_text("2.1.2+cpu")
+    with mock.patch.object(backends, "__file__", str(tmp_path / "ops" / "backends.py")):
+        assert backends.load_extension.__wrapped__() == (
+            f"the C++ extension was built for torch 2.1.2+cpu, and this is torch {torch.__version__}: install "
+            "pymultiling again, or torch 2.1.2"
+        )
+        (tmp_path / "_cpp.torch").write_text(".".join(torch.__version__.split(".")[:2]) + ".99")
+        assert "does not fit this torch" in backends.load_extension.__wrapped__()  # it was loaded
 
 
 def test_torch_always_runs_and_unknown_backends_are_refused():

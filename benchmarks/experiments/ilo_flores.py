@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe, describe_device
 from benchmarks.measuring.memory import added_mib
 from benchmarks.operators.bench_nearest_neighbors import multiply_all
@@ -34,6 +33,7 @@ from pymultiling.methods.ilo import ilo
 from pymultiling.methods.retrieval import cka, retrieval
 from pymultiling.ops import nearest_neighbors
 from pymultiling.results import plots
+from pymultiling.runtime.alternating import alternate, ratio
 
 ROUNDS = 7
 

@@ -21,9 +21,9 @@ import torch
 from benchmarks.gpu.model_runs import open_run, random_llama
 from benchmarks.gpu.stub_gpu import stub_gpu
 from benchmarks.gpu.workload import EXACT, FAST, FFN_V_O, FORWARD, GRAPHS
-from benchmarks.measuring.alternating import alternate
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import Shape
+from pymultiling.runtime.alternating import alternate
 
 SHAPE = Shape("narrow", hidden=64, layers=32, heads=4, kv_heads=2, ffn=96, length=32)
 DOCUMENTS, VOCABULARY = 2, 128

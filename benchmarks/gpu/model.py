@@ -18,9 +18,9 @@ from benchmarks.gpu.device_timing import Run, Stopwatch, launches, peak_bytes, q
 from benchmarks.gpu.model_runs import open_run, random_llama
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import EXACT_CUDA, FORWARD, RUNS, Workload
-from benchmarks.measuring.alternating import ratio
 from benchmarks.operators.shapes import Shape
 from pymultiling.ops import unavailable
+from pymultiling.runtime.alternating import ratio
 
 MEMORY, TIMES = "model, memory", "model, times"
 FEW = 16  # tokens of the vocabulary of a model that only compiles kernels

@@ -12,10 +12,10 @@ from benchmarks.gpu.device_timing import Stopwatch
 from benchmarks.gpu.errors import compare
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.workload import BACKEND, DTYPE, Workload
-from benchmarks.measuring.alternating import ratio
 from benchmarks.operators.attention import attention
 from pymultiling.errors import BackendUnavailable
 from pymultiling.mathematics.qk_problem import QKProblem
+from pymultiling.runtime.alternating import ratio
 
 CUDA = "cuda"
 GROUP = 4  # query heads per key head

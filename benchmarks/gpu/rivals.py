@@ -13,8 +13,8 @@ from benchmarks.gpu.model_runs import compile_forward, random_llama
 from benchmarks.gpu.operators import MATRIX_OPERATORS, QK, add_case, cases, ceilings_of
 from benchmarks.gpu.rows import Rows, SkipRow
 from benchmarks.gpu.workload import BACKEND, FFN_V_O, FORWARD, RIVALS, Workload
-from benchmarks.measuring.alternating import ratio
 from benchmarks.operators.published import published_q
+from pymultiling.runtime.alternating import ratio
 
 TIMED_NEURONS = 8  # neurons of one key head for which the reference of qk_importance is timed
 LOOPS = ("nearest_neighbors",)  # the reference loops in Python, so that torch.compile would unroll it

@@ -22,10 +22,10 @@ import pandas
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.measuring.memory import added_mib
 from benchmarks.whole_model.end_to_end import make_batch_run
+from pymultiling.runtime.alternating import alternate, ratio
 
 
 def make_runs(model: PreTrainedModel, length: int) -> dict[str, Callable[[], object]]:

@@ -22,7 +22,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import pymultiling as pml
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.measuring.memory import peak_mib
 from benchmarks.operators.attention import attention
@@ -32,6 +31,7 @@ from pymultiling.neurons.sites import SITES
 from pymultiling.ops import qk_importance
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.runtime.alternating import alternate, ratio
 
 ROUNDS = 9
 VOCABULARY = 1024

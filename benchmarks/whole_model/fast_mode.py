@@ -17,7 +17,6 @@ import pandas
 import torch
 from torch import Tensor
 
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.operators.attention import attention, rotate
 from benchmarks.operators.shapes import Shape
 from pymultiling import demo_model
@@ -26,6 +25,7 @@ from pymultiling.data.documents import tokenise
 from pymultiling.ops import qk_importance
 from pymultiling.probes import qk
 from pymultiling.probes.importance import ImportanceProbe
+from pymultiling.runtime.alternating import alternate, ratio
 
 LENGTHS = (128, 256, 512)
 TOP = 0.05  # fraction of the neurons in the sets that are compared

@@ -23,7 +23,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedTokenizerBase
 
 import pymultiling as pml
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.environment import describe
 from benchmarks.operators.shapes import SHAPES
 from benchmarks.whole_model.end_to_end import VOCABULARY, random_llama
@@ -33,6 +32,7 @@ from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import tokenise
 from pymultiling.methods.random_sets import add_random_sets
 from pymultiling.models.decoder import Decoder
+from pymultiling.runtime.alternating import alternate, ratio
 
 ROWS, LENGTH, FRACTION = 16, 256, 0.02
 

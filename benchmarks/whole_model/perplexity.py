@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pymultiling as pml
-from benchmarks.measuring.alternating import alternate, ratio
 from benchmarks.measuring.memory import added_mib
+from pymultiling.runtime.alternating import alternate, ratio
 
 LENGTH = 512  # tokens of a document
 

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.measuring.alternating import alternate, ratio
 from pymultiling.models.decoder import Decoder
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond
 from pymultiling.probes.verification.verify import TOKENS, verify, verify_body, verify_copies
+from pymultiling.runtime.alternating import alternate, ratio
 
 PLAIN, ALL, COPIES, PLAIN_LONG = "plain", "verification", "copies", "plain, long"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
@@ -63,8 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.models.loading import load_tokenizer
     from pymultiling.ops.backends import unavailable
     from pymultiling.ops.registry import BACKENDS
+    from pymultiling.runtime.machine import describe_machine
 
-    print(_table({**versions(), **_describe_machine()}), end="\n\n")
+    print(_table({**versions(), **describe_machine()}), end="\n\n")
     print("backends")
     reasons = {name: unavailable(name) for name in BACKENDS if name != "auto"}
     print(_table({name: f"cannot run: {why}" if why else "can run" for name, why in reasons.items()}, indent="  "))
@@ -173,27 +171,6 @@ def _agreement(difference: float, is_right: bool) -> str:
     if is_right:
         return f"agrees to {difference:.0e}" if difference else "agrees bit for bit"
     return f"does not agree: off by {difference:.0e}"
-
-
-def _describe_machine() -> dict[str, str]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "system": platform.platform(),
-        "CPU": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
-        "instruction set": torch.backends.cpu.get_cpu_capability(),
-        "GPU": ", ".join(gpus) or "none that torch can use",
-    }
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _table(rows: dict[str, str], indent: str = "") -> str:

@@ -110,6 +110,16 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         + ("; auto: as many as half of the free memory holds by an estimate" if by_memory else "")
         + " (default: %(default)s)",
     )
+    add_device(parser)
+    parser.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not compare what the model computes with its weights, configuration and family before it is measured",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for the device and the number format of a model."""
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
@@ -122,11 +132,6 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         default="auto",
         help="number format of the weights; auto: as stored, but float16 as "
         "float32, and bfloat16 as float32 on a CPU without bfloat16 instructions (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-verify",
-        action="store_true",
-        help="do not compare what the model computes with its weights, configuration and family before it is measured",
     )
 
 

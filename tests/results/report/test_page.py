@@ -20,7 +20,15 @@ from pymultiling.results.report import page, read_results, write_own_report, wri
 from pymultiling.results.report.sections import sections
 from tests.support.report_runs import HOSTILE, KINDS, LANGUAGES, random_sets, write_run
 
-NO_SECTION = {"export", "report", "show", "doctor", "push", "pull"}  # commands that write no results of their own
+NO_SECTION = {
+    "bench",
+    "export",
+    "report",
+    "show",
+    "doctor",
+    "push",
+    "pull",
+}  # they write no results
 # Names of XML and texts of messages in the libraries. None of them is loaded.
 ADDRESSES_IN_LIBRARIES = {
     "http://",

@@ -1,5 +1,7 @@
 """Times several functions alternately, so that ratios of their times hold even if the machine's speed drifts."""
 
+from __future__ import annotations
+
 import statistics
 import time
 from collections.abc import Callable

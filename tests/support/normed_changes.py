@@ -20,7 +20,7 @@ def by_definition(
 
     y - y' = g f e + g v / r' with e = 1/r - 1/r', whose terms cancel where v is parallel to f. The terms of
     r'^2 = r^2 + (|v|^2 - 2 f.v) / D cancel where little is left of f, so that the rounding of r^2 counts r^2 / r'^2
-    times.
+    times. The columns of a neuron may cancel in v, so that |g v| counts as the sum of their lengths.
 
     single: every column is a neuron of its own.
     """
@@ -38,11 +38,10 @@ def by_definition(
         for j in range(size):
             columns = [(k * group + g) * size + j for g in range(group)]
             v = x[:, columns] @ weight[:, columns].T
+            lengths = x[:, columns].abs() @ (multiplier[:, None] * weight[:, columns]).norm(dim=0)[:, None]
             before, after = length(output), length(output - v)
             changes.append((normed(output) - normed(output - v)).square().sum(1))
-            size_of_terms = (multiplier * output * (1 / before - 1 / after)).square() + (
-                multiplier * v / after
-            ).square()
+            of_f = (multiplier * output * (1 / before - 1 / after)).square().sum(1, keepdim=True)
             condition = (before.square() + v.square().mean(1, keepdim=True)) / after.square()
-            terms.append((size_of_terms * condition).sum(1))
+            terms.append(((of_f + (lengths / after).square()) * condition).squeeze(1))
     return torch.stack(changes, 1), torch.stack(terms, 1)

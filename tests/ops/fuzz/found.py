@@ -53,4 +53,9 @@ FOUND: list[Case] = [
     ),
     # C++ read an output whose rows are not contiguous as if they were.
     Normed(tokens=17, kv_heads=1, group=1, size=1, count=1, numbers=Numbers(0, "bfloat16", layout="transposed")),
+    # Two columns of a neuron nearly cancel, which the comparison took for precise.
+    Normed(tokens=17, kv_heads=1, group=2, size=8, count=1, numbers=Numbers(layout="expanded")),
+    # Under a low soft cap equal keys change nothing but rounding errors, however the inputs round.
+    Qk(length=16, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
+    Qk("qk_estimate", length=15, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
 ]

@@ -4,7 +4,7 @@
 # make archives   compile the kernels again that tests/ptx/archives keeps
 # make fuzz       compare the kernels with plain PyTorch on drawn calls for MINUTES (60)
 # make fuzz-sanitized  the same for the C++ kernels, built with the address and undefined behaviour sanitizers
-# make test-wheel install the wheel in an empty environment, and run the demo there
+# make test-wheel install the wheel in an empty environment, and measure the demo model there
 # make lint       check the code with ruff, clang-format and mypy
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
@@ -46,7 +46,7 @@ test-wheel: .venv/ready
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(WHEEL) .
 	$(WHEEL)/venv/bin/python -m pip install -q $$(grep ^torch== requirements.txt) $(WHEEL)/*.whl
 	cd $(WHEEL) && venv/bin/python -c "from pymultiling.ops import unavailable; assert unavailable('cpp') is None"
-	cd $(WHEEL) && venv/bin/pymultiling demo --out demo
+	cd $(WHEEL) && venv/bin/pymultiling bench --length 64 --rounds 2
 
 # Compiles these kernels anew, those whose code has changed. tests/ptx/compile.py says how another Triton does it.
 archives: .venv/ready

@@ -22,13 +22,21 @@ PERTURBATIONS = 8
 
 
 def supports(case: Case, backend: KernelBackend) -> bool:
-    """Returns whether a backend has a kernel for a call. Every backend refuses points that are not finite."""
+    """Returns whether a backend has a kernel for a call, in whose range its numbers are.
+
+    Every backend refuses points that are not finite. Under norms Triton's kernels give NaN where attention scores are
+    beyond the range of float16 inputs.
+    """
     if isinstance(case, Nearest):
         numbers, points = case.numbers, case.arguments()[0]
         squares_fit = (
             numbers.kind != "wide" and abs(numbers.factor) <= 12
         )  # in float32, in which Triton's kernel squares
         if not points.isfinite().all() or (backend == "triton" and not squares_fit):
+            return False
+    if isinstance(case, Qk) and backend == "triton" and case.growth and case.numbers.dtype == "float16":
+        (problem,) = case.arguments()
+        if not problem.largest_score() <= torch.finfo(torch.float16).max:
             return False
     return why_unsupported(OPERATORS[case.operator], backend, case.arguments()) is None
 

@@ -101,7 +101,12 @@ def run(arguments: argparse.Namespace) -> None:
             _write(counts, folder, facts)
         record.note(texts={language: asdict(report) for language, report in counts.corpora.items()})
         record.write(folder)
-    print(activation_table(counts), end="\n\n")
+    print(activation_table(counts))
+    print(
+        "active: the fraction of neurons that are active in a position; of the top 1%: how much of this the most "
+        "active 1% of the neurons make up",
+        end="\n\n",
+    )
     for language, report in counts.corpora.items():
         print(f"{language}: {report}")
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")

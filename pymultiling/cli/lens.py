@@ -10,6 +10,7 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
+    add_chat_template,
     add_documents,
     add_model,
     add_pass,
@@ -61,6 +62,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_documents(parser)
+    add_chat_template(parser)
     add_pass(parser)
 
 
@@ -90,6 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
             top=arguments.top,
             max_length=arguments.max_length,
             pack=arguments.pack,
+            chat_template=arguments.chat_template,
         )
         if not is_first_process():
             return

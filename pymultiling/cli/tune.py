@@ -18,6 +18,7 @@ from pymultiling.cli.shared.options import (
     TEXT_FILES,
     TEXT_FORMATS,
     Once,
+    add_chat_template,
     add_documents,
     add_model,
     document_options,
@@ -129,6 +130,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_documents(parser)
+    add_chat_template(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -157,7 +159,13 @@ def run(arguments: argparse.Namespace) -> None:
         def measure_perplexities(stage: str) -> pandas.Series:
             with record.stage(stage):
                 matrix = ablation_matrix(
-                    model, tokenizer, {}, heldout_texts, progress=not arguments.quiet, **document_options(arguments)
+                    model,
+                    tokenizer,
+                    {},
+                    heldout_texts,
+                    chat_template=arguments.chat_template,
+                    progress=not arguments.quiet,
+                    **document_options(arguments),
                 )
             return cast("pandas.Series[float]", matrix.loc["none"])
 
@@ -177,6 +185,7 @@ def run(arguments: argparse.Namespace) -> None:
                     tokens=most_tokens(arguments),
                     max_length=arguments.max_length,
                     pack=arguments.pack,
+                    chat_template=arguments.chat_template,
                     seed=arguments.seed,
                 )
         if heldout:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise
+from pymultiling.data.documents import document_length, tokenise, tokenise_messages
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.models.modes import preserve_modes
@@ -80,6 +81,7 @@ def fine_tune(
     weight_decay: float = 0.0,
     max_length: int = 512,
     pack: int | None = None,
+    chat_template: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> FineTuning:
@@ -109,6 +111,8 @@ def fine_tune(
         weight_decay: weight decay of AdamW. It does not apply to biases and norms.
         max_length: as in `detect`.
         pack: as in `detect`.
+        chat_template: as in `detect`: the texts' own tokens are predicted, each text as the user's message of the
+            tokenizer's chat template.
         seed: seed of the order of the documents and of dropout. The random generators of torch, numpy and Python are
             set to it.
         progress: show progress on stderr.
@@ -121,7 +125,7 @@ def fine_tune(
         CorpusError: the texts cannot be read, or have no token to predict.
         NonFiniteActivations: the loss or a parameter is NaN or infinite. The model cannot be used any more.
         ValueError: no parameter is trainable, an argument is out of its range, or the model is on a GPU other than the
-            first.
+            first; or as `detect` for `chat_template`.
 
     Warns:
         UserWarning: trainable parameters are in 16 bits.
@@ -143,11 +147,15 @@ def fine_tune(
         warnings.warn("parameters in 16 bits lose small steps: train a float32 model, or some neurons", stacklevel=2)
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
-    found = tokenise(read_texts(texts, report), tokenizer, length, report, pack)
-    token_lists = list(islice(_first_documents(found, tokens), documents))
-    if not token_lists:
+    tokenisation = read_texts(texts, report), tokenizer, length, report, pack
+    if chat_template:
+        found = tokenise_messages(*tokenisation, chat_frame(tokenizer))
+    else:
+        found = ((document, 0) for document in tokenise(*tokenisation))
+    trained = list(islice(_first_documents(found, tokens), documents))
+    if not trained:
         raise CorpusError(f"the texts have no token to predict: {str(report) or 'nothing was read'}")
-    steps = epochs * -(-len(token_lists) // batch)
+    steps = epochs * -(-len(trained) // batch)
     log: list[_Step] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -169,14 +177,14 @@ def fine_tune(
             seed=seed,
             use_cpu=device.type == "cpu",
         )
-        trainer = _trainer(model, token_lists, arguments, on_step)
+        trainer = _trainer(model, trained, arguments, on_step)
         trainer.train()
     if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
         raise NonFiniteActivations(f"after {steps} steps parameters are NaN or infinite; try a lower rate")
     assert trainer.optimizer is not None  # train() has made it
     state = (value for values in trainer.optimizer.state.values() for value in values.values())
     optimizer_bytes = sum(value.nbytes for value in state if isinstance(value, Tensor))
-    return FineTuning(pandas.DataFrame(log), len(token_lists), parameters, optimizer_bytes, report)
+    return FineTuning(pandas.DataFrame(log), len(trained), parameters, optimizer_bytes, report)
 
 
 @contextmanager
@@ -193,14 +201,17 @@ def _restore_settings(model: nn.Module) -> Iterator[None]:
             vars(model).pop(PREPARED, None)
 
 
-def _first_documents(found: Iterator[list[int]], tokens: int | None) -> Iterator[list[int]]:
-    """Yields the first documents, as many as have at most `tokens` tokens; None: all."""
+def _first_documents(found: Iterator[tuple[list[int], int]], tokens: int | None) -> Iterator[tuple[list[int], int]]:
+    """Yields the first documents, as many as have at most `tokens` tokens that count; None: all.
+
+    Documents are yielded as they are found: the tokens, and the index of the first one that counts.
+    """
     taken = 0
-    for document in found:
-        taken += len(document)
+    for document, start in found:
+        taken += len(document) - start
         if tokens is not None and taken > tokens:
             return
-        yield document
+        yield document, start
 
 
 def _check(rate: float, epochs: int, batch: int, documents: int | None, tokens: int | None, warm_up: float) -> None:
@@ -258,9 +269,15 @@ def _training_arguments(
 
 
 def _trainer(
-    model: nn.Module, documents: list[list[int]], arguments: TrainingArguments, on_step: Callable[[_Step], None]
+    model: nn.Module,
+    documents: list[tuple[list[int], int]],
+    arguments: TrainingArguments,
+    on_step: Callable[[_Step], None],
 ) -> Trainer:
-    """Returns a Trainer that calls on_step after every step. Its `train` raises NonFiniteActivations for a NaN loss."""
+    """Returns a Trainer that calls on_step after every step. Its `train` raises NonFiniteActivations for a NaN loss.
+
+    A document is its tokens and the index of the first one that is predicted.
+    """
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
@@ -280,7 +297,8 @@ def _trainer(
                 raise NonFiniteActivations(f"step {state.global_step}: the loss is {loss}; try a lower rate")
             on_step({"step": state.global_step, "loss": loss, "rate": logs["learning_rate"]})
 
-    records = [{"input_ids": tokens} for tokens in documents]
+    # The labels are in the records, since Trainer removes what is no argument of the model's forward.
+    records = [{"input_ids": tokens, "labels": [IGNORED] * start + tokens[start:]} for tokens, start in documents]
     trainer = Trainer(
         model,
         arguments,
@@ -296,5 +314,9 @@ def _collate(records: list[dict[str, list[int]]]) -> dict[str, Tensor]:
     """Makes a batch, padded on the right; padding is not attended to and not predicted."""
     tokens = [torch.tensor(record["input_ids"]) for record in records]
     mask = pad_sequence([torch.ones_like(document) for document in tokens], batch_first=True)
-    input_ids = pad_sequence(tokens, batch_first=True)
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids.masked_fill(mask == 0, IGNORED)}
+    labels = [torch.tensor(record["labels"]) for record in records]
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True),
+        "attention_mask": mask,
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }

@@ -50,7 +50,10 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
     columns, rows = shutil.get_terminal_size()
     bar: tqdm[NoReturn]
     # Without a total there is no bar to draw. The note, which has the speed, then fits on a line of 80 columns.
-    layout = "{desc}: {n:,}{unit} [{elapsed}{postfix}]" if total is None else None
+    if total is None:
+        counted = "{n:,}{unit} [{elapsed}"
+    else:
+        counted = "{percentage:3.0f}%|{bar}| {n:,}/{total:,}{unit} [{elapsed}, {remaining} left"
     with tqdm(
         total=total,
         desc=label,
@@ -59,7 +62,7 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
         file=sys.stderr,
         ncols=columns,
         nrows=rows,
-        bar_format=layout,
+        bar_format=f"{{desc}}: {counted}{{postfix}}]",
     ) as bar:
         yield bar
 

@@ -34,7 +34,9 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.show_progress("fr", "documents", show=True, total=2) as bar:
         bar.update(2)
-    assert "100%" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "fr:   0%|" in printed and "| 0/2 documents [00:00, ? left]" in printed
+    assert "fr: 100%|" in printed and "| 2/2 documents [00:00, 00:00 left]" in printed
 
 
 def test_a_pass_on_a_terminal_of_80_columns_shows_time_and_speed_in_full(capsys, monkeypatch):

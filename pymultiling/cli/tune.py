@@ -125,8 +125,9 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="texts of one language that are not trained on, such as fr=fr.heldout.txt; the perplexity of all of "
-        f"them, whatever --tokens says, is measured before and after training; repeat the option for each language. FILE is {TEXT_FORMATS}",
+        help="texts of one language that are not trained on, such as fr=fr.heldout.txt; the perplexity of all of them, "
+        "whatever --tokens says, is measured before and after training; repeat the option for each language. FILE is "
+        f"{TEXT_FORMATS}",
     )
     add_model(parser)
     add_documents(parser)

@@ -6,8 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise, tokenise_messages
+from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise, tokenise_messages
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.models.modes import preserve_modes
@@ -54,7 +53,7 @@ class FineTuning:
         documents: number of documents in each epoch.
         parameters: number of trained parameters (single numbers).
         optimizer_bytes: size of the optimizer's state, in bytes.
-        corpus: how many texts were read, left out or cut.
+        corpus: how many texts were read, left out or cut, up to the last document that was trained on.
     """
 
     log: pandas.DataFrame
@@ -148,11 +147,12 @@ def fine_tune(
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
     tokenisation = read_texts(texts, report), tokenizer, length, report, pack
+    at_a_time = TEXTS_AT_A_TIME if documents is None and tokens is None else 1  # the report is of what is trained on
     if chat_template:
-        found = tokenise_messages(*tokenisation, chat_frame(tokenizer))
+        found = tokenise_messages(*tokenisation, chat_frame(tokenizer), at_a_time=at_a_time)
     else:
-        found = ((document, 0) for document in tokenise(*tokenisation))
-    trained = list(islice(_first_documents(found, tokens), documents))
+        found = ((document, 0) for document in tokenise(*tokenisation, at_a_time=at_a_time))
+    trained, report = _first_documents(found, report, documents, tokens)
     if not trained:
         raise CorpusError(f"the texts have no token to predict: {str(report) or 'nothing was read'}")
     steps = epochs * -(-len(trained) // batch)
@@ -201,17 +201,29 @@ def _restore_settings(model: nn.Module) -> Iterator[None]:
             vars(model).pop(PREPARED, None)
 
 
-def _first_documents(found: Iterator[tuple[list[int], int]], tokens: int | None) -> Iterator[tuple[list[int], int]]:
-    """Yields the first documents, as many as have at most `tokens` tokens that count; None: all.
+def _first_documents(
+    found: Iterator[tuple[list[int], int]], report: CorpusReport, documents: int | None, tokens: int | None
+) -> tuple[list[tuple[list[int], int]], CorpusReport]:
+    """Returns the first documents, and the report of the texts up to the last of them.
 
-    Documents are yielded as they are found: the tokens, and the index of the first one that counts.
+    Args:
+        found: yields the tokens of each document, and the index of the first one that counts.
+        report: the report, which `found` updates.
+        documents: take at most this many. None: all.
+        tokens: take as many as have at most this many tokens that count. None: all.
     """
-    taken = 0
-    for document, start in found:
-        taken += len(document) - start
-        if tokens is not None and taken > tokens:
-            return
-        yield document, start
+    taken: list[tuple[list[int], int]] = []
+    while documents is None or len(taken) < documents:
+        before = replace(report)
+        document, start = next(found, ([], 0))
+        if not document:
+            break
+        if tokens is not None:
+            tokens -= len(document) - start
+            if tokens < 0:
+                return taken, before
+        taken.append((document, start))
+    return taken, report
 
 
 def _check(rate: float, epochs: int, batch: int, documents: int | None, tokens: int | None, warm_up: float) -> None:

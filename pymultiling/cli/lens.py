@@ -33,6 +33,7 @@ COMMAND = Command(
     example="pymultiling lens --model Qwen/Qwen3-0.6B --texts fr=fr.txt --languages en,fr --out decoded",
 )
 MIN_SHOWN = 0.02  # a language is printed if some layer has at least this fraction of it
+MAX_SHOWN = 11  # languages, so that a line has at most 80 columns
 
 
 def add(commands: Commands) -> None:
@@ -106,12 +107,18 @@ def run(arguments: argparse.Namespace) -> None:
         record.write(folder)
     for name, table in tables.items():
         fractions = table.pivot(index="layer", columns="language", values="share")
-        fractions = fractions.loc[:, fractions.max() >= MIN_SHOWN]
+        largest = fractions.max().sort_values(ascending=False, kind="stable")
+        fractions = fractions[largest[largest >= MIN_SHOWN].index]
+        left_out = len(fractions.columns) - MAX_SHOWN
+        fractions = fractions.iloc[:, :MAX_SHOWN]
         by_last_layer = fractions.iloc[-1].sort_values(ascending=False, kind="stable").index
         print(f"{name}: {table.attrs['corpus']}")
         print(
             f"fraction of each layer's tokens that are in each language, for languages with at least {MIN_SHOWN:.0%} "
             "in some layer (other: tokens that belong to no language)"
         )
-        print(fractions[by_last_layer].round(2).to_string(), end="\n\n")
+        print(fractions[by_last_layer].round(2).to_string())
+        if left_out > 0:
+            print(f"not shown, but in lens.csv: {left_out} more with smaller fractions")
+        print()
     print(f"results are in {arguments.out}; the run took {record.elapsed:.1f} s")

@@ -197,7 +197,13 @@ def _evaluate(made: list[_Comparison]) -> list[list[float]]:
         (error / size).masked_fill(~is_wrong | is_zero, 0),
         error.masked_fill(~is_wrong | ~is_zero, 0),
     )
-    parts = is_wrong.to(size.dtype), relative, beside_zero, error.nan_to_num(), size.nan_to_num()
+    parts = (
+        is_wrong.to(size.dtype),
+        relative,
+        beside_zero,
+        error.nan_to_num(),
+        size.nan_to_num().masked_fill(is_zero, 0),
+    )
     columns = torch.split(torch.stack(parts), [len(each.error) for each in made], 1)
     rows: list[list[float]] = torch.stack([each.amax(1) for each in columns]).tolist()
     return rows

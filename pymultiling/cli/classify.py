@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             with record.stage("classify"):
                 after = _ternary(arguments, counts, "--counts")
-                _write_ternary(after, folder)
+                _write_ternary(after, folder, is_auto=arguments.lam == "auto")
                 record.note(lam=after.lam, threshold=after.threshold)
             if arguments.before is not None:
                 counts_before = read_counts(arguments.before)
@@ -160,7 +160,7 @@ def _run_lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStat
         print(f"{language}: {len(neurons):,} neurons")
 
 
-def _write_ternary(result: Ternary, folder: Path) -> None:
+def _write_ternary(result: Ternary, folder: Path, is_auto: bool) -> None:
     import pandas
 
     from pymultiling.methods.ternary_parts import PART_NAMES, ternary_parts
@@ -176,14 +176,19 @@ def _write_ternary(result: Ternary, folder: Path) -> None:
     if len(by_layer) >= len(PART_NAMES):
         parts = dict(ternary_parts(by_layer).items())
     plots.save(plots.ternary(result, parts), folder / "ternary.png")
+    chosen = ", the largest with which no general neuron is selected" if is_auto and not len(result.general) else ""
     print(
-        f"lambda {result.lam:g}; a neuron belongs to a language if it is active in more than {result.threshold:.1%} of "
-        "the language's positions"
+        f"lambda {result.lam:g}{chosen}; a neuron belongs to a language if it is active in more than "
+        f"{result.threshold:.1%} of the language's positions"
     )
     print(histogram.to_string(index=False), end="\n\n")
     print(by_layer.to_string(index=False))
+    if parts is not None:
+        print("\nfour parts in which these numbers are as even as possible, a proposal of what the layers do")
     for name, layers in (parts or {}).items():
-        print(f"{name}: layers {layers.start} to {layers.stop - 1}")
+        print(
+            f"{name}: layers {layers.start} to {layers.stop - 1}" if len(layers) > 1 else f"{name}: layer {layers[0]}"
+        )
 
 
 def _write_change(change: TernaryChange, folder: Path) -> None:

@@ -24,7 +24,7 @@ from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.data.chat import RULE
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import activation_table
+from pymultiling.results.tables import TOP_SHARE, activation_table
 
 if TYPE_CHECKING:
     from pymultiling.methods.activations import Activations
@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
             _write(counts, folder, facts)
         record.note(texts={language: asdict(report) for language, report in counts.corpora.items()})
         record.write(folder)
-    print(activation_table(counts), end="\n\n")
+    print(activation_table(counts))
+    print(f"active: the fraction of the FFN neurons that are active in a position; {TOP_SHARE}", end="\n\n")
     for language, report in counts.corpora.items():
         print(f"{language}: {report}")
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import model_folder
-from pymultiling.cli.shared.options import add_code
+from pymultiling.cli.shared.options import MODELS, add_code
 from pymultiling.errors import UnsupportedModel
 from pymultiling.results.run import versions
 
@@ -34,8 +35,8 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--model",
-        metavar="DIR|NAME",
-        help="a model to check: a folder that save_pretrained wrote, or a name on the Hugging Face Hub. Its "
+        metavar="DIR|FILE|NAME",
+        help=f"a model to check: {MODELS}. Its "
         "modules are compared with their weights and configuration, and importances with the effect of setting a few "
         "neurons to zero, on the CPU in float32 (default: only the machine is checked)",
     )
@@ -170,7 +171,7 @@ def _check_importance(name: str, revision: str | None, trust_remote_code: bool) 
 def _agreement(difference: float, is_right: bool) -> str:
     if is_right:
         return f"agrees to {difference:.0e}" if difference else "agrees bit for bit"
-    return f"does not agree: off by {difference:.0e}"
+    return f"does not agree: {f'off by {difference:.0e}' if math.isfinite(difference) else 'not zero, as expected'}"
 
 
 def _table(rows: dict[str, str], indent: str = "") -> str:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from pymultiling.cli.shared.argument_types import language_codes, name_and_path, positive_integer
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
+from pymultiling.cli.shared.default_checkpoint import keep_checkpoint_in_results
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FORMATS,
@@ -93,7 +94,7 @@ def add(commands: Commands) -> None:
     add_max_length(parser, "sentence")
     add_encoding(parser)
     add_field(parser)
-    add_pass(parser, in_out=False)
+    add_pass(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.sentences and arguments.languages:
         arguments.parser.error("argument --languages: not allowed with --sentences")
     record = start_record(arguments)
+    keep_checkpoint_in_results(arguments)
     join_processes()
     out = check_output_folder(arguments.out)
     sentences, are_parallel = _read_sentences(arguments, record)

@@ -10,6 +10,7 @@ from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import (
     TEXT_FILES,
+    add_chat_template,
     add_documents,
     add_model,
     add_pass,
@@ -32,6 +33,7 @@ COMMAND = Command(
     example="pymultiling lens --model Qwen/Qwen3-0.6B --texts fr=fr.txt --languages en,fr --out decoded",
 )
 MIN_SHOWN = 0.02  # a language is printed if some layer has at least this fraction of it
+MAX_SHOWN = 11  # languages, so that a line has at most 80 columns
 
 
 def add(commands: Commands) -> None:
@@ -61,6 +63,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_documents(parser)
+    add_chat_template(parser)
     add_pass(parser)
 
 
@@ -90,6 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
             top=arguments.top,
             max_length=arguments.max_length,
             pack=arguments.pack,
+            chat_template=arguments.chat_template,
         )
         if not is_first_process():
             return
@@ -103,12 +107,18 @@ def run(arguments: argparse.Namespace) -> None:
         record.write(folder)
     for name, table in tables.items():
         fractions = table.pivot(index="layer", columns="language", values="share")
-        fractions = fractions.loc[:, fractions.max() >= MIN_SHOWN]
+        largest = fractions.max().sort_values(ascending=False, kind="stable")
+        fractions = fractions[largest[largest >= MIN_SHOWN].index]
+        left_out = len(fractions.columns) - MAX_SHOWN
+        fractions = fractions.iloc[:, :MAX_SHOWN]
         by_last_layer = fractions.iloc[-1].sort_values(ascending=False, kind="stable").index
         print(f"{name}: {table.attrs['corpus']}")
         print(
             f"fraction of each layer's tokens that are in each language, for languages with at least {MIN_SHOWN:.0%} "
             "in some layer (other: tokens that belong to no language)"
         )
-        print(fractions[by_last_layer].round(2).to_string(), end="\n\n")
+        print(fractions[by_last_layer].round(2).to_string())
+        if left_out > 0:
+            print(f"not shown, but in lens.csv: {left_out} more with smaller fractions")
+        print()
     print(f"results are in {arguments.out}; the run took {record.elapsed:.1f} s")

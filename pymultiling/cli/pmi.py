@@ -15,7 +15,7 @@ from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_encoding, add_model, require, text_file
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import result_folder
-from pymultiling.results.tables import POSITION_LABELS, pmi_table
+from pymultiling.results.tables import POSITION_LABELS, TOP_SHARE, pmi_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(pmi_table(comparison.table))
     print(
         f"\n{comparison.items:,} items; active: fraction of the FFN neurons that are active at "
-        f"{POSITION_LABELS[arguments.positions]}"
+        f"{POSITION_LABELS[arguments.positions]}; {TOP_SHARE}"
     )
     if comparison.left_out:
         print(

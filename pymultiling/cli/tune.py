@@ -18,6 +18,7 @@ from pymultiling.cli.shared.options import (
     TEXT_FILES,
     TEXT_FORMATS,
     Once,
+    add_chat_template,
     add_documents,
     add_model,
     document_options,
@@ -124,11 +125,13 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE",
         type=name_and_path,
         action="append",
-        help="texts of one language that are not trained on, such as fr=fr.heldout.txt; their perplexity is measured "
-        f"before and after training; repeat the option for each language. FILE is {TEXT_FORMATS}",
+        help="texts of one language that are not trained on, such as fr=fr.heldout.txt; the perplexity of all of them, "
+        "whatever --tokens says, is measured before and after training; repeat the option for each language. FILE is "
+        f"{TEXT_FORMATS}",
     )
     add_model(parser)
     add_documents(parser)
+    add_chat_template(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -157,7 +160,13 @@ def run(arguments: argparse.Namespace) -> None:
         def measure_perplexities(stage: str) -> pandas.Series:
             with record.stage(stage):
                 matrix = ablation_matrix(
-                    model, tokenizer, {}, heldout_texts, progress=not arguments.quiet, **document_options(arguments)
+                    model,
+                    tokenizer,
+                    {},
+                    heldout_texts,
+                    chat_template=arguments.chat_template,
+                    progress=not arguments.quiet,
+                    **document_options(arguments),
                 )
             return cast("pandas.Series[float]", matrix.loc["none"])
 
@@ -177,6 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
                     tokens=most_tokens(arguments),
                     max_length=arguments.max_length,
                     pack=arguments.pack,
+                    chat_template=arguments.chat_template,
                     seed=arguments.seed,
                 )
         if heldout:

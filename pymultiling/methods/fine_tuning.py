@@ -6,16 +6,16 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport, read_texts
-from pymultiling.data.documents import document_length, tokenise
+from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise, tokenise_messages
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
 from pymultiling.models.modes import preserve_modes
@@ -53,7 +53,7 @@ class FineTuning:
         documents: number of documents in each epoch.
         parameters: number of trained parameters (single numbers).
         optimizer_bytes: size of the optimizer's state, in bytes.
-        corpus: how many texts were read, left out or cut.
+        corpus: how many texts were read, left out or cut, up to the last document that was trained on.
     """
 
     log: pandas.DataFrame
@@ -80,6 +80,7 @@ def fine_tune(
     weight_decay: float = 0.0,
     max_length: int = 512,
     pack: int | None = None,
+    chat_template: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> FineTuning:
@@ -109,6 +110,8 @@ def fine_tune(
         weight_decay: weight decay of AdamW. It does not apply to biases and norms.
         max_length: as in `detect`.
         pack: as in `detect`.
+        chat_template: as in `detect`: the texts' own tokens are predicted, each text as the user's message of the
+            tokenizer's chat template.
         seed: seed of the order of the documents and of dropout. The random generators of torch, numpy and Python are
             set to it.
         progress: show progress on stderr.
@@ -121,7 +124,7 @@ def fine_tune(
         CorpusError: the texts cannot be read, or have no token to predict.
         NonFiniteActivations: the loss or a parameter is NaN or infinite. The model cannot be used any more.
         ValueError: no parameter is trainable, an argument is out of its range, or the model is on a GPU other than the
-            first.
+            first; or as `detect` for `chat_template`.
 
     Warns:
         UserWarning: trainable parameters are in 16 bits.
@@ -143,11 +146,16 @@ def fine_tune(
         warnings.warn("parameters in 16 bits lose small steps: train a float32 model, or some neurons", stacklevel=2)
     report = CorpusReport()
     length = document_length(model, max_length, 1, pack)
-    found = tokenise(read_texts(texts, report), tokenizer, length, report, pack)
-    token_lists = list(islice(_first_documents(found, tokens), documents))
-    if not token_lists:
+    tokenisation = read_texts(texts, report), tokenizer, length, report, pack
+    at_a_time = TEXTS_AT_A_TIME if documents is None and tokens is None else 1  # the report is of what is trained on
+    if chat_template:
+        found = tokenise_messages(*tokenisation, chat_frame(tokenizer), at_a_time=at_a_time)
+    else:
+        found = ((document, 0) for document in tokenise(*tokenisation, at_a_time=at_a_time))
+    trained, report = _first_documents(found, report, documents, tokens)
+    if not trained:
         raise CorpusError(f"the texts have no token to predict: {str(report) or 'nothing was read'}")
-    steps = epochs * -(-len(token_lists) // batch)
+    steps = epochs * -(-len(trained) // batch)
     log: list[_Step] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -169,14 +177,14 @@ def fine_tune(
             seed=seed,
             use_cpu=device.type == "cpu",
         )
-        trainer = _trainer(model, token_lists, arguments, on_step)
+        trainer = _trainer(model, trained, arguments, on_step)
         trainer.train()
     if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
         raise NonFiniteActivations(f"after {steps} steps parameters are NaN or infinite; try a lower rate")
     assert trainer.optimizer is not None  # train() has made it
     state = (value for values in trainer.optimizer.state.values() for value in values.values())
     optimizer_bytes = sum(value.nbytes for value in state if isinstance(value, Tensor))
-    return FineTuning(pandas.DataFrame(log), len(token_lists), parameters, optimizer_bytes, report)
+    return FineTuning(pandas.DataFrame(log), len(trained), parameters, optimizer_bytes, report)
 
 
 @contextmanager
@@ -193,14 +201,29 @@ def _restore_settings(model: nn.Module) -> Iterator[None]:
             vars(model).pop(PREPARED, None)
 
 
-def _first_documents(found: Iterator[list[int]], tokens: int | None) -> Iterator[list[int]]:
-    """Yields the first documents, as many as have at most `tokens` tokens; None: all."""
-    taken = 0
-    for document in found:
-        taken += len(document)
-        if tokens is not None and taken > tokens:
-            return
-        yield document
+def _first_documents(
+    found: Iterator[tuple[list[int], int]], report: CorpusReport, documents: int | None, tokens: int | None
+) -> tuple[list[tuple[list[int], int]], CorpusReport]:
+    """Returns the first documents, and the report of the texts up to the last of them.
+
+    Args:
+        found: yields the tokens of each document, and the index of the first one that counts.
+        report: the report, which `found` updates.
+        documents: take at most this many. None: all.
+        tokens: take as many as have at most this many tokens that count. None: all.
+    """
+    taken: list[tuple[list[int], int]] = []
+    while documents is None or len(taken) < documents:
+        before = replace(report)
+        document, start = next(found, ([], 0))
+        if not document:
+            break
+        if tokens is not None:
+            tokens -= len(document) - start
+            if tokens < 0:
+                return taken, before
+        taken.append((document, start))
+    return taken, report
 
 
 def _check(rate: float, epochs: int, batch: int, documents: int | None, tokens: int | None, warm_up: float) -> None:
@@ -258,9 +281,15 @@ def _training_arguments(
 
 
 def _trainer(
-    model: nn.Module, documents: list[list[int]], arguments: TrainingArguments, on_step: Callable[[_Step], None]
+    model: nn.Module,
+    documents: list[tuple[list[int], int]],
+    arguments: TrainingArguments,
+    on_step: Callable[[_Step], None],
 ) -> Trainer:
-    """Returns a Trainer that calls on_step after every step. Its `train` raises NonFiniteActivations for a NaN loss."""
+    """Returns a Trainer that calls on_step after every step. Its `train` raises NonFiniteActivations for a NaN loss.
+
+    A document is its tokens and the index of the first one that is predicted.
+    """
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
@@ -280,7 +309,8 @@ def _trainer(
                 raise NonFiniteActivations(f"step {state.global_step}: the loss is {loss}; try a lower rate")
             on_step({"step": state.global_step, "loss": loss, "rate": logs["learning_rate"]})
 
-    records = [{"input_ids": tokens} for tokens in documents]
+    # The labels are in the records, since Trainer removes what is no argument of the model's forward.
+    records = [{"input_ids": tokens, "labels": [IGNORED] * start + tokens[start:]} for tokens, start in documents]
     trainer = Trainer(
         model,
         arguments,
@@ -296,5 +326,9 @@ def _collate(records: list[dict[str, list[int]]]) -> dict[str, Tensor]:
     """Makes a batch, padded on the right; padding is not attended to and not predicted."""
     tokens = [torch.tensor(record["input_ids"]) for record in records]
     mask = pad_sequence([torch.ones_like(document) for document in tokens], batch_first=True)
-    input_ids = pad_sequence(tokens, batch_first=True)
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids.masked_fill(mask == 0, IGNORED)}
+    labels = [torch.tensor(record["labels"]) for record in records]
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True),
+        "attention_mask": mask,
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }

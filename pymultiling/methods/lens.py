@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.data.batches import Batch
+from pymultiling.data.chat import chat_frame
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.documents import document_length
 from pymultiling.data.languages import match_language
@@ -59,6 +60,7 @@ def lens(
     batch_tokens: int = 4096,
     pack: int | None = None,
     tokens: int | None = None,
+    chat_template: bool = False,
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -100,6 +102,7 @@ def lens(
         batch_tokens: as in `detect`.
         pack: as in `detect`.
         tokens: as in `detect`.
+        chat_template: as in `detect`: only the positions of the texts' own tokens are decoded.
         workers: as in `detect`.
         checkpoint: as in `detect`.
         checkpoint_seconds: as in `detect`.
@@ -118,7 +121,8 @@ def lens(
         CheckpointError: as `detect`.
         UnsupportedModel: as `importance`; or the model has no language-model head or no final norm.
         NonFiniteActivations: hidden states are NaN or infinite; the message names layer and document.
-        ValueError: unknown, repeated or fewer than two languages; an argument is out of its range.
+        ValueError: unknown, repeated or fewer than two languages; an argument is out of its range; or as `detect`
+            for `chat_template`.
     """
     options = Options(batch_tokens, workers, checkpoint, checkpoint_seconds, checkpoint_documents, progress, tokens)
     codes = lens_language_codes(languages)
@@ -130,6 +134,7 @@ def lens(
             top=top,
             max_length=max_length,
             pack=pack,
+            chat_template=chat_template,
             options=options,
             named="the texts",
         )
@@ -181,6 +186,7 @@ def count_top_tokens(
     top: int,
     max_length: int,
     pack: int | None,
+    chat_template: bool = False,
     options: Options,
     named: str = "texts {!r}",
 ) -> dict[str, tuple[Tensor, CorpusReport]]:
@@ -193,6 +199,7 @@ def count_top_tokens(
         top: as in `lens`.
         max_length: as in `detect`.
         pack: as in `detect`.
+        chat_template: as in `lens`.
         options: how the pass is run.
         named: a format string that makes the name of the texts in messages.
 
@@ -208,10 +215,12 @@ def count_top_tokens(
     """
     model = unwrap(model)
     probe = TopTokenProbe(model, top)
-    tokenisation = Tokenisation(tokenizer, document_length(model, max_length, options.batch_tokens, pack), pack)
+    length = document_length(model, max_length, options.batch_tokens, pack)
+    tokenisation = Tokenisation(tokenizer, length, pack, chat=chat_frame(tokenizer) if chat_template else None)
 
-    def measure(batch: Batch, _: BatchSource) -> Pending[Sums]:
-        counts, require_finite = probe.launch(batch.input_ids, batch.attention_mask)
+    def measure(batch: Batch, source: BatchSource) -> Pending[Sums]:
+        counted = batch.counted(source.positions[batch.order])
+        counts, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
         return Pending.checked(Sums(counts=counts), len(batch.order), require_finite)
 
     def check(name: str, total: Sums, report: CorpusReport) -> None:

@@ -217,6 +217,7 @@ def run_pass(
                 ) as bar,
                 _add_corpus_name(name, job, options.checkpoint, states),
             ):
+                pace.begin(bar)
                 try:
                     for step in _measure_corpus(documents_stream, first_state, measure, job, batch_tokens):
                         states[number] = step.state

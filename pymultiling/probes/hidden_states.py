@@ -140,12 +140,15 @@ class TopTokenProbe:
         return torch.zeros(len(self.decoder.layers) + 1, self.vocabulary, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def launch(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    def launch(
+        self, input_ids: Tensor, attention_mask: Tensor, counted: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[], None]]:
         """Launches the measurement of a batch, without waiting for the device.
 
         Args:
             input_ids: (documents, length) int64, on any device.
             attention_mask: (documents, length), 0 for padding. A mask on a GPU is read first, which waits for the GPU.
+            counted: (documents, length) bool, the positions whose tokens are counted. None: all but padding.
 
         Returns:
             (layers + 1, vocabulary) int64 on the model's device: how often each token was among the top ones of each
@@ -154,7 +157,8 @@ class TopTokenProbe:
         """
         device = model_device(self.decoder.model)
         counts, valid = self.zero_counts(device), to_device(attention_mask.bool(), device)
-        token_rows = to_device(attention_mask.cpu().flatten().nonzero().squeeze(1), device)
+        positions = attention_mask if counted is None else counted
+        token_rows = to_device(positions.cpu().flatten().nonzero().squeeze(1), device)
         is_broken: dict[int, Tensor] = {}  # {index: (documents,) bool, whether the document has such states}
 
         def count_top_tokens(index: int, hidden: Tensor) -> None:

@@ -49,6 +49,9 @@ def _pivot(report: pandas.DataFrame, index: list[str], columns: str, values: str
     return table
 
 
+TOP_SHARE = "of the top 1%: how much of this the most active 1% of the neurons make up"  # what this column says
+
+
 def activation_table(statistics: Mapping[str, ActivationStatistics]) -> str:
     """Formats `pymultiling.activations`: positions, fraction of active neurons, and share of the most active 1%."""
     import pandas

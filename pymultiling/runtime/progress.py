@@ -49,8 +49,20 @@ def show_progress(label: str, unit: str, show: bool, total: int | None = None) -
     # tqdm shows nothing if the terminal does not report its size; this gives 80 and 24.
     columns, rows = shutil.get_terminal_size()
     bar: tqdm[NoReturn]
+    # Without a total there is no bar to draw. The note, which has the speed, then fits on a line of 80 columns.
+    if total is None:
+        counted = "{n:,}{unit} [{elapsed}"
+    else:
+        counted = "{percentage:3.0f}%|{bar}| {n:,}/{total:,}{unit} [{elapsed}, {remaining} left"
     with tqdm(
-        total=total, desc=label, unit=f" {unit}", disable=not show, file=sys.stderr, ncols=columns, nrows=rows
+        total=total,
+        desc=label,
+        unit=f" {unit}",
+        disable=not show,
+        file=sys.stderr,
+        ncols=columns,
+        nrows=rows,
+        bar_format=f"{{desc}}: {counted}{{postfix}}]",
     ) as bar:
         yield bar
 
@@ -72,6 +84,10 @@ class Pace:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._tokens = 0
+
+    def begin(self, bar: ProgressBar) -> None:
+        """Notes on a new bar what runs: the first batch of a large model takes minutes, and nothing is counted yet."""
+        bar.set_postfix_str("first batch")
 
     def update(self, bar: ProgressBar, documents: int, tokens: int, remaining: str) -> None:
         """Counts more documents and tokens. remaining: such as "12 min left", or "" if it is unknown."""
@@ -114,7 +130,7 @@ class _Lines:
         seconds = self.written - self.started
         line = f"{self.label}: {self.count:,}{self.of_total} {self.unit}, {seconds:.1f} s"
         # Only a loop with a note reports its speed. In the others units are few, or differ much in duration.
-        if self.note:
+        if self.note and self.count:
             speed = self.count / max(seconds, 1e-9)
             line += f", {speed:,.{0 if speed >= 10 else 1}f} {self.unit}/s, {self.note}"
         print(line, file=sys.stderr, flush=True)

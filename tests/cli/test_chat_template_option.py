@@ -1,5 +1,6 @@
-"""--chat-template of detect, count and ablate gives what chat_template=True gives in Python."""
+"""--chat-template of detect, count, ablate, tune and lens gives what chat_template=True gives in Python."""
 
+import copy
 import json
 
 import pandas
@@ -68,6 +69,36 @@ def test_count_and_ablate(chat_model, loaded, corpora, tmp_path, capsys):
     table = pandas.read_csv(tmp_path / "ablated" / "perplexity.csv", index_col=0)
     for name in ("none", "fr"):
         assert table.loc[name].tolist() == pytest.approx(perplexities.loc[name].tolist())
+
+
+def test_tune(chat_model, loaded, corpora, tmp_path):
+    pytest.importorskip("accelerate", reason="Trainer needs accelerate")
+    words = ["--model", chat_model, "--texts", corpora["fr"], "--freeze", 0, *SMALL_BATCHES]
+    heldout = ["--heldout", f"de={corpora['de']}"]
+    assert run("tune", *words, *heldout, "--chat-template", "--out", tmp_path / "out") == 0
+    before = pml.perplexity(*loaded, corpora["de"], **OPTIONS)
+    table = pandas.read_csv(tmp_path / "out" / "perplexity.csv", index_col=0)
+    assert table.loc["de", "before"] == pytest.approx(before)
+    options = {name: OPTIONS[name] for name in ("max_length", "progress", "chat_template")}
+    losses = pml.fine_tune(copy.deepcopy(loaded[0]), loaded[1], corpora["fr"], **options).log["loss"]
+    assert pandas.read_csv(tmp_path / "out" / "log.csv")["loss"].tolist() == pytest.approx(losses.tolist())
+
+
+def test_lens_counts_the_texts_tokens(chat_model, corpora, tmp_path, monkeypatch):
+    """Tokens of this tokenizer have no language, so that the counts are compared, before they become shares."""
+    pytest.importorskip("lingua")
+    counts = []
+
+    def keep(texts, *_, **__):
+        counts.append({name: table.clone() for name, (table, _) in texts.items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pymultiling.methods.lens.lens_tables", keep)
+    words = ["--model", chat_model, *SMALL_BATCHES, *repeat("--texts", corpora), "--languages", "en,fr", "--top", 3]
+    assert run("lens", *words, "--chat-template", "--out", tmp_path / "out") == 130
+    for name, path in corpora.items():
+        words_of = sum(min(len(line.split()), 16 - 3) for line in path.read_text().splitlines())
+        assert counts[0][name].sum(1).tolist() == [3 * words_of] * 3
 
 
 def test_a_tokenizer_without_template_is_refused_with_the_way_out(model, corpora, tmp_path, capsys):

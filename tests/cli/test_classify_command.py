@@ -26,7 +26,13 @@ def test_writes_the_kinds_that_ternary_finds(tmp_path, capsys):
     assert run("classify", "--counts", tmp_path / "counts", "--out", out, *options) == 0
     counts = dict(sorted(counts.items()))  # the files of a folder are read in the order of their names
     truth = pml.ternary(counts, top=0.2, bar=0.8, lam=0.1, scale="paper")
-    assert "lambda 0.1" in (printed := capsys.readouterr().out) and "shared space: layers" in printed
+    printed = capsys.readouterr().out
+    assert printed.startswith("lambda 0.1; a neuron belongs") and "a proposal of what the layers do" in printed
+    parts = pml.ternary_parts(truth.by_layer())
+    assert sorted(map(len, parts.values())) == [1, 1, 1, 2]
+    for name, layers in parts.items():
+        expected = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[1]}"
+        assert f"\n{name}: {expected}\n" in printed
     for language, neurons in truth.neurons.items():
         assert pml.NeuronSet.load(out / "neurons" / f"{language}.safetensors") == neurons
     for kind in ("specific", "related", "general"):
@@ -35,6 +41,14 @@ def test_writes_the_kinds_that_ternary_finds(tmp_path, capsys):
     assert pandas.read_csv(out / "by_layer.csv").equals(truth.by_layer())
     assert (out / "ternary.png").stat().st_size > 10_000
     assert json.loads((out / "run.json").read_text())["threshold"] == pytest.approx(truth.threshold)
+
+
+def test_says_that_lambda_was_chosen_so_that_no_neuron_is_general(tmp_path, capsys):
+    counts = save_counts(tmp_path / "counts")
+    assert run("classify", "--counts", tmp_path / "counts", "--out", tmp_path / "out") == 0
+    truth = pml.ternary(counts)
+    assert len(truth.general) == 0
+    assert f"lambda {truth.lam:g}, the largest with which no general neuron is selected;" in capsys.readouterr().out
 
 
 def test_compares_the_kinds_before_and_after(tmp_path, capsys):

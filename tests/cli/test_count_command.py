@@ -21,6 +21,10 @@ def test_writes_the_counts_that_activations_gives(model, tmp_path, corpora, caps
     out = tmp_path / "out"
     assert count(model, corpora, out, "--positions", positions) == 0
     printed = capsys.readouterr()
+    assert (
+        "\nactive: the fraction of the FFN neurons that are active in a position; of the top 1%: how much"
+        in printed.out
+    )
     assert "fr: texts 6" in printed.out and "fr: counting (1 of 2): 6 documents" in printed.err
     assert {path.name for path in out.iterdir()} == {
         "counts", "proportion.csv", "most_active.csv", "activations.png", "run.json", "report.html",

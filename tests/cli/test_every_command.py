@@ -52,6 +52,15 @@ def test_help_ends_with_the_example(name, capsys):
     assert command.summary in " ".join(printed.split())
 
 
+@each_command
+def test_help_of_the_model_names_files_of_llama_cpp(name, capsys):
+    """`export` reads tensors of a folder, and takes no such file."""
+    assert run(name, "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    takes_models = "--model " in printed and name != "export"
+    assert ("a file of llama.cpp (.gguf)" in printed) == takes_models
+
+
 def test_help_lists_all_commands_by_group(capsys):
     assert run("--help") == 0
     lines = capsys.readouterr().out.splitlines()

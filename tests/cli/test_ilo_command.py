@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import pymultiling as pml
+from pymultiling.probes.hidden_states import SentenceMeanProbe
 from tests.support.command_line import SMALL_BATCHES, assert_error_line, assert_folder_holds, repeat, run
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
@@ -26,6 +27,10 @@ def ilo(model, out, *options) -> int:
 def embed(model, sentences, max_length: int = 16) -> pml.SentenceEmbeddings:
     loaded = AutoModelForCausalLM.from_pretrained(model)
     return pml.sentence_embeddings(loaded, tiny_tokenizer(), sentences, max_length=max_length, batch_tokens=64)
+
+
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
 
 
 def assert_table(path, truth: pandas.DataFrame) -> None:
@@ -97,6 +102,23 @@ def test_files_of_different_lengths_have_ilo_and_no_retrieval(model, tmp_path, c
     assert "no retrieval and no CKA: the languages' files have different numbers of lines" in printed
 
 
+def test_an_interrupted_run_continues_from_its_result_folder(model, tmp_path, table, capsys, monkeypatch):
+    """No sentence is embedded a second time, and the results replace the state."""
+    out = tmp_path / "out"
+    assert ilo(model, tmp_path / "whole", "--parallel", table) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("pymultiling.results.plots.save", interrupt)
+        assert ilo(model, out, "--parallel", table) == 130
+    assert_error_line(capsys, f"no results were written; run the same command again to continue from {out}/checkpoint")
+    assert_folder_holds(out, "checkpoint")
+    with monkeypatch.context() as patch:
+        patch.setattr(SentenceMeanProbe, "launch", None)
+        assert ilo(model, out, "--parallel", table) == 0
+    for name in ("ilo.csv", "retrieval.csv", "cka.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (out / "checkpoint").exists()
+
+
 @pytest.mark.parametrize(
     "options, status, text",
     [
@@ -136,4 +158,5 @@ def test_rejects_wrong_arguments(model, tmp_path, table, capsys, monkeypatch, op
         options = [word.replace(name, file) for word in options]
     assert ilo(model, tmp_path / "out", *options) == status
     assert_error_line(capsys, text)
-    assert_folder_holds(tmp_path, *names.values())
+    state = {"out"} if "23" in options else set()  # of the sentences, which were embedded before
+    assert_folder_holds(tmp_path, *names.values(), *state)

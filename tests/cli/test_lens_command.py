@@ -69,6 +69,15 @@ def test_prints_languages_that_reach_two_percent_in_some_layer(tmp_path, files, 
     assert [float(word) for word in last[1:]] == pytest.approx(shares.loc[6, header[1:]].tolist(), abs=6e-3)
 
 
+def test_prints_the_languages_with_the_largest_fractions_where_not_all_fit(tmp_path, files, capsys, monkeypatch):
+    monkeypatch.setattr("pymultiling.cli.lens.MAX_SHOWN", 2)
+    assert lens({"fr": files["fr"]}, tmp_path / "out", "--languages", "ka,en,fr") == 0
+    shown = capsys.readouterr().out
+    shares = pandas.read_csv(tmp_path / "out" / "lens.csv").pivot(index="layer", columns="language", values="share")
+    assert set(shown.splitlines()[2].split()[1:]) == set(shares.max().nlargest(2).index)
+    assert "\nnot shown, but in lens.csv: 1 more with smaller fractions\n\nresults are in" in shown
+
+
 @pytest.mark.parametrize(
     "options, status, text",
     [

@@ -1,5 +1,6 @@
 """chat_template=True: detection, counts, means and perplexity of texts as messages, of their own tokens only."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import pymultiling as pml
+from pymultiling.methods.lens import count_top_tokens
+from pymultiling.passes.corpus_pass import Options
 from tests.data.test_chat import chat_tokenizer
 from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer
@@ -83,6 +86,33 @@ def test_perplexity_is_that_of_the_texts_tokens():
     matrix = pml.ablation_matrix(MODEL, TOKENIZER, {"a": random_neurons(MODEL)}, CORPORA, **CHAT)
     for language, loss in expected.items():
         assert matrix.loc["none", language] == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_lens_decodes_the_texts_tokens():
+    options = Options(24, workers=0, progress=False)
+    texts_of = {"x": CORPORA["fr"]}
+    counts, _ = count_top_tokens(
+        MODEL, TOKENIZER, texts_of, top=3, max_length=64, pack=None, chat_template=True, options=options
+    )["x"]
+    expected = torch.zeros_like(counts)
+    for tokens in conversations("fr"):
+        output = MODEL(tokens, output_hidden_states=True)
+        logits = [MODEL.lm_head(MODEL.model.norm(states)) for states in output.hidden_states[:-1]] + [output.logits]
+        for layer, values in enumerate(logits):
+            expected[layer] += values[0, len(OPENING) :].topk(3).indices.flatten().bincount(minlength=counts.shape[1])
+    assert torch.equal(counts, expected)
+
+
+def test_training_predicts_the_texts_tokens():
+    """The first step's loss is that of the model as it was."""
+    pytest.importorskip("accelerate", reason="Trainer needs accelerate")
+    lines, options = CORPORA["fr"], {"chat_template": True, "progress": False}
+    training = pml.fine_tune(copy.deepcopy(MODEL), TOKENIZER, lines, batch=len(lines), **options)
+    expected = torch.cat(list(map(losses, conversations("fr")))).mean()
+    assert training.log["loss"].tolist() == [pytest.approx(expected.item(), rel=1e-5)]
+    counted = [len(line.split()) for line in lines]  # --tokens counts those of the texts
+    assert pml.fine_tune(copy.deepcopy(MODEL), TOKENIZER, lines, tokens=sum(counted[:2]), **options).documents == 2
 
 
 def test_statistics_with_and_without_a_template_are_not_added():

@@ -109,7 +109,9 @@ def test_steps_are_the_batches_of_all_epochs(epochs, batch, documents, steps):
 
 
 def test_the_option_documents_trains_on_the_first_ones():
-    results = (tune(tiny_model("llama"), TEXTS[:end], documents=3, epochs=2, batch=2) for end in (3, 6))
+    """The report is of the texts that were trained on."""
+    results = [tune(tiny_model("llama"), TEXTS[:end], documents=3, epochs=2, batch=2) for end in (3, 6)]
+    assert [result.corpus.texts for result in results] == [3, 3]
     pandas.testing.assert_frame_equal(*(result.log for result in results), check_exact=True)
 
 
@@ -118,7 +120,7 @@ def test_the_option_tokens_trains_on_the_first_documents():
     results = [tune(tiny_model("llama"), TEXTS[:2], epochs=2, batch=2)]
     results += [tune(tiny_model("llama"), tokens=tokens, epochs=2, batch=2) for tokens in (15, 22)]
     for result in results[1:]:
-        assert result.documents == 2
+        assert result.documents == result.corpus.texts == 2
         pandas.testing.assert_frame_equal(result.log, results[0].log, check_exact=True)
 
 

@@ -1,5 +1,7 @@
 """The numbers of a verification's report."""
 
+import math
+
 import pytest
 import torch
 
@@ -17,3 +19,18 @@ def test_differences_are_relative_to_the_largest_column_and_departures_to_their_
     result = comparisons.result()
     assert result.differences == {"product": pytest.approx(0.5)} and len(result.departures) == 1
     assert result.departures[0].sentence == "the FFN differs (off by 0.5 of its size): do this"
+
+
+def test_a_departure_where_zero_is_expected_has_no_relative_size():
+    """A number relative to zero says nothing, so the sentence has the difference itself, unless others have a size."""
+    error, tolerance = torch.tensor([0.25, 3e-3]), torch.full((2,), 1e-6)
+    comparisons = Comparisons()
+    comparisons.compare("o", "the output differs", "do this", error, tolerance, torch.zeros(2))
+    result = comparisons.result()
+    assert result.departures[0].sentence == "the output differs (off by 0.25 from zero): do this"
+    assert result.departures[0].size == math.inf and result.differences == {"o": math.inf}
+    comparisons = Comparisons()
+    comparisons.compare("o", "the output differs", "do this", error, tolerance, torch.tensor([0.0, 1.0]))
+    result = comparisons.result()
+    assert result.departures[0].sentence == "the output differs (off by 0.003 of its size): do this"
+    assert result.differences == {"o": pytest.approx(0.25)}  # relative to the largest column

@@ -34,7 +34,29 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.show_progress("fr", "documents", show=True, total=2) as bar:
         bar.update(2)
-    assert "100%" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "fr:   0%|" in printed and "| 0/2 documents [00:00, ? left]" in printed
+    assert "fr: 100%|" in printed and "| 2/2 documents [00:00, 00:00 left]" in printed
+
+
+def test_a_pass_on_a_terminal_of_80_columns_shows_time_and_speed_in_full(capsys, monkeypatch):
+    """Before the first batch, which can take minutes, the line says that it runs."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    pace = progress.Pace()
+    with progress.show_progress("de: measuring (1 of 6)", "documents", show=True) as bar:
+        pace.begin(bar)
+        monkeypatch.setattr(progress.time, "monotonic", lambda: pace._started + 10)
+        pace.update(bar, 1234, 54320, "77 min left")
+    printed = capsys.readouterr().err.replace("\n", "\r").split("\r")
+    assert "de: measuring (1 of 6): 0 documents [00:00, first batch]" in printed
+    assert printed[-2].rstrip() == "de: measuring (1 of 6): 1,234 documents [00:00, 77 min left, 5,432 tokens/s]"
+
+
+def test_a_loop_that_did_nothing_has_no_speed(capsys):
+    with progress.show_progress("fr", "documents", show=True) as bar:
+        progress.Pace().begin(bar)
+    assert capsys.readouterr().err == "fr: 0 documents, 0.0 s\n"
 
 
 def test_nothing_is_printed_unless_shown(capsys):

@@ -24,6 +24,7 @@ TEXT_FORMATS = (
     "a .txt file (one text per line), a .jsonl file (field text) or a .parquet file (column text); .txt and .jsonl may "
     f"be compressed (.gz, .zst). It is given as {PLACES}"
 )
+MODELS = "a folder that save_pretrained wrote, a file of llama.cpp (.gguf), or a name on the Hugging Face Hub"
 TEXT_FILES = f"{TEXT_FORMATS}, or - for texts from stdin, one per line"
 
 
@@ -91,10 +92,9 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
     """
     parser.add_argument(
         "--model",
-        metavar="DIR|NAME",
+        metavar="DIR|FILE|NAME",
         required=required,
-        help="the model: a folder that save_pretrained wrote, or a name on the Hugging Face Hub such as "
-        "Qwen/Qwen3-0.6B",
+        help=f"the model: {MODELS} such as Qwen/Qwen3-0.6B",
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
@@ -214,13 +214,8 @@ def add_max_length(parser: argparse.ArgumentParser, unit: str) -> None:
     )
 
 
-def add_pass(parser: argparse.ArgumentParser, in_out: bool = True) -> None:
-    """Adds the options that say how a pass over large corpora runs.
-
-    Args:
-        parser: the command's parser.
-        in_out: whether the state is saved in --out by default, as `start_pass_record` arranges. False: it is not saved.
-    """
+def add_pass(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how a pass over large corpora runs."""
     group = parser.add_argument_group(
         "large corpora",
         "Several processes share the work when the command is started as torchrun --nproc-per-node N -m pymultiling "
@@ -231,11 +226,7 @@ def add_pass(parser: argparse.ArgumentParser, in_out: bool = True) -> None:
         metavar="DIR",
         type=Path,
         help="folder that the state of the unfinished run is saved to; after an interruption the same command "
-        + (
-            "continues from it (default: checkpoint in --out, until the results are there)"
-            if in_out
-            else "continues from it (default: no state is saved)"
-        ),
+        "continues from it (default: checkpoint in --out, until the results are there)",
     )
     group.add_argument(
         "--checkpoint-seconds",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pymultiling.neurons.selection import Threshold, TopK, TopMean
 
 Rule = TypeVar("Rule", "TopK", "TopMean")
+MAX_RATIO = 2  # of numbers and mean lengths of documents between languages whose counts of neurons are compared
 
 
 def add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -99,13 +100,15 @@ def refuse_together(arguments: argparse.Namespace, option: str, *others: str) ->
 
 def print_detection(detection: Detection, rule: TopK | TopMean | Threshold) -> None:
     """Prints how many neurons were selected, and of how much text."""
-    from pymultiling.neurons.selection import TopK
+    from pymultiling.neurons.selection import TopK, TopMean
 
     print(counts_by_site(detection.report()), end="\n\n")
     for language, statistics in detection.statistics.items():
         size = f"{statistics.documents:,} documents, {statistics.tokens:,} tokens"
         report = f"; {detection.corpora[language]}" if language in detection.corpora else ""
         print(f"{language}: {size}{report}")
+    if not isinstance(rule, TopMean):
+        _print_unlike_documents(detection, in_all=not isinstance(rule, TopK) or rule.share == 1)
     if isinstance(rule, TopK) and rule.share == 1:
         for language, neurons in detection.specific().items():
             if not len(neurons):
@@ -113,3 +116,25 @@ def print_detection(detection: Detection, rule: TopK | TopMean | Threshold) -> N
                     f"{language}: no neuron was selected for this language only: try a --share below 1, such as 0.7, "
                     "so that a neuron needs to be among the most important in fewer documents"
                 )
+
+
+def _print_unlike_documents(detection: Detection, in_all: bool) -> None:
+    """Says if numbers of neurons differ between languages because their documents do.
+
+    Args:
+        detection: the selected neurons.
+        in_all: whether a neuron has to be important in all documents of a language.
+    """
+    counts = {language: each.documents for language, each in detection.statistics.items()}
+    lengths = {language: each.tokens / each.documents for language, each in detection.statistics.items()}
+    for values, what, is_too_much, advice in (
+        (lengths, "tokens in a document on average", True, "pack them in detect (such as --pack 128)"),
+        (counts, "documents", in_all, "measure as much text of each (--tokens, --pack), or select with --share 0.7"),
+    ):
+        fewest, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+        if is_too_much and values[most] > MAX_RATIO * values[fewest]:
+            print(
+                f"{fewest} has {values[fewest]:,.0f} {what} and {most} has {values[most]:,.0f}, which changes how many "
+                f"neurons are selected: to compare languages, {advice}"
+            )
+            return

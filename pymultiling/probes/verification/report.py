@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ class Departure:
     Attributes:
         check: the check that failed.
         sentence: which module computes something else, what it should compute, and what to do.
-        size: the difference, relative to what was expected; None where nothing was computed that could be compared.
+        size: the difference, relative to what was expected; infinite where zero was expected; None where nothing was
+            computed that could be compared.
     """
 
     check: Check
@@ -168,12 +170,15 @@ class Comparisons:
         for numbers in by_device.values():
             values.update(zip(numbers, _evaluate([self._made[number] for number in numbers])))
         for number, (check, subject, advice, *_) in enumerate(self._made):
-            is_wrong, largest_wrong, largest_error, largest_size = values[number]
-            difference = max(largest_wrong, largest_error / largest_size if largest_size else 0.0)
+            is_wrong, largest_wrong, largest_beside_zero, largest_error, largest_size = values[number]
+            if largest_size:
+                difference = max(largest_wrong, largest_error / largest_size)
+            else:
+                difference = math.inf if is_wrong else 0.0
             differences[check] = max(differences.get(check, 0.0), difference)
             if is_wrong:
-                sentence = f"{subject} (off by {largest_wrong:.2g} of its size): {advice}"
-                departures.append(Departure(check, sentence, largest_wrong))
+                off_by = f"{largest_wrong:.2g} of its size" if largest_wrong else f"{largest_beside_zero:.2g} from zero"
+                departures.append(Departure(check, f"{subject} (off by {off_by}): {advice}", largest_wrong or math.inf))
         return Verification(tuple(departures), differences, tuple(self.notes), self.example)
 
 
@@ -181,15 +186,24 @@ def _evaluate(made: list[_Comparison]) -> list[list[float]]:
     """Evaluates comparisons of one device, whose columns are put together, so that this takes few operations.
 
     Returns:
-        For each comparison whether it failed, its largest relative error above a tolerance, its largest error, and its
-        largest size.
+        For each comparison whether it failed, its largest relative error above a tolerance, its largest error above a
+        tolerance where zero was expected, which has no relative error, its largest error, and its largest size.
     """
     error, tolerance, size = (
         torch.cat([getattr(each, name) for each in made]) for name in ("error", "tolerance", "size")
     )
-    is_wrong = error > tolerance
-    relative = error / size.clamp(min=torch.finfo(size.dtype).tiny)
-    parts = is_wrong.to(size.dtype), relative.masked_fill(~is_wrong, 0), error.nan_to_num(), size.nan_to_num()
+    is_wrong, is_zero = error > tolerance, size < torch.finfo(size.dtype).tiny
+    relative, beside_zero = (
+        (error / size).masked_fill(~is_wrong | is_zero, 0),
+        error.masked_fill(~is_wrong | ~is_zero, 0),
+    )
+    parts = (
+        is_wrong.to(size.dtype),
+        relative,
+        beside_zero,
+        error.nan_to_num(),
+        size.nan_to_num().masked_fill(is_zero, 0),
+    )
     columns = torch.split(torch.stack(parts), [len(each.error) for each in made], 1)
     rows: list[list[float]] = torch.stack([each.amax(1) for each in columns]).tolist()
     return rows

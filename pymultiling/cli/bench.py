@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import positive_integer
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import model_folder
-from pymultiling.cli.shared.options import add_code, add_device
+from pymultiling.cli.shared.options import MODELS, add_code, add_device
 from pymultiling.errors import CheckpointError
 from pymultiling.results.run import versions
 
@@ -36,9 +36,8 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--model",
-        metavar="DIR|NAME",
-        help="a model: a folder that save_pretrained wrote, or a name on the Hugging Face Hub (default: the model in "
-        "the package)",
+        metavar="DIR|FILE|NAME",
+        help=f"a model: {MODELS} (default: the model in the package)",
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"

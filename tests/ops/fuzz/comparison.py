@@ -9,7 +9,7 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import KernelBackend
 from pymultiling.ops.dispatch import _run, why_unsupported
 from pymultiling.ops.registry import OPERATORS
-from tests.ops.fuzz.cases import Case, Gram, Mask, Nearest, Normed, Qk, Value
+from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.support.distances import all_distances, rounding
 from tests.support.error_budget import assert_within_budget, floor_of
 from tests.support.normed_changes import by_definition
@@ -55,7 +55,11 @@ def compare(case: Case, backend: KernelBackend) -> None:
     exact = _results(case, _widened(case.arguments()), "torch")
     for name, a, p, e in zip(operator.results, actual, plain, exact):
         assert a.dtype == p.dtype and a.shape == p.shape, name
-        if is_interpreted(backend) and a.dtype == torch.bfloat16 and not (isinstance(case, Mask) and case.scale == 0):
+        if (
+            is_interpreted(backend)
+            and _rounds_to_bfloat16(case, name, a)
+            and not (isinstance(case, Mask) and case.scale == 0)
+        ):
             continue  # the interpreter cuts digits off, and makes NaN of infinities, where a GPU rounds to bfloat16
         if name in operator.budget.equal_to_reference:
             wrong = ~_same(a, p)
@@ -64,7 +68,7 @@ def compare(case: Case, backend: KernelBackend) -> None:
             assert not wrong.any(), f"{name}: {int(wrong.sum())} differ: {a[wrong][:3]}, plain {p[wrong][:3]}"
             continue
         overflows = e.isfinite() & ~(e.to(p.dtype).isfinite() & p.isfinite())
-        wrong = ~e.isfinite() & a.isfinite()
+        wrong = ~e.isfinite() & a.isfinite() & ~p.isfinite()
         if not _multiplies_infinities(case):
             wrong |= ~e.isfinite() & ~_same(a, e) & _same(p, e)
         assert not wrong.any(), f"{name}: {a[wrong][:3]}, plain {p[wrong][:3]}, exact {e[wrong][:3]}"
@@ -105,8 +109,18 @@ def _size_of_terms(case: Case, result: str, exact: Tensor) -> Tensor | None:
     return None
 
 
+def _rounds_to_bfloat16(case: Case, name: str, result: Tensor) -> bool:
+    """Returns whether a result is rounded to bfloat16, or counts numbers that are, some of which underflow."""
+    if isinstance(case, Mask) and case.scale == 0:
+        return False
+    counts_small = isinstance(case, Ffn) and name == "active" and case.numbers.kind == "wide"
+    return result.dtype == torch.bfloat16 or (counts_small and case.numbers.dtype == "bfloat16")
+
+
 def _multiplies_infinities(case: Case) -> bool:
-    """Returns whether a gram is infinite, or multiplied with infinite numbers."""
+    """Returns whether a gram is infinite or multiplied with infinite numbers, or an FFN may overflow."""
+    if isinstance(case, Ffn):
+        return case.numbers.dtype == "float16" and case.numbers.kind == "wide"
     if isinstance(case, Value):
         return "infinite" in (case.gram_kind, case.numbers.kind)
     return isinstance(case, Normed) and case.weight_kind == "infinite"

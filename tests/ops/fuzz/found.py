@@ -58,4 +58,21 @@ FOUND: list[Case] = [
     # Under a low soft cap equal keys change nothing but rounding errors, however the inputs round.
     Qk(length=16, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
     Qk("qk_estimate", length=15, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
+    # Under a soft cap an infinite change of a score was taken for a finite one.
+    Qk(
+        "qk_estimate",
+        batch=2,
+        kv_heads=2,
+        length=2,
+        size=4,
+        rotated=None,
+        softcap=0.001,
+        numbers=Numbers(1669, kind="infinite"),
+    ),
+    # The comparison asked for the one of NaN and -inf, for counts of numbers that the interpreter lets underflow, and
+    # for the NaN of float64 where float32 has a number.
+    Ffn(tokens=1, width=16, count=0, activation="gelu_tanh", numbers=Numbers(0, "float16", kind="wide")),
+    Ffn(tokens=5, width=16, count=1, gated=False, numbers=Numbers(1, "bfloat16", kind="wide", factor=-30)),
+    Qk(length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
+    Qk("qk_estimate", length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
 ]

@@ -107,8 +107,8 @@ def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
     if layer.experts is not None:
         ffn = {"experts": layer.experts.module}
         if layer.shared is not None:
-            parts = layer.shared.parts
-            ffn |= {"shared gate": parts.gate, "shared up": parts.up, "shared down": parts.down}
+            shared = layer.shared.parts
+            ffn |= {"shared gate": shared.gate, "shared up": shared.up, "shared down": shared.down}
     elif layer.up is None:  # a plain FFN without a gate: `gate` holds its first projection
         ffn = {"up": layer.gate, "down": layer.down}
     else:

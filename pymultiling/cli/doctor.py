@@ -88,6 +88,8 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
     if layer.experts is not None:
         widths["ffn"] += f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
+    if layer.shared is not None:
+        widths["ffn"] += f", then {layer.shared.parts.width:,} of the shared expert"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
@@ -103,6 +105,9 @@ def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
     ffn: dict[str, nn.Module | Projection | None]
     if layer.experts is not None:
         ffn = {"experts": layer.experts.module}
+        if layer.shared is not None:
+            shared = layer.shared.parts
+            ffn |= {"shared gate": shared.gate, "shared up": shared.up, "shared down": shared.down}
     elif layer.up is None:  # a plain FFN without a gate: `gate` holds its first projection
         ffn = {"up": layer.gate, "down": layer.down}
     else:

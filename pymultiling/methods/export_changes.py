@@ -114,20 +114,23 @@ def changes_of_set(
 
     for number, layer in enumerate(decoder.layers):
         experts = layer.ffn_parts
-        if isinstance(experts, Experts) and "ffn" in neurons.sites and neurons.sites["ffn"][number].any():
+        routed = None
+        if isinstance(experts, Experts) and "ffn" in neurons.sites:
+            routed = neurons.sites["ffn"][number, : experts.width]
+        if isinstance(experts, Experts) and routed is not None and routed.any():
             if mean is not None:
                 raise UnsupportedModel(
                     "the neurons of experts have their mean only in the tokens that are routed to the expert, which no "
                     'bias holds: leave site "ffn" out of the set, or give a scale'
                 )
-            for expert, mask in enumerate(neurons.sites["ffn"][number].view(experts.expert_count, -1)):
+            for expert, mask in enumerate(routed.view(experts.expert_count, -1)):
                 if mask.any():
                     add(experts.module, "down_proj", Change(1, mask.nonzero().flatten(), factor, expert=expert))
-        for linear, on_input, indices in find_changed_modules(layer):
+        for linear, on_input, indices, own in find_changed_modules(layer):
             for site, places in indices.items():
-                if site not in neurons.sites or not neurons.sites[site][number].any():
+                if site not in neurons.sites or not neurons.sites[site][number, own].any():
                     continue
-                members = neurons.sites[site][number]
+                members = neurons.sites[site][number, own]
                 module = require_plain(linear, names.modules[linear])
                 size = inputs_of(module) if on_input else outputs_of(module)
                 index = torch.arange(size)[places][members]
@@ -139,7 +142,7 @@ def changes_of_set(
                     )
                 if module.bias is None:
                     continue
-                values = None if mean is None else mean[site][number][members].cpu().double()
+                values = None if mean is None else mean[site][number, own][members].cpu().double()
                 if not on_input:
                     add(module, "bias", Change(0, index, factor, values))
                 elif values is not None:

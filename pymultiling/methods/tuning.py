@@ -91,7 +91,7 @@ def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> 
     neurons.check_fits(decoder.widths(), len(decoder.layers))
     if len(neurons) == 0:
         raise ValueError("the set has no neurons, so that nothing would be trained: give a set with some")
-    if decoder.layers[0].experts is not None and len(neurons.only("ffn")):
+    if any(layer.experts is not None for layer in decoder.layers) and len(neurons.only("ffn")):
         raise UnsupportedModel(
             "the set has FFN neurons of experts, which cannot be trained alone: give neurons.only('q', 'k', 'v', 'o')"
         )

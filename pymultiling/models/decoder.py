@@ -54,6 +54,22 @@ class DenseFFN:
 
 
 @dataclass(frozen=True, eq=False)
+class SharedExpert:
+    """The FFN beside the experts of a mixture that every token passes (Qwen2-MoE, ERNIE 4.5).
+
+    Its neurons come after those of the experts: with E experts of I neurons, its neuron i is neuron E I + i of the
+    layer.
+
+    Attributes:
+        parts: its projections.
+        gate: a projection to one number, by whose sigmoid its output is multiplied, or None.
+    """
+
+    parts: DenseFFN
+    gate: nn.Module | None
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """The modules of one decoder layer, and the sizes that follow from their weights.
 
@@ -68,6 +84,7 @@ class Layer:
         attention_norm: a norm of the attention's output, or None.
         ffn: the module of the FFN.
         ffn_parts: the projections of the FFN, or its experts.
+        shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
         head_size: the number of neurons of one head.
         rotates: whether queries and keys are rotated.
@@ -83,6 +100,7 @@ class Layer:
     attention_norm: nn.Module | None
     ffn: nn.Module
     ffn_parts: DenseFFN | Experts
+    shared: SharedExpert | None
     ffn_norm: nn.Module | None
     head_size: int
     rotates: bool
@@ -108,6 +126,18 @@ class Layer:
         return self.ffn_parts if isinstance(self.ffn_parts, Experts) else None
 
     @property
+    def dense(self) -> DenseFFN | None:
+        """The projections through which all tokens pass: those of the FFN, or of the shared expert of a mixture."""
+        if isinstance(self.ffn_parts, DenseFFN):
+            return self.ffn_parts
+        return None if self.shared is None else self.shared.parts
+
+    @property
+    def dense_members(self) -> slice:
+        """Which FFN neurons of the layer are those of `dense`."""
+        return slice(self.ffn_parts.width if isinstance(self.ffn_parts, Experts) else 0, None)
+
+    @property
     def heads(self) -> int:
         """Number of query heads."""
         return self.q.width // self.head_size
@@ -120,7 +150,7 @@ class Layer:
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site."""
         return {
-            "ffn": self.ffn_parts.width,
+            "ffn": self.ffn_parts.width + (0 if self.shared is None else self.shared.parts.width),
             "q": self.q.width,
             "k": self.k.width,
             "v": self.v.width,
@@ -158,9 +188,11 @@ class Decoder:
         self.layers = [self._layer(layer, index, head_count) for index, layer in enumerate(self.layer_modules())]
         self.tensor_parallel = tensor_parallel_of(model, inner_linear(self.layers[0].q.module).weight)
         for site in ("ffn", "q", "k"):
-            if len({layer.width(site) for layer in self.layers}) != 1:
+            widths = {layer.width(site): None for layer in self.layers}
+            if len(widths) != 1:
                 raise UnsupportedModel(
-                    f"the layers of {class_name(model)} differ in the width of {site}, which is not supported"
+                    f"the layers of {class_name(model)} differ in the width of {site} ({', '.join(map(str, widths))} "
+                    "neurons), which is not supported, also where some layers are dense and others mixtures of experts"
                 )
 
     @cached_property
@@ -271,12 +303,14 @@ class Decoder:
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
         ffn_parts: DenseFFN | Experts
-        if family.experts is not None:
-            ffn_parts = ffn_experts(ffn, family, family.experts, where)
+        shared: SharedExpert | None = None
+        if family.experts is None or hasattr(ffn, family.down):
+            ffn_parts = self._dense_ffn(ffn, where)
         else:
-            down = find_linear(ffn, family.down, where)
-            gate, up = ffn_projections(ffn, family, where, width=inputs_of(down))
-            ffn_parts = DenseFFN(gate, up, down)
+            ffn_parts = ffn_experts(ffn, family.experts, where)
+            if family.shared_expert is not None:
+                parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
+                shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
         return Layer(
             attention=attention,
             q=q,
@@ -288,10 +322,16 @@ class Decoder:
             attention_norm=_find_optional(layer, family.attention_norm, where),
             ffn=ffn,
             ffn_parts=ffn_parts,
+            shared=shared,
             ffn_norm=_find_optional(layer, family.ffn_norm, where),
             head_size=head_size,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
         )
+
+    def _dense_ffn(self, ffn: nn.Module, where: str) -> DenseFFN:
+        down = find_linear(ffn, self.family.down, where)
+        gate, up = ffn_projections(ffn, self.family, where, width=inputs_of(down))
+        return DenseFFN(gate, up, down)
 
 
 def _find_optional(parent: nn.Module, path: str | None, where: str) -> nn.Module | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import (
         BloomConfig,
         CohereConfig,
+        Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
         OlmoConfig,
@@ -67,6 +68,15 @@ def _cohere(config: CohereConfig) -> Family:
         k_norm="k_norm" if config.use_qk_norm else None,
         centred_norms=True,
         interleaved=True,
+    )
+
+
+def _ernie4_5_moe(config: Ernie4_5_MoeConfig) -> Family:
+    return Family(
+        interleaved=True,
+        half_tables=True,
+        experts="experts",
+        shared_expert="shared_experts" if config.moe_num_shared_experts else None,
     )
 
 
@@ -147,6 +157,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gemma3_text": replace(_OLMO2, norm_offset=1.0),
     "mixtral": Family(experts="experts"),
     "phimoe": Family(experts="experts"),
+    "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
+    "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),

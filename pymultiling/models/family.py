@@ -57,7 +57,12 @@ class Family:
         gate_up: one projection for gate and up, in this order, in place of `gate` and `up`.
         down: the down projection.
         experts: the module of all experts of a mixture-of-experts FFN, in place of the projections. Its parameters are
-            gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width).
+            gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width). Layers whose FFN has `down`
+            in its place are dense.
+        shared_expert: with `experts`, an FFN inside the FFN that every token passes, with `gate`, `up` and `down`. Its
+            output is added to that of the experts.
+        shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
+            `shared_expert` is multiplied; None: it is not multiplied.
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
@@ -95,6 +100,8 @@ class Family:
     gate_up: str | None = None
     down: str = "down_proj"
     experts: str | None = None
+    shared_expert: str | None = None
+    shared_expert_gate: str | None = None
     ffn_norm: str | None = None
     ffn_alone: bool = True
     activation: str | None = None
@@ -111,6 +118,11 @@ class Family:
             (self.q_norm is None or self.interface, "q_norm and k_norm need interface=True"),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
+            (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),
+            (
+                self.shared_expert is not None or self.shared_expert_gate is None,
+                "shared_expert_gate needs shared_expert",
+            ),
         ):
             if not is_valid:
                 raise ValueError(f"such a Family is not supported: {rule}")

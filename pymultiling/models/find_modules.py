@@ -78,13 +78,8 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
     return gate, up
 
 
-def ffn_experts(ffn: nn.Module, family: Family, path: str, where: str) -> Experts:
+def ffn_experts(ffn: nn.Module, path: str, where: str) -> Experts:
     """Returns the experts of an FFN that is a mixture of them; `path` is their place in the FFN."""
-    if hasattr(ffn, family.down):
-        raise UnsupportedModel(
-            f"{where} has one dense FFN in place of {path}: models in which only some layers are "
-            "mixtures of experts (Qwen3-MoE with mlp_only_layers or decoder_sparse_step) are not supported"
-        )
     return Experts.from_module(find(ffn, path, where), where)
 
 

@@ -127,14 +127,15 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         inside[start:stop] = True
         return NeuronSet({site: mask & inside for site, mask in self.sites.items()})
 
-    def by_expert(self, experts: int) -> Tensor:
+    def by_expert(self, experts: int, shared: int = 0) -> Tensor:
         """Splits the FFN members of a mixture-of-experts model by expert.
 
         Neuron n of a layer is neuron n % width of expert n // width. `NeuronSet({"ffn": result.flatten(1)})` is the way
-        back.
+        back where there is no shared expert.
 
         Args:
-            experts: how many experts a layer has.
+            experts: how many experts a layer has, without the shared one.
+            shared: how many neurons the shared expert has. They are the last ones of a layer, and are left out.
 
         Returns:
             (layers, experts, width) bool, True for members; width is the number of neurons of an expert.
@@ -143,13 +144,15 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             ValueError: the set has no site "ffn", or its neurons cannot be split among so many experts.
         """
         mask = self.sites.get("ffn")
-        if mask is None or experts < 1 or mask.shape[1] % experts:
+        routed = 0 if mask is None else mask.shape[1] - shared
+        if mask is None or experts < 1 or shared < 0 or routed < 1 or routed % experts:
             width = "no ffn neurons" if mask is None else f"{mask.shape[1]} ffn neurons a layer"
+            beside = f" and a shared one of {shared} neurons" if shared else ""
             raise ValueError(
-                f"the set has {width}, which cannot be split among {experts} experts; "
-                "give FFN neurons, and how many experts a layer has"
+                f"the set has {width}, which cannot be split among {experts} experts{beside}; "
+                "give FFN neurons, how many experts a layer has, and how many neurons their shared expert has"
             )
-        return mask.reshape(mask.shape[0], experts, -1)
+        return mask[:, :routed].reshape(mask.shape[0], experts, -1)
 
     def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
         """Draws a random set of the same size, uniformly and without replacement from all neurons.

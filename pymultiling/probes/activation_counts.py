@@ -104,19 +104,20 @@ class ActivationProbe:
         # The number of neurons of each layer in this process, which is smaller for a tensor-parallel model.
         local_widths: dict[int, int] = {}
 
-        def count_projection(index: int, gate: Projection, down: Linear) -> OutputHook:
+        def count_projection(index: int, first: int, gate: Projection, down: Linear) -> OutputHook:
             def count(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
                 x = switch_off(down, gate.select(output)).flatten(0, -2)
-                active[index, : x.shape[1]] = active_count(x, documents.of(x, "ffn", index))[0]
-                local_widths[index] = x.shape[1]
+                active[index, first : first + x.shape[1]] = active_count(x, documents.of(x, "ffn", index))[0]
+                local_widths[index] = local_widths.get(index, 0) + x.shape[1]
 
             return count
 
         def count_experts(index: int, experts: Experts) -> Callable[[Routed], None]:
             def count(routed: Routed) -> None:
                 routed = switch_off_routed(experts, routed)
-                active[index] = experts.active(routed, documents.of(routed.states, "ffn", index).ids, 1)[0]
-                local_widths[index] = experts.width
+                ids = documents.of(routed.states, "ffn", index).ids
+                active[index, : experts.width] = experts.active(routed, ids, 1)[0]
+                local_widths[index] = local_widths.get(index, 0) + experts.width
 
             return count
 
@@ -125,11 +126,12 @@ class ActivationProbe:
             ffn = layer.ffn_parts
             if isinstance(ffn, Experts):
                 attach_change(hooks, ffn, count_experts(index, ffn))
-            else:
-                hooks.after(ffn.gate.module, count_projection(index, ffn.gate, ffn.down))
+            dense, first = layer.dense, layer.dense_members.start
+            if dense is not None:
+                hooks.after(dense.gate.module, count_projection(index, first, dense.gate, dense.down))
         with hooks, evaluation_mode(self.decoder.model):
             output = self.decoder.forward(input_ids, attention_mask)
-        if len(local_widths) < len(self.decoder.layers):
+        if len(local_widths) < len(self.decoder.layers) or len(set(local_widths.values())) > 1:
             raise UnsupportedModel(
                 f"FFNs were seen in {len(local_widths)} of {len(self.decoder.layers)} layers: the model does not run "
                 f"its modules as its family does in transformers; {CORRECT_ENTRY}"

@@ -18,8 +18,7 @@ from pymultiling.models.routing import Routed
 from pymultiling.neurons.sites import SITES, Site, check_sites
 from pymultiling.probes.batch_documents import require_every_token
 from pymultiling.probes.hooks import Hooks
-from pymultiling.probes.neuron_changes import find_changed_modules
-from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.probes.neuron_changes import ChangedModule, find_changed_modules
 from pymultiling.probes.verification.entry import require_verified
 from pymultiling.probes.verification.report import Check
 from pymultiling.runtime.device_copies import sums_device, to_device
@@ -44,7 +43,7 @@ class ActivationSumProbe:
         self.decoder.require_weights()
         once = cast("list[Check]", [f"{site} once" for site in self.sites])
         require_verified(self.decoder, ["body", *cast("tuple[Site, ...]", self.sites), *once])
-        self._sums_experts = self.decoder.layers[0].experts is not None and "ffn" in self.sites
+        self._sums_experts = "ffn" in self.sites and any(layer.experts is not None for layer in self.decoder.layers)
 
     def zero_sums(self, device: torch.device | None = None) -> dict[str, Tensor]:
         """Returns the sums of no tokens.
@@ -82,44 +81,47 @@ class ActivationSumProbe:
         devices = {parameter.device for parameter in self.decoder.model.parameters()}
         counts = {place: to_device(weights.flatten(), place) for place in devices}
 
-        def add(layer: int, indices: SiteIndices, full_width: int, x: Tensor) -> None:
+        def add(layer: int, place: ChangedModule, full_width: int, x: Tensor) -> None:
+            indices, members = place.indices, place.members
             require_every_token(x, attention_mask.numel(), ", ".join(indices), layer)
             x = upcast(x.flatten(0, -2))
             local_total = counts[x.device].to(x.dtype) @ x
             total = self.decoder.tensor_parallel.gather(local_total, full_width).to(device).double()
             for site, index in indices.items():
                 if site in sums:
-                    sums[site][layer] += total[index if isinstance(index, slice) else to_device(index, device)]
+                    values = total[index if isinstance(index, slice) else to_device(index, device)]
+                    sums[site][layer, members] += values
+            if "ffn" in indices and self._sums_experts:
+                sums["routed"][layer, members] += to_device(weights.sum(), device)
 
         def add_input(
-            layer: int, indices: SiteIndices, full_width: int, _: nn.Module, args: tuple[Tensor, ...]
+            layer: int, place: ChangedModule, full_width: int, _: nn.Module, args: tuple[Tensor, ...]
         ) -> None:
-            add(layer, indices, full_width, args[0])
+            add(layer, place, full_width, args[0])
 
         def add_output(
-            layer: int, indices: SiteIndices, full_width: int, _: nn.Module, args: tuple[Tensor, ...], output: Tensor
+            layer: int, place: ChangedModule, full_width: int, _: nn.Module, args: tuple[Tensor, ...], output: Tensor
         ) -> None:
-            add(layer, indices, full_width, output)
+            add(layer, place, full_width, output)
 
         def add_routed(layer: int, experts: Experts, routed: Routed) -> None:
             require_every_token(routed.states, attention_mask.numel(), "ffn", layer)
             documents = counts[routed.hidden.device] - 1  # 0 for tokens that count, -1 for others
             total, routed_tokens = experts.total_and_tokens(routed, documents, 1)
-            sums["ffn"][layer] += total[0].to(device).double()
-            sums["routed"][layer] += routed_tokens[0].to(device)
+            sums["ffn"][layer, : experts.width] += total[0].to(device).double()
+            sums["routed"][layer, : experts.width] += routed_tokens[0].to(device)
 
         hooks = Hooks()
         for number, layer in enumerate(self.decoder.layers):
             if self._sums_experts and layer.experts is not None:
                 attach_change(hooks, layer.experts, partial(add_routed, number, layer.experts))
-            for module, on_input, indices in find_changed_modules(layer):
-                if not sums.keys() & indices.keys():
+            for place in find_changed_modules(layer):
+                if not sums.keys() & place.indices.keys():
                     continue
-                full_width = inputs_of(module) if on_input else outputs_of(module)
-                if on_input:
-                    hooks.before(module, partial(add_input, number, indices, full_width))
+                if place.on_input:
+                    hooks.before(place.module, partial(add_input, number, place, inputs_of(place.module)))
                 else:
-                    hooks.after(module, partial(add_output, number, indices, full_width))
+                    hooks.after(place.module, partial(add_output, number, place, outputs_of(place.module)))
         with hooks, evaluation_mode(self.decoder.model):
             self.decoder.forward(input_ids, attention_mask)
         return sums

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, check_token_ids, model_device
+from pymultiling.models.decoder import Decoder, DenseFFN, Layer, SharedExpert, check_token_ids, model_device
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.length_scaling import group_rows, length_group
 from pymultiling.models.linear import Linear, Projection, device_of, inputs_of
@@ -221,10 +221,13 @@ class ImportanceProbe:
         self._valid, self._counted_queries = valid, None if counts_all else counted
         self._documents = BatchDocuments.of_rows(counted, is_full=is_full)
         self._values: dict[str, dict[int, Tensor]] = {site: _SeenOnce(site) for site in self.sites}
+        self._shared_values: dict[int, Tensor] = _SeenOnce("ffn")  # of shared experts
         with evaluation_mode(self.decoder.model), self._watch():
             self.decoder.forward(input_ids, mask)
         del self._valid, self._counted_queries, self._documents  # a recording's memory must not stay in use
         values_by_site, self._values = self._values, {}
+        if "ffn" in values_by_site:
+            values_by_site["ffn"] = self._join_shared(values_by_site["ffn"])
         for site, values in values_by_site.items():
             if len(values) < len(self.decoder.layers):
                 raise UnsupportedModel(
@@ -233,6 +236,20 @@ class ImportanceProbe:
                     "transformers' attention interface, interface=False)"
                 )
         return (self._stack_layers(values_by_site, valid.device),)
+
+    def _join_shared(self, routed: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Returns the importance of all FFN neurons by layer: those of experts, then those of the shared expert.
+
+        Layers whose shared expert was not seen are left out.
+        """
+        shared, self._shared_values = self._shared_values, {}
+        joined = {}
+        for index, values in routed.items():
+            if self.decoder.layers[index].shared is None:
+                joined[index] = values
+            elif index in shared:
+                joined[index] = torch.cat([values, shared[index]], 1)
+        return joined
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""
@@ -265,6 +282,8 @@ class ImportanceProbe:
         if isinstance(layer.ffn_parts, Experts):
             experts = layer.ffn_parts
             attach_change(hooks, experts, partial(self._keep_routed, index, experts))
+            if layer.shared is not None:
+                self._watch_shared(hooks, index, layer.shared)
         else:
             self._watch_dense_ffn(hooks, index, layer, layer.ffn_parts)
 
@@ -288,7 +307,7 @@ class ImportanceProbe:
             documents = partial(self._documents.of, site="ffn", layer=index)
             fuse_ffn(hooks, self.decoder.activation, layer, ffn, documents, keep_fused)
         elif is_released:
-            self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down)
+            self._watch_magnitude(hooks, index, ffn.up or ffn.gate, ffn.down, self._values["ffn"])
         elif layer.ffn_norm is not None:
             self._watch_normed(hooks, index, layer, ffn.down, layer.ffn_norm)
         else:
@@ -307,12 +326,43 @@ class ImportanceProbe:
             energy = experts.energy(routed, documents, self._count)
             self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
 
-    def _watch_magnitude(self, hooks: Hooks, index: int, projection: Projection, down: Linear) -> None:
+    def _watch_shared(self, hooks: Hooks, index: int, shared: SharedExpert) -> None:
+        """Measures the neurons of a shared expert: sum_t (sigmoid(gate[t]) hidden[t, n])^2 ||W_down[:, n]||^2."""
+        parts, seen = shared.parts, dict[str, Tensor]()
+        if self.score == "released":
+            self._watch_magnitude(hooks, index, parts.up or parts.gate, parts.down, self._shared_values)
+            return
+
+        def keep_hidden(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen["hidden"] = args[0]
+            measure()
+
+        def keep_gate(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["gate"] = output
+            measure()
+
+        def measure() -> None:
+            """Measures the layer once the model has computed both, in whichever order."""
+            if "hidden" not in seen or (shared.gate is not None and "gate" not in seen):
+                return
+            x = upcast(seen.pop("hidden").flatten(0, -2))
+            if shared.gate is not None:
+                x = x * upcast(seen.pop("gate").flatten(0, -2)).sigmoid()
+            energy = column_energy(x, self._documents.of(x, "ffn", index))
+            self._shared_values[index] = energy * self._weight_products.column_norms(parts.down, x.shape[1])
+
+        hooks.before(parts.down, keep_hidden)
+        if shared.gate is not None:
+            hooks.after(shared.gate, keep_gate)
+
+    def _watch_magnitude(
+        self, hooks: Hooks, index: int, projection: Projection, down: Linear, values: dict[int, Tensor]
+    ) -> None:
         """Measures FFN neurons by sum_t |x[t, n]|, where x is the projection's output, 0 for neurons that are off."""
 
         def keep_magnitude(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(switch_off(down, projection.select(output)).flatten(0, -2)).abs()
-            self._values["ffn"][index] = document_sum(x, self._documents.of(x, "ffn", index).ids, self._count)
+            values[index] = document_sum(x, self._documents.of(x, "ffn", index).ids, self._count)
 
         hooks.after(projection.module, keep_magnitude)
 

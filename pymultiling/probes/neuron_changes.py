@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from pymultiling.models.checkpointing import remember_blocks
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer
+from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Linear, inner_linear, inputs_of, outputs_of
 from pymultiling.models.routing import Routed
@@ -22,7 +22,7 @@ from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets
-from pymultiling.probes.set_masks import SetMasks, SiteIndices, check_mean
+from pymultiling.probes.set_masks import ALL_MEMBERS, SetMasks, SiteIndices, check_mean
 from pymultiling.probes.switched_off import mark_as_switch
 
 Threads: TypeAlias = Literal["own", "all"]
@@ -73,15 +73,16 @@ def change_neurons(
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):
-            found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj)
+            of_experts = slice(ffn.width)
+            found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj, of_experts)
             if found is not None:
                 routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
                 if switches_off:
                     mark_as_switch(routed_change, routed_change)
                 attach_change(hooks, ffn, routed_change)
-        for module, on_input, indices in find_changed_modules(layer):
+        for module, on_input, indices, members in find_changed_modules(layer):
             width = inputs_of(module) if on_input else outputs_of(module)
-            found = set_masks.of_module(number, indices, width, inner_linear(module).weight)
+            found = set_masks.of_module(number, indices, width, inner_linear(module).weight, members)
             if found is None:
                 continue
             masks, values = found
@@ -97,20 +98,32 @@ def change_neurons(
         yield row_sets
 
 
-def find_changed_modules(layer: Layer) -> Iterator[tuple[Linear, bool, SiteIndices]]:
-    """Finds the linear modules of a layer whose inputs or outputs are neurons, except those of experts.
+class ChangedModule(NamedTuple):
+    """A linear module whose inputs or outputs are neurons.
 
-    Yields:
-        A linear module; True if its inputs are neurons, False if its outputs are; the indices of each site among them.
+    Attributes:
+        module: the module.
+        on_input: True if its inputs are neurons, False if its outputs are.
+        indices: the indices of each site among them.
+        members: which neurons of the layer's site these are: of `ffn` of a mixture, those of the shared expert.
     """
-    if isinstance(layer.ffn_parts, DenseFFN):
-        yield layer.ffn_parts.down, True, {"ffn": slice(None)}
-    yield layer.o, True, {"o": slice(None)}
+
+    module: Linear
+    on_input: bool
+    indices: SiteIndices
+    members: slice = ALL_MEMBERS
+
+
+def find_changed_modules(layer: Layer) -> Iterator[ChangedModule]:
+    """Yields the linear modules of a layer whose inputs or outputs are neurons, except those of experts."""
+    if layer.dense is not None:
+        yield ChangedModule(layer.dense.down, True, {"ffn": slice(None)}, layer.dense_members)
+    yield ChangedModule(layer.o, True, {"o": slice(None)})
     outputs: dict[Linear, SiteIndices] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
         outputs.setdefault(projection.module, {})[site] = projection.index()
     for module, indices in outputs.items():
-        yield module, False, indices
+        yield ChangedModule(module, False, indices)
 
 
 # change(x, is_only_hook): in place only where no other hook has seen x, because it may keep it.

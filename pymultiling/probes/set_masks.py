@@ -14,6 +14,7 @@ from pymultiling.runtime.device_copies import to_device
 
 # {site: index of the site's neurons among the inputs or outputs of a module}
 SiteIndices: TypeAlias = dict[str, slice | Tensor]
+ALL_MEMBERS = slice(None)
 
 
 class SetMasks:
@@ -33,12 +34,12 @@ class SetMasks:
         """
         self._sets, self._layers = sets, layers
         self._mean = None if mean is None else {site: values.cpu() for site, values in mean.items()}
-        self._masks: dict[tuple[tuple[str, ...], int], Tensor] = {}
-        self._used_layers: dict[tuple[tuple[str, ...], int], list[bool]] = {}
+        self._masks: dict[tuple[object, ...], Tensor] = {}
+        self._used_layers: dict[tuple[object, ...], list[bool]] = {}
         self._copies: dict[tuple[object, ...], tuple[Tensor, Tensor | None]] = {}
 
     def of_module(
-        self, layer: int, indices: SiteIndices, width: int, weight: Tensor
+        self, layer: int, indices: SiteIndices, width: int, weight: Tensor, members: slice = ALL_MEMBERS
     ) -> tuple[Tensor, Tensor | None] | None:
         """Returns the masks and means of a module's inputs or outputs, or None if no set has neurons there.
 
@@ -47,20 +48,21 @@ class SetMasks:
             indices: the indices of each site among the inputs or outputs. Modules of the same sites have the same.
             width: number of the inputs or outputs.
             weight: the module's weight, which has the device of the result and the dtype of the means.
+            members: which neurons of the sites are the module's.
 
         Returns:
             (sets, width) bool, which inputs or outputs are in each set; and (width,), their means, or None if the sets
             have none. A site that `mean` lacks has zeros; `check_mean` makes sure that no set has neurons there.
         """
-        place = tuple(indices), width
+        place = tuple(indices), width, members.start, members.stop
         if place not in self._masks:
-            self._masks[place] = self._stack_masks(indices, width)
+            self._masks[place] = self._stack_masks(indices, width, members)
             self._used_layers[place] = self._masks[place].flatten(1).any(1).tolist()
         if not self._used_layers[place][layer]:
             return None
         key = *place, weight.device, weight.dtype
         if key not in self._copies:
-            means = self._stack_means(indices, width, weight.dtype)
+            means = self._stack_means(indices, width, members, weight.dtype)
             self._copies[key] = (
                 to_device(self._masks[place], weight.device),
                 None if means is None else to_device(means, weight.device),
@@ -68,23 +70,23 @@ class SetMasks:
         masks, values = self._copies[key]
         return masks[layer], None if values is None else values[layer]
 
-    def _stack_masks(self, indices: SiteIndices, width: int) -> Tensor:
+    def _stack_masks(self, indices: SiteIndices, width: int, members: slice) -> Tensor:
         """Returns (layers, sets, width) bool on the CPU."""
         masks = torch.zeros(self._layers, len(self._sets), width, dtype=torch.bool)
         for number, neurons in enumerate(self._sets):
             for site, index in indices.items():
                 if neurons is not None and site in neurons.sites:
-                    masks[:, number, index] = neurons.sites[site]
+                    masks[:, number, index] = neurons.sites[site][:, members]
         return masks
 
-    def _stack_means(self, indices: SiteIndices, width: int, dtype: torch.dtype) -> Tensor | None:
+    def _stack_means(self, indices: SiteIndices, width: int, members: slice, dtype: torch.dtype) -> Tensor | None:
         """Returns (layers, width) on the CPU."""
         if self._mean is None:
             return None
         means = torch.zeros(self._layers, width, dtype=dtype)
         for site, index in indices.items():
             if site in self._mean:
-                means[:, index] = self._mean[site].to(dtype)
+                means[:, index] = self._mean[site][:, members].to(dtype)
         return means
 
 

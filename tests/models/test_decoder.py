@@ -198,9 +198,11 @@ def test_layers_of_different_width_are_refused():
 
 
 @pytest.mark.parametrize("mixed", [dict(mlp_only_layers=[1]), dict(decoder_sparse_step=2)], ids=str)
-def test_layers_with_and_without_experts_are_refused(mixed):
-    dense = 1 if "mlp_only_layers" in mixed else 0
-    message = f"layer {dense} has one dense FFN in place of experts: models in which only some layers are"
+def test_dense_layers_of_another_width_than_the_experts_are_refused(mixed):
+    widths = "48, 16" if "mlp_only_layers" in mixed else "16, 48"
+    message = (
+        rf"differ in the width of ffn \({widths} neurons\), which is not supported, also where some layers are dense"
+    )
     with pytest.raises(pml.UnsupportedModel, match=message):
         Decoder(tiny_model("qwen3_moe", **mixed))
 

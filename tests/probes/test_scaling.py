@@ -23,7 +23,7 @@ def with_scaled_neurons(model, neurons: pml.NeuronSet, scale: float):
         if layer.experts is not None:
             columns = layer.experts.module.down_proj.data.mT
             columns[neurons.sites["ffn"][number].view(columns.shape[:2])] *= scale
-        for module, on_input, indices in find_changed_modules(layer):
+        for module, on_input, indices, _ in find_changed_modules(layer):
             weight = weight_of(module).data.T if on_input else weight_of(module).data
             for site, index in indices.items():
                 chosen = torch.arange(len(weight))[index][neurons.sites[site][number]]
@@ -83,7 +83,7 @@ def logits_with_replaced(model, neurons: pml.NeuronSet, mean: dict[str, torch.Te
         for number, layer in enumerate(Decoder(model).layers):
             if layer.experts is not None:
                 stack.enter_context(patch_experts(number, layer.experts.module))
-            for module, on_input, indices in find_changed_modules(layer):
+            for module, on_input, indices, _ in find_changed_modules(layer):
                 if on_input:
                     hook = module.register_forward_pre_hook(input_hook(number, indices))
                 else:

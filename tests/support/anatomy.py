@@ -23,7 +23,9 @@ OTHER_NAMES = {
 EXPERT_COUNT_FIELDS = {
     "mixtral": "num_local_experts",
     "phimoe": "num_local_experts",
+    "qwen2_moe": "num_experts",
     "qwen3_moe": "num_experts",
+    "ernie4_5_moe": "num_experts",
     "olmoe": "num_experts",
 }
 
@@ -69,6 +71,12 @@ def experts_of(layer) -> torch.nn.Module | None:
     return getattr(getattr(layer, "mlp", None), "experts", None)
 
 
+def shared_expert_of(layer) -> torch.nn.Module | None:
+    """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
+    mlp = getattr(layer, "mlp", None)
+    return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None)
+
+
 def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns gate and up, (tokens, E I) each, as eager experts compute them.
 
@@ -95,11 +103,17 @@ def sizes(config) -> dict[str, int]:
         "opt": "ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
+        "qwen2_moe": "moe_intermediate_size",
         "qwen3_moe": "moe_intermediate_size",
+        "ernie4_5_moe": "moe_intermediate_size",
     }
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
+    if config.model_type == "qwen2_moe":
+        ffn += config.shared_expert_intermediate_size
+    if config.model_type == "ernie4_5_moe":
+        ffn += config.moe_intermediate_size * config.moe_num_shared_experts
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
 
 
@@ -147,20 +161,29 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
     if site == "o":
         weight_of(output_of(layer, config)).data[:, n] = 0
     elif site == "ffn" and experts_of(layer) is not None:
-        zero_expert_neuron(experts_of(layer), n, ffn_part)
+        experts, shared = experts_of(layer), shared_expert_of(layer)
+        routed = experts.down_proj.shape[0] * experts.down_proj.shape[2]
+        if n < routed:
+            zero_expert_neuron(experts, n, ffn_part)
+        else:
+            _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n - routed, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
         is_fused = config.model_type in ("phi3", "glm", "glm4")
-        if ffn_part in ("gate", "all"):
-            _zero_row(gate, n)
-        if ffn_part in ("up", "all"):
-            _zero_row(up, n + (sizes(config)["ffn"] if is_fused else 0))
-        if ffn_part in ("down", "all"):
-            weight_of(down).data[:, n] = 0
+        _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
     elif (rows := rows_of(config, site)) is not None:
         _zero_row(getattr(attention, module_name(config, "qkv")), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
+
+
+def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:
+    if part in ("gate", "all"):
+        _zero_row(gate, n)
+    if part in ("up", "all"):
+        _zero_row(up, up_row)
+    if part in ("down", "all"):
+        weight_of(down).data[:, n] = 0
 
 
 def zero_expert_neuron(experts, n: int, part: str = "all") -> None:

@@ -93,9 +93,27 @@ MODELS = {
     ),
     "olmoe": ("Olmoe", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),  # they do not add up to 1
 }
-# Models of further families, whose entries have no field that a family of MODELS lacks. tests/models/
-# test_further_families.py compares them with brute force.
+# Models of further families. Their entries have no field that a family of MODELS lacks, or one with tests of its own,
+# as tests/models/test_shared_experts.py. tests/models/test_further_families.py compares them with brute force.
 HALF_SLIDING = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
+# The dense layer of the model that has one is as wide as the other layers: five experts of 8 and a shared one of 12.
+SHARED_EXPERT = dict(
+    EXPERTS,
+    intermediate_size=52,
+    num_experts=5,
+    num_experts_per_tok=2,
+    moe_intermediate_size=8,
+    shared_expert_intermediate_size=12,
+)
+ERNIE_MOE = dict(
+    EXPERTS,
+    head_dim=8,
+    moe_num_experts=5,
+    moe_k=2,
+    moe_intermediate_size=8,
+    moe_layer_start_index=0,
+    moe_num_shared_experts=1,
+)
 FURTHER_MODELS = {
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
     "seed_oss": ("SeedOss", dict(head_dim=12, attention_bias=True, attention_out_bias=True, mlp_bias=True)),
@@ -108,6 +126,18 @@ FURTHER_MODELS = {
     "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
+    "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
+    "qwen2_moe-half-dense": ("Qwen2Moe", dict(SHARED_EXPERT, mlp_only_layers=[0])),
+    "qwen3_moe-half-dense": (
+        "Qwen3Moe",
+        dict(MODELS["qwen3_moe"][1], intermediate_size=48, decoder_sparse_step=2),
+    ),
+    "ernie4_5_moe": ("Ernie4_5_Moe", ERNIE_MOE),
+    "ernie4_5_moe-half-dense": (
+        "Ernie4_5_Moe",
+        dict(ERNIE_MOE, intermediate_size=56, moe_layer_start_index=1, moe_num_shared_experts=2),
+    ),
+    "ernie4_5_moe-unshared": ("Ernie4_5_Moe", dict(ERNIE_MOE, moe_num_shared_experts=0)),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.attention import AttentionListener
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer
+from pymultiling.models.decoder import Decoder, Layer, SharedExpert
 from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.norms import epsilon
@@ -21,7 +21,7 @@ from pymultiling.models.routing import run_experts
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.verification import advice
-from pymultiling.probes.verification.ffn import expert_norms, product_norms, same_norms
+from pymultiling.probes.verification.ffn import expert_norms, product_norms, same_norms, shared_norms
 from pymultiling.probes.verification.fingerprint import is_ours
 from pymultiling.probes.verification.linear import Norms, linear_norms, plain_output
 from pymultiling.probes.verification.plan import Plan
@@ -69,9 +69,11 @@ class LayerWatch:
         hooks.after(layer.attention, self._surviving(["o"], self._check_attention))
         if isinstance(layer.ffn_parts, Experts):
             hooks.after(layer.ffn_parts.module, self._surviving(["ffn"], self._check_experts))
-        elif layer.down is not None and self._is_plain:
-            early = layer.down.register_forward_pre_hook(self._in_this_thread(self._keep_product), prepend=True)
+        if layer.dense is not None and self._is_plain:
+            early = layer.dense.down.register_forward_pre_hook(self._in_this_thread(self._keep_product), prepend=True)
             stack.callback(early.remove)
+        if layer.shared is not None and layer.shared.gate is not None:
+            hooks.after(layer.shared.gate, self._keep_shared_gate)
         if self.decoder.family.ffn:
             hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
@@ -131,11 +133,11 @@ class LayerWatch:
         for check, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
             modules.setdefault(projection.module, {})[cast("Check", check)] = projection
         modules[layer.o] = {"o": None}
-        if isinstance(layer.ffn_parts, DenseFFN):
-            for part in (layer.ffn_parts.gate, layer.ffn_parts.up):
+        if layer.dense is not None:
+            for part in (layer.dense.gate, layer.dense.up):
                 if part is not None:
                     modules.setdefault(part.module, {})["ffn"] = None
-            modules[layer.ffn_parts.down] = {"ffn": None}
+            modules[layer.dense.down] = {"ffn": None}
         return modules
 
     def _in_this_thread(self, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,6 +188,9 @@ class LayerWatch:
 
     def _keep_product(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._product = args[0]
+
+    def _keep_shared_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self._outputs[module] = output
 
     def _keep_scores(self, inputs: ScoreInputs) -> None:
         self._scores = inputs
@@ -253,14 +258,31 @@ class LayerWatch:
         if self._plan.kind == "scores":
             return
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
-        if last in self._outputs:
+        if layer.shared is not None:
+            self._check_shared(self._names[module], layer.shared, _first(output))
+        elif last in self._outputs:
             self._check_sublayer("ffn", self._names[module], last, _first(output), args)
-        if layer.experts is None:
-            self._check_product(module, args, output)
+        self._check_product(module, args, output)
+
+    def _check_shared(self, name: str, shared: SharedExpert, output: Tensor) -> None:
+        """Checks that an FFN returns the sum of its experts and its shared expert, which it multiplies by its gate."""
+        experts = self.layer.experts
+        if experts is None:
+            return
+        needed: list[nn.Module] = [experts.module, shared.parts.down, *([] if shared.gate is None else [shared.gate])]
+        outputs = [self._outputs[module] for module in needed if module in self._outputs]
+        if len(outputs) < len(needed):
+            problem = f"{name} does not call its experts, its shared expert and the gate of it"
+            self._comparisons.depart("ffn", f"{problem}: {advice.OUTPUT}")
+            return
+        routed, own, *gate = outputs
+        subject = f"{name} does not return the sum of its experts and its shared expert"
+        norms = shared_norms(routed, own, gate[0] if gate else None, output)
+        self._comparisons.compare("ffn", subject, advice.OUTPUT, *norms)
 
     def _check_product(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        ffn, product = self.layer.ffn_parts, self._product
-        if not isinstance(ffn, DenseFFN) or product is None:
+        ffn, product = self.layer.dense, self._product
+        if ffn is None or product is None:
             return
         if any(part is not None and part.module not in self._outputs for part in (ffn.gate, ffn.up)):
             return

@@ -62,7 +62,7 @@ class OffWatch:
 
     def keep(self, hooks: Hooks) -> None:
         """Adds hooks that keep tensors as they are before they are changed. Those that change them come after."""
-        for module, on_input, _ in self._modules:
+        for module, on_input, *_ in self._modules:
             if on_input:
                 hooks.before(module, self._keep_input)
             else:
@@ -70,8 +70,8 @@ class OffWatch:
 
     def compare(self, hooks: Hooks) -> None:
         """Adds hooks that compare. Those that change tensors come before."""
-        for module, on_input, indices in self._modules:
-            check = (self._check_columns if on_input else self._check_rows)(indices)
+        for module, on_input, indices, members in self._modules:
+            check = self._check_columns(indices, members) if on_input else self._check_rows(indices)
             hooks.after(module, self._surviving([cast("Check", site) for site in indices], check))
         if self._experts is not None:
             hooks.after(self._experts.module, self._surviving(["ffn"], self._check_experts))
@@ -91,7 +91,7 @@ class OffWatch:
     def _keep_output(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._before[module] = output
 
-    def _check_columns(self, indices: SiteIndices) -> Callable[..., None]:
+    def _check_columns(self, indices: SiteIndices, members: slice) -> Callable[..., None]:
         """Returns a hook after o or down, whose inputs are the neurons."""
         (site,) = indices
 
@@ -99,7 +99,8 @@ class OffWatch:
             before = self._valid(self._before.pop(module))
             if site == "o":
                 self._check_values(before)
-            x = before.index_fill(-1, _off(site, before.shape[-1], slice(None)).to(before.device), 0)
+            off = _off(site, before.shape[-1], slice(None), members.start or 0)
+            x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
             expected, returned = plain_output(module, x, some), self._valid(output)[..., some]
             subject = f"with neurons off, {self._names[module]} does not return what zeroed columns of its weight give"
@@ -157,9 +158,12 @@ class OffWatch:
         return rows.index_select(0, self._rows.to(x.device)) if len(rows) == self._tokens else rows
 
 
-def _off(site: str, width: int, index: slice | Tensor) -> Tensor:
-    """Returns the places, among `width` inputs or outputs, of the neurons of a site that are off."""
-    return torch.arange(width)[index][FIRST[site] :: STRIDE]
+def _off(site: str, width: int, index: slice | Tensor, before: int = 0) -> Tensor:
+    """Returns the places, among `width` inputs or outputs, of the neurons of a site that are off.
+
+    before: how many neurons of the site are in other modules and come before these.
+    """
+    return torch.arange(width)[index][(FIRST[site] - before) % STRIDE :: STRIDE]
 
 
 def _has_ours(module: nn.Module) -> bool:

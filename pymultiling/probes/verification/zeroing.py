@@ -92,9 +92,10 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
 
 def _linear_modules(layer: Layer) -> list[nn.Module]:
     """Returns the linear modules whose parameters are set to zero."""
-    projections = (layer.q, layer.k, layer.v, layer.gate, layer.up)
-    modules = [layer.o, layer.down, *(projection.module for projection in projections if projection is not None)]
-    return [module for module in modules if module is not None]
+    dense = layer.dense
+    projections = [layer.q, layer.k, layer.v, *([] if dense is None else [dense.gate, dense.up])]
+    modules = [layer.o, *([] if dense is None else [dense.down])]
+    return [*modules, *(projection.module for projection in projections if projection is not None)]
 
 
 def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callable[[], Tensor]) -> float:
@@ -218,14 +219,15 @@ def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
 
 def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
     """Returns views of the parameters of neuron n: rows and biases of projections, and columns."""
-    ffn = layer.ffn_parts
+    experts, dense = layer.experts, layer.dense
     if site == "o":
         return [weight_of(layer.o)[:, n]]
-    if site == "ffn" and isinstance(ffn, Experts):
-        return ffn.neuron_parameters(n)
-    if site == "ffn" and not isinstance(ffn, Experts):
-        up = [] if ffn.up is None else _row_parameters(ffn.up, n)
-        return [*_row_parameters(ffn.gate, n), *up, weight_of(ffn.down)[:, n]]
+    if site == "ffn" and experts is not None and n < experts.width:
+        return experts.neuron_parameters(n)
+    if site == "ffn" and dense is not None:
+        n -= layer.dense_members.start
+        up = [] if dense.up is None else _row_parameters(dense.up, n)
+        return [*_row_parameters(dense.gate, n), *up, weight_of(dense.down)[:, n]]
     return _row_parameters({"q": layer.q, "k": layer.k, "v": layer.v}[site], n)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CohereConfig,
         Exaone4Config,
         FalconConfig,
+        Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
         PhiConfig,
@@ -96,6 +97,11 @@ def _falcon(config: FalconConfig) -> Family:
     )
 
 
+def _ministral3(config: Ministral3Config) -> Family:
+    rotation: dict[str, Any] = config.rope_parameters  # type: ignore[assignment]
+    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
+
+
 def _olmo(config: OlmoConfig) -> Family:
     return Family(clip=config.clip_qkv)
 
@@ -136,6 +142,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "mistral": Family(),
     "ministral": Family(),
+    "ministral3": _ministral3,
     "seed_oss": Family(),
     "cwm": Family(),
     "arcee": Family(gate=None),

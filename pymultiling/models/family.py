@@ -41,6 +41,8 @@ class Family:
             taken from the projections, and attention scores are scaled by head size^-1/2.
         scaled_queries: whether the attention multiplies queries by head size^-1/2 before it passes them to the
             interface.
+        query_scaling: (b, n): the attention multiplies the query at position p by 1 + b ln(1 + floor(p / n)), behind
+            the rotation. It gets the positions as `position_ids`. None: queries are not scaled by position.
         rotation: the keyword argument in which the attention gets the cosines and sines of the rotation; None:
             nothing is rotated.
         rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
@@ -82,6 +84,7 @@ class Family:
     clip: float | None = None
     interface: bool = True
     scaled_queries: bool = False
+    query_scaling: tuple[float, int] | None = None
     rotation: str | None = "position_embeddings"
     rotates: str | None = None
     interleaved: bool = False
@@ -109,6 +112,10 @@ class Family:
             ),
             ((self.q_norm is None) == (self.k_norm is None), "give q_norm and k_norm both, or neither"),
             (self.q_norm is None or self.interface, "q_norm and k_norm need interface=True"),
+            (
+                self.query_scaling is None or (self.interface and not self.centred_norms),
+                "query_scaling needs interface=True and centred_norms=False",
+            ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
         ):

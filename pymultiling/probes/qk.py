@@ -58,6 +58,8 @@ def importance_from_scores(
     elif is_pre and (inputs.rotation is not None or layer.q_norm is not None):
         cos, sin = inputs.rotation or (None, None)
         q_plain, q_growth = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
+        if inputs.query_factors is not None:
+            q_plain = q_plain * inputs.query_factors[:, None, :, None].to(q_plain.dtype)
         k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
     q_importance, k_importance, *_ = qk_importance(
         query,

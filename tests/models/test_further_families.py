@@ -42,3 +42,16 @@ def test_verification_finds_no_departure(name, dtype, attention):
     model = tiny_model(name, dtype)
     model.set_attn_implementation(attention)
     assert verify(Decoder(model)).departures == ()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_rows_generate_under_their_own_sets(name):
+    """What is generated is what a copy with zeroed neurons generates, and without a set what the model generates."""
+    model, batch = tiny_model(name), tiny_batch((7, 4), padding="left")
+    neurons = random_neurons(model)
+    options = dict(max_new_tokens=5, do_sample=False)
+    with pml.deactivate(model, [neurons, None], rows=[0, 1]):
+        tokens = model.generate(**batch, **options)
+    assert torch.equal(tokens[0], with_zeroed_neurons(model, neurons).generate(**batch, **options)[0])
+    assert torch.equal(tokens[1], model.generate(**batch, **options)[1])

@@ -96,8 +96,13 @@ MODELS = {
 # Models of further families, whose entries have no field that a family of MODELS lacks. tests/models/
 # test_further_families.py compares them with brute force.
 HALF_SLIDING = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
+SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 FURTHER_MODELS = {
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
+    "ministral3": (  # documents are longer than the original context, so that queries are scaled
+        "Ministral3",
+        dict(sliding_window=6, head_dim=8, rope_parameters=dict(SCALED_QUERIES, llama_4_scaling_beta=0.4)),
+    ),
     "seed_oss": ("SeedOss", dict(head_dim=12, attention_bias=True, attention_out_bias=True, mlp_bias=True)),
     "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8)),
     "arcee": ("Arcee", {}),

@@ -21,7 +21,7 @@ DEVIATIONS = 8  # how many standard deviations the squared error of a head may b
 
 
 def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
-    """Returns the queries, and after them the keys, that the family's norms and rotation give, (B, H + K, l, d)."""
+    """Returns the queries and then the keys that the family's norms, rotation and scaling give, (B, H + K, l, d)."""
     family = decoder.family
     queries = _normed_heads(inputs.q, layer.q_norm, decoder, layer)
     heads = torch.cat([queries, _normed_heads(inputs.k, layer.k_norm, decoder, layer)], 1)
@@ -30,6 +30,8 @@ def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
         heads = rotate(heads, cos, sin, family.interleaved)
     if family.scaled_queries:
         heads[:, : layer.heads] *= layer.head_size**-0.5
+    if inputs.query_factors is not None:
+        heads[:, : layer.heads] *= inputs.query_factors[:, None, :, None]
     return heads
 
 

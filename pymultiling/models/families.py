@@ -147,6 +147,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "cwm": Family(),
     "arcee": Family(gate=None),
     "nemotron": Family(gate=None),
+    "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),

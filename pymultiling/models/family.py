@@ -63,6 +63,7 @@ class Family:
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
+        activation_parameters: the module inside the FFN that has the activation's parameters; None: it has none.
         norm_offset: what norms add to their weight before they multiply by it.
 
     Raises:
@@ -101,6 +102,7 @@ class Family:
     ffn_norm: str | None = None
     ffn_alone: bool = True
     activation: str | None = None
+    activation_parameters: str | None = None
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:

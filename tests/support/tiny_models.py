@@ -97,6 +97,14 @@ MODELS = {
 # test_further_families.py compares them with brute force.
 HALF_SLIDING = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=1e4,
+    factor=8.0,
+    original_max_position_embeddings=8,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+)
 FURTHER_MODELS = {
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
     "ministral3": (  # documents are longer than the original context, so that queries are scaled
@@ -107,6 +115,7 @@ FURTHER_MODELS = {
     "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8)),
     "arcee": ("Arcee", {}),
     "nemotron": ("Nemotron", dict(head_dim=8)),
+    "apertus": ("Apertus", dict(attention_bias=True, rope_parameters=dict(LLAMA3))),
     "olmo3": ("Olmo3", dict(HALF_SLIDING)),
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),

@@ -145,6 +145,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "ministral3": _ministral3,
     "seed_oss": Family(),
     "cwm": Family(),
+    "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
     "arcee": Family(gate=None),
     "nemotron": Family(gate=None),
     "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),

@@ -31,10 +31,12 @@ class Family:
         qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
         qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
             key, then the value. False: all queries, then all keys, then all values.
-        q_norm: a norm of the queries before the rotation. The length of its weight tells whether it is over one head or
-            over all heads.
+        q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
+            whether it is over one head or over all heads.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
         centred_norms: whether `q_norm` and `k_norm` subtract the mean, as LayerNorm does.
+        norms_behind_rotation: whether `q_norm` and `k_norm` come behind the rotation. They are then RMSNorms over one
+            head.
         clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
             are not clipped.
         interface: whether the attention passes queries and keys to transformers' attention interface. If not, they are
@@ -82,6 +84,7 @@ class Family:
     q_norm: str | None = None
     k_norm: str | None = None
     centred_norms: bool = False
+    norms_behind_rotation: bool = False
     clip: float | None = None
     interface: bool = True
     scaled_queries: bool = False
@@ -117,6 +120,11 @@ class Family:
             (
                 self.query_scaling is None or (self.interface and not self.centred_norms),
                 "query_scaling needs interface=True and centred_norms=False",
+            ),
+            (
+                not self.norms_behind_rotation
+                or bool(self.q_norm and not self.centred_norms and self.query_scaling is None),
+                "norms_behind_rotation needs q_norm, centred_norms=False and query_scaling=None",
             ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),

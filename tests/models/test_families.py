@@ -79,6 +79,7 @@ def test_other_values_than_families_are_refused(wrong):
             dict(query_scaling=(0.1, 8), centred_norms=True),
             "query_scaling needs interface=True and centred",
         ),
+        (dict(norms_behind_rotation=True), "norms_behind_rotation needs q_norm"),
         (dict(half_tables=True), "half_tables needs interleaved=True"),
     ],
     ids=str,

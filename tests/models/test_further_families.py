@@ -1,5 +1,6 @@
 """Families whose entries combine what other families have, against brute force in tiny models of their own classes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.families import FAMILIES
 from pymultiling.probes import importance
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
@@ -79,3 +81,12 @@ def test_activations_that_gated_ffn_lacks_are_measured_without_it_on_a_gpu_too(m
     measured = pml.importance(model, **batch)
     assert all(torch.equal(measured[site], expected[site]) for site in pml.SITES)
     assert pml.importance(model, **batch, score="released")["ffn"].min() > 0
+
+
+@pytest.mark.parametrize("name", ["hunyuan_v1_dense", "qwen3"])
+def test_an_entry_with_the_norms_on_the_other_side_of_the_rotation_is_refused(monkeypatch, name):
+    family = FAMILIES[name]
+    other = replace(family, norms_behind_rotation=not family.norms_behind_rotation)
+    monkeypatch.setitem(FAMILIES, name, other)
+    with pytest.raises(pml.UnsupportedModel, match="does not pass on the q heads that the norms, clip and rotation"):
+        pml.importance(tiny_model(name), **tiny_batch(), sites=("q", "k"))

@@ -116,6 +116,18 @@ FURTHER_MODELS = {
     "arcee": ("Arcee", {}),
     "nemotron": ("Nemotron", dict(head_dim=8)),
     "apertus": ("Apertus", dict(attention_bias=True, rope_parameters=dict(LLAMA3))),
+    "hunyuan_v1_dense": (  # the tables of its rotation are cosines and sines times a factor
+        "HunYuanDenseV1",
+        dict(head_dim=8, attention_bias=True, rope_parameters=dict(SCALED_QUERIES)),
+    ),
+    "hunyuan_v1_dense-alpha": (  # documents are longer than the context; the frequencies do not depend on length
+        "HunYuanDenseV1",
+        dict(
+            head_dim=8,
+            max_position_embeddings=8,
+            rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=1.0, alpha=1000.0),
+        ),
+    ),
     "olmo3": ("Olmo3", dict(HALF_SLIDING)),
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),

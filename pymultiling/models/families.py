@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
@@ -98,7 +98,7 @@ def _falcon(config: FalconConfig) -> Family:
 
 
 def _ministral3(config: Ministral3Config) -> Family:
-    rotation: dict[str, Any] = config.rope_parameters  # type: ignore[assignment]
+    rotation = cast("dict[str, Any]", config.rope_parameters)
     return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
 
 

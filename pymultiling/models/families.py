@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
         PhiConfig,
@@ -106,6 +107,11 @@ def _falcon(config: FalconConfig) -> Family:
     )
 
 
+def _ministral3(config: Ministral3Config) -> Family:
+    rotation = cast("dict[str, Any]", config.rope_parameters)
+    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
+
+
 def _olmo(config: OlmoConfig) -> Family:
     return Family(clip=config.clip_qkv)
 
@@ -146,10 +152,13 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "mistral": Family(),
     "ministral": Family(),
+    "ministral3": _ministral3,
     "seed_oss": Family(),
     "cwm": Family(),
+    "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
     "arcee": Family(gate=None),
     "nemotron": Family(gate=None),
+    "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),

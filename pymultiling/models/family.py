@@ -31,16 +31,20 @@ class Family:
         qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
         qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
             key, then the value. False: all queries, then all keys, then all values.
-        q_norm: a norm of the queries before the rotation. The length of its weight tells whether it is over one head or
-            over all heads.
+        q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
+            whether it is over one head or over all heads.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
         centred_norms: whether `q_norm` and `k_norm` subtract the mean, as LayerNorm does.
+        norms_behind_rotation: whether `q_norm` and `k_norm` come behind the rotation. They are then RMSNorms over one
+            head.
         clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
             are not clipped.
         interface: whether the attention passes queries and keys to transformers' attention interface. If not, they are
             taken from the projections, and attention scores are scaled by head size^-1/2.
         scaled_queries: whether the attention multiplies queries by head size^-1/2 before it passes them to the
             interface.
+        query_scaling: (b, n): the attention multiplies the query at position p by 1 + b ln(1 + floor(p / n)), behind
+            the rotation. It gets the positions as `position_ids`. None: queries are not scaled by position.
         rotation: the keyword argument in which the attention gets the cosines and sines of the rotation; None:
             nothing is rotated.
         rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
@@ -66,6 +70,7 @@ class Family:
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
+        activation_parameters: the module inside the FFN that has the activation's parameters; None: it has none.
         norm_offset: what norms add to their weight before they multiply by it.
 
     Raises:
@@ -84,9 +89,11 @@ class Family:
     q_norm: str | None = None
     k_norm: str | None = None
     centred_norms: bool = False
+    norms_behind_rotation: bool = False
     clip: float | None = None
     interface: bool = True
     scaled_queries: bool = False
+    query_scaling: tuple[float, int] | None = None
     rotation: str | None = "position_embeddings"
     rotates: str | None = None
     interleaved: bool = False
@@ -105,6 +112,7 @@ class Family:
     ffn_norm: str | None = None
     ffn_alone: bool = True
     activation: str | None = None
+    activation_parameters: str | None = None
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -116,6 +124,15 @@ class Family:
             ),
             ((self.q_norm is None) == (self.k_norm is None), "give q_norm and k_norm both, or neither"),
             (self.q_norm is None or self.interface, "q_norm and k_norm need interface=True"),
+            (
+                self.query_scaling is None or (self.interface and not self.centred_norms),
+                "query_scaling needs interface=True and centred_norms=False",
+            ),
+            (
+                not self.norms_behind_rotation
+                or bool(self.q_norm and not self.centred_norms and self.query_scaling is None),
+                "norms_behind_rotation needs q_norm, centred_norms=False and query_scaling=None",
+            ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
             (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),

@@ -1,17 +1,19 @@
 """Norms of queries and keys: what the operators need of the modules.
 
 An RMSNorm divides by the root mean square. Without neuron n, the other neurons of the head therefore grow, by the
-factor 1 + growth. `normed` computes the growth for qk_importance. Under a LayerNorm every dimension of the head
-changes; centred_importance computes this from the norm's weight and epsilon.
+factor 1 + growth. `normed` computes the growth for qk_importance, and `normed_behind_rotation` does so for norms behind
+the rotation (HunYuan). Under a LayerNorm every dimension of the head changes; centred_importance computes this from the
+norm's weight and epsilon.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.pretrained import tensor_attribute
 
@@ -42,6 +44,50 @@ def normed(raw: Tensor, norm: nn.Module, multiplier: Tensor, head_size: int) -> 
     growth = shares / (s * (r + s))
     plain = x / r * multiplier
     return split_heads(plain.flatten(-2), head_size), split_heads(growth.flatten(-2), head_size)
+
+
+class RotatedAndNormed(NamedTuple):
+    """Heads of an RMSNorm behind the rotation: the norm gives `multiplier` times `rotated`.
+
+    Attributes:
+        plain: (B, heads, l, d), the heads before the rotation, divided by the root mean square.
+        growth: (B, heads, l, d), as `normed` gives it.
+        rotated: (B, heads, l, d), `plain` after the rotation.
+        rotation: cosines and sines, (B or 1, l, r) each, that turn `plain` into `rotated`.
+        multiplier: (d,).
+    """
+
+    plain: Tensor
+    growth: Tensor
+    rotated: Tensor
+    rotation: tuple[Tensor, Tensor]
+    multiplier: Tensor
+
+
+def normed_behind_rotation(
+    raw: Tensor, norm: nn.Module, multiplier: Tensor, rotation: tuple[Tensor, Tensor], interleaved: bool
+) -> RotatedAndNormed:
+    """Returns the heads that are rotated and then normed, and by how much the others grow when one neuron is zero.
+
+    A rotation keeps the sum of the squares of a pair, so that the growth is that of a norm before the rotation. Tables
+    that are cosines and sines times a factor (YaRN's) multiply the pair by f = sqrt(cos^2 + sin^2). Here f goes to the
+    heads, and the tables are divided by it.
+
+    Args:
+        raw: (B, l, heads d), the output of the projection.
+        norm: an RMSNorm over one head.
+        multiplier: (d,), what it multiplies by.
+        rotation: cosines and sines, (B or 1, l, r) each.
+        interleaved: as in `Family`.
+    """
+    (size,) = multiplier.shape
+    heads = torch.unflatten(upcast(raw), -1, (-1, size))
+    cos, sin = (upcast(table).to(heads.dtype) for table in rotation)
+    factors = (cos.square() + sin.square()).sqrt()
+    heads = heads * nn.functional.pad(factors, (0, size - factors.shape[-1]), value=1.0)[:, :, None]
+    plain, growth = normed(heads.flatten(2), norm, torch.ones_like(multiplier), size)
+    tables = cos / factors, sin / factors
+    return RotatedAndNormed(plain, growth, rotate(plain, *tables, interleaved), tables, upcast(multiplier))
 
 
 def _sums_of_others(x: Tensor, total: Tensor) -> Tensor:

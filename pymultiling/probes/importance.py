@@ -29,7 +29,7 @@ from pymultiling.neurons.sites import SITES, check_sites
 from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
 from pymultiling.ops.arguments import MODES, Mode
 from pymultiling.probes.batch_documents import BatchDocuments, require_every_token
-from pymultiling.probes.fused_ffn import fuse_ffn
+from pymultiling.probes.fused_ffn import ACTIVATIONS, fuse_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
 from pymultiling.probes.hooks import Hooks, acting_pre_hooks
 from pymultiling.probes.importance_values import FiniteCheck
@@ -60,9 +60,9 @@ class ImportanceProbe:
         score: as in `importance`.
         fused: whether `gated_ffn` computes the product of the FFNs, which gives their statistics in the same pass. The
             model's output then agrees to rounding; otherwise it is the same bit for bit. None: gated_ffn is used only
-            for layers on a GPU, where it saves launches and memory traffic; on the CPU no saving was measured. Mixtures
-            of experts run in the same way in all cases: their output is the same bit for bit if the model uses
-            transformers' "eager" experts, and agrees to rounding otherwise.
+            for layers on a GPU whose activation it knows, where it saves launches and memory traffic; on the CPU no
+            saving was measured. Mixtures of experts run in the same way in all cases: their output is the same bit for
+            bit if the model uses transformers' "eager" experts, and agrees to rounding otherwise.
         qk: the mode of qk_importance, "exact" or "fast".
         graphs: whether a batch with the shape of an earlier one is measured by replaying a CUDA graph, which takes the
             host less time. The values are the same bit for bit. Inside the block nothing about the model may change
@@ -134,7 +134,8 @@ class ImportanceProbe:
         if layer.down is None or not self.decoder.family.ffn_alone:
             return False
         fused = device_of(layer.down).type == "cuda" if self.fused is None else self.fused
-        return self.score == "released" or (fused and layer.ffn_norm is None)
+        is_wanted = self.score == "released" or (fused and layer.ffn_norm is None)
+        return is_wanted and (bool(self.fused) or self.decoder.activation in ACTIVATIONS)
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Measures a batch, and waits for it.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, Layer
-from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
+from pymultiling.models.norms import centred_epsilon, centred_weight, normed, normed_behind_rotation, split_heads
 from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
 from pymultiling.ops.arguments import Mode
@@ -50,6 +50,8 @@ def importance_from_scores(
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
         return list(_centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved))
+    if is_pre and family.norms_behind_rotation and inputs.rotation and layer.q_norm and layer.k_norm:
+        return _behind_rotation(inputs, inputs.rotation, (layer.q_norm, layer.k_norm), decoder, valid, mode)
     query, key = (inputs.query, inputs.key) if inputs.bias is None else with_bias(inputs, inputs.bias)
     cos = sin = q_plain = k_plain = q_growth = k_growth = None
     if score == "released":
@@ -58,6 +60,8 @@ def importance_from_scores(
     elif is_pre and (inputs.rotation is not None or layer.q_norm is not None):
         cos, sin = inputs.rotation or (None, None)
         q_plain, q_growth = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
+        if inputs.query_factors is not None:
+            q_plain = q_plain * inputs.query_factors[:, None, :, None].to(q_plain.dtype)
         k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
     q_importance, k_importance, *_ = qk_importance(
         query,
@@ -133,6 +137,45 @@ def _centred(
         softcap=inputs.softcap,
         interleaved=interleaved,
     )
+
+
+def _behind_rotation(
+    inputs: ScoreInputs,
+    rotation: tuple[Tensor, Tensor],
+    norms: tuple[nn.Module, nn.Module],
+    decoder: Decoder,
+    valid: Tensor,
+    mode: Mode,
+) -> list[Tensor]:
+    """Returns the importance of q (B, H d) and k (B, K d) if queries and keys are normed behind the rotation.
+
+    The query is g a, with the multiplier g of its norm, and the key is h b. A query neuron changes a alone, whose
+    products with g h b are the scores; a key neuron changes b alone, whose products with h g a are the scores.
+    qk_importance is called for each, and of its two results one is used.
+    """
+    q, k = (
+        normed_behind_rotation(raw, norm, decoder.multiplier(norm), rotation, decoder.family.interleaved)
+        for raw, norm in zip((inputs.q, inputs.k), norms)
+    )
+    pairs = (q.rotated, q.multiplier * inputs.key), (k.multiplier * inputs.query, k.rotated)
+    return [
+        qk_importance(
+            query.to(q.plain.dtype),
+            key.to(q.plain.dtype),
+            q.plain,
+            k.plain,
+            *q.rotation,
+            valid,
+            q.growth,
+            k.growth,
+            scale=inputs.scale,
+            window=inputs.window,
+            softcap=inputs.softcap,
+            interleaved=decoder.family.interleaved,
+            mode=mode,
+        )[site]
+        for site, (query, key) in enumerate(pairs)
+    ]
 
 
 def _before_rotation(

@@ -16,6 +16,7 @@ from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.linear import Projection
 from pymultiling.models.norms import split_heads
+from pymultiling.models.query_scaling import position_factors
 from pymultiling.probes.hooks import Hooks, OutputHook
 
 
@@ -28,7 +29,7 @@ class ScoreInputs:
     B: documents, l: their length, H: query heads, K: key heads, d: size of a head, r: rotated dimensions of a head.
 
     Attributes:
-        query: (B, H, l, d), as it is multiplied by the keys: after the rotation and norms.
+        query: (B, H, l, d), as it is multiplied by the keys: after the rotation, norms and `query_factors`.
         key: (B, K, l, d), as it is multiplied by the queries: after the rotation and norms.
         q: (B, l, H d), the output of the query projection.
         k: (B, l, K d), the output of the key projection.
@@ -38,6 +39,7 @@ class ScoreInputs:
         bias: (B, H, l), a bias for every key; None: there are no biases.
         window: as in `qk_importance`.
         softcap: as in `qk_importance`.
+        query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
     """
 
     query: Tensor
@@ -50,6 +52,7 @@ class ScoreInputs:
     bias: Tensor | None = None
     window: int | None = None
     softcap: float | None = None
+    query_factors: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -96,7 +99,8 @@ def watch_scores(
         captured.keywords = kwargs
 
     def listen(query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
-        rotation = _rotation(decoder, layer, captured.take_keywords())
+        keywords = captured.take_keywords()
+        rotation = _rotation(decoder, layer, keywords)
         q, k = captured.take_projected(family.clip)
         scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
         inputs = ScoreInputs(
@@ -108,6 +112,7 @@ def watch_scores(
             usual_scale if scale is None else scale,
             window=arguments.get("sliding_window"),
             softcap=arguments.get("softcap"),
+            query_factors=_query_factors(decoder, keywords),
         )
         on_scores(inputs)
 
@@ -183,6 +188,22 @@ def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple
         return None
     cos, sin = _keyword(keywords, decoder.family.rotation)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
+
+
+def _query_factors(decoder: Decoder, keywords: dict[str, Any]) -> Tensor | None:
+    """Returns (B or 1, l), the factors of the queries; None where the family does not scale them by position.
+
+    Raises:
+        UnsupportedModel: the attention gets no positions, or counts padding as positions.
+    """
+    if decoder.family.query_scaling is None:
+        return None
+    if keywords.get("cache_position") is not None:
+        raise UnsupportedModel(
+            "this version of transformers scales queries by their place in the batch, which counts padding: update "
+            "transformers, or leave the sites q and k out"
+        )
+    return position_factors(_keyword(keywords, "position_ids"), *decoder.family.query_scaling)
 
 
 def _keyword(keywords: dict[str, Any], name: str) -> Any:

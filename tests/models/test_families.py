@@ -74,6 +74,12 @@ def test_other_values_than_families_are_refused(wrong):
         (dict(alibi="added", interface=False), "alibi needs interface=False and rotation=None"),
         (dict(q_norm="q_norm"), "give q_norm and k_norm both, or neither"),
         (dict(q_norm="q_norm", k_norm="k_norm", interface=False), "q_norm and k_norm need interface=True"),
+        (dict(query_scaling=(0.1, 8), interface=False), "query_scaling needs interface=True and centred"),
+        (
+            dict(query_scaling=(0.1, 8), centred_norms=True),
+            "query_scaling needs interface=True and centred",
+        ),
+        (dict(norms_behind_rotation=True), "norms_behind_rotation needs q_norm"),
         (dict(half_tables=True), "half_tables needs interleaved=True"),
     ],
     ids=str,

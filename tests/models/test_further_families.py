@@ -1,10 +1,15 @@
 """Families whose entries combine what other families have, against brute force in tiny models of their own classes."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.families import FAMILIES
+from pymultiling.probes import importance
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
 from tests.support.comparison import TOLERANCE, brute_force_importance, importance_in_float64, largest_error
@@ -42,3 +47,46 @@ def test_verification_finds_no_departure(name, dtype, attention):
     model = tiny_model(name, dtype)
     model.set_attn_implementation(attention)
     assert verify(Decoder(model)).departures == ()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FURTHER_MODELS)
+def test_rows_generate_under_their_own_sets(name):
+    """What is generated is what a copy with zeroed neurons generates, and without a set what the model generates."""
+    model, batch = tiny_model(name), tiny_batch((7, 4), padding="left")
+    neurons = random_neurons(model)
+    options = dict(max_new_tokens=5, do_sample=False)
+    with pml.deactivate(model, [neurons, None], rows=[0, 1]):
+        tokens = model.generate(**batch, **options)
+    assert torch.equal(tokens[0], with_zeroed_neurons(model, neurons).generate(**batch, **options)[0])
+    assert torch.equal(tokens[1], model.generate(**batch, **options)[1])
+
+
+def test_another_activation_with_the_same_parameters_is_named(monkeypatch):
+    model = tiny_model("apertus")
+    activation = model.model.layers[1].mlp.act_fn
+    monkeypatch.setattr(activation, "forward", lambda x: 1.01 * activation._xielu_python(x))
+    (departure,) = verify(Decoder(model)).departures
+    assert departure.check == "product" and "layers.1.mlp's down projection is not xielu(up)" in departure.sentence
+    pml.importance(model, **tiny_batch())  # which reads the input of the down projection
+    with pytest.raises(pml.UnsupportedModel, match="the FFN's activation is 'xielu'; looked for one of silu"):
+        pml.activations(model, None, {"fr": ["w3 w9"]})
+
+
+@pytest.mark.parametrize("name", ["apertus", "nemotron"])
+def test_activations_that_gated_ffn_lacks_are_measured_without_it_on_a_gpu_too(monkeypatch, name):
+    model, batch = tiny_model(name), tiny_batch()
+    expected = pml.importance(model, **batch)
+    monkeypatch.setattr(importance, "device_of", lambda linear: SimpleNamespace(type="cuda"))
+    measured = pml.importance(model, **batch)
+    assert all(torch.equal(measured[site], expected[site]) for site in pml.SITES)
+    assert pml.importance(model, **batch, score="released")["ffn"].min() > 0
+
+
+@pytest.mark.parametrize("name", ["hunyuan_v1_dense", "qwen3"])
+def test_an_entry_with_the_norms_on_the_other_side_of_the_rotation_is_refused(monkeypatch, name):
+    family = FAMILIES[name]
+    other = replace(family, norms_behind_rotation=not family.norms_behind_rotation)
+    monkeypatch.setitem(FAMILIES, name, other)
+    with pytest.raises(pml.UnsupportedModel, match="does not pass on the q heads that the norms, clip and rotation"):
+        pml.importance(tiny_model(name), **tiny_batch(), sites=("q", "k"))

@@ -13,7 +13,7 @@ from pymultiling.probes.verification.body import sees_as_expected
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
 from tests.support.anatomy import zero_neuron
-from tests.support.tiny_models import HALF_SLIDING, SHAPE, random_neurons, tiny_batch
+from tests.support.tiny_models import FURTHER_MODELS, HALF_SLIDING, SHAPE, random_neurons, tiny_batch
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 VISION = dict(
@@ -25,6 +25,11 @@ MODELS = {
     "Gemma3": (dict(HALF_SLIDING, head_dim=8), {}, dict(mm_tokens_per_image=4, image_token_index=IMAGE_TOKEN)),
     "Mistral3": (
         dict(model_type="mistral", head_dim=8),
+        dict(model_type="pixtral", head_dim=8),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
+    "Mistral3 with Ministral 3": (
+        dict(FURTHER_MODELS["ministral3"][1], model_type="ministral3"),
         dict(model_type="pixtral", head_dim=8),
         dict(image_token_index=IMAGE_TOKEN),
     ),
@@ -44,11 +49,12 @@ MODELS = {
 
 def multimodal_model(name: str):
     text, vision, others = MODELS[name]
-    config = getattr(transformers, f"{name}Config")(
+    kind = name.split()[0]
+    config = getattr(transformers, f"{kind}Config")(
         text_config={**SHAPE, **text}, vision_config={**VISION, **vision}, **others
     )
     torch.manual_seed(0)
-    model = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     for parameter in model.parameters():  # weights that keep the size of their input
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)

@@ -86,3 +86,26 @@ def test_queries_that_are_scaled_behind_the_first_context_are_named(monkeypatch,
     length = "116 tokens" if context == 100 else "64 tokens of a copy"
     assert departure.check == "scores" and length in departure.sentence
     assert "does not pass on the q heads" in departure.sentence
+
+
+@pytest.mark.parametrize("context", [8, 100, 16384])
+@pytest.mark.parametrize("planted", ["no scaling", "steeper", "shifted by one"])
+def test_another_scaling_of_queries_by_position_is_named(monkeypatch, planted, context):
+    """In 64 tokens, in 116, and in a copy whose original context is cut down; transformers' own is accepted."""
+    scaled = dict(YARN, llama_4_scaling_beta=0.1, original_max_position_embeddings=context)
+    model = tiny_model("ministral3", sliding_window=None, max_position_embeddings=65536, rope_parameters=scaled)
+    assert not verify(Decoder(model)).departures
+    modeling = __import__(type(model.model).__module__, fromlist=["get_llama_4_attn_scale"])
+    original = modeling.get_llama_4_attn_scale
+
+    def other(positions, beta, length):
+        changes = {
+            "no scaling": (positions, 0.0, length),
+            "steeper": (positions, 0.12, length),
+            "shifted by one": (positions + 1, beta, length),
+        }
+        return original(*changes[planted])
+
+    monkeypatch.setattr(modeling, "get_llama_4_attn_scale", other)
+    (departure, *_) = verify(Decoder(model)).departures
+    assert departure.check == "scores" and "does not pass on the q heads" in departure.sentence

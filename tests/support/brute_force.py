@@ -26,6 +26,7 @@ POST_NORMS = {
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
 ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
+NOT_ZERO_AT_ZERO = ("apertus",)  # act(0) is not 0, so that a row of zeros does not switch a neuron off
 
 
 @contextmanager
@@ -200,9 +201,11 @@ def _without_neuron(layer, site: str, n: int, config):
     """Inside the block, the parameters of neuron n are zero.
 
     Of an FFN neuron only one part is zero: for n = 0, 1, 2, 3 ... gate, up, down, gate ... Each has the same effect.
+    (Only down has it where act(0) is not 0.)
     """
     values = {name: parameter.clone() for name, parameter in layer.named_parameters()}
-    zero_neuron(layer, site, n, config, ffn_part=("gate", "up", "down")[n % 3])
+    part = "down" if config.model_type in NOT_ZERO_AT_ZERO else ("gate", "up", "down")[n % 3]
+    zero_neuron(layer, site, n, config, ffn_part=part)
     yield
     for name, parameter in layer.named_parameters():
         parameter.copy_(values[name])

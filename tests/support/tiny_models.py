@@ -114,12 +114,38 @@ ERNIE_MOE = dict(
     moe_layer_start_index=0,
     moe_num_shared_experts=1,
 )
+SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=1e4,
+    factor=8.0,
+    original_max_position_embeddings=8,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+)
 FURTHER_MODELS = {
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
+    "ministral3": (  # documents are longer than the original context, so that queries are scaled
+        "Ministral3",
+        dict(sliding_window=6, head_dim=8, rope_parameters=dict(SCALED_QUERIES, llama_4_scaling_beta=0.4)),
+    ),
     "seed_oss": ("SeedOss", dict(head_dim=12, attention_bias=True, attention_out_bias=True, mlp_bias=True)),
     "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8)),
     "arcee": ("Arcee", {}),
     "nemotron": ("Nemotron", dict(head_dim=8)),
+    "apertus": ("Apertus", dict(attention_bias=True, rope_parameters=dict(LLAMA3))),
+    "hunyuan_v1_dense": (  # the tables of its rotation are cosines and sines times a factor
+        "HunYuanDenseV1",
+        dict(head_dim=8, attention_bias=True, rope_parameters=dict(SCALED_QUERIES)),
+    ),
+    "hunyuan_v1_dense-alpha": (  # documents are longer than the context; the frequencies do not depend on length
+        "HunYuanDenseV1",
+        dict(
+            head_dim=8,
+            max_position_embeddings=8,
+            rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=1.0, alpha=1000.0),
+        ),
+    ),
     "olmo3": ("Olmo3", dict(HALF_SLIDING)),
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),

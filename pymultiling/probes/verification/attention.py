@@ -21,8 +21,17 @@ DEVIATIONS = 8  # how many standard deviations the squared error of a head may b
 
 
 def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
-    """Returns the queries, and after them the keys, that the family's norms and rotation give, (B, H + K, l, d)."""
+    """Returns the queries and then the keys that the family's norms, rotation and scaling give, (B, H + K, l, d)."""
     family = decoder.family
+    if family.norms_behind_rotation and inputs.rotation is not None:
+        return torch.cat(
+            [
+                _behind_rotation(raw, norm, inputs.rotation, decoder)
+                for raw, norm in ((inputs.q, layer.q_norm), (inputs.k, layer.k_norm))
+                if norm is not None
+            ],
+            1,
+        )
     queries = _normed_heads(inputs.q, layer.q_norm, decoder, layer)
     heads = torch.cat([queries, _normed_heads(inputs.k, layer.k_norm, decoder, layer)], 1)
     if inputs.rotation is not None:
@@ -30,6 +39,8 @@ def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
         heads = rotate(heads, cos, sin, family.interleaved)
     if family.scaled_queries:
         heads[:, : layer.heads] *= layer.head_size**-0.5
+    if inputs.query_factors is not None:
+        heads[:, : layer.heads] *= inputs.query_factors[:, None, :, None]
     return heads
 
 
@@ -40,6 +51,15 @@ def _normed_heads(raw: Tensor, norm: nn.Module | None, decoder: Decoder, layer: 
     if decoder.family.centred_norms:
         return _centred(split_heads(upcast(raw), layer.head_size), norm)
     return normed(raw, norm, decoder.multiplier(norm), layer.head_size)[0]
+
+
+def _behind_rotation(raw: Tensor, norm: nn.Module, rotation: tuple[Tensor, Tensor], decoder: Decoder) -> Tensor:
+    """Returns (B, heads, l, d) for the output of a projection, (B, l, heads d), that is rotated and then normed."""
+    multiplier = decoder.multiplier(norm)
+    heads = split_heads(upcast(raw), len(multiplier))
+    cos, sin = (upcast(table).to(heads.dtype) for table in rotation)
+    heads = rotate(heads, cos, sin, decoder.family.interleaved)
+    return normed(heads.transpose(1, 2).flatten(2), norm, multiplier, len(multiplier))[0]
 
 
 def _centred(x: Tensor, norm: nn.Module) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
+from pymultiling.models.activations import activation_function
 from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import Decoder, Layer, SharedExpert
 from pymultiling.models.experts import Experts, attached_changes
@@ -293,7 +294,9 @@ class LayerWatch:
         subject = f"the input of {name}'s down projection is not {activation}(gate) up"
         if up is None:
             subject = f"the input of {name}'s down projection is not {activation}(up)"
-        norms, operator_norms = product_norms(activation, gate, up, product)
+        norms, operator_norms = product_norms(
+            activation, activation_function(self.decoder, self.layer), gate, up, product
+        )
         compare("product", subject, advice.PRODUCT, *norms)
         if operator_norms is not None:
             subject = f"the operator gated_ffn does not give the input of {name}'s down projection"

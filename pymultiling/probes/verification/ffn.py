@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from transformers.activations import ACT2FN
 
 from pymultiling.mathematics.sums import upcast
 from pymultiling.ops import gated_ffn
@@ -13,15 +14,19 @@ from pymultiling.probes.verification.linear import Norms
 from pymultiling.probes.verification.rounding import ACCUMULATION, column_norms, internal_roundoff, roundoff
 
 # GELU's approximation by tanh, written in plain operations as GPT-2 has it, rounds about ten times. |act(x)| <= |x|,
-# and 1 + tanh loses digits where x is negative, so that roundings are relative to x rather than to act(x).
+# and 1 + tanh loses digits where x is negative, so that roundings are relative to x rather than to act(x). Activations
+# that square x round relative to act(x) where it is larger.
 ROUNDINGS = 12
 
 
-def product_norms(activation: str, gate: Tensor, up: Tensor | None, hidden: Tensor) -> tuple[Norms, Norms | None]:
+def product_norms(
+    activation: str, function: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor | None, hidden: Tensor
+) -> tuple[Norms, Norms | None]:
     """Compares the input of the down projection, (..., N), with act(gate) up.
 
     Args:
         activation: transformers' name of the activation.
+        function: what `activation_function` gives.
         gate: (..., N), the output of the projection that the activation is applied to.
         up: (..., N), the output of the projection that it is multiplied by; None for a plain FFN.
         hidden: (..., N), the input of the down projection.
@@ -31,9 +36,9 @@ def product_norms(activation: str, gate: Tensor, up: Tensor | None, hidden: Tens
         once to the dtype, or None where the operator lacks the activation.
     """
     wide, factor = upcast(gate), 1.0 if up is None else upcast(up)
-    expected = ACT2FN[activation](wide) * factor
-    given, magnitude, u = upcast(hidden), column_norms(wide * factor), internal_roundoff(hidden.dtype)
-    size = column_norms(expected)
+    expected = function(wide) * factor
+    given, size, u = upcast(hidden), column_norms(expected), internal_roundoff(hidden.dtype)
+    magnitude = torch.maximum(column_norms(wide * factor), size)
     norms = Norms(column_norms(given - expected), ROUNDINGS * u * magnitude, size)
     if activation not in ACTIVATIONS:
         return norms, None

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.activations import activation_function
 from pymultiling.models.adapters import MERGE
 from pymultiling.models.decoder import Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
@@ -151,7 +151,7 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
                 hooks.after(ffn.up.module, record_projection("up", ffn.up))
             hooks.before(ffn.down, record_hidden)
         decoder.forward(tokens, torch.ones_like(tokens))
-    product, hidden = ACT2FN[decoder.activation](parts["gate"]) * parts.get("up", 1), parts["hidden"]
+    product, hidden = activation_function(decoder, layer)(parts["gate"]) * parts.get("up", 1), parts["hidden"]
     return calls, ((hidden - product).abs().max() / hidden.abs().max().clamp(min=1e-30)).item()
 
 

@@ -101,7 +101,8 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   if (any(~(reach < LARGEST_EXPONENT))) {
     reach = splat(-__builtin_inff());
     for (int64_t i = 0; i < slots.count; i++) reach = max(t[i] - mean, reach);
-    e.all += 0.0f * bound;  // NaN for an infinite change, which a soft cap would make finite
+    e.all += 0.0f * bound;  // NaN for infinite changes, which a soft cap makes finite
+    e.even += 0.0f * bound;
   }
   const vec least_m = even_m < odd_m ? even_m : odd_m;
   const ivec in_range = (reach < LARGEST_EXPONENT) & (product < LARGEST_PRODUCT) & (least_m > 1.0f + SMALLEST_MEAN) &

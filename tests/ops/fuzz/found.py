@@ -63,6 +63,7 @@ FOUND: list[Case] = [
         "qk_estimate",
         batch=2,
         kv_heads=2,
+        group=1,
         length=2,
         size=4,
         rotated=None,

@@ -58,5 +58,6 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"pymultiling {release}"
 html_copy_source = False
+html_show_copyright = False
 html_additional_pages = {"index": "to_root_doc.html"}  # the site's address without a page leads to its first page
 html_theme_options = {"navigation_with_keys": True}

@@ -93,7 +93,7 @@ def test_the_site_builds_without_a_warning_and_has_every_name_and_option(tmp_pat
     inventory = InventoryFile.loads((tmp_path / "objects.inv").read_bytes(), uri="").data
     names = {name for kind, entries in inventory.items() if kind.startswith("py:") for name in entries}
     assert {f"pymultiling.{name}" for name in public_names() | FURTHER} <= names
-    assert {f"pymultiling.{name}" for name in ("NeuronSet.random_like", "Detection.select", "Family.layers")} <= names
+    assert {f"pymultiling.{name}" for name in ("NeuronSet.random_like", "Detection.select")} <= names
     found = {name.replace(".", " ") for name in inventory["std:cmdoption"]}
     assert options() <= found
     assert Path(tmp_path / "index.html").exists()

@@ -8,13 +8,14 @@
 # make lint       check the code with ruff, clang-format and mypy
 # make format     format the code with ruff and clang-format
 # make coverage   run the tests and print which lines of the package they run
+# make docs       build the documentation as a site in build/docs
 # make bench      run the CPU benchmarks and print tables
 # make gpu        measure and check the kernels on a GPU with the current Python environment, in at most 6 minutes
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml requirements.txt $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-long test-wheel fuzz fuzz-sanitized archives lint format coverage bench gpu clean
+.PHONY: demo test test-long test-wheel fuzz fuzz-sanitized archives lint format coverage docs bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/pymultiling demo --out demo
@@ -86,6 +87,10 @@ format: .venv/ready
 coverage: .venv/ready
 	$(PYTEST) -m "not long" --cov --cov-report=term
 
+# A warning, such as a link to nothing, ends the build.
+docs: .venv/docs-ready
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
+
 bench: .venv/ready
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-columns=min,median,iqr,rounds
 	$(BIN)/python -m benchmarks.whole_model.end_to_end
@@ -99,6 +104,10 @@ gpu:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/docs-ready: .venv/ready docs/requirements.txt
+	$(BIN)/python -m pip install -q -r docs/requirements.txt
 	touch $@
 
 clean:

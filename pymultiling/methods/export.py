@@ -77,7 +77,7 @@ def export(
         out: the folder to write, which does not exist yet or is empty. Of {name: set}, each set gets a folder of its
             name in it.
         scale: the factor of the neurons' activations: 0 switches the neurons off, 2 doubles their activations.
-        mean: as in `deactivate`. Only modules that have a bias can hold it.
+        mean: {site: (layers, neurons)}, as in `deactivate`. Only modules that have a bias can hold it.
         dtype: the dtype of the weights; "auto": as the model has them.
         revision: a branch, tag or commit of a model on the Hub; None: the main branch.
         trust_remote_code: whether Python code that comes with a folder may run.

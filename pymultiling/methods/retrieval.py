@@ -75,7 +75,7 @@ def cka(embeddings: Mapping[str, Tensor], *, device: torch.device | str | None =
     Source: Kornblith et al. 2019, arXiv 1905.00414, eq. 3 and 4.
 
     Args:
-        embeddings: as in `retrieval`.
+        embeddings: {language: (sentences, layers + 1, hidden)}, as in `retrieval`.
         device: as in `retrieval`.
 
     Returns:

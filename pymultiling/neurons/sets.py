@@ -26,22 +26,17 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
     the sets are then of different models. Treat a set as immutable.
 
     Attributes:
-        sites: {site: (layers, neurons) bool on the CPU}, True for members. Sites are in the order of `SITES`.
+        sites: {site: (layers, neurons) bool on the CPU}, True for members. Sites are those of `SITES`, in their order,
+            and have the same number of layers.
+
+    Raises:
+        ValueError: there is no site, a site is unknown, a mask is not bool (layers, neurons), or the numbers of layers
+            differ.
     """
 
     sites: dict[str, Tensor]
 
     def __init__(self, sites: Mapping[str, Tensor]):
-        """Makes a set from masks.
-
-        Args:
-            sites: {site: (layers, neurons) bool}, True for members. A site is one of `SITES`. All sites have the same
-                number of layers.
-
-        Raises:
-            ValueError: there is no site, a site is unknown, a mask is not bool (layers, neurons), or the numbers of
-                layers differ.
-        """
         check_sites(sites)
         for site, mask in sites.items():
             if mask.ndim != 2 or mask.dtype != torch.bool:

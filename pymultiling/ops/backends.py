@@ -26,7 +26,7 @@ def unavailable(backend: Backend, tensor: Tensor | None = None) -> str | None:
 
     Args:
         backend: "triton", "cuda", "cpp" or "torch".
-        tensor: if given, the answer also covers the device and dtype of this tensor.
+        tensor: of any shape. If given, the answer also covers its device and dtype.
 
     Returns:
         The reason in a few words, or None if the backend can run.

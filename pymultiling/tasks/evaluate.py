@@ -45,7 +45,8 @@ def evaluate(
         task: the items and the metric.
         sets: {name: set of neurons}.
         scale: the factor of the sets' activations, as in `deactivate`; 0 sets them to zero.
-        mean: {site: values} that replace the sets' activations, as in `deactivate`; None: `scale` applies.
+        mean: {site: (layers, neurons)}, values that the activations are set to, as in `deactivate`; None: `scale`
+            applies.
         batch_tokens: tokens in one forward, including padding.
         progress: whether to show progress on stderr.
 

@@ -1,7 +1,10 @@
 """Every public name has a docstring of the same shape: meaning, parameters, results, errors, source."""
 
+import ast
 import inspect
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +91,48 @@ RETURNING = [
 def test_functions_with_a_result_say_what_they_return(function):
     parts = sections(docstring(function))
     assert "Returns" in parts or "Yields" in parts or re.match(r"(Returns|Reads|Loads|Whether|Yields)\b", parts[""])
+
+
+def entry(function: PublicFunction, parameter: str) -> str:
+    """Returns the text that explains a parameter."""
+    parts = sections(docstring(function))
+    text = parts.get("Args", "") + parts.get("Attributes", "")
+    found = re.search(rf"^    \*{{0,2}}{parameter}: (.*(?:\n(?:        .*)?$)*)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+SHAPE = re.compile(r"\(\w[^()]*,[^()]*\)|of any shape")
+TENSORS = [
+    (function, parameter.name)
+    for function in FUNCTIONS
+    for parameter in function.parameters
+    if "Tensor" in str(parameter.annotation)
+]
+
+
+@pytest.mark.parametrize("function, parameter", TENSORS, ids=[f"{f.name}-{name}" for f, name in TENSORS])
+def test_tensors_have_a_shape(function, parameter):
+    assert SHAPE.search(entry(function, parameter))
+
+
+def raised_errors(function: PublicFunction) -> set[str]:
+    """Returns the names of the errors that stand behind `raise` in a function, or in the making of an object."""
+    called = inspect.unwrap(function.function)
+    if function.kind == "constructor":
+        called = vars(function.owner).get("__post_init__") or vars(function.owner).get("__init__")
+    if called is None or not Path(called.__code__.co_filename).is_file():  # a constructor that dataclasses has written
+        return set()
+    code = ast.parse(textwrap.dedent(inspect.getsource(called)))
+    raised = [node.exc for node in ast.walk(code) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {call.func.id for call in raised if isinstance(call.func, ast.Name)}
+
+
+RAISING = [(function, name) for function in FUNCTIONS for name in sorted(raised_errors(function))]
+
+
+@pytest.mark.parametrize("function, error", RAISING, ids=[f"{f.name}-{name}" for f, name in RAISING])
+def test_functions_that_raise_an_error_say_when(function, error):
+    assert error in entries(sections(docstring(function)).get("Raises", ""))
 
 
 @pytest.mark.parametrize("name", sorted(OF_A_PAPER))

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 def run(arguments: Namespace, started: float) -> None:
     """Measures, prints and writes the tables."""
     from pymultiling.methods.reproduction.data_folder import DataFolder
-    from pymultiling.methods.reproduction.plnd import PACK, RULE, read_inputs, reproduce_plnd
+    from pymultiling.methods.reproduction.detection_rounds import PACK, RULE
+    from pymultiling.methods.reproduction.plan import Setup
+    from pymultiling.methods.reproduction.plnd import reproduce_plnd
+    from pymultiling.methods.reproduction.plnd_inputs import read_inputs
 
     record = start_record(arguments)
     inputs = read_inputs(DataFolder(arguments.data), arguments.languages, arguments.metric)
@@ -33,16 +36,8 @@ def run(arguments: Namespace, started: float) -> None:
     languages = list(inputs.texts)
     measured = open_measured(arguments, record, model, {"languages": languages, "rule": RULE.rule(), "pack": PACK})
     with record.stage("measure"):
-        tables = reproduce_plnd(
-            model,
-            tokenizer,
-            inputs,
-            measured,
-            limit,
-            seeds=arguments.seeds,
-            batch_tokens=arguments.batch_tokens,
-            progress=not arguments.quiet,
-        )
+        setup = Setup(model, tokenizer, measured, arguments.batch_tokens, not arguments.quiet)
+        tables = reproduce_plnd(setup, inputs, limit, seeds=arguments.seeds)
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
             write_detection(tables.detection, folder, arguments.model)

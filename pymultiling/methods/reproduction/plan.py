@@ -6,11 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from pymultiling.mathematics.bootstrap import percentile_interval
 from pymultiling.methods.reproduction.measured import Measured
 from pymultiling.runtime.progress import show_progress
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedTokenizerBase
 
 BLOCK = 8  # items that are measured, and written, at a time
 
@@ -105,3 +111,47 @@ def measure_evenly(
             bar.update(stop - done)
             done = stop
     return None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every measurement needs.
+
+    Attributes:
+        model: a Hugging Face decoder.
+        tokenizer: the model's tokenizer.
+        measured: where values are kept.
+        batch_tokens: tokens in one forward, padding included.
+        progress: show progress on stderr.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    measured: Measured
+    batch_tokens: int
+    progress: bool
+
+
+class Tables:
+    """Rows of tables while they are made: `table1`, `mwork`, `intervals` and `samples`."""
+
+    def __init__(self) -> None:
+        self.table1: list[tuple[object, ...]] = []
+        self.mwork: list[dict[str, object]] = []
+        self.intervals: list[tuple[object, ...]] = []
+        self.samples: list[tuple[object, ...]] = []
+
+    @staticmethod
+    def frame(rows: Sequence[object], columns: Sequence[str] = ()) -> pandas.DataFrame:
+        """Returns rows as a table. columns: their names; none if the rows have them."""
+        import pandas
+
+        return pandas.DataFrame(rows, columns=list(columns) or None)
+
+
+def interval_ends(samples: Tensor, items: int) -> tuple[float, float]:
+    """Returns the ends of the interval of (resamples,) values; NaN for one item, of which all samples are the same."""
+    if items < 2:
+        return math.nan, math.nan
+    low, high = percentile_interval(samples)
+    return low.item(), high.item()

@@ -124,7 +124,7 @@ def test_values_of_other_settings_are_refused(tmp_path):
 def test_a_damaged_block_is_named(tmp_path, clock):
     measure_evenly("test", [clock.stream("a", 3, 1)], open_measured(tmp_path), TimeLimit(), progress=False)
     (tmp_path / "measured" / "a" / "000000-000003.safetensors").write_bytes(b"no")
-    with pytest.raises(pml.CheckpointError, match="000000-000003.safetensors"):
+    with pytest.raises(pml.CheckpointError, match=r"000000-000003\.safetensors"):
         open_measured(tmp_path).count("a")
 
 

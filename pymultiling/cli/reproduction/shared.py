@@ -6,7 +6,7 @@ import math
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pymultiling.results.folders import MEASURED_FOLDER, check_output_folder
 from pymultiling.results.run import Run
@@ -40,10 +40,8 @@ def open_measured(
     from pymultiling.passes.identity import model_hash
 
     out = check_output_folder(arguments.out)
-    texts = {
-        name: {key: value for key, value in entry.items() if key != "file"}
-        for name, entry in dict(record.record["corpora"]).items()  # type: ignore[call-overload] # set by hash_corpora
-    }
+    corpora = cast("dict[str, dict[str, object]]", record.record["corpora"])  # as hash_corpora returns them
+    texts = {name: {key: value for key, value in entry.items() if key != "file"} for name, entry in corpora.items()}
     with record.stage("hash of the model"):
         identity = {"paper": arguments.paper, "model": model_hash(model), "texts": texts, **settings}
     arguments.checkpoint = out / MEASURED_FOLDER

@@ -60,13 +60,22 @@ def detect_in_rounds(
             while rounds < most and (rounds == 0 or limit.left > seconds):
                 started = time.monotonic()
                 corpora = {name: parts[rounds] for name, parts in blocks.items() if rounds < len(parts)}
-                options = {"pack": PACK, "batch_tokens": setup.batch_tokens, "workers": 0, "progress": False}
                 found = detect(
-                    setup.model, setup.tokenizer, corpora, select=RULE, verify=rounds == written_rounds, **options
+                    setup.model,
+                    setup.tokenizer,
+                    corpora,
+                    select=RULE,
+                    batch_tokens=setup.batch_tokens,
+                    pack=PACK,
+                    workers=0,
+                    progress=False,
+                    verify=rounds == written_rounds,
                 )
-                for language, more in found.statistics.items():
-                    statistics[language] = statistics[language] + more if language in statistics else more
-                rounds += 1
+                more = {
+                    language: statistics[language] + of_round if language in statistics else of_round
+                    for language, of_round in found.statistics.items()
+                }
+                rounds, statistics = rounds + 1, statistics | more  # together, since an interrupt may come at any time
                 seconds = time.monotonic() - started
                 bar.update()
                 if time.monotonic() - written_at > SECONDS_BETWEEN_FILES:

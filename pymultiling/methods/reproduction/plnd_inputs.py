@@ -60,7 +60,9 @@ def read_inputs(folder: DataFolder, names: Sequence[str] | None, metric: Metric 
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     english = match_language("en", folder.corpora) or "en"
     languages = folder.languages(names, english)
-    notes, tasks, files = Notes(), [], {}
+    notes = Notes()
+    tasks: list[Task] = []
+    files: dict[str, Path] = {}
     for name, stems, make in TASKS:
         found = folder.task(*stems)
         if found is None:

@@ -22,25 +22,39 @@ ROUNDS, ITEMS = 2, 6
 METRIC = ["--metric", "likelihood", "--seeds", 1]
 
 
-@pytest.fixture(autouse=True)
-def few_documents(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def few_documents():
     """Few documents and items, so that a full run takes seconds."""
-    monkeypatch.setattr(detection_rounds, "ROUNDS", ROUNDS)
-    monkeypatch.setattr(detection_rounds, "ROUND", 2)
-    monkeypatch.setattr(held_out, "HELDOUT", 5)
-    monkeypatch.setattr(parts_of_tasks, "SEARCH", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection_rounds, "ROUNDS", ROUNDS)
+        patch.setattr(detection_rounds, "ROUND", 2)
+        patch.setattr(held_out, "HELDOUT", 5)
+        patch.setattr(parts_of_tasks, "SEARCH", 3)
+        yield
+
+
+def write_data(folder: Path) -> Path:
+    """Writes a data folder with texts of three languages and no tasks."""
+    (folder / "corpora").mkdir(parents=True)
+    corpora, heldout = demo_model.corpora(), demo_model.heldout()
+    for language in LANGUAGES:
+        short = [text for text in heldout[language] if len(text) < 80][:ITEMS]
+        write_text(folder / "corpora" / f"{language}.txt.gz", corpora[language][:60])
+        write_text(folder / "corpora" / f"{language}.heldout.txt", short)
+    return folder
 
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A data folder with texts of three languages and no tasks."""
-    (tmp_path / "data" / "corpora").mkdir(parents=True)
-    corpora, heldout = demo_model.corpora(), demo_model.heldout()
-    for language in LANGUAGES:
-        short = [text for text in heldout[language] if len(text) < 80][:ITEMS]
-        write_text(tmp_path / "data" / "corpora" / f"{language}.txt.gz", corpora[language][:60])
-        write_text(tmp_path / "data" / "corpora" / f"{language}.heldout.txt", short)
-    return tmp_path / "data"
+    return write_data(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The results of a run without a limit, and beside them its data."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert reproduce(write_data(folder / "data"), folder / "out") == 0
+    return folder / "out"
 
 
 def reproduce(data: Path, out: Path, *options: object, model: Path = MODEL) -> int:
@@ -64,28 +78,25 @@ def assert_same_tables(first: Path, second: Path) -> None:
         pandas.testing.assert_frame_equal(table(first, name), table(second, name), rtol=1e-4, atol=1e-5)
 
 
-def test_the_tables_are_those_of_the_functions(data, tmp_path, capsys):
+def test_the_tables_are_those_of_the_functions(whole):
     """detect in rounds is detect on the same documents; ablation_matrix, mwork_search and mwork give the tables."""
-    out = tmp_path / "out"
-    assert reproduce(data, out) == 0
+    out, data = whole, whole.with_name("data")
     model, tokenizer = demo_model.load()
     texts = demo_model.corpora()
     statistics = {}
     for number in range(ROUNDS):
         blocks = {name: text_blocks(texts[name], tokenizer)[number] for name in LANGUAGES}
-        found = pml.detect(model, tokenizer, blocks, select=RULE, pack=PACK, progress=False)
+        found = pml.detect(model, tokenizer, blocks, select=RULE, pack=PACK, workers=0, progress=False)
         for name, more in found.statistics.items():
             statistics[name] = statistics[name] + more if number else more
     detection = pml.Detection({name: RULE.select(value) for name, value in statistics.items()}, statistics)
     specific = detection.specific()
     saved = pml.Detection.load(out)
-    assert {name: saved.neurons[name] == detection.neurons[name] for name in LANGUAGES} == dict.fromkeys(
-        LANGUAGES, True
-    )
+    assert [name for name in LANGUAGES if saved.neurons[name] != detection.neurons[name]] == []
 
     heldout = {name: lines(data / "corpora" / f"{name}.heldout.txt") for name in LANGUAGES}
     first = {name: of_language[:5] for name, of_language in heldout.items()}
-    perplexities = pml.ablation_matrix(model, tokenizer, specific, first, random_draws=3, progress=False)
+    perplexities = pml.ablation_matrix(model, tokenizer, specific, first, random_draws=3, workers=0, progress=False)
     pandas.testing.assert_frame_equal(
         table(out, "perplexity", index_col="off"), perplexities, rtol=1e-4, check_names=False
     )
@@ -101,9 +112,9 @@ def test_the_tables_are_those_of_the_functions(data, tmp_path, capsys):
     assert scores["de", "none"] == pytest.approx(evaluated.loc["none", "de"], abs=1e-5)
     assert scores["de", OWN] == pytest.approx(evaluated.loc["de", "de"], abs=1e-5)
 
-    printed = capsys.readouterr().out
-    for text in ("Table 1 on continuation", "S-ATTN", "Sample sizes", "Other than in the paper", "needs training"):
-        assert text in printed
+
+def test_says_what_is_other_than_in_the_paper(whole):
+    out = whole
     record = json.loads((out / "run.json").read_text("utf-8"))
     assert any(sentence.startswith("model: 5 million parameters") for sentence in record["departures"])
     assert any("XQuAD" in sentence for sentence in record["left_out"])
@@ -111,8 +122,10 @@ def test_the_tables_are_those_of_the_functions(data, tmp_path, capsys):
     assert "A paper&#x27;s tables" in html and "other than the paper, 1" in html
 
 
-def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_on(data, tmp_path, capsys, monkeypatch):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_on(
+    data, whole, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
     assert reproduce(data, out, "--minutes", 0.001) == 0
     samples = table(out, "samples").groupby("measured")["items"]
     assert (samples.min() == samples.max()).all() and samples.max()["perplexity, texts"] == 1
@@ -126,9 +139,9 @@ def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_
     )
     assert reproduce(data, out) == 0
     assert len(calls) == ROUNDS - 1  # the short run has measured one round
-    assert reproduce(data, out) == 0
-    assert len(calls) == ROUNDS - 1  # nothing is left to measure
-    assert reproduce(data, whole) == 0
+    printed = capsys.readouterr().out
+    for text in ("Table 1 on continuation", "S-ATTN", "Sample sizes", "Other than in the paper", "needs training"):
+        assert text in printed
     assert_same_tables(out, whole)
     # The values for the neurons that the short run had found are gone.
     assert sorted(path.name for path in (out / "measured").iterdir()) == sorted(
@@ -136,8 +149,9 @@ def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_
     )
 
 
-def test_an_interrupted_run_goes_on(data, tmp_path, capsys, monkeypatch):
-    out, whole, calls = tmp_path / "out", tmp_path / "whole", []
+def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys, monkeypatch):
+    """Nothing that was measured before is measured again."""
+    out, calls = tmp_path / "out", []
     metric_values = parts_of_tasks.metric_values
 
     def interrupt(*args, **options):
@@ -154,11 +168,6 @@ def test_an_interrupted_run_goes_on(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(detection_rounds, "detect", lambda *_, **__: pytest.fail("measured again"))
     monkeypatch.setattr(held_out, "log_likelihoods", lambda *_, **__: pytest.fail("measured again"))
     assert reproduce(data, out) == 0
-    monkeypatch.undo()
-    few = {"ROUNDS": (detection_rounds, ROUNDS), "ROUND": (detection_rounds, 2), "HELDOUT": (held_out, 5)}
-    for name, (module, value) in (*few.items(), ("SEARCH", (parts_of_tasks, 3))):
-        monkeypatch.setattr(module, name, value)
-    assert reproduce(data, whole) == 0
     assert_same_tables(out, whole)
 
 

@@ -9,10 +9,10 @@ import torch
 
 import pymultiling as pml
 from pymultiling import demo_model
-from pymultiling.cli.shared import loading
 from pymultiling.methods.mwork import OWN
 from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks
 from pymultiling.methods.reproduction.detection_rounds import PACK, RULE, text_blocks
+from pymultiling.models import loading
 from tests.support.command_line import assert_error_line, run
 from tests.support.tiny_text import write_text
 
@@ -223,9 +223,7 @@ def no_field(data: Path) -> None:
         (lambda _: None, ["--metric", "bleu"], ["metric must be one of"]),
     ],
 )
-def test_what_is_missing_is_said_before_the_model_is_loaded(
-    data, tmp_path, capsys, monkeypatch, damage, options, messages
-):
+def test_says_what_is_missing_before_loading(data, tmp_path, capsys, monkeypatch, damage, options, messages):
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was loaded first"))
     damage(data)
     assert reproduce(data, tmp_path / "out", *options) == 1

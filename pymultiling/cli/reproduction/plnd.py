@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pymultiling.methods.reproduction.plnd import PlndTables
 
 
+SEEDS = 3  # random sets for each setting of the tables of tasks
+
+
 def run(arguments: Namespace, started: float) -> None:
     """Measures, prints and writes the tables."""
     from pymultiling.methods.reproduction.data_folder import DataFolder
@@ -37,7 +40,7 @@ def run(arguments: Namespace, started: float) -> None:
     measured = open_measured(arguments, record, model, {"languages": languages, "rule": RULE.rule(), "pack": PACK})
     with record.stage("measure"):
         setup = Setup(model, tokenizer, measured, arguments.batch_tokens, not arguments.quiet)
-        tables = reproduce_plnd(setup, inputs, limit, seeds=arguments.seeds)
+        tables = reproduce_plnd(setup, inputs, limit, seeds=arguments.seeds or SEEDS)
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
             write_detection(tables.detection, folder, arguments.model)

@@ -21,6 +21,8 @@ class DataFolder:
         corpora/LANGUAGE.heldout.txt    other texts of the same language
         tasks/NAME.jsonl                items of a task in all languages, with the language in the field lang; also .gz
                                         and .zst
+        parallel/NAME.tsv               translations: a column for each language, whose codes are in the first line;
+                                        also .gz and .zst
 
     Attributes:
         folder: the folder.
@@ -84,6 +86,19 @@ class DataFolder:
         if found and missing:
             raise CorpusError(f"{found[0]} needs {self.folder / 'tasks' / missing[0]}.jsonl (or .gz, .zst) beside it")
         return found or None
+
+    def parallel(self) -> Path:
+        """Returns the table of translations.
+
+        Raises:
+            CorpusError: there is none, or several.
+        """
+        folder = self.folder / "parallel"
+        files = [file for compression in COMPRESSIONS for file in sorted(folder.glob(f"*.tsv{compression}"))]
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise CorpusError(f"{folder} must have one table of translations, such as flores.tsv, and has {names}")
+        return files[0]
 
     def _file(self, subfolder: str, name: str) -> Path | None:
         files = (self.folder / subfolder / f"{name}.jsonl{compression}" for compression in COMPRESSIONS)

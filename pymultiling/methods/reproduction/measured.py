@@ -16,7 +16,7 @@ from pymultiling.errors import CheckpointError
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.storage import save_tensors, write_atomically
-from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
+from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 FORMAT = "pymultiling.measured/1"
 SETTINGS, ROUNDS, DETECTION = "settings.json", "rounds.json", "detection"
@@ -64,15 +64,15 @@ class Measured:
         return sum(map(len, self._read(name)))
 
     def values(self, name: str) -> Tensor:
-        """Returns the values of the first items, (items, columns) float64."""
+        """Returns the values of the first items, (items, columns), in the dtype that they were added in."""
         return torch.cat(self._read(name))
 
     def add(self, name: str, values: Tensor) -> None:
-        """Writes the values of the next items, (items, columns) float64."""
+        """Writes the values of the next items, (items, columns) float64 or float32, not NaN."""
         start = self.count(name)
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        values = values.double().contiguous()
+        values = values.contiguous()
         save_tensors(folder / f"{start:06}-{start + len(values):06}.safetensors", {"values": values}, FORMAT, {})
         self._blocks[name].append(values)
 
@@ -85,7 +85,7 @@ class Measured:
                 if match is None or int(match[1]) != sum(map(len, blocks)):
                     continue
                 with open_tensors(file, FORMAT, "measured values") as tensors:
-                    schema = TensorSchema((torch.float64,), (int(match[2]) - int(match[1]), "columns"))
+                    schema = TensorSchema(FLOATS, (int(match[2]) - int(match[1]), "columns"))
                     blocks.append(tensors.read({"values": schema})["values"])
             self._blocks[name] = blocks
         return self._blocks[name]
@@ -115,11 +115,17 @@ class Measured:
             if other != folder:
                 shutil.rmtree(other)
 
-    def copy_to(self, folder: Path, rounds: int) -> None:
-        """Copies the values that were read or written into the folder of the results, which has the statistics."""
+    def copy_to(self, folder: Path, rounds: int | None = None) -> None:
+        """Copies the values that were read or written into a folder of the results.
+
+        Args:
+            folder: the new folder.
+            rounds: rounds of the detection whose statistics are in the results; None: there is no detection.
+        """
         folder.mkdir()
         shutil.copyfile(self.folder / SETTINGS, folder / SETTINGS)
-        (folder / ROUNDS).write_text(f"{rounds}\n", "utf-8")
+        if rounds is not None:
+            (folder / ROUNDS).write_text(f"{rounds}\n", "utf-8")
         for name in self._blocks:
             if (self.folder / name).is_dir():
                 shutil.copytree(self.folder / name, folder / name, ignore=shutil.ignore_patterns("*.partial"))

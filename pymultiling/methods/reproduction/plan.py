@@ -72,7 +72,14 @@ class Stream:
 
 
 def measure_evenly(
-    label: str, streams: Sequence[Stream], measured: Measured, limit: TimeLimit, *, at_least: int = 0, progress: bool
+    label: str,
+    streams: Sequence[Stream],
+    measured: Measured,
+    limit: TimeLimit,
+    *,
+    at_least: int = 0,
+    block: int = BLOCK,
+    progress: bool,
 ) -> str | None:
     """Measures the first items of every stream, the same number of each, as many as the time allows.
 
@@ -84,6 +91,7 @@ def measure_evenly(
         measured: where the values are kept.
         limit: the time that the measurement may take.
         at_least: items of each stream that are measured in any case.
+        block: the most items of a stream that are measured, and written, at a time.
         progress: show progress on stderr.
 
     Returns:
@@ -95,10 +103,10 @@ def measure_evenly(
     with show_progress(label, "items of each", progress, most) as bar:
         bar.update(done)
         while done < most:
-            size = BLOCK if math.isinf(limit.end) else 1 if pace is None else int(limit.left / max(pace, 1e-9))
+            size = block if math.isinf(limit.end) else 1 if pace is None else int(limit.left / max(pace, 1e-9))
             if done >= at_least and (size < 1 or limit.left <= 0):
                 return None if done else "no time was left"
-            stop = min(done + min(max(size, 1), BLOCK), most)
+            stop = min(done + min(max(size, 1, at_least - done), block), most)
             started = time.monotonic()
             for number, stream in enumerate(streams, 1):
                 start, end = measured.count(stream.name), min(stop, stream.count)

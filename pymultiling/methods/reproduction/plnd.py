@@ -106,7 +106,7 @@ def _add_notes(inputs: Inputs, model: nn.Module, statistics: Mapping[str, Neuron
     detection = f"detection: {sizes} documents of {PACK} tokens of each language, joined from the texts of the data "
     selection = f"selection: the top {RULE.ffn:.0%} of each layer and site in {RULE.share:.0%} of the documents; "
     inputs.notes.departures[:0] = [
-        f"model: {parameters / 1e6:,.0f} million parameters; the paper has larger ones, such as Vicuna",
+        f"model: {parameters / 1e6:,.0f} million parameters; the paper measures others, such as Vicuna",
         f"languages: {', '.join(inputs.texts)}",
         detection + "folder; the paper has a corpus of its own",
         selection + "the paper has a threshold (eq. 2), its code a number of neurons in every document",

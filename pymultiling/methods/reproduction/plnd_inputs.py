@@ -67,11 +67,11 @@ def read_inputs(folder: DataFolder, names: Sequence[str] | None, metric: Metric 
         found = folder.task(*stems)
         if found is None:
             needed = " and ".join(f"tasks/{stem}.jsonl" for stem in stems)
-            notes.left_out.append(f"{name} of tables 1 to 5 is not measured: {folder.folder} has no {needed}")
+            notes.left_out.append(f"{name} of tables 1 to 5: the data folder has no {needed}")
             continue
         task = _with_languages(make(*map(str, found)), languages)
         if english not in task.items or len(task.items) < 2:
-            notes.left_out.append(f"{name} is not measured: it needs English and another of {', '.join(languages)}")
+            notes.left_out.append(f"{name} of tables 1 to 5: it needs English and another of {', '.join(languages)}")
             continue
         tasks.append(task)
         files |= dict(zip(stems, found))

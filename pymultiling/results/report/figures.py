@@ -278,7 +278,9 @@ def lying_bars(columns: Sequence[Column], y: str, x: str, series: str) -> Specif
     return specification
 
 
-def interval_points(columns: Sequence[Column], y: str, x: str, series: str | None = None) -> Specification:
+def interval_points(
+    columns: Sequence[Column], y: str, x: str, series: str | None = None, *, has_zero: bool = True
+) -> Specification:
     """Returns a point for each row, on a line from its column "low" to its column "high".
 
     Args:
@@ -286,9 +288,13 @@ def interval_points(columns: Sequence[Column], y: str, x: str, series: str | Non
         y: the column down the page.
         x: the measured column.
         series: the column that has a colour for each of its values, one below the other; None: one colour.
+        has_zero: whether the axis contains zero.
     """
     by_name = {column.name: column for column in columns}
-    title = by_name[x].title
+    axis = {"type": "quantitative", "title": by_name[x].title, "scale": {"zero": has_zero}}
+    line: Specification = {"type": "rule", "tooltip": True, "strokeWidth": 2}
+    if series is None:
+        line["color"] = "#888888"  # by default it is black, which a dark page hides
     encoding: Specification = {
         "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 200}},
         "tooltip": tooltip(columns),
@@ -307,12 +313,12 @@ def interval_points(columns: Sequence[Column], y: str, x: str, series: str | Non
         "encoding": encoding,
         "layer": [
             {
-                "mark": {"type": "rule", "tooltip": True, "strokeWidth": 2},
-                "encoding": {"x": {"field": "low", "type": "quantitative", "title": title}, "x2": {"field": "high"}},
+                "mark": line,
+                "encoding": {"x": {"field": "low", **axis}, "x2": {"field": "high"}},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1, "tooltip": True},
-                "encoding": {"x": {"field": x, "type": "quantitative", "title": title}},
+                "encoding": {"x": {"field": x, **axis}},
             },
         ],
     }

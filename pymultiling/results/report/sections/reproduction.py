@@ -15,7 +15,7 @@ from pymultiling.results.report.figures import (
     rows_of,
 )
 from pymultiling.results.report.run_folder import Results
-from pymultiling.results.report.sections import Section, ablation, mwork, overlap, sets
+from pymultiling.results.report.sections import Section, ablation, ilo, mwork, overlap, sets
 from pymultiling.results.tables import setting_name
 
 RESAMPLED = "the line is the 95% bootstrap interval over the items"
@@ -41,6 +41,13 @@ DELTAS = (
     Column("delta", "change in English minus change in the others", SIGNED),
     *ENDS,
 )
+MEANS = (
+    Column("layer", "layer (0: embeddings)", control="layer"),
+    Column("ilo", "mean ILO over the languages", DECIMALS),
+    Column("low", "lower end", DECIMALS),
+    Column("high", "upper end", DECIMALS),
+    Column("items", "sentences", WHOLE),
+)
 SAMPLES = (
     Column("measured", "what was measured"),
     Column("language", "language", control="language"),
@@ -48,7 +55,7 @@ SAMPLES = (
     Column("of", "of all that there are", WHOLE),
 )
 # {part of the results, the file that shows it: the section whose figures it has}
-KINDS = {"report.csv": (sets, overlap), "log_change.csv": (ablation,), "mwork.csv": (mwork,)}
+KINDS = {"report.csv": (sets, overlap), "log_change.csv": (ablation,), "mwork.csv": (mwork,), "ilo.csv": (ilo,)}
 NEURONS = {"none": "none", "random": "as many random ones", "own": "all of the language"}
 
 
@@ -65,6 +72,8 @@ def figures(results: Results) -> list[Figure]:
         found.append(_table1(results.table("table1.csv", ("task", "metric", "language", "neurons"))))
     if results.has("mwork.csv"):
         found.append(_deltas(results.table("mwork.csv", ("task", "metric", "neurons"))))
+    if results.has("means.csv"):
+        found.append(_means(results.table("means.csv")))
     found.append(_samples(results.table("samples.csv", ("measured", "language"))))
     return found
 
@@ -96,7 +105,7 @@ def _table1(table: pandas.DataFrame) -> Figure:
         alternative="Points with intervals for each language: no neurons off, random ones off, its own off.",
         columns=TABLE1,
         rows=rows_of(table[[column.name for column in TABLE1]]),
-        chart=interval_points(TABLE1, "language", "score", "neurons"),
+        chart=interval_points(TABLE1, "language", "score", "neurons", has_zero=False),
         value="score",
         panel="task",
     )
@@ -118,6 +127,20 @@ def _deltas(table: pandas.DataFrame) -> Figure:
         chart=interval_points(DELTAS, "setting", "delta"),
         value="delta",
         panel="task",
+    )
+
+
+def _means(table: pandas.DataFrame) -> Figure:
+    return Figure(
+        name="ilo with intervals",
+        title="Mean ILO by layer and how certain it is",
+        reading=f"A point is the mean ILO over the languages in a layer, {RESAMPLED}.",
+        source="arXiv 2503.11280, ILO; intervals: percentiles of 1,000 resamples, neighbours as they are",
+        alternative="A point with an interval for each layer.",
+        columns=MEANS,
+        rows=rows_of(table[[column.name for column in MEANS]]),
+        chart=interval_points(MEANS, "layer", "ilo"),
+        value="ilo",
     )
 
 

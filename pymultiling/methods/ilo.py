@@ -64,18 +64,56 @@ def ilo(
     check_k_and_tau(k, tau, len(embeddings))
     rows = []
     for layer in range(layers):
-        points, point_languages = _points(embeddings, layer)
-        if len(points) < k + 1:
-            raise ValueError(f"{k} neighbours need at least {k + 1} sentences, got {len(points)}")
-        neighbours, _ = nearest_neighbors(points.to(device or points.device), k, metric=metric)
-        has_neighbour = _other_languages(neighbours.cpu(), point_languages, len(embeddings))
-        for number, language in enumerate(embeddings):
-            language_rows = has_neighbour[point_languages == number]
-            bridge = float((language_rows.sum(1) >= tau).double().mean())
-            reach = int(language_rows.any(0).sum()) / (len(embeddings) - 1)
-            overlap = 2 * bridge * reach / (bridge + reach) if bridge + reach else 0.0
-            rows.append((layer, language, bridge, reach, overlap))
+        neighbours = neighbour_languages(embeddings, layer, k, metric, device)
+        for language, has_neighbour in neighbours.items():
+            (values,) = overlap_of_samples(has_neighbour, torch.ones(1, len(has_neighbour)), tau).tolist()
+            rows.append((layer, language, *values))
     return pandas.DataFrame(rows, columns=["layer", "language", "bridge", "reach", "ilo"])
+
+
+def neighbour_languages(
+    embeddings: Mapping[str, Tensor], layer: int, k: int, metric: Metric, device: torch.device | str | None
+) -> dict[str, Tensor]:
+    """Finds the languages of the neighbours of every sentence in one layer.
+
+    Args:
+        embeddings: as in `ilo`.
+        layer: index in their second dimension.
+        k: as in `ilo`.
+        metric: as in `ilo`.
+        device: as in `ilo`.
+
+    Returns:
+        {language: (sentences, languages) bool}, without missing sentences: whether a neighbour of the sentence is in
+        the other language; False for its own.
+
+    Raises:
+        ValueError: a language has no sentences, or all have fewer than k + 1.
+    """
+    points, point_languages = _points(embeddings, layer)
+    if len(points) < k + 1:
+        raise ValueError(f"{k} neighbours need at least {k + 1} sentences, got {len(points)}")
+    neighbours, _ = nearest_neighbors(points.to(device or points.device), k, metric=metric)
+    has_neighbour = _other_languages(neighbours.cpu(), point_languages, len(embeddings))
+    return {language: has_neighbour[point_languages == number] for number, language in enumerate(embeddings)}
+
+
+def overlap_of_samples(has_neighbour: Tensor, weights: Tensor, tau: int) -> Tensor:
+    """Computes bridge, reach and ILO of a language for samples of its sentences.
+
+    Args:
+        has_neighbour: (sentences, languages) bool, as `neighbour_languages` finds them.
+        weights: (samples, sentences), how often each sentence is in a sample, up to a factor.
+        tau: as in `ilo`.
+
+    Returns:
+        (samples, 3) float64: bridge, reach and ILO.
+    """
+    weights = weights.double()
+    bridge = weights @ (has_neighbour.sum(1) >= tau).double() / weights.sum(1)
+    reach = (weights @ has_neighbour.double() > 0).sum(1) / (has_neighbour.shape[1] - 1)
+    both = bridge + reach
+    return torch.stack([bridge, reach, torch.where(both > 0, 2 * bridge * reach / both.clamp_min(1e-300), 0.0)], 1)
 
 
 def check_k_and_tau(k: int, tau: int, languages: int) -> None:

@@ -206,7 +206,7 @@ def mwork(
                 bar.update()
             counts = [[len(setting_sets[0]) for setting_sets in sets_by_setting[name]] for name in task_languages]
             mean_counts = numpy.mean(counts, axis=0).tolist()
-            rows += _rows(task, settings, torch.stack(values).mean(0), mean_counts, seeds)
+            rows += setting_rows(task, settings, torch.stack(values).mean(0), mean_counts, seeds)
     return pandas.DataFrame(rows)
 
 
@@ -253,10 +253,19 @@ def paired_metric_values(
     return torch.stack(values)
 
 
-def _rows(
+def setting_rows(
     task: Task, settings: Sequence[Setting], values: Tensor, counts: Sequence[float], seeds: Sequence[int]
 ) -> list[dict[str, object]]:
-    """Makes a task's rows from values (2, 1 + sets), those of English and the mean of the other languages."""
+    """Makes the rows of a task in the table of `mwork`.
+
+    Args:
+        task: the task.
+        settings: as in `mwork`.
+        values: (2, 1 + sets) float64, metric values in English and their mean over the other languages. Column 0 is the
+            model as it is. The sets of each setting follow, in the order of `settings` and of `Setting.sets`.
+        counts: for each setting, the mean number of neurons that are off.
+        seeds: as in `mwork`.
+    """
 
     def row(off: Sequence[str], neurons: str, count: float, seed_values: Tensor) -> dict[str, object]:
         english, others = seed_values.mean(1).tolist()

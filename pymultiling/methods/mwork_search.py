@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from pymultiling.methods.detection import Detection
 from pymultiling.methods.mwork import measured_languages, paired_metric_values
@@ -19,6 +19,8 @@ from pymultiling.tasks import Task
 if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
+
+Trial: TypeAlias = tuple[str, range]  # a part of the model, and its layers
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,6 @@ def mwork_search(
         UnsupportedModel: as `pymultiling.tasks.evaluate`.
         NonFiniteActivations: as `pymultiling.tasks.evaluate`.
     """
-    import pandas
-
     if not 0 < most <= 0.5:
         raise ValueError(f"most must be above 0 and at most 0.5, got {most!r}")
     sets = detection.specific() if isinstance(detection, Detection) else dict(detection)
@@ -88,15 +88,31 @@ def mwork_search(
     measured_languages(task, sets, english)  # raises where the language has no neurons
     neurons, decoder = sets[language], Decoder(model)
     check_sets(decoder, {f"the set of {language!r}": neurons})
-    layers = len(decoder.layers)
-    sizes = range(1, max(1, int(most * layers)) + 1)
-    spans = {
-        "understanding": [range(size) for size in sizes],
-        "generation": [range(layers - size, layers) for size in sizes],
-    }
-    trials = [(part, span) for part, part_spans in spans.items() for span in part_spans]
+    trials = search_trials(len(decoder.layers), most)
     trial_sets = [neurons.layers(span.start, span.stop) for _, span in trials]
     values = paired_metric_values(model, tokenizer, task, language, english, trial_sets, batch_tokens=batch_tokens)
+    return search_result(trials, values)
+
+
+def search_trials(layers: int, most: float = 1 / 3) -> list[Trial]:
+    """Returns the parts that `mwork_search` tries in a model of this many layers: (part, its layers)."""
+    sizes = range(1, max(1, int(most * layers)) + 1)
+    return [
+        *(("understanding", range(size)) for size in sizes),
+        *(("generation", range(layers - size, layers)) for size in sizes),
+    ]
+
+
+def search_result(trials: Sequence[Trial], values: Tensor) -> MWorkSearch:
+    """Returns the parts with the highest delta.
+
+    Args:
+        trials: those of `search_trials`.
+        values: (2, 1 + trials) float64, metric values in English and in the language: without a set off, and with the
+            language's neurons off in the layers of each trial.
+    """
+    import pandas
+
     changes = values - values[:, :1]
     sweep = pandas.DataFrame(
         {
@@ -110,7 +126,7 @@ def mwork_search(
         }
     )
     best = {
-        part: part_spans[int(sweep.loc[sweep["part"] == part, "delta"].to_numpy().argmax())]
-        for part, part_spans in spans.items()
+        part: trials[int(sweep.loc[sweep["part"] == part, "delta"].idxmax())][1]
+        for part in ("understanding", "generation")
     }
     return MWorkSearch(best["understanding"], best["generation"], sweep)

@@ -17,8 +17,11 @@ from pymultiling.results.run import RECORD_FILE, REPORT_FILE, files_in
 _logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "checkpoint"  # in a result folder, while its run is not done
+MEASURED_FOLDER = "measured"  # in a folder of `reproduce`, also when its run is done
 STATE_FILES = re.compile(
     rf"{STATE_FOLDER}/(\w+/)?process-\d+-of-\d+/(lock|\d+-\d+\.(json|safetensors)|\d+\.rows|.*\.partial)"
+    rf"|{MEASURED_FOLDER}/(settings\.json|detection/\d{{6}}/[^/]+\.safetensors|[^/]+/\d{{6}}-\d{{6}}\.safetensors)"
+    r"(\.\d+\.partial)?"
 )
 
 

@@ -193,6 +193,10 @@ def mwork_table(table: pandas.DataFrame) -> str:
     # The deviation is NaN (unequal to itself) for settings that are measured once.
     deviation = table["delta_std"].map(lambda value: "" if value != value else f" ± {value:.3f}")
     texts["delta"] += deviation
+    if "delta_low" in texts:  # of `reproduce`
+        ends = zip(table["delta_low"], table["delta_high"])
+        texts["95%"] = ["" if low != low else f"{low:+.3f} to {high:+.3f}" for low, high in ends]
+        texts = texts.drop(columns=["delta_low", "delta_high"])
     texts["count"] = table["count"].map("{:,.0f}".format)
     names = {"english": "Eng", "others": "n-Eng", "d_english": "ΔEng", "d_others": "Δn-Eng", "delta": "Δ"}
     return texts.drop(columns="delta_std").rename(columns={**PARTS, **names}).to_string(index=False)

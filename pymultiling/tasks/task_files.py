@@ -8,9 +8,9 @@ from typing import TypeAlias, TypeVar
 
 from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.data.corpus_types import TextFile, as_text_file
-from pymultiling.data.parallel_texts import strict_lines
 from pymultiling.data.rows import parse_json_lines
 from pymultiling.data.stored_files import stored_files
+from pymultiling.data.text_lines import text_lines
 from pymultiling.errors import CorpusError
 from pymultiling.runtime.schemas import Schema, SchemaError, check_record
 
@@ -30,10 +30,13 @@ def read_task_records(source: str | Path | TextFile) -> Iterator[tuple[JsonObjec
     """
     texts = as_text_file(source)
     for file in stored_files(texts.path):
-        for record, where in parse_json_lines(strict_lines(file, texts.encoding), file.name):
-            if not isinstance(record, dict):
-                raise CorpusError(f"{where} must be a JSON object")
-            yield {name: _replace_in(value) for name, value in record.items()}, where
+        # Not strict: the published XQuAD has U+FFFD in a paragraph and two answers.
+        with file.open() as raw:
+            lines = text_lines(raw, file.plain_path, file.name, encoding=texts.encoding)
+            for record, where in parse_json_lines(lines, file.name):
+                if not isinstance(record, dict):
+                    raise CorpusError(f"{where} must be a JSON object")
+                yield {name: _replace_in(value) for name, value in record.items()}, where
 
 
 def check_fields(schema: type[S], record: object, where: str, task: str) -> S:

@@ -58,6 +58,11 @@ def write_inputs(folder: Path) -> None:
         elif path.endswith(".tsv"):
             columns = [texts(language_of(name), (5, 4, 3), seed=seed) for seed, name in enumerate(COLUMNS)]
             write_text(folder / path, ["\t".join(row) for row in (COLUMNS, *zip(*columns))])
+    (folder / "texts" / "corpora").mkdir(parents=True)
+    for name in ("en", "fr"):
+        for seed, ending in enumerate(("txt", "heldout.txt")):
+            lines = texts(language_of(name), (12,) * 40, seed=seed)
+            write_text(folder / "texts" / "corpora" / f"{name}.{ending}", lines)
 
 
 def language_of(name: str) -> str:

@@ -13,7 +13,7 @@ from pymultiling.neurons.activation_statistics import ActivationStatistics
 HOSTILE = "<script>"  # a name that a file can have
 LANGUAGES = ("fr", HOSTILE, "<img src=x onerror=alert(1)>")
 LAYERS, WIDTHS = 3, {"ffn": 12, "q": 8}
-KINDS = ("detect", "ablate", "count", "classify", "lens", "ilo", "pmi", "mwork", "tune")
+KINDS = ("detect", "ablate", "count", "classify", "lens", "ilo", "pmi", "mwork", "tune", "reproduce")
 
 
 def random_sets(seed: int = 0, languages: tuple[str, ...] = LANGUAGES) -> dict[str, pml.NeuronSet]:
@@ -136,6 +136,25 @@ def _mwork(folder: Path, *_: object) -> None:
     (folder / "search.csv").write_text(
         "part,layers,english,other,d_english,d_other,delta\nunderstanding,1,1,1,0,-0.1,0.1\n"
     )
+
+
+def _reproduce(folder: Path, seed: int, languages: tuple[str, ...]) -> None:
+    for part in (_detect, _ablate, _mwork):
+        part(folder, seed, languages)
+    mwork = pandas.read_csv(folder / "mwork.csv")
+    mwork.assign(delta_low=mwork["delta"] - 0.1, delta_high=mwork["delta"] + 0.1, items=5).to_csv(
+        folder / "mwork.csv", index=False
+    )
+    rows = [("change", row, name, 0.3, 0.2, 0.4, 5) for name in languages for row in ("own", "random")]
+    columns = ["table", "row", "language", "value", "low", "high", "items"]
+    pandas.DataFrame(rows, columns=columns).to_csv(folder / "intervals.csv", index=False)
+    rows = [
+        ("mgsm", "number", name, kind, 0.3, 0.2, 0.4, 5) for name in languages for kind in ("none", "random", "own")
+    ]
+    columns = ["task", "metric", "language", "neurons", "score", "low", "high", "items"]
+    pandas.DataFrame(rows, columns=columns).to_csv(folder / "table1.csv", index=False)
+    rows = [("mgsm", name, 5, 250) for name in languages]
+    pandas.DataFrame(rows, columns=["measured", "language", "items", "of"]).to_csv(folder / "samples.csv", index=False)
 
 
 def _tune(folder: Path, *_: object) -> None:

@@ -52,6 +52,21 @@ def test_xquad_joins_questions_and_contexts(tmp_path):
         tasks.xquad(write_records(tmp_path / "q.jsonl", {**record, "context_id": 4}), contexts)
 
 
+def test_few_unreadable_characters_are_kept_and_another_encoding_is_refused(tmp_path):
+    """The published XQuAD has U+FFFD in an Arabic paragraph and in two questions."""
+    context = {"lang": "ar", "context_id": 3, "context": "a" * 2000 + "\ufffd"}
+    contexts = write_records(tmp_path / "c.jsonl", context)
+    questions = write_records(
+        tmp_path / "q.jsonl", {"lang": "ar", "context_id": 3, "question": "Q?", "answers": [{"text": "a"}]}
+    )
+    (item,) = tasks.xquad(questions, contexts).items["ar"]
+    assert item.prompt.startswith(context["context"])
+    text = json.dumps({**context, "context": "für Züge" * 20}, ensure_ascii=False)
+    (tmp_path / "latin.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"latin\.jsonl.* are not utf-8.*give --encoding"):
+        tasks.xquad(questions, tmp_path / "latin.jsonl")
+
+
 def test_xcopa_joins_premise_and_choice_by_a_connector(tmp_path):
     record = {
         "lang": "it",

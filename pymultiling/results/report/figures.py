@@ -278,6 +278,52 @@ def lying_bars(columns: Sequence[Column], y: str, x: str, series: str) -> Specif
     return specification
 
 
+def interval_points(
+    columns: Sequence[Column], y: str, x: str, series: str | None = None, *, has_zero: bool = True
+) -> Specification:
+    """Returns a point for each row, on a line from its column "low" to its column "high".
+
+    Args:
+        columns: the columns of the figure, with "low" and "high".
+        y: the column down the page.
+        x: the measured column.
+        series: the column that has a colour for each of its values, one below the other; None: one colour.
+        has_zero: whether the axis contains zero.
+    """
+    by_name = {column.name: column for column in columns}
+    axis = {"type": "quantitative", "title": by_name[x].title, "scale": {"zero": has_zero}}
+    line: Specification = {"type": "rule", "tooltip": True, "strokeWidth": 2}
+    if series is None:
+        line["color"] = "#888888"  # by default it is black, which a dark page hides
+    encoding: Specification = {
+        "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 200}},
+        "tooltip": tooltip(columns),
+    }
+    if series is not None:
+        encoding["yOffset"] = {"field": series, "sort": None}
+        encoding["color"] = {
+            "field": series,
+            "type": "nominal",
+            "sort": None,
+            "title": by_name[series].title,
+            "legend": {"orient": "top", "columns": {"expr": "columns"}},
+        }
+    return {
+        "height": {"step": SERIES_HEIGHT if series is not None else ROW_HEIGHT},
+        "encoding": encoding,
+        "layer": [
+            {
+                "mark": line,
+                "encoding": {"x": {"field": "low", **axis}, "x2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1, "tooltip": True},
+                "encoding": {"x": {"field": x, **axis}},
+            },
+        ],
+    }
+
+
 def _value_axis(is_percent: bool) -> Specification:
     return {"format": "%"} if is_percent else {}
 

@@ -31,6 +31,10 @@ def _facts(run: Results) -> Facts:
     for name in ("device", "rule", "seed", "understanding", "generation", "lam", "threshold"):
         if record.get(name) is not None:
             facts[name] = str(record[name])
+    for kind, name in (("departures", "other than the paper"), ("left_out", "not measured")):
+        sentences = record.get(kind)
+        if isinstance(sentences, list):
+            facts |= {f"{name}, {number}": str(sentence) for number, sentence in enumerate(sentences, 1)}
     reports = record.get("texts")
     for language, entry in (record.get("corpora") or {}).items():
         report = reports.get(language) if isinstance(reports, dict) else None

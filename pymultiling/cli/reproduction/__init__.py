@@ -1,0 +1,1 @@
+"""What `reproduce` reads, prints and writes, a file for each paper."""

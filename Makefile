@@ -88,7 +88,7 @@ coverage: .venv/ready
 	$(PYTEST) -m "not long" --cov --cov-report=term
 
 # A warning, such as a link to nothing, ends the build.
-docs: .venv/docs-ready
+docs: .venv/ready
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 
 bench: .venv/ready
@@ -104,10 +104,6 @@ gpu:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
-	touch $@
-
-.venv/docs-ready: .venv/ready docs/requirements.txt
-	$(BIN)/python -m pip install -q -r docs/requirements.txt
 	touch $@
 
 clean:

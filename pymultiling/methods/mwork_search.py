@@ -125,8 +125,9 @@ def search_result(trials: Sequence[Trial], values: Tensor) -> MWorkSearch:
             "delta": changes[0, 1:] - changes[1, 1:],
         }
     )
+    deltas = sweep["delta"].to_numpy()
     best = {
-        part: trials[int(sweep.loc[sweep["part"] == part, "delta"].idxmax())][1]
+        part: max((index for index, (name, _) in enumerate(trials) if name == part), key=deltas.__getitem__)
         for part in ("understanding", "generation")
     }
-    return MWorkSearch(best["understanding"], best["generation"], sweep)
+    return MWorkSearch(trials[best["understanding"]][1], trials[best["generation"]][1], sweep)

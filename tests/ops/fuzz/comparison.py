@@ -110,11 +110,11 @@ def _size_of_terms(case: Case, result: str, exact: Tensor) -> Tensor | None:
 
 
 def _rounds_to_bfloat16(case: Case, name: str, result: Tensor) -> bool:
-    """Returns whether a result is rounded to bfloat16, or counts numbers that are, some of which underflow."""
+    """Returns whether a result is rounded to bfloat16, or counts such numbers, which the interpreter lets underflow."""
     if isinstance(case, Mask) and case.scale == 0:
         return False
-    counts_small = isinstance(case, Ffn) and name == "active" and case.numbers.kind == "wide"
-    return result.dtype == torch.bfloat16 or (counts_small and case.numbers.dtype == "bfloat16")
+    counts_small = name == "active" and case.numbers.dtype == "bfloat16" and case.numbers.kind in ("wide", "special")
+    return result.dtype == torch.bfloat16 or counts_small
 
 
 def _multiplies_infinities(case: Case) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
+from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
 from tests.ops.fuzz.tensors import Numbers
 
 FOUND: list[Case] = [
@@ -74,6 +74,7 @@ FOUND: list[Case] = [
     # for the NaN of float64 where float32 has a number.
     Ffn(tokens=1, width=16, count=0, activation="gelu_tanh", numbers=Numbers(0, "float16", kind="wide")),
     Ffn(tokens=5, width=16, count=1, gated=False, numbers=Numbers(1, "bfloat16", kind="wide", factor=-30)),
+    Columns("active_count", tokens=17, width=2, count=1, numbers=Numbers(1, "bfloat16", kind="special")),
     Qk(length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
     Qk("qk_estimate", length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
 ]

@@ -126,8 +126,8 @@ def test_the_public_functions_are_those_of_the_registry():
     assert functions == of_operators | {"group_tokens", "unavailable"}
     helpers = {file.stem for file in PUBLIC.glob("*.py")} - {entry.module_name for entry in OPERATORS.values()}
     assert helpers == {
-        "__init__", "arguments", "backends", "checks", "direct_calls", "dispatch", "operator", "registry",
-        "requirements",
+        "__init__", "arguments", "backends", "checks", "direct_calls", "dispatch", "operator", "recorded_calls",
+        "registry", "requirements",
     }  # fmt: skip
 
 

@@ -25,8 +25,13 @@ def supports(case: Case, backend: KernelBackend) -> bool:
     """Returns whether a backend has a kernel for a call, in whose range its numbers are.
 
     Every backend refuses points that are not finite. Under norms Triton's kernels give NaN where attention scores are
-    beyond the range of float16 inputs.
+    beyond the range of float16 inputs. Where the rounding of an attention score is about as large as the soft cap,
+    float32 has no digits of what the cap makes of a change.
     """
+    if isinstance(case, Qk) and case.softcap is not None:
+        (problem,) = case.arguments()
+        if problem.largest_score() * 2.0**-24 > case.softcap / 16:
+            return False
     if isinstance(case, Nearest):
         numbers, points = case.numbers, case.arguments()[0]
         squares_fit = (

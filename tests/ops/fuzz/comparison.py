@@ -93,8 +93,9 @@ def compare(case: Case, backend: KernelBackend) -> None:
             if not isinstance(case, Qk):
                 raise
             spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
-            if case.numbers.kind == "equal":  # A of equal keys do not change, but their rounding does
-                spread += case.batch * case.length * ROUNDING**2
+            if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
+                (problem,) = case.arguments()
+                spread += case.batch * case.length * (ROUNDING * max(1.0, problem.largest_score())) ** 2
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
             assert_within_budget(case.operator, a.to(p.dtype), p, e, case.arguments(), name)
 

@@ -58,6 +58,17 @@ FOUND: list[Case] = [
     # Under a low soft cap equal keys change nothing but rounding errors, however the inputs round.
     Qk(length=16, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
     Qk("qk_estimate", length=15, size=1, rotated=None, plain=False, softcap=0.001, numbers=Numbers(kind="equal")),
+    Qk(
+        "qk_estimate",
+        batch=2,
+        group=1,
+        length=15,
+        size=20,
+        rotated=None,
+        plain=False,
+        scale=1e6,
+        numbers=Numbers(kind="equal"),
+    ),
     # Under a soft cap an infinite change of a score was taken for a finite one.
     Qk(
         "qk_estimate",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymultiling.cli.shared.argument_types import positive_integer
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import model_folder
-from pymultiling.cli.shared.options import MODELS, add_code, add_device
+from pymultiling.cli.shared.options import MODELS, add_code, add_device, add_source
 from pymultiling.errors import CheckpointError
 from pymultiling.results.run import versions
 
@@ -34,14 +34,7 @@ DEMO = "the demo model"
 def add(commands: Commands) -> None:
     """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    parser.add_argument(
-        "--model",
-        metavar="DIR|FILE|NAME",
-        help=f"a model: {MODELS} (default: the model in the package)",
-    )
-    parser.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
-    )
+    add_source(parser, f"a model: {MODELS} (default: the model in the package)")
     add_code(parser)
     add_device(parser)
     parser.add_argument(

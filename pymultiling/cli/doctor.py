@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import model_folder
-from pymultiling.cli.shared.options import MODELS, add_code
+from pymultiling.cli.shared.options import MODELS, add_code, add_source
 from pymultiling.errors import UnsupportedModel
 from pymultiling.results.run import versions
 
@@ -33,15 +33,11 @@ MAX_DIFFERENCE = 1e-2  # larger relative differences are not rounding; a correct
 def add(commands: Commands) -> None:
     """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    parser.add_argument(
-        "--model",
-        metavar="DIR|FILE|NAME",
-        help=f"a model to check: {MODELS}. Its "
-        "modules are compared with their weights and configuration, and importances with the effect of setting a few "
-        "neurons to zero, on the CPU in float32 (default: only the machine is checked)",
-    )
-    parser.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
+    add_source(
+        parser,
+        f"a model to check: {MODELS}. Its modules are compared with their weights and configuration, and importances "
+        "with the effect of setting a few neurons to zero, on the CPU in float32 (default: only the machine is "
+        "checked)",
     )
     add_code(parser)
     parser.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_sets
 from pymultiling.cli.shared.loading import model_folder
-from pymultiling.cli.shared.options import add_code
+from pymultiling.cli.shared.options import add_code, add_source
 from pymultiling.cli.shared.run_record import start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.runtime.new_folder import require_new_folder
@@ -29,15 +29,12 @@ COMMAND = Command(
 def add(commands: Commands) -> None:
     """Adds the command and its arguments."""
     parser = add_command(commands, COMMAND, run)
-    parser.add_argument(
-        "--model",
-        metavar="DIR|NAME",
+    add_source(
+        parser,
+        "the model: a folder that save_pretrained wrote, or a name on the Hugging Face Hub such as Qwen/Qwen3-0.6B; it "
+        "is not loaded, and may be larger than the memory",
         required=True,
-        help="the model: a folder that save_pretrained wrote, or a name on the Hugging Face Hub such as "
-        "Qwen/Qwen3-0.6B; it is not loaded, and may be larger than the memory",
-    )
-    parser.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
+        metavar="DIR|NAME",
     )
     parser.add_argument(
         "--neurons",

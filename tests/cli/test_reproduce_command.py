@@ -12,8 +12,8 @@ from pymultiling import demo_model
 from pymultiling.methods.mwork import OWN
 from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks
 from pymultiling.methods.reproduction.detection_rounds import PACK, RULE, text_blocks
-from pymultiling.models import loading
 from tests.support.command_line import assert_error_line, run
+from tests.support.reproduction import assert_refused_before_loading
 from tests.support.tiny_text import write_text
 
 MODEL = Path(demo_model.__file__).parent / "model"
@@ -224,11 +224,9 @@ def no_field(data: Path) -> None:
     ],
 )
 def test_says_what_is_missing_before_loading(data, tmp_path, capsys, monkeypatch, damage, options, messages):
-    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was loaded first"))
     damage(data)
-    assert reproduce(data, tmp_path / "out", *options) == 1
-    assert_error_line(capsys, *messages)
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    assert_refused_before_loading(lambda: reproduce(data, out, *options), out, messages, capsys, monkeypatch)
 
 
 def test_a_missing_folder_and_an_unknown_paper_are_named(tmp_path, capsys):

@@ -11,8 +11,8 @@ import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.ilo import overlap_of_samples
 from pymultiling.methods.reproduction import ilo as reproduction
-from pymultiling.models import loading
 from tests.support.command_line import assert_error_line, run
+from tests.support.reproduction import assert_refused_before_loading
 from tests.support.tiny_text import write_text
 
 MODEL = Path(demo_model.__file__).parent / "model"
@@ -122,11 +122,9 @@ def few_rows(data: Path) -> None:
     ],
 )
 def test_says_what_is_missing_before_loading(data, tmp_path, capsys, monkeypatch, damage, options, messages):
-    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("the model was loaded first"))
     damage(data)
-    assert reproduce(data, tmp_path / "out", *options) == 1
-    assert_error_line(capsys, *messages)
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    assert_refused_before_loading(lambda: reproduce(data, out, *options), out, messages, capsys, monkeypatch)
 
 
 def test_options_of_another_paper_are_refused(data, tmp_path, capsys):

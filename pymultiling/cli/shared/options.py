@@ -90,15 +90,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         required: whether --model must be given.
         by_memory: whether --batch-tokens may be "auto".
     """
-    parser.add_argument(
-        "--model",
-        metavar="DIR|FILE|NAME",
-        required=required,
-        help=f"the model: {MODELS} such as Qwen/Qwen3-0.6B",
-    )
-    parser.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
-    )
+    add_source(parser, f"the model: {MODELS} such as Qwen/Qwen3-0.6B", required)
     add_code(parser)
     add_out(parser)
     parser.add_argument(
@@ -115,6 +107,23 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
         "--no-verify",
         action="store_true",
         help="do not compare what the model computes with its weights, configuration and family before it is measured",
+    )
+
+
+def add_source(
+    parser: argparse.ArgumentParser, text: str, required: bool = False, metavar: str = "DIR|FILE|NAME"
+) -> None:
+    """Adds the options that say where a model is.
+
+    Args:
+        parser: the command's parser.
+        text: the help of --model.
+        required: whether --model must be given.
+        metavar: what --model may be, in the usage.
+    """
+    parser.add_argument("--model", metavar=metavar, required=required, help=text)
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the Hub (default: its main branch)"
     )
 
 

@@ -19,34 +19,36 @@ from pymultiling.results.report.sections import Section, ablation, ilo, mwork, o
 from pymultiling.results.tables import setting_name
 
 RESAMPLED = "the line is the 95% bootstrap interval over the items"
-ENDS = (Column("low", "lower end", SIGNED), Column("high", "upper end", SIGNED), Column("items", "items", WHOLE))
+
+
+def ends(form: str, items: str = "items") -> tuple[Column, ...]:
+    """Returns the columns of an interval's ends, in the format of its value, and of the number of its items."""
+    return Column("low", "lower end", form), Column("high", "upper end", form), Column("items", items, WHOLE)
+
+
 EFFECTS = (
     Column("language", "language", control="language"),
     Column("row", "neurons switched off"),
     Column("value", "change of log-perplexity (nats a token)", SIGNED),
-    *ENDS,
+    *ends(SIGNED),
 )
 TABLE1 = (
     Column("task", "task"),
     Column("language", "language", control="language"),
     Column("neurons", "neurons switched off"),
     Column("score", "score", DECIMALS),
-    Column("low", "lower end", DECIMALS),
-    Column("high", "upper end", DECIMALS),
-    Column("items", "items", WHOLE),
+    *ends(DECIMALS),
 )
 DELTAS = (
     Column("task", "task"),
     Column("setting", "neurons switched off"),
     Column("delta", "change in English minus change in the others", SIGNED),
-    *ENDS,
+    *ends(SIGNED),
 )
 MEANS = (
     Column("layer", "layer (0: embeddings)", control="layer"),
     Column("ilo", "mean ILO over the languages", DECIMALS),
-    Column("low", "lower end", DECIMALS),
-    Column("high", "upper end", DECIMALS),
-    Column("items", "sentences", WHOLE),
+    *ends(DECIMALS, "sentences"),
 )
 SAMPLES = (
     Column("measured", "what was measured"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pymultiling.models.linear import PlainLinear, is_transposed
+from pymultiling.models.walk import each_module
 
 ROWS, COLUMNS = 0, 1  # dimensions of a weight (outputs, inputs)
 # Names of the buffer and the parameters that a Delta registers on the module, so that optimizers, Trainer, `model.to`
@@ -82,7 +83,7 @@ class Delta:
 
 def has_deltas(model: nn.Module) -> bool:
     """Whether any module of the model has a Delta."""
-    return any(hasattr(module, DELTAS["weight"]) for module in model.modules())
+    return any(DELTAS["weight"] in module._parameters for module in each_module(model))
 
 
 def refuse_deltas(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.adapters import MERGE, is_of_peft
 from pymultiling.models.pretrained import class_name, pretrained, uncompiled
+from pymultiling.models.walk import each_module
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -28,7 +29,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         raise UnsupportedModel(
             f"expected a model, got {type(model).__name__}: load one with AutoModelForCausalLM.from_pretrained"
         )
-    if any(isinstance(module, FullyShardedDataParallel) for module in inner.modules()):
+    if any(isinstance(module, FullyShardedDataParallel) for module in each_module(inner)):
         raise UnsupportedModel(_SPREAD_BY_FSDP)
     if getattr(inner, "config", None) is None:
         raise UnsupportedModel(
@@ -73,7 +74,7 @@ def refuse_spread_weights(model: nn.Module) -> None:
     Raises:
         UnsupportedModel: `fully_shard` was applied to a module of the model.
     """
-    if any(isinstance(module, FSDPModule) for module in model.modules()):
+    if any(isinstance(module, FSDPModule) for module in each_module(model)):
         raise UnsupportedModel(_SPREAD_BY_FSDP)
 
 
@@ -154,13 +155,19 @@ def require_language_model(model: nn.Module) -> None:
     require_weights(model)
 
 
+def has_weights(model: nn.Module) -> bool:
+    """Whether all weights are in memory, and none is offloaded or on the "meta" device."""
+    parameters = (parameter for module in each_module(model) for parameter in module._parameters.values())
+    return not any(parameter is not None and parameter.is_meta for parameter in parameters)
+
+
 def require_weights(model: nn.Module) -> None:
     """Checks that all weights are in memory.
 
     Raises:
         UnsupportedModel: weights are offloaded or on the "meta" device.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if not has_weights(model):
         raise UnsupportedModel("weights of the model are offloaded: load it whole, on one device or several")
 
 

@@ -17,6 +17,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.module_state import restored_buffers
 from pymultiling.models.pretrained import pretrained, tensor_attribute
+from pymultiling.models.unwrap import has_weights
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import change_neurons
 from pymultiling.probes.verification.body import check_body, example_of
@@ -45,7 +46,7 @@ def verify(decoder: Decoder) -> Verification:
     """
     if decoder.tensor_parallel.count > 1:
         return Verification(notes=("the model is spread over processes, which is not checked",))
-    if any(parameter.is_meta for parameter in decoder.base_model.parameters()):
+    if not has_weights(decoder.base_model):
         return Verification(notes=("weights of the model are not in memory, so that nothing was checked",))
     comparisons = Comparisons()
     whole = torch.ones(1, TOKENS, dtype=torch.bool)

@@ -88,4 +88,7 @@ FOUND: list[Case] = [
     Columns("active_count", tokens=17, width=2, count=1, numbers=Numbers(1, "bfloat16", kind="special")),
     Qk(length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
     Qk("qk_estimate", length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
+    # Plain PyTorch divided by 0 where the changes of all scores, without their mean, were rounding errors of 1e14.
+    Qk(size=2, length=16, rotated=2, scale=1e30, numbers=Numbers(0, "bfloat16", "equal")),
+    Qk("qk_estimate", size=2, length=16, rotated=2, scale=1e30, numbers=Numbers(0, "bfloat16", "equal")),
 ]

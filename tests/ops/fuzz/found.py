@@ -99,4 +99,5 @@ FOUND: list[Case] = [
     Qk("qk_estimate", length=3, size=32, rotated=None, growth="both", scale=2.0, numbers=Numbers(2)),
     # The comparison asked for the NaN of 0 times an infinity, where C++ has digits of gelu(-9).
     Ffn(tokens=130, width=16, count=0, activation="gelu", numbers=Numbers(1, kind="infinite", factor=4)),
+    Ffn(tokens=130, width=16, count=0, activation="gelu_tanh", numbers=Numbers(1, kind="infinite", factor=4)),
 ]

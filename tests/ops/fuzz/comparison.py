@@ -126,8 +126,9 @@ def _rounds_to_bfloat16(case: Case, name: str, result: Tensor) -> bool:
 def _multiplies_infinities(case: Case, backend: KernelBackend) -> bool:
     """Returns whether a gram is infinite or multiplied with infinite numbers, or an FFN may overflow.
 
-    Far below 0, both kinds of gelu are 0 in plain PyTorch, also in float64, and small numbers in C++. Times an infinity that is NaN
-    or infinite. Of the infinities of an FFN in bfloat16 the interpreter makes NaN, also in the sums over its product.
+    Far below 0, both kinds of gelu are 0 in plain PyTorch, also in float64, and small numbers in C++. Times an infinity
+    that is NaN or infinite. Of the infinities of an FFN in bfloat16 the interpreter makes NaN, also in the sums over
+    its product.
     """
     if isinstance(case, Ffn):
         if case.numbers.dtype == "float16" and case.numbers.kind == "wide":

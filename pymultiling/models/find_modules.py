@@ -34,6 +34,13 @@ def attention_projections(
     """
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
+        if family.output_gate:  # for every head the query, and then the gate
+            if q.width != 2 * width:
+                raise UnsupportedModel(
+                    f"{where}: {family.q} gives {q.width} values, and with output_gate it gives a query and a gate for "
+                    f"each of the {width} values that {family.o} takes: {CORRECT_ENTRY}"
+                )
+            q = Projection(q.module, 0, head_size, width // head_size)
         k = _whole_module(find_linear(attention, family.k, where))
         v = _whole_module(find_linear(attention, family.v, where))
     else:

@@ -103,7 +103,7 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
     """Checks that sets fit the model. Messages use the names of the sets.
 
     Raises:
-        ValueError: a set is of a model of another shape.
+        ValueError: a set is of a model of another shape, or has attention neurons in a layer that has no attention.
 
     Warns:
         UserWarning: a set has no neurons.
@@ -111,6 +111,6 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
     for name, neurons in named_sets.items():
         if neurons is None:
             continue
-        neurons.check_fits(decoder.widths(), len(decoder.layers), name)
+        decoder.check_set(neurons, name)
         if len(neurons) == 0:
             warnings.warn(f"{name} has no neurons: under it the model runs as it is", stacklevel=2)

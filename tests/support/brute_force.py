@@ -85,8 +85,8 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
 def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, torch.Tensor]:
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
-    Layers without attention have zeros at q, k, v and o. For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities.
+    For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
+    it is the squared change of the attention probabilities. Layers without attention have zeros at q, k, v and o.
 
     Args:
         model: a Hugging Face model in float64.

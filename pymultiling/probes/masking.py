@@ -68,11 +68,10 @@ def deactivate(
     Raises:
         UnsupportedModel: the neurons are not where a known family has them; weights are not in memory; or a module of a
             site of the sets computes something else than its weights say.
-        ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape, or has attention
-            neurons in a layer that has no attention; `rows` has an
-            index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
-            is of another model, lacks a site of the sets, or is given together with a scale; `threads` is none of
-            the known values.
+        ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape, or has
+            attention neurons in a layer that has no attention; `rows` has an index that is not in the list, or not as
+            many entries as the batch has rows; `scale` is not finite; `mean` is of another model, lacks a site of the
+            sets, or is given together with a scale; `threads` is none of the known values.
 
     Warns:
         UserWarning: a set has no neurons; or a thread that was started inside the block runs the model, without the

@@ -124,7 +124,7 @@ def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:
         "k": layer.k,
         "v": layer.v,
         "o": layer.o,
-        "gate of the attention's output": layer.output_gate,
+        "output gate": layer.output_gate,
         **ffn,
         "norm of q": layer.q_norm,
         "norm of k": layer.k_norm,

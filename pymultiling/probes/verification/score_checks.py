@@ -43,10 +43,11 @@ def check_scores(
     family, dtype = decoder.family, inputs.q.dtype
     if family.interface:
         given, expected = torch.cat([inputs.query, inputs.key], 1), passed_heads(inputs, decoder, layer)
+        parts = "norms, clip and rotation" if gate is None else "norms, clip, rotation and output_gate"
         both = passed_norms(given, expected, plan.valid, dtype)
         sites: tuple[tuple[Check, slice], ...] = ("q", slice(layer.heads)), ("k", slice(layer.heads, None))
         for site, heads in sites:
-            subject = f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
+            subject = f"{name} does not pass on the {site} heads that the {parts} of its family give"
             norms = Norms(*(part[heads] for part in both))
             comparisons.compare("scores", subject, advice.SCORES, *norms)
             _compare_off(layer, subject, [site], norms, plan, comparisons)

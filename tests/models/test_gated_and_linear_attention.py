@@ -113,6 +113,15 @@ def test_a_wrong_entry_is_refused(monkeypatch, name, changes, sentence):
         pml.importance(tiny_model(name), **tiny_batch())
 
 
+@pytest.mark.parametrize("context", [80, 100_000])
+def test_copies_beyond_the_first_context_are_accepted(context):
+    """They are copies of a layer with attention alone."""
+    rotation = dict(rope_type="yarn", rope_theta=1e4, factor=2.0, original_max_position_embeddings=context)
+    model = tiny_model("qwen3_next", rope_parameters=dict(rotation, partial_rotary_factor=0.5))
+    result = verify(Decoder(model))
+    assert not result.departures and not result.notes
+
+
 def test_a_gate_needs_its_own_query_projection():
     with pytest.raises(ValueError, match="output_gate needs qkv=None and clip=None"):
         pml.Family(qkv="qkv", output_gate=True)

@@ -235,7 +235,9 @@ class LayerWatch:
             return
         value = layer.v.select(self._outputs[layer.v.module])
         attended = self._attended.view(*self._plan.valid.shape, -1)
-        gate = layer.output_gate and layer.output_gate.select(self._outputs[layer.output_gate.module])
+        gate = None
+        if layer.output_gate is not None:
+            gate = layer.output_gate.select(self._outputs[layer.output_gate.module])
         check_scores(self.decoder, layer, name, inputs, value, gate, attended, self._plan, self._comparisons)
 
     def _check_sublayer(self, check: Check, name: str, linear: Linear, output: Tensor, args: tuple[Any, ...]) -> None:

@@ -73,22 +73,19 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(
-        len(embeddings),
-        (1, min(TOKENS, decoder.attention_layers[decoder.layers_of("o")[0]].head_size)),
-        generator=generator,
-    )
+    head_size = min(layer.head_size for layer in decoder.attention_layers.values())
+    tokens = torch.randint(len(embeddings), (1, min(TOKENS, head_size)), generator=generator)
     tokens = tokens.to(embeddings.device)
     with ImportanceProbe(model, verify=False) as probe:
         importance = probe.measure(tokens)
     differences: dict[str, float] = dict.fromkeys(SITES, 0.0)
     with evaluation_mode(model):
-        with_attention = decoder.layers_of("o")
-        for index in {0, len(decoder.layers) - 1, with_attention[0], with_attention[-1]}:
+        ends = {site: {decoder.layers_of(site)[0], decoder.layers_of(site)[-1]} for site in SITES}
+        for index in set.union(*ends.values()):
             layer = decoder.layers[index]
             calls, product_error = _record_calls(decoder, layer, tokens)
             differences["ffn"] = max(differences["ffn"], product_error)
-            for site in SITES if isinstance(layer, AttentionLayer) else ("ffn",):
+            for site in (site for site in SITES if index in ends[site]):
                 run = _sublayer_runner(decoder, layer, site, calls)
                 difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)

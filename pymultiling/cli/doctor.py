@@ -15,7 +15,7 @@ from pymultiling.results.run import versions
 if TYPE_CHECKING:
     from torch import nn
 
-    from pymultiling.models.decoder import Layer
+    from pymultiling.models.decoder import AttentionLayer, Decoder
     from pymultiling.models.linear import Projection
 
 COMMAND = Command(
@@ -80,7 +80,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     if getattr(model.config, "quantization_config", None):
         raise UnsupportedModel(f"the weights of {name} are quantised: give a copy with floating-point weights")
     decoder = Decoder(model)
-    layer = decoder.layers[0]
+    number, layer = next(iter(decoder.attention_layers.items()))
     widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
     if layer.experts is not None:
         widths["ffn"] += f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
@@ -89,11 +89,22 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
     print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
-    print("\nmodules of layer 0")
+    if len(decoder.attention_layers) < len(decoder.layers):
+        print(_without_attention(decoder))
+    print(f"\nmodules of layer {number}")
     print(_table(_module_paths(model, layer), indent="  "))
 
 
-def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
+def _without_attention(decoder: Decoder) -> str:
+    """Returns a sentence on the layers that have linear attention."""
+    numbers = ", ".join(map(str, decoder.attention_layers))
+    return (
+        f"  Layers {numbers} have attention. The others have {decoder.family.linear_attention} in its place: they have "
+        "neurons of ffn only, and results are zero there at q, k, v and o."
+    )
+
+
+def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:
     """Returns {part: path of its module}. If the part is fused with others, its range of outputs follows the path."""
     from pymultiling.models.linear import Projection
 
@@ -113,6 +124,7 @@ def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:
         "k": layer.k,
         "v": layer.v,
         "o": layer.o,
+        "output gate": layer.output_gate,
         **ffn,
         "norm of q": layer.q_norm,
         "norm of k": layer.k_norm,

@@ -121,10 +121,12 @@ def _forwards(model: nn.Module, length: int) -> dict[str, Callable[[], object]]:
     words = pretrained(model).config.get_text_config().vocab_size
     tokens = torch.randint(words, (1, length), generator=generator)
     mask = torch.ones_like(tokens)
-    layers = len(decoder.layers)
-    off = NeuronSet(
-        {site: torch.rand(layers, width, generator=generator) < MASKED for site, width in decoder.widths().items()}
-    )
+    masks = {}
+    for site, width in decoder.widths().items():
+        layers = decoder.layers_of(site)
+        masks[site] = torch.zeros(len(decoder.layers), width, dtype=torch.bool)
+        masks[site][layers] = torch.rand(len(layers), width, generator=generator) < MASKED
+    off = NeuronSet(masks)
 
     @torch.no_grad()
     def plain() -> object:

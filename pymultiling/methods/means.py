@@ -76,7 +76,8 @@ def mean_activations(
         verify: as in `importance`.
 
     Returns:
-        {site: (layers, neurons)} float32, for `deactivate(..., mean=...)`.
+        {site: (layers, neurons)} float32, for `deactivate(..., mean=...)`. Layers that have no attention have zeros at
+        q, k, v and o.
 
     Raises:
         CorpusError: the texts cannot be read, or there are none.

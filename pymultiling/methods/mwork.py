@@ -9,7 +9,7 @@ A part matters for other languages if their metric values fall while those of En
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
@@ -85,12 +85,18 @@ class Setting:
     off: tuple[Part, ...]
     neurons: NeuronChoice
 
-    def sets(self, neurons_by_part: Mapping[Part, NeuronSet], seeds: Sequence[int]) -> list[NeuronSet]:
+    def sets(
+        self,
+        neurons_by_part: Mapping[Part, NeuronSet],
+        seeds: Sequence[int],
+        attention_layers: Collection[int] | None = None,
+    ) -> list[NeuronSet]:
         """Returns the sets to deactivate.
 
         Args:
             neurons_by_part: the neurons of the language in each part, as `parts` returns them.
             seeds: seeds of random sets.
+            attention_layers: as in `NeuronSet.random_like`.
 
         Returns:
             One set for OWN, one for each seed otherwise.
@@ -100,7 +106,8 @@ class Setting:
             language_neurons = language_neurons | neurons_by_part[part]
         if self.neurons == OWN:
             return [language_neurons]
-        return [language_neurons.random_like(seed, anywhere=self.neurons == ANYWHERE) for seed in seeds]
+        anywhere = self.neurons == ANYWHERE
+        return [language_neurons.random_like(seed, anywhere, attention_layers) for seed in seeds]
 
 
 # The neurons of the language in each part alone, in all parts but one, and in all parts. As many random neurons are
@@ -181,11 +188,14 @@ def mwork(
     sets = detection.specific() if isinstance(detection, Detection) else dict(detection)
     languages_by_task = [measured_languages(task, sets, english) for task in tasks]
     all_languages = dict.fromkeys(chain.from_iterable(languages_by_task))
-    check_sets(Decoder(model), {f"the set of {language!r}": sets[language] for language in all_languages})
+    decoder = Decoder(model)
+    check_sets(decoder, {f"the set of {language!r}": sets[language] for language in all_languages})
     sets_by_setting: dict[str, list[list[NeuronSet]]] = {}
     for language in all_languages:
         neurons_by_part = parts(sets[language], understanding, generation)
-        sets_by_setting[language] = [setting.sets(neurons_by_part, seeds) for setting in settings]
+        sets_by_setting[language] = [
+            setting.sets(neurons_by_part, seeds, decoder.layers_of("o")) for setting in settings
+        ]
     rows = []
     with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages_by_task))) as bar:
         for task, task_languages in zip(tasks, languages_by_task):

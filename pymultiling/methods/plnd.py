@@ -88,7 +88,8 @@ def importance(
             and again when its structure has changed (docs/verification.md). False: it is taken as it is.
 
     Returns:
-        {site: (documents, layers, neurons)}, float32, or float64 for a float64 model.
+        {site: (documents, layers, neurons)}, float32, or float64 for a float64 model. Layers that have no attention
+        have zeros at q, k, v and o.
 
     Raises:
         UnsupportedModel: the model's neurons are not where its family has them, or no known family fits; or what is to

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pymultiling.errors import CheckpointError, UnsupportedModel
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.deltas import COLUMNS, DELTAS, ROWS, Delta, has_deltas
 from pymultiling.models.own_weights import require_own_weights
 from pymultiling.models.unwrap import refuse_quantisation_mark
@@ -88,7 +88,7 @@ def train_only(model: nn.Module, neurons: NeuronSet, *, verify: bool = True) -> 
     decoder.require_weights()
     if decoder.tensor_parallel.count > 1:
         raise UnsupportedModel("the model is spread over processes (tp_plan): load it whole to train some neurons")
-    neurons.check_fits(decoder.widths(), len(decoder.layers))
+    decoder.check_set(neurons)
     if len(neurons) == 0:
         raise ValueError("the set has no neurons, so that nothing would be trained: give a set with some")
     if any(layer.experts is not None for layer in decoder.layers) and len(neurons.only("ffn")):
@@ -205,7 +205,7 @@ class NeuronTuning:
         neurons, differences = read_tuning(path)
         decoder = Decoder(model)
         try:
-            neurons.check_fits(decoder.widths(), len(decoder.layers))
+            decoder.check_set(neurons)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
         tuning = train_only(model, neurons)
@@ -292,7 +292,9 @@ def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> It
     The three values are the module, ROWS or COLUMNS, and the indices of the rows or columns, (n,) int64 with n > 0.
     """
     rows: dict[Linear, list[Tensor]] = {}  # the parts of a fused projection share a module
-    projections = (("q", layer.q), ("k", layer.k), ("v", layer.v), ("ffn", layer.gate), ("ffn", layer.up))
+    projections = [("ffn", layer.gate), ("ffn", layer.up)]
+    if isinstance(layer, AttentionLayer):
+        projections = [("q", layer.q), ("k", layer.k), ("v", layer.v), *projections]
     for site, projection in projections:
         if projection is None:  # a plain FFN has no up, experts have neither
             continue
@@ -300,7 +302,8 @@ def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> It
     parts = [(module, ROWS, torch.cat(indices)) for module, indices in rows.items()]
     if layer.down is not None:
         parts.append((layer.down, COLUMNS, _members(neurons, "ffn", number)))
-    parts.append((layer.o, COLUMNS, _members(neurons, "o", number)))
+    if isinstance(layer, AttentionLayer):
+        parts.append((layer.o, COLUMNS, _members(neurons, "o", number)))
     for module, dimension, index in parts:
         if len(index):
             yield module, dimension, index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -22,11 +22,13 @@ from pymultiling.models.find_modules import (
     find,
     find_linear,
 )
-from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of
+from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of, outputs_of
 from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
 from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
+from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.sites import SITES
 from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
@@ -73,37 +75,19 @@ class SharedExpert:
 class Layer:
     """The modules of one decoder layer, and the sizes that follow from their weights.
 
+    A layer with attention is an AttentionLayer. A layer with linear attention has neurons of the FFN only.
+
     Attributes:
-        attention: the attention.
-        q: the query projection.
-        k: the key projection.
-        v: the value projection.
-        o: the output projection.
-        q_norm: a norm of the queries, or None.
-        k_norm: a norm of the keys; None where there is no `q_norm`.
-        attention_norm: a norm of the attention's output, or None.
         ffn: the module of the FFN.
         ffn_parts: the projections of the FFN, or its experts.
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
-        head_size: the number of neurons of one head.
-        rotates: whether queries and keys are rotated.
     """
 
-    attention: nn.Module
-    q: Projection
-    k: Projection
-    v: Projection
-    o: Linear
-    q_norm: nn.Module | None
-    k_norm: nn.Module | None
-    attention_norm: nn.Module | None
     ffn: nn.Module
     ffn_parts: DenseFFN | Experts
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
-    head_size: int
-    rotates: bool
 
     @property
     def gate(self) -> Projection | None:
@@ -137,6 +121,42 @@ class Layer:
         """Which FFN neurons of the layer are those of `dense`."""
         return slice(self.ffn_parts.width if isinstance(self.ffn_parts, Experts) else 0, None)
 
+    def width(self, site: str) -> int:
+        """Returns the number of neurons of a site; 0 for a site that the layer does not have."""
+        return self.ffn_parts.width + (0 if self.shared is None else self.shared.parts.width) if site == "ffn" else 0
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer(Layer):
+    """A layer with attention.
+
+    Attributes:
+        attention: the attention.
+        q: the query projection.
+        k: the key projection.
+        v: the value projection.
+        o: the output projection.
+        output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
+            before `o`, in the order of its inputs; None: it is not multiplied.
+        q_norm: a norm of the queries, or None.
+        k_norm: a norm of the keys; None where there is no `q_norm`.
+        attention_norm: a norm of the attention's output, or None.
+        head_size: the number of neurons of one head.
+        rotates: whether queries and keys are rotated.
+    """
+
+    attention: nn.Module
+    q: Projection
+    k: Projection
+    v: Projection
+    o: Linear
+    output_gate: Projection | None
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+    attention_norm: nn.Module | None
+    head_size: int
+    rotates: bool
+
     @property
     def heads(self) -> int:
         """Number of query heads."""
@@ -149,13 +169,8 @@ class Layer:
 
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site."""
-        return {
-            "ffn": self.ffn_parts.width + (0 if self.shared is None else self.shared.parts.width),
-            "q": self.q.width,
-            "k": self.k.width,
-            "v": self.v.width,
-            "o": self.q.width,
-        }[site]
+        widths = {"q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}
+        return widths[site] if site in widths else super().width(site)
 
 
 class Decoder:
@@ -167,6 +182,7 @@ class Decoder:
         base_model: the model without its head; of a model that takes more than text, the decoder of the text in it.
         config: the configuration of `base_model`.
         layers: the layers, from the first to the last.
+        attention_layers: {number: layer} of the layers that have attention; all layers of most models.
         tensor_parallel: which part of the neurons this process computes.
 
     Raises:
@@ -186,9 +202,15 @@ class Decoder:
                 f"the configuration of {model_type} has no num_attention_heads: set it to the number of heads"
             )
         self.layers = [self._layer(layer, index, head_count) for index, layer in enumerate(self.layer_modules())]
-        self.tensor_parallel = tensor_parallel_of(model, inner_linear(self.layers[0].q.module).weight)
+        self.attention_layers = {
+            index: layer for index, layer in enumerate(self.layers) if isinstance(layer, AttentionLayer)
+        }
+        if not self.attention_layers:
+            raise UnsupportedModel(f"no layer of {class_name(model)} has {self.family.attention}: {CORRECT_ENTRY}")
+        self._first = next(iter(self.attention_layers.values()))
+        self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
         for site in ("ffn", "q", "k"):
-            widths = {layer.width(site): None for layer in self.layers}
+            widths = dict.fromkeys(self.layers[number].width(site) for number in self.layers_of(site))
             if len(widths) != 1:
                 raise UnsupportedModel(
                     f"the layers of {class_name(model)} differ in the width of {site} ({', '.join(map(str, widths))} "
@@ -272,8 +294,38 @@ class Decoder:
         return {"input_ids": input_ids}
 
     def widths(self) -> dict[str, int]:
-        """Returns the number of neurons of a layer, by site."""
-        return {site: self.layers[0].width(site) for site in ("ffn", "q", "k", "v", "o")}
+        """Returns the number of neurons of a layer, by site: for q, k, v and o of a layer that has attention."""
+        return {site: self._first.width(site) for site in SITES}
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the hidden states between layers."""
+        return outputs_of(self._first.o)
+
+    def layers_of(self, site: str) -> list[int]:
+        """Returns the numbers of the layers that have neurons of a site."""
+        return list(range(len(self.layers))) if site == "ffn" else list(self.attention_layers)
+
+    def check_set(self, neurons: NeuronSet, name: str = "the set") -> None:
+        """Checks that a set belongs to this model.
+
+        Args:
+            neurons: the set.
+            name: what the error message calls the set.
+
+        Raises:
+            ValueError: the set has another number of layers or of neurons, or attention neurons in a layer that has no
+                attention.
+        """
+        neurons.check_fits(self.widths(), len(self.layers), name)
+        for site, mask in neurons.sites.items():
+            without = sorted(set(mask.any(1).nonzero().flatten().tolist()).difference(self.layers_of(site)))
+            if without:
+                raise ValueError(
+                    f"{name} has {site} neurons in layer {without[0]}, which has {self.family.linear_attention} in "
+                    "place of attention and so no such neurons: give neurons of the layers that have attention, "
+                    f"{', '.join(map(str, self.attention_layers))}"
+                )
 
     def require_weights(self) -> None:
         """Checks that all weights are in memory.
@@ -290,8 +342,24 @@ class Decoder:
 
     def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"
-        attention = find(layer, family.attention, where)
         ffn = find(layer, family.ffn, where)
+        ffn_parts: DenseFFN | Experts
+        shared: SharedExpert | None = None
+        if family.experts is None or hasattr(ffn, family.down):
+            ffn_parts = self._dense_ffn(ffn, where)
+        else:
+            ffn_parts = ffn_experts(ffn, family.experts, where)
+            if family.shared_expert is not None:
+                parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
+                shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
+        ffn_only = Layer(ffn, ffn_parts, shared, _find_optional(layer, family.ffn_norm, where))
+        if family.linear_attention is not None and hasattr(layer, family.linear_attention):
+            return ffn_only
+        return self._attention_layer(ffn_only, layer, where, head_count)
+
+    def _attention_layer(self, ffn_only: Layer, layer: nn.Module, where: str, head_count: int) -> AttentionLayer:
+        family = self.family
+        attention = find(layer, family.attention, where)
         o = find_linear(attention, family.o, where)
         if not getattr(attention, "is_causal", True):
             raise UnsupportedModel(f"the attention of {where} is not causal: only decoders are supported")
@@ -302,28 +370,17 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
-        ffn_parts: DenseFFN | Experts
-        shared: SharedExpert | None = None
-        if family.experts is None or hasattr(ffn, family.down):
-            ffn_parts = self._dense_ffn(ffn, where)
-        else:
-            ffn_parts = ffn_experts(ffn, family.experts, where)
-            if family.shared_expert is not None:
-                parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
-                shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
-        return Layer(
+        return AttentionLayer(
+            **vars(ffn_only),
             attention=attention,
             q=q,
             k=k,
             v=v,
             o=o,
+            output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
             q_norm=_find_optional(attention, family.q_norm, where),
             k_norm=_find_optional(attention, family.k_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
-            ffn=ffn,
-            ffn_parts=ffn_parts,
-            shared=shared,
-            ffn_norm=_find_optional(layer, family.ffn_norm, where),
             head_size=head_size,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
         )

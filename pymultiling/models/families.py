@@ -38,6 +38,13 @@ _OLMO2 = Family(
 )
 
 
+# Layers of linear attention among those of attention, whose output passes a gate.
+_QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
+_QWEN3_NEXT = replace(
+    _QWEN3_5, experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"
+)
+
+
 def _bloom(config: BloomConfig) -> Family:
     if config.pretraining_tp > 1 and config.slow_but_exact:
         raise UnsupportedModel(
@@ -169,6 +176,9 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "qwen3_5_text": _QWEN3_5,
+    "qwen3_5_moe_text": _QWEN3_NEXT,
+    "qwen3_next": _QWEN3_NEXT,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": Family(

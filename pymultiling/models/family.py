@@ -25,6 +25,8 @@ class Family:
         final: the modules after the last layer and before the head. A module that a model sets to None is left out.
         positions: whether the base model takes `position_ids`.
         attention: the attention.
+        linear_attention: what layers without `attention` have in its place. Such layers have neurons of the FFN only.
+            None: all layers have `attention`.
         q: the query projection.
         k: the key projection.
         v: the value projection.
@@ -54,6 +56,8 @@ class Family:
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
             scaling.
         o: the output projection.
+        output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
+            attention's output is multiplied before `o`. The neurons of q are those of the query.
         attention_norm: a norm of the attention's output, before it is added to the residual.
         ffn: the FFN.
         gate: the gate projection; None: the FFN is a plain one, act(up).
@@ -81,6 +85,7 @@ class Family:
     final: tuple[str, ...] = ("norm",)
     positions: bool = True
     attention: str = "self_attn"
+    linear_attention: str | None = None
     q: str = "q_proj"
     k: str = "k_proj"
     v: str = "v_proj"
@@ -100,6 +105,7 @@ class Family:
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None
     o: str = "o_proj"
+    output_gate: bool = False
     attention_norm: str | None = None
     ffn: str = "mlp"
     gate: str | None = "gate_proj"
@@ -132,6 +138,10 @@ class Family:
                 not self.norms_behind_rotation
                 or bool(self.q_norm and not self.centred_norms and self.query_scaling is None),
                 "norms_behind_rotation needs q_norm, centred_norms=False and query_scaling=None",
+            ),
+            (
+                not self.output_gate or (self.qkv is None and self.clip is None),
+                "output_gate needs qkv=None and clip=None",
             ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),

@@ -34,6 +34,13 @@ def attention_projections(
     """
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
+        if family.output_gate:  # for every head the query, and then the gate
+            if q.width != 2 * width:
+                raise UnsupportedModel(
+                    f"{where}: {family.q} gives {q.width} values, and with output_gate it gives a query and a gate for "
+                    f"each of the {width} values that {family.o} takes: {CORRECT_ENTRY}"
+                )
+            q = Projection(q.module, 0, head_size, width // head_size)
         k = _whole_module(find_linear(attention, family.k, where))
         v = _whole_module(find_linear(attention, family.v, where))
     else:
@@ -48,9 +55,10 @@ def attention_projections(
             groups, ends = 1, (0, width, width + key_width, rows)
         q, k, v = (Projection(fused, start, stop, groups) for start, stop in pairwise(ends))
     if q.width != width or k.width != v.width or k.width % head_size or not k.width or width % k.width:
+        gate = f" ({family.q} may give a gate too: output_gate)" if q.width == 2 * width else ""
         raise UnsupportedModel(
             f"{where}: the widths of queries, keys and values, {q.width}, {k.width} and {v.width}, do not fit the "
-            f"{width} values that {family.o} takes, in heads of {head_size}: {CORRECT_ENTRY}"
+            f"{width} values that {family.o} takes, in heads of {head_size}{gate}: {CORRECT_ENTRY}"
         )
     return q, k, v
 

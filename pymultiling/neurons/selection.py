@@ -175,6 +175,7 @@ class TopMean(_Amounts):
 class Threshold:
     """Selects a neuron whose importance is at least epsilon in every document.
 
+    None is selected where the importance of a whole layer and site is 0, as in layers that have no attention.
     Source: arXiv 2402.18815, eq. 2.
 
     Args:
@@ -192,7 +193,7 @@ class Threshold:
         Returns:
             {site: (documents, layers, neurons) bool}, True where the importance is at least epsilon.
         """
-        return {site: values >= self.epsilon for site, values in importance.items()}
+        return {site: (values >= self.epsilon) & _has_neurons(values) for site, values in importance.items()}
 
     def count(self, importance: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Counts votes, and ranks for `NeuronStatistics.top`.
@@ -216,8 +217,18 @@ class Threshold:
             The selected neurons. The set is empty if the statistics have no documents.
         """
         has_documents = statistics.documents > 0
-        return NeuronSet({site: (low >= self.epsilon) & has_documents for site, low in statistics.minimum.items()})
+        return NeuronSet(
+            {
+                site: (low >= self.epsilon) & has_documents & _has_neurons(statistics.sum[site])
+                for site, low in statistics.minimum.items()
+            }
+        )
 
     def rule(self) -> str:
         """Returns the text that identifies the votes of this rule."""
         return f"threshold {self.epsilon!r}"
+
+
+def _has_neurons(values: Tensor) -> Tensor:
+    """Returns (.., layers, 1) bool, whether any value of a layer (.., layers, neurons) is above 0."""
+    return (values > 0).any(-1, keepdim=True)

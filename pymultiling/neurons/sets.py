@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -149,12 +149,16 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             )
         return mask[:, :routed].reshape(mask.shape[0], experts, -1)
 
-    def random_like(self, seed: int, anywhere: bool = False) -> NeuronSet:
+    def random_like(
+        self, seed: int, anywhere: bool = False, attention_layers: Collection[int] | None = None
+    ) -> NeuronSet:
         """Draws a random set of the same size, uniformly and without replacement from all neurons.
 
         Args:
             seed: seed of the random generator. The same seed gives the same set.
             anywhere: True: the number of members at every site stays. False: the number at every site and layer stays.
+            attention_layers: with `anywhere`, the layers that have neurons of q, k, v and o, where not all layers have
+                attention. None: all layers.
 
         Returns:
             A set whose masks have the same sites and shapes.
@@ -162,10 +166,15 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         generator = torch.Generator().manual_seed(seed)
         drawn = {}
         for site, mask in self.sites.items():
-            drawn[site] = torch.zeros_like(mask)
+            is_drawn_from = torch.ones(len(mask), dtype=torch.bool)
+            if anywhere and site != "ffn" and attention_layers is not None:
+                is_drawn_from = torch.isin(torch.arange(len(mask)), torch.tensor(sorted(attention_layers)))
+            chosen = torch.zeros_like(mask[is_drawn_from])
             rows = (1, -1) if anywhere else mask.shape
-            for row, count in zip(drawn[site].view(rows), mask.reshape(rows).sum(1).tolist()):
+            for row, count in zip(chosen.view(rows), mask.reshape(rows).sum(1).tolist()):
                 row[torch.randperm(len(row), generator=generator)[:count]] = True
+            drawn[site] = torch.zeros_like(mask)
+            drawn[site][is_drawn_from] = chosen
         return NeuronSet(drawn)
 
     def check_fits(self, widths: Mapping[str, int], layers: int, name: str = "the set") -> None:

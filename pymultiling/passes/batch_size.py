@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pymultiling.models.decoder import Decoder
-from pymultiling.models.linear import outputs_of
 from pymultiling.models.pretrained import pretrained
 from pymultiling.runtime.free_memory import free_memory
 
@@ -29,7 +28,7 @@ def tokens_that_fit(decoder: Decoder) -> int:
     if not known:
         return USUAL
     size: int = pretrained(decoder.model).dtype.itemsize
-    widths, hidden = decoder.widths(), outputs_of(decoder.layers[0].o)
+    widths, hidden = decoder.widths(), decoder.hidden_size
     token = size * (6 * hidden + 4 * widths["ffn"]) + 24 * (widths["q"] + widths["k"] + widths["v"])
     tokens = int(PART_OF_FREE_MEMORY * min(known)) // token
     return min(LARGEST, 1 << max(0, tokens.bit_length() - 1))

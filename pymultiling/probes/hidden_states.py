@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
-from pymultiling.models.linear import is_linear, outputs_of
+from pymultiling.models.linear import is_linear
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
 from pymultiling.probes.hooks import Hooks
@@ -65,7 +65,7 @@ class SentenceMeanProbe:
                 f"{class_name(model)} projects its last hidden states to another width: they cannot be compared "
                 "with those of other layers"
             )
-        self.shape = len(self.decoder.layers) + 1, outputs_of(self.decoder.layers[0].o)
+        self.shape = len(self.decoder.layers) + 1, self.decoder.hidden_size
 
     @torch.no_grad()
     def launch(self, input_ids: Tensor, attention_mask: Tensor) -> HostCopy:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attention import AttentionListener, listen_to_attention
-from pymultiling.models.decoder import Decoder, DenseFFN, Layer, SharedExpert, check_token_ids, model_device
+from pymultiling.models.decoder import (
+    AttentionLayer,
+    Decoder,
+    DenseFFN,
+    Layer,
+    SharedExpert,
+    check_token_ids,
+    model_device,
+)
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.length_scaling import group_rows, length_group
 from pymultiling.models.linear import Linear, Projection, device_of, inputs_of
@@ -230,9 +238,10 @@ class ImportanceProbe:
         if "ffn" in values_by_site:
             values_by_site["ffn"] = self._join_shared(values_by_site["ffn"])
         for site, values in values_by_site.items():
-            if len(values) < len(self.decoder.layers):
+            layers = self.decoder.layers_of(site)
+            if len(values) < len(layers):
                 raise UnsupportedModel(
-                    f"site {site} was seen in {len(values)} of {len(self.decoder.layers)} layers: the model does not "
+                    f"site {site} was seen in {len(values)} of {len(layers)} layers: the model does not "
                     "run its modules as its family says (pymultiling.Family lists what can differ; without "
                     "transformers' attention interface, interface=False)"
                 )
@@ -253,10 +262,15 @@ class ImportanceProbe:
         return joined
 
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model."""
+        """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model.
+
+        Layers that have no neurons of a site get zeros.
+        """
         stacked = {}
         for site, by_layer in by_site.items():
-            local = torch.stack([by_layer[index].to(device) for index in range(len(self.decoder.layers))], 1)
+            zeros = torch.zeros_like(next(iter(by_layer.values())), device=device)
+            layers = range(len(self.decoder.layers))
+            local = torch.stack([by_layer[index].to(device) if index in by_layer else zeros for index in layers], 1)
             stacked[site] = self.decoder.tensor_parallel.gather(local, self.decoder.widths()[site])
         return stacked
 
@@ -268,6 +282,8 @@ class ImportanceProbe:
         for index, layer in enumerate(self.decoder.layers):
             if "ffn" in self.sites:
                 self._watch_ffn(hooks, index, layer)
+            if not isinstance(layer, AttentionLayer):
+                continue
             if {"v", "o"} & set(self.sites):
                 self._watch_output(hooks, index, layer)
             if {"q", "k"} & set(self.sites):
@@ -367,7 +383,7 @@ class ImportanceProbe:
 
         hooks.after(projection.module, keep_magnitude)
 
-    def _watch_output(self, hooks: Hooks, index: int, layer: Layer) -> None:
+    def _watch_output(self, hooks: Hooks, index: int, layer: AttentionLayer) -> None:
         """Measures V and O neurons at the input of o_proj."""
         if layer.attention_norm is not None and self.score == "importance":
             self._watch_normed(hooks, index, layer, layer.o, layer.attention_norm)
@@ -407,8 +423,8 @@ class ImportanceProbe:
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
             all_inputs = inputs_of(linear)
-            is_attention = linear is layer.o
-            all_heads, size = (layer.kv_heads, layer.head_size) if is_attention else (all_inputs, 1)
+            attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
+            all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.head_size)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process
             energy, columns = normed_energy(
                 x,
@@ -417,17 +433,17 @@ class ImportanceProbe:
                 multiplier,
                 *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
                 epsilon(norm),
-                self._documents.of(x, "o" if is_attention else "ffn", index),
-                columns=is_attention and "o" in self.sites,
+                self._documents.of(x, "o" if attention else "ffn", index),
+                columns=attention is not None and "o" in self.sites,
             )
-            for site, values in {"v": energy, "o": columns}.items() if is_attention else [("ffn", energy)]:
+            for site, values in {"v": energy, "o": columns}.items() if attention else [("ffn", energy)]:
                 if site in self.sites:
                     self._values[site][index] = values
 
         hooks.before(linear, keep_input)
         hooks.before(norm, keep_normed)
 
-    def _watch_scores(self, hooks: Hooks, index: int, layer: Layer) -> AttentionListener | None:
+    def _watch_scores(self, hooks: Hooks, index: int, layer: AttentionLayer) -> AttentionListener | None:
         """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
 
         def keep_importance(inputs: ScoreInputs) -> None:

@@ -68,10 +68,10 @@ def deactivate(
     Raises:
         UnsupportedModel: the neurons are not where a known family has them; weights are not in memory; or a module of a
             site of the sets computes something else than its weights say.
-        ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape; `rows` has an
-            index that is not in the list, or not as many entries as the batch has rows; `scale` is not finite; `mean`
-            is of another model, lacks a site of the sets, or is given together with a scale; `threads` is none of
-            the known values.
+        ValueError: `neurons` is neither a set nor a list of sets; a set is of a model of another shape, or has
+            attention neurons in a layer that has no attention; `rows` has an index that is not in the list, or not as
+            many entries as the batch has rows; `scale` is not finite; `mean` is of another model, lacks a site of the
+            sets, or is given together with a scale; `threads` is none of the known values.
 
     Warns:
         UserWarning: a set has no neurons; or a thread that was started inside the block runs the model, without the
@@ -103,7 +103,7 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
     """Checks that sets fit the model. Messages use the names of the sets.
 
     Raises:
-        ValueError: a set is of a model of another shape.
+        ValueError: a set is of a model of another shape, or has attention neurons in a layer that has no attention.
 
     Warns:
         UserWarning: a set has no neurons.
@@ -111,6 +111,6 @@ def check_sets(decoder: Decoder, named_sets: Mapping[str, NeuronSet | None]) -> 
     for name, neurons in named_sets.items():
         if neurons is None:
             continue
-        neurons.check_fits(decoder.widths(), len(decoder.layers), name)
+        decoder.check_set(neurons, name)
         if len(neurons) == 0:
             warnings.warn(f"{name} has no neurons: under it the model runs as it is", stacklevel=2)

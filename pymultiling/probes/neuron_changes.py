@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from pymultiling.models.checkpointing import remember_blocks
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Linear, inner_linear, inputs_of, outputs_of
 from pymultiling.models.routing import Routed
@@ -118,6 +118,8 @@ def find_changed_modules(layer: Layer) -> Iterator[ChangedModule]:
     """Yields the linear modules of a layer whose inputs or outputs are neurons, except those of experts."""
     if layer.dense is not None:
         yield ChangedModule(layer.dense.down, True, {"ffn": slice(None)}, layer.dense_members)
+    if not isinstance(layer, AttentionLayer):
+        return
     yield ChangedModule(layer.o, True, {"o": slice(None)})
     outputs: dict[Linear, SiteIndices] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, normed_behind_rotation, split_heads
 from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
@@ -22,7 +22,7 @@ ImportanceScore: TypeAlias = Literal["importance", "released"]
 def importance_from_scores(
     inputs: ScoreInputs,
     decoder: Decoder,
-    layer: Layer,
+    layer: AttentionLayer,
     valid: Tensor,
     counted: Tensor | None,
     rope: Rope,
@@ -110,7 +110,7 @@ def _only_queries(inputs: ScoreInputs, counted: Tensor) -> ScoreInputs:
     )
 
 
-def _is_over_all_heads(layer: Layer) -> bool:
+def _is_over_all_heads(layer: AttentionLayer) -> bool:
     """Whether the query norm is over all heads together, instead of over each head."""
     return layer.q_norm is not None and tensor_attribute(layer.q_norm, "weight").shape[-1] > layer.head_size
 
@@ -179,7 +179,7 @@ def _behind_rotation(
 
 
 def _before_rotation(
-    raw: Tensor, decoder: Decoder, layer: Layer, norm: nn.Module | None
+    raw: Tensor, decoder: Decoder, layer: AttentionLayer, norm: nn.Module | None
 ) -> tuple[Tensor, Tensor | None]:
     """Returns the heads (B, heads, l, d) before the rotation, and their growth under a norm, or None without one.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.rotation import repeat_for_pairs, rotate
 from pymultiling.models.attention import AttentionListener
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.models.linear import Projection
 from pymultiling.models.norms import split_heads
 from pymultiling.models.query_scaling import position_factors
@@ -86,7 +86,7 @@ class _Captured:
 
 
 def watch_scores(
-    decoder: Decoder, hooks: Hooks, layer: Layer, on_scores: Callable[[ScoreInputs], None]
+    decoder: Decoder, hooks: Hooks, layer: AttentionLayer, on_scores: Callable[[ScoreInputs], None]
 ) -> AttentionListener | None:
     """Adds hooks that call on_scores(inputs) in every forward of a layer.
 
@@ -182,7 +182,7 @@ def without_bias(inputs: ScoreInputs, q: Tensor, k: Tensor) -> tuple[Tensor, Ten
     return q.flatten(1), k.flatten(1)
 
 
-def _rotation(decoder: Decoder, layer: Layer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
     if decoder.family.rotation is None or not layer.rotates:
         return None

@@ -45,6 +45,19 @@ def test_rules_select_ffn_neurons(rule, ffn):
     assert select(rule)["ffn"] == ffn
 
 
+@pytest.mark.parametrize("rule", [Threshold(0.0), Threshold(-1.0), TopK(1.0, 1.0), TopMean(1.0, 1.0)])
+def test_nothing_is_selected_where_a_whole_layer_is_zero(rule):
+    """Such as layers of linear attention at q. Their neurons are selected by no epsilon and no k."""
+    importance = {"ffn": torch.rand(3, 2, 5) + 0.1, "q": torch.rand(3, 2, 4) + 0.1}
+    importance["q"][:, 1] = 0
+    measured = rule if hasattr(rule, "votes") else TopK()
+    counts = measured.count(importance)
+    statistics = NeuronStatistics.of_counts(importance, *counts, 9, measured.rule())
+    assert rule.select(statistics).count("layer") == {"ffn": [5, 5], "q": [4, 0]}
+    if rule is measured:
+        assert statistics.votes["q"].tolist() == [[3] * 4, [0] * 4]
+
+
 def test_attention_has_its_own_k():
     assert select(TopK(ffn=0, attention=2)) == {"ffn": [], "q": [3]}
     assert select(TopK(ffn=0, attention=2, share=1 / 3)) == {"ffn": [], "q": [0, 3]}

@@ -81,6 +81,16 @@ def test_random_like_keeps_the_counts_and_depends_on_the_seed_alone(a, seed):
     assert drawn == a.random_like(seed)
 
 
+def test_random_attention_neurons_are_drawn_from_the_layers_that_have_attention():
+    mask = torch.zeros(4, 5, dtype=torch.bool)
+    mask[1, :3] = True
+    neurons = NeuronSet({"ffn": mask, "q": mask})
+    sets = [neurons.random_like(seed, anywhere=True, attention_layers=[1, 3]) for seed in range(40)]
+    counts = torch.tensor([[drawn.count("layer")[site] for site in ("ffn", "q")] for drawn in sets])
+    assert (counts.sum(-1) == 3).all()
+    assert (counts.sum(0) > 0).tolist() == [[True] * 4, [False, True, False, True]]
+
+
 def test_random_like_can_draw_every_neuron():
     a = NeuronSet({"ffn": torch.tensor([[True, False, False, False]])})
     assert len({tuple(a.random_like(seed).sites["ffn"][0].tolist()) for seed in range(50)}) == 4

@@ -27,7 +27,11 @@ EXPERT_COUNT_FIELDS = {
     "qwen3_moe": "num_experts",
     "ernie4_5_moe": "num_experts",
     "olmoe": "num_experts",
+    "qwen3_next": "num_experts",
+    "qwen3_5_moe_text": "num_experts",
 }
+# Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
+GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 
 def module_name(config, part: str) -> str | None:
@@ -40,9 +44,15 @@ def layers_of(model) -> torch.nn.ModuleList:
     return model.base_model.get_submodule(module_name(model.config, "layers"))
 
 
-def attention_of(layer, config) -> torch.nn.Module:
-    """Returns the attention of a decoder layer."""
-    return getattr(layer, module_name(config, "attention"))
+def attention_of(layer, config) -> torch.nn.Module | None:
+    """Returns the attention of a decoder layer; None where it has linear attention."""
+    name = module_name(config, "attention")
+    return getattr(layer, name, None) if config.model_type in GATED else getattr(layer, name)
+
+
+def has_site(config, site: str, layer: int) -> bool:
+    """Whether a layer has neurons of a site, from the configuration alone."""
+    return site == "ffn" or config.model_type not in GATED or config.layer_types[layer] == "full_attention"
 
 
 def output_of(layer, config) -> torch.nn.Module:
@@ -106,11 +116,13 @@ def sizes(config) -> dict[str, int]:
         "qwen2_moe": "moe_intermediate_size",
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
+        "qwen3_next": "moe_intermediate_size",
+        "qwen3_5_moe_text": "moe_intermediate_size",
     }
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
-    if config.model_type == "qwen2_moe":
+    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
         ffn += config.shared_expert_intermediate_size
     if config.model_type == "ernie4_5_moe":
         ffn += config.moe_intermediate_size * config.moe_num_shared_experts
@@ -129,10 +141,13 @@ def key_heads(config) -> int:
 
 
 def rows_of(config, site: str) -> torch.Tensor | None:
-    """Returns the indices of the rows of site "q", "k" or "v" in a fused projection, (neurons,) int64.
+    """Returns the indices of the rows of site "q", "k" or "v" in a projection of several things, (neurons,) int64.
 
     They are sliced as the model slices the projection's output. None: the site has its own projection.
     """
+    if config.model_type in GATED and site == "q":
+        head = config.head_dim
+        return torch.arange(2 * sizes(config)["q"]).view(-1, 2 * head)[:, :head].flatten()
     if module_name(config, "qkv") is None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
@@ -172,7 +187,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         is_fused = config.model_type in ("phi3", "glm", "glm4")
         _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
     elif (rows := rows_of(config, site)) is not None:
-        _zero_row(getattr(attention, module_name(config, "qkv")), int(rows[n]))
+        _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
 

@@ -55,7 +55,7 @@ def float64_throughout(model):
 
 def _rms_norm(module):
     """Returns the forward of an RMS norm, in the dtype of its input."""
-    offset = 1.0 if "Gemma" in type(module).__name__ else 0.0
+    offset = 1.0 if type(module).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x):
@@ -86,7 +86,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities.
+    it is the squared change of the attention probabilities. Layers without attention have zeros at q, k, v and o.
 
     Args:
         model: a Hugging Face model in float64.
@@ -101,6 +101,9 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
         importance = {site: [] for site in sizes(model.config)}
         for layer, call in zip(layers_of(model), calls):
             for site, width in sizes(model.config).items():
+                if site != "ffn" and "attention" not in call:  # a layer of linear attention
+                    importance[site].append(input_ids.new_zeros(len(input_ids), width, dtype=torch.float64))
+                    continue
                 run = _sublayer(layer, site, call, model.config)
                 before = run()
                 changes = []
@@ -138,7 +141,8 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
             def catch(_, args, kwargs, call=call, name=name):
                 call[name] = SimpleNamespace(args=args, kwargs=kwargs)
 
-            handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
+            if module is not None:
+                handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
     options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
     model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     for handle in handles:

@@ -7,7 +7,7 @@ import transformers
 from packaging.version import Version
 
 from pymultiling import SITES, NeuronSet
-from tests.support.anatomy import layers_of, sizes, zero_neuron
+from tests.support.anatomy import has_site, layers_of, sizes, zero_neuron
 
 VOCABULARY_SIZE = 61
 SHAPE = dict(
@@ -115,6 +115,18 @@ ERNIE_MOE = dict(
     moe_num_shared_experts=1,
 )
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
+# Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
+LINEAR = dict(
+    head_dim=16,
+    layer_types=["linear_attention", "full_attention"],
+    linear_num_key_heads=1,
+    linear_num_value_heads=2,
+    linear_key_head_dim=6,
+    linear_value_head_dim=10,
+    linear_conv_kernel_dim=3,
+)
+LINEAR_EXPERTS = dict(SHARED_EXPERT, **LINEAR, num_hidden_layers=3)
+LINEAR_EXPERTS["layer_types"] = ["full_attention", "linear_attention", "full_attention"]
 LLAMA3 = dict(
     rope_type="llama3",
     rope_theta=1e4,
@@ -164,6 +176,14 @@ FURTHER_MODELS = {
         dict(ERNIE_MOE, intermediate_size=56, moe_layer_start_index=1, moe_num_shared_experts=2),
     ),
     "ernie4_5_moe-unshared": ("Ernie4_5_Moe", dict(ERNIE_MOE, moe_num_shared_experts=0)),
+    "qwen3_5_text": ("Qwen3_5", dict(LINEAR, rope_parameters=dict(PARTIAL, mrope_section=[2, 1, 1]))),
+    "qwen3_5_text-bias": ("Qwen3_5", dict(LINEAR, attention_bias=True, num_key_value_heads=1)),
+    "qwen3_5_moe_text": ("Qwen3_5Moe", LINEAR_EXPERTS),
+    "qwen3_next": (  # documents are longer than the original context
+        "Qwen3Next",
+        dict(LINEAR_EXPERTS, rope_parameters=dict(SCALED_QUERIES, partial_rotary_factor=0.5)),
+    ),
+    "qwen3_next-half-dense": ("Qwen3Next", dict(LINEAR_EXPERTS, mlp_only_layers=[0, 1])),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
@@ -200,18 +220,20 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 
 def configuration(kind: str) -> type:
     """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
-    return getattr(transformers, "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config")
+    return getattr(
+        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
+    )
 
 
 @torch.no_grad()
 def _draw(model, generator) -> None:
     """Sets all parameters to random numbers: gains of norms near 1, and weights that keep the size of their input."""
-    offset = "Gemma" in type(model).__name__  # Gemma's norms multiply by 1 + weight
+    offset = type(model).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5"))  # norms multiply by 1 + weight
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name or "ln_" in name:
-            noise = 0.3 * noise + (0 if offset or name.endswith("bias") else 1)
+            noise = 0.3 * noise + (0 if (offset and "linear_attn" not in name) or name.endswith("bias") else 1)
         elif parameter.ndim > 1 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
             noise = noise * parameter.shape[0 if id(parameter) in transposed else -1] ** -0.5
         elif name.endswith("bias"):
@@ -262,13 +284,14 @@ def unknown_model():
 
 
 def random_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
-    """Returns a random set of a model's neurons, with members in every site and layer."""
+    """Returns a random set of a model's neurons, with members in every site and in every layer that has the site."""
     generator = torch.Generator().manual_seed(seed)
     masks = {}
     for site in sites:
         width = sizes(model.config)[site]
         masks[site] = torch.rand(model.config.num_hidden_layers, width, generator=generator) < fraction
         masks[site][:, int(torch.randint(width, (), generator=generator))] = True
+        masks[site][[not has_site(model.config, site, layer) for layer in range(len(masks[site]))]] = False
     return NeuronSet(masks)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pymultiling.mathematics.attention import capped, visible
 from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
 from pymultiling.probes.scores import ScoreInputs
 from pymultiling.probes.verification.linear import Norms
@@ -20,7 +20,7 @@ ROUNDINGS = 8  # of a query or key: three of the norm, three of the rotation, cl
 DEVIATIONS = 8  # how many standard deviations the squared error of a head may be above its mean
 
 
-def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
+def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: AttentionLayer) -> Tensor:
     """Returns the queries and then the keys that the family's norms, rotation and scaling give, (B, H + K, l, d)."""
     family = decoder.family
     if family.norms_behind_rotation and inputs.rotation is not None:
@@ -44,7 +44,7 @@ def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: Layer) -> Tensor:
     return heads
 
 
-def _normed_heads(raw: Tensor, norm: nn.Module | None, decoder: Decoder, layer: Layer) -> Tensor:
+def _normed_heads(raw: Tensor, norm: nn.Module | None, decoder: Decoder, layer: AttentionLayer) -> Tensor:
     """Returns (B, heads, l, d) for the output of a projection, (B, l, heads d)."""
     if norm is None:
         return split_heads(upcast(raw), layer.head_size)
@@ -99,7 +99,9 @@ def _head_norms(x: Tensor, valid: Tensor) -> Tensor:
     return norms
 
 
-def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tensor, is_passed: bool) -> Norms:
+def output_norms(
+    inputs: ScoreInputs, value: Tensor, gate: Tensor | None, output: Tensor, valid: Tensor, is_passed: bool
+) -> Norms:
     r"""Compares the attention's output with softmax(scores) v, a norm for each head over all tokens but padding.
 
     An error e[i, j] of the scores changes the output o[i] of query i, to first order, by
@@ -113,11 +115,13 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
 
     and that of a head has the mean S = sum_i s[i]^2 and at most the variance 2 sum_i s[i]^4. The tolerance is the root
     of the mean and DEVIATIONS standard deviations. e has the size of six roundings of a score (product, scale, three of
-    the cap, bias), each with a standard deviation of u / sqrt(3), and of what is lost in the sum over the head.
+    the cap, bias), each with a standard deviation of u / sqrt(3), and of what is lost in the sum over the head. A gate
+    multiplies v[j] and o[i] by its sigmoid at query i, and adds two roundings, of the sigmoid and of the product.
 
     Args:
         inputs: the inputs of the attention scores.
         value: (B, l, K d), the output of the value projection, clipped.
+        gate: (B, l, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
         output: (B, l, H d), the input of the output projection.
         valid: (B, l) bool, False for padding, on the CPU.
         is_passed: whether queries and keys were passed to the attention as they are here. If not, roundings of
@@ -153,13 +157,18 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
     a = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     expected = a @ v
 
-    squares, own_squares = v.square().sum(-1, keepdim=True), expected.square().sum(-1, keepdim=True)
-    distances = (
-        (expected @ v.transpose(-1, -2)).mul_(-2).add_(own_squares).add_(squares.transpose(-1, -2)).clamp_(min=0)
-    )
+    if gate is None:
+        squares, products, roundings = v.square().sum(-1)[..., None, :], expected @ v.transpose(-1, -2), 1
+    else:
+        factors = split_heads(gate, head_size).to(device, wide).sigmoid()
+        expected = factors * expected
+        squares, products = factors.square() @ v.square().transpose(-1, -2), (factors * expected) @ v.transpose(-1, -2)
+        roundings = 3
+    own_squares = expected.square().sum(-1, keepdim=True)
+    distances = products.mul_(-2).add_(own_squares).add_(squares).clamp_(min=0)
     change = (a * torch.expm1(error.clamp_(max=10.0))).square_().mul_(distances).sum(-1)
-    summed = u + ACCUMULATION * len(positions)
-    own = (2 * summed) ** 2 * (own_squares[..., 0] + (a.square_() * squares.transpose(-1, -2)).sum(-1))
+    summed = roundings * u + ACCUMULATION * len(positions)
+    own = (2 * summed) ** 2 * (own_squares[..., 0] + (a.square_() * squares).sum(-1))
     variance = (change + own).masked_fill(~valid[:, None].to(device), 0).nan_to_num().transpose(0, 1).flatten(1)
     tolerance = (variance.sum(1) + DEVIATIONS * (2 * variance.square().sum(1)).sqrt()).sqrt()
 

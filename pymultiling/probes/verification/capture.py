@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.activations import activation_function
 from pymultiling.models.attention import AttentionListener
-from pymultiling.models.decoder import Decoder, Layer, SharedExpert
+from pymultiling.models.decoder import AttentionLayer, Decoder, Layer, SharedExpert
 from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.norms import epsilon
@@ -53,21 +54,17 @@ class LayerWatch:
             module for module in self._linear_modules() if any(map(is_ours, tuple(module._forward_hooks.values())))
         }
 
-    def attach(self, stack: ExitStack, hooks: Hooks) -> AttentionListener | None:
-        """Adds the hooks. Returns a listener to register with `listen_to_attention`, or None."""
+    def attach(self, stack: ExitStack, hooks: Hooks) -> dict[nn.Module, AttentionListener]:
+        """Adds the hooks. Returns {attention: listener} to register with `listen_to_attention`."""
         layer = self.layer
         for module, checks in self._linear_modules().items():
             if self._is_plain:
                 raw = module.register_forward_hook(self._in_this_thread(self._keep_raw(checks)), prepend=True)
                 stack.callback(raw.remove)
             hooks.after(module, self._keep_output(checks))
-        early = layer.o.register_forward_pre_hook(self._in_this_thread(self._keep_attended), prepend=True)
-        stack.callback(early.remove)
-        listener = None
-        if self._plan.scores:
-            listener = watch_scores(self.decoder, hooks, layer, self._keep_scores)
-        hooks.before_with_keywords(layer.attention, self._forget)
-        hooks.after(layer.attention, self._surviving(["o"], self._check_attention))
+        listeners: dict[nn.Module, AttentionListener] = {}
+        if isinstance(layer, AttentionLayer):
+            listeners = self._attach_to_attention(layer, stack, hooks)
         if isinstance(layer.ffn_parts, Experts):
             hooks.after(layer.ffn_parts.module, self._surviving(["ffn"], self._check_experts))
         if layer.dense is not None and self._is_plain:
@@ -80,11 +77,25 @@ class LayerWatch:
         else:
             hooks.after(layer.down or layer.ffn, self._surviving(["product"], self._check_product))
         if self._is_plain:
-            norms: tuple[tuple[nn.Module | None, Check], ...] = ((layer.attention_norm, "o"), (layer.ffn_norm, "ffn"))
-            for norm, check in norms:
-                if norm is not None:
-                    hooks.after(norm, self._surviving([check], self._check_norm(norm, check)))
-        return listener
+            if isinstance(layer, AttentionLayer) and layer.attention_norm is not None:
+                check_norm = self._check_norm(layer.attention_norm, layer.o, ("v", "o"))
+                hooks.after(layer.attention_norm, self._surviving(["o"], check_norm))
+            if layer.ffn_norm is not None:
+                check_norm = self._check_norm(layer.ffn_norm, layer.down, ("ffn",))
+                hooks.after(layer.ffn_norm, self._surviving(["ffn"], check_norm))
+        return listeners
+
+    def _attach_to_attention(
+        self, layer: AttentionLayer, stack: ExitStack, hooks: Hooks
+    ) -> dict[nn.Module, AttentionListener]:
+        early = layer.o.register_forward_pre_hook(self._in_this_thread(self._keep_attended), prepend=True)
+        stack.callback(early.remove)
+        listener = None
+        if self._plan.scores:
+            listener = watch_scores(self.decoder, hooks, layer, self._keep_scores)
+        hooks.before_with_keywords(layer.attention, self._forget)
+        hooks.after(layer.attention, self._surviving(["o"], partial(self._check_attention, layer)))
+        return {} if listener is None else {layer.attention: listener}
 
     def finish(self) -> None:
         """Reports modules that were not called, or not once with every token. It is called after the forward."""
@@ -131,9 +142,10 @@ class LayerWatch:
         """Returns {module: {check: projection whose outputs belong to it, or None for all outputs}}."""
         layer = self.layer
         modules: dict[Linear, dict[Check, Projection | None]] = {}
-        for check, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
-            modules.setdefault(projection.module, {})[cast("Check", check)] = projection
-        modules[layer.o] = {"o": None}
+        if isinstance(layer, AttentionLayer):
+            for check, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
+                modules.setdefault(projection.module, {})[cast("Check", check)] = projection
+            modules[layer.o] = {"o": None}
         if layer.dense is not None:
             for part in (layer.dense.gate, layer.dense.up):
                 if part is not None:
@@ -199,31 +211,34 @@ class LayerWatch:
     def _forget(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._scores = self._attended = None
 
-    def _check_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        layer, name = self.layer, self._names[module]
+    def _check_attention(self, layer: AttentionLayer, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        name = self._names[module]
         if self._is_plain and self.decoder.family.clip is None:
-            self._check_in_place(name)
+            self._check_in_place(layer, name)
         if self._plan.scores:
             with self._comparisons.surviving(["scores"], name):
-                self._check_scores(name)
+                self._check_scores(layer, name)
         if self._plan.kind != "scores" and layer.o in self._outputs:
             self._check_sublayer("o", name, layer.o, _first(output), args)
 
-    def _check_in_place(self, name: str) -> None:
+    def _check_in_place(self, layer: AttentionLayer, name: str) -> None:
         """Checks that q, k and v are still what hooks saw of them."""
-        for projection in (self.layer.q, self.layer.k, self.layer.v):
+        for projection in (layer.q, layer.k, layer.v):
             output = self._outputs.get(projection.module)
             if output is not None and _version(output) != self._versions[projection.module]:
                 subject = f"{name} changes the output of {self._names[projection.module]} in place, after hooks saw it"
                 self._comparisons.depart("scores", f"{subject}: {advice.CLIP}")
 
-    def _check_scores(self, name: str) -> None:
-        layer, inputs = self.layer, self._scores
+    def _check_scores(self, layer: AttentionLayer, name: str) -> None:
+        inputs = self._scores
         if inputs is None or self._attended is None or layer.v.module not in self._outputs:
             return
         value = layer.v.select(self._outputs[layer.v.module])
         attended = self._attended.view(*self._plan.valid.shape, -1)
-        check_scores(self.decoder, layer, name, inputs, value, attended, self._plan, self._comparisons)
+        gate = None
+        if layer.output_gate is not None:
+            gate = layer.output_gate.select(self._outputs[layer.output_gate.module])
+        check_scores(self.decoder, layer, name, inputs, value, gate, attended, self._plan, self._comparisons)
 
     def _check_sublayer(self, check: Check, name: str, linear: Linear, output: Tensor, args: tuple[Any, ...]) -> None:
         """Checks that a sublayer returns the output of its last projection.
@@ -303,9 +318,10 @@ class LayerWatch:
             compare("product", subject, advice.OPERATOR, *operator_norms)
         self._product = None
 
-    def _check_norm(self, norm: nn.Module, check: Check) -> Callable[..., None]:
+    def _check_norm(self, norm: nn.Module, linear: Linear | None, checks: tuple[Check, ...]) -> Callable[..., None]:
+        """Returns a hook after the norm of the output of `linear`, which fails these checks."""
+
         def compare(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            linear = self.layer.o if check == "o" else self.layer.down
             x = upcast(args[0])
             expected = x / (x.square().mean(-1, keepdim=True) + epsilon(norm)).sqrt() * self.decoder.multiplier(norm)
             size = column_norms(expected)
@@ -315,7 +331,6 @@ class LayerWatch:
             if linear is not None and linear in self._outputs:
                 subject = f"{self._names[module]} does not get the output of {self._names[linear]}"
                 comparisons.append((subject, same_norms(self._outputs[linear], args[0])))
-            checks: tuple[Check, ...] = ("v", "o") if check == "o" else ("ffn",)
             for each in checks:
                 for subject, norms in comparisons:
                     self._comparisons.compare(each, subject, advice.OUTPUT, *norms)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear
 from pymultiling.models.routing import Routed, run_experts
@@ -29,11 +29,11 @@ FIRST = {"ffn": 0, "q": 0, "k": 0, "v": 0, "o": STRIDE // 2}
 
 
 def neurons_off(decoder: Decoder) -> NeuronSet:
-    """Returns one neuron of STRIDE of every site and layer."""
+    """Returns one neuron of STRIDE of every site and layer that has neurons there."""
     masks = {}
     for site, width in decoder.widths().items():
         masks[site] = torch.zeros(len(decoder.layers), width, dtype=torch.bool)
-        masks[site][:, FIRST[site] :: STRIDE] = True
+        masks[site][decoder.layers_of(site), FIRST[site] :: STRIDE] = True
     return NeuronSet(masks)
 
 
@@ -97,8 +97,8 @@ class OffWatch:
 
         def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._valid(self._before.pop(module))
-            if site == "o":
-                self._check_values(before)
+            if isinstance(self._layer, AttentionLayer) and site == "o":
+                self._check_values(self._layer, before)
             off = _off(site, before.shape[-1], slice(None), members.start or 0)
             x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
@@ -127,9 +127,8 @@ class OffWatch:
 
         return check
 
-    def _check_values(self, attended: Tensor) -> None:
+    def _check_values(self, layer: AttentionLayer, attended: Tensor) -> None:
         """Checks that values that are zero contribute nothing: the input of o is zero at their dimensions."""
-        layer = self._layer
         is_zero = torch.zeros(layer.kv_heads, layer.head_size, dtype=torch.bool)
         is_zero.view(-1)[FIRST["v"] :: STRIDE] = True
         columns = is_zero.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().nonzero().flatten()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.probes.scores import ScoreInputs
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.attention import output_norms, passed_heads, passed_norms
@@ -18,10 +18,11 @@ from pymultiling.probes.verification.report import Check, Comparisons
 
 def check_scores(
     decoder: Decoder,
-    layer: Layer,
+    layer: AttentionLayer,
     name: str,
     inputs: ScoreInputs,
     value: Tensor,
+    gate: Tensor | None,
     attended: Tensor,
     plan: Plan,
     comparisons: Comparisons,
@@ -34,6 +35,7 @@ def check_scores(
         name: the name of its attention.
         inputs: the inputs of its scores.
         value: (documents, length, K d), the output of the value projection.
+        gate: (documents, length, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
         attended: (documents, length, H d), the input of the output projection.
         plan: what the forward checks.
         comparisons: gets the comparisons.
@@ -41,27 +43,29 @@ def check_scores(
     family, dtype = decoder.family, inputs.q.dtype
     if family.interface:
         given, expected = torch.cat([inputs.query, inputs.key], 1), passed_heads(inputs, decoder, layer)
+        parts = "norms, clip and rotation" if gate is None else "norms, clip, rotation and output_gate"
         both = passed_norms(given, expected, plan.valid, dtype)
         sites: tuple[tuple[Check, slice], ...] = ("q", slice(layer.heads)), ("k", slice(layer.heads, None))
         for site, heads in sites:
-            subject = f"{name} does not pass on the {site} heads that the norms, clip and rotation of its family give"
+            subject = f"{name} does not pass on the {site} heads that the {parts} of its family give"
             norms = Norms(*(part[heads] for part in both))
             comparisons.compare("scores", subject, advice.SCORES, *norms)
             _compare_off(layer, subject, [site], norms, plan, comparisons)
     if family.clip is not None:
         value = value.clamp(-family.clip, family.clip)
+    gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
     subject = (
-        f"{name} computes other attention than softmax(scores) v with scale {inputs.scale:.4g}, window "
+        f"{name} computes other attention than softmax(scores) v{gated} with scale {inputs.scale:.4g}, window "
         f"{inputs.window} and soft cap {inputs.softcap}"
     )
-    norms = output_norms(inputs, value, attended, plan.valid, family.interface)
+    norms = output_norms(inputs, value, gate, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)
     if not family.interface:
         _compare_off(layer, subject, ["q", "k"], norms, plan, comparisons)
 
 
 def _compare_off(
-    layer: Layer, subject: str, sites: Iterable[Check], norms: Norms, plan: Plan, comparisons: Comparisons
+    layer: AttentionLayer, subject: str, sites: Iterable[Check], norms: Norms, plan: Plan, comparisons: Comparisons
 ) -> None:
     """Checks that an attention that is right as it is stays right while neurons of q and k are off.
 

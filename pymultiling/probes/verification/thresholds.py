@@ -85,10 +85,10 @@ def _thresholds(config: Any) -> list[tuple[Any, str, int]]:
 
 
 def _layers_of_each_kind(decoder: Decoder) -> list[int]:
-    """Returns the number of the first layer of each kind, judged by its class and the simple attributes it has."""
+    """Returns the first layer of each kind of attention, judged by its class and the simple attributes it has."""
     kinds: dict[object, int] = {}
     types = getattr(decoder.config, "layer_types", None)
-    for number, layer in enumerate(decoder.layers):
+    for number, layer in decoder.attention_layers.items():
         attributes = tuple(layer.attention.__dict__.items())
         simple = tuple(
             (name, value)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pymultiling.models.decoder import Layer
+from pymultiling.models.decoder import AttentionLayer
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.report import Comparisons
@@ -35,7 +35,9 @@ class ValuesWatch:
         documents: how many documents the forward has.
     """
 
-    def __init__(self, layer: Layer, index: int, names: dict[nn.Module, str], comparisons: Comparisons, documents: int):
+    def __init__(
+        self, layer: AttentionLayer, index: int, names: dict[nn.Module, str], comparisons: Comparisons, documents: int
+    ):
         self._layer, self._names, self._comparisons, self._documents = layer, names, comparisons, documents
         generator = torch.Generator().manual_seed(index)
         self._is_zero = torch.rand(layer.v.width, generator=generator) < 0.5

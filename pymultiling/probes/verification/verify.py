@@ -135,7 +135,7 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
         if plan.kind == "off":
             off_watches = [OffWatch(decoder, layer, names, comparisons, plan.valid) for layer in decoder.layers]
             early_hooks = stack.enter_context(Hooks())
-            for index, layer in enumerate(decoder.layers):
+            for index, layer in decoder.attention_layers.items():
                 ValuesWatch(layer, index, names, comparisons, len(plan.valid)).change(early_hooks)
             for off_watch in off_watches:
                 off_watch.keep(early_hooks)
@@ -145,9 +145,7 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
             off_watch.compare(hooks)
         listeners: dict[nn.Module, AttentionListener] = {}
         for watch in watches:
-            listener = watch.attach(stack, hooks)
-            if listener is not None:
-                listeners[watch.layer.attention] = listener
+            listeners |= watch.attach(stack, hooks)
         if listeners:
             listen_to_attention(hooks, decoder.config, listeners)
         states = None if plan.kind != "as it is" else StatesWatch(decoder, names, comparisons, hooks)

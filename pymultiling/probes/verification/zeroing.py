@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.activations import activation_function
 from pymultiling.models.adapters import MERGE
-from pymultiling.models.decoder import Decoder, Layer
+from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.linear import Projection, bias_of, is_plain_linear, weight_of
 from pymultiling.models.modes import evaluation_mode
@@ -73,17 +73,19 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(len(embeddings), (1, min(TOKENS, decoder.layers[0].head_size)), generator=generator)
+    head_size = min(layer.head_size for layer in decoder.attention_layers.values())
+    tokens = torch.randint(len(embeddings), (1, min(TOKENS, head_size)), generator=generator)
     tokens = tokens.to(embeddings.device)
     with ImportanceProbe(model, verify=False) as probe:
         importance = probe.measure(tokens)
     differences: dict[str, float] = dict.fromkeys(SITES, 0.0)
     with evaluation_mode(model):
-        for index in {0, len(decoder.layers) - 1}:
+        ends = {site: {decoder.layers_of(site)[0], decoder.layers_of(site)[-1]} for site in SITES}
+        for index in set.union(*ends.values()):
             layer = decoder.layers[index]
             calls, product_error = _record_calls(decoder, layer, tokens)
             differences["ffn"] = max(differences["ffn"], product_error)
-            for site in SITES:
+            for site in (site for site in SITES if index in ends[site]):
                 run = _sublayer_runner(decoder, layer, site, calls)
                 difference = _largest_difference(layer, site, importance[site][0, index], run)
                 differences[site] = max(differences[site], difference)
@@ -93,8 +95,11 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
 def _linear_modules(layer: Layer) -> list[nn.Module]:
     """Returns the linear modules whose parameters are set to zero."""
     dense = layer.dense
-    projections = [layer.q, layer.k, layer.v, *([] if dense is None else [dense.gate, dense.up])]
-    modules = [layer.o, *([] if dense is None else [dense.down])]
+    projections = [] if dense is None else [dense.gate, dense.up]
+    modules = [] if dense is None else [dense.down]
+    if isinstance(layer, AttentionLayer):
+        projections += [layer.q, layer.k, layer.v]
+        modules.append(layer.o)
     return [*modules, *(projection.module for projection in projections if projection is not None)]
 
 
@@ -140,7 +145,8 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
         parts.update(gate=routed.gate, up=routed.up, hidden=routed.hidden)
 
     with Hooks() as hooks:
-        hooks.before_with_keywords(layer.attention, record_call)
+        if isinstance(layer, AttentionLayer):
+            hooks.before_with_keywords(layer.attention, record_call)
         hooks.before_with_keywords(layer.ffn, record_call)
         ffn = layer.ffn_parts
         if isinstance(ffn, Experts):
@@ -160,12 +166,28 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
 
     It returns the tensor whose squared change is the importance.
     """
-    module = layer.ffn if site == "ffn" else layer.attention
-    norm = layer.ffn_norm if site == "ffn" else layer.attention_norm
+    if site == "ffn":
+        return _normed(_ffn_runner(decoder, layer, calls), layer.ffn_norm)
+    assert isinstance(layer, AttentionLayer), "other layers have FFN neurons only"
+    if site in ("q", "k"):
+        return _probability_runner(decoder, layer, calls)
+    return _normed(_runner(layer.attention, calls), layer.attention_norm)
 
+
+def _runner(module: nn.Module, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         output: Tensor | tuple[Tensor, ...] = module(*calls[module].args, **calls[module].kwargs)
         return output[0] if isinstance(output, tuple) else output
+
+    return run
+
+
+def _normed(run: Callable[[], Tensor], norm: nn.Module | None) -> Callable[[], Tensor]:
+    return run if norm is None else lambda: cast("Tensor", norm(run()))
+
+
+def _ffn_runner(decoder: Decoder, layer: Layer, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
+    run = _runner(layer.ffn, calls)
 
     def run_ffn_of_layer() -> Tensor:
         """Runs the layer and returns the FFN's output, where the FFN is no module of its own."""
@@ -178,29 +200,38 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
             run()
         return outputs[0]
 
+    # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
+    return run_ffn_of_layer if decoder.family.ffn == "" else run
+
+
+def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
+    """Returns a function that runs the attention with values of 0 and `size`, and with open gates.
+
+    The output / size is the attention probabilities.
+    """
+    run = _runner(layer.attention, calls)
+    size = decoder.family.clip or 1.0  # if the family clips values, the largest that it keeps
+
+    def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        one_hot = size * torch.eye(output.shape[1], layer.head_size).to(output)
+        rows = layer.v.row_indices().to(output.device)
+        return output.index_copy(-1, rows, one_hot.repeat(1, layer.kv_heads)[None])
+
+    def open_gates(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        assert layer.output_gate is not None, "the hook is added where there is a gate"
+        return output.index_fill(-1, layer.output_gate.row_indices().to(output.device), torch.inf)  # its sigmoid is 1
+
     def run_probabilities() -> Tensor:
-        """Runs the attention with values of 0 and `size` and returns its output / size: the attention probabilities."""
-        size = decoder.family.clip or 1.0  # if the family clips values, the largest that it keeps
         outputs: list[Tensor] = []
-
-        def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            one_hot = size * torch.eye(output.shape[1], layer.head_size).to(output)
-            rows = layer.v.row_indices().to(output.device)
-            return output.index_copy(-1, rows, one_hot.repeat(1, layer.kv_heads)[None])
-
         with Hooks() as hooks:
             hooks.after(layer.v.module, replace_values)
+            if layer.output_gate is not None:
+                hooks.after(layer.output_gate.module, open_gates)
             hooks.before(layer.o, lambda _, args: outputs.append(args[0] / size))
             run()
         return outputs[0]
 
-    if site in ("q", "k"):
-        return run_probabilities
-    # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
-    run_site = run_ffn_of_layer if site == "ffn" and decoder.family.ffn == "" else run
-    if norm is None:
-        return run_site
-    return lambda: norm(run_site())
+    return run_probabilities
 
 
 @contextmanager
@@ -220,14 +251,15 @@ def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
 def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
     """Returns views of the parameters of neuron n: rows and biases of projections, and columns."""
     experts, dense = layer.experts, layer.dense
-    if site == "o":
-        return [weight_of(layer.o)[:, n]]
     if site == "ffn" and experts is not None and n < experts.width:
         return experts.neuron_parameters(n)
     if site == "ffn" and dense is not None:
         n -= layer.dense_members.start
         up = [] if dense.up is None else _row_parameters(dense.up, n)
         return [*_row_parameters(dense.gate, n), *up, weight_of(dense.down)[:, n]]
+    assert isinstance(layer, AttentionLayer), "other layers have FFN neurons only"
+    if site == "o":
+        return [weight_of(layer.o)[:, n]]
     return _row_parameters({"q": layer.q, "k": layer.k, "v": layer.v}[site], n)
 
 

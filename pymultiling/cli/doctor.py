@@ -15,7 +15,7 @@ from pymultiling.results.run import versions
 if TYPE_CHECKING:
     from torch import nn
 
-    from pymultiling.models.decoder import Layer
+    from pymultiling.models.decoder import Decoder, Layer
     from pymultiling.models.linear import Projection
 
 COMMAND = Command(
@@ -88,9 +88,29 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         widths["ffn"] += f", then {layer.shared.parts.width:,} of the shared expert"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
-    print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
+    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
+    print(_table(rows, indent="  "))
     print("\nmodules of layer 0")
     print(_table(_module_paths(model, layer), indent="  "))
+
+
+def _slow_backends(decoder: Decoder) -> dict[str, str]:
+    """Returns {"sinks": the backends whose kernels do not take them}, or nothing for a model without sinks."""
+    import torch
+
+    from pymultiling.mathematics.qk_problem import QKProblem
+    from pymultiling.ops.registry import OPERATORS
+
+    if decoder.family.sinks is None:
+        return {}
+    layer = decoder.layers[0]
+    q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
+    valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
+    problem = QKProblem(q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, q[0, :, 0, 0])
+    kernels = OPERATORS["qk_importance"].kernels
+    reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
+    slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return {"sinks": f"a score for each query head; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
 
 
 def _module_paths(model: nn.Module, layer: Layer) -> dict[str, str]:

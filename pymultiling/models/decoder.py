@@ -21,6 +21,7 @@ from pymultiling.models.find_modules import (
     ffn_projections,
     find,
     find_linear,
+    require_sinks,
 )
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of
 from pymultiling.models.mask_reads import without_mask_reads
@@ -288,6 +289,11 @@ class Decoder:
         weight = full_tensor(tensor_attribute(norm, "weight").detach())
         return upcast(weight) + self.family.norm_offset if self.family.norm_offset else weight
 
+    def sinks(self, layer: Layer) -> Tensor | None:
+        """Returns the scores (H,) of the sinks of a layer's attention, or None if the family has none."""
+        name = self.family.sinks
+        return None if name is None else tensor_attribute(layer.attention, name).detach()
+
     def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
@@ -302,12 +308,14 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
+        if family.sinks is not None:
+            require_sinks(attention, family.sinks, where, head_count)
         ffn_parts: DenseFFN | Experts
         shared: SharedExpert | None = None
         if family.experts is None or hasattr(ffn, family.down):
             ffn_parts = self._dense_ffn(ffn, where)
         else:
-            ffn_parts = ffn_experts(ffn, family.experts, where)
+            ffn_parts = ffn_experts(ffn, family.experts, family, where)
             if family.shared_expert is not None:
                 parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
                 shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))

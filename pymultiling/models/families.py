@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        GptOssConfig,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
@@ -107,6 +108,17 @@ def _falcon(config: FalconConfig) -> Family:
     )
 
 
+def _gpt_oss(config: GptOssConfig) -> Family:
+    return Family(
+        single_tables=True,
+        sinks="sinks",
+        experts="experts",
+        transposed_experts=True,
+        interleaved_experts=True,
+        clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit),
+    )
+
+
 def _ministral3(config: Ministral3Config) -> Family:
     rotation = cast("dict[str, Any]", config.rope_parameters)
     return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
@@ -169,6 +181,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "gpt_oss": _gpt_oss,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": Family(

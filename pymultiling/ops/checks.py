@@ -163,7 +163,7 @@ def check_value_gram(weight: Tensor, kv_heads: int, size: int) -> None:
 
 def check_qk(problem: QKProblem) -> None:
     """Checks the arguments of qk_importance and qk_estimate."""
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, _ = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, _, sinks = problem
     require_heads("q", q, "k", k)
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
     require(
@@ -176,6 +176,10 @@ def check_qk(problem: QKProblem) -> None:
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_scores(scale, window, softcap)
+    require(
+        sinks is None or (sinks.shape == q.shape[1:2] and sinks.is_floating_point()),
+        lambda: f"sinks must be floating point ({q.shape[1]},), got {sinks.dtype} {tuple(sinks.shape)}",
+    )
 
 
 def check_centred_importance(

@@ -4,6 +4,7 @@
 //     neurons
 //
 // With weights w in place of A in the first factor, the sums are those of qk_change.h: m = sum w u, b1 = sum w A u, ...
+// An attention sink has the weight A in m, and is in none of the other sums.
 // The sums of the even and of the odd draws share the slots that have the same weight in both. The sums of all draws
 // are the mean of the two.
 #include "instruction_set.h"
@@ -39,7 +40,8 @@ PYMULTILING_INLINE void add_slots(
 
 // Estimates sum_j (A' - A)^2 from one part of the draws for any t, using logarithms. With p = softmax(log w + t) the
 // estimate is sum_j A_j / w_j (p_j - w_j)^2. This works where a weight is too small or 2^t too large for a float.
-static vec log_space_change(const Row& row, const Slots& slots, Part part, const vec* t) {
+// `sink` is t of the sink.
+static vec log_space_change(const Row& row, const Slots& slots, Part part, const vec* t, vec sink) {
   float weight[SLOTS], log2_weight[SLOTS];  // -inf: the slot is not in this part
   vec shift = splat(-__builtin_inff()), total{}, change{};
   const auto used = [&](int64_t i) { return log2_weight[i] != -__builtin_inff(); };
@@ -48,6 +50,10 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
     weight[i] = is_single ? slots.weight[i] * (part == Part::all ? 0.5f : in_part) : slots.weight[i];
     log2_weight[i] = i < slots.certain ? row.log2_probability[slots.key[i]] : __builtin_log2f(weight[i]);
     if (used(i)) shift = max(log2_weight[i] + t[i], shift);
+  }
+  if (row.has_sink) {
+    shift = max(row.log2_sink + sink, shift);
+    total = exp2(row.log2_sink + sink - shift);
   }
   for (int64_t i = 0; i < slots.count; i++)
     if (used(i)) total += exp2(log2_weight[i] + t[i] - shift);
@@ -65,9 +71,10 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
   return change;
 }
 
-// Estimates one row and LANES neurons. `bound` bounds the magnitude of t.
+// Estimates one row and LANES neurons. `bound` bounds the magnitude of t, and `sink` is t of the sink.
 template <typename ChangeOf>
-PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots, vec bound) {
+PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots, vec bound, vec sink) {
+  const Row& row = change.row;
   vec t[SLOTS], singles{}, mean{};
   for (int64_t i = 0; i < slots.shared; i++) {
     t[i] = change(slots.key[i]);
@@ -78,11 +85,13 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
     singles += t[i];
   }
   mean += 0.5f * slots.step * singles;
+  if (row.has_sink) mean += row.sink * sink;
 
   Sums shared[2], halves[2];
   add_slots<false>(slots, 0, slots.shared, t, mean, shared);
   add_slots<true>(slots, slots.shared, slots.count, t, mean, halves);
   add(shared[0], shared[1]);
+  if (row.has_sink) shared[0].m += row.sink * exp2_minus_1(sink - mean);
   for (Sums& s : halves)
     s = {shared[0].m + slots.step * s.m, shared[0].b1 + slots.step * s.b1, shared[0].b2 + slots.step * s.b2};
   const auto& [even, odd] = halves;
@@ -101,6 +110,7 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
   if (any(~(reach < LARGEST_EXPONENT))) {
     reach = splat(-__builtin_inff());
     for (int64_t i = 0; i < slots.count; i++) reach = max(t[i] - mean, reach);
+    if (row.has_sink) reach = max(sink - mean, reach);
     e.all += 0.0f * bound;  // NaN for infinite changes, which a soft cap makes finite
     e.even += 0.0f * bound;
   }
@@ -109,9 +119,9 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
                         (LARGEST_CANCELLATION * all_change >= all.b2);
   if (any(~in_range)) {
     const vec nan_if_infinite = 0.0f * bound;
-    e.all = in_range ? e.all : log_space_change(change.row, slots, Part::all, t) + nan_if_infinite;
-    e.even = in_range ? e.even : log_space_change(change.row, slots, Part::even, t) + nan_if_infinite;
-    e.odd = in_range ? e.odd : log_space_change(change.row, slots, Part::odd, t) + nan_if_infinite;
+    e.all = in_range ? e.all : log_space_change(row, slots, Part::all, t, sink) + nan_if_infinite;
+    e.even = in_range ? e.even : log_space_change(row, slots, Part::even, t, sink) + nan_if_infinite;
+    e.odd = in_range ? e.odd : log_space_change(row, slots, Part::odd, t, sink) + nan_if_infinite;
   }
   return e;
 }
@@ -126,7 +136,7 @@ static void compute_site(
     for (int64_t r = 0; r < tile.rows; r++) {
       vec bound;
       const auto change = change_of<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
-      const Estimate e = estimate(change, slots[r], bound);
+      const Estimate e = estimate(change, slots[r], bound, tile.row[r].has_sink ? change.of_sink(at) : vec{});
       const vec half_difference = 0.5f * (e.even - e.odd);
       total += e.all;
       squares += half_difference * half_difference;

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pymultiling.mathematics.attention import capped, visible
+from pymultiling.mathematics.attention import capped, log_probabilities, visible
 from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, Layer
@@ -102,6 +102,8 @@ def _head_norms(x: Tensor, valid: Tensor) -> Tensor:
 def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tensor, is_passed: bool) -> Norms:
     r"""Compares the attention's output with softmax(scores) v, a norm for each head over all tokens but padding.
 
+    The sum of the softmax includes the sink of the head, if the family has sinks.
+
     An error e[i, j] of the scores changes the output o[i] of query i, to first order, by
 
         sum_j A[i, j] (e[i, j] - mean e) v[j] = sum_j A[i, j] e[i, j] (v[j] - o[i])
@@ -150,7 +152,7 @@ def output_norms(inputs: ScoreInputs, value: Tensor, output: Tensor, valid: Tens
         scores = capped(scores, inputs.softcap)
         error = (1 - (scores / inputs.softcap).square()) * error  # by the slope of the cap
     error += u * (1.5 * scores.abs() + 2)
-    a = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    a = log_probabilities(scores, ~hidden, None, inputs.sinks)[..., : len(positions)].exp()
     expected = a @ v
 
     squares, own_squares = v.square().sum(-1, keepdim=True), expected.square().sum(-1, keepdim=True)

@@ -52,7 +52,7 @@ def check_scores(
         value = value.clamp(-family.clip, family.clip)
     subject = (
         f"{name} computes other attention than softmax(scores) v with scale {inputs.scale:.4g}, window "
-        f"{inputs.window} and soft cap {inputs.softcap}"
+        f"{inputs.window}, soft cap {inputs.softcap} and sinks {family.sinks}"
     )
     norms = output_norms(inputs, value, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)

@@ -103,9 +103,16 @@ def _squared_change(u, w, wa):
 
 @triton.jit
 def _large_change(t, log2_w, log2_a):
-    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
-    p = tl.exp2(t + log2_w[:, None] - tl.max(t + log2_w[:, None], 0)[None, :])
-    change = p * (1.0 / tl.sum(p, 0))[None, :] - tl.exp2(log2_w)[:, None]
+    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t).
+
+    A key with almost all of the weight loses and gains little: w (2^s - 1) with s = log2(p / w) keeps the digits of
+    that. The weighted mean of t is 0, so that such a key's s is small.
+    """
+    largest = tl.max(t + log2_w[:, None], 0)
+    p = tl.exp2(t + log2_w[:, None] - largest[None, :])
+    total = tl.sum(p, 0)
+    w, s = tl.exp2(log2_w)[:, None], t - (largest + tl.log2(total))[None, :]
+    change = tl.where(tl.abs(s) < 0.5, w * exp2_minus_1(s), p * (1.0 / total)[None, :] - w)
     ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
     return tl.sum(ratio[:, None] * (change * change), 0)
 
@@ -117,8 +124,7 @@ def _careful_row(t, spot):
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
     t -= _finite_or_nan(tl.sum(w[:, None] * t, 0))[None, :]
-    reach = tl.max(tl.max(tl.abs(t), 0), 0)
-    if reach > LARGEST_EXPONENT:
+    if tl.max(tl.max(t, 0), 0) > LARGEST_EXPONENT:
         log2_a = tl.load(spot + LOG2_A * CELL)
         log2_even, log2_odd = tl.load(spot + LOG2_EVEN * CELL), tl.load(spot + LOG2_ODD * CELL)
         log2_w = tl.maximum(log2_even, log2_odd) - (log2_even != log2_odd).to(tl.float32)

@@ -3,8 +3,9 @@
     python -m benchmarks.whole_model.by_model_size --models DIR DIR --length 256 --out FILE.json
 
 Each model is measured in its own process, in float32 or bfloat16 (`--dtype`), with one document in a forward. The plain
-forward is transformers' forward of the decoder without the language model head. Times are measured alternately. Memory
-is the peak above the memory of the loaded model, in MiB.
+forward is transformers' forward of the decoder without the language model head. A call of `importance` computes the
+norms of the weights each time; "in a pass" are the batches of `detect` after the first, which has computed them. Times
+are measured alternately. Memory is the peak above the memory of the loaded model, in MiB.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas
 import torch
@@ -24,19 +28,31 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.measuring.environment import describe
 from benchmarks.measuring.memory import added_mib
-from benchmarks.whole_model.end_to_end import make_batch_run
+from benchmarks.whole_model.end_to_end import MEASURED, make_batch_run, random_tokens
+from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.runtime.alternating import alternate, ratio
 
+IMPORTANCE: dict[str, tuple[str, Literal["exact", "fast"]]] = {  # the mode of end_to_end.py, and that of q and k
+    "ffn, v, o": ("ffn + v + o", "exact"),
+    "all sites": ("all five sites", "exact"),
+    "all sites, fast q and k": ("all five sites", "fast"),
+}
 
-def make_runs(model: PreTrainedModel, length: int) -> dict[str, Callable[[], object]]:
-    """Returns {name: function}. Each function runs one forward over a document, plain or with a probe."""
-    return {
-        "forward": make_batch_run(model, "forward", 1, length),
-        "activation counts": make_batch_run(model, "activation counts", 1, length),
-        "ffn, v, o": make_batch_run(model, "ffn + v + o", 1, length),
-        "all sites": make_batch_run(model, "all five sites", 1, length),
-        "all sites, fast q and k": make_batch_run(model, "all five sites", 1, length, qk="fast"),
-    }
+
+def make_runs(model: PreTrainedModel, length: int, probes: ExitStack) -> dict[str, Callable[[], object]]:
+    """Returns {name: function}. Each function runs one forward over a document, plain or with a probe.
+
+    Args:
+        model: the model.
+        length: number of tokens of the document.
+        probes: is entered. It keeps the probes of the runs "in a pass".
+    """
+    runs = {name: make_batch_run(model, name, 1, length) for name in ("forward", "activation counts")}
+    for name, (mode, qk) in IMPORTANCE.items():
+        probe = probes.enter_context(ImportanceProbe(model, MEASURED[mode], qk=qk))
+        runs[name] = make_batch_run(model, mode, 1, length, qk=qk)
+        runs[f"{name}, in a pass"] = partial(probe.measure, random_tokens(1, length))
+    return runs
 
 
 def peak_of(run: Callable[[], object]) -> float:
@@ -55,9 +71,10 @@ def measure(folder: Path, dtype: str, length: int, rounds: int) -> dict[str, obj
         rounds: how often each run is timed.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    runs = make_runs(model, length)
-    seconds = alternate(runs, rounds)
-    memory = {name: peak_of(run) for name, run in runs.items()}
+    with ExitStack() as probes:
+        runs = make_runs(model, length, probes)
+        seconds = alternate(runs, rounds)
+        memory = {name: peak_of(run) for name, run in runs.items()}
     return {
         "model": folder.name,
         "dtype": dtype,

@@ -19,6 +19,7 @@ from typing import Literal
 
 import pandas
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import pymultiling as pml
@@ -55,6 +56,11 @@ def random_llama(shape: Shape) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
+def random_tokens(documents: int, length: int) -> Tensor:
+    """Returns (documents, length) int64."""
+    return torch.randint(0, VOCABULARY, (documents, length), generator=torch.Generator().manual_seed(1))
+
+
 def make_batch_run(
     model: PreTrainedModel, mode: str, documents: int, length: int, qk: Literal["exact", "fast"] = "exact"
 ) -> Callable[[], object]:
@@ -67,7 +73,7 @@ def make_batch_run(
         length: tokens of a document.
         qk: how the importance of query and key neurons is computed.
     """
-    tokens = torch.randint(0, VOCABULARY, (documents, length), generator=torch.Generator().manual_seed(1))
+    tokens = random_tokens(documents, length)
 
     @torch.no_grad()
     def run() -> object:

@@ -71,6 +71,17 @@ def _infinite_to_nan(x: Tensor) -> Tensor:
     return torch.where(x.isinf(), torch.nan, x)
 
 
+def needs_logarithms(largest_y: Tensor, m: Tensor) -> Tensor:
+    """Returns where exp is no way to weigh changed attention scores, because they are too large for it or its sums.
+
+    Args:
+        largest_y: the largest change of the scores of a query, whose weighted mean is 0.
+        m: the weighted mean of exp(y) - 1. It is at least 0 (Jensen). It is below that only where the changes are so
+            large that their mean, which was subtracted, has rounded by more than 1; towards -1 no digit is left.
+    """
+    return (largest_y > LARGEST_EXPONENT) | (m < -0.5)
+
+
 def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
     """Returns A' - A, the change of the attention probabilities A when the attention scores change by y.
 
@@ -92,11 +103,12 @@ def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
     y = y.masked_fill(log_a == -torch.inf, 0)
     if not y.shape[-1]:
         return y
-    is_large = y.amax(-1, keepdim=True) > LARGEST_EXPONENT
     u = torch.expm1(y.clamp(max=LARGEST_EXPONENT))
     m = (a * u).sum(-1, keepdim=True)
+    largest_y = y.amax(-1, keepdim=True)
+    is_large = needs_logarithms(largest_y, m)
     change = a * (u - m) / (1 + m)
     # On a GPU this is not asked, because the host would wait for the answer.
     if y.device.type == "cpu" and not is_large.any():
         return change
-    return torch.where(is_large, (log_a + y).softmax(-1) - a, change)
+    return torch.where(is_large, (log_a + (y - largest_y)).softmax(-1) - a, change)

@@ -38,6 +38,27 @@ PYMULTILING_INLINE void add_slots(
   }
 }
 
+// Returns the weight of a slot in one part of the draws, 0 if it is not in this part.
+static float weight_in(const Slots& slots, Part part, int64_t i) {
+  if (i < slots.shared) return slots.weight[i];
+  const bool in_part = part == Part::all || (part == Part::odd) == (i % 2 == 1);
+  return slots.weight[i] * (part == Part::all ? 0.5f : in_part);
+}
+
+// Estimates sum_j (A' - A)^2 from one part of the draws as sum_j w A ((u - m) / (1 + m))^2. This keeps its digits where
+// almost all changes cancel, as those of a peak's A near 1. The mean of t is 0. `sink` is t of the sink.
+static vec direct_change(const Row& row, const Slots& slots, Part part, const vec* t, vec sink) {
+  vec m{}, change{};
+  if (row.has_sink) m = row.sink * exp2_minus_1(sink);
+  for (int64_t i = 0; i < slots.count; i++) m += weight_in(slots, part, i) * exp2_minus_1(t[i]);
+  const vec inverse = 1.0f / (1.0f + m);
+  for (int64_t i = 0; i < slots.count; i++) {
+    const vec difference = (exp2_minus_1(t[i]) - m) * inverse;
+    change += weight_in(slots, part, i) * slots.probability[i] * difference * difference;
+  }
+  return change;
+}
+
 // Estimates sum_j (A' - A)^2 from one part of the draws for any t, using logarithms. With p = softmax(log w + t) the
 // estimate is sum_j A_j / w_j (p_j - w_j)^2. This works where a weight is too small or 2^t too large for a float.
 // `sink` is t of the sink.
@@ -46,8 +67,7 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
   vec shift = splat(-__builtin_inff()), total{}, change{};
   const auto used = [&](int64_t i) { return log2_weight[i] != -__builtin_inff(); };
   for (int64_t i = 0; i < slots.count; i++) {
-    const bool is_single = i >= slots.shared, in_part = part == Part::all || (part == Part::odd) == (i % 2 == 1);
-    weight[i] = is_single ? slots.weight[i] * (part == Part::all ? 0.5f : in_part) : slots.weight[i];
+    weight[i] = weight_in(slots, part, i);
     log2_weight[i] = i < slots.certain ? row.log2_probability[slots.key[i]] : __builtin_log2f(weight[i]);
     if (used(i)) shift = max(log2_weight[i] + t[i], shift);
   }
@@ -73,15 +93,15 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
 
 // Estimates one row and LANES neurons. `bound` bounds the magnitude of t, and `sink` is t of the sink.
 template <typename ChangeOf>
-PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots, vec bound, vec sink) {
-  const Row& row = change.row;
+PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slots, vec bound, vec sink) {
+  const Row& row = change_of.row;
   vec t[SLOTS], singles{}, mean{};
   for (int64_t i = 0; i < slots.shared; i++) {
-    t[i] = change(slots.key[i]);
+    t[i] = change_of(slots.key[i]);
     mean += slots.weight[i] * t[i];
   }
   for (int64_t i = slots.shared; i < slots.count; i++) {
-    t[i] = change(slots.key[i]);
+    t[i] = change_of(slots.key[i]);
     singles += t[i];
   }
   mean += 0.5f * slots.step * singles;
@@ -115,13 +135,18 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change, const Slots& slots,
     e.even += 0.0f * bound;
   }
   const vec least_m = even_m < odd_m ? even_m : odd_m;
-  const ivec in_range = (reach < LARGEST_EXPONENT) & (product < LARGEST_PRODUCT) & (least_m > 1.0f + SMALLEST_MEAN) &
-                        (LARGEST_CANCELLATION * all_change >= all.b2);
-  if (any(~in_range)) {
-    const vec nan_if_infinite = 0.0f * bound;
-    e.all = in_range ? e.all : log_space_change(row, slots, Part::all, t, sink) + nan_if_infinite;
-    e.even = in_range ? e.even : log_space_change(row, slots, Part::even, t, sink) + nan_if_infinite;
-    e.odd = in_range ? e.odd : log_space_change(row, slots, Part::odd, t, sink) + nan_if_infinite;
+  const ivec in_range = (reach < LARGEST_EXPONENT) & (product < LARGEST_PRODUCT) & (least_m > 1.0f + SMALLEST_MEAN);
+  const ivec precise = in_range & (LARGEST_CANCELLATION * all_change >= all.b2);
+  if (any(~precise)) {
+    for (int64_t i = 0; i < slots.count; i++) t[i] -= mean;  // small changes of a peak keep their digits
+    sink -= mean;
+    const auto again = [&](Part part, vec estimated) {
+      vec change = estimated;
+      if (any(in_range & ~precise)) change = precise ? estimated : direct_change(row, slots, part, t, sink);
+      if (any(~in_range)) change = in_range ? change : log_space_change(row, slots, part, t, sink) + 0.0f * bound;
+      return change;  // NaN for infinite changes
+    };
+    e = {again(Part::all, e.all), again(Part::even, e.even), again(Part::odd, e.odd)};
   }
   return e;
 }

@@ -32,7 +32,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pymultiling.mathematics.attention import LARGEST_EXPONENT, capped_change, log_probabilities, visible
+from pymultiling.mathematics.attention import (
+    LARGEST_EXPONENT,
+    capped_change,
+    log_probabilities,
+    needs_logarithms,
+    visible,
+)
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.mathematics.rotation import rotation_pairs
 from pymultiling.mathematics.sums import upcast
@@ -183,14 +189,15 @@ def squared_change(log_a: Tensor, weight: Tensor, log_weight: Tensor, y: Tensor)
     a = log_a.exp()
     y = y - (weight * y).sum(1, keepdim=True)
     y = y.masked_fill(log_weight == -torch.inf, 0)
-    large = y.amax(1) > LARGEST_EXPONENT
     u = torch.expm1(y.clamp(max=LARGEST_EXPONENT))
     m = (weight * u).sum(1, keepdim=True)
+    largest_y = y.amax(1, keepdim=True)
+    large = needs_logarithms(largest_y, m)[:, 0]
     change = (u - m) / (1 + m)
     f = ((weight * change) * (a * change)).sum(1)  # in this order, as change^2 may overflow where the weight is 0
     if large.any():
         ratio = (log_a - log_weight).exp().masked_fill(log_weight == -torch.inf, 0)
-        f = torch.where(large, (ratio * ((log_weight + y).softmax(1) - weight).square()).sum(1), f)
+        f = torch.where(large, (ratio * ((log_weight + (y - largest_y)).softmax(1) - weight).square()).sum(1), f)
     return f
 
 

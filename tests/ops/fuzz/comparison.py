@@ -74,7 +74,7 @@ def compare(case: Case, backend: KernelBackend) -> None:
             continue
         overflows = e.isfinite() & ~(e.to(p.dtype).isfinite() & p.isfinite())
         wrong = ~e.isfinite() & a.isfinite() & ~p.isfinite()
-        if not _multiplies_infinities(case):
+        if not _multiplies_infinities(case, backend):
             wrong |= ~e.isfinite() & ~_same(a, e) & _same(p, e)
         assert not wrong.any(), f"{name}: {a[wrong][:3]}, plain {p[wrong][:3]}, exact {e[wrong][:3]}"
         compared = e.isfinite() & ~(overflows & ~a.isfinite())
@@ -123,10 +123,17 @@ def _rounds_to_bfloat16(case: Case, name: str, result: Tensor) -> bool:
     return result.dtype == torch.bfloat16 or counts_small
 
 
-def _multiplies_infinities(case: Case) -> bool:
-    """Returns whether a gram is infinite or multiplied with infinite numbers, or an FFN may overflow."""
+def _multiplies_infinities(case: Case, backend: KernelBackend) -> bool:
+    """Returns whether a gram is infinite or multiplied with infinite numbers, or an FFN may overflow.
+
+    Far below 0, gelu is 0 in plain PyTorch, also in float64, and a small number in C++. Times an infinity that is NaN
+    or infinite. Of the infinities of an FFN in bfloat16 the interpreter makes NaN, also in the sums over its product.
+    """
     if isinstance(case, Ffn):
-        return case.numbers.dtype == "float16" and case.numbers.kind == "wide"
+        if case.numbers.dtype == "float16" and case.numbers.kind == "wide":
+            return True
+        interpreted = case.numbers.dtype == "bfloat16" and is_interpreted(backend)
+        return case.numbers.kind in ("infinite", "special") and (case.activation == "gelu" or interpreted)
     if isinstance(case, Value):
         return "infinite" in (case.gram_kind, case.numbers.kind)
     return isinstance(case, Normed) and case.weight_kind == "infinite"

@@ -88,4 +88,15 @@ FOUND: list[Case] = [
     Columns("active_count", tokens=17, width=2, count=1, numbers=Numbers(1, "bfloat16", kind="special")),
     Qk(length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
     Qk("qk_estimate", length=5, size=4, rotated=4, window=3, scale=1e30, numbers=Numbers(kind="equal")),
+    # Plain PyTorch divided by 0 where the changes of all scores, without their mean, were rounding errors of 1e14.
+    Qk(size=2, length=16, rotated=2, scale=1e30, numbers=Numbers(0, "bfloat16", "equal")),
+    Qk("qk_estimate", size=2, length=16, rotated=2, scale=1e30, numbers=Numbers(0, "bfloat16", "equal")),
+    # The comparison asked the interpreter for an infinity in the squares of a product that is rounded to bfloat16.
+    Ffn(tokens=1, width=16, count=1, gated=True, activation="silu", numbers=Numbers(612, "bfloat16", "special")),
+    # A key has almost all of a query's attention. C++ and Triton lost the digits of what it loses in logarithms.
+    Qk("qk_estimate", length=2, size=32, rotated=None, growth="both"),
+    Qk("qk_estimate", length=2, size=32, rotated=None, growth="both", scale=2.0, numbers=Numbers(1)),
+    Qk("qk_estimate", length=3, size=32, rotated=None, growth="both", scale=2.0, numbers=Numbers(2)),
+    # The comparison asked for the NaN of 0 times an infinity, where C++ has digits of gelu(-9).
+    Ffn(tokens=130, width=16, count=0, activation="gelu", numbers=Numbers(1, kind="infinite", factor=4)),
 ]

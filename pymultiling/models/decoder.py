@@ -308,8 +308,13 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
+        q_norm = _find_optional(attention, family.q_norm, where)
         if family.sinks is not None:
             require_sinks(attention, family.sinks, where, head_count)
+            if q_norm is not None and tensor_attribute(q_norm, "weight").shape[-1] > head_size:
+                raise UnsupportedModel(
+                    f"{where} has sinks and a norm of its queries over all heads, which is not supported"
+                )
         ffn_parts: DenseFFN | Experts
         shared: SharedExpert | None = None
         if family.experts is None or hasattr(ffn, family.down):
@@ -325,7 +330,7 @@ class Decoder:
             k=k,
             v=v,
             o=o,
-            q_norm=_find_optional(attention, family.q_norm, where),
+            q_norm=q_norm,
             k_norm=_find_optional(attention, family.k_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             ffn=ffn,

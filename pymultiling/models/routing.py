@@ -164,7 +164,8 @@ def _down(module: ExpertsModule, layout: ExpertsLayout, hidden: Tensor, parts: l
 
 def _project(module: ExpertsModule, name: str, layout: ExpertsLayout, x: Tensor, e: int) -> Tensor:
     """Returns the output of expert e's projection for x (rows, inputs), bit for bit as the eager experts compute it."""
-    weight, bias = getattr(module, name)[e], getattr(module, f"{name}_bias", None)
+    weight: Tensor = getattr(module, name)[e]
+    bias: Tensor | None = getattr(module, f"{name}_bias", None)
     if not layout.transposed:
         return F.linear(x, weight, None if bias is None else bias[e])
     return x @ weight if bias is None else x @ weight + bias[e]
@@ -203,7 +204,8 @@ def _grouped(
     module: ExpertsModule, name: str, layout: ExpertsLayout, x: Tensor, experts: Tensor, ends: Tensor
 ) -> Tensor:
     """Multiplies each row of x (S, inputs) by the weight of its expert, and adds its bias: (S, outputs)."""
-    weight, bias = getattr(module, name), getattr(module, f"{name}_bias", None)
+    weight: Tensor = getattr(module, name)
+    bias: Tensor | None = getattr(module, f"{name}_bias", None)
     multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
     columns = weight if layout.transposed else weight.transpose(-2, -1)  # (E, inputs, outputs)
     product: Tensor = multiply(x.to(weight.dtype), columns, offs=ends)

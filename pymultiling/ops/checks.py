@@ -27,6 +27,7 @@ from pymultiling.ops.requirements import (
     require_mask_sets,
     require_matrix,
     require_scores,
+    require_sinks,
     require_tables,
     require_valid,
 )
@@ -176,10 +177,7 @@ def check_qk(problem: QKProblem) -> None:
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_scores(scale, window, softcap)
-    require(
-        sinks is None or (sinks.shape == q.shape[1:2] and sinks.is_floating_point()),
-        lambda: f"sinks must be floating point ({q.shape[1]},), got {sinks.dtype} {tuple(sinks.shape)}",
-    )
+    require_sinks(sinks, q)
 
 
 def check_centred_importance(

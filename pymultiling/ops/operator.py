@@ -177,4 +177,8 @@ class Operator:
 
         torch leaves out the last arguments where they have their default.
         """
-        return arguments if self.arguments_type is None else (self.arguments_type(*arguments),)
+        return (
+            arguments
+            if self.arguments_type is None
+            else (cast(Callable[..., QKProblem], self.arguments_type)(*arguments),)
+        )

@@ -186,3 +186,13 @@ def test_transposed_experts_with_as_many_neurons_as_inputs_are_told_apart():
 def test_entries_that_contradict_themselves_are_refused(fields, rule):
     with pytest.raises(ValueError, match=rule):
         pml.Family(**fields)
+
+
+def test_sinks_with_a_norm_over_all_heads_are_refused(monkeypatch):
+    """whole_norm_importance, which such a norm needs, takes no sinks."""
+    model = tiny_model("olmo2")
+    for layer in model.model.layers:
+        layer.self_attn.sinks = torch.nn.Parameter(torch.zeros(4))
+    monkeypatch.setitem(FAMILIES, "olmo2", replace(FAMILIES["olmo2"], sinks="sinks"))
+    with pytest.raises(pml.UnsupportedModel, match="layer 0 has sinks and a norm of its queries over all heads"):
+        Decoder(model)

@@ -85,7 +85,7 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
     // In this order no exponent is above 0, even where t is so large that its rounding exceeds 1.
     const vec exponent = log2_weight[i] + t[i] - shift - log2_total;
     const vec small = weight[i] * exp2_minus_1_near_0(shifted), large = exp2(exponent) - weight[i];
-    const vec difference = abs(shifted) < 0.5f ? small : large;
+    const vec difference = (abs(shifted) < 0.5f) & (abs(exponent - log2_weight[i]) < 1.0f) ? small : large;
     change += (i < slots.certain ? 1.0f : slots.probability[i] / weight[i]) * difference * difference;
   }
   return change;

@@ -67,18 +67,20 @@ static vec log_space_change(ChangeOf change, vec sink) {
   vec log2_total;
   for (int i = 0; i < LANES; i++) log2_total[i] = __builtin_log2f(total[i]);
   // Where t is so large that its rounding exceeds 1, t minus the shift is anything. The exponents of A' are then
-  // computed as above, so that none is above 0 and one is about 0.
+  // computed as above, so that none is above 0 and one is about 0, and t is not used where it contradicts them.
   const ChangeOf unshifted = change;
   change.shift(shift + log2_total);
-  const auto weighted = [&](vec a, vec t, vec exponent) {
+  const auto weighted = [&](vec a, float log2_a, vec t, vec exponent) {
     const vec small = a * exp2_minus_1_near_0(t), any = exp2(exponent) - a;
-    return abs(t) < 0.5f ? small : any;
+    return (abs(t) < 0.5f) & (abs(exponent - log2_a) < 1.0f) ? small : any;
   };
   Sums s = sweep_row(change, [&](vec a, vec t, int64_t j) {
-    return weighted(a, t, row.log2_probability[j] + unshifted(j) - shift - log2_total);
+    const float log2_a = row.log2_probability[j];
+    return weighted(a, log2_a, t, log2_a + unshifted(j) - shift - log2_total);
   });
   if (row.has_sink)
-    s.m += weighted(splat(row.sink), sink - (shift + log2_total), row.log2_sink + sink - shift - log2_total);
+    s.m += weighted(
+        splat(row.sink), row.log2_sink, sink - (shift + log2_total), row.log2_sink + sink - shift - log2_total);
   return squared_change(s, row.squares);
 }
 

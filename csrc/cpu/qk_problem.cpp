@@ -33,6 +33,10 @@ void check_arguments(const QkArguments& x) {
   TORCH_CHECK(x.cos.has_value() == x.sin.has_value(), "cos and sin must be given together");
   TORCH_CHECK(!x.window || *x.window > 0, "window must be positive");
   TORCH_CHECK(!x.softcap || *x.softcap > 0, "softcap must be positive");
+  TORCH_CHECK(
+      !x.sinks || (x.sinks->dim() == 1 && x.sinks->size(0) == x.q.size(1) && x.sinks->device().is_cpu() &&
+                   x.sinks->is_floating_point()),
+      "sinks must be a floating point tensor of shape (", x.q.size(1), ") on the CPU");
 }
 
 // Calls worker(next, count) on every thread, for the tasks [0, count). A worker takes the next free task, next++, until
@@ -58,6 +62,10 @@ QkProblem::QkProblem(const QkArguments& x) {
   kernel_arguments_.softcap = static_cast<float>(x.softcap.value_or(0));
   kernel_arguments_.window = x.window.value_or(std::numeric_limits<int64_t>::max());
   set_heads(x);
+  if (x.sinks) {
+    tensors_.push_back(x.sinks->to(at::kFloat).contiguous());
+    kernel_arguments_.sinks = tensors_.back().const_data_ptr<float>();
+  }
   set_rotation(x);
   find_tokens(x.valid);
   make_tasks();

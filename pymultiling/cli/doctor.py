@@ -88,7 +88,8 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         widths["ffn"] += f", then {layer.shared.parts.width:,} of the shared expert"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
     family = f"{model.config.model_type} ({type(model).__name__})"
-    print(_table({"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}, indent="  "))
+    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
+    print(_table(rows, indent="  "))
     if len(decoder.attention_layers) < len(decoder.layers):
         print(_without_attention(decoder))
     print(f"\nmodules of layer {number}")
@@ -102,6 +103,25 @@ def _without_attention(decoder: Decoder) -> str:
         f"  Layers {numbers} have attention. The others have {decoder.family.linear_attention} in its place: they have "
         "neurons of ffn only, and results are zero there at q, k, v and o."
     )
+
+
+def _slow_backends(decoder: Decoder) -> dict[str, str]:
+    """Returns {"sinks": the backends whose kernels do not take them}, or nothing for a model without sinks."""
+    import torch
+
+    from pymultiling.mathematics.qk_problem import QKProblem
+    from pymultiling.ops.registry import OPERATORS
+
+    if decoder.family.sinks is None:
+        return {}
+    layer = next(iter(decoder.attention_layers.values()))
+    q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
+    valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
+    problem = QKProblem(q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, q[0, :, 0, 0])
+    kernels = OPERATORS["qk_importance"].kernels
+    reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
+    slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    return {"sinks": f"a score for each query head; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

@@ -27,7 +27,7 @@ def capped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
-def log_probabilities(scores: Tensor, is_visible: Tensor, softcap: float | None) -> Tensor:
+def log_probabilities(scores: Tensor, is_visible: Tensor, softcap: float | None, sinks: Tensor | None = None) -> Tensor:
     """Returns the logarithms of the attention probabilities: log softmax of the capped scores of the visible keys.
 
     An infinite score is no number that a softmax can weigh, so its row is NaN, with a soft cap too.
@@ -36,8 +36,17 @@ def log_probabilities(scores: Tensor, is_visible: Tensor, softcap: float | None)
         scores: (..., queries, keys), the attention scores before the soft cap.
         is_visible: bool, of a shape that broadcasts with scores. Keys that are not visible get -inf.
         softcap: soft cap of the attention scores. None: they are not capped.
+        sinks: of a shape that broadcasts with (...,), the scores of attention sinks, which are not capped. A sink takes
+            a part of the probability of each query, but is no key. None: there are none.
+
+    Returns:
+        (..., queries, keys). With sinks (..., queries, keys + 1), where the last column is that of the sink.
     """
-    return capped(_infinite_to_nan(scores), softcap).masked_fill(~is_visible, -torch.inf).log_softmax(-1)
+    logits = capped(_infinite_to_nan(scores), softcap).masked_fill(~is_visible, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(logits.dtype)[..., None, None].expand(*logits.shape[:-1], 1)
+        logits = torch.cat([logits, column], -1)
+    return logits.log_softmax(-1)
 
 
 def capped_change(scores: Tensor, y: Tensor, softcap: float | None) -> Tensor:
@@ -77,12 +86,17 @@ def probability_change(log_a: Tensor, y: Tensor) -> Tensor:
     """Returns A' - A, the change of the attention probabilities A when the attention scores change by y.
 
     Args:
-        log_a: (..., keys), log A, -inf where a key is hidden.
-        y: change of the attention scores, of a shape that broadcasts with log_a.
+        log_a: (..., keys), log A, -inf where a key is hidden. It may have one more column, that of a sink.
+        y: (..., keys), change of the attention scores; the leading dimensions broadcast with those of log_a. The score
+            of a sink does not change.
 
     Returns:
         (..., keys), 0 for hidden keys.
     """
+    keys = y.shape[-1]
+    if log_a.shape[-1] > keys:
+        y = torch.nn.functional.pad(y, (0, 1))
+        return probability_change(log_a, y)[..., :keys]
     a = log_a.exp()
     # A' does not depend on a constant added to y. Without their mean, the changes are small and lose less to rounding.
     y = y - (a * y).sum(-1, keepdim=True)

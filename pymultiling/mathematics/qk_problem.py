@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,8 @@ class QKProblem(NamedTuple):
         window: number of positions that a query sees, its own included; None if it sees all up to its own.
         softcap: soft cap of the attention scores; None if there is none.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, instead of m and m + r/2.
+        sinks: (H,), the score of each head's attention sink, which softmax weighs beside the keys; -inf is no sink.
+            None: no head has one.
     """
 
     q: Tensor
@@ -42,9 +45,15 @@ class QKProblem(NamedTuple):
     window: int | None
     softcap: float | None
     interleaved: bool
+    sinks: Tensor | None = None
 
     def largest_score(self) -> float:
-        """Returns the largest finite |attention score| before the soft cap, in float64, or 0 if there is none."""
+        """Returns the largest finite |attention score| before the soft cap, in float64, or 0 if there is none.
+
+        The scores of sinks are among them.
+        """
         keys = self.k.double().repeat_interleave(self.q.shape[1] // self.k.shape[1], 1)
         scores = self.scale * self.q.double() @ keys.transpose(-1, -2)
-        return float(scores.abs().nan_to_num(0, 0).max()) if scores.numel() else 0.0
+        given = [scores.flatten(), *([] if self.sinks is None else [self.sinks.double()])]
+        magnitudes = torch.cat(given).abs().nan_to_num(0, 0)
+        return float(magnitudes.max()) if scores.numel() else 0.0

@@ -123,9 +123,10 @@ def changes_of_set(
                     "the neurons of experts have their mean only in the tokens that are routed to the expert, which no "
                     'bias holds: leave site "ffn" out of the set, or give a scale'
                 )
+            axis = 0 if experts.layout.transposed else 1
             for expert, mask in enumerate(routed.view(experts.expert_count, -1)):
                 if mask.any():
-                    add(experts.module, "down_proj", Change(1, mask.nonzero().flatten(), factor, expert=expert))
+                    add(experts.module, "down_proj", Change(axis, mask.nonzero().flatten(), factor, expert=expert))
         for linear, on_input, indices, own in find_changed_modules(layer):
             for site, places in indices.items():
                 if site not in neurons.sites or not neurons.sites[site][number, own].any():

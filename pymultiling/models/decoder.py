@@ -21,6 +21,7 @@ from pymultiling.models.find_modules import (
     ffn_projections,
     find,
     find_linear,
+    require_sinks,
 )
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of, outputs_of
 from pymultiling.models.mask_reads import without_mask_reads
@@ -340,6 +341,11 @@ class Decoder:
         weight = full_tensor(tensor_attribute(norm, "weight").detach())
         return upcast(weight) + self.family.norm_offset if self.family.norm_offset else weight
 
+    def sinks(self, layer: AttentionLayer) -> Tensor | None:
+        """Returns the scores (H,) of the sinks of a layer's attention, or None if the family has none."""
+        name = self.family.sinks
+        return None if name is None else tensor_attribute(layer.attention, name).detach()
+
     def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"
         ffn = find(layer, family.ffn, where)
@@ -348,7 +354,7 @@ class Decoder:
         if family.experts is None or hasattr(ffn, family.down):
             ffn_parts = self._dense_ffn(ffn, where)
         else:
-            ffn_parts = ffn_experts(ffn, family.experts, where)
+            ffn_parts = ffn_experts(ffn, family.experts, family, where)
             if family.shared_expert is not None:
                 parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
                 shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
@@ -370,6 +376,13 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
+        q_norm = _find_optional(attention, family.q_norm, where)
+        if family.sinks is not None:
+            require_sinks(attention, family.sinks, where, head_count)
+            if q_norm is not None and tensor_attribute(q_norm, "weight").shape[-1] > head_size:
+                raise UnsupportedModel(
+                    f"{where} has sinks and a norm of its queries over all heads, which is not supported"
+                )
         return AttentionLayer(
             **vars(ffn_only),
             attention=attention,
@@ -378,7 +391,7 @@ class Decoder:
             v=v,
             o=o,
             output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
-            q_norm=_find_optional(attention, family.q_norm, where),
+            q_norm=q_norm,
             k_norm=_find_optional(attention, family.k_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             head_size=head_size,

@@ -1,4 +1,4 @@
-"""Mixture-of-experts FFNs (Mixtral, Qwen3-MoE, OLMoE): their neurons, statistics of them, and changes to them.
+"""Mixture-of-experts FFNs (Mixtral, Qwen3-MoE, OLMoE, gpt-oss): their neurons, statistics of them, and changes to them.
 
 transformers keeps a layer's experts in one module, whose forward `change_hidden` replaces. A neuron is a pair (expert
 e, index i); its index among the E I neurons of a layer is e I + i. Setting a neuron to zero does not change the
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,41 +25,58 @@ from pymultiling.mathematics.sums import document_sum, upcast
 from pymultiling.models.attached import attached_items, replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.linear import is_plain
-from pymultiling.models.routing import Change, ExpertsModule, Routed, run_experts
+from pymultiling.models.routing import (
+    USUAL_LAYOUT,
+    Change,
+    ExpertsLayout,
+    ExpertsModule,
+    Routed,
+    hidden_product,
+    run_experts,
+)
 from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
 
 # transformers' names of properties of experts that the shapes of the weights do not show.
-UNSUPPORTED_FLAGS = ("has_bias", "has_post_expert_norm", "is_transposed", "_is_expert_parallel")
+UNSUPPORTED_FLAGS = ("has_post_expert_norm", "_is_expert_parallel")
 
 
 @dataclass(frozen=True, eq=False)
 class Experts:
-    """A module of E experts with I neurons each, with the parameters gate_up_proj (E, 2 I, D) and down_proj (E, D, I).
+    """A module of E experts with I neurons each, with the parameters gate_up_proj and down_proj.
 
     D is the hidden size. S, in the methods, is the number of rows of `Routed`: one for each token and expert that it is
     routed to. Neuron e I + i of the layer is neuron i of expert e. Where methods have the parameters `documents` and
     `document_count`, they are (tokens,) int64, the document of each token, -1 for padding; and the number of documents.
+
+    Attributes:
+        module: the module.
+        layout: how it stores its weights.
     """
 
     module: ExpertsModule
+    layout: ExpertsLayout = USUAL_LAYOUT
 
     @classmethod
-    def from_module(cls, module: nn.Module, where: str) -> Experts:
+    def from_module(cls, module: nn.Module, where: str, layout: ExpertsLayout = USUAL_LAYOUT) -> Experts:
         """Checks the module; `where` names its layer in error messages.
 
         Raises:
             UnsupportedModel: the module is of another kind.
         """
         gate_up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
+        inputs, width = (2, 1) if layout.transposed else (1, 2)  # the dimensions of down_proj
         if (
             not isinstance(gate_up, Tensor)
             or not isinstance(down, Tensor)
             or not gate_up.ndim == down.ndim == 3
-            or gate_up.shape != (len(down), 2 * down.shape[2], down.shape[1])
+            or gate_up.shape[0] != len(down)
+            or gate_up.shape[width] != down.shape[inputs]
+            or gate_up.shape[inputs] != 2 * down.shape[width]
         ):
+            shapes = ("inputs, 2 width", "width, inputs") if layout.transposed else ("2 width, inputs", "inputs, width")
             raise UnsupportedModel(
-                f"the experts of {where} are no gate_up_proj (experts, 2 width, inputs) with a down_proj (experts, "
-                "inputs, width), as transformers 5 has them"
+                f"the experts of {where} are no gate_up_proj (experts, {shapes[0]}) with a down_proj (experts, "
+                f"{shapes[1]}), as transformers 5 has them for a family with transposed_experts={layout.transposed}"
             )
         if isinstance(down, DTensor):
             raise UnsupportedModel(
@@ -69,14 +87,12 @@ class Experts:
             raise UnsupportedModel(
                 f"the experts of {where} are {type(down).__name__} in {down.dtype}: load the model without quantisation"
             )
-        if any(getattr(module, flag, False) for flag in UNSUPPORTED_FLAGS) or not getattr(
-            module, "is_concatenated", True
-        ):
+        if any(getattr(module, flag, False) for flag in UNSUPPORTED_FLAGS):
             raise UnsupportedModel(
-                f"the experts of {where} have biases or norms, store their weights in another order, or are spread "
-                "over devices, which is not supported"
+                f"the experts of {where} have norms, or are spread over devices, which is not supported"
             )
-        return cls(cast("ExpertsModule", module))
+        _require_layout(module, where, layout)
+        return cls(cast("ExpertsModule", module), layout)
 
     @property
     def expert_count(self) -> int:
@@ -86,7 +102,7 @@ class Experts:
     @property
     def size(self) -> int:
         """Number of neurons of one expert."""
-        return self.module.down_proj.shape[2]
+        return self.module.down_proj.shape[1 if self.layout.transposed else 2]
 
     @property
     def width(self) -> int:
@@ -96,6 +112,8 @@ class Experts:
     def column_norms(self) -> Tensor:
         """Returns (E I,): the squared norm ||W_down,e[:, i]||^2 of each neuron's column."""
         down = self.module.down_proj.detach()
+        if self.layout.transposed:  # one expert at a time, since the sums are over the last dimension
+            return torch.cat([upcast(weight).square().sum(1) for weight in down])
         row_experts = torch.arange(self.expert_count, device=down.device).repeat_interleave(down.shape[1])
         documents = group_tokens(row_experts, self.expert_count, in_order=True)
         return column_energy(down.flatten(0, 1), documents).flatten()
@@ -159,10 +177,23 @@ class Experts:
         return apply_masks(routed.hidden, expert_masks, ids, scale, values.view(self.expert_count, -1)[routed.experts])
 
     def neuron_parameters(self, n: int) -> list[Tensor]:
-        """Returns views of neuron n's row of gate, its row of up and its column of down."""
+        """Returns views of neuron n's row of gate, its row of up, their biases, and its column of down."""
         e, i = divmod(n, self.size)
-        gate_up, down = self.module.gate_up_proj, self.module.down_proj
-        return [gate_up[e, i], gate_up[e, self.size + i], down[e, :, i]]
+        gate_up, down = self.module.gate_up_proj[e], self.module.down_proj[e]
+        if self.layout.transposed:
+            gate_up, down = gate_up.T, down.T
+        rows = (2 * i, 2 * i + 1) if self.layout.interleaved else (i, self.size + i)
+        bias: Tensor | None = getattr(self.module, "gate_up_proj_bias", None)
+        biases = [] if bias is None else [bias[e, row] for row in rows]
+        return [*(gate_up[row] for row in rows), *biases, down[:, i]]
+
+    def hidden(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Returns `hidden` of `Routed`, (S, I), for gate and up in this shape."""
+        return hidden_product(self.module, self.layout, gate, up)
+
+    def run(self, changes: Sequence[Change], states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """Returns the output of the experts, (tokens, D), as `run_experts` does."""
+        return run_experts(self.module, self.layout, tuple(changes), states, index, weights)
 
     def row_ids(self, routed: Routed, token_ids: Tensor) -> Tensor:
         """Returns (S,) int64: id E + expert for every row, where id is the entry of token_ids (tokens,) for its token.
@@ -188,7 +219,7 @@ def attach_change(block: Block, experts: Experts, change: Change) -> None:
     for bit that of transformers' eager experts if the model uses these, and agrees to rounding with other
     implementations. In nested blocks the inner change is applied after the outer one.
     """
-    replace(block, experts.module, _FORWARD, change, _run_changed)
+    replace(block, experts.module, _FORWARD, change, partial(_run_changed, experts.layout))
 
 
 def attached_changes(experts: Experts) -> list[Change]:
@@ -199,11 +230,30 @@ def attached_changes(experts: Experts) -> list[Change]:
 _FORWARD = "forward"
 
 
+def _require_layout(module: nn.Module, where: str, layout: ExpertsLayout) -> None:
+    """Raises UnsupportedModel where transformers describes the module otherwise than the family's entry."""
+    is_clamped = layout.clamped_swiglu is not None
+    for field, given, found in (
+        ("transposed_experts", layout.transposed, getattr(module, "is_transposed", layout.transposed)),
+        ("interleaved_experts", layout.interleaved, not getattr(module, "is_concatenated", not layout.interleaved)),
+        ("clamped_swiglu", is_clamped, not callable(getattr(module, "act_fn", None))),
+    ):
+        if given != found:
+            raise UnsupportedModel(
+                f"the experts of {where} do not fit the family's {field}: correct the family's entry with "
+                "register_family"
+            )
+    for name in ("gate_up_proj_bias", "down_proj_bias"):
+        if getattr(module, "has_bias", False) != isinstance(getattr(module, name, None), Tensor):
+            raise UnsupportedModel(f"the experts of {where} have no {name} where transformers says so, or the reverse")
+
+
 def _run_changed(
+    layout: ExpertsLayout,
     module: nn.Module,
     original: Callable[..., Any],
     changes: Sequence[Change],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    return run_experts(cast("ExpertsModule", module), tuple(changes), *args, **kwargs)
+    return run_experts(cast("ExpertsModule", module), layout, tuple(changes), *args, **kwargs)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        GptOssConfig,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
@@ -114,6 +115,17 @@ def _falcon(config: FalconConfig) -> Family:
     )
 
 
+def _gpt_oss(config: GptOssConfig) -> Family:
+    return Family(
+        single_tables=True,
+        sinks="sinks",
+        experts="experts",
+        transposed_experts=True,
+        interleaved_experts=True,
+        clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit),
+    )
+
+
 def _ministral3(config: Ministral3Config) -> Family:
     rotation = cast("dict[str, Any]", config.rope_parameters)
     return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
@@ -179,6 +191,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen3_5_text": _QWEN3_5,
     "qwen3_5_moe_text": _QWEN3_NEXT,
     "qwen3_next": _QWEN3_NEXT,
+    "gpt_oss": _gpt_oss,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": Family(

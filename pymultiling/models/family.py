@@ -55,6 +55,9 @@ class Family:
         alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
             scaling.
+        single_tables: whether the tables of the rotation have r/2 columns, one for both dimensions of a pair.
+        sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
+            head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
             attention's output is multiplied before `o`. The neurons of q are those of the query.
@@ -65,8 +68,14 @@ class Family:
         gate_up: one projection for gate and up, in this order, in place of `gate` and `up`.
         down: the down projection.
         experts: the module of all experts of a mixture-of-experts FFN, in place of the projections. Its parameters are
-            gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width). Layers whose FFN has `down`
-            in its place are dense.
+            gate_up_proj (experts, 2 width, inputs) and down_proj (experts, inputs, width), and where they have biases
+            gate_up_proj_bias (experts, 2 width) and down_proj_bias (experts, inputs). Layers whose FFN has `down` in
+            its place are dense.
+        transposed_experts: whether the parameters of the experts are transposed: (experts, inputs, 2 width) and
+            (experts, width, inputs).
+        interleaved_experts: whether gate and up alternate in gate_up_proj, rather than gate coming before up.
+        clamped_swiglu: (a, c): experts compute (up + 1) gate sigmoid(a gate), where gate is at most c, and up from -c
+            to c. None: they compute act(gate) up.
         shared_expert: with `experts`, an FFN inside the FFN that every token passes, with `gate`, `up` and `down`. Its
             output is added to that of the experts.
         shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
@@ -104,6 +113,8 @@ class Family:
     interleaved: bool = False
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None
+    single_tables: bool = False
+    sinks: str | None = None
     o: str = "o_proj"
     output_gate: bool = False
     attention_norm: str | None = None
@@ -113,6 +124,9 @@ class Family:
     gate_up: str | None = None
     down: str = "down_proj"
     experts: str | None = None
+    transposed_experts: bool = False
+    interleaved_experts: bool = False
+    clamped_swiglu: tuple[float, float] | None = None
     shared_expert: str | None = None
     shared_expert_gate: str | None = None
     ffn_norm: str | None = None
@@ -144,8 +158,18 @@ class Family:
                 "output_gate needs qkv=None and clip=None",
             ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
+            (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),
+            (
+                self.sinks is None or (self.interface and not self.centred_norms),
+                "sinks needs interface=True and centred_norms=False",
+            ),
             (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
             (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),
+            (
+                self.experts is not None
+                or not (self.transposed_experts or self.interleaved_experts or self.clamped_swiglu),
+                "transposed_experts, interleaved_experts and clamped_swiglu need experts",
+            ),
             (
                 self.shared_expert is not None or self.shared_expert_gate is None,
                 "shared_expert_gate needs shared_expert",

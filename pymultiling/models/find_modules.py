@@ -12,6 +12,7 @@ from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
 from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, outputs_of
 from pymultiling.models.pretrained import uncompiled
+from pymultiling.models.routing import ExpertsLayout
 
 # What to do when a family's entry is wrong for a model.
 CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling doctor` shows the sites)"
@@ -86,9 +87,21 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
     return gate, up
 
 
-def ffn_experts(ffn: nn.Module, path: str, where: str) -> Experts:
+def ffn_experts(ffn: nn.Module, path: str, family: Family, where: str) -> Experts:
     """Returns the experts of an FFN that is a mixture of them; `path` is their place in the FFN."""
-    return Experts.from_module(find(ffn, path, where), where)
+    layout = ExpertsLayout(family.transposed_experts, family.interleaved_experts, family.clamped_swiglu)
+    return Experts.from_module(find(ffn, path, where), where, layout)
+
+
+def require_sinks(attention: nn.Module, name: str, where: str, heads: int) -> None:
+    """Raises UnsupportedModel unless the attention has a parameter of this name with a score for each query head."""
+    sinks = getattr(attention, name, None)
+    if not isinstance(sinks, Tensor) or sinks.shape != (heads,):
+        shape = tuple(sinks.shape) if isinstance(sinks, Tensor) else sinks
+        raise UnsupportedModel(
+            f"{where}: the family's sinks, {name} of {type(attention).__name__}, must have a score for each of "
+            f"{heads} query heads, got {shape}: {CORRECT_ENTRY}"
+        )
 
 
 def _whole_module(linear: Linear) -> Projection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -15,12 +16,30 @@ from pymultiling.runtime.gpus import capability
 GROUPED_FROM = (8, 0)  # the NVIDIA compute capability that torch's grouped_mm needs
 
 
+@dataclass(frozen=True)
+class ExpertsLayout:
+    """How a family's experts store their weights, and what they compute. `Family` explains the fields.
+
+    Attributes:
+        transposed: as `transposed_experts`.
+        interleaved: as `interleaved_experts`.
+        clamped_swiglu: as in `Family`.
+    """
+
+    transposed: bool = False
+    interleaved: bool = False
+    clamped_swiglu: tuple[float, float] | None = None
+
+
+USUAL_LAYOUT = ExpertsLayout()
+
+
 class ExpertsModule(nn.Module):
     """Declares the attributes of transformers' modules of experts, for type checkers. It is never instantiated.
 
     Attributes:
         gate_up_proj: (E, 2 I, D), for E experts with I neurons each, and hidden states of width D. The rows of the gate
-            projection come first, then those of the up projection.
+            projection come first, then those of the up projection. `ExpertsLayout` says what differs.
         down_proj: (E, D, I).
         act_fn: the activation function.
     """
@@ -40,7 +59,7 @@ class Routed(NamedTuple):
         weights: (S,), the router's weight of each row.
         gate: (S, I), the output of the gate projection.
         up: (S, I), the output of the up projection.
-        hidden: (S, I), act(gate) * up.
+        hidden: (S, I), act(gate) * up, or the clamped product of `Family.clamped_swiglu`.
     """
 
     states: Tensor
@@ -57,12 +76,18 @@ Change: TypeAlias = Callable[[Routed], Tensor | None]
 
 
 def run_experts(
-    module: ExpertsModule, changes: tuple[Change, ...], states: Tensor, index: Tensor, weights: Tensor
+    module: ExpertsModule,
+    layout: ExpertsLayout,
+    changes: tuple[Change, ...],
+    states: Tensor,
+    index: Tensor,
+    weights: Tensor,
 ) -> Tensor:
     """Runs a layer's experts, with the changes applied to `hidden` one after the other.
 
     Args:
         module: the experts.
+        layout: how they store their weights.
         changes: called in this order; each sees what the earlier ones have changed.
         states: (T, D), the hidden states of T tokens.
         index: (T, k) int64, the experts that the router chose for each token.
@@ -82,15 +107,18 @@ def run_experts(
     ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
     is_grouped = implementation == "grouped_mm" and _has_grouped(states)
     if is_grouped:
-        gate, up, hidden = _gate_up_hidden_grouped(module, states[row_tokens], ends)
+        gate, up, hidden = _gate_up_hidden_grouped(module, layout, states[row_tokens], experts, ends)
     else:
         parts = _parts(ends)
-        gate, up, hidden = _gate_up_hidden(module, states[row_tokens], parts)
+        gate, up, hidden = _gate_up_hidden(module, layout, states[row_tokens], parts)
     routed = Routed(states, row_tokens, experts, weights, gate, up, hidden)
     for change in changes:
         changed = change(routed)
         routed = routed if changed is None else routed._replace(hidden=changed)
-    out = _down_grouped(module, routed.hidden, ends) if is_grouped else _down(module, routed.hidden, parts)
+    if is_grouped:
+        out = _grouped(module, "down_proj", layout, routed.hidden, experts, ends)
+    else:
+        out = _down(module, layout, routed.hidden, parts)
     out = out * weights[:, None]
     if not is_eager:
         return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
@@ -113,22 +141,51 @@ def _parts(ends: Tensor) -> list[tuple[int, slice]]:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _gate_up_hidden(module: ExpertsModule, x: Tensor, parts: list[tuple[int, slice]]) -> tuple[Tensor, Tensor, Tensor]:
+def _gate_up_hidden(
+    module: ExpertsModule, layout: ExpertsLayout, x: Tensor, parts: list[tuple[int, slice]]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Computes gate, up and hidden, each (S, I).
 
     Args:
         module: the experts.
+        layout: how they store their weights.
         x: (S, D), hidden states, sorted by expert.
         parts: each expert that has rows, with its rows.
     """
-    pairs = [F.linear(x[rows], module.gate_up_proj[e]).chunk(2, dim=-1) for e, rows in parts]
-    hidden = torch.cat([module.act_fn(gate) * up for gate, up in pairs])
+    pairs = [_split(layout, _project(module, "gate_up_proj", layout, x[rows], e)) for e, rows in parts]
+    hidden = torch.cat([hidden_product(module, layout, gate, up) for gate, up in pairs])
     return torch.cat([gate for gate, _ in pairs]), torch.cat([up for _, up in pairs]), hidden
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _down(module: ExpertsModule, hidden: Tensor, parts: list[tuple[int, slice]]) -> Tensor:
-    return torch.cat([F.linear(hidden[rows], module.down_proj[e]) for e, rows in parts])
+def _down(module: ExpertsModule, layout: ExpertsLayout, hidden: Tensor, parts: list[tuple[int, slice]]) -> Tensor:
+    return torch.cat([_project(module, "down_proj", layout, hidden[rows], e) for e, rows in parts])
+
+
+def _project(module: ExpertsModule, name: str, layout: ExpertsLayout, x: Tensor, e: int) -> Tensor:
+    """Returns the output of expert e's projection for x (rows, inputs), bit for bit as the eager experts compute it."""
+    weight: Tensor = getattr(module, name)[e]
+    bias: Tensor | None = getattr(module, f"{name}_bias", None)
+    if not layout.transposed:
+        return F.linear(x, weight, None if bias is None else bias[e])
+    return x @ weight if bias is None else x @ weight + bias[e]
+
+
+def _split(layout: ExpertsLayout, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns gate and up, for gate_up (S, 2 I)."""
+    if layout.interleaved:
+        return gate_up[..., ::2], gate_up[..., 1::2]
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gate, up
+
+
+def hidden_product(module: ExpertsModule, layout: ExpertsLayout, gate: Tensor, up: Tensor) -> Tensor:
+    """Returns `hidden` of `Routed`, in the order of operations of the eager experts."""
+    if layout.clamped_swiglu is None:
+        return module.act_fn(gate) * up
+    slope, limit = layout.clamped_swiglu
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * (gate * torch.sigmoid(gate * slope))
 
 
 def _has_grouped(x: Tensor) -> bool:
@@ -136,17 +193,20 @@ def _has_grouped(x: Tensor) -> bool:
     return x.is_cuda and capability(x.device) >= GROUPED_FROM
 
 
-def _gate_up_hidden_grouped(module: ExpertsModule, x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gate, up = _grouped(x, module.gate_up_proj, ends).chunk(2, dim=-1)
-    return gate, up, module.act_fn(gate) * up
+def _gate_up_hidden_grouped(
+    module: ExpertsModule, layout: ExpertsLayout, x: Tensor, experts: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate, up = _split(layout, _grouped(module, "gate_up_proj", layout, x, experts, ends))
+    return gate, up, hidden_product(module, layout, gate, up)
 
 
-def _down_grouped(module: ExpertsModule, hidden: Tensor, ends: Tensor) -> Tensor:
-    return _grouped(hidden, module.down_proj, ends)
-
-
-def _grouped(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Multiplies each row by the weight of its expert: x (S, inputs), weight (E, outputs, inputs) -> (S, outputs)."""
+def _grouped(
+    module: ExpertsModule, name: str, layout: ExpertsLayout, x: Tensor, experts: Tensor, ends: Tensor
+) -> Tensor:
+    """Multiplies each row of x (S, inputs) by the weight of its expert, and adds its bias: (S, outputs)."""
+    weight: Tensor = getattr(module, name)
+    bias: Tensor | None = getattr(module, f"{name}_bias", None)
     multiply = getattr(F, "grouped_mm", None) or torch._grouped_mm
-    product: Tensor = multiply(x.to(weight.dtype), weight.transpose(-2, -1), offs=ends)
-    return product
+    columns = weight if layout.transposed else weight.transpose(-2, -1)  # (E, inputs, outputs)
+    product: Tensor = multiply(x.to(weight.dtype), columns, offs=ends)
+    return product if bias is None else product + bias[experts]

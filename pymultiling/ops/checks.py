@@ -27,6 +27,7 @@ from pymultiling.ops.requirements import (
     require_mask_sets,
     require_matrix,
     require_scores,
+    require_sinks,
     require_tables,
     require_valid,
 )
@@ -163,7 +164,7 @@ def check_value_gram(weight: Tensor, kv_heads: int, size: int) -> None:
 
 def check_qk(problem: QKProblem) -> None:
     """Checks the arguments of qk_importance and qk_estimate."""
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, _ = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, _, sinks = problem
     require_heads("q", q, "k", k)
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
     require(
@@ -176,6 +177,7 @@ def check_qk(problem: QKProblem) -> None:
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_scores(scale, window, softcap)
+    require_sinks(sinks, q)
 
 
 def check_centred_importance(

@@ -173,5 +173,12 @@ class Operator:
         return arguments if self.arguments_type is None else tuple(cast(QKProblem, arguments[0]))
 
     def python_arguments(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
-        """Converts the arguments of the schema into those of the Python functions."""
-        return arguments if self.arguments_type is None else (self.arguments_type._make(arguments),)
+        """Converts the arguments of the schema into those of the Python functions.
+
+        torch leaves out the last arguments where they have their default.
+        """
+        return (
+            arguments
+            if self.arguments_type is None
+            else (cast(Callable[..., QKProblem], self.arguments_type)(*arguments),)
+        )

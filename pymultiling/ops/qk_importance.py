@@ -51,6 +51,7 @@ def qk_importance(
     window: int | None = ...,
     softcap: float | None = ...,
     interleaved: bool = ...,
+    sinks: Tensor | None = ...,
     mode: Literal["exact"] = ...,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor]: ...
@@ -72,6 +73,7 @@ def qk_importance(
     window: int | None = ...,
     softcap: float | None = ...,
     interleaved: bool = ...,
+    sinks: Tensor | None = ...,
     mode: Literal["fast"],
     backend: Backend = ...,
 ) -> QKEstimate: ...
@@ -93,6 +95,7 @@ def qk_importance(
     window: int | None = ...,
     softcap: float | None = ...,
     interleaved: bool = ...,
+    sinks: Tensor | None = ...,
     mode: Mode,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor] | QKEstimate: ...
@@ -113,6 +116,7 @@ def qk_importance(
     window: int | None = None,
     softcap: float | None = None,
     interleaved: bool = False,
+    sinks: Tensor | None = None,
     mode: Mode = "exact",
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | QKEstimate:
@@ -165,8 +169,12 @@ def qk_importance(
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.
+        sinks: (H,), the score of an attention sink of each query head (gpt-oss), floating. softmax weighs it beside the
+            keys, and its probability is dropped, so that A of the keys sums to less than 1. It is not capped, and no
+            neuron changes it. -inf: the head has no sink. None: no head has one.
         mode: "exact" or "fast".
         backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
+            "triton" and "cuda" do not take sinks.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
@@ -184,7 +192,7 @@ def qk_importance(
     if q_plain is None:
         cos, sin = None, None
     problem = QKProblem(
-        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved
+        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks
     )
     if mode == "fast":
         return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))

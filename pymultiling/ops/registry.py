@@ -31,7 +31,8 @@ DOCUMENTS_SCHEMA = "Tensor documents, SymInt count"
 GROUPED_SCHEMA = "Tensor? offsets=None, Tensor? order=None"  # of `Documents`
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
-    "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved)"
+    "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved, "
+    "Tensor? sinks=None)"
 )
 
 
@@ -121,9 +122,16 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
     return f"its kernel takes k up to {MAX_TRITON_NEIGHBORS}, not {k}" if k > MAX_TRITON_NEIGHBORS else None
 
 
+def _sinks_unsupported(problem: QKProblem) -> str | None:
+    """Returns why kernels without attention sinks do not support the arguments, or None if they do."""
+    return None if problem.sinks is None else "its kernel does not support attention sinks"
+
+
 def _unsupported_by_cuda(problem: QKProblem) -> str | None:
     """Returns why the CUDA kernel does not support the arguments, or None if it does."""
     size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
+    if (reason := _sinks_unsupported(problem)) is not None:
+        return reason
     if problem.q_growth is not None or problem.k_growth is not None:
         return "its kernel does not support a norm over the head"
     if problem.softcap is not None:
@@ -249,7 +257,7 @@ _ENTRIES = (
         f"{QK_SCHEMA} -> (Tensor, Tensor, Tensor, Tensor)",
         fake=_fake_qk_estimate,
         results=("q", "k", "q_error", "k_error"),
-        kernels={"triton": TRITON, "cpp": CPP},
+        kernels={"triton": replace(TRITON, unsupported=_sinks_unsupported), "cpp": CPP},
         budget=Budget(4e-6, floor_factor=_qk_floor_factor, is_estimate=True),
         public_function="qk_importance",
         options={"mode": "fast"},
@@ -263,7 +271,11 @@ _ENTRIES = (
         f"{QK_SCHEMA} -> (Tensor, Tensor)",
         fake=_fake_qk,
         results=("q", "k"),
-        kernels={"triton": TRITON, "cuda": replace(CUDA, unsupported=_unsupported_by_cuda), "cpp": CPP},
+        kernels={
+            "triton": replace(TRITON, unsupported=_sinks_unsupported),
+            "cuda": replace(CUDA, unsupported=_unsupported_by_cuda),
+            "cpp": CPP,
+        },
         budget=Budget(4e-6, floor_factor=_qk_floor_factor),
         options={"mode": "exact"},
         arguments_type=QKProblem,

@@ -161,3 +161,9 @@ def require_scores(scale: float, window: int | None, softcap: float | None) -> N
         raise ValueError(f"window must be positive, got {window}")
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap must be positive and finite, got {softcap}")
+
+
+def require_sinks(sinks: Tensor | None, q: Tensor) -> None:
+    """Raises ValueError unless sinks is None or floating point (H,), for q (B, H, l, d)."""
+    if sinks is not None and (sinks.shape != q.shape[1:2] or not sinks.is_floating_point()):
+        raise ValueError(f"sinks must be floating point ({q.shape[1]},), got {sinks.dtype} {tuple(sinks.shape)}")

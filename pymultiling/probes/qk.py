@@ -77,6 +77,7 @@ def importance_from_scores(
         window=inputs.window,
         softcap=inputs.softcap,
         interleaved=family.interleaved,
+        sinks=inputs.sinks,
         mode=mode,
     )
     if inputs.bias is not None:
@@ -172,6 +173,7 @@ def _behind_rotation(
             window=inputs.window,
             softcap=inputs.softcap,
             interleaved=decoder.family.interleaved,
+            sinks=inputs.sinks,
             mode=mode,
         )[site]
         for site, (query, key) in enumerate(pairs)

@@ -25,6 +25,7 @@ class ScoreInputs:
     """The inputs of the attention scores of a layer.
 
         score[i, j] = scale (query[i] . key[j] + factor bias[j]), then soft-capped if `softcap` is given
+        A[i, j] = exp(score[i, j]) / (sum_j' exp(score[i, j']) + exp(sink)), the last term with `sinks` only
 
     B: documents, l: their length, H: query heads, K: key heads, d: size of a head, r: rotated dimensions of a head.
 
@@ -40,6 +41,7 @@ class ScoreInputs:
         window: as in `qk_importance`.
         softcap: as in `qk_importance`.
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
+        sinks: as in `qk_importance`.
     """
 
     query: Tensor
@@ -53,6 +55,7 @@ class ScoreInputs:
     window: int | None = None
     softcap: float | None = None
     query_factors: Tensor | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -113,6 +116,7 @@ def watch_scores(
             window=arguments.get("sliding_window"),
             softcap=arguments.get("softcap"),
             query_factors=_query_factors(decoder, keywords),
+            sinks=decoder.sinks(layer),
         )
         on_scores(inputs)
 
@@ -187,6 +191,8 @@ def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any])
     if decoder.family.rotation is None or not layer.rotates:
         return None
     cos, sin = _keyword(keywords, decoder.family.rotation)
+    if decoder.family.single_tables:
+        return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
 
 

@@ -158,7 +158,7 @@ def test_experts_of_another_kind_are_refused():
         Experts.from_module(nn.ModuleList([nn.Linear(2, 2)]), "layer 3")
     experts = copy.deepcopy(blocks(tiny_moe("mixtral"))[0].experts)
     experts.has_bias = True
-    with pytest.raises(pml.UnsupportedModel, match="biases"):
+    with pytest.raises(pml.UnsupportedModel, match="no gate_up_proj_bias"):
         Experts.from_module(experts, "layer 0")
     experts.has_bias, experts.down_proj = False, nn.Parameter(experts.down_proj.to(torch.int8), requires_grad=False)
     with pytest.raises(pml.UnsupportedModel, match="int8"):

@@ -13,7 +13,13 @@ from pymultiling.probes import importance
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
 from tests.support.anatomy import has_site
-from tests.support.comparison import TOLERANCE, brute_force_importance, importance_in_float64, largest_error
+from tests.support.comparison import (
+    TOLERANCE,
+    brute_force_importance,
+    importance_in_float64,
+    largest_error,
+    set_attention,
+)
 from tests.support.tiny_models import FURTHER_MODELS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 
 
@@ -48,8 +54,7 @@ def test_deactivated_neurons_act_as_zeroed_ones(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", FURTHER_MODELS)
 def test_verification_finds_no_departure(name, dtype, attention):
-    model = tiny_model(name, dtype)
-    model.set_attn_implementation(attention)
+    model = set_attention(tiny_model(name, dtype), attention)
     assert verify(Decoder(model)).departures == ()
 
 

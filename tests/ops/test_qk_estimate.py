@@ -21,7 +21,7 @@ from pymultiling.ops.reference.qk_estimate import choose_keys
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, is_interpreted
-from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, share_kernels, to_dtype
+from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, share_kernels, supported, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
@@ -44,7 +44,7 @@ def fitting(case, backend):
 
     For Triton's interpreter it is a small one that still has rows with draws.
     """
-    case = share_kernels(case, backend)
+    case = share_kernels(supported(case, backend), backend)
     return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if is_interpreted(backend) else case
 
 
@@ -76,10 +76,14 @@ def weights(a: list[float]) -> tuple[list[float], list[float], list[float]]:
     return [(even + odd) / 2 for even, odd in zip(*halves)], *halves
 
 
-def change(a: list[float], w: list[float], y: list[float]) -> float:
-    """Returns f of one query, from its keys' probabilities a, weights w and changes of the attention scores y."""
-    v = [math.exp(yj - max(y)) for yj in y]
-    z = sum(map(math.prod, zip(w, v)))
+def change(a: list[float], w: list[float], y: list[float], sink: float) -> float:
+    """Returns f of one query, from its keys' probabilities a, weights w and changes of the attention scores y.
+
+    sink: the probability of its sink, 0 without one.
+    """
+    shift = max(*y, 0.0)
+    v = [math.exp(yj - shift) for yj in y]
+    z = sum(map(math.prod, zip(w, v))) + sink * math.exp(-shift)
     return sum(wj * aj * (vj / z - 1) ** 2 for wj, aj, vj in zip(w, a, v))
 
 
@@ -110,6 +114,8 @@ def definition(case: Case) -> QKEstimate:
 
     whole = scores()
     head_counts = (case.kv_heads * case.group, case.kv_heads)
+    no_sinks = torch.full(head_counts[:1], -torch.inf, dtype=torch.float64)
+    sinks = no_sinks if case.sinks is None else case.sink_scores()
     sums = [torch.zeros(2, case.batch, heads, case.size, dtype=torch.float64) for heads in head_counts]
     for site, out in enumerate(sums):
         for head in range(out.shape[2]):
@@ -119,8 +125,8 @@ def definition(case: Case) -> QKEstimate:
                 for b in range(case.batch):
                     for h in query_heads:
                         for i, keys in rows(b):
-                            a = whole[b, h, i, keys].softmax(-1).tolist()
-                            f, even, odd = (change(a, w, y[b, h, i, keys].tolist()) for w in weights(a))
+                            *a, sink = torch.cat([whole[b, h, i, keys], sinks[h : h + 1]]).softmax(-1).tolist()
+                            f, even, odd = (change(a, w, y[b, h, i, keys].tolist(), sink) for w in weights(a))
                             out[0, b, head, n] += f
                             out[1, b, head, n] += ((even - odd) / 2) ** 2
     (q, q_variance), (k, k_variance) = (x.flatten(2) for x in sums)
@@ -140,6 +146,8 @@ DEFINITION = {
     "a document of padding": replace(SMALL, batch=2, padding="whole document", size=4),
     "large scores": replace(SMALL, query_factor=30),
     "long": replace(SMALL, length=90, size=2),
+    "sinks": replace(SMALL, group=2, sinks=(-1.0, 4.0)),
+    "sinks, soft cap, norm": replace(SMALL, sinks=(2.0, 2.0), softcap=2.0, norm=True),
 }
 
 
@@ -227,6 +235,7 @@ short = st.builds(
     before=st.booleans(),
     norm=st.booleans(),
     softcap=st.sampled_from([None, 2.0]),
+    sinks=st.sampled_from([None, (-2.0, 3.0), (5.0, 60.0)]),
     padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
     seed=st.integers(0, 99),
 )
@@ -235,7 +244,7 @@ short = st.builds(
 @examples
 @given(short, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_rows_of_16_keys_are_exact(estimating, case, dtype):
-    case = limit_kernels(fitting(case, estimating), estimating)
+    case = fitting(limit_kernels(case, estimating), estimating)
     check(case, dtype, estimating)
     problem = case.problem(dtype)
     q, k, q_error, k_error = importance(problem, mode="fast", backend=estimating)
@@ -315,6 +324,9 @@ LONG = {
     "small scores": Case(batch=1, kv_heads=1, length=34, query_factor=1e-3),
     "key bias": Case(batch=1, kv_heads=1, group=1, length=34, key_bias=20, rotation=None, size=4),
     "tiles of keys": Case(batch=1, kv_heads=1, group=1, length=80, size=4),
+    "sinks": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0)),
+    "sinks, soft cap, norm": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0), softcap=2.0, norm=True),
+    "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=20),
 }
 
 
@@ -329,6 +341,7 @@ def test_backends_equal_the_reference_where_draws_cannot_move(estimating, case):
         Case(batch=1, length=300, size=16),
         Case(batch=1, length=300, size=16, norm=True, softcap=5.0, window=200),
         Case(batch=1, length=300, size=16, query_factor=5),
+        Case(batch=1, length=300, size=16, sinks=(-1.0, 4.0)),
     ],
 )
 def test_long_rows_equal_the_reference_up_to_rounding(estimating, case):
@@ -443,7 +456,7 @@ def test_float64_results_for_float64_input():
 
 
 def test_is_a_torch_operator_and_compiles():
-    case = Case(length=20, size=4, norm=True, group=1)
+    case = Case(length=20, size=4, norm=True, group=1, sinks=(-1.0, 1.0))
     args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_estimate.default, args)
     compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_estimate(*a), fullgraph=True, backend="aot_eager")

@@ -15,7 +15,16 @@ from pymultiling.ops import unavailable
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, is_interpreted
-from tests.support.qk_cases import EXTREME, Case, brute_force, importance, limit_kernels, share_kernels, to_dtype
+from tests.support.qk_cases import (
+    EXTREME,
+    Case,
+    brute_force,
+    importance,
+    limit_kernels,
+    share_kernels,
+    supported,
+    to_dtype,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference = OPERATORS["qk_importance"].reference()
@@ -34,6 +43,12 @@ BRUTE_FORCE = {
     "some padding": Case(window=5, padding="some"),
     "a document of padding": Case(padding="whole document"),
     "large scores": Case(query_factor=30),
+    "sinks": Case(sinks=(-2.0, 3.0)),
+    "sinks, norm, window, padding": Case(sinks=(-2.0, 3.0), norm=True, window=4, padding="left"),
+    "sinks, soft cap": Case(sinks=(-2.0, 3.0), softcap=1.5),
+    "sinks, after the rotation": Case(sinks=(-2.0, 3.0), before=False),
+    "sinks, a single key": Case(sinks=(-3.0, 3.0), window=1),
+    "weak and strong sinks, large scores": Case(sinks=(-60.0, 60.0), query_factor=30),
 }
 
 
@@ -48,6 +63,7 @@ def fitting(case, backend, length=20):
 
     For Triton's interpreter it is a small one that still has two tiles of rows.
     """
+    case = supported(case, backend)
     if not is_interpreted(backend):
         return share_kernels(case, backend)
     return replace(case, batch=1, kv_heads=1, group=min(case.group, 2), length=min(case.length, length))
@@ -86,6 +102,12 @@ cases = st.builds(
 @given(cases, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_backends_equal_the_reference(backend, case, dtype):
     check(limit_kernels(case, backend), dtype, backend)
+
+
+@examples
+@given(cases, st.sampled_from([(-2.0, 3.0), (5.0, 60.0)]), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_backends_with_sinks_equal_the_reference(backend, case, sinks, dtype):
+    check(replace(case, sinks=sinks), dtype, backend)
 
 
 LONG = {
@@ -233,6 +255,8 @@ def test_kernels_use_the_second_thread(two_threads):
         {"q_growth": torch.ones(1, 2, 4, 7)},
         {"window": 0},
         {"softcap": -1.0},
+        {"sinks": torch.ones(3)},
+        {"sinks": torch.ones(2, dtype=torch.int64)},
         {"cos": torch.ones(1, 4, 3), "sin": torch.ones(1, 4, 3)},
         {"q_plain": None, "k_plain": None, "q_growth": torch.ones(1, 2, 4, 8)},
     ],
@@ -244,7 +268,7 @@ def test_wrong_arguments_are_refused(wrong):
 
 
 def test_is_a_torch_operator_and_compiles():
-    case = Case(length=5, size=4, norm=True)
+    case = Case(length=5, size=4, norm=True, sinks=(-1.0, 1.0))
     args = tuple(case.problem(torch.float32))
     torch.library.opcheck(torch.ops.pymultiling.qk_importance.default, args)
     compiled = torch.compile(lambda *a: torch.ops.pymultiling.qk_importance(*a), fullgraph=True, backend="aot_eager")

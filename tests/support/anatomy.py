@@ -22,6 +22,7 @@ OTHER_NAMES = {
 # {model_type of a mixture of experts: field of the configuration that has the number of experts}
 EXPERT_COUNT_FIELDS = {
     "mixtral": "num_local_experts",
+    "gpt_oss": "num_local_experts",
     "phimoe": "num_local_experts",
     "qwen2_moe": "num_experts",
     "qwen3_moe": "num_experts",
@@ -77,8 +78,33 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
 
 
 def experts_of(layer) -> torch.nn.Module | None:
-    """Returns the module of experts, with gate_up_proj (E, 2 I, D) and down_proj (E, D, I); None for a dense FFN."""
+    """Returns the module of experts; None for a dense FFN."""
     return getattr(getattr(layer, "mlp", None), "experts", None)
+
+
+def is_gpt_oss(experts) -> bool:
+    """Whether experts have the parameters of gpt-oss: transposed, with biases, and with gate and up in turn."""
+    return type(experts).__name__ == "GptOssExperts"
+
+
+def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns views of gate (E, I, D), up (E, I, D) and down (E, D, I).
+
+    Args:
+        experts: the module of experts.
+        gate_up: its gate_up_proj, or a tensor in this shape, such as the gradient.
+        down: its down_proj, or a tensor in this shape.
+    """
+    if is_gpt_oss(experts):
+        return gate_up.mT[:, ::2], gate_up.mT[:, 1::2], down.mT
+    return (*gate_up.chunk(2, 1), down)
+
+
+def hidden_of_experts(experts, gate, up) -> torch.Tensor:
+    """Returns the input of the down projection, as the model's class computes it."""
+    if is_gpt_oss(experts):
+        return experts._apply_gate(torch.stack([gate, up], -1).flatten(-2))
+    return experts.act_fn(gate) * up
 
 
 def shared_expert_of(layer) -> torch.nn.Module | None:
@@ -96,12 +122,16 @@ def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tenso
         index: (tokens, k) int64, the experts that the router chose for each token.
         fill: the value where a token is not routed to the neuron's expert.
     """
-    count, width, _ = experts.gate_up_proj.shape
+    count, width = len(experts.down_proj), experts.gate_up_proj.shape[2 if is_gpt_oss(experts) else 1]
     gate_up = states.new_full((len(states), count, width), fill)
     for e in range(count):
         tokens = torch.where((index == e).T)[1]
-        gate_up[tokens, e] = torch.nn.functional.linear(states[tokens], experts.gate_up_proj[e])
-    return tuple(part.flatten(1) for part in gate_up.chunk(2, -1))
+        if is_gpt_oss(experts):
+            gate_up[tokens, e] = states[tokens] @ experts.gate_up_proj[e] + experts.gate_up_proj_bias[e]
+        else:
+            gate_up[tokens, e] = torch.nn.functional.linear(states[tokens], experts.gate_up_proj[e])
+    parts = (gate_up[..., ::2], gate_up[..., 1::2]) if is_gpt_oss(experts) else gate_up.chunk(2, -1)
+    return tuple(part.flatten(1) for part in parts)
 
 
 def sizes(config) -> dict[str, int]:
@@ -177,7 +207,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         weight_of(output_of(layer, config)).data[:, n] = 0
     elif site == "ffn" and experts_of(layer) is not None:
         experts, shared = experts_of(layer), shared_expert_of(layer)
-        routed = experts.down_proj.shape[0] * experts.down_proj.shape[2]
+        routed = len(experts.down_proj) * expert_parts(experts, experts.gate_up_proj, experts.down_proj)[2].shape[2]
         if n < routed:
             zero_expert_neuron(experts, n, ffn_part)
         else:
@@ -203,14 +233,17 @@ def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:
 
 def zero_expert_neuron(experts, n: int, part: str = "all") -> None:
     """Sets the parameters of neuron n = e I + i to zero, in place: neuron i of expert e, which has I neurons."""
-    size = experts.down_proj.shape[2]
-    e, i = divmod(n, size)
+    gate, up, down = expert_parts(experts, experts.gate_up_proj.data, experts.down_proj.data)
+    e, i = divmod(n, down.shape[2])
     if part in ("gate", "all"):
-        experts.gate_up_proj.data[e, i] = 0
+        gate[e, i] = 0
     if part in ("up", "all"):
-        experts.gate_up_proj.data[e, size + i] = 0
+        up[e, i] = 0
+    if is_gpt_oss(experts):
+        bias = experts.gate_up_proj_bias.data[e].view(-1, 2)[i]
+        bias[{"gate": slice(0, 1), "up": slice(1, 2), "down": slice(0), "all": slice(2)}[part]] = 0
     if part in ("down", "all"):
-        experts.down_proj.data[e, :, i] = 0
+        down[e, :, i] = 0
 
 
 def weight_of(linear) -> torch.Tensor:

@@ -26,7 +26,9 @@ POST_NORMS = {
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
 ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
-NOT_ZERO_AT_ZERO = ("apertus",)  # act(0) is not 0, so that a row of zeros does not switch a neuron off
+# {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
+# act(0) is not 0, or 1 is added to up.
+FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
 
 
 @contextmanager
@@ -197,7 +199,8 @@ def _ffn(layer, call, config):
     """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
-    return layer.mlp(*call.args, **call.kwargs)
+    output = layer.mlp(*call.args, **call.kwargs)
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager
@@ -205,11 +208,11 @@ def _without_neuron(layer, site: str, n: int, config):
     """Inside the block, the parameters of neuron n are zero.
 
     Of an FFN neuron only one part is zero: for n = 0, 1, 2, 3 ... gate, up, down, gate ... Each has the same effect.
-    (Only down has it where act(0) is not 0.)
+    FFN_PARTS has exceptions.
     """
     values = {name: parameter.clone() for name, parameter in layer.named_parameters()}
-    part = "down" if config.model_type in NOT_ZERO_AT_ZERO else ("gate", "up", "down")[n % 3]
-    zero_neuron(layer, site, n, config, ffn_part=part)
+    parts = FFN_PARTS.get(config.model_type, ("gate", "up", "down"))
+    zero_neuron(layer, site, n, config, ffn_part=parts[n % len(parts)])
     yield
     for name, parameter in layer.named_parameters():
         parameter.copy_(values[name])

@@ -45,6 +45,8 @@ def set_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Sets the implementation of the attention and returns the model. Skips the test if the model has no such one."""
     if attention == "sdpa" and model.config.model_type in ("gemma2", "bloom"):
         pytest.skip("transformers' sdpa does not support soft caps, and bloom has no sdpa")
+    if attention == "sdpa" and not model._supports_sdpa:
+        pytest.skip("transformers' sdpa has no attention sinks")
     if attention == "eager" and model.config.model_type == "falcon":
         pytest.skip("the attention implementation of Falcon cannot be set")
     model.set_attn_implementation(attention)

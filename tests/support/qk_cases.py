@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ class Case:
     norm: bool = False
     window: int | None = None
     softcap: float | None = None
+    sinks: tuple[float, float] | None = None  # the lowest and the highest score of the heads' sinks
     padding: str | None = None  # "left", "right", "some", "whole document": see `valid`
     key_bias: float = 0
     query_factor: float = 1
@@ -114,12 +116,18 @@ class Case:
             tensors = (*rotated, *plain, *self.tables(), self.valid(), self.growth(q), self.growth(k))
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
-        settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
+        settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved", self.sink_scores())
         exact = QKProblem(*tensors, *settings)
         problem = to_dtype(exact, dtype)
         if self.float32_tables and exact.cos is not None:
             problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
         return problem
+
+    def sink_scores(self) -> Tensor | None:
+        """Returns (H,), the scores of the sinks, evenly spaced; None: there are none."""
+        if self.sinks is None:
+            return None
+        return torch.linspace(*self.sinks, self.kv_heads * self.group, dtype=torch.float64)
 
     def probabilities(self, q: Tensor, k: Tensor, b: int) -> Tensor:
         """Returns the probabilities (H, l', l') of document b's valid tokens, from rotated queries and keys."""
@@ -131,7 +139,11 @@ class Case:
         hidden = distance < 0
         if self.window is not None:
             hidden |= distance >= self.window
-        return scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+        if self.sinks is None:
+            return scores.softmax(-1)
+        sinks = self.sink_scores()[:, None, None].expand(-1, len(tokens), 1)
+        return torch.cat([sinks, scores], -1).softmax(-1)[..., 1:]
 
 
 def brute_force(case: Case) -> list[Tensor]:
@@ -182,6 +194,13 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
     return qk_importance(**problem._asdict(), **options)
 
 
+def supported(case: Case, backend: str) -> Case:
+    """Returns the case. Skips the test if it has sinks and the backend's kernels do not take them."""
+    if case.sinks is not None and backend == "triton":
+        pytest.skip("Triton's kernels do not take sinks")
+    return case
+
+
 def share_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one whose heads have 16 dimensions instead of 2 to 15.
 
@@ -195,8 +214,10 @@ def share_kernels(case: Case, backend: str) -> Case:
 def limit_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one of the same width for all cases, without norm and soft cap.
 
-    There each width, norm and soft cap needs another kernel. Norms and soft caps have their own tests.
+    There each width, norm and soft cap needs another kernel. Norms and soft caps have their own tests. Triton's kernels
+    take no sinks.
     """
+    case = replace(case, sinks=None) if backend == "triton" else case
     return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
 
 
@@ -214,4 +235,9 @@ EXTREME = {
     "scores far over the cap": Case(query_factor=100, softcap=2.0, length=40),
     "scores of 1e4": Case(query_factor=4e3, length=40),
     "tiny changes": Case(query_factor=1e-4, length=70),
+    "weak and strong sinks": Case(sinks=(-60.0, 40.0), length=70),
+    "sinks, key bias 300": Case(sinks=(-100.0, 100.0), key_bias=300, rotation=None, length=70),
+    "sinks, scores of 100": Case(sinks=(0.0, 120.0), query_factor=40, length=70),
+    "sinks, scores far over the cap": Case(sinks=(-2.0, 3.0), query_factor=100, softcap=2.0, length=40),
+    "a sink and a single key": Case(sinks=(-3.0, 3.0), window=1, length=40),
 }

@@ -184,6 +184,26 @@ FURTHER_MODELS = {
         dict(LINEAR_EXPERTS, rope_parameters=dict(SCALED_QUERIES, partial_rotary_factor=0.5)),
     ),
     "qwen3_next-half-dense": ("Qwen3Next", dict(LINEAR_EXPERTS, mlp_only_layers=[0, 1])),
+    "gpt_oss": (  # a layer with a sliding window and one without; documents are longer than the original context
+        "GptOss",
+        dict(
+            EXPERTS,
+            head_dim=8,
+            num_local_experts=5,
+            num_experts_per_tok=2,
+            sliding_window=4,
+            swiglu_limit=0.5,  # such that gate and up are clamped
+            rope_parameters=dict(
+                rope_type="yarn",
+                rope_theta=1e4,
+                factor=8.0,
+                beta_fast=32.0,
+                beta_slow=1.0,
+                truncate=False,
+                original_max_position_embeddings=8,
+            ),
+        ),
+    ),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales

@@ -7,6 +7,8 @@
 // A are the row's attention probabilities and A' those after zeroing neuron n. S are the attention scores. t is their
 // change times log2(e), minus approximately its mean under A. The identity holds for any shift of t, but it is
 // numerically precise only where m is small.
+//
+// An attention sink is one more key in m, whose t is 0 before the shift, but in none of the other sums.
 #pragma once
 
 #include "functions.h"
@@ -47,6 +49,8 @@ struct Row {
   // Sum of A c over the keys that are no peaks. c is the slope of the soft cap at S, 1 without a soft cap.
   float rest_slopes;
   float rest_scores;  // sum of A c S over the same keys
+  bool has_sink;
+  float sink, log2_sink;  // the sink's probability and its log2; set only with a sink
 };
 
 // Computes t of one row for LANES neurons.
@@ -69,6 +73,15 @@ struct Change {
     if constexpr (GROWTH == Growth::key) t = load(at + (1 + CROSS) * BLOCK) * row.score[j] + t;
     if constexpr (CAPPED) t = capped(t, j) - centre;
     return t;
+  }
+
+  // Returns t of a sink. The panel at `at` has lost the mean of its keys, which is a constant for keys, but not beside
+  // a sink.
+  __attribute__((always_inline)) vec of_sink(const Panel& at) const {
+    if constexpr (CAPPED) return -centre;
+    vec removed = direct * load(at.mean);
+    if constexpr (CROSS) removed += cross * load(at.mean + BLOCK);
+    return constant - removed;
   }
 
   // Subtracts `by` from t.

@@ -4,6 +4,7 @@
 //     neurons
 //
 // With weights w in place of A in the first factor, the sums are those of qk_change.h: m = sum w u, b1 = sum w A u, ...
+// An attention sink has the weight A in m, and is in none of the other sums.
 // The sums of the even and of the odd draws share the slots that have the same weight in both. The sums of all draws
 // are the mean of the two.
 #include "instruction_set.h"
@@ -45,9 +46,10 @@ static float weight_in(const Slots& slots, Part part, int64_t i) {
 }
 
 // Estimates sum_j (A' - A)^2 from one part of the draws as sum_j w A ((u - m) / (1 + m))^2. This keeps its digits where
-// almost all changes cancel, as those of a peak's A near 1. The mean of t is 0.
-static vec direct_change(const Slots& slots, Part part, const vec* t) {
+// almost all changes cancel, as those of a peak's A near 1. The mean of t is 0. `sink` is t of the sink.
+static vec direct_change(const Row& row, const Slots& slots, Part part, const vec* t, vec sink) {
   vec m{}, change{};
+  if (row.has_sink) m = row.sink * exp2_minus_1(sink);
   for (int64_t i = 0; i < slots.count; i++) m += weight_in(slots, part, i) * exp2_minus_1(t[i]);
   const vec inverse = 1.0f / (1.0f + m);
   for (int64_t i = 0; i < slots.count; i++) {
@@ -59,7 +61,8 @@ static vec direct_change(const Slots& slots, Part part, const vec* t) {
 
 // Estimates sum_j (A' - A)^2 from one part of the draws for any t, using logarithms. With p = softmax(log w + t) the
 // estimate is sum_j A_j / w_j (p_j - w_j)^2. This works where a weight is too small or 2^t too large for a float.
-static vec log_space_change(const Row& row, const Slots& slots, Part part, const vec* t) {
+// `sink` is t of the sink.
+static vec log_space_change(const Row& row, const Slots& slots, Part part, const vec* t, vec sink) {
   float weight[SLOTS], log2_weight[SLOTS];  // -inf: the slot is not in this part
   vec shift = splat(-__builtin_inff()), total{}, change{};
   const auto used = [&](int64_t i) { return log2_weight[i] != -__builtin_inff(); };
@@ -67,6 +70,10 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
     weight[i] = weight_in(slots, part, i);
     log2_weight[i] = i < slots.certain ? row.log2_probability[slots.key[i]] : __builtin_log2f(weight[i]);
     if (used(i)) shift = max(log2_weight[i] + t[i], shift);
+  }
+  if (row.has_sink) {
+    shift = max(row.log2_sink + sink, shift);
+    total = exp2(row.log2_sink + sink - shift);
   }
   for (int64_t i = 0; i < slots.count; i++)
     if (used(i)) total += exp2(log2_weight[i] + t[i] - shift);
@@ -78,15 +85,16 @@ static vec log_space_change(const Row& row, const Slots& slots, Part part, const
     // In this order no exponent is above 0, even where t is so large that its rounding exceeds 1.
     const vec exponent = log2_weight[i] + t[i] - shift - log2_total;
     const vec small = weight[i] * exp2_minus_1_near_0(shifted), large = exp2(exponent) - weight[i];
-    const vec difference = abs(shifted) < 0.5f ? small : large;
+    const vec difference = (abs(shifted) < 0.5f) & (abs(exponent - log2_weight[i]) < 1.0f) ? small : large;
     change += (i < slots.certain ? 1.0f : slots.probability[i] / weight[i]) * difference * difference;
   }
   return change;
 }
 
-// Estimates one row and LANES neurons. `bound` bounds the magnitude of t.
+// Estimates one row and LANES neurons. `bound` bounds the magnitude of t, and `sink` is t of the sink.
 template <typename ChangeOf>
-PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slots, vec bound) {
+PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slots, vec bound, vec sink) {
+  const Row& row = change_of.row;
   vec t[SLOTS], singles{}, mean{};
   for (int64_t i = 0; i < slots.shared; i++) {
     t[i] = change_of(slots.key[i]);
@@ -97,11 +105,13 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slo
     singles += t[i];
   }
   mean += 0.5f * slots.step * singles;
+  if (row.has_sink) mean += row.sink * sink;
 
   Sums shared[2], halves[2];
   add_slots<false>(slots, 0, slots.shared, t, mean, shared);
   add_slots<true>(slots, slots.shared, slots.count, t, mean, halves);
   add(shared[0], shared[1]);
+  if (row.has_sink) shared[0].m += row.sink * exp2_minus_1(sink - mean);
   for (Sums& s : halves)
     s = {shared[0].m + slots.step * s.m, shared[0].b1 + slots.step * s.b1, shared[0].b2 + slots.step * s.b2};
   const auto& [even, odd] = halves;
@@ -120,6 +130,7 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slo
   if (any(~(reach < LARGEST_EXPONENT))) {
     reach = splat(-__builtin_inff());
     for (int64_t i = 0; i < slots.count; i++) reach = max(t[i] - mean, reach);
+    if (row.has_sink) reach = max(sink - mean, reach);
     e.all += 0.0f * bound;  // NaN for infinite changes, which a soft cap makes finite
     e.even += 0.0f * bound;
   }
@@ -128,10 +139,11 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slo
   const ivec precise = in_range & (LARGEST_CANCELLATION * all_change >= all.b2);
   if (any(~precise)) {
     for (int64_t i = 0; i < slots.count; i++) t[i] -= mean;  // small changes of a peak keep their digits
+    sink -= mean;
     const auto again = [&](Part part, vec estimated) {
       vec change = estimated;
-      if (any(in_range & ~precise)) change = precise ? estimated : direct_change(slots, part, t);
-      if (any(~in_range)) change = in_range ? change : log_space_change(change_of.row, slots, part, t) + 0.0f * bound;
+      if (any(in_range & ~precise)) change = precise ? estimated : direct_change(row, slots, part, t, sink);
+      if (any(~in_range)) change = in_range ? change : log_space_change(row, slots, part, t, sink) + 0.0f * bound;
       return change;  // NaN for infinite changes
     };
     e = {again(Part::all, e.all), again(Part::even, e.even), again(Part::odd, e.odd)};
@@ -149,7 +161,7 @@ static void compute_site(
     for (int64_t r = 0; r < tile.rows; r++) {
       vec bound;
       const auto change = change_of<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
-      const Estimate e = estimate(change, slots[r], bound);
+      const Estimate e = estimate(change, slots[r], bound, tile.row[r].has_sink ? change.of_sink(at) : vec{});
       const vec half_difference = 0.5f * (e.even - e.odd);
       total += e.all;
       squares += half_difference * half_difference;

@@ -67,6 +67,8 @@ static void find_keys(const QkImportance& a, Tile& tile) {
     row.sigmoid_minus = tile.sigmoid_minus + r * tile.stride;
     row.sigmoid_plus = tile.sigmoid_plus + r * tile.stride;
     row.excess = tile.excess + r * tile.stride;
+    row.has_sink = a.sinks != nullptr;
+    row.sink = row.log2_sink = 0;
   }
 }
 
@@ -97,13 +99,19 @@ static vec tanh(vec x) {
   return x < 0.0f ? -size : size;
 }
 
-// Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap. Infinite
-// attention scores become NaN: no softmax can weigh them.
-static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
+// Returns the part of the attention scores of row r that the panel's mean had removed.
+static float removed_score(const QkImportance& a, const Tile& tile, int64_t r) {
   const Panel panel = a.query_panel(tile.document, tile.kv_head);
   float constant = 0;
   for (int64_t n = 0; n < a.size; n++)
     constant += tile.q[r * a.width() + n] * panel.mean[n / BLOCK * panel.vectors * BLOCK + n % BLOCK];
+  return constant;
+}
+
+// Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap. Infinite
+// attention scores become NaN: no softmax can weigh them.
+static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
+  const float constant = removed_score(a, tile, r);
   vec maximum{};
   for (int64_t j = begin; j < end; j += LANES) {
     const int64_t at = r * tile.stride + j;
@@ -136,14 +144,27 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
 
   vec maximum = splat(-__builtin_inff()), total{};
   for (int64_t j = begin; j < end; j += LANES) maximum = max(load(s + j), maximum);
-  const float shift = max_lane(maximum);
+  float shift = max_lane(maximum), sink = 0;
+  if (row.has_sink) {
+    // Without a soft cap the scores here lack what the panel's mean had removed.
+    sink = a.sinks[tile.head] - (a.softcap == 0 ? removed_score(a, tile, r) : 0);
+    shift = sink > shift ? sink : shift;
+  }
   for (int64_t j = begin; j < end; j += LANES) {
     const vec t = (load(s + j) - shift) * LOG2_E, power = exp2(t);
     store(s + j, t);
     store(p + j, power);
     total += power;
   }
-  const float normal = sum(total), log2_normal = __builtin_log2f(normal);
+  float normal = sum(total);
+  if (row.has_sink) {
+    row.log2_sink = (sink - shift) * LOG2_E;
+    row.sink = __builtin_exp2f(row.log2_sink);
+    normal += row.sink;
+  }
+  const float log2_normal = __builtin_log2f(normal);
+  row.sink /= normal;
+  row.log2_sink -= log2_normal;
   for (int64_t j = begin; j < end; j += LANES) {
     store(p + j, load(p + j) / normal);
     store(s + j, load(s + j) - log2_normal);

@@ -45,6 +45,7 @@ PYMULTILING_INLINE Change<CROSS, GROWTH, CAPPED> change_of(
     if (CROSS) change.constant += change.cross * load(at.mean + BLOCK);
     bound += abs(change.constant);
   }
+  if (row.has_sink) bound += abs(change.of_sink(at));
   return change;
 }
 

@@ -33,11 +33,11 @@ static void find_peaks(const QkImportance& a, Row& row) {
   row.rest_scores = sum(scores);
 }
 
-// Returns t minus approximately its mean under A, for one row and LANES neurons. The other parameters are those of
-// change_of.
+// Returns t minus approximately its mean under A, for one row and LANES neurons, and sets `sink` to t of the sink. The
+// other parameters are those of change_of.
 template <bool CROSS, Growth GROWTH, bool CAPPED>
 static Change<CROSS, GROWTH, CAPPED> centred(
-    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
+    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound, vec& sink) {
   auto change = change_of<CROSS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap, bound);
   const vec growth = GROWTH == Growth::key ? load(at.mean + (1 + CROSS) * BLOCK) : change.growth;
   // The peaks contribute exactly to the mean. The other keys contribute with the panel's mean and the slope of the soft
@@ -45,12 +45,14 @@ static Change<CROSS, GROWTH, CAPPED> centred(
   vec mean = change.constant * row.rest_slopes;  // the constant is 0 without a soft cap
   if (GROWTH != Growth::none) mean += growth * row.rest_scores;
   for (int64_t i = 0; i < row.peaks; i++) mean += row.probability[row.peak[i]] * change(row.peak[i]);
+  if (row.has_sink) mean += row.sink * change.of_sink(at);
   bound += abs(mean);
   if (CAPPED) {
     change.centre = mean;
   } else {
     change.constant = -mean;
   }
+  if (row.has_sink) sink = change.of_sink(at);
   return change;
 }
 
@@ -60,10 +62,11 @@ static void compute_site(const QkImportance& a, const Tile& tile, const Panel& p
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
   for (int64_t n = 0; n < a.width(); n += LANES) {
     const Panel at = panel.lanes(tile.keys, n);
-    vec bound[ROWS], constant[ROWS], centre[ROWS], total{};
+    vec bound[ROWS], constant[ROWS], centre[ROWS], sink[ROWS], total{};
     Sums sums[ROWS];
     for (int64_t r = 0; r < tile.rows; r++) {
-      const auto change = centred<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r]);
+      const auto change =
+          centred<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r], sink[r]);
       constant[r] = change.constant;
       centre[r] = change.centre;
     }
@@ -83,17 +86,18 @@ static void compute_site(const QkImportance& a, const Tile& tile, const Panel& p
     }
     for (int64_t r = 0; r < tile.rows; r++) {
       const Row& row = tile.row[r];
-      if (row.last - row.first == 1) {                                // with a single key A' = A = 1 exactly
+      if (row.last - row.first == 1 && !row.has_sink) {               // with a single key A' = A = 1 exactly
         total += 0.0f * (change_of_row(r)(row.first) + row.squares);  // keeps NaN
         continue;
       }
-      const Sums& s = sums[r];
+      Sums& s = sums[r];
+      if (row.has_sink) s.m += weighted_change(splat(row.sink), sink[r]);
       vec change = squared_change(s, row.squares);
       const ivec in_range = (bound[r] < LARGEST_EXPONENT) & (s.b2 < LARGEST_SUM) & (s.m > SMALLEST_MEAN);
       const ivec precise = LARGEST_CANCELLATION * change * (1.0f + s.m) * (1.0f + s.m) >= s.b2;
-      if (any(in_range & ~precise)) change = precise ? change : recentred(change_of_row(r), s.m);
+      if (any(in_range & ~precise)) change = precise ? change : recentred(change_of_row(r), s.m, sink[r]);
       // An infinite t gives NaN.
-      if (any(~in_range)) change = in_range ? change : log_space_change(change_of_row(r)) + 0.0f * bound[r];
+      if (any(~in_range)) change = in_range ? change : log_space_change(change_of_row(r), sink[r]) + 0.0f * bound[r];
       total += change;
     }
     store(importance + n, total);

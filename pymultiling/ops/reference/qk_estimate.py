@@ -16,6 +16,9 @@ alone, and padding does not change it. Whatever the rounding, draws select keys 
 
     v_j = exp(y_j),  Z = sum_j w_j v_j,  f = sum_j w_j A_j (v_j / Z - 1)^2,  importance[n] = sum of f over the queries
 
+An attention sink with the probability a of the query is in Z alone, Z = a + sum_j w_j v_j, since its score does not
+change. The weights then sum to 1 - a.
+
 y_j is the change of the query's attention score of key j when neuron n is zeroed. f estimates sum_j (A'_j - A_j)^2,
 where A' are the probabilities without the neuron. The even and the odd draws (each of weight 2 M / R) give two
 estimates f_a and f_b from half of the draws. The spread of importance[n] is
@@ -51,7 +54,7 @@ ROWS = 1024  # queries of one head at a time, so that memory is proportional to 
 class Slots(NamedTuple):
     """The keys that the sums of each row (query) run over: the certain keys, then the drawn keys.
 
-    A key may be drawn more than once.
+    A key may be drawn more than once. With an attention sink, `with_sink` adds one more slot to log_a and weights.
 
     Attributes:
         key: (rows, SLOTS) int64, indices of the keys. Unused slots have the index of some key that the query sees.
@@ -78,7 +81,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, q_error and k_error: the importance of the query neurons (B, H d) and of the key neurons (B, K d), and
         their spreads (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks = problem
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
@@ -97,8 +100,10 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             for rows in torch.split(torch.arange(len(tokens), device=q.device), ROWS):
                 raw = scale * qh[rows] @ kh.T
                 is_visible = visible(tokens[rows], tokens, window)
-                log_a = log_probabilities(raw, is_visible, softcap)
-                slots = choose_keys(log_a, is_visible, rows)
+                log_a = log_probabilities(raw, is_visible, softcap, None if sinks is None else sinks[h])
+                slots = choose_keys(log_a[:, : len(tokens)], is_visible, rows)
+                if sinks is not None:
+                    slots = with_sink(slots, log_a[:, -1:])
                 slot_scores = raw.gather(1, slots.key)
 
                 to_n, to_partner = q_to_n[b, h, tokens[rows], None], q_to_partner[b, h, tokens[rows], None]
@@ -153,12 +158,26 @@ def choose_keys(log_a: Tensor, is_visible: Tensor, default_key: Tensor) -> Slots
     return Slots(key, log_a, weights)
 
 
+def with_sink(slots: Slots, log_sink: Tensor) -> Slots:
+    """Adds a slot for the attention sink. Its weight is in Z, but with A = 0 it adds nothing to f.
+
+    Args:
+        slots: those of `choose_keys`.
+        log_sink: (rows, 1), the logarithm of the sink's probability.
+    """
+    pairs = [
+        (torch.cat([weight, log_sink.exp()], 1), torch.cat([log_weight, log_sink], 1))
+        for weight, log_weight in slots.weights
+    ]
+    return Slots(slots.key, torch.cat([slots.log_a, torch.full_like(log_sink, -torch.inf)], 1), pairs)
+
+
 def squared_change(log_a: Tensor, weight: Tensor, log_weight: Tensor, y: Tensor) -> Tensor:
     """Returns f of every query and neuron, (rows, neurons).
 
-    f does not change when a constant is added to y. With the weighted mean subtracted, small y keep their digits. Where
-    y is too large for exp, f is computed from logarithms: f = sum_j A_j / w_j (p_j - w_j)^2, where
-    p = softmax(log w + y).
+    f does not change when a constant is added to y of all slots, that of a sink included. With the weighted mean
+    subtracted, small y keep their digits. Where y is too large for exp, f is computed from logarithms:
+    f = sum_j A_j / w_j (p_j - w_j)^2, where p = softmax(log w + y).
 
     Args:
         log_a: (rows, SLOTS), log A.
@@ -205,5 +224,6 @@ def _row_sums(slots: Slots, y: Tensor) -> Tensor:
         slots: the keys of the queries.
         y: (rows, SLOTS, neurons), changes of the attention scores of these keys.
     """
+    y = torch.nn.functional.pad(y, (0, 0, 0, slots.log_a.shape[1] - y.shape[1]))  # the score of a sink does not change
     f, even, odd = (squared_change(slots.log_a, *weights, y) for weights in slots.weights)
     return torch.stack([f.sum(0), ((even - odd) / 2).square().sum(0)])

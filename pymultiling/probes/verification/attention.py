@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pymultiling.mathematics.attention import capped, visible
+from pymultiling.mathematics.attention import capped, log_probabilities, visible
 from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import AttentionLayer, Decoder
@@ -104,6 +104,8 @@ def output_norms(
 ) -> Norms:
     r"""Compares the attention's output with softmax(scores) v, a norm for each head over all tokens but padding.
 
+    The sum of the softmax includes the sink of the head, if the family has sinks.
+
     An error e[i, j] of the scores changes the output o[i] of query i, to first order, by
 
         sum_j A[i, j] (e[i, j] - mean e) v[j] = sum_j A[i, j] e[i, j] (v[j] - o[i])
@@ -154,7 +156,7 @@ def output_norms(
         scores = capped(scores, inputs.softcap)
         error = (1 - (scores / inputs.softcap).square()) * error  # by the slope of the cap
     error += u * (1.5 * scores.abs() + 2)
-    a = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    a = log_probabilities(scores, ~hidden, None, inputs.sinks)[..., : len(positions)].exp()
     expected = a @ v
 
     if gate is None:

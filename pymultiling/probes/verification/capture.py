@@ -19,7 +19,6 @@ from pymultiling.models.decoder import AttentionLayer, Decoder, Layer, SharedExp
 from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.norms import epsilon
-from pymultiling.models.routing import run_experts
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.verification import advice
@@ -265,7 +264,7 @@ class LayerWatch:
         self._outputs[module] = output
         if experts is None or not self._is_plain or attached_changes(experts):
             return
-        expected = run_experts(experts.module, (), *args)
+        expected = experts.run((), *args)
         subject = f"{self._names[module]} does not compute the sum over experts of p down(act(gate) up)"
         length = sum(experts.module.down_proj.shape[1:])
         self._comparisons.compare("ffn", subject, advice.WEIGHT, *expert_norms(expected, output, length))

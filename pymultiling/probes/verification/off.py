@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear
-from pymultiling.models.routing import Routed, run_experts
+from pymultiling.models.routing import Routed
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.hooks import Hooks, is_acting
 from pymultiling.probes.neuron_changes import find_changed_modules
@@ -146,7 +146,7 @@ class OffWatch:
         def switch_off(routed: Routed) -> Tensor:
             return routed.hidden.masked_fill(is_off[routed.experts], 0)
 
-        expected = run_experts(experts.module, (switch_off,), *args)
+        expected = experts.run((switch_off,), *args)
         subject = f"with neurons off, {self._names[module]} does not return what zeroed columns of its weights give"
         length = sum(experts.module.down_proj.shape[1:])
         self._comparisons.compare("ffn", subject, advice.OUTPUT, *expert_norms(expected, output, length))

@@ -157,7 +157,11 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
                 hooks.after(ffn.up.module, record_projection("up", ffn.up))
             hooks.before(ffn.down, record_hidden)
         decoder.forward(tokens, torch.ones_like(tokens))
-    product, hidden = activation_function(decoder, layer)(parts["gate"]) * parts.get("up", 1), parts["hidden"]
+    hidden = parts["hidden"]
+    if isinstance(ffn, Experts) and decoder.family.clamped_swiglu is not None:
+        product = ffn.hidden(parts["gate"], parts["up"])
+    else:
+        product = activation_function(decoder, layer)(parts["gate"]) * parts.get("up", 1)
     return calls, ((hidden - product).abs().max() / hidden.abs().max().clamp(min=1e-30)).item()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -196,6 +197,7 @@ class Qk:
     scale: float = 0.5
     window: int | None = None
     softcap: float | None = None
+    sinks: float | None = None  # the size of the sinks' scores; infinite: all are -inf
     numbers: Numbers = field(default_factory=Numbers)
 
     def arguments(self) -> tuple[object, ...]:
@@ -224,9 +226,14 @@ class Qk:
             )
         if self.valid == "none":
             valid = ~valid
+        sinks = None
+        if self.sinks is not None:
+            generator = torch.Generator().manual_seed(self.numbers.seed)
+            drawn = torch.randn(self.kv_heads * self.group, generator=generator)
+            sinks = -drawn.abs() * math.inf if math.isinf(self.sinks) else self.sinks * drawn
         return (
             QKProblem(
                 q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth,
-                self.scale, self.window, self.softcap, self.interleaved,
+                self.scale, self.window, self.softcap, self.interleaved, sinks,
             ),
         )  # fmt: skip

@@ -25,6 +25,19 @@ FOUND: list[Case] = [
     Qk(length=5, scale=1e30, rotated=None, growth="both"),
     Qk(size=1, rotated=2, growth="queries", scale=1e30, length=16, numbers=Numbers(242, "bfloat16")),
     Qk("qk_estimate", size=1, rotated=2, growth="queries", scale=1e30, length=15, numbers=Numbers(242, "bfloat16")),
+    # Changes of 1e30 round by more than 1. Where their difference to the largest was 0, C++ took them for no change.
+    Qk(
+        kv_heads=1,
+        group=1,
+        length=2,
+        size=2,
+        rotated=None,
+        scale=1e30,
+        sinks=200.0,
+        numbers=Numbers(537, kind="integers"),
+    ),
+    # Under a low soft cap equal changes are left, which change A beside a sink by less than their rounding does.
+    Qk(kv_heads=1, length=2, size=1, rotated=None, plain=False, softcap=0.001, sinks=200.0),
     # A soft cap of 1e6 rounded attention scores to multiples of 0.06 in C++ and Triton kernels.
     Qk(length=2, size=1, rotated=None, plain=False, softcap=1e6),
     Qk("qk_estimate", length=2, size=1, rotated=None, plain=False, softcap=1e6),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import strategies as st
 
 from pymultiling.ops.arguments import ACTIVATIONS, METRICS
@@ -78,6 +80,7 @@ def qk(operator: str, lengths: list[int]) -> st.SearchStrategy[Case]:
         scale=st.sampled_from([0.5, 0.0, -0.2, 1e-30, 1e6, 1e30]),
         window=st.sampled_from([None, 1, 3, 2**40]),
         softcap=st.sampled_from([None, 1e-3, 0.1, 2.0, 50.0, 1e6]),
+        sinks=st.sampled_from([None, None, 0.0, 3.0, 200.0, 1e6, math.inf]),
         numbers=numbers(HEAD_KINDS, HEAD_FACTORS),
     )
 

@@ -88,7 +88,7 @@ def bitsandbytes_weight(module: nn.Module) -> Tensor:
     levels = quant.code.float()
     if computes_in_bfloat16(module):
         levels, scales = (values.bfloat16().float() for values in (levels, scales))
-    entries = levels[numbers.flatten().int()]
+    entries: Tensor = levels[numbers.flatten().int()]
     entries *= scales.repeat_interleave(quant.blocksize)[: len(entries)]
     return entries.view(numbers.shape).to(module_dtype(module))
 
@@ -97,7 +97,8 @@ def module_dtype(module: nn.Module) -> torch.dtype:
     """Returns the dtype that the weight had; float32 in 8 bits, where it is not known."""
     if bitsandbytes_kind(module) == "Linear8bitLt":
         return torch.float32
-    quant: Any = module.weight.quant_state
+    state: Any = module
+    quant = state.weight.quant_state
     dtype: torch.dtype = quant.original_dtype if _is_rearranged(quant) else quant.dtype
     return dtype
 

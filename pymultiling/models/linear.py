@@ -110,7 +110,7 @@ def effective_of(linear: Linear, has_magnitude: bool = False) -> Effective:
 
 
 def _shape(linear: PlainLinear) -> tuple[int, int]:
-    if not is_plain_linear(linear):  # a quantised weight may be stored in another shape
+    if isinstance(linear, nn.Linear) and not is_plain(linear.weight):  # it may be stored in another shape
         return linear.out_features, linear.in_features
     rows, columns = linear.weight.shape
     return (columns, rows) if is_transposed(linear) else (rows, columns)

@@ -46,7 +46,10 @@ COMMAND = Command(
     example="pymultiling mwork --model Qwen/Qwen3-0.6B --neurons found/neurons --text en=en.heldout.txt "
     "--text fr=fr.heldout.txt --search fr --out parts",
 )
-TASK_OPTIONS = ("text", "mgsm", "xquad", "xcopa", "xcsqa", "xlsum")
+# Options with files whose records have their language, and options with a file for each language.
+FILE_OPTIONS = ("mgsm", "xquad", "xnli")
+LANGUAGE_OPTIONS = ("text", "msvamp", "xcopa", "xcsqa", "xlsum", "boolq")
+TASK_OPTIONS = (*LANGUAGE_OPTIONS, *FILE_OPTIONS)
 # The demo's task has this many texts per language, of at most so many characters, so that it takes a minute or two.
 DEMO_ITEMS, DEMO_CHARACTERS = 16, 160
 
@@ -69,10 +72,10 @@ def add(commands: Commands) -> None:
     )
     tasks = parser.add_argument_group(
         "tasks",
-        "At least one is needed. --mgsm, --exemplars, --xquad and --contexts are .jsonl files (may be .gz or .zst) in "
-        "which each record has its language in the field lang. --xcopa, --xcsqa and --xlsum take one such file per "
-        "language, such as fr=fr.jsonl, and are repeated for each language. Each is given as a path, a URL or a "
-        "pattern.",
+        "At least one is needed. --mgsm, --exemplars, --xquad, --contexts and --xnli are .jsonl files (may be .gz or "
+        ".zst) in which each record has its language in the field lang. --msvamp, --xcopa, --xcsqa, --xlsum and "
+        "--boolq take one such file per language, such as fr=fr.jsonl, and are repeated for each language. Each is "
+        "given as a path, a URL or a pattern.",
     )
     tasks.add_argument(
         "--text",
@@ -83,20 +86,25 @@ def add(commands: Commands) -> None:
         f"text, given its first half; repeat the option for each language. FILE is {TEXT_FILES}",
     )
     tasks.add_argument("--mgsm", metavar="FILE", help="MGSM: questions and answers of mathematics; needs --exemplars")
-    tasks.add_argument("--exemplars", metavar="FILE", help="worked examples that are shown before a question of --mgsm")
+    tasks.add_argument(
+        "--exemplars", metavar="FILE", help="worked examples that are shown before a question of --mgsm or --msvamp"
+    )
     tasks.add_argument(
         "--shots",
         metavar="N",
         type=whole_number,
         default=8,
-        help="number of worked examples before a question of --mgsm (default: %(default)s)",
+        help="number of worked examples before a question of --mgsm or --msvamp (default: %(default)s)",
     )
     tasks.add_argument("--xquad", metavar="FILE", help="XQuAD: questions on paragraphs, and answers; needs --contexts")
     tasks.add_argument("--contexts", metavar="FILE", help="the paragraphs that --xquad asks about")
+    tasks.add_argument("--xnli", metavar="FILE", help="XNLI: premises and hypotheses, as xnli.test.jsonl of XNLI 1.0")
     for name, description in (
+        ("msvamp", "MSVAMP: arithmetic word problems, as test_French.json; needs --exemplars"),
         ("xcopa", "XCOPA: premises and two choices; it has no English: give COPA with the same fields"),
         ("xcsqa", "X-CSQA: questions of common sense, with choices"),
         ("xlsum", "XLSum: news articles and summaries"),
+        ("boolq", "BoolQ: passages and questions to answer with yes or no; it is English"),
     ):
         tasks.add_argument(
             f"--{name}",
@@ -198,7 +206,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for option in ("text", "xcopa", "xcsqa", "xlsum"):
+    for option in LANGUAGE_OPTIONS:
         refuse_duplicates(arguments, option)
     part_options = [name for name in ("understanding", "generation") if getattr(arguments, name) is not None]
     if arguments.search and part_options:
@@ -213,7 +221,7 @@ def _check(arguments: argparse.Namespace) -> None:
         require(arguments, ("model", "neurons"))
         if all(getattr(arguments, name) is None for name in TASK_OPTIONS):
             arguments.parser.error(f"no task is given: add at least one of --{', --'.join(TASK_OPTIONS)}")
-        for option, companion in (("mgsm", "exemplars"), ("xquad", "contexts")):
+        for option, companion in (("mgsm", "exemplars"), ("msvamp", "exemplars"), ("xquad", "contexts")):
             if getattr(arguments, option):
                 require(arguments, (companion,), f"with --{option} ")
         if arguments.search is None:
@@ -240,9 +248,9 @@ def _file_inputs(arguments: argparse.Namespace, record: Run) -> Inputs:
     from pymultiling.methods.mwork import measured_languages
 
     tasks = _read_tasks(arguments)
-    paths = {name: getattr(arguments, name) for name in ("mgsm", "exemplars", "xquad", "contexts")}
+    paths = {name: getattr(arguments, name) for name in (*FILE_OPTIONS, "exemplars", "contexts")}
     files = {name: path for name, path in paths.items() if path is not None}
-    for name in ("text", "xcopa", "xcsqa", "xlsum"):
+    for name in LANGUAGE_OPTIONS:
         files |= {f"{name}, {language}": path for language, path in getattr(arguments, name) or ()}
     record.note(corpora=hash_corpora(files))
     sets = read_sets(arguments.neurons)
@@ -258,12 +266,23 @@ def _read_tasks(arguments: argparse.Namespace) -> list[Task]:
     from pymultiling import tasks
 
     chosen = []
-    if arguments.mgsm:
+    if arguments.mgsm or arguments.msvamp:
         exemplars = text_file(arguments, arguments.exemplars)
+    if arguments.mgsm:
         chosen.append(tasks.mgsm(text_file(arguments, arguments.mgsm), exemplars, arguments.shots))
+    if arguments.msvamp:
+        questions = texts_of(arguments, dict(arguments.msvamp))
+        chosen.append(tasks.msvamp(questions, exemplars, arguments.shots))
     if arguments.xquad:
         chosen.append(tasks.xquad(text_file(arguments, arguments.xquad), text_file(arguments, arguments.contexts)))
-    for name, make_task in (("xcopa", tasks.xcopa), ("xcsqa", tasks.xcsqa), ("xlsum", tasks.xlsum)):
+    if arguments.xnli:
+        chosen.append(tasks.xnli(text_file(arguments, arguments.xnli)))
+    for name, make_task in (
+        ("xcopa", tasks.xcopa),
+        ("xcsqa", tasks.xcsqa),
+        ("xlsum", tasks.xlsum),
+        ("boolq", tasks.boolq),
+    ):
         if getattr(arguments, name):
             chosen.append(make_task(texts_of(arguments, dict(getattr(arguments, name)))))
     if arguments.text:

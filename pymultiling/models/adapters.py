@@ -23,7 +23,10 @@ from pymultiling.mathematics.sums import upcast
 MERGE = "give the model that merge_and_unload() of the PEFT model returns"
 
 # {package of peft.tuners: its classes around linear modules}
-_LINEAR = {"lora": ("Linear", "TorchaoLoraLinear"), "ia3": ("Linear",)}
+_LINEAR = {
+    "lora": ("Linear", "TorchaoLoraLinear", "Linear4bit", "Linear8bitLt"),
+    "ia3": ("Linear", "Linear4bit", "Linear8bitLt"),
+}
 
 
 def is_of_peft(module: nn.Module) -> bool:

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from pymultiling.models.adapters import Effective, adapted_linear, effective
-from pymultiling.models.quantised import dequantised, is_quantised_linear
+from pymultiling.models.bitsandbytes_weights import bitsandbytes_kind, module_dtype, rounding_dtype
+from pymultiling.models.quantised import dequantised_weight, is_quantised_linear
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PLAIN_TENSORS = (Tensor, nn.Parameter, DTensor)  # quantised weights may be of other classes, and claim a float dtype
@@ -66,6 +67,18 @@ def device_of(linear: Linear) -> torch.device:
     return inner_linear(linear).weight.device
 
 
+def dtype_of(linear: Linear) -> torch.dtype:
+    """Returns the dtype of what `weight_of` returns."""
+    inner = inner_linear(linear)
+    return inner.weight.dtype if bitsandbytes_kind(inner) is None else module_dtype(inner)
+
+
+def rounding_dtype_of(linear: Linear) -> torch.dtype:
+    """Returns the dtype with the fewest digits to which the module rounds factors and outputs of its product."""
+    inner = inner_linear(linear)
+    return inner.weight.dtype if bitsandbytes_kind(inner) is None else rounding_dtype(inner)
+
+
 def weight_of(linear: Linear) -> Tensor:
     """Returns the weight as (outputs, inputs), as the module computes with it.
 
@@ -97,13 +110,15 @@ def effective_of(linear: Linear, has_magnitude: bool = False) -> Effective:
 
 
 def _shape(linear: PlainLinear) -> tuple[int, int]:
+    if isinstance(linear, nn.Linear) and not is_plain(linear.weight):  # it may be stored in another shape
+        return linear.out_features, linear.in_features
     rows, columns = linear.weight.shape
     return (columns, rows) if is_transposed(linear) else (rows, columns)
 
 
 def _stored_weight(linear: PlainLinear) -> Tensor:
     if is_quantised_linear(linear):
-        return dequantised(linear.weight)
+        return dequantised_weight(linear)
     return linear.weight.T if is_transposed(linear) else linear.weight
 
 

@@ -78,7 +78,7 @@ def load_model(
         name: a folder that `save_pretrained` wrote, a file of llama.cpp (.gguf), or the name of a model on the Hub.
         device: where to put the model.
         dtype: "float32", "bfloat16" or "auto". "auto" is the dtype of the stored weights, but float32 where
-            `widen_where_better` takes it.
+            `widen_where_better` takes it, and they are not quantised.
         revision: a branch, tag or commit on the Hub; None: the main branch.
         trust_remote_code: whether Python code that comes with the model may run.
 
@@ -186,7 +186,7 @@ def load_weights(
         )
     if gguf:  # the weights are floating-point numbers now
         del model.hf_quantizer, model.is_quantized, pretrained(model).config.quantization_config
-    if dtype == "auto":
+    if dtype == "auto" and not getattr(model, "is_quantized", False):
         widen_where_better(model, device)
     return pretrained(model.to(device).eval())
 

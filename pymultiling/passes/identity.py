@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pymultiling.models.adapters import adapter_state
-from pymultiling.models.quantised import dequantised, is_quantised
+from pymultiling.models.bitsandbytes_weights import bitsandbytes_kind, stored_numbers
+from pymultiling.models.quantised import dequantised, is_of_torchao
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -39,16 +40,37 @@ def model_hash(model: nn.Module) -> str:
     config = cast("PretrainedConfig", model.config)
     settings = json.dumps(_remove_ignored(config.to_dict()), sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(_tensors(model).items()):
         if isinstance(value, DTensor):  # a weight that is split over processes
             value = value.to_local()
-        elif is_quantised(value):
+        elif is_of_torchao(value):
             value = dequantised(value)
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {_sums(value)}\n".encode())
     for name, module in model.named_modules():
         if state := adapter_state(module):
             digest.update(f"{name} {state}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns what `state_dict` does, but of modules of bitsandbytes what `stored_numbers` returns.
+
+    Their `state_dict` may change the weight. Scales and biases are rounded to bfloat16, because the first forward may
+    do so.
+    """
+    if not any(bitsandbytes_kind(module) for module in model.modules()):
+        return model.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        held: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
+        if bitsandbytes_kind(module):
+            numbers, scales = stored_numbers(module)
+            bias = held["bias"]
+            held = {"weight": numbers, "scales": scales.bfloat16(), "bias": None if bias is None else bias.bfloat16()}
+        for name, value in held.items():
+            if value is not None and name not in module._non_persistent_buffers_set:
+                tensors[f"{path}.{name}"] = value.detach()
+    return tensors
 
 
 def _remove_ignored(settings: object) -> object:

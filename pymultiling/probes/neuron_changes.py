@@ -15,7 +15,7 @@ from torch.autograd.forward_ad import unpack_dual
 from pymultiling.models.checkpointing import remember_blocks
 from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attach_change
-from pymultiling.models.linear import Linear, inner_linear, inputs_of, outputs_of
+from pymultiling.models.linear import Linear, device_of, dtype_of, inputs_of, outputs_of
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import TensorParallel
 from pymultiling.neurons.sets import NeuronSet
@@ -73,8 +73,10 @@ def change_neurons(
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):
-            of_experts = slice(ffn.width)
-            found = set_masks.of_module(number, {"ffn": slice(None)}, ffn.width, ffn.module.down_proj, of_experts)
+            of_experts, weight = slice(ffn.width), ffn.module.down_proj
+            found = set_masks.of_module(
+                number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, of_experts
+            )
             if found is not None:
                 routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
                 if switches_off:
@@ -82,7 +84,7 @@ def change_neurons(
                 attach_change(hooks, ffn, routed_change)
         for module, on_input, indices, members in find_changed_modules(layer):
             width = inputs_of(module) if on_input else outputs_of(module)
-            found = set_masks.of_module(number, indices, width, inner_linear(module).weight, members)
+            found = set_masks.of_module(number, indices, width, device_of(module), dtype_of(module), members)
             if found is None:
                 continue
             masks, values = found

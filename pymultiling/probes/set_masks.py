@@ -39,7 +39,13 @@ class SetMasks:
         self._copies: dict[tuple[object, ...], tuple[Tensor, Tensor | None]] = {}
 
     def of_module(
-        self, layer: int, indices: SiteIndices, width: int, weight: Tensor, members: slice = ALL_MEMBERS
+        self,
+        layer: int,
+        indices: SiteIndices,
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        members: slice = ALL_MEMBERS,
     ) -> tuple[Tensor, Tensor | None] | None:
         """Returns the masks and means of a module's inputs or outputs, or None if no set has neurons there.
 
@@ -47,7 +53,8 @@ class SetMasks:
             layer: number of the module's layer.
             indices: the indices of each site among the inputs or outputs. Modules of the same sites have the same.
             width: number of the inputs or outputs.
-            weight: the module's weight, which has the device of the result and the dtype of the means.
+            device: of the result.
+            dtype: of the means.
             members: which neurons of the sites are the module's.
 
         Returns:
@@ -60,12 +67,12 @@ class SetMasks:
             self._used_layers[place] = self._masks[place].flatten(1).any(1).tolist()
         if not self._used_layers[place][layer]:
             return None
-        key = *place, weight.device, weight.dtype
+        key = *place, device, dtype
         if key not in self._copies:
-            means = self._stack_means(indices, width, members, weight.dtype)
+            means = self._stack_means(indices, width, members, dtype)
             self._copies[key] = (
-                to_device(self._masks[place], weight.device),
-                None if means is None else to_device(means, weight.device),
+                to_device(self._masks[place], device),
+                None if means is None else to_device(means, device),
             )
         masks, values = self._copies[key]
         return masks[layer], None if values is None else values[layer]

@@ -16,6 +16,13 @@ class Mgsm(Schema):
     answer: str
 
 
+class Msvamp(Schema):
+    """A question of MSVAMP."""
+
+    m_query: str
+    response: str
+
+
 class XquadContext(Schema):
     """A paragraph of XQuAD."""
 
@@ -66,3 +73,35 @@ class Xlsum(Schema):
 
     text: str
     summary: str
+
+
+class Xnli(Schema):
+    """A pair of XNLI in its own layout."""
+
+    sentence1: str
+    sentence2: str
+    gold_label: Literal["entailment", "neutral", "contradiction"]
+
+
+class XnliOfHub(Schema):
+    """A pair of XNLI in the layout of the Hugging Face Hub."""
+
+    premise: str
+    hypothesis: str
+    label: Annotated[int, Field(ge=0, le=2)]
+
+
+class Boolq(Schema):
+    """A question of BoolQ in its own layout."""
+
+    question: str
+    passage: str
+    answer: bool
+
+
+class BoolqOfSuperGlue(Schema):
+    """A question of BoolQ in the layout of SuperGLUE, whose label is 0 or 1 on the Hugging Face Hub."""
+
+    question: str
+    passage: str
+    label: bool | Annotated[int, Field(ge=0, le=1)]

@@ -8,18 +8,13 @@ UTF-8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Iterable
 
-from pymultiling.data.corpus_types import TextFile
 from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
-from pymultiling.tasks.published_fields import Mgsm, Xcopa, Xcsqa, Xlsum, XquadContext, XquadQuestion
-from pymultiling.tasks.task_files import JsonObject, check_fields, read_task_records
-
-Source: TypeAlias = str | Path | TextFile | Mapping[str, str | Path | TextFile]
+from pymultiling.tasks.published_fields import Mgsm, Msvamp, Xcopa, Xcsqa, Xlsum, XquadContext, XquadQuestion
+from pymultiling.tasks.task_files import Source, check_fields, read_records
 
 # {language: (word before a cause, word before an effect)}. They follow the premise. The choice follows in lower case.
 CONNECTORS = {
@@ -56,13 +51,52 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
     Raises:
         CorpusError: a file cannot be read, a field is missing, or a language has fewer exemplars than `shots`, or none.
     """
+    records = (
+        (language, check_fields(Mgsm, record, where, "MGSM"), where) for language, record, where in read_records(source)
+    )
+    asked = ((language, fields.question, fields.answer, where) for language, fields, where in records)
+    return _with_exemplars("MGSM", asked, exemplars, shots)
+
+
+def msvamp(source: Source, exemplars: Source, shots: int = 8) -> Task:
+    """MSVAMP: arithmetic word problems, with the worked examples of MGSM; only the last number of an answer counts.
+
+    Source: arXiv 2310.20246.
+
+    Args:
+        source: records with m_query, the question, and response, the number.
+        exemplars: as in `mgsm`.
+        shots: as in `mgsm`.
+
+    Returns:
+        A task with the metric "number".
+
+    Raises:
+        CorpusError: as in `mgsm`.
+    """
+    records = (
+        (language, check_fields(Msvamp, record, where, "MSVAMP"), where)
+        for language, record, where in read_records(source)
+    )
+    asked = ((language, fields.m_query.strip(), fields.response, where) for language, fields, where in records)
+    return _with_exemplars("MSVAMP", asked, exemplars, shots)
+
+
+def _with_exemplars(name: str, asked: Iterable[tuple[str, str, str, str]], exemplars: Source, shots: int) -> Task:
+    """Returns a task of mathematics with worked examples before each question.
+
+    Args:
+        name: the name of the task.
+        asked: language, question, answer and location for messages of each question.
+        exemplars: as in `mgsm`.
+        shots: as in `mgsm`.
+    """
     exemplars_by_language: dict[str, list[tuple[str, str]]] = {}
-    for language, record, where in _read_records(exemplars):
+    for language, record, where in read_records(exemplars):
         exemplar = check_fields(Mgsm, record, where, "MGSM")
         exemplars_by_language.setdefault(language, []).append((exemplar.question, exemplar.answer))
     items: dict[str, list[Item]] = {}
-    for language, record, where in _read_records(source):
-        asked = check_fields(Mgsm, record, where, "MGSM")
+    for language, question, answer, where in asked:
         available = exemplars_by_language.get(language, [])
         needed = max(shots, 1)  # also without shots an exemplar is needed, for the labels
         if len(available) < needed:
@@ -75,9 +109,9 @@ def mgsm(source: Source, exemplars: Source, shots: int = 8) -> Task:
             f"{shown_question}\n{shown_answer}\n\n" for shown_question, shown_answer in available[:shots]
         )
         space = answer_label[len(answer_label.rstrip()) :]
-        prompt = f"{examples}{question_label}{asked.question}\n{answer_label.rstrip()}"
-        items.setdefault(language, []).append(Item(prompt, space + asked.answer, references=(asked.answer,)))
-    return Task("MGSM", items, "number", stop=("\n\n",), max_new_tokens=320)
+        prompt = f"{examples}{question_label}{question}\n{answer_label.rstrip()}"
+        items.setdefault(language, []).append(Item(prompt, space + answer, references=(answer,)))
+    return Task(name, items, "number", stop=("\n\n",), max_new_tokens=320)
 
 
 def xquad(source: Source, contexts: Source) -> Task:
@@ -99,11 +133,11 @@ def xquad(source: Source, contexts: Source) -> Task:
         CorpusError: a file cannot be read, a field is missing, or a question's context is missing.
     """
     paragraphs: dict[tuple[str, str], str] = {}
-    for language, record, where in _read_records(contexts):
+    for language, record, where in read_records(contexts):
         paragraph = check_fields(XquadContext, record, where, "XQuAD's contexts")
         paragraphs[language, str(paragraph.context_id)] = paragraph.context
     items: dict[str, list[Item]] = {}
-    for language, record, where in _read_records(source):
+    for language, record, where in read_records(source):
         asked = check_fields(XquadQuestion, record, where, "XQuAD")
         context = paragraphs.get((language, str(asked.context_id)))
         texts = _answer_texts(record.get("answers"))
@@ -135,7 +169,7 @@ def xcopa(source: Source, split: str | None = "test") -> Task:
             has the split.
     """
     items: dict[str, list[Item]] = {}
-    for language, record, where in _read_records(source):
+    for language, record, where in read_records(source):
         if split is not None and record.get("split", split) != split:
             continue
         fields = check_fields(Xcopa, record, where, "XCOPA")
@@ -169,7 +203,7 @@ def xcsqa(source: Source) -> Task:
         CorpusError: a file cannot be read, a field is missing, or answerKey is none of the labels.
     """
     items: dict[str, list[Item]] = {}
-    for language, record, where in _read_records(source):
+    for language, record, where in read_records(source):
         asked = check_fields(Xcsqa, record, where, "X-CSQA")
         choices = asked.question.choices
         answers = {choice.label: f" {choice.text}" for choice in choices}
@@ -197,25 +231,11 @@ def xlsum(source: Source) -> Task:
         CorpusError: a file cannot be read, or a field is missing.
     """
     items: dict[str, list[Item]] = {}
-    for language, record, where in _read_records(source):
+    for language, record, where in read_records(source):
         article = check_fields(Xlsum, record, where, "XLSum")
         answer = f" {article.summary}"
         items.setdefault(language, []).append(Item(f"{article.text}\n\nTL;DR:", answer, references=(article.summary,)))
     return Task("XLSum", items, "rouge-l", stop=("\n",), max_new_tokens=96)
-
-
-def _read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
-    """Yields the language of every record, the record, and its file and line for messages."""
-    if isinstance(source, Mapping):
-        for language, path in source.items():
-            for record, where in read_task_records(path):
-                yield language, record, where
-        return
-    for record, where in read_task_records(source):
-        record_language = record.get("lang")
-        if not isinstance(record_language, str):
-            raise CorpusError(f"{where} needs a string 'lang'")
-        yield record_language, record, where
 
 
 def _answer_texts(answers: object) -> tuple[str, ...]:

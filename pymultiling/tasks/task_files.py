@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -15,7 +15,26 @@ from pymultiling.errors import CorpusError
 from pymultiling.runtime.schemas import Schema, SchemaError, check_record
 
 JsonObject: TypeAlias = dict[str, object]
+Source: TypeAlias = str | Path | TextFile | Mapping[str, str | Path | TextFile]
 S = TypeVar("S", bound=Schema)
+
+
+def read_records(source: Source) -> Iterator[tuple[str, JsonObject, str]]:
+    """Yields the language of every record, the record, and its file and line for messages.
+
+    Args:
+        source: a file whose records have a field "lang", which XNLI calls "language", or {language: file}.
+    """
+    if isinstance(source, Mapping):
+        for language, path in source.items():
+            for record, where in read_task_records(path):
+                yield language, record, where
+        return
+    for record, where in read_task_records(source):
+        record_language = record.get("lang", record.get("language"))
+        if not isinstance(record_language, str):
+            raise CorpusError(f"{where} needs a string 'lang'")
+        yield record_language, record, where
 
 
 def read_task_records(source: str | Path | TextFile) -> Iterator[tuple[JsonObject, str]]:

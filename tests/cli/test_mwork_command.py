@@ -37,6 +37,27 @@ def test_writes_the_table_that_mwork_gives(model, tmp_path, corpora, capsys):
     assert pandas.read_csv(tmp_path / "out" / "search.csv")["part"].tolist() == ["understanding", "generation"]
 
 
+def test_published_tasks_are_read_from_their_files(model, tmp_path):
+    records = {
+        "msvamp.jsonl": [{"m_query": "w3 w4", "response": "7.0"}],
+        "exemplars.jsonl": [{"lang": language, "question": "w3: w4", "answer": "w5: 7"} for language in ("fr", "de")],
+        "xnli.jsonl": [
+            {"language": language, "sentence1": "w3", "sentence2": "w4", "gold_label": "neutral"}
+            for language in ("fr", "de")
+        ],
+        "boolq.jsonl": [{"question": "w3", "passage": "w4 w5", "answer": True}],
+    }
+    for name, lines in records.items():
+        (tmp_path / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    pml.NeuronSet({"ffn": torch.ones(2, 37, dtype=torch.bool)}).save(tmp_path / "fr.safetensors")
+    options = ["--neurons", f"fr={tmp_path / 'fr.safetensors'}", "--metric", "likelihood", "--seeds", "1"]
+    options += ["--xnli", tmp_path / "xnli.jsonl", "--exemplars", tmp_path / "exemplars.jsonl", "--shots", "1"]
+    for name in ("msvamp", "boolq"):
+        options += repeat(f"--{name}", dict.fromkeys(("fr", "de"), tmp_path / f"{name}.jsonl"))
+    assert mwork(model, tmp_path, *options, "--understanding", "1", "--generation", "1") == 0
+    assert set(pandas.read_csv(tmp_path / "out" / "mwork.csv")["task"]) == {"MSVAMP", "XNLI", "BoolQ"}
+
+
 @pytest.mark.parametrize(
     "options, text",
     [
@@ -44,6 +65,7 @@ def test_writes_the_table_that_mwork_gives(model, tmp_path, corpora, capsys):
         (["--neurons", "x"], "no task is given"),
         (["--neurons", "x", "--text", "fr=a"], "without --search --understanding is required"),
         (["--neurons", "x", "--mgsm", "m.jsonl"], "with --mgsm --exemplars is required"),
+        (["--neurons", "x", "--msvamp", "fr=m.jsonl"], "with --msvamp --exemplars is required"),
         (["--neurons", "x", "--xquad", "m.jsonl"], "with --xquad --contexts is required"),
         (["--neurons", "x", "--xlsum", "fr=a", "--xlsum", "fr=b"], "more than once"),
         (["--neurons", "x", "--text", "fr=a", "--search", "fr", "--generation", "1"], "not allowed with --generation"),

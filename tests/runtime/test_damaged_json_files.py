@@ -203,6 +203,18 @@ TASKS = {
         ("question.choices.1: 'removed'",),
     ),
     "xlsum": (lambda path: tasks.xlsum({"en": path}), {"text": "t", "summary": "s"}, ()),
+    "msvamp": (
+        lambda path: tasks.msvamp({"en": path}, {"en": path}, shots=1),
+        {"m_query": "q", "response": "7", "question": "q: x", "answer": "a: 7"},
+        (),
+    ),
+    "xnli": (
+        lambda path: tasks.xnli({"en": path}),
+        {"sentence1": "p", "sentence2": "h", "gold_label": "neutral"},
+        (),
+    ),
+    "xnli of the Hub": (lambda path: tasks.xnli({"en": path}), {"premise": "p", "hypothesis": "h", "label": 1}, ()),
+    "boolq": (lambda path: tasks.boolq({"en": path}), {"question": "q", "passage": "p", "answer": True}, ()),
     "math": (
         lambda path: pml.pmi.math({"en": path}),
         MATH,

@@ -7,6 +7,7 @@ import pytest
 
 from pymultiling import CorpusError, tasks
 from pymultiling.tasks import Item
+from pymultiling.tasks.xnli import LABELS, WORDS
 
 
 def write_records(path, *records):
@@ -34,6 +35,22 @@ def test_mgsm_shows_exemplars_before_the_question(tmp_path):
     source = write_records(tmp_path / "m.jsonl", {"lang": "fr", "question": "3 + 4 ?", "answer": "7"})
     with pytest.raises(CorpusError, match="0 exemplars in 'fr' are too few, 1 are needed: give at least one"):
         tasks.mgsm(source, exemplars, shots=0)
+
+
+def test_msvamp_is_asked_as_mgsm(tmp_path):
+    """In the layout of the published files, of which each is of one language."""
+    exemplars = {
+        "de": write_records(tmp_path / "e.jsonl", {"question": "Frage: 1 + 1?", "answer": "Antwort: Es ist 2."})
+    }
+    record = {"query": "3 + 4 ?", "equation": "+ number0 number1", "response": "7.0", "m_query": " Was ist 3 + 4?"}
+    source = {"de": write_records(tmp_path / "test_German.json", record)}
+    expected = "Frage: 1 + 1?\nAntwort: Es ist 2.\n\nFrage: Was ist 3 + 4?\nAntwort:"
+    task = tasks.msvamp(source, exemplars, shots=1)
+    assert task.items == {"de": [Item(expected, " 7.0", references=("7.0",))]} and task.metric == "number"
+    with pytest.raises(CorpusError, match=r"test_German\.json, line 1 needs the fields of MSVAMP: it lacks 'm_query'"):
+        tasks.msvamp({"de": write_records(tmp_path / "test_German.json", {"query": "3 + 4 ?"})}, exemplars, shots=1)
+    with pytest.raises(CorpusError, match="1 exemplars in 'de' are too few, 8 are needed"):
+        tasks.msvamp({"de": write_records(tmp_path / "test_German.json", record)}, exemplars)
 
 
 def test_xquad_joins_questions_and_contexts(tmp_path):
@@ -132,3 +149,46 @@ def test_a_task_is_reduced_or_gets_another_metric():
     assert task.judged_by("f1").metric == "f1" and task.judged_by("f1").items == task.items
     with pytest.raises(CorpusError, match="no items in 'en', only in fr, de"):
         task.only(["en"])
+
+
+def test_xnli_puts_a_word_between_premise_and_hypothesis(tmp_path):
+    """In the layouts of XNLI 1.0, where one file has all languages, and of the Hub."""
+    pair = {
+        "language": "en",
+        "gold_label": "neutral",
+        "sentence1": "He was happy.",
+        "sentence2": "He smiled.",
+        "pairID": "1",
+        "genre": "fiction",
+    }
+    chinese = {**pair, "language": "zh", "sentence1": "他很高兴。", "sentence2": "他笑了。", "gold_label": "entailment"}
+    task = tasks.xnli(write_records(tmp_path / "xnli.test.jsonl", pair, chinese))
+    choices = (" Yes, He smiled.", " Also, He smiled.", " No, He smiled.")
+    assert task.items["en"] == [Item("He was happy, right?", choices[1], choices)] and task.metric == "accuracy"
+    choices_in_chinese = ("对，他笑了。", "而且，他笑了。", "不，他笑了。")
+    assert task.items["zh"] == [Item("他很高兴，对吗？", choices_in_chinese[0], choices_in_chinese)]
+    of_hub = {"premise": "He was happy.", "hypothesis": "He smiled.", "label": 2}
+    (item,) = tasks.xnli({"en": write_records(tmp_path / "hub.jsonl", of_hub)}).items["en"]
+    assert item == Item("He was happy, right?", choices[2], choices)
+    for invalid in ({"gold_label": "-"}, {"language": "xx"}, {"sentence2": None}):
+        with pytest.raises(CorpusError, match="line 1 needs"):
+            tasks.xnli(write_records(tmp_path / "x.jsonl", {**pair, **invalid}))
+    with pytest.raises(CorpusError, match=r"line 1 is in 'en', and was given as 'de': give the file by itself"):
+        tasks.xnli({"de": write_records(tmp_path / "x.jsonl", pair)})
+    for language, words in WORDS.items():
+        assert len(set(words.answers)) == len(LABELS), language
+
+
+@pytest.mark.parametrize("gold", [{"answer": True}, {"label": 1}, {"label": True}])
+def test_boolq_has_questions_with_yes_and_no(tmp_path, gold):
+    record = {"question": "is it cold", "title": "Ice", "passage": "Ice is cold."} | gold
+    task = tasks.boolq({"en": write_records(tmp_path / "dev.jsonl", record)})
+    expected = Item("Ice is cold.\nQuestion: is it cold?\nAnswer:", " yes", (" no", " yes"))
+    assert task.items == {"en": [expected]} and task.metric == "accuracy"
+    (other,) = tasks.boolq({"en": write_records(tmp_path / "dev.jsonl", record | {next(iter(gold)): False})}).items[
+        "en"
+    ]
+    assert other.answer == " no" and other.choices == expected.choices
+    for invalid in ({"question": 3}, {next(iter(gold)): "yes"}):
+        with pytest.raises(CorpusError, match="line 1 needs the fields of BoolQ"):
+            tasks.boolq({"en": write_records(tmp_path / "dev.jsonl", record | invalid)})

@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pymultiling.models.adapters import adapter_state
 from pymultiling.models.attention import PREFIX
 from pymultiling.models.decoder import AttentionLayer, Decoder
-from pymultiling.models.linear import device_of, inner_linear
+from pymultiling.models.linear import device_of, dtype_of
 
 _SIMPLE = (int, float, bool, str)
 
@@ -31,7 +31,7 @@ def fingerprint(decoder: Decoder) -> int:
     for layer in decoder.layers:
         attributes = tuple(layer.ffn.__dict__.items())
         if isinstance(layer, AttentionLayer):
-            parts += [inner_linear(layer.q.module).weight.dtype, device_of(layer.o)]
+            parts += [dtype_of(layer.q.module), device_of(layer.o)]
             attributes = (*tuple(layer.attention.__dict__.items()), *attributes)
         parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
     config = decoder.config

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.linear import Linear, bias_of, effective_of, magnitude_of
+from pymultiling.models.bitsandbytes_weights import input_rounding
+from pymultiling.models.linear import Linear, bias_of, effective_of, inner_linear, magnitude_of, rounding_dtype_of
 from pymultiling.probes.verification.rounding import column_norms, product_roundoff, roundoff, sum_roundoff
 
 
@@ -27,17 +28,20 @@ EVERY = slice(None)
 def plain_output(linear: Linear, x: Tensor, outputs: slice = EVERY) -> Tensor:
     """Returns some outputs of x W^T + b, computed in the module's dtype from its weight and bias."""
     weight, bias, _ = effective_of(linear)
-    return F.linear(x.to(weight.device, weight.dtype), weight[outputs], None if bias is None else bias[outputs])
+    # The bias of a module in 8 bits has another dtype than its weight.
+    bias = None if bias is None else bias[outputs].to(weight.dtype)
+    return F.linear(x.to(weight.device, weight.dtype), weight[outputs], bias)
 
 
 def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, outputs: slice = EVERY) -> Norms:
-    """Compares a module's output with `expected`, both computed in the same dtype.
+    """Compares a module's output with `expected`, computed in the same dtype or one with more digits.
 
-        tolerance = 4 u (||y|| + sqrt(t) |b|) + c R,   R^2 = sum over t, i of (M[n, i] x[t, i])^2
+        tolerance = 4 u (||y|| + sqrt(t) |b|) + c R + r,   R^2 = sum over t, i of (M[n, i] x[t, i])^2
 
     4 u: the product and the sum with the bias are rounded once each, on both sides. c is `sum_roundoff`: kernels add up
-    in other orders. M is |W|, and of an adapter the sum of the magnitudes of its products, such as |W| + s |B| |A|. R
-    takes a pass over the weight, and is computed only where the first term is exceeded.
+    in other orders. M is |W|, and of an adapter the sum of the magnitudes of its products, such as |W| + s |B| |A|. r
+    is `input_rounding` times the norm of M[n], where inputs are rounded to 8 bits, else 0. R and r take a pass over the
+    weight, and are computed only where the first term is exceeded.
 
     Args:
         linear: the module.
@@ -48,7 +52,8 @@ def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, ou
     """
     output = output.to(expected.device)
     error, size = column_norms(output - expected), column_norms(expected)
-    u = roundoff(expected.dtype)
+    dtype = max(expected.dtype, output.dtype, rounding_dtype_of(linear), key=roundoff)
+    u = roundoff(dtype)
     tolerance = 4 * u * size
     bias = bias_of(linear)
     if bias is not None:
@@ -56,7 +61,10 @@ def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, ou
     if (error > tolerance).any():
         magnitude = magnitude_of(linear).detach()[outputs]
         energy = upcast(x).flatten(0, -2).square().sum(0).to(magnitude.device)
-        spread = (upcast(magnitude).square() @ energy).sqrt()
-        rounding = 2 * sum_roundoff(expected.dtype, magnitude.shape[1]) + 2 * product_roundoff(expected.dtype)
-        tolerance = tolerance + rounding * spread
+        squares = upcast(magnitude).square()
+        rounding = 2 * sum_roundoff(dtype, magnitude.shape[1]) + 2 * product_roundoff(dtype)
+        tolerance = tolerance + rounding * (squares @ energy).sqrt()
+        input_error = input_rounding(inner_linear(linear), x)
+        if input_error is not None:
+            tolerance = tolerance + input_error * squares.sum(1).sqrt()
     return Norms(error, tolerance, size)

@@ -168,7 +168,7 @@ def _forward(decoder: Decoder, valid: Tensor) -> Any:
         return decoder.forward(_random_tokens(decoder, valid), valid.long())
     except (UnsupportedModel, torch.OutOfMemoryError):
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         shape = f"{len(valid)} documents of {valid.shape[1]} tokens"
         padding = "" if valid.all() else ", one of them padded on the left, with attention_mask and position_ids"
         raise UnsupportedModel(f"{type(decoder.model).__name__} does not run with {shape}{padding}: {error}") from error

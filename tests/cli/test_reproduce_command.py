@@ -10,8 +10,9 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.mwork import OWN
-from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks
-from pymultiling.methods.reproduction.detection_rounds import PACK, RULE, text_blocks
+from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks, rounds
+from pymultiling.methods.reproduction.detection_rounds import RULE
+from pymultiling.methods.reproduction.rounds import PACK, text_blocks
 from tests.support.command_line import assert_error_line, run
 from tests.support.reproduction import assert_refused_before_loading
 from tests.support.tiny_text import write_text
@@ -26,8 +27,8 @@ METRIC = ["--metric", "likelihood", "--seeds", 1]
 def few_documents():
     """Few documents and items, so that a full run takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detection_rounds, "ROUNDS", ROUNDS)
-        patch.setattr(detection_rounds, "ROUND", 2)
+        patch.setattr(rounds, "ROUNDS", ROUNDS)
+        patch.setattr(rounds, "ROUND", 2)
         patch.setattr(held_out, "HELDOUT", 5)
         patch.setattr(parts_of_tasks, "SEARCH", 3)
         yield

@@ -26,10 +26,11 @@ SEEDS = 3  # random sets for each setting of the tables of tasks
 def run(arguments: Namespace, started: float) -> None:
     """Measures, prints and writes the tables."""
     from pymultiling.methods.reproduction.data_folder import DataFolder
-    from pymultiling.methods.reproduction.detection_rounds import PACK, RULE
+    from pymultiling.methods.reproduction.detection_rounds import RULE
     from pymultiling.methods.reproduction.plan import Setup
     from pymultiling.methods.reproduction.plnd import reproduce_plnd
     from pymultiling.methods.reproduction.plnd_inputs import read_inputs
+    from pymultiling.methods.reproduction.rounds import PACK
 
     record = start_record(arguments)
     inputs = read_inputs(DataFolder(arguments.data), arguments.languages, arguments.metric)

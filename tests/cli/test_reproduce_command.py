@@ -10,7 +10,7 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.mwork import OWN
-from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks, rounds
+from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks, rounds, task_scores
 from pymultiling.methods.reproduction.detection_rounds import RULE
 from pymultiling.methods.reproduction.rounds import PACK, text_blocks
 from tests.support.command_line import assert_error_line, run
@@ -153,7 +153,7 @@ def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_
 def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys, monkeypatch):
     """Nothing that was measured before is measured again."""
     out, calls = tmp_path / "out", []
-    metric_values = parts_of_tasks.metric_values
+    metric_values = task_scores.metric_values
 
     def interrupt(*args, **options):
         calls.append(1)
@@ -162,7 +162,7 @@ def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys, monkeypatch):
         return metric_values(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts_of_tasks, "metric_values", interrupt)
+        patch.setattr(task_scores, "metric_values", interrupt)
         assert reproduce(data, out) == 130
     assert_error_line(capsys, f"run the same command again to continue from {out / 'measured'}")
     assert [path.name for path in out.iterdir()] == ["measured"]

@@ -46,8 +46,10 @@ def run(arguments: Namespace, started: float) -> None:
         tables = reproduce_pmi(setup, inputs, limit)
     with result_folder(arguments.out) as folder:
         with record.stage("write"):
-            for name in ("table", "by_layer", "inhibition", "prompts", "samples"):
+            for name in ("table", "by_layer", "inhibition", "activity", "samples"):
                 getattr(tables, name).to_csv(folder / f"{name}.csv", index=False)
+            if len(tables.answers):
+                tables.answers.to_csv(folder / "answers.csv", index=False)
             (folder / "counts").mkdir()
             for name, counts in tables.counts.items():
                 counts.save(folder / "counts" / f"{name}.safetensors", prompt=name, positions=POSITIONS)
@@ -65,7 +67,10 @@ def _print(tables: PmiTables) -> None:
     print("direct: the source alone; pivot: another language alone; PMI-k: the source and k other languages\n")
     print(pmi_table(tables.table))
     print(f"\nactive: fraction of the FFN neurons that are active at the prompts' last token; {TOP_SHARE}")
-    print("\nThe values with the ends of their 95% bootstrap intervals over the items\n")
-    print(pivot_intervals(tables.prompts, "prompt", "measure", "value", ".4f"))
+    print("\nThe values with the ends of their 95% bootstrap intervals over the items")
+    print("of direct's, still active: of the neurons that are active with direct input, the share that stays active\n")
+    for table, form in ((tables.answers, ".3f"), (tables.activity, ".1%")):
+        if len(table):
+            print(pivot_intervals(table, "prompt", "measure", "value", form), end="\n\n")
     print_samples(tables.samples)
     print_notes(tables.notes)

@@ -41,7 +41,8 @@ class PmiTables:
         by_layer: active neurons by kind of prompt and layer, as that of `compare`.
         inhibition: for each kind of prompt and layer, inhibited: of the neurons that are active with direct input, the
             share that is not; new: of its active neurons, the share that is not active with direct input.
-        prompts: a value for each measure and kind of prompt, with the ends of its bootstrap interval.
+        activity: shares of neurons for each kind of prompt, with the ends of their bootstrap intervals.
+        answers: the score of each kind of prompt, with the ends of its interval; empty if there was no time for it.
         counts: {kind of prompt: activation counts}.
         rounds: rounds of the counts, for `Measured.copy_to`.
         samples: how many items each value stands on.
@@ -51,7 +52,8 @@ class PmiTables:
     table: pandas.DataFrame
     by_layer: pandas.DataFrame
     inhibition: pandas.DataFrame
-    prompts: pandas.DataFrame
+    activity: pandas.DataFrame
+    answers: pandas.DataFrame
     counts: dict[str, ActivationStatistics]
     rounds: int
     samples: pandas.DataFrame
@@ -105,15 +107,17 @@ def reproduce_pmi(setup: Setup, inputs: PmiInputs, limit: TimeLimit) -> PmiTable
         for layer, proportion in enumerate(of_prompt.proportion.tolist())
     ]
     label = "BLEU" if inputs.metric == BLEU else "log-likelihood of the reference"
-    values = [(label, name, *value) for name, value in scores.items()]
-    values += _activity_rows(active, next(iter(counts.values())).active.shape[1])
+    answers = [(label, name, *value) for name, value in scores.items()]
+    activity = _activity_rows(active, next(iter(counts.values())).active.shape[1])
+    columns = ["measure", "prompt", "value", "low", "high", "items"]
     samples[:0] = [("active neurons, items", name, items, len(places)) for name in tokens]
     _add_notes(inputs, setup.model, len(inputs.references) - len(places))
     return PmiTables(
         pandas.DataFrame(rows),
         pandas.DataFrame(by_layer, columns=["prompt", "layer", "proportion"]),
         _inhibition(active),
-        pandas.DataFrame(values, columns=["measure", "prompt", "value", "low", "high", "items"]),
+        pandas.DataFrame(activity, columns=columns),
+        pandas.DataFrame(answers, columns=columns),
         counts,
         rounds,
         pandas.DataFrame(samples, columns=["measured", "language", "items", "of"]),
@@ -153,7 +157,7 @@ def _measure_answers(
 
 
 def _activity_rows(active: Mapping[str, Tensor], width: int) -> list[tuple[object, ...]]:
-    """Returns the rows of `prompts` for active neurons; all but the first are ratios of sums over the items.
+    """Returns the rows of `activity`; all but the first are ratios of sums over the items.
 
     active: {kind of prompt: values of `value_name`}; width: neurons of a layer.
     """

@@ -78,7 +78,7 @@ def reproduce_ternary(setup: Setup, inputs: Inputs, limit: TimeLimit, *, seeds: 
     tables = Tables()
     rounds, counts = count_in_rounds(setup, inputs.texts, limit.part(COUNTING_PART))
     for language, of_language in counts.items():
-        documents = of_language.tokens // PACK
+        documents = -(-of_language.tokens // PACK)
         tables.samples.append(("counting, documents", language, documents, ROUND * ROUNDS))
     found = _classify(counts, inputs.notes)
     kinds = {f"all {kind}": neurons for kind, neurons in sets_by_kind(found).items() if len(neurons)}

@@ -14,7 +14,7 @@ from pymultiling.methods.reproduction import detection_rounds, held_out, parts_o
 from pymultiling.methods.reproduction.detection_rounds import RULE
 from pymultiling.methods.reproduction.rounds import PACK, text_blocks
 from tests.support.command_line import assert_error_line, run
-from tests.support.reproduction import assert_refused_before_loading
+from tests.support.reproduction import assert_refused_before_loading, write_corpora
 from tests.support.tiny_text import write_text
 
 MODEL = Path(demo_model.__file__).parent / "model"
@@ -34,27 +34,16 @@ def few_documents():
         yield
 
 
-def write_data(folder: Path) -> Path:
-    """Writes a data folder with texts of three languages and no tasks."""
-    (folder / "corpora").mkdir(parents=True)
-    corpora, heldout = demo_model.corpora(), demo_model.heldout()
-    for language in LANGUAGES:
-        short = [text for text in heldout[language] if len(text) < 80][:ITEMS]
-        write_text(folder / "corpora" / f"{language}.txt.gz", corpora[language][:60])
-        write_text(folder / "corpora" / f"{language}.heldout.txt", short)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path) -> Path:
-    return write_data(tmp_path / "data")
+    return write_corpora(tmp_path / "data", LANGUAGES, ITEMS)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The results of a run without a limit, and beside them its data."""
     folder = tmp_path_factory.mktemp("whole")
-    assert reproduce(write_data(folder / "data"), folder / "out") == 0
+    assert reproduce(write_corpora(folder / "data", LANGUAGES, ITEMS), folder / "out") == 0
     return folder / "out"
 
 

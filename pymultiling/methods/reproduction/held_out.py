@@ -46,7 +46,7 @@ def measure_perplexities(
         specific: {language: its neurons}.
         limit: the time that it may take; one text of each language is measured in any case.
         tables: gets the rows of `intervals` and `samples`.
-        kinds: {name: neurons that are no language's alone}, which are switched off in every language; None: none.
+        kinds: {name: neurons of no single language}, such as all specific ones; None: none.
 
     Returns:
         Perplexities, as `ablation_matrix` returns them.

@@ -45,7 +45,7 @@ class PmiTables:
         answers: the score of each kind of prompt, with the ends of its interval; empty if there was no time for it.
         counts: {kind of prompt: activation counts}.
         rounds: rounds of the counts, for `Measured.copy_to`.
-        samples: how many items each value stands on.
+        samples: how many sentences the values of every kind of prompt stand on.
         notes: what differs from the paper.
     """
 
@@ -110,7 +110,7 @@ def reproduce_pmi(setup: Setup, inputs: PmiInputs, limit: TimeLimit) -> PmiTable
     answers = [(label, name, *value) for name, value in scores.items()]
     activity = _activity_rows(active, next(iter(counts.values())).active.shape[1])
     columns = ["measure", "prompt", "value", "low", "high", "items"]
-    samples[:0] = [("active neurons, items", name, items, len(places)) for name in tokens]
+    samples[:0] = [("active neurons, sentences", inputs.source, items, len(places))]
     _add_notes(inputs, setup.model, len(inputs.references) - len(places))
     return PmiTables(
         pandas.DataFrame(rows),
@@ -153,7 +153,7 @@ def _measure_answers(
             found[name] = with_interval(values, corpus_bleu)
         else:
             found[name] = with_interval(torch.cat([values, torch.ones(items, 1)], 1), mean_value)
-    return found, [("answers, items", name, items, len(references)) for name in streams]
+    return found, [("answers, sentences", inputs.source, items, len(references))]
 
 
 def _activity_rows(active: Mapping[str, Tensor], width: int) -> list[tuple[object, ...]]:
@@ -203,7 +203,7 @@ def _add_notes(inputs: PmiInputs, model: nn.Module, left_out: int) -> None:
         "active neurons: at the last token of the prompt; the paper's code counts while answering too",
     ]
     if left_out:
-        departures.append(f"items: {left_out:,} are left out, whose longest prompt has no place in the model")
+        departures.append(f"sentences: {left_out:,} are left out, whose longest prompt has no place in the model")
     inputs.notes.departures[:0] = departures
     inputs.notes.left_out += [
         "fine-tuning on parallel input: needs training",

@@ -69,7 +69,7 @@ def read_tasks(
     for name, stems, make in published:
         found = folder.task(*stems)
         if found is None:
-            needed = " and ".join(f"tasks/{stem}.jsonl" for stem in stems)
+            needed = " with ".join(f"tasks/{stem}.jsonl" for stem in stems)
             notes.left_out.append(f"{name} {where}: the data folder has no {needed}")
             continue
         task = _with_languages(make(*map(str, found)), languages)

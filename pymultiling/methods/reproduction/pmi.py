@@ -184,7 +184,7 @@ def _inhibition(active: Mapping[str, Tensor]) -> pandas.DataFrame:
     before = active[direct][:, :layers].sum(0)
     rows = []
     for name in others:
-        total, kept = active[name].sum(0).split(layers)
+        total, kept = torch.split(active[name].sum(0), layers)
         inhibited, new = 1 - kept / before, 1 - kept / total
         rows += [(name, layer, inhibited[layer].item(), new[layer].item()) for layer in range(layers)]
     return pandas.DataFrame(rows, columns=["prompt", "layer", "inhibited", "new"])

@@ -28,7 +28,7 @@ def figures(results: Results) -> list[Figure]:
             for section in sections:
                 found += section.figures(results)
     if results.has("intervals.csv"):
-        paper = (results.record.get("arguments") or {}).get("paper")
+        paper = str((results.record.get("arguments") or {}).get("paper"))
         table = results.table("intervals.csv", ("language", "row"))
         found.append(paper_figures.effects(table, SOURCES.get(paper, SOURCES["plnd"])))
     if results.has("table1.csv"):

@@ -112,9 +112,9 @@ def test_inhibition_is_what_the_sets_of_active_neurons_say(data, tmp_path):
     direct = torch.stack([active(item, "direct", []) for item in items])
     both = torch.stack([active(item, "pmi", ["fra_Latn"]) for item in items])
     rows = table(out, "activity").set_index(["measure", "prompt"])["value"]
-    assert rows["active neurons", "PMI-1"] == pytest.approx(both.double().mean().item())
+    assert rows["of active neurons", "PMI-1"] == pytest.approx(both.double().mean().item())
     change = both.double().mean() - direct.double().mean()
-    assert rows["change against direct", "PMI-1"] == pytest.approx(change.item())
+    assert rows["gained against direct", "PMI-1"] == pytest.approx(change.item())
     kept = (direct & both).sum() / direct.sum()
     assert rows["of direct's, still active", "PMI-1"] == pytest.approx(kept.item())
     new = (both & ~direct).sum() / both.sum()

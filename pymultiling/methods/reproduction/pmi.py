@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pandas
 
 COUNTING_PART, ANSWERS_PART = 0.3, 0.95
-ACTIVE, CHANGE = "active neurons", "change against direct"
+# Each follows the word "share" in tables and figures.
+ACTIVE, CHANGE = "of active neurons", "gained against direct"
 KEPT, NEW = "of direct's, still active", "of its own, not in direct"
 
 

@@ -51,12 +51,12 @@ MEANS = (
     Column("ilo", "mean ILO over the languages", DECIMALS),
     *ends(DECIMALS, "sentences"),
 )
-PROMPT = (Column("measure", "measured"), Column("prompt", "prompt"))
-ACTIVITY = (*PROMPT, Column("value", "share of neurons", PERCENT), *ends(PERCENT))
-ANSWERS = (*PROMPT, Column("value", "value", DECIMALS), *ends(DECIMALS))
+PROMPT = Column("prompt", "prompt")
+ACTIVITY = (Column("measure", "share"), PROMPT, Column("value", "share of neurons", PERCENT), *ends(PERCENT))
+ANSWERS = (Column("measure", "metric"), PROMPT, Column("value", "value", DECIMALS), *ends(DECIMALS))
 INHIBITION = (
     Column("layer", "layer", control="layer"),
-    Column("prompt", "prompt"),
+    PROMPT,
     Column("inhibited", "inhibited, of direct's active neurons", PERCENT),
     Column("new", "not active with direct, of its own", PERCENT),
 )
@@ -163,13 +163,13 @@ def activity(table: pandas.DataFrame) -> Figure:
         name="active with intervals",
         title="Active neurons by prompt and how certain they are",
         reading=f"A point is a share of neurons at the prompts' last token, {RESAMPLED}; input inhibits neurons "
-        "if the change against direct lies below zero.",
+        "if the share gained against direct lies below zero.",
         source=f"arXiv 2403.09073, section 3; {INTERVALS}",
-        alternative="Points with intervals for each kind of prompt: active neurons, their change against direct input, "
-        "and how many of them both have.",
+        alternative="Points with intervals for each kind of prompt: active neurons, how many more "
+        "than with direct input, and how many both have.",
         columns=ACTIVITY,
         rows=rows_of(table[[column.name for column in ACTIVITY]]),
-        chart=interval_points(ACTIVITY, "prompt", "value"),
+        chart=interval_points(ACTIVITY, "prompt", "value", has_zero=False, is_percent=True),
         value="value",
         panel="measure",
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymultiling.cli.shared.activity_files import print_ternary, save_sets, write_ternary
 from pymultiling.cli.shared.argument_types import fraction
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_counts
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pymultiling.methods.ternary import Ternary
     from pymultiling.methods.ternary_change import TernaryChange
     from pymultiling.neurons.activation_statistics import ActivationStatistics
-    from pymultiling.neurons.sets import NeuronSet
 
 COMMAND = Command(
     name="classify",
@@ -107,7 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             with record.stage("classify"):
                 after = _ternary(arguments, counts, "--counts")
-                _write_ternary(after, folder, is_auto=arguments.lam == "auto")
+                parts = write_ternary(after, folder)
+                print_ternary(after, parts, is_auto=arguments.lam == "auto")
                 record.note(lam=after.lam, threshold=after.threshold)
             if arguments.before is not None:
                 counts_before = read_counts(arguments.before)
@@ -153,42 +154,11 @@ def _run_lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStat
     from pymultiling.results import plots
 
     sets = lape(counts, top=arguments.top, bar=arguments.bar)
-    _save_sets(sets, folder / "neurons")
+    save_sets(sets, folder / "neurons")
     NeuronSet.to_lape(list(sets.values()), folder / "lape.pth")
     plots.save(plots.neurons_by_layer(sets, "Neurons of a language by LAPE"), folder / "neurons.png")
     for language, neurons in sets.items():
         print(f"{language}: {len(neurons):,} neurons")
-
-
-def _write_ternary(result: Ternary, folder: Path, is_auto: bool) -> None:
-    import pandas
-
-    from pymultiling.methods.ternary_parts import PART_NAMES, ternary_parts
-    from pymultiling.results import plots
-
-    _save_sets(result.neurons, folder / "neurons")
-    _save_sets({"specific": result.specific, "related": result.related, "general": result.general}, folder / "kinds")
-    by_layer = result.by_layer()
-    by_layer.to_csv(folder / "by_layer.csv", index=False)
-    histogram = pandas.DataFrame({"languages": range(len(result.histogram)), "neurons": result.histogram})
-    histogram.to_csv(folder / "histogram.csv", index=False)
-    parts: dict[str, range] | None = None
-    if len(by_layer) >= len(PART_NAMES):
-        parts = dict(ternary_parts(by_layer).items())
-    plots.save(plots.ternary(result, parts), folder / "ternary.png")
-    chosen = ", the largest with which no general neuron is selected" if is_auto and not len(result.general) else ""
-    print(
-        f"lambda {result.lam:g}{chosen}; a neuron belongs to a language if it is active in more than "
-        f"{result.threshold:.1%} of the language's positions"
-    )
-    print(histogram.to_string(index=False), end="\n\n")
-    print(by_layer.to_string(index=False))
-    if parts is not None:
-        print("\nfour parts in which these numbers are as even as possible, a proposal of what the layers do")
-    for name, layers in (parts or {}).items():
-        print(
-            f"{name}: layers {layers.start} to {layers.stop - 1}" if len(layers) > 1 else f"{name}: layer {layers[0]}"
-        )
 
 
 def _write_change(change: TernaryChange, folder: Path) -> None:
@@ -199,9 +169,3 @@ def _write_change(change: TernaryChange, folder: Path) -> None:
     plots.save(plots.ternary_change(change), folder / "change.png")
     print("\nneurons of each kind before and after")
     print(change.kinds.round(3).to_string())
-
-
-def _save_sets(sets: Mapping[str, NeuronSet], folder: Path) -> None:
-    folder.mkdir()
-    for name, neurons in sets.items():
-        neurons.save(folder / f"{name}.safetensors", name=name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pymultiling.cli.shared.activity_files import write_counts
 from pymultiling.cli.shared.argument_types import name_and_path
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
@@ -25,9 +24,6 @@ from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.data.chat import RULE
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import TOP_SHARE, activation_table
-
-if TYPE_CHECKING:
-    from pymultiling.methods.activations import Activations
 
 COMMAND = Command(
     name="count",
@@ -98,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             facts = {"model": arguments.model, "positions": arguments.positions}
             if arguments.chat_template:
                 facts["texts"] = RULE
-            _write(counts, folder, facts)
+            write_counts(counts, folder, facts)
         record.note(texts={language: asdict(report) for language, report in counts.corpora.items()})
         record.write(folder)
     print(activation_table(counts))
@@ -106,24 +102,3 @@ def run(arguments: argparse.Namespace) -> None:
     for language, report in counts.corpora.items():
         print(f"{language}: {report}")
     print(f"\nresults are in {arguments.out}; the run took {record.elapsed:.1f} s")
-
-
-def _write(counts: Activations, folder: Path, facts: dict[str, str]) -> None:
-    """Writes the counts, two tables with one column per language, and a plot.
-
-    counts/ gets one file per language. proportion.csv has one row per layer. most_active.csv says in how many positions
-    the most active 1% of the neurons are active, with one row per neuron from the most active one down. `facts` become
-    metadata of the counts.
-    """
-    import pandas
-
-    from pymultiling.results import plots
-
-    (folder / "counts").mkdir()
-    for language, statistics in counts.items():
-        statistics.save(folder / "counts" / f"{language}.safetensors", language=language, **facts)
-    proportions = pandas.DataFrame({name: statistics.proportion.numpy() for name, statistics in counts.items()})
-    proportions.to_csv(folder / "proportion.csv", index_label="layer")
-    curves = pandas.DataFrame({name: statistics.most_active().counts.numpy() for name, statistics in counts.items()})
-    curves.to_csv(folder / "most_active.csv", index_label="rank")
-    plots.save(plots.activations(counts), folder / "activations.png")

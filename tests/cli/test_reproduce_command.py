@@ -10,10 +10,11 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.mwork import OWN
-from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks
-from pymultiling.methods.reproduction.detection_rounds import PACK, RULE, text_blocks
+from pymultiling.methods.reproduction import detection_rounds, held_out, parts_of_tasks, rounds, task_scores
+from pymultiling.methods.reproduction.detection_rounds import RULE
+from pymultiling.methods.reproduction.rounds import PACK, text_blocks
 from tests.support.command_line import assert_error_line, run
-from tests.support.reproduction import assert_refused_before_loading
+from tests.support.reproduction import assert_refused_before_loading, write_corpora
 from tests.support.tiny_text import write_text
 
 MODEL = Path(demo_model.__file__).parent / "model"
@@ -26,34 +27,23 @@ METRIC = ["--metric", "likelihood", "--seeds", 1]
 def few_documents():
     """Few documents and items, so that a full run takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detection_rounds, "ROUNDS", ROUNDS)
-        patch.setattr(detection_rounds, "ROUND", 2)
+        patch.setattr(rounds, "ROUNDS", ROUNDS)
+        patch.setattr(rounds, "ROUND", 2)
         patch.setattr(held_out, "HELDOUT", 5)
         patch.setattr(parts_of_tasks, "SEARCH", 3)
         yield
 
 
-def write_data(folder: Path) -> Path:
-    """Writes a data folder with texts of three languages and no tasks."""
-    (folder / "corpora").mkdir(parents=True)
-    corpora, heldout = demo_model.corpora(), demo_model.heldout()
-    for language in LANGUAGES:
-        short = [text for text in heldout[language] if len(text) < 80][:ITEMS]
-        write_text(folder / "corpora" / f"{language}.txt.gz", corpora[language][:60])
-        write_text(folder / "corpora" / f"{language}.heldout.txt", short)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path) -> Path:
-    return write_data(tmp_path / "data")
+    return write_corpora(tmp_path / "data", LANGUAGES, ITEMS)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The results of a run without a limit, and beside them its data."""
     folder = tmp_path_factory.mktemp("whole")
-    assert reproduce(write_data(folder / "data"), folder / "out") == 0
+    assert reproduce(write_corpora(folder / "data", LANGUAGES, ITEMS), folder / "out") == 0
     return folder / "out"
 
 
@@ -152,7 +142,7 @@ def test_a_short_run_takes_as_many_items_of_each_language_and_the_full_run_goes_
 def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys, monkeypatch):
     """Nothing that was measured before is measured again."""
     out, calls = tmp_path / "out", []
-    metric_values = parts_of_tasks.metric_values
+    metric_values = task_scores.metric_values
 
     def interrupt(*args, **options):
         calls.append(1)
@@ -161,7 +151,7 @@ def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys, monkeypatch):
         return metric_values(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts_of_tasks, "metric_values", interrupt)
+        patch.setattr(task_scores, "metric_values", interrupt)
         assert reproduce(data, out) == 130
     assert_error_line(capsys, f"run the same command again to continue from {out / 'measured'}")
     assert [path.name for path in out.iterdir()] == ["measured"]

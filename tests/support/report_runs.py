@@ -13,7 +13,8 @@ from pymultiling.neurons.activation_statistics import ActivationStatistics
 HOSTILE = "<script>"  # a name that a file can have
 LANGUAGES = ("fr", HOSTILE, "<img src=x onerror=alert(1)>")
 LAYERS, WIDTHS = 3, {"ffn": 12, "q": 8}
-KINDS = ("detect", "ablate", "count", "classify", "lens", "ilo", "pmi", "mwork", "tune", "reproduce")
+KINDS = ("detect", "ablate", "count", "classify", "lens", "ilo", "pmi", "mwork", "tune", "reproduce",
+         "reproduce_ternary", "reproduce_pmi")  # fmt: skip
 
 
 def random_sets(seed: int = 0, languages: tuple[str, ...] = LANGUAGES) -> dict[str, pml.NeuronSet]:
@@ -27,12 +28,16 @@ def random_sets(seed: int = 0, languages: tuple[str, ...] = LANGUAGES) -> dict[s
 
 
 def write_run(folder: Path, command: str, *, seed: int = 0, languages: tuple[str, ...] = LANGUAGES) -> Path:
-    """Writes the results of a command, with run.json but without the report, and returns their folder."""
+    """Writes the results of a command, with run.json but without the report, and returns their folder.
+
+    command: its name; "reproduce_PAPER" for `reproduce` of another paper than plnd.
+    """
     folder.mkdir(parents=True)
     globals()[f"_{command}"](folder, seed, languages)
+    command, _, paper = command.partition("_")
     record = {
         "command": command,
-        "arguments": {"positions": "last"},
+        "arguments": {"positions": "last", "paper": paper},
         "started": "2026-11-30T12:00:00+00:00",
         "versions": {"pymultiling": "0.1.0", "torch": "2.13.0"},
         "card": {"title": "Results", "about": "What was measured.", "papers": {}},
@@ -154,6 +159,32 @@ def _reproduce(folder: Path, seed: int, languages: tuple[str, ...]) -> None:
     columns = ["task", "metric", "language", "neurons", "score", "low", "high", "items"]
     pandas.DataFrame(rows, columns=columns).to_csv(folder / "table1.csv", index=False)
     rows = [("mgsm", name, 5, 250) for name in languages]
+    pandas.DataFrame(rows, columns=["measured", "language", "items", "of"]).to_csv(folder / "samples.csv", index=False)
+
+
+def _reproduce_ternary(folder: Path, seed: int, languages: tuple[str, ...]) -> None:
+    for part in (_classify, _count, _ablate):
+        part(folder, seed, languages)
+    rows = [("change", "all related neurons off", name, 0.3, 0.2, 0.4, 5) for name in languages]
+    columns = ["table", "row", "language", "value", "low", "high", "items"]
+    pandas.DataFrame(rows, columns=columns).to_csv(folder / "intervals.csv", index=False)
+    rows = [("MGSM", "number", name, kind, 0.3, 0.2, 0.4, 5) for name in languages for kind in ("none", "all related")]
+    columns = ["task", "metric", "language", "neurons", "score", "low", "high", "items"]
+    pandas.DataFrame(rows, columns=columns).to_csv(folder / "kinds.csv", index=False)
+    rows = [("counting", name, 5, 250) for name in languages]
+    pandas.DataFrame(rows, columns=["measured", "language", "items", "of"]).to_csv(folder / "samples.csv", index=False)
+
+
+def _reproduce_pmi(folder: Path, seed: int, languages: tuple[str, ...]) -> None:
+    _pmi(folder, seed, languages)
+    columns = ["measure", "prompt", "value", "low", "high", "items"]
+    for file, measure in (("answers", "BLEU"), ("activity", "active neurons")):
+        rows = [(measure, prompt, 0.3, 0.2, 0.4, 5) for prompt in ("direct", "PMI-1")]
+        pandas.DataFrame(rows, columns=columns).to_csv(folder / f"{file}.csv", index=False)
+    rows = [("PMI-1", layer, 0.3, 0.2) for layer in range(LAYERS)]
+    table = pandas.DataFrame(rows, columns=["prompt", "layer", "inhibited", "new"])
+    table.to_csv(folder / "inhibition.csv", index=False)
+    rows = [("answers", name, 5, 250) for name in languages]
     pandas.DataFrame(rows, columns=["measured", "language", "items", "of"]).to_csv(folder / "samples.csv", index=False)
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.reproduction.shared import open_measured, print_notes, print_samples, time_limit, write_notes
+from pymultiling.cli.reproduction.shared import (
+    open_measured,
+    print_notes,
+    print_samples,
+    refuse_options,
+    time_limit,
+    write_notes,
+)
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import MEASURED_FOLDER, result_folder
@@ -21,9 +28,7 @@ def run(arguments: Namespace, started: float) -> None:
     from pymultiling.methods.reproduction.plan import Setup
     from pymultiling.results import plots
 
-    for option in ("metric", "seeds"):
-        if getattr(arguments, option) is not None:
-            arguments.parser.error(f"argument --{option}: not allowed with ilo")
+    refuse_options(arguments, ("metric", "seeds"))
     record = start_record(arguments)
     inputs = read_inputs(DataFolder(arguments.data), arguments.languages)
     record.note(corpora=hash_corpora({"parallel": str(inputs.file)}))

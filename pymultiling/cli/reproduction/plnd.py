@@ -5,7 +5,15 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from pymultiling.cli.reproduction.shared import open_measured, print_notes, print_samples, time_limit, write_notes
+from pymultiling.cli.reproduction.shared import (
+    SEEDS,
+    open_measured,
+    pivot_intervals,
+    print_notes,
+    print_samples,
+    time_limit,
+    write_notes,
+)
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.result_files import print_ablation, write_ablation, write_detection
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
@@ -15,21 +23,17 @@ from pymultiling.results.tables import counts_by_site, mwork_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas
-
     from pymultiling.methods.reproduction.plnd import PlndTables
-
-
-SEEDS = 3  # random sets for each setting of the tables of tasks
 
 
 def run(arguments: Namespace, started: float) -> None:
     """Measures, prints and writes the tables."""
     from pymultiling.methods.reproduction.data_folder import DataFolder
-    from pymultiling.methods.reproduction.detection_rounds import PACK, RULE
+    from pymultiling.methods.reproduction.detection_rounds import RULE
     from pymultiling.methods.reproduction.plan import Setup
     from pymultiling.methods.reproduction.plnd import reproduce_plnd
     from pymultiling.methods.reproduction.plnd_inputs import read_inputs
+    from pymultiling.methods.reproduction.rounds import PACK
 
     record = start_record(arguments)
     inputs = read_inputs(DataFolder(arguments.data), arguments.languages, arguments.metric)
@@ -77,10 +81,10 @@ def _print(tables: PlndTables, spans: dict[str, str]) -> None:
     print(counts_by_site(tables.detection.report()), end="\n\n")
     print_ablation(tables.perplexities)
     print("\nThe changes of log-perplexity with the ends of their 95% bootstrap intervals over the texts\n")
-    print(_pivot(tables.intervals, "language", "row", "value", "+.3f"))
+    print(pivot_intervals(tables.intervals, "language", "row", "value", "+.3f"))
     for (task, metric), rows in tables.table1.groupby(["task", "metric"], sort=False):
         print(f"\nTable 1 on {task} ({metric}): {', '.join(f'{name}, {what}' for name, what in SET_NAMES.items())}\n")
-        print(_pivot(rows, "neurons", "language", "score", ".3f"))
+        print(pivot_intervals(rows, "neurons", "language", "score", ".3f"))
     print(f"\nUnderstanding layers: {spans['understanding']}; generation layers: {spans['generation']}")
     if len(tables.mwork):
         print("Tables 2 to 5. ✗: neurons in this part are off. Eng: English with the same sets off\n")
@@ -90,16 +94,3 @@ def _print(tables: PlndTables, spans: dict[str, str]) -> None:
 
 
 SET_NAMES = {"none": "the model as it is", "random": "as many random neurons off", "own": "the language's own off"}
-
-
-def _pivot(table: pandas.DataFrame, rows: str, columns: str, value: str, form: str) -> str:
-    """Formats values with their intervals, such as "+0.512 [+0.455, +0.561]"."""
-
-    def text(row: pandas.Series) -> str:
-        if row["items"] < 2:
-            return format(row[value], form)
-        return f"{row[value]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
-
-    texts = table.assign(text=table.apply(text, axis=1))
-    order = {name: list(dict.fromkeys(texts[name])) for name in (rows, columns)}
-    return texts.pivot(index=rows, columns=columns, values="text").loc[order[rows], order[columns]].to_string()

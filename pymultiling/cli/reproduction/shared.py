@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
     from pymultiling.methods.reproduction.measured import Measured
     from pymultiling.methods.reproduction.plan import Notes, TimeLimit
+
+
+SEEDS = 3  # random sets for each set in the tables of tasks
+
+
+def refuse_options(arguments: Namespace, names: Sequence[str]) -> None:
+    """Ends the command if an option was given that this paper does not have."""
+    for name in names:
+        if getattr(arguments, name) is not None:
+            arguments.parser.error(f"argument --{name}: not allowed with {arguments.paper}")
 
 
 def time_limit(arguments: Namespace, started: float) -> TimeLimit:
@@ -81,3 +91,25 @@ def print_samples(samples: pandas.DataFrame) -> None:
             for language, items, total in zip(rows["language"], rows["items"], rows["of"])
         )
         print(f"- {name}: {sizes}")
+
+
+def pivot_intervals(table: pandas.DataFrame, rows: str, columns: str, value: str, form: str) -> str:
+    """Formats values with their intervals, such as "+0.512 [+0.455, +0.561]".
+
+    Args:
+        table: a row for each value, with its ends low and high and its number of items.
+        rows: the column whose values become rows.
+        columns: the column whose values become columns.
+        value: the column with the value.
+        form: its format.
+    """
+
+    def text(row: pandas.Series) -> str:
+        if row["items"] < 2:
+            return format(row[value], form)
+        return f"{row[value]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+
+    texts = table.assign(text=table.apply(text, axis=1))
+    order = {name: list(dict.fromkeys(texts[name])) for name in (rows, columns)}
+    table = texts.pivot(index=rows, columns=columns, values="text").loc[order[rows], order[columns]]
+    return table.fillna("").to_string()

@@ -13,10 +13,10 @@ from pymultiling.errors import CorpusError
 from pymultiling.methods.activations import Positions, count_activations
 from pymultiling.methods.pmi.chat import tokenise_messages
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
+from pymultiling.methods.pmi.kinds_of_prompts import fitting_items, kinds_of_prompts, languages_shown
 from pymultiling.methods.pmi.prompts import PromptForm, prompt
 from pymultiling.methods.pmi.readers import LABELS
 from pymultiling.methods.pmi.scores import Comet, answer_metrics, load_comet, require_sacrebleu
-from pymultiling.models.pretrained import position_limit
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.runtime.progress import show_progress
@@ -129,11 +129,7 @@ def compare(
     _check_arguments(source, others, pivot, positions, answers, comet, task)
     probe = ActivationProbe(model)
     comet_model = _prepare_metrics(task, comet) if answers else None
-    shown: dict[str, tuple[PromptForm, tuple[str, ...]]] = {"direct": ("direct", ())}
-    if pivot is not None:
-        shown["pivot"] = ("pivot", (pivot,))
-    for number in range(1, len(others) + 1):
-        shown[f"PMI-{number}"] = ("pmi", tuple(others[:number]))
+    shown = kinds_of_prompts(others, pivot)
 
     def encode_item(item: ParallelItem, form: PromptForm, added: Sequence[str]) -> list[int]:
         text = prompt(
@@ -153,7 +149,7 @@ def compare(
     all_prompts = {
         name: [encode_item(item, form, added) for item in task.items] for name, (form, added) in shown.items()
     }
-    places = _fitting_items(model, all_prompts, task.max_new_tokens if answers else 0)
+    places = fitting_items(model, all_prompts, task.max_new_tokens if answers else 0)
     prompts = {name: [encoded[place] for place in places] for name, encoded in all_prompts.items()}
     items = [task.items[place] for place in places]
     generated = _generate_answers(model, tokenizer, task, prompts, batch_tokens, progress) if answers else {}
@@ -173,7 +169,7 @@ def compare(
                 f"no answer to the prompts {name!r} has a token to count at: count at the prompts' last token instead"
             )
         statistics[name] = counts
-        row: dict[str, str | int | float] = {"prompt": name, "languages": 1 if name == "pivot" else 1 + len(added)}
+        row: dict[str, str | int | float] = {"prompt": name, "languages": languages_shown(name, added)}
         row["tokens"] = sum(map(len, prompts[name])) / len(items)
         if answers:
             values, signatures = _evaluate_answers(task, comet_model, texts[name], items, source, target)
@@ -234,25 +230,6 @@ def _encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool) ->
     if chat:
         return tokenise_messages(tokenizer, [{"role": "user", "content": text}])
     return encode_prompt(tokenizer, text)
-
-
-def _fitting_items(model: nn.Module, prompts: Mapping[str, Sequence[list[int]]], answer_tokens: int) -> list[int]:
-    """Returns the indices of the items whose prompts and answers all fit the model's positions."""
-    max_positions = position_limit(model)
-    longest = [max(map(len, item_prompts)) for item_prompts in zip(*prompts.values())]
-    if not longest:
-        raise CorpusError("there are no items to compare: give more, or fewer examples")
-    fitting = [
-        place
-        for place, length in enumerate(longest)
-        if max_positions is None or length + answer_tokens <= max_positions
-    ]
-    if not fitting:
-        raise CorpusError(
-            f"no items to compare: the shortest take {min(longest)} tokens and {answer_tokens} for the answer; the "
-            f"model has {max_positions} positions, so give fewer languages or shorter items"
-        )
-    return fitting
 
 
 def _generate_answers(

@@ -74,18 +74,20 @@ class DataFolder:
             raise CorpusError(f"{self.folder} has texts of {english} only: add corpora/LANGUAGE.txt and .heldout.txt")
         return languages
 
-    def task(self, *names: str) -> list[Path] | None:
-        """Returns the files tasks/NAME.jsonl, or None if none of them is there.
+    def task(self, name: str, *needed: str) -> list[Path] | None:
+        """Returns the file tasks/NAME.jsonl and those that it needs, or None if there is no such task.
 
         Raises:
-            CorpusError: only some of them are there.
+            CorpusError: a file that it needs is missing.
         """
-        files = [self._file("tasks", name) for name in names]
-        missing = [name for name, file in zip(names, files) if file is None]
-        found = [file for file in files if file is not None]
-        if found and missing:
-            raise CorpusError(f"{found[0]} needs {self.folder / 'tasks' / missing[0]}.jsonl (or .gz, .zst) beside it")
-        return found or None
+        file = self._file("tasks", name)
+        if file is None:
+            return None
+        others = {other: self._file("tasks", other) for other in needed}
+        for other, found in others.items():
+            if found is None:
+                raise CorpusError(f"{file} needs {self.folder / 'tasks' / other}.jsonl (or .gz, .zst) beside it")
+        return [file, *(found for found in others.values() if found is not None)]
 
     def parallel(self) -> Path:
         """Returns the table of translations.

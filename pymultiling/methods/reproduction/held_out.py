@@ -31,7 +31,12 @@ DRAWS = 3  # random sets for each set
 
 
 def measure_perplexities(
-    setup: Setup, heldout: Mapping[str, Path], specific: Mapping[str, NeuronSet], limit: TimeLimit, tables: Tables
+    setup: Setup,
+    heldout: Mapping[str, Path],
+    specific: Mapping[str, NeuronSet],
+    limit: TimeLimit,
+    tables: Tables,
+    kinds: Mapping[str, NeuronSet] | None = None,
 ) -> pandas.DataFrame:
     """Measures held-out texts with each language's neurons off, and with as many random ones off.
 
@@ -41,6 +46,7 @@ def measure_perplexities(
         specific: {language: its neurons}.
         limit: the time that it may take; one text of each language is measured in any case.
         tables: gets the rows of `intervals` and `samples`.
+        kinds: {name: neurons of no single language}, such as all specific ones; None: none.
 
     Returns:
         Perplexities, as `ablation_matrix` returns them.
@@ -51,7 +57,8 @@ def measure_perplexities(
     """
     import pandas
 
-    sets = prepend_none(setup.model, add_random_sets(specific, DRAWS, 0))
+    kinds = kinds or {}
+    sets = prepend_none(setup.model, add_random_sets({**specific, **kinds}, DRAWS, 0))
     digest = sets_digest(sets.values())
     streams: dict[str, Stream] = {}
     for language, file in heldout.items():
@@ -73,11 +80,15 @@ def measure_perplexities(
         own = logs[name][:, :1] - logs[name]
         others = [(logs[other][:, 0] - logs[other][:, names.index(name)]) for other in specific if other != name]
         count = len(setup.measured.values(streams[name].name))
-        for row, values in (
-            ("own neurons off", own[:, names.index(name)]),
-            ("own neurons off, other languages", torch.stack(others).mean(0)),
-            ("random neurons off", own[:, [names.index(drawn) for drawn in draws[name]]].mean(1)),
-        ):
+        drawn = {of: own[:, [names.index(draw) for draw in draws[of]]].mean(1) for of in (name, *kinds)}
+        rows = {
+            "own neurons off": own[:, names.index(name)],
+            "own neurons off, other languages": torch.stack(others).mean(0),
+            "random neurons off": drawn[name],
+        }
+        for kind in kinds:
+            rows |= {f"{kind} neurons off": own[:, names.index(kind)], f"random as {kind} off": drawn[kind]}
+        for row, values in rows.items():
             low, high = interval_ends(values[1:], count)
             tables.intervals.append(("change of log-perplexity", row, name, values[0].item(), low, high, count))
     return pandas.DataFrame({name: numpy.exp(-values[0].numpy()) for name, values in logs.items()}, index=names)

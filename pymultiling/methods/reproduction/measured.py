@@ -6,14 +6,15 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from pymultiling.errors import CheckpointError
-from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.storage import save_tensors, write_atomically
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
@@ -23,8 +24,35 @@ SETTINGS, ROUNDS, DETECTION = "settings.json", "rounds.json", "detection"
 BLOCK = re.compile(r"(\d{6})-(\d{6})\.safetensors")
 
 
+class Summed(Protocol):
+    """Statistics of texts: those of more texts are added to them."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+    def save(self, path: Path, /) -> None:
+        """Writes them to a file."""
+
+
+S = TypeVar("S", bound=Summed)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S]):
+    """A kind of statistics that is measured in rounds.
+
+    Attributes:
+        label: what is done, for the progress.
+        folder: the folder of the results that has their files after a run that ended.
+        load: reads a file that their `save` has written.
+    """
+
+    label: str
+    folder: str
+    load: Callable[[Path], S]
+
+
 class Measured:
-    """Values of items, in blocks of consecutive items, and the statistics of a detection.
+    """Values of items, in blocks of consecutive items, and statistics that are measured in rounds.
 
     Attributes:
         folder: where the files are; `pymultiling.results.folders` knows their names.
@@ -90,27 +118,27 @@ class Measured:
             self._blocks[name] = blocks
         return self._blocks[name]
 
-    def statistics(self, languages: Iterable[str]) -> tuple[int, dict[str, NeuronStatistics]]:
-        """Returns how many rounds of a detection are done, and {language: statistics}; 0 and {} before the first.
+    def statistics(self, names: Iterable[str], kind: Kind[S]) -> tuple[int, dict[str, S]]:
+        """Returns how many rounds are done, and {name: statistics}; 0 and {} before the first.
 
         After a run that ended, the statistics are in the results, the folder that contains this one.
         """
         rounds = [folder for folder in (self.folder / DETECTION).glob("*") if folder.name.isdecimal()]
         for folder in sorted(rounds, key=lambda folder: -int(folder.name)):
-            if (files := _complete(folder, languages)) is not None:
-                return int(folder.name), {name: NeuronStatistics.load(file) for name, file in files.items()}
-        files = _complete(self.folder.parent / "statistics", languages)
+            if (files := _complete(folder, names)) is not None:
+                return int(folder.name), {name: kind.load(file) for name, file in files.items()}
+        files = _complete(self.folder.parent / kind.folder, names)
         if files is None or not (self.folder / ROUNDS).is_file():
             return 0, {}
         done: int = json.loads((self.folder / ROUNDS).read_text("utf-8"))
-        return done, {name: NeuronStatistics.load(file) for name, file in files.items()}
+        return done, {name: kind.load(file) for name, file in files.items()}
 
-    def keep_statistics(self, rounds: int, statistics: Mapping[str, NeuronStatistics]) -> None:
+    def keep_statistics(self, rounds: int, statistics: Mapping[str, Summed]) -> None:
         """Writes the statistics after so many rounds, and removes those of earlier rounds."""
         folder = self.folder / DETECTION / f"{rounds:06}"
         folder.mkdir(parents=True, exist_ok=True)
-        for language, of_language in statistics.items():
-            of_language.save(folder / f"{language}.safetensors")
+        for name, of_name in statistics.items():
+            of_name.save(folder / f"{name}.safetensors")
         for other in folder.parent.iterdir():
             if other != folder:
                 shutil.rmtree(other)
@@ -120,7 +148,7 @@ class Measured:
 
         Args:
             folder: the new folder.
-            rounds: rounds of the detection whose statistics are in the results; None: there is no detection.
+            rounds: rounds of the statistics that are in the results; None: there are none.
         """
         folder.mkdir()
         shutil.copyfile(self.folder / SETTINGS, folder / SETTINGS)
@@ -131,9 +159,9 @@ class Measured:
                 shutil.copytree(self.folder / name, folder / name, ignore=shutil.ignore_patterns("*.partial"))
 
 
-def _complete(folder: Path, languages: Iterable[str]) -> dict[str, Path] | None:
-    """Returns {language: its file in the folder}, or None if one is missing."""
-    files = {language: folder / f"{language}.safetensors" for language in languages}
+def _complete(folder: Path, names: Iterable[str]) -> dict[str, Path] | None:
+    """Returns {name: its file in the folder}, or None if one is missing."""
+    files = {name: folder / f"{name}.safetensors" for name in names}
     return files if all(file.is_file() for file in files.values()) else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -15,13 +14,12 @@ from pymultiling.data.languages import match_language
 from pymultiling.mathematics.bootstrap import resampling_weights
 from pymultiling.methods.mwork import ANYWHERE, OWN, PARTS, SETTINGS, Setting, parts, setting_rows
 from pymultiling.methods.mwork_search import MWorkSearch, search_result, search_trials
-from pymultiling.methods.reproduction.measured import sets_digest
 from pymultiling.methods.reproduction.plan import Setup, Stream, Tables, TimeLimit, interval_ends, measure_evenly
-from pymultiling.methods.reproduction.plnd_inputs import Inputs
+from pymultiling.methods.reproduction.task_scores import score_rows, task_stream
+from pymultiling.methods.reproduction.text_inputs import Inputs
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.tasks import Task
-from pymultiling.tasks.evaluate import metric_values
 
 SEARCH = 200  # the most items for the search of the parts
 PAPER_LANGUAGE = "zh"  # of the search
@@ -126,24 +124,9 @@ def _pair(
     """Returns the streams of a task in English and in a language (texts), without and with each of its sets off."""
     count = min(len(items) for items in task.items.values())
     count = count if most is None else min(count, most)
-    digest = sets_digest(sets)
-
-    def stream(text: str) -> Stream:
-        def measure(start: int, stop: int) -> Tensor:
-            items = {text: task.items[text][start:stop]}
-            return metric_values(
-                setup.model,
-                setup.tokenizer,
-                dataclasses.replace(task, items=items),
-                text,
-                [None, *sets],
-                batch_tokens=setup.batch_tokens,
-            )
-
-        metric = task.metric.replace(" ", "-")
-        return Stream(f"{use}.{task.name}.{metric}.{texts[1]}.{text}.{digest}", count, measure)
-
-    return [stream(text) for text in texts]
+    metric = task.metric.replace(" ", "-")
+    name = f"{use}.{task.name}.{metric}.{texts[1]}"
+    return [task_stream(setup, task, text, sets, name, count) for text in texts]
 
 
 def _deltas(values: Mapping[str, Tensor], seeds: Sequence[int]) -> list[Tensor]:
@@ -160,14 +143,9 @@ def _table1_rows(task: Task, language: str, values: Tensor, seeds: Sequence[int]
     """
     sizes = [1 if setting.neurons == OWN else len(seeds) for setting in SETTINGS]
     by_setting = dict(zip(SETTINGS, torch.split(values[:, 1:], sizes, dim=1)))
-    weights = resampling_weights(len(values))
-    rows: list[tuple[object, ...]] = []
-    for name, columns in (
-        ("none", values[:, :1]),
-        ("random", by_setting[Setting(PARTS, ANYWHERE)]),
-        ("own", by_setting[Setting(PARTS, OWN)]),
-    ):
-        of_item = columns.mean(1)
-        low, high = interval_ends(weights @ of_item, len(of_item))
-        rows.append((task.name, task.metric, language, name, of_item.mean().item(), low, high, len(of_item)))
-    return rows
+    columns = {
+        "none": values[:, :1],
+        "random": by_setting[Setting(PARTS, ANYWHERE)],
+        "own": by_setting[Setting(PARTS, OWN)],
+    }
+    return score_rows(task, language, columns)

@@ -114,7 +114,7 @@ def measure_evenly(
                     measured.add(stream.name, stream.measure(start, end))
                     took = time.monotonic() - started
                     if done == 0 == at_least and took * len(streams) / number > limit.left + took:
-                        return f"one item of each language would take about {took * len(streams) / number:,.0f} s"
+                        return f"the first items would take about {took * len(streams) / number:,.0f} s"
             pace = (time.monotonic() - started) / (stop - done)
             bar.update(stop - done)
             done = stop

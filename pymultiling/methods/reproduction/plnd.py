@@ -10,11 +10,12 @@ from torch import nn
 
 from pymultiling.methods.detection import Detection
 from pymultiling.methods.mwork_search import MWorkSearch
-from pymultiling.methods.reproduction.detection_rounds import PACK, ROUND, ROUNDS, RULE, detect_in_rounds
+from pymultiling.methods.reproduction.detection_rounds import RULE, detect_in_rounds
 from pymultiling.methods.reproduction.held_out import DRAWS, measure_perplexities
 from pymultiling.methods.reproduction.parts_of_tasks import find_parts, measure_task
 from pymultiling.methods.reproduction.plan import Notes, Setup, Tables, TimeLimit
-from pymultiling.methods.reproduction.plnd_inputs import Inputs
+from pymultiling.methods.reproduction.rounds import PACK, ROUND, ROUNDS
+from pymultiling.methods.reproduction.text_inputs import Inputs
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 
 if TYPE_CHECKING:

@@ -279,7 +279,13 @@ def lying_bars(columns: Sequence[Column], y: str, x: str, series: str) -> Specif
 
 
 def interval_points(
-    columns: Sequence[Column], y: str, x: str, series: str | None = None, *, has_zero: bool = True
+    columns: Sequence[Column],
+    y: str,
+    x: str,
+    series: str | None = None,
+    *,
+    has_zero: bool = True,
+    is_percent: bool = False,
 ) -> Specification:
     """Returns a point for each row, on a line from its column "low" to its column "high".
 
@@ -289,9 +295,15 @@ def interval_points(
         x: the measured column.
         series: the column that has a colour for each of its values, one below the other; None: one colour.
         has_zero: whether the axis contains zero.
+        is_percent: whether the axis is in percent.
     """
     by_name = {column.name: column for column in columns}
-    axis = {"type": "quantitative", "title": by_name[x].title, "scale": {"zero": has_zero}}
+    axis = {
+        "type": "quantitative",
+        "title": by_name[x].title,
+        "scale": {"zero": has_zero},
+        "axis": _value_axis(is_percent),
+    }
     line: Specification = {"type": "rule", "tooltip": True, "strokeWidth": 2}
     if series is None:
         line["color"] = "#888888"  # by default it is black, which a dark page hides

@@ -7,6 +7,7 @@ import torch
 
 import pymultiling as pml
 from pymultiling.methods.reproduction import plan
+from pymultiling.methods.reproduction.detection_rounds import DETECTION
 from pymultiling.methods.reproduction.measured import Measured, sets_digest
 from pymultiling.methods.reproduction.plan import Stream, TimeLimit, measure_evenly
 from pymultiling.neurons.importance_statistics import NeuronStatistics
@@ -78,7 +79,7 @@ def test_an_item_that_does_not_fit_is_found_after_the_first_stream(tmp_path, clo
     streams = [clock.stream(name, 5, 10) for name in "abcd"]
     measured = open_measured(tmp_path)
     reason = measure_evenly("test", streams, measured, TimeLimit(clock.now + 30), progress=False)
-    assert reason == "one item of each language would take about 40 s"
+    assert reason == "the first items would take about 40 s"
     assert counts(measured, *streams) == [1, 0, 0, 0]  # a longer run goes on from it
     assert measure_evenly("test", streams, measured, TimeLimit(clock.now - 1), progress=False) == "no time was left"
 
@@ -136,11 +137,11 @@ def test_statistics_of_the_last_complete_round_are_read(tmp_path):
         )
         for name in ("en", "fr")
     }
-    assert measured.statistics(statistics) == (0, {})
+    assert measured.statistics(statistics, DETECTION) == (0, {})
     measured.keep_statistics(3, statistics)
     measured.keep_statistics(4, {"en": statistics["en"] + statistics["en"], "fr": statistics["fr"] + statistics["fr"]})
     (tmp_path / "measured" / "detection" / "000005").mkdir()  # was not complete when the run ended
-    rounds, found = open_measured(tmp_path).statistics(statistics)
+    rounds, found = open_measured(tmp_path).statistics(statistics, DETECTION)
     assert rounds == 4 and found["fr"].documents == 4
     assert not (tmp_path / "measured" / "detection" / "000003").exists()
 

@@ -105,6 +105,8 @@ def test_every_command_that_writes_results_has_a_section():
         ("mwork", ["Parts of the model (MWork)"]),
         ("tune", ["Training"]),
         ("reproduce", ["A paper's tables"]),
+        ("reproduce_ternary", ["A paper's tables"]),
+        ("reproduce_pmi", ["A paper's tables"]),
     ],
 )
 def test_a_folder_gets_the_sections_of_its_kind(tmp_path, kind, titles):

@@ -22,7 +22,7 @@ BY_LAYER = (Column("layer", "layer", control="layer"), PROMPT, Column("active", 
 def figures(results: Results) -> list[Figure]:
     """Makes bars of active neurons and of scores for each kind of prompt, and curves over the layers."""
     table = results.table("table.csv", ("prompt",))
-    positions = (results.record.get("arguments") or {}).get("positions")
+    positions = (results.record.get("arguments") or {}).get("positions") or results.record.get("positions")
     where = POSITION_LABELS.get(positions, "the counted positions") if isinstance(positions, str) else "the positions"
     shares = table.rename(columns=SHARES).melt("prompt", list(SHARES.values()), "measure", "value")
     active = ", ".join(f"{row['prompt']} {row['proportion']:.1%}" for _, row in table.iterrows())

@@ -69,9 +69,9 @@ def count_by_layer(sets: dict[str, NeuronSet]) -> pandas.DataFrame:
 
 
 def _source(results: Results) -> str:
-    if results.command != "classify":
-        return PLND
-    return LAPE if (results.record.get("arguments") or {}).get("method") == "lape" else TERNARY
+    if results.has("histogram.csv"):
+        return TERNARY
+    return LAPE if results.command == "classify" else PLND
 
 
 def _figure(kind: str, table: pandas.DataFrame, widths: dict[str, int], source: str) -> Figure:

@@ -1,0 +1,75 @@
+"""What the tables of arXiv 2505.21505 are made from: texts, tasks, and what is known to be other than in the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from pymultiling.data.languages import match_language
+from pymultiling.errors import CorpusError
+from pymultiling.methods.reproduction.data_folder import DataFolder
+from pymultiling.methods.reproduction.plan import Notes
+from pymultiling.methods.reproduction.text_inputs import (
+    Inputs,
+    all_files,
+    check_metric,
+    judge_all,
+    read_tasks,
+    text_files,
+)
+from pymultiling.tasks import Task, mgsm
+from pymultiling.tasks.metrics import Metric
+
+LEAST_LANGUAGES = 3  # fewer have no related neurons, which are those of 2 ... K - 1 languages
+
+
+def msvamp(source: str, exemplars: str) -> Task:
+    """Returns MSVAMP as a task, with the exemplars of MGSM. Its whole numbers end in .0, which is left out."""
+    task = mgsm(source, exemplars)
+    items = {
+        language: [
+            dataclasses.replace(
+                item,
+                answer=item.answer.removesuffix(".0"),
+                references=tuple(reference.removesuffix(".0") for reference in item.references),
+            )
+            for item in of_language
+        ]
+        for language, of_language in task.items.items()
+    }
+    return dataclasses.replace(task, name="MSVAMP", items=items)
+
+
+TASKS: tuple[tuple[str, tuple[str, ...], Callable[..., Task]], ...] = (
+    ("MGSM", ("mgsm", "mgsm_exemplars"), mgsm),
+    ("MSVAMP", ("msvamp", "mgsm_exemplars"), msvamp),
+)
+
+
+def read_inputs(folder: DataFolder, names: Sequence[str] | None, metric: Metric | None) -> Inputs:
+    """Reads the tasks, and the first record of every file of texts.
+
+    Args:
+        folder: the data folder.
+        names: the languages to take; None: all that have texts and held-out texts, and, if there are tasks, items.
+        metric: the metric of all tasks; None: the number at the end of the answer.
+
+    Raises:
+        CorpusError: something is missing, there are fewer than three languages, or a file cannot be read.
+        ValueError: an unknown metric.
+    """
+    check_metric(metric)
+    english = match_language("en", folder.corpora) or "en"
+    languages = folder.languages(names, english)
+    notes = Notes()
+    tasks, files = read_tasks(folder, TASKS, languages, english, "with kinds of neurons off", notes)
+    if names is None and tasks:  # each other language would only lengthen the run
+        languages = [language for language in languages if any(language in task.items for task in tasks)]
+    if len(languages) < LEAST_LANGUAGES:
+        raise CorpusError(
+            f"{folder.folder}: related neurons need texts in at least {LEAST_LANGUAGES} languages, and there are "
+            f"{len(languages)} ({', '.join(languages)}): add corpora/LANGUAGE.txt and .heldout.txt"
+        )
+    texts, heldout = text_files(folder, languages)
+    tasks = judge_all(tasks, metric, notes)
+    return Inputs(english, texts, heldout, tasks, all_files(texts, heldout, files), notes)

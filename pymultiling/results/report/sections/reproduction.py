@@ -18,7 +18,7 @@ from pymultiling.results.report.run_folder import Results
 from pymultiling.results.report.sections import Section, ablation, ilo, mwork, overlap, sets
 from pymultiling.results.tables import setting_name
 
-RESAMPLED = "the line is the 95% bootstrap interval over the items"
+RESAMPLED = "the line is the 95% bootstrap interval over the items (a single item has none)"
 
 
 def ends(form: str, items: str = "items") -> tuple[Column, ...]:

@@ -10,14 +10,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pymultiling.results.plots.figures import SEQUENTIAL, heat_map
+from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, heat_map
 
 if TYPE_CHECKING:
     import pandas
 
-# Okabe and Ito's colours, distinct with all common kinds of colour blindness. Further languages reuse them with
-# hatches.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 # {column of the table: colour and marker of its curve}
 CURVES = {"ilo": ("#0072b2", "o"), "bridge": ("#e69f00", "s"), "reach": ("#009e73", "^")}
 SHOWN_LANGUAGES = 10  # how many languages have bars of their own
@@ -66,6 +63,7 @@ def lens(table: pandas.DataFrame) -> Figure:
     languages = shares.drop(columns="other", errors="ignore")
     shown = list(languages.max().sort_values(ascending=False, kind="stable").index[:SHOWN_LANGUAGES])
     shown.sort(key=lambda code: -languages[code].iloc[-1])
+    # Languages for which there is no further colour reuse the first ones with hatches.
     bars = [(code, languages[code], COLOURS[n % len(COLOURS)], "" if n < len(COLOURS) else "////")
              for n, code in enumerate(shown)]  # fmt: skip
     if rest := [code for code in languages if code not in shown]:

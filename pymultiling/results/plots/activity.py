@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pymultiling.neurons.activation_statistics import ActivationStatistics
-from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, heat_map
+from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, Plot, heat_map
 from pymultiling.results.tables import POSITION_LABELS
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ def activations(statistics: Mapping[str, ActivationStatistics]) -> Figure:
     Up to eight names have a curve each, more have rows of heat maps.
     """
     if len(statistics) > MOST_CURVES:
-        figure = Figure(figsize=(11, 1.6 + 0.17 * len(statistics)), layout="constrained")
+        figure = Plot(figsize=(11, 1.6 + 0.17 * len(statistics)), layout="constrained")
         left, right = figure.subplots(1, 2)
         _maps(figure, left, right, statistics)
     else:
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        figure = Plot(figsize=(10, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         _curves(left, right, statistics)
         _legend(right, len(statistics))
@@ -50,7 +50,7 @@ def pmi(table: pandas.DataFrame, statistics: Mapping[str, ActivationStatistics],
     curves of `activations` for each kind of prompt.
     """
     metrics = [name for name in METRIC_LABELS if name in table]
-    figure = Figure(figsize=(10, 7.4 if metrics else 7), layout="constrained")
+    figure = Plot(figsize=(10, 7.4 if metrics else 7), layout="constrained")
     ((upper_left, upper_right), (lower_left, lower_right)) = figure.subplots(2, 2)
     _against_languages(upper_left, table, ["proportion"], f"active neurons at {POSITION_LABELS[positions]}")
     upper_left.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

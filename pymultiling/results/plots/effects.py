@@ -15,6 +15,7 @@ from pymultiling.results.plots.figures import (
     DIVERGING,
     FEW,
     SEQUENTIAL,
+    Plot,
     heat_map,
     upright_if_narrow,
     write_texts_in_cells,
@@ -36,7 +37,7 @@ def ablation(change: pandas.DataFrame) -> Figure:
     values = means.to_numpy()
     rows, columns = values.shape
     width, height = (0.62, 0.32) if columns <= FEW else (0.24, 0.18)  # of a cell, in inches
-    figure = Figure(figsize=(2.4 + width * max(columns, 4), 1.4 + height * max(rows, 7)), layout="constrained")
+    figure = Plot(figsize=(2.4 + width * max(columns, 4), 1.4 + height * max(rows, 7)), layout="constrained")
     axes = figure.add_subplot()
     low, high = values.min(), max(values.max(), 1e-6)
     has_gains = -low > high / 10  # smaller gains do not need the half of the scale that is below zero
@@ -73,7 +74,7 @@ def mwork(table: pandas.DataFrame) -> Figure:
     # The first row of each task is the model with all its neurons.
     rows_by_label = {label: rows.iloc[1:] for label, rows in table.groupby(labels, sort=False)}
     row_count = len(next(iter(rows_by_label.values())))
-    figure = Figure(figsize=(3.4 + 3.4 * len(rows_by_label), 1.3 + 0.27 * row_count), layout="constrained")
+    figure = Plot(figsize=(3.4 + 3.4 * len(rows_by_label), 1.3 + 0.27 * row_count), layout="constrained")
     heights = numpy.arange(row_count)
     panels = figure.subplots(1, len(rows_by_label), sharey=True, squeeze=False)[0]
     for number, (axes, (label, rows)) in enumerate(zip(panels, rows_by_label.items())):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy
 from matplotlib import rc_context
@@ -26,11 +28,20 @@ SEQUENTIAL, DIVERGING = "Blues", "RdBu_r"  # legible with all common kinds of co
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 FEW = 16  # up to so many languages cells have numbers, and panels are in one column
 # {format: what savefig gets, so that equal figures are equal files}
-FORMATS = {
+FORMATS: dict[str, dict[str, Any]] = {
     "png": {"dpi": 200, "metadata": {"Software": None}},
     "svg": {"metadata": {"Date": None}},
     "pdf": {"metadata": {"CreationDate": None}},
 }
+
+
+class Plot(Figure):
+    """A figure that notebooks show. They show other figures only if pyplot made them."""
+
+    def _repr_png_(self) -> bytes:
+        picture = BytesIO()
+        _write(self, picture, format="png", dpi=144)
+        return picture.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -44,10 +55,15 @@ def save(figure: Figure, path: Path) -> None:
     form = path.suffix.removeprefix(".").lower()
     if form not in FORMATS:
         raise ValueError(f"{path.name}: a plot is a file .png, .svg or .pdf; give it one of these endings")
+    with write_atomically(path) as partial, rc_context({"svg.hashsalt": path.stem}):
+        _write(figure, partial, format=form, **FORMATS[form])
+
+
+def _write(figure: Figure, file: Path | BytesIO, **options: Any) -> None:
     add_fonts(figure)
-    with write_atomically(path) as partial, warnings.catch_warnings(), rc_context({"svg.hashsalt": path.stem}):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)  # `add_fonts` has named them
-        figure.savefig(partial, format=form, bbox_inches="tight", **FORMATS[form])
+        figure.savefig(file, bbox_inches="tight", **options)
 
 
 def panels(count: int, rows: int, columns: int, across: bool) -> tuple[Figure, list[Axes]]:
@@ -62,7 +78,7 @@ def panels(count: int, rows: int, columns: int, across: bool) -> tuple[Figure, l
     grid_rows = math.ceil(count / grid_columns)
     # 1.6 for the names of the rows and the colour bar, 1.2 for the title and the columns' numbers; 6 for a long title.
     size = max(1.6 + width * grid_columns, 6), max(1.2 + height * grid_rows, 2.6)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Plot(figsize=size, layout="constrained")
     grid = figure.subplots(grid_rows, grid_columns, sharex=True, sharey=True, squeeze=False)
     all_axes: list[Axes] = list(grid.flat)
     for axes in all_axes[count:]:

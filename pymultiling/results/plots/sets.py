@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.results.plots.figures import FEW, SEQUENTIAL, heat_map, panels, upright_if_narrow, write_in_cells
+from pymultiling.results.plots.figures import FEW, SEQUENTIAL, Plot, heat_map, panels, upright_if_narrow, write_in_cells
 
 if TYPE_CHECKING:
     import pandas
@@ -56,14 +56,15 @@ def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
     Up to 16 languages the cells have the numbers of shared neurons.
     """
     names, values = [str(name) for name in counts], jaccard.fillna(0).to_numpy()
-    side = 2.2 + (0.55 if len(names) <= FEW else 0.24) * max(len(names), 4)
-    figure = Figure(figsize=(side + 0.6, side - 0.4), layout="constrained")
+    cell = 0.55 if len(names) <= FEW else 0.24  # inches
+    side = 2.2 + cell * max(len(names), 4)
+    figure = Plot(figsize=(side + 0.6, side - 0.4), layout="constrained")
     axes = figure.add_subplot()
     off_diagonal = values[~numpy.eye(len(names), dtype=bool)]
     image = heat_map(axes, values, SEQUENTIAL, Normalize(0, off_diagonal.max(initial=0) or 1))
     if len(names) <= FEW:
         write_in_cells(axes, counts.to_numpy(), image, "{:,}")
-    axes.set_xticks(range(len(names)), names, rotation=upright_if_narrow(names, 0.55 if len(names) <= FEW else 0.24))
+    axes.set_xticks(range(len(names)), names, rotation=upright_if_narrow(names, cell))
     axes.set_yticks(range(len(names)), names)
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, extend="max" if off_diagonal.size else "neither")
     bar.set_label("Jaccard index (scale: pairs of two languages)", fontsize=9)

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, heat_map
+from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, Plot, heat_map
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +30,7 @@ def ilo(table: pandas.DataFrame) -> Figure:
     values = values.loc[values.mean(axis=1).sort_values(ascending=False, kind="stable").index]
     rows, columns = values.shape
     size = 2.2 + max(0.24 * columns, 3.6), 3.0 + 0.19 * max(rows, 5)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Plot(figsize=size, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 0.19 * max(rows, 5)))
     means = table.groupby("layer", sort=True)[list(CURVES)].mean()
     for name, (colour, marker) in CURVES.items():
@@ -70,7 +70,7 @@ def lens(table: pandas.DataFrame) -> Figure:
         bars.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST_COLOUR, ""))
     if "other" in shares:
         bars.append(("other", shares["other"], OTHER_COLOUR, ""))
-    figure = Figure(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
+    figure = Plot(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
     axes = figure.add_subplot()
     bottom = numpy.zeros(len(shares))
     for name, values, colour, hatch in bars:

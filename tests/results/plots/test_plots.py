@@ -143,3 +143,10 @@ def test_activations_of_many_languages_are_rows(tmp_path):
     assert not left.lines and not right.lines
     plots.save(figure, tmp_path / "a.png")
     assert plots.activations(dict(list(statistics.items())[:8])).axes[0].lines
+
+
+def test_notebooks_show_every_plot():
+    """IPython asks an object for the method `_repr_png_`."""
+    sets = {"a": random_set(2, 0), "b": random_set(2, 1)}
+    for figure in (plots.neurons_by_layer(sets, "Neurons"), plots.overlap(*pml.overlap(sets))):
+        assert figure._repr_png_().startswith(b"\x89PNG")

@@ -210,6 +210,25 @@ def test_follows_the_scheme_and_fits_a_phone(open_page, scheme, background):
     assert colour == {"light": "#1b1f24", "dark": "#e6edf3"}[scheme]
 
 
+@pytest.mark.parametrize("scheme, background", [("light", "#ffffff"), ("dark", "#0f1318")])
+def test_a_chart_is_saved_with_the_background_that_its_letters_need(open_page, scheme, background):
+    chart = ilo_figure(open_page(color_scheme=scheme)).locator(".chart")
+    chart.locator("summary").click()
+    with chart.page.expect_download() as download:
+        chart.get_by_text("Save as SVG").click()
+    picture = Path(download.value.path()).read_text("utf-8")
+    assert f'fill="{background}"' in picture and "layer (0: embeddings)" in picture
+
+
+def test_a_click_on_a_legend_leaves_one_bar_in_full_colour(open_page):
+    chart = figure(open_page(), "Each set's effect on its own language", "Ablation").locator(".chart")
+    bars = chart.locator(".mark-rect.role-mark path")
+    assert {bar.evaluate("bar => getComputedStyle(bar).opacity") for bar in bars.all()} == {"1"}
+    chart.locator(".role-legend-symbol path").first.click(force=True)
+    opacities = [bar.evaluate("bar => getComputedStyle(bar).opacity") for bar in bars.all()]
+    assert opacities == ["1", "0.15", "0.15"] * len(LANGUAGES)
+
+
 def test_prints_dark_on_white_without_controls(open_page):
     page = open_page(color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")

@@ -54,7 +54,7 @@
     const first = isDark ? "#4aa3e0" : "#0072b2";
     const titles = { labelColor: text, titleColor: text, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12 };
     return {
-      background: null,
+      background: isDark ? "#0f1318" : "#ffffff", // the page's, so that a saved picture is readable everywhere
       aria: false, // each panel has one text of its own
       view: { stroke: null },
       mark: { color: first },

@@ -29,11 +29,18 @@ exclude_patterns = [".*", "build", "demo", "tests", "csrc", "**/__pycache__"]
 templates_path = ["templates"]
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown, and the notebook docs/tutorial.md
     "sphinx.ext.autodoc",
     "plain_docstrings",
     "command_line",
 ]
+
+# The notebook runs in each build, in a temporary folder. What its code logs is left out, and an error ends the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_timeout = 600  # seconds for a cell
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove"
 
 # Headings have the anchors that GitHub gives them.
 myst_heading_anchors = 4

@@ -81,8 +81,11 @@ def options() -> set[str]:
 
 
 def test_the_site_builds_without_a_warning_and_has_every_name_and_option(tmp_path):
-    """A link to a page, heading, name or file that does not exist is a warning. (15 seconds of processor time.)"""
-    for package in ("sphinx", "myst_parser", "furo"):
+    """A link to a page, heading, name or file that does not exist is a warning.
+
+    The notebook docs/tutorial.md runs too. (80 seconds of processor time.)
+    """
+    for package in ("sphinx", "myst_parser", "myst_nb", "furo"):
         pytest.importorskip(package, reason="needs `make docs`, or `pip install 'pymultiling[docs]'`")
     from sphinx.util.inventory import InventoryFile
 

@@ -27,7 +27,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 OUTCOME = "outcome: "  # begins the lines of the program below that say how a page or a command ended
 BLOCK = re.compile(
-    r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?:\{code-cell\} )?(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 INLINE_COMMAND = re.compile(r"`((?:python -m benchmarks\.[\w.]+|pymultiling [a-z_]+ -)[^`]*)`")
 PARALLEL_LANGUAGES = {

@@ -1,4 +1,4 @@
-"""Plots of results. Each function returns a Figure, and `save` writes it to a file."""
+"""Plots of results. Each function returns a Figure, which notebooks show, and `save` writes it to a file."""
 
 from pymultiling.results.plots.activity import activations, pmi
 from pymultiling.results.plots.effects import ablation, mwork

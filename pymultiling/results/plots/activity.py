@@ -8,26 +8,37 @@ from typing import TYPE_CHECKING
 import numpy
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pymultiling.neurons.activation_statistics import ActivationStatistics
+from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, Plot, heat_map
 from pymultiling.results.tables import POSITION_LABELS
 
 if TYPE_CHECKING:
     import pandas
 
 MARKERS = "osD^vP*X"
+MOST_CURVES = 8
 # {column of the table of `pmi.compare`: its name in the plot}
 METRIC_LABELS = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "accuracy": "accuracy"}
 
 
 def activations(statistics: Mapping[str, ActivationStatistics]) -> Figure:
-    """Plots active neurons by layer, and how often each of the most active 1% is active, with a curve for each name."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _curves(left, right, statistics)
-    _legend(right, len(statistics))
+    """Plots active neurons by layer, and how often each of the most active 1% is active.
+
+    Up to eight names have a curve each, more have rows of heat maps.
+    """
+    if len(statistics) > MOST_CURVES:
+        figure = Plot(figsize=(11, 1.6 + 0.17 * len(statistics)), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _maps(figure, left, right, statistics)
+    else:
+        figure = Plot(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _curves(left, right, statistics)
+        _legend(right, len(statistics))
     figure.suptitle("How often neurons are active", fontsize=11)
     return figure
 
@@ -39,7 +50,7 @@ def pmi(table: pandas.DataFrame, statistics: Mapping[str, ActivationStatistics],
     curves of `activations` for each kind of prompt.
     """
     metrics = [name for name in METRIC_LABELS if name in table]
-    figure = Figure(figsize=(10, 7.4 if metrics else 7), layout="constrained")
+    figure = Plot(figsize=(10, 7.4 if metrics else 7), layout="constrained")
     ((upper_left, upper_right), (lower_left, lower_right)) = figure.subplots(2, 2)
     _against_languages(upper_left, table, ["proportion"], f"active neurons at {POSITION_LABELS[positions]}")
     upper_left.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -60,7 +71,7 @@ def _against_languages(axes: Axes, table: pandas.DataFrame, columns: list[str], 
     line = table[table["prompt"] != "pivot"]
     pivot = table[table["prompt"] == "pivot"]
     for number, column in enumerate(columns):
-        colour = f"C{number}"
+        colour = COLOURS[number]
         axes.plot(
             line["languages"], line[column], color=colour, marker=MARKERS[number], label=METRIC_LABELS.get(column)
         )
@@ -97,6 +108,32 @@ def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatisti
     for axes in (left, right):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         _tidy(axes)
+
+
+def _maps(figure: Figure, left: Axes, right: Axes, statistics: Mapping[str, ActivationStatistics]) -> None:
+    """Draws what `_curves` draws as heat maps with a row for each name."""
+    proportion = numpy.array([counts.proportion.numpy() for counts in statistics.values()])
+    top = {name: counts.most_active() for name, counts in statistics.items()}
+    frequency = numpy.array([top[name].counts.numpy() / counts.tokens for name, counts in statistics.items()])
+    ranks = frequency.shape[1]
+    frequency = frequency[:, numpy.linspace(0, ranks - 1, min(ranks, 50)).astype(int)]
+    for axes, values, title in (
+        (left, proportion, "Active neurons by layer (share, mean)"),
+        (right, frequency, "The most active 1% (share of the positions)"),
+    ):
+        image = heat_map(axes, values, SEQUENTIAL, Normalize(values.min(), values.max()))
+        axes.set_title(title, fontsize=10)
+        bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=40, format=PercentFormatter(1, decimals=None))
+        bar.ax.tick_params(labelsize=8)
+    left.set_yticks(range(len(statistics)), list(statistics))
+    left.set_xlabel("layer", fontsize=9)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set_yticks(range(len(statistics)), [f"{name} ({each.share:.1%})" for name, each in top.items()])
+    last = ranks / next(iter(statistics.values())).active.numel()
+    right.set_xticks(
+        (0, (frequency.shape[1] - 1) / 2, frequency.shape[1] - 1), [f"{part * last:.1%}" for part in (0, 0.5, 1)]
+    )
+    right.set_xlabel("rank (of all neurons); names: their share of all activations", fontsize=9)
 
 
 def _colours(count: int) -> list[tuple[float, float, float, float]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.results.plots.figures import SEQUENTIAL, heat_map, panels, write_in_cells
+from pymultiling.results.plots.figures import FEW, SEQUENTIAL, Plot, heat_map, panels, upright_if_narrow, write_in_cells
 
 if TYPE_CHECKING:
     import pandas
@@ -43,8 +43,6 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
         if is_shallow:
             write_in_cells(axes, counts[site], image, "{:.0f}")
-    for axes in all_axes if is_shallow else all_axes[-1:]:
-        axes.set_xlabel("layer", fontsize=9)
     bar = figure.colorbar(image, ax=all_axes, pad=0.012, fraction=0.03, aspect=20 if is_shallow else 50)
     bar.set_label("share of the layer's neurons (%)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -53,17 +51,22 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
 
 
 def overlap(counts: pandas.DataFrame, jaccard: pandas.DataFrame) -> Figure:
-    """Plots `pymultiling.overlap`: a heat map of the sets' Jaccard indices, with the numbers of shared neurons."""
+    """Plots `pymultiling.overlap`: a heat map of the sets' Jaccard indices.
+
+    Up to 16 languages the cells have the numbers of shared neurons.
+    """
     names, values = [str(name) for name in counts], jaccard.fillna(0).to_numpy()
-    side = 2.2 + 0.55 * max(len(names), 4)
-    figure = Figure(figsize=(side + 0.6, side - 0.4), layout="constrained")
+    cell = 0.55 if len(names) <= FEW else 0.24  # inches
+    side = 2.2 + cell * max(len(names), 4)
+    figure = Plot(figsize=(side + 0.6, side - 0.4), layout="constrained")
     axes = figure.add_subplot()
     off_diagonal = values[~numpy.eye(len(names), dtype=bool)]
     image = heat_map(axes, values, SEQUENTIAL, Normalize(0, off_diagonal.max(initial=0) or 1))
-    write_in_cells(axes, counts.to_numpy(), image, "{:,}")
-    axes.set_xticks(range(len(names)), names)
+    if len(names) <= FEW:
+        write_in_cells(axes, counts.to_numpy(), image, "{:,}")
+    axes.set_xticks(range(len(names)), names, rotation=upright_if_narrow(names, cell))
     axes.set_yticks(range(len(names)), names)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, extend="max" if off_diagonal.size else "neither")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, extend="max" if off_diagonal.size else "neither")
     bar.set_label("Jaccard index (scale: pairs of two languages)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     axes.set_title("Neurons that languages share", fontsize=11)

@@ -10,14 +10,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pymultiling.results.plots.figures import SEQUENTIAL, heat_map
+from pymultiling.results.plots.figures import COLOURS, SEQUENTIAL, Plot, heat_map
 
 if TYPE_CHECKING:
     import pandas
 
-# Okabe and Ito's colours, distinct with all common kinds of colour blindness. Further languages reuse them with
-# hatches.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 # {column of the table: colour and marker of its curve}
 CURVES = {"ilo": ("#0072b2", "o"), "bridge": ("#e69f00", "s"), "reach": ("#009e73", "^")}
 SHOWN_LANGUAGES = 10  # how many languages have bars of their own
@@ -33,7 +30,7 @@ def ilo(table: pandas.DataFrame) -> Figure:
     values = values.loc[values.mean(axis=1).sort_values(ascending=False, kind="stable").index]
     rows, columns = values.shape
     size = 2.2 + max(0.24 * columns, 3.6), 3.0 + 0.19 * max(rows, 5)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Plot(figsize=size, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 0.19 * max(rows, 5)))
     means = table.groupby("layer", sort=True)[list(CURVES)].mean()
     for name, (colour, marker) in CURVES.items():
@@ -66,13 +63,14 @@ def lens(table: pandas.DataFrame) -> Figure:
     languages = shares.drop(columns="other", errors="ignore")
     shown = list(languages.max().sort_values(ascending=False, kind="stable").index[:SHOWN_LANGUAGES])
     shown.sort(key=lambda code: -languages[code].iloc[-1])
+    # Languages for which there is no further colour reuse the first ones with hatches.
     bars = [(code, languages[code], COLOURS[n % len(COLOURS)], "" if n < len(COLOURS) else "////")
              for n, code in enumerate(shown)]  # fmt: skip
     if rest := [code for code in languages if code not in shown]:
         bars.append((f"{len(rest)} more", languages[rest].sum(axis=1), REST_COLOUR, ""))
     if "other" in shares:
         bars.append(("other", shares["other"], OTHER_COLOUR, ""))
-    figure = Figure(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
+    figure = Plot(figsize=(2 + min(max(0.4 * len(shares), 3.6), 11), 3.9), layout="constrained")
     axes = figure.add_subplot()
     bottom = numpy.zeros(len(shares))
     for name, values, colour, hatch in bars:

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pymultiling.results.plots.figures import Plot
+
 if TYPE_CHECKING:
     import pandas
 
@@ -62,7 +64,7 @@ def ternary_change(change: TernaryChange) -> Figure:
 def _panels(layers: int, bars: int) -> tuple[Figure, Axes, Axes]:
     """Makes a figure with a panel for curves over `layers` layers and a panel for a histogram of `bars` bars."""
     widths = min(max(4.8, 0.2 * layers), 12), max(2.8, 0.42 * bars)
-    figure = Figure(figsize=(sum(widths) + 0.8, 3.9), layout="constrained")
+    figure = Plot(figsize=(sum(widths) + 0.8, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=widths)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))

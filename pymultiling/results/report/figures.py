@@ -19,6 +19,19 @@ FROM_LOWEST = {"domainMin": {"expr": "low - 0.04 * (high - low)"}, "domainMax": 
 
 PERCENT, DECIMALS, SIGNED, WHOLE = ".1%", ".3f", "+.3f", ",d"  # formats of d3-format
 SERIES_HEIGHT, ROW_HEIGHT, CURVE_HEIGHT = 11, 22, 240  # pixels
+COLOURS = 9  # that `theme` in report.js has for categories
+MOST_CURVES = 8  # of one figure: Vega has as many shapes of points
+
+# Names under narrow columns stand upright.
+UPRIGHT_NAMES: Specification = {
+    name: {"expr": f"bandwidth('x') < 34 ? {narrow} : {wide}"}
+    for name, narrow, wide in (
+        ("labelAngle", "-90", "0"),
+        ("labelAlign", "'right'", "'center'"),
+        ("labelBaseline", "'middle'", "'top'"),
+    )
+} | {"labelSeparation": 3}
+ZERO_LINE: Specification = {"gridWidth": {"condition": {"test": "datum.value === 0", "value": 2.5}, "value": 1}}
 
 
 @dataclass(frozen=True)
@@ -116,10 +129,17 @@ def heat_map(
         }
     scale["interpolate"] = "rgb"  # others pass through hues that are neither of the two ends
     short = {SIGNED: "+.2f", DECIMALS: ".2f"}.get(by_name[write].form or "", by_name[write].form)
-    room = 34 if short == "+.2f" else 26  # pixels that a number needs
+    room = 36 if short == "+.2f" else 28  # pixels that a number needs
+    is_name = by_name[x].control == "language"
     return {
         "encoding": {
-            "x": {"field": x, "type": "ordinal", "sort": None, "title": by_name[x].title, "axis": {"labelAngle": 0}},
+            "x": {
+                "field": x,
+                "type": "ordinal",
+                "sort": None,
+                "title": by_name[x].title,
+                "axis": UPRIGHT_NAMES if is_name else {"labelAngle": 0},
+            },
             "y": {"field": y, "type": "ordinal", "sort": None, "title": by_name[y].title},
             "tooltip": tooltip(columns),
         },
@@ -134,7 +154,7 @@ def heat_map(
                         "title": by_name[value].title,
                         "scale": scale,
                         "legend": {
-                            "format": by_name[value].form,
+                            "format": short if is_signed else by_name[value].form,
                             "orient": "top",
                             "gradientLength": 160,
                             "gradientThickness": 8,
@@ -145,11 +165,17 @@ def heat_map(
             {
                 "mark": {
                     "type": "text",
-                    "fontSize": {"expr": f"bandwidth('x') < {room} ? 0 : 10"},
+                    "fontSize": {"expr": f"bandwidth('x') < {room} ? 0 : 11"},
                     # Black and white have equal contrast with a colour of luminance 0.18.
                     "fill": {"expr": f"luminance(scale('color', datum.{value})) > 0.18 ? '#000' : '#fff'"},
                 },
-                "encoding": {"text": {"field": write, "type": "quantitative", "format": short}},
+                # A small negative number is written as zero, without its sign.
+                "transform": [{"calculate": f"abs(datum.{write}) < 0.005 ? 0 : datum.{write}", "as": "written_"}]
+                if is_signed
+                else [],
+                "encoding": {
+                    "text": {"field": "written_" if is_signed else write, "type": "quantitative", "format": short}
+                },
             },
         ],
     }
@@ -262,13 +288,14 @@ def lying_bars(columns: Sequence[Column], y: str, x: str, series: str) -> Specif
         "height": {"step": SERIES_HEIGHT},
         "mark": {"type": "bar", "tooltip": True},
         "encoding": {
-            "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 200}},
+            "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 212}},
             "yOffset": {"field": series, "sort": None},
             "x": {
                 "field": x,
                 "type": "quantitative",
                 "title": by_name[x].title,
                 "scale": FROM_ZERO,
+                "axis": _value_axis(is_percent=False),
                 "stack": None,
             },
             "tooltip": tooltip(columns),
@@ -308,7 +335,7 @@ def interval_points(
     if series is None:
         line["color"] = "#888888"  # by default it is black, which a dark page hides
     encoding: Specification = {
-        "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 200}},
+        "y": {"field": y, "type": "ordinal", "sort": None, "title": None, "axis": {"labelLimit": 212}},
         "tooltip": tooltip(columns),
     }
     if series is not None:
@@ -337,7 +364,7 @@ def interval_points(
 
 
 def _value_axis(is_percent: bool) -> Specification:
-    return {"format": "%"} if is_percent else {}
+    return ({"format": "%"} if is_percent else {}) | ZERO_LINE
 
 
 def _add_series(specification: Specification, series: str, title: str) -> None:

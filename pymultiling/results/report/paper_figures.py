@@ -19,7 +19,7 @@ from pymultiling.results.report.figures import (
 from pymultiling.results.tables import setting_name
 
 INTERVALS = "intervals: percentiles of 1,000 resamples"
-RESAMPLED = "the line is the 95% bootstrap interval over the items"
+RESAMPLED = "the line is the 95% bootstrap interval over the items (a single item has none)"
 
 
 def ends(form: str, items: str = "items") -> tuple[Column, ...]:

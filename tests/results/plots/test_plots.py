@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import pymultiling as pml
+from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.results import plots
 
 
@@ -85,3 +86,67 @@ def test_pyplot_is_not_imported():
 
     plots.ablation(pandas.DataFrame({"fr": [1.0]}, index=["fr"]))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("ending, begin", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_equal_figures_are_equal_files_in_the_format_of_their_ending(tmp_path, ending, begin):
+    files = [tmp_path / folder / f"a.{ending}" for folder in ("1", "2")]
+    for file in files:
+        file.parent.mkdir()
+        plots.save(plots.ablation(pandas.DataFrame({"fr": [1.0]}, index=["fr"])), file)
+    first, second = (file.read_bytes() for file in files)
+    assert first.startswith(begin) and first == second
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.jpg: a plot is a file \.png, \.svg or \.pdf"):
+        plots.save(plots.ablation(pandas.DataFrame({"fr": [1.0]}, index=["fr"])), tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("languages, has_numbers", [(16, True), (17, False)])
+def test_many_languages_fit_without_numbers(languages, has_numbers):
+    names = [f"l{number}" for number in range(languages)]
+    ablation = plots.ablation(pandas.DataFrame(torch.rand(languages, languages).numpy(), names, names))
+    overlap = plots.overlap(*pml.overlap({name: random_set(3, seed) for seed, name in enumerate(names)}))
+    for figure in (ablation, overlap):
+        axes = figure.axes[0]
+        assert bool(axes.texts) == has_numbers
+        assert [label.get_text() for label in axes.get_xticklabels()] == names
+
+
+def test_panels_of_many_languages_are_in_three_columns(tmp_path):
+    figure = plots.neurons_by_layer({f"l{seed}": random_set(36, seed) for seed in range(34)}, "Neurons")
+    panels = figure.axes[:5]
+    assert len(figure.axes) == 6  # and the colour bar
+    assert [axes.get_xlabel() for axes in panels] == ["", "", "layer", "layer", "layer"]
+    plots.save(figure, tmp_path / "a.png")
+    assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels] == [False, False, True, True, True]
+    width, height = figure.get_size_inches()
+    assert width < 16 and height < 16
+
+
+def test_activations_of_many_languages_are_rows(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    statistics = {
+        f"l{number}": ActivationStatistics(active=torch.randint(100, (4, 300), generator=generator), tokens=100)
+        for number in range(9)
+    }
+    figure = plots.activations(statistics)
+    left, right = figure.axes[:2]
+    assert left.images[0].get_array().tolist() == [
+        pytest.approx(counts.proportion.tolist()) for counts in statistics.values()
+    ]
+    assert right.images[0].get_array()[3].tolist() == [
+        count / 100 for count in statistics["l3"].most_active().counts.tolist()
+    ]
+    assert not left.lines and not right.lines
+    plots.save(figure, tmp_path / "a.png")
+    assert plots.activations(dict(list(statistics.items())[:8])).axes[0].lines
+
+
+def test_notebooks_show_every_plot():
+    """IPython asks an object for the method `_repr_png_`."""
+    sets = {"a": random_set(2, 0), "b": random_set(2, 1)}
+    for figure in (plots.neurons_by_layer(sets, "Neurons"), plots.overlap(*pml.overlap(sets))):
+        assert figure._repr_png_().startswith(b"\x89PNG")

@@ -128,7 +128,7 @@ def test_every_figure_has_its_sentence_source_table_and_alternative_text(tmp_pat
             assert data["alternatives"][run["name"]].endswith(".")
         assert any(column["form"] for column in data["columns"]), "a figure has a measured column"
         names = {column["name"] for column in data["columns"]}
-        fields = set(re.findall(r'"field": "(\w+)"', json.dumps(data["chart"]))) - {"place"}
+        fields = set(re.findall(r'"field": "(\w+)"', json.dumps(data["chart"]))) - {"place", "written_"}
         assert fields <= names and data["value"] in names and data["panel"] in names | {None}
 
 
@@ -302,3 +302,26 @@ def test_the_ablation_matrix_has_the_values_of_the_files(tmp_path):
         drawn = change.loc[[f"random {draw} as {off}" for draw in (1, 2)], language]
         value, _, least, most, owner = rows[f"random as {off}", language]
         assert [value, least, most] == pytest.approx([drawn.mean(), drawn.min(), drawn.max()]) and owner == off
+
+
+def test_many_languages_are_rows_and_few_are_curves(tmp_path):
+    """Curves have at most as many colours and shapes as Vega-Lite has."""
+    for number, mark in ((8, "line"), (9, "rect")):
+        run = write_run(tmp_path / mark, "count", languages=tuple(f"l{i}" for i in range(number)))
+        for figure in Page(report(tmp_path, run)).data:
+            assert f'"type": "{mark}"' in json.dumps(figure["chart"])
+
+
+@pytest.mark.parametrize("number, shown", [(8, 9), (12, 9)])
+def test_the_lens_has_no_more_names_than_colours(tmp_path, number, shown):
+    run = write_run(tmp_path / "run", "lens", languages=("fr",))
+    table = pandas.DataFrame(
+        [("fr", layer, f"l{i}", 0.5 / number) for layer in range(3) for i in range(number)]
+        + [("fr", layer, "other", 0.5) for layer in range(3)],
+        columns=["texts", "layer", "language", "share"],
+    )
+    table.to_csv(run / "lens.csv", index=False)
+    (figure,) = Page(report(tmp_path, run)).data
+    rows = figure["runs"][0]["rows"]
+    assert len({row[2] for row in rows}) == shown
+    assert sum(row[3] for row in rows if row[1] == 0) == pytest.approx(1)

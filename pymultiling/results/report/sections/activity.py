@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from safetensors import SafetensorError
 
 from pymultiling.neurons.set_files import files_by_name
-from pymultiling.results.report.figures import PERCENT, WHOLE, Column, Figure, curves, highest, rows_of
+from pymultiling.results.report.figures import (
+    MOST_CURVES,
+    PERCENT,
+    WHOLE,
+    Column,
+    Figure,
+    Specification,
+    curves,
+    heat_map,
+    highest,
+    rows_of,
+)
 from pymultiling.results.report.run_folder import Results
 from pymultiling.results.report.sections import Section
 from pymultiling.runtime.storage import read_metadata
@@ -21,23 +34,24 @@ BY_LAYER = (
 
 
 def figures(results: Results) -> list[Figure]:
-    """Makes curves of active neurons by layer and of the most active 1%."""
+    """Makes curves, or heat maps of many languages: active neurons by layer, and the most active 1%."""
     table = results.table("proportion.csv").melt("layer", var_name="language", value_name="active")
     rows = rows_of(table)
+    mark, chart = _mark_and_chart(table["language"].nunique(), BY_LAYER, "layer", "active", has_points=True)
     top = highest(rows, 2)
-    alternative = "Curves, one for each language: the share of active FFN neurons by layer."
+    alternative = f"{mark}s, one for each language: the share of active FFN neurons by layer."
     if top is not None:
         alternative += f" The largest share: {top[1]}, layer {top[0]}, {top[2]:.1%}."
     by_layer = Figure(
         name="by layer",
         title="Active neurons by layer",
-        reading="A curve is the share of a layer's FFN neurons that are active at a position of the language's texts, "
-        "in the mean over the positions.",
+        reading=f"A {mark.lower()} is the share of a layer's FFN neurons that are active at a position of the "
+        "language's texts, in the mean over the positions.",
         source=SOURCE,
         alternative=alternative,
         columns=BY_LAYER,
         rows=rows,
-        chart=curves(BY_LAYER, "layer", "active", "language", is_percent=True),
+        chart=chart,
         value="active",
     )
     return [by_layer, _most_active(results)]
@@ -54,19 +68,30 @@ def _most_active(results: Results) -> Figure:
         long["count"] = [count / positions[name] for count, name in zip(long["count"], long["language"])]
     title = "share of the positions" if is_share else "positions"
     columns = (Column("rank", "rank"), LANGUAGE, Column("count", title, PERCENT if is_share else WHOLE))
+    mark, chart = _mark_and_chart(long["language"].nunique(), columns, "rank", "count", has_points=False)
     return Figure(
         name="most active",
         title="The most active 1% of the neurons",
-        reading="A curve is in what share of the positions a neuron is active, from the model's most active neuron "
-        "(rank 0) down; a curve that stays high means that the same neurons are active everywhere."
+        reading=f"A {mark.lower()} is in what share of the positions a neuron is active, from the model's most active "
+        f"neuron (rank 0) on; a {mark.lower()} that stays high means that the same neurons are active everywhere."
         + (f" Every {step}th rank is shown." if step > 1 else ""),
         source="arXiv 2403.09073, its curves of the top 1% of the neurons",
-        alternative="Curves, one for each language: how often the neurons of each rank are active.",
+        alternative=f"{mark}s, one for each language: how often the neurons of each rank are active.",
         columns=columns,
         rows=rows_of(long),
-        chart=curves(columns, "rank", "count", "language", is_percent=is_share, has_points=False),
+        chart=chart,
         value="count",
     )
+
+
+def _mark_and_chart(
+    languages: int, columns: Sequence[Column], x: str, y: str, *, has_points: bool
+) -> tuple[str, Specification]:
+    """Returns curves or, of many languages, a heat map with a row for each, and what a language is in it."""
+    if languages > MOST_CURVES:
+        return "Row", heat_map(columns, x, "language", y)
+    is_percent = any(column.name == y and column.form == PERCENT for column in columns)
+    return "Curve", curves(columns, x, y, "language", is_percent=is_percent, has_points=has_points)
 
 
 def _positions(results: Results) -> dict[str, int]:

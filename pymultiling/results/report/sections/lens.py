@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pymultiling.results.report.figures import PERCENT, Column, Figure, bars, rows_of
+from pymultiling.results.report.figures import COLOURS, PERCENT, Column, Figure, bars, rows_of
 from pymultiling.results.report.run_folder import Results
 from pymultiling.results.report.sections import Section
 
-SHOWN_LANGUAGES = 10  # of each text; the others are added up as "the rest"
 REST, NO_LANGUAGE = "the rest", "other"
 COLUMNS = (
     Column("texts", "texts", control="language"),
@@ -17,10 +16,14 @@ COLUMNS = (
 
 
 def figures(results: Results) -> list[Figure]:
-    """Makes stacked bars over the layers for each text."""
+    """Makes stacked bars over the layers for each text.
+
+    Each language has a colour of its own. Where there are too few, those with the smallest shares are "the rest".
+    """
     table = results.table("lens.csv", ("texts", "language"))
     shares = table[table["language"] != NO_LANGUAGE].groupby("language", sort=False)["share"].max()
-    shown = {*shares.nlargest(SHOWN_LANGUAGES).index, NO_LANGUAGE}
+    room = COLOURS - 1  # one is for NO_LANGUAGE
+    shown = {*shares.nlargest(room if len(shares) <= room else room - 1).index, NO_LANGUAGE}
     table["language"] = table["language"].where(table["language"].isin(shown), REST)
     table = table.groupby(["texts", "layer", "language"], sort=False)["share"].sum().reset_index()
     last = table[(table["layer"] == table["layer"].max()) & (table["language"] != NO_LANGUAGE)]

@@ -41,8 +41,8 @@ def figures(results: Results) -> list[Figure]:
         Figure(
             name="overlap",
             title="Neurons that languages share",
-            reading="The number is how many neurons are in the sets of both languages (on the diagonal: in the set); "
-            "the colour is the Jaccard index, the shared neurons as a fraction of those in either set.",
+            reading="The colour is the Jaccard index, the neurons in the sets of both languages as a fraction of those "
+            "in either set; the number, where a cell has room for it, is how many they share (on the diagonal: have).",
             source="arXiv 2402.18815, appendix C, for the numbers",
             alternative=alternative,
             columns=COLUMNS,

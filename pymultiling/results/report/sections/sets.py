@@ -85,8 +85,8 @@ def _figure(kind: str, table: pandas.DataFrame, widths: dict[str, int], source: 
     return Figure(
         name=kind,
         title=title,
-        reading=f"The number is how many neurons of a layer are {meaning}; the colour is their share of the layer's "
-        "neurons at this site.",
+        reading=f"The colour is the share of a layer's neurons at this site that are {meaning}; the number, where a "
+        "cell has room for it, is how many they are.",
         source=source,
         alternative=alternative,
         columns=COLUMNS,

@@ -48,47 +48,70 @@
 
   // ---- charts ----
 
-  const theme = () => {
+  const theme = (isNarrow) => {
     const isDark = dark.matches && !printing.matches;
     const [text, line] = isDark ? ["#e6edf3", "#3a444f"] : ["#1b1f24", "#d0d7de"];
     const first = isDark ? "#4aa3e0" : "#0072b2";
-    const titles = { labelColor: text, titleColor: text, titleFontWeight: "normal" };
+    const titles = { labelColor: text, titleColor: text, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12 };
     return {
-      background: null,
+      background: isDark ? "#0f1318" : "#ffffff", // the page's, so that a saved picture is readable everywhere
       aria: false, // each panel has one text of its own
       view: { stroke: null },
       mark: { color: first },
       axis: { ...titles, gridColor: line, domainColor: line, tickColor: line, labelOverlap: true, labelSeparation: 8, labelLimit: 130 },
-      legend: { ...titles, labelLimit: 260, titleLimit: 400 },
+      // The title of a narrow chart may stand below the names of its rows, and a legend above them.
+      axisX: { titleAnchor: isNarrow ? "end" : "middle" },
+      axisXQuantitative: { labelFlush: 14 }, // pixels: a number so near an end of the axis does not stick out
+      legend: { ...titles, labelLimit: 260, titleLimit: 400, layout: { top: { frame: "bounds" } } },
       range: {
         // Okabe and Ito's colours are distinct with all common kinds of colour blindness.
-        category: [first, "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", isDark ? "#f0e442" : "#8a7f00", "#999999"],
+        category: [first, "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", isDark ? "#f0e442" : "#8a7f00", "#999999", isDark ? "#5a6673" : "#d2d2d2"],
         heatmap: isDark ? ["#18222d", "#2f7cc0", "#d6ecff"] : ["#f2f7fc", "#5b9fd0", "#08306b"],
         diverging: isDark ? ["#5aa9e6", "#18222d", "#ff8a5c"] : ["#2166ac", "#f7f7f7", "#b2182b"],
       },
     };
   };
 
+  const LETTER = 7; // pixels, the mean width of a letter in a chart
+
   // How many names of a legend fit into a line of the chart.
   const legendColumns = (figure, rows, width) => {
-    const { color, y, yOffset } = figure.chart.encoding ?? {};
-    const longest = (channel) => new Set(rows.map((row) => String(row[channel?.field] ?? "").length));
-    const left = yOffset ? 6 * Math.max(...longest(y)) : 30; // pixels of the names beside the chart
-    return Math.max(1, Math.floor((width - 40 - left) / (6 * Math.max(...longest(color)) + 30)));
+    const field = figure.chart.encoding?.color?.field;
+    const longest = rows.reduce((most, row) => Math.max(most, String(row[field] ?? "").length), 0);
+    return Math.max(1, Math.floor((width - 20) / (LETTER * longest + 34)));
+  };
+
+  const UPRIGHT = 34; // letters of a title that stands beside curves: what their height has room for
+
+  // The specification with titles in lines of at most `most` letters.
+  const withLines = (specification, most) => {
+    if (Array.isArray(specification)) return specification.map((part) => withLines(part, most));
+    if (specification === null || typeof specification !== "object") return specification;
+    const lines = (key, value) => {
+      if (key === "tooltip") return value;
+      if (key !== "title" || typeof value !== "string" || value.length <= most) return withLines(value, key === "y" ? UPRIGHT : most);
+      const words = value.split(" ");
+      return words.reduce((all, word) => {
+        const longer = `${all.at(-1)} ${word}`;
+        return longer.length <= most && all.length ? [...all.slice(0, -1), longer] : [...all, word];
+      }, []);
+    };
+    return Object.fromEntries(Object.entries(specification).map(([key, value]) => [key, lines(key, value)]));
   };
 
   const draw = async (figure, panel) => {
     const rows = rowsOf(figure).filter(panel.holds);
     panel.element.hidden = rows.length === 0;
-    const columns = legendColumns(figure, rows, panel.chart.clientWidth);
+    const width = panel.chart.clientWidth;
+    const columns = legendColumns(figure, rows, width);
     const parameters = Object.entries({ low: figure.low, high: figure.high, columns }).map(([name, value]) => ({ name, value }));
     const specification = {
-      ...figure.chart,
+      ...withLines(figure.chart, Math.floor((0.7 * width) / LETTER)),
       width: "container",
       autosize: { type: "fit-x", contains: "padding" },
       data: { name: "rows", values: rows },
       params: [...(figure.chart.params ?? []), ...parameters],
-      config: theme(),
+      config: theme(width < 500),
     };
     const actions = { export: true, source: false, compiled: false, editor: false };
     const options = { mode: "vega-lite", renderer: "svg", ast: true, logLevel: vega.Error, actions, tooltip: { theme: dark.matches ? "dark" : "light" } };
@@ -118,17 +141,20 @@
     box.append(figure.empty);
   };
 
+  let changes = 0;
   const redraw = async () => {
+    const before = changes;
     for (const figure of figures) {
       if (figure.chart) for (const panel of figure.views) await draw(figure, panel);
       figure.empty.hidden = rowsOf(figure).length > 0;
       fill(figure);
     }
-    document.body.dataset.ready = "yes";
+    if (changes === before) document.body.dataset.ready = "yes";
   };
   let queue = Promise.resolve();
   let waiting = 0;
   const update = () => {
+    changes += 1;
     document.body.dataset.ready = "no";
     clearTimeout(waiting);
     waiting = setTimeout(() => (queue = queue.then(redraw)), 60);
@@ -182,7 +208,8 @@
 
   const fill = (figure) => {
     const { head, body } = tableOf(figure);
-    figure.details.querySelector("summary").textContent = `Table (${body.length.toLocaleString("en")} rows)`;
+    const rows = body.length === 1 ? "row" : "rows";
+    figure.details.querySelector("summary").textContent = `Table (${body.length.toLocaleString("en")} ${rows})`;
     if (!figure.details.open) return;
     const { column, isDown } = figure.order ?? {};
     if (column < head.length) {
@@ -220,6 +247,12 @@
       input.dataset.value = value;
       fieldset.querySelector("div").append(make("label", {}, input, ` ${value}`));
     }
+    const none = make("button", { type: "button", textContent: "none", ariaLabel: `none of the ${id}` });
+    none.addEventListener("click", () => {
+      fieldset.querySelectorAll("input").forEach((input) => (input.checked = false));
+      readControls();
+    });
+    if (values.length > 4) fieldset.querySelector("div").prepend(none);
   };
   const checked = (id) => {
     const inputs = [...document.querySelectorAll(`#${id} input`)];
@@ -236,8 +269,9 @@
       chosen.layer = first <= Number(from.min) && last >= Number(to.max) ? null : [first, last];
     }
     const parts = [];
-    if (chosen.language) parts.push(`${chosen.language.size} languages`);
-    if (chosen.site) parts.push(`${chosen.site.size} sites`);
+    const number = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
+    if (chosen.language) parts.push(number(chosen.language.size, "language"));
+    if (chosen.site) parts.push(number(chosen.site.size, "site"));
     if (chosen.layer) parts.push(`layers ${chosen.layer[0]} to ${chosen.layer[1]}`);
     document.getElementById("state").textContent = parts.length ? `Shown: ${parts.join(", ")}.` : "";
     update();
@@ -258,7 +292,10 @@
     form.hidden = [...form.querySelectorAll("fieldset")].every((fieldset) => fieldset.hidden);
     form.addEventListener("input", readControls);
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(readControls));
+    form.addEventListener("reset", () => {
+      update();
+      setTimeout(readControls); // when the controls have their first values again
+    });
   }
 
   for (const element of document.querySelectorAll("figure[data-number]")) {

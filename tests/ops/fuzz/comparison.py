@@ -93,13 +93,16 @@ def compare(case: Case, backend: KernelBackend) -> None:
             if not isinstance(case, Qk):
                 raise
             spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
+            (problem,) = case.arguments()
+            largest_score = problem._replace(sinks=None).largest_score()
+            capped_score = largest_score if case.softcap is None else min(largest_score, case.softcap)
             if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
-                (problem,) = case.arguments()
                 spread += case.batch * case.length * (ROUNDING * max(1.0, problem.largest_score())) ** 2
+            elif ROUNDING * capped_score > 1:  # float32 has no digits of A
+                spread += case.batch * case.length * (ROUNDING * capped_score) ** 2
             elif case.softcap is not None and case.sinks is not None:
                 # Changes that a cap has made equal change A only beside a sink, perhaps less than their rounding does.
-                (problem,) = case.arguments()
-                spread += case.batch * case.length * (ROUNDING * problem._replace(sinks=None).largest_score()) ** 2
+                spread += case.batch * case.length * (ROUNDING * largest_score) ** 2
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
             assert_within_budget(case.operator, a.to(p.dtype), p, e, case.arguments(), name)
 

@@ -98,7 +98,7 @@ def compare(case: Case, backend: KernelBackend) -> None:
             capped_score = largest_score if case.softcap is None else min(largest_score, case.softcap)
             if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
                 spread += case.batch * case.length * (ROUNDING * max(1.0, problem.largest_score())) ** 2
-            elif ROUNDING * capped_score > 1:  # float32 has no digits of A
+            elif ROUNDING * capped_score > 0.01:  # float32 has at most two digits of A
                 spread += case.batch * case.length * (ROUNDING * capped_score) ** 2
             elif case.softcap is not None and case.sinks is not None:
                 # Changes that a cap has made equal change A only beside a sink, perhaps less than their rounding does.

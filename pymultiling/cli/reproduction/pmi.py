@@ -68,7 +68,7 @@ def _print(tables: PmiTables) -> None:
     print(pmi_table(tables.table))
     print(f"\nactive: fraction of the FFN neurons that are active at the prompts' last token; {TOP_SHARE}")
     print("\nThe values with the ends of their 95% bootstrap intervals over the items")
-    print("Shares of neurons: active ones, how many more than with direct input, and of those what both inputs have\n")
+    print("still active: of the neurons that are active with direct input; not in direct: of the prompt's own ones\n")
     for table, form in ((tables.answers, ".3f"), (tables.activity, ".1%")):
         if len(table):
             print(pivot_intervals(table, "prompt", "measure", "value", form), end="\n\n")

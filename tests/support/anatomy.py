@@ -100,13 +100,6 @@ def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, to
     return (*gate_up.chunk(2, 1), down)
 
 
-def hidden_of_experts(experts, gate, up) -> torch.Tensor:
-    """Returns the input of the down projection, as the model's class computes it."""
-    if is_gpt_oss(experts):
-        return experts._apply_gate(torch.stack([gate, up], -1).flatten(-2))
-    return experts.act_fn(gate) * up
-
-
 def shared_expert_of(layer) -> torch.nn.Module | None:
     """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
     mlp = getattr(layer, "mlp", None)

@@ -104,9 +104,12 @@ def module_dtype(module: nn.Module) -> torch.dtype:
 
 
 def rounding_dtype(module: nn.Module) -> torch.dtype:
-    """Returns the dtype with the fewest digits to which inputs, weights and outputs are rounded, but for 8 bits."""
+    """Returns the dtype with the fewest digits to which inputs, weights and outputs are rounded, but for 8 bits.
+
+    A module in 8 bits rounds to float16 and to the dtype of what it gets, which may be bfloat16.
+    """
     if bitsandbytes_kind(module) == "Linear8bitLt":
-        return torch.float16
+        return torch.bfloat16
     state: Any = module
     dtypes = [module_dtype(module), torch.bfloat16 if computes_in_bfloat16(module) else state.compute_dtype]
     return max((dtype for dtype in dtypes if dtype is not None), key=lambda dtype: torch.finfo(dtype).eps)

@@ -34,7 +34,7 @@ def plain_output(linear: Linear, x: Tensor, outputs: slice = EVERY) -> Tensor:
 
 
 def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, outputs: slice = EVERY) -> Norms:
-    """Compares a module's output with `expected`, computed in the same dtype or one with more digits.
+    """Compares a module's output with `expected`, computed in the same dtype, or in one with more digits if quantised.
 
         tolerance = 4 u (||y|| + sqrt(t) |b|) + c R + r,   R^2 = sum over t, i of (M[n, i] x[t, i])^2
 
@@ -52,7 +52,7 @@ def linear_norms(linear: Linear, x: Tensor, expected: Tensor, output: Tensor, ou
     """
     output = output.to(expected.device)
     error, size = column_norms(output - expected), column_norms(expected)
-    dtype = max(expected.dtype, output.dtype, rounding_dtype_of(linear), key=roundoff)
+    dtype = max(expected.dtype, rounding_dtype_of(linear), key=roundoff)
     u = roundoff(dtype)
     tolerance = 4 * u * size
     bias = bias_of(linear)

@@ -32,7 +32,8 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
     size = exact[finite].abs()
     if not size.numel() or size.max() == 0:
         return float(actual[finite].abs().sum())
-    return float(((actual - exact)[finite].abs() / size.clamp(min=SMALL * float(size.max()))).max())
+    smallest = max(SMALL * float(size.max()), torch.finfo(torch.float64).tiny)  # 0 where the largest is subnormal
+    return float(((actual - exact)[finite].abs() / size.clamp(min=smallest)).max())
 
 
 def assert_within_budget(

@@ -99,6 +99,7 @@ def test_rejects_a_model_without_a_tokenizer(tmp_path, capsys):
 
 def test_rejects_a_model_that_cannot_be_measured(tmp_path, capsys):
     save_model(tmp_path, unknown_model())
+    capsys.readouterr()  # transformers' bar while it writes
     assert main(["doctor", "--model", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert "backends" in printed.out

@@ -95,7 +95,7 @@ def measure_evenly(
         progress: show progress on stderr.
 
     Returns:
-        None, or why there are too few values: how long one item of each stream would take.
+        None, or in a sentence why there are no values.
     """
     most = max(stream.count for stream in streams)
     done = min(measured.count(stream.name) for stream in streams if stream.count == most)
@@ -114,7 +114,10 @@ def measure_evenly(
                     measured.add(stream.name, stream.measure(start, end))
                     took = time.monotonic() - started
                     if done == 0 == at_least and took * len(streams) / number > limit.left + took:
-                        return f"the first items would take about {took * len(streams) / number:,.0f} s"
+                        return (
+                            f"the first items would take about {took * len(streams) / number:,.0f} s, more than "
+                            "--minutes leaves"
+                        )
             pace = (time.monotonic() - started) / (stop - done)
             bar.update(stop - done)
             done = stop

@@ -85,7 +85,7 @@ def reproduce_plnd(setup: Setup, inputs: Inputs, limit: TimeLimit, *, seeds: int
         part = limit.part(TASKS_PART / (len(inputs.tasks) - number))
         reason = measure_task(setup, task, inputs.english, specific, search, range(seeds), part, tables)
         if reason is not None:
-            inputs.notes.left_out.append(f"{task.name}: {reason}, more than --minutes leaves; a longer run measures it")
+            inputs.notes.left_out.append(f"{task.name}: {reason}; a longer run measures it")
     _add_notes(inputs, setup.model, statistics)
     return PlndTables(
         detection,

@@ -145,7 +145,7 @@ def _measure_answers(
     reason = measure_evenly("answers", list(streams.values()), setup.measured, limit, progress=setup.progress)
     items = min(setup.measured.count(stream.name) for stream in streams.values())
     if items == 0:
-        inputs.notes.left_out.append(f"answers: {reason}, more than --minutes leaves; a longer run measures them")
+        inputs.notes.left_out.append(f"answers: {reason}; a longer run measures them")
         return {}, []
     found: dict[str, tuple[float, float, float, int]] = {}
     for name, stream in streams.items():

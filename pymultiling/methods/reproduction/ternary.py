@@ -89,7 +89,7 @@ def reproduce_ternary(setup: Setup, inputs: Inputs, limit: TimeLimit, *, seeds: 
         part = limit.part(TASKS_PART / (len(inputs.tasks) - number))
         reason = _measure_task(setup, task, kinds, seeds, part, tables)
         if reason is not None:
-            inputs.notes.left_out.append(f"{task.name}: {reason}, more than --minutes leaves; a longer run measures it")
+            inputs.notes.left_out.append(f"{task.name}: {reason}; a longer run measures it")
     _add_notes(inputs, setup.model, counts, found)
     return TernaryTables(
         counts,

@@ -79,7 +79,7 @@ def test_an_item_that_does_not_fit_is_found_after_the_first_stream(tmp_path, clo
     streams = [clock.stream(name, 5, 10) for name in "abcd"]
     measured = open_measured(tmp_path)
     reason = measure_evenly("test", streams, measured, TimeLimit(clock.now + 30), progress=False)
-    assert reason == "the first items would take about 40 s"
+    assert reason == "the first items would take about 40 s, more than --minutes leaves"
     assert counts(measured, *streams) == [1, 0, 0, 0]  # a longer run goes on from it
     assert measure_evenly("test", streams, measured, TimeLimit(clock.now - 1), progress=False) == "no time was left"
 

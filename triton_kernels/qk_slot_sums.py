@@ -103,16 +103,9 @@ def _squared_change(u, w, wa):
 
 @triton.jit
 def _large_change(t, log2_w, log2_a):
-    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t).
-
-    A key with almost all of the weight loses and gains little: w (2^s - 1) with s = log2(p / w) keeps the digits of
-    that. The weighted mean of t is 0, so that such a key's s is small.
-    """
-    largest = tl.max(t + log2_w[:, None], 0)
-    p = tl.exp2(t + log2_w[:, None] - largest[None, :])
-    total = tl.sum(p, 0)
-    w, s = tl.exp2(log2_w)[:, None], t - (largest + tl.log2(total))[None, :]
-    change = tl.where(tl.abs(s) < 0.5, w * exp2_minus_1(s), p * (1.0 / total)[None, :] - w)
+    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
+    p = tl.exp2(t + log2_w[:, None] - tl.max(t + log2_w[:, None], 0)[None, :])
+    change = p * (1.0 / tl.sum(p, 0))[None, :] - tl.exp2(log2_w)[:, None]
     ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
     return tl.sum(ratio[:, None] * (change * change), 0)
 

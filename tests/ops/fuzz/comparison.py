@@ -96,13 +96,15 @@ def compare(case: Case, backend: KernelBackend) -> None:
             (problem,) = case.arguments()
             largest_score = problem._replace(sinks=None).largest_score()
             capped_score = largest_score if case.softcap is None else min(largest_score, case.softcap)
+            change = 2.0**-24  # of an A near 1, by rounding
             if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
-                spread += case.batch * case.length * (ROUNDING * max(1.0, problem.largest_score())) ** 2
+                change = ROUNDING * max(1.0, problem.largest_score())
             elif ROUNDING * capped_score > 0.01:  # float32 has at most two digits of A
-                spread += case.batch * case.length * (ROUNDING * capped_score) ** 2
+                change = ROUNDING * capped_score
             elif case.softcap is not None and case.sinks is not None:
                 # Changes that a cap has made equal change A only beside a sink, perhaps less than their rounding does.
-                spread += case.batch * case.length * (ROUNDING * largest_score) ** 2
+                change = ROUNDING * max(1.0, largest_score)
+            spread += case.batch * case.length * change**2
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
             assert_within_budget(case.operator, a.to(p.dtype), p, e, case.arguments(), name)
 

@@ -17,7 +17,15 @@ from pymultiling.mathematics.bootstrap import resampling_weights
 from pymultiling.methods.embeddings import sentence_embeddings
 from pymultiling.methods.ilo import TAU, K, neighbour_languages, overlap_of_samples
 from pymultiling.methods.reproduction.data_folder import DataFolder
-from pymultiling.methods.reproduction.plan import Notes, Setup, Stream, TimeLimit, interval_ends, measure_evenly
+from pymultiling.methods.reproduction.plan import (
+    Notes,
+    Setup,
+    Stream,
+    TimeLimit,
+    interval_ends,
+    measure_evenly,
+    model_note,
+)
 from pymultiling.methods.retrieval import cka, retrieval
 from pymultiling.models.unwrap import unwrap
 from pymultiling.probes.hidden_states import SentenceMeanProbe
@@ -224,9 +232,8 @@ def _overlap(embeddings: Mapping[str, Tensor], device: torch.device) -> tuple[pa
 
 
 def _add_notes(inputs: IloInputs, model: nn.Module) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     inputs.notes.departures[:0] = [
-        f"model: {parameters / 1e6:,.0f} million parameters; the paper measures others",
+        model_note(model, "others"),
         f"sentences: the table {inputs.file.name}; the paper has FLORES-200, and its script reads the part dev",
         "neighbours: a sentence is never its own; the paper's code drops the nearest of k + 1 points instead",
     ]

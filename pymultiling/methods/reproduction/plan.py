@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,17 @@ def measure_evenly(
             bar.update(stop - done)
             done = stop
     return None
+
+
+def model_note(model: nn.Module, measured: str) -> str:
+    """Returns a departure: the size of the model, and what the paper measures."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"model: {parameters / 1e6:,.0f} million parameters; the paper measures {measured}"
+
+
+def span(counts: Collection[int]) -> str:
+    """Returns "least to most" of the counts, or the one number that all of them are."""
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(counts), max(counts))))
 
 
 @dataclass(frozen=True)

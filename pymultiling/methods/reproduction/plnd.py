@@ -13,7 +13,7 @@ from pymultiling.methods.mwork_search import MWorkSearch
 from pymultiling.methods.reproduction.detection_rounds import RULE, detect_in_rounds
 from pymultiling.methods.reproduction.held_out import DRAWS, measure_perplexities
 from pymultiling.methods.reproduction.parts_of_tasks import find_parts, measure_task
-from pymultiling.methods.reproduction.plan import Notes, Setup, Tables, TimeLimit
+from pymultiling.methods.reproduction.plan import Notes, Setup, Tables, TimeLimit, model_note, span
 from pymultiling.methods.reproduction.rounds import PACK, ROUND, ROUNDS
 from pymultiling.methods.reproduction.text_inputs import Inputs
 from pymultiling.neurons.importance_statistics import NeuronStatistics
@@ -101,13 +101,11 @@ def reproduce_plnd(setup: Setup, inputs: Inputs, limit: TimeLimit, *, seeds: int
 
 
 def _add_notes(inputs: Inputs, model: nn.Module, statistics: Mapping[str, NeuronStatistics]) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    documents = sorted({of_language.documents for of_language in statistics.values()})
-    sizes = " to ".join(f"{count:,}" for count in dict.fromkeys((documents[0], documents[-1])))
+    sizes = span([of_language.documents for of_language in statistics.values()])
     detection = f"detection: {sizes} documents of {PACK} tokens of each language, joined from the texts of the data "
     selection = f"selection: the top {RULE.ffn:.0%} of each layer and site in {RULE.share:.0%} of the documents; "
     inputs.notes.departures[:0] = [
-        f"model: {parameters / 1e6:,.0f} million parameters; the paper measures others, such as Vicuna",
+        model_note(model, "others, such as Vicuna"),
         f"languages: {', '.join(inputs.texts)}",
         detection + "folder; the paper has a corpus of its own",
         selection + "the paper has a threshold (eq. 2), its code a number of neurons in every document",

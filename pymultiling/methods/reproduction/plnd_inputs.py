@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pymultiling.data.languages import match_language
 from pymultiling.methods.reproduction.data_folder import DataFolder
 from pymultiling.methods.reproduction.plan import Notes
 from pymultiling.methods.reproduction.text_inputs import (
@@ -39,12 +38,8 @@ def read_inputs(folder: DataFolder, names: Sequence[str] | None, metric: Metric 
         ValueError: an unknown metric.
     """
     check_metric(metric)
-    english = match_language("en", folder.corpora) or "en"
-    languages = folder.languages(names, english)
     notes = Notes()
-    tasks, files = read_tasks(folder, TASKS, languages, english, "of tables 1 to 5", notes)
-    if names is None and tasks:  # each other language would only lengthen the run
-        languages = [language for language in languages if any(language in task.items for task in tasks)]
+    english, languages, tasks, files = read_tasks(folder, TASKS, names, "of tables 1 to 5", notes)
     if not tasks:
         tasks = [continuation({language: str(folder.heldout[language]) for language in languages})]
         notes.departures.append(

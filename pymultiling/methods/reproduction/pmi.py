@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.methods.pmi.kinds_of_prompts import fitting_items
-from pymultiling.methods.reproduction.plan import Notes, Setup, TimeLimit, measure_evenly
+from pymultiling.methods.reproduction.plan import Notes, Setup, TimeLimit, measure_evenly, model_note
 from pymultiling.methods.reproduction.pmi_counts import count_prompts, value_name
 from pymultiling.methods.reproduction.pmi_inputs import BLEU, PmiInputs
 from pymultiling.methods.reproduction.pmi_scores import (
@@ -192,11 +192,9 @@ def _inhibition(active: Mapping[str, Tensor]) -> pandas.DataFrame:
 
 
 def _add_notes(inputs: PmiInputs, model: nn.Module, left_out: int) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    model_size = f"model: {parameters / 1e6:,.0f} million parameters; "
     data = f"data: {inputs.file.name}, translated by people; "
     departures = [
-        model_size + "the paper measures models of 7 billion and more, most of them fine-tuned on such prompts",
+        model_note(model, "models of 7 billion and more, most of them fine-tuned on such prompts"),
         data + "the paper translates WMT, and a model has made the parallel inputs",
         f"languages: {inputs.source} into {inputs.target}, with {', '.join(inputs.others)} added in this order",
         f"pivot: {inputs.others[0]} alone",

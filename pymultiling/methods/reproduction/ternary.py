@@ -12,7 +12,7 @@ from torch import nn
 from pymultiling.methods.random_sets import add_random_sets, draws_by_set
 from pymultiling.methods.reproduction.counting_rounds import count_in_rounds
 from pymultiling.methods.reproduction.held_out import DRAWS, measure_perplexities
-from pymultiling.methods.reproduction.plan import Notes, Setup, Tables, TimeLimit, measure_evenly
+from pymultiling.methods.reproduction.plan import Notes, Setup, Tables, TimeLimit, measure_evenly, model_note, span
 from pymultiling.methods.reproduction.rounds import PACK, ROUND, ROUNDS
 from pymultiling.methods.reproduction.task_scores import score_rows, task_stream
 from pymultiling.methods.reproduction.text_inputs import Inputs
@@ -145,13 +145,11 @@ def _measure_task(
 
 
 def _add_notes(inputs: Inputs, model: nn.Module, counts: Mapping[str, ActivationStatistics], found: Ternary) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    tokens = sorted(of_language.tokens for of_language in counts.values())
-    sizes = " to ".join(f"{count:,}" for count in dict.fromkeys((tokens[0], tokens[-1])))
+    sizes = span([of_language.tokens for of_language in counts.values()])
     counted = f"counts: {sizes} tokens of each language, all of documents of {PACK} tokens from the data folder; "
     perplexity = f"perplexity: held-out texts of the data folder, with {DRAWS} random sets for each set; "
     inputs.notes.departures[:0] = [
-        f"model: {parameters / 1e6:,.0f} million parameters; the paper measures others, such as Mistral-7B",
+        model_note(model, "others, such as Mistral-7B"),
         f"languages: {', '.join(inputs.texts)}; the paper has the ten of MSVAMP",
         counted + "the paper counts in answers to MGSM",
         perplexity + "the paper's code takes MGSM's prompts, and averages over the true token and the most likely one",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from pymultiling.data.languages import match_language
 from pymultiling.errors import CorpusError
 from pymultiling.methods.reproduction.data_folder import DataFolder
 from pymultiling.methods.reproduction.plan import Notes
@@ -59,12 +58,8 @@ def read_inputs(folder: DataFolder, names: Sequence[str] | None, metric: Metric 
         ValueError: an unknown metric.
     """
     check_metric(metric)
-    english = match_language("en", folder.corpora) or "en"
-    languages = folder.languages(names, english)
     notes = Notes()
-    tasks, files = read_tasks(folder, TASKS, languages, english, "with kinds of neurons off", notes)
-    if names is None and tasks:  # each other language would only lengthen the run
-        languages = [language for language in languages if any(language in task.items for task in tasks)]
+    english, languages, tasks, files = read_tasks(folder, TASKS, names, "with kinds of neurons off", notes)
     if len(languages) < LEAST_LANGUAGES:
         raise CorpusError(
             f"{folder.folder}: related neurons need texts in at least {LEAST_LANGUAGES} languages, and there are "

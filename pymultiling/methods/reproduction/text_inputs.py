@@ -46,24 +46,28 @@ def check_metric(metric: Metric | None) -> None:
 def read_tasks(
     folder: DataFolder,
     published: Iterable[tuple[str, tuple[str, ...], Callable[..., Task]]],
-    languages: Sequence[str],
-    english: str,
+    names: Sequence[str] | None,
     where: str,
     notes: Notes,
-) -> tuple[list[Task], dict[str, Path]]:
-    """Reads the tasks that the folder has.
+) -> tuple[str, list[str], list[Task], dict[str, Path]]:
+    """Finds the languages, and reads the tasks that the folder has.
 
     Args:
         folder: the data folder.
         published: (name, names of its files, what makes a task of them) of the paper's tasks.
-        languages: the languages of the run.
-        english: the name of English.
+        names: the languages to take; None: all that have texts and held-out texts, and, if there are tasks, items.
         where: where the paper has them, for the notes.
         notes: get what is left out.
 
     Returns:
-        The tasks in English and at least one other of the languages, and their files by name.
+        The name of English, the languages of the run, the tasks in English and at least one other of the languages, and
+        their files by name.
+
+    Raises:
+        CorpusError: something is missing, or a file cannot be read.
     """
+    english = match_language("en", folder.corpora) or "en"
+    languages = folder.languages(names, english)
     tasks: list[Task] = []
     files: dict[str, Path] = {}
     for name, stems, make in published:
@@ -78,7 +82,9 @@ def read_tasks(
             continue
         tasks.append(task)
         files |= dict(zip(stems, found))
-    return tasks, files
+    if names is None and tasks:  # each other language would only lengthen the run
+        languages = [language for language in languages if any(language in task.items for task in tasks)]
+    return english, languages, tasks, files
 
 
 def text_files(folder: DataFolder, languages: Sequence[str]) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -9,7 +9,7 @@ and selected by every rule of RULES. The neurons that are selected for one langu
 increase of the log-perplexity of the held-out texts is measured, in nats a token.
 
 A selection works for a language if the increase for the language itself is at least five times the mean increase for
-the other languages, and five times the mean increase by DRAWS sets of as many random neurons. The file has a row for
+the other languages, and five times the mean increase by --draws sets of as many random neurons. The file has a row for
 each selection and language.
 """
 
@@ -33,7 +33,6 @@ PACK = 128
 PACKS = (None, PACK)
 FRACTIONS = (0.05, 0.1, 0.2)
 SHARES = (0.5, 0.7, 1.0)
-DRAWS = 2
 RULES: dict[str, pml.TopK | pml.TopMean] = {
     **{f"top {f}, share {s}": pml.TopK(f, f, s) for f in FRACTIONS for s in SHARES},
     **{f"mean {f}": pml.TopMean(f, f) for f in FRACTIONS},
@@ -59,12 +58,16 @@ def bits_per_byte(
 
 
 def effects(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, sets: dict[str, pml.NeuronSet], texts: dict[str, list[str]]
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: dict[str, pml.NeuronSet],
+    texts: dict[str, list[str]],
+    draws: int,
 ) -> pandas.DataFrame:
     """Returns the table of `compare_own_effects`, without its means. Random sets are measured in one language each."""
     columns = []
     for language, lines in texts.items():
-        random = {f"random {draw} as {language}": sets[language].random_like(draw) for draw in range(1, DRAWS + 1)}
+        random = {f"random {draw} as {language}": sets[language].random_like(draw) for draw in range(1, draws + 1)}
         columns.append(pml.ablation_matrix(model, tokenizer, {**sets, **random}, {language: lines}, progress=False))
     return compare_own_effects(log_change(pandas.concat(columns, axis=1))).drop(index="mean")
 
@@ -75,6 +78,7 @@ def measure(
     texts: dict[str, list[str]],
     heldout: dict[str, list[str]],
     tokens: int,
+    draws: int,
     chat_template: bool,
 ) -> Iterator[dict[str, object]]:
     """Yields a row for every selection and language.
@@ -85,6 +89,7 @@ def measure(
         texts: {language: training texts}.
         heldout: {language: held-out texts}.
         tokens: tokens of each language for detection.
+        draws: number of random sets for each set of neurons.
         chat_template: as in `detect`, for detection only.
     """
     for pack in PACKS:
@@ -93,7 +98,7 @@ def measure(
         )
         for name, rule in RULES.items():
             sets = measured.select(rule).specific()
-            table = effects(model, tokenizer, sets, heldout)
+            table = effects(model, tokenizer, sets, heldout, draws)
             for language, row in table.iterrows():
                 yield {
                     "packed": pack is not None,
@@ -112,6 +117,7 @@ def main() -> None:
     parser.add_argument("--languages", type=int, default=8, help="the most languages to measure (%(default)s)")
     parser.add_argument("--tokens", type=int, default=8000, help="tokens a language for detection (%(default)s)")
     parser.add_argument("--heldout", type=int, default=800, help="held-out tokens a language (%(default)s)")
+    parser.add_argument("--draws", type=int, default=2, help="random sets for each set (%(default)s)")
     parser.add_argument("--dtype", default="auto", help="as in from_pretrained (%(default)s)")
     parser.add_argument("--chat-template", action="store_true", help="detect in messages of the chat template")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write, after every selection")
@@ -134,6 +140,7 @@ def main() -> None:
         texts,
         {language: heldout[language] for language in known},
         options.tokens,
+        options.draws,
         options.chat_template,
     ):
         rows.append(row)

@@ -17,7 +17,7 @@ class Mgsm(Schema):
 
 
 class Msvamp(Schema):
-    """A question of MSVAMP."""
+    """A question of MSVAMP in its own layout. It may have the fields of `Mgsm` instead."""
 
     m_query: str
     response: str

@@ -14,7 +14,7 @@ from pymultiling.errors import CorpusError
 from pymultiling.tasks.items import Item, Task
 from pymultiling.tasks.metrics import UNSPACED
 from pymultiling.tasks.published_fields import Mgsm, Msvamp, Xcopa, Xcsqa, Xlsum, XquadContext, XquadQuestion
-from pymultiling.tasks.task_files import Source, check_fields, read_records
+from pymultiling.tasks.task_files import JsonObject, Source, check_fields, read_records
 
 # {language: (word before a cause, word before an effect)}. They follow the premise. The choice follows in lower case.
 CONNECTORS = {
@@ -64,7 +64,8 @@ def msvamp(source: Source, exemplars: Source, shots: int = 8) -> Task:
     Source: arXiv 2310.20246.
 
     Args:
-        source: records with m_query, the question, and response, the number.
+        source: records with m_query, the question, and response, the number, or with question and answer. The ".0" of
+            whole numbers is left out.
         exemplars: as in `mgsm`.
         shots: as in `mgsm`.
 
@@ -74,12 +75,20 @@ def msvamp(source: Source, exemplars: Source, shots: int = 8) -> Task:
     Raises:
         CorpusError: as in `mgsm`.
     """
-    records = (
-        (language, check_fields(Msvamp, record, where, "MSVAMP"), where)
-        for language, record, where in read_records(source)
+    records = ((language, *_msvamp_fields(record, where), where) for language, record, where in read_records(source))
+    asked = (
+        (language, question.strip(), answer.removesuffix(".0"), where) for language, question, answer, where in records
     )
-    asked = ((language, fields.m_query.strip(), fields.response, where) for language, fields, where in records)
     return _with_exemplars("MSVAMP", asked, exemplars, shots)
+
+
+def _msvamp_fields(record: JsonObject, where: str) -> tuple[str, str]:
+    """Returns the question and the answer of a record in one of the two layouts of `msvamp`."""
+    if "question" in record:
+        asked = check_fields(Mgsm, record, where, "MSVAMP")
+        return asked.question, asked.answer
+    published = check_fields(Msvamp, record, where, "MSVAMP")
+    return published.m_query, published.response
 
 
 def _with_exemplars(name: str, asked: Iterable[tuple[str, str, str, str]], exemplars: Source, shots: int) -> Task:

@@ -11,7 +11,6 @@ import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.reproduction import counting_rounds, held_out, rounds, ternary
 from pymultiling.methods.reproduction.rounds import PACK, text_blocks
-from pymultiling.methods.reproduction.ternary_inputs import msvamp
 from pymultiling.methods.ternary import sets_by_kind
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from tests.support.command_line import assert_error_line, run
@@ -153,16 +152,6 @@ def test_lambda_is_zero_if_no_lambda_excludes_general_neurons():
     found = ternary._classify(counts, notes)
     assert found.lam == 0 and len(found.general) == 2
     assert notes.departures[0].startswith("lambda: 0, since even with it 2 general neurons are selected")
-
-
-def test_whole_numbers_of_msvamp_lose_their_decimal(tmp_path):
-    exemplars = [{"lang": "en", "question": "Q: 1", "answer": "A: 1"}] * 8
-    write_records(tmp_path / "tasks" / "exemplars.jsonl", exemplars)
-    asked = [{"lang": "en", "question": "how many", "answer": answer} for answer in ("8.0", "2.5")]
-    write_records(tmp_path / "tasks" / "msvamp.jsonl", asked)
-    task = msvamp(*(str(tmp_path / "tasks" / f"{name}.jsonl") for name in ("msvamp", "exemplars")))
-    assert task.name == "MSVAMP"
-    assert [(item.answer, item.references) for item in task.items["en"]] == [(" 8", ("8",)), (" 2.5", ("2.5",))]
 
 
 def without_french(data: Path) -> None:

@@ -188,7 +188,16 @@ def test_records_of_earlier_versions_are_read(tmp_path):
 QUESTION = {"stem": "s", "choices": [{"label": "A", "text": "a"}, {"label": "B", "text": "b"}]}
 PREMISE = {"premise": "p", "question": "cause", "choice1": "a", "choice2": "b", "label": 1}
 MATH, PAIR = {"id": 1, "question": "q", "answer": "7"}, {"id": 1, "premise": "p", "hypothesis": "h", "label": "neutral"}
+
+
 # {task: (its reader, a record, fields that may have other values)}
+def read_msvamp(path):
+    """Reads a file of questions, with worked examples that are right."""
+    exemplars = path.with_name("exemplars.jsonl")
+    exemplars.write_text(json.dumps({"question": "q: x", "answer": "a: 7"}))
+    return tasks.msvamp({"en": path}, {"en": exemplars}, shots=1)
+
+
 TASKS = {
     "mgsm": (lambda path: tasks.mgsm({"en": path}, {"en": path}, shots=1), {"question": "q: x", "answer": "a: 7"}, ()),
     "xquad": (
@@ -203,11 +212,8 @@ TASKS = {
         ("question.choices.1: 'removed'",),
     ),
     "xlsum": (lambda path: tasks.xlsum({"en": path}), {"text": "t", "summary": "s"}, ()),
-    "msvamp": (
-        lambda path: tasks.msvamp({"en": path}, {"en": path}, shots=1),
-        {"m_query": "q", "response": "7", "question": "q: x", "answer": "a: 7"},
-        (),
-    ),
+    "msvamp": (read_msvamp, {"m_query": "q", "response": "7"}, ()),
+    "msvamp as mgsm": (read_msvamp, {"question": "q", "answer": "7"}, ()),
     "xnli": (
         lambda path: tasks.xnli({"en": path}),
         {"sentence1": "p", "sentence2": "h", "gold_label": "neutral"},

@@ -37,16 +37,19 @@ def test_mgsm_shows_exemplars_before_the_question(tmp_path):
         tasks.mgsm(source, exemplars, shots=0)
 
 
-def test_msvamp_is_asked_as_mgsm(tmp_path):
-    """In the layout of the published files, of which each is of one language."""
+@pytest.mark.parametrize("response, answer", [("7.0", "7"), ("2.5", "2.5")])
+def test_msvamp_is_asked_as_mgsm(tmp_path, response, answer):
+    """In the layout of the published files, of which each is of one language, and in the layout of MGSM."""
     exemplars = {
         "de": write_records(tmp_path / "e.jsonl", {"question": "Frage: 1 + 1?", "answer": "Antwort: Es ist 2."})
     }
-    record = {"query": "3 + 4 ?", "equation": "+ number0 number1", "response": "7.0", "m_query": " Was ist 3 + 4?"}
+    record = {"query": "3 + 4 ?", "equation": "+ number0 number1", "response": response, "m_query": " Was ist 3 + 4?"}
     source = {"de": write_records(tmp_path / "test_German.json", record)}
     expected = "Frage: 1 + 1?\nAntwort: Es ist 2.\n\nFrage: Was ist 3 + 4?\nAntwort:"
     task = tasks.msvamp(source, exemplars, shots=1)
-    assert task.items == {"de": [Item(expected, " 7.0", references=("7.0",))]} and task.metric == "number"
+    assert task.items == {"de": [Item(expected, f" {answer}", references=(answer,))]} and task.metric == "number"
+    as_mgsm = {"lang": "de", "question": "Was ist 3 + 4?", "answer": response}
+    assert tasks.msvamp(write_records(tmp_path / "msvamp.jsonl", as_mgsm), exemplars, shots=1) == task
     with pytest.raises(CorpusError, match=r"test_German\.json, line 1 needs the fields of MSVAMP: it lacks 'm_query'"):
         tasks.msvamp({"de": write_records(tmp_path / "test_German.json", {"query": "3 + 4 ?"})}, exemplars, shots=1)
     with pytest.raises(CorpusError, match="1 exemplars in 'de' are too few, 8 are needed"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from pymultiling.errors import CorpusError
@@ -16,27 +15,10 @@ from pymultiling.methods.reproduction.text_inputs import (
     read_tasks,
     text_files,
 )
-from pymultiling.tasks import Task, mgsm
+from pymultiling.tasks import Task, mgsm, msvamp
 from pymultiling.tasks.metrics import Metric
 
 LEAST_LANGUAGES = 3  # fewer have no related neurons, which are those of 2 ... K - 1 languages
-
-
-def msvamp(source: str, exemplars: str) -> Task:
-    """Returns MSVAMP as a task, with the exemplars of MGSM. Its whole numbers end in .0, which is left out."""
-    task = mgsm(source, exemplars)
-    items = {
-        language: [
-            dataclasses.replace(
-                item,
-                answer=item.answer.removesuffix(".0"),
-                references=tuple(reference.removesuffix(".0") for reference in item.references),
-            )
-            for item in of_language
-        ]
-        for language, of_language in task.items.items()
-    }
-    return dataclasses.replace(task, name="MSVAMP", items=items)
 
 
 TASKS: tuple[tuple[str, tuple[str, ...], Callable[..., Task]], ...] = (

@@ -87,6 +87,10 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     if layer.shared is not None:
         widths["ffn"] += f", then {layer.shared.parts.width:,} of the shared expert"
     heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
+    if layer.latent is not None:
+        own, shared = layer.latent.own, layer.latent.shared
+        heads = f"{layer.heads}; queries and keys of size {layer.head_size}, values of size {layer.value_size}"
+        widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
     family = f"{model.config.model_type} ({type(model).__name__})"
     rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
     print(_table(rows, indent="  "))
@@ -142,6 +146,7 @@ def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:
     parts = {
         "q": layer.q,
         "k": layer.k,
+        "k of all heads": layer.shared_k,
         "v": layer.v,
         "o": layer.o,
         "output gate": layer.output_gate,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "pymultiling.tuning/1"
 CONTENTS = "the differences that train_only trained"
+ALL_NEURONS = slice(None)
 MASK_PREFIX = "neurons."  # in a file, before the name of a site
 
 
@@ -292,13 +293,13 @@ def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> It
     The three values are the module, ROWS or COLUMNS, and the indices of the rows or columns, (n,) int64 with n > 0.
     """
     rows: dict[Linear, list[Tensor]] = {}  # the parts of a fused projection share a module
-    projections = [("ffn", layer.gate), ("ffn", layer.up)]
     if isinstance(layer, AttentionLayer):
-        projections = [("q", layer.q), ("k", layer.k), ("v", layer.v), *projections]
-    for site, projection in projections:
-        if projection is None:  # a plain FFN has no up, experts have neither
-            continue
-        rows.setdefault(projection.module, []).append(projection.row_indices()[_members(neurons, site, number)])
+        for site, projection, own in layer.projections():
+            members = _members(neurons, site, number, own)
+            rows.setdefault(projection.module, []).append(projection.row_indices()[members])
+    for part in (layer.gate, layer.up):
+        if part is not None:  # a plain FFN has no up, experts have neither
+            rows.setdefault(part.module, []).append(part.row_indices()[_members(neurons, "ffn", number)])
     parts = [(module, ROWS, torch.cat(indices)) for module, indices in rows.items()]
     if layer.down is not None:
         parts.append((layer.down, COLUMNS, _members(neurons, "ffn", number)))
@@ -309,7 +310,7 @@ def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> It
             yield module, dimension, index
 
 
-def _members(neurons: NeuronSet, site: str, number: int) -> Tensor:
-    """Returns the members of the set at a site of layer `number`, (n,) int64, in ascending order."""
+def _members(neurons: NeuronSet, site: str, number: int, own: slice = ALL_NEURONS) -> Tensor:
+    """Returns the members of the set among the neurons `own` of a site of layer `number`, (n,) int64, ascending."""
     mask = neurons.sites.get(site)
-    return torch.empty(0, dtype=torch.int64) if mask is None else mask[number].nonzero().squeeze(1)
+    return torch.empty(0, dtype=torch.int64) if mask is None else mask[number, own].nonzero().squeeze(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ from pymultiling.models.find_modules import (
     ffn_projections,
     find,
     find_linear,
+    latent_projections,
     require_sinks,
 )
+from pymultiling.models.latent_heads import LatentHeads
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of, outputs_of
 from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
@@ -127,6 +129,20 @@ class Layer:
         return self.ffn_parts.width + (0 if self.shared is None else self.shared.parts.width) if site == "ffn" else 0
 
 
+class SiteProjection(NamedTuple):
+    """A projection whose outputs are neurons of q, k or v.
+
+    Attributes:
+        site: the site.
+        projection: the projection.
+        members: which neurons of the layer's site these are.
+    """
+
+    site: str
+    projection: Projection
+    members: slice
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionLayer(Layer):
     """A layer with attention.
@@ -135,6 +151,8 @@ class AttentionLayer(Layer):
         attention: the attention.
         q: the query projection.
         k: the key projection.
+        shared_k: the projection of the dimensions of the keys that all heads share, in multi-head latent attention.
+            Its neurons come after those of `k`. None: every head has its own.
         v: the value projection.
         o: the output projection.
         output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
@@ -142,13 +160,16 @@ class AttentionLayer(Layer):
         q_norm: a norm of the queries, or None.
         k_norm: a norm of the keys; None where there is no `q_norm`.
         attention_norm: a norm of the attention's output, or None.
-        head_size: the number of neurons of one head.
+        head_size: the number of dimensions of one query or key.
+        value_size: the number of dimensions of one value.
+        latent: the dimensions of queries and keys in multi-head latent attention, or None.
         rotates: whether queries and keys are rotated.
     """
 
     attention: nn.Module
     q: Projection
     k: Projection
+    shared_k: Projection | None
     v: Projection
     o: Linear
     output_gate: Projection | None
@@ -156,6 +177,8 @@ class AttentionLayer(Layer):
     k_norm: nn.Module | None
     attention_norm: nn.Module | None
     head_size: int
+    value_size: int
+    latent: LatentHeads | None
     rotates: bool
 
     @property
@@ -166,12 +189,23 @@ class AttentionLayer(Layer):
     @property
     def kv_heads(self) -> int:
         """Number of key heads, which is that of value heads too."""
-        return self.k.width // self.head_size
+        return self.v.width // self.value_size
 
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site."""
-        widths = {"q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}
-        return widths[site] if site in widths else super().width(site)
+        if site == "o":
+            return self.heads * self.value_size
+        own = sum(projection.width for name, projection, _ in self.projections() if name == site)
+        return own or super().width(site)
+
+    def projections(self) -> list[SiteProjection]:
+        """Returns the projections whose outputs are neurons of q, k and v."""
+        parts = [("q", self.q), ("k", self.k), ("v", self.v)]
+        projections = [SiteProjection(site, part, slice(0, part.width)) for site, part in parts]
+        if self.shared_k is not None:
+            members = slice(self.k.width, self.k.width + self.shared_k.width)
+            projections.append(SiteProjection("k", self.shared_k, members))
+        return projections
 
 
 class Decoder:
@@ -210,6 +244,11 @@ class Decoder:
             raise UnsupportedModel(f"no layer of {class_name(model)} has {self.family.attention}: {CORRECT_ENTRY}")
         self._first = next(iter(self.attention_layers.values()))
         self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
+        if self.tensor_parallel.count > 1 and self.family.kv is not None:
+            raise UnsupportedModel(
+                f"{class_name(model)} is spread over processes, whose heads share a part of their keys, which is not "
+                "supported: load the model without tp_plan, for example with device_map"
+            )
         for site in ("ffn", "q", "k"):
             widths = dict.fromkeys(self.layers[number].width(site) for number in self.layers_of(site))
             if len(widths) != 1:
@@ -370,12 +409,18 @@ class Decoder:
         if not getattr(attention, "is_causal", True):
             raise UnsupportedModel(f"the attention of {where} is not causal: only decoders are supported")
         width = inputs_of(o)
-        head_size, rest = divmod(width, head_count)
+        value_size, rest = divmod(width, head_count)
         if rest:
             raise UnsupportedModel(
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
-        q, k, v = attention_projections(attention, family, where, width, head_size)
+        head_size, latent, shared_k = value_size, None, None
+        if family.kv is None:
+            q, k, v = attention_projections(attention, family, where, width, head_size)
+        else:
+            q, k, v, shared_k = latent_projections(attention, family, where, head_count)
+            latent = LatentHeads(k.width // head_count, shared_k.width, family.regrouped)
+            head_size = latent.size
         q_norm = _find_optional(attention, family.q_norm, where)
         if family.sinks is not None:
             require_sinks(attention, family.sinks, where, head_count)
@@ -388,6 +433,7 @@ class Decoder:
             attention=attention,
             q=q,
             k=k,
+            shared_k=shared_k,
             v=v,
             o=o,
             output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
@@ -395,6 +441,8 @@ class Decoder:
             k_norm=_find_optional(attention, family.k_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             head_size=head_size,
+            value_size=value_size,
+            latent=latent,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
         )
 

@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from transformers import (
         BloomConfig,
         CohereConfig,
+        DeepseekV2Config,
+        DeepseekV3Config,
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        Glm4MoeLiteConfig,
         GptOssConfig,
+        MiniCPM3Config,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
         PhiConfig,
         StableLmConfig,
+        YoutuConfig,
     )
+
+    LatentConfig: TypeAlias = DeepseekV2Config | DeepseekV3Config | Glm4MoeLiteConfig | MiniCPM3Config | YoutuConfig
 
 # Each function takes the configuration class of its own kind of model.
 FamilyFunction: TypeAlias = Callable[[Any], Family]
@@ -78,6 +85,27 @@ def _cohere(config: CohereConfig) -> Family:
         centred_norms=True,
         interleaved=True,
     )
+
+
+def _minicpm3(config: LatentConfig) -> Family:
+    """Multi-head latent attention: keys and values from one latent vector, and a rotated key that all heads share."""
+    return Family(
+        q="q_proj" if config.q_lora_rank is None else "q_b_proj", kv="kv_b_proj", shared_k="kv_a_proj_with_mqa"
+    )
+
+
+def _youtu(config: DeepseekV3Config | Glm4MoeLiteConfig | YoutuConfig) -> Family:
+    return replace(_minicpm3(config), regrouped=bool(config.rope_interleave))
+
+
+def _deepseek_v2(config: DeepseekV2Config) -> Family:
+    return replace(
+        _minicpm3(config), interleaved=True, complex_tables=True, experts="experts", shared_expert="shared_experts"
+    )
+
+
+def _deepseek_v3(config: DeepseekV3Config | Glm4MoeLiteConfig) -> Family:
+    return replace(_youtu(config), experts="experts", shared_expert="shared_experts")
 
 
 def _ernie4_5_moe(config: Ernie4_5_MoeConfig) -> Family:
@@ -191,6 +219,11 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen3_5_text": _QWEN3_5,
     "qwen3_5_moe_text": _QWEN3_NEXT,
     "qwen3_next": _QWEN3_NEXT,
+    "deepseek_v2": _deepseek_v2,
+    "deepseek_v3": _deepseek_v3,
+    "glm4_moe_lite": _deepseek_v3,
+    "minicpm3": _minicpm3,
+    "youtu": _youtu,
     "gpt_oss": _gpt_oss,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),

@@ -33,6 +33,14 @@ class Family:
         qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
         qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
             key, then the value. False: all queries, then all keys, then all values.
+        kv: one projection for keys and values, in place of `k` and `v`, which gets a latent vector (multi-head latent
+            attention). Its outputs are, for every head, those dimensions of the key that are not rotated, and then the
+            value.
+        shared_k: with `kv`, the projection whose last outputs are the other dimensions of the key, which all heads
+            share. They come last in every key. They are rotated, and so are as many of the last dimensions of every
+            query. Its other outputs are the latent vector, which a norm may change before it is passed to `kv`.
+        regrouped: with `kv`, whether the attention puts the dimensions that it rotates from the order 0, 1, 2, 3 ...
+            into the order 0, 2, ..., 1, 3, ... before the rotation.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
             whether it is over one head or over all heads.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
@@ -56,6 +64,8 @@ class Family:
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
             scaling.
         single_tables: whether the tables of the rotation have r/2 columns, one for both dimensions of a pair.
+        complex_tables: whether `rotation` is one table of r/2 complex numbers, whose real and imaginary parts are the
+            cosines and sines. Dimensions 2m and 2m + 1 are rotated together.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
             head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.
@@ -100,6 +110,9 @@ class Family:
     v: str = "v_proj"
     qkv: str | None = None
     qkv_by_head: bool = False
+    kv: str | None = None
+    shared_k: str | None = None
+    regrouped: bool = False
     q_norm: str | None = None
     k_norm: str | None = None
     centred_norms: bool = False
@@ -114,6 +127,7 @@ class Family:
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None
     single_tables: bool = False
+    complex_tables: bool = False
     sinks: str | None = None
     o: str = "o_proj"
     output_gate: bool = False
@@ -159,6 +173,27 @@ class Family:
             ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),
+            (
+                not self.complex_tables or (self.interleaved and not self.half_tables),
+                "complex_tables needs interleaved=True and half_tables=False",
+            ),
+            ((self.kv is None) == (self.shared_k is None), "give kv and shared_k both, or neither"),
+            (
+                self.kv is None
+                or bool(
+                    self.interface and self.rotation and not self.rotates and self.qkv is None and self.clip is None
+                ),
+                "kv needs interface=True, a rotation in all layers, qkv=None and clip=None",
+            ),
+            (
+                self.kv is None
+                or not (self.q_norm or self.output_gate or self.scaled_queries or self.query_scaling or self.sinks),
+                "with kv, q_norm, output_gate, scaled_queries, query_scaling and sinks are not supported",
+            ),
+            (
+                not self.regrouped or (self.kv is not None and not self.interleaved),
+                "regrouped needs kv and interleaved=False",
+            ),
             (
                 self.sinks is None or (self.interface and not self.centred_norms),
                 "sinks needs interface=True and centred_norms=False",

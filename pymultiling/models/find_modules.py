@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.adapters import MERGE, adapted_linear, in_effect, is_of_peft
 from pymultiling.models.experts import Experts
 from pymultiling.models.family import Family
-from pymultiling.models.linear import DTYPES, Linear, Projection, is_linear, outputs_of
+from pymultiling.models.linear import DTYPES, Linear, Projection, inputs_of, is_linear, outputs_of
 from pymultiling.models.pretrained import uncompiled
 from pymultiling.models.routing import ExpertsLayout
 
@@ -62,6 +63,49 @@ def attention_projections(
             f"{width} values that {family.o} takes, in heads of {head_size}{gate}: {CORRECT_ENTRY}"
         )
     return q, k, v
+
+
+class LatentProjections(NamedTuple):
+    """The projections of multi-head latent attention.
+
+    Attributes:
+        q: the query projection.
+        k: the dimensions of the keys of which every head has its own.
+        v: the value projection, a part of the same module.
+        shared_k: the dimensions of the keys that all heads share.
+    """
+
+    q: Projection
+    k: Projection
+    v: Projection
+    shared_k: Projection
+
+
+def latent_projections(attention: nn.Module, family: Family, where: str, heads: int) -> LatentProjections:
+    """Returns the projections of multi-head latent attention.
+
+    Args:
+        attention: the module of the attention.
+        family: the family of the model, with `kv`.
+        where: the layer, for messages.
+        heads: the number of query heads.
+
+    Raises:
+        UnsupportedModel: a projection is missing, or their widths do not fit.
+    """
+    assert family.kv is not None and family.shared_k is not None, "the family has latent attention"
+    q, o = _whole_module(find_linear(attention, family.q, where)), find_linear(attention, family.o, where)
+    kv, down = find_linear(attention, family.kv, where), find_linear(attention, family.shared_k, where)
+    shared = outputs_of(down) - inputs_of(kv)
+    own, value = q.width // heads - shared, inputs_of(o) // heads
+    if q.width % heads or shared < 2 or shared % 2 or own < 1 or outputs_of(kv) != heads * (own + value):
+        raise UnsupportedModel(
+            f"{where}: {family.q} with {q.width} outputs, {family.shared_k} with {outputs_of(down)}, {family.kv} with "
+            f"{outputs_of(kv)} and {inputs_of(kv)} inputs, and {family.o} with {inputs_of(o)} inputs do not fit "
+            f"{heads} heads whose keys share dimensions: {CORRECT_ENTRY}"
+        )
+    k, v = (Projection(kv, start, stop, heads) for start, stop in ((0, own), (own, own + value)))
+    return LatentProjections(q, k, v, Projection(down, inputs_of(kv), outputs_of(down)))
 
 
 def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:

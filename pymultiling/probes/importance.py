@@ -396,7 +396,7 @@ class ImportanceProbe:
             kv_heads = layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
                 magnitude = document_sum(upcast(x).abs(), documents.ids, self._count)
-                by_head = magnitude.view(self._count, kv_heads, -1, layer.head_size)
+                by_head = magnitude.view(self._count, kv_heads, -1, layer.value_size)
                 values = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
                 for site in sites:
                     self._values[site][index] = values[site]
@@ -404,7 +404,7 @@ class ImportanceProbe:
             if "o" in sites:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
-                gram = self._weight_products.value_gram(layer.o, x.shape[1], kv_heads, layer.head_size)
+                gram = self._weight_products.value_gram(layer.o, x.shape[1], kv_heads, layer.value_size)
                 self._values["v"][index] = value_energy(x, gram, documents)
 
         hooks.before(layer.o, keep_output)
@@ -424,7 +424,7 @@ class ImportanceProbe:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
             all_inputs = inputs_of(linear)
             attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
-            all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.head_size)
+            all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.value_size)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process
             energy, columns = normed_energy(
                 x,

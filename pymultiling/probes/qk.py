@@ -42,8 +42,24 @@ def importance_from_scores(
         mode: as in `qk_importance`.
 
     Returns:
-        (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`.
+        (B, H d) for q and (B, K d) for k, with the letters of `ScoreInputs`. In multi-head latent attention k has the
+        neurons of each head, and then those that all heads share: (B, H o + s), with the letters of `LatentHeads`.
     """
+    q, k = _importance_of_heads(inputs, decoder, layer, valid, counted, rope, score, mode)
+    return [q, k] if layer.latent is None else [layer.latent.query_neurons(q), layer.latent.key_neurons(k)]
+
+
+def _importance_of_heads(
+    inputs: ScoreInputs,
+    decoder: Decoder,
+    layer: AttentionLayer,
+    valid: Tensor,
+    counted: Tensor | None,
+    rope: Rope,
+    score: ImportanceScore,
+    mode: Mode,
+) -> list[Tensor]:
+    """Returns (B, H d) for q and (B, K d) for k, in the order of the heads in `inputs`."""
     if counted is not None:
         inputs = _only_queries(inputs, counted)
     family = decoder.family

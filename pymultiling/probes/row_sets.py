@@ -58,7 +58,7 @@ class RowSets:
         """Returns the index of each token's set, (tokens,) int64, or None: all tokens are under the first set.
 
         Args:
-            x: activations, (batch, length, N), or (batch length, N) of a batch that `check_input` has seen.
+            x: activations, (batch, .., length, N), or (batch length, N) of a batch that `check_input` has seen.
 
         Raises:
             ValueError: the batch has another number of rows than `assign` got.
@@ -66,7 +66,7 @@ class RowSets:
         """
         if not self._ids:
             return None
-        if x.ndim == 3:
+        if x.ndim > 2:
             self._check_batch_size(x.shape[0])
         elif not self._takes_flat:  # they might be any of the batch's tokens
             raise UnsupportedModel(

@@ -19,6 +19,8 @@ from pymultiling.models.norms import split_heads
 from pymultiling.models.query_scaling import position_factors
 from pymultiling.probes.hooks import Hooks, OutputHook
 
+SHARED_K = "shared k"  # the name of a projection, beside "q" and "k"
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreInputs:
@@ -28,6 +30,7 @@ class ScoreInputs:
         A[i, j] = exp(score[i, j]) / (sum_j' exp(score[i, j']) + exp(sink)), the last term with `sinks` only
 
     B: documents, l: their length, H: query heads, K: key heads, d: size of a head, r: rotated dimensions of a head.
+    In multi-head latent attention K = H, and the dimensions of heads are in operators' order (see `LatentHeads`).
 
     Attributes:
         query: (B, H, l, d), as it is multiplied by the keys: after the rotation, norms and `query_factors`.
@@ -60,7 +63,7 @@ class ScoreInputs:
 
 @dataclass(eq=False)
 class _Captured:
-    """What hooks have captured of a layer in the current forward: the attention's keywords, and projections by site."""
+    """What hooks have captured of a layer in the current forward: the attention's keywords, and projections by name."""
 
     keywords: dict[str, Any] = field(default_factory=dict)
     projected: dict[str, Tensor] = field(default_factory=dict)
@@ -70,19 +73,21 @@ class _Captured:
         keywords, self.keywords = self.keywords, {}
         return keywords
 
-    def take_projected(self, clip: float | None) -> tuple[Tensor, Tensor]:
+    def take_projected(self, layer: AttentionLayer, clip: float | None) -> tuple[Tensor, Tensor]:
         """Returns the outputs of the query and key projections, clipped, and forgets them.
 
         Raises:
             UnsupportedModel: a projection was not called.
         """
-        for site in ("q", "k"):
-            if site not in self.projected:
+        for name in ("q", "k") if layer.shared_k is None else ("q", "k", SHARED_K):
+            if name not in self.projected:
                 raise UnsupportedModel(
-                    f"the attention does not call its projection of {site}, but computes with its weight elsewhere: "
+                    f"the attention does not call its projection of {name}, but computes with its weight elsewhere: "
                     "use the forward of transformers, or leave the sites q and k out"
                 )
         q, k = self.projected.pop("q"), self.projected.pop("k")
+        if layer.latent is not None:
+            q, k = layer.latent.queries(q), layer.latent.keys(k, self.projected.pop(SHARED_K))
         if clip is None:
             return q, k
         return q.clamp(-clip, clip), k.clamp(-clip, clip)  # models that clip in place may have done so already
@@ -104,7 +109,9 @@ def watch_scores(
     def listen(query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
-        q, k = captured.take_projected(family.clip)
+        q, k = captured.take_projected(layer, family.clip)
+        if layer.latent is not None:
+            query, key = layer.latent.passed(query), layer.latent.passed(key)
         scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
         inputs = ScoreInputs(
             query,
@@ -123,7 +130,7 @@ def watch_scores(
     def compute_scores(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
-        q, k = captured.take_projected(family.clip)
+        q, k = captured.take_projected(layer, family.clip)
         query, key = split_heads(q, layer.head_size), split_heads(k, layer.head_size)
         if rotation is not None:
             query, key = rotate(query, *rotation, family.interleaved), rotate(key, *rotation, family.interleaved)
@@ -136,6 +143,8 @@ def watch_scores(
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
     hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
+    if layer.shared_k is not None:
+        hooks.after(layer.shared_k.module, _capture_projected(captured, SHARED_K, layer.shared_k))
     if family.interface:
         return listen
     hooks.after(layer.attention, compute_scores)
@@ -190,7 +199,10 @@ def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any])
     """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
     if decoder.family.rotation is None or not layer.rotates:
         return None
-    cos, sin = _keyword(keywords, decoder.family.rotation)
+    table = _keyword(keywords, decoder.family.rotation)
+    if decoder.family.complex_tables:
+        return table.real.repeat_interleave(2, -1), table.imag.repeat_interleave(2, -1)
+    cos, sin = table
     if decoder.family.single_tables:
         return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
@@ -223,8 +235,9 @@ def _keyword(keywords: dict[str, Any], name: str) -> Any:
     return keywords[name]
 
 
-def _capture_projected(captured: _Captured, site: str, projection: Projection) -> OutputHook:
+def _capture_projected(captured: _Captured, name: str, projection: Projection) -> OutputHook:
     def capture(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        captured.projected[site] = projection.select(output)
+        x = projection.select(output)
+        captured.projected[name] = x.flatten(1, -2) if x.ndim > 3 else x  # a latent vector may come as one head
 
     return capture

@@ -30,9 +30,14 @@ EXPERT_COUNT_FIELDS = {
     "olmoe": "num_experts",
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
+    "deepseek_v2": "n_routed_experts",
+    "deepseek_v3": "n_routed_experts",
+    "glm4_moe_lite": "n_routed_experts",
 }
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+# Kinds of models with multi-head latent attention.
+LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu")
 
 
 def module_name(config, part: str) -> str | None:
@@ -141,6 +146,9 @@ def sizes(config) -> dict[str, int]:
         "ernie4_5_moe": "moe_intermediate_size",
         "qwen3_next": "moe_intermediate_size",
         "qwen3_5_moe_text": "moe_intermediate_size",
+        "deepseek_v2": "moe_intermediate_size",
+        "deepseek_v3": "moe_intermediate_size",
+        "glm4_moe_lite": "moe_intermediate_size",
     }
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
@@ -149,6 +157,12 @@ def sizes(config) -> dict[str, int]:
         ffn += config.shared_expert_intermediate_size
     if config.model_type == "ernie4_5_moe":
         ffn += config.moe_intermediate_size * config.moe_num_shared_experts
+    if config.model_type in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
+        ffn += config.moe_intermediate_size * config.n_shared_experts
+    if config.model_type in LATENT:
+        heads, own, shared = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
+        values = heads * config.v_head_dim
+        return dict(ffn=ffn, q=heads * (own + shared), k=heads * own + shared, v=values, o=values)
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
 
 
@@ -190,6 +204,21 @@ def rows_of(config, site: str) -> torch.Tensor | None:
     return parts["qkv".index(site)].flatten()
 
 
+def latent_row(attention, config, site: str, n: int) -> tuple[torch.nn.Module, int]:
+    """Returns the projection and the row of neuron n of "q", "k" or "v" in multi-head latent attention.
+
+    The k neurons are those of each head, rows of kv_b_proj in turn with the values, and then those of the key that all
+    heads share, the last rows of kv_a_proj_with_mqa.
+    """
+    heads, own, value = config.num_attention_heads, config.qk_nope_head_dim, config.v_head_dim
+    if site == "q":
+        return attention.q_proj if config.q_lora_rank is None else attention.q_b_proj, n
+    if site == "k" and n >= heads * own:
+        return attention.kv_a_proj_with_mqa, config.kv_lora_rank + n - heads * own
+    head, dimension = divmod(n, own if site == "k" else value)
+    return attention.kv_b_proj, head * (own + value) + dimension + (0 if site == "k" else own)
+
+
 def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None:
     """Sets the parameters of neuron n of a decoder layer to zero, in place.
 
@@ -209,6 +238,8 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         gate, up, down = ffn_modules(layer)
         is_fused = config.model_type in ("phi3", "glm", "glm4")
         _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
+    elif config.model_type in LATENT:
+        _zero_row(*latent_row(attention, config, site, n))
     elif (rows := rows_of(config, site)) is not None:
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:

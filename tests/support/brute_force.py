@@ -25,7 +25,6 @@ POST_NORMS = {
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
-ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up.
 FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
@@ -51,7 +50,7 @@ def float64_throughout(model):
             torch.set_default_dtype(torch.float64)
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
-            stack.enter_context(mock.patch.object(source, "apply_rotary_pos_emb", _rotate_pairs))
+            stack.enter_context(mock.patch.object(source, *ROTATED_IN_FLOAT32[model.config.model_type]))
         yield model
 
 
@@ -81,6 +80,22 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
     """Rotates dimensions 2m and 2m + 1 together, as Cohere does."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
+
+
+def _rotate_complex(q, k, table):
+    """Multiplies dimensions 2m and 2m + 1, as a complex number, by one of the table (B, l, r/2): DeepSeek-V2."""
+    return tuple(
+        torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * table[:, None]).flatten(-2)
+        for x in (q, k)
+    )
+
+
+# {model_type whose code rotates in float32: the function in its file that does, and one that keeps the dtype}
+ROTATED_IN_FLOAT32 = {
+    "cohere": ("apply_rotary_pos_emb", _rotate_pairs),
+    "cohere2": ("apply_rotary_pos_emb", _rotate_pairs),
+    "deepseek_v2": ("apply_rotary_emb", _rotate_complex),
+}
 
 
 @torch.no_grad()

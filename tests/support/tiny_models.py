@@ -135,7 +135,52 @@ LLAMA3 = dict(
     low_freq_factor=1.0,
     high_freq_factor=4.0,
 )
+# Multi-head latent attention whose head sizes all differ. Documents are longer than the original context, and YaRN
+# scales the rotation and the attention scores.
+LATENT = dict(
+    num_key_value_heads=4,
+    q_lora_rank=12,
+    kv_lora_rank=10,
+    qk_nope_head_dim=6,
+    qk_rope_head_dim=4,
+    v_head_dim=5,
+    rope_parameters=dict(
+        rope_type="yarn",
+        rope_theta=1e4,
+        factor=8.0,
+        original_max_position_embeddings=8,
+        mscale=0.7,
+        mscale_all_dim=1.3,
+    ),
+)
+# Each token is routed to two of the experts of one of two groups.
+LATENT_EXPERTS = dict(
+    LATENT,
+    experts_implementation="eager",
+    first_k_dense_replace=0,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_shared_experts=1,
+    moe_intermediate_size=8,
+    n_group=2,
+    topk_group=1,
+    routed_scaling_factor=1.7,
+)
+LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=64)
 FURTHER_MODELS = {
+    "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
+    "deepseek_v2-half-dense": (
+        "DeepseekV2",
+        dict(LATENT_EXPERTS, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True),
+    ),
+    "deepseek_v3": ("DeepseekV3", LATENT_EXPERTS),
+    "deepseek_v3-half-dense": (
+        "DeepseekV3",
+        dict(LATENT_EXPERTS, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True, rope_interleave=False),
+    ),
+    "glm4_moe_lite": ("Glm4MoeLite", dict(LATENT_EXPERTS, mlp_layer_types=["sparse"] * 2)),
+    "minicpm3": ("MiniCPM3", LATENT),
+    "youtu": ("Youtu", dict(LATENT, attention_bias=True)),
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
     "ministral3": (  # documents are longer than the original context, so that queries are scaled
         "Ministral3",
@@ -259,6 +304,9 @@ def _draw(model, generator) -> None:
         elif name.endswith("bias"):
             noise = 0.5 * noise
         parameter.copy_(noise)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):  # by which a router chooses experts, and no more
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 @torch.no_grad()

@@ -133,11 +133,11 @@ def output_norms(
     dtype, device = query.dtype, query.device
     # A float32 model is compared in float64, because float32 would err as much as the model does.
     wide = torch.float64 if dtype in (torch.float32, torch.float64) and device.type != "mps" else torch.float32
-    heads, head_size = query.shape[1], query.shape[-1]
+    heads, value_size = query.shape[1], output.shape[-1] // query.shape[1]
     q, k = query.to(wide), key.to(wide).repeat_interleave(heads // key.shape[1], 1)
-    v = split_heads(value, head_size).to(device, wide)
+    v = split_heads(value, value_size).to(device, wide)
     v = v.repeat_interleave(heads // v.shape[1], 1)
-    given = split_heads(output, head_size).to(device, wide)
+    given = split_heads(output, value_size).to(device, wide)
     positions = torch.arange(q.shape[2], device=device)
     hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device))
 
@@ -150,7 +150,9 @@ def output_norms(
         scores = scores + bias
         before_cap = before_cap + bias.abs()
     u, u_product = internal_roundoff(dtype), product_roundoff(dtype)
-    lost = head_size * ACCUMULATION + (u_product if dtype == torch.float32 else 0.0) + (0.0 if is_passed else 3 * u)
+    lost = (
+        query.shape[-1] * ACCUMULATION + (u_product if dtype == torch.float32 else 0.0) + (0.0 if is_passed else 3 * u)
+    )
     error = 1.5 * u * before_cap + lost * magnitudes
     if inputs.softcap is not None:
         scores = capped(scores, inputs.softcap)
@@ -162,7 +164,7 @@ def output_norms(
     if gate is None:
         squares, products, roundings = v.square().sum(-1)[..., None, :], expected @ v.transpose(-1, -2), 1
     else:
-        factors = split_heads(gate, head_size).to(device, wide).sigmoid()
+        factors = split_heads(gate, value_size).to(device, wide).sigmoid()
         expected = factors * expected
         squares, products = factors.square() @ v.square().transpose(-1, -2), (factors * expected) @ v.transpose(-1, -2)
         roundings = 3

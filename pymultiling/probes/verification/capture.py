@@ -142,7 +142,7 @@ class LayerWatch:
         layer = self.layer
         modules: dict[Linear, dict[Check, Projection | None]] = {}
         if isinstance(layer, AttentionLayer):
-            for check, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
+            for check, projection, _ in layer.projections():
                 modules.setdefault(projection.module, {})[cast("Check", check)] = projection
             modules[layer.o] = {"o": None}
         if layer.dense is not None:
@@ -222,7 +222,7 @@ class LayerWatch:
 
     def _check_in_place(self, layer: AttentionLayer, name: str) -> None:
         """Checks that q, k and v are still what hooks saw of them."""
-        for projection in (layer.q, layer.k, layer.v):
+        for _, projection, _ in layer.projections():
             output = self._outputs.get(projection.module)
             if output is not None and _version(output) != self._versions[projection.module]:
                 subject = f"{name} changes the output of {self._names[projection.module]} in place, after hooks saw it"
@@ -232,7 +232,7 @@ class LayerWatch:
         inputs = self._scores
         if inputs is None or self._attended is None or layer.v.module not in self._outputs:
             return
-        value = layer.v.select(self._outputs[layer.v.module])
+        value = layer.v.select(self._outputs[layer.v.module]).flatten(1, -2)
         attended = self._attended.view(*self._plan.valid.shape, -1)
         gate = None
         if layer.output_gate is not None:

@@ -15,7 +15,7 @@ from pymultiling.models.routing import Routed
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.hooks import Hooks, is_acting
 from pymultiling.probes.neuron_changes import find_changed_modules
-from pymultiling.probes.set_masks import SiteIndices
+from pymultiling.probes.set_masks import SiteIndices, SiteMembers
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.ffn import expert_norms, same_norms
 from pymultiling.probes.verification.fingerprint import is_ours
@@ -71,7 +71,7 @@ class OffWatch:
     def compare(self, hooks: Hooks) -> None:
         """Adds hooks that compare. Those that change tensors come before."""
         for module, on_input, indices, members in self._modules:
-            check = self._check_columns(indices, members) if on_input else self._check_rows(indices)
+            check = (self._check_columns if on_input else self._check_rows)(indices, members)
             hooks.after(module, self._surviving([cast("Check", site) for site in indices], check))
         if self._experts is not None:
             hooks.after(self._experts.module, self._surviving(["ffn"], self._check_experts))
@@ -91,7 +91,7 @@ class OffWatch:
     def _keep_output(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._before[module] = output
 
-    def _check_columns(self, indices: SiteIndices, members: slice) -> Callable[..., None]:
+    def _check_columns(self, indices: SiteIndices, members: SiteMembers) -> Callable[..., None]:
         """Returns a hook after o or down, whose inputs are the neurons."""
         (site,) = indices
 
@@ -99,7 +99,7 @@ class OffWatch:
             before = self._valid(self._before.pop(module))
             if isinstance(self._layer, AttentionLayer) and site == "o":
                 self._check_values(self._layer, before)
-            off = _off(site, before.shape[-1], slice(None), members.start or 0)
+            off = _off(site, before.shape[-1], slice(None), members[site].start)
             x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
             expected, returned = plain_output(module, x, some), self._valid(output)[..., some]
@@ -109,12 +109,14 @@ class OffWatch:
 
         return check
 
-    def _check_rows(self, indices: SiteIndices) -> Callable[..., None]:
+    def _check_rows(self, indices: SiteIndices, members: SiteMembers) -> Callable[..., None]:
         """Returns a hook after a projection whose outputs are neurons of q, k or v."""
 
         def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._valid(self._before.pop(module))
-            off = torch.cat([_off(site, before.shape[-1], index) for site, index in indices.items()])
+            off = torch.cat(
+                [_off(site, before.shape[-1], index, members[site].start) for site, index in indices.items()]
+            )
             expected, returned = before.index_fill(-1, off.to(before.device), 0), self._valid(output)
             subject = f"with neurons off, {self._names[module]} does not return what zeroed rows of its weight give"
             if is_same(expected, returned):  # the usual case
@@ -129,7 +131,7 @@ class OffWatch:
 
     def _check_values(self, layer: AttentionLayer, attended: Tensor) -> None:
         """Checks that values that are zero contribute nothing: the input of o is zero at their dimensions."""
-        is_zero = torch.zeros(layer.kv_heads, layer.head_size, dtype=torch.bool)
+        is_zero = torch.zeros(layer.kv_heads, layer.value_size, dtype=torch.bool)
         is_zero.view(-1)[FIRST["v"] :: STRIDE] = True
         columns = is_zero.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().nonzero().flatten()
         left = column_norms(attended[:, columns.to(attended.device)])
@@ -157,7 +159,7 @@ class OffWatch:
         return rows.index_select(0, self._rows.to(x.device)) if len(rows) == self._tokens else rows
 
 
-def _off(site: str, width: int, index: slice | Tensor, before: int = 0) -> Tensor:
+def _off(site: str, width: int, index: slice | Tensor, before: int) -> Tensor:
     """Returns the places, among `width` inputs or outputs, of the neurons of a site that are off.
 
     before: how many neurons of the site are in other modules and come before these.

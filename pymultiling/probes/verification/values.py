@@ -41,12 +41,13 @@ class ValuesWatch:
         self._layer, self._names, self._comparisons, self._documents = layer, names, comparisons, documents
         generator = torch.Generator().manual_seed(index)
         self._is_zero = torch.rand(layer.v.width, generator=generator) < 0.5
+        self._modules = {projection.module for _, projection, _ in layer.projections()}
         self._changed: set[nn.Module] = set()
 
     def change(self, hooks: Hooks) -> None:
         """Adds the hooks. Those that compare other things come after them."""
         layer = self._layer
-        for module in {layer.q.module, layer.k.module, layer.v.module}:
+        for module in self._modules:
             hooks.after(module, self._make_twin)
         hooks.before(layer.o, self._compare_twin)
 
@@ -72,11 +73,11 @@ class ValuesWatch:
         that stays may differ by the root of the unit roundoff, which is half of the dtype's digits.
         """
         layer = self._layer
-        if len(self._changed) < len({layer.q.module, layer.k.module, layer.v.module}):
+        if len(self._changed) < len(self._modules):
             return None
         attended = args[0].view(self._documents, -1, args[0].shape[-1])
         first, twin = attended[0], attended[-1]
-        by_head = self._is_zero.view(layer.kv_heads, layer.head_size)
+        by_head = self._is_zero.view(layer.kv_heads, layer.value_size)
         is_zero = by_head.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().to(first.device)
         size = column_norms(first)
         error = column_norms(twin - first.masked_fill(is_zero, 0))

@@ -73,8 +73,8 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         )
     embeddings = tensor_attribute(pretrained(model).get_input_embeddings(), "weight")
     generator = torch.Generator().manual_seed(seed)
-    head_size = min(layer.head_size for layer in decoder.attention_layers.values())
-    tokens = torch.randint(len(embeddings), (1, min(TOKENS, head_size)), generator=generator)
+    value_size = min(layer.value_size for layer in decoder.attention_layers.values())
+    tokens = torch.randint(len(embeddings), (1, min(TOKENS, value_size)), generator=generator)
     tokens = tokens.to(embeddings.device)
     with ImportanceProbe(model, verify=False) as probe:
         importance = probe.measure(tokens)
@@ -98,7 +98,7 @@ def _linear_modules(layer: Layer) -> list[nn.Module]:
     projections = [] if dense is None else [dense.gate, dense.up]
     modules = [] if dense is None else [dense.down]
     if isinstance(layer, AttentionLayer):
-        projections += [layer.q, layer.k, layer.v]
+        projections += [projection for _, projection, _ in layer.projections()]
         modules.append(layer.o)
     return [*modules, *(projection.module for projection in projections if projection is not None)]
 
@@ -217,9 +217,9 @@ def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.
     size = decoder.family.clip or 1.0  # if the family clips values, the largest that it keeps
 
     def replace_values(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        one_hot = size * torch.eye(output.shape[1], layer.head_size).to(output)
+        one_hot = size * torch.eye(output.shape[-2], layer.value_size).to(output)
         rows = layer.v.row_indices().to(output.device)
-        return output.index_copy(-1, rows, one_hot.repeat(1, layer.kv_heads)[None])
+        return output.index_copy(-1, rows, one_hot.repeat(1, layer.kv_heads).expand(*output.shape[:-1], -1))
 
     def open_gates(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         assert layer.output_gate is not None, "the hook is added where there is a gate"
@@ -264,7 +264,11 @@ def _neuron_parameters(layer: Layer, site: str, n: int) -> list[Tensor]:
     assert isinstance(layer, AttentionLayer), "other layers have FFN neurons only"
     if site == "o":
         return [weight_of(layer.o)[:, n]]
-    return _row_parameters({"q": layer.q, "k": layer.k, "v": layer.v}[site], n)
+    return next(
+        _row_parameters(projection, n - members.start)
+        for name, projection, members in layer.projections()
+        if name == site and members.start <= n < members.stop
+    )
 
 
 def _row_parameters(projection: Projection, n: int) -> list[Tensor]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        Glm4MoeConfig,
         GptOssConfig,
         Ministral3Config,
         OlmoConfig,
@@ -112,6 +113,16 @@ def _falcon(config: FalconConfig) -> Family:
         gate=None,
         up="dense_h_to_4h",
         down="dense_4h_to_h",
+    )
+
+
+def _glm4_moe(config: Glm4MoeConfig) -> Family:
+    norms = config.use_qk_norm
+    return Family(
+        q_norm="q_norm" if norms else None,
+        k_norm="k_norm" if norms else None,
+        experts="experts",
+        shared_expert="shared_experts",
     )
 
 
@@ -240,6 +251,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         attention_norm="post_self_attn_layernorm",
         ffn_norm="post_mlp_layernorm",
     ),
+    "glm4_moe": _glm4_moe,
     "helium": Family(interleaved=True, half_tables=True),
     "ernie4_5": Family(interleaved=True, half_tables=True),
     "exaone4": _exaone4,

@@ -27,6 +27,7 @@ EXPERT_COUNT_FIELDS = {
     "qwen2_moe": "num_experts",
     "qwen3_moe": "num_experts",
     "ernie4_5_moe": "num_experts",
+    "glm4_moe": "n_routed_experts",
     "olmoe": "num_experts",
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
@@ -139,17 +140,23 @@ def sizes(config) -> dict[str, int]:
         "qwen2_moe": "moe_intermediate_size",
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
+        "glm4_moe": "moe_intermediate_size",
         "qwen3_next": "moe_intermediate_size",
         "qwen3_5_moe_text": "moe_intermediate_size",
     }
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
-    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
-        ffn += config.shared_expert_intermediate_size
-    if config.model_type == "ernie4_5_moe":
-        ffn += config.moe_intermediate_size * config.moe_num_shared_experts
+        ffn += shared_width(config)
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
+
+
+def shared_width(config) -> int:
+    """Returns the number of neurons of a shared expert; 0 if the model has none."""
+    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
+        return config.shared_expert_intermediate_size
+    count = {"ernie4_5_moe": "moe_num_shared_experts", "glm4_moe": "n_shared_experts"}.get(config.model_type)
+    return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
 
 
 def key_heads(config) -> int:

@@ -114,6 +114,18 @@ ERNIE_MOE = dict(
     moe_layer_start_index=0,
     moe_num_shared_experts=1,
 )
+# Experts in two groups, of which the router chooses one; a shared expert as wide as two of them.
+GROUPED_EXPERTS = dict(
+    EXPERTS,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_group=2,
+    topk_group=1,
+    n_shared_experts=2,
+    moe_intermediate_size=8,
+    routed_scaling_factor=1.5,
+    first_k_dense_replace=0,
+)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
 LINEAR = dict(
@@ -162,6 +174,14 @@ FURTHER_MODELS = {
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),
     "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
+    "glm4_moe": (
+        "Glm4Moe",
+        dict(GROUPED_EXPERTS, head_dim=8, attention_bias=True, use_qk_norm=True, rope_parameters=dict(PARTIAL)),
+    ),
+    "glm4_moe-half-dense": (
+        "Glm4Moe",
+        dict(GROUPED_EXPERTS, head_dim=8, intermediate_size=64, first_k_dense_replace=1, rope_parameters=dict(PARTIAL)),
+    ),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
@@ -259,6 +279,9 @@ def _draw(model, generator) -> None:
         elif name.endswith("bias"):
             noise = 0.5 * noise
         parameter.copy_(noise)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):  # what routers add to scores before they choose
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         FalconConfig,
         Glm4MoeConfig,
         GptOssConfig,
+        Llama4TextConfig,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
@@ -137,6 +138,26 @@ def _gpt_oss(config: GptOssConfig) -> Family:
     )
 
 
+def _llama4(config: Llama4TextConfig) -> Family:
+    norm = "qk_norm" if config.use_qk_norm else None
+    return Family(
+        q_norm=norm,
+        k_norm=norm,
+        norms_behind_rotation=config.use_qk_norm,
+        query_scaling=(config.attn_scale, config.floor_scale) if config.attn_temperature_tuning else None,
+        query_scaling_unrotated=config.attn_temperature_tuning,
+        rotates="use_rope",
+        interleaved=True,
+        complex_tables=True,
+        chunk=config.attention_chunk_size,
+        ffn="feed_forward",
+        experts="experts",
+        transposed_experts=True,
+        scaled_expert_inputs=True,
+        shared_expert="shared_expert",
+    )
+
+
 def _ministral3(config: Ministral3Config) -> Family:
     rotation = cast("dict[str, Any]", config.rope_parameters)
     return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
@@ -180,6 +201,7 @@ def _stablelm(config: StableLmConfig) -> Family:
 # of it.
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
+    "llama4_text": _llama4,
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,

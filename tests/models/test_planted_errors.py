@@ -61,6 +61,7 @@ EXPERTS = {scale_experts: "does not compute the sum over experts"}
 SHARED = {leave_out_the_shared_expert: "does not return the sum of its experts and its shared expert"}
 ERRORS = {
     "glm4_moe": ATTENTION | EXPERTS | SHARED,
+    "llama4_text": ATTENTION | EXPERTS | SHARED,
 }
 
 

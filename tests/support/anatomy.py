@@ -28,6 +28,7 @@ EXPERT_COUNT_FIELDS = {
     "qwen3_moe": "num_experts",
     "ernie4_5_moe": "num_experts",
     "glm4_moe": "n_routed_experts",
+    "llama4_text": "num_local_experts",
     "olmoe": "num_experts",
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
@@ -41,9 +42,14 @@ def module_name(config, part: str) -> str | None:
     return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(part)
 
 
+def base_of(model) -> torch.nn.Module:
+    """Returns the model without its head. The `base_model` of Llama 4 is the whole model."""
+    return getattr(model, "model", model) if model.config.model_type == "llama4_text" else model.base_model
+
+
 def layers_of(model) -> torch.nn.ModuleList:
     """Returns the decoder layers."""
-    return model.base_model.get_submodule(module_name(model.config, "layers"))
+    return base_of(model).get_submodule(module_name(model.config, "layers"))
 
 
 def attention_of(layer, config) -> torch.nn.Module | None:
@@ -62,9 +68,14 @@ def output_of(layer, config) -> torch.nn.Module:
     return getattr(attention_of(layer, config), module_name(config, "o"))
 
 
+def ffn_of(layer) -> torch.nn.Module:
+    """Returns the FFN of a decoder layer, or the layer itself if the FFN's modules are attributes of it."""
+    return getattr(layer, "mlp", None) or getattr(layer, "feed_forward", layer)
+
+
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     """Returns the FFN's modules of gate, up and down. In a plain or a fused FFN gate and up are the same module."""
-    ffn = getattr(layer, "mlp", layer)
+    ffn = ffn_of(layer)
     for names in (
         ("c_fc", "c_fc", "c_proj"),
         ("fc1", "fc1", "fc2"),
@@ -80,12 +91,17 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
 
 def experts_of(layer) -> torch.nn.Module | None:
     """Returns the module of experts; None for a dense FFN."""
-    return getattr(getattr(layer, "mlp", None), "experts", None)
+    return getattr(ffn_of(layer), "experts", None)
 
 
 def is_gpt_oss(experts) -> bool:
     """Whether experts have the parameters of gpt-oss: transposed, with biases, and with gate and up in turn."""
     return type(experts).__name__ == "GptOssExperts"
+
+
+def is_transposed(experts) -> bool:
+    """Whether experts store their weights as (experts, inputs, outputs)."""
+    return type(experts).__name__ in ("GptOssExperts", "Llama4TextExperts")
 
 
 def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -98,12 +114,14 @@ def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, to
     """
     if is_gpt_oss(experts):
         return gate_up.mT[:, ::2], gate_up.mT[:, 1::2], down.mT
+    if is_transposed(experts):
+        return (*gate_up.mT.chunk(2, 1), down.mT)
     return (*gate_up.chunk(2, 1), down)
 
 
 def shared_expert_of(layer) -> torch.nn.Module | None:
     """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
-    mlp = getattr(layer, "mlp", None)
+    mlp = ffn_of(layer)
     return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None)
 
 
@@ -153,6 +171,8 @@ def sizes(config) -> dict[str, int]:
 
 def shared_width(config) -> int:
     """Returns the number of neurons of a shared expert; 0 if the model has none."""
+    if config.model_type == "llama4_text":
+        return config.intermediate_size
     if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
         return config.shared_expert_intermediate_size
     count = {"ernie4_5_moe": "moe_num_shared_experts", "glm4_moe": "n_shared_experts"}.get(config.model_type)

@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 
-from tests.support.anatomy import attention_of, ffn_modules, layers_of, sizes, zero_neuron
+from tests.support.anatomy import attention_of, base_of, ffn_modules, ffn_of, layers_of, sizes, zero_neuron
 from tests.support.tiny_models import positions
 
 # {model_type: names of the norms after the attention and after the FFN}
@@ -44,6 +44,8 @@ def float64_throughout(model):
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 stack.enter_context(mock.patch.object(module, "forward", _rms_norm(module)))
+            elif type(module).__name__ == "Llama4TextL2Norm":
+                stack.enter_context(mock.patch.object(module, "forward", module._norm))
             elif type(module).__name__.endswith("LayerNorm") and not isinstance(module, torch.nn.LayerNorm):
                 stack.enter_context(mock.patch.object(module, "forward", _layer_norm(module)))
         if model.config.model_type == "xglm":  # it creates the lowest value of float64 in the default dtype
@@ -52,6 +54,9 @@ def float64_throughout(model):
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, "apply_rotary_pos_emb", _rotate_pairs))
+        if model.config.model_type == "llama4_text":  # its code rotates in float32
+            source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            stack.enter_context(mock.patch.object(source, "apply_rotary_emb", _rotate_complex))
         yield model
 
 
@@ -81,6 +86,12 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
     """Rotates dimensions 2m and 2m + 1 together, as Cohere does."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
+
+
+def _rotate_complex(q, k, table):
+    """Multiplies dimensions 2m and 2m + 1, as a complex number, by the table's number m, as Llama 4 does."""
+    pairs = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k))
+    return tuple(torch.view_as_real(x * table[:, :, None]).flatten(3) for x in pairs)
 
 
 @torch.no_grad()
@@ -137,7 +148,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
     for layer in layers_of(model):
         call = {}
         calls.append(call)
-        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else layer.mlp
+        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else ffn_of(layer)
         for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn)):
 
             def catch(_, args, kwargs, call=call, name=name):
@@ -146,7 +157,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
             if module is not None:
                 handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
     options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
-    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+    base_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     for handle in handles:
         handle.remove()
     for call in calls:
@@ -199,7 +210,7 @@ def _ffn(layer, call, config):
     """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
-    output = layer.mlp(*call.args, **call.kwargs)
+    output = ffn_of(layer)(*call.args, **call.kwargs)
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -7,7 +7,7 @@ import transformers
 from packaging.version import Version
 
 from pymultiling import SITES, NeuronSet
-from tests.support.anatomy import has_site, layers_of, sizes, zero_neuron
+from tests.support.anatomy import base_of, has_site, layers_of, sizes, zero_neuron
 
 VOCABULARY_SIZE = 61
 SHAPE = dict(
@@ -126,6 +126,17 @@ GROUPED_EXPERTS = dict(
     routed_scaling_factor=1.5,
     first_k_dense_replace=0,
 )
+# Six experts of 8 neurons and a shared one of 8; dense layers are as wide.
+LLAMA4 = dict(
+    head_dim=8,
+    intermediate_size=8,
+    intermediate_size_mlp=56,
+    num_local_experts=6,
+    attention_chunk_size=4,
+    floor_scale=4,
+    attn_scale=0.5,
+    no_rope_layers=[1, 0],
+)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
 LINEAR = dict(
@@ -182,6 +193,11 @@ FURTHER_MODELS = {
         "Glm4Moe",
         dict(GROUPED_EXPERTS, head_dim=8, intermediate_size=64, first_k_dense_replace=1, rope_parameters=dict(PARTIAL)),
     ),
+    "llama4_text": (  # documents are longer than the chunks, and than the positions that share a scale of queries
+        "Llama4",
+        dict(LLAMA4, moe_layers=[1], attention_bias=True),
+    ),
+    "llama4_text-experts": ("Llama4", dict(LLAMA4, num_experts_per_tok=2, use_qk_norm=False, no_rope_layers=[1, 1])),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
@@ -261,7 +277,7 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 def configuration(kind: str) -> type:
     """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
     return getattr(
-        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
+        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Llama4", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
     )
 
 
@@ -311,7 +327,7 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 def hidden_of(model, batch: dict) -> torch.Tensor:
     """Returns the last hidden states, (documents, tokens, D). The first token of every document has position 0."""
     options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
-    return model.base_model(**batch, **options, use_cache=False).last_hidden_state
+    return base_of(model)(**batch, **options, use_cache=False).last_hidden_state
 
 
 def positions(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -175,7 +175,10 @@ class LayerWatch:
     def _keep_output(self, checks: dict[Check, Projection | None]) -> Callable[..., None]:
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             self._count(module, args[0])
-            self._outputs[module], self._versions[module] = output, _version(output)
+            # An FFN may add the output of its experts to that of the shared one in place.
+            is_shared = self.layer.shared is not None and module is self.layer.shared.parts.down
+            self._outputs[module] = output.clone() if is_shared else output
+            self._versions[module] = _version(output)
             expected = self._expected.pop(module, None)
             if expected is not None:
                 self._report_linear(module, checks, args[0], expected, output)
@@ -259,10 +262,12 @@ class LayerWatch:
         self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
 
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._count(module, args[0])
         experts = self.layer.experts
-        self._outputs[module] = output
-        if experts is None or not self._is_plain or attached_changes(experts):
+        if experts is None:
+            return
+        self._outputs[module] = experts.summed(output)
+        self._count(module, self._outputs[module])
+        if not self._is_plain or attached_changes(experts):
             return
         expected = experts.run((), *args)
         subject = f"{self._names[module]} does not compute the sum over experts of p down(act(gate) up)"

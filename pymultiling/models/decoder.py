@@ -68,10 +68,12 @@ class SharedExpert:
     Attributes:
         parts: its projections.
         gate: a projection to one number, by whose sigmoid its output is multiplied, or None.
+        module: where the decoder layer calls it, and not the FFN: its module. None: the FFN calls it.
     """
 
     parts: DenseFFN
     gate: nn.Module | None
+    module: nn.Module | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,8 +369,10 @@ class Decoder:
         else:
             ffn_parts = ffn_experts(ffn, family.experts, family, where)
             if family.shared_expert is not None:
-                parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
-                shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
+                module = find(layer if family.shared_expert_in_layer else ffn, family.shared_expert, where)
+                parts = self._dense_ffn(module, f"{family.shared_expert} of {where}")
+                gate = _find_optional(ffn, family.shared_expert_gate, where)
+                shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
         ffn_only = Layer(ffn, ffn_parts, shared, _find_optional(layer, family.ffn_norm, where))
         if family.linear_attention is not None and hasattr(layer, family.linear_attention):
             return ffn_only

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         FalconConfig,
         Glm4MoeConfig,
         GptOssConfig,
+        GraniteMoeSharedConfig,
+        GraniteMoeSWAConfig,
         Llama4TextConfig,
         Ministral3Config,
         OlmoConfig,
@@ -40,6 +42,8 @@ _OLMO2 = Family(
     ffn_norm="post_feedforward_layernorm",
 )
 
+# As in Granite, residual_multiplier is applied behind what importance measures.
+_GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
 
 # Layers of linear attention among those of attention, whose output passes a gate.
 _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
@@ -136,6 +140,20 @@ def _gpt_oss(config: GptOssConfig) -> Family:
         interleaved_experts=True,
         clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit),
     )
+
+
+def _granitemoeshared(config: GraniteMoeSharedConfig | GraniteMoeSWAConfig) -> Family:
+    return replace(
+        _GRANITEMOE,
+        gate_up="input_linear",
+        down="output_linear",
+        shared_expert="shared_mlp" if config.shared_intermediate_size else None,
+        shared_expert_in_layer=config.shared_intermediate_size > 0,
+    )
+
+
+def _granitemoe_swa(config: GraniteMoeSWAConfig) -> Family:
+    return replace(_granitemoeshared(config), sinks="sinks")
 
 
 def _llama4(config: Llama4TextConfig) -> Family:
@@ -281,6 +299,10 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     # Its residual_multiplier is applied to the output of a sublayer; importance is the change of the output before
     # that.
     "granite": Family(),
+    "granite_swa": Family(sinks="sinks"),
+    "granitemoe": _GRANITEMOE,
+    "granitemoeshared": _granitemoeshared,
+    "granitemoe_swa": _granitemoe_swa,
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
     "olmo2": _OLMO2,

@@ -49,8 +49,8 @@ class Family:
             the rotation. It gets the positions as `position_ids`. None: queries are not scaled by position.
         query_scaling_unrotated: whether `query_scaling` is for the layers that do not rotate only. For p it then counts
             the tokens of the row up to this one, padding and this one included.
-        rotation: the keyword argument in which the attention gets the cosines and sines of the rotation; None:
-            nothing is rotated.
+        rotation: the keyword argument in which the attention gets the cosines and sines of the rotation. A layer that
+            gets None does not rotate. None: nothing is rotated.
         rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
         half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
@@ -85,6 +85,7 @@ class Family:
             for each expert, with zeros where a token is not routed to it. Their outputs are added up as they are.
         shared_expert: with `experts`, an FFN inside the FFN that every token passes, with `gate`, `up` and `down`. Its
             output is added to that of the experts.
+        shared_expert_in_layer: whether `shared_expert` is in the decoder layer, which adds its output to the FFN's.
         shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
             `shared_expert` is multiplied; None: it is not multiplied.
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
@@ -139,6 +140,7 @@ class Family:
     clamped_swiglu: tuple[float, float] | None = None
     scaled_expert_inputs: bool = False
     shared_expert: str | None = None
+    shared_expert_in_layer: bool = False
     shared_expert_gate: str | None = None
     ffn_norm: str | None = None
     ffn_alone: bool = True
@@ -199,8 +201,12 @@ class Family:
                 "transposed_experts, interleaved_experts, clamped_swiglu and scaled_expert_inputs need experts",
             ),
             (
-                self.shared_expert is not None or self.shared_expert_gate is None,
-                "shared_expert_gate needs shared_expert",
+                self.shared_expert_gate is None or not self.shared_expert_in_layer,
+                "shared_expert_gate needs shared_expert_in_layer=False",
+            ),
+            (
+                self.shared_expert is not None or not (self.shared_expert_gate or self.shared_expert_in_layer),
+                "shared_expert_gate and shared_expert_in_layer need shared_expert",
             ),
         ):
             if not is_valid:

@@ -191,9 +191,10 @@ def without_bias(inputs: ScoreInputs, q: Tensor, k: Tensor) -> tuple[Tensor, Ten
 
 def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
-    if decoder.family.rotation is None or not layer.rotates:
+    name = decoder.family.rotation
+    if name is None or not layer.rotates or (name in keywords and keywords[name] is None):
         return None
-    tables = _keyword(keywords, decoder.family.rotation)
+    tables = _keyword(keywords, name)
     if decoder.family.complex_tables:
         return tables.real.repeat_interleave(2, -1), tables.imag.repeat_interleave(2, -1)
     cos, sin = tables

@@ -39,6 +39,22 @@ def hide_the_last_key(model):
     return mock.patch.object(source, "eager_attention_forward", attend)
 
 
+def forget_sinks(model):
+    """Lets the attention of a layer have no sinks, after the model was found to have them."""
+    source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
+    original = source.eager_attention_forward
+
+    def attend(module, *args, **kwargs):
+        sinks = module.sinks.data.clone()
+        module.sinks.data.fill_(-30.0)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            module.sinks.data.copy_(sinks)
+
+    return mock.patch.object(source, "eager_attention_forward", attend)
+
+
 def scale_experts(model):
     """Multiplies the output of a layer's experts."""
     experts = experts_of(layers_of(model)[LAYER])
@@ -59,8 +75,14 @@ ATTENTION = {
 }
 EXPERTS = {scale_experts: "does not compute the sum over experts"}
 SHARED = {leave_out_the_shared_expert: "does not return the sum of its experts and its shared expert"}
+SHARED_IN_LAYER = {leave_out_the_shared_expert: "shared_mlp does not return the output of"}
+WITH_SINKS = {forget_sinks: "computes other attention than softmax", rotate_nothing: ATTENTION[rotate_nothing]}
 ERRORS = {
     "glm4_moe": ATTENTION | EXPERTS | SHARED,
+    "granite_swa": WITH_SINKS,
+    "granitemoe": ATTENTION | EXPERTS,
+    "granitemoeshared": ATTENTION | EXPERTS | SHARED_IN_LAYER,
+    "granitemoe_swa": WITH_SINKS | EXPERTS | SHARED_IN_LAYER,
     "llama4_text": ATTENTION | EXPERTS | SHARED,
 }
 

@@ -29,6 +29,9 @@ EXPERT_COUNT_FIELDS = {
     "ernie4_5_moe": "num_experts",
     "glm4_moe": "n_routed_experts",
     "llama4_text": "num_local_experts",
+    "granitemoe": "num_local_experts",
+    "granitemoeshared": "num_local_experts",
+    "granitemoe_swa": "num_local_experts",
     "olmoe": "num_experts",
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
@@ -70,7 +73,8 @@ def output_of(layer, config) -> torch.nn.Module:
 
 def ffn_of(layer) -> torch.nn.Module:
     """Returns the FFN of a decoder layer, or the layer itself if the FFN's modules are attributes of it."""
-    return getattr(layer, "mlp", None) or getattr(layer, "feed_forward", layer)
+    found = (getattr(layer, name, None) for name in ("mlp", "feed_forward", "block_sparse_moe"))
+    return next((module for module in found if module is not None), layer)
 
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
@@ -122,7 +126,8 @@ def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, to
 def shared_expert_of(layer) -> torch.nn.Module | None:
     """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
     mlp = ffn_of(layer)
-    return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None)
+    in_layer = getattr(layer, "shared_mlp", None)
+    return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None) or in_layer
 
 
 def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,6 +178,8 @@ def shared_width(config) -> int:
     """Returns the number of neurons of a shared expert; 0 if the model has none."""
     if config.model_type == "llama4_text":
         return config.intermediate_size
+    if config.model_type in ("granitemoeshared", "granitemoe_swa"):
+        return config.shared_intermediate_size
     if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
         return config.shared_expert_intermediate_size
     count = {"ernie4_5_moe": "moe_num_shared_experts", "glm4_moe": "n_shared_experts"}.get(config.model_type)
@@ -231,7 +238,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         if n < routed:
             zero_expert_neuron(experts, n, ffn_part)
         else:
-            _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n - routed, n - routed, ffn_part)
+            _zero_shared_neuron(shared, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
         is_fused = config.model_type in ("phi3", "glm", "glm4")
@@ -240,6 +247,14 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
+
+
+def _zero_shared_neuron(shared, n: int, part: str) -> None:
+    if hasattr(shared, "input_linear"):  # Granite's has gate and up in one projection
+        gate_up, down = shared.input_linear, shared.output_linear
+        _zero_dense_neuron(gate_up, gate_up, down, n, n + down.in_features, part)
+    else:
+        _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n, n, part)
 
 
 def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:

@@ -6,6 +6,7 @@ It uses nothing of the package. transformers computes softmax and norms in float
 
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -54,6 +55,10 @@ def float64_throughout(model):
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, "apply_rotary_pos_emb", _rotate_pairs))
+        if model.config.model_type in ("granite_swa", "granitemoe_swa"):
+            source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            attend = partial(_attend_with_sinks, source.eager_attention_forward)
+            stack.enter_context(mock.patch.object(source, "eager_attention_forward", attend))
         if model.config.model_type == "llama4_text":  # its code rotates in float32
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, "apply_rotary_emb", _rotate_complex))
@@ -86,6 +91,22 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
     """Rotates dimensions 2m and 2m + 1 together, as Cohere does."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
+
+
+def _attend_with_sinks(original, module, query, key, value, attention_mask, scaling, **kwargs):
+    """Returns the output of Granite's attention, and the probabilities that make it, which leave a part to the sink.
+
+    Its own code returns probabilities that add up to 1, and scales what it sums up with them.
+    """
+    output, probabilities = original(module, query, key, value, attention_mask, scaling, **kwargs)
+    groups = query.shape[1] // key.shape[1]
+    scores = scaling * query @ key.repeat_interleave(groups, 1).mT
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = probabilities * (scores.logsumexp(-1) - module.sinks[:, None]).sigmoid()[..., None]
+    summed = probabilities @ value.repeat_interleave(groups, 1)
+    torch.testing.assert_close(output, summed.transpose(1, 2), rtol=1e-5, atol=1e-5)
+    return output, probabilities
 
 
 def _rotate_complex(q, k, table):
@@ -149,7 +170,8 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
         call = {}
         calls.append(call)
         ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else ffn_of(layer)
-        for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn)):
+        shared = getattr(layer, "shared_mlp", None)  # an expert whose output the layer adds
+        for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn), ("shared", shared)):
 
             def catch(_, args, kwargs, call=call, name=name):
                 call[name] = SimpleNamespace(args=args, kwargs=kwargs)
@@ -176,6 +198,8 @@ def _sublayer(layer, site: str, call: dict, config):
     def run():
         if site == "ffn":
             output = _ffn(layer, call["ffn"], config).view(call["shape"])
+            if "shared" in call:
+                output = output + layer.shared_mlp(*call["shared"].args)
         else:
             args, kwargs = call["attention"].args, call["attention"].kwargs
             if site in ("q", "k"):

@@ -137,6 +137,12 @@ LLAMA4 = dict(
     attn_scale=0.5,
     no_rope_layers=[1, 0],
 )
+GRANITE_EXPERTS = dict(
+    EXPERTS, intermediate_size=8, num_local_experts=5, num_experts_per_tok=2, attention_multiplier=0.3
+)
+# A layer with a sliding window that rotates, and one of full attention that does not. Padding sees a token of each
+# document of `tiny_batch`: the softmax of a float64 model is float32, where hidden scores are -inf.
+GRANITE_SWA = dict(sliding_window=5, layer_types=["sliding_attention", "full_attention"], layer_rope_theta=[1e4, 0])
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
 LINEAR = dict(
@@ -198,6 +204,11 @@ FURTHER_MODELS = {
         dict(LLAMA4, moe_layers=[1], attention_bias=True),
     ),
     "llama4_text-experts": ("Llama4", dict(LLAMA4, num_experts_per_tok=2, use_qk_norm=False, no_rope_layers=[1, 1])),
+    "granite_swa": ("GraniteSWA", dict(GRANITE_SWA, attention_multiplier=0.3, residual_multiplier=0.22)),
+    "granitemoe": ("GraniteMoe", dict(GRANITE_EXPERTS, residual_multiplier=0.22, attention_bias=True)),
+    "granitemoeshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=12)),
+    "granitemoeshared-unshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=0)),
+    "granitemoe_swa": ("GraniteMoeSWA", dict(GRANITE_EXPERTS, **GRANITE_SWA, shared_intermediate_size=12)),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),

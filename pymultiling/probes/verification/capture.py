@@ -71,6 +71,9 @@ class LayerWatch:
             stack.callback(early.remove)
         if layer.shared is not None and layer.shared.gate is not None:
             hooks.after(layer.shared.gate, self._keep_shared_gate)
+        if layer.shared is not None and layer.shared.module is not None:
+            check_in_layer = partial(self._check_shared_in_layer, layer.shared.parts.down)
+            hooks.after(layer.shared.module, self._surviving(["ffn"], check_in_layer))
         if self.decoder.family.ffn:
             hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
@@ -278,10 +281,17 @@ class LayerWatch:
         if self._plan.kind == "scores":
             return
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
-        if layer.shared is not None:
+        if layer.shared is not None and layer.shared.module is None:
             self._check_shared(self._names[module], layer.shared, _first(output))
         elif last in self._outputs:
             self._check_sublayer("ffn", self._names[module], last, _first(output), args)
+        self._check_product(module, args, output)
+
+    def _check_shared_in_layer(self, down: Linear, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._plan.kind == "scores":
+            return
+        if down in self._outputs:
+            self._check_sublayer("ffn", self._names[module], down, output, args)
         self._check_product(module, args, output)
 
     def _check_shared(self, name: str, shared: SharedExpert, output: Tensor) -> None:

@@ -391,7 +391,7 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
-        rotates = bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates)))
+        rotates = bool(family.rotation) and _rotates(attention, family.rotates)
         has_norms = rotates or not family.norms_behind_rotation
         q_norm, k_norm = (
             _find_optional(attention, path if has_norms else None, where) for path in (family.q_norm, family.k_norm)
@@ -422,6 +422,12 @@ class Decoder:
         down = find_linear(ffn, self.family.down, where)
         gate, up = ffn_projections(ffn, self.family, where, width=inputs_of(down))
         return DenseFFN(gate, up, down)
+
+
+def _rotates(attention: nn.Module, names: str | tuple[str, ...] | None) -> bool:
+    if names is None:
+        return True
+    return any(getattr(attention, name) for name in ((names,) if isinstance(names, str) else names))
 
 
 def is_over_all_heads(norm: nn.Module, head_size: int) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import (
         BloomConfig,
+        Cohere2MoeConfig,
         CohereConfig,
         Ernie4_5_MoeConfig,
         Exaone4Config,
@@ -44,6 +45,8 @@ _OLMO2 = Family(
 
 # As in Granite, residual_multiplier is applied behind what importance measures.
 _GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
+
+_DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expert="shared_experts")
 
 # Layers of linear attention among those of attention, whose output passes a gate.
 _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
@@ -86,6 +89,21 @@ def _cohere(config: CohereConfig) -> Family:
     )
 
 
+def _cohere2_moe(config: Cohere2MoeConfig) -> Family:
+    has_shared = config.num_shared_experts > 0
+    if has_shared and config.shared_expert_combination_strategy != "sum":
+        raise UnsupportedModel(
+            "this cohere2_moe divides the sum of its experts and its shared expert by 2, which is not supported: use a "
+            "model whose shared_expert_combination_strategy is 'sum'"
+        )
+    return Family(
+        interleaved=True,
+        rotates=("sliding_window", "force_rope"),
+        experts="experts",
+        shared_expert="shared_experts" if has_shared else None,
+    )
+
+
 def _ernie4_5_moe(config: Ernie4_5_MoeConfig) -> Family:
     return Family(
         interleaved=True,
@@ -122,13 +140,7 @@ def _falcon(config: FalconConfig) -> Family:
 
 
 def _glm4_moe(config: Glm4MoeConfig) -> Family:
-    norms = config.use_qk_norm
-    return Family(
-        q_norm="q_norm" if norms else None,
-        k_norm="k_norm" if norms else None,
-        experts="experts",
-        shared_expert="shared_experts",
-    )
+    return _DOTS1 if config.use_qk_norm else replace(_DOTS1, q_norm=None, k_norm=None)
 
 
 def _gpt_oss(config: GptOssConfig) -> Family:
@@ -226,6 +238,13 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "seed_oss": Family(),
     "cwm": Family(),
     "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
+    "hunyuan_v1_moe": Family(
+        q_norm="query_layernorm",
+        k_norm="key_layernorm",
+        norms_behind_rotation=True,
+        experts="experts",
+        shared_expert="shared_mlp",
+    ),
     "arcee": Family(gate=None),
     "nemotron": Family(gate=None),
     "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
@@ -239,6 +258,9 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "dots1": _DOTS1,
+    "exaone_moe": replace(_DOTS1, rotates="is_sliding"),
     "qwen3_5_text": _QWEN3_5,
     "qwen3_5_moe_text": _QWEN3_NEXT,
     "qwen3_next": _QWEN3_NEXT,
@@ -283,6 +305,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "phi": _phi,
     "cohere": _cohere,
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
+    "cohere2_moe": _cohere2_moe,
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
     "glm4": Family(
         interleaved=True,

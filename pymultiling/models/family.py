@@ -51,7 +51,8 @@ class Family:
             the tokens of the row up to this one, padding and this one included.
         rotation: the keyword argument in which the attention gets the cosines and sines of the rotation. A layer that
             gets None does not rotate. None: nothing is rotated.
-        rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
+        rotates: an attribute of the attention that is true in the layers that rotate, or several, of which one is true
+            in them; None: all layers rotate.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
         half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
         alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
@@ -118,7 +119,7 @@ class Family:
     query_scaling: tuple[float, int] | None = None
     query_scaling_unrotated: bool = False
     rotation: str | None = "position_embeddings"
-    rotates: str | None = None
+    rotates: str | tuple[str, ...] | None = None
     interleaved: bool = False
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None

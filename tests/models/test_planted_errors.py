@@ -83,6 +83,11 @@ ERRORS = {
     "granitemoe": ATTENTION | EXPERTS,
     "granitemoeshared": ATTENTION | EXPERTS | SHARED_IN_LAYER,
     "granitemoe_swa": WITH_SINKS | EXPERTS | SHARED_IN_LAYER,
+    "dots1": ATTENTION | EXPERTS | SHARED,
+    "exaone_moe": ATTENTION | EXPERTS | SHARED,
+    "minimax_m2": ATTENTION | EXPERTS,
+    "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
+    "cohere2_moe": ATTENTION | EXPERTS | SHARED,
     "llama4_text": ATTENTION | EXPERTS | SHARED,
 }
 

@@ -159,6 +159,11 @@ def test_ffn_neurons_cannot_be_trained_alone(name):
         pml.train_only(model, random_neurons(model))
 
 
+def test_a_sum_with_the_shared_expert_that_is_divided_is_refused():
+    with pytest.raises(pml.UnsupportedModel, match="divides the sum of its experts and its shared expert by 2"):
+        Decoder(tiny_model("cohere2_moe", shared_expert_combination_strategy="average"))
+
+
 def plant(model, error: str) -> None:
     mlp = model.model.layers[1].mlp
     shared = mlp.shared_expert

@@ -29,6 +29,11 @@ EXPERT_COUNT_FIELDS = {
     "ernie4_5_moe": "num_experts",
     "glm4_moe": "n_routed_experts",
     "llama4_text": "num_local_experts",
+    "dots1": "n_routed_experts",
+    "exaone_moe": "num_experts",
+    "minimax_m2": "num_local_experts",
+    "hunyuan_v1_moe": "num_experts",
+    "cohere2_moe": "num_experts",
     "granitemoe": "num_local_experts",
     "granitemoeshared": "num_local_experts",
     "granitemoe_swa": "num_local_experts",
@@ -126,8 +131,8 @@ def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, to
 def shared_expert_of(layer) -> torch.nn.Module | None:
     """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
     mlp = ffn_of(layer)
-    in_layer = getattr(layer, "shared_mlp", None)
-    return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None) or in_layer
+    found = (getattr(mlp, name, None) for name in ("shared_expert", "shared_experts", "shared_mlp"))
+    return next((module for module in found if module is not None), getattr(layer, "shared_mlp", None))
 
 
 def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,6 +169,8 @@ def sizes(config) -> dict[str, int]:
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
         "glm4_moe": "moe_intermediate_size",
+        "dots1": "moe_intermediate_size",
+        "exaone_moe": "moe_intermediate_size",
         "qwen3_next": "moe_intermediate_size",
         "qwen3_5_moe_text": "moe_intermediate_size",
     }
@@ -176,13 +183,20 @@ def sizes(config) -> dict[str, int]:
 
 def shared_width(config) -> int:
     """Returns the number of neurons of a shared expert; 0 if the model has none."""
-    if config.model_type == "llama4_text":
+    if config.model_type in ("llama4_text", "hunyuan_v1_moe"):
         return config.intermediate_size
+    if config.model_type == "cohere2_moe":
+        return config.intermediate_size * config.num_shared_experts
     if config.model_type in ("granitemoeshared", "granitemoe_swa"):
         return config.shared_intermediate_size
     if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
         return config.shared_expert_intermediate_size
-    count = {"ernie4_5_moe": "moe_num_shared_experts", "glm4_moe": "n_shared_experts"}.get(config.model_type)
+    count = {
+        "ernie4_5_moe": "moe_num_shared_experts",
+        "glm4_moe": "n_shared_experts",
+        "dots1": "n_shared_experts",
+        "exaone_moe": "num_shared_experts",
+    }.get(config.model_type)
     return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
 
 

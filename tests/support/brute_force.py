@@ -26,7 +26,7 @@ POST_NORMS = {
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
-ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
+ROTATED_IN_FLOAT32 = ("cohere", "cohere2", "cohere2_moe")  # their code rotates in float32
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up.
 FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}

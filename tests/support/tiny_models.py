@@ -143,6 +143,18 @@ GRANITE_EXPERTS = dict(
 # A layer with a sliding window that rotates, and one of full attention that does not. Padding sees a token of each
 # document of `tiny_batch`: the softmax of a float64 model is float32, where hidden scores are -inf.
 GRANITE_SWA = dict(sliding_window=5, layer_types=["sliding_attention", "full_attention"], layer_rope_theta=[1e4, 0])
+EXAONE_MOE = dict(
+    EXPERTS,
+    head_dim=8,
+    intermediate_size=64,
+    num_experts=6,
+    num_experts_per_tok=2,
+    num_shared_experts=2,
+    moe_intermediate_size=8,
+    n_group=2,
+    first_k_dense_replace=0,
+)
+COHERE_MOE = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
 LINEAR = dict(
@@ -209,6 +221,31 @@ FURTHER_MODELS = {
     "granitemoeshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=12)),
     "granitemoeshared-unshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=0)),
     "granitemoe_swa": ("GraniteMoeSWA", dict(GRANITE_EXPERTS, **GRANITE_SWA, shared_intermediate_size=12)),
+    "dots1": ("Dots1", dict(GROUPED_EXPERTS, head_dim=8, **HALF_SLIDING, norm_topk_prob=True)),
+    "exaone_moe": ("ExaoneMoe", dict(EXAONE_MOE, **HALF_SLIDING, mlp_layer_types=["dense", "sparse"])),
+    "minimax_m2": (
+        "MiniMaxM2",
+        dict(EXPERTS, head_dim=8, num_local_experts=5, num_experts_per_tok=2, rope_parameters=dict(PARTIAL)),
+    ),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1",
+        dict(EXPERTS, head_dim=8, num_experts=5, moe_topk=2, rope_parameters=dict(SCALED_QUERIES)),
+    ),
+    "cohere2_moe": (
+        "Cohere2Moe",
+        dict(COHERE_MOE, **HALF_SLIDING, num_shared_experts=1, shared_expert_combination_strategy="sum"),
+    ),
+    "cohere2_moe-half-dense": (  # its first layer has full attention, and rotates because it is dense
+        "Cohere2Moe",
+        dict(
+            COHERE_MOE,
+            sliding_window=4,
+            layer_types=["full_attention", "full_attention"],
+            mlp_layer_types=["dense", "sparse"],
+            prefix_dense_intermediate_size=80,
+            expert_selection_fn="sigmoid",
+        ),
+    ),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),

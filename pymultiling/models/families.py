@@ -21,13 +21,16 @@ if TYPE_CHECKING:
         Exaone4Config,
         FalconConfig,
         Glm4MoeConfig,
+        GPTBigCodeConfig,
         GptOssConfig,
         GraniteMoeSharedConfig,
         GraniteMoeSWAConfig,
+        HyperCLOVAXConfig,
         Llama4TextConfig,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
+        PersimmonConfig,
         PhiConfig,
         StableLmConfig,
     )
@@ -47,6 +50,18 @@ _OLMO2 = Family(
 _GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
 
 _DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expert="shared_experts")
+
+_GPT2 = Family(
+    layers="h",
+    final=("ln_f",),
+    attention="attn",
+    qkv="c_attn",
+    rotation=None,
+    o="c_proj",
+    gate=None,
+    up="c_fc",
+    down="c_proj",
+)
 
 # Layers of linear attention among those of attention, whose output passes a gate.
 _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
@@ -168,6 +183,15 @@ def _granitemoe_swa(config: GraniteMoeSWAConfig) -> Family:
     return replace(_granitemoeshared(config), sinks="sinks")
 
 
+def _gpt_bigcode(config: GPTBigCodeConfig) -> Family:
+    return replace(_GPT2, qkv_by_head=not config.multi_query)
+
+
+def _hyperclovax(config: HyperCLOVAXConfig) -> Family:
+    norms = config.use_post_norm
+    return Family(attention_norm="post_norm1" if norms else None, ffn_norm="post_norm2" if norms else None)
+
+
 def _llama4(config: Llama4TextConfig) -> Family:
     norm = "qk_norm" if config.use_qk_norm else None
     return Family(
@@ -206,6 +230,21 @@ def _olmoe(config: OlmoeConfig) -> Family:
     return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
 
 
+def _persimmon(config: PersimmonConfig) -> Family:
+    return Family(
+        final=("final_layernorm",),
+        qkv="query_key_value",
+        qkv_by_head=True,
+        q_norm="q_layernorm" if config.qk_layernorm else None,
+        k_norm="k_layernorm" if config.qk_layernorm else None,
+        centred_norms=True,
+        o="dense",
+        gate=None,
+        up="dense_h_to_4h",
+        down="dense_4h_to_h",
+    )
+
+
 def _phi(config: PhiConfig) -> Family:
     return Family(
         final=("final_layernorm",),
@@ -232,6 +271,7 @@ def _stablelm(config: StableLmConfig) -> Family:
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "llama4_text": _llama4,
+    "internlm3": Family(),
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
@@ -245,12 +285,19 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         experts="experts",
         shared_expert="shared_mlp",
     ),
+    "hyperclovax": _hyperclovax,
     "arcee": Family(gate=None),
+    "jais2": Family(gate=None),
+    "nanochat": Family(
+        q_norm="q_norm", k_norm="k_norm", norms_behind_rotation=True, backwards=True, gate=None, up="fc1", down="fc2"
+    ),
+    "persimmon": _persimmon,
     "nemotron": Family(gate=None),
     "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
+    "vaultgemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
     "gemma3_text": replace(_OLMO2, norm_offset=1.0),
     "mixtral": Family(experts="experts"),
@@ -267,17 +314,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gpt_oss": _gpt_oss,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
-    "gpt2": Family(
-        layers="h",
-        final=("ln_f",),
-        attention="attn",
-        qkv="c_attn",
-        rotation=None,
-        o="c_proj",
-        gate=None,
-        up="c_fc",
-        down="c_proj",
-    ),
+    "gpt2": _GPT2,
+    "gpt_bigcode": _gpt_bigcode,
     "gpt_neox": Family(
         final=("final_layer_norm",),
         attention="attention",
@@ -331,6 +369,16 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmo2": _OLMO2,
     "olmo3": _OLMO2,
     "olmoe": _olmoe,
+    "biogpt": Family(
+        final=("layer_norm",),
+        rotation=None,
+        o="out_proj",
+        ffn="",
+        gate=None,
+        up="fc1",
+        down="fc2",
+        ffn_alone=False,
+    ),
     "xglm": Family(
         final=("layer_norm",),
         interface=False,

@@ -54,6 +54,7 @@ class Family:
         rotates: an attribute of the attention that is true in the layers that rotate, or several, of which one is true
             in them; None: all layers rotate.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
+        backwards: whether a rotation of dimensions m and m + r/2 is by the negative of the tables' angles.
         half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
         alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
@@ -121,6 +122,7 @@ class Family:
     rotation: str | None = "position_embeddings"
     rotates: str | tuple[str, ...] | None = None
     interleaved: bool = False
+    backwards: bool = False
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None
     single_tables: bool = False
@@ -178,6 +180,7 @@ class Family:
                 not self.output_gate or (self.qkv is None and self.clip is None),
                 "output_gate needs qkv=None and clip=None",
             ),
+            (not (self.backwards and self.interleaved), "backwards needs interleaved=False"),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),
             (

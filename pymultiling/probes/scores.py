@@ -198,6 +198,8 @@ def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any])
     if decoder.family.complex_tables:
         return tables.real.repeat_interleave(2, -1), tables.imag.repeat_interleave(2, -1)
     cos, sin = tables
+    if decoder.family.backwards:
+        sin = -sin
     if decoder.family.single_tables:
         return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)

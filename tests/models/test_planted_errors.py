@@ -88,6 +88,14 @@ ERRORS = {
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,
+    "internlm3": ATTENTION,
+    "hyperclovax": ATTENTION,
+    "jais2": ATTENTION,
+    "nanochat": ATTENTION,
+    "vaultgemma": ATTENTION,
+    "persimmon": ATTENTION,
+    "biogpt": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "gpt_bigcode": {hide_the_last_key: ATTENTION[hide_the_last_key]},
     "llama4_text": ATTENTION | EXPERTS | SHARED,
 }
 

@@ -14,6 +14,9 @@ OTHER_NAMES = {
     "falcon": dict(layers="h", norm="ln_f", attention="self_attention", o="dense", qkv="query_key_value"),
     "opt": dict(layers="decoder.layers", norm="decoder.final_layer_norm", o="out_proj"),
     "xglm": dict(norm="layer_norm", o="out_proj"),
+    "biogpt": dict(norm="layer_norm", o="out_proj"),
+    "gpt_bigcode": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
+    "persimmon": dict(norm="final_layernorm", o="dense", qkv="query_key_value"),
     "phi": dict(norm="final_layernorm", o="dense"),
     "phi3": dict(qkv="qkv_proj"),
 }
@@ -41,6 +44,8 @@ EXPERT_COUNT_FIELDS = {
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
 }
+# Kinds of models that have as many key heads as query heads, or one.
+WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
@@ -162,6 +167,7 @@ def sizes(config) -> dict[str, int]:
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
         "gpt2": "n_inner",
+        "gpt_bigcode": "n_inner",
         "opt": "ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
@@ -204,9 +210,9 @@ def key_heads(config) -> int:
     """Returns the number of key-value heads."""
     if config.model_type == "falcon" and config.new_decoder_architecture:
         return config.num_kv_heads
-    if config.model_type == "falcon" and config.multi_query:
+    if config.model_type in ("falcon", "gpt_bigcode") and config.multi_query:
         return 1
-    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm"):
+    if config.model_type in WITHOUT_GROUPS:
         return config.num_attention_heads
     return config.num_key_value_heads
 
@@ -223,9 +229,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
-    if config.model_type in ("gpt2", "phi3"):
+    if config.model_type in ("gpt2", "phi3") or (config.model_type == "gpt_bigcode" and config.multi_query):
         parts = rows.split([width["q"], width["k"], width["v"]])
-    elif config.model_type == "gpt_neox":
+    elif config.model_type in ("gpt_neox", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
     elif config.model_type == "falcon" and config.new_decoder_architecture:
         by_head = rows.view(keys, heads // keys + 2, head)

@@ -22,10 +22,11 @@ POST_NORMS = {
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "hyperclovax": ("post_norm1", "post_norm2"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
-FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
+FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attributes of the layer
 ROTATED_IN_FLOAT32 = ("cohere", "cohere2", "cohere2_moe")  # their code rotates in float32
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up.
@@ -67,11 +68,12 @@ def float64_throughout(model):
 
 def _rms_norm(module):
     """Returns the forward of an RMS norm, in the dtype of its input."""
-    offset = 1.0 if type(module).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) else 0.0
+    offset = 1.0 if type(module).__name__.startswith(("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")) else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (module.weight + offset)
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return normed * (module.weight + offset) if hasattr(module, "weight") else normed
 
     return forward
 

@@ -246,6 +246,20 @@ FURTHER_MODELS = {
             expert_selection_fn="sigmoid",
         ),
     ),
+    "internlm3": ("InternLM3", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
+    "hyperclovax": ("HyperCLOVAX", dict(attention_multiplier=0.3, residual_multiplier=0.22)),
+    "hyperclovax-unnormed": ("HyperCLOVAX", dict(use_post_norm=False, attention_bias=True)),
+    "jais2": ("Jais2", dict(head_dim=8)),
+    "nanochat": ("NanoChat", {}),
+    "vaultgemma": (
+        "VaultGemma",
+        dict(HALF_SLIDING, sliding_window=5, head_dim=8, attn_logit_softcapping=2.0, query_pre_attn_scalar=5),
+    ),
+    "persimmon": ("Persimmon", dict(rope_parameters=dict(PARTIAL))),
+    "persimmon-unnormed": ("Persimmon", dict(rope_parameters=dict(PARTIAL), qk_layernorm=False)),
+    "biogpt": ("BioGpt", {}),
+    "gpt_bigcode": ("GPTBigCode", dict(n_inner=37)),
+    "gpt_bigcode-heads": ("GPTBigCode", dict(n_inner=37, multi_query=False, scale_attn_weights=False)),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
@@ -290,6 +304,10 @@ FURTHER_MODELS = {
     ),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
+# {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
+OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM"}
+if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
+    del FURTHER_MODELS["internlm3"]
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
 # One model for each way of arranging modules, for tests that do not depend on the variants.
@@ -313,9 +331,9 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
     """
     kind, differences = (MODELS | FURTHER_MODELS)[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
-    if name.startswith("gemma2"):
+    if name.startswith(("gemma2", "vaultgemma")):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
-    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config).eval()
+    model = getattr(transformers, OTHER_CLASSES.get(kind, f"{kind}ForCausalLM"))(config).eval()
     _draw(model, torch.Generator().manual_seed(seed))
     for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
         _enlarge_key_bias(layer.self_attn, slow_only=name == "qwen2")
@@ -332,7 +350,9 @@ def configuration(kind: str) -> type:
 @torch.no_grad()
 def _draw(model, generator) -> None:
     """Sets all parameters to random numbers: gains of norms near 1, and weights that keep the size of their input."""
-    offset = type(model).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5"))  # norms multiply by 1 + weight
+    offset = type(model).__name__.startswith(
+        ("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")
+    )  # norms multiply by 1 + weight
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -176,6 +176,8 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield parameter.removeprefix(f"{base_prefix}.")
     # The decoder in a model that takes images too, before transformers 4.52 and as save_pretrained still writes it.
     yield parameter.replace("model.language_model.", "language_model.model.", 1)
+    if parameter.endswith(".experts.down_proj"):  # Granite
+        yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
 
 
 def _expert_spellings(name: str) -> Iterator[str]:

@@ -37,6 +37,8 @@ from pymultiling.runtime.device_copies import to_device
 if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput
 
+CHUNKED = "chunked_attention"  # what configurations call layers whose attention is in chunks
+
 
 @dataclass(frozen=True, eq=False)
 class DenseFFN:
@@ -68,10 +70,12 @@ class SharedExpert:
     Attributes:
         parts: its projections.
         gate: a projection to one number, by whose sigmoid its output is multiplied, or None.
+        module: where the decoder layer calls it, and not the FFN: its module. None: the FFN calls it.
     """
 
     parts: DenseFFN
     gate: nn.Module | None
+    module: nn.Module | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,7 @@ class AttentionLayer(Layer):
         value_size: the number of dimensions of one value.
         latent: the dimensions of queries and keys in multi-head latent attention, or None.
         rotates: whether queries and keys are rotated.
+        chunk: a query sees the keys of its own chunk of this many tokens of the document; None: there are no chunks.
     """
 
     attention: nn.Module
@@ -180,6 +185,7 @@ class AttentionLayer(Layer):
     value_size: int
     latent: LatentHeads | None
     rotates: bool
+    chunk: int | None
 
     @property
     def heads(self) -> int:
@@ -380,6 +386,13 @@ class Decoder:
         weight = full_tensor(tensor_attribute(norm, "weight").detach())
         return upcast(weight) + self.family.norm_offset if self.family.norm_offset else weight
 
+    def head_multiplier(self, norm: nn.Module, layer: AttentionLayer) -> Tensor:
+        """Returns what a norm of queries or keys multiplies by: (d,), or (heads d,) if it is over all heads."""
+        if getattr(norm, "weight", None) is None:
+            weight = inner_linear(layer.q.module).weight
+            return torch.ones(layer.head_size, device=weight.device, dtype=weight.dtype)
+        return self.multiplier(norm)
+
     def sinks(self, layer: AttentionLayer) -> Tensor | None:
         """Returns the scores (H,) of the sinks of a layer's attention, or None if the family has none."""
         name = self.family.sinks
@@ -395,15 +408,17 @@ class Decoder:
         else:
             ffn_parts = ffn_experts(ffn, family.experts, family, where)
             if family.shared_expert is not None:
-                parts = self._dense_ffn(find(ffn, family.shared_expert, where), f"{family.shared_expert} of {where}")
-                shared = SharedExpert(parts, _find_optional(ffn, family.shared_expert_gate, where))
+                module = find(layer if family.shared_expert_in_layer else ffn, family.shared_expert, where)
+                parts = self._dense_ffn(module, f"{family.shared_expert} of {where}")
+                gate = _find_optional(ffn, family.shared_expert_gate, where)
+                shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
         ffn_only = Layer(ffn, ffn_parts, shared, _find_optional(layer, family.ffn_norm, where))
         if family.linear_attention is not None and hasattr(layer, family.linear_attention):
             return ffn_only
-        return self._attention_layer(ffn_only, layer, where, head_count)
+        return self._attention_layer(ffn_only, layer, index, head_count)
 
-    def _attention_layer(self, ffn_only: Layer, layer: nn.Module, where: str, head_count: int) -> AttentionLayer:
-        family = self.family
+    def _attention_layer(self, ffn_only: Layer, layer: nn.Module, index: int, head_count: int) -> AttentionLayer:
+        family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
         o = find_linear(attention, family.o, where)
         if not getattr(attention, "is_causal", True):
@@ -421,10 +436,14 @@ class Decoder:
             q, k, v, shared_k = latent_projections(attention, family, where, head_count)
             latent = LatentHeads(k.width // head_count, shared_k.width, family.regrouped)
             head_size = latent.size
-        q_norm = _find_optional(attention, family.q_norm, where)
+        rotates = bool(family.rotation) and _rotates(attention, family.rotates)
+        has_norms = rotates or not family.norms_behind_rotation
+        q_norm, k_norm = (
+            _find_optional(attention, path if has_norms else None, where) for path in (family.q_norm, family.k_norm)
+        )
         if family.sinks is not None:
             require_sinks(attention, family.sinks, where, head_count)
-            if q_norm is not None and tensor_attribute(q_norm, "weight").shape[-1] > head_size:
+            if q_norm is not None and is_over_all_heads(q_norm, head_size):
                 raise UnsupportedModel(
                     f"{where} has sinks and a norm of its queries over all heads, which is not supported"
                 )
@@ -438,18 +457,31 @@ class Decoder:
             o=o,
             output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
             q_norm=q_norm,
-            k_norm=_find_optional(attention, family.k_norm, where),
+            k_norm=k_norm,
             attention_norm=_find_optional(layer, family.attention_norm, where),
             head_size=head_size,
             value_size=value_size,
             latent=latent,
-            rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
+            rotates=rotates,
+            chunk=family.chunk if family.chunk and self.config.layer_types[index] == CHUNKED else None,
         )
 
     def _dense_ffn(self, ffn: nn.Module, where: str) -> DenseFFN:
         down = find_linear(ffn, self.family.down, where)
         gate, up = ffn_projections(ffn, self.family, where, width=inputs_of(down))
         return DenseFFN(gate, up, down)
+
+
+def _rotates(attention: nn.Module, names: str | tuple[str, ...] | None) -> bool:
+    if names is None:
+        return True
+    return any(getattr(attention, name) for name in ((names,) if isinstance(names, str) else names))
+
+
+def is_over_all_heads(norm: nn.Module, head_size: int) -> bool:
+    """Whether a norm of queries or keys is over all heads together, and not over each."""
+    weight: Tensor | None = getattr(norm, "weight", None)
+    return weight is not None and weight.shape[-1] > head_size
 
 
 def _find_optional(parent: nn.Module, path: str | None, where: str) -> nn.Module | None:

@@ -33,6 +33,7 @@ from pymultiling.models.routing import (
     Routed,
     hidden_product,
     run_experts,
+    run_on_scaled_inputs,
 )
 from pymultiling.ops import active_count, column_energy, group_tokens, mask_neurons
 
@@ -191,9 +192,13 @@ class Experts:
         """Returns `hidden` of `Routed`, (S, I), for gate and up in this shape."""
         return hidden_product(self.module, self.layout, gate, up)
 
-    def run(self, changes: Sequence[Change], states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """Returns the output of the experts, (tokens, D), as `run_experts` does."""
-        return run_experts(self.module, self.layout, tuple(changes), states, index, weights)
+    def run(self, changes: Sequence[Change], *args: Tensor) -> Tensor:
+        """Returns the output of the experts for the arguments of their forward, with the changes applied."""
+        return _run(self.layout, self.module, changes, args)
+
+    def summed(self, output: Tensor) -> Tensor:
+        """Returns (tokens, D), the sum over experts of the output of their module."""
+        return output.view(self.expert_count, -1, output.shape[-1]).sum(0) if self.layout.scaled_inputs else output
 
     def row_ids(self, routed: Routed, token_ids: Tensor) -> Tensor:
         """Returns (S,) int64: id E + expert for every row, where id is the entry of token_ids (tokens,) for its token.
@@ -256,4 +261,12 @@ def _run_changed(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    return run_experts(cast("ExpertsModule", module), layout, tuple(changes), *args, **kwargs)
+    return _run(layout, cast("ExpertsModule", module), changes, args, **kwargs)
+
+
+def _run(
+    layout: ExpertsLayout, module: ExpertsModule, changes: Sequence[Change], args: tuple[Any, ...], **kwargs: Any
+) -> Tensor:
+    """Runs the experts on the arguments of their forward."""
+    run: Callable[..., Tensor] = run_on_scaled_inputs if layout.scaled_inputs else run_experts
+    return run(module, layout, tuple(changes), *args, **kwargs)

@@ -15,18 +15,26 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import (
         BloomConfig,
+        Cohere2MoeConfig,
         CohereConfig,
         DeepseekV2Config,
         DeepseekV3Config,
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        Glm4MoeConfig,
         Glm4MoeLiteConfig,
+        GPTBigCodeConfig,
         GptOssConfig,
+        GraniteMoeSharedConfig,
+        GraniteMoeSWAConfig,
+        HyperCLOVAXConfig,
+        Llama4TextConfig,
         MiniCPM3Config,
         Ministral3Config,
         OlmoConfig,
         OlmoeConfig,
+        PersimmonConfig,
         PhiConfig,
         StableLmConfig,
         YoutuConfig,
@@ -45,6 +53,22 @@ _OLMO2 = Family(
     ffn_norm="post_feedforward_layernorm",
 )
 
+# As in Granite, residual_multiplier is applied behind what importance measures.
+_GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
+
+_DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expert="shared_experts")
+
+_GPT2 = Family(
+    layers="h",
+    final=("ln_f",),
+    attention="attn",
+    qkv="c_attn",
+    rotation=None,
+    o="c_proj",
+    gate=None,
+    up="c_fc",
+    down="c_proj",
+)
 
 # Layers of linear attention among those of attention, whose output passes a gate.
 _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
@@ -108,6 +132,21 @@ def _deepseek_v3(config: DeepseekV3Config | Glm4MoeLiteConfig) -> Family:
     return replace(_youtu(config), experts="experts", shared_expert="shared_experts")
 
 
+def _cohere2_moe(config: Cohere2MoeConfig) -> Family:
+    has_shared = config.num_shared_experts > 0
+    if has_shared and config.shared_expert_combination_strategy != "sum":
+        raise UnsupportedModel(
+            "this cohere2_moe divides the sum of its experts and its shared expert by 2, which is not supported: use a "
+            "model whose shared_expert_combination_strategy is 'sum'"
+        )
+    return Family(
+        interleaved=True,
+        rotates=("sliding_window", "force_rope"),
+        experts="experts",
+        shared_expert="shared_experts" if has_shared else None,
+    )
+
+
 def _ernie4_5_moe(config: Ernie4_5_MoeConfig) -> Family:
     return Family(
         interleaved=True,
@@ -143,6 +182,10 @@ def _falcon(config: FalconConfig) -> Family:
     )
 
 
+def _glm4_moe(config: Glm4MoeConfig) -> Family:
+    return _DOTS1 if config.use_qk_norm else replace(_DOTS1, q_norm=None, k_norm=None)
+
+
 def _gpt_oss(config: GptOssConfig) -> Family:
     return Family(
         single_tables=True,
@@ -151,6 +194,49 @@ def _gpt_oss(config: GptOssConfig) -> Family:
         transposed_experts=True,
         interleaved_experts=True,
         clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit),
+    )
+
+
+def _granitemoeshared(config: GraniteMoeSharedConfig | GraniteMoeSWAConfig) -> Family:
+    return replace(
+        _GRANITEMOE,
+        gate_up="input_linear",
+        down="output_linear",
+        shared_expert="shared_mlp" if config.shared_intermediate_size else None,
+        shared_expert_in_layer=config.shared_intermediate_size > 0,
+    )
+
+
+def _granitemoe_swa(config: GraniteMoeSWAConfig) -> Family:
+    return replace(_granitemoeshared(config), sinks="sinks")
+
+
+def _gpt_bigcode(config: GPTBigCodeConfig) -> Family:
+    return replace(_GPT2, qkv_by_head=not config.multi_query)
+
+
+def _hyperclovax(config: HyperCLOVAXConfig) -> Family:
+    norms = config.use_post_norm
+    return Family(attention_norm="post_norm1" if norms else None, ffn_norm="post_norm2" if norms else None)
+
+
+def _llama4(config: Llama4TextConfig) -> Family:
+    norm = "qk_norm" if config.use_qk_norm else None
+    return Family(
+        q_norm=norm,
+        k_norm=norm,
+        norms_behind_rotation=config.use_qk_norm,
+        query_scaling=(config.attn_scale, config.floor_scale) if config.attn_temperature_tuning else None,
+        query_scaling_unrotated=config.attn_temperature_tuning,
+        rotates="use_rope",
+        interleaved=True,
+        complex_tables=True,
+        chunk=config.attention_chunk_size,
+        ffn="feed_forward",
+        experts="experts",
+        transposed_experts=True,
+        scaled_expert_inputs=True,
+        shared_expert="shared_expert",
     )
 
 
@@ -170,6 +256,21 @@ def _olmoe(config: OlmoeConfig) -> Family:
             "a model whose configuration has no clip_qkv"
         )
     return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
+
+
+def _persimmon(config: PersimmonConfig) -> Family:
+    return Family(
+        final=("final_layernorm",),
+        qkv="query_key_value",
+        qkv_by_head=True,
+        q_norm="q_layernorm" if config.qk_layernorm else None,
+        k_norm="k_layernorm" if config.qk_layernorm else None,
+        centred_norms=True,
+        o="dense",
+        gate=None,
+        up="dense_h_to_4h",
+        down="dense_4h_to_h",
+    )
 
 
 def _phi(config: PhiConfig) -> Family:
@@ -197,18 +298,34 @@ def _stablelm(config: StableLmConfig) -> Family:
 # of it.
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
+    "llama4_text": _llama4,
+    "internlm3": Family(),
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
     "seed_oss": Family(),
     "cwm": Family(),
     "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
+    "hunyuan_v1_moe": Family(
+        q_norm="query_layernorm",
+        k_norm="key_layernorm",
+        norms_behind_rotation=True,
+        experts="experts",
+        shared_expert="shared_mlp",
+    ),
+    "hyperclovax": _hyperclovax,
     "arcee": Family(gate=None),
+    "jais2": Family(gate=None),
+    "nanochat": Family(
+        q_norm="q_norm", k_norm="k_norm", norms_behind_rotation=True, backwards=True, gate=None, up="fc1", down="fc2"
+    ),
+    "persimmon": _persimmon,
     "nemotron": Family(gate=None),
     "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
     "qwen2": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
+    "vaultgemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
     "gemma3_text": replace(_OLMO2, norm_offset=1.0),
     "mixtral": Family(experts="experts"),
@@ -216,6 +333,9 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "dots1": _DOTS1,
+    "exaone_moe": replace(_DOTS1, rotates="is_sliding"),
     "qwen3_5_text": _QWEN3_5,
     "qwen3_5_moe_text": _QWEN3_NEXT,
     "qwen3_next": _QWEN3_NEXT,
@@ -227,17 +347,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gpt_oss": _gpt_oss,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
-    "gpt2": Family(
-        layers="h",
-        final=("ln_f",),
-        attention="attn",
-        qkv="c_attn",
-        rotation=None,
-        o="c_proj",
-        gate=None,
-        up="c_fc",
-        down="c_proj",
-    ),
+    "gpt2": _GPT2,
+    "gpt_bigcode": _gpt_bigcode,
     "gpt_neox": Family(
         final=("final_layer_norm",),
         attention="attention",
@@ -265,6 +376,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "phi": _phi,
     "cohere": _cohere,
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
+    "cohere2_moe": _cohere2_moe,
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
     "glm4": Family(
         interleaved=True,
@@ -273,6 +385,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         attention_norm="post_self_attn_layernorm",
         ffn_norm="post_mlp_layernorm",
     ),
+    "glm4_moe": _glm4_moe,
     "helium": Family(interleaved=True, half_tables=True),
     "ernie4_5": Family(interleaved=True, half_tables=True),
     "exaone4": _exaone4,
@@ -280,11 +393,25 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     # Its residual_multiplier is applied to the output of a sublayer; importance is the change of the output before
     # that.
     "granite": Family(),
+    "granite_swa": Family(sinks="sinks"),
+    "granitemoe": _GRANITEMOE,
+    "granitemoeshared": _granitemoeshared,
+    "granitemoe_swa": _granitemoe_swa,
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
     "olmo2": _OLMO2,
     "olmo3": _OLMO2,
     "olmoe": _olmoe,
+    "biogpt": Family(
+        final=("layer_norm",),
+        rotation=None,
+        o="out_proj",
+        ffn="",
+        gate=None,
+        up="fc1",
+        down="fc2",
+        ffn_alone=False,
+    ),
     "xglm": Family(
         final=("layer_norm",),
         interface=False,

@@ -42,11 +42,11 @@ class Family:
         regrouped: with `kv`, whether the attention puts the dimensions that it rotates from the order 0, 1, 2, 3 ...
             into the order 0, 2, ..., 1, 3, ... before the rotation.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
-            whether it is over one head or over all heads.
+            whether it is over one head or over all heads. A norm without a weight is over one head.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
         centred_norms: whether `q_norm` and `k_norm` subtract the mean, as LayerNorm does.
         norms_behind_rotation: whether `q_norm` and `k_norm` come behind the rotation. They are then RMSNorms over one
-            head.
+            head, and layers that do not rotate have none.
         clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
             are not clipped.
         interface: whether the attention passes queries and keys to transformers' attention interface. If not, they are
@@ -55,10 +55,14 @@ class Family:
             interface.
         query_scaling: (b, n): the attention multiplies the query at position p by 1 + b ln(1 + floor(p / n)), behind
             the rotation. It gets the positions as `position_ids`. None: queries are not scaled by position.
-        rotation: the keyword argument in which the attention gets the cosines and sines of the rotation; None:
-            nothing is rotated.
-        rotates: an attribute of the attention that is true in the layers that rotate; None: all layers rotate.
+        query_scaling_unrotated: whether `query_scaling` is for the layers that do not rotate only. For p it then counts
+            the tokens of the row up to this one, padding and this one included.
+        rotation: the keyword argument in which the attention gets the cosines and sines of the rotation. A layer that
+            gets None does not rotate. None: nothing is rotated.
+        rotates: an attribute of the attention that is true in the layers that rotate, or several, of which one is true
+            in them; None: all layers rotate.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
+        backwards: whether a rotation of dimensions m and m + r/2 is by the negative of the tables' angles.
         half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
         alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
@@ -66,6 +70,8 @@ class Family:
         single_tables: whether the tables of the rotation have r/2 columns, one for both dimensions of a pair.
         complex_tables: whether `rotation` is one table of r/2 complex numbers, whose real and imaginary parts are the
             cosines and sines. Dimensions 2m and 2m + 1 are rotated together.
+        chunk: in layers that the configuration's `layer_types` calls "chunked_attention", a query sees the keys of its
+            own chunk of this many tokens of the document. None: there are no chunks.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
             head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.
@@ -86,8 +92,11 @@ class Family:
         interleaved_experts: whether gate and up alternate in gate_up_proj, rather than gate coming before up.
         clamped_swiglu: (a, c): experts compute (up + 1) gate sigmoid(a gate), where gate is at most c, and up from -c
             to c. None: they compute act(gate) up.
+        scaled_expert_inputs: whether the experts get their tokens multiplied by the router's weight, all tokens once
+            for each expert, with zeros where a token is not routed to it. Their outputs are added up as they are.
         shared_expert: with `experts`, an FFN inside the FFN that every token passes, with `gate`, `up` and `down`. Its
             output is added to that of the experts.
+        shared_expert_in_layer: whether `shared_expert` is in the decoder layer, which adds its output to the FFN's.
         shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
             `shared_expert` is multiplied; None: it is not multiplied.
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
@@ -121,13 +130,16 @@ class Family:
     interface: bool = True
     scaled_queries: bool = False
     query_scaling: tuple[float, int] | None = None
+    query_scaling_unrotated: bool = False
     rotation: str | None = "position_embeddings"
-    rotates: str | None = None
+    rotates: str | tuple[str, ...] | None = None
     interleaved: bool = False
+    backwards: bool = False
     half_tables: bool = False
     alibi: Literal["added", "scaled"] | None = None
     single_tables: bool = False
     complex_tables: bool = False
+    chunk: int | None = None
     sinks: str | None = None
     o: str = "o_proj"
     output_gate: bool = False
@@ -141,7 +153,9 @@ class Family:
     transposed_experts: bool = False
     interleaved_experts: bool = False
     clamped_swiglu: tuple[float, float] | None = None
+    scaled_expert_inputs: bool = False
     shared_expert: str | None = None
+    shared_expert_in_layer: bool = False
     shared_expert_gate: str | None = None
     ffn_norm: str | None = None
     ffn_alone: bool = True
@@ -163,14 +177,22 @@ class Family:
                 "query_scaling needs interface=True and centred_norms=False",
             ),
             (
-                not self.norms_behind_rotation
-                or bool(self.q_norm and not self.centred_norms and self.query_scaling is None),
-                "norms_behind_rotation needs q_norm, centred_norms=False and query_scaling=None",
+                not self.query_scaling_unrotated or bool(self.query_scaling and self.rotates),
+                "query_scaling_unrotated needs query_scaling and rotates",
+            ),
+            (
+                not self.norms_behind_rotation or bool(self.q_norm and not self.centred_norms),
+                "norms_behind_rotation needs q_norm and centred_norms=False",
+            ),
+            (
+                not self.norms_behind_rotation or self.query_scaling is None or self.query_scaling_unrotated,
+                "norms_behind_rotation needs query_scaling=None, or query_scaling_unrotated",
             ),
             (
                 not self.output_gate or (self.qkv is None and self.clip is None),
                 "output_gate needs qkv=None and clip=None",
             ),
+            (not (self.backwards and self.interleaved), "backwards needs interleaved=False"),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),
             (
@@ -194,6 +216,7 @@ class Family:
                 not self.regrouped or (self.kv is not None and not self.interleaved),
                 "regrouped needs kv and interleaved=False",
             ),
+            (self.chunk is None or self.interface, "chunk needs interface=True"),
             (
                 self.sinks is None or (self.interface and not self.centred_norms),
                 "sinks needs interface=True and centred_norms=False",
@@ -202,12 +225,21 @@ class Family:
             (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),
             (
                 self.experts is not None
-                or not (self.transposed_experts or self.interleaved_experts or self.clamped_swiglu),
-                "transposed_experts, interleaved_experts and clamped_swiglu need experts",
+                or not (
+                    self.transposed_experts
+                    or self.interleaved_experts
+                    or self.clamped_swiglu
+                    or self.scaled_expert_inputs
+                ),
+                "transposed_experts, interleaved_experts, clamped_swiglu and scaled_expert_inputs need experts",
             ),
             (
-                self.shared_expert is not None or self.shared_expert_gate is None,
-                "shared_expert_gate needs shared_expert",
+                self.shared_expert_gate is None or not self.shared_expert_in_layer,
+                "shared_expert_gate needs shared_expert_in_layer=False",
+            ),
+            (
+                self.shared_expert is not None or not (self.shared_expert_gate or self.shared_expert_in_layer),
+                "shared_expert_gate and shared_expert_in_layer need shared_expert",
             ),
         ):
             if not is_valid:

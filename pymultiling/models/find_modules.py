@@ -133,7 +133,9 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
 
 def ffn_experts(ffn: nn.Module, path: str, family: Family, where: str) -> Experts:
     """Returns the experts of an FFN that is a mixture of them; `path` is their place in the FFN."""
-    layout = ExpertsLayout(family.transposed_experts, family.interleaved_experts, family.clamped_swiglu)
+    layout = ExpertsLayout(
+        family.transposed_experts, family.interleaved_experts, family.clamped_swiglu, family.scaled_expert_inputs
+    )
     return Experts.from_module(find(ffn, path, where), where, layout)
 
 

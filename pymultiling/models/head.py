@@ -19,6 +19,7 @@ from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.pretrained import pretrained, uncompiled
+from pymultiling.models.unwrap import without_head
 from pymultiling.runtime.device_copies import to_device
 
 # Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
@@ -42,11 +43,12 @@ class Head:
         self._model = uncompiled(model)  # compiled code may not notice the replacement
         body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
         inner = None if body is None else uncompiled(body)
+        decoder_body = None if inner is None else without_head(inner)
         self._is_compiled = inner is not body or getattr(inner, "_compiled_call_impl", None) is not None
         # Only a call of the whole model adds a prompt that PEFT has learned, and gathers what FSDP has spread.
         peft = getattr(self._model, "active_peft_config", None)
         is_whole = isinstance(self._model, FSDPModule) or getattr(peft, "is_prompt_learning", False)
-        self._body = None if inner is self._model or is_whole else inner
+        self._body = None if decoder_body is self._model or is_whole else decoder_body
         self._output: Any = None
         self._is_checked = False
 

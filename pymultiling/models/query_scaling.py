@@ -1,4 +1,4 @@
-"""Factors of queries that grow with their position (Ministral 3, as in Llama 4), for long documents."""
+"""Factors of queries that grow with their position (Ministral 3, Llama 4), for long documents."""
 
 from __future__ import annotations
 

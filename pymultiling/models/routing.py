@@ -24,11 +24,13 @@ class ExpertsLayout:
         transposed: as `transposed_experts`.
         interleaved: as `interleaved_experts`.
         clamped_swiglu: as in `Family`.
+        scaled_inputs: as `scaled_expert_inputs`.
     """
 
     transposed: bool = False
     interleaved: bool = False
     clamped_swiglu: tuple[float, float] | None = None
+    scaled_inputs: bool = False
 
 
 USUAL_LAYOUT = ExpertsLayout()
@@ -53,10 +55,10 @@ class Routed(NamedTuple):
     """What a layer's experts compute. It has S rows, one for each token and expert that it is routed to, by expert.
 
     Attributes:
-        states: (tokens, D), the hidden states that the experts get.
+        states: (tokens, D), the hidden states that the experts get; with `scaled_inputs` those that the first one gets.
         tokens: (S,) int64, the token of each row.
         experts: (S,) int64, the expert of each row.
-        weights: (S,), the router's weight of each row.
+        weights: (S,), the router's weight of each row; with `scaled_inputs` 1, since `hidden` has the router's weight.
         gate: (S, I), the output of the gate projection.
         up: (S, I), the output of the up projection.
         hidden: (S, I), act(gate) * up, or the clamped product of `Family.clamped_swiglu`.
@@ -127,6 +129,47 @@ def run_experts(
     for rows in row_tokens.argsort(stable=True).view(tokens, top_k).T:
         total = total + out[rows].to(total.dtype)
     return total
+
+
+def run_on_scaled_inputs(
+    module: ExpertsModule, layout: ExpertsLayout, changes: tuple[Change, ...], inputs: Tensor
+) -> Tensor:
+    """Runs a layer's experts on inputs that the router's weights have multiplied, with changes as in `run_experts`.
+
+    A token is routed to the experts for which its input is not zero.
+
+    Args:
+        module: the experts.
+        layout: how they store their weights.
+        changes: as in `run_experts`.
+        inputs: (E T, D), the inputs of expert 0 for T tokens, then those of expert 1, and so on.
+
+    Returns:
+        (E T, D), the outputs of the experts in the same order.
+    """
+    gate_up, down = (
+        weight if layout.transposed else weight.transpose(-2, -1) for weight in (module.gate_up_proj, module.down_proj)
+    )
+    x = inputs.view(len(down), -1, inputs.shape[-1])
+    gate, up = _split(layout, torch.bmm(x, gate_up))
+    hidden = hidden_product(module, layout, gate, up)
+    if changes:
+        rows = _routed_rows(x)
+        experts, tokens = rows
+        weights = x.new_ones(len(tokens))
+        routed = Routed(x[0], tokens, experts, weights, gate[rows], up[rows], hidden[rows])
+        for change in changes:
+            changed = change(routed)
+            routed = routed if changed is None else routed._replace(hidden=changed)
+        hidden = hidden.index_put(rows, routed.hidden)
+    return torch.bmm(hidden, down).view(inputs.shape)
+
+
+# Not compiled, because the number of rows of every expert differs from call to call.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _routed_rows(x: Tensor) -> tuple[Tensor, ...]:
+    """Returns the experts and the tokens of the rows of x, (E, T, D), that are not zero."""
+    return x.any(-1).nonzero(as_tuple=True)
 
 
 # Not compiled, because the number of rows of every expert differs from call to call.

@@ -116,14 +116,22 @@ def text_decoder(model: nn.Module) -> nn.Module:
     config = pretrained(model).config
     text_config = config.get_text_config()
     if text_config is config:
-        return uncompiled(pretrained(model).base_model)
+        return without_head(model)
     decoder = uncompiled(pretrained(model).get_decoder())  # type: ignore[no-untyped-call]
     if getattr(decoder, "config", None) is not text_config:
         raise UnsupportedModel(
             f"{class_name(model)} takes more than text, and its get_decoder() gives {type(decoder).__name__}, which "
             f"is no decoder of model_type {text_config.model_type!r}: give that decoder, which has no head"
         )
-    return decoder
+    return without_head(decoder)
+
+
+def without_head(model: nn.Module) -> nn.Module:
+    """Returns transformers' base model, also where its `base_model_prefix` names no module of the model (Llama 4)."""
+    base = uncompiled(pretrained(model).base_model)
+    if base is model and pretrained(model).get_output_embeddings() is not None:
+        return uncompiled(model.get_submodule("model"))
+    return base
 
 
 def refuse_quantisation_mark(model: nn.Module) -> None:

@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
-from pymultiling.models.decoder import AttentionLayer, Decoder
+from pymultiling.models.decoder import AttentionLayer, Decoder, is_over_all_heads
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, normed_behind_rotation, split_heads
-from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.ops import centred_importance, qk_importance, whole_norm_importance
 from pymultiling.ops.arguments import Mode
+from pymultiling.probes.chunks import split_chunks
 from pymultiling.probes.scores import ScoreInputs, with_bias, without_bias
 
 Rope: TypeAlias = Literal["pre", "post"]
@@ -62,12 +62,16 @@ def _importance_of_heads(
     """Returns (B, H d) for q and (B, K d) for k, in the order of the heads in `inputs`."""
     if counted is not None:
         inputs = _only_queries(inputs, counted)
+    if inputs.chunk is not None and inputs.chunk < valid.shape[1]:
+        chunks, valid_in_chunks = split_chunks(inputs, valid, inputs.chunk)
+        importance = importance_from_scores(chunks, decoder, layer, valid_in_chunks, None, rope, score, mode)
+        return [x.unflatten(0, (len(valid), -1)).sum(1) for x in importance]
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:
         return list(_centred(inputs, layer.q_norm, layer.k_norm, valid, family.interleaved))
     if is_pre and family.norms_behind_rotation and inputs.rotation and layer.q_norm and layer.k_norm:
-        return _behind_rotation(inputs, inputs.rotation, (layer.q_norm, layer.k_norm), decoder, valid, mode)
+        return _behind_rotation(inputs, inputs.rotation, (layer.q_norm, layer.k_norm), decoder, layer, valid, mode)
     query, key = (inputs.query, inputs.key) if inputs.bias is None else with_bias(inputs, inputs.bias)
     cos = sin = q_plain = k_plain = q_growth = k_growth = None
     if score == "released":
@@ -99,7 +103,8 @@ def _importance_of_heads(
     if inputs.bias is not None:
         q_importance, k_importance = without_bias(inputs, q_importance, k_importance)
     # A norm over all heads also rescales the other heads when a neuron is zero.
-    if q_growth is not None and k_growth is not None and _is_over_all_heads(layer):
+    is_over_all = layer.q_norm is not None and is_over_all_heads(layer.q_norm, layer.head_size)
+    if q_growth is not None and k_growth is not None and is_over_all:
         other_heads = whole_norm_importance(
             query,
             key,
@@ -125,11 +130,6 @@ def _only_queries(inputs: ScoreInputs, counted: Tensor) -> ScoreInputs:
         query=inputs.query.masked_fill(~counted[:, None, :, None], 0),
         q=inputs.q.masked_fill(~counted[:, :, None], 0),
     )
-
-
-def _is_over_all_heads(layer: AttentionLayer) -> bool:
-    """Whether the query norm is over all heads together, instead of over each head."""
-    return layer.q_norm is not None and tensor_attribute(layer.q_norm, "weight").shape[-1] > layer.head_size
 
 
 def _centred(
@@ -161,6 +161,7 @@ def _behind_rotation(
     rotation: tuple[Tensor, Tensor],
     norms: tuple[nn.Module, nn.Module],
     decoder: Decoder,
+    layer: AttentionLayer,
     valid: Tensor,
     mode: Mode,
 ) -> list[Tensor]:
@@ -171,7 +172,7 @@ def _behind_rotation(
     qk_importance is called for each, and of its two results one is used.
     """
     q, k = (
-        normed_behind_rotation(raw, norm, decoder.multiplier(norm), rotation, decoder.family.interleaved)
+        normed_behind_rotation(raw, norm, decoder.head_multiplier(norm, layer), rotation, decoder.family.interleaved)
         for raw, norm in zip((inputs.q, inputs.k), norms)
     )
     pairs = (q.rotated, q.multiplier * inputs.key), (k.multiplier * inputs.query, k.rotated)
@@ -205,4 +206,4 @@ def _before_rotation(
     """
     if norm is None:
         return split_heads(raw, layer.head_size), None
-    return normed(raw, norm, decoder.multiplier(norm), layer.head_size)
+    return normed(raw, norm, decoder.head_multiplier(norm, layer), layer.head_size)

@@ -45,6 +45,7 @@ class ScoreInputs:
         softcap: as in `qk_importance`.
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
         sinks: as in `qk_importance`.
+        chunk: a query sees the keys of its own chunk of this many tokens of the document only; None: of all chunks.
     """
 
     query: Tensor
@@ -59,6 +60,7 @@ class ScoreInputs:
     softcap: float | None = None
     query_factors: Tensor | None = None
     sinks: Tensor | None = None
+    chunk: int | None = None
 
 
 @dataclass(eq=False)
@@ -122,8 +124,9 @@ def watch_scores(
             usual_scale if scale is None else scale,
             window=arguments.get("sliding_window"),
             softcap=arguments.get("softcap"),
-            query_factors=_query_factors(decoder, keywords),
+            query_factors=_query_factors(decoder, layer, keywords, query),
             sinks=decoder.sinks(layer),
+            chunk=layer.chunk,
         )
         on_scores(inputs)
 
@@ -197,25 +200,35 @@ def without_bias(inputs: ScoreInputs, q: Tensor, k: Tensor) -> tuple[Tensor, Ten
 
 def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
-    if decoder.family.rotation is None or not layer.rotates:
+    name = decoder.family.rotation
+    if name is None or not layer.rotates or (name in keywords and keywords[name] is None):
         return None
-    table = _keyword(keywords, decoder.family.rotation)
+    tables = _keyword(keywords, name)
     if decoder.family.complex_tables:
-        return table.real.repeat_interleave(2, -1), table.imag.repeat_interleave(2, -1)
-    cos, sin = table
+        return tables.real.repeat_interleave(2, -1), tables.imag.repeat_interleave(2, -1)
+    cos, sin = tables
+    if decoder.family.backwards:
+        sin = -sin
     if decoder.family.single_tables:
         return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)
 
 
-def _query_factors(decoder: Decoder, keywords: dict[str, Any]) -> Tensor | None:
-    """Returns (B or 1, l), the factors of the queries; None where the family does not scale them by position.
+def _query_factors(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any], query: Tensor) -> Tensor | None:
+    """Returns (B or 1, l), the factors of the queries; None where the layer does not scale them by position.
+
+    query: (B, H, l, d).
 
     Raises:
         UnsupportedModel: the attention gets no positions, or counts padding as positions.
     """
     if decoder.family.query_scaling is None:
         return None
+    if decoder.family.query_scaling_unrotated:
+        if layer.rotates:
+            return None
+        places = torch.arange(1, query.shape[2] + 1, device=query.device)
+        return position_factors(places, *decoder.family.query_scaling)[None]
     if keywords.get("cache_position") is not None:
         raise UnsupportedModel(
             "this version of transformers scales queries by their place in the batch, which counts padding: update "

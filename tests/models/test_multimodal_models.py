@@ -12,7 +12,7 @@ from pymultiling.models.loading import load_model, load_without_weights
 from pymultiling.probes.verification.body import sees_as_expected
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
-from tests.support.anatomy import has_site, zero_neuron
+from tests.support.anatomy import has_site, layers_of, zero_neuron
 from tests.support.tiny_models import FURTHER_MODELS, HALF_SLIDING, SHAPE, random_neurons, tiny_batch
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
@@ -45,6 +45,11 @@ MODELS = {
         dict(image_token_index=IMAGE_TOKEN),
     ),
     "InternVL": (dict(model_type="qwen2"), dict(image_size=[8, 8], patch_size=[4, 4]), {}),
+    "Llama4": (
+        dict(FURTHER_MODELS["llama4_text"][1], model_type="llama4_text"),
+        dict(vision_output_dim=16, projector_input_dim=16, projector_output_dim=16),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
     "Qwen3_5": (FURTHER_MODELS["qwen3_5_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
     "Qwen3_5Moe": (FURTHER_MODELS["qwen3_5_moe_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
 }
@@ -88,7 +93,7 @@ def test_deactivated_neurons_act_as_zeroed_ones(name):
     zeroed = copy.deepcopy(model)
     for site, mask in neurons.sites.items():
         for layer, n in mask.nonzero().tolist():
-            zero_neuron(zeroed.get_decoder().layers[layer], site, n, text_config)
+            zero_neuron(layers_of(zeroed.get_decoder())[layer], site, n, text_config)
     plain = logits(model, batch)
     with pml.deactivate(model, neurons):
         assert difference(logits(model, batch), logits(zeroed, batch)) < 1e-5

@@ -18,7 +18,7 @@ from tests.support.comparison import brute_force_importance, importance_in_float
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
-NAMES = ("qwen2_moe", "ernie4_5_moe")
+NAMES = ("qwen2_moe", "ernie4_5_moe", "granitemoeshared")
 ROUTED = 40  # five experts of 8 neurons
 
 
@@ -27,10 +27,16 @@ def shared_inputs(model, batch) -> dict[str, list[torch.Tensor]]:
     seen, handles = {"gate": [], "up": [], "hidden": []}, []
     for layer in model.model.layers:
         shared = shared_expert_of(layer)
-        for name in ("gate", "up"):
-            projection = getattr(shared, f"{name}_proj")
-            handles.append(projection.register_forward_hook(lambda _, args, out, name=name: seen[name].append(out)))
-        handles.append(shared.down_proj.register_forward_pre_hook(lambda _, args: seen["hidden"].append(args[0])))
+        is_fused = hasattr(shared, "input_linear")  # Granite's, which the decoder layer calls
+        for part, name in enumerate(("gate", "up")):
+
+            def see(_, args, out, part=part, name=name, is_fused=is_fused):
+                seen[name].append(out.chunk(2, -1)[part] if is_fused else out)
+
+            projection = shared.input_linear if is_fused else getattr(shared, f"{name}_proj")
+            handles.append(projection.register_forward_hook(see))
+        down = shared.output_linear if is_fused else shared.down_proj
+        handles.append(down.register_forward_pre_hook(lambda _, args: seen["hidden"].append(args[0])))
     logits(model, batch)
     for handle in handles:
         handle.remove()
@@ -141,7 +147,7 @@ def test_importance_leaves_a_scaled_output_of_the_shared_expert_to_the_gate():
     assert (result[:, :, ROUTED:] == 0).all() and (result[:, :, :ROUTED].amax(-1) > 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "glm4_moe", "granitemoe_swa"])
 def test_doctor_finds_agreement(name):
     assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-4
 
@@ -151,6 +157,11 @@ def test_ffn_neurons_cannot_be_trained_alone(name):
     model = tiny_model(name)
     with pytest.raises(pml.UnsupportedModel, match="FFN neurons of experts, which cannot be trained alone"):
         pml.train_only(model, random_neurons(model))
+
+
+def test_a_sum_with_the_shared_expert_that_is_divided_is_refused():
+    with pytest.raises(pml.UnsupportedModel, match="divides the sum of its experts and its shared expert by 2"):
+        Decoder(tiny_model("cohere2_moe", shared_expert_combination_strategy="average"))
 
 
 def plant(model, error: str) -> None:
@@ -195,5 +206,7 @@ def test_verification_names_a_planted_error(error, message):
 def test_a_set_of_another_family_entry_is_refused():
     with pytest.raises(ValueError, match="shared_expert needs experts"):
         pml.Family(shared_expert="shared")
-    with pytest.raises(ValueError, match="shared_expert_gate needs shared_expert"):
+    with pytest.raises(ValueError, match="shared_expert_gate and shared_expert_in_layer need shared"):
         pml.Family(experts="experts", shared_expert_gate="gate")
+    with pytest.raises(ValueError, match="shared_expert_gate needs shared_expert_in_layer=False"):
+        pml.Family(experts="experts", shared_expert="shared", shared_expert_gate="gate", shared_expert_in_layer=True)

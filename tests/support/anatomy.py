@@ -14,6 +14,9 @@ OTHER_NAMES = {
     "falcon": dict(layers="h", norm="ln_f", attention="self_attention", o="dense", qkv="query_key_value"),
     "opt": dict(layers="decoder.layers", norm="decoder.final_layer_norm", o="out_proj"),
     "xglm": dict(norm="layer_norm", o="out_proj"),
+    "biogpt": dict(norm="layer_norm", o="out_proj"),
+    "gpt_bigcode": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
+    "persimmon": dict(norm="final_layernorm", o="dense", qkv="query_key_value"),
     "phi": dict(norm="final_layernorm", o="dense"),
     "phi3": dict(qkv="qkv_proj"),
 }
@@ -27,6 +30,16 @@ EXPERT_COUNT_FIELDS = {
     "qwen2_moe": "num_experts",
     "qwen3_moe": "num_experts",
     "ernie4_5_moe": "num_experts",
+    "glm4_moe": "n_routed_experts",
+    "llama4_text": "num_local_experts",
+    "dots1": "n_routed_experts",
+    "exaone_moe": "num_experts",
+    "minimax_m2": "num_local_experts",
+    "hunyuan_v1_moe": "num_experts",
+    "cohere2_moe": "num_experts",
+    "granitemoe": "num_local_experts",
+    "granitemoeshared": "num_local_experts",
+    "granitemoe_swa": "num_local_experts",
     "olmoe": "num_experts",
     "qwen3_next": "num_experts",
     "qwen3_5_moe_text": "num_experts",
@@ -34,6 +47,8 @@ EXPERT_COUNT_FIELDS = {
     "deepseek_v3": "n_routed_experts",
     "glm4_moe_lite": "n_routed_experts",
 }
+# Kinds of models that have as many key heads as query heads, or one.
+WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
@@ -45,9 +60,14 @@ def module_name(config, part: str) -> str | None:
     return {**NAMES, **OTHER_NAMES.get(config.model_type, {})}.get(part)
 
 
+def base_of(model) -> torch.nn.Module:
+    """Returns the model without its head. The `base_model` of Llama 4 is the whole model."""
+    return getattr(model, "model", model) if model.config.model_type == "llama4_text" else model.base_model
+
+
 def layers_of(model) -> torch.nn.ModuleList:
     """Returns the decoder layers."""
-    return model.base_model.get_submodule(module_name(model.config, "layers"))
+    return base_of(model).get_submodule(module_name(model.config, "layers"))
 
 
 def attention_of(layer, config) -> torch.nn.Module | None:
@@ -66,9 +86,15 @@ def output_of(layer, config) -> torch.nn.Module:
     return getattr(attention_of(layer, config), module_name(config, "o"))
 
 
+def ffn_of(layer) -> torch.nn.Module:
+    """Returns the FFN of a decoder layer, or the layer itself if the FFN's modules are attributes of it."""
+    found = (getattr(layer, name, None) for name in ("mlp", "feed_forward", "block_sparse_moe"))
+    return next((module for module in found if module is not None), layer)
+
+
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     """Returns the FFN's modules of gate, up and down. In a plain or a fused FFN gate and up are the same module."""
-    ffn = getattr(layer, "mlp", layer)
+    ffn = ffn_of(layer)
     for names in (
         ("c_fc", "c_fc", "c_proj"),
         ("fc1", "fc1", "fc2"),
@@ -84,12 +110,17 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
 
 def experts_of(layer) -> torch.nn.Module | None:
     """Returns the module of experts; None for a dense FFN."""
-    return getattr(getattr(layer, "mlp", None), "experts", None)
+    return getattr(ffn_of(layer), "experts", None)
 
 
 def is_gpt_oss(experts) -> bool:
     """Whether experts have the parameters of gpt-oss: transposed, with biases, and with gate and up in turn."""
     return type(experts).__name__ == "GptOssExperts"
+
+
+def is_transposed(experts) -> bool:
+    """Whether experts store their weights as (experts, inputs, outputs)."""
+    return type(experts).__name__ in ("GptOssExperts", "Llama4TextExperts")
 
 
 def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,13 +133,16 @@ def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, to
     """
     if is_gpt_oss(experts):
         return gate_up.mT[:, ::2], gate_up.mT[:, 1::2], down.mT
+    if is_transposed(experts):
+        return (*gate_up.mT.chunk(2, 1), down.mT)
     return (*gate_up.chunk(2, 1), down)
 
 
 def shared_expert_of(layer) -> torch.nn.Module | None:
     """Returns the expert that all tokens pass, whose neurons come after those of `experts_of`, or None."""
-    mlp = getattr(layer, "mlp", None)
-    return getattr(mlp, "shared_expert", None) or getattr(mlp, "shared_experts", None)
+    mlp = ffn_of(layer)
+    found = (getattr(mlp, name, None) for name in ("shared_expert", "shared_experts", "shared_mlp"))
+    return next((module for module in found if module is not None), getattr(layer, "shared_mlp", None))
 
 
 def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,12 +172,16 @@ def sizes(config) -> dict[str, int]:
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
         "gpt2": "n_inner",
+        "gpt_bigcode": "n_inner",
         "opt": "ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
         "qwen2_moe": "moe_intermediate_size",
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
+        "glm4_moe": "moe_intermediate_size",
+        "dots1": "moe_intermediate_size",
+        "exaone_moe": "moe_intermediate_size",
         "qwen3_next": "moe_intermediate_size",
         "qwen3_5_moe_text": "moe_intermediate_size",
         "deepseek_v2": "moe_intermediate_size",
@@ -153,12 +191,7 @@ def sizes(config) -> dict[str, int]:
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
-    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
-        ffn += config.shared_expert_intermediate_size
-    if config.model_type == "ernie4_5_moe":
-        ffn += config.moe_intermediate_size * config.moe_num_shared_experts
-    if config.model_type in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
-        ffn += config.moe_intermediate_size * config.n_shared_experts
+        ffn += shared_width(config)
     if config.model_type in LATENT:
         heads, own, shared = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
         values = heads * config.v_head_dim
@@ -166,13 +199,35 @@ def sizes(config) -> dict[str, int]:
     return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
 
 
+def shared_width(config) -> int:
+    """Returns the number of neurons of a shared expert; 0 if the model has none."""
+    if config.model_type in ("llama4_text", "hunyuan_v1_moe"):
+        return config.intermediate_size
+    if config.model_type == "cohere2_moe":
+        return config.intermediate_size * config.num_shared_experts
+    if config.model_type in ("granitemoeshared", "granitemoe_swa"):
+        return config.shared_intermediate_size
+    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
+        return config.shared_expert_intermediate_size
+    count = {
+        "ernie4_5_moe": "moe_num_shared_experts",
+        "deepseek_v2": "n_shared_experts",
+        "deepseek_v3": "n_shared_experts",
+        "glm4_moe": "n_shared_experts",
+        "glm4_moe_lite": "n_shared_experts",
+        "dots1": "n_shared_experts",
+        "exaone_moe": "num_shared_experts",
+    }.get(config.model_type)
+    return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
+
+
 def key_heads(config) -> int:
     """Returns the number of key-value heads."""
     if config.model_type == "falcon" and config.new_decoder_architecture:
         return config.num_kv_heads
-    if config.model_type == "falcon" and config.multi_query:
+    if config.model_type in ("falcon", "gpt_bigcode") and config.multi_query:
         return 1
-    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm"):
+    if config.model_type in WITHOUT_GROUPS:
         return config.num_attention_heads
     return config.num_key_value_heads
 
@@ -189,9 +244,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
-    if config.model_type in ("gpt2", "phi3"):
+    if config.model_type in ("gpt2", "phi3") or (config.model_type == "gpt_bigcode" and config.multi_query):
         parts = rows.split([width["q"], width["k"], width["v"]])
-    elif config.model_type == "gpt_neox":
+    elif config.model_type in ("gpt_neox", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
     elif config.model_type == "falcon" and config.new_decoder_architecture:
         by_head = rows.view(keys, heads // keys + 2, head)
@@ -233,7 +288,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         if n < routed:
             zero_expert_neuron(experts, n, ffn_part)
         else:
-            _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n - routed, n - routed, ffn_part)
+            _zero_shared_neuron(shared, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
         is_fused = config.model_type in ("phi3", "glm", "glm4")
@@ -244,6 +299,14 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:
         _zero_row(getattr(attention, f"{site}_proj"), n)
+
+
+def _zero_shared_neuron(shared, n: int, part: str) -> None:
+    if hasattr(shared, "input_linear"):  # Granite's has gate and up in one projection
+        gate_up, down = shared.input_linear, shared.output_linear
+        _zero_dense_neuron(gate_up, gate_up, down, n, n + down.in_features, part)
+    else:
+        _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n, n, part)
 
 
 def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:

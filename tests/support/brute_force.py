@@ -6,12 +6,13 @@ It uses nothing of the package. transformers computes softmax and norms in float
 
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
 import torch
 
-from tests.support.anatomy import attention_of, ffn_modules, layers_of, sizes, zero_neuron
+from tests.support.anatomy import attention_of, base_of, ffn_modules, ffn_of, layers_of, sizes, zero_neuron
 from tests.support.tiny_models import positions
 
 # {model_type: names of the norms after the attention and after the FFN}
@@ -21,10 +22,11 @@ POST_NORMS = {
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "hyperclovax": ("post_norm1", "post_norm2"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
-FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
+FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attributes of the layer
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up.
 FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
@@ -43,6 +45,8 @@ def float64_throughout(model):
         for module in model.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 stack.enter_context(mock.patch.object(module, "forward", _rms_norm(module)))
+            elif type(module).__name__ == "Llama4TextL2Norm":
+                stack.enter_context(mock.patch.object(module, "forward", module._norm))
             elif type(module).__name__.endswith("LayerNorm") and not isinstance(module, torch.nn.LayerNorm):
                 stack.enter_context(mock.patch.object(module, "forward", _layer_norm(module)))
         if model.config.model_type == "xglm":  # it creates the lowest value of float64 in the default dtype
@@ -51,16 +55,21 @@ def float64_throughout(model):
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, *ROTATED_IN_FLOAT32[model.config.model_type]))
+        if model.config.model_type in ("granite_swa", "granitemoe_swa"):
+            source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            attend = partial(_attend_with_sinks, source.eager_attention_forward)
+            stack.enter_context(mock.patch.object(source, "eager_attention_forward", attend))
         yield model
 
 
 def _rms_norm(module):
     """Returns the forward of an RMS norm, in the dtype of its input."""
-    offset = 1.0 if type(module).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) else 0.0
+    offset = 1.0 if type(module).__name__.startswith(("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")) else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (module.weight + offset)
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return normed * (module.weight + offset) if hasattr(module, "weight") else normed
 
     return forward
 
@@ -82,19 +91,36 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
 
 
-def _rotate_complex(q, k, table):
-    """Multiplies dimensions 2m and 2m + 1, as a complex number, by one of the table (B, l, r/2): DeepSeek-V2."""
-    return tuple(
-        torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * table[:, None]).flatten(-2)
-        for x in (q, k)
-    )
+def _attend_with_sinks(original, module, query, key, value, attention_mask, scaling, **kwargs):
+    """Returns the output of Granite's attention, and the probabilities that make it, which leave a part to the sink.
+
+    Its own code returns probabilities that add up to 1, and scales what it sums up with them.
+    """
+    output, probabilities = original(module, query, key, value, attention_mask, scaling, **kwargs)
+    groups = query.shape[1] // key.shape[1]
+    scores = scaling * query @ key.repeat_interleave(groups, 1).mT
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = probabilities * (scores.logsumexp(-1) - module.sinks[:, None]).sigmoid()[..., None]
+    summed = probabilities @ value.repeat_interleave(groups, 1)
+    torch.testing.assert_close(output, summed.transpose(1, 2), rtol=1e-5, atol=1e-5)
+    return output, probabilities
+
+
+def _rotate_complex(q, k, table, heads_first):
+    """Multiplies dimensions 2m and 2m + 1, as a complex number, by one of the table (B, l, r/2)."""
+    pairs = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k))
+    table = table[:, None] if heads_first else table[:, :, None]
+    return tuple(torch.view_as_real(x * table).flatten(3) for x in pairs)
 
 
 # {model_type whose code rotates in float32: the function in its file that does, and one that keeps the dtype}
 ROTATED_IN_FLOAT32 = {
     "cohere": ("apply_rotary_pos_emb", _rotate_pairs),
     "cohere2": ("apply_rotary_pos_emb", _rotate_pairs),
-    "deepseek_v2": ("apply_rotary_emb", _rotate_complex),
+    "cohere2_moe": ("apply_rotary_pos_emb", _rotate_pairs),
+    "deepseek_v2": ("apply_rotary_emb", partial(_rotate_complex, heads_first=True)),
+    "llama4_text": ("apply_rotary_emb", partial(_rotate_complex, heads_first=False)),
 }
 
 
@@ -152,8 +178,9 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
     for layer in layers_of(model):
         call = {}
         calls.append(call)
-        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else layer.mlp
-        for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn)):
+        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else ffn_of(layer)
+        shared = getattr(layer, "shared_mlp", None)  # an expert whose output the layer adds
+        for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn), ("shared", shared)):
 
             def catch(_, args, kwargs, call=call, name=name):
                 call[name] = SimpleNamespace(args=args, kwargs=kwargs)
@@ -161,7 +188,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
             if module is not None:
                 handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
     options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
-    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+    base_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     for handle in handles:
         handle.remove()
     for call in calls:
@@ -180,6 +207,8 @@ def _sublayer(layer, site: str, call: dict, config):
     def run():
         if site == "ffn":
             output = _ffn(layer, call["ffn"], config).view(call["shape"])
+            if "shared" in call:
+                output = output + layer.shared_mlp(*call["shared"].args)
         else:
             args, kwargs = call["attention"].args, call["attention"].kwargs
             if site in ("q", "k"):
@@ -214,7 +243,7 @@ def _ffn(layer, call, config):
     """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
-    output = layer.mlp(*call.args, **call.kwargs)
+    output = ffn_of(layer)(*call.args, **call.kwargs)
     return output[0] if isinstance(output, tuple) else output
 
 

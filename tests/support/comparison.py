@@ -43,7 +43,7 @@ def brute_force_importance(name: str, padding: str) -> dict[str, torch.Tensor]:
 
 def set_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Sets the implementation of the attention and returns the model. Skips the test if the model has no such one."""
-    if attention == "sdpa" and model.config.model_type in ("gemma2", "bloom"):
+    if attention == "sdpa" and model.config.model_type in ("gemma2", "vaultgemma", "bloom"):
         pytest.skip("transformers' sdpa does not support soft caps, and bloom has no sdpa")
     if attention == "sdpa" and not model._supports_sdpa:
         pytest.skip("transformers' sdpa has no attention sinks")

@@ -7,7 +7,7 @@ import transformers
 from packaging.version import Version
 
 from pymultiling import SITES, NeuronSet
-from tests.support.anatomy import has_site, layers_of, sizes, zero_neuron
+from tests.support.anatomy import base_of, has_site, layers_of, sizes, zero_neuron
 
 VOCABULARY_SIZE = 61
 SHAPE = dict(
@@ -114,6 +114,47 @@ ERNIE_MOE = dict(
     moe_layer_start_index=0,
     moe_num_shared_experts=1,
 )
+# Experts in two groups, of which the router chooses one; a shared expert as wide as two of them.
+GROUPED_EXPERTS = dict(
+    EXPERTS,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_group=2,
+    topk_group=1,
+    n_shared_experts=2,
+    moe_intermediate_size=8,
+    routed_scaling_factor=1.5,
+    first_k_dense_replace=0,
+)
+# Six experts of 8 neurons and a shared one of 8; dense layers are as wide.
+LLAMA4 = dict(
+    head_dim=8,
+    intermediate_size=8,
+    intermediate_size_mlp=56,
+    num_local_experts=6,
+    attention_chunk_size=4,
+    floor_scale=4,
+    attn_scale=0.5,
+    no_rope_layers=[1, 0],
+)
+GRANITE_EXPERTS = dict(
+    EXPERTS, intermediate_size=8, num_local_experts=5, num_experts_per_tok=2, attention_multiplier=0.3
+)
+# A layer with a sliding window that rotates, and one of full attention that does not. Padding sees a token of each
+# document of `tiny_batch`: the softmax of a float64 model is float32, where hidden scores are -inf.
+GRANITE_SWA = dict(sliding_window=5, layer_types=["sliding_attention", "full_attention"], layer_rope_theta=[1e4, 0])
+EXAONE_MOE = dict(
+    EXPERTS,
+    head_dim=8,
+    intermediate_size=64,
+    num_experts=6,
+    num_experts_per_tok=2,
+    num_shared_experts=2,
+    moe_intermediate_size=8,
+    n_group=2,
+    first_k_dense_replace=0,
+)
+COHERE_MOE = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
 LINEAR = dict(
@@ -207,6 +248,63 @@ FURTHER_MODELS = {
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),
     "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
+    "glm4_moe": (
+        "Glm4Moe",
+        dict(GROUPED_EXPERTS, head_dim=8, attention_bias=True, use_qk_norm=True, rope_parameters=dict(PARTIAL)),
+    ),
+    "glm4_moe-half-dense": (
+        "Glm4Moe",
+        dict(GROUPED_EXPERTS, head_dim=8, intermediate_size=64, first_k_dense_replace=1, rope_parameters=dict(PARTIAL)),
+    ),
+    "llama4_text": (  # documents are longer than the chunks, and than the positions that share a scale of queries
+        "Llama4",
+        dict(LLAMA4, moe_layers=[1], attention_bias=True),
+    ),
+    "llama4_text-experts": ("Llama4", dict(LLAMA4, num_experts_per_tok=2, use_qk_norm=False, no_rope_layers=[1, 1])),
+    "granite_swa": ("GraniteSWA", dict(GRANITE_SWA, attention_multiplier=0.3, residual_multiplier=0.22)),
+    "granitemoe": ("GraniteMoe", dict(GRANITE_EXPERTS, residual_multiplier=0.22, attention_bias=True)),
+    "granitemoeshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=12)),
+    "granitemoeshared-unshared": ("GraniteMoeShared", dict(GRANITE_EXPERTS, shared_intermediate_size=0)),
+    "granitemoe_swa": ("GraniteMoeSWA", dict(GRANITE_EXPERTS, **GRANITE_SWA, shared_intermediate_size=12)),
+    "dots1": ("Dots1", dict(GROUPED_EXPERTS, head_dim=8, **HALF_SLIDING, norm_topk_prob=True)),
+    "exaone_moe": ("ExaoneMoe", dict(EXAONE_MOE, **HALF_SLIDING, mlp_layer_types=["dense", "sparse"])),
+    "minimax_m2": (
+        "MiniMaxM2",
+        dict(EXPERTS, head_dim=8, num_local_experts=5, num_experts_per_tok=2, rope_parameters=dict(PARTIAL)),
+    ),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1",
+        dict(EXPERTS, head_dim=8, num_experts=5, moe_topk=2, rope_parameters=dict(SCALED_QUERIES)),
+    ),
+    "cohere2_moe": (
+        "Cohere2Moe",
+        dict(COHERE_MOE, **HALF_SLIDING, num_shared_experts=1, shared_expert_combination_strategy="sum"),
+    ),
+    "cohere2_moe-half-dense": (  # its first layer has full attention, and rotates because it is dense
+        "Cohere2Moe",
+        dict(
+            COHERE_MOE,
+            sliding_window=4,
+            layer_types=["full_attention", "full_attention"],
+            mlp_layer_types=["dense", "sparse"],
+            prefix_dense_intermediate_size=80,
+            expert_selection_fn="sigmoid",
+        ),
+    ),
+    "internlm3": ("InternLM3", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
+    "hyperclovax": ("HyperCLOVAX", dict(attention_multiplier=0.3, residual_multiplier=0.22)),
+    "hyperclovax-unnormed": ("HyperCLOVAX", dict(use_post_norm=False, attention_bias=True)),
+    "jais2": ("Jais2", dict(head_dim=8)),
+    "nanochat": ("NanoChat", {}),
+    "vaultgemma": (
+        "VaultGemma",
+        dict(HALF_SLIDING, sliding_window=5, head_dim=8, attn_logit_softcapping=2.0, query_pre_attn_scalar=5),
+    ),
+    "persimmon": ("Persimmon", dict(rope_parameters=dict(PARTIAL))),
+    "persimmon-unnormed": ("Persimmon", dict(rope_parameters=dict(PARTIAL), qk_layernorm=False)),
+    "biogpt": ("BioGpt", {}),
+    "gpt_bigcode": ("GPTBigCode", dict(n_inner=37)),
+    "gpt_bigcode-heads": ("GPTBigCode", dict(n_inner=37, multi_query=False, scale_attn_weights=False)),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
@@ -251,6 +349,10 @@ FURTHER_MODELS = {
     ),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
+# {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
+OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM"}
+if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
+    del FURTHER_MODELS["internlm3"]
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
 # One model for each way of arranging modules, for tests that do not depend on the variants.
@@ -274,9 +376,9 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
     """
     kind, differences = (MODELS | FURTHER_MODELS)[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
-    if name.startswith("gemma2"):
+    if name.startswith(("gemma2", "vaultgemma")):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
-    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config).eval()
+    model = getattr(transformers, OTHER_CLASSES.get(kind, f"{kind}ForCausalLM"))(config).eval()
     _draw(model, torch.Generator().manual_seed(seed))
     for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
         _enlarge_key_bias(layer.self_attn, slow_only=name == "qwen2")
@@ -286,14 +388,16 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 def configuration(kind: str) -> type:
     """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
     return getattr(
-        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
+        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Llama4", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
     )
 
 
 @torch.no_grad()
 def _draw(model, generator) -> None:
     """Sets all parameters to random numbers: gains of norms near 1, and weights that keep the size of their input."""
-    offset = type(model).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5"))  # norms multiply by 1 + weight
+    offset = type(model).__name__.startswith(
+        ("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")
+    )  # norms multiply by 1 + weight
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -305,7 +409,7 @@ def _draw(model, generator) -> None:
             noise = 0.5 * noise
         parameter.copy_(noise)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # by which a router chooses experts, and no more
+        if name.endswith("e_score_correction_bias"):  # what routers add to scores before they choose
             buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
@@ -336,7 +440,7 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 def hidden_of(model, batch: dict) -> torch.Tensor:
     """Returns the last hidden states, (documents, tokens, D). The first token of every document has position 0."""
     options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
-    return model.base_model(**batch, **options, use_cache=False).last_hidden_state
+    return base_of(model)(**batch, **options, use_cache=False).last_hidden_state
 
 
 def positions(attention_mask: torch.Tensor) -> torch.Tensor:

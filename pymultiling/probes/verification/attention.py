@@ -12,6 +12,7 @@ from pymultiling.mathematics.rotation import rotate
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.models.norms import centred_epsilon, centred_weight, normed, split_heads
+from pymultiling.probes.chunks import chunk_numbers
 from pymultiling.probes.scores import ScoreInputs
 from pymultiling.probes.verification.linear import Norms
 from pymultiling.probes.verification.rounding import ACCUMULATION, internal_roundoff, product_roundoff
@@ -26,7 +27,7 @@ def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: AttentionLayer) -
     if family.norms_behind_rotation and inputs.rotation is not None:
         return torch.cat(
             [
-                _behind_rotation(raw, norm, inputs.rotation, decoder)
+                _behind_rotation(raw, norm, inputs.rotation, decoder, layer)
                 for raw, norm in ((inputs.q, layer.q_norm), (inputs.k, layer.k_norm))
                 if norm is not None
             ],
@@ -50,12 +51,14 @@ def _normed_heads(raw: Tensor, norm: nn.Module | None, decoder: Decoder, layer: 
         return split_heads(upcast(raw), layer.head_size)
     if decoder.family.centred_norms:
         return _centred(split_heads(upcast(raw), layer.head_size), norm)
-    return normed(raw, norm, decoder.multiplier(norm), layer.head_size)[0]
+    return normed(raw, norm, decoder.head_multiplier(norm, layer), layer.head_size)[0]
 
 
-def _behind_rotation(raw: Tensor, norm: nn.Module, rotation: tuple[Tensor, Tensor], decoder: Decoder) -> Tensor:
+def _behind_rotation(
+    raw: Tensor, norm: nn.Module, rotation: tuple[Tensor, Tensor], decoder: Decoder, layer: AttentionLayer
+) -> Tensor:
     """Returns (B, heads, l, d) for the output of a projection, (B, l, heads d), that is rotated and then normed."""
-    multiplier = decoder.multiplier(norm)
+    multiplier = decoder.head_multiplier(norm, layer)
     heads = split_heads(upcast(raw), len(multiplier))
     cos, sin = (upcast(table).to(heads.dtype) for table in rotation)
     heads = rotate(heads, cos, sin, decoder.family.interleaved)
@@ -139,7 +142,11 @@ def output_norms(
     v = v.repeat_interleave(heads // v.shape[1], 1)
     given = split_heads(output, value_size).to(device, wide)
     positions = torch.arange(q.shape[2], device=device)
-    hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device))
+    sees = visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device)
+    if inputs.chunk is not None:
+        chunks = chunk_numbers(valid, inputs.chunk).to(device)
+        sees = sees & (chunks[:, None, :, None] == chunks[:, None, None, :])
+    hidden = ~sees
 
     q = inputs.scale * q
     scores = q @ k.transpose(-1, -2)

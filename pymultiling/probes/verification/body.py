@@ -14,6 +14,7 @@ from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.pretrained import class_name, pretrained, uncompiled
+from pymultiling.models.unwrap import without_head
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.report import Comparisons
 
@@ -55,7 +56,7 @@ def check_body(decoder: Decoder, comparisons: Comparisons, example: Any) -> None
     model, base = decoder.model, decoder.base_model
     if model is base:
         return
-    body = uncompiled(pretrained(model).get_decoder())  # type: ignore[no-untyped-call]  # OPT's is a part of its base
+    body = without_head(uncompiled(pretrained(model).get_decoder()))  # type: ignore[no-untyped-call]  # OPT's is a part of its base
     stub = _Stub(example)
     device = model_device(model)
     mask = torch.tensor(MASK, device=device)

@@ -71,6 +71,9 @@ class LayerWatch:
             stack.callback(early.remove)
         if layer.shared is not None and layer.shared.gate is not None:
             hooks.after(layer.shared.gate, self._keep_shared_gate)
+        if layer.shared is not None and layer.shared.module is not None:
+            check_in_layer = partial(self._check_shared_in_layer, layer.shared.parts.down)
+            hooks.after(layer.shared.module, self._surviving(["ffn"], check_in_layer))
         if self.decoder.family.ffn:
             hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
@@ -175,7 +178,10 @@ class LayerWatch:
     def _keep_output(self, checks: dict[Check, Projection | None]) -> Callable[..., None]:
         def keep(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             self._count(module, args[0])
-            self._outputs[module], self._versions[module] = output, _version(output)
+            # An FFN may add the output of its experts to that of the shared one in place.
+            is_shared = self.layer.shared is not None and module is self.layer.shared.parts.down
+            self._outputs[module] = output.clone() if is_shared else output
+            self._versions[module] = _version(output)
             expected = self._expected.pop(module, None)
             if expected is not None:
                 self._report_linear(module, checks, args[0], expected, output)
@@ -259,10 +265,12 @@ class LayerWatch:
         self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
 
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._count(module, args[0])
         experts = self.layer.experts
-        self._outputs[module] = output
-        if experts is None or not self._is_plain or attached_changes(experts):
+        if experts is None:
+            return
+        self._outputs[module] = experts.summed(output)
+        self._count(module, self._outputs[module])
+        if not self._is_plain or attached_changes(experts):
             return
         expected = experts.run((), *args)
         subject = f"{self._names[module]} does not compute the sum over experts of p down(act(gate) up)"
@@ -273,10 +281,17 @@ class LayerWatch:
         if self._plan.kind == "scores":
             return
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
-        if layer.shared is not None:
+        if layer.shared is not None and layer.shared.module is None:
             self._check_shared(self._names[module], layer.shared, _first(output))
         elif last in self._outputs:
             self._check_sublayer("ffn", self._names[module], last, _first(output), args)
+        self._check_product(module, args, output)
+
+    def _check_shared_in_layer(self, down: Linear, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._plan.kind == "scores":
+            return
+        if down in self._outputs:
+            self._check_sublayer("ffn", self._names[module], down, output, args)
         self._check_product(module, args, output)
 
     def _check_shared(self, name: str, shared: SharedExpert, output: Tensor) -> None:

@@ -56,7 +56,7 @@ def check_scores(
     gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
     subject = (
         f"{name} computes other attention than softmax(scores) v{gated} with scale {inputs.scale:.4g}, window "
-        f"{inputs.window}, soft cap {inputs.softcap} and sinks {family.sinks}"
+        f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}"
     )
     norms = output_norms(inputs, value, gate, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)

@@ -148,6 +148,8 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
         if isinstance(layer, AttentionLayer):
             hooks.before_with_keywords(layer.attention, record_call)
         hooks.before_with_keywords(layer.ffn, record_call)
+        if layer.shared is not None and layer.shared.module is not None:
+            hooks.before_with_keywords(layer.shared.module, record_call)
         ffn = layer.ffn_parts
         if isinstance(ffn, Experts):
             attach_change(hooks, ffn, record_routed)
@@ -204,6 +206,10 @@ def _ffn_runner(decoder: Decoder, layer: Layer, calls: dict[nn.Module, _Call]) -
             run()
         return outputs[0]
 
+    shared = None if layer.shared is None else layer.shared.module
+    if shared is not None:
+        run_shared = _runner(shared, calls)
+        return lambda: run() + run_shared()
     # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
     return run_ffn_of_layer if decoder.family.ffn == "" else run
 

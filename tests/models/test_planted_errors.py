@@ -1,0 +1,113 @@
+"""Models of further families that compute something else than their entry says are refused at first use."""
+
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+import pymultiling as pml
+from pymultiling.models.decoder import Decoder
+from pymultiling.probes.verification.verify import verify
+from tests.support.anatomy import attention_of, experts_of, layers_of, shared_expert_of
+from tests.support.tiny_models import tiny_batch, tiny_model
+
+LAYER = 1
+ROTATIONS = ("apply_rotary_pos_emb", "apply_rotary_emb")
+
+
+def rotate_nothing(model):
+    """Replaces the function that rotates queries and keys by one that returns them."""
+    source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
+    (name,) = (name for name in ROTATIONS if hasattr(source, name))
+    return mock.patch.object(source, name, lambda q, k, *args, **kwargs: (q, k))
+
+
+def hide_the_last_key(model):
+    """Lets the attention of every layer but the first see fewer keys."""
+    source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
+    original = source.eager_attention_forward
+
+    def attend(module, query, key, value, attention_mask, **kwargs):
+        if module.layer_idx == LAYER:
+            hidden = torch.zeros(query.shape[2], key.shape[2], dtype=query.dtype)
+            hidden[3:, 2] = torch.finfo(query.dtype).min
+            attention_mask = hidden if attention_mask is None else attention_mask + hidden
+        return original(module, query, key, value, attention_mask, **kwargs)
+
+    model.set_attn_implementation("eager")
+    return mock.patch.object(source, "eager_attention_forward", attend)
+
+
+def forget_sinks(model):
+    """Lets the attention of a layer have no sinks, after the model was found to have them."""
+    source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
+    original = source.eager_attention_forward
+
+    def attend(module, *args, **kwargs):
+        sinks = module.sinks.data.clone()
+        module.sinks.data.fill_(-30.0)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            module.sinks.data.copy_(sinks)
+
+    return mock.patch.object(source, "eager_attention_forward", attend)
+
+
+def scale_experts(model):
+    """Multiplies the output of a layer's experts."""
+    experts = experts_of(layers_of(model)[LAYER])
+    forward = experts.forward
+    return mock.patch.object(experts, "forward", lambda *args: 1.2 * forward(*args))
+
+
+def leave_out_the_shared_expert(model):
+    """Makes the shared expert of a layer return zeros, behind its hooks."""
+    shared = shared_expert_of(layers_of(model)[LAYER])
+    forward = shared.forward
+    return mock.patch.object(shared, "forward", lambda x: 0 * forward(x))
+
+
+ATTENTION = {
+    rotate_nothing: "heads that the norms, clip and rotation",
+    hide_the_last_key: "computes other attention than softmax",
+}
+EXPERTS = {scale_experts: "does not compute the sum over experts"}
+SHARED = {leave_out_the_shared_expert: "does not return the sum of its experts and its shared expert"}
+SHARED_IN_LAYER = {leave_out_the_shared_expert: "shared_mlp does not return the output of"}
+WITH_SINKS = {forget_sinks: "computes other attention than softmax", rotate_nothing: ATTENTION[rotate_nothing]}
+ERRORS = {
+    "glm4_moe": ATTENTION | EXPERTS | SHARED,
+    "granite_swa": WITH_SINKS,
+    "granitemoe": ATTENTION | EXPERTS,
+    "granitemoeshared": ATTENTION | EXPERTS | SHARED_IN_LAYER,
+    "granitemoe_swa": WITH_SINKS | EXPERTS | SHARED_IN_LAYER,
+    "dots1": ATTENTION | EXPERTS | SHARED,
+    "exaone_moe": ATTENTION | EXPERTS | SHARED,
+    "minimax_m2": ATTENTION | EXPERTS,
+    "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
+    "cohere2_moe": ATTENTION | EXPERTS | SHARED,
+    "internlm3": ATTENTION,
+    "hyperclovax": ATTENTION,
+    "jais2": ATTENTION,
+    "nanochat": ATTENTION,
+    "vaultgemma": ATTENTION,
+    "persimmon": ATTENTION,
+    "biogpt": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "gpt_bigcode": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "llama4_text": ATTENTION | EXPERTS | SHARED,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name, plant, message", [(name, plant, errors[plant]) for name, errors in ERRORS.items() for plant in errors]
+)
+def test_a_planted_error_is_refused(name, plant, message, dtype):
+    model = tiny_model(name, dtype)
+    with plant(model):
+        departures = verify(Decoder(model)).departures
+        assert any(message in departure.sentence for departure in departures), departures
+        with pytest.raises(pml.UnsupportedModel, match=message):
+            pml.importance(model, **tiny_batch())

@@ -90,9 +90,9 @@ class ActivationSumProbe:
             for site, index in indices.items():
                 if site in sums:
                     values = total[index if isinstance(index, slice) else to_device(index, device)]
-                    sums[site][layer, members] += values
+                    sums[site][layer, members[site]] += values
             if "ffn" in indices and self._sums_experts:
-                sums["routed"][layer, members] += to_device(weights.sum(), device)
+                sums["routed"][layer, members["ffn"]] += to_device(weights.sum(), device)
 
         def add_input(
             layer: int, place: ChangedModule, full_width: int, _: nn.Module, args: tuple[Tensor, ...]

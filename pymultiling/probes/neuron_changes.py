@@ -22,7 +22,7 @@ from pymultiling.neurons.sets import NeuronSet
 from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets
-from pymultiling.probes.set_masks import ALL_MEMBERS, SetMasks, SiteIndices, check_mean
+from pymultiling.probes.set_masks import SetMasks, SiteIndices, SiteMembers, check_mean
 from pymultiling.probes.switched_off import mark_as_switch
 
 Threads: TypeAlias = Literal["own", "all"]
@@ -73,7 +73,7 @@ def change_neurons(
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):
-            of_experts, weight = slice(ffn.width), ffn.module.down_proj
+            of_experts, weight = {"ffn": slice(ffn.width)}, ffn.module.down_proj
             found = set_masks.of_module(
                 number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, of_experts
             )
@@ -107,27 +107,27 @@ class ChangedModule(NamedTuple):
         module: the module.
         on_input: True if its inputs are neurons, False if its outputs are.
         indices: the indices of each site among them.
-        members: which neurons of the layer's site these are: of `ffn` of a mixture, those of the shared expert.
+        members: which neurons of each site of the layer these are: of `ffn` of a mixture, those of the shared expert.
     """
 
     module: Linear
     on_input: bool
     indices: SiteIndices
-    members: slice = ALL_MEMBERS
+    members: SiteMembers
 
 
 def find_changed_modules(layer: Layer) -> Iterator[ChangedModule]:
     """Yields the linear modules of a layer whose inputs or outputs are neurons, except those of experts."""
     if layer.dense is not None:
-        yield ChangedModule(layer.dense.down, True, {"ffn": slice(None)}, layer.dense_members)
+        yield ChangedModule(layer.dense.down, True, {"ffn": slice(None)}, {"ffn": layer.dense_members})
     if not isinstance(layer, AttentionLayer):
         return
-    yield ChangedModule(layer.o, True, {"o": slice(None)})
+    yield ChangedModule(layer.o, True, {"o": slice(None)}, {"o": slice(layer.width("o"))})
     outputs: dict[Linear, SiteIndices] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
         outputs.setdefault(projection.module, {})[site] = projection.index()
     for module, indices in outputs.items():
-        yield ChangedModule(module, False, indices)
+        yield ChangedModule(module, False, indices, {site: slice(layer.width(site)) for site in indices})
 
 
 # change(x, is_only_hook): in place only where no other hook has seen x, because it may keep it.

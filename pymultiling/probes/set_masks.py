@@ -14,7 +14,7 @@ from pymultiling.runtime.device_copies import to_device
 
 # {site: index of the site's neurons among the inputs or outputs of a module}
 SiteIndices: TypeAlias = dict[str, slice | Tensor]
-ALL_MEMBERS = slice(None)
+SiteMembers: TypeAlias = dict[str, slice]  # {site: which neurons of the layer's site these are}
 
 
 class SetMasks:
@@ -45,7 +45,7 @@ class SetMasks:
         width: int,
         device: torch.device,
         dtype: torch.dtype,
-        members: slice = ALL_MEMBERS,
+        members: SiteMembers,
     ) -> tuple[Tensor, Tensor | None] | None:
         """Returns the masks and means of a module's inputs or outputs, or None if no set has neurons there.
 
@@ -55,13 +55,13 @@ class SetMasks:
             width: number of the inputs or outputs.
             device: of the result.
             dtype: of the means.
-            members: which neurons of the sites are the module's.
+            members: which neurons of each site are the module's.
 
         Returns:
             (sets, width) bool, which inputs or outputs are in each set; and (width,), their means, or None if the sets
             have none. A site that `mean` lacks has zeros; `check_mean` makes sure that no set has neurons there.
         """
-        place = tuple(indices), width, members.start, members.stop
+        place = width, *((site, own.start, own.stop) for site, own in members.items())
         if place not in self._masks:
             self._masks[place] = self._stack_masks(indices, width, members)
             self._used_layers[place] = self._masks[place].flatten(1).any(1).tolist()
@@ -77,23 +77,23 @@ class SetMasks:
         masks, values = self._copies[key]
         return masks[layer], None if values is None else values[layer]
 
-    def _stack_masks(self, indices: SiteIndices, width: int, members: slice) -> Tensor:
+    def _stack_masks(self, indices: SiteIndices, width: int, members: SiteMembers) -> Tensor:
         """Returns (layers, sets, width) bool on the CPU."""
         masks = torch.zeros(self._layers, len(self._sets), width, dtype=torch.bool)
         for number, neurons in enumerate(self._sets):
             for site, index in indices.items():
                 if neurons is not None and site in neurons.sites:
-                    masks[:, number, index] = neurons.sites[site][:, members]
+                    masks[:, number, index] = neurons.sites[site][:, members[site]]
         return masks
 
-    def _stack_means(self, indices: SiteIndices, width: int, members: slice, dtype: torch.dtype) -> Tensor | None:
+    def _stack_means(self, indices: SiteIndices, width: int, members: SiteMembers, dtype: torch.dtype) -> Tensor | None:
         """Returns (layers, width) on the CPU."""
         if self._mean is None:
             return None
         means = torch.zeros(self._layers, width, dtype=dtype)
         for site, index in indices.items():
             if site in self._mean:
-                means[:, index] = self._mean[site][:, members].to(dtype)
+                means[:, index] = self._mean[site][:, members[site]].to(dtype)
         return means
 
 

@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> None:
     from pymultiling.models.decoder import Decoder
     from pymultiling.models.loading import load_without_weights
+    from pymultiling.neurons.widths import width_range
 
     print(f"\nmodel {name}")
     model = load_without_weights(name, revision, trust_remote_code)
@@ -81,12 +82,14 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         raise UnsupportedModel(f"the weights of {name} are quantised: give a copy with floating-point weights")
     decoder = Decoder(model)
     number, layer = next(iter(decoder.attention_layers.items()))
-    widths = {site: f"{width:,} neurons per layer" for site, width in decoder.widths().items()}
-    if layer.experts is not None:
-        widths["ffn"] += f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
-    if layer.shared is not None:
-        widths["ffn"] += f", then {layer.shared.parts.width:,} of the shared expert"
-    heads = f"{layer.heads} query heads, {layer.kv_heads} key-value heads, of size {layer.head_size}"
+    widths = {site: f"{width_range(by_layer)} neurons per layer" for site, by_layer in decoder.layer_widths().items()}
+    widths["ffn"] += _experts(decoder)
+    heads = "; or ".join(
+        dict.fromkeys(
+            f"{each.heads} query heads, {each.kv_heads} key-value heads, of size {each.head_size}"
+            for each in decoder.attention_layers.values()
+        )
+    )
     if layer.latent is not None:
         own, shared = layer.latent.own, layer.latent.shared
         heads = f"{layer.heads}; queries and keys of size {layer.head_size}, values of size {layer.value_size}"
@@ -98,6 +101,18 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         print(_without_attention(decoder))
     print(f"\nmodules of layer {number}")
     print(_table(_module_paths(model, layer), indent="  "))
+
+
+def _experts(decoder: Decoder) -> str:
+    """Returns what follows the number of FFN neurons: the experts of a layer, and which layers have none."""
+    layer = next((layer for layer in decoder.layers if layer.experts is not None), None)
+    if layer is None or layer.experts is None:
+        return ""
+    text = f": {layer.experts.expert_count} experts of {layer.experts.size:,}"
+    if layer.shared is not None:
+        text += f", then {layer.shared.parts.width:,} of the shared expert"
+    dense = [str(number) for number, each in enumerate(decoder.layers) if each.experts is None]
+    return f"{text}; layers without experts: {', '.join(dense)}" if dense else text
 
 
 def _without_attention(decoder: Decoder) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from pymultiling.data.languages import language_codes
 from pymultiling.hub.publishing import metadata_of
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.widths import width_range
 from pymultiling.results.tables import markdown_table
 
 SUBFOLDERS = {  # {subfolder of a run: its description in a card}
@@ -98,7 +99,7 @@ class Contents:
 
 def _describe_counts(subfolders: list[str], example: NeuronSet) -> str:
     depth = len(next(iter(example.sites.values())))
-    widths = ", ".join(f"{mask.shape[1]:,} ({site})" for site, mask in example.sites.items())
+    widths = ", ".join(f"{width_range(example.layer_widths(site))} ({site})" for site in example.sites)
     where = f" in {' / '.join(f'`{subfolder}/`' for subfolder in subfolders)}" if any(subfolders) else ""
     return (
         f"How many neurons{where}, by site: the feed-forward network (ffn), the projections of attention (q, k, v, o). "

@@ -226,12 +226,12 @@ def count_activations(
             with add_document_name(f"{kind} {name!r}", batch.order):
                 total += _count_batch(probe, batch, starts, positions).finish()
             bar.update(len(batch.order))
-    return ActivationStatistics(total.active.cpu(), total.tokens)
+    return ActivationStatistics(total.active.cpu(), total.tokens, total.widths)
 
 
 def _zero_counts(probe: ActivationProbe) -> ActivationStatistics:
     shape = len(probe.decoder.layers), probe.decoder.widths()["ffn"]
-    return ActivationStatistics(torch.zeros(shape, dtype=torch.int64), 0)
+    return ActivationStatistics(torch.zeros(shape, dtype=torch.int64), 0, probe.decoder.layer_widths())
 
 
 def _count_batch(
@@ -239,7 +239,7 @@ def _count_batch(
 ) -> Pending[ActivationStatistics]:
     counted = _counted_positions(batch, starts, positions)
     active, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
-    statistics = ActivationStatistics(active, int(counted.sum()))
+    statistics = ActivationStatistics(active, int(counted.sum()), probe.decoder.layer_widths())
     return Pending.checked(statistics, len(batch.order), require_finite)
 
 

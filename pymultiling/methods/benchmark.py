@@ -15,6 +15,7 @@ from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.pretrained import pretrained
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.widths import are_neurons
 from pymultiling.ops.recorded_calls import OperatorCall, RecordedCalls
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.importance import ImportanceProbe
@@ -121,12 +122,12 @@ def _forwards(model: nn.Module, length: int) -> dict[str, Callable[[], object]]:
     words = pretrained(model).config.get_text_config().vocab_size
     tokens = torch.randint(words, (1, length), generator=generator)
     mask = torch.ones_like(tokens)
+    widths = decoder.layer_widths()
     masks = {}
-    for site, width in decoder.widths().items():
-        layers = decoder.layers_of(site)
-        masks[site] = torch.zeros(len(decoder.layers), width, dtype=torch.bool)
-        masks[site][layers] = torch.rand(len(layers), width, generator=generator) < MASKED
-    off = NeuronSet(masks)
+    for site, by_layer in widths.items():
+        is_drawn = torch.rand(len(by_layer), max(by_layer), generator=generator) < MASKED
+        masks[site] = is_drawn & are_neurons(by_layer, max(by_layer))
+    off = NeuronSet(masks, widths)
 
     @torch.no_grad()
     def plain() -> object:

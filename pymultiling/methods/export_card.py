@@ -25,7 +25,7 @@ def model_card(neurons: NeuronSet, name: str | None, base_model: str | None, sca
         library_name="transformers", base_model=base_model, tags=["pymultiling", "interpretability", "language-neurons"]
     )
     rows = "\n".join(
-        f"| {site} | {count:,} | {neurons.sites[site].numel():,} |" for site, count in neurons.count("site").items()
+        f"| {site} | {count:,} | {sum(neurons.layer_widths(site)):,} |" for site, count in neurons.count("site").items()
     )
     return f"""---
 {data.to_yaml()}

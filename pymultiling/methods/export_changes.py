@@ -144,7 +144,7 @@ def changes_of_set(
                     )
                 if module.bias is None:
                     continue
-                values = None if mean is None else mean[site][number, own][members].cpu().double()
+                values = None if mean is None else mean[site][number, own[site]][members].cpu().double()
                 if not on_input:
                     add(module, "bias", Change(0, index, factor, values))
                 elif values is not None:

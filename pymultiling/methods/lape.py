@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy
 import torch
@@ -23,7 +23,7 @@ def lape(
         p[k] = active / tokens of language k,    q = p / sum_k p[k],    H = - sum_k q[k] ln q[k]    (nats)
 
     Of all N probabilities of all neurons and languages, the round(bar * N)-th smallest is the threshold. Of the neurons
-    with a probability above it, the round(top * layers * neurons) neurons with the lowest entropy H are selected. If
+    with a probability above it, the round(top * all neurons) neurons with the lowest entropy H are selected. If
     entropies are equal (to 12 decimals), the first by layer and index are selected. A selected neuron belongs to every
     language in which its probability is above the threshold.
 
@@ -35,7 +35,7 @@ def lape(
         bar: fraction of all probabilities that is at or below the threshold, above 0 and below 1.
 
     Returns:
-        {language: NeuronSet} at site "ffn", masks of (layers, neurons). Their union has round(top * layers * neurons)
+        {language: NeuronSet} at site "ffn", masks of (layers, neurons). Their union has round(top * all neurons)
         neurons. It has fewer if that many neurons do not exceed the threshold, because many probabilities are equal.
 
     Raises:
@@ -52,7 +52,7 @@ def lape(
 
 
 def language_probabilities(statistics: Mapping[str, ActivationStatistics], top: float, bar: float) -> Tensor:
-    """Returns p, (layers, neurons, languages) float64, after checking the arguments of `lape`.
+    """Returns p, (neurons of all layers, languages) float64, after checking the arguments of `lape`.
 
     Raises:
         ValueError: as `lape`.
@@ -63,7 +63,7 @@ def language_probabilities(statistics: Mapping[str, ActivationStatistics], top: 
     p = stack_probabilities(statistics)
     if p.shape[-1] < 2:
         raise ValueError("one language alone has no entropy over languages: count activations in at least two")
-    return p
+    return p[next(iter(statistics.values())).is_neuron]
 
 
 def probability_threshold(p: Tensor, bar: float) -> float:
@@ -72,7 +72,7 @@ def probability_threshold(p: Tensor, bar: float) -> float:
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Returns the entropy over languages, (layers, neurons), in nats, from p (layers, neurons, languages).
+    """Returns the entropy over languages, (neurons,), in nats, from p (neurons, languages).
 
     A neuron that is never active has the maximum, ln(number of languages).
     """
@@ -93,9 +93,15 @@ def select_lowest(values: Tensor, count: int) -> Tensor:
     return selected.view(values.shape)
 
 
-def split_by_language(languages: Iterable[str], members: Tensor) -> dict[str, NeuronSet]:
-    """Makes a set for each language from members, (layers, neurons, languages) bool."""
-    return {language: NeuronSet({"ffn": mask}) for language, mask in zip(languages, members.unbind(-1))}
+def split_by_language(statistics: Mapping[str, ActivationStatistics], members: Tensor) -> dict[str, NeuronSet]:
+    """Makes a set for each language from members, (neurons of all layers, languages) bool."""
+    return {language: ffn_set(statistics, column) for language, column in zip(statistics, members.unbind(-1))}
+
+
+def ffn_set(statistics: Mapping[str, ActivationStatistics], members: Tensor) -> NeuronSet:
+    """Makes a set of FFN neurons from members, (neurons of all layers,) bool."""
+    counts = next(iter(statistics.values()))
+    return NeuronSet({"ffn": counts.is_neuron.masked_scatter(counts.is_neuron, members)}, counts.widths)
 
 
 def _kth_smallest(values: Tensor, k: int) -> float:

@@ -9,7 +9,7 @@ A part matters for other languages if their metric values fall while those of En
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pymultiling.methods.detection import Detection
 from pymultiling.models.decoder import Decoder
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.widths import Widths
 from pymultiling.probes.masking import check_sets
 from pymultiling.runtime.progress import show_progress
 from pymultiling.runtime.suggestions import did_you_mean
@@ -89,14 +90,14 @@ class Setting:
         self,
         neurons_by_part: Mapping[Part, NeuronSet],
         seeds: Sequence[int],
-        attention_layers: Collection[int] | None = None,
+        widths: Widths | None = None,
     ) -> list[NeuronSet]:
         """Returns the sets to deactivate.
 
         Args:
             neurons_by_part: the neurons of the language in each part, as `parts` returns them.
             seeds: seeds of random sets.
-            attention_layers: as in `NeuronSet.random_like`.
+            widths: as in `NeuronSet.random_like`.
 
         Returns:
             One set for OWN, one for each seed otherwise.
@@ -107,7 +108,7 @@ class Setting:
         if self.neurons == OWN:
             return [language_neurons]
         anywhere = self.neurons == ANYWHERE
-        return [language_neurons.random_like(seed, anywhere, attention_layers) for seed in seeds]
+        return [language_neurons.random_like(seed, anywhere, widths) for seed in seeds]
 
 
 # The neurons of the language in each part alone, in all parts but one, and in all parts. As many random neurons are
@@ -194,7 +195,7 @@ def mwork(
     for language in all_languages:
         neurons_by_part = parts(sets[language], understanding, generation)
         sets_by_setting[language] = [
-            setting.sets(neurons_by_part, seeds, decoder.layers_of("o")) for setting in settings
+            setting.sets(neurons_by_part, seeds, decoder.layer_widths()) for setting in settings
         ]
     rows = []
     with show_progress("mwork", "languages x tasks", progress, sum(map(len, languages_by_task))) as bar:

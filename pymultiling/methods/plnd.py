@@ -214,14 +214,15 @@ def detect(
     probe = ImportanceProbe(model, sites, rope, score, qk=qk, graphs=graphs, verify=verify)
     chat = chat_frame(tokenizer) if chat_template else None
     rule = f"{select.rule()}; {probe.rule}" + (f"; {RULE}" if chat_template else "")
-    widths = {site: probe.decoder.widths()[site] for site in probe.sites}
+    sizes, widths = {site: probe.decoder.widths()[site] for site in probe.sites}, probe.decoder.layer_widths()
     dtype = torch.promote_types(pretrained(model).dtype, torch.float32)
-    empty_statistics = NeuronStatistics.of_nothing(widths, len(probe.decoder.layers), rule, dtype)
+    empty_statistics = NeuronStatistics.of_nothing(sizes, len(probe.decoder.layers), rule, dtype, widths)
 
     def measure(batch: Batch, source: BatchSource) -> Pending[NeuronStatistics]:
         counted = batch.counted(source.positions[batch.order])
         values, require_finite = probe.launch(batch.input_ids, batch.attention_mask, counted)
-        statistics = NeuronStatistics.of_counts(values, *select.count(values), int(counted.sum()), rule)
+        counts = select.count(values, empty_statistics.widths)
+        statistics = NeuronStatistics.of_counts(values, *counts, int(counted.sum()), rule, empty_statistics.widths)
         return Pending.checked(statistics, len(batch.order), require_finite)
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:

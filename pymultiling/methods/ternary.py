@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pymultiling.methods.lape import (
     entropy,
+    ffn_set,
     language_probabilities,
     probability_threshold,
     select_lowest,
@@ -89,7 +90,7 @@ def ternary(
         rank by  H        - lam * max_k p[k]                scale="paper": eq. 5
 
     p are the activation probabilities and H their entropy over the K languages, as in `lape`; H is ln K for a neuron
-    that is never active. H_K = 1 + 1/2 + ... + 1/K. The round(top * layers * neurons) neurons with the lowest values
+    that is never active. H_K = 1 + 1/2 + ... + 1/K. The round(top * all neurons) neurons with the lowest values
     are selected. If values are equal (to 12 decimals in the released scale), the first by layer and index are
     selected. A selected neuron belongs to every language in which p is above the threshold of `lape` (eq. 6).
 
@@ -139,9 +140,9 @@ def ternary(
     selected = select(weight / unit)
     return Ternary(
         neurons=split_by_language(statistics, active & selected[..., None]),
-        specific=NeuronSet({"ffn": selected & (language_counts == 1)}),
-        related=NeuronSet({"ffn": selected & (language_counts > 1) & (language_counts < languages)}),
-        general=NeuronSet({"ffn": selected & (language_counts == languages)}),
+        specific=ffn_set(statistics, selected & (language_counts == 1)),
+        related=ffn_set(statistics, selected & (language_counts > 1) & (language_counts < languages)),
+        general=ffn_set(statistics, selected & (language_counts == languages)),
         lam=weight,
         threshold=threshold,
         histogram=torch.bincount(language_counts[selected], minlength=languages + 1).tolist(),

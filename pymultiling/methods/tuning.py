@@ -18,6 +18,7 @@ from pymultiling.models.own_weights import require_own_weights
 from pymultiling.models.unwrap import refuse_quantisation_mark
 from pymultiling.neurons.sets import NeuronSet, mask_schema
 from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.widths import width_schemas, widths_from_tensors, widths_to_tensors
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets
 from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
@@ -183,7 +184,7 @@ class NeuronTuning:
         """
         tensors = {name: delta.detach().contiguous() for name, delta in self._named_parameters().items()}
         masks = {MASK_PREFIX + site: mask.to(torch.uint8).contiguous() for site, mask in self.neurons.sites.items()}
-        save_tensors(path, tensors | masks, FORMAT, metadata)
+        save_tensors(path, tensors | masks | widths_to_tensors(self.neurons.widths), FORMAT, metadata)
 
     @classmethod
     def load(cls, model: nn.Module, path: str | Path) -> NeuronTuning:
@@ -276,9 +277,10 @@ def read_tuning(path: str | Path) -> tuple[NeuronSet, dict[str, Tensor]]:
             schemas[name] = TensorSchema(
                 FLOATS, (f"rows of {name}",) if is_bias else (f"rows of {name}", f"columns of {name}")
             )
-        tensors = file.read(schemas)
-    masks = {site: tensors.pop(MASK_PREFIX + site).bool() for site in sites}
-    return NeuronSet(masks), tensors
+        tensors = file.read(schemas | width_schemas(file, sites))
+        masks = {site: tensors[MASK_PREFIX + site].bool() for site in sites}
+        neurons = NeuronSet(masks, widths_from_tensors(file, tensors, masks))
+    return neurons, {name: tensors[name] for name in names}
 
 
 def _trained_parts(decoder: Decoder, neurons: NeuronSet) -> Iterator[tuple[Linear, int, Tensor]]:

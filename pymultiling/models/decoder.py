@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -32,6 +33,7 @@ from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
 from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.widths import are_neurons
 from pymultiling.runtime.device_copies import to_device
 
 if TYPE_CHECKING:
@@ -89,12 +91,14 @@ class Layer:
         ffn_parts: the projections of the FFN, or its experts.
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
+        absent: {site: why the layer has no neurons of it, as the end of "layer 1, ..."}.
     """
 
     ffn: nn.Module
     ffn_parts: DenseFFN | Experts
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
+    absent: Mapping[str, str]
 
     @property
     def gate(self) -> Projection | None:
@@ -126,7 +130,7 @@ class Layer:
     @property
     def dense_members(self) -> slice:
         """Which FFN neurons of the layer are those of `dense`."""
-        return slice(self.ffn_parts.width if isinstance(self.ffn_parts, Experts) else 0, None)
+        return slice(self.ffn_parts.width if isinstance(self.ffn_parts, Experts) else 0, self.width("ffn"))
 
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site; 0 for a site that the layer does not have."""
@@ -255,12 +259,13 @@ class Decoder:
                 f"{class_name(model)} is spread over processes, whose heads share a part of their keys, which is not "
                 "supported: load the model without tp_plan, for example with device_map"
             )
-        for site in ("ffn", "q", "k"):
-            widths = dict.fromkeys(self.layers[number].width(site) for number in self.layers_of(site))
-            if len(widths) != 1:
+        self._layer_widths = {site: tuple(layer.width(site) for layer in self.layers) for site in SITES}
+        for site, widths in self._layer_widths.items() if self.tensor_parallel.count > 1 else ():
+            if len(set(widths)) > 1:
                 raise UnsupportedModel(
-                    f"the layers of {class_name(model)} differ in the width of {site} ({', '.join(map(str, widths))} "
-                    "neurons), which is not supported, also where some layers are dense and others mixtures of experts"
+                    f"the layers of {class_name(model)} differ in the width of {site} "
+                    f"({', '.join(map(str, sorted(set(widths))))} neurons), which is not supported where a model is "
+                    "spread over processes (tp_plan): load it whole"
                 )
 
     @cached_property
@@ -340,8 +345,12 @@ class Decoder:
         return {"input_ids": input_ids}
 
     def widths(self) -> dict[str, int]:
-        """Returns the number of neurons of a layer, by site: for q, k, v and o of a layer that has attention."""
-        return {site: self._first.width(site) for site in SITES}
+        """Returns the number of neurons of the widest layer, by site. Results have as many for every layer."""
+        return {site: max(widths) for site, widths in self._layer_widths.items()}
+
+    def layer_widths(self) -> dict[str, tuple[int, ...]]:
+        """Returns the number of neurons of each layer, by site; 0 for layers that lack the site."""
+        return self._layer_widths
 
     @property
     def hidden_size(self) -> int:
@@ -350,7 +359,7 @@ class Decoder:
 
     def layers_of(self, site: str) -> list[int]:
         """Returns the numbers of the layers that have neurons of a site."""
-        return list(range(len(self.layers))) if site == "ffn" else list(self.attention_layers)
+        return [number for number, width in enumerate(self._layer_widths[site]) if width]
 
     def check_set(self, neurons: NeuronSet, name: str = "the set") -> None:
         """Checks that a set belongs to this model.
@@ -360,18 +369,26 @@ class Decoder:
             name: what the error message calls the set.
 
         Raises:
-            ValueError: the set has another number of layers or of neurons, or attention neurons in a layer that has no
-                attention.
+            ValueError: the set has another number of layers or of neurons, or neurons that a layer does not have.
         """
         neurons.check_fits(self.widths(), len(self.layers), name)
-        for site, mask in neurons.sites.items():
-            without = sorted(set(mask.any(1).nonzero().flatten().tolist()).difference(self.layers_of(site)))
-            if without:
+        for site, widths in self._layer_widths.items():
+            if site not in neurons.sites or len(set(widths)) == 1:
+                continue
+            mask = neurons.sites[site]
+            beyond = (mask & ~are_neurons(widths, mask.shape[1])).nonzero().tolist()
+            if not beyond:
+                continue
+            layer, index = beyond[0]
+            if widths[layer]:
                 raise ValueError(
-                    f"{name} has {site} neurons in layer {without[0]}, which has {self.family.linear_attention} in "
-                    "place of attention and so no such neurons: give neurons of the layers that have attention, "
-                    f"{', '.join(map(str, self.attention_layers))}"
+                    f"{name} has neuron {index} of {site} in layer {layer}, which has {widths[layer]:,} of them: the "
+                    f"layers of this model differ in width; give NeuronSet(masks, widths), as the sets of detect have"
                 )
+            raise ValueError(
+                f"{name} has {site} neurons in layer {layer}, {self.layers[layer].absent[site]}: give neurons of the "
+                f"layers that have {site}, {', '.join(map(str, self.layers_of(site)))}"
+            )
 
     def require_weights(self) -> None:
         """Checks that all weights are in memory.
@@ -412,9 +429,11 @@ class Decoder:
                 parts = self._dense_ffn(module, f"{family.shared_expert} of {where}")
                 gate = _find_optional(ffn, family.shared_expert_gate, where)
                 shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
-        ffn_only = Layer(ffn, ffn_parts, shared, _find_optional(layer, family.ffn_norm, where))
+        norm = _find_optional(layer, family.ffn_norm, where)
         if family.linear_attention is not None and hasattr(layer, family.linear_attention):
-            return ffn_only
+            reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
+            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
+        ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
         return self._attention_layer(ffn_only, layer, index, head_count)
 
     def _attention_layer(self, ffn_only: Layer, layer: nn.Module, index: int, head_count: int) -> AttentionLayer:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pymultiling.runtime.device_copies import add
+from pymultiling.neurons.widths import (
+    Widths,
+    differing,
+    width_schemas,
+    widths_from_tensors,
+    widths_to_tensors,
+    without_padding,
+)
+from pymultiling.runtime.device_copies import add, to_device
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.short_repr import short_repr
 from pymultiling.runtime.storage import save_tensors
@@ -51,13 +59,17 @@ class ActivationStatistics:
     Attributes:
         active: (layers, neurons) int64, number of positions in which the neuron is active.
         tokens: number of positions that were counted.
+        widths: {"ffn": neurons of each layer} if layers differ. `active` is then as wide as the widest layer, and 0
+            beyond the neurons of a narrower one. It is empty if all layers are as wide.
 
     Raises:
-        ValueError: `active` is not int64 (layers, neurons), or `tokens` is not an int of at least 0.
+        ValueError: `active` is not int64 (layers, neurons), `tokens` is not an int of at least 0, or the widths do not
+            fit.
     """
 
     active: Tensor
     tokens: int
+    widths: Widths = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.active.ndim != 2 or self.active.dtype != torch.int64:
@@ -70,10 +82,27 @@ class ActivationStatistics:
             raise ValueError(
                 f"tokens must be at least 0, got {self.tokens}: more positions were subtracted than there are"
             )
+        object.__setattr__(self, "widths", differing(self.widths, {"ffn": self.active}))
 
     def __repr__(self) -> str:
         layers, neurons = self.active.shape
         return f"ActivationStatistics({self.tokens:,} positions; {layers} layers x {neurons:,} neurons)"
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has."""
+        layers, width = self.active.shape
+        return tuple(self.widths.get("ffn", (width,) * layers))
+
+    @property
+    def is_neuron(self) -> Tensor:
+        """(layers, neurons) bool, False beyond the neurons of a layer that is narrower than the widest one."""
+        return without_padding(torch.ones_like(self.active, dtype=torch.bool), self.widths.get("ffn"))
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons all layers have together."""
+        return sum(self.layer_widths)
 
     @property
     def probability(self) -> Tensor:
@@ -98,7 +127,10 @@ class ActivationStatistics:
         Raises:
             ValueError: no positions were counted.
         """
-        return self.probability.mean(1)
+        if not self.widths:
+            return self.probability.mean(1)
+        widths = torch.tensor(self.layer_widths, dtype=torch.float64)
+        return self.probability.sum(1) / to_device(widths, self.active.device)
 
     def most_active(self, fraction: float = 0.01) -> MostActive:
         """Finds the neurons that are active most often.
@@ -117,20 +149,21 @@ class ActivationStatistics:
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
-        flat = self.active.flatten()
-        top = flat.argsort(descending=True, stable=True)[: max(1, round(fraction * len(flat)))]
+        is_neuron = self.is_neuron
+        flat = self.active[is_neuron]
+        top = flat.argsort(descending=True, stable=True)[: max(1, round(fraction * self.neurons))]
         counts, total = flat[top], int(flat.sum())
         share = int(counts.sum()) / total if total else 0.0
-        layers = torch.bincount(top // self.active.shape[1], minlength=self.active.shape[0])
+        layers = torch.bincount(is_neuron.nonzero()[top, 0], minlength=self.active.shape[0])
         return MostActive(counts, share, layers)
 
     def __add__(self, other: ActivationStatistics) -> ActivationStatistics:
         _require_same_model({"the first": self, "the second": other})
-        return ActivationStatistics(add(self.active, other.active), self.tokens + other.tokens)
+        return ActivationStatistics(add(self.active, other.active), self.tokens + other.tokens, self.widths)
 
     def __sub__(self, other: ActivationStatistics) -> ActivationStatistics:
         _require_same_model({"the first": self, "the second": other})
-        return ActivationStatistics(self.active - other.active, self.tokens - other.tokens)
+        return ActivationStatistics(self.active - other.active, self.tokens - other.tokens, self.widths)
 
     def over(self, processes: Processes) -> ActivationStatistics:
         """Adds up the counts of all processes, each of which has counted other positions.
@@ -142,7 +175,7 @@ class ActivationStatistics:
             The counts over all positions, on the CPU, the same in every process.
         """
         tokens = int(processes.total(torch.tensor(self.tokens)))
-        return ActivationStatistics(processes.total(self.active.cpu()), tokens)
+        return ActivationStatistics(processes.total(self.active.cpu()), tokens, self.widths)
 
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes the counts to a safetensors file.
@@ -158,7 +191,8 @@ class ActivationStatistics:
         excess = self._excess()
         if excess:
             counts["excess"] = str(excess)
-        save_tensors(path, {"active": self.active.cpu().contiguous()}, FORMAT, {**metadata, **counts})
+        tensors = {"active": self.active.cpu().contiguous()} | widths_to_tensors(self.widths)
+        save_tensors(path, tensors, FORMAT, {**metadata, **counts})
 
     def _excess(self) -> int:
         """Returns by how much counts are below 0 or above the tokens, at most; 0 unless they are a difference."""
@@ -184,7 +218,9 @@ class ActivationStatistics:
             tokens = file.count("tokens")
             excess = file.count("excess") if "excess" in file.metadata else 0
             schema = TensorSchema((torch.int64,), ("layers", "neurons"), -excess, tokens + excess)
-            return cls(file.read({"active": schema})["active"], tokens)
+            tensors = file.read({"active": schema} | width_schemas(file, ("ffn",)))
+            active = tensors["active"]
+            return cls(active, tokens, widths_from_tensors(file, tensors, {"ffn": active}))
 
 
 def stack_probabilities(statistics: Mapping[str, ActivationStatistics]) -> Tensor:
@@ -216,4 +252,11 @@ def _require_same_model(statistics: Mapping[str, ActivationStatistics]) -> None:
             raise ValueError(
                 f"counts of different models cannot be combined: {first_name} has {first_shape[0]} layers x "
                 f"{first_shape[1]} neurons, {name} {shape[0]} x {shape[1]}; give counts of one model"
+            )
+    first = statistics[first_name]
+    for name, counts in statistics.items():
+        if counts.widths != first.widths:
+            raise ValueError(
+                f"counts of different models cannot be combined: the layers of {first_name} have {first.layer_widths} "
+                f"neurons, those of {name} {counts.layer_widths}; give counts of one model"
             )

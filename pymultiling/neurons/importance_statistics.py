@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pymultiling.neurons.ranking import TOP_FRACTIONS, count_top
 from pymultiling.neurons.sites import SITES
+from pymultiling.neurons.widths import Widths, differing, width_schemas, widths_from_tensors, widths_to_tensors
 from pymultiling.runtime.device_copies import add, sums_device, to_device
 from pymultiling.runtime.processes import Processes
 from pymultiling.runtime.storage import save_tensors
@@ -40,6 +41,12 @@ class NeuronStatistics:
         top: {site: (6, layers, neurons) int32}, number of documents in which the neuron is among the most important
             0.5, 1, 2, 5, 10 and 20 % of its layer and site, in this order. A neuron whose importance in a document is 0
             is not among them. It is empty if the statistics come from a file of a version that did not count them.
+        widths: {site: neurons of each layer}, for the sites whose layers differ. Tensors are as wide as the widest
+            layer. Beyond the neurons of a narrower one, `sum`, `votes` and `top` are 0. It is empty for models whose
+            layers are all as wide.
+
+    Raises:
+        ValueError: the widths do not fit the tensors.
     """
 
     documents: int
@@ -49,6 +56,10 @@ class NeuronStatistics:
     votes: dict[str, Tensor]
     rule: str
     top: dict[str, Tensor] = field(default_factory=dict)
+    widths: Widths = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.widths = differing(self.widths, self.sum)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{site} {' x '.join(map(str, values.shape))}" for site, values in self.sum.items())
@@ -57,15 +68,21 @@ class NeuronStatistics:
 
     @classmethod
     def of_nothing(
-        cls, widths: Mapping[str, int], layers: int, rule: str, dtype: torch.dtype = torch.float32
+        cls,
+        widths: Mapping[str, int],
+        layers: int,
+        rule: str,
+        dtype: torch.dtype = torch.float32,
+        layer_widths: Widths | None = None,
     ) -> NeuronStatistics:
         """Makes the statistics of no documents, the neutral element of +.
 
         Args:
-            widths: {site: neurons a layer} of the model.
+            widths: {site: neurons of the widest layer} of the model.
             layers: number of layers of the model.
             rule: the rule that selects the votes.
             dtype: dtype of the importance.
+            layer_widths: {site: neurons of each layer} of the model. None: all layers are as wide.
 
         Returns:
             Statistics with `documents` and `tokens` 0, `sum`, `votes` and `top` 0, and `minimum` inf.
@@ -79,11 +96,17 @@ class NeuronStatistics:
             votes={site: torch.zeros(shape, dtype=torch.int64) for site, shape in shapes.items()},
             rule=rule,
             top={site: torch.zeros((len(TOP_FRACTIONS), *shape), dtype=torch.int32) for site, shape in shapes.items()},
+            widths=layer_widths or {},
         )
 
     @classmethod
     def of_batch(
-        cls, importance: Mapping[str, Tensor], votes: Mapping[str, Tensor], tokens: int, rule: str
+        cls,
+        importance: Mapping[str, Tensor],
+        votes: Mapping[str, Tensor],
+        tokens: int,
+        rule: str,
+        widths: Widths | None = None,
     ) -> NeuronStatistics:
         """Makes the statistics of one batch of documents.
 
@@ -92,12 +115,13 @@ class NeuronStatistics:
             votes: {site: (documents, layers, neurons) bool}, True where the rule selects the neuron.
             tokens: number of tokens of the batch, without padding.
             rule: the rule that selected the votes.
+            widths: {site: neurons of each layer}, for the sites whose layers differ.
 
         Returns:
             The statistics, on the device of the importance; on the CPU if the device has no float64.
         """
         counts = {site: selected.sum(0) for site, selected in votes.items()}
-        return cls.of_counts(importance, counts, count_top(importance), tokens, rule)
+        return cls.of_counts(importance, counts, count_top(importance, widths), tokens, rule, widths)
 
     @classmethod
     def of_counts(
@@ -107,6 +131,7 @@ class NeuronStatistics:
         top: Mapping[str, Tensor],
         tokens: int,
         rule: str,
+        widths: Widths | None = None,
     ) -> NeuronStatistics:
         """Makes the statistics of one batch of documents whose votes and ranks are counted already.
 
@@ -116,6 +141,7 @@ class NeuronStatistics:
             top: {site: (6, layers, neurons)}, as the attribute `top`.
             tokens: number of tokens of the batch, without padding.
             rule: the rule that selected the votes.
+            widths: as in `of_batch`.
 
         Returns:
             The statistics, on the device of the importance; on the CPU if the device has no float64.
@@ -129,6 +155,7 @@ class NeuronStatistics:
             votes={site: count.to(device, torch.int64) for site, count in votes.items()},
             rule=rule,
             top={site: count.to(device, torch.int32) for site, count in top.items()},
+            widths=widths or {},
         )
 
     def __add__(self, other: NeuronStatistics) -> NeuronStatistics:
@@ -147,6 +174,11 @@ class NeuronStatistics:
                     f"statistics of different models do not add: {site} is {tuple(self.sum[site].shape)} and "
                     f"{tuple(other.sum[site].shape)}; give statistics of one model"
                 )
+        if self.widths != other.widths:
+            raise ValueError(
+                f"statistics of different models do not add: where layers differ in width, they have {self.widths} and "
+                f"{other.widths} neurons; give statistics of one model"
+            )
         return NeuronStatistics(
             documents=self.documents + other.documents,
             tokens=self.tokens + other.tokens,
@@ -158,6 +190,7 @@ class NeuronStatistics:
             votes={site: add(self.votes[site], other.votes[site]) for site in self.votes},
             rule=self.rule,
             top={site: add(self.top[site], other.top[site]) for site in self.top} if other.top else {},
+            widths=self.widths,
         )
 
     def over(self, processes: Processes) -> NeuronStatistics:
@@ -188,6 +221,7 @@ class NeuronStatistics:
             votes={site: total[0] for site, total in totals.items()},
             rule=self.rule,
             top={} if without_top else {site: total[1:].int() for site, total in totals.items()},
+            widths=self.widths,
         )
 
     def mean(self, site: str) -> Tensor:
@@ -212,7 +246,7 @@ class NeuronStatistics:
         """
         tensors = {f"{kind}.{site}": value for kind in KINDS for site, value in getattr(self, kind).items()}
         counts = {"documents": str(self.documents), "tokens": str(self.tokens), "rule": self.rule}
-        save_tensors(path, tensors, FORMAT, counts)
+        save_tensors(path, tensors | widths_to_tensors(self.widths), FORMAT, counts)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronStatistics:
@@ -236,9 +270,9 @@ class NeuronStatistics:
                 raise file.damaged("it has no site")
             kinds = KINDS if any(name.startswith("top.") for name in file.shapes) else KINDS[:-1]
             schemas = {f"{kind}.{site}": _schema(kind, site, documents) for kind in kinds for site in sites}
-            tensors = file.read(schemas)
-        values = {kind: {site: tensors[f"{kind}.{site}"] for site in sites} for kind in kinds}
-        return cls(documents, tokens, rule=rule, **values)
+            tensors = file.read(schemas | width_schemas(file, sites))
+            values = {kind: {site: tensors[f"{kind}.{site}"] for site in sites} for kind in kinds}
+            return cls(documents, tokens, rule=rule, widths=widths_from_tensors(file, tensors, values["sum"]), **values)
 
 
 def _schema(kind: str, site: str, documents: int) -> TensorSchema:

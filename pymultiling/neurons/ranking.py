@@ -9,6 +9,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from pymultiling.neurons.widths import Widths, by_width
+
 # The fractions of a layer and site for which `NeuronStatistics.top` counts documents.
 TOP_FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -19,16 +21,26 @@ def top_amount(amount: float, width: int) -> int:
     return min(k, width)
 
 
-def count_top(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def count_top(importance: Mapping[str, Tensor], widths: Widths | None = None) -> dict[str, Tensor]:
     """Counts for every fraction of TOP_FRACTIONS.
 
     Args:
         importance: {site: (documents, layers, neurons)}.
+        widths: {site: neurons of each layer}, for the sites whose layers differ.
 
     Returns:
         {site: (fractions, layers, neurons) int32}.
     """
-    return {site: count_among(values, top_amounts(values.shape[-1])) for site, values in importance.items()}
+    return {
+        site: by_width(values, (widths or {}).get(site), lambda layers, width: count_among(layers, top_amounts(width)))
+        for site, values in importance.items()
+    }
+
+
+def largest(values: Tensor, k: int) -> Tensor:
+    """Returns a mask of the k largest values of each row that are above 0, like the values (.., neurons)."""
+    top = values.topk(k, dim=-1).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, top, True) & (values > 0)
 
 
 def top_amounts(width: int) -> list[int]:

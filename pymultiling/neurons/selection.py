@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pymultiling.neurons.importance_statistics import NeuronStatistics
-from pymultiling.neurons.ranking import TOP_FRACTIONS, count_among, count_top, top_amount, top_amounts
+from pymultiling.neurons.ranking import TOP_FRACTIONS, count_among, count_top, largest, top_amount, top_amounts
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.widths import Widths, by_width, without_padding
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class _Amounts:
 
     def _k(self, site: str, width: int) -> int:
         return top_amount(self.ffn if site == "ffn" else self.attention, width)
+
+    def _largest(self, site: str, values: Tensor, widths: Sequence[int] | None) -> Tensor:
+        """Returns a mask of the k largest values of each layer, like the values (.., layers, neurons)."""
+        return by_width(values, widths, lambda layers, width: largest(layers, self._k(site, width)))
 
     def _describe(self) -> str:
         ffn, attention = (int(x) if isinstance(x, Integral) else float(x) for x in (self.ffn, self.attention))
@@ -59,26 +64,27 @@ class TopK(_Amounts):
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
 
-    def votes(self, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def votes(self, importance: Mapping[str, Tensor], widths: Widths | None = None) -> dict[str, Tensor]:
         """Finds the k most important neurons of every document, layer and site.
 
         Args:
             importance: {site: (documents, layers, neurons)}.
+            widths: {site: neurons of each layer}, for the sites whose layers differ. A fraction is of the layer's own
+                neurons.
 
         Returns:
             {site: (documents, layers, neurons) bool}, True for the k most important neurons.
         """
-        votes = {}
-        for site, values in importance.items():
-            top = values.topk(self._k(site, values.shape[-1]), dim=-1).indices
-            votes[site] = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, top, True) & (values > 0)
-        return votes
+        return {site: self._largest(site, values, (widths or {}).get(site)) for site, values in importance.items()}
 
-    def count(self, importance: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def count(
+        self, importance: Mapping[str, Tensor], widths: Widths | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Counts votes, and ranks for `NeuronStatistics.top`, with one ranking of every document, layer and site.
 
         Args:
             importance: {site: (documents, layers, neurons)}.
+            widths: as in `votes`.
 
         Returns:
             {site: (layers, neurons)}, in how many documents the neuron is among the k; and {site: (6, layers,
@@ -86,8 +92,11 @@ class TopK(_Amounts):
         """
         votes, top = {}, {}
         for site, values in importance.items():
-            width = values.shape[-1]
-            counts = count_among(values, [self._k(site, width), *top_amounts(width)])
+
+            def count_layers(layers: Tensor, width: int, site: str = site) -> Tensor:
+                return count_among(layers, [self._k(site, width), *top_amounts(width)])
+
+            counts = by_width(values, (widths or {}).get(site), count_layers)
             votes[site], top[site] = counts[0], counts[1:]
         return votes, top
 
@@ -106,7 +115,9 @@ class TopK(_Amounts):
             ValueError: the statistics do not hold the votes of this rule.
         """
         needed = max(1, math.ceil(self.share * statistics.documents - 1e-9))
-        return NeuronSet({site: votes >= needed for site, votes in self._votes_in(statistics).items()})
+        return NeuronSet(
+            {site: votes >= needed for site, votes in self._votes_in(statistics).items()}, statistics.widths
+        )
 
     def rule(self) -> str:
         """Returns the text that identifies the votes of this rule: its k, without `share`."""
@@ -118,21 +129,27 @@ class TopK(_Amounts):
             return statistics.votes
         votes = {}
         for site, values in statistics.votes.items():
-            width = values.shape[-1]
-            k, amounts = self._k(site, width), top_amounts(width) if statistics.top else []
-            if k in amounts:
-                votes[site] = statistics.top[site][amounts.index(k)]
-            elif k == 0:
-                votes[site] = torch.zeros_like(values)
-            else:
-                fractions = ", ".join(map(str, TOP_FRACTIONS))
-                counted = f" and of the fractions {fractions}" if statistics.top else " alone, as earlier versions do"
-                choices = "one of these fractions, by another share" if statistics.top else "another share"
-                raise ValueError(
-                    f"these statistics hold the votes of {statistics.rule}{counted}, not of {self.rule()}: select by "
-                    f"{choices}, by TopMean or by Threshold, or measure again with this rule"
-                )
+
+            def votes_of_layers(layers: Tensor, width: int, site: str = site) -> Tensor:
+                k, amounts = self._k(site, width), top_amounts(width) if statistics.top else []
+                if k in amounts:
+                    return layers[amounts.index(k)]
+                if k == 0:
+                    return torch.zeros_like(layers[0])
+                raise self._not_counted(statistics)
+
+            counts = statistics.top.get(site, values.unsqueeze(0))
+            votes[site] = by_width(counts, statistics.widths.get(site), votes_of_layers)
         return votes
+
+    def _not_counted(self, statistics: NeuronStatistics) -> ValueError:
+        fractions = ", ".join(map(str, TOP_FRACTIONS))
+        counted = f" and of the fractions {fractions}" if statistics.top else " alone, as earlier versions do"
+        choices = "one of these fractions, by another share" if statistics.top else "another share"
+        return ValueError(
+            f"these statistics hold the votes of {statistics.rule}{counted}, not of {self.rule()}: select by "
+            f"{choices}, by TopMean or by Threshold, or measure again with this rule"
+        )
 
 
 @dataclass(frozen=True)
@@ -160,11 +177,9 @@ class TopMean(_Amounts):
         Returns:
             The selected neurons. The set is empty if the statistics have no documents.
         """
-        masks = {}
-        for site, values in statistics.sum.items():
-            top = values.topk(self._k(site, values.shape[-1]), dim=-1).indices
-            masks[site] = torch.zeros_like(values, dtype=torch.bool).scatter_(-1, top, True) & (values > 0)
-        return NeuronSet(masks)
+        widths = statistics.widths
+        masks = {site: self._largest(site, values, widths.get(site)) for site, values in statistics.sum.items()}
+        return NeuronSet(masks, widths)
 
     def rule(self) -> str:
         """Returns the text that identifies this rule."""
@@ -184,28 +199,36 @@ class Threshold:
 
     epsilon: float
 
-    def votes(self, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def votes(self, importance: Mapping[str, Tensor], widths: Widths | None = None) -> dict[str, Tensor]:
         """Finds the neurons whose importance in a document is at least epsilon.
 
         Args:
             importance: {site: (documents, layers, neurons)}.
+            widths: {site: neurons of each layer}, for the sites whose layers differ.
 
         Returns:
             {site: (documents, layers, neurons) bool}, True where the importance is at least epsilon.
         """
-        return {site: (values >= self.epsilon) & _has_neurons(values) for site, values in importance.items()}
+        return {
+            site: without_padding((values >= self.epsilon) & _has_neurons(values), (widths or {}).get(site))
+            for site, values in importance.items()
+        }
 
-    def count(self, importance: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def count(
+        self, importance: Mapping[str, Tensor], widths: Widths | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Counts votes, and ranks for `NeuronStatistics.top`.
 
         Args:
             importance: {site: (documents, layers, neurons)}.
+            widths: as in `votes`.
 
         Returns:
             {site: (layers, neurons)}, in how many documents the importance is at least epsilon; and {site: (6, layers,
             neurons)}, as `NeuronStatistics.top`.
         """
-        return {site: votes.sum(0) for site, votes in self.votes(importance).items()}, count_top(importance)
+        votes = {site: selected.sum(0) for site, selected in self.votes(importance, widths).items()}
+        return votes, count_top(importance, widths)
 
     def select(self, statistics: NeuronStatistics) -> NeuronSet:
         """Selects the neurons whose smallest importance is at least epsilon.
@@ -216,13 +239,12 @@ class Threshold:
         Returns:
             The selected neurons. The set is empty if the statistics have no documents.
         """
-        has_documents = statistics.documents > 0
-        return NeuronSet(
-            {
-                site: (low >= self.epsilon) & has_documents & _has_neurons(statistics.sum[site])
-                for site, low in statistics.minimum.items()
-            }
-        )
+        has_documents, widths = statistics.documents > 0, statistics.widths
+        masks = {
+            site: (low >= self.epsilon) & has_documents & _has_neurons(statistics.sum[site])
+            for site, low in statistics.minimum.items()
+        }
+        return NeuronSet({site: without_padding(mask, widths.get(site)) for site, mask in masks.items()}, widths)
 
     def rule(self) -> str:
         """Returns the text that identifies the votes of this rule."""

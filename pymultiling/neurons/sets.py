@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -11,6 +11,15 @@ from torch import Tensor
 
 from pymultiling.neurons.lape_files import read_lape, write_lape
 from pymultiling.neurons.sites import SITES, Site, check_sites
+from pymultiling.neurons.widths import (
+    Widths,
+    are_neurons,
+    differing,
+    width_schemas,
+    widths_from_tensors,
+    widths_to_tensors,
+    without_padding,
+)
 from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import TensorSchema, open_tensors
 
@@ -28,15 +37,22 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
     Attributes:
         sites: {site: (layers, neurons) bool on the CPU}, True for members. Sites are those of `SITES`, in their order,
             and have the same number of layers.
+        widths: {site: neurons of each layer}, for the sites whose layers differ. The masks are as wide as the widest
+            layer, and False beyond the neurons of a narrower one. It is empty for models whose layers are all as wide.
+
+    Args:
+        sites: as the attribute.
+        widths: {site: neurons of each layer} of the model. None: all layers are as wide as the masks.
 
     Raises:
-        ValueError: there is no site, a site is unknown, a mask is not bool (layers, neurons), or the numbers of layers
-            differ.
+        ValueError: there is no site, a site is unknown, a mask is not bool (layers, neurons), the numbers of layers
+            differ, or a member is beyond the neurons of its layer.
     """
 
     sites: dict[str, Tensor]
+    widths: dict[str, tuple[int, ...]]
 
-    def __init__(self, sites: Mapping[str, Tensor]):
+    def __init__(self, sites: Mapping[str, Tensor], widths: Widths | None = None):
         check_sites(sites)
         for site, mask in sites.items():
             if mask.ndim != 2 or mask.dtype != torch.bool:
@@ -45,6 +61,14 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             layers = {site: mask.shape[0] for site, mask in sites.items()}
             raise ValueError(f"the sites have different numbers of layers: {layers}; give masks of one model")
         self.sites = {site: sites[site].cpu() for site in SITES if site in sites}
+        self.widths = differing(widths, self.sites)
+        for site, by_layer in self.widths.items():
+            beyond = (self.sites[site] & ~are_neurons(by_layer, self.sites[site].shape[1])).nonzero().tolist()
+            if beyond:
+                layer, index = beyond[0]
+                raise ValueError(
+                    f"neuron {index} of {site} in layer {layer} does not exist: the layer has {by_layer[layer]} neurons"
+                )
 
     def __len__(self) -> int:
         return sum(int(mask.sum()) for mask in self.sites.values())
@@ -67,6 +91,18 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
     def __repr__(self) -> str:
         counts = ", ".join(f"{site} {count}" for site, count in self.count("site").items())
         return f"NeuronSet({len(self)} neurons: {counts})"
+
+    def layer_widths(self, site: str) -> tuple[int, ...]:
+        """Returns how many neurons each layer has at a site.
+
+        Args:
+            site: a site of the set.
+
+        Returns:
+            One number for each layer.
+        """
+        layers, width = self.sites[site].shape
+        return self.widths.get(site, (width,) * layers)
 
     @overload
     def count(self, by: Literal["site"] = "site") -> dict[str, int]: ...
@@ -105,7 +141,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             ValueError: a site is unknown, or none is given.
         """
         checked = check_sites(sites)
-        return NeuronSet({site: mask & (site in checked) for site, mask in self.sites.items()})
+        return NeuronSet({site: mask & (site in checked) for site, mask in self.sites.items()}, self.widths)
 
     def layers(self, start: int, stop: int) -> NeuronSet:
         """Returns the members in layers start, start + 1, ..., stop - 1.
@@ -120,7 +156,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         depth = next(iter(self.sites.values())).shape[0]
         inside = torch.zeros(depth, 1, dtype=torch.bool)
         inside[start:stop] = True
-        return NeuronSet({site: mask & inside for site, mask in self.sites.items()})
+        return NeuronSet({site: mask & inside for site, mask in self.sites.items()}, self.widths)
 
     def by_expert(self, experts: int, shared: int = 0) -> Tensor:
         """Splits the FFN members of a mixture-of-experts model by expert.
@@ -149,33 +185,31 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             )
         return mask[:, :routed].reshape(mask.shape[0], experts, -1)
 
-    def random_like(
-        self, seed: int, anywhere: bool = False, attention_layers: Collection[int] | None = None
-    ) -> NeuronSet:
+    def random_like(self, seed: int, anywhere: bool = False, widths: Widths | None = None) -> NeuronSet:
         """Draws a random set of the same size, uniformly and without replacement from all neurons.
 
         Args:
             seed: seed of the random generator. The same seed gives the same set.
             anywhere: True: the number of members at every site stays. False: the number at every site and layer stays.
-            attention_layers: with `anywhere`, the layers that have neurons of q, k, v and o, where not all layers have
-                attention. None: all layers.
+            widths: {site: neurons of each layer} of the model, for a set that was made without them. None: those of the
+                set.
 
         Returns:
             A set whose masks have the same sites and shapes.
         """
         generator = torch.Generator().manual_seed(seed)
+        all_widths = self.widths if widths is None else differing(widths, self.sites)
         drawn = {}
         for site, mask in self.sites.items():
-            is_drawn_from = torch.ones(len(mask), dtype=torch.bool)
-            if anywhere and site != "ffn" and attention_layers is not None:
-                is_drawn_from = torch.isin(torch.arange(len(mask)), torch.tensor(sorted(attention_layers)))
-            chosen = torch.zeros_like(mask[is_drawn_from])
-            rows = (1, -1) if anywhere else mask.shape
-            for row, count in zip(chosen.view(rows), mask.reshape(rows).sum(1).tolist()):
-                row[torch.randperm(len(row), generator=generator)[:count]] = True
             drawn[site] = torch.zeros_like(mask)
-            drawn[site][is_drawn_from] = chosen
-        return NeuronSet(drawn)
+            is_neuron = without_padding(torch.ones_like(mask), all_widths.get(site))
+            shape = (1, -1) if anywhere else mask.shape
+            for row, neurons, count in zip(
+                drawn[site].view(shape), is_neuron.view(shape), mask.reshape(shape).sum(1).tolist()
+            ):
+                places = neurons.nonzero().flatten()
+                row[places[torch.randperm(len(places), generator=generator)[:count]]] = True
+        return NeuronSet(drawn, all_widths)
 
     def check_fits(self, widths: Mapping[str, int], layers: int, name: str = "the set") -> None:
         """Checks that the set belongs to a model with these sizes.
@@ -198,6 +232,8 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
     def save(self, path: str | Path, **metadata: str) -> None:
         """Writes the set to a safetensors file, with one uint8 tensor (layers, neurons) for each site.
 
+        The widths of a site whose layers differ are another tensor, (layers,) int64.
+
         Args:
             path: the file, which is replaced if it exists.
             metadata: strings to store in the file, such as language="fr".
@@ -206,7 +242,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             OSError: the file cannot be written. An existing file stays as it was.
         """
         tensors = {site: mask.to(torch.uint8).contiguous() for site, mask in self.sites.items()}
-        save_tensors(path, tensors, FORMAT, metadata)
+        save_tensors(path, tensors | widths_to_tensors(self.widths), FORMAT, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
@@ -224,8 +260,10 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         with open_tensors(path, FORMAT, "a set of neurons") as file:
             if not file.shapes:
                 raise file.damaged("it has no site")
-            masks = file.read({site: mask_schema(site) for site in SITES if site in file.shapes})
-        return cls({site: mask.bool() for site, mask in masks.items()})
+            sites = [site for site in SITES if site in file.shapes]
+            tensors = file.read({site: mask_schema(site) for site in sites} | width_schemas(file, sites))
+            masks = {site: tensors[site].bool() for site in sites}
+            return cls(masks, widths_from_tensors(file, tensors, masks))
 
     @classmethod
     def from_lape(cls, path: str | Path, width: int) -> list[NeuronSet]:
@@ -277,8 +315,13 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
                     f"the sets are of different models: {site} is {tuple(a.shape)} and {tuple(b.shape)}; "
                     "give sets that were detected in the same model"
                 )
+            if self.widths.get(site, other.widths.get(site)) != other.widths.get(site, self.widths.get(site)):
+                raise ValueError(
+                    f"the sets are of different models: the layers have {self.widths[site]} and {other.widths[site]} "
+                    f"neurons of {site}; give sets that were detected in the same model"
+                )
             sites[site] = operation(a, b)
-        return NeuronSet(sites)
+        return NeuronSet(sites, self.widths | other.widths)
 
 
 def mask_schema(site: str) -> TensorSchema:

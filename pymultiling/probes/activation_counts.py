@@ -131,12 +131,15 @@ class ActivationProbe:
                 hooks.after(dense.gate.module, count_projection(index, first, dense.gate, dense.down))
         with hooks, evaluation_mode(self.decoder.model):
             output = self.decoder.forward(input_ids, attention_mask)
-        if len(local_widths) < len(self.decoder.layers) or len(set(local_widths.values())) > 1:
+        seen_widths = [local_widths.get(index, 0) for index in range(len(self.decoder.layers))]
+        is_whole = seen_widths == [layer.width("ffn") for layer in self.decoder.layers]
+        is_part = self.decoder.tensor_parallel.count > 1 and len(set(seen_widths)) == 1
+        if not (is_whole or is_part):
             raise UnsupportedModel(
                 f"FFNs were seen in {len(local_widths)} of {len(self.decoder.layers)} layers: the model does not run "
                 f"its modules as its family does in transformers; {CORRECT_ENTRY}"
             )
-        counts = self.decoder.tensor_parallel.gather(active[:, : local_widths[0]], shape[1])
+        counts = self.decoder.tensor_parallel.gather(active[:, : max(seen_widths)], shape[1])
         return counts, self._finite_check(output[0], input_ids, attention_mask)
 
     def _finite_check(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Callable[[], None]:

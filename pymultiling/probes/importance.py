@@ -13,6 +13,7 @@ from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.mathematics.sums import document_sum, upcast
@@ -264,13 +265,15 @@ class ImportanceProbe:
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model.
 
-        Layers that have no neurons of a site get zeros.
+        Layers get zeros for neurons that they do not have.
         """
         stacked = {}
         for site, by_layer in by_site.items():
-            zeros = torch.zeros_like(next(iter(by_layer.values())), device=device)
-            layers = range(len(self.decoder.layers))
-            local = torch.stack([by_layer[index].to(device) if index in by_layer else zeros for index in layers], 1)
+            width = max(values.shape[1] for values in by_layer.values())
+            lacking = next(iter(by_layer.values())).new_zeros(self._count, 0, device=device)
+            rows = [by_layer.get(index, lacking).to(device) for index in range(len(self.decoder.layers))]
+            padded = [row if row.shape[1] == width else pad(row, (0, width - row.shape[1])) for row in rows]
+            local = torch.stack(padded, 1)
             stacked[site] = self.decoder.tensor_parallel.gather(local, self.decoder.widths()[site])
         return stacked
 

@@ -73,7 +73,7 @@ def change_neurons(
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):
-            of_experts, weight = slice(ffn.width), ffn.module.down_proj
+            of_experts, weight = {"ffn": slice(ffn.width)}, ffn.module.down_proj
             found = set_masks.of_module(
                 number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, {"ffn": of_experts}
             )
@@ -107,8 +107,7 @@ class ChangedModule(NamedTuple):
         module: the module.
         on_input: True if its inputs are neurons, False if its outputs are.
         indices: the indices of each site among them.
-        members: which neurons of each of the layer's sites these are: of `ffn` of a mixture, those of the shared
-            expert.
+        members: which neurons of each site of the layer these are: of `ffn` of a mixture, those of the shared expert.
     """
 
     module: Linear

@@ -191,22 +191,11 @@ def test_quantised_weights_are_refused():
         Decoder(model)
 
 
-def test_layers_of_different_width_are_refused():
-    model = tiny_model("llama")
-    mlp = model.model.layers[1].mlp
-    mlp.gate_proj, mlp.up_proj, mlp.down_proj = nn.Linear(32, 11), nn.Linear(32, 11), nn.Linear(11, 32)
-    with pytest.raises(pml.UnsupportedModel, match="width of ffn"):
-        Decoder(model)
-
-
 @pytest.mark.parametrize("mixed", [dict(mlp_only_layers=[1]), dict(decoder_sparse_step=2)], ids=str)
-def test_dense_layers_of_another_width_than_the_experts_are_refused(mixed):
-    widths = "48, 16" if "mlp_only_layers" in mixed else "16, 48"
-    message = (
-        rf"differ in the width of ffn \({widths} neurons\), which is not supported, also where some layers are dense"
-    )
-    with pytest.raises(pml.UnsupportedModel, match=message):
-        Decoder(tiny_model("qwen3_moe", **mixed))
+def test_dense_layers_may_have_another_width_than_the_experts(mixed):
+    decoder = Decoder(tiny_model("qwen3_moe", **mixed))
+    assert decoder.layer_widths()["ffn"] == ((48, 16) if "mlp_only_layers" in mixed else (16, 48))
+    assert decoder.widths()["ffn"] == 48 and decoder.layers_of("ffn") == [0, 1]
 
 
 def test_queries_that_are_clipped_after_their_norm_are_refused():

@@ -134,7 +134,7 @@ def test_attention_neurons_of_a_linear_layer_are_refused(tmp_path, site):
         f"{site} neurons in layer 1, which has linear_attn in place of attention",
     )
     neurons = set_in_linear_layer(model, site)
-    with pytest.raises(ValueError, match=f"the set has {sentence}.* layers that have attention, 0, 2"):
+    with pytest.raises(ValueError, match=f"the set has {sentence}.* layers that have {site}, 0, 2"):
         pml.deactivate(model, neurons).__enter__()
     with pytest.raises(ValueError, match=f"set 1 has {sentence}"):
         pml.deactivate(
@@ -200,7 +200,7 @@ def test_a_query_neuron_that_is_off_leaves_its_gate():
 def test_random_neurons_anywhere_are_those_of_layers_that_have_them():
     model = tiny_model("qwen3_next")
     own = random_neurons(model)
-    sets = Setting(("attention",), ANYWHERE).sets({"attention": own}, range(5), Decoder(model).layers_of("o"))
+    sets = Setting(("attention",), ANYWHERE).sets({"attention": own}, range(5), Decoder(model).layer_widths())
     for drawn in sets:
         Decoder(model).check_set(drawn)
         assert drawn.count() == own.count()

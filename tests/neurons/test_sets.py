@@ -85,7 +85,9 @@ def test_random_attention_neurons_are_drawn_from_the_layers_that_have_attention(
     mask = torch.zeros(4, 5, dtype=torch.bool)
     mask[1, :3] = True
     neurons = NeuronSet({"ffn": mask, "q": mask})
-    sets = [neurons.random_like(seed, anywhere=True, attention_layers=[1, 3]) for seed in range(40)]
+    widths = {"ffn": [5] * 4, "q": [0, 5, 0, 5]}
+    sets = [neurons.random_like(seed, anywhere=True, widths=widths) for seed in range(40)]
+    assert all(drawn.widths == {"q": (0, 5, 0, 5)} for drawn in sets)
     counts = torch.tensor([[drawn.count("layer")[site] for site in ("ffn", "q")] for drawn in sets])
     assert (counts.sum(-1) == 3).all()
     assert (counts.sum(0) > 0).tolist() == [[True] * 4, [False, True, False, True]]

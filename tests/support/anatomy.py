@@ -78,7 +78,7 @@ def attention_of(layer, config) -> torch.nn.Module | None:
 
 def has_site(config, site: str, layer: int) -> bool:
     """Whether a layer has neurons of a site, from the configuration alone."""
-    return site == "ffn" or config.model_type not in GATED or config.layer_types[layer] == "full_attention"
+    return layer_sizes(config, layer)[site] > 0
 
 
 def output_of(layer, config) -> torch.nn.Module:
@@ -167,6 +167,20 @@ def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tenso
 
 
 def sizes(config) -> dict[str, int]:
+    """Returns {site: number of neurons of the widest layer}, from the configuration alone."""
+    layers = [layer_sizes(config, layer) for layer in range(config.num_hidden_layers)]
+    return {site: max(layer[site] for layer in layers) for site in layers[0]}
+
+
+def is_dense(config, layer: int) -> bool:
+    """Whether a layer of a mixture of experts has an FFN in place of the experts."""
+    if config.model_type == "ernie4_5_moe":
+        return not config.moe_layer_start_index <= layer <= config.moe_layer_end_index
+    sparse_step = getattr(config, "decoder_sparse_step", 1)
+    return layer in getattr(config, "mlp_only_layers", ()) or (layer + 1) % sparse_step != 0
+
+
+def layer_sizes(config, layer: int) -> dict[str, int]:
     """Returns {site: number of neurons of a layer}, from the configuration alone."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head, key_heads(config) * head
@@ -188,6 +202,10 @@ def sizes(config) -> dict[str, int]:
         "deepseek_v3": "moe_intermediate_size",
         "glm4_moe_lite": "moe_intermediate_size",
     }
+    if config.model_type in GATED and config.layer_types[layer] != "full_attention":
+        query = key = 0
+    if config.model_type in EXPERT_COUNT_FIELDS and is_dense(config, layer):
+        return dict(ffn=config.intermediate_size, q=query, k=key, v=key, o=query)
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])

@@ -12,7 +12,16 @@ from unittest import mock
 
 import torch
 
-from tests.support.anatomy import attention_of, base_of, ffn_modules, ffn_of, layers_of, sizes, zero_neuron
+from tests.support.anatomy import (
+    attention_of,
+    base_of,
+    ffn_modules,
+    ffn_of,
+    layer_sizes,
+    layers_of,
+    sizes,
+    zero_neuron,
+)
 from tests.support.tiny_models import positions
 
 # {model_type: names of the norms after the attention and after the FFN}
@@ -129,7 +138,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities. Layers without attention have zeros at q, k, v and o.
+    it is the squared change of the attention probabilities. Layers have zeros for neurons that they lack.
 
     Args:
         model: a Hugging Face model in float64.
@@ -142,10 +151,11 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     with float64_throughout(model), _eager(model):
         calls = _sublayer_calls(model, input_ids, attention_mask)
         importance = {site: [] for site in sizes(model.config)}
-        for layer, call in zip(layers_of(model), calls):
-            for site, width in sizes(model.config).items():
-                if site != "ffn" and "attention" not in call:  # a layer of linear attention
-                    importance[site].append(input_ids.new_zeros(len(input_ids), width, dtype=torch.float64))
+        for number, (layer, call) in enumerate(zip(layers_of(model), calls)):
+            for site, width in layer_sizes(model.config, number).items():
+                padding = sizes(model.config)[site] - width
+                if not width:  # such as attention in a layer of linear attention
+                    importance[site].append(input_ids.new_zeros(len(input_ids), padding, dtype=torch.float64))
                     continue
                 run = _sublayer(layer, site, call, model.config)
                 before = run()
@@ -154,7 +164,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
                     with _without_neuron(layer, site, n, model.config):
                         change = (run() - before).square().sum(-1)
                     changes.append(torch.where(valid, change, 0).sum(1))
-                importance[site].append(torch.stack(changes, 1))
+                importance[site].append(torch.nn.functional.pad(torch.stack(changes, 1), (0, padding)))
     return {site: torch.stack(layers, 1) for site, layers in importance.items()}
 
 

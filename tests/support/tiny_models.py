@@ -7,7 +7,7 @@ import transformers
 from packaging.version import Version
 
 from pymultiling import SITES, NeuronSet
-from tests.support.anatomy import base_of, has_site, layers_of, sizes, zero_neuron
+from tests.support.anatomy import base_of, layer_sizes, layers_of, sizes, zero_neuron
 
 VOCABULARY_SIZE = 61
 SHAPE = dict(
@@ -96,7 +96,7 @@ MODELS = {
 # Models of further families. Their entries have no field that a family of MODELS lacks, or one with tests of its own,
 # as tests/models/test_shared_experts.py. tests/models/test_further_families.py compares them with brute force.
 HALF_SLIDING = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
-# The dense layer of the model that has one is as wide as the other layers: five experts of 8 and a shared one of 12.
+# Five experts of 8 and a shared one of 12. Dense layers of the models that have some are narrower or wider.
 SHARED_EXPERT = dict(
     EXPERTS,
     intermediate_size=52,
@@ -308,15 +308,15 @@ FURTHER_MODELS = {
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
-    "qwen2_moe-half-dense": ("Qwen2Moe", dict(SHARED_EXPERT, mlp_only_layers=[0])),
+    "qwen2_moe-half-dense": ("Qwen2Moe", dict(SHARED_EXPERT, intermediate_size=44, mlp_only_layers=[0])),
     "qwen3_moe-half-dense": (
         "Qwen3Moe",
-        dict(MODELS["qwen3_moe"][1], intermediate_size=48, decoder_sparse_step=2),
+        dict(MODELS["qwen3_moe"][1], intermediate_size=60, decoder_sparse_step=2),
     ),
     "ernie4_5_moe": ("Ernie4_5_Moe", ERNIE_MOE),
     "ernie4_5_moe-half-dense": (
         "Ernie4_5_Moe",
-        dict(ERNIE_MOE, intermediate_size=56, moe_layer_start_index=1, moe_num_shared_experts=2),
+        dict(ERNIE_MOE, intermediate_size=80, moe_layer_start_index=1, moe_num_shared_experts=2),
     ),
     "ernie4_5_moe-unshared": ("Ernie4_5_Moe", dict(ERNIE_MOE, moe_num_shared_experts=0)),
     "qwen3_5_text": ("Qwen3_5", dict(LINEAR, rope_parameters=dict(PARTIAL, mrope_section=[2, 1, 1]))),
@@ -326,7 +326,7 @@ FURTHER_MODELS = {
         "Qwen3Next",
         dict(LINEAR_EXPERTS, rope_parameters=dict(SCALED_QUERIES, partial_rotary_factor=0.5)),
     ),
-    "qwen3_next-half-dense": ("Qwen3Next", dict(LINEAR_EXPERTS, mlp_only_layers=[0, 1])),
+    "qwen3_next-half-dense": ("Qwen3Next", dict(LINEAR_EXPERTS, intermediate_size=36, mlp_only_layers=[0, 1])),
     "gpt_oss": (  # a layer with a sliding window and one without; documents are longer than the original context
         "GptOss",
         dict(
@@ -458,13 +458,15 @@ def unknown_model():
 def random_neurons(model, fraction: float = 0.2, seed: int = 0, sites=SITES) -> NeuronSet:
     """Returns a random set of a model's neurons, with members in every site and in every layer that has the site."""
     generator = torch.Generator().manual_seed(seed)
+    layers = [layer_sizes(model.config, layer) for layer in range(model.config.num_hidden_layers)]
     masks = {}
     for site in sites:
         width = sizes(model.config)[site]
         masks[site] = torch.rand(model.config.num_hidden_layers, width, generator=generator) < fraction
-        masks[site][:, int(torch.randint(width, (), generator=generator))] = True
-        masks[site][[not has_site(model.config, site, layer) for layer in range(len(masks[site]))]] = False
-    return NeuronSet(masks)
+        common = min(layer[site] for layer in layers if layer[site])
+        masks[site][:, int(torch.randint(common, (), generator=generator))] = True
+        masks[site] &= torch.arange(width) < torch.tensor([layer[site] for layer in layers])[:, None]
+    return NeuronSet(masks, {site: [layer[site] for layer in layers] for site in sites})
 
 
 def with_zeroed_neurons(model, neurons: NeuronSet):

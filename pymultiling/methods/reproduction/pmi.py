@@ -109,7 +109,7 @@ def reproduce_pmi(setup: Setup, inputs: PmiInputs, limit: TimeLimit) -> PmiTable
     ]
     label = "BLEU" if inputs.metric == BLEU else "log-likelihood of the reference"
     answers = [(label, name, *value) for name, value in scores.items()]
-    activity = _activity_rows(active, next(iter(counts.values())).active.shape[1])
+    activity = _activity_rows(active, next(iter(counts.values())).neurons)
     columns = ["measure", "prompt", "value", "low", "high", "items"]
     samples[:0] = [("active neurons, sentences", inputs.source, items, len(places))]
     _add_notes(inputs, setup.model, len(inputs.references) - len(places))
@@ -157,14 +157,14 @@ def _measure_answers(
     return found, [("answers, sentences", inputs.source, items, len(references))]
 
 
-def _activity_rows(active: Mapping[str, Tensor], width: int) -> list[tuple[object, ...]]:
+def _activity_rows(active: Mapping[str, Tensor], all_neurons: int) -> list[tuple[object, ...]]:
     """Returns the rows of `activity`; all but the first are ratios of sums over the items.
 
-    active: {kind of prompt: values of `value_name`}; width: neurons of a layer.
+    active: {kind of prompt: values of `value_name`}; all_neurons: neurons of all layers.
     """
     direct, *others = active
     layers = active[direct].shape[1] // 2
-    neurons = torch.full((len(active[direct]),), float(layers * width), dtype=torch.float64)
+    neurons = torch.full((len(active[direct]),), float(all_neurons), dtype=torch.float64)
     totals = {name: values[:, :layers].sum(1) for name, values in active.items()}
     kept = {name: values[:, layers:].sum(1) for name, values in active.items()}
     parts = [(ACTIVE, name, totals[name], neurons) for name in active]

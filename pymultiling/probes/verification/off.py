@@ -13,6 +13,7 @@ from pymultiling.models.experts import Experts, attached_changes
 from pymultiling.models.linear import Linear
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.widths import are_neurons
 from pymultiling.probes.hooks import Hooks, is_acting
 from pymultiling.probes.neuron_changes import find_changed_modules
 from pymultiling.probes.set_masks import SiteIndices, SiteMembers
@@ -30,11 +31,11 @@ FIRST = {"ffn": 0, "q": 0, "k": 0, "v": 0, "o": STRIDE // 2}
 
 def neurons_off(decoder: Decoder) -> NeuronSet:
     """Returns one neuron of STRIDE of every site and layer that has neurons there."""
-    masks = {}
-    for site, width in decoder.widths().items():
-        masks[site] = torch.zeros(len(decoder.layers), width, dtype=torch.bool)
-        masks[site][decoder.layers_of(site), FIRST[site] :: STRIDE] = True
-    return NeuronSet(masks)
+    masks, widths = {}, decoder.layer_widths()
+    for site, by_layer in widths.items():
+        masks[site] = are_neurons(by_layer, max(by_layer))
+        masks[site][:, [n for n in range(max(by_layer)) if n % STRIDE != FIRST[site]]] = False
+    return NeuronSet(masks, widths)
 
 
 class OffWatch:
@@ -99,7 +100,7 @@ class OffWatch:
             before = self._valid(self._before.pop(module))
             if isinstance(self._layer, AttentionLayer) and site == "o":
                 self._check_values(self._layer, before)
-            off = _off(site, before.shape[-1], slice(None), members[site].start)
+            off = _off(site, before.shape[-1], slice(None), members[site].start or 0)
             x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
             expected, returned = plain_output(module, x, some), self._valid(output)[..., some]

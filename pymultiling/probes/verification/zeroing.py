@@ -80,14 +80,15 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
         importance = probe.measure(tokens)
     differences: dict[str, float] = dict.fromkeys(SITES, 0.0)
     with evaluation_mode(model):
-        ends = {site: {decoder.layers_of(site)[0], decoder.layers_of(site)[-1]} for site in SITES}
+        ends = {site: set(decoder.layers_of(site)[:1] + decoder.layers_of(site)[-1:]) for site in SITES}
         for index in set.union(*ends.values()):
             layer = decoder.layers[index]
             calls, product_error = _record_calls(decoder, layer, tokens)
             differences["ffn"] = max(differences["ffn"], product_error)
             for site in (site for site in SITES if index in ends[site]):
                 run = _sublayer_runner(decoder, layer, site, calls)
-                difference = _largest_difference(layer, site, importance[site][0, index], run)
+                own = importance[site][0, index, : layer.width(site)]
+                difference = _largest_difference(layer, site, own, run)
                 differences[site] = max(differences[site], difference)
     return differences
 

@@ -94,7 +94,7 @@ def _curves(left: Axes, right: Axes, statistics: Mapping[str, ActivationStatisti
         top = counts.most_active()
         frequency = top.counts.numpy() / counts.tokens
         lowest_frequency = min(lowest_frequency, frequency[-1])
-        rank = 100 * numpy.arange(1, len(frequency) + 1) / counts.active.numel()
+        rank = 100 * numpy.arange(1, len(frequency) + 1) / counts.neurons
         right.plot(rank, frequency, label=f"{name} ({top.share:.1%})", color=colour, linewidth=1.4, linestyle=line)
     left.set_title("Active neurons by layer", fontsize=10)
     left.set_xlabel("layer", fontsize=9)
@@ -129,7 +129,7 @@ def _maps(figure: Figure, left: Axes, right: Axes, statistics: Mapping[str, Acti
     left.set_xlabel("layer", fontsize=9)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_yticks(range(len(statistics)), [f"{name} ({each.share:.1%})" for name, each in top.items()])
-    last = ranks / next(iter(statistics.values())).active.numel()
+    last = ranks / next(iter(statistics.values())).neurons
     right.set_xticks(
         (0, (frequency.shape[1] - 1) / 2, frequency.shape[1] - 1), [f"{part * last:.1%}" for part in (0, 0.5, 1)]
     )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pymultiling.neurons.sets import NeuronSet
+from pymultiling.neurons.widths import width_range
 from pymultiling.results.plots.figures import FEW, SEQUENTIAL, Plot, heat_map, panels, upright_if_narrow, write_in_cells
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def neurons_by_layer(sets: Mapping[str, NeuronSet], title: str) -> Figure:
     """
     first = next(iter(sets.values()))
     counts = {site: numpy.array([neurons.count("layer")[site] for neurons in sets.values()]) for site in first.sites}
-    percentages = {site: 100 * counts[site] / first.sites[site].shape[1] for site in counts}
+    widths = {site: numpy.array(first.layer_widths(site)) for site in counts}
+    percentages = {site: 100 * counts[site] / widths[site].clip(1) for site in counts}
     layers = next(iter(counts.values())).shape[1]
     is_shallow = layers <= SHALLOW
     figure, all_axes = panels(len(counts), rows=len(sets), columns=layers, across=is_shallow)
     norm = Normalize(0, max(values.max() for values in percentages.values()) or 1)
     for axes, (site, values) in zip(all_axes, percentages.items()):
         image = heat_map(axes, values, SEQUENTIAL, norm)
-        axes.set_title(f"{SITE_NAMES[site]} ({first.sites[site].shape[1]:,} a layer)", fontsize=9)
+        axes.set_title(f"{SITE_NAMES[site]} ({width_range(widths[site].tolist())} a layer)", fontsize=9)
         axes.set_yticks(range(len(sets)), list(sets))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
         if is_shallow:

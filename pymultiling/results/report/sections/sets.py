@@ -45,13 +45,12 @@ def figures(results: Results) -> list[Figure]:
     source = _source(results)
     if results.has("report.csv"):
         report = results.table("report.csv", ("language", "site"))
-        first = next(iter(results.sets("neurons").values()))
-        widths = {site: mask.shape[1] for site, mask in first.sites.items()}
+        widths = _widths(next(iter(results.sets("neurons").values())))
         return [_figure(kind, report.assign(neurons=report[kind]), widths, source) for kind in KINDS]
     sets = results.sets("neurons")
     if not sets:
         return []
-    widths = {site: mask.shape[1] for site, mask in next(iter(sets.values())).sites.items()}
+    widths = _widths(next(iter(sets.values())))
     return [_figure("selected", count_by_layer(sets), widths, source)]
 
 
@@ -68,15 +67,23 @@ def count_by_layer(sets: dict[str, NeuronSet]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["language", "site", "layer", "neurons"])
 
 
+def _widths(neurons: NeuronSet) -> dict[tuple[str, int], int]:
+    """Returns {(site, layer): number of its neurons}, or 1 for a layer that has none."""
+    return {
+        (site, layer): max(width, 1) for site in neurons.sites for layer, width in enumerate(neurons.layer_widths(site))
+    }
+
+
 def _source(results: Results) -> str:
     if results.has("histogram.csv"):
         return TERNARY
     return LAPE if results.command == "classify" else PLND
 
 
-def _figure(kind: str, table: pandas.DataFrame, widths: dict[str, int], source: str) -> Figure:
+def _figure(kind: str, table: pandas.DataFrame, widths: dict[tuple[str, int], int], source: str) -> Figure:
     title, meaning = KINDS[kind]
-    table = table.assign(share=table["neurons"] / table["site"].map(widths))
+    own_widths = [widths[site, layer] for site, layer in zip(table["site"], table["layer"])]
+    table = table.assign(share=table["neurons"] / own_widths)
     rows = rows_of(table[[column.name for column in COLUMNS]])
     top = highest(rows, 3)
     alternative = f"Heat maps, one for each site: {title.lower()}, by language and layer."

@@ -78,6 +78,7 @@ def importance_from_scores(
         softcap=inputs.softcap,
         interleaved=family.interleaved,
         sinks=inputs.sinks,
+        causal=inputs.causal,
         mode=mode,
     )
     if inputs.bias is not None:

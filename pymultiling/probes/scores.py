@@ -42,6 +42,7 @@ class ScoreInputs:
         softcap: as in `qk_importance`.
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
         sinks: as in `qk_importance`.
+        causal: as in `qk_importance`.
     """
 
     query: Tensor
@@ -56,6 +57,7 @@ class ScoreInputs:
     softcap: float | None = None
     query_factors: Tensor | None = None
     sinks: Tensor | None = None
+    causal: bool = True
 
 
 @dataclass(eq=False)
@@ -117,6 +119,7 @@ def watch_scores(
             softcap=arguments.get("softcap"),
             query_factors=_query_factors(decoder, keywords),
             sinks=decoder.sinks(layer),
+            causal=family.causal,
         )
         on_scores(inputs)
 
@@ -131,7 +134,7 @@ def watch_scores(
         if family.alibi is not None:
             bias = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
             factor = 1.0 if family.alibi == "scaled" else 1 / usual_scale
-        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias))
+        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias, causal=family.causal))
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))

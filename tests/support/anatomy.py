@@ -7,6 +7,9 @@ import torch
 
 # The names of modules in most models, and for other models the names that differ, by model_type.
 NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
+ENCODER = dict(
+    layers="encoder.layer", attention="attention", o="output.dense", q="self.query", k="self.key", v="self.value"
+)
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
     "gpt_neox": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
@@ -16,6 +19,9 @@ OTHER_NAMES = {
     "xglm": dict(norm="layer_norm", o="out_proj"),
     "phi": dict(norm="final_layernorm", o="dense"),
     "phi3": dict(qkv="qkv_proj"),
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
 }
 
 
@@ -58,7 +64,7 @@ def has_site(config, site: str, layer: int) -> bool:
 
 def output_of(layer, config) -> torch.nn.Module:
     """Returns the output projection of the attention."""
-    return getattr(attention_of(layer, config), module_name(config, "o"))
+    return attention_of(layer, config).get_submodule(module_name(config, "o"))
 
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
@@ -71,9 +77,10 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("gate_up_proj", "gate_up_proj", "down_proj"),
         ("gate_proj", "up_proj", "down_proj"),
         ("up_proj", "up_proj", "down_proj"),
+        ("intermediate.dense", "intermediate.dense", "output.dense"),
     ):
-        if hasattr(ffn, names[0]):
-            return tuple(getattr(ffn, name) for name in names)
+        if hasattr(ffn, names[0].split(".")[0]):
+            return tuple(ffn.get_submodule(name) for name in names)
     raise AssertionError(f"the FFN has none of the known modules: {ffn}")
 
 
@@ -158,7 +165,7 @@ def key_heads(config) -> int:
         return config.num_kv_heads
     if config.model_type == "falcon" and config.multi_query:
         return 1
-    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm"):
+    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "bert", "roberta", "xlm-roberta"):
         return config.num_attention_heads
     return config.num_key_value_heads
 
@@ -212,7 +219,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
     elif (rows := rows_of(config, site)) is not None:
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:
-        _zero_row(getattr(attention, f"{site}_proj"), n)
+        _zero_row(attention.get_submodule(module_name(config, site) or f"{site}_proj"), n)
 
 
 def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:

@@ -139,7 +139,7 @@ def output_norms(
     v = v.repeat_interleave(heads // v.shape[1], 1)
     given = split_heads(output, head_size).to(device, wide)
     positions = torch.arange(q.shape[2], device=device)
-    hidden = ~(visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device))
+    hidden = ~(visible(positions, positions, inputs.window, inputs.causal) & valid[:, None, None, :].to(device))
 
     q = inputs.scale * q
     scores = q @ k.transpose(-1, -2)

@@ -289,6 +289,15 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmoe": _olmoe,
     "bert": _bert,
     "roberta": _roberta,
+    "modernbert": Family(
+        final=("final_norm",),
+        attention="attn",
+        causal=False,
+        qkv="Wqkv",
+        o="Wo",
+        gate_up="Wi",
+        down="Wo",
+    ),
     "xlm-roberta": _roberta,
     "xglm": Family(
         final=("layer_norm",),

@@ -21,6 +21,7 @@ OTHER_NAMES = {
     "phi3": dict(qkv="qkv_proj"),
     "bert": ENCODER,
     "roberta": ENCODER,
+    "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
     "xlm-roberta": ENCODER,
 }
 
@@ -77,6 +78,7 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("gate_up_proj", "gate_up_proj", "down_proj"),
         ("gate_proj", "up_proj", "down_proj"),
         ("up_proj", "up_proj", "down_proj"),
+        ("Wi", "Wi", "Wo"),
         ("intermediate.dense", "intermediate.dense", "output.dense"),
     ):
         if hasattr(ffn, names[0].split(".")[0]):
@@ -165,7 +167,18 @@ def key_heads(config) -> int:
         return config.num_kv_heads
     if config.model_type == "falcon" and config.multi_query:
         return 1
-    if config.model_type in ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "bert", "roberta", "xlm-roberta"):
+    if config.model_type in (
+        "gpt2",
+        "gpt_neox",
+        "bloom",
+        "falcon",
+        "opt",
+        "xglm",
+        "bert",
+        "roberta",
+        "modernbert",
+        "xlm-roberta",
+    ):
         return config.num_attention_heads
     return config.num_key_value_heads
 
@@ -182,7 +195,7 @@ def rows_of(config, site: str) -> torch.Tensor | None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
-    if config.model_type in ("gpt2", "phi3"):
+    if config.model_type in ("gpt2", "phi3", "modernbert"):
         parts = rows.split([width["q"], width["k"], width["v"]])
     elif config.model_type == "gpt_neox":
         parts = rows.view(heads, 3 * head).chunk(3, -1)
@@ -214,7 +227,7 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
             _zero_dense_neuron(shared.gate_proj, shared.up_proj, shared.down_proj, n - routed, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
-        is_fused = config.model_type in ("phi3", "glm", "glm4")
+        is_fused = config.model_type in ("phi3", "glm", "glm4", "modernbert")
         _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
     elif (rows := rows_of(config, site)) is not None:
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))

@@ -211,6 +211,12 @@ FURTHER_MODELS = {
 ENCODERS = {
     "bert": ("Bert", dict(hidden_act="gelu_new")),
     "roberta": ("Roberta", dict(max_position_embeddings=80)),
+    "modernbert": (  # a layer with a window, which reaches 4 tokens to either side, and one without
+        "ModernBert",
+        dict(
+            local_attention=8, layer_types=["sliding_attention", "full_attention"], attention_bias=True, mlp_bias=True
+        ),
+    ),
     "xlm-roberta": ("XLMRoberta", dict(max_position_embeddings=80, pad_token_id=2)),
 }
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales

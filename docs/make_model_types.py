@@ -1,4 +1,4 @@
-"""Writes docs/model_types.md: which causal language models of the installed transformers are supported.
+"""Writes docs/model_types.md: which language models of the installed transformers are supported.
 
 Run it as `python docs/make_model_types.py`. Reasons are in docs/model_types.toml.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from pymultiling.models.families import FAMILIES
 from pymultiling.neurons.sites import SITES
@@ -24,9 +24,9 @@ HEAD = """\
 Which `model_type` of transformers can be measured, and why can others not be? [models.md](models.md) says how to add
 one.
 
-These are the causal language models of transformers {version}, and models that take more than text whose text decoder
-is supported. `python docs/make_model_types.py` wrote this page from the registered families and from
-`docs/model_types.toml`, which has the reasons.
+These are the causal language models of transformers {version}, the encoders that are supported, and models that take
+more than text whose text decoder is supported. `python docs/make_model_types.py` wrote this page from the registered
+families and from `docs/model_types.toml`, which has the reasons.
 """
 
 
@@ -42,7 +42,8 @@ def page() -> str:
     """
     data = tomllib.loads((FOLDER / "model_types.toml").read_text("utf-8"))
     reasons = {name: group["why"] for group in data["unsupported"] for name in group["types"]}
-    names = [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *data["multimodal"]]
+    encoders = [name for name in MODEL_FOR_MASKED_LM_MAPPING_NAMES if name in FAMILIES]
+    names = dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *encoders, *data["multimodal"]])
     supported = {name: row for name in names if (row := _supported(name, data)) is not None}
     unsupported = set(names) - set(supported)
     if unsupported != set(reasons):

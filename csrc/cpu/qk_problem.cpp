@@ -61,6 +61,7 @@ QkProblem::QkProblem(const QkArguments& x) {
   kernel_arguments_.scale = static_cast<float>(x.scale);
   kernel_arguments_.softcap = static_cast<float>(x.softcap.value_or(0));
   kernel_arguments_.window = x.window.value_or(std::numeric_limits<int64_t>::max());
+  kernel_arguments_.causal = x.causal;
   set_heads(x);
   if (x.sinks) {
     tensors_.push_back(x.sinks->to(at::kFloat).contiguous());

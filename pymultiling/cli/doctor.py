@@ -125,22 +125,25 @@ def _without_attention(decoder: Decoder) -> str:
 
 
 def _slow_backends(decoder: Decoder) -> dict[str, str]:
-    """Returns {"sinks": the backends whose kernels do not take them}, or nothing for a model without sinks."""
+    """Returns {what the attention has: the backends whose kernels do not take it}, or nothing where all take it."""
     import torch
 
     from pymultiling.mathematics.qk_problem import QKProblem
     from pymultiling.ops.registry import OPERATORS
 
-    if decoder.family.sinks is None:
+    family = decoder.family
+    if family.sinks is None and family.causal:
         return {}
     layer = next(iter(decoder.attention_layers.values()))
     q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
     valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
-    problem = QKProblem(q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, q[0, :, 0, 0])
+    sinks = None if family.sinks is None else q[0, :, 0, 0]
+    problem = QKProblem(q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal)
     kernels = OPERATORS["qk_importance"].kernels
     reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
     slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-    return {"sinks": f"a score for each query head; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
+    name, kind = ("sinks", "a score for each query head") if family.causal else ("attention", "to tokens on both sides")
+    return {name: f"{kind}; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pymultiling.data.added_tokens import AddedTokens, added_tokens, encode_alon
 from pymultiling.data.chat import ChatFrame
 from pymultiling.data.corpora import CorpusReport
 from pymultiling.data.long_texts import cut_text
-from pymultiling.models.pretrained import position_limit
+from pymultiling.models.positions import position_limit
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""Causal attention: which keys a query sees, soft caps, and probabilities under changed attention scores."""
+"""Attention: which keys a query sees, soft caps, and probabilities under changed attention scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 LARGEST_EXPONENT = 60.0  # exp(60)^2 is finite in float32
 
 
-def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+def visible(queries: Tensor, keys: Tensor, window: int | None, causal: bool = True) -> Tensor:
     """Returns a mask (queries, keys), bool: True where the query sees the key.
 
     Args:
@@ -16,10 +16,13 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
         keys: (keys,), positions of the keys.
         window: number of positions that a query sees, its own and those directly before it. None: it sees all up to its
             own.
+        causal: whether a query sees no keys after its own. False: it sees as many of them as of those before it.
     """
     distance = queries[:, None] - keys[None, :]
-    causal = distance >= 0
-    return causal if window is None else causal & (distance < window)
+    if not causal:
+        distance = distance.abs()
+    sees = distance >= 0
+    return sees if window is None else sees & (distance < window)
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:

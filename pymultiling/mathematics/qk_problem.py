@@ -25,11 +25,13 @@ class QKProblem(NamedTuple):
             None without a norm.
         k_growth: (B, K, l, d), the same without a key neuron; None without a norm.
         scale: factor of the attention scores.
-        window: number of positions that a query sees, its own included; None if it sees all up to its own.
+        window: number of positions that a query sees, its own included; None if it sees all up to its own. Without
+            `causal` it sees the keys whose distance is below the window, or all if it is None.
         softcap: soft cap of the attention scores; None if there is none.
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, instead of m and m + r/2.
         sinks: (H,), the score of each head's attention sink, which softmax weighs beside the keys; -inf is no sink.
             None: no head has one.
+        causal: whether a query sees no keys after its own.
     """
 
     q: Tensor
@@ -46,6 +48,7 @@ class QKProblem(NamedTuple):
     softcap: float | None
     interleaved: bool
     sinks: Tensor | None = None
+    causal: bool = True
 
     def largest_score(self) -> float:
         """Returns the largest finite |attention score| before the soft cap, in float64, or 0 if there is none.

@@ -19,9 +19,10 @@ from pymultiling.data.documents import document_length
 from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import NON_FINITE_ADVICE, CorpusError, NonFiniteActivations
 from pymultiling.methods.random_sets import add_random_sets
+from pymultiling.models.head import require_language_model
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.tensor_parallel import process_count
-from pymultiling.models.unwrap import require_language_model, unwrap
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
 from pymultiling.passes.sums import Sums

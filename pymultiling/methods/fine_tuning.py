@@ -18,6 +18,7 @@ from pymultiling.data.corpora import CorpusReport, read_texts
 from pymultiling.data.documents import TEXTS_AT_A_TIME, document_length, tokenise, tokenise_messages
 from pymultiling.errors import BackendUnavailable, CorpusError, NonFiniteActivations
 from pymultiling.models.decoder import model_device
+from pymultiling.models.head import refuse_encoder
 from pymultiling.models.modes import preserve_modes
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.unwrap import unwrap
@@ -133,6 +134,7 @@ def fine_tune(
 
     _check(rate, epochs, batch, documents, tokens, warm_up)
     model = unwrap(model)
+    refuse_encoder(model, "to learn to predict the next token takes")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = sum(parameter.numel() for parameter in trainable)
     if parameters == 0:

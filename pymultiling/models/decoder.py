@@ -1,4 +1,4 @@
-"""Finds the neurons of a Hugging Face decoder, layer by layer."""
+"""Finds the neurons of a Hugging Face decoder or encoder, layer by layer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SharedExpert:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The modules of one decoder layer, and the sizes that follow from their weights.
+    """The modules of one layer, and the sizes that follow from their weights.
 
     A layer with attention is an AttentionLayer. A layer with linear attention has neurons of the FFN only.
 
@@ -157,6 +157,7 @@ class AttentionLayer(Layer):
 
     Attributes:
         attention: the attention.
+        core: the module inside the attention that multiplies queries by keys, or the attention itself.
         q: the query projection.
         k: the key projection.
         shared_k: the projection of the dimensions of the keys that all heads share, in multi-head latent attention.
@@ -168,6 +169,8 @@ class AttentionLayer(Layer):
         q_norm: a norm of the queries, or None.
         k_norm: a norm of the keys; None where there is no `q_norm`.
         attention_norm: a norm of the attention's output, or None.
+        sum_norms: the norms of the sums of the residual and the outputs of the attention and of the FFN, where
+            these modules return what the norms return, or None.
         head_size: the number of dimensions of one query or key.
         value_size: the number of dimensions of one value.
         latent: the dimensions of queries and keys in multi-head latent attention, or None.
@@ -176,6 +179,7 @@ class AttentionLayer(Layer):
     """
 
     attention: nn.Module
+    core: nn.Module
     q: Projection
     k: Projection
     shared_k: Projection | None
@@ -185,6 +189,7 @@ class AttentionLayer(Layer):
     q_norm: nn.Module | None
     k_norm: nn.Module | None
     attention_norm: nn.Module | None
+    sum_norms: tuple[nn.Module, nn.Module] | None
     head_size: int
     value_size: int
     latent: LatentHeads | None
@@ -289,10 +294,10 @@ class Decoder:
         return cast("nn.ModuleList", find(self.base_model, self.family.layers, self.config.model_type))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> ModelOutput:
-        """Runs the model without its head. On either side of padding, a document's first token has position 0.
+        """Runs the model without its head. On either side of padding, a document's first token has the same position.
 
-        Padding on the right needs no mask, because no token sees those after it. Without one, transformers uses the
-        attention's causal kernels, and reads nothing from the device.
+        In causal attention padding on the right needs no mask, because no token sees those after it. Without one,
+        transformers uses the attention's causal kernels, and reads nothing from the device.
 
         Args:
             input_ids: (documents, length) int64, on any device.
@@ -327,15 +332,18 @@ class Decoder:
         needs_mask = self.needs_mask(mask)
         if needs_mask:
             inputs["attention_mask"] = to_device(mask, device)
-            if self.family.positions:
-                inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0), device)
+        first = self.family.first_position
+        if self.family.positions and needs_mask:
+            inputs["position_ids"] = to_device((mask.long().cumsum(-1) - 1).clamp(min=0) + first, device)
+        elif first:  # such models would count only the tokens that are not their vocabulary's padding token
+            inputs["position_ids"] = torch.arange(first, first + mask.shape[1], device=device)[None]
         with without_mask_reads(has_mask=needs_mask):
             output: ModelOutput = module(**inputs, use_cache=False)
         return output
 
     def needs_mask(self, attention_mask: Tensor) -> bool:
         """Whether `forward` passes this mask, (documents, length) on the CPU, to the model."""
-        return not _is_padded_right(attention_mask)
+        return not (_is_padded_right(attention_mask) if self.family.causal else bool(attention_mask.all()))
 
     def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Returns what the model gets as its input: the tokens or their embeddings."""
@@ -440,8 +448,12 @@ class Decoder:
         family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
         o = find_linear(attention, family.o, where)
-        if not getattr(attention, "is_causal", True):
-            raise UnsupportedModel(f"the attention of {where} is not causal: only decoders are supported")
+        core = find(attention, family.core, where)
+        if getattr(core, "is_causal", family.causal) != family.causal:
+            kind, other = ("not causal", "is") if family.causal else ("causal", "is not")
+            raise UnsupportedModel(
+                f"the attention of {where} is {kind}, and by its family's entry it {other}: {CORRECT_ENTRY}"
+            )
         width = inputs_of(o)
         value_size, rest = divmod(width, head_count)
         if rest:
@@ -469,6 +481,7 @@ class Decoder:
         return AttentionLayer(
             **vars(ffn_only),
             attention=attention,
+            core=core,
             q=q,
             k=k,
             shared_k=shared_k,
@@ -478,12 +491,19 @@ class Decoder:
             q_norm=q_norm,
             k_norm=k_norm,
             attention_norm=_find_optional(layer, family.attention_norm, where),
+            sum_norms=self._sum_norms(layer, where),
             head_size=head_size,
             value_size=value_size,
             latent=latent,
             rotates=rotates,
             chunk=family.chunk if family.chunk and self.config.layer_types[index] == CHUNKED else None,
         )
+
+    def _sum_norms(self, layer: nn.Module, where: str) -> tuple[nn.Module, nn.Module] | None:
+        if self.family.sum_norms is None:
+            return None
+        after_attention, after_ffn = self.family.sum_norms
+        return find(layer, after_attention, where), find(layer, after_ffn, where)
 
     def _dense_ffn(self, ffn: nn.Module, where: str) -> DenseFFN:
         down = find_linear(ffn, self.family.down, where)

@@ -14,6 +14,7 @@ from pymultiling.models.unwrap import refuse_peft
 if TYPE_CHECKING:
     from torch import nn
     from transformers import (
+        BertConfig,
         BloomConfig,
         Cohere2MoeConfig,
         CohereConfig,
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
         OlmoeConfig,
         PersimmonConfig,
         PhiConfig,
+        PreTrainedConfig,
+        RobertaConfig,
         StableLmConfig,
+        XLMRobertaConfig,
         YoutuConfig,
     )
 
@@ -75,6 +79,37 @@ _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_nor
 _QWEN3_NEXT = replace(
     _QWEN3_5, experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"
 )
+
+
+def _bert(config: BertConfig | RobertaConfig | XLMRobertaConfig) -> Family:
+    if config.is_decoder:
+        raise UnsupportedModel(
+            f"this {config.model_type} is a decoder (is_decoder in its configuration): only encoders of this family "
+            "are supported"
+        )
+    return Family(
+        layers="encoder.layer",
+        final=(),
+        attention="attention",
+        core="self",
+        causal=False,
+        q="self.query",
+        k="self.key",
+        v="self.value",
+        rotation=None,
+        o="output.dense",
+        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        ffn="",
+        gate=None,
+        up="intermediate.dense",
+        down="output.dense",
+        ffn_alone=False,
+    )
+
+
+def _roberta(config: RobertaConfig | XLMRobertaConfig) -> Family:
+    # Positions are counted behind that of padding, which is the number of its token.
+    return replace(_bert(config), first_position=cast("int", config.pad_token_id) + 1)
 
 
 def _bloom(config: BloomConfig) -> Family:
@@ -412,6 +447,18 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         down="fc2",
         ffn_alone=False,
     ),
+    "bert": _bert,
+    "roberta": _roberta,
+    "modernbert": Family(
+        final=("final_norm",),
+        attention="attn",
+        causal=False,
+        qkv="Wqkv",
+        o="Wo",
+        gate_up="Wi",
+        down="Wo",
+    ),
+    "xlm-roberta": _roberta,
     "xglm": Family(
         final=("layer_norm",),
         interface=False,
@@ -427,7 +474,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
 
 
 def register_family(model_type: str, family: Family | FamilyFunction, *, replace: bool = False) -> None:
-    """Adds a family of decoders, so that its models can be measured.
+    """Adds a family of models, so that its models can be measured.
 
         pml.register_family("mymodel", pml.Family(attention="attn", gate=None, up="fc1", down="fc2"))
 
@@ -465,5 +512,17 @@ def family_of(model: nn.Module) -> Family:
             "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on "
             "the command line in a file for --families"
         )
-    entry = FAMILIES[model_type]
+    return _entry_of(config)
+
+
+def known_family(config: PreTrainedConfig) -> Family | None:
+    """Returns the family of a configuration of text; None where none is known, or where its entry refuses it."""
+    try:
+        return _entry_of(config) if config.model_type in FAMILIES else None
+    except UnsupportedModel:
+        return None
+
+
+def _entry_of(config: PreTrainedConfig) -> Family:
+    entry = FAMILIES[config.model_type]
     return entry if isinstance(entry, Family) else entry(config)

@@ -1,4 +1,4 @@
-"""Describes a family of decoders: where its neurons are, and what its attention does with them."""
+"""Describes a family of models: where its neurons are, and what its attention does with them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Describes where a family of decoders keeps its neurons, and what its attention does with them.
+    """Describes where a family of decoders or encoders keeps its neurons, and what its attention does with them.
 
     The defaults describe Llama, so only the differences need to be given. `register_family` takes a Family. `layers`
-    and `final` are paths inside the base model (the model without its head). `attention`, `ffn`, `attention_norm` and
-    `ffn_norm` are paths inside a decoder layer, where "" is the layer itself. All other paths are inside the
+    and `final` are paths inside the base model (the model without its head). `attention`, `ffn`, `attention_norm`,
+    `ffn_norm` and `sum_norms` are paths inside a layer, where "" is the layer itself. All other paths are inside the
     attention or the FFN.
 
     Attributes:
-        layers: the list of decoder layers.
+        layers: the list of layers.
         final: the modules after the last layer and before the head. A module that a model sets to None is left out.
         positions: whether the base model takes `position_ids`.
+        first_position: the position of a document's first token.
         attention: the attention.
+        core: the module inside the attention that multiplies queries by keys; "": the attention itself.
+        causal: whether a token sees no tokens after itself. False: it sees all tokens of its document, as in encoders.
         linear_attention: what layers without `attention` have in its place. Such layers have neurons of the FFN only.
             None: all layers have `attention`.
         q: the query projection.
@@ -78,6 +81,9 @@ class Family:
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
             attention's output is multiplied before `o`. The neurons of q are those of the query.
         attention_norm: a norm of the attention's output, before it is added to the residual.
+        sum_norms: two norms, of the sum of the residual and the attention's output, and of the sum of the residual and
+            the FFN's output, where the attention and the FFN return what these norms return, as in BERT. They are no
+            part of the sublayers. None: the attention and the FFN return their own output.
         ffn: the FFN.
         gate: the gate projection; None: the FFN is a plain one, act(up).
         up: the up projection.
@@ -112,7 +118,10 @@ class Family:
     layers: str = "layers"
     final: tuple[str, ...] = ("norm",)
     positions: bool = True
+    first_position: int = 0
     attention: str = "self_attn"
+    core: str = ""
+    causal: bool = True
     linear_attention: str | None = None
     q: str = "q_proj"
     k: str = "k_proj"
@@ -144,6 +153,7 @@ class Family:
     o: str = "o_proj"
     output_gate: bool = False
     attention_norm: str | None = None
+    sum_norms: tuple[str, str] | None = None
     ffn: str = "mlp"
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -193,6 +203,15 @@ class Family:
                 "output_gate needs qkv=None and clip=None",
             ),
             (not (self.backwards and self.interleaved), "backwards needs interleaved=False"),
+            (
+                self.causal or (self.q_norm is None and self.alibi is None),
+                "causal=False needs q_norm=None and alibi=None",
+            ),
+            (
+                self.sum_norms is None
+                or (self.attention_norm is None and not self.ffn and self.linear_attention is None),
+                'sum_norms needs attention_norm=None, ffn="" and linear_attention=None',
+            ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),
             (

@@ -18,8 +18,9 @@ from pymultiling.errors import UnsupportedModel
 from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
-from pymultiling.models.pretrained import pretrained, uncompiled
-from pymultiling.models.unwrap import without_head
+from pymultiling.models.families import known_family
+from pymultiling.models.pretrained import class_name, pretrained, uncompiled
+from pymultiling.models.unwrap import require_weights, without_head
 from pymultiling.runtime.device_copies import to_device
 
 # Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
@@ -125,6 +126,41 @@ class Head:
                 input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False
             ).logits
         return logits[0] if replacement.was_called else None
+
+
+def require_language_model(model: nn.Module) -> None:
+    """Checks that a model predicts the next token, and that its weights are in memory.
+
+    Raises:
+        UnsupportedModel: it has no language-model head, or is an encoder or an encoder-decoder; or as
+            `require_weights`.
+    """
+    refuse_encoder(model, "perplexity and tasks need")
+    can_generate = getattr(model, "can_generate", None)
+    if can_generate is None or not can_generate() or pretrained(model).config.is_encoder_decoder:
+        raise UnsupportedModel(
+            f"{class_name(model)} does not predict the next token of a text, so that it has no perplexity: load the "
+            "model with AutoModelForCausalLM"
+        )
+    require_weights(model)
+
+
+def refuse_encoder(model: nn.Module, use: str) -> None:
+    """Refuses a model whose tokens see those after them, which they therefore cannot predict.
+
+    Args:
+        model: the model.
+        use: what needs a decoder, with its verb, for the message.
+
+    Raises:
+        UnsupportedModel: the model is of a family of encoders.
+    """
+    family = known_family(pretrained(model).config.get_text_config())
+    if family is not None and not family.causal:
+        raise UnsupportedModel(
+            f"{class_name(model)} is an encoder, whose tokens see those after them: {use} a decoder "
+            "(AutoModelForCausalLM)"
+        )
 
 
 @dataclass

@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from pymultiling.errors import BackendUnavailable, CheckpointError, type_and_text
+from pymultiling.models.families import known_family
 from pymultiling.models.pretrained import pretrained
 from pymultiling.models.stored_dtype import widen_where_better
 
@@ -35,14 +37,16 @@ if TYPE_CHECKING:
 HUB_SECONDS = 10.0  # how long the Hub may take to say that it has a model
 
 AutoModel: TypeAlias = (
-    type[AutoModelForCausalLM]
+    type[transformers.AutoModel]
+    | type[AutoModelForCausalLM]
     | type[AutoModelForImageTextToText]
+    | type[AutoModelForMaskedLM]
     | type[AutoModelForQuestionAnswering]
     | type[AutoModelForSeq2SeqLM]
     | type[AutoModelForSequenceClassification]
     | type[AutoModelForTokenClassification]
 )
-# {how the name of a model's class ends: what loads it}, of decoders that have another head than a language model's
+# {how the name of a model's class ends: what loads it}, of models that have another head than a language model's
 OTHER_HEADS: dict[str, AutoModel] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
@@ -72,7 +76,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a causal language model in evaluation mode, and its tokenizer.
+    """Loads a causal language model or an encoder in evaluation mode, and its tokenizer.
 
     Args:
         name: a folder that `save_pretrained` wrote, a file of llama.cpp (.gguf), or the name of a model on the Hub.
@@ -161,7 +165,7 @@ def load_weights(
         dtype: as in `load_model`.
         revision: as in `load_model`.
         auto_model: the class of transformers that loads the model. None: that of causal language models; or of models
-            that take images too, or have another head, if the model is one.
+            that take images too, or have another head, or of encoders, if the model is one.
         trust_remote_code: as in `load_model`.
 
     Raises:
@@ -197,6 +201,9 @@ def _auto_model(config: PreTrainedConfig) -> AutoModel:
     for ending, auto_model in OTHER_HEADS.items():
         if architecture.endswith(ending):
             return auto_model
+    family = known_family(config.get_text_config())
+    if family is not None and not family.causal:
+        return transformers.AutoModel if architecture.endswith("Model") else AutoModelForMaskedLM
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if takes_images and not is_known else AutoModelForCausalLM

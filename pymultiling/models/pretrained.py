@@ -34,9 +34,3 @@ def class_name(model: nn.Module) -> str:
 def tensor_attribute(module: nn.Module, name: str) -> Tensor:
     """Returns a parameter or buffer of a module, typed as a tensor."""
     return cast("Tensor", getattr(module, name))
-
-
-def position_limit(model: nn.Module) -> int | None:
-    """Returns the number of tokens that a model's configuration allows in a text; None if it gives none."""
-    positions: int | None = getattr(pretrained(model).config.get_text_config(), "max_position_embeddings", None)
-    return positions

@@ -148,21 +148,6 @@ def refuse_quantisation_mark(model: nn.Module) -> None:
         )
 
 
-def require_language_model(model: nn.Module) -> None:
-    """Checks that a model predicts the next token, and that its weights are in memory.
-
-    Raises:
-        UnsupportedModel: it has no language-model head, or is an encoder-decoder; or as `require_weights`.
-    """
-    can_generate = getattr(model, "can_generate", None)
-    if can_generate is None or not can_generate() or pretrained(model).config.is_encoder_decoder:
-        raise UnsupportedModel(
-            f"{class_name(model)} does not predict the next token of a text, so that it has no perplexity: load the "
-            "model with AutoModelForCausalLM"
-        )
-    require_weights(model)
-
-
 def has_weights(model: nn.Module) -> bool:
     """Whether all weights are in memory, and none is offloaded or on the "meta" device."""
     parameters = (parameter for module in each_module(model) for parameter in module._parameters.values())

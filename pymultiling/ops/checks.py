@@ -164,7 +164,7 @@ def check_value_gram(weight: Tensor, kv_heads: int, size: int) -> None:
 
 def check_qk(problem: QKProblem) -> None:
     """Checks the arguments of qk_importance and qk_estimate."""
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, _, sinks = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap = problem[:12]
     require_heads("q", q, "k", k)
     require((q_plain is None) == (k_plain is None), "q_plain and k_plain must be given together")
     require(
@@ -177,7 +177,7 @@ def check_qk(problem: QKProblem) -> None:
     require_tables(cos, sin, q)
     require_valid(valid, q)
     require_scores(scale, window, softcap)
-    require_sinks(sinks, q)
+    require_sinks(problem.sinks, q)
 
 
 def check_centred_importance(

@@ -52,6 +52,7 @@ def qk_importance(
     softcap: float | None = ...,
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
+    causal: bool = ...,
     mode: Literal["exact"] = ...,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor]: ...
@@ -74,6 +75,7 @@ def qk_importance(
     softcap: float | None = ...,
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
+    causal: bool = ...,
     mode: Literal["fast"],
     backend: Backend = ...,
 ) -> QKEstimate: ...
@@ -96,6 +98,7 @@ def qk_importance(
     softcap: float | None = ...,
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
+    causal: bool = ...,
     mode: Mode,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor] | QKEstimate: ...
@@ -117,10 +120,11 @@ def qk_importance(
     softcap: float | None = None,
     interleaved: bool = False,
     sinks: Tensor | None = None,
+    causal: bool = True,
     mode: Mode = "exact",
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | QKEstimate:
-    """Computes the importance of every query and key neuron: the squared change of causal attention probabilities.
+    """Computes the importance of every query and key neuron: the squared change of attention probabilities.
 
         importance[n] = sum_ij (A'_ij - A_ij)^2,   A = softmax(S),   A' = softmax(S + y_n)
 
@@ -167,14 +171,16 @@ def qk_importance(
         scale: factor of the attention scores, usually d^-1/2. Attention scores beyond 2^24, which float32 rounds by
             more than 1, give importance without meaning, on a GPU NaN.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
+            With causal=False: those whose distance from its own is below the window, or all.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2p and 2p + 1 are rotated together, False if dimensions p and p + r/2 are.
         sinks: (H,), the score of an attention sink of each query head (gpt-oss), floating. softmax weighs it beside the
             keys, and its probability is dropped, so that A of the keys sums to less than 1. It is not capped, and no
             neuron changes it. -inf: the head has no sink. None: no head has one.
+        causal: whether a query sees no keys after its own. False: it sees keys on both sides, as in encoders.
         mode: "exact" or "fast".
         backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
-            "triton" and "cuda" do not take sinks.
+            "triton" and "cuda" take neither sinks nor causal=False.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
@@ -192,7 +198,7 @@ def qk_importance(
     if q_plain is None:
         cos, sin = None, None
     problem = QKProblem(
-        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks
+        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks, causal
     )
     if mode == "fast":
         return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))

@@ -32,7 +32,7 @@ GROUPED_SCHEMA = "Tensor? offsets=None, Tensor? order=None"  # of `Documents`
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
     "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved, "
-    "Tensor? sinks=None)"
+    "Tensor? sinks=None, bool causal=True)"
 )
 
 
@@ -122,15 +122,17 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
     return f"its kernel takes k up to {MAX_TRITON_NEIGHBORS}, not {k}" if k > MAX_TRITON_NEIGHBORS else None
 
 
-def _sinks_unsupported(problem: QKProblem) -> str | None:
-    """Returns why kernels without attention sinks do not support the arguments, or None if they do."""
+def _attention_unsupported(problem: QKProblem) -> str | None:
+    """Returns why kernels for causal attention without sinks do not support the arguments, or None if they do."""
+    if not problem.causal:
+        return "its kernel does not support attention to later tokens"
     return None if problem.sinks is None else "its kernel does not support attention sinks"
 
 
 def _unsupported_by_cuda(problem: QKProblem) -> str | None:
     """Returns why the CUDA kernel does not support the arguments, or None if it does."""
     size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
-    if (reason := _sinks_unsupported(problem)) is not None:
+    if (reason := _attention_unsupported(problem)) is not None:
         return reason
     if problem.q_growth is not None or problem.k_growth is not None:
         return "its kernel does not support a norm over the head"
@@ -257,7 +259,7 @@ _ENTRIES = (
         f"{QK_SCHEMA} -> (Tensor, Tensor, Tensor, Tensor)",
         fake=_fake_qk_estimate,
         results=("q", "k", "q_error", "k_error"),
-        kernels={"triton": replace(TRITON, unsupported=_sinks_unsupported), "cpp": CPP},
+        kernels={"triton": replace(TRITON, unsupported=_attention_unsupported), "cpp": CPP},
         budget=Budget(4e-6, floor_factor=_qk_floor_factor, is_estimate=True),
         public_function="qk_importance",
         options={"mode": "fast"},
@@ -272,7 +274,7 @@ _ENTRIES = (
         fake=_fake_qk,
         results=("q", "k"),
         kernels={
-            "triton": replace(TRITON, unsupported=_sinks_unsupported),
+            "triton": replace(TRITON, unsupported=_attention_unsupported),
             "cuda": replace(CUDA, unsupported=_unsupported_by_cuda),
             "cpp": CPP,
         },

@@ -64,8 +64,9 @@ class GraphedBatches:
     def _warn_of_masks(self) -> None:
         if not self._has_warned_of_masks:
             self._has_warned_of_masks = True
+            side = " on the left" if self._decoder.family.causal else ""
             warnings.warn(
-                "CUDA graphs are not used for batches with padding on the left, because the model gets their mask",
+                f"CUDA graphs are not used for batches with padding{side}, because the model gets their mask",
                 stacklevel=4,
             )
 

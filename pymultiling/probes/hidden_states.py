@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
 from pymultiling.mathematics.sums import upcast
 from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.head import refuse_encoder
 from pymultiling.models.linear import is_linear
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
@@ -123,6 +124,7 @@ class TopTokenProbe:
 
     def __init__(self, model: nn.Module, top: int):
         self.decoder = Decoder(model)
+        refuse_encoder(self.decoder.model, "what hidden states predict needs")
         head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
         require_verified(self.decoder, ("layers", "body"))

@@ -292,7 +292,7 @@ class ImportanceProbe:
             if {"q", "k"} & set(self.sites):
                 listener = self._watch_scores(hooks, index, layer)
                 if listener is not None:
-                    listeners[layer.attention] = listener
+                    listeners[layer.core] = listener
         if listeners:
             listen_to_attention(hooks, self.decoder.config, listeners)
         with hooks:  # which attaches all of them at once

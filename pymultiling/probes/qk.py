@@ -98,6 +98,7 @@ def _importance_of_heads(
         softcap=inputs.softcap,
         interleaved=family.interleaved,
         sinks=inputs.sinks,
+        causal=inputs.causal,
         mode=mode,
     )
     if inputs.bias is not None:

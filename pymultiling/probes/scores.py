@@ -46,6 +46,7 @@ class ScoreInputs:
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
         sinks: as in `qk_importance`.
         chunk: a query sees the keys of its own chunk of this many tokens of the document only; None: of all chunks.
+        causal: as in `qk_importance`.
     """
 
     query: Tensor
@@ -61,6 +62,7 @@ class ScoreInputs:
     query_factors: Tensor | None = None
     sinks: Tensor | None = None
     chunk: int | None = None
+    causal: bool = True
 
 
 @dataclass(eq=False)
@@ -127,6 +129,7 @@ def watch_scores(
             query_factors=_query_factors(decoder, layer, keywords, query),
             sinks=decoder.sinks(layer),
             chunk=layer.chunk,
+            causal=family.causal,
         )
         on_scores(inputs)
 
@@ -141,7 +144,7 @@ def watch_scores(
         if family.alibi is not None:
             bias = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
             factor = 1.0 if family.alibi == "scaled" else 1 / usual_scale
-        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias))
+        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias, causal=family.causal))
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))

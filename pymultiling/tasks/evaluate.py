@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pymultiling.data.added_tokens import added_tokens, encode_alone
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations
-from pymultiling.models.pretrained import position_limit
-from pymultiling.models.unwrap import require_language_model, unwrap
+from pymultiling.models.head import require_language_model
+from pymultiling.models.positions import position_limit
+from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.runtime.progress import show_progress
 from pymultiling.tasks.cut_prompts import cut_beginning, warn_about_cut_prompts

@@ -13,7 +13,7 @@ from pymultiling.data.added_tokens import encode_prompt
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
-from pymultiling.models.pretrained import position_limit
+from pymultiling.models.positions import position_limit
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.probes.neuron_changes import change_neurons
 from pymultiling.probes.verification.entry import require_verified, sites_of_sets

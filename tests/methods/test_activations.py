@@ -15,7 +15,7 @@ from pymultiling.data.documents import tokenise_pairs
 from pymultiling.probes.activation_counts import SIGN_PRESERVING_ACTIVATIONS, ActivationProbe
 from pymultiling.probes.verification.entry import unverified
 from tests.support.anatomy import experts_of, ffn_modules, layers_of, routed_gate_and_up, sizes
-from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_batch, tiny_model
+from tests.support.tiny_models import ENCODERS, REPRESENTATIVE_MODELS, tiny_batch, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer, write_text
 
 CORPORA = {language: texts(language) for language in ("fr", "de")}
@@ -76,7 +76,7 @@ def assert_counts(counts: pml.ActivationStatistics, expected: tuple[torch.Tensor
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, *ENCODERS])
 def test_counts_of_a_batch_are_those_of_the_gates_of_the_same_forward(name, dtype, padding):
     """bfloat16 gates depend on the shape of the product, so the plain count is that of the measured batch."""
     if padding != "none" and name in ("gemma2", "bloom") and dtype == torch.float64:
@@ -95,7 +95,7 @@ def test_counts_of_a_batch_are_those_of_the_gates_of_the_same_forward(name, dtyp
         assert torch.equal(active, expected) and active.shape == (2, width) and active.any()
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, *ENCODERS])
 def test_counts_of_a_corpus_are_those_of_its_documents_one_by_one(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
     counts = pml.activations(model, tokenizer, CORPORA, max_length=11, batch_tokens=24, progress=False)

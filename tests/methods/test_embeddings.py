@@ -7,7 +7,7 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.embeddings import checked_layers, layer_points, sentence_embeddings
-from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_model
+from tests.support.tiny_models import ENCODERS, REPRESENTATIVE_MODELS, tiny_model
 from tests.support.tiny_text import texts, tiny_tokenizer
 
 SENTENCES = {"fr": texts("fr"), "de": [*texts("de"), "w40"]}
@@ -23,7 +23,7 @@ def plain_means(model, tokenizer, text: str, length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, *ENCODERS])
 def test_means_are_those_of_transformers(name, dtype):
     model, tokenizer = tiny_model(name, dtype), tiny_tokenizer()
     embeddings = sentence_embeddings(model, tokenizer, SENTENCES, max_length=10, batch_tokens=24, dtype=dtype)

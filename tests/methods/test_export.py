@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM, AutoTokenizer
 
 import pymultiling as pml
 from tests.models.test_multimodal_models import multimodal_model
-from tests.support.tiny_models import FURTHER_MODELS, MODELS, random_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import save_model, tiny_tokenizer
 
 BATCH = tiny_batch()
@@ -22,6 +22,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 def load(folder, auto_model=AutoModelForCausalLM, **options):
     """Loads a model with the implementations of attention and experts of the tiny models."""
     config = transformers.AutoConfig.from_pretrained(folder)
+    if config.model_type in ENCODERS:
+        auto_model = AutoModelForMaskedLM
     if config.model_type == "gemma2":
         options["attn_implementation"] = "eager"
     if hasattr(config, "num_experts_per_tok"):
@@ -46,7 +48,7 @@ def assert_computes(folder, expected: torch.Tensor, **options) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "bfloat16"))
-@pytest.mark.parametrize("name", [*MODELS, *FURTHER_MODELS])
+@pytest.mark.parametrize("name", [*MODELS, *FURTHER_MODELS, *ENCODERS])
 def test_logits_are_bit_for_bit_those_of_deactivate(name, dtype, tmp_path):
     """Neurons of all sites, off and doubled. The folder has many shards, which are copied one after the other."""
     tiny_model(name, dtype).save_pretrained(tmp_path / "model", max_shard_size="4KB")

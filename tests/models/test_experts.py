@@ -30,7 +30,7 @@ def blocks(model) -> list:
 def run(model, batch):
     """Returns the last layer's output at the valid tokens."""
     mask = batch["attention_mask"]
-    output = model.model(**batch, position_ids=positions(mask), use_cache=False).last_hidden_state
+    output = model.model(**batch, position_ids=positions(mask, model), use_cache=False).last_hidden_state
     return output[mask.bool()]
 
 

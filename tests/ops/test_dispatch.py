@@ -25,7 +25,7 @@ def attention(**changes) -> tuple[QKProblem]:
     """
     x = torch.zeros(1, 1, 3, changes.pop("size", 64), dtype=torch.bfloat16)
     fields = dict.fromkeys(QKProblem._fields) | {"q": x, "k": x, "q_plain": x, "k_plain": x}
-    return (QKProblem(**(fields | {"scale": 1.0, "interleaved": False} | changes)),)
+    return (QKProblem(**(fields | {"scale": 1.0, "interleaved": False, "causal": True} | changes)),)
 
 
 def arguments(name: str, tensor=GPU) -> tuple:
@@ -190,6 +190,7 @@ def test_auto_never_selects_the_cuda_kernel(the_cuda_extension):
         ({"q_growth": torch.ones(1)}, "its kernel does not support a norm over the head"),
         ({"k_growth": torch.ones(1)}, "its kernel does not support a norm over the head"),
         ({"softcap": 2.0}, "its kernel does not support a soft cap"),
+        ({"causal": False}, "its kernel does not support attention to later tokens"),
         ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
         ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),
         ({"cos": torch.ones(1, 3, 6)}, "its kernel takes a multiple of 4 rotated dimensions, not 6"),

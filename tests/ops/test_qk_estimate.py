@@ -56,15 +56,18 @@ def estimate(case, backend="torch", dtype=torch.float64):
 # --- the definition ------------------------------------------------------------------------------------------------
 
 
-def weights(a: list[float]) -> tuple[list[float], list[float], list[float]]:
-    """Returns the weights of keys with probabilities a: for all draws, for the even ones and for the odd ones."""
+def weights(a: list[float], number: int) -> tuple[list[float], list[float], list[float]]:
+    """Returns the weights of keys with probabilities a: for all draws, for the even ones and for the odd ones.
+
+    number: that of the keys up to the query's own.
+    """
     if len(a) <= 16:
         return a, a, a
     low_enough = [threshold for threshold in THRESHOLDS if sum(probability > threshold for probability in a) <= 8]
     certain = [j for j in range(len(a)) if a[j] > min(low_enough, default=0.07)]
     draws = (16 - len(certain)) // 2 * 2
     rest = [0.0 if j in certain else a[j] for j in range(len(a))]
-    mass, offset = sum(rest), (0.6180339887498949 * len(a)) % 1
+    mass, offset = sum(rest), (0.6180339887498949 * number) % 1
     halves = [[a[j] if j in certain else 0.0 for j in range(len(a))] for _ in range(2)]
     for r in range(draws):
         running = 0.0
@@ -110,7 +113,8 @@ def definition(case: Case) -> QKEstimate:
     def rows(b):
         """Returns (query, the keys that it sees) for each valid query of document b."""
         tokens = valid[b].nonzero().flatten().tolist()
-        return [(i, [j for j in tokens if j <= i and (case.window is None or i - j < case.window)]) for i in tokens]
+        last, window = 0 if case.causal else case.length, case.window or case.length
+        return [(i, [j for j in tokens if j - i <= last and abs(i - j) < window]) for i in tokens]
 
     whole = scores()
     head_counts = (case.kv_heads * case.group, case.kv_heads)
@@ -126,7 +130,8 @@ def definition(case: Case) -> QKEstimate:
                     for h in query_heads:
                         for i, keys in rows(b):
                             *a, sink = torch.cat([whole[b, h, i, keys], sinks[h : h + 1]]).softmax(-1).tolist()
-                            f, even, odd = (change(a, w, y[b, h, i, keys].tolist(), sink) for w in weights(a))
+                            number = keys.index(i) + 1
+                            f, even, odd = (change(a, w, y[b, h, i, keys].tolist(), sink) for w in weights(a, number))
                             out[0, b, head, n] += f
                             out[1, b, head, n] += ((even - odd) / 2) ** 2
     (q, q_variance), (k, k_variance) = (x.flatten(2) for x in sums)
@@ -148,6 +153,8 @@ DEFINITION = {
     "long": replace(SMALL, length=90, size=2),
     "sinks": replace(SMALL, group=2, sinks=(-1.0, 4.0)),
     "sinks, soft cap, norm": replace(SMALL, sinks=(2.0, 2.0), softcap=2.0, norm=True),
+    "both sides": replace(SMALL, causal=False),
+    "both sides, window, some padding": replace(SMALL, causal=False, length=50, window=14, padding="some", size=4),
 }
 
 
@@ -173,11 +180,11 @@ def test_weights_equal_the_definition_for_every_threshold():
     lowest = set()
     for sharpness, probable in ((0.1, 10), (0.1, 16), (1, 0), (3, 0), (4, 0), (5, 0), (100, 0)):
         log_a, is_visible = random_probabilities(sharpness, 20, 200, probable)
-        slots = choose_keys(log_a, is_visible, torch.arange(20))
+        slots = choose_keys(log_a, is_visible, 150 + torch.arange(20))
         for row, (a, keys) in enumerate(zip(log_a.exp(), is_visible)):
             passing = [int((a > threshold).sum()) for threshold in THRESHOLDS]
             lowest.add(max((m for m in range(8) if passing[m] <= 8), default=-1))
-            for (weight, _), literal in zip(slots.weights, weights(a[keys].tolist())):
+            for (weight, _), literal in zip(slots.weights, weights(a[keys].tolist(), int(keys.sum()))):
                 actual = torch.zeros(200, dtype=torch.float64).scatter_add(0, slots.key[row], weight[row])
                 torch.testing.assert_close(
                     actual[keys], torch.tensor(literal, dtype=torch.float64), rtol=1e-9, atol=1e-12
@@ -199,7 +206,7 @@ def test_equal_keys_at_the_largest_number_of_certain_keys_give_finite_results(es
 def test_weights_sum_to_one():
     for sharpness in (0.1, 1.0, 3.0, 10.0, 100.0):
         log_a, is_visible = random_probabilities(sharpness, 300, 500)
-        slots = choose_keys(log_a.float(), is_visible, torch.arange(300))
+        slots = choose_keys(log_a.float(), is_visible, 150 + torch.arange(300))
         assert is_visible.gather(1, slots.key).all()
         for weight, log_weight in slots.weights:
             torch.testing.assert_close(weight.sum(-1), torch.ones(300), rtol=0, atol=2e-6)
@@ -225,7 +232,9 @@ def check(case, dtype, backend):
 
 
 short = st.builds(
-    lambda span, **others: Case(length=span[0], window=span[1], **others),
+    lambda span, causal, **others: Case(
+        length=span[0], window=span[1] if causal else span[1] and min(span[1], 8), causal=causal, **others
+    ),
     span=st.sampled_from([(1, None), (2, None), (9, 1), (16, None), (17, 16), (33, 9), (33, 16)]),
     batch=st.integers(1, 2),
     kv_heads=st.integers(1, 2),
@@ -237,6 +246,7 @@ short = st.builds(
     softcap=st.sampled_from([None, 2.0]),
     sinks=st.sampled_from([None, (-2.0, 3.0), (5.0, 60.0)]),
     padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
+    causal=st.booleans(),
     seed=st.integers(0, 99),
 )
 
@@ -285,10 +295,11 @@ def nearest_tie(case, dtype) -> float:
     for b in range(case.batch):
         tokens = case.valid()[b].nonzero().flatten()
         distance = tokens[:, None] - tokens
-        is_visible = (distance >= 0) & (distance < (case.window or case.length))
+        is_visible = (distance if case.causal else distance.abs()) >= 0
+        is_visible &= distance.abs() < (case.window or case.length)
         for a in case.probabilities(q, k, b):
-            for row, keys in zip(a, is_visible):
-                row, c = row[keys], int(keys.sum())
+            for i, (row, keys) in enumerate(zip(a, is_visible)):
+                row, c, number = row[keys], int(keys.sum()), int(keys[: i + 1].sum())
                 if c <= 16:
                     continue
                 ladder = torch.tensor(THRESHOLDS, dtype=torch.float64)[:, None]
@@ -296,7 +307,7 @@ def nearest_tie(case, dtype) -> float:
                 certain = row > (low_enough.min() if len(low_enough) else 0.07)
                 draws = (16 - int(certain.sum())) // 2 * 2
                 running = row.masked_fill(certain, 0).cumsum(0)
-                points = (torch.arange(draws) + (0.6180339887498949 * c) % 1) / draws
+                points = (torch.arange(draws) + (0.6180339887498949 * number) % 1) / draws
                 nearest = min(
                     nearest,
                     float((running / running[-1] - points[:, None]).abs().min()),
@@ -327,6 +338,10 @@ LONG = {
     "sinks": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0)),
     "sinks, soft cap, norm": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0), softcap=2.0, norm=True),
     "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=20),
+    "both sides": Case(batch=1, kv_heads=1, length=34, causal=False),
+    "both sides, window, padding": Case(
+        batch=1, kv_heads=1, group=1, length=80, window=14, padding="some", causal=False
+    ),
 }
 
 
@@ -342,6 +357,7 @@ def test_backends_equal_the_reference_where_draws_cannot_move(estimating, case):
         Case(batch=1, length=300, size=16, norm=True, softcap=5.0, window=200),
         Case(batch=1, length=300, size=16, query_factor=5),
         Case(batch=1, length=300, size=16, sinks=(-1.0, 4.0)),
+        Case(batch=1, length=300, size=16, causal=False),
     ],
 )
 def test_long_rows_equal_the_reference_up_to_rounding(estimating, case):

@@ -49,6 +49,11 @@ BRUTE_FORCE = {
     "sinks, after the rotation": Case(sinks=(-2.0, 3.0), before=False),
     "sinks, a single key": Case(sinks=(-3.0, 3.0), window=1),
     "weak and strong sinks, large scores": Case(sinks=(-60.0, 60.0), query_factor=30),
+    "both sides": Case(causal=False),
+    "both sides, left padding": Case(causal=False, rotation=None, padding="left"),
+    "both sides, norm, window, some padding": Case(causal=False, norm=True, window=4, padding="some"),
+    "both sides, soft cap, after the rotation": Case(causal=False, softcap=1.5, before=False),
+    "both sides, sinks, a document of padding": Case(causal=False, sinks=(-2.0, 3.0), padding="whole document"),
 }
 
 
@@ -94,6 +99,7 @@ cases = st.builds(
     window=st.sampled_from([None, 1, 3, 20]),
     softcap=st.sampled_from([None, 2.0, 50.0]),
     padding=st.sampled_from([None, "left", "right", "some", "whole document"]),
+    causal=st.booleans(),
     seed=st.integers(0, 99),
 )
 
@@ -116,6 +122,7 @@ LONG = {
     "after the rotation": Case(before=False, window=40),
     "norm, padding": Case(norm=True, padding="some"),
     "soft cap": Case(softcap=1.5),
+    "both sides, window": Case(causal=False, window=20, padding="some"),
 }
 
 

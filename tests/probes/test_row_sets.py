@@ -5,7 +5,14 @@ import torch
 
 import pymultiling as pml
 from tests.probes.test_masking import TOLERANCE, decoded, difference, footprint, logits
-from tests.support.tiny_models import REPRESENTATIVE_MODELS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_models import (
+    ENCODERS,
+    REPRESENTATIVE_MODELS,
+    random_neurons,
+    tiny_batch,
+    tiny_model,
+    with_zeroed_neurons,
+)
 
 BEAMS = dict(num_beams=3, max_new_tokens=5, do_sample=False)
 
@@ -29,7 +36,7 @@ def without(model, neurons):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("site", pml.SITES)
-@pytest.mark.parametrize("name", REPRESENTATIVE_MODELS)
+@pytest.mark.parametrize("name", [*REPRESENTATIVE_MODELS, *ENCODERS])
 def test_every_row_is_under_its_own_set(name, site, dtype):
     model, batch = tiny_model(name, dtype), tiny_batch((9,) * len(ROWS))
     sets = sets_of(model, [site])

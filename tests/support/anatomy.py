@@ -7,6 +7,9 @@ import torch
 
 # The names of modules in most models, and for other models the names that differ, by model_type.
 NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
+ENCODER = dict(
+    layers="encoder.layer", attention="attention", o="output.dense", q="self.query", k="self.key", v="self.value"
+)
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
     "gpt_neox": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
@@ -19,6 +22,10 @@ OTHER_NAMES = {
     "persimmon": dict(norm="final_layernorm", o="dense", qkv="query_key_value"),
     "phi": dict(norm="final_layernorm", o="dense"),
     "phi3": dict(qkv="qkv_proj"),
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
+    "xlm-roberta": ENCODER,
 }
 
 
@@ -48,7 +55,21 @@ EXPERT_COUNT_FIELDS = {
     "glm4_moe_lite": "n_routed_experts",
 }
 # Kinds of models that have as many key heads as query heads, or one.
-WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon")
+WITHOUT_GROUPS = (
+    "gpt2",
+    "gpt_neox",
+    "bloom",
+    "falcon",
+    "opt",
+    "xglm",
+    "biogpt",
+    "gpt_bigcode",
+    "persimmon",
+    "bert",
+    "roberta",
+    "modernbert",
+    "xlm-roberta",
+)
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
@@ -83,7 +104,7 @@ def has_site(config, site: str, layer: int) -> bool:
 
 def output_of(layer, config) -> torch.nn.Module:
     """Returns the output projection of the attention."""
-    return getattr(attention_of(layer, config), module_name(config, "o"))
+    return attention_of(layer, config).get_submodule(module_name(config, "o"))
 
 
 def ffn_of(layer) -> torch.nn.Module:
@@ -102,9 +123,11 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("gate_up_proj", "gate_up_proj", "down_proj"),
         ("gate_proj", "up_proj", "down_proj"),
         ("up_proj", "up_proj", "down_proj"),
+        ("Wi", "Wi", "Wo"),
+        ("intermediate.dense", "intermediate.dense", "output.dense"),
     ):
-        if hasattr(ffn, names[0]):
-            return tuple(getattr(ffn, name) for name in names)
+        if hasattr(ffn, names[0].split(".")[0]):
+            return tuple(ffn.get_submodule(name) for name in names)
     raise AssertionError(f"the FFN has none of the known modules: {ffn}")
 
 
@@ -262,7 +285,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
-    if config.model_type in ("gpt2", "phi3") or (config.model_type == "gpt_bigcode" and config.multi_query):
+    if config.model_type in ("gpt2", "phi3", "modernbert") or (
+        config.model_type == "gpt_bigcode" and config.multi_query
+    ):
         parts = rows.split([width["q"], width["k"], width["v"]])
     elif config.model_type in ("gpt_neox", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
@@ -309,14 +334,14 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
             _zero_shared_neuron(shared, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
-        is_fused = config.model_type in ("phi3", "glm", "glm4")
+        is_fused = config.model_type in ("phi3", "glm", "glm4", "modernbert")
         _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
     elif config.model_type in LATENT:
         _zero_row(*latent_row(attention, config, site, n))
     elif (rows := rows_of(config, site)) is not None:
         _zero_row(getattr(attention, module_name(config, "qkv") or f"{site}_proj"), int(rows[n]))
     else:
-        _zero_row(getattr(attention, f"{site}_proj"), n)
+        _zero_row(attention.get_submodule(module_name(config, site) or f"{site}_proj"), n)
 
 
 def _zero_shared_neuron(shared, n: int, part: str) -> None:

@@ -36,6 +36,9 @@ POST_NORMS = {
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attributes of the layer
+# The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
+# projection.
+SUMS_INSIDE = ("bert", "roberta", "xlm-roberta")
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up.
 FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
@@ -188,7 +191,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
     for layer in layers_of(model):
         call = {}
         calls.append(call)
-        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER else ffn_of(layer)
+        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER + SUMS_INSIDE else ffn_of(layer)
         shared = getattr(layer, "shared_mlp", None)  # an expert whose output the layer adds
         for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn), ("shared", shared)):
 
@@ -197,7 +200,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
 
             if module is not None:
                 handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
-    options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask)}
+    options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask, model)}
     base_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
     for handle in handles:
         handle.remove()
@@ -227,6 +230,9 @@ def _sublayer(layer, site: str, call: dict, config):
             if site in ("q", "k"):
                 return output[1].transpose(1, 2).flatten(2)
             output = output[0]
+            if config.model_type in SUMS_INSIDE:
+                probabilities_run = attention_of(layer, config).self(*args, **kwargs)
+                output = layer.attention.output.dense(probabilities_run[0])
         return norm(output) if norm else output
 
     return run
@@ -253,6 +259,8 @@ def _ffn(layer, call, config):
     """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
+    if config.model_type in SUMS_INSIDE:
+        return layer.output.dense(layer.intermediate.intermediate_act_fn(layer.intermediate.dense(*call.args)))
     output = ffn_of(layer)(*call.args, **call.kwargs)
     return output[0] if isinstance(output, tuple) else output
 

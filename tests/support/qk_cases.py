@@ -31,6 +31,7 @@ class Case:
     window: int | None = None
     softcap: float | None = None
     sinks: tuple[float, float] | None = None  # the lowest and the highest score of the heads' sinks
+    causal: bool = True
     padding: str | None = None  # "left", "right", "some", "whole document": see `valid`
     key_bias: float = 0
     query_factor: float = 1
@@ -116,8 +117,8 @@ class Case:
             tensors = (*rotated, *plain, *self.tables(), self.valid(), self.growth(q), self.growth(k))
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
-        settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved", self.sink_scores())
-        exact = QKProblem(*tensors, *settings)
+        settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
+        exact = QKProblem(*tensors, *settings, self.sink_scores(), self.causal)
         problem = to_dtype(exact, dtype)
         if self.float32_tables and exact.cos is not None:
             problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
@@ -136,9 +137,9 @@ class Case:
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         distance = tokens[:, None] - tokens
-        hidden = distance < 0
+        hidden = distance < 0 if self.causal else torch.zeros_like(distance, dtype=torch.bool)
         if self.window is not None:
-            hidden |= distance >= self.window
+            hidden |= distance.abs() >= self.window
         scores = scores.masked_fill(hidden, -torch.inf)
         if self.sinks is None:
             return scores.softmax(-1)
@@ -195,9 +196,9 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
 
 
 def supported(case: Case, backend: str) -> Case:
-    """Returns the case. Skips the test if it has sinks and the backend's kernels do not take them."""
-    if case.sinks is not None and backend == "triton":
-        pytest.skip("Triton's kernels do not take sinks")
+    """Returns the case. Skips the test if the backend's kernels do not take its sinks or its attention."""
+    if backend == "triton" and (case.sinks is not None or not case.causal):
+        pytest.skip("Triton's kernels take causal attention without sinks")
     return case
 
 
@@ -215,9 +216,9 @@ def limit_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one of the same width for all cases, without norm and soft cap.
 
     There each width, norm and soft cap needs another kernel. Norms and soft caps have their own tests. Triton's kernels
-    take no sinks.
+    take causal attention without sinks.
     """
-    case = replace(case, sinks=None) if backend == "triton" else case
+    case = replace(case, sinks=None, causal=True) if backend == "triton" else case
     return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
 
 
@@ -240,4 +241,8 @@ EXTREME = {
     "sinks, scores of 100": Case(sinks=(0.0, 120.0), query_factor=40, length=70),
     "sinks, scores far over the cap": Case(sinks=(-2.0, 3.0), query_factor=100, softcap=2.0, length=40),
     "a sink and a single key": Case(sinks=(-3.0, 3.0), window=1, length=40),
+    "both sides, more keys than a partial sum": Case(batch=1, kv_heads=1, length=300, size=24, causal=False),
+    "both sides, a window over tiles": Case(batch=1, kv_heads=1, length=300, window=40, padding="some", causal=False),
+    "both sides, key bias 300": Case(key_bias=300, rotation=None, length=70, causal=False),
+    "both sides, scores of 100": Case(query_factor=40, length=70, causal=False),
 }

@@ -353,6 +353,19 @@ FURTHER_MODELS = {
 OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM"}
 if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
     del FURTHER_MODELS["internlm3"]
+# Encoders, with a head that predicts masked tokens. tests/models/test_encoders.py compares them with brute force. The
+# positions of roberta begin behind the number of its padding token, with which `tiny_batch` does not always pad.
+ENCODERS = {
+    "bert": ("Bert", dict(hidden_act="gelu_new")),
+    "roberta": ("Roberta", dict(max_position_embeddings=80)),
+    "modernbert": (  # a layer with a window, which reaches 4 tokens to either side, and one without
+        "ModernBert",
+        dict(
+            local_attention=8, layer_types=["sliding_attention", "full_attention"], attention_bias=True, mlp_bias=True
+        ),
+    ),
+    "xlm-roberta": ("XLMRoberta", dict(max_position_embeddings=80, pad_token_id=2)),
+}
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
 # One model for each way of arranging modules, for tests that do not depend on the variants.
@@ -368,17 +381,18 @@ REPRESENTATIVE_MODELS = (
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Returns a model of MODELS or FURTHER_MODELS with random parameters.
+    """Returns a model of MODELS, FURTHER_MODELS or ENCODERS with random parameters.
 
     They are drawn in float32 and then cast to the dtype.
 
     **changes: fields of the configuration that differ from the model's entry.
     """
-    kind, differences = (MODELS | FURTHER_MODELS)[name]
+    kind, differences = (MODELS | FURTHER_MODELS | ENCODERS)[name]
     config = configuration(kind)(**{**SHAPE, **differences, **changes})
     if name.startswith(("gemma2", "vaultgemma")):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
-    model = getattr(transformers, OTHER_CLASSES.get(kind, f"{kind}ForCausalLM"))(config).eval()
+    head = "ForMaskedLM" if name in ENCODERS else "ForCausalLM"
+    model = getattr(transformers, OTHER_CLASSES.get(kind, f"{kind}{head}"))(config).eval()
     _draw(model, torch.Generator().manual_seed(seed))
     for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
         _enlarge_key_bias(layer.self_attn, slow_only=name == "qwen2")
@@ -401,7 +415,7 @@ def _draw(model, generator) -> None:
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name or "ln_" in name:
+        if "norm" in name.lower() or "ln_" in name:
             noise = 0.3 * noise + (0 if (offset and "linear_attn" not in name) or name.endswith("bias") else 1)
         elif parameter.ndim > 1 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
             noise = noise * parameter.shape[0 if id(parameter) in transposed else -1] ** -0.5
@@ -438,14 +452,16 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 
 
 def hidden_of(model, batch: dict) -> torch.Tensor:
-    """Returns the last hidden states, (documents, tokens, D). The first token of every document has position 0."""
-    options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"])}
+    """Returns the last hidden states, (documents, tokens, D). Every document's first token has the first position."""
+    options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"], model)}
     return base_of(model)(**batch, **options, use_cache=False).last_hidden_state
 
 
-def positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Returns position ids that start with 0 at a document's first token."""
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+def positions(attention_mask: torch.Tensor, model) -> torch.Tensor:
+    """Returns position ids that start at a document's first token with 0, or behind that of the padding token."""
+    config = model.config
+    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0) + first
 
 
 def unknown_model():

@@ -36,6 +36,7 @@ enum class Growth { none, row, key };
 // One row's values over the keys, and the range of keys that the row attends to.
 struct Row {
   int64_t first, last;       // keys [first, last)
+  int64_t own;               // the row's own key
   const float* probability;  // A
   const float* log2_probability;
   const float* score;  // S before the soft cap; set only with a growth or a soft cap

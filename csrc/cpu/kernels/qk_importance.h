@@ -60,6 +60,7 @@ struct QkImportance {
   int64_t kv_heads, group, size;
   float scale, softcap;  // softcap is 0 without a soft cap
   int64_t window;
+  bool causal;         // whether a query sees no keys after its own
   const float* sinks;  // (H,), the score of each query head's attention sink; null without sinks
 
   const int64_t* tasks;  // (tasks, 3): document, query head, tile

@@ -53,14 +53,16 @@ void set_key_coefficients(const QkImportance& a, const Tile& tile) {
   }
 }
 
-// Finds the keys that each row attends to: keys up to its own position and within the window.
+// Finds the keys that each row attends to: those within the window, in causal attention none after its own.
 static void find_keys(const QkImportance& a, Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document];
   for (int64_t r = 0; r < tile.rows; r++) {
     Row& row = tile.row[r];
-    row.last = tile.first_row + r + 1;
+    row.own = tile.first_row + r;
     row.first = r ? tile.row[r - 1].first : 0;
-    while (tokens[row.last - 1] - tokens[row.first] >= a.window) row.first++;
+    while (tokens[row.own] - tokens[row.first] >= a.window) row.first++;
+    row.last = r && !a.causal ? tile.row[r - 1].last : row.own + 1;
+    while (!a.causal && row.last < tile.keys && tokens[row.last] - tokens[row.own] < a.window) row.last++;
     row.probability = tile.probability + r * tile.stride;
     row.log2_probability = tile.log2_probability + r * tile.stride;
     row.score = tile.score + r * tile.stride;

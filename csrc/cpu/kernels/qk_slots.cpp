@@ -63,11 +63,12 @@ static float append_certain_keys(const Row& row, int64_t begin, int64_t end, flo
 
 // Finds the key of each draw. Draw r selects the first key whose running sum exceeds (r + offset) mass / draws. That is
 // the key after the last key with trunc(running sum draws / mass + 1 - offset) = r. If there is no such key, it is the
-// key of draw r - 1. The offset is the fractional part of GOLDEN keys.
+// key of draw r - 1. The offset is the fractional part of GOLDEN number, where
+// `number` is that of the keys up to the row's own.
 static void draw_keys(
-    const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t keys, int32_t* draw_index,
+    const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t number, int32_t* draw_index,
     int32_t (&key)[SLOTS]) {
-  const double golden_multiple = GOLDEN * keys;
+  const double golden_multiple = GOLDEN * number;
   const float draws_per_mass = draws / mass;
   double before = 1.0 - (golden_multiple - static_cast<int64_t>(golden_multiple));
   for (int64_t j = begin; j < end; j += LANES) {
@@ -137,7 +138,7 @@ void choose_slots(const Row& row, float* rest, int32_t* draw_index, Slots& slots
     const int64_t draws = (SLOTS - slots.count) / 2 * 2;
     if (mass >= SMALLEST_MASS) {
       int32_t key[SLOTS];
-      draw_keys(rest, begin, end, mass, draws, keys, draw_index, key);
+      draw_keys(rest, begin, end, mass, draws, row.own + 1 - row.first, draw_index, key);
       slots.step = 2 * mass / draws;
       add_draws(row, key, draws, slots);
     } else {

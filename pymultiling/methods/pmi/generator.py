@@ -21,7 +21,7 @@ from pymultiling.methods.pmi.translation_requests import Request, abbreviate
 from pymultiling.models.decoder import check_token_ids, model_device
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.modes import evaluation_mode
-from pymultiling.models.pretrained import position_limit
+from pymultiling.models.positions import position_limit
 from pymultiling.models.unwrap import unwrap
 from pymultiling.tasks.generation import GREEDY, GenerativeModel
 

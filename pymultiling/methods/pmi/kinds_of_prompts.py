@@ -8,7 +8,7 @@ from torch import nn
 
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.prompts import PromptForm
-from pymultiling.models.pretrained import position_limit
+from pymultiling.models.positions import position_limit
 
 
 def kinds_of_prompts(others: Sequence[str], pivot: str | None) -> dict[str, tuple[PromptForm, tuple[str, ...]]]:

@@ -17,7 +17,7 @@ from pymultiling.mathematics.bootstrap import resampling_weights
 from pymultiling.methods.random_sets import add_random_sets, draws_by_set
 from pymultiling.methods.reproduction.measured import sets_digest
 from pymultiling.methods.reproduction.plan import Setup, Stream, Tables, TimeLimit, interval_ends, measure_evenly
-from pymultiling.models.pretrained import position_limit
+from pymultiling.models.positions import position_limit
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.tasks.likelihood import log_likelihoods
 from pymultiling.tasks.shared_batches import prepend_none

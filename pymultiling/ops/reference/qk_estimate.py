@@ -11,8 +11,9 @@ most SLOTS, all keys have the weight w_j = A_j. If c is larger,
     selects the key with C_{j-1} <= (r + o) M / R < C_j. Each draw adds M / R to the weight of its key, so the expected
     weight of a key is A_j.
 
-The offset o = frac(0.6180339887498949 c) is spread evenly over the queries. The estimate is a function of its input
-alone, and padding does not change it. Whatever the rounding, draws select keys with A_j > 0. The weights sum to 1.
+The offset o = frac(0.6180339887498949 p) is spread evenly over the queries. p is the number of keys that the query sees
+up to its own, in causal attention c. The estimate is a function of its input alone, and padding does not change it.
+Whatever the rounding, draws select keys with A_j > 0. The weights sum to 1.
 
     v_j = exp(y_j),  Z = sum_j w_j v_j,  f = sum_j w_j A_j (v_j / Z - 1)^2,  importance[n] = sum of f over the queries
 
@@ -81,7 +82,8 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, q_error and k_error: the importance of the query neurons (B, H d) and of the key neurons (B, K d), and
         their spreads (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem[:13]
+    sinks, causal = problem.sinks, problem.causal
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
@@ -99,7 +101,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             qp, kp = qh[:, partner], kh[:, partner]
             for rows in torch.split(torch.arange(len(tokens), device=q.device), ROWS):
                 raw = scale * qh[rows] @ kh.T
-                is_visible = visible(tokens[rows], tokens, window)
+                is_visible = visible(tokens[rows], tokens, window, causal)
                 log_a = log_probabilities(raw, is_visible, softcap, None if sinks is None else sinks[h])
                 slots = choose_keys(log_a[:, : len(tokens)], is_visible, rows)
                 if sinks is not None:
@@ -119,13 +121,13 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q_sum, k_sum, q_variance.sqrt(), k_variance.sqrt()
 
 
-def choose_keys(log_a: Tensor, is_visible: Tensor, default_key: Tensor) -> Slots:
+def choose_keys(log_a: Tensor, is_visible: Tensor, own_key: Tensor) -> Slots:
     """Chooses the keys that the sums of each row (query) run over, and their weights.
 
     Args:
         log_a: (rows, keys), log A.
         is_visible: (rows, keys) bool, the keys that each query sees.
-        default_key: (rows,) int64, a key that the query sees, for slots that stay empty.
+        own_key: (rows,) int64, the query's own key, which slots that stay empty have.
     """
     a, count = log_a.exp(), is_visible.sum(-1, keepdim=True)
     threshold = a.new_full(count.shape, THRESHOLDS[0])
@@ -142,13 +144,14 @@ def choose_keys(log_a: Tensor, is_visible: Tensor, default_key: Tensor) -> Slots
     slot = torch.arange(SLOTS, device=a.device).expand(len(a), -1)
     draw = slot - certain_count
     step = mass / draws.clamp(min=1)
-    point = (draw + (GOLDEN * count.double()).frac()) * step
+    number = is_visible.cumsum(-1).gather(1, own_key[:, None])
+    point = (draw + (GOLDEN * number.double()).frac()) * step
     drawn = torch.minimum(torch.searchsorted(running, point, right=True), torch.searchsorted(running, mass))
 
     is_certain = draw < 0
     is_draw = ~is_certain & (draw < draws) & (mass != 0)
     key = torch.where(is_certain, torch.searchsorted(certain.cumsum(-1), slot + 1), drawn.clamp(max=a.shape[1] - 1))
-    key = torch.where(is_certain | is_draw, key, default_key[:, None])
+    key = torch.where(is_certain | is_draw, key, own_key[:, None])
     log_a, step = log_a.gather(1, key), step.to(a.dtype)
     is_even, is_odd = is_draw & (draw % 2 == 0), is_draw & (draw % 2 == 1)
     weights = []

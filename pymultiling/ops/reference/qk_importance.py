@@ -47,7 +47,8 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
     """
-    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks = problem
+    q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem[:13]
+    sinks, causal = problem.sinks, problem.causal
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
@@ -62,7 +63,7 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
     k_importance = k.new_zeros(batch, kv_heads, size)
     for b in range(batch):
         tokens = valid[b].nonzero().squeeze(1)
-        is_visible = visible(tokens, tokens, window)
+        is_visible = visible(tokens, tokens, window, causal)
         for h in range(kv_heads):
             shared = slice(h * group, (h + 1) * group)
             qh, kh = q[b, shared][:, tokens], k[b, h][tokens]

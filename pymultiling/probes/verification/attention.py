@@ -142,7 +142,7 @@ def output_norms(
     v = v.repeat_interleave(heads // v.shape[1], 1)
     given = split_heads(output, value_size).to(device, wide)
     positions = torch.arange(q.shape[2], device=device)
-    sees = visible(positions, positions, inputs.window) & valid[:, None, None, :].to(device)
+    sees = visible(positions, positions, inputs.window, inputs.causal) & valid[:, None, None, :].to(device)
     if inputs.chunk is not None:
         chunks = chunk_numbers(valid, inputs.chunk).to(device)
         sees = sees & (chunks[:, None, :, None] == chunks[:, None, None, :])

@@ -82,6 +82,8 @@ class LayerWatch:
             if isinstance(layer, AttentionLayer) and layer.attention_norm is not None:
                 check_norm = self._check_norm(layer.attention_norm, layer.o, ("v", "o"))
                 hooks.after(layer.attention_norm, self._surviving(["o"], check_norm))
+            if isinstance(layer, AttentionLayer) and layer.sum_norms is not None:
+                self._attach_to_sums(layer, layer.sum_norms, hooks)
             if layer.ffn_norm is not None:
                 check_norm = self._check_norm(layer.ffn_norm, layer.down, ("ffn",))
                 hooks.after(layer.ffn_norm, self._surviving(["ffn"], check_norm))
@@ -97,7 +99,28 @@ class LayerWatch:
             listener = watch_scores(self.decoder, hooks, layer, self._keep_scores)
         hooks.before_with_keywords(layer.attention, self._forget)
         hooks.after(layer.attention, self._surviving(["o"], partial(self._check_attention, layer)))
-        return {} if listener is None else {layer.attention: listener}
+        return {} if listener is None else {layer.core: listener}
+
+    def _attach_to_sums(self, layer: AttentionLayer, norms: tuple[nn.Module, nn.Module], hooks: Hooks) -> None:
+        """Adds hooks that compare what the norms of sums get with the outputs of o and down plus the residual."""
+        residuals: list[Tensor] = []  # the input of the attention, or the output of the norm behind it
+
+        def keep(module: nn.Module, args: tuple[Any, ...], *output: Any) -> None:
+            if output or args:
+                residuals[:] = [_first(output[0]) if output else args[0]]
+
+        def compare(check: Check, linear: Linear, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+            subject = f"{self._names[norm]} does not get the residual plus the output of {self._names[linear]}"
+            if residuals and linear in self._outputs:
+                norms = same_norms(self._outputs[linear], args[0], residuals.pop())
+                self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
+
+        sums: tuple[tuple[Check, Linear | None], ...] = ("o", layer.o), ("ffn", layer.down)
+        hooks.before(layer.attention, keep)
+        for norm, (check, linear) in zip(norms, sums):
+            if linear is not None:
+                hooks.before(norm, self._surviving([check], partial(compare, check, linear)))
+        hooks.after(norms[0], keep)
 
     def finish(self) -> None:
         """Reports modules that were not called, or not once with every token. It is called after the forward."""
@@ -223,7 +246,7 @@ class LayerWatch:
         if self._plan.scores:
             with self._comparisons.surviving(["scores"], name):
                 self._check_scores(layer, name)
-        if self._plan.kind != "scores" and layer.o in self._outputs:
+        if self._plan.kind != "scores" and layer.o in self._outputs and layer.sum_norms is None:
             self._check_sublayer("o", name, layer.o, _first(output), args)
 
     def _check_in_place(self, layer: AttentionLayer, name: str) -> None:

@@ -32,7 +32,7 @@ def fingerprint(decoder: Decoder) -> int:
         attributes = tuple(layer.ffn.__dict__.items())
         if isinstance(layer, AttentionLayer):
             parts += [dtype_of(layer.q.module), device_of(layer.o)]
-            attributes = (*tuple(layer.attention.__dict__.items()), *attributes)
+            attributes = (*tuple(layer.core.__dict__.items()), *attributes)
         parts += [value for name, value in attributes if type(value) in _SIMPLE and name != "training"]
     config = decoder.config
     settings = {name: value for name, value in vars(config).items() if not name.startswith("_")}

@@ -54,9 +54,10 @@ def check_scores(
     if family.clip is not None:
         value = value.clamp(-family.clip, family.clip)
     gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
+    causal = "causal" if inputs.causal else "not causal"
     subject = (
         f"{name} computes other attention than softmax(scores) v{gated} with scale {inputs.scale:.4g}, window "
-        f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}"
+        f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}, {causal}"
     )
     norms = output_norms(inputs, value, gate, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)

@@ -89,13 +89,13 @@ def _layers_of_each_kind(decoder: Decoder) -> list[int]:
     kinds: dict[object, int] = {}
     types = getattr(decoder.config, "layer_types", None)
     for number, layer in decoder.attention_layers.items():
-        attributes = tuple(layer.attention.__dict__.items())
+        attributes = tuple(layer.core.__dict__.items())
         simple = tuple(
             (name, value)
             for name, value in attributes
             if isinstance(value, (bool, int, float, str)) and name not in ("layer_idx", "training")
         )
-        kind = (type(layer.attention), layer.rotates, types[number] if types else None, simple)
+        kind = (type(layer.core), layer.rotates, types[number] if types else None, simple)
         kinds.setdefault(kind, number)
     return list(kinds.values())
 

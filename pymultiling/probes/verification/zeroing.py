@@ -178,7 +178,8 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
     assert isinstance(layer, AttentionLayer), "other layers have FFN neurons only"
     if site in ("q", "k"):
         return _probability_runner(decoder, layer, calls)
-    return _normed(_runner(layer.attention, calls), layer.attention_norm)
+    run = _runner(layer.attention, calls)
+    return _normed(run if layer.sum_norms is None else _output_of(layer.o, run), layer.attention_norm)
 
 
 def _runner(module: nn.Module, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
@@ -195,24 +196,25 @@ def _normed(run: Callable[[], Tensor], norm: nn.Module | None) -> Callable[[], T
 
 def _ffn_runner(decoder: Decoder, layer: Layer, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
     run = _runner(layer.ffn, calls)
+    if layer.shared is not None and layer.shared.module is not None:
+        run_shared = _runner(layer.shared.module, calls)
+        return lambda: run() + run_shared()
+    ffn = layer.ffn_parts
+    # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
+    return _output_of(ffn.module if isinstance(ffn, Experts) else ffn.down, run) if decoder.family.ffn == "" else run
 
-    def run_ffn_of_layer() -> Tensor:
-        """Runs the layer and returns the FFN's output, where the FFN is no module of its own."""
+
+def _output_of(module: nn.Module, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Returns a function that calls `run` and returns what the module returned in it."""
+
+    def run_module() -> Tensor:
         outputs: list[Tensor] = []
-        ffn = layer.ffn_parts
         with Hooks() as hooks:
-            hooks.after(
-                ffn.module if isinstance(ffn, Experts) else ffn.down, lambda _, args, output: outputs.append(output)
-            )
+            hooks.after(module, lambda _, args, output: outputs.append(output))
             run()
         return outputs[0]
 
-    shared = None if layer.shared is None else layer.shared.module
-    if shared is not None:
-        run_shared = _runner(shared, calls)
-        return lambda: run() + run_shared()
-    # With family.ffn == "", the layer itself takes the place of the FFN, and `run` would return the layer's output.
-    return run_ffn_of_layer if decoder.family.ffn == "" else run
+    return run_module
 
 
 def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:

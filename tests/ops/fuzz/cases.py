@@ -198,6 +198,7 @@ class Qk:
     window: int | None = None
     softcap: float | None = None
     sinks: float | None = None  # the size of the sinks' scores; infinite: all are -inf
+    causal: bool = True
     numbers: Numbers = field(default_factory=Numbers)
 
     def arguments(self) -> tuple[object, ...]:
@@ -234,6 +235,6 @@ class Qk:
         return (
             QKProblem(
                 q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth,
-                self.scale, self.window, self.softcap, self.interleaved, sinks,
+                self.scale, self.window, self.softcap, self.interleaved, sinks, self.causal,
             ),
         )  # fmt: skip

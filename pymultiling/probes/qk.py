@@ -84,7 +84,7 @@ def importance_from_scores(
         q_importance, k_importance = without_bias(inputs, q_importance, k_importance)
     # A norm over all heads also rescales the other heads when a neuron is zero.
     if q_growth is not None and k_growth is not None and _is_over_all_heads(layer):
-        other_heads = whole_norm_importance(
+        q_importance, k_importance = whole_norm_importance(
             query,
             key,
             q_growth.transpose(1, 2).flatten(2),
@@ -93,8 +93,9 @@ def importance_from_scores(
             scale=inputs.scale,
             window=inputs.window,
             softcap=inputs.softcap,
+            q_own=q_importance,
+            k_own=k_importance,
         )
-        q_importance, k_importance = q_importance + other_heads[0], k_importance + other_heads[1]
     return [q_importance, k_importance]
 
 

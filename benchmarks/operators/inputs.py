@@ -203,7 +203,8 @@ def whole_norm_importance(layer: Layer) -> Iterator[Input]:
     problem = layer.attention()
     squares = (x.transpose(1, 2).flatten(2).square() for x in (problem.q_plain, problem.k_plain))
     q_rescale, k_rescale = (s / s.sum(-1, keepdim=True) / 2 for s in squares)  # t, by the approximation above
-    arguments = (problem.q, problem.k, q_rescale, k_rescale, problem.valid, problem.scale, None, None)
+    own = ops.qk_importance(**problem._asdict())
+    arguments = (problem.q, problem.k, q_rescale, k_rescale, problem.valid, problem.scale, None, None, *own)
     yield Input(arguments, layer.attention_size, loops=True)
 
 

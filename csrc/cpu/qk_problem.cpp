@@ -1,6 +1,5 @@
 #include "qk_problem.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -8,10 +7,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 
 #include "dispatch.h"
+#include "parallel_tasks.h"
 #include "readable.h"
 
 namespace pymultiling {
@@ -39,20 +38,11 @@ void check_arguments(const QkArguments& x) {
       "sinks must be a floating point tensor of shape (", x.q.size(1), ") on the CPU");
 }
 
-// Calls worker(next, count) on every thread, for the tasks [0, count). A worker takes the next free task, next++, until
-// none is left. The tasks are not divided in advance, because later rows have more keys and take longer.
-template <typename Worker>
-void in_parallel(int64_t count, Worker worker) {
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](int64_t first, int64_t last) {
-    for (; first < last; first++) worker(next, count);
-  });
-}
-
 }  // namespace
 
-QkProblem::QkProblem(const QkArguments& x) {
+QkProblem::QkProblem(const QkArguments& x, bool rescales) {
   check_arguments(x);
+  kernel_arguments_.rescales = rescales;
   batch_ = x.q.size(0);
   heads_ = x.q.size(1);
   kernel_arguments_.kv_heads = x.k.size(1);
@@ -150,18 +140,30 @@ void QkProblem::make_tasks() {
   kernel_arguments_.tasks = tasks_.data();
 }
 
-QkProblem::Sums QkProblem::run(void (*tile)(const QkImportance&, int64_t, float*), int64_t outputs) {
-  const int64_t task_count = tasks_.size() / 3, width = kernel_arguments_.width(), size = kernel_arguments_.size;
-  const at::Tensor slots = at::empty(task_count * 2 * outputs * width, at::kFloat);
-  kernel_arguments_.sums = slots.mutable_data_ptr<float>();
-
+const QkImportance& QkProblem::with_panels() {
   in_parallel(batch_ * kernel_arguments_.kv_heads, [&](std::atomic<int64_t>& next, int64_t count) {
     for (int64_t task; (task = next++) < count;)
       if (kernel_arguments_.length(task / kernel_arguments_.kv_heads) > 0)
         kernels().qk_panels(kernel_arguments_, task / kernel_arguments_.kv_heads, task % kernel_arguments_.kv_heads);
   });
+  return kernel_arguments_;
+}
+
+at::Tensor QkProblem::tokens(int64_t document) const {
+  const int64_t length = kernel_arguments_.length(document);
+  const at::Tensor positions = at::empty({length}, at::kLong);
+  std::copy_n(tokens_.data() + offsets_[document], length, positions.mutable_data_ptr<int64_t>());
+  return positions;
+}
+
+QkProblem::Sums QkProblem::run(void (*tile)(const QkImportance&, int64_t, float*), int64_t outputs) {
+  const int64_t task_count = tasks_.size() / 3, width = kernel_arguments_.width(), size = kernel_arguments_.size;
+  const at::Tensor slots = at::empty(task_count * 2 * outputs * width, at::kFloat);
+  kernel_arguments_.sums = slots.mutable_data_ptr<float>();
+
+  with_panels();
   in_parallel(task_count, [&](std::atomic<int64_t>& next, int64_t count) {
-    const at::Tensor scratch = at::empty(kernel_arguments_.scratch_size(longest_), at::kFloat);
+    const at::Tensor scratch = at::empty(scratch_size(), at::kFloat);
     for (int64_t task; (task = next++) < count;) tile(kernel_arguments_, task, scratch.mutable_data_ptr<float>());
   });
 

@@ -1,4 +1,5 @@
-// What qk_importance and qk_estimate share on tensors: checks, the kernels' view of the problem, and running its tiles.
+// What qk_importance, qk_estimate and whole_norm_importance share on tensors: checks, the kernels' view of the problem,
+// and running its tiles.
 #pragma once
 
 #include <vector>
@@ -10,13 +11,23 @@ namespace pymultiling {
 
 class QkProblem {
  public:
-  explicit QkProblem(const QkArguments& arguments);
+  // `rescales`: see QkImportance.
+  explicit QkProblem(const QkArguments& arguments, bool rescales = false);
   QkProblem(const QkProblem&) = delete;
 
   // The sums over the tiles, float64: of the query neurons (outputs, B, H d) and of the key neurons (outputs, B, K d).
   struct Sums {
     at::Tensor queries, keys;
   };
+
+  // Fills the panels, and returns the problem as the kernels see it.
+  const QkImportance& with_panels();
+
+  int64_t documents() const { return batch_; }
+  int64_t heads() const { return heads_; }
+  int64_t scratch_size() const { return kernel_arguments_.scratch_size(longest_); }
+  // The positions of a document's valid tokens, int64.
+  at::Tensor tokens(int64_t document) const;
 
   // Runs `tile` on every tile. It writes `outputs` numbers for each neuron of both sites. Every tile writes to its own
   // slot, and the slots are added in a fixed order, so results do not depend on the number of threads.

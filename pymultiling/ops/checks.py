@@ -215,11 +215,15 @@ def check_whole_norm_importance(
     scale: float,
     window: int | None,
     softcap: float | None,
+    q_own: Tensor | None = None,
+    k_own: Tensor | None = None,
 ) -> None:
     """Checks the arguments of whole_norm_importance."""
     require_heads("q", q, "k", k)
     _require_tokens("q_rescale", q_rescale, q)
     _require_tokens("k_rescale", k_rescale, k)
+    _require_neurons("q_own", q_own, q)
+    _require_neurons("k_own", k_own, k)
     require_valid(valid, q)
     require_scores(scale, window, softcap)
 
@@ -300,4 +304,13 @@ def _require_tokens(name: str, x: Tensor, heads: Tensor) -> None:
     require(
         x.shape == shape and x.is_floating_point(),
         lambda: f"{name} must be floating point {shape}, got {x.dtype} {tuple(x.shape)}",
+    )
+
+
+def _require_neurons(name: str, x: Tensor | None, heads: Tensor) -> None:
+    """Raises ValueError unless x is None or floating point (B, heads d), for heads (B, heads, l, d)."""
+    shape = (heads.shape[0], heads.shape[1] * heads.shape[3])
+    require(
+        x is None or (x.shape == shape and x.is_floating_point()),
+        lambda: f"{name} must be floating point {shape}, got {x.dtype} {tuple(x.shape)}" if x is not None else "",
     )

@@ -7,7 +7,9 @@ entries. Importing this module does not import triton.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -163,6 +165,13 @@ def _qk_floor_factor(problem: QKProblem) -> float:
     return 1 + problem.largest_score() * (1 + 2 / (problem.softcap or torch.inf))
 
 
+def _whole_norm_floor_factor(q: Tensor, k: Tensor, q_rescale: Tensor, k_rescale: Tensor, *rest: Argument) -> float:
+    """Returns the factor of qk_importance: without a neuron the attention scores change by a part of themselves."""
+    valid, scale, window, softcap = rest[:4]
+    attention = (q, k, None, None, None, None, valid, None, None, scale, window, softcap, False, None)
+    return _qk_floor_factor(cast(Callable[..., QKProblem], QKProblem)(*attention))
+
+
 _ENTRIES = (
     Operator(
         "active_count",
@@ -309,11 +318,11 @@ _ENTRIES = (
     Operator(
         "whole_norm_importance",
         "(Tensor q, Tensor k, Tensor q_rescale, Tensor k_rescale, Tensor valid, float scale, SymInt? window, "
-        "float? softcap) -> (Tensor, Tensor)",
+        "float? softcap, Tensor? q_own=None, Tensor? k_own=None) -> (Tensor, Tensor)",
         fake=_fake_qk,
         results=("q", "k"),
-        kernels={},
-        budget=None,
+        kernels={"cpp": CPP},
+        budget=Budget(4e-6, floor_factor=_whole_norm_floor_factor),
         check=checks.check_whole_norm_importance,
     ),
 )

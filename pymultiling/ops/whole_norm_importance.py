@@ -18,6 +18,8 @@ def whole_norm_importance(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    q_own: Tensor | None = None,
+    k_own: Tensor | None = None,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Computes what zeroing a query or key neuron does to the other heads, under a norm over all heads (OLMo2).
@@ -28,10 +30,13 @@ def whole_norm_importance(
     S are the attention scores. The sum runs over the query heads other than the neuron's own (for a key neuron: over
     those that do not read its key head). Without the neuron the norm's mean square is smaller, so the rows of every
     other head grow by the factor 1 + t. The importance of the neuron is this result plus that of `qk_importance`, which
-    covers the neuron's own head. With a soft cap y = cap((1 + t) S) - cap(S).
+    covers the neuron's own head. It is the result if that is given as `q_own` and `k_own`. With a soft cap
+    y = cap((1 + t) S) - cap(S).
 
     Where y is small, as under norms over many neurons, a few matrix products serve all neurons. Relative errors are
-    then up to 1e-3 in float32 and up to 1e-6 in float64. Elsewhere y is computed for every key.
+    then up to 1e-3 in float32 and up to 1e-6 in float64 in plain PyTorch, of the sum over the other heads. In C++ they
+    are up to 2e-5 (1 + the largest attention score), of the result: the importance in the own head is usually
+    thousands of times that in the others, so give it. Elsewhere y is computed for every key.
 
     Args:
         q: (B, H, l, d), the normed and rotated queries. Any floating dtype.
@@ -45,7 +50,10 @@ def whole_norm_importance(
         scale: factor of the attention scores, usually d^-1/2.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
-        backend: "auto" or "torch". Only plain PyTorch has this operator.
+        q_own: (B, H d), the importance of the query neurons in their own head, which is added to the result. Any
+            floating dtype. None: it is left out.
+        k_own: (B, K d), the same for the key neurons.
+        backend: "auto", "cpp" or "torch".
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
@@ -60,6 +68,7 @@ def whole_norm_importance(
     if valid is None:
         valid = all_valid(q)
     q_importance, k_importance = call_tuple(
-        "whole_norm_importance", q, k, q_rescale, k_rescale, valid, scale, window, softcap, backend=backend
-    )
+        "whole_norm_importance", q, k, q_rescale, k_rescale, valid, scale, window, softcap, q_own, k_own,
+        backend=backend,
+    )  # fmt: skip
     return q_importance, k_importance

@@ -64,7 +64,7 @@ def _importance_of_heads(
         inputs = _only_queries(inputs, counted)
     if inputs.chunk is not None and inputs.chunk < valid.shape[1]:
         chunks, valid_in_chunks = split_chunks(inputs, valid, inputs.chunk)
-        importance = importance_from_scores(chunks, decoder, layer, valid_in_chunks, None, rope, score, mode)
+        importance = _importance_of_heads(chunks, decoder, layer, valid_in_chunks, None, rope, score, mode)
         return [x.unflatten(0, (len(valid), -1)).sum(1) for x in importance]
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
@@ -106,7 +106,7 @@ def _importance_of_heads(
     # A norm over all heads also rescales the other heads when a neuron is zero.
     is_over_all = layer.q_norm is not None and is_over_all_heads(layer.q_norm, layer.head_size)
     if q_growth is not None and k_growth is not None and is_over_all:
-        other_heads = whole_norm_importance(
+        q_importance, k_importance = whole_norm_importance(
             query,
             key,
             q_growth.transpose(1, 2).flatten(2),
@@ -115,8 +115,9 @@ def _importance_of_heads(
             scale=inputs.scale,
             window=inputs.window,
             softcap=inputs.softcap,
+            q_own=q_importance,
+            k_own=k_importance,
         )
-        q_importance, k_importance = q_importance + other_heads[0], k_importance + other_heads[1]
     return [q_importance, k_importance]
 
 

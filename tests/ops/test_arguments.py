@@ -107,6 +107,8 @@ WRONG: dict[str, dict[str, list[tuple[Change, str]]]] = {
     "whole_norm_importance": {
         "q_rescale": [(lambda x: x.int(), "q_rescale must be floating point")],
         "k_rescale": [(lambda x: x[:, 1:], "k_rescale must be")],
+        "q_own": [(lambda x: x.int(), "q_own must be floating point")],
+        "k_own": [(lambda x: x[:, 1:], "k_own must be floating point")],
         **SCORES,
     },
 }

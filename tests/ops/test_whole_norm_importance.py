@@ -9,6 +9,8 @@ import torch
 from pymultiling import ops
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops.reference import whole_norm_importance as whole_norm
+from tests.support.backends import BACKENDS, running_on
+from tests.support.error_budget import assert_within_budget
 
 EPS = 1e-6
 
@@ -127,40 +129,103 @@ def test_equals_the_definition_for_every_neuron(case, dtype, allowed):
         torch.testing.assert_close(actual.double(), exact, rtol=allowed, atol=0)
 
 
+@pytest.fixture(params=[name for name in BACKENDS if name.startswith("cpp")])
+def cpp(request):
+    """Runs the test with each instruction set of the C++ kernels."""
+    with running_on(request.param) as name:
+        yield name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_kernels_equal_the_definition_within_the_budget(cpp, case, dtype):
+    arguments = case.arguments(dtype)
+    plain = whole_norm_importance(*arguments, backend="torch")
+    for actual, p, exact in zip(whole_norm_importance(*arguments, backend=cpp), plain, by_definition(*arguments)):
+        assert actual.dtype == torch.float32 and (exact > 0).all()
+        assert_within_budget("whole_norm_importance", actual, p, exact, (*arguments, None, None))
+
+
+OWN = 3e3  # the importance in the own head, in that of the other heads
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name", ["wide norm", "wide norm, peaked attention", "all changes 1e-6", "a window, wide norm"]
+)
+def test_beside_the_own_head_a_quadratic_form_is_enough(cpp, name, dtype):
+    """What it leaves out is in the other heads' share, where it shows. Nothing is left out without the own head."""
+    case = CASES.get(name, Case(heads=6, kv_heads=2, length=300, window=9, width=100))
+    arguments = case.arguments(dtype)
+    exact = by_definition(*arguments)
+    own = [OWN * share.float() for share in exact]
+    results = whole_norm_importance(*arguments, q_own=own[0], k_own=own[1], backend=cpp)
+    for actual, share, base in zip(results, exact, own):
+        rounding = OWN * torch.finfo(torch.float32).eps
+        torch.testing.assert_close(actual.double() - base, share, rtol=5e-3 + rounding, atol=0)
+
+
+def test_the_importance_in_the_own_head_is_added():
+    arguments = Case(length=9).arguments(torch.float32)
+    own = [torch.rand(2, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    for backend in ("torch", "cpp"):
+        shares = whole_norm_importance(*arguments, backend=backend)
+        sums = whole_norm_importance(*arguments, q_own=own[0], k_own=own[1].double(), backend=backend)
+        for share, base, total in zip(shares, own, sums):
+            torch.testing.assert_close(total, base + share, rtol=1e-4, atol=0)
+
+
+def test_the_number_of_threads_changes_no_bit(cpp, two_threads):
+    arguments = Case(length=300, width=100).arguments(torch.float32)
+    own = {"q_own": torch.ones(2, 32), "k_own": torch.ones(2, 32)}
+    for options in ({}, own):
+        two = whole_norm_importance(*arguments, **options, backend=cpp)
+        torch.set_num_threads(1)
+        assert all(map(torch.equal, two, whole_norm_importance(*arguments, **options, backend=cpp)))
+        torch.set_num_threads(2)
+
+
 @pytest.mark.parametrize("case", [CASES["wide norm"], CASES["all changes 1e-6"]], ids=["wide norm", "1e-6"])
 def test_small_changes_are_not_computed_key_by_key(case, monkeypatch):
     def refuse(*_):
         raise AssertionError("computed key by key")
 
     monkeypatch.setattr(whole_norm, "_rescaling_change", refuse)
-    whole_norm_importance(*case.arguments(torch.float32))
+    whole_norm_importance(*case.arguments(torch.float32), backend="torch")
 
 
-def test_padding_is_not_read():
-    q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
-    whole = whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings)
+@pytest.mark.parametrize("own", [None, torch.ones(2, 32)], ids=["share", "sum"])
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_padding_is_not_read(backend, own):
+    q, k, q_rescale, k_rescale, valid, *settings = Case(width=100).arguments(torch.float32)
+    options = {"q_own": own, "k_own": own, "backend": backend}
+    whole = whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings, **options)
     for x in (q, k, q_rescale, k_rescale):
         (x.transpose(1, 2) if x.ndim == 4 else x)[~valid] = torch.nan
-    assert all(map(torch.equal, whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings), whole))
+    assert all(map(torch.equal, whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings, **options), whole))
 
 
-def test_documents_of_padding_or_of_one_token_give_zero():
-    q, k, q_rescale, k_rescale, valid, *settings = Case().arguments()
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_documents_of_padding_or_of_one_token_give_zero(backend):
+    q, k, q_rescale, k_rescale, valid, *settings = Case().arguments(torch.float32)
     valid[0], valid[1, 1:] = False, False
-    for extra in whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings):
+    for extra in whole_norm_importance(q, k, q_rescale, k_rescale, valid, *settings, backend=backend):
         assert torch.equal(extra, torch.zeros_like(extra))
 
 
-def test_a_single_head_gives_zero():
-    for extra in whole_norm_importance(*Case(heads=1, kv_heads=1).arguments()):
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_a_single_head_gives_zero(backend):
+    for extra in whole_norm_importance(*Case(heads=1, kv_heads=1).arguments(torch.float32), backend=backend):
         assert torch.equal(extra, torch.zeros_like(extra))
 
 
+@pytest.mark.parametrize("own", [None, torch.ones(2, 32)], ids=["share", "sum"])
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
 @pytest.mark.parametrize("broken", [0, 1, 2, 3])
-def test_nan_stays_nan(broken):
+def test_nan_stays_nan(broken, backend, own):
     arguments = Case(width=100).arguments(torch.float32)
     arguments[broken][1, ..., 3, :] = torch.nan
-    q_extra, k_extra = whole_norm_importance(*arguments)
+    q_extra, k_extra = whole_norm_importance(*arguments, q_own=own, k_own=own, backend=backend)
     assert (q_extra if broken != 3 else k_extra)[1].isnan().all()
     assert q_extra[0].isfinite().all() and k_extra[0].isfinite().all()
 
@@ -172,9 +237,11 @@ def test_bfloat16_is_summed_in_float32():
         torch.testing.assert_close(actual.double(), exact, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
 @pytest.mark.parametrize("case", [Case(length=0), Case(length=1, size=5)])
-def test_at_most_one_token_gives_zero(case):
-    for extra, heads in zip(whole_norm_importance(*case.arguments()), (case.heads, case.kv_heads)):
+def test_at_most_one_token_gives_zero(case, backend):
+    results = whole_norm_importance(*case.arguments(torch.float32), backend=backend)
+    for extra, heads in zip(results, (case.heads, case.kv_heads)):
         assert extra.shape == (2, heads * case.size) and not extra.any()
 
 
@@ -204,7 +271,7 @@ def test_wrong_arguments_are_refused(place, wrong):
         whole_norm_importance(*arguments)
 
 
-@pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_backends_without_a_kernel_are_refused(backend):
     with pytest.raises(BackendUnavailable, match=r'cannot run whole_norm_importance: .*; backend="torch" always can'):
         whole_norm_importance(*Case().arguments(torch.float32), backend=backend)

@@ -30,6 +30,9 @@ constexpr float LARGEST_CANCELLATION = 100.0f;
 // Largest |S / softcap| of which the soft cap's slope is computed, e^-60. The squares of lower slopes are 0 in float32.
 constexpr float LARGEST_CAPPED = 30.0f;
 
+// Largest change of S / softcap, for which the soft cap is a short polynomial.
+constexpr float LARGEST_NARROW = 0.375f;
+
 // Whether the growth is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
 enum class Growth { none, row, key };
 
@@ -43,7 +46,9 @@ struct Row {
   // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), where x is S / softcap, LARGEST_CAPPED at most.
   const float *sigmoid_minus, *sigmoid_plus;
   const float* excess;  // 2 log2(e) (S / softcap - x)
-  float squares;        // b0
+  // tanh x, and softcap log2(e) (1 - tanh^2 x). These and the three above are set only with a soft cap.
+  const float *hyperbolic, *slope;
+  float squares;  // b0
   float largest_score;
   int64_t peaks;        // number of peaks: keys with A > 1 / PEAKS
   int64_t peak[PEAKS];  // the keys
@@ -54,10 +59,11 @@ struct Row {
   float sink, log2_sink;  // the sink's probability and its log2; set only with a sink
 };
 
-// Computes t of one row for LANES neurons.
-template <bool CROSS, Growth GROWTH, bool CAPPED>
+// Computes t of one row for LANES neurons. VECTORS is the number of vectors in the panel besides a growth: 2 with a
+// rotation (direct and cross), 1 without (direct), 0 for neurons that only rescale the attention scores.
+template <int VECTORS, Growth GROWTH, bool CAPPED>
 struct Change {
-  static constexpr int64_t STEP = (1 + CROSS + (GROWTH == Growth::key)) * BLOCK;
+  static constexpr int64_t STEP = (VECTORS + (GROWTH == Growth::key)) * BLOCK;
   const Row& row;
   const float* panel;  // starts at the lanes of key 0
   vec direct, cross;   // the row's coefficients
@@ -67,12 +73,18 @@ struct Change {
   float softcap;
 
   __attribute__((always_inline)) vec operator()(int64_t j) const {
+    const vec t = before_cap(j);
+    if constexpr (CAPPED) return capped(t, j) - centre;
+    return t;
+  }
+
+  __attribute__((always_inline)) vec before_cap(int64_t j) const {
     const float* at = panel + j * STEP;
-    vec t = direct * load(at) + constant;
-    if constexpr (CROSS) t = cross * load(at + BLOCK) + t;
+    vec t = constant;
+    if constexpr (VECTORS > 0) t = direct * load(at) + t;
+    if constexpr (VECTORS > 1) t = cross * load(at + BLOCK) + t;
     if constexpr (GROWTH == Growth::row) t = growth * row.score[j] + t;
-    if constexpr (GROWTH == Growth::key) t = load(at + (1 + CROSS) * BLOCK) * row.score[j] + t;
-    if constexpr (CAPPED) t = capped(t, j) - centre;
+    if constexpr (GROWTH == Growth::key) t = load(at + VECTORS * BLOCK) * row.score[j] + t;
     return t;
   }
 
@@ -80,8 +92,9 @@ struct Change {
   // a sink.
   __attribute__((always_inline)) vec of_sink(const Panel& at) const {
     if constexpr (CAPPED) return -centre;
-    vec removed = direct * load(at.mean);
-    if constexpr (CROSS) removed += cross * load(at.mean + BLOCK);
+    vec removed{};
+    if constexpr (VECTORS > 0) removed = direct * load(at.mean);
+    if constexpr (VECTORS > 1) removed += cross * load(at.mean + BLOCK);
     return constant - removed;
   }
 
@@ -109,6 +122,19 @@ struct Change {
     const vec d = power * part + (power - 1.0f), one_and_d = power * part + power;
     const float a = row.sigmoid_minus[j], b = row.sigmoid_plus[j];
     return (2 * LOG2_E * softcap * a * b) * (d / (a + b * one_and_d));  // in this order nothing overflows
+  }
+};
+
+// The same with a soft cap where no change of S / softcap exceeds LARGEST_NARROW, with
+//
+//     tanh(x + z) - tanh(x) = (1 - tanh^2 x) w / (1 + w tanh x),  w = tanh z.
+template <typename ChangeOf>
+struct NarrowChange : ChangeOf {
+  __attribute__((always_inline)) vec operator()(int64_t j) const {
+    constexpr float c[] = {
+        0.99999994f, -0.333319753f, 0.132845014f, -0.0482722335f};  // tanh(z) / z in z^2 (error 6e-08)
+    const vec z = this->before_cap(j) * (1.0f / (LOG2_E * this->softcap)), w = z * polynomial(z * z, c);
+    return this->row.slope[j] * w * reciprocal(1.0f + w * this->row.hyperbolic[j]) - this->centre;
   }
 };
 

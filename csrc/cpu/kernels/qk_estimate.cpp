@@ -151,7 +151,7 @@ PYMULTILING_INLINE Estimate estimate(const ChangeOf& change_of, const Slots& slo
   return e;
 }
 
-template <bool CROSS, Growth GROWTH, bool CAPPED>
+template <int VECTORS, Growth GROWTH, bool CAPPED>
 static void compute_site(
     const QkImportance& a, const Tile& tile, const Slots* slots, const Panel& panel, float* importance,
     float* variance) {
@@ -160,7 +160,8 @@ static void compute_site(
     vec total{}, squares{};
     for (int64_t r = 0; r < tile.rows; r++) {
       vec bound;
-      const auto change = change_of<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
+      const auto change =
+          change_of<VECTORS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound);
       const Estimate e = estimate(change, slots[r], bound, tile.row[r].has_sink ? change.of_sink(at) : vec{});
       const vec half_difference = 0.5f * (e.even - e.odd);
       total += e.all;
@@ -178,9 +179,9 @@ void qk_estimate_tile(const QkImportance& a, int64_t task, float* scratch) {
   float* rest = scratch + a.tile_size(tile.keys);
   int32_t* draw_index = reinterpret_cast<int32_t*>(rest + tile.stride);
   for (int64_t r = 0; r < tile.rows; r++) choose_slots(tile.row[r], rest, draw_index, slots[r]);
-  for_each_site(a, tile, [&]<bool CROSS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
+  for_each_site(a, tile, [&]<int VECTORS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
     float* importance = a.sums + (2 * task + index) * 2 * a.width();
-    compute_site<CROSS, GROWTH, CAPPED>(a, tile, slots, panel, importance, importance + a.width());
+    compute_site<VECTORS, GROWTH, CAPPED>(a, tile, slots, panel, importance, importance + a.width());
   });
 }
 

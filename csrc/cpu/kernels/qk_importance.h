@@ -62,6 +62,7 @@ struct QkImportance {
   int64_t window;
   bool causal;         // whether a query sees no keys after its own
   const float* sinks;  // (H,), the score of each query head's attention sink; null without sinks
+  bool rescales;       // whether neurons rescale whole attention scores, as under a norm over all heads
 
   const int64_t* tasks;  // (tasks, 3): document, query head, tile
   // The panels of document b start at panel_offsets[b] and take panels_size(l) for each key head.
@@ -72,6 +73,8 @@ struct QkImportance {
   int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
   int64_t width() const { return round_up(size, BLOCK); }
   bool rotates() const { return rotation.direct != nullptr; }
+  // Whether the attention scores before the soft cap are kept beside the probabilities.
+  bool needs_scores() const { return rescales || softcap != 0 || q_growth.data || k_growth.data; }
   // If neurons are zeroed after the rotation, query neuron n and key neuron n change the same attention scores by the
   // same amount.
   bool sites_coincide() const { return q_plain.data == nullptr; }
@@ -94,9 +97,9 @@ struct QkImportance {
     return {start, mean, mean + width() * vectors, vectors};
   }
 
-  // The scratch memory of a tile: six (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two more
+  // The scratch memory of a tile: eight (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two more
   // rows.
-  int64_t tile_size(int64_t l) const { return ROWS * (6 * keys_stride(l) + 4 * width()); }
+  int64_t tile_size(int64_t l) const { return ROWS * (8 * keys_stride(l) + 4 * width()); }
   int64_t scratch_size(int64_t l) const { return tile_size(l) + 2 * keys_stride(l); }
 };
 

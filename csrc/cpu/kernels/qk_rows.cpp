@@ -69,6 +69,8 @@ static void find_keys(const QkImportance& a, Tile& tile) {
     row.sigmoid_minus = tile.sigmoid_minus + r * tile.stride;
     row.sigmoid_plus = tile.sigmoid_plus + r * tile.stride;
     row.excess = tile.excess + r * tile.stride;
+    row.hyperbolic = tile.hyperbolic + r * tile.stride;
+    row.slope = tile.slope + r * tile.stride;
     row.has_sink = a.sinks != nullptr;
     row.sink = row.log2_sink = 0;
   }
@@ -128,7 +130,10 @@ static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t
     store(tile.sigmoid_minus + at, sigmoid_minus);
     store(tile.sigmoid_plus + at, sigmoid_plus);
     store(tile.excess + at, 2 * LOG2_E * (raw / a.softcap - x));
-    store(tile.log2_probability + at, a.softcap * tanh(x));
+    const vec hyperbolic = tanh(x);
+    store(tile.hyperbolic + at, hyperbolic);
+    store(tile.slope + at, 4 * LOG2_E * a.softcap * sigmoid_minus * sigmoid_plus);
+    store(tile.log2_probability + at, a.softcap * hyperbolic);
   }
   tile.row[r].largest_score = max_lane(maximum);
 }
@@ -139,8 +144,7 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   float *p = tile.probability + r * tile.stride, *s = tile.log2_probability + r * tile.stride;
 
   const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
-  const bool needs_scores = a.softcap != 0 || a.q_growth.data || a.k_growth.data;
-  if (needs_scores) restore_scores(a, tile, r, begin, end);
+  if (a.needs_scores()) restore_scores(a, tile, r, begin, end);
   for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
   for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();
 
@@ -181,8 +185,8 @@ void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) 
   tile.keys = a.length(tile.document);
   tile.rows = tile.keys - tile.first_row < ROWS ? tile.keys - tile.first_row : ROWS;
   tile.stride = a.keys_stride(tile.keys);
-  float** by_key[] = {&tile.probability,   &tile.log2_probability, &tile.score,
-                      &tile.sigmoid_minus, &tile.sigmoid_plus,     &tile.excess};
+  float** by_key[] = {&tile.probability,  &tile.log2_probability, &tile.score,      &tile.sigmoid_minus,
+                      &tile.sigmoid_plus, &tile.excess,           &tile.hyperbolic, &tile.slope};
   for (float** array : by_key) {
     *array = scratch;
     scratch += ROWS * tile.stride;

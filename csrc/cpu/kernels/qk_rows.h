@@ -9,7 +9,8 @@ struct Tile {
   // `rows` is the number of rows in this tile, `keys` the number of keys of the document.
   int64_t document, head, kv_head, first_row, rows, keys;
   int64_t stride;
-  float *probability, *log2_probability, *score, *sigmoid_minus, *sigmoid_plus, *excess;  // (ROWS, stride)
+  // (ROWS, stride)
+  float *probability, *log2_probability, *score, *sigmoid_minus, *sigmoid_plus, *excess, *hyperbolic, *slope;
   float *q, *direct, *cross, *growth;  // (ROWS, width); q is multiplied by the scale
   Row row[ROWS];
 };
@@ -20,49 +21,56 @@ void make_tile(const QkImportance&, int64_t task, float* scratch, Tile&);
 void set_query_coefficients(const QkImportance&, const Tile&);
 void set_key_coefficients(const QkImportance&, const Tile&);  // call it after set_query_coefficients
 
-// Returns the t of one row for LANES neurons, from which no mean is subtracted yet, and sets `bound` to a bound of its
-// magnitude. `at` is the panel from these lanes on, and `coefficients` is the offset of the row's coefficients in the
-// tile.
-template <bool CROSS, Growth GROWTH, bool CAPPED>
-PYMULTILING_INLINE Change<CROSS, GROWTH, CAPPED> change_of(
-    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
-  Change<CROSS, GROWTH, CAPPED> change{
+// Returns the t of one row for LANES neurons, to which nothing is added yet. `at` is the panel from these lanes on, and
+// `coefficients` is the offset of the row's coefficients in the tile.
+template <int VECTORS, Growth GROWTH, bool CAPPED>
+PYMULTILING_INLINE Change<VECTORS, GROWTH, CAPPED> make_change(
+    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap) {
+  return {
       row,
       at.data,
-      load(tile.direct + coefficients),
-      load(tile.cross + coefficients),
-      load(tile.growth + coefficients),
+      VECTORS > 0 ? load(tile.direct + coefficients) : vec{},
+      VECTORS > 1 ? load(tile.cross + coefficients) : vec{},
+      GROWTH == Growth::row ? load(tile.growth + coefficients) : vec{},
       vec{},
       vec{},
       softcap};
-  bound = abs(change.direct) * load(at.largest);
-  if (CROSS) bound += abs(change.cross) * load(at.largest + BLOCK);
+}
+
+// Returns the t of one row for LANES neurons, from which no mean is subtracted yet, and sets `bound` to a bound of its
+// magnitude. The other parameters are those of make_change.
+template <int VECTORS, Growth GROWTH, bool CAPPED>
+PYMULTILING_INLINE Change<VECTORS, GROWTH, CAPPED> change_of(
+    const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound) {
+  auto change = make_change<VECTORS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap);
+  bound = VECTORS > 0 ? abs(change.direct) * load(at.largest) : vec{};
+  if (VECTORS > 1) bound += abs(change.cross) * load(at.largest + BLOCK);
   if (GROWTH == Growth::row) bound += abs(change.growth) * row.largest_score;
-  if (GROWTH == Growth::key) bound += load(at.largest + (1 + CROSS) * BLOCK) * row.largest_score;
+  if (GROWTH == Growth::key) bound += load(at.largest + VECTORS * BLOCK) * row.largest_score;
   // The result of a soft cap depends on constants, so the panel's mean is added back.
-  if (CAPPED) {
+  if (CAPPED && VECTORS > 0) {
     change.constant = change.direct * load(at.mean);
-    if (CROSS) change.constant += change.cross * load(at.mean + BLOCK);
+    if (VECTORS > 1) change.constant += change.cross * load(at.mean + BLOCK);
     bound += abs(change.constant);
   }
   if (row.has_sink) bound += abs(change.of_sink(at));
   return change;
 }
 
-// Calls compute_site<CROSS, GROWTH, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
+// Calls compute_site<VECTORS, GROWTH, CAPPED>(panel, index) with the problem's options. `index` is 0 for query neurons,
 // 1 for key neurons.
 template <typename Site>
 static void dispatch_site(const QkImportance& a, const Panel& panel, Growth growth, int64_t index, Site compute_site) {
-  const auto with_growth = [&]<bool CROSS, bool CAPPED>() {
+  const auto with_growth = [&]<int VECTORS, bool CAPPED>() {
     switch (growth) {
-      case Growth::none: return compute_site.template operator()<CROSS, Growth::none, CAPPED>(panel, index);
-      case Growth::row: return compute_site.template operator()<CROSS, Growth::row, CAPPED>(panel, index);
-      case Growth::key: return compute_site.template operator()<CROSS, Growth::key, CAPPED>(panel, index);
+      case Growth::none: return compute_site.template operator()<VECTORS, Growth::none, CAPPED>(panel, index);
+      case Growth::row: return compute_site.template operator()<VECTORS, Growth::row, CAPPED>(panel, index);
+      case Growth::key: return compute_site.template operator()<VECTORS, Growth::key, CAPPED>(panel, index);
     }
   };
   if (a.softcap != 0)
-    return a.rotates() ? with_growth.template operator()<true, true>() : with_growth.template operator()<false, true>();
-  return a.rotates() ? with_growth.template operator()<true, false>() : with_growth.template operator()<false, false>();
+    return a.rotates() ? with_growth.template operator()<2, true>() : with_growth.template operator()<1, true>();
+  return a.rotates() ? with_growth.template operator()<2, false>() : with_growth.template operator()<1, false>();
 }
 
 // Calls compute_site for the query neurons and, if they differ, for the key neurons, with their coefficients set.

@@ -7,12 +7,12 @@
 #include "instruction_set.h"
 #include "qk_rows.h"
 #include "qk_sweep.h"
+#include "whole_norm.h"
 
 namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
 // Finds a row's peaks, and computes the sums over its keys that do not depend on the neuron.
 static void find_peaks(const QkImportance& a, Row& row) {
-  const bool needs_scores = a.softcap != 0 || a.q_growth.data || a.k_growth.data;
   const float* p = row.probability;
   row.peaks = 0;
   vec squares{}, slopes{}, scores{};
@@ -22,7 +22,7 @@ static void find_peaks(const QkImportance& a, Row& row) {
     if (any(peak))
       for (int64_t i = 0; i < LANES; i++)
         if (peak[i] && row.peaks < PEAKS) row.peak[row.peaks++] = j + i;
-    if (!needs_scores) continue;
+    if (!a.needs_scores()) continue;
     vec rest = peak ? vec{} : load(p + j);
     if (a.softcap != 0) rest *= 4.0f * load(row.sigmoid_minus + j) * load(row.sigmoid_plus + j);
     slopes += rest;
@@ -35,11 +35,11 @@ static void find_peaks(const QkImportance& a, Row& row) {
 
 // Returns t minus approximately its mean under A, for one row and LANES neurons, and sets `sink` to t of the sink. The
 // other parameters are those of change_of.
-template <bool CROSS, Growth GROWTH, bool CAPPED>
-static Change<CROSS, GROWTH, CAPPED> centred(
+template <int VECTORS, Growth GROWTH, bool CAPPED>
+static Change<VECTORS, GROWTH, CAPPED> centred(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound, vec& sink) {
-  auto change = change_of<CROSS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap, bound);
-  const vec growth = GROWTH == Growth::key ? load(at.mean + (1 + CROSS) * BLOCK) : change.growth;
+  auto change = change_of<VECTORS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap, bound);
+  const vec growth = GROWTH == Growth::key ? load(at.mean + VECTORS * BLOCK) : change.growth;
   // The peaks contribute exactly to the mean. The other keys contribute with the panel's mean and the slope of the soft
   // cap.
   vec mean = change.constant * row.rest_slopes;  // the constant is 0 without a soft cap
@@ -56,32 +56,42 @@ static Change<CROSS, GROWTH, CAPPED> centred(
   return change;
 }
 
-template <bool CROSS, Growth GROWTH, bool CAPPED>
-static void compute_site(const QkImportance& a, const Tile& tile, const Panel& panel, float* importance) {
-  using ChangeOf = Change<CROSS, GROWTH, CAPPED>;
+// `width` is the number of neurons of the panel, and of the tile's coefficients.
+template <int VECTORS, Growth GROWTH, bool CAPPED>
+static void compute_site(const Tile& tile, const Panel& panel, int64_t width, float softcap, float* importance) {
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
-  for (int64_t n = 0; n < a.width(); n += LANES) {
+  for (int64_t n = 0; n < width; n += LANES) {
     const Panel at = panel.lanes(tile.keys, n);
     vec bound[ROWS], constant[ROWS], centre[ROWS], sink[ROWS], total{};
     Sums sums[ROWS];
+    bool is_narrow[ROWS];
     for (int64_t r = 0; r < tile.rows; r++) {
       const auto change =
-          centred<CROSS, GROWTH, CAPPED>(tile.row[r], tile, at, r * a.width() + n, a.softcap, bound[r], sink[r]);
+          centred<VECTORS, GROWTH, CAPPED>(tile.row[r], tile, at, r * width + n, softcap, bound[r], sink[r]);
       constant[r] = change.constant;
       centre[r] = change.centre;
+      is_narrow[r] = !any(~(bound[r] <= LARGEST_NARROW * LOG2_E * softcap));
     }
     const auto change_of_row = [&](int64_t r) {
-      const int64_t c = r * a.width() + n;
-      return ChangeOf{
-          tile.row[r], at.data,  load(tile.direct + c), load(tile.cross + c), load(tile.growth + c), constant[r],
-          centre[r],   a.softcap};
+      auto change = make_change<VECTORS, GROWTH, CAPPED>(tile.row[r], tile, at, r * width + n, softcap);
+      change.constant = constant[r];
+      change.centre = centre[r];
+      return change;
     };
     for (int64_t from = begin; from < end; from += KEYS) {
       for (int64_t r = 0; r < tile.rows; r++) {
         const Row& row = tile.row[r];
         const int64_t first = row.first > from ? row.first : from;
         const int64_t last = row.last < from + KEYS ? row.last : from + KEYS;
-        add(sums[r], sweep(change_of_row(r), first, last, [](vec p, vec t, int64_t) { return weighted_change(p, t); }));
+        const auto change = change_of_row(r);
+        const auto weighted = [](vec p, vec t, int64_t) { return weighted_change(p, t); };
+        if constexpr (CAPPED) {
+          if (is_narrow[r]) {
+            add(sums[r], sweep(NarrowChange<Change<VECTORS, GROWTH, CAPPED>>{change}, first, last, weighted));
+            continue;
+          }
+        }
+        add(sums[r], sweep(change, first, last, weighted));
       }
     }
     for (int64_t r = 0; r < tile.rows; r++) {
@@ -108,9 +118,24 @@ void qk_tile(const QkImportance& a, int64_t task, float* scratch) {
   Tile tile;
   make_tile(a, task, scratch, tile);
   for (int64_t r = 0; r < tile.rows; r++) find_peaks(a, tile.row[r]);
-  for_each_site(a, tile, [&]<bool CROSS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
-    compute_site<CROSS, GROWTH, CAPPED>(a, tile, panel, a.sums + (2 * task + index) * a.width());
+  for_each_site(a, tile, [&]<int VECTORS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
+    compute_site<VECTORS, GROWTH, CAPPED>(tile, panel, a.width(), a.softcap, a.sums + (2 * task + index) * a.width());
   });
+}
+
+void rescaling_tile(const QkImportance& a, const Rescaling& rescaling, int64_t task, float* scratch) {
+  Tile tile;
+  make_tile(a, task, scratch, tile);
+  for (int64_t r = 0; r < tile.rows; r++) find_peaks(a, tile.row[r]);
+  tile.growth = rescaling.query_growth + tile.first_row * rescaling.query_width;
+  float* sums = rescaling.sums + (task - rescaling.first_task) * (rescaling.query_width + rescaling.key_width);
+  const Panel without_vectors{scratch, scratch, scratch, 0};  // is not read
+  const auto compute = [&]<bool CAPPED>() {
+    compute_site<0, Growth::row, CAPPED>(tile, without_vectors, rescaling.query_width, a.softcap, sums);
+    compute_site<0, Growth::key, CAPPED>(
+        tile, rescaling.key_panel, rescaling.key_width, a.softcap, sums + rescaling.query_width);
+  };
+  a.softcap != 0 ? compute.template operator()<true>() : compute.template operator()<false>();
 }
 
 }  // namespace pymultiling::PYMULTILING_INSTRUCTION_SET

@@ -93,6 +93,18 @@ PYMULTILING_INLINE vec sqrt(vec x) {
   return x;
 #endif
 }
+// Returns 1 / x for normal x, with error 2e-7: faster than a division where the machine estimates it.
+PYMULTILING_INLINE vec reciprocal(vec x) {
+#if defined(__AVX512F__)
+  const vec y = (vec)_mm512_rcp14_ps((__m512)x);
+  return y * (2.0f - x * y);
+#elif defined(__AVX2__)
+  const vec y = (vec)_mm256_rcp_ps((__m256)x);
+  return y * (2.0f - x * y);
+#else
+  return 1.0f / x;
+#endif
+}
 PYMULTILING_INLINE vec abs(vec x) { return bits<vec>(bits<ivec>(x) & 0x7fffffff); }
 // Returns whether any lane of `mask`, the result of comparisons, is true.
 PYMULTILING_INLINE bool any(ivec mask) {

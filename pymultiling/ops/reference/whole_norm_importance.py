@@ -93,6 +93,8 @@ def whole_norm_importance(
     scale: float,
     window: int | None,
     softcap: float | None,
+    q_own: Tensor | None = None,
+    k_own: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes what zeroing a query or key neuron does to the other heads, under a norm over all heads.
 
@@ -105,6 +107,8 @@ def whole_norm_importance(
         scale: factor of the attention scores.
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: soft cap of the attention scores. None: they are not capped.
+        q_own: (B, H d), is added to the result of the query neurons. None: nothing is.
+        k_own: (B, K d), is added to the result of the key neurons. None: nothing is.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
@@ -130,6 +134,9 @@ def whole_norm_importance(
             every_t, every_neuron = torch.ones_like(document.q_rescale, dtype=torch.bool), torch.arange(kv_heads * size)
             q_importance[document.index] = _sum_queries(document, every_t, every_t.numel(), softcap)
             k_importance[document.index] = _sum_key_by_key(document, every_neuron, softcap)
+    for importance, own in ((q_importance, q_own), (k_importance, k_own)):
+        if own is not None:
+            importance += own
     return q_importance, k_importance
 
 

@@ -180,6 +180,43 @@ class Nearest:
 
 
 @dataclass(frozen=True)
+class WholeNorm:
+    batch: int = 1
+    kv_heads: int = 2
+    group: int = 1
+    length: int = 5
+    size: int = 4
+    rescale: float = 1e-3  # the largest t, up to rounding
+    own: bool = False
+    valid: str = "all"
+    scale: float = 0.5
+    window: int | None = None
+    softcap: float | None = None
+    numbers: Numbers = field(default_factory=Numbers)
+    operator: str = "whole_norm_importance"
+
+    def arguments(self) -> tuple[object, ...]:
+        queries = (self.batch, self.kv_heads * self.group, self.length, self.size)
+        keys = (self.batch, self.kv_heads, self.length, self.size)
+        q, k = self.numbers.tensor(0, *queries), self.numbers.tensor(1, *keys)
+        generator = torch.Generator().manual_seed(self.numbers.seed)
+        rescale, own = [], []
+        for batch, heads, length, size in (queries, keys):
+            t = self.rescale * torch.rand(batch, length, heads * size, generator=generator)
+            rescale.append(lay_out(t, self.numbers.layout))
+            own.append(torch.rand(batch, heads * size, generator=generator) if self.own else None)
+        valid = _valid(self.valid, self.batch, self.length, self.numbers.seed)
+        return q, k, *rescale, valid, self.scale, self.window, self.softcap, *own
+
+
+def _valid(kind: str, batch: int, length: int, seed: int) -> Tensor:
+    """Returns (batch, length) bool: "all" True, "none", or "some"."""
+    if kind == "some":
+        return torch.rand(batch, length, generator=torch.Generator().manual_seed(seed)) < 0.6
+    return torch.full((batch, length), kind == "all")
+
+
+@dataclass(frozen=True)
 class Qk:
     operator: str = "qk_importance"
     batch: int = 1
@@ -220,13 +257,7 @@ class Qk:
             q_growth, k_growth = (x.nan_to_num().abs().clamp(max=3).float() for x in growths)
             q_growth = None if self.growth == "keys" else q_growth
             k_growth = None if self.growth == "queries" else k_growth
-        valid = torch.ones(self.batch, self.length, dtype=torch.bool)
-        if self.valid == "some":
-            valid = (
-                torch.rand(self.batch, self.length, generator=torch.Generator().manual_seed(self.numbers.seed)) < 0.6
-            )
-        if self.valid == "none":
-            valid = ~valid
+        valid = _valid(self.valid, self.batch, self.length, self.numbers.seed)
         sinks = None
         if self.sinks is not None:
             generator = torch.Generator().manual_seed(self.numbers.seed)

@@ -64,8 +64,7 @@ class Family:
             `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
             scaling.
         single_tables: whether the tables of the rotation have r/2 columns, one for both dimensions of a pair.
-        complex_tables: whether `rotation` is one table of r/2 complex numbers, whose real and imaginary parts are the
-            cosines and sines. Dimensions 2m and 2m + 1 are rotated together.
+        complex_tables: whether the table of an interleaved rotation is one of r/2 complex numbers, cosine + i sine.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
             head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.

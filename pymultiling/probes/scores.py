@@ -199,10 +199,10 @@ def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any])
     """Returns cosines and sines from the attention's keywords, or None if the layer does not rotate."""
     if decoder.family.rotation is None or not layer.rotates:
         return None
-    table = _keyword(keywords, decoder.family.rotation)
+    tables = _keyword(keywords, decoder.family.rotation)
     if decoder.family.complex_tables:
-        return table.real.repeat_interleave(2, -1), table.imag.repeat_interleave(2, -1)
-    cos, sin = table
+        return tables.real.repeat_interleave(2, -1), tables.imag.repeat_interleave(2, -1)
+    cos, sin = tables
     if decoder.family.single_tables:
         return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
     return (repeat_for_pairs(cos), repeat_for_pairs(sin)) if decoder.family.half_tables else (cos, sin)

@@ -14,8 +14,7 @@ from pymultiling.runtime.device_copies import to_device
 
 # {site: index of the site's neurons among the inputs or outputs of a module}
 SiteIndices: TypeAlias = dict[str, slice | Tensor]
-# {site: which of the site's neurons a module has}
-SiteMembers: TypeAlias = dict[str, slice]
+SiteMembers: TypeAlias = dict[str, slice]  # {site: which neurons of the layer's site these are}
 
 
 class SetMasks:
@@ -62,7 +61,7 @@ class SetMasks:
             (sets, width) bool, which inputs or outputs are in each set; and (width,), their means, or None if the sets
             have none. A site that `mean` lacks has zeros; `check_mean` makes sure that no set has neurons there.
         """
-        place = width, *((site, members[site].start, members[site].stop) for site in indices)
+        place = width, *((site, own.start, own.stop) for site, own in members.items())
         if place not in self._masks:
             self._masks[place] = self._stack_masks(indices, width, members)
             self._used_layers[place] = self._masks[place].flatten(1).any(1).tolist()

@@ -305,7 +305,7 @@ def _draw(model, generator) -> None:
             noise = 0.5 * noise
         parameter.copy_(noise)
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):  # by which a router chooses experts, and no more
+        if name.endswith("e_score_correction_bias"):  # what routers add to scores before they choose
             buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 

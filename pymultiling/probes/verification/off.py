@@ -99,7 +99,7 @@ class OffWatch:
             before = self._valid(self._before.pop(module))
             if isinstance(self._layer, AttentionLayer) and site == "o":
                 self._check_values(self._layer, before)
-            off = _off(site, before.shape[-1], slice(None), members[site].start)
+            off = _off(site, before.shape[-1], slice(None), members[site].start or 0)
             x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
             expected, returned = plain_output(module, x, some), self._valid(output)[..., some]
@@ -115,7 +115,7 @@ class OffWatch:
         def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._valid(self._before.pop(module))
             off = torch.cat(
-                [_off(site, before.shape[-1], index, members[site].start) for site, index in indices.items()]
+                [_off(site, before.shape[-1], index, members[site].start or 0) for site, index in indices.items()]
             )
             expected, returned = before.index_fill(-1, off.to(before.device), 0), self._valid(output)
             subject = f"with neurons off, {self._names[module]} does not return what zeroed rows of its weight give"

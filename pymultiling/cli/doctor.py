@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> None:
     from pymultiling.models.decoder import Decoder
+    from pymultiling.models.linear import inputs_of
     from pymultiling.models.loading import load_without_weights
     from pymultiling.neurons.widths import width_range
 
@@ -91,9 +92,10 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         )
     )
     if layer.latent is not None:
-        own, shared = layer.latent.own, layer.latent.shared
+        own, shared, latent = layer.latent.own, layer.latent.shared, inputs_of(layer.v.module)
         heads = f"{layer.heads}; queries and keys of size {layer.head_size}, values of size {layer.value_size}"
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
+        widths["latent vectors"] = f"keys and values come from one of size {latent:,}; what gives it has no neurons"
     family = f"{model.config.model_type} ({type(model).__name__})"
     rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
     print(_table(rows, indent="  "))

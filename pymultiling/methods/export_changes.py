@@ -127,12 +127,11 @@ def changes_of_set(
             for expert, mask in enumerate(routed.view(experts.expert_count, -1)):
                 if mask.any():
                     add(experts.module, "down_proj", Change(axis, mask.nonzero().flatten(), factor, expert=expert))
-        for linear, on_input, indices, all_members in find_changed_modules(layer):
+        for linear, on_input, indices, own in find_changed_modules(layer):
             for site, places in indices.items():
-                own = all_members[site]
-                if site not in neurons.sites or not neurons.sites[site][number, own].any():
+                if site not in neurons.sites or not neurons.sites[site][number, own[site]].any():
                     continue
-                members = neurons.sites[site][number, own]
+                members = neurons.sites[site][number, own[site]]
                 module = require_plain(linear, names.modules[linear])
                 size = inputs_of(module) if on_input else outputs_of(module)
                 index = torch.arange(size)[places][members]

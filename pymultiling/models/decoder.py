@@ -29,7 +29,7 @@ from pymultiling.models.latent_heads import LatentHeads
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of, outputs_of
 from pymultiling.models.mask_reads import without_mask_reads
 from pymultiling.models.pretrained import class_name, pretrained, tensor_attribute
-from pymultiling.models.tensor_parallel import full_tensor, tensor_parallel_of
+from pymultiling.models.tensor_parallel import full_tensor, is_spread, tensor_parallel_of
 from pymultiling.models.unwrap import refuse_spread_weights, require_weights, text_decoder, unwrap
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.sites import SITES
@@ -258,13 +258,13 @@ class Decoder:
         if not self.attention_layers:
             raise UnsupportedModel(f"no layer of {class_name(model)} has {self.family.attention}: {CORRECT_ENTRY}")
         self._first = next(iter(self.attention_layers.values()))
-        self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
-        if self.tensor_parallel.count > 1 and self.family.kv is not None:
+        if self.family.kv is not None and is_spread(model):
             raise UnsupportedModel(
                 f"{class_name(model)} is spread over processes, whose heads share a part of their keys, which is not "
                 "supported: load the model without tp_plan, for example with device_map"
             )
         self._layer_widths = {site: tuple(layer.width(site) for layer in self.layers) for site in SITES}
+        self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
         for site, widths in self._layer_widths.items() if self.tensor_parallel.count > 1 else ():
             if len(set(widths)) > 1:
                 raise UnsupportedModel(

@@ -36,8 +36,9 @@ class LatentHeads:
 
     def queries(self, q: Tensor) -> Tensor:
         """Reorders the outputs of the query projection, (B, l, H (o + s)), for operators."""
-        own, shared = torch.unflatten(q, -1, (-1, self.size)).split([self.own, self.shared], -1)
-        return torch.cat([shared[..., self._rotated(q.device)], own], -1).flatten(-2)
+        heads = torch.unflatten(q, -1, (-1, self.size))
+        shared = heads[..., self.own :][..., self._rotated(q.device)]
+        return torch.cat([shared, heads[..., : self.own]], -1).flatten(-2)
 
     def keys(self, own: Tensor, shared: Tensor) -> Tensor:
         """Puts the keys of all heads together for operators.
@@ -59,8 +60,9 @@ class LatentHeads:
 
     def query_neurons(self, values: Tensor) -> Tensor:
         """Returns values of the query neurons, (B, H (o + s)) in operators' order, in the order of the projection."""
-        shared, own = torch.unflatten(values, 1, (-1, self.size)).split([self.shared, self.own], -1)
-        return torch.cat([own, shared[..., self._rotated(values.device).argsort()]], -1).flatten(1)
+        heads = torch.unflatten(values, 1, (-1, self.size))
+        shared = heads[..., : self.shared][..., self._rotated(values.device).argsort()]
+        return torch.cat([heads[..., self.shared :], shared], -1).flatten(1)
 
     def key_neurons(self, values: Tensor) -> Tensor:
         """Returns values of the key neurons: of each head's own ones, and then the sums over heads of the shared ones.
@@ -71,8 +73,9 @@ class LatentHeads:
         Returns:
             (B, H o + s).
         """
-        shared, own = torch.unflatten(values, 1, (-1, self.size)).split([self.shared, self.own], -1)
-        return torch.cat([own.flatten(1), shared.sum(1)[:, self._rotated(values.device).argsort()]], 1)
+        heads = torch.unflatten(values, 1, (-1, self.size))
+        shared = heads[..., : self.shared].sum(1)[:, self._rotated(values.device).argsort()]
+        return torch.cat([heads[..., self.shared :].flatten(1), shared], 1)
 
     def _rotated(self, device: torch.device) -> Tensor:
         """Returns (s,) int64, the shared outputs of a projection in the order in which they are rotated."""

@@ -63,6 +63,13 @@ def tensor_parallel_of(model: nn.Module, weight: Tensor) -> TensorParallel:
     return TensorParallel()
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether a model, or any of its parts, is spread over processes."""
+    return (getattr(model, "tp_size", None) or 1) > 1 or any(
+        isinstance(weight, DTensor) for weight in model.parameters()
+    )
+
+
 def process_count(model: nn.Module) -> int:
     """Returns over how many processes a model of any kind is spread.
 

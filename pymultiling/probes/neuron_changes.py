@@ -75,7 +75,7 @@ def change_neurons(
         if isinstance(ffn, Experts):
             of_experts, weight = {"ffn": slice(ffn.width)}, ffn.module.down_proj
             found = set_masks.of_module(
-                number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, {"ffn": of_experts}
+                number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, of_experts
             )
             if found is not None:
                 routed_change = _routed_change(row_sets, ffn, found[0], scale, found[1])
@@ -122,7 +122,7 @@ def find_changed_modules(layer: Layer) -> Iterator[ChangedModule]:
         yield ChangedModule(layer.dense.down, True, {"ffn": slice(None)}, {"ffn": layer.dense_members})
     if not isinstance(layer, AttentionLayer):
         return
-    yield ChangedModule(layer.o, True, {"o": slice(None)}, {"o": slice(0, layer.width("o"))})
+    yield ChangedModule(layer.o, True, {"o": slice(None)}, {"o": slice(layer.width("o"))})
     outputs: dict[Linear, ChangedModule] = {}  # the parts of a fused projection share a module
     for site, projection, members in layer.projections():
         changed = outputs.setdefault(projection.module, ChangedModule(projection.module, False, {}, {}))

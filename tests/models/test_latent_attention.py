@@ -15,10 +15,8 @@ import torch
 
 import pymultiling as pml
 from pymultiling.cli import main
-from pymultiling.models import decoder as decoder_module
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.families import FAMILIES, family_of
-from pymultiling.models.tensor_parallel import TensorParallel
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.verification.verify import verify
 from pymultiling.probes.verification.zeroing import spot_check
@@ -272,11 +270,12 @@ def test_copies_beyond_the_first_context_are_accepted(name, context):
     assert not result.departures and not result.notes
 
 
-def test_models_that_are_spread_over_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(decoder_module, "tensor_parallel_of", lambda *_: TensorParallel(0, 2))
-    Decoder(tiny_model("llama"))
+@pytest.mark.parametrize("name", KINDS)
+def test_models_that_are_spread_over_processes_are_refused(monkeypatch, name):
+    model = tiny_model(name)
+    monkeypatch.setattr(model, "_tp_size", 2)
     with pytest.raises(pml.UnsupportedModel, match=r"whose heads share a part of their keys.* without tp_plan"):
-        Decoder(tiny_model("deepseek_v2"))
+        Decoder(model)
 
 
 def only_shared_keys(model) -> pml.NeuronSet:
@@ -419,6 +418,7 @@ def test_doctor_says_which_keys_are_shared(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "heads 4; queries and keys of size 10, values of size 5" in printed
     assert "k 28 neurons per layer: 6 of each head, then 4 rotated ones that all heads share" in printed
+    assert "keys and values come from one of size 10; what gives it has no neurons" in printed
     assert "k model.layers.0.self_attn.kv_b_proj, outputs 0 to 5 of each block of 11" in printed
     assert "k of all heads model.layers.0.self_attn.kv_a_proj_with_mqa, outputs 10 to 13 of 14" in printed
     assert "v model.layers.0.self_attn.kv_b_proj, outputs 6 to 10 of each block of 11" in printed

@@ -116,7 +116,7 @@ class OffWatch:
         def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._valid(self._before.pop(module))
             off = torch.cat(
-                [_off(site, before.shape[-1], index, members[site].start) for site, index in indices.items()]
+                [_off(site, before.shape[-1], index, members[site].start or 0) for site, index in indices.items()]
             )
             expected, returned = before.index_fill(-1, off.to(before.device), 0), self._valid(output)
             subject = f"with neurons off, {self._names[module]} does not return what zeroed rows of its weight give"

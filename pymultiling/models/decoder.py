@@ -148,6 +148,8 @@ class AttentionLayer(Layer):
         attention_norm: a norm of the attention's output, or None.
         head_size: the number of neurons of one head.
         rotates: whether queries and keys are rotated.
+        local_window: how many positions a query sees, where the attention does not tell transformers' interface; None:
+            all.
         chunk: a query sees the keys of its own chunk of this many tokens of the document; None: there are no chunks.
     """
 
@@ -162,6 +164,7 @@ class AttentionLayer(Layer):
     attention_norm: nn.Module | None
     head_size: int
     rotates: bool
+    local_window: int | None
     chunk: int | None
 
     @property
@@ -295,8 +298,8 @@ class Decoder:
 
     def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Returns what the model gets as its input: the tokens or their embeddings."""
-        if self.config.model_type == "gpt2" and self.config.pad_token_id is not None:
-            # Without a mask GPT-2 would read the tokens from the device, to warn if there are tokens of padding.
+        if self.config.model_type in ("gpt2", "openai-gpt") and self.config.pad_token_id is not None:
+            # Without a mask these would read the tokens from the device, to warn if there are tokens of padding.
             return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
         return {"input_ids": input_ids}
 
@@ -415,6 +418,7 @@ class Decoder:
             attention_norm=_find_optional(layer, family.attention_norm, where),
             head_size=head_size,
             rotates=rotates,
+            local_window=family.local_window if getattr(attention, "attention_type", None) == "local" else None,
             chunk=family.chunk if family.chunk and self.config.layer_types[index] == CHUNKED else None,
         )
 

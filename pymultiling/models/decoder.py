@@ -175,6 +175,8 @@ class AttentionLayer(Layer):
         value_size: the number of dimensions of one value.
         latent: the dimensions of queries and keys in multi-head latent attention, or None.
         rotates: whether queries and keys are rotated.
+        local_window: how many positions a query sees, where the attention does not tell transformers' interface; None:
+            all.
         chunk: a query sees the keys of its own chunk of this many tokens of the document; None: there are no chunks.
     """
 
@@ -194,6 +196,7 @@ class AttentionLayer(Layer):
     value_size: int
     latent: LatentHeads | None
     rotates: bool
+    local_window: int | None
     chunk: int | None
 
     @property
@@ -347,8 +350,8 @@ class Decoder:
 
     def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Returns what the model gets as its input: the tokens or their embeddings."""
-        if self.config.model_type == "gpt2" and self.config.pad_token_id is not None:
-            # Without a mask GPT-2 would read the tokens from the device, to warn if there are tokens of padding.
+        if self.config.model_type in ("gpt2", "openai-gpt") and self.config.pad_token_id is not None:
+            # Without a mask these would read the tokens from the device, to warn if there are tokens of padding.
             return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
         return {"input_ids": input_ids}
 
@@ -496,6 +499,7 @@ class Decoder:
             value_size=value_size,
             latent=latent,
             rotates=rotates,
+            local_window=family.local_window if getattr(attention, "attention_type", None) == "local" else None,
             chunk=family.chunk if family.chunk and self.config.layer_types[index] == CHUNKED else None,
         )
 

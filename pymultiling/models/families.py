@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Glm4MoeConfig,
         Glm4MoeLiteConfig,
         GPTBigCodeConfig,
+        GPTNeoConfig,
         GptOssConfig,
         GraniteMoeSharedConfig,
         GraniteMoeSWAConfig,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
         Llama4TextConfig,
         MiniCPM3Config,
         Ministral3Config,
+        MptConfig,
         OlmoConfig,
         OlmoeConfig,
+        OpenAIGPTConfig,
         PersimmonConfig,
         PhiConfig,
         PreTrainedConfig,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         XLMRobertaConfig,
         YoutuConfig,
     )
+    from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
     LatentConfig: TypeAlias = DeepseekV2Config | DeepseekV3Config | Glm4MoeLiteConfig | MiniCPM3Config | YoutuConfig
 
@@ -250,6 +254,22 @@ def _gpt_bigcode(config: GPTBigCodeConfig) -> Family:
     return replace(_GPT2, qkv_by_head=not config.multi_query)
 
 
+def _gpt_neo(config: GPTNeoConfig) -> Family:
+    return Family(
+        layers="h",
+        final=("ln_f",),
+        attention="attn.attention",
+        interface=False,
+        score_scale=1.0,
+        local_window=config.window_size,
+        rotation=None,
+        o="out_proj",
+        gate=None,
+        up="c_fc",
+        down="c_proj",
+    )
+
+
 def _hyperclovax(config: HyperCLOVAXConfig) -> Family:
     norms = config.use_post_norm
     return Family(attention_norm="post_norm1" if norms else None, ffn_norm="post_norm2" if norms else None)
@@ -275,6 +295,28 @@ def _llama4(config: Llama4TextConfig) -> Family:
     )
 
 
+def _mpt(config: MptConfig) -> Family:
+    attention = cast("MptAttentionConfig", config.attn_config)
+    return Family(
+        layers="blocks",
+        final=("norm_f",),
+        positions=False,
+        attention="attn",
+        qkv="Wqkv",
+        clip=attention.clip_qkv or None,
+        interface=False,
+        score_scale=attention.softmax_scale,
+        rotation=None,
+        alibi="added",
+        alibi_keyword="position_bias",
+        o="out_proj",
+        ffn="ffn",
+        gate=None,
+        ffn_alone=False,
+        activation="gelu",
+    )
+
+
 def _ministral3(config: Ministral3Config) -> Family:
     rotation = cast("dict[str, Any]", config.rope_parameters)
     return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
@@ -291,6 +333,12 @@ def _olmoe(config: OlmoeConfig) -> Family:
             "a model whose configuration has no clip_qkv"
         )
     return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
+
+
+def _openai_gpt(config: OpenAIGPTConfig) -> Family:
+    # Its code has names of its own for activations.
+    activation = {"gelu": "gelu_new", "swish": "silu"}.get(config.afn, config.afn)
+    return replace(_GPT2, final=(), interface=False, activation=activation)
 
 
 def _persimmon(config: PersimmonConfig) -> Family:
@@ -394,6 +442,33 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         up="dense_h_to_4h",
         down="dense_4h_to_h",
     ),
+    "gpt_neox_japanese": Family(
+        final=("final_layer_norm",),
+        attention="attention",
+        qkv="query_key_value",
+        qkv_by_head=True,
+        interface=False,
+        o="dense",
+        gate=None,
+        up="dense_h_to_4h",
+        down="dense_4h_to_h",
+    ),
+    "openai-gpt": _openai_gpt,
+    "gpt_neo": _gpt_neo,
+    "gptj": Family(
+        layers="h",
+        final=("ln_f",),
+        attention="attn",
+        interface=False,
+        rotation="position_ids",
+        interleaved=True,
+        rotation_table="embed_positions",
+        o="out_proj",
+        gate=None,
+        up="fc_in",
+        down="fc_out",
+    ),
+    "mpt": _mpt,
     "bloom": _bloom,
     "opt": Family(
         layers="decoder.layers",

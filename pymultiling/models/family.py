@@ -53,7 +53,10 @@ class Family:
         clip: the largest magnitude to which the outputs of the query, key and value projections are clipped; None: they
             are not clipped.
         interface: whether the attention passes queries and keys to transformers' attention interface. If not, they are
-            taken from the projections, and attention scores are scaled by head size^-1/2.
+            taken from the projections, and attention scores are scaled by `score_scale`.
+        score_scale: with interface=False, the factor of the attention scores; None: head size^-1/2.
+        local_window: with interface=False, how many positions a query sees, its own included, in layers whose
+            attention has the `attention_type` "local"; None: there are no such layers.
         scaled_queries: whether the attention multiplies queries by head size^-1/2 before it passes them to the
             interface.
         query_scaling: (b, n): the attention multiplies the query at position p by 1 + b ln(1 + floor(p / n)), behind
@@ -67,9 +70,13 @@ class Family:
         interleaved: whether dimensions 2m and 2m + 1 are rotated together, rather than m and m + r/2.
         backwards: whether a rotation of dimensions m and m + r/2 is by the negative of the tables' angles.
         half_tables: whether the tables of an interleaved rotation hold all angles once, followed by a copy of them.
+        rotation_table: a buffer of the attention with a row for each position, the sines of all angles and then their
+            cosines. `rotation` is then the keyword argument in which the attention gets the positions.
         alibi: biases of the attention scores that grow with the position of the key; the attention gets them as
-            `alibi`. "added": they are added to the scaled attention scores. "scaled": they are added before the
+            `alibi_keyword`. "added": they are added to the scaled attention scores. "scaled": they are added before the
             scaling.
+        alibi_keyword: the keyword argument in which the attention gets the biases, for all documents or for each, and
+            for the positions of the document or for more, of which the last ones count.
         single_tables: whether the tables of the rotation have r/2 columns, one for both dimensions of a pair.
         complex_tables: whether `rotation` is one table of r/2 complex numbers, whose real and imaginary parts are the
             cosines and sines. Dimensions 2m and 2m + 1 are rotated together.
@@ -137,6 +144,8 @@ class Family:
     norms_behind_rotation: bool = False
     clip: float | None = None
     interface: bool = True
+    score_scale: float | None = None
+    local_window: int | None = None
     scaled_queries: bool = False
     query_scaling: tuple[float, int] | None = None
     query_scaling_unrotated: bool = False
@@ -145,7 +154,9 @@ class Family:
     interleaved: bool = False
     backwards: bool = False
     half_tables: bool = False
+    rotation_table: str | None = None
     alibi: Literal["added", "scaled"] | None = None
+    alibi_keyword: str = "alibi"
     single_tables: bool = False
     complex_tables: bool = False
     chunk: int | None = None
@@ -179,6 +190,14 @@ class Family:
             (
                 self.alibi is None or not (self.interface or self.rotation),
                 "alibi needs interface=False and rotation=None",
+            ),
+            (
+                not self.interface or (self.score_scale is None and self.local_window is None),
+                "score_scale and local_window need interface=False",
+            ),
+            (
+                self.rotation_table is None or bool(self.rotation and self.interleaved and not self.half_tables),
+                "rotation_table needs rotation, interleaved=True and half_tables=False",
             ),
             ((self.q_norm is None) == (self.k_norm is None), "give q_norm and k_norm both, or neither"),
             (self.q_norm is None or self.interface, "q_norm and k_norm need interface=True"),

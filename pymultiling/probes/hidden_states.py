@@ -34,7 +34,7 @@ def watch_layers(decoder: Decoder, hooks: Hooks, on_states: Callable[[int, Tenso
         on_states(0, args[0] if args else kwargs["hidden_states"])
 
     def pass_output(index: int, _: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        on_states(index, output[0] if isinstance(output, tuple) else output)
+        on_states(index, output[0] if isinstance(output, (tuple, list)) else output)
 
     layers = decoder.layer_modules()
     hooks.before_with_keywords(layers[0], pass_input)

@@ -16,6 +16,7 @@ from pymultiling.models.attention import AttentionListener
 from pymultiling.models.decoder import AttentionLayer, Decoder
 from pymultiling.models.linear import Projection
 from pymultiling.models.norms import split_heads
+from pymultiling.models.pretrained import tensor_attribute
 from pymultiling.models.query_scaling import position_factors
 from pymultiling.probes.hooks import Hooks, OutputHook
 
@@ -106,6 +107,7 @@ def watch_scores(
         A listener to register with `listen_to_attention`, or None where the hooks are enough.
     """
     family, captured, usual_scale = decoder.family, _Captured(), layer.head_size**-0.5
+    own_scale = usual_scale if family.score_scale is None else family.score_scale
 
     def capture_keywords(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         captured.keywords = kwargs
@@ -142,9 +144,11 @@ def watch_scores(
             query, key = rotate(query, *rotation, family.interleaved), rotate(key, *rotation, family.interleaved)
         bias, factor = None, 1.0
         if family.alibi is not None:
-            bias = _keyword(keywords, "alibi").reshape(*query.shape[:2], -1)
-            factor = 1.0 if family.alibi == "scaled" else 1 / usual_scale
-        on_scores(ScoreInputs(query, key, q, k, rotation, usual_scale, factor, bias, causal=family.causal))
+            bias = _keyword(keywords, family.alibi_keyword)[..., -query.shape[2] :]
+            bias = bias.reshape(-1, layer.heads, query.shape[2]).expand(len(query), -1, -1)
+            factor = 1.0 if family.alibi == "scaled" else 1 / own_scale
+        window = layer.local_window
+        on_scores(ScoreInputs(query, key, q, k, rotation, own_scale, factor, bias, window, causal=family.causal))
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
@@ -207,6 +211,10 @@ def _rotation(decoder: Decoder, layer: AttentionLayer, keywords: dict[str, Any])
     if name is None or not layer.rotates or (name in keywords and keywords[name] is None):
         return None
     tables = _keyword(keywords, name)
+    if decoder.family.rotation_table is not None:
+        rows = tensor_attribute(layer.attention, decoder.family.rotation_table).to(tables.device)[tables]
+        sin, cos = rows.repeat_interleave(2, -1).chunk(2, -1)
+        return cos, sin
     if decoder.family.complex_tables:
         return tables.real.repeat_interleave(2, -1), tables.imag.repeat_interleave(2, -1)
     cos, sin = tables

@@ -55,6 +55,33 @@ def forget_sinks(model):
     return mock.patch.object(source, "eager_attention_forward", attend)
 
 
+def hide_the_last_key_itself(model):
+    """Does as `hide_the_last_key` does, in an attention that does not use transformers' interface."""
+    attention = attention_of(layers_of(model)[LAYER], model.config)
+    original = attention._attn
+
+    def attend(query, key, value, attention_mask=None, *args, **kwargs):
+        length = query.shape[2]
+        hidden = torch.zeros(length, length, dtype=query.dtype)
+        hidden[3:, 2] = -1e4
+        return original(
+            query, key, value, hidden if attention_mask is None else attention_mask + hidden, *args, **kwargs
+        )
+
+    return mock.patch.object(attention, "_attn", attend)
+
+
+def rotate_table(model):
+    """Replaces the function of GPT-J's code that rotates by one that rotates nothing."""
+    source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
+    return mock.patch.object(source, "apply_rotary_pos_emb", lambda x, sin, cos: x)
+
+
+def scale_scores(model):
+    """Makes an attention compute with another scale than its entry says."""
+    return mock.patch.object(attention_of(layers_of(model)[LAYER], model.config), "softmax_scale", 0.4)
+
+
 def scale_experts(model):
     """Multiplies the output of a layer's experts."""
     experts = experts_of(layers_of(model)[LAYER])
@@ -73,6 +100,7 @@ ATTENTION = {
     rotate_nothing: "heads that the norms, clip and rotation",
     hide_the_last_key: "computes other attention than softmax",
 }
+OWN_ATTENTION = {hide_the_last_key_itself: ATTENTION[hide_the_last_key]}
 EXPERTS = {scale_experts: "does not compute the sum over experts"}
 SHARED = {leave_out_the_shared_expert: "does not return the sum of its experts and its shared expert"}
 SHARED_IN_LAYER = {leave_out_the_shared_expert: "shared_mlp does not return the output of"}
@@ -95,6 +123,11 @@ ERRORS = {
     "vaultgemma": ATTENTION,
     "persimmon": ATTENTION,
     "biogpt": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "gpt_neo": OWN_ATTENTION,
+    "gptj": OWN_ATTENTION | {rotate_table: ATTENTION[hide_the_last_key]},
+    "gpt_neox_japanese": OWN_ATTENTION | {rotate_nothing: ATTENTION[hide_the_last_key]},
+    "openai-gpt": OWN_ATTENTION,
+    "mpt": {scale_scores: ATTENTION[hide_the_last_key]},
     "gpt_bigcode": {hide_the_last_key: ATTENTION[hide_the_last_key]},
     "llama4_text": ATTENTION | EXPERTS | SHARED,
 }

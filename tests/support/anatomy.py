@@ -17,6 +17,11 @@ OTHER_NAMES = {
     "falcon": dict(layers="h", norm="ln_f", attention="self_attention", o="dense", qkv="query_key_value"),
     "opt": dict(layers="decoder.layers", norm="decoder.final_layer_norm", o="out_proj"),
     "xglm": dict(norm="layer_norm", o="out_proj"),
+    "gpt_neo": dict(layers="h", norm="ln_f", attention="attn.attention", o="out_proj"),
+    "openai-gpt": dict(layers="h", attention="attn", o="c_proj", qkv="c_attn"),
+    "gptj": dict(layers="h", norm="ln_f", attention="attn", o="out_proj"),
+    "gpt_neox_japanese": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
+    "mpt": dict(layers="blocks", norm="norm_f", attention="attn", o="out_proj", qkv="Wqkv"),
     "biogpt": dict(norm="layer_norm", o="out_proj"),
     "gpt_bigcode": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
     "persimmon": dict(norm="final_layernorm", o="dense", qkv="query_key_value"),
@@ -55,21 +60,9 @@ EXPERT_COUNT_FIELDS = {
     "glm4_moe_lite": "n_routed_experts",
 }
 # Kinds of models that have as many key heads as query heads, or one.
-WITHOUT_GROUPS = (
-    "gpt2",
-    "gpt_neox",
-    "bloom",
-    "falcon",
-    "opt",
-    "xglm",
-    "biogpt",
-    "gpt_bigcode",
-    "persimmon",
-    "bert",
-    "roberta",
-    "modernbert",
-    "xlm-roberta",
-)
+WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
+                  "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
+                  "bert", "roberta", "modernbert", "xlm-roberta")  # fmt: skip
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
@@ -94,7 +87,9 @@ def layers_of(model) -> torch.nn.ModuleList:
 def attention_of(layer, config) -> torch.nn.Module | None:
     """Returns the attention of a decoder layer; None where it has linear attention."""
     name = module_name(config, "attention")
-    return getattr(layer, name, None) if config.model_type in GATED else getattr(layer, name)
+    if config.model_type in GATED and not hasattr(layer, name):
+        return None
+    return layer.get_submodule(name)
 
 
 def has_site(config, site: str, layer: int) -> bool:
@@ -109,7 +104,7 @@ def output_of(layer, config) -> torch.nn.Module:
 
 def ffn_of(layer) -> torch.nn.Module:
     """Returns the FFN of a decoder layer, or the layer itself if the FFN's modules are attributes of it."""
-    found = (getattr(layer, name, None) for name in ("mlp", "feed_forward", "block_sparse_moe"))
+    found = (getattr(layer, name, None) for name in ("mlp", "feed_forward", "block_sparse_moe", "ffn"))
     return next((module for module in found if module is not None), layer)
 
 
@@ -119,6 +114,7 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
     for names in (
         ("c_fc", "c_fc", "c_proj"),
         ("fc1", "fc1", "fc2"),
+        ("fc_in", "fc_in", "fc_out"),
         ("dense_h_to_4h", "dense_h_to_4h", "dense_4h_to_h"),
         ("gate_up_proj", "gate_up_proj", "down_proj"),
         ("gate_proj", "up_proj", "down_proj"),
@@ -210,6 +206,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
     ffn_fields = {
         "gpt2": "n_inner",
         "gpt_bigcode": "n_inner",
+        "gptj": "n_inner",
         "opt": "ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
@@ -229,7 +226,9 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         query = key = 0
     if config.model_type in EXPERT_COUNT_FIELDS and is_dense(config, layer):
         return dict(ffn=config.intermediate_size, q=query, k=key, v=key, o=query)
-    ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"))
+    ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"), None)
+    if config.model_type in ("bloom", "gpt_neox_japanese", "mpt", "openai-gpt"):
+        ffn = 4 * config.hidden_size
     if config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
         ffn += shared_width(config)
@@ -237,7 +236,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         heads, own, shared = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
         values = heads * config.v_head_dim
         return dict(ffn=ffn, q=heads * (own + shared), k=heads * own + shared, v=values, o=values)
-    return dict(ffn=4 * config.hidden_size if config.model_type == "bloom" else ffn, q=query, k=key, v=key, o=query)
+    return dict(ffn=ffn, q=query, k=key, v=key, o=query)
 
 
 def shared_width(config) -> int:
@@ -285,11 +284,10 @@ def rows_of(config, site: str) -> torch.Tensor | None:
         return None
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
-    if config.model_type in ("gpt2", "phi3", "modernbert") or (
-        config.model_type == "gpt_bigcode" and config.multi_query
-    ):
+    shares_keys = config.model_type == "gpt_bigcode" and config.multi_query
+    if shares_keys or config.model_type in ("gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
         parts = rows.split([width["q"], width["k"], width["v"]])
-    elif config.model_type in ("gpt_neox", "gpt_bigcode"):
+    elif config.model_type in ("gpt_neox", "gpt_neox_japanese", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
     elif config.model_type == "falcon" and config.new_decoder_architecture:
         by_head = rows.view(keys, heads // keys + 2, head)

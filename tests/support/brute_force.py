@@ -34,7 +34,7 @@ POST_NORMS = {
     "hyperclovax": ("post_norm1", "post_norm2"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
-WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
+WITHOUT_POSITIONS = ("bloom", "mpt")  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attributes of the layer
 # The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
 # projection.
@@ -67,6 +67,11 @@ def float64_throughout(model):
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, *ROTATED_IN_FLOAT32[model.config.model_type]))
+        if model.config.model_type in ("gpt_neo", "gptj"):  # their code computes scores in float32
+            source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
+            stack.enter_context(mock.patch.object(source, "torch", _Float64Torch()))
+        if model.config.model_type == "mpt":  # it casts scores to float32
+            stack.enter_context(mock.patch("torch.Tensor.float", lambda x: x if x.is_floating_point() else x.double()))
         if model.config.model_type in ("granite_swa", "granitemoe_swa"):
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             attend = partial(_attend_with_sinks, source.eager_attention_forward)
@@ -117,6 +122,15 @@ def _attend_with_sinks(original, module, query, key, value, attention_mask, scal
     summed = probabilities @ value.repeat_interleave(groups, 1)
     torch.testing.assert_close(output, summed.transpose(1, 2), rtol=1e-5, atol=1e-5)
     return output, probabilities
+
+
+class _Float64Torch:
+    """torch, where float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str):
+        return getattr(torch, name)
 
 
 def _rotate_complex(q, k, table, heads_first):
@@ -244,7 +258,7 @@ def with_probabilities(kwargs: dict, config) -> dict:
     Falcon cannot be set to eager attention. Its mask either has the biases of ALiBi in it, which eager attention
     would add again, or it is True where a key is visible, and eager attention would add this as a number.
     """
-    if config.model_type in ("opt", "xglm"):
+    if config.model_type in ("opt", "xglm", "openai-gpt"):
         return {**kwargs, "output_attentions": True}  # transformers 5.0 needs this
     if config.model_type != "falcon":
         return kwargs
@@ -262,7 +276,7 @@ def _ffn(layer, call, config):
     if config.model_type in SUMS_INSIDE:
         return layer.output.dense(layer.intermediate.intermediate_act_fn(layer.intermediate.dense(*call.args)))
     output = ffn_of(layer)(*call.args, **call.kwargs)
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 @contextmanager

@@ -305,6 +305,15 @@ FURTHER_MODELS = {
     "biogpt": ("BioGpt", {}),
     "gpt_bigcode": ("GPTBigCode", dict(n_inner=37)),
     "gpt_bigcode-heads": ("GPTBigCode", dict(n_inner=37, multi_query=False, scale_attn_weights=False)),
+    "gpt_neo": (  # a layer with a window of 5 positions
+        "GPTNeo",
+        dict(num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=5),
+    ),
+    "openai-gpt": ("OpenAIGPT", {}),
+    "gptj": ("GPTJ", dict(n_inner=37, rotary_dim=4)),
+    "gpt_neox_japanese": ("GPTNeoXJapanese", dict(rope_parameters=dict(PARTIAL))),
+    "mpt": ("Mpt", dict(max_seq_len=64, attn_config=dict(clip_qkv=0.5, softmax_scale=0.3))),
+    "mpt-unclipped": ("Mpt", dict(max_seq_len=64)),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
@@ -350,7 +359,7 @@ FURTHER_MODELS = {
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
 }
 # {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
-OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM"}
+OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
 if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
     del FURTHER_MODELS["internlm3"]
 # Encoders, with a head that predicts masked tokens. tests/models/test_encoders.py compares them with brute force. The
@@ -453,7 +462,8 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 
 def hidden_of(model, batch: dict) -> torch.Tensor:
     """Returns the last hidden states, (documents, tokens, D). Every document's first token has the first position."""
-    options = {} if model.config.model_type == "bloom" else {"position_ids": positions(batch["attention_mask"], model)}
+    takes_positions = model.config.model_type not in ("bloom", "mpt")
+    options = {"position_ids": positions(batch["attention_mask"], model)} if takes_positions else {}
     return base_of(model)(**batch, **options, use_cache=False).last_hidden_state
 
 

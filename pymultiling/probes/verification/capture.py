@@ -381,5 +381,5 @@ def _version(x: Tensor) -> int | None:
 
 
 def _first(output: Any) -> Tensor:
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    tensor: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return tensor

@@ -37,7 +37,9 @@ class StatesWatch:
         expected = self._states
         for module in self._decoder.final_modules:
             expected = module(expected)
-        subject = f"the last hidden state is not what {', '.join(self._decoder.family.final)} make of the last layer's"
+        final = ", ".join(self._decoder.family.final)
+        made = f"what {final} make of " if final else ""
+        subject = f"the last hidden state is not {made}the last layer's"
         if expected.shape != output.shape:
             self._comparisons.depart("layers", f"{subject}: {ADVICE}")
             return
@@ -56,4 +58,4 @@ class StatesWatch:
                 self._comparisons.compare("layers", subject, ADVICE, *same_norms(self._states, states))
 
     def _keep_output(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._states = output[0] if isinstance(output, tuple) else output
+        self._states = output[0] if isinstance(output, (tuple, list)) else output

@@ -16,6 +16,7 @@ from pymultiling.models.decoder import Decoder
 # Fields of configurations, and of their rotations, that hold such a length.
 FIELDS = (
     "sliding_window",
+    "window_size",
     "attention_chunk_size",
     "original_max_position_embeddings",
     "floor_scale",

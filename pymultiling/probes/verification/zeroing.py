@@ -185,7 +185,7 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
 def _runner(module: nn.Module, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
     def run() -> Tensor:
         output: Tensor | tuple[Tensor, ...] = module(*calls[module].args, **calls[module].kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return output[0] if isinstance(output, (tuple, list)) else output
 
     return run
 

@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import ElectraConfig, ElectraModel
 
 import pymultiling as pml
 from pymultiling.ops import unavailable
@@ -53,16 +53,14 @@ def test_kernels_and_reference_give_the_same_importance():
     "model",
     [
         unknown_model(),
-        BertModel(
-            BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        ElectraModel(
+            ElectraConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
         ),
     ],
     ids=lambda model: type(model).__name__,
 )
 def test_an_unknown_family_is_refused_by_name(model):
-    with pytest.raises(
-        pml.UnsupportedModel, match=rf"{type(model).__name__}.*looked for one of llama, mistral.*families.py"
-    ):
+    with pytest.raises(pml.UnsupportedModel, match=rf"{type(model).__name__}.*looked for one of llama, .*families.py"):
         pml.importance(model, torch.ones(1, 3, dtype=torch.int64))
 
 

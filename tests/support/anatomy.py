@@ -193,10 +193,19 @@ def sizes(config) -> dict[str, int]:
 
 def is_dense(config, layer: int) -> bool:
     """Whether a layer of a mixture of experts has an FFN in place of the experts."""
+    kinds = getattr(config, "mlp_layer_types", None)
+    if kinds:
+        return kinds[layer] == "dense"
     if config.model_type == "ernie4_5_moe":
         return not config.moe_layer_start_index <= layer <= config.moe_layer_end_index
+    if config.model_type == "llama4_text":
+        return layer not in config.moe_layers
     sparse_step = getattr(config, "decoder_sparse_step", 1)
-    return layer in getattr(config, "mlp_only_layers", ()) or (layer + 1) % sparse_step != 0
+    return (
+        layer < getattr(config, "first_k_dense_replace", 0)
+        or layer in getattr(config, "mlp_only_layers", ())
+        or (layer + 1) % sparse_step != 0
+    )
 
 
 def layer_sizes(config, layer: int) -> dict[str, int]:
@@ -224,12 +233,12 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
     }
     if config.model_type in GATED and config.layer_types[layer] != "full_attention":
         query = key = 0
-    if config.model_type in EXPERT_COUNT_FIELDS and is_dense(config, layer):
-        return dict(ffn=config.intermediate_size, q=query, k=key, v=key, o=query)
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"), None)
     if config.model_type in ("bloom", "gpt_neox_japanese", "mpt", "openai-gpt"):
         ffn = 4 * config.hidden_size
-    if config.model_type in EXPERT_COUNT_FIELDS:
+    if config.model_type in EXPERT_COUNT_FIELDS and is_dense(config, layer):
+        ffn = dense_width(config)
+    elif config.model_type in EXPERT_COUNT_FIELDS:
         ffn *= getattr(config, EXPERT_COUNT_FIELDS[config.model_type])
         ffn += shared_width(config)
     if config.model_type in LATENT:
@@ -237,6 +246,12 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         values = heads * config.v_head_dim
         return dict(ffn=ffn, q=heads * (own + shared), k=heads * own + shared, v=values, o=values)
     return dict(ffn=ffn, q=query, k=key, v=key, o=query)
+
+
+def dense_width(config) -> int:
+    """Returns the number of FFN neurons of a layer without experts in a mixture of experts."""
+    names = {"llama4_text": "intermediate_size_mlp", "cohere2_moe": "prefix_dense_intermediate_size"}
+    return getattr(config, names.get(config.model_type, "intermediate_size"))
 
 
 def shared_width(config) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pymultiling.models import linear, unwrap
+from pymultiling.models import head, linear
 from pymultiling.models.decoder import Decoder
 from pymultiling.ops.dispatch import REFERENCES
 from pymultiling.ops.registry import OPERATORS
@@ -114,7 +114,7 @@ def fake_device() -> Iterator[FakeDevice]:
     with (
         mock.patch.object(HostCopy, "wait", wait),
         mock.patch.object(Decoder, "require_weights"),
-        mock.patch.object(unwrap, "require_weights"),
+        mock.patch.object(head, "require_weights"),
         mock.patch.object(linear, "PLAIN_TENSORS", (*linear.PLAIN_TENSORS, DeviceTensor)),
         device,
     ):

@@ -126,11 +126,11 @@ GROUPED_EXPERTS = dict(
     routed_scaling_factor=1.5,
     first_k_dense_replace=0,
 )
-# Six experts of 8 neurons and a shared one of 8; dense layers are as wide.
+# Six experts of 8 neurons and a shared one of 8; dense layers are narrower.
 LLAMA4 = dict(
     head_dim=8,
     intermediate_size=8,
-    intermediate_size_mlp=56,
+    intermediate_size_mlp=44,
     num_local_experts=6,
     attention_chunk_size=4,
     floor_scale=4,
@@ -146,7 +146,7 @@ GRANITE_SWA = dict(sliding_window=5, layer_types=["sliding_attention", "full_att
 EXAONE_MOE = dict(
     EXPERTS,
     head_dim=8,
-    intermediate_size=64,
+    intermediate_size=52,
     num_experts=6,
     num_experts_per_tok=2,
     num_shared_experts=2,
@@ -207,7 +207,7 @@ LATENT_EXPERTS = dict(
     topk_group=1,
     routed_scaling_factor=1.7,
 )
-LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=64)
+LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
 FURTHER_MODELS = {
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
     "deepseek_v2-half-dense": (
@@ -254,7 +254,7 @@ FURTHER_MODELS = {
     ),
     "glm4_moe-half-dense": (
         "Glm4Moe",
-        dict(GROUPED_EXPERTS, head_dim=8, intermediate_size=64, first_k_dense_replace=1, rope_parameters=dict(PARTIAL)),
+        dict(GROUPED_EXPERTS, head_dim=8, intermediate_size=56, first_k_dense_replace=1, rope_parameters=dict(PARTIAL)),
     ),
     "llama4_text": (  # documents are longer than the chunks, and than the positions that share a scale of queries
         "Llama4",
@@ -287,7 +287,7 @@ FURTHER_MODELS = {
             sliding_window=4,
             layer_types=["full_attention", "full_attention"],
             mlp_layer_types=["dense", "sparse"],
-            prefix_dense_intermediate_size=80,
+            prefix_dense_intermediate_size=72,
             expert_selection_fn="sigmoid",
         ),
     ),

@@ -50,6 +50,11 @@ MODELS = {
         dict(vision_output_dim=16, projector_input_dim=16, projector_output_dim=16),
         dict(image_token_index=IMAGE_TOKEN),
     ),
+    "Kimi_K25": (
+        dict(FURTHER_MODELS["deepseek_v3"][1], model_type="deepseek_v3"),
+        dict(pos_emb_height=4, pos_emb_width=4, pos_emb_time=1, patch_size=4),
+        dict(image_token_id=IMAGE_TOKEN, video_token_id=IMAGE_TOKEN - 1, projection_hidden_size=16),
+    ),
     "Qwen3_5": (FURTHER_MODELS["qwen3_5_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
     "Qwen3_5Moe": (FURTHER_MODELS["qwen3_5_moe_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
 }

@@ -24,7 +24,7 @@ from pymultiling.runtime.storage import save_tensors
 from pymultiling.runtime.tensor_files import FLOATS, TensorSchema, open_tensors
 
 if TYPE_CHECKING:
-    from pymultiling.models.linear import Linear, PlainLinear
+    from pymultiling.models.linear import Linear, PlainLinear, Projection
 
 FORMAT = "pymultiling.tuning/1"
 CONTENTS = "the differences that train_only trained"
@@ -294,11 +294,11 @@ def _trained_parts_of_layer(layer: Layer, number: int, neurons: NeuronSet) -> It
     The three values are the module, ROWS or COLUMNS, and the indices of the rows or columns, (n,) int64 with n > 0.
     """
     rows: dict[Linear, list[Tensor]] = {}  # the parts of a fused projection share a module
-    projections = [("ffn", layer.gate), ("ffn", layer.up)]
+    projections: list[tuple[str, Projection | None]] = [("ffn", layer.gate), ("ffn", layer.up)]
     if isinstance(layer, AttentionLayer):
         projections = [("q", layer.q), ("k", layer.k), ("v", layer.v), *projections]
     for site, projection in projections:
-        if projection is None:  # a plain FFN has no up, experts have neither
+        if projection is None:  # a plain FFN has no up, experts have neither, and some layers no k or v
             continue
         rows.setdefault(projection.module, []).append(projection.row_indices()[_members(neurons, site, number)])
     parts = [(module, ROWS, torch.cat(indices)) for module, indices in rows.items()]

@@ -46,11 +46,13 @@ class DenseFFN:
         gate: the projection that the activation is applied to. A plain FFN has this one and no `up`.
         up: the projection that the activation is multiplied by, or None.
         down: the projection back to the hidden size.
+        gate_sparsity: s of `Family.gate_sparsity`; 0: the activation gets the gate as it is.
     """
 
     gate: Projection
     up: Projection | None
     down: Linear
+    gate_sparsity: float = 0.0
 
     @property
     def width(self) -> int:
@@ -86,6 +88,7 @@ class Layer:
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
         absent: {site: why the layer has no neurons of it, as the end of "layer 1, ..."}.
+        unmeasured: {site: why its neurons, which can be switched off, have no importance}.
     """
 
     ffn: nn.Module
@@ -93,6 +96,7 @@ class Layer:
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
     absent: Mapping[str, str]
+    unmeasured: Mapping[str, str]
 
     @property
     def gate(self) -> Projection | None:
@@ -138,13 +142,14 @@ class AttentionLayer(Layer):
     Attributes:
         attention: the attention.
         q: the query projection.
-        k: the key projection.
-        v: the value projection.
+        k: the key projection; None in a layer that takes the keys of another one.
+        v: the value projection; None in a layer that takes the values of another one, or its keys as values.
         o: the output projection.
         output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
             before `o`, in the order of its inputs; None: it is not multiplied.
         q_norm: a norm of the queries, or None.
-        k_norm: a norm of the keys; None where there is no `q_norm`.
+        k_norm: a norm of the keys; None where there is no `q_norm` or no `k`.
+        v_norm: a norm of the values, or None.
         attention_norm: a norm of the attention's output, or None.
         head_size: the number of neurons of one head.
         rotates: whether queries and keys are rotated.
@@ -152,12 +157,13 @@ class AttentionLayer(Layer):
 
     attention: nn.Module
     q: Projection
-    k: Projection
-    v: Projection
+    k: Projection | None
+    v: Projection | None
     o: Linear
     output_gate: Projection | None
     q_norm: nn.Module | None
     k_norm: nn.Module | None
+    v_norm: nn.Module | None
     attention_norm: nn.Module | None
     head_size: int
     rotates: bool
@@ -169,13 +175,16 @@ class AttentionLayer(Layer):
 
     @property
     def kv_heads(self) -> int:
-        """Number of key heads, which is that of value heads too."""
-        return self.k.width // self.head_size
+        """Number of key heads, which is that of value heads too; 0 in a layer that takes those of another one."""
+        return 0 if self.k is None else self.k.width // self.head_size
 
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site."""
-        widths = {"q": self.q.width, "k": self.k.width, "v": self.v.width, "o": self.q.width}
-        return widths[site] if site in widths else super().width(site)
+        projections = {"q": self.q, "k": self.k, "v": self.v, "o": self.q}
+        if site not in projections:
+            return super().width(site)
+        projection = projections[site]
+        return 0 if projection is None else projection.width
 
 
 class Decoder:
@@ -214,7 +223,9 @@ class Decoder:
             raise UnsupportedModel(f"no layer of {class_name(model)} has {self.family.attention}: {CORRECT_ENTRY}")
         self._first = next(iter(self.attention_layers.values()))
         self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
-        self._layer_widths = {site: tuple(layer.width(site) for layer in self.layers) for site in SITES}
+        self._layer_widths: dict[str, tuple[int, ...]] = {
+            site: tuple(layer.width(site) for layer in self.layers) for site in SITES
+        }
         for site, widths in self._layer_widths.items() if self.tensor_parallel.count > 1 else ():
             if len(set(widths)) > 1:
                 raise UnsupportedModel(
@@ -316,6 +327,10 @@ class Decoder:
         """Returns the numbers of the layers that have neurons of a site."""
         return [number for number, width in enumerate(self._layer_widths[site]) if width]
 
+    def measured_layers_of(self, site: str) -> list[int]:
+        """Returns the numbers of the layers whose neurons of a site have an importance."""
+        return [number for number in self.layers_of(site) if site not in self.layers[number].unmeasured]
+
     def check_set(self, neurons: NeuronSet, name: str = "the set") -> None:
         """Checks that a set belongs to this model.
 
@@ -378,8 +393,8 @@ class Decoder:
         norm = _find_optional(layer, family.ffn_norm, where)
         if family.linear_attention is not None and hasattr(layer, family.linear_attention):
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
-            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
-        ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
+            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})
+        ffn_only = Layer(ffn, ffn_parts, shared, norm, {}, {})
         return self._attention_layer(ffn_only, layer, where, head_count)
 
     def _attention_layer(self, ffn_only: Layer, layer: nn.Module, where: str, head_count: int) -> AttentionLayer:
@@ -395,6 +410,13 @@ class Decoder:
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
         q, k, v = attention_projections(attention, family, where, width, head_size)
+        absent, unmeasured = {}, {}
+        if k is None:
+            absent = dict.fromkeys(("k", "v"), "which takes the keys and values of an earlier layer")
+        elif v is None:
+            absent = {"v": "which takes its keys as values"}
+        if family.v_norm is not None and v is not None:
+            unmeasured = {"v": f"values pass a norm ({family.v_norm}), through which a neuron changes its whole head"}
         q_norm = _find_optional(attention, family.q_norm, where)
         if family.sinks is not None:
             require_sinks(attention, family.sinks, where, head_count)
@@ -403,7 +425,7 @@ class Decoder:
                     f"{where} has sinks and a norm of its queries over all heads, which is not supported"
                 )
         return AttentionLayer(
-            **vars(ffn_only),
+            **{**vars(ffn_only), "absent": absent, "unmeasured": unmeasured},
             attention=attention,
             q=q,
             k=k,
@@ -411,7 +433,8 @@ class Decoder:
             o=o,
             output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
             q_norm=q_norm,
-            k_norm=_find_optional(attention, family.k_norm, where),
+            k_norm=None if k is None else _find_optional(attention, family.k_norm, where),
+            v_norm=None if k is None else _find_optional(attention, family.v_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             head_size=head_size,
             rotates=bool(family.rotation and (family.rotates is None or getattr(attention, family.rotates))),
@@ -420,7 +443,8 @@ class Decoder:
     def _dense_ffn(self, ffn: nn.Module, where: str) -> DenseFFN:
         down = find_linear(ffn, self.family.down, where)
         gate, up = ffn_projections(ffn, self.family, where, width=inputs_of(down))
-        return DenseFFN(gate, up, down)
+        name = self.family.gate_sparsity
+        return DenseFFN(gate, up, down, 0.0 if name is None else float(getattr(ffn, name)))
 
 
 def _find_optional(parent: nn.Module, path: str | None, where: str) -> nn.Module | None:

@@ -125,7 +125,8 @@ def find_changed_modules(layer: Layer) -> Iterator[ChangedModule]:
     yield ChangedModule(layer.o, True, {"o": slice(None)}, {"o": slice(layer.width("o"))})
     outputs: dict[Linear, SiteIndices] = {}  # the parts of a fused projection share a module
     for site, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
-        outputs.setdefault(projection.module, {})[site] = projection.index()
+        if projection is not None:
+            outputs.setdefault(projection.module, {})[site] = projection.index()
     for module, indices in outputs.items():
         yield ChangedModule(module, False, indices, {site: slice(layer.width(site)) for site in indices})
 

@@ -33,7 +33,7 @@ class ScoreInputs:
         query: (B, H, l, d), as it is multiplied by the keys: after the rotation, norms and `query_factors`.
         key: (B, K, l, d), as it is multiplied by the queries: after the rotation and norms.
         q: (B, l, H d), the output of the query projection.
-        k: (B, l, K d), the output of the key projection.
+        k: (B, l, K d), the output of the key projection; None in a layer that takes the keys of another one.
         rotation: cosines and sines, (B or 1, l, r) each; None: the layer does not rotate.
         scale: the factor of the attention scores.
         factor: the factor of the bias.
@@ -42,12 +42,13 @@ class ScoreInputs:
         softcap: as in `qk_importance`.
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
         sinks: as in `qk_importance`.
+        value: (B, K, l, d), the values; None where the family has no attention interface.
     """
 
     query: Tensor
     key: Tensor
     q: Tensor
-    k: Tensor
+    k: Tensor | None
     rotation: tuple[Tensor, Tensor] | None
     scale: float
     factor: float = 1.0
@@ -56,6 +57,7 @@ class ScoreInputs:
     softcap: float | None = None
     query_factors: Tensor | None = None
     sinks: Tensor | None = None
+    value: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -70,20 +72,20 @@ class _Captured:
         keywords, self.keywords = self.keywords, {}
         return keywords
 
-    def take_projected(self, clip: float | None) -> tuple[Tensor, Tensor]:
-        """Returns the outputs of the query and key projections, clipped, and forgets them.
+    def take_projected(self, layer: AttentionLayer, clip: float | None) -> tuple[Tensor, Tensor | None]:
+        """Returns the outputs of the query and key projections, clipped, and forgets them. A layer may have no k.
 
         Raises:
             UnsupportedModel: a projection was not called.
         """
         for site in ("q", "k"):
-            if site not in self.projected:
+            if site not in self.projected and layer.width(site):
                 raise UnsupportedModel(
                     f"the attention does not call its projection of {site}, but computes with its weight elsewhere: "
                     "use the forward of transformers, or leave the sites q and k out"
                 )
-        q, k = self.projected.pop("q"), self.projected.pop("k")
-        if clip is None:
+        q, k = self.projected.pop("q"), self.projected.pop("k", None)
+        if clip is None or k is None:
             return q, k
         return q.clamp(-clip, clip), k.clamp(-clip, clip)  # models that clip in place may have done so already
 
@@ -101,10 +103,10 @@ def watch_scores(
     def capture_keywords(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         captured.keywords = kwargs
 
-    def listen(query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
+    def listen(query: Tensor, key: Tensor, value: Tensor, arguments: dict[str, Any]) -> None:
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
-        q, k = captured.take_projected(family.clip)
+        q, k = captured.take_projected(layer, family.clip)
         scale = arguments.get("scaling")  # GPT-2's attention passes no scale in transformers before 5.3
         inputs = ScoreInputs(
             query,
@@ -117,13 +119,15 @@ def watch_scores(
             softcap=arguments.get("softcap"),
             query_factors=_query_factors(decoder, keywords),
             sinks=decoder.sinks(layer),
+            value=value,
         )
         on_scores(inputs)
 
     def compute_scores(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
-        q, k = captured.take_projected(family.clip)
+        q, k = captured.take_projected(layer, family.clip)
+        assert k is not None, "families without transformers' interface share no keys"
         query, key = split_heads(q, layer.head_size), split_heads(k, layer.head_size)
         if rotation is not None:
             query, key = rotate(query, *rotation, family.interleaved), rotate(key, *rotation, family.interleaved)
@@ -135,7 +139,8 @@ def watch_scores(
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
-    hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
+    if layer.k is not None:
+        hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
     if family.interface:
         return listen
     hooks.after(layer.attention, compute_scores)

@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 
-from tests.support.anatomy import attention_of, ffn_modules, layer_sizes, layers_of, sizes, zero_neuron
+from tests.support.anatomy import attention_of, ffn_modules, is_measured, layer_sizes, layers_of, sizes, zero_neuron
 from tests.support.tiny_models import positions
 
 # {model_type: names of the norms after the attention and after the FFN}
@@ -21,14 +21,19 @@ POST_NORMS = {
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma3n_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
 FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
 ROTATED_IN_FLOAT32 = ("cohere", "cohere2")  # their code rotates in float32
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
-# act(0) is not 0, or 1 is added to up.
-FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
+# act(0) is not 0, or 1 is added to up; or where it changes other neurons, as a row of a sparse gate does.
+FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all"), "gemma3n_text": ("up", "down")}
+
+
+OWN_GAINS = ("Gemma3nRMSNorm", "Gemma4RMSNorm")  # Gemma's norms that multiply by their weight, without 1
 
 
 @contextmanager
@@ -57,11 +62,14 @@ def float64_throughout(model):
 
 def _rms_norm(module):
     """Returns the forward of an RMS norm, in the dtype of its input."""
-    offset = 1.0 if type(module).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) else 0.0
+    kind = type(module).__name__
+    offset = 1.0 if kind.startswith(("Gemma", "Qwen3Next", "Qwen3_5")) and kind not in OWN_GAINS else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (module.weight + offset)
+        weight = getattr(module, "weight", None)  # Gemma4's norm of values has none
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return x if weight is None else x * (weight + offset)
 
     return forward
 
@@ -88,7 +96,8 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities. Layers have zeros for neurons that they lack.
+    it is the squared change of the attention probabilities. Layers have zeros for neurons that they
+    lack, and for those without an importance.
 
     Args:
         model: a Hugging Face model in float64.
@@ -104,8 +113,9 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
         for number, (layer, call) in enumerate(zip(layers_of(model), calls)):
             for site, width in layer_sizes(model.config, number).items():
                 padding = sizes(model.config)[site] - width
-                if not width:  # such as attention in a layer of linear attention
-                    importance[site].append(input_ids.new_zeros(len(input_ids), padding, dtype=torch.float64))
+                if not width or not is_measured(model.config, site):
+                    zeros = input_ids.new_zeros(len(input_ids), width + padding, dtype=torch.float64)
+                    importance[site].append(zeros)
                     continue
                 run = _sublayer(layer, site, call, model.config)
                 before = run()
@@ -114,6 +124,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
                     with _without_neuron(layer, site, n, model.config):
                         change = (run() - before).square().sum(-1)
                     changes.append(torch.where(valid, change, 0).sum(1))
+                run()  # gives the layers that take this one's keys and values those of all neurons
                 importance[site].append(torch.nn.functional.pad(torch.stack(changes, 1), (0, padding)))
     return {site: torch.stack(layers, 1) for site, layers in importance.items()}
 

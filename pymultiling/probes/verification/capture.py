@@ -143,6 +143,8 @@ class LayerWatch:
         modules: dict[Linear, dict[Check, Projection | None]] = {}
         if isinstance(layer, AttentionLayer):
             for check, projection in (("q", layer.q), ("k", layer.k), ("v", layer.v)):
+                if projection is None:
+                    continue
                 modules.setdefault(projection.module, {})[cast("Check", check)] = projection
             modules[layer.o] = {"o": None}
         if layer.dense is not None:
@@ -223,6 +225,8 @@ class LayerWatch:
     def _check_in_place(self, layer: AttentionLayer, name: str) -> None:
         """Checks that q, k and v are still what hooks saw of them."""
         for projection in (layer.q, layer.k, layer.v):
+            if projection is None:
+                continue
             output = self._outputs.get(projection.module)
             if output is not None and _version(output) != self._versions[projection.module]:
                 subject = f"{name} changes the output of {self._names[projection.module]} in place, after hooks saw it"
@@ -230,9 +234,10 @@ class LayerWatch:
 
     def _check_scores(self, layer: AttentionLayer, name: str) -> None:
         inputs = self._scores
-        if inputs is None or self._attended is None or layer.v.module not in self._outputs:
+        values = layer.v or layer.k  # the projection of the values
+        if inputs is None or self._attended is None or (values is not None and values.module not in self._outputs):
             return
-        value = layer.v.select(self._outputs[layer.v.module])
+        value = None if values is None else values.select(self._outputs[values.module])
         attended = self._attended.view(*self._plan.valid.shape, -1)
         gate = None
         if layer.output_gate is not None:
@@ -304,12 +309,13 @@ class LayerWatch:
         gate = ffn.gate.select(self._outputs[ffn.gate.module])
         up = None if ffn.up is None else ffn.up.select(self._outputs[ffn.up.module])
         activation, compare = self.decoder.activation, self._comparisons.compare
+        is_sparse = ffn.gate_sparsity > 0
         name = self._names[self.layer.ffn] if self.decoder.family.ffn else f"the FFN of {self._names[self.layer.ffn]}"
-        subject = f"the input of {name}'s down projection is not {activation}(gate) up"
+        subject = f"the input of {name}'s down projection is not {activation}({'sparse ' * is_sparse}gate) up"
         if up is None:
             subject = f"the input of {name}'s down projection is not {activation}(up)"
         norms, operator_norms = product_norms(
-            activation, activation_function(self.decoder, self.layer), gate, up, product
+            None if is_sparse else activation, activation_function(self.decoder, self.layer), gate, up, product
         )
         compare("product", subject, advice.PRODUCT, *norms)
         if operator_norms is not None:

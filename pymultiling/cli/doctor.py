@@ -87,7 +87,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     widths["ffn"] += _experts(decoder)
     heads = "; or ".join(
         dict.fromkeys(
-            f"{each.heads} query heads, {each.kv_heads} key-value heads, of size {each.head_size}"
+            f"{each.heads} query heads, {each.kv_heads or 'no own'} key-value heads, of size {each.head_size}"
             for each in decoder.attention_layers.values()
         )
     )
@@ -101,6 +101,8 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
     print(_table(rows, indent="  "))
     if len(decoder.attention_layers) < len(decoder.layers):
         print(_without_attention(decoder))
+    for remark in _remarks(decoder):
+        print(f"  {remark}")
     print(f"\nmodules of layer {number}")
     print(_table(_module_paths(model, layer), indent="  "))
 
@@ -124,6 +126,25 @@ def _without_attention(decoder: Decoder) -> str:
         f"  Layers {numbers} have attention. The others have {decoder.family.linear_attention} in its place: they have "
         "neurons of ffn only, and results are zero there at q, k, v and o."
     )
+
+
+def _remarks(decoder: Decoder) -> list[str]:
+    """Returns sentences on sites that layers with attention lack, and on sites without an importance."""
+    lacking: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for number, layer in decoder.attention_layers.items():
+        for reason in dict.fromkeys(layer.absent.values()):
+            sites = tuple(site for site in layer.absent if layer.absent[site] == reason)
+            lacking.setdefault((reason, sites), []).append(number)
+    sentences = [
+        f"Layers {', '.join(map(str, numbers))} have no neurons of {' and '.join(sites)}, and results are zero there: "
+        f"each is a layer {reason}."
+        for (reason, sites), numbers in lacking.items()
+    ]
+    unmeasured = {site: reason for layer in decoder.layers for site, reason in layer.unmeasured.items()}
+    return sentences + [
+        f"The importance of {site} is not measured, and zero in results: {reason}. Its neurons can be deactivated."
+        for site, reason in unmeasured.items()
+    ]
 
 
 def _slow_backends(decoder: Decoder) -> dict[str, str]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PREFIX = "pymultiling_"
 DELEGATES = ("eager", "sdpa", "flex_attention")
 
-# listener(query, key, arguments): query (B, H, l, d) and key (B, K, l, d) are rotated; arguments are the keyword
-# arguments of the attention (scaling, sliding_window, softcap, ...).
-AttentionListener: TypeAlias = Callable[[Tensor, Tensor, dict[str, Any]], None]
+# listener(query, key, value, arguments): query (B, H, l, d) and key (B, K, l, d) are rotated, value is (B, K, l, d);
+# arguments are the keyword arguments of the attention (scaling, sliding_window, softcap, ...).
+AttentionListener: TypeAlias = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], None]
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _register(implementation: str) -> str:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
     ) -> tuple[Tensor, Tensor | None]:
-        _call_listeners(module, query, key, arguments)
+        _call_listeners(module, query, key, value, arguments)
         if implementation == "eager":  # transformers defines it in each model's own file
             run = _eager_attention(type(module))
         else:
@@ -153,7 +153,7 @@ def _eager_attention(attention: type[nn.Module]) -> Callable[..., tuple[Tensor, 
     )
 
 
-def _call_listeners(module: nn.Module, query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
+def _call_listeners(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, arguments: dict[str, Any]) -> None:
     for switch, listener in _listeners.get(module, ()):
         if switch.is_on(module):
-            listener(query, key, arguments)
+            listener(query, key, value, arguments)

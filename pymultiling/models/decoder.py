@@ -50,11 +50,13 @@ class DenseFFN:
         gate: the projection that the activation is applied to. A plain FFN has this one and no `up`.
         up: the projection that the activation is multiplied by, or None.
         down: the projection back to the hidden size.
+        gate_sparsity: s of `Family.gate_sparsity`; 0: the activation gets the gate as it is.
     """
 
     gate: Projection
     up: Projection | None
     down: Linear
+    gate_sparsity: float = 0.0
 
     @property
     def width(self) -> int:
@@ -92,6 +94,7 @@ class Layer:
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
         absent: {site: why the layer has no neurons of it, as the end of "layer 1, ..."}.
+        unmeasured: {site: why its neurons, which can be switched off, have no importance}.
     """
 
     ffn: nn.Module
@@ -99,6 +102,7 @@ class Layer:
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
     absent: Mapping[str, str]
+    unmeasured: Mapping[str, str]
 
     @property
     def gate(self) -> Projection | None:
@@ -159,15 +163,16 @@ class AttentionLayer(Layer):
         attention: the attention.
         core: the module inside the attention that multiplies queries by keys, or the attention itself.
         q: the query projection.
-        k: the key projection.
+        k: the key projection; None in a layer that takes the keys of another one.
         shared_k: the projection of the dimensions of the keys that all heads share, in multi-head latent attention.
             Its neurons come after those of `k`. None: every head has its own.
-        v: the value projection.
+        v: the value projection; None in a layer that takes the values of another one, or its keys as values.
         o: the output projection.
         output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
             before `o`, in the order of its inputs; None: it is not multiplied.
         q_norm: a norm of the queries, or None.
-        k_norm: a norm of the keys; None where there is no `q_norm`.
+        k_norm: a norm of the keys; None where there is no `q_norm` or no `k`.
+        v_norm: a norm of the values, or None.
         attention_norm: a norm of the attention's output, or None.
         sum_norms: the norms of the sums of the residual and the outputs of the attention and of the FFN, where
             these modules return what the norms return, or None.
@@ -183,13 +188,14 @@ class AttentionLayer(Layer):
     attention: nn.Module
     core: nn.Module
     q: Projection
-    k: Projection
+    k: Projection | None
     shared_k: Projection | None
-    v: Projection
+    v: Projection | None
     o: Linear
     output_gate: Projection | None
     q_norm: nn.Module | None
     k_norm: nn.Module | None
+    v_norm: nn.Module | None
     attention_norm: nn.Module | None
     sum_norms: tuple[nn.Module, nn.Module] | None
     head_size: int
@@ -206,8 +212,10 @@ class AttentionLayer(Layer):
 
     @property
     def kv_heads(self) -> int:
-        """Number of key heads, which is that of value heads too."""
-        return self.v.width // self.value_size
+        """Number of key heads, which is that of value heads too; 0 in a layer that takes those of another one."""
+        if self.v is not None:
+            return self.v.width // self.value_size
+        return 0 if self.k is None else self.k.width // self.head_size
 
     def width(self, site: str) -> int:
         """Returns the number of neurons of a site."""
@@ -219,8 +227,8 @@ class AttentionLayer(Layer):
     def projections(self) -> list[SiteProjection]:
         """Returns the projections whose outputs are neurons of q, k and v."""
         parts = [("q", self.q), ("k", self.k), ("v", self.v)]
-        projections = [SiteProjection(site, part, slice(0, part.width)) for site, part in parts]
-        if self.shared_k is not None:
+        projections = [SiteProjection(site, part, slice(0, part.width)) for site, part in parts if part is not None]
+        if self.k is not None and self.shared_k is not None:
             members = slice(self.k.width, self.k.width + self.shared_k.width)
             projections.append(SiteProjection("k", self.shared_k, members))
         return projections
@@ -266,7 +274,9 @@ class Decoder:
                 f"{class_name(model)} is spread over processes, whose heads share a part of their keys, which is not "
                 "supported: load the model without tp_plan, for example with device_map"
             )
-        self._layer_widths = {site: tuple(layer.width(site) for layer in self.layers) for site in SITES}
+        self._layer_widths: dict[str, tuple[int, ...]] = {
+            site: tuple(layer.width(site) for layer in self.layers) for site in SITES
+        }
         self.tensor_parallel = tensor_parallel_of(model, inner_linear(self._first.q.module).weight)
         for site, widths in self._layer_widths.items() if self.tensor_parallel.count > 1 else ():
             if len(set(widths)) > 1:
@@ -372,6 +382,10 @@ class Decoder:
         """Returns the numbers of the layers that have neurons of a site."""
         return [number for number, width in enumerate(self._layer_widths[site]) if width]
 
+    def measured_layers_of(self, site: str) -> list[int]:
+        """Returns the numbers of the layers whose neurons of a site have an importance."""
+        return [number for number in self.layers_of(site) if site not in self.layers[number].unmeasured]
+
     def check_set(self, neurons: NeuronSet, name: str = "the set") -> None:
         """Checks that a set belongs to this model.
 
@@ -443,8 +457,8 @@ class Decoder:
         norm = _find_optional(layer, family.ffn_norm, where)
         if family.linear_attention is not None and hasattr(layer, family.linear_attention):
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
-            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
-        ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
+            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})
+        ffn_only = Layer(ffn, ffn_parts, shared, norm, {}, {})
         return self._attention_layer(ffn_only, layer, index, head_count)
 
     def _attention_layer(self, ffn_only: Layer, layer: nn.Module, index: int, head_count: int) -> AttentionLayer:
@@ -470,11 +484,17 @@ class Decoder:
             q, k, v, shared_k = latent_projections(attention, family, where, head_count)
             latent = LatentHeads(k.width // head_count, shared_k.width, family.regrouped)
             head_size = latent.size
+        absent, unmeasured = {}, {}
+        if k is None:
+            absent = dict.fromkeys(("k", "v"), "which takes the keys and values of an earlier layer")
+        elif v is None:
+            absent = {"v": "which takes its keys as values"}
+        if family.v_norm is not None and v is not None:
+            unmeasured = {"v": f"values pass a norm ({family.v_norm}), through which a neuron changes its whole head"}
         rotates = bool(family.rotation) and _rotates(attention, family.rotates)
         has_norms = rotates or not family.norms_behind_rotation
-        q_norm, k_norm = (
-            _find_optional(attention, path if has_norms else None, where) for path in (family.q_norm, family.k_norm)
-        )
+        q_norm = _find_optional(attention, family.q_norm if has_norms else None, where)
+        k_norm = _find_optional(attention, family.k_norm if has_norms and k is not None else None, where)
         if family.sinks is not None:
             require_sinks(attention, family.sinks, where, head_count)
             if q_norm is not None and is_over_all_heads(q_norm, head_size):
@@ -482,7 +502,7 @@ class Decoder:
                     f"{where} has sinks and a norm of its queries over all heads, which is not supported"
                 )
         return AttentionLayer(
-            **vars(ffn_only),
+            **{**vars(ffn_only), "absent": absent, "unmeasured": unmeasured},
             attention=attention,
             core=core,
             q=q,
@@ -493,6 +513,7 @@ class Decoder:
             output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
             q_norm=q_norm,
             k_norm=k_norm,
+            v_norm=None if k is None else _find_optional(attention, family.v_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             sum_norms=self._sum_norms(layer, where),
             head_size=head_size,
@@ -512,7 +533,8 @@ class Decoder:
     def _dense_ffn(self, ffn: nn.Module, where: str) -> DenseFFN:
         down = find_linear(ffn, self.family.down, where)
         gate, up = ffn_projections(ffn, self.family, where, width=inputs_of(down))
-        return DenseFFN(gate, up, down)
+        name = self.family.gate_sparsity
+        return DenseFFN(gate, up, down, 0.0 if name is None else float(getattr(ffn, name)))
 
 
 def _rotates(attention: nn.Module, names: str | tuple[str, ...] | None) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
+        Gemma4TextConfig,
         Glm4MoeConfig,
         Glm4MoeLiteConfig,
         GPTBigCodeConfig,
@@ -77,6 +78,9 @@ _GPT2 = Family(
     up="c_fc",
     down="c_proj",
 )
+
+# The last layers take the keys and values of earlier ones.
+_GEMMA3N = replace(_OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
 
 # Layers of linear attention among those of attention, whose output passes a gate.
 _QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
@@ -219,6 +223,15 @@ def _falcon(config: FalconConfig) -> Family:
         up="dense_h_to_4h",
         down="dense_4h_to_h",
     )
+
+
+def _gemma4(config: Gemma4TextConfig) -> Family:
+    if config.enable_moe_block:
+        raise UnsupportedModel(
+            "this gemma4 adds the output of a mixture of experts to that of its FFN and norms the sum, which is not "
+            "supported: use a model whose configuration has enable_moe_block = False"
+        )
+    return replace(_GEMMA3N, keys_as_values="use_alternative_attention")
 
 
 def _glm4_moe(config: Glm4MoeConfig) -> Family:
@@ -411,6 +424,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "vaultgemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
     "gemma3_text": replace(_OLMO2, norm_offset=1.0),
+    "gemma3n_text": replace(_GEMMA3N, gate_sparsity="activation_sparsity", hidden_streams=True),
+    "gemma4_text": _gemma4,
     "mixtral": Family(experts="experts"),
     "phimoe": Family(experts="experts"),
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),

@@ -44,6 +44,13 @@ class Family:
             query. Its other outputs are the latent vector, which a norm may change before it is passed to `kv`.
         regrouped: with `kv`, whether the attention puts the dimensions that it rotates from the order 0, 1, 2, 3 ...
             into the order 0, 2, ..., 1, 3, ... before the rotation.
+        shared_keys: (attribute, keyword): an attribute of the attention that is true in layers that take the keys and
+            values of an earlier layer, and the keyword argument in which the attention gets them, by type of layer.
+            Such layers have no k and v. None: all layers have their own keys and values.
+        keys_as_values: an attribute of the attention that is true in layers whose values are the keys, as `k` gives
+            them. Such layers have no v, and a neuron of k that is off is off in the values too. None: there are none.
+        v_norm: an RMSNorm of the values over one head, without a weight. A neuron of v then changes the others of its
+            head, and its importance is not measured. None: values have no norm.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
             whether it is over one head or over all heads. A norm without a weight is over one head.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
@@ -116,6 +123,11 @@ class Family:
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
         activation_parameters: the module inside the FFN that has the activation's parameters; None: it has none.
+        gate_sparsity: an attribute of the FFN, s: where it is above 0, the activation gets relu(g - m - z d) in place
+            of the gate g of a token. m and d are its mean and standard deviation over the neurons, and z is the
+            quantile of s of the standard normal distribution. None: the activation gets the gate.
+        hidden_streams: whether layers pass on several hidden states of a token, of which the model makes one behind the
+            last layer, in place of `final`.
         norm_offset: what norms add to their weight before they multiply by it.
 
     Raises:
@@ -138,6 +150,9 @@ class Family:
     kv: str | None = None
     shared_k: str | None = None
     regrouped: bool = False
+    shared_keys: tuple[str, str] | None = None
+    keys_as_values: str | None = None
+    v_norm: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
     centred_norms: bool = False
@@ -182,6 +197,8 @@ class Family:
     ffn_alone: bool = True
     activation: str | None = None
     activation_parameters: str | None = None
+    gate_sparsity: str | None = None
+    hidden_streams: bool = False
     norm_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -230,6 +247,23 @@ class Family:
                 self.sum_norms is None
                 or (self.attention_norm is None and not self.ffn and self.linear_attention is None),
                 'sum_norms needs attention_norm=None, ffn="" and linear_attention=None',
+            ),
+            (
+                not (self.shared_keys or self.keys_as_values or self.v_norm)
+                or bool(self.interface and self.qkv is None and self.clip is None and self.sinks is None),
+                "shared_keys, keys_as_values and v_norm need interface=True, qkv=None, clip=None and sinks=None",
+            ),
+            (
+                self.gate_sparsity is None or bool(self.gate and self.experts is None and self.gate_up is None),
+                "gate_sparsity needs gate, experts=None and gate_up=None",
+            ),
+            (
+                self.keys_as_values is None or self.v_norm is not None,
+                "keys_as_values needs v_norm",
+            ),
+            (
+                self.shared_keys is None or not (self.centred_norms or self.norms_behind_rotation),
+                "shared_keys needs centred_norms=False and norms_behind_rotation=False",
             ),
             (self.interleaved or not self.half_tables, "half_tables needs interleaved=True"),
             (not (self.single_tables and self.interleaved), "single_tables needs interleaved=False"),

@@ -21,8 +21,8 @@ CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling d
 
 def attention_projections(
     attention: nn.Module, family: Family, where: str, width: int, head_size: int
-) -> tuple[Projection, Projection, Projection]:
-    """Returns the projections q, k and v.
+) -> tuple[Projection, Projection | None, Projection | None]:
+    """Returns the projections q, k and v, of which k and v may be None as in `AttentionLayer`.
 
     Args:
         attention: the module of the attention.
@@ -34,6 +34,8 @@ def attention_projections(
     Raises:
         UnsupportedModel: a projection is missing, or their widths do not fit.
     """
+    k: Projection | None
+    v: Projection | None
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
         if family.output_gate:  # for every head the query, and then the gate
@@ -43,8 +45,10 @@ def attention_projections(
                     f"each of the {width} values that {family.o} takes: {CORRECT_ENTRY}"
                 )
             q = Projection(q.module, 0, head_size, width // head_size)
-        k = _whole_module(find_linear(attention, family.k, where))
-        v = _whole_module(find_linear(attention, family.v, where))
+        has_own = family.shared_keys is None or not getattr(attention, family.shared_keys[0])
+        k = _whole_module(find_linear(attention, family.k, where)) if has_own else None
+        has_values = has_own and (family.keys_as_values is None or not getattr(attention, family.keys_as_values))
+        v = _whole_module(find_linear(attention, family.v, where)) if has_values else None
     else:
         fused = find_linear(attention, family.qkv, where)
         rows = outputs_of(fused)
@@ -56,10 +60,12 @@ def attention_projections(
         else:
             groups, ends = 1, (0, width, width + key_width, rows)
         q, k, v = (Projection(fused, start, stop, groups) for start, stop in pairwise(ends))
-    if q.width != width or k.width != v.width or k.width % head_size or not k.width or width % k.width:
+    keys = width if k is None else k.width
+    values = keys if v is None else v.width
+    if q.width != width or keys != values or keys % head_size or not keys or width % keys:
         gate = f" ({family.q} may give a gate too: output_gate)" if q.width == 2 * width else ""
         raise UnsupportedModel(
-            f"{where}: the widths of queries, keys and values, {q.width}, {k.width} and {v.width}, do not fit the "
+            f"{where}: the widths of queries, keys and values, {q.width}, {keys} and {values}, do not fit the "
             f"{width} values that {family.o} takes, in heads of {head_size}{gate}: {CORRECT_ENTRY}"
         )
     return q, k, v

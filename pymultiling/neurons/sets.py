@@ -260,7 +260,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         with open_tensors(path, FORMAT, "a set of neurons") as file:
             if not file.shapes:
                 raise file.damaged("it has no site")
-            sites = [site for site in SITES if site in file.shapes]
+            sites: list[str] = [site for site in SITES if site in file.shapes]
             tensors = file.read({site: mask_schema(site) for site in sites} | width_schemas(file, sites))
             masks = {site: tensors[site].bool() for site in sites}
             return cls(masks, widths_from_tensors(file, tensors, masks))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.errors import NON_FINITE_ADVICE, NonFiniteActivations, UnsupportedModel
-from pymultiling.models.decoder import Decoder, model_device
+from pymultiling.models.activations import sparse_gate
+from pymultiling.models.decoder import Decoder, DenseFFN, model_device
 from pymultiling.models.experts import Experts, attach_change
 from pymultiling.models.find_modules import CORRECT_ENTRY
-from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.modes import evaluation_mode
 from pymultiling.models.routing import Routed
 from pymultiling.ops import active_count
@@ -104,9 +104,12 @@ class ActivationProbe:
         # The number of neurons of each layer in this process, which is smaller for a tensor-parallel model.
         local_widths: dict[int, int] = {}
 
-        def count_projection(index: int, first: int, gate: Projection, down: Linear) -> OutputHook:
+        def count_projection(index: int, first: int, ffn: DenseFFN) -> OutputHook:
             def count(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                x = switch_off(down, gate.select(output)).flatten(0, -2)
+                gate = ffn.gate.select(output)
+                if ffn.gate_sparsity > 0:
+                    gate = sparse_gate(gate, ffn.gate_sparsity)
+                x = switch_off(ffn.down, gate).flatten(0, -2)
                 active[index, first : first + x.shape[1]] = active_count(x, documents.of(x, "ffn", index))[0]
                 local_widths[index] = local_widths.get(index, 0) + x.shape[1]
 
@@ -128,7 +131,7 @@ class ActivationProbe:
                 attach_change(hooks, ffn, count_experts(index, ffn))
             dense, first = layer.dense, layer.dense_members.start
             if dense is not None:
-                hooks.after(dense.gate.module, count_projection(index, first, dense.gate, dense.down))
+                hooks.after(dense.gate.module, count_projection(index, first, dense))
         with hooks, evaluation_mode(self.decoder.model):
             output = self.decoder.forward(input_ids, attention_mask)
         seen_widths = [local_widths.get(index, 0) for index in range(len(self.decoder.layers))]

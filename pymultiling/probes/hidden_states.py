@@ -60,6 +60,7 @@ class SentenceMeanProbe:
     def __init__(self, model: nn.Module):
         self.decoder = Decoder(model)
         self.decoder.require_weights()
+        _refuse_streams(self.decoder)
         require_verified(self.decoder, ("layers", "body"))
         if any(is_linear(module) for module in self.decoder.final_modules):
             raise UnsupportedModel(
@@ -127,6 +128,7 @@ class TopTokenProbe:
         refuse_encoder(self.decoder.model, "what hidden states predict needs")
         head: nn.Module | None = pretrained(self.decoder.model).get_output_embeddings()  # type: ignore[no-untyped-call]
         self.decoder.require_weights()
+        _refuse_streams(self.decoder)
         require_verified(self.decoder, ("layers", "body"))
         if head is None:
             raise UnsupportedModel(
@@ -186,3 +188,13 @@ class TopTokenProbe:
                 )
 
         return counts, require_finite
+
+
+def _refuse_streams(decoder: Decoder) -> None:
+    """Raises UnsupportedModel for a model that has several hidden states of a token between its layers."""
+    if decoder.family.hidden_streams:
+        raise UnsupportedModel(
+            f"the layers of {class_name(decoder.model)} pass on several hidden states of a token (AltUp), of which the "
+            "model makes one behind its last layer: hidden states between layers cannot be compared; neurons can be "
+            "measured"
+        )

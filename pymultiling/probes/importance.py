@@ -6,10 +6,12 @@ listeners are registered only for the forward that is measured.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ from pymultiling.probes.verification.entry import require_verified
 from pymultiling.probes.verification.report import Check
 from pymultiling.probes.weight_products import WeightProducts
 from pymultiling.runtime.device_copies import to_device
+
+_logger = logging.getLogger(__name__)
+_announced: WeakSet[nn.Module] = WeakSet()  # base models whose sites without an importance were named
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
@@ -112,6 +117,7 @@ class ImportanceProbe:
         self._uses_graphs = graphs
         self._verifies = verify
         self._graphs: GraphedBatches | None = None
+        self._refuse_unmeasured()
 
     @property
     def rule(self) -> str:
@@ -129,18 +135,31 @@ class ImportanceProbe:
         self._graphs = None  # graphs read what was computed from the weights
         self._weight_products.clear()
 
+    def _refuse_unmeasured(self) -> None:
+        """Says once which sites have no importance in this model. Raises UnsupportedModel if there are no others."""
+        unmeasured = [site for site in self.sites if not self.decoder.measured_layers_of(site)]
+        for site in unmeasured:
+            reasons = {each.unmeasured.get(site) or each.absent[site]: None for each in self.decoder.layers}
+            sentence = f"site {site} has no importance in this model: {'; or '.join(reasons)}"
+            if len(unmeasured) == len(self.sites):
+                raise UnsupportedModel(f"{sentence}; its neurons can be deactivated, measure other sites")
+            if self.decoder.base_model not in _announced:
+                _logger.warning("%s; it is zero in the results", sentence)
+        if unmeasured:
+            _announced.add(self.decoder.base_model)
+
     def _needed_checks(self) -> Iterator[Check]:
         scores: tuple[Check, ...] = ("q", "k", "q once", "k once", "scores")
         needs: dict[str, tuple[Check, ...]] = {"q": scores, "k": scores, "v": ("v", "o", "v once", "o once", "values")}
         yield "body"
-        for site in self.sites:
+        for site in (site for site in self.sites if self.decoder.measured_layers_of(site)):
             yield from needs.get(site, cast("tuple[Check, ...]", (site, f"{site} once")))
         if "ffn" in self.sites and any(self._is_fused(layer) for layer in self.decoder.layers):
             yield "product"
 
     def _is_fused(self, layer: Layer) -> bool:
         """Whether gated_ffn computes the product of a layer's FFN."""
-        if layer.down is None or not self.decoder.family.ffn_alone:
+        if layer.down is None or not self.decoder.family.ffn_alone or (layer.dense and layer.dense.gate_sparsity > 0):
             return False
         fused = device_of(layer.down).type == "cuda" if self.fused is None else self.fused
         is_wanted = self.score == "released" or (fused and layer.ffn_norm is None)
@@ -239,7 +258,7 @@ class ImportanceProbe:
         if "ffn" in values_by_site:
             values_by_site["ffn"] = self._join_shared(values_by_site["ffn"])
         for site, values in values_by_site.items():
-            layers = self.decoder.layers_of(site)
+            layers = self.decoder.measured_layers_of(site)
             if len(values) < len(layers):
                 raise UnsupportedModel(
                     f"site {site} was seen in {len(values)} of {len(layers)} layers: the model does not "
@@ -265,16 +284,18 @@ class ImportanceProbe:
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model.
 
-        Layers get zeros for neurons that they do not have.
+        Layers get zeros for neurons that they do not have, or that are not measured.
         """
         stacked = {}
+        any_values = next(values for by_layer in by_site.values() for values in by_layer.values())
+        lacking = any_values.new_zeros(self._count, 0, device=device)
         for site, by_layer in by_site.items():
-            width = max(values.shape[1] for values in by_layer.values())
-            lacking = next(iter(by_layer.values())).new_zeros(self._count, 0, device=device)
+            widest = self.decoder.widths()[site]
+            width = max((values.shape[1] for values in by_layer.values()), default=widest)
             rows = [by_layer.get(index, lacking).to(device) for index in range(len(self.decoder.layers))]
             padded = [row if row.shape[1] == width else pad(row, (0, width - row.shape[1])) for row in rows]
             local = torch.stack(padded, 1)
-            stacked[site] = self.decoder.tensor_parallel.gather(local, self.decoder.widths()[site])
+            stacked[site] = self.decoder.tensor_parallel.gather(local, widest)
         return stacked
 
     @contextmanager
@@ -287,8 +308,11 @@ class ImportanceProbe:
                 self._watch_ffn(hooks, index, layer)
             if not isinstance(layer, AttentionLayer):
                 continue
-            if {"v", "o"} & set(self.sites):
-                self._watch_output(hooks, index, layer)
+            sites: list[str] = [
+                site for site in ("v", "o") if site in self.sites and layer.width(site) and site not in layer.unmeasured
+            ]
+            if sites:
+                self._watch_output(hooks, index, layer, sites)
             if {"q", "k"} & set(self.sites):
                 listener = self._watch_scores(hooks, index, layer)
                 if listener is not None:
@@ -386,12 +410,11 @@ class ImportanceProbe:
 
         hooks.after(projection.module, keep_magnitude)
 
-    def _watch_output(self, hooks: Hooks, index: int, layer: AttentionLayer) -> None:
-        """Measures V and O neurons at the input of o_proj."""
+    def _watch_output(self, hooks: Hooks, index: int, layer: AttentionLayer, sites: list[str]) -> None:
+        """Measures V and O neurons, or those of one of these sites, at the input of o_proj."""
         if layer.attention_norm is not None and self.score == "importance":
             self._watch_normed(hooks, index, layer, layer.o, layer.attention_norm)
             return
-        sites = [site for site in ("v", "o") if site in self.sites]
 
         def keep_output(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].flatten(0, -2)
@@ -399,10 +422,11 @@ class ImportanceProbe:
             kv_heads = layer.kv_heads * x.shape[1] // layer.width("o")
             if self.score == "released":
                 magnitude = document_sum(upcast(x).abs(), documents.ids, self._count)
-                by_head = magnitude.view(self._count, kv_heads, -1, layer.value_size)
-                values = {"o": magnitude, "v": by_head.sum(2).flatten(1)}
-                for site in sites:
-                    self._values[site][index] = values[site]
+                if "o" in sites:
+                    self._values["o"][index] = magnitude
+                if "v" in sites:
+                    by_head = magnitude.view(self._count, kv_heads, -1, layer.value_size)
+                    self._values["v"][index] = by_head.sum(2).flatten(1)
                 return
             if "o" in sites:
                 self._keep_energy("o", index, layer.o, args[0])
@@ -416,7 +440,8 @@ class ImportanceProbe:
         """Measures the sites whose projection's output passes a norm, from the projection's input and its output.
 
         linear: the down projection, for site ffn; or o, for sites v and o, which share the products with its weight. v
-            is measured even if only o is asked for, so that the values do not depend on the sites asked for.
+            is measured even if only o is asked for, so that the values do not depend on the sites asked for; but not
+            in layers whose v neurons have no importance.
         """
         inputs: list[Tensor] = []
 
@@ -427,6 +452,9 @@ class ImportanceProbe:
             x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
             all_inputs = inputs_of(linear)
             attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
+            single = "ffn" if attention is None else "o"
+            if attention is not None and (attention.v is None or "v" in attention.unmeasured):
+                attention = None
             all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.value_size)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process
             energy, columns = normed_energy(
@@ -436,10 +464,10 @@ class ImportanceProbe:
                 multiplier,
                 *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
                 epsilon(norm),
-                self._documents.of(x, "o" if attention else "ffn", index),
+                self._documents.of(x, single, index),
                 columns=attention is not None and "o" in self.sites,
             )
-            for site, values in {"v": energy, "o": columns}.items() if attention else [("ffn", energy)]:
+            for site, values in {"v": energy, "o": columns}.items() if attention else [(single, energy)]:
                 if site in self.sites:
                     self._values[site][index] = values
 
@@ -453,11 +481,12 @@ class ImportanceProbe:
             device = inputs.query.device
             valid = self._valid.to(device)
             for site, x in (("q", inputs.q), ("k", inputs.k)):
-                require_every_token(x, valid.numel(), site, index)
+                if x is not None:
+                    require_every_token(x, valid.numel(), site, index)
             counted = None if self._counted_queries is None else self._counted_queries.to(device)
             q, k = importance_from_scores(inputs, self.decoder, layer, valid, counted, self.rope, self.score, self.qk)
             for site, importance in (("q", q), ("k", k)):
-                if site in self.sites:
+                if site in self.sites and layer.width(site):
                     self._values[site][index] = importance
 
         return watch_scores(self.decoder, hooks, layer, keep_importance)

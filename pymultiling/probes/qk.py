@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from pymultiling.mathematics.sums import upcast
@@ -29,7 +30,7 @@ def importance_from_scores(
     score: ImportanceScore,
     mode: Mode,
 ) -> list[Tensor]:
-    """Returns the importance of the query and the key neurons.
+    """Returns the importance of the query and the key neurons; that of key neurons is 0 in a layer without k.
 
     Args:
         inputs: the inputs of the attention scores.
@@ -82,7 +83,11 @@ def _importance_of_heads(
         q_plain, q_growth = _before_rotation(inputs.q, decoder, layer, layer.q_norm)
         if inputs.query_factors is not None:
             q_plain = q_plain * inputs.query_factors[:, None, :, None].to(q_plain.dtype)
-        k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
+        if inputs.k is None:  # of keys of zero no neuron changes the scores
+            k_plain = torch.zeros_like(inputs.key, dtype=q_plain.dtype)
+            k_growth = None if q_growth is None else torch.zeros_like(k_plain)
+        else:
+            k_plain, k_growth = _before_rotation(inputs.k, decoder, layer, layer.k_norm)
     q_importance, k_importance, *_ = qk_importance(
         query,
         key,
@@ -139,6 +144,7 @@ def _centred(
 ) -> tuple[Tensor, Tensor]:
     """Returns the importance of q (B, H d) and k (B, K d) if queries and keys pass LayerNorms over the head."""
     cos, sin = inputs.rotation or (None, None)
+    assert inputs.k is not None, "families with LayerNorms over heads share no keys"
     return centred_importance(
         inputs.query,
         inputs.key,
@@ -173,6 +179,7 @@ def _behind_rotation(
     products with g h b are the scores; a key neuron changes b alone, whose products with h g a are the scores.
     qk_importance is called for each, and of its two results one is used.
     """
+    assert inputs.k is not None, "families with norms behind the rotation share no keys"
     q, k = (
         normed_behind_rotation(raw, norm, decoder.head_multiplier(norm, layer), rotation, decoder.family.interleaved)
         for raw, norm in zip((inputs.q, inputs.k), norms)

@@ -37,7 +37,7 @@ class ScoreInputs:
         query: (B, H, l, d), as it is multiplied by the keys: after the rotation, norms and `query_factors`.
         key: (B, K, l, d), as it is multiplied by the queries: after the rotation and norms.
         q: (B, l, H d), the output of the query projection.
-        k: (B, l, K d), the output of the key projection.
+        k: (B, l, K d), the output of the key projection; None in a layer that takes the keys of another one.
         rotation: cosines and sines, (B or 1, l, r) each; None: the layer does not rotate.
         scale: the factor of the attention scores.
         factor: the factor of the bias.
@@ -48,12 +48,13 @@ class ScoreInputs:
         sinks: as in `qk_importance`.
         chunk: a query sees the keys of its own chunk of this many tokens of the document only; None: of all chunks.
         causal: as in `qk_importance`.
+        value: (B, K, l, d), the values; None where the family has no attention interface.
     """
 
     query: Tensor
     key: Tensor
     q: Tensor
-    k: Tensor
+    k: Tensor | None
     rotation: tuple[Tensor, Tensor] | None
     scale: float
     factor: float = 1.0
@@ -64,6 +65,7 @@ class ScoreInputs:
     sinks: Tensor | None = None
     chunk: int | None = None
     causal: bool = True
+    value: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -78,22 +80,22 @@ class _Captured:
         keywords, self.keywords = self.keywords, {}
         return keywords
 
-    def take_projected(self, layer: AttentionLayer, clip: float | None) -> tuple[Tensor, Tensor]:
-        """Returns the outputs of the query and key projections, clipped, and forgets them.
+    def take_projected(self, layer: AttentionLayer, clip: float | None) -> tuple[Tensor, Tensor | None]:
+        """Returns the outputs of the query and key projections, clipped, and forgets them. A layer may have no k.
 
         Raises:
             UnsupportedModel: a projection was not called.
         """
         for name in ("q", "k") if layer.shared_k is None else ("q", "k", SHARED_K):
-            if name not in self.projected:
+            if name not in self.projected and (name != "k" or layer.k is not None):
                 raise UnsupportedModel(
                     f"the attention does not call its projection of {name}, but computes with its weight elsewhere: "
                     "use the forward of transformers, or leave the sites q and k out"
                 )
-        q, k = self.projected.pop("q"), self.projected.pop("k")
-        if layer.latent is not None:
+        q, k = self.projected.pop("q"), self.projected.pop("k", None)
+        if layer.latent is not None and k is not None:
             q, k = layer.latent.queries(q), layer.latent.keys(k, self.projected.pop(SHARED_K))
-        if clip is None:
+        if clip is None or k is None:
             return q, k
         return q.clamp(-clip, clip), k.clamp(-clip, clip)  # models that clip in place may have done so already
 
@@ -112,7 +114,7 @@ def watch_scores(
     def capture_keywords(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         captured.keywords = kwargs
 
-    def listen(query: Tensor, key: Tensor, arguments: dict[str, Any]) -> None:
+    def listen(query: Tensor, key: Tensor, value: Tensor, arguments: dict[str, Any]) -> None:
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
         q, k = captured.take_projected(layer, family.clip)
@@ -132,6 +134,7 @@ def watch_scores(
             sinks=decoder.sinks(layer),
             chunk=layer.chunk,
             causal=family.causal,
+            value=value,
         )
         on_scores(inputs)
 
@@ -139,6 +142,7 @@ def watch_scores(
         keywords = captured.take_keywords()
         rotation = _rotation(decoder, layer, keywords)
         q, k = captured.take_projected(layer, family.clip)
+        assert k is not None, "families without transformers' interface share no keys"
         query, key = split_heads(q, layer.head_size), split_heads(k, layer.head_size)
         if rotation is not None:
             query, key = rotate(query, *rotation, family.interleaved), rotate(key, *rotation, family.interleaved)
@@ -152,7 +156,8 @@ def watch_scores(
 
     hooks.before_with_keywords(layer.attention, capture_keywords)
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
-    hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
+    if layer.k is not None:
+        hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
     if layer.shared_k is not None:
         hooks.after(layer.shared_k.module, _capture_projected(captured, SHARED_K, layer.shared_k))
     if family.interface:

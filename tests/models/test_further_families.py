@@ -12,7 +12,7 @@ from pymultiling.models.families import FAMILIES
 from pymultiling.probes import importance
 from pymultiling.probes.verification.verify import verify
 from tests.probes.test_masking import difference
-from tests.support.anatomy import has_site
+from tests.support.anatomy import has_site, is_measured
 from tests.support.comparison import (
     TOLERANCE,
     brute_force_importance,
@@ -34,7 +34,8 @@ def test_importance_is_brute_force(name, padding):
         assert set(result) == set(pml.SITES) and max(errors.values()) < TOLERANCE[dtype], errors
     config = tiny_model(name).config
     for site, values in truth.items():
-        has_neurons = torch.tensor([has_site(config, site, layer) for layer in range(values.shape[1])])
+        layers = range(values.shape[1])
+        has_neurons = torch.tensor([has_site(config, site, layer) and is_measured(config, site) for layer in layers])
         assert ((values > 0).any(-1) == has_neurons).all()
 
 

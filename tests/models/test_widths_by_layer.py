@@ -7,6 +7,8 @@ import pymultiling as pml
 from pymultiling.methods.benchmark import time_forwards
 from pymultiling.models.decoder import Decoder
 from pymultiling.results import plots
+from pymultiling.results.report.run_folder import Results
+from pymultiling.results.report.sections import sets as sections
 from tests.probes.test_masking import difference
 from tests.support.anatomy import layer_sizes, layers_of
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
@@ -40,6 +42,12 @@ def test_a_detection_knows_the_widths_and_is_read_again(name, tmp_path):
     assert all(loaded.neurons[language] == detection.neurons[language] for language in CORPORA)
     assert loaded.statistics["fr"].widths == differing_widths(model)
     plots.neurons_by_layer(loaded.neurons, "title")
+    figures = sections.figures(Results(tmp_path / "found", tmp_path, "found", {"command": "detect"}))
+    names = [column.name for column in figures[0].columns]
+    for row in (dict(zip(names, row)) for row in figures[0].rows):
+        count = detection.neurons[row["language"]].count("layer")[row["site"]][row["layer"]]
+        width = widths_of(model)[row["site"]][row["layer"]]
+        assert row["neurons"] == count and row["share"] == pytest.approx(count / max(width, 1), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

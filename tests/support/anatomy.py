@@ -63,6 +63,8 @@ EXPERT_COUNT_FIELDS = {
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
                   "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
                   "bert", "roberta", "modernbert", "xlm-roberta")  # fmt: skip
+# Kinds of models whose values pass a norm, and whose last layers take the keys and values of earlier ones.
+NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
@@ -210,6 +212,8 @@ def is_dense(config, layer: int) -> bool:
 
 def layer_sizes(config, layer: int) -> dict[str, int]:
     """Returns {site: number of neurons of a layer}, from the configuration alone."""
+    if config.model_type in NORMED_VALUES:
+        return _gemma_sizes(config, layer)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
@@ -276,6 +280,24 @@ def shared_width(config) -> int:
     return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
 
 
+def _gemma_sizes(config, layer: int) -> dict[str, int]:
+    takes_keys = layer >= config.num_hidden_layers - config.num_kv_shared_layers
+    own, has_values = config, not takes_keys
+    if config.model_type == "gemma4_text":
+        own = config.per_layer_config[layer]
+        has_values &= not (config.attention_k_eq_v and config.layer_types[layer] == "full_attention")
+        ffn = config.intermediate_size * (2 if config.use_double_wide_mlp and takes_keys else 1)
+    else:
+        ffn = config.intermediate_size[layer]
+    query, key = config.num_attention_heads * own.head_dim, own.num_key_value_heads * own.head_dim
+    return dict(ffn=ffn, q=query, k=0 if takes_keys else key, v=key if has_values else 0, o=query)
+
+
+def is_measured(config, site: str) -> bool:
+    """Whether the neurons of a site have an importance: not where values pass a norm."""
+    return site != "v" or config.model_type not in NORMED_VALUES
+
+
 def key_heads(config) -> int:
     """Returns the number of key-value heads."""
     if config.model_type == "falcon" and config.new_decoder_architecture:
@@ -334,7 +356,10 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
     """Sets the parameters of neuron n of a decoder layer to zero, in place.
 
     ffn_part: which parameters of an FFN neuron: its row of "gate", its row of "up", its column of "down", or "all".
+        Of Gemma3n "all" are the other two, because its sparse gates depend on the mean over all neurons.
     """
+    if config.model_type == "gemma3n_text" and ffn_part == "all":
+        ffn_part = "down"
     attention = attention_of(layer, config)
     if site == "o":
         weight_of(output_of(layer, config)).data[:, n] = 0

@@ -17,6 +17,7 @@ from tests.support.anatomy import (
     base_of,
     ffn_modules,
     ffn_of,
+    is_measured,
     layer_sizes,
     layers_of,
     sizes,
@@ -32,6 +33,8 @@ POST_NORMS = {
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "hyperclovax": ("post_norm1", "post_norm2"),
+    "gemma3n_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 WITHOUT_POSITIONS = ("bloom", "mpt")  # takes no position ids: it computes positions from the mask
@@ -40,8 +43,11 @@ FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attri
 # projection.
 SUMS_INSIDE = ("bert", "roberta", "xlm-roberta")
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
-# act(0) is not 0, or 1 is added to up.
-FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all")}
+# act(0) is not 0, or 1 is added to up; or where it changes other neurons, as a row of a sparse gate does.
+FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all"), "gemma3n_text": ("up", "down")}
+
+
+OWN_GAINS = ("Gemma3nRMSNorm", "Gemma4RMSNorm")  # Gemma's norms that multiply by their weight, without 1
 
 
 @contextmanager
@@ -81,12 +87,15 @@ def float64_throughout(model):
 
 def _rms_norm(module):
     """Returns the forward of an RMS norm, in the dtype of its input."""
-    offset = 1.0 if type(module).__name__.startswith(("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")) else 0.0
+    kind = type(module).__name__
+    starts = ("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")
+    offset = 1.0 if kind.startswith(starts) and kind not in OWN_GAINS else 0.0
     eps = getattr(module, "variance_epsilon", None) or module.eps
 
     def forward(x):
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        return normed * (module.weight + offset) if hasattr(module, "weight") else normed
+        weight = getattr(module, "weight", None)  # Gemma 4's norm of values has none
+        return normed if weight is None else normed * (weight + offset)
 
     return forward
 
@@ -155,7 +164,8 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities. Layers have zeros for neurons that they lack.
+    it is the squared change of the attention probabilities. Layers have zeros for neurons that they
+    lack, and for those without an importance.
 
     Args:
         model: a Hugging Face model in float64.
@@ -171,8 +181,9 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
         for number, (layer, call) in enumerate(zip(layers_of(model), calls)):
             for site, width in layer_sizes(model.config, number).items():
                 padding = sizes(model.config)[site] - width
-                if not width:  # such as attention in a layer of linear attention
-                    importance[site].append(input_ids.new_zeros(len(input_ids), padding, dtype=torch.float64))
+                if not width or not is_measured(model.config, site):
+                    zeros = input_ids.new_zeros(len(input_ids), width + padding, dtype=torch.float64)
+                    importance[site].append(zeros)
                     continue
                 run = _sublayer(layer, site, call, model.config)
                 before = run()
@@ -181,6 +192,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
                     with _without_neuron(layer, site, n, model.config):
                         change = (run() - before).square().sum(-1)
                     changes.append(torch.where(valid, change, 0).sum(1))
+                run()  # gives the layers that take this one's keys and values those of all neurons
                 importance[site].append(torch.nn.functional.pad(torch.stack(changes, 1), (0, padding)))
     return {site: torch.stack(layers, 1) for site, layers in importance.items()}
 

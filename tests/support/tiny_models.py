@@ -208,6 +208,20 @@ LATENT_EXPERTS = dict(
     routed_scaling_factor=1.7,
 )
 LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
+# Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
+# values of the first two, and have wider FFNs.
+GEMMA4 = dict(
+    head_dim=8,
+    global_head_dim=16,
+    num_hidden_layers=4,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    sliding_window=4,
+    num_kv_shared_layers=2,
+    use_double_wide_mlp=True,
+    intermediate_size=19,
+    hidden_size_per_layer_input=6,
+    vocab_size_per_layer_input=VOCABULARY_SIZE,
+)
 FURTHER_MODELS = {
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
     "deepseek_v2-half-dense": (
@@ -357,6 +371,34 @@ FURTHER_MODELS = {
         ),
     ),
     "phimoe": ("Phimoe", dict(EXPERTS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True)),
+    "gemma3n_text": (  # one layer with a sparse gate; the last two layers take keys and values
+        "Gemma3n",
+        dict(
+            HALF_SLIDING,
+            head_dim=8,
+            num_hidden_layers=4,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_kv_shared_layers=2,
+            intermediate_size=[37, 37, 24, 37],
+            activation_sparsity_pattern=[0.7, 0.0, 0.0, 0.0],
+            hidden_size_per_layer_input=6,
+            vocab_size_per_layer_input=VOCABULARY_SIZE,
+            laurel_rank=5,
+        ),
+    ),
+    "gemma4_text": ("Gemma4", GEMMA4),
+    "gemma4_text-keys-as-values": (  # in the layers of full attention, and no layer takes keys of another one
+        "Gemma4",
+        dict(
+            GEMMA4,
+            num_hidden_layers=2,
+            layer_types=GEMMA4["layer_types"][:2],
+            num_kv_shared_layers=0,
+            hidden_size_per_layer_input=0,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+        ),
+    ),
 }
 # {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
 OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
@@ -410,17 +452,16 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 
 def configuration(kind: str) -> type:
     """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
-    return getattr(
-        transformers, f"{kind}TextConfig" if kind in ("Gemma3", "Llama4", "Qwen3_5", "Qwen3_5Moe") else f"{kind}Config"
-    )
+    is_text = kind in ("Gemma3", "Gemma3n", "Gemma4", "Llama4", "Qwen3_5", "Qwen3_5Moe")
+    return getattr(transformers, f"{kind}TextConfig" if is_text else f"{kind}Config")
 
 
 @torch.no_grad()
 def _draw(model, generator) -> None:
     """Sets all parameters to random numbers: gains of norms near 1, and weights that keep the size of their input."""
-    offset = type(model).__name__.startswith(
-        ("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5")
-    )  # norms multiply by 1 + weight
+    # Norms multiply by 1 + weight.
+    offset = type(model).__name__.startswith(("Gemma", "VaultGemma", "Qwen3Next", "Qwen3_5"))
+    offset = offset and not type(model).__name__.startswith(("Gemma3n", "Gemma4"))
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

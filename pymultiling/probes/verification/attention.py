@@ -22,19 +22,23 @@ DEVIATIONS = 8  # how many standard deviations the squared error of a head may b
 
 
 def passed_heads(inputs: ScoreInputs, decoder: Decoder, layer: AttentionLayer) -> Tensor:
-    """Returns the queries and then the keys that the family's norms, rotation and scaling give, (B, H + K, l, d)."""
+    """Returns the queries and then the keys that the family's norms, rotation and scaling give, (B, H + K, l, d).
+
+    In a layer that takes the keys of another one, they are the queries alone, (B, H, l, d).
+    """
     family = decoder.family
     if family.norms_behind_rotation and inputs.rotation is not None:
         return torch.cat(
             [
                 _behind_rotation(raw, norm, inputs.rotation, decoder, layer)
                 for raw, norm in ((inputs.q, layer.q_norm), (inputs.k, layer.k_norm))
-                if norm is not None
+                if norm is not None and raw is not None
             ],
             1,
         )
-    queries = _normed_heads(inputs.q, layer.q_norm, decoder, layer)
-    heads = torch.cat([queries, _normed_heads(inputs.k, layer.k_norm, decoder, layer)], 1)
+    heads = _normed_heads(inputs.q, layer.q_norm, decoder, layer)
+    if inputs.k is not None:
+        heads = torch.cat([heads, _normed_heads(inputs.k, layer.k_norm, decoder, layer)], 1)
     if inputs.rotation is not None:
         cos, sin = (upcast(table).to(heads.dtype) for table in inputs.rotation)
         heads = rotate(heads, cos, sin, family.interleaved)
@@ -125,7 +129,7 @@ def output_norms(
 
     Args:
         inputs: the inputs of the attention scores.
-        value: (B, l, K d), the output of the value projection, clipped.
+        value: (B, K, l, d), the values that are summed up.
         gate: (B, l, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
         output: (B, l, H d), the input of the output projection.
         valid: (B, l) bool, False for padding, on the CPU.
@@ -138,7 +142,7 @@ def output_norms(
     wide = torch.float64 if dtype in (torch.float32, torch.float64) and device.type != "mps" else torch.float32
     heads, value_size = query.shape[1], output.shape[-1] // query.shape[1]
     q, k = query.to(wide), key.to(wide).repeat_interleave(heads // key.shape[1], 1)
-    v = split_heads(value, value_size).to(device, wide)
+    v = value.to(device, wide)
     v = v.repeat_interleave(heads // v.shape[1], 1)
     given = split_heads(output, value_size).to(device, wide)
     positions = torch.arange(q.shape[2], device=device)

@@ -259,9 +259,10 @@ class LayerWatch:
 
     def _check_scores(self, layer: AttentionLayer, name: str) -> None:
         inputs = self._scores
-        if inputs is None or self._attended is None or layer.v.module not in self._outputs:
+        values = layer.v or layer.k  # the projection of the values
+        if inputs is None or self._attended is None or (values is not None and values.module not in self._outputs):
             return
-        value = layer.v.select(self._outputs[layer.v.module]).flatten(1, -2)
+        value = None if values is None else values.select(self._outputs[values.module]).flatten(1, -2)
         attended = self._attended.view(*self._plan.valid.shape, -1)
         gate = None
         if layer.output_gate is not None:
@@ -342,12 +343,13 @@ class LayerWatch:
         gate = ffn.gate.select(self._outputs[ffn.gate.module])
         up = None if ffn.up is None else ffn.up.select(self._outputs[ffn.up.module])
         activation, compare = self.decoder.activation, self._comparisons.compare
+        is_sparse = ffn.gate_sparsity > 0
         name = self._names[self.layer.ffn] if self.decoder.family.ffn else f"the FFN of {self._names[self.layer.ffn]}"
-        subject = f"the input of {name}'s down projection is not {activation}(gate) up"
+        subject = f"the input of {name}'s down projection is not {activation}({'sparse ' * is_sparse}gate) up"
         if up is None:
             subject = f"the input of {name}'s down projection is not {activation}(up)"
         norms, operator_norms = product_norms(
-            activation, activation_function(self.decoder, self.layer), gate, up, product
+            None if is_sparse else activation, activation_function(self.decoder, self.layer), gate, up, product
         )
         compare("product", subject, advice.PRODUCT, *norms)
         if operator_norms is not None:

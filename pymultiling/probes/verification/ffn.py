@@ -20,12 +20,12 @@ ROUNDINGS = 12
 
 
 def product_norms(
-    activation: str, function: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor | None, hidden: Tensor
+    activation: str | None, function: Callable[[Tensor], Tensor], gate: Tensor, up: Tensor | None, hidden: Tensor
 ) -> tuple[Norms, Norms | None]:
     """Compares the input of the down projection, (..., N), with act(gate) up.
 
     Args:
-        activation: transformers' name of the activation.
+        activation: transformers' name of the activation; None: the operator `gated_ffn` does not compute the product.
         function: what `activation_function` gives.
         gate: (..., N), the output of the projection that the activation is applied to.
         up: (..., N), the output of the projection that it is multiplied by; None for a plain FFN.
@@ -40,7 +40,7 @@ def product_norms(
     given, size, u = upcast(hidden), column_norms(expected), internal_roundoff(hidden.dtype)
     magnitude = torch.maximum(column_norms(wide * factor), size)
     norms = Norms(column_norms(given - expected), ROUNDINGS * u * magnitude, size)
-    if activation not in ACTIVATIONS:
+    if activation is None or activation not in ACTIVATIONS:
         return norms, None
     flat_up = None if up is None else up.flatten(0, -2)
     fused = gated_ffn(gate.flatten(0, -2), flat_up, activation=ACTIVATIONS[activation]).hidden

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pymultiling.models.decoder import AttentionLayer, Decoder, Layer
 from pymultiling.models.experts import Experts, attached_changes
-from pymultiling.models.linear import Linear
+from pymultiling.models.linear import Linear, Projection
 from pymultiling.models.routing import Routed
 from pymultiling.neurons.sets import NeuronSet
 from pymultiling.neurons.widths import are_neurons
@@ -98,8 +98,8 @@ class OffWatch:
 
         def check(module: Linear, args: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._valid(self._before.pop(module))
-            if isinstance(self._layer, AttentionLayer) and site == "o":
-                self._check_values(self._layer, before)
+            if isinstance(self._layer, AttentionLayer) and self._layer.v is not None and site == "o":
+                self._check_values(self._layer, self._layer.v, before)
             off = _off(site, before.shape[-1], slice(None), members[site].start or 0)
             x = before.index_fill(-1, off.to(before.device), 0)
             some = slice(None, None, STRIDE)
@@ -130,13 +130,13 @@ class OffWatch:
 
         return check
 
-    def _check_values(self, layer: AttentionLayer, attended: Tensor) -> None:
+    def _check_values(self, layer: AttentionLayer, v: Projection, attended: Tensor) -> None:
         """Checks that values that are zero contribute nothing: the input of o is zero at their dimensions."""
         is_zero = torch.zeros(layer.kv_heads, layer.value_size, dtype=torch.bool)
         is_zero.view(-1)[FIRST["v"] :: STRIDE] = True
         columns = is_zero.repeat_interleave(layer.heads // layer.kv_heads, 0).flatten().nonzero().flatten()
         left = column_norms(attended[:, columns.to(attended.device)])
-        subject = f"{self._names[layer.attention]} does not sum up what hooks make of {self._names[layer.v.module]}"
+        subject = f"{self._names[layer.attention]} does not sum up what hooks make of {self._names[v.module]}"
         self._comparisons.compare("v", subject, advice.OUTPUT, left, torch.zeros_like(left), torch.ones_like(left))
 
     def _check_experts(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pymultiling.models.decoder import AttentionLayer, Decoder
+from pymultiling.models.norms import normed, split_heads
 from pymultiling.probes.scores import ScoreInputs
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.attention import output_norms, passed_heads, passed_norms
@@ -21,7 +22,7 @@ def check_scores(
     layer: AttentionLayer,
     name: str,
     inputs: ScoreInputs,
-    value: Tensor,
+    value: Tensor | None,
     gate: Tensor | None,
     attended: Tensor,
     plan: Plan,
@@ -34,7 +35,8 @@ def check_scores(
         layer: the layer.
         name: the name of its attention.
         inputs: the inputs of its scores.
-        value: (documents, length, K d), the output of the value projection.
+        value: (documents, length, K d), the output of the value projection, or of that of keys in layers that take keys
+            as values; None in a layer that takes the values of another one.
         gate: (documents, length, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
         attended: (documents, length, H d), the input of the output projection.
         plan: what the forward checks.
@@ -42,27 +44,47 @@ def check_scores(
     """
     family, dtype = decoder.family, inputs.q.dtype
     if family.interface:
-        given, expected = torch.cat([inputs.query, inputs.key], 1), passed_heads(inputs, decoder, layer)
+        expected = passed_heads(inputs, decoder, layer)
+        given = torch.cat([inputs.query, inputs.key], 1)[:, : expected.shape[1]]
         parts = "norms, clip and rotation" if gate is None else "norms, clip, rotation and output_gate"
         both = passed_norms(given, expected, plan.valid, dtype)
         sites: tuple[tuple[Check, slice], ...] = ("q", slice(layer.heads)), ("k", slice(layer.heads, None))
-        for site, heads in sites:
+        for site, heads in sites if inputs.k is not None else sites[:1]:
             subject = f"{name} does not pass on the {site} heads that the {parts} of its family give"
             norms = Norms(*(part[heads] for part in both))
             comparisons.compare("scores", subject, advice.SCORES, *norms)
             _compare_off(layer, subject, [site], norms, plan, comparisons)
-    if family.clip is not None:
+    if family.clip is not None and value is not None:
         value = value.clamp(-family.clip, family.clip)
+    values = _values(value, inputs, layer, name, plan, comparisons)
     gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
     causal = "causal" if inputs.causal else "not causal"
     subject = (
         f"{name} computes other attention than softmax(scores) v{gated} with scale {inputs.scale:.4g}, window "
         f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}, {causal}"
     )
-    norms = output_norms(inputs, value, gate, attended, plan.valid, family.interface)
+    norms = output_norms(inputs, values, gate, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)
     if not family.interface:
         _compare_off(layer, subject, ["q", "k"], norms, plan, comparisons)
+
+
+def _values(
+    raw: Tensor | None, inputs: ScoreInputs, layer: AttentionLayer, name: str, plan: Plan, comparisons: Comparisons
+) -> Tensor:
+    """Returns the values (B, K, l, d) that attention sums up: the projection's, or those that it is given.
+
+    It is given those of another layer, or normed ones, which are checked.
+    """
+    if raw is not None and layer.v_norm is None:
+        return split_heads(raw, layer.value_size)
+    assert inputs.value is not None, "only families with transformers' interface share or norm values"
+    if raw is not None and layer.v_norm is not None:
+        expected = normed(raw, layer.v_norm, torch.ones(layer.value_size, device=raw.device), layer.value_size)[0]
+        subject = f"{name} does not pass on the values that the norm of its family (`v_norm`) gives"
+        norms = passed_norms(inputs.value, expected, plan.valid, inputs.q.dtype)
+        comparisons.compare("scores", subject, advice.SCORES, *norms)
+    return inputs.value
 
 
 def _compare_off(

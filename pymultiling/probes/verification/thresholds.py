@@ -86,7 +86,12 @@ def _thresholds(config: Any) -> list[tuple[Any, str, int]]:
 
 
 def _layers_of_each_kind(decoder: Decoder) -> list[int]:
-    """Returns the first layer of each kind of attention, judged by its class and the simple attributes it has."""
+    """Returns the first layer of each kind of attention, judged by its class and the simple attributes it has.
+
+    All layers are returned if some take the keys of others.
+    """
+    if decoder.family.shared_keys is not None:
+        return list(range(len(decoder.layers)))
     kinds: dict[object, int] = {}
     types = getattr(decoder.config, "layer_types", None)
     for number, layer in decoder.attention_layers.items():

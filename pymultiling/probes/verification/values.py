@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pymultiling.models.decoder import AttentionLayer
+from pymultiling.models.linear import Projection
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.report import Comparisons
@@ -29,6 +30,7 @@ class ValuesWatch:
 
     Args:
         layer: the layer.
+        v: its value projection.
         index: its number.
         names: the names of modules, for messages.
         comparisons: gets the comparison.
@@ -36,18 +38,24 @@ class ValuesWatch:
     """
 
     def __init__(
-        self, layer: AttentionLayer, index: int, names: dict[nn.Module, str], comparisons: Comparisons, documents: int
+        self,
+        layer: AttentionLayer,
+        v: Projection,
+        index: int,
+        names: dict[nn.Module, str],
+        comparisons: Comparisons,
+        documents: int,
     ):
+        self._v, self._projections = v, {projection.module for _, projection, _ in layer.projections()}
         self._layer, self._names, self._comparisons, self._documents = layer, names, comparisons, documents
         generator = torch.Generator().manual_seed(index)
-        self._is_zero = torch.rand(layer.v.width, generator=generator) < 0.5
-        self._modules = {projection.module for _, projection, _ in layer.projections()}
+        self._is_zero = torch.rand(v.width, generator=generator) < 0.5
         self._changed: set[nn.Module] = set()
 
     def change(self, hooks: Hooks) -> None:
         """Adds the hooks. Those that compare other things come after them."""
         layer = self._layer
-        for module in self._modules:
+        for module in self._projections:
             hooks.after(module, self._make_twin)
         hooks.before(layer.o, self._compare_twin)
 
@@ -55,8 +63,8 @@ class ValuesWatch:
         if output.shape[0] != self._documents:
             return None
         twin = output[:1]
-        if module is self._layer.v.module:
-            rows = self._layer.v.row_indices()[self._is_zero]
+        if module is self._v.module:
+            rows = self._v.row_indices()[self._is_zero]
             twin = twin.index_fill(-1, rows.to(output.device), 0)
         self._changed.add(module)
         return torch.cat([output[:-1], twin])
@@ -73,7 +81,7 @@ class ValuesWatch:
         that stays may differ by the root of the unit roundoff, which is half of the dtype's digits.
         """
         layer = self._layer
-        if len(self._changed) < len(self._modules):
+        if len(self._changed) < len(self._projections):
             return None
         attended = args[0].view(self._documents, -1, args[0].shape[-1])
         first, twin = attended[0], attended[-1]
@@ -82,6 +90,6 @@ class ValuesWatch:
         size = column_norms(first)
         error = column_norms(twin - first.masked_fill(is_zero, 0))
         tolerance = (math.sqrt(roundoff(first.dtype)) * size).masked_fill(is_zero, 0)
-        subject = f"{self._names[layer.attention]} does more than to sum up what {self._names[layer.v.module]} returns"
+        subject = f"{self._names[layer.attention]} does more than to sum up what {self._names[self._v.module]} returns"
         self._comparisons.compare("values", subject, advice.OUTPUT, error, tolerance, size)
         return torch.cat([attended[:-1], attended[:1]]).view(args[0].shape), *args[1:]

@@ -136,7 +136,9 @@ def _run(decoder: Decoder, comparisons: Comparisons, plan: Plan, names: dict[nn.
             off_watches = [OffWatch(decoder, layer, names, comparisons, plan.valid) for layer in decoder.layers]
             early_hooks = stack.enter_context(Hooks())
             for index, layer in decoder.attention_layers.items():
-                ValuesWatch(layer, index, names, comparisons, len(plan.valid)).change(early_hooks)
+                if layer.v is not None and layer.v_norm is None:
+                    values = ValuesWatch(layer, layer.v, index, names, comparisons, len(plan.valid))
+                    values.change(early_hooks)
             for off_watch in off_watches:
                 off_watch.keep(early_hooks)
             stack.enter_context(change_neurons(decoder, [neurons_off(decoder)], warns_new_threads=False))

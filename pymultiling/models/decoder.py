@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +21,7 @@ from pymultiling.models.find_modules import (
     ffn_projections,
     find,
     find_linear,
+    gate_projection,
     require_sinks,
 )
 from pymultiling.models.linear import Linear, Projection, inner_linear, inputs_of, outputs_of
@@ -141,8 +142,8 @@ class AttentionLayer(Layer):
         k: the key projection.
         v: the value projection.
         o: the output projection.
-        output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
-            before `o`, in the order of its inputs; None: it is not multiplied.
+        output_gate: the outputs of the query projection's module, or of another one, by whose sigmoid the attention's
+            output is multiplied before `o`, in the order of its inputs; None: it is not multiplied.
         q_norm: a norm of the queries, or None.
         k_norm: a norm of the keys; None where there is no `q_norm`.
         attention_norm: a norm of the attention's output, or None.
@@ -412,7 +413,7 @@ class Decoder:
             k=k,
             v=v,
             o=o,
-            output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
+            output_gate=gate_projection(attention, family, where, q, head_size),
             q_norm=q_norm,
             k_norm=k_norm,
             attention_norm=_find_optional(layer, family.attention_norm, where),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from pymultiling.models.find_modules import (
     ffn_projections,
     find,
     find_linear,
+    gate_projection,
     latent_projections,
     require_sinks,
 )
@@ -168,8 +169,8 @@ class AttentionLayer(Layer):
             Its neurons come after those of `k`. None: every head has its own.
         v: the value projection; None in a layer that takes the values of another one, or its keys as values.
         o: the output projection.
-        output_gate: the outputs of the query projection's module by whose sigmoid the attention's output is multiplied
-            before `o`, in the order of its inputs; None: it is not multiplied.
+        output_gate: the outputs of the query projection's module, or of another one, by whose sigmoid the attention's
+            output is multiplied before `o`, in the order of its inputs; None: it is not multiplied.
         q_norm: a norm of the queries, or None.
         k_norm: a norm of the keys; None where there is no `q_norm` or no `k`.
         v_norm: a norm of the values, or None.
@@ -510,7 +511,7 @@ class Decoder:
             shared_k=shared_k,
             v=v,
             o=o,
-            output_gate=replace(q, start=head_size, stop=2 * head_size) if family.output_gate else None,
+            output_gate=gate_projection(attention, family, where, q, head_size),
             q_norm=q_norm,
             k_norm=k_norm,
             v_norm=None if k is None else _find_optional(attention, family.v_norm, where),

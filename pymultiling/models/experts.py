@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -118,6 +119,16 @@ class Experts:
         row_experts = torch.arange(self.expert_count, device=down.device).repeat_interleave(down.shape[1])
         documents = group_tokens(row_experts, self.expert_count, in_order=True)
         return column_energy(down.flatten(0, 1), documents).flatten()
+
+    def down_weights(self) -> Sequence[Tensor]:
+        """Returns W_down of each expert, (D, I) each."""
+        down = self.module.down_proj.detach()
+        return [weight.T.contiguous() for weight in down] if self.layout.transposed else list(down)
+
+    def rows_of_experts(self, routed: Routed) -> list[slice]:
+        """Returns the rows of each expert. It waits for the device."""
+        ends = torch.bincount(routed.experts, minlength=self.expert_count).cumsum(0).tolist()
+        return [slice(start, end) for start, end in pairwise([0, *ends])]
 
     def energy(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
         """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight."""

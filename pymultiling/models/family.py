@@ -93,7 +93,8 @@ class Family:
             head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
-            attention's output is multiplied before `o`. The neurons of q are those of the query.
+            attention's output is multiplied before `o`. The neurons of q are those of the query. Or the path of a
+            projection that gives the gates of all heads.
         attention_norm: a norm of the attention's output, before it is added to the residual.
         sum_norms: two norms, of the sum of the residual and the attention's output, and of the sum of the residual and
             the FFN's output, where the attention and the FFN return what these norms return, as in BERT. They are no
@@ -177,7 +178,7 @@ class Family:
     chunk: int | None = None
     sinks: str | None = None
     o: str = "o_proj"
-    output_gate: bool = False
+    output_gate: bool | str = False
     attention_norm: str | None = None
     sum_norms: tuple[str, str] | None = None
     ffn: str = "mlp"
@@ -293,7 +294,10 @@ class Family:
                 self.sinks is None or (self.interface and not self.centred_norms),
                 "sinks needs interface=True and centred_norms=False",
             ),
-            (self.experts is None or self.ffn_norm is None, "with experts, ffn_norm must be None"),
+            (
+                self.ffn_norm is None or not self.shared_expert_in_layer,
+                "ffn_norm needs shared_expert_in_layer=False",
+            ),
             (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),
             (
                 self.experts is not None

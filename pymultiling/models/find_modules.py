@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def attention_projections(
     v: Projection | None
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
-        if family.output_gate:  # for every head the query, and then the gate
+        if family.output_gate is True:  # for every head the query, and then the gate
             if q.width != 2 * width:
                 raise UnsupportedModel(
                     f"{where}: {family.q} gives {q.width} values, and with output_gate it gives a query and a gate for "
@@ -112,6 +113,26 @@ def latent_projections(attention: nn.Module, family: Family, where: str, heads: 
         )
     k, v = (Projection(kv, start, stop, heads) for start, stop in ((0, own), (own, own + value)))
     return LatentProjections(q, k, v, Projection(down, inputs_of(kv), outputs_of(down)))
+
+
+def gate_projection(
+    attention: nn.Module, family: Family, where: str, q: Projection, head_size: int
+) -> Projection | None:
+    """Returns the outputs of a projection by whose sigmoid the attention's output is multiplied, or None.
+
+    Raises:
+        UnsupportedModel: there is no such projection, or it has another width than the queries.
+    """
+    if not family.output_gate:
+        return None
+    if family.output_gate is True:
+        return replace(q, start=head_size, stop=2 * head_size)
+    gate = _whole_module(find_linear(attention, family.output_gate, where))
+    if gate.width != q.width:
+        raise UnsupportedModel(
+            f"{where}: {family.output_gate} gives {gate.width} gates, and there are {q.width} values: {CORRECT_ENTRY}"
+        )
+    return gate
 
 
 def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> tuple[Projection, Projection | None]:

@@ -129,7 +129,8 @@ def text_decoder(model: nn.Module) -> nn.Module:
 def without_head(model: nn.Module) -> nn.Module:
     """Returns transformers' base model, also where its `base_model_prefix` names no module of the model (Llama 4)."""
     base = uncompiled(pretrained(model).base_model)
-    if base is model and pretrained(model).get_output_embeddings() is not None:
+    head = pretrained(model).get_output_embeddings()  # type: ignore[no-untyped-call]
+    if base is model and head is not None:
         return uncompiled(model.get_submodule("model"))
     return base
 

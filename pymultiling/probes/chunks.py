@@ -44,7 +44,7 @@ def split_chunks(inputs: ScoreInputs, valid: Tensor, size: int) -> tuple[ScoreIn
 
     def take(x: Tensor) -> Tensor:
         """(B or 1, l, ...) -> (B n, size, ...)."""
-        return x.expand(count, *x.shape[1:])[rows, places].unflatten(1, (chunks, size)).flatten(0, 1)
+        return x.expand(count, *x.shape[1:])[rows, places].reshape(count * chunks, size, *x.shape[2:])
 
     def take_heads(x: Tensor) -> Tensor:
         """(B, heads, l, d) -> (B n, heads, size, d)."""

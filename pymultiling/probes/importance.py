@@ -325,6 +325,9 @@ class ImportanceProbe:
     def _watch_ffn(self, hooks: Hooks, index: int, layer: Layer) -> None:
         if isinstance(layer.ffn_parts, Experts):
             experts = layer.ffn_parts
+            if layer.ffn_norm is not None and self.score == "importance":
+                self._watch_normed_experts(hooks, index, experts, layer.shared, layer.ffn_norm)
+                return
             attach_change(hooks, experts, partial(self._keep_routed, index, experts))
             if layer.shared is not None:
                 self._watch_shared(hooks, index, layer.shared)
@@ -369,6 +372,56 @@ class ImportanceProbe:
         else:
             energy = experts.energy(routed, documents, self._count)
             self._values["ffn"][index] = energy * self._weight_products.expert_norms(experts)
+
+    def _watch_normed_experts(
+        self, hooks: Hooks, index: int, experts: Experts, shared: SharedExpert | None, norm: nn.Module
+    ) -> None:
+        """Measures experts, and a shared one, whose sum passes a norm: each expert alone by normed_energy.
+
+        An expert's neuron changes the sum in the tokens that are routed to it, by the router's weight times its column.
+        """
+        routed_of: list[Routed] = []
+        inputs: list[Tensor] = []  # of the down projection of the shared expert
+        gates: list[Tensor] = []
+
+        def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            output, multiplier, routed = args[0].flatten(0, -2), self.decoder.multiplier(norm), routed_of.pop()
+            documents = self._documents.of(output, "ffn", index)
+            x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
+            ids, values = documents.ids[routed.tokens], []
+            grams = self._weight_products.expert_grams(experts, multiplier)
+            for rows, weight, products in zip(experts.rows_of_experts(routed), experts.down_weights(), grams):
+                values.append(
+                    normed_energy(
+                        x[rows],
+                        output[routed.tokens[rows]],
+                        weight,
+                        multiplier,
+                        *products,
+                        epsilon(norm),
+                        ids[rows],
+                        self._count,
+                    ).energy
+                )
+            self._values["ffn"][index] = torch.cat(values, 1)
+            if shared is None:
+                return
+            own, down = upcast(inputs.pop().flatten(0, -2)), shared.parts.down
+            if gates:
+                own = own * upcast(gates.pop().flatten(0, -2)).sigmoid()
+            width = own.shape[1]
+            products = self._weight_products.grams(down, width, multiplier, width, 1)
+            weight = local_weight(down, width)
+            self._shared_values[index] = normed_energy(
+                own, output, weight, multiplier, *products, epsilon(norm), documents
+            ).energy
+
+        attach_change(hooks, experts, routed_of.append)
+        if shared is not None:
+            hooks.before(shared.parts.down, lambda _, args: inputs.append(args[0]))
+            if shared.gate is not None:
+                hooks.after(shared.gate, lambda _, args, output: gates.append(output))
+        hooks.before(norm, keep_normed)
 
     def _watch_shared(self, hooks: Hooks, index: int, shared: SharedExpert) -> None:
         """Measures the neurons of a shared expert: sum_t (sigmoid(gate[t]) hidden[t, n])^2 ||W_down[:, n]||^2."""

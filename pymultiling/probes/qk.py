@@ -66,7 +66,7 @@ def _importance_of_heads(
     if inputs.chunk is not None and inputs.chunk < valid.shape[1]:
         chunks, valid_in_chunks = split_chunks(inputs, valid, inputs.chunk)
         importance = _importance_of_heads(chunks, decoder, layer, valid_in_chunks, None, rope, score, mode)
-        return [x.unflatten(0, (len(valid), -1)).sum(1) for x in importance]
+        return [x.view(len(valid), -1, x.shape[-1]).sum(1) for x in importance]
     family = decoder.family
     is_pre = rope == "pre" and score == "importance"
     if is_pre and family.centred_norms and layer.q_norm is not None and layer.k_norm is not None:

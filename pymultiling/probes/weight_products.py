@@ -18,6 +18,7 @@ class WeightProducts:
     def __init__(self) -> None:
         self._norms: dict[Linear | ExpertsModule, Tensor] = {}
         self._value_grams: dict[Linear, Tensor] = {}
+        self._expert_grams: dict[ExpertsModule, list[tuple[Tensor, Tensor]]] = {}
         self._grams: dict[tuple[Linear, int, int], tuple[Tensor, Tensor]] = {}
 
     def column_norms(self, linear: Linear, inputs: int) -> Tensor:
@@ -53,8 +54,19 @@ class WeightProducts:
             self._grams[key] = value_gram(weight, heads, size), value_gram(scaled_weight, heads, size)
         return self._grams[key]
 
+    def expert_grams(self, experts: Experts, multiplier: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns for each expert what `grams` returns, (I, 1, 1, 1) each, for its down projection."""
+        if experts.module not in self._expert_grams:
+            self._expert_grams[experts.module] = [
+                (value_gram(weight, experts.size, 1), value_gram(scaled, experts.size, 1))
+                for weight in experts.down_weights()
+                for scaled in [upcast(weight) * upcast(multiplier)[:, None]]
+            ]
+        return self._expert_grams[experts.module]
+
     def clear(self) -> None:
         """Empties the cache. Afterwards the weights may change."""
         self._norms.clear()
         self._value_grams.clear()
+        self._expert_grams.clear()
         self._grams.clear()

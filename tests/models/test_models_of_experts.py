@@ -87,6 +87,6 @@ def test_weights_that_are_not_in_memory_are_refused():
         pml.importance(tiny_model("mixtral").to("meta"), **tiny_batch())
 
 
-def test_experts_with_a_norm_of_their_output_are_refused():
-    with pytest.raises(ValueError, match="with experts, ffn_norm must be None"):
-        pml.Family(experts="experts", ffn_norm="norm")
+def test_a_norm_beside_a_shared_expert_that_the_layer_adds_is_refused():
+    with pytest.raises(ValueError, match="ffn_norm needs shared_expert_in_layer=False"):
+        pml.Family(experts="experts", ffn_norm="norm", shared_expert="shared", shared_expert_in_layer=True)

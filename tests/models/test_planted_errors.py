@@ -1,6 +1,7 @@
 """Models of further families that compute something else than their entry says are refused at first use."""
 
 import sys
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder
+from pymultiling.models.families import FAMILIES
 from pymultiling.probes.verification.verify import verify
-from tests.support.anatomy import attention_of, experts_of, layers_of, shared_expert_of
+from tests.support.anatomy import attention_of, experts_of, ffn_of, layers_of, shared_expert_of
 from tests.support.tiny_models import tiny_batch, tiny_model
 
 LAYER = 1
@@ -96,13 +98,33 @@ def leave_out_the_shared_expert(model):
     return mock.patch.object(shared, "forward", lambda x: 0 * forward(x))
 
 
+def scale_the_ffn_norm(model):
+    """Multiplies the output of the norm behind a layer's FFN."""
+    layer = layers_of(model)[LAYER]
+    norm = getattr(layer, "post_mlp_layernorm", None) or layer.post_feedforward_layernorm
+    forward = norm.forward
+    return mock.patch.object(norm, "forward", lambda x: 1.2 * forward(x))
+
+
+def scale_the_ffn(model):
+    """Multiplies the input of the norm behind a layer's FFN."""
+    ffn = ffn_of(layers_of(model)[LAYER])
+    forward = ffn.forward
+    return mock.patch.object(ffn, "forward", lambda x: 1.2 * forward(x))
+
+
 ATTENTION = {
     rotate_nothing: "heads that the norms, clip and rotation",
     hide_the_last_key: "computes other attention than softmax",
 }
 OWN_ATTENTION = {hide_the_last_key_itself: ATTENTION[hide_the_last_key]}
+GATED = {
+    rotate_nothing: "heads that the norms, clip, rotation and output_gate",
+    hide_the_last_key: ATTENTION[hide_the_last_key],
+}
 EXPERTS = {scale_experts: "does not compute the sum over experts"}
 SHARED = {leave_out_the_shared_expert: "does not return the sum of its experts and its shared expert"}
+NORM = {scale_the_ffn_norm: "does not compute an RMSNorm", scale_the_ffn: "does not return the "}
 SHARED_IN_LAYER = {leave_out_the_shared_expert: "shared_mlp does not return the output of"}
 WITH_SINKS = {forget_sinks: "computes other attention than softmax", rotate_nothing: ATTENTION[rotate_nothing]}
 ERRORS = {
@@ -116,6 +138,8 @@ ERRORS = {
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,
+    "flex_olmo": ATTENTION | EXPERTS | NORM,
+    "afmoe": GATED | EXPERTS | SHARED | NORM,
     "internlm3": ATTENTION,
     "hyperclovax": ATTENTION,
     "jais2": ATTENTION,
@@ -144,3 +168,19 @@ def test_a_planted_error_is_refused(name, plant, message, dtype):
         assert any(message in departure.sentence for departure in departures), departures
         with pytest.raises(pml.UnsupportedModel, match=message):
             pml.importance(model, **tiny_batch())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"output_gate": False}, "computes other attention than softmax"),
+        ({"output_gate": "o_proj"}, "o_proj gives 32 gates"),
+        ({"rotates": None}, "heads that the norms, clip, rotation and output_gate"),
+        ({"shared_expert": None}, "does not return the output of"),
+    ],
+)
+def test_another_entry_of_afmoe_is_refused(monkeypatch, changes, message):
+    model = tiny_model("afmoe", num_attention_heads=3, num_key_value_heads=1)
+    monkeypatch.setitem(FAMILIES, "afmoe", replace(FAMILIES["afmoe"], **changes))
+    with pytest.raises(pml.UnsupportedModel, match=message):
+        pml.importance(model, **tiny_batch())

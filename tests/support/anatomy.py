@@ -45,6 +45,8 @@ EXPERT_COUNT_FIELDS = {
     "glm4_moe": "n_routed_experts",
     "llama4_text": "num_local_experts",
     "dots1": "n_routed_experts",
+    "flex_olmo": "num_experts",
+    "afmoe": "num_experts",
     "exaone_moe": "num_experts",
     "minimax_m2": "num_local_experts",
     "hunyuan_v1_moe": "num_experts",
@@ -228,6 +230,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "ernie4_5_moe": "moe_intermediate_size",
         "glm4_moe": "moe_intermediate_size",
         "dots1": "moe_intermediate_size",
+        "afmoe": "moe_intermediate_size",
         "exaone_moe": "moe_intermediate_size",
         "qwen3_next": "moe_intermediate_size",
         "qwen3_5_moe_text": "moe_intermediate_size",
@@ -276,6 +279,7 @@ def shared_width(config) -> int:
         "glm4_moe_lite": "n_shared_experts",
         "dots1": "n_shared_experts",
         "exaone_moe": "num_shared_experts",
+        "afmoe": "num_shared_experts",
     }.get(config.model_type)
     return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
 

@@ -32,6 +32,8 @@ POST_NORMS = {
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "flex_olmo": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "afmoe": ("post_attention_layernorm", "post_mlp_layernorm"),
     "hyperclovax": ("post_norm1", "post_norm2"),
     "gemma3n_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),

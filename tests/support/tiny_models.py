@@ -154,6 +154,16 @@ EXAONE_MOE = dict(
     n_group=2,
     first_k_dense_replace=0,
 )
+AFMOE = dict(
+    EXPERTS,
+    **HALF_SLIDING,
+    head_dim=8,
+    num_experts=5,
+    num_experts_per_tok=2,
+    num_shared_experts=2,
+    moe_intermediate_size=8,
+    route_scale=1.5,
+)
 COHERE_MOE = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
@@ -328,6 +338,9 @@ FURTHER_MODELS = {
     "gpt_neox_japanese": ("GPTNeoXJapanese", dict(rope_parameters=dict(PARTIAL))),
     "mpt": ("Mpt", dict(max_seq_len=64, attn_config=dict(clip_qkv=0.5, softmax_scale=0.3))),
     "mpt-unclipped": ("Mpt", dict(max_seq_len=64)),
+    "flex_olmo": ("FlexOlmo", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),
+    "afmoe": ("Afmoe", dict(AFMOE, num_dense_layers=0)),
+    "afmoe-half-dense": ("Afmoe", dict(AFMOE, num_dense_layers=1, intermediate_size=56)),
     "helium": ("Helium", dict(head_dim=8)),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),

@@ -70,7 +70,7 @@ class LayerWatch:
             early = layer.dense.down.register_forward_pre_hook(self._in_this_thread(self._keep_product), prepend=True)
             stack.callback(early.remove)
         if layer.shared is not None and layer.shared.gate is not None:
-            hooks.after(layer.shared.gate, self._keep_shared_gate)
+            hooks.after(layer.shared.gate, self._keep_gate)
         if layer.shared is not None and layer.shared.module is not None:
             check_in_layer = partial(self._check_shared_in_layer, layer.shared.parts.down)
             hooks.after(layer.shared.module, self._surviving(["ffn"], check_in_layer))
@@ -85,7 +85,7 @@ class LayerWatch:
             if isinstance(layer, AttentionLayer) and layer.sum_norms is not None:
                 self._attach_to_sums(layer, layer.sum_norms, hooks)
             if layer.ffn_norm is not None:
-                check_norm = self._check_norm(layer.ffn_norm, layer.down, ("ffn",))
+                check_norm = self._check_norm(layer.ffn_norm, layer.down or layer.ffn, ("ffn",))
                 hooks.after(layer.ffn_norm, self._surviving(["ffn"], check_norm))
         return listeners
 
@@ -97,6 +97,8 @@ class LayerWatch:
         listener = None
         if self._plan.scores:
             listener = watch_scores(self.decoder, hooks, layer, self._keep_scores)
+        if layer.output_gate is not None and layer.output_gate.module is not layer.q.module:
+            hooks.after(layer.output_gate.module, self._keep_gate)
         hooks.before_with_keywords(layer.attention, self._forget)
         hooks.after(layer.attention, self._surviving(["o"], partial(self._check_attention, layer)))
         return {} if listener is None else {layer.core: listener}
@@ -230,7 +232,7 @@ class LayerWatch:
     def _keep_product(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._product = args[0]
 
-    def _keep_shared_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _keep_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._outputs[module] = output
 
     def _keep_scores(self, inputs: ScoreInputs) -> None:
@@ -304,6 +306,7 @@ class LayerWatch:
     def _check_ffn(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._plan.kind == "scores":
             return
+        self._outputs[module] = _first(output)
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
         if layer.shared is not None and layer.shared.module is None:
             self._check_shared(self._names[module], layer.shared, _first(output))
@@ -357,8 +360,8 @@ class LayerWatch:
             compare("product", subject, advice.OPERATOR, *operator_norms)
         self._product = None
 
-    def _check_norm(self, norm: nn.Module, linear: Linear | None, checks: tuple[Check, ...]) -> Callable[..., None]:
-        """Returns a hook after the norm of the output of `linear`, which fails these checks."""
+    def _check_norm(self, norm: nn.Module, source: nn.Module, checks: tuple[Check, ...]) -> Callable[..., None]:
+        """Returns a hook after the norm of the output of `source`, which fails these checks."""
 
         def compare(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = upcast(args[0])
@@ -367,9 +370,9 @@ class LayerWatch:
             tolerance = (4 * internal_roundoff(output.dtype) + x.shape[-1] * ACCUMULATION) * size
             subject = f"{self._names[module]} does not compute an RMSNorm with its weight and its family's norm_offset"
             comparisons = [(subject, Norms(column_norms(upcast(output) - expected), tolerance, size))]
-            if linear is not None and linear in self._outputs:
-                subject = f"{self._names[module]} does not get the output of {self._names[linear]}"
-                comparisons.append((subject, same_norms(self._outputs[linear], args[0])))
+            if source in self._outputs:
+                subject = f"{self._names[module]} does not get the output of {self._names[source]}"
+                comparisons.append((subject, same_norms(self._outputs[source], args[0])))
             for each in checks:
                 for subject, norms in comparisons:
                     self._comparisons.compare(each, subject, advice.OUTPUT, *norms)

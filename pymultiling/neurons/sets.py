@@ -41,7 +41,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             layer, and False beyond the neurons of a narrower one. It is empty for models whose layers are all as wide.
 
     Args:
-        sites: as the attribute.
+        sites: {site: (layers, neurons) bool}, True for members, on any device.
         widths: {site: neurons of each layer} of the model. None: all layers are as wide as the masks.
 
     Raises:

@@ -15,6 +15,7 @@ from pymultiling.neurons.widths import (
     Widths,
     are_neurons,
     differing,
+    width_range,
     width_schemas,
     widths_from_tensors,
     widths_to_tensors,
@@ -41,7 +42,7 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             layer, and False beyond the neurons of a narrower one. It is empty for models whose layers are all as wide.
 
     Args:
-        sites: as the attribute.
+        sites: {site: (layers, neurons) bool}, True for members, on any device.
         widths: {site: neurons of each layer} of the model. None: all layers are as wide as the masks.
 
     Raises:
@@ -158,15 +159,18 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
         inside[start:stop] = True
         return NeuronSet({site: mask & inside for site, mask in self.sites.items()}, self.widths)
 
-    def by_expert(self, experts: int, shared: int = 0) -> Tensor:
+    def by_expert(self, experts: int, shared: int = 0, size: int | None = None) -> Tensor:
         """Splits the FFN members of a mixture-of-experts model by expert.
 
         Neuron n of a layer is neuron n % width of expert n // width. `NeuronSet({"ffn": result.flatten(1)})` is the way
-        back where there is no shared expert.
+        back where there is no shared expert and no dense layer.
 
         Args:
             experts: how many experts a layer has, without the shared one.
             shared: how many neurons the shared expert has. They are the last ones of a layer, and are left out.
+            size: how many neurons an expert has. It is needed where layers differ in width. Layers with another number
+                of neurons than experts * size + shared are dense, and have no members in the result. None: all layers
+                have experts.
 
         Returns:
             (layers, experts, width) bool, True for members; width is the number of neurons of an expert.
@@ -175,15 +179,19 @@ class NeuronSet:  # noqa: PLW1641 - sets are compared by their members and are n
             ValueError: the set has no site "ffn", or its neurons cannot be split among so many experts.
         """
         mask = self.sites.get("ffn")
-        routed = 0 if mask is None else mask.shape[1] - shared
-        if mask is None or experts < 1 or shared < 0 or routed < 1 or routed % experts:
-            width = "no ffn neurons" if mask is None else f"{mask.shape[1]} ffn neurons a layer"
+        widths = () if mask is None else self.layer_widths("ffn")
+        routed = max(widths, default=0) - shared if size is None else experts * size
+        is_mixture = [width == routed + shared for width in widths]
+        is_split = experts >= 1 and shared >= 0 and routed >= 1 and routed % experts == 0
+        if mask is None or not is_split or not (any(is_mixture) if size is not None else all(is_mixture)):
+            width = "no ffn neurons" if mask is None else f"{width_range(widths)} ffn neurons a layer"
             beside = f" and a shared one of {shared} neurons" if shared else ""
             raise ValueError(
                 f"the set has {width}, which cannot be split among {experts} experts{beside}; "
-                "give FFN neurons, how many experts a layer has, and how many neurons their shared expert has"
+                "give FFN neurons, how many experts a layer has, how many neurons their shared expert has, and, where "
+                "some layers are dense, how many neurons an expert has (size)"
             )
-        return mask[:, :routed].reshape(mask.shape[0], experts, -1)
+        return (mask[:, :routed] & torch.tensor(is_mixture).unsqueeze(1)).reshape(len(mask), experts, -1)
 
     def random_like(self, seed: int, anywhere: bool = False, widths: Widths | None = None) -> NeuronSet:
         """Draws a random set of the same size, uniformly and without replacement from all neurons.

@@ -72,6 +72,17 @@ def test_by_expert_leaves_the_shared_expert_out():
             neurons.by_expert(experts, shared=shared)
 
 
+def test_by_expert_leaves_dense_layers_out():
+    neurons = random_neurons(tiny_model("qwen2_moe-half-dense"))
+    expected = neurons.sites["ffn"][:, :ROUTED].view(2, 5, 8).clone()
+    assert expected[0].any() and neurons.layer_widths("ffn") == (44, 52)
+    expected[0] = False
+    assert torch.equal(neurons.by_expert(5, shared=12, size=8), expected)
+    for options in (dict(shared=12), dict(shared=12, size=7), dict(size=8)):
+        with pytest.raises(ValueError, match="the set has 44 or 52 ffn neurons a layer, which cannot be split among 5"):
+            neurons.by_expert(5, **options)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_score_is_the_sum_of_up(name):
     model, batch = tiny_model(name), tiny_batch((9, 9))

@@ -308,6 +308,11 @@ def _llama4(config: Llama4TextConfig) -> Family:
     )
 
 
+def _ministral3(config: Ministral3Config) -> Family:
+    rotation = cast("dict[str, Any]", config.rope_parameters)
+    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
+
+
 def _mpt(config: MptConfig) -> Family:
     attention = cast("MptAttentionConfig", config.attn_config)
     return Family(
@@ -328,11 +333,6 @@ def _mpt(config: MptConfig) -> Family:
         ffn_alone=False,
         activation="gelu",
     )
-
-
-def _ministral3(config: Ministral3Config) -> Family:
-    rotation = cast("dict[str, Any]", config.rope_parameters)
-    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
 
 
 def _olmo(config: OlmoConfig) -> Family:

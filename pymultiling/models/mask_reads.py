@@ -50,7 +50,7 @@ def _is_tracing(tensor: Tensor | None = None) -> bool:
     has_mask = _has_mask()
     if has_mask or (has_mask is not None and tensor is not None):  # also for a mask that the model itself made (BioGPT)
         return True
-    if has_mask is not None and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if has_mask is not None and torch.cuda.is_current_stream_capturing():
         return False
     is_tracing: bool = _transformers_is_tracing(tensor)
     return is_tracing

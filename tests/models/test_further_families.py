@@ -11,6 +11,7 @@ from pymultiling.models.decoder import Decoder
 from pymultiling.models.families import FAMILIES
 from pymultiling.probes import importance
 from pymultiling.probes.verification.verify import verify
+from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import difference
 from tests.support.anatomy import has_site, is_measured
 from tests.support.comparison import (
@@ -70,6 +71,13 @@ def test_rows_generate_under_their_own_sets(name):
         tokens = model.generate(**batch, **options)
     assert torch.equal(tokens[0], with_zeroed_neurons(model, neurons).generate(**batch, **options)[0])
     assert torch.equal(tokens[1], model.generate(**batch, **options)[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["afmoe", "biogpt", "flex_olmo", "gpt_neo", "gptj", "granite_swa", "mpt", "nanochat", "openai-gpt"]
+)
+def test_doctor_finds_agreement(name):
+    assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-4
 
 
 def test_another_activation_with_the_same_parameters_is_named(monkeypatch):

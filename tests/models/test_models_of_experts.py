@@ -90,3 +90,14 @@ def test_weights_that_are_not_in_memory_are_refused():
 def test_a_norm_beside_a_shared_expert_that_the_layer_adds_is_refused():
     with pytest.raises(ValueError, match="ffn_norm needs shared_expert_in_layer=False"):
         pml.Family(experts="experts", ffn_norm="norm", shared_expert="shared", shared_expert_in_layer=True)
+
+
+@pytest.mark.parametrize("name", ["afmoe", "flex_olmo"])
+def test_behind_a_norm_too_neurons_that_are_off_have_no_importance(name):
+    model = tiny_model(name)
+    neurons = random_neurons(model, sites=("ffn",))
+    off = neurons.sites["ffn"]
+    plain = pml.importance(model, **tiny_batch(), sites=("ffn",))["ffn"]
+    with pml.deactivate(model, neurons):
+        result = pml.importance(model, **tiny_batch(), sites=("ffn",))["ffn"]
+    assert (result[:, off] == 0).all() and (plain[:, off] > 0).any() and (result[:, ~off] > 0).any()

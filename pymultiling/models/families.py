@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         FalconConfig,
         GptOssConfig,
         Ministral3Config,
+        MT5Config,
         OlmoConfig,
         OlmoeConfig,
         PhiConfig,
         PreTrainedConfig,
         RobertaConfig,
         StableLmConfig,
+        T5Config,
         XLMRobertaConfig,
     )
 
@@ -73,6 +75,28 @@ def _bert(config: BertConfig | RobertaConfig | XLMRobertaConfig) -> Family:
         up="intermediate.dense",
         down="output.dense",
         ffn_alone=False,
+    )
+
+
+def _t5(config: T5Config | MT5Config) -> Family:
+    return Family(
+        is_pair=True,
+        layers="block",
+        final=("final_layer_norm",),
+        positions=False,
+        attention="layer.0.SelfAttention",
+        causal=False,
+        q="q",
+        k="k",
+        v="v",
+        rotation=None,
+        position_bias="position_bias",
+        o="o",
+        ffn="layer.1.DenseReluDense",
+        gate="wi_0" if config.is_gated_act else None,
+        up="wi_1" if config.is_gated_act else "wi",
+        down="wo",
+        activation=config.dense_act_fn,
     )
 
 
@@ -289,6 +313,22 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmoe": _olmoe,
     "bert": _bert,
     "roberta": _roberta,
+    "t5": _t5,
+    "mt5": _t5,
+    "m2m_100": Family(
+        is_pair=True,
+        counts_padding=True,
+        final=("layer_norm",),
+        positions=False,
+        causal=False,
+        rotation=None,
+        o="out_proj",
+        ffn="",
+        gate=None,
+        up="fc1",
+        down="fc2",
+        ffn_alone=False,
+    ),
     "modernbert": Family(
         final=("final_norm",),
         attention="attn",

@@ -79,6 +79,7 @@ def importance_from_scores(
         interleaved=family.interleaved,
         sinks=inputs.sinks,
         causal=inputs.causal,
+        bias=inputs.position_bias,
         mode=mode,
     )
     if inputs.bias is not None:

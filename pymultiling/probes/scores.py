@@ -43,6 +43,7 @@ class ScoreInputs:
         query_factors: (B or 1, l), the factor of the queries of each token; None: queries are not scaled by position.
         sinks: as in `qk_importance`.
         causal: as in `qk_importance`.
+        position_bias: (B or 1, H, l, l), added to the scores; None: nothing is added.
     """
 
     query: Tensor
@@ -58,6 +59,7 @@ class ScoreInputs:
     query_factors: Tensor | None = None
     sinks: Tensor | None = None
     causal: bool = True
+    position_bias: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -120,6 +122,7 @@ def watch_scores(
             query_factors=_query_factors(decoder, keywords),
             sinks=decoder.sinks(layer),
             causal=family.causal,
+            position_bias=None if family.position_bias is None else _keyword(arguments, family.position_bias),
         )
         on_scores(inputs)
 

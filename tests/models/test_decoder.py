@@ -19,7 +19,7 @@ from tests.support.anatomy import (
     sizes,
     weight_of,
 )
-from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, configuration, tiny_model, unknown_model
+from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, PAIRS, configuration, tiny_model, unknown_model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -42,7 +42,7 @@ def test_sizes_are_read_off_the_weights_not_off_hidden_size():
 
 
 def test_every_registered_family_is_tested():
-    assert {configuration(kind).model_type for kind, _ in (MODELS | FURTHER_MODELS | ENCODERS).values()} == set(
+    assert {configuration(kind).model_type for kind, _ in (MODELS | FURTHER_MODELS | ENCODERS | PAIRS).values()} == set(
         FAMILIES
     )
 

@@ -10,6 +10,7 @@ NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
 ENCODER = dict(
     layers="encoder.layer", attention="attention", o="output.dense", q="self.query", k="self.key", v="self.value"
 )
+T5 = dict(layers="encoder.block", attention="layer.0.SelfAttention", o="o", q="q", k="k", v="v")
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
     "gpt_neox": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
@@ -21,6 +22,9 @@ OTHER_NAMES = {
     "phi3": dict(qkv="qkv_proj"),
     "bert": ENCODER,
     "roberta": ENCODER,
+    "t5": T5,
+    "mt5": T5,
+    "m2m_100": dict(layers="encoder.layers", o="out_proj"),
     "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
     "xlm-roberta": ENCODER,
 }
@@ -55,7 +59,7 @@ def layers_of(model) -> torch.nn.ModuleList:
 def attention_of(layer, config) -> torch.nn.Module | None:
     """Returns the attention of a decoder layer; None where it has linear attention."""
     name = module_name(config, "attention")
-    return getattr(layer, name, None) if config.model_type in GATED else getattr(layer, name)
+    return getattr(layer, name, None) if config.model_type in GATED else layer.get_submodule(name)
 
 
 def has_site(config, site: str, layer: int) -> bool:
@@ -70,7 +74,7 @@ def output_of(layer, config) -> torch.nn.Module:
 
 def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
     """Returns the FFN's modules of gate, up and down. In a plain or a fused FFN gate and up are the same module."""
-    ffn = getattr(layer, "mlp", layer)
+    ffn = layer.layer[1].DenseReluDense if hasattr(layer, "layer") else getattr(layer, "mlp", layer)
     for names in (
         ("c_fc", "c_fc", "c_proj"),
         ("fc1", "fc1", "fc2"),
@@ -79,6 +83,8 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("gate_proj", "up_proj", "down_proj"),
         ("up_proj", "up_proj", "down_proj"),
         ("Wi", "Wi", "Wo"),
+        ("wi", "wi", "wo"),
+        ("wi_0", "wi_1", "wo"),
         ("intermediate.dense", "intermediate.dense", "output.dense"),
     ):
         if hasattr(ffn, names[0].split(".")[0]):
@@ -138,11 +144,18 @@ def routed_gate_and_up(experts, states, index, fill: float) -> tuple[torch.Tenso
 
 def sizes(config) -> dict[str, int]:
     """Returns {site: number of neurons of a layer}, from the configuration alone."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = (
+        getattr(config, "head_dim", None)
+        or getattr(config, "d_kv", None)
+        or config.hidden_size // config.num_attention_heads
+    )
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
         "gpt2": "n_inner",
         "opt": "ffn_dim",
+        "t5": "d_ff",
+        "mt5": "d_ff",
+        "m2m_100": "encoder_ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
         "qwen2_moe": "moe_intermediate_size",
@@ -178,6 +191,9 @@ def key_heads(config) -> int:
         "roberta",
         "modernbert",
         "xlm-roberta",
+        "t5",
+        "mt5",
+        "m2m_100",
     ):
         return config.num_attention_heads
     return config.num_key_value_heads

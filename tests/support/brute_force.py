@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from tests.support.anatomy import attention_of, ffn_modules, layers_of, sizes, zero_neuron
-from tests.support.tiny_models import positions
+from tests.support.tiny_models import hidden_of
 
 # {model_type: names of the norms after the attention and after the FFN}
 POST_NORMS = {
@@ -23,8 +23,7 @@ POST_NORMS = {
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
-WITHOUT_POSITIONS = ("bloom",)  # takes no position ids: it computes positions from the mask
-FFN_ON_THE_LAYER = ("opt", "xglm")  # the modules of the FFN are attributes of the layer
+FFN_ON_THE_LAYER = ("opt", "xglm", "m2m_100")  # the modules of the FFN are attributes of the layer
 # The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
 # projection.
 SUMS_INSIDE = ("bert", "roberta", "xlm-roberta")
@@ -45,7 +44,7 @@ def float64_throughout(model):
     with ExitStack() as stack:
         stack.enter_context(mock.patch("torch.nn.functional.softmax", float64_softmax))
         for module in model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
+            if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
                 stack.enter_context(mock.patch.object(module, "forward", _rms_norm(module)))
             elif type(module).__name__.endswith("LayerNorm") and not isinstance(module, torch.nn.LayerNorm):
                 stack.enter_context(mock.patch.object(module, "forward", _layer_norm(module)))
@@ -141,7 +140,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
         call = {}
         calls.append(call)
         on_the_layer = config.model_type in FFN_ON_THE_LAYER + SUMS_INSIDE
-        ffn = ffn_modules(layer)[0] if on_the_layer else layer.mlp
+        ffn = ffn_modules(layer)[0] if on_the_layer else _ffn_of(layer)
         for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn)):
 
             def catch(_, args, kwargs, call=call, name=name):
@@ -149,8 +148,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
 
             if module is not None:
                 handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
-    options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask, model)}
-    model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+    hidden_of(model, dict(input_ids=input_ids, attention_mask=attention_mask))
     for handle in handles:
         handle.remove()
     for call in calls:
@@ -174,8 +172,8 @@ def _sublayer(layer, site: str, call: dict, config):
             if site in ("q", "k"):
                 kwargs = with_probabilities(kwargs, config)
             output = attention_of(layer, config)(*args, **kwargs)
-            if site in ("q", "k"):
-                return output[1].transpose(1, 2).flatten(2)
+            if site in ("q", "k"):  # T5 returns probabilities after its biases
+                return output[2 if hasattr(layer, "layer") else 1].transpose(1, 2).flatten(2)
             output = output[0]
             if config.model_type in SUMS_INSIDE:
                 probabilities_run = attention_of(layer, config).self(*args, **kwargs)
@@ -208,8 +206,13 @@ def _ffn(layer, call, config):
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
     if config.model_type in SUMS_INSIDE:
         return layer.output.dense(layer.intermediate.intermediate_act_fn(layer.intermediate.dense(*call.args)))
-    output = layer.mlp(*call.args, **call.kwargs)
+    output = _ffn_of(layer)(*call.args, **call.kwargs)
     return output[0] if isinstance(output, tuple) else output
+
+
+def _ffn_of(layer):
+    """Returns the module of the FFN."""
+    return layer.layer[1].DenseReluDense if hasattr(layer, "layer") else layer.mlp
 
 
 @contextmanager

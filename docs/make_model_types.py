@@ -11,7 +11,11 @@ from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from pymultiling.models.families import FAMILIES
 from pymultiling.neurons.sites import SITES
@@ -24,9 +28,10 @@ HEAD = """\
 Which `model_type` of transformers can be measured, and why can others not be? [models.md](models.md) says how to add
 one.
 
-These are the causal language models of transformers {version}, the encoders that are supported, and models that take
-more than text whose text decoder is supported. `python docs/make_model_types.py` wrote this page from the registered
-families and from `docs/model_types.toml`, which has the reasons.
+These are the causal language models of transformers {version}, the encoders that are supported, also those of
+encoder-decoders, and models that take more than text whose text decoder is supported. `python
+docs/make_model_types.py` wrote this page from the registered families and from `docs/model_types.toml`, which has the
+reasons.
 """
 
 
@@ -42,7 +47,8 @@ def page() -> str:
     """
     data = tomllib.loads((FOLDER / "model_types.toml").read_text("utf-8"))
     reasons = {name: group["why"] for group in data["unsupported"] for name in group["types"]}
-    encoders = [name for name in MODEL_FOR_MASKED_LM_MAPPING_NAMES if name in FAMILIES]
+    further = [*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES]
+    encoders = [name for name in further if name in FAMILIES]
     names = dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *encoders, *data["multimodal"]])
     supported = {name: row for name in names if (row := _supported(name, data)) is not None}
     unsupported = set(names) - set(supported)

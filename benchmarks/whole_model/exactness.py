@@ -14,7 +14,7 @@ import torch
 
 import pymultiling as pml
 from tests.probes.test_importance import brute_force_importance, importance_in_float64, largest_error
-from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, tiny_batch, tiny_model
+from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, PAIRS, tiny_batch, tiny_model
 
 
 def errors(name: str, dtype: torch.dtype) -> dict[str, float]:
@@ -31,7 +31,7 @@ def errors(name: str, dtype: torch.dtype) -> dict[str, float]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows = {}
-    for name in (*MODELS, *FURTHER_MODELS, *ENCODERS):
+    for name in (*MODELS, *FURTHER_MODELS, *ENCODERS, *PAIRS):
         in_float64, in_float32 = errors(name, torch.float64), errors(name, torch.float32)
         rows[name] = {"float64, any site": max(in_float64.values())}
         rows[name] |= {f"float32, {site}": error for site, error in in_float32.items()}

@@ -36,6 +36,11 @@ void check_arguments(const QkArguments& x) {
       !x.sinks || (x.sinks->dim() == 1 && x.sinks->size(0) == x.q.size(1) && x.sinks->device().is_cpu() &&
                    x.sinks->is_floating_point()),
       "sinks must be a floating point tensor of shape (", x.q.size(1), ") on the CPU");
+  TORCH_CHECK(
+      !x.bias || (x.bias->dim() == 4 && (x.bias->size(0) == 1 || x.bias->size(0) == x.q.size(0)) &&
+                  x.bias->size(1) == x.q.size(1) && x.bias->size(2) == x.q.size(2) && x.bias->size(3) == x.q.size(2) &&
+                  x.bias->device().is_cpu() && x.bias->is_floating_point() && !x.softcap),
+      "bias must be a floating point tensor of shape (B or 1, H, l, l) on the CPU, without a soft cap");
 }
 
 }  // namespace
@@ -56,6 +61,11 @@ QkProblem::QkProblem(const QkArguments& x, bool rescales) {
   if (x.sinks) {
     tensors_.push_back(x.sinks->to(at::kFloat).contiguous());
     kernel_arguments_.sinks = tensors_.back().const_data_ptr<float>();
+  }
+  if (x.bias) {
+    tensors_.push_back(x.bias->to(at::kFloat).contiguous());
+    const int64_t length = x.q.size(2), batch_stride = x.bias->size(0) > 1 ? heads_ * length * length : 0;
+    kernel_arguments_.bias = {tensors_.back().const_data_ptr<float>(), batch_stride, length * length, length};
   }
   set_rotation(x);
   find_tokens(x.valid);

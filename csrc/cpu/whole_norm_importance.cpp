@@ -277,7 +277,7 @@ std::tuple<at::Tensor, at::Tensor> whole_norm_importance(
     const OptionalTensor& q_own, const OptionalTensor& k_own) {
   const OptionalTensor none;
   QkProblem problem(
-      {q, k, none, none, none, none, valid, none, none, scale, window, softcap, false, none, /*causal=*/true},
+      {q, k, none, none, none, none, valid, none, none, scale, window, softcap, false, none, /*causal=*/true, none},
       /*rescales=*/true);
   const auto rescale_fits = [&](const at::Tensor& rescale, const at::Tensor& x) {
     return rescale.dim() == 3 && rescale.size(0) == x.size(0) && rescale.size(1) == x.size(2) &&

@@ -161,11 +161,15 @@ def _slow_backends(decoder: Decoder) -> dict[str, str]:
     q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
     valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
     sinks = None if family.sinks is None else q[0, :, 0, 0]
-    problem = QKProblem(q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal)
+    bias = None if family.position_bias is None else q[..., :1]
+    problem = QKProblem(
+        q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal, bias
+    )
     kernels = OPERATORS["qk_importance"].kernels
     reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
     slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     name, kind = ("sinks", "a score for each query head") if family.causal else ("attention", "to tokens on both sides")
+    kind = f"of the encoder, {kind}" if family.is_pair else kind
     return {name: f"{kind}; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
 
 

@@ -32,6 +32,7 @@ class QKProblem(NamedTuple):
         sinks: (H,), the score of each head's attention sink, which softmax weighs beside the keys; -inf is no sink.
             None: no head has one.
         causal: whether a query sees no keys after its own.
+        bias: (B or 1, H, l, l), added to the attention scores; None: nothing is added. There is no soft cap then.
     """
 
     q: Tensor
@@ -49,14 +50,17 @@ class QKProblem(NamedTuple):
     interleaved: bool
     sinks: Tensor | None = None
     causal: bool = True
+    bias: Tensor | None = None
 
     def largest_score(self) -> float:
         """Returns the largest finite |attention score| before the soft cap, in float64, or 0 if there is none.
 
-        The scores of sinks are among them.
+        The scores of sinks are among them, and biases count.
         """
         keys = self.k.double().repeat_interleave(self.q.shape[1] // self.k.shape[1], 1)
         scores = self.scale * self.q.double() @ keys.transpose(-1, -2)
+        if self.bias is not None:
+            scores = scores.abs() + self.bias.double().abs()
         given = [scores.flatten(), *([] if self.sinks is None else [self.sinks.double()])]
         magnitudes = torch.cat(given).abs().nan_to_num(0, 0)
         return float(magnitudes.max()) if scores.numel() else 0.0

@@ -241,7 +241,8 @@ class Decoder:
     Attributes:
         model: the model, without torch's DataParallel or DistributedDataParallel and without PEFT's wrapper.
         family: the family of the model.
-        base_model: the model without its head; of a model that takes more than text, the decoder of the text in it.
+        base_model: the model without its head; of a model that takes more than text, the decoder of the text in it; of
+            an encoder-decoder the encoder.
         config: the configuration of `base_model`.
         layers: the layers, from the first to the last.
         attention_layers: {number: layer} of the layers that have attention; all layers of most models.
@@ -255,8 +256,9 @@ class Decoder:
         self.model = model = unwrap(model)
         self.family = family_of(model)
         refuse_spread_weights(model)
-        self.base_model = text_decoder(model)
-        self.config = pretrained(model).config.get_text_config()
+        self.base_model = text_decoder(model, self.family.is_pair)
+        # The stacks of T5 have configurations of their own.
+        self.config = pretrained(self.base_model if self.family.is_pair else model).config.get_text_config()
         model_type = self.config.model_type
         head_count: int | None = getattr(self.config, "num_attention_heads", None)
         if not head_count:
@@ -342,8 +344,10 @@ class Decoder:
         """
         check_token_ids(self.model, input_ids)
         device, mask = model_device(self.model), attention_mask.cpu()
-        inputs = self._inputs(to_device(input_ids, device))
         needs_mask = self.needs_mask(mask)
+        if self.family.counts_padding and needs_mask:
+            input_ids = input_ids.masked_fill(~mask.bool().to(input_ids.device), self.config.pad_token_id)
+        inputs = self._inputs(to_device(input_ids, device))
         if needs_mask:
             inputs["attention_mask"] = to_device(mask, device)
         first = self.family.first_position

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         MiniCPM3Config,
         Ministral3Config,
         MptConfig,
+        MT5Config,
         OlmoConfig,
         OlmoeConfig,
         OpenAIGPTConfig,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         PreTrainedConfig,
         RobertaConfig,
         StableLmConfig,
+        T5Config,
         XLMRobertaConfig,
         YoutuConfig,
     )
@@ -112,6 +114,28 @@ def _bert(config: BertConfig | RobertaConfig | XLMRobertaConfig) -> Family:
         up="intermediate.dense",
         down="output.dense",
         ffn_alone=False,
+    )
+
+
+def _t5(config: T5Config | MT5Config) -> Family:
+    return Family(
+        is_pair=True,
+        layers="block",
+        final=("final_layer_norm",),
+        positions=False,
+        attention="layer.0.SelfAttention",
+        causal=False,
+        q="q",
+        k="k",
+        v="v",
+        rotation=None,
+        position_bias="position_bias",
+        o="o",
+        ffn="layer.1.DenseReluDense",
+        gate="wi_0" if config.is_gated_act else None,
+        up="wi_1" if config.is_gated_act else "wi",
+        down="wo",
+        activation=config.dense_act_fn,
     )
 
 
@@ -550,6 +574,22 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     ),
     "bert": _bert,
     "roberta": _roberta,
+    "t5": _t5,
+    "mt5": _t5,
+    "m2m_100": Family(
+        is_pair=True,
+        counts_padding=True,
+        final=("layer_norm",),
+        positions=False,
+        causal=False,
+        rotation=None,
+        o="out_proj",
+        ffn="",
+        gate=None,
+        up="fc1",
+        down="fc2",
+        ffn_alone=False,
+    ),
     "modernbert": Family(
         final=("final_norm",),
         attention="attn",

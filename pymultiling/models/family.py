@@ -24,6 +24,10 @@ class Family:
         layers: the list of layers.
         final: the modules after the last layer and before the head. A module that a model sets to None is left out.
         positions: whether the base model takes `position_ids`.
+        is_pair: whether the model is an encoder-decoder. The base model is then its encoder, which the model's
+            `get_encoder` returns, and layers are those of the encoder.
+        counts_padding: whether positions count the tokens that are not the padding token of the configuration.
+            Padding is then given as this token.
         first_position: the position of a document's first token.
         attention: the attention.
         core: the module inside the attention that multiplies queries by keys; "": the attention itself.
@@ -89,6 +93,8 @@ class Family:
             cosines and sines. Dimensions 2m and 2m + 1 are rotated together.
         chunk: in layers that the configuration's `layer_types` calls "chunked_attention", a query sees the keys of its
             own chunk of this many tokens of the document. None: there are no chunks.
+        position_bias: the keyword argument in which the attention interface gets biases of the attention scores, (1 or
+            documents, query heads, tokens, tokens); None: there are none.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
             head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
         o: the output projection.
@@ -138,6 +144,8 @@ class Family:
     layers: str = "layers"
     final: tuple[str, ...] = ("norm",)
     positions: bool = True
+    is_pair: bool = False
+    counts_padding: bool = False
     first_position: int = 0
     attention: str = "self_attn"
     core: str = ""
@@ -176,6 +184,7 @@ class Family:
     single_tables: bool = False
     complex_tables: bool = False
     chunk: int | None = None
+    position_bias: str | None = None
     sinks: str | None = None
     o: str = "o_proj"
     output_gate: bool | str = False
@@ -240,6 +249,10 @@ class Family:
                 "output_gate needs qkv=None and clip=None",
             ),
             (not (self.backwards and self.interleaved), "backwards needs interleaved=False"),
+            (
+                self.position_bias is None or (self.interface and self.q_norm is None),
+                "position_bias needs interface=True and q_norm=None",
+            ),
             (
                 self.causal or (self.q_norm is None and self.alibi is None),
                 "causal=False needs q_norm=None and alibi=None",

@@ -135,9 +135,11 @@ def require_language_model(model: nn.Module) -> None:
         UnsupportedModel: it has no language-model head, or is an encoder or an encoder-decoder; or as
             `require_weights`.
     """
-    refuse_encoder(model, "perplexity and tasks need")
+    is_pair = pretrained(model).config.is_encoder_decoder
+    if not is_pair:
+        refuse_encoder(model, "perplexity and tasks need")
     can_generate = getattr(model, "can_generate", None)
-    if can_generate is None or not can_generate() or pretrained(model).config.is_encoder_decoder:
+    if can_generate is None or not can_generate() or is_pair:
         raise UnsupportedModel(
             f"{class_name(model)} does not predict the next token of a text, so that it has no perplexity: load the "
             "model with AutoModelForCausalLM"
@@ -157,9 +159,9 @@ def refuse_encoder(model: nn.Module, use: str) -> None:
     """
     family = known_family(pretrained(model).config.get_text_config())
     if family is not None and not family.causal:
+        kind = "an encoder-decoder, whose encoder is measured, and its" if family.is_pair else "an encoder, whose"
         raise UnsupportedModel(
-            f"{class_name(model)} is an encoder, whose tokens see those after them: {use} a decoder "
-            "(AutoModelForCausalLM)"
+            f"{class_name(model)} is {kind} tokens see those after them: {use} a decoder (AutoModelForCausalLM)"
         )
 
 

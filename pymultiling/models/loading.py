@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
@@ -44,6 +45,7 @@ AutoModel: TypeAlias = (
     | type[AutoModelForQuestionAnswering]
     | type[AutoModelForSeq2SeqLM]
     | type[AutoModelForSequenceClassification]
+    | type[AutoModelForTextEncoding]
     | type[AutoModelForTokenClassification]
 )
 # {how the name of a model's class ends: what loads it}, of models that have another head than a language model's
@@ -203,6 +205,10 @@ def _auto_model(config: PreTrainedConfig) -> AutoModel:
             return auto_model
     family = known_family(config.get_text_config())
     if family is not None and not family.causal:
+        if config.is_encoder_decoder:
+            return AutoModelForSeq2SeqLM
+        if architecture.endswith("EncoderModel"):  # the encoder of an encoder-decoder alone
+            return AutoModelForTextEncoding
         return transformers.AutoModel if architecture.endswith("Model") else AutoModelForMaskedLM
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING

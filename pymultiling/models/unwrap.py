@@ -105,14 +105,20 @@ def refuse_peft(model: nn.Module) -> None:
         )
 
 
-def text_decoder(model: nn.Module) -> nn.Module:
+def text_decoder(model: nn.Module, is_pair: bool = False) -> nn.Module:
     """Returns the model without its head. Of a model that takes more than text, it is the decoder of the text in it.
 
     For input that is text alone, that decoder and the head compute what the whole model does.
 
+    Args:
+        model: the model.
+        is_pair: whether it is an encoder-decoder. Then its encoder is returned.
+
     Raises:
         UnsupportedModel: the model takes more than text, and transformers' `get_decoder` does not find such a decoder.
     """
+    if is_pair:
+        return uncompiled(pretrained(model).get_encoder())
     config = pretrained(model).config
     text_config = config.get_text_config()
     if text_config is config:

@@ -26,6 +26,7 @@ from pymultiling.ops.requirements import (
     require_like,
     require_mask_sets,
     require_matrix,
+    require_score_bias,
     require_scores,
     require_sinks,
     require_tables,
@@ -178,6 +179,7 @@ def check_qk(problem: QKProblem) -> None:
     require_valid(valid, q)
     require_scores(scale, window, softcap)
     require_sinks(problem.sinks, q)
+    require_score_bias(problem.bias, q, softcap)
 
 
 def check_centred_importance(

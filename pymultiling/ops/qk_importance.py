@@ -53,6 +53,7 @@ def qk_importance(
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
     causal: bool = ...,
+    bias: Tensor | None = ...,
     mode: Literal["exact"] = ...,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor]: ...
@@ -76,6 +77,7 @@ def qk_importance(
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
     causal: bool = ...,
+    bias: Tensor | None = ...,
     mode: Literal["fast"],
     backend: Backend = ...,
 ) -> QKEstimate: ...
@@ -99,6 +101,7 @@ def qk_importance(
     interleaved: bool = ...,
     sinks: Tensor | None = ...,
     causal: bool = ...,
+    bias: Tensor | None = ...,
     mode: Mode,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor] | QKEstimate: ...
@@ -121,6 +124,7 @@ def qk_importance(
     interleaved: bool = False,
     sinks: Tensor | None = None,
     causal: bool = True,
+    bias: Tensor | None = None,
     mode: Mode = "exact",
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | QKEstimate:
@@ -178,9 +182,11 @@ def qk_importance(
             keys, and its probability is dropped, so that A of the keys sums to less than 1. It is not capped, and no
             neuron changes it. -inf: the head has no sink. None: no head has one.
         causal: whether a query sees no keys after its own. False: it sees keys on both sides, as in encoders.
+        bias: (B or 1, H, l, l), floating, added to the attention scores (relative positions of T5), which have no soft
+            cap then. No neuron changes it. None: nothing is added.
         mode: "exact" or "fast".
         backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
-            "triton" and "cuda" take neither sinks nor causal=False.
+            "triton" and "cuda" take no sinks, no bias and no causal=False.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
@@ -197,9 +203,8 @@ def qk_importance(
         valid = all_valid(q)
     if q_plain is None:
         cos, sin = None, None
-    problem = QKProblem(
-        q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved, sinks, causal
-    )
+    settings = scale, window, softcap, interleaved, sinks, causal, bias
+    problem = QKProblem(q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, *settings)
     if mode == "fast":
         return QKEstimate(*call_tuple("qk_estimate", problem, backend=backend))
     q_importance, k_importance = call_tuple("qk_importance", problem, backend=backend)

@@ -34,7 +34,7 @@ GROUPED_SCHEMA = "Tensor? offsets=None, Tensor? order=None"  # of `Documents`
 QK_SCHEMA = (
     "(Tensor q, Tensor k, Tensor? q_plain, Tensor? k_plain, Tensor? cos, Tensor? sin, Tensor valid, "
     "Tensor? q_growth, Tensor? k_growth, float scale, SymInt? window, float? softcap, bool interleaved, "
-    "Tensor? sinks=None, bool causal=True)"
+    "Tensor? sinks=None, bool causal=True, Tensor? bias=None)"
 )
 
 
@@ -125,9 +125,11 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
 
 
 def _attention_unsupported(problem: QKProblem) -> str | None:
-    """Returns why kernels for causal attention without sinks do not support the arguments, or None if they do."""
+    """Returns why kernels for causal attention by products of q and k alone do not support the arguments, or None."""
     if not problem.causal:
         return "its kernel does not support attention to later tokens"
+    if problem.bias is not None:
+        return "its kernel does not support biases of the attention scores"
     return None if problem.sinks is None else "its kernel does not support attention sinks"
 
 

@@ -167,3 +167,17 @@ def require_sinks(sinks: Tensor | None, q: Tensor) -> None:
     """Raises ValueError unless sinks is None or floating point (H,), for q (B, H, l, d)."""
     if sinks is not None and (sinks.shape != q.shape[1:2] or not sinks.is_floating_point()):
         raise ValueError(f"sinks must be floating point ({q.shape[1]},), got {sinks.dtype} {tuple(sinks.shape)}")
+
+
+def require_score_bias(bias: Tensor | None, q: Tensor, softcap: float | None) -> None:
+    """Raises ValueError unless bias is None or floating point (B or 1, H, l, l), for q (B, H, l, d) without a cap."""
+    if bias is None:
+        return
+    batch, heads, length, _ = q.shape
+    if bias.shape not in ((batch, heads, length, length), (1, heads, length, length)) or not bias.is_floating_point():
+        raise ValueError(
+            f"bias must be floating point ({batch} or 1, {heads}, {length}, {length}), got {bias.dtype} "
+            f"{tuple(bias.shape)}"
+        )
+    if softcap is not None:
+        raise ValueError("a bias of the attention scores needs softcap=None")

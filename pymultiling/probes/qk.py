@@ -104,6 +104,7 @@ def _importance_of_heads(
         interleaved=family.interleaved,
         sinks=inputs.sinks,
         causal=inputs.causal,
+        bias=inputs.position_bias,
         mode=mode,
     )
     if inputs.bias is not None:

@@ -48,6 +48,7 @@ class ScoreInputs:
         sinks: as in `qk_importance`.
         chunk: a query sees the keys of its own chunk of this many tokens of the document only; None: of all chunks.
         causal: as in `qk_importance`.
+        position_bias: (B or 1, H, l, l), added to the scores; None: nothing is added.
         value: (B, K, l, d), the values; None where the family has no attention interface.
     """
 
@@ -65,6 +66,7 @@ class ScoreInputs:
     sinks: Tensor | None = None
     chunk: int | None = None
     causal: bool = True
+    position_bias: Tensor | None = None
     value: Tensor | None = None
 
 
@@ -134,6 +136,7 @@ def watch_scores(
             sinks=decoder.sinks(layer),
             chunk=layer.chunk,
             causal=family.causal,
+            position_bias=None if family.position_bias is None else _keyword(arguments, family.position_bias),
             value=value,
         )
         on_scores(inputs)

@@ -67,7 +67,11 @@ def prepare(layer: QKProblem, blocks: int) -> tuple[Problem, dict[str, Tensor]]:
         blocks: number of blocks that run at the same time.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = layer[:13]
-    assert q_growth is k_growth is softcap is layer.sinks is None and layer.causal and q.dtype == torch.bfloat16
+    assert (
+        q_growth is k_growth is softcap is layer.sinks is layer.bias is None
+        and layer.causal
+        and q.dtype == torch.bfloat16
+    )
     q_plain, k_plain = (q, k) if q_plain is None else (q_plain, k_plain)
     batch, heads, length, size = q.shape
     kv_heads = k.shape[1]

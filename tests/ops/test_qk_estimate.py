@@ -108,6 +108,7 @@ def definition(case: Case) -> QKEstimate:
                 x[:, zero[1], :, zero[2]] = 0
             rotated.append(x)
         s = case.size**-0.5 * rotated[0] @ rotated[1].repeat_interleave(case.group, 1).mT
+        s = s if case.bias is None else s + case.biases()
         return s if case.softcap is None else case.softcap * torch.tanh(s / case.softcap)
 
     def rows(b):
@@ -154,6 +155,7 @@ DEFINITION = {
     "sinks": replace(SMALL, group=2, sinks=(-1.0, 4.0)),
     "sinks, soft cap, norm": replace(SMALL, sinks=(2.0, 2.0), softcap=2.0, norm=True),
     "both sides": replace(SMALL, causal=False),
+    "both sides, biases": replace(SMALL, causal=False, bias="own", size=4),
     "both sides, window, some padding": replace(SMALL, causal=False, length=50, window=14, padding="some", size=4),
 }
 
@@ -339,6 +341,7 @@ LONG = {
     "sinks, soft cap, norm": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0), softcap=2.0, norm=True),
     "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=20),
     "both sides": Case(batch=1, kv_heads=1, length=34, causal=False),
+    "both sides, biases": Case(batch=1, kv_heads=1, length=34, causal=False, bias="shared", rotation=None),
     "both sides, window, padding": Case(
         batch=1, kv_heads=1, group=1, length=80, window=14, padding="some", causal=False
     ),

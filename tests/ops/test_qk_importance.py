@@ -50,6 +50,9 @@ BRUTE_FORCE = {
     "sinks, a single key": Case(sinks=(-3.0, 3.0), window=1),
     "weak and strong sinks, large scores": Case(sinks=(-60.0, 60.0), query_factor=30),
     "both sides": Case(causal=False),
+    "biases, both sides, left padding": Case(causal=False, rotation=None, bias="shared", padding="left"),
+    "biases, norm, some padding": Case(norm=True, bias="own", padding="some"),
+    "biases, sinks, window": Case(bias="own", sinks=(-2.0, 3.0), window=5, causal=False),
     "both sides, left padding": Case(causal=False, rotation=None, padding="left"),
     "both sides, norm, window, some padding": Case(causal=False, norm=True, window=4, padding="some"),
     "both sides, soft cap, after the rotation": Case(causal=False, softcap=1.5, before=False),
@@ -123,6 +126,7 @@ LONG = {
     "norm, padding": Case(norm=True, padding="some"),
     "soft cap": Case(softcap=1.5),
     "both sides, window": Case(causal=False, window=20, padding="some"),
+    "both sides, biases": Case(causal=False, rotation=None, bias="own", padding="some"),
 }
 
 
@@ -263,6 +267,8 @@ def test_kernels_use_the_second_thread(two_threads):
         {"window": 0},
         {"softcap": -1.0},
         {"sinks": torch.ones(3)},
+        {"bias": torch.ones(1, 2, 4, 3)},
+        {"bias": torch.ones(1, 2, 4, 4, dtype=torch.int64)},
         {"sinks": torch.ones(2, dtype=torch.int64)},
         {"cos": torch.ones(1, 4, 3), "sin": torch.ones(1, 4, 3)},
         {"q_plain": None, "k_plain": None, "q_growth": torch.ones(1, 2, 4, 8)},

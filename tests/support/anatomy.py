@@ -10,6 +10,7 @@ NAMES = dict(layers="layers", attention="self_attn", o="o_proj", norm="norm")
 ENCODER = dict(
     layers="encoder.layer", attention="attention", o="output.dense", q="self.query", k="self.key", v="self.value"
 )
+T5 = dict(layers="encoder.block", attention="layer.0.SelfAttention", o="o", q="q", k="k", v="v")
 OTHER_NAMES = {
     "gpt2": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
     "gpt_neox": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
@@ -29,6 +30,9 @@ OTHER_NAMES = {
     "phi3": dict(qkv="qkv_proj"),
     "bert": ENCODER,
     "roberta": ENCODER,
+    "t5": T5,
+    "mt5": T5,
+    "m2m_100": dict(layers="encoder.layers", o="out_proj"),
     "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
     "xlm-roberta": ENCODER,
 }
@@ -64,7 +68,7 @@ EXPERT_COUNT_FIELDS = {
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
                   "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
-                  "bert", "roberta", "modernbert", "xlm-roberta")  # fmt: skip
+                  "bert", "roberta", "modernbert", "xlm-roberta", "t5", "mt5", "m2m_100")  # fmt: skip
 # Kinds of models whose values pass a norm, and whose last layers take the keys and values of earlier ones.
 NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
@@ -108,6 +112,8 @@ def output_of(layer, config) -> torch.nn.Module:
 
 def ffn_of(layer) -> torch.nn.Module:
     """Returns the FFN of a decoder layer, or the layer itself if the FFN's modules are attributes of it."""
+    if hasattr(layer, "layer"):  # T5's
+        return layer.layer[1].DenseReluDense
     found = (getattr(layer, name, None) for name in ("mlp", "feed_forward", "block_sparse_moe", "ffn"))
     return next((module for module in found if module is not None), layer)
 
@@ -124,6 +130,8 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("gate_proj", "up_proj", "down_proj"),
         ("up_proj", "up_proj", "down_proj"),
         ("Wi", "Wi", "Wo"),
+        ("wi", "wi", "wo"),
+        ("wi_0", "wi_1", "wo"),
         ("intermediate.dense", "intermediate.dense", "output.dense"),
     ):
         if hasattr(ffn, names[0].split(".")[0]):
@@ -216,13 +224,17 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
     """Returns {site: number of neurons of a layer}, from the configuration alone."""
     if config.model_type in NORMED_VALUES:
         return _gemma_sizes(config, layer)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sizes_of_head = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
+    head = next((size for size in sizes_of_head if size), config.hidden_size // config.num_attention_heads)
     query, key = config.num_attention_heads * head, key_heads(config) * head
     ffn_fields = {
         "gpt2": "n_inner",
         "gpt_bigcode": "n_inner",
         "gptj": "n_inner",
         "opt": "ffn_dim",
+        "t5": "d_ff",
+        "mt5": "d_ff",
+        "m2m_100": "encoder_ffn_dim",
         "xglm": "ffn_dim",
         "falcon": "ffn_hidden_size",
         "qwen2_moe": "moe_intermediate_size",

@@ -14,7 +14,6 @@ import torch
 
 from tests.support.anatomy import (
     attention_of,
-    base_of,
     ffn_modules,
     ffn_of,
     is_measured,
@@ -23,7 +22,7 @@ from tests.support.anatomy import (
     sizes,
     zero_neuron,
 )
-from tests.support.tiny_models import positions
+from tests.support.tiny_models import hidden_of
 
 # {model_type: names of the norms after the attention and after the FFN}
 POST_NORMS = {
@@ -39,8 +38,7 @@ POST_NORMS = {
     "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
-WITHOUT_POSITIONS = ("bloom", "mpt")  # takes no position ids: it computes positions from the mask
-FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt")  # the modules of the FFN are attributes of the layer
+FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt", "m2m_100")  # the modules of the FFN are attributes of the layer
 # The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
 # projection.
 SUMS_INSIDE = ("bert", "roberta", "xlm-roberta")
@@ -63,7 +61,7 @@ def float64_throughout(model):
     with ExitStack() as stack:
         stack.enter_context(mock.patch("torch.nn.functional.softmax", float64_softmax))
         for module in model.modules():
-            if type(module).__name__.endswith("RMSNorm"):
+            if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
                 stack.enter_context(mock.patch.object(module, "forward", _rms_norm(module)))
             elif type(module).__name__ == "Llama4TextL2Norm":
                 stack.enter_context(mock.patch.object(module, "forward", module._norm))
@@ -228,8 +226,7 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
 
             if module is not None:
                 handles.append(module.register_forward_pre_hook(catch, with_kwargs=True))
-    options = {} if config.model_type in WITHOUT_POSITIONS else {"position_ids": positions(attention_mask, model)}
-    base_of(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+    hidden_of(model, dict(input_ids=input_ids, attention_mask=attention_mask))
     for handle in handles:
         handle.remove()
     for call in calls:
@@ -255,8 +252,8 @@ def _sublayer(layer, site: str, call: dict, config):
             if site in ("q", "k"):
                 kwargs = with_probabilities(kwargs, config)
             output = attention_of(layer, config)(*args, **kwargs)
-            if site in ("q", "k"):
-                return output[1].transpose(1, 2).flatten(2)
+            if site in ("q", "k"):  # T5 returns probabilities after its biases
+                return output[2 if hasattr(layer, "layer") else 1].transpose(1, 2).flatten(2)
             output = output[0]
             if config.model_type in SUMS_INSIDE:
                 probabilities_run = attention_of(layer, config).self(*args, **kwargs)

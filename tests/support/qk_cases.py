@@ -32,6 +32,7 @@ class Case:
     softcap: float | None = None
     sinks: tuple[float, float] | None = None  # the lowest and the highest score of the heads' sinks
     causal: bool = True
+    bias: str | None = None  # biases of the attention scores: "own" for each document, or "shared"
     padding: str | None = None  # "left", "right", "some", "whole document": see `valid`
     key_bias: float = 0
     query_factor: float = 1
@@ -118,7 +119,7 @@ class Case:
         else:
             tensors = (*rotated, None, None, None, None, self.valid(), None, None)
         settings = (self.size**-0.5, self.window, self.softcap, self.rotation == "interleaved")
-        exact = QKProblem(*tensors, *settings, self.sink_scores(), self.causal)
+        exact = QKProblem(*tensors, *settings, self.sink_scores(), self.causal, self.biases())
         problem = to_dtype(exact, dtype)
         if self.float32_tables and exact.cos is not None:
             problem = problem._replace(cos=exact.cos.float(), sin=exact.sin.float())
@@ -130,12 +131,22 @@ class Case:
             return None
         return torch.linspace(*self.sinks, self.kv_heads * self.group, dtype=torch.float64)
 
+    def biases(self) -> Tensor | None:
+        """Returns (B or 1, H, l, l), biases of the attention scores; None: there are none."""
+        if self.bias is None:
+            return None
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = self.batch if self.bias == "own" else 1, self.kv_heads * self.group, self.length, self.length
+        return 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+
     def probabilities(self, q: Tensor, k: Tensor, b: int) -> Tensor:
         """Returns the probabilities (H, l', l') of document b's valid tokens, from rotated queries and keys."""
         tokens = self.valid()[b].nonzero().squeeze(1)
         scores = self.size**-0.5 * q[b][:, tokens] @ k[b][:, tokens].repeat_interleave(self.group, 0).mT
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.bias is not None:
+            scores = scores + self.biases()[b % len(self.biases())][:, tokens][..., tokens]
         distance = tokens[:, None] - tokens
         hidden = distance < 0 if self.causal else torch.zeros_like(distance, dtype=torch.bool)
         if self.window is not None:
@@ -197,8 +208,8 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
 
 def supported(case: Case, backend: str) -> Case:
     """Returns the case. Skips the test if the backend's kernels do not take its sinks or its attention."""
-    if backend == "triton" and (case.sinks is not None or not case.causal):
-        pytest.skip("Triton's kernels take causal attention without sinks")
+    if backend == "triton" and (case.sinks is not None or case.bias is not None or not case.causal):
+        pytest.skip("Triton's kernels take causal attention without sinks and biases")
     return case
 
 
@@ -243,6 +254,8 @@ EXTREME = {
     "a sink and a single key": Case(sinks=(-3.0, 3.0), window=1, length=40),
     "both sides, more keys than a partial sum": Case(batch=1, kv_heads=1, length=300, size=24, causal=False),
     "both sides, a window over tiles": Case(batch=1, kv_heads=1, length=300, window=40, padding="some", causal=False),
+    "both sides, biases, scores of 100": Case(query_factor=40, length=70, causal=False, bias="own", rotation=None),
+    "biases, key bias 300": Case(key_bias=300, length=70, bias="shared"),
     "both sides, key bias 300": Case(key_bias=300, rotation=None, length=70, causal=False),
     "both sides, scores of 100": Case(query_factor=40, length=70, causal=False),
 }

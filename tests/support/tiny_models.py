@@ -430,6 +430,29 @@ ENCODERS = {
     ),
     "xlm-roberta": ("XLMRoberta", dict(max_position_embeddings=80, pad_token_id=2)),
 }
+# Encoder-decoders, whose encoders are measured. That of m2m_100 has other sizes than its decoder, and its positions
+# count the tokens that are not the padding token. t5 has biases of relative positions.
+PAIR_SHAPE = dict(
+    vocab_size=VOCABULARY_SIZE, pad_token_id=0, eos_token_id=1, decoder_start_token_id=3, tie_word_embeddings=False
+)
+PAIR = dict(d_model=32, num_layers=2, num_heads=4, d_kv=6, d_ff=37)
+PAIRS = {
+    "t5": ("T5", dict(PAIR, relative_attention_num_buckets=8, relative_attention_max_distance=6)),
+    "mt5": ("MT5", dict(PAIR, feed_forward_proj="gated-gelu")),
+    "m2m_100": (
+        "M2M100",
+        dict(
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=3,
+            encoder_attention_heads=4,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=37,
+            decoder_ffn_dim=21,
+            pad_token_id=2,
+        ),
+    ),
+}
 if Version(transformers.__version__) < Version("5.3"):  # its sdpa ignores these scales
     del MODELS["gpt2-other-scales"]
 # One model for each way of arranging modules, for tests that do not depend on the variants.
@@ -445,17 +468,17 @@ REPRESENTATIVE_MODELS = (
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """Returns a model of MODELS, FURTHER_MODELS or ENCODERS with random parameters.
+    """Returns a model of MODELS, FURTHER_MODELS, ENCODERS or PAIRS with random parameters.
 
     They are drawn in float32 and then cast to the dtype.
 
     **changes: fields of the configuration that differ from the model's entry.
     """
-    kind, differences = (MODELS | FURTHER_MODELS | ENCODERS)[name]
-    config = configuration(kind)(**{**SHAPE, **differences, **changes})
+    kind, differences = (MODELS | FURTHER_MODELS | ENCODERS | PAIRS)[name]
+    config = configuration(kind)(**{**(PAIR_SHAPE if name in PAIRS else SHAPE), **differences, **changes})
     if name.startswith(("gemma2", "vaultgemma")):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
-    head = "ForMaskedLM" if name in ENCODERS else "ForCausalLM"
+    head = "ForMaskedLM" if name in ENCODERS else "ForConditionalGeneration" if name in PAIRS else "ForCausalLM"
     model = getattr(transformers, OTHER_CLASSES.get(kind, f"{kind}{head}"))(config).eval()
     _draw(model, torch.Generator().manual_seed(seed))
     for layer in layers_of(model) if name in ("qwen2", "llama-large-key-bias") else ():
@@ -516,6 +539,10 @@ def tiny_batch(lengths=(11, 7), padding: str = "right", seed: int = 0) -> dict[s
 
 def hidden_of(model, batch: dict) -> torch.Tensor:
     """Returns the last hidden states, (documents, tokens, D). Every document's first token has the first position."""
+    if model.config.model_type in PAIRS:
+        mask, tokens = batch["attention_mask"].bool(), batch["input_ids"]
+        tokens = tokens.masked_fill(~mask, model.config.pad_token_id)
+        return model.get_encoder()(input_ids=tokens, attention_mask=batch["attention_mask"]).last_hidden_state
     takes_positions = model.config.model_type not in ("bloom", "mpt")
     options = {"position_ids": positions(batch["attention_mask"], model)} if takes_positions else {}
     return base_of(model)(**batch, **options, use_cache=False).last_hidden_state

@@ -61,6 +61,7 @@ struct QkImportance {
   float scale, softcap;  // softcap is 0 without a soft cap
   int64_t window;
   bool causal;         // whether a query sees no keys after its own
+  Heads bias;          // (B or 1, H, l, l), added to S; data is null without biases
   const float* sinks;  // (H,), the score of each query head's attention sink; null without sinks
   bool rescales;       // whether neurons rescale whole attention scores, as under a norm over all heads
 

@@ -145,6 +145,11 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
 
   const int64_t begin = row.first / LANES * LANES, end = round_up(row.last, LANES);
   if (a.needs_scores()) restore_scores(a, tile, r, begin, end);
+  if (a.bias.data) {
+    const int64_t* tokens = a.tokens + a.offsets[tile.document];
+    const float* bias = a.bias.at(tile.document, tile.head, tokens[row.own]);
+    for (int64_t j = row.first; j < row.last; j++) s[j] += bias[tokens[j]];
+  }
   for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
   for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();
 

@@ -54,9 +54,9 @@ void check_cuda(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "qk_impor
 // pymultiling/ops/registry.py says which arguments the kernel does not accept.
 std::tuple<at::Tensor, at::Tensor> qk_importance(const QkArguments& x) {
   TORCH_CHECK(
-      x.q.scalar_type() == at::kBFloat16 && !x.q_growth && !x.k_growth && !x.softcap && !x.sinks && x.causal,
-      "qk_importance: this kernel takes causal attention in bfloat16 without a norm over the head, a soft cap and "
-      "sinks");
+      x.q.scalar_type() == at::kBFloat16 && !x.q_growth && !x.k_growth && !x.softcap && !x.sinks && !x.bias && x.causal,
+      "qk_importance: this kernel takes causal attention in bfloat16 without a norm over the head, a soft cap, sinks "
+      "and biases");
   const c10::cuda::CUDAGuard guard(x.q.device());
   const at::Tensor queries = align_rows(x.q), keys = align_rows(x.k);
   const at::Tensor plain_queries = x.q_plain ? align_rows(*x.q_plain) : queries,

@@ -83,7 +83,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         their spreads (B, H d) and (B, K d). All are float32, or float64 for float64 input.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem[:13]
-    sinks, causal = problem.sinks, problem.causal
+    sinks, causal, bias = problem.sinks, problem.causal, problem.bias
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     group = heads // k.shape[1]
@@ -102,7 +102,10 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             for rows in torch.split(torch.arange(len(tokens), device=q.device), ROWS):
                 raw = scale * qh[rows] @ kh.T
                 is_visible = visible(tokens[rows], tokens, window, causal)
-                log_a = log_probabilities(raw, is_visible, softcap, None if sinks is None else sinks[h])
+                scores = raw
+                if bias is not None:
+                    scores = raw + upcast(bias[b % len(bias), h, tokens[rows]][:, tokens])
+                log_a = log_probabilities(scores, is_visible, softcap, None if sinks is None else sinks[h])
                 slots = choose_keys(log_a[:, : len(tokens)], is_visible, rows)
                 if sinks is not None:
                     slots = with_sink(slots, log_a[:, -1:])

@@ -16,6 +16,8 @@ A norm over the head makes the rest of the head grow by the factor 1 + growth wi
 norm. If neurons are zeroed after the rotation, c = 1 and z = 0.
 With a soft cap S = cap(S_raw) and y = cap(S_raw + y_raw) - cap(S_raw), where cap(x) = softcap tanh(x / softcap).
 
+A bias is added to S, and no neuron changes it.
+
 An attention sink is one more score of a head, whose softmax has a column that is dropped: A of the keys sums to less
 than 1. The sum over j is over the keys, and the sink counts as one of them, with y = 0, only in the mean and in m.
 
@@ -48,7 +50,7 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.
     """
     q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth, scale, window, softcap, interleaved = problem[:13]
-    sinks, causal = problem.sinks, problem.causal
+    sinks, causal, bias = problem.sinks, problem.causal, problem.bias
     q, k = upcast(q), upcast(k)
     batch, heads, _, size = q.shape
     kv_heads = k.shape[1]
@@ -68,7 +70,10 @@ def qk_importance(problem: QKProblem) -> tuple[Tensor, Tensor]:
             shared = slice(h * group, (h + 1) * group)
             qh, kh = q[b, shared][:, tokens], k[b, h][tokens]
             raw = scale * qh @ kh.T
-            log_a = log_probabilities(raw, is_visible, softcap, None if sinks is None else sinks[shared])
+            scores = raw
+            if bias is not None:
+                scores = raw + upcast(bias[b % len(bias), shared][:, tokens][..., tokens])
+            log_a = log_probabilities(scores, is_visible, softcap, None if sinks is None else sinks[shared])
             for n in range(size):
                 p = partner[n]
                 x, w = q_to_n[b, shared][..., tokens, n], q_to_partner[b, shared][..., tokens, n]

@@ -160,6 +160,9 @@ def output_norms(
         bias = inputs.scale * inputs.factor * inputs.bias.to(wide)[:, :, None, :]
         scores = scores + bias
         before_cap = before_cap + bias.abs()
+    if inputs.position_bias is not None:
+        scores = scores + inputs.position_bias.to(wide)
+        before_cap = before_cap + inputs.position_bias.to(wide).abs()
     u, u_product = internal_roundoff(dtype), product_roundoff(dtype)
     lost = (
         query.shape[-1] * ACCUMULATION + (u_product if dtype == torch.float32 else 0.0) + (0.0 if is_passed else 3 * u)

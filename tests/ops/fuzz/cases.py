@@ -236,6 +236,7 @@ class Qk:
     softcap: float | None = None
     sinks: float | None = None  # the size of the sinks' scores; infinite: all are -inf
     causal: bool = True
+    bias: float | None = None  # the size of the biases of the attention scores, without a soft cap
     numbers: Numbers = field(default_factory=Numbers)
 
     def arguments(self) -> tuple[object, ...]:
@@ -263,9 +264,14 @@ class Qk:
             generator = torch.Generator().manual_seed(self.numbers.seed)
             drawn = torch.randn(self.kv_heads * self.group, generator=generator)
             sinks = -drawn.abs() * math.inf if math.isinf(self.sinks) else self.sinks * drawn
+        bias = None
+        if self.bias is not None and self.softcap is None:
+            generator = torch.Generator().manual_seed(self.numbers.seed)
+            shape = self.batch if self.tables_per_document else 1, queries[1], self.length, self.length
+            bias = self.bias * torch.randn(shape, generator=generator)
         return (
             QKProblem(
                 q, k, q_plain, k_plain, cos, sin, valid, q_growth, k_growth,
-                self.scale, self.window, self.softcap, self.interleaved, sinks, self.causal,
+                self.scale, self.window, self.softcap, self.interleaved, sinks, self.causal, bias,
             ),
         )  # fmt: skip

@@ -82,6 +82,7 @@ def qk(operator: str, lengths: list[int]) -> st.SearchStrategy[Case]:
         softcap=st.sampled_from([None, 1e-3, 0.1, 2.0, 50.0, 1e6]),
         sinks=st.sampled_from([None, None, 0.0, 3.0, 200.0, 1e6, math.inf]),
         causal=st.sampled_from([True, True, False]),
+        bias=st.sampled_from([None, None, 0.0, 3.0, 300.0]),
         numbers=numbers(HEAD_KINDS, HEAD_FACTORS),
     )
 

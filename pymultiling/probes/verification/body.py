@@ -58,7 +58,8 @@ def check_body(decoder: Decoder, comparisons: Comparisons, example: Any) -> None
         return
     body = base
     if decoder.family.causal:
-        body = without_head(uncompiled(pretrained(model).get_decoder()))  # type: ignore[no-untyped-call]  # OPT's is in its base
+        # OPT's is a part of its base model.
+        body = without_head(uncompiled(pretrained(model).get_decoder()))  # type: ignore[no-untyped-call]
     stub = _Stub(example)
     device = model_device(model)
     mask = torch.tensor(MASK, device=device)

@@ -45,9 +45,44 @@ void check_arguments(const QkArguments& x) {
 
 }  // namespace
 
+// Only the first r dimensions rotate. The others are their own partners, with cosine 1 and sine 0.
+RotationTables rotation_tables(const at::Tensor& cos, const at::Tensor& sin, int64_t size, bool interleaved) {
+  const int64_t rotary_size = cos.size(-1), half = rotary_size / 2;
+  const at::Tensor partner = at::arange(size, at::kLong), sign = at::ones(size, at::kFloat);
+  for (int64_t m = 0; m < half; m++) {
+    const int64_t first = interleaved ? 2 * m : m, second = interleaved ? first + 1 : m + half;
+    partner.mutable_data_ptr<int64_t>()[first] = second;
+    partner.mutable_data_ptr<int64_t>()[second] = first;
+    sign.mutable_data_ptr<float>()[second] = -1;
+  }
+  const std::vector<int64_t> rest = {cos.size(0), cos.size(1), size - rotary_size};
+  const at::Tensor direct = at::cat({cos.to(at::kFloat), at::ones(rest, at::kFloat)}, 2);
+  const at::Tensor cross =
+      at::cat({sin.to(at::kFloat), at::zeros(rest, at::kFloat)}, 2).index_select(2, partner).mul_(sign);
+  return {direct, cross, partner};
+}
+
 QkProblem::QkProblem(const QkArguments& x, bool rescales) {
-  check_arguments(x);
   kernel_arguments_.rescales = rescales;
+  set_up(x);
+}
+
+QkProblem::QkProblem(const QkArguments& x, const Centred& centred) {
+  const auto keep = [&](const at::Tensor& tensor) {
+    tensors_.push_back(tensor);
+    return heads_of(tensor);
+  };
+  kernel_arguments_.q_normed = keep(centred.q_normed);
+  kernel_arguments_.k_normed = keep(centred.k_normed);
+  kernel_arguments_.q_gain = keep(centred.q_gain);
+  kernel_arguments_.k_gain = keep(centred.k_gain);
+  kernel_arguments_.q_share = keep(centred.q_share);
+  kernel_arguments_.k_share = keep(centred.k_share);
+  set_up(x);
+}
+
+void QkProblem::set_up(const QkArguments& x) {
+  check_arguments(x);
   batch_ = x.q.size(0);
   heads_ = x.q.size(1);
   kernel_arguments_.kv_heads = x.k.size(1);
@@ -91,33 +126,24 @@ void QkProblem::set_heads(const QkArguments& x) {
   if (x.k_growth) kernel_arguments_.k_growth = keep(*x.k_growth, key_shape, "k_growth");
 }
 
-// Only the first `rotary_size` dimensions rotate. The others are their own partners, with cosine 1 and sine 0.
 void QkProblem::set_rotation(const QkArguments& x) {
   const int64_t length = x.q.size(2), size = kernel_arguments_.size;
-  at::Tensor partner = at::arange(size, at::kLong);
-  int64_t* partner_of = partner.mutable_data_ptr<int64_t>();
-  tensors_.push_back(partner);
-  kernel_arguments_.partner = partner_of;
-  if (!x.cos || !x.q_plain) return;
-  const int64_t rotary_size = x.cos->size(-1), half = rotary_size / 2;
+  if (!x.cos || !x.q_plain) {
+    tensors_.push_back(at::arange(size, at::kLong));
+    kernel_arguments_.partner = tensors_.back().const_data_ptr<int64_t>();
+    return;
+  }
+  const int64_t rotary_size = x.cos->size(-1);
   TORCH_CHECK(
       x.cos->dim() == 3 && x.cos->sizes() == x.sin->sizes() && (x.cos->size(0) == 1 || x.cos->size(0) == batch_) &&
           x.cos->size(1) == length && rotary_size <= size && rotary_size % 2 == 0,
       "cos and sin must be (B or 1, ", length, ", r), r even and at most ", size);
-  at::Tensor sign = at::ones(size, at::kFloat);
-  for (int64_t m = 0; m < half; m++) {
-    const int64_t first = x.interleaved ? 2 * m : m, second = x.interleaved ? first + 1 : m + half;
-    partner_of[first] = second;
-    partner_of[second] = first;
-    sign.mutable_data_ptr<float>()[second] = -1;
-  }
-  const std::vector<int64_t> rest = {x.cos->size(0), length, size - rotary_size};
-  const at::Tensor direct = at::cat({x.cos->to(at::kFloat), at::ones(rest, at::kFloat)}, 2);
-  const at::Tensor cross =
-      at::cat({x.sin->to(at::kFloat), at::zeros(rest, at::kFloat)}, 2).index_select(2, partner).mul_(sign);
-  tensors_.insert(tensors_.end(), {direct, cross});
+  const RotationTables tables = rotation_tables(*x.cos, *x.sin, size, x.interleaved);
+  tensors_.insert(tensors_.end(), {tables.direct, tables.cross, tables.partner});
+  kernel_arguments_.partner = tables.partner.const_data_ptr<int64_t>();
   kernel_arguments_.rotation = {
-      direct.const_data_ptr<float>(), cross.const_data_ptr<float>(), direct.size(0) > 1 ? length * size : 0};
+      tables.direct.const_data_ptr<float>(), tables.cross.const_data_ptr<float>(),
+      tables.direct.size(0) > 1 ? length * size : 0};
 }
 
 void QkProblem::find_tokens(const at::Tensor& valid) {

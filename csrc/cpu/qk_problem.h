@@ -9,10 +9,24 @@
 
 namespace pymultiling {
 
+// A rotation of (.., l, d) heads, as `Rotation` describes it: direct and cross, (B or 1, l, d) float32, and the
+// partners of the dimensions, (d,) int64.
+struct RotationTables {
+  at::Tensor direct, cross, partner;
+};
+
+// Returns the tables of a rotation by cos and sin, (B or 1, l, r), of heads of `size` dimensions.
+RotationTables rotation_tables(const at::Tensor& cos, const at::Tensor& sin, int64_t size, bool interleaved);
+
 class QkProblem {
  public:
   // `rescales`: see QkImportance.
   explicit QkProblem(const QkArguments& arguments, bool rescales = false);
+  // Under LayerNorms, with the tensors of the same names in QkImportance, (B, heads, l, d) float32.
+  struct Centred {
+    at::Tensor q_normed, k_normed, q_gain, k_gain, q_share, k_share;
+  };
+  QkProblem(const QkArguments& arguments, const Centred& centred);
   QkProblem(const QkProblem&) = delete;
 
   // The sums over the tiles, float64: of the query neurons (outputs, B, H d) and of the key neurons (outputs, B, K d).
@@ -34,6 +48,7 @@ class QkProblem {
   Sums run(void (*tile)(const QkImportance&, int64_t task, float* scratch), int64_t outputs);
 
  private:
+  void set_up(const QkArguments& arguments);
   void set_heads(const QkArguments& arguments);
   void set_rotation(const QkArguments& arguments);
   void find_tokens(const at::Tensor& valid);

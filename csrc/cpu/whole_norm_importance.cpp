@@ -34,12 +34,12 @@ constexpr double TOLERANCE = 2e-5;
 
 constexpr double LOG2_E = 1.4426950408889634;
 
-// Calls compute(first, count) for parts of `columns` that do not depend on the number of threads, on all threads.
+// Calls compute(first, count) for parts of `width` columns on all threads. The parts do not depend on their number.
 template <typename Compute>
-void for_columns(int64_t columns, Compute compute) {
-  in_parallel((columns + COLUMNS - 1) / COLUMNS, [&](std::atomic<int64_t>& next, int64_t count) {
+void for_columns(int64_t columns, Compute compute, int64_t width = COLUMNS) {
+  in_parallel((columns + width - 1) / width, [&](std::atomic<int64_t>& next, int64_t count) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    for (int64_t task; (task = next++) < count;) compute(task * COLUMNS, std::min(COLUMNS, columns - task * COLUMNS));
+    for (int64_t task; (task = next++) < count;) compute(task * width, std::min(width, columns - task * width));
   });
 }
 
@@ -101,14 +101,13 @@ class SecondOrder {
     const at::Tensor squares = at::mm(is_other, by_row_[0]), cubes = at::mm(is_other, by_row_[1]);
     const at::Tensor spread = std::get<0>(by_row_[2].max(0)).unsqueeze(1);
     Estimate result = empty(heads * size);
-    for_columns(heads, [&](int64_t first, int64_t count) {
-      for (int64_t h = first; h < first + count; h++) {
-        const at::Tensor t = document_.q_rescale.narrow(1, h * size, size), square = t * t;
-        result.importance.narrow(0, h * size, size).copy_((square * squares[h].unsqueeze(1)).sum(0));
-        const at::Tensor error = (square * t * cubes[h].unsqueeze(1)).sum(0);
-        result.error.narrow(0, h * size, size).copy_(where_small(std::get<0>((t * spread).max(0)), error));
-      }
-    });
+    const auto of_head = [&](int64_t h, int64_t) {
+      const at::Tensor t = document_.q_rescale.narrow(1, h * size, size), square = t * t;
+      result.importance.narrow(0, h * size, size).copy_((square * squares[h].unsqueeze(1)).sum(0));
+      const at::Tensor error = (square * t * cubes[h].unsqueeze(1)).sum(0);
+      result.error.narrow(0, h * size, size).copy_(where_small(std::get<0>((t * spread).max(0)), error));
+    };
+    for_columns(heads, of_head, 1);
     return result;
   }
 

@@ -34,8 +34,9 @@ def centred_importance(
 
     x is a head of the projected queries or keys, y the same head after its LayerNorm, and S are the attention scores of
     the rotated y. A' is computed from x with dimension n at zero. Without this dimension m and r change, and with them
-    every dimension of y. The gains that `qk_importance` takes cannot express this. The result is exact. It takes a
-    product of queries and keys for every neuron of a head, so the cost grows with l^2 d^2.
+    every dimension of y. The gains that `qk_importance` takes cannot express this. The result is exact. In plain
+    PyTorch it takes a product of queries and keys for every neuron of a head, so the cost grows with l^2 d^2. In C++ it
+    grows with l^2 d.
 
     Args:
         query: (B, H, l, d), the normed and rotated queries. Any floating dtype.
@@ -55,7 +56,8 @@ def centred_importance(
         window: number of positions that a query sees, its own and those directly before it. None: all up to its own.
         softcap: attention scores become softcap * tanh(score / softcap). None: they are not capped.
         interleaved: True if dimensions 2m and 2m + 1 are rotated together, False if dimensions m and m + r/2 are.
-        backend: "auto" or "torch". Only plain PyTorch has this operator.
+        backend: "auto", "cpp" or "torch". "cpp" takes heads in which no dimension has nearly all of the variance (100
+            times that of all others).
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.

@@ -28,6 +28,7 @@ KERNELS: dict[KernelBackend, Kernels] = {"triton": TRITON, "cuda": CUDA, "cpp": 
 BACKENDS: tuple[Backend, ...] = ("auto", *KERNELS, "torch")
 
 MAX_TRITON_NEIGHBORS = 16  # Triton's kernel keeps them in registers
+LARGEST_OUTLIER = 100.0  # largest ratio of a dimension's variance to the others' for centred_importance in C++
 HIDDEN_FLOORS = {torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 3e-4}  # hidden is rounded to its dtype
 DOCUMENTS_SCHEMA = "Tensor documents, SymInt count"
 GROUPED_SCHEMA = "Tensor? offsets=None, Tensor? order=None"  # of `Documents`
@@ -167,6 +168,31 @@ def _qk_floor_factor(problem: QKProblem) -> float:
     return 1 + problem.largest_score() * (1 + 2 / (problem.softcap or torch.inf))
 
 
+def _centred_floor_factor(query: Tensor, key: Tensor, *rest: Argument) -> float:
+    """Returns the factor of qk_importance for the same heads."""
+    valid, scale, window, softcap = rest[8:12]
+    attention = (query, key, None, None, None, None, valid, None, None, scale, window, softcap, False, None)
+    return _qk_floor_factor(cast(Callable[..., QKProblem], QKProblem)(*attention))
+
+
+def _outlier_unsupported(query: Tensor, key: Tensor, q: Tensor, k: Tensor, *rest: Argument) -> str | None:
+    """Returns why the C++ kernel of centred_importance does not support the arguments, or None if it does.
+
+    Where a dimension has nearly all of the variance of its head, the norm's output hardly changes without it. The
+    kernel adds the changes of mean and deviation, which then cancel.
+    """
+    eps, is_token = (rest[2], rest[3]), cast(Tensor, rest[6])[..., None, None]
+    for x, heads, e in zip((q, k), (query, key), eps):
+        size = heads.shape[3]
+        deviations = torch.unflatten(x.float(), -1, (heads.shape[1], size))
+        squares = (deviations - deviations.mean(-1, keepdim=True)).square() / max(1, size - 1)
+        own = squares.amax(-1, keepdim=True)
+        others = squares.sum(-1, keepdim=True) * max(1, size - 1) / size - own + cast(float, e)
+        if ((own > LARGEST_OUTLIER * others) & is_token).any():
+            return "its kernel needs heads of which no dimension has nearly all of the variance"
+    return None
+
+
 def _whole_norm_floor_factor(q: Tensor, k: Tensor, q_rescale: Tensor, k_rescale: Tensor, *rest: Argument) -> float:
     """Returns the factor of qk_importance: without a neuron the attention scores change by a part of themselves."""
     valid, scale, window, softcap = rest[:4]
@@ -192,8 +218,8 @@ _ENTRIES = (
         "-> (Tensor, Tensor)",
         fake=_fake_qk,
         results=("q", "k"),
-        kernels={},
-        budget=None,
+        kernels={"cpp": replace(CPP, unsupported=_outlier_unsupported)},
+        budget=Budget(4e-6, floor_factor=_centred_floor_factor),
         check=checks.check_centred_importance,
     ),
     Operator(

@@ -9,7 +9,8 @@ from torch.nn.functional import layer_norm
 from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import centred_importance
 from tests.support import qk_cases
-from tests.support.error_budget import relative_error
+from tests.support.backends import BACKENDS, running_on
+from tests.support.error_budget import assert_within_budget, relative_error
 
 Q_EPS, K_EPS = 1e-5, 1e-3
 
@@ -121,6 +122,65 @@ def test_is_what_zeroing_a_dimension_does(case):
         assert actual.dtype == torch.float64 and relative_error(actual, exact) < 1e-8
 
 
+@pytest.fixture(params=[name for name in BACKENDS if name.startswith("cpp")])
+def cpp(request):
+    """Runs the test with each instruction set of the C++ kernels."""
+    with running_on(request.param) as name:
+        yield name
+
+
+LONG = {
+    "several tiles": Case(length=70, size=20),
+    "wide heads, soft cap": Case(length=40, size=40, softcap=30.0, window=17),
+    "large means": Shifted(length=20, mean=30),
+    "grouped, left padding": Case(length=33, kv_heads=2, group=3, padding="left"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", (CASES | LONG).values(), ids=CASES | LONG)
+def test_kernels_equal_plain_pytorch_within_the_budget(cpp, case, dtype):
+    tensors, settings = case.positional(dtype), case.settings()
+    widened = [x.double() if x is not None and x.is_floating_point() else x for x in tensors]
+    exact = centred_importance(*widened, **settings, backend="torch")
+    plain = centred_importance(*tensors, **settings, backend="torch")
+    arguments = (*tensors[:6], Q_EPS, K_EPS, *tensors[6:], settings["scale"], case.window, case.softcap)
+    for actual, p, e in zip(centred_importance(*tensors, **settings, backend=cpp), plain, exact):
+        assert actual.dtype == torch.float32
+        assert_within_budget("centred_importance", actual, p, e, arguments)
+
+
+def test_heads_in_which_one_dimension_has_nearly_all_of_the_variance_take_plain_pytorch():
+    """The terms of the kernel cancel there. `test_float32_keeps_the_digits` checks the values."""
+    tensors, settings = (case := Shifted(neuron_factor=1e3)).positional(torch.float32), case.settings()
+    with pytest.raises(BackendUnavailable, match="no dimension has nearly all of the variance"):
+        centred_importance(*tensors, **settings, backend="cpp")
+    plain = centred_importance(*tensors, **settings, backend="torch")
+    assert all(map(torch.equal, centred_importance(*tensors, **settings), plain))
+
+
+def test_padding_does_not_choose_the_backend(cpp):
+    tensors, settings = (case := Case(padding="left")).positional(torch.float32), case.settings()
+    expected = centred_importance(*tensors, **settings, backend=cpp)
+    for x in tensors[2:4]:
+        x[~tensors[8]] = torch.tensor([1e6] + (x.shape[-1] - 1) * [0.0])
+    assert all(map(torch.equal, centred_importance(*tensors, **settings, backend=cpp), expected))
+
+
+def test_heads_of_one_dimension_have_no_importance(cpp):
+    case = Case(size=1, rotation=None)
+    for importance in centred_importance(*case.positional(torch.float32), **case.settings(), backend=cpp):
+        assert not importance.any()
+
+
+def test_the_number_of_threads_changes_no_bit(cpp, two_threads):
+    case = Case(length=70)
+    tensors, settings = case.positional(torch.float32), case.settings()
+    two = centred_importance(*tensors, **settings, backend=cpp)
+    torch.set_num_threads(1)
+    assert all(map(torch.equal, two, centred_importance(*tensors, **settings, backend=cpp)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_inputs_are_summed_in_float32(dtype):
     case = Case(length=9, size=6)
@@ -140,7 +200,7 @@ def test_float32_keeps_the_digits_of_small_and_dominating_neurons(factor, mean):
     The relative error of every neuron may be 150 roundings of float32. No floor hides the small ones.
     """
     case = Shifted(neuron_factor=factor, mean=mean)
-    results = centred_importance(*case.positional(torch.float32), **case.settings())
+    results = centred_importance(*case.positional(torch.float32), **case.settings(), backend="torch")
     for actual, exact in zip(results, by_definition(case)):
         assert ((actual.double() - exact).abs() / exact).max() < 150 * torch.finfo(torch.float32).eps / 2
 
@@ -157,9 +217,10 @@ def test_each_document_may_have_its_own_tables():
         torch.testing.assert_close(a[1:], b, rtol=1e-12, atol=0)
 
 
-def test_padding_is_not_read():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_padding_is_not_read(dtype):
     case = Case(padding="some")
-    tensors = case.positional()
+    tensors = case.positional(dtype)
     expected = centred_importance(*tensors, **case.settings())
     valid = tensors[8]
     for x in tensors[:4]:
@@ -167,9 +228,10 @@ def test_padding_is_not_read():
     assert all(map(torch.equal, centred_importance(*tensors, **case.settings()), expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", [Case(length=0), Case(batch=0)])
-def test_no_tokens_have_no_importance(case):
-    for importance in centred_importance(*case.positional(), **case.settings()):
+def test_no_tokens_have_no_importance(case, dtype):
+    for importance in centred_importance(*case.positional(dtype), **case.settings()):
         assert importance.shape[0] == case.batch and not importance.any()
 
 
@@ -211,7 +273,7 @@ def test_wrong_limits_are_refused(wrong):
         centred_importance(*case.positional(), **{**case.settings(), **wrong})
 
 
-@pytest.mark.parametrize("backend", ["cpp", "triton", "cuda"])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_backends_without_a_kernel_are_refused(backend):
     case = Case(length=3)
     with pytest.raises(BackendUnavailable, match=r'cannot run centred_importance: .*; backend="torch" always can'):

@@ -32,7 +32,14 @@ def arguments(name: str, tensor=GPU) -> tuple:
     """Returns the arguments that dispatch looks at: the first tensor, and what a kernel may not support."""
     if OPERATORS[name].arguments_type is not None:
         return (attention()[0]._replace(q=tensor),)
-    return (tensor, 5, "cosine") if name == "nearest_neighbors" else (tensor,)
+    heads, projected, weight = torch.ones(1, 1, 3, 4), torch.ones(1, 3, 4), torch.ones(4)
+    further = {
+        "nearest_neighbors": (5, "cosine"),
+        "centred_importance": (
+            heads, projected, projected, weight, weight, 1.0, 1.0, None, None, torch.ones(1, 3, dtype=torch.bool),
+        ),
+    }  # fmt: skip
+    return (tensor, *further.get(name, ()))
 
 
 def selected(name: str, tensor=GPU, backend: str = "auto"):
@@ -102,7 +109,7 @@ def test_more_than_16_neighbours_run_plain_pytorch(a_gpu):
 @needs_triton()
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_auto_never_selects_the_interpreter_on_the_cpu(operator):
-    function = selected(operator, torch.ones(2))
+    function = selected(operator, torch.ones(1, 1, 3, 4))
     compiled = getattr(torch.ops.pymultiling_cpp, operator, None)
     assert function in (reference(operator), compiled) or function.args == (compiled,)
 

@@ -27,5 +27,6 @@ struct ColumnSums;  // declared here because `struct` in a parameter cannot decl
   X(void, qk_panels, const struct QkImportance&, int64_t document, int64_t kv_head)                          \
   X(void, qk_tile, const struct QkImportance&, int64_t task, float* scratch)                                 \
   X(void, qk_estimate_tile, const struct QkImportance&, int64_t task, float* scratch)                        \
+  X(void, centred_tile, const struct QkImportance&, int64_t task, float* scratch)                            \
   X(void, rescaling_tile, const struct QkImportance&, const struct Rescaling&, int64_t task, float* scratch) \
   X(void, whole_norm_tile, const struct QkImportance&, const struct WholeNorm&, int64_t task, float* scratch)

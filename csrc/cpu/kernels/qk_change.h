@@ -33,8 +33,13 @@ constexpr float LARGEST_CAPPED = 30.0f;
 // Largest change of S / softcap, for which the soft cap is a short polynomial.
 constexpr float LARGEST_NARROW = 0.375f;
 
-// Whether the growth is absent, a coefficient of the row (query neurons) or in the panel (key neurons).
-enum class Growth { none, row, key };
+// Whether the growth is absent, a coefficient of the row (query neurons) or in the panel (key neurons). `centred_row`
+// and `centred_key`: there is a growth and a share (LayerNorms).
+enum class Growth { none, row, key, centred_row, centred_key };
+
+constexpr bool by_row(Growth growth) { return growth == Growth::row || growth == Growth::centred_row; }
+constexpr bool by_key(Growth growth) { return growth == Growth::key || growth == Growth::centred_key; }
+constexpr bool is_centred(Growth growth) { return growth == Growth::centred_row || growth == Growth::centred_key; }
 
 // One row's values over the keys, and the range of keys that the row attends to.
 struct Row {
@@ -42,19 +47,21 @@ struct Row {
   int64_t own;               // the row's own key
   const float* probability;  // A
   const float* log2_probability;
-  const float* score;  // S before the soft cap; set only with a growth or a soft cap
+  const float* score;  // S before the soft cap, or what a growth multiplies; set only with one of them
+  const float* gain;   // what a share multiplies; set only with a share
   // 1 / (1 + e^(2x)) and 1 / (1 + e^(-2x)), where x is S / softcap, LARGEST_CAPPED at most.
   const float *sigmoid_minus, *sigmoid_plus;
   const float* excess;  // 2 log2(e) (S / softcap - x)
   // tanh x, and softcap log2(e) (1 - tanh^2 x). These and the three above are set only with a soft cap.
   const float *hyperbolic, *slope;
   float squares;  // b0
-  float largest_score;
+  float largest_score, largest_gain;
   int64_t peaks;        // number of peaks: keys with A > 1 / PEAKS
   int64_t peak[PEAKS];  // the keys
   // Sum of A c over the keys that are no peaks. c is the slope of the soft cap at S, 1 without a soft cap.
   float rest_slopes;
   float rest_scores;  // sum of A c S over the same keys
+  float rest_gains;   // sum of A c times the gain over the same keys
   bool has_sink;
   float sink, log2_sink;  // the sink's probability and its log2; set only with a sink
 };
@@ -63,11 +70,11 @@ struct Row {
 // rotation (direct and cross), 1 without (direct), 0 for neurons that only rescale the attention scores.
 template <int VECTORS, Growth GROWTH, bool CAPPED>
 struct Change {
-  static constexpr int64_t STEP = (VECTORS + (GROWTH == Growth::key)) * BLOCK;
+  static constexpr int64_t STEP = (VECTORS + by_key(GROWTH) * (1 + is_centred(GROWTH))) * BLOCK;
   const Row& row;
   const float* panel;  // starts at the lanes of key 0
   vec direct, cross;   // the row's coefficients
-  vec growth;          // the row's growth times log2(e)
+  vec growth, share;   // of the row, times log2(e)
   vec constant;        // added before the soft cap
   vec centre;          // subtracted after the soft cap
   float softcap;
@@ -83,8 +90,10 @@ struct Change {
     vec t = constant;
     if constexpr (VECTORS > 0) t = direct * load(at) + t;
     if constexpr (VECTORS > 1) t = cross * load(at + BLOCK) + t;
-    if constexpr (GROWTH == Growth::row) t = growth * row.score[j] + t;
-    if constexpr (GROWTH == Growth::key) t = load(at + VECTORS * BLOCK) * row.score[j] + t;
+    if constexpr (by_row(GROWTH)) t = growth * row.score[j] + t;
+    if constexpr (by_key(GROWTH)) t = load(at + VECTORS * BLOCK) * row.score[j] + t;
+    if constexpr (GROWTH == Growth::centred_row) t = share * row.gain[j] + t;
+    if constexpr (GROWTH == Growth::centred_key) t = load(at + (VECTORS + 1) * BLOCK) * row.gain[j] + t;
     return t;
   }
 

@@ -34,6 +34,9 @@ struct Rotation {  // (B or 1, l, d) float32, contiguous; direct is null without
 //     query neurons:  y_ij = direct_i[n] k'_j[n] + cross_i[n] k'_j[p] + growth_i[n] S_ij
 //     key neurons:    y_ij = q'_i[n] direct_j[n] + q'_i[p] cross_j[n] + growth_j[n] S_ij
 //
+// Under LayerNorms S are the scores without the norm's bias, and share_i[n] G_ij or share_j[n] G_ij is added, where G
+// are the scores of the norm's weight in place of the query or of the key.
+//
 // The panel of query neurons holds k'[n] and k'[p], that of key neurons holds direct, cross and growth. A panel is
 // (blocks, keys, vectors, BLOCK), so the values that the sweep reads for one key are contiguous. The mean over the keys
 // is subtracted from k', direct and cross. It does not affect softmax, but it would cost float32 precision (a key's
@@ -52,6 +55,9 @@ struct Panel {
 
 struct QkImportance {
   Heads q, k, q_plain, k_plain, q_growth, k_growth;
+  // Under LayerNorms over the heads; null without them. Rotated: the heads without the norm's bias, and the norm's
+  // weight. By neuron: how much of the weight is added to the head without the neuron.
+  Heads q_normed, k_normed, q_gain, k_gain, q_share, k_share;
   Rotation rotation;
   const int64_t* partner;  // (d,)
   // The valid positions of all documents. Document b has entries [offsets[b], offsets[b + 1]).
@@ -74,6 +80,7 @@ struct QkImportance {
   int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
   int64_t width() const { return round_up(size, BLOCK); }
   bool rotates() const { return rotation.direct != nullptr; }
+  bool is_centred() const { return q_share.data != nullptr; }
   // Whether the attention scores before the soft cap are kept beside the probabilities.
   bool needs_scores() const { return rescales || softcap != 0 || q_growth.data || k_growth.data; }
   // If neurons are zeroed after the rotation, query neuron n and key neuron n change the same attention scores by the
@@ -81,26 +88,31 @@ struct QkImportance {
   bool sites_coincide() const { return q_plain.data == nullptr; }
 
   // The panels of a key head with l keys: k' (spans, width, SPAN) for the attention scores, the query neurons' panel,
-  // and the key neurons' panel.
-  // The two panels have at most 2 and 3 vectors, each with l keys, their mean and their largest magnitude.
+  // and the key neurons' panel. Behind them, under LayerNorms, k_normed and k_gain, each (spans, width, SPAN).
+  // The two panels have at most 2 and 4 vectors, each with l keys, their mean and their largest magnitude.
   static int64_t keys_stride(int64_t l) { return round_up(l, SPAN); }
-  int64_t panels_size(int64_t l) const { return width() * (keys_stride(l) + 5 * (l + 2)); }
+  int64_t panels_size(int64_t l) const { return width() * ((is_centred() ? 3 : 1) * keys_stride(l) + 6 * (l + 2)); }
   float* keys(int64_t b, int64_t kv) const { return panels + panel_offsets[b] + kv * panels_size(length(b)); }
   Panel query_panel(int64_t b, int64_t kv) const {
     return panel(keys(b, kv) + width() * keys_stride(length(b)), length(b), rotates() ? 2 : 1);
   }
   Panel key_panel(int64_t b, int64_t kv) const {
     const Panel before = query_panel(b, kv);
-    return panel(before.largest + width() * before.vectors, length(b), (rotates() ? 2 : 1) + (k_growth.data ? 1 : 0));
+    return panel(
+        before.largest + width() * before.vectors, length(b),
+        (rotates() ? 2 : 1) + (k_growth.data ? 1 : 0) + is_centred());
+  }
+  float* normed_keys(int64_t b, int64_t kv) const {
+    return keys(b, kv) + width() * (keys_stride(length(b)) + 6 * (length(b) + 2));
   }
   Panel panel(float* start, int64_t l, int64_t vectors) const {
     float* mean = start + width() * vectors * l;
     return {start, mean, mean + width() * vectors, vectors};
   }
 
-  // The scratch memory of a tile: eight (ROWS, keys_stride) and four (ROWS, width) arrays, see qk_rows.h, and two more
+  // The scratch memory of a tile: nine (ROWS, keys_stride) and five (ROWS, width) arrays, see qk_rows.h, and two more
   // rows.
-  int64_t tile_size(int64_t l) const { return ROWS * (8 * keys_stride(l) + 4 * width()); }
+  int64_t tile_size(int64_t l) const { return ROWS * (9 * keys_stride(l) + 5 * width()); }
   int64_t scratch_size(int64_t l) const { return tile_size(l) + 2 * keys_stride(l); }
 };
 

@@ -49,6 +49,14 @@ static void fill(const Panel& panel, int64_t keys, int64_t size, int64_t centred
     for (int64_t v = 0; v < panel.vectors; v++) finish_vector(panel, keys, block, v, v < centred);
 }
 
+// Fills (spans, width, SPAN) with value(key, neuron), and with 0 behind the last key and neuron.
+template <typename Value>
+static void fill_spans(const QkImportance& a, int64_t keys, float* spans, Value value) {
+  for (int64_t j = 0; j < a.keys_stride(keys); j++)
+    for (int64_t n = 0; n < a.width(); n++)
+      spans[(j / SPAN * a.width() + n) * SPAN + j % SPAN] = j < keys && n < a.size ? value(j, n) : 0.0f;
+}
+
 void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
   const int64_t keys = a.length(document);
   const int64_t* tokens = a.tokens + a.offsets[document];
@@ -59,13 +67,9 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
     return [=, &a](int64_t v, int64_t n) { return k[v == 0 ? n : a.partner[n]]; };
   });
 
-  float* spans = a.keys(document, kv_head);
-  for (int64_t j = 0; j < a.keys_stride(keys); j++) {
-    for (int64_t n = 0; n < a.width(); n++) {
-      const float* k = query_panel.data + (n / BLOCK * keys + j) * query_panel.vectors * BLOCK + n % BLOCK;
-      spans[(j / SPAN * a.width() + n) * SPAN + j % SPAN] = j < keys ? *k : 0.0f;
-    }
-  }
+  fill_spans(a, keys, a.keys(document, kv_head), [&](int64_t j, int64_t n) {
+    return query_panel.data[(n / BLOCK * keys + j) * query_panel.vectors * BLOCK + n % BLOCK];
+  });
 
   if (a.sites_coincide()) return;
   const Panel key_panel = a.key_panel(document, kv_head);
@@ -74,13 +78,20 @@ void qk_panels(const QkImportance& a, int64_t document, int64_t kv_head) {
     const int64_t t = tokens[j];
     const float* plain = a.k_plain.at(document, kv_head, t);
     const float* growth = a.k_growth.data ? a.k_growth.at(document, kv_head, t) : nullptr;
+    const float* share = a.is_centred() ? a.k_share.at(document, kv_head, t) : nullptr;
     const int64_t rotation_offset = document * a.rotation.batch_stride + t * a.size;
     return [=, &a](int64_t v, int64_t n) {
       const float coefficient = -LOG2_E * plain[n] * (growth ? 1.0f + growth[n] : 1.0f);
       if (v == 0) return a.rotates() ? coefficient * a.rotation.direct[rotation_offset + n] : coefficient;
       if (v == 1 && a.rotates()) return coefficient * a.rotation.cross[rotation_offset + n];
-      return LOG2_E * growth[n];  // the panel has this vector only with a growth
+      return LOG2_E * (v == centred ? growth : share)[n];  // the panel has these vectors only with a growth
     };
+  });
+  if (!a.is_centred()) return;
+  float* normed = a.normed_keys(document, kv_head);
+  fill_spans(a, keys, normed, [&](int64_t j, int64_t n) { return a.k_normed.at(document, kv_head, tokens[j])[n]; });
+  fill_spans(a, keys, normed + a.width() * a.keys_stride(keys), [&](int64_t j, int64_t n) {
+    return a.k_gain.at(document, kv_head, tokens[j])[n];
   });
 }
 

@@ -2,19 +2,19 @@
 
 namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 
-// Stores q' times the scale for the tile's rows. Rows and lanes that do not exist are zero.
-static void load_queries(const QkImportance& a, const Tile& tile) {
+// Stores queries times the scale for the tile's rows. Rows and lanes that do not exist are zero.
+static void load_queries(const QkImportance& a, const Tile& tile, const Heads& queries, float* rows) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < ROWS; r++) {
-    float* to = tile.q + r * a.width();
+    float* to = rows + r * a.width();
     __builtin_memset(to, 0, a.width() * sizeof(float));
     if (r >= tile.rows) continue;
-    const float* q = a.q.at(tile.document, tile.head, tokens[r]);
+    const float* q = queries.at(tile.document, tile.head, tokens[r]);
     for (int64_t n = 0; n < a.size; n++) to[n] = a.scale * q[n];
   }
 }
 
-// Sets each row's coefficients of a query panel: direct, cross and growth, all multiplied by log2(e).
+// Sets each row's coefficients of a query panel: direct, cross, growth and share, all multiplied by log2(e).
 void set_query_coefficients(const QkImportance& a, const Tile& tile) {
   const int64_t* tokens = a.tokens + a.offsets[tile.document] + tile.first_row;
   for (int64_t r = 0; r < tile.rows; r++) {
@@ -32,6 +32,10 @@ void set_query_coefficients(const QkImportance& a, const Tile& tile) {
         direct[n] *= 1.0f + relative[n];
         growth[n] = LOG2_E * relative[n];
       }
+    }
+    if (a.is_centred()) {
+      const float* share = a.q_share.at(tile.document, tile.head, tokens[r]);
+      for (int64_t n = 0; n < a.width(); n++) tile.share[r * a.width() + n] = n < a.size ? LOG2_E * share[n] : 0.0f;
     }
     if (a.rotates()) {
       const int64_t rotation_offset = tile.document * a.rotation.batch_stride + tokens[r] * a.size;
@@ -71,17 +75,17 @@ static void find_keys(const QkImportance& a, Tile& tile) {
     row.excess = tile.excess + r * tile.stride;
     row.hyperbolic = tile.hyperbolic + r * tile.stride;
     row.slope = tile.slope + r * tile.stride;
+    row.gain = tile.gain + r * tile.stride;
     row.has_sink = a.sinks != nullptr;
     row.sink = row.log2_sink = 0;
   }
 }
 
-// Computes S of all rows for the keys that any row attends to, 4 rows and 2 vectors of keys at a time in registers. The
-// result is stored in the array that becomes log2 A.
-static void compute_scores(const QkImportance& a, const Tile& tile) {
+// Computes the products of all rows of q (ROWS, width) with the keys that any row attends to, 4 rows and 2 vectors of
+// keys at a time in registers. keys: (spans, width, SPAN). scores: (ROWS, stride).
+static void compute_scores(const QkImportance& a, const Tile& tile, const float* q, const float* keys, float* scores) {
   constexpr int64_t R = 4, V = 2;
   const int64_t begin = tile.row[0].first, end = tile.row[tile.rows - 1].last;
-  const float* keys = a.keys(tile.document, tile.kv_head);
   for (int64_t j = begin / SPAN * SPAN; j < end; j += V * LANES) {
     const float* span = keys + j / SPAN * a.width() * SPAN + j % SPAN;
     for (int64_t r = 0; r < tile.rows; r += R) {
@@ -89,10 +93,10 @@ static void compute_scores(const QkImportance& a, const Tile& tile) {
       for (int64_t n = 0; n < a.size; n++) {
         const vec k[V] = {load(span + n * SPAN), load(span + n * SPAN + LANES)};
         for (int64_t i = 0; i < R; i++)
-          for (int64_t v = 0; v < V; v++) s[i][v] += k[v] * tile.q[(r + i) * a.width() + n];
+          for (int64_t v = 0; v < V; v++) s[i][v] += k[v] * q[(r + i) * a.width() + n];
       }
       for (int64_t i = 0; i < R; i++)
-        for (int64_t v = 0; v < V; v++) store(tile.log2_probability + (r + i) * tile.stride + j + v * LANES, s[i][v]);
+        for (int64_t v = 0; v < V; v++) store(scores + (r + i) * tile.stride + j + v * LANES, s[i][v]);
     }
   }
 }
@@ -103,19 +107,18 @@ static vec tanh(vec x) {
   return x < 0.0f ? -size : size;
 }
 
-// Returns the part of the attention scores of row r that the panel's mean had removed.
-static float removed_score(const QkImportance& a, const Tile& tile, int64_t r) {
+// Returns the part of the attention scores of the query q (width,) that the panel's mean had removed.
+static float removed_score(const QkImportance& a, const Tile& tile, const float* q) {
   const Panel panel = a.query_panel(tile.document, tile.kv_head);
   float constant = 0;
-  for (int64_t n = 0; n < a.size; n++)
-    constant += tile.q[r * a.width() + n] * panel.mean[n / BLOCK * panel.vectors * BLOCK + n % BLOCK];
+  for (int64_t n = 0; n < a.size; n++) constant += q[n] * panel.mean[n / BLOCK * panel.vectors * BLOCK + n % BLOCK];
   return constant;
 }
 
 // Adds the part of the attention scores of row r that the panel's mean had removed, and applies the soft cap. Infinite
 // attention scores become NaN: no softmax can weigh them.
 static void restore_scores(const QkImportance& a, Tile& tile, int64_t r, int64_t begin, int64_t end) {
-  const float constant = removed_score(a, tile, r);
+  const float constant = removed_score(a, tile, tile.q + r * a.width());
   vec maximum{};
   for (int64_t j = begin; j < end; j += LANES) {
     const int64_t at = r * tile.stride + j;
@@ -161,7 +164,7 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   float shift = max_lane(maximum), sink = 0;
   if (row.has_sink) {
     // Without a soft cap the scores here lack what the panel's mean had removed.
-    sink = a.sinks[tile.head] - (a.softcap == 0 ? removed_score(a, tile, r) : 0);
+    sink = a.sinks[tile.head] - (a.softcap == 0 ? removed_score(a, tile, tile.q + r * a.width()) : 0);
     shift = sink > shift ? sink : shift;
   }
   for (int64_t j = begin; j < end; j += LANES) {
@@ -185,6 +188,40 @@ static void softmax(const QkImportance& a, Tile& tile, int64_t r) {
   }
 }
 
+// Computes the products of the rows of q (ROWS, width) with keys (spans, width, SPAN), and each row's largest
+// magnitude. With `restores`, the panel's mean was removed from the keys and is added back.
+static void compute_products(
+    const QkImportance& a, Tile& tile, const float* q, const float* keys, bool restores, float* products,
+    float Row::* largest) {
+  compute_scores(a, tile, q, keys, products);
+  for (int64_t r = 0; r < tile.rows; r++) {
+    Row& row = tile.row[r];
+    const float constant = restores ? removed_score(a, tile, q + r * a.width()) : 0;
+    vec maximum{};
+    for (int64_t j = row.first / LANES * LANES; j < row.last; j += LANES) {
+      const vec product = load(products + r * tile.stride + j), raw = product + constant + (product - product);
+      store(products + r * tile.stride + j, raw);
+      maximum = max(abs(raw), maximum);
+    }
+    row.*largest = max_lane(maximum);
+  }
+}
+
+void set_query_scores(const QkImportance& a, Tile& tile) {
+  const float* keys = a.keys(tile.document, tile.kv_head);
+  float* const queries = tile.direct;  // the coefficients are set later
+  load_queries(a, tile, a.q_normed, queries);
+  compute_products(a, tile, queries, keys, true, tile.score, &Row::largest_score);
+  load_queries(a, tile, a.q_gain, queries);
+  compute_products(a, tile, queries, keys, true, tile.gain, &Row::largest_gain);
+}
+
+void set_key_scores(const QkImportance& a, Tile& tile) {
+  const float* normed = a.normed_keys(tile.document, tile.kv_head);
+  compute_products(a, tile, tile.q, normed, false, tile.score, &Row::largest_score);
+  compute_products(a, tile, tile.q, normed + a.width() * tile.stride, false, tile.gain, &Row::largest_gain);
+}
+
 void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) {
   tile.document = a.tasks[3 * task];
   tile.head = a.tasks[3 * task + 1];
@@ -193,20 +230,20 @@ void make_tile(const QkImportance& a, int64_t task, float* scratch, Tile& tile) 
   tile.keys = a.length(tile.document);
   tile.rows = tile.keys - tile.first_row < ROWS ? tile.keys - tile.first_row : ROWS;
   tile.stride = a.keys_stride(tile.keys);
-  float** by_key[] = {&tile.probability,  &tile.log2_probability, &tile.score,      &tile.sigmoid_minus,
-                      &tile.sigmoid_plus, &tile.excess,           &tile.hyperbolic, &tile.slope};
+  float** by_key[] = {&tile.probability, &tile.log2_probability, &tile.score, &tile.sigmoid_minus, &tile.sigmoid_plus,
+                      &tile.excess,      &tile.hyperbolic,       &tile.slope, &tile.gain};
   for (float** array : by_key) {
     *array = scratch;
     scratch += ROWS * tile.stride;
   }
-  float** by_neuron[] = {&tile.q, &tile.direct, &tile.cross, &tile.growth};
+  float** by_neuron[] = {&tile.q, &tile.direct, &tile.cross, &tile.growth, &tile.share};
   for (float** array : by_neuron) {
     *array = scratch;
     scratch += ROWS * a.width();
   }
-  load_queries(a, tile);
+  load_queries(a, tile, a.q, tile.q);
   find_keys(a, tile);
-  compute_scores(a, tile);
+  compute_scores(a, tile, tile.q, a.keys(tile.document, tile.kv_head), tile.log2_probability);
   for (int64_t r = 0; r < tile.rows; r++) softmax(a, tile, r);
 }
 

@@ -10,13 +10,18 @@ struct Tile {
   int64_t document, head, kv_head, first_row, rows, keys;
   int64_t stride;
   // (ROWS, stride)
-  float *probability, *log2_probability, *score, *sigmoid_minus, *sigmoid_plus, *excess, *hyperbolic, *slope;
-  float *q, *direct, *cross, *growth;  // (ROWS, width); q is multiplied by the scale
+  float *probability, *log2_probability, *score, *gain, *sigmoid_minus, *sigmoid_plus, *excess, *hyperbolic, *slope;
+  float *q, *direct, *cross, *growth, *share;  // (ROWS, width); q is multiplied by the scale
   Row row[ROWS];
 };
 
 // Places a task's tile in scratch memory and computes its attention scores and probabilities.
 void make_tile(const QkImportance&, int64_t task, float* scratch, Tile&);
+
+// Computes the scores that growths and shares of query neurons (of key neurons) multiply, under LayerNorms. Call it
+// once the softmax is computed, before the coefficients are set.
+void set_query_scores(const QkImportance&, Tile&);
+void set_key_scores(const QkImportance&, Tile&);
 
 void set_query_coefficients(const QkImportance&, const Tile&);
 void set_key_coefficients(const QkImportance&, const Tile&);  // call it after set_query_coefficients
@@ -31,7 +36,8 @@ PYMULTILING_INLINE Change<VECTORS, GROWTH, CAPPED> make_change(
       at.data,
       VECTORS > 0 ? load(tile.direct + coefficients) : vec{},
       VECTORS > 1 ? load(tile.cross + coefficients) : vec{},
-      GROWTH == Growth::row ? load(tile.growth + coefficients) : vec{},
+      by_row(GROWTH) ? load(tile.growth + coefficients) : vec{},
+      GROWTH == Growth::centred_row ? load(tile.share + coefficients) : vec{},
       vec{},
       vec{},
       softcap};
@@ -45,8 +51,10 @@ PYMULTILING_INLINE Change<VECTORS, GROWTH, CAPPED> change_of(
   auto change = make_change<VECTORS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap);
   bound = VECTORS > 0 ? abs(change.direct) * load(at.largest) : vec{};
   if (VECTORS > 1) bound += abs(change.cross) * load(at.largest + BLOCK);
-  if (GROWTH == Growth::row) bound += abs(change.growth) * row.largest_score;
-  if (GROWTH == Growth::key) bound += load(at.largest + VECTORS * BLOCK) * row.largest_score;
+  if (by_row(GROWTH)) bound += abs(change.growth) * row.largest_score;
+  if (by_key(GROWTH)) bound += load(at.largest + VECTORS * BLOCK) * row.largest_score;
+  if (GROWTH == Growth::centred_row) bound += abs(change.share) * row.largest_gain;
+  if (GROWTH == Growth::centred_key) bound += load(at.largest + (VECTORS + 1) * BLOCK) * row.largest_gain;
   // The result of a soft cap depends on constants, so the panel's mean is added back.
   if (CAPPED && VECTORS > 0) {
     change.constant = change.direct * load(at.mean);
@@ -66,6 +74,7 @@ static void dispatch_site(const QkImportance& a, const Panel& panel, Growth grow
       case Growth::none: return compute_site.template operator()<VECTORS, Growth::none, CAPPED>(panel, index);
       case Growth::row: return compute_site.template operator()<VECTORS, Growth::row, CAPPED>(panel, index);
       case Growth::key: return compute_site.template operator()<VECTORS, Growth::key, CAPPED>(panel, index);
+      default: return;  // LayerNorms have a kernel of their own
     }
   };
   if (a.softcap != 0)

@@ -15,7 +15,7 @@ namespace pymultiling::PYMULTILING_INSTRUCTION_SET {
 static void find_peaks(const QkImportance& a, Row& row) {
   const float* p = row.probability;
   row.peaks = 0;
-  vec squares{}, slopes{}, scores{};
+  vec squares{}, slopes{}, scores{}, gains{};
   for (int64_t j = row.first / LANES * LANES; j < row.last; j += LANES) {
     squares += load(p + j) * load(p + j);
     const ivec peak = load(p + j) > 1.0f / PEAKS;
@@ -27,10 +27,12 @@ static void find_peaks(const QkImportance& a, Row& row) {
     if (a.softcap != 0) rest *= 4.0f * load(row.sigmoid_minus + j) * load(row.sigmoid_plus + j);
     slopes += rest;
     scores += rest * load(row.score + j);
+    if (a.is_centred()) gains += rest * load(row.gain + j);
   }
   row.squares = sum(squares);
   row.rest_slopes = sum(slopes);
   row.rest_scores = sum(scores);
+  row.rest_gains = sum(gains);
 }
 
 // Returns t minus approximately its mean under A, for one row and LANES neurons, and sets `sink` to t of the sink. The
@@ -39,11 +41,13 @@ template <int VECTORS, Growth GROWTH, bool CAPPED>
 static Change<VECTORS, GROWTH, CAPPED> centred(
     const Row& row, const Tile& tile, const Panel& at, int64_t coefficients, float softcap, vec& bound, vec& sink) {
   auto change = change_of<VECTORS, GROWTH, CAPPED>(row, tile, at, coefficients, softcap, bound);
-  const vec growth = GROWTH == Growth::key ? load(at.mean + VECTORS * BLOCK) : change.growth;
+  const vec growth = by_key(GROWTH) ? load(at.mean + VECTORS * BLOCK) : change.growth;
+  const vec share = GROWTH == Growth::centred_key ? load(at.mean + (VECTORS + 1) * BLOCK) : change.share;
   // The peaks contribute exactly to the mean. The other keys contribute with the panel's mean and the slope of the soft
   // cap.
   vec mean = change.constant * row.rest_slopes;  // the constant is 0 without a soft cap
   if (GROWTH != Growth::none) mean += growth * row.rest_scores;
+  if (is_centred(GROWTH)) mean += share * row.rest_gains;
   for (int64_t i = 0; i < row.peaks; i++) mean += row.probability[row.peak[i]] * change(row.peak[i]);
   if (row.has_sink) mean += row.sink * change.of_sink(at);
   bound += abs(mean);
@@ -121,6 +125,28 @@ void qk_tile(const QkImportance& a, int64_t task, float* scratch) {
   for_each_site(a, tile, [&]<int VECTORS, Growth GROWTH, bool CAPPED>(const Panel& panel, int64_t index) {
     compute_site<VECTORS, GROWTH, CAPPED>(tile, panel, a.width(), a.softcap, a.sums + (2 * task + index) * a.width());
   });
+}
+
+void centred_tile(const QkImportance& a, int64_t task, float* scratch) {
+  Tile tile;
+  make_tile(a, task, scratch, tile);
+  float* sums = a.sums + 2 * task * a.width();
+  const auto compute = [&]<int VECTORS, bool CAPPED>() {
+    set_query_scores(a, tile);
+    for (int64_t r = 0; r < tile.rows; r++) find_peaks(a, tile.row[r]);
+    set_query_coefficients(a, tile);
+    compute_site<VECTORS, Growth::centred_row, CAPPED>(
+        tile, a.query_panel(tile.document, tile.kv_head), a.width(), a.softcap, sums);
+    set_key_scores(a, tile);
+    for (int64_t r = 0; r < tile.rows; r++) find_peaks(a, tile.row[r]);
+    set_key_coefficients(a, tile);
+    compute_site<VECTORS, Growth::centred_key, CAPPED>(
+        tile, a.key_panel(tile.document, tile.kv_head), a.width(), a.softcap, sums + a.width());
+  };
+  if (a.softcap != 0)
+    a.rotates() ? compute.template operator()<2, true>() : compute.template operator()<1, true>();
+  else
+    a.rotates() ? compute.template operator()<2, false>() : compute.template operator()<1, false>();
 }
 
 void rescaling_tile(const QkImportance& a, const Rescaling& rescaling, int64_t task, float* scratch) {

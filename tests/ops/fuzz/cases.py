@@ -209,6 +209,42 @@ class WholeNorm:
         return q, k, *rescale, valid, self.scale, self.window, self.softcap, *own
 
 
+@dataclass(frozen=True)
+class Centred:
+    batch: int = 1
+    kv_heads: int = 1
+    group: int = 2
+    length: int = 5
+    size: int = 8
+    own_norms: bool = False
+    rotated: int | None = 4
+    interleaved: bool = False
+    valid: str = "all"
+    scale: float = 0.5
+    window: int | None = None
+    softcap: float | None = None
+    numbers: Numbers = field(default_factory=Numbers)
+    operator: str = "centred_importance"
+
+    def arguments(self) -> tuple[object, ...]:
+        heads = (self.kv_heads * self.group, self.kv_heads)
+        normed, weights = [], []
+        raw = [self.numbers.tensor(i, self.batch, self.length, count * self.size) for i, count in enumerate(heads)]
+        for i, (x, count) in enumerate(zip(raw, heads)):
+            weight = Numbers(self.numbers.seed).tensor(2 + i, *((count,) if self.own_norms else ()), self.size)
+            y = torch.nn.functional.layer_norm(x.float().unflatten(2, (count, self.size)), (self.size,), eps=1e-3)
+            normed.append(lay_out((y * weight).transpose(1, 2).to(x.dtype), self.numbers.layout))
+            weights.append(weight)
+        cos = sin = None
+        if self.rotated is not None:
+            generator = torch.Generator().manual_seed(self.numbers.seed)
+            angle = 6 * torch.rand(1, self.length, min(self.rotated, self.size // 2 * 2), generator=generator)
+            cos, sin = angle.cos(), angle.sin()
+        valid = _valid(self.valid, self.batch, self.length, self.numbers.seed)
+        limits = (self.scale, self.window, self.softcap, self.interleaved)
+        return *normed, *raw, *weights, 1e-3, 1e-3, cos, sin, valid, *limits
+
+
 def _valid(kind: str, batch: int, length: int, seed: int) -> Tensor:
     """Returns (batch, length) bool: "all" True, "none", or "some"."""
     if kind == "some":

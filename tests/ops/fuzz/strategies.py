@@ -7,7 +7,7 @@ import math
 from hypothesis import strategies as st
 
 from pymultiling.ops.arguments import ACTIVATIONS, METRICS
-from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
+from tests.ops.fuzz.cases import Case, Centred, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
 from tests.ops.fuzz.tensors import DTYPES, FINITE_KINDS, KINDS, LAYOUTS, Numbers
 
 FACTORS = (0, 0, 0, -30, -12, 4, 12, 18, 30)  # powers of ten
@@ -134,6 +134,22 @@ STRATEGIES: dict[str, st.SearchStrategy[Case]] = {
         grouped=grouped,
         weight_kind=st.sampled_from(["normal", "normal", "infinite"]),
         numbers=numbers(("normal", "integers", "zero"), (0, 0, 0, -12, -3, 1)),
+    ),
+    "centred_importance": st.builds(
+        Centred,
+        batch=st.integers(0, 2),
+        kv_heads=st.integers(1, 2),
+        group=st.integers(1, 3),
+        length=st.sampled_from([0, 1, 2, 5, 17, 40]),
+        size=head_sizes,
+        own_norms=st.booleans(),
+        rotated=st.sampled_from([None, 0, 2, 4, 40]),
+        interleaved=st.booleans(),
+        valid=st.sampled_from(["all", "some", "none"]),
+        scale=st.sampled_from([0.5, 0.0, -0.2, 1e-30]),
+        window=st.sampled_from([None, 1, 3, 2**40]),
+        softcap=st.sampled_from([None, None, 0.1, 2.0, 50.0]),
+        numbers=numbers(("normal", "normal", "integers", "equal", "zero"), (0, 0, 0, -12, 2)),
     ),
     "whole_norm_importance": st.builds(
         WholeNorm,

@@ -84,7 +84,7 @@ std::tuple<at::Tensor, at::Tensor> centred_importance(
                      is_valid = valid.narrow(0, b, 1);
     QkProblem problem(
         {document, document_keys, q_plain, k_plain, cosines, sines, is_valid, q_growth, k_growth, scale, window,
-         softcap, interleaved, none},
+         softcap, interleaved, none, /*causal=*/true, none},
         QkProblem::Centred{queries.normed, keys.normed, queries.gain, keys.gain, queries.share, keys.share});
     const auto sums = problem.run(kernels().centred_tile, 1);
     q_results.push_back(sums.queries[0].to(at::kFloat));

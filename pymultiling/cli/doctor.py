@@ -91,7 +91,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
             for each in decoder.attention_layers.values()
         )
     )
-    if layer.latent is not None:
+    if layer.latent is not None and layer.v is not None:
         own, shared, latent = layer.latent.own, layer.latent.shared, inputs_of(layer.v.module)
         heads = f"{layer.heads}; queries and keys of size {layer.head_size}, values of size {layer.value_size}"
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"

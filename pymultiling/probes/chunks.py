@@ -55,7 +55,7 @@ def split_chunks(inputs: ScoreInputs, valid: Tensor, size: int) -> tuple[ScoreIn
         query=take_heads(inputs.query),
         key=take_heads(inputs.key),
         q=take(inputs.q),
-        k=take(inputs.k),
+        k=None if inputs.k is None else take(inputs.k),
         rotation=None if inputs.rotation is None else (take(inputs.rotation[0]), take(inputs.rotation[1])),
         query_factors=None if inputs.query_factors is None else take(inputs.query_factors),
         chunk=None,

@@ -9,7 +9,7 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import KernelBackend
 from pymultiling.ops.dispatch import _run, why_unsupported
 from pymultiling.ops.registry import OPERATORS
-from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
+from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
 from tests.support.distances import all_distances, rounding
 from tests.support.error_budget import assert_within_budget, floor_of
 from tests.support.normed_changes import by_definition
@@ -90,23 +90,40 @@ def compare(case: Case, backend: KernelBackend) -> None:
         try:
             assert_within_budget(case.operator, a, p, e, case.arguments(), name)
         except AssertionError:
-            if not isinstance(case, Qk):
+            if isinstance(case, WholeNorm):
+                spread = _rounding_of_changes(case)
+            elif isinstance(case, Qk):
+                spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
+                spread += _rounding_of_probabilities(case)
+            else:
                 raise
-            spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
-            (problem,) = case.arguments()
-            largest_score = problem._replace(sinks=None).largest_score()
-            capped_score = largest_score if case.softcap is None else min(largest_score, case.softcap)
-            change = 2.0**-24  # of an A near 1, by rounding
-            if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
-                change = ROUNDING * max(1.0, problem.largest_score())
-            elif ROUNDING * capped_score > 0.01:  # float32 has at most two digits of A
-                change = ROUNDING * capped_score
-            elif case.softcap is not None and case.sinks is not None:
-                # Changes that a cap has made equal change A only beside a sink, perhaps less than their rounding does.
-                change = ROUNDING * max(1.0, largest_score)
-            spread += case.batch * case.length * change**2
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
             assert_within_budget(case.operator, a.to(p.dtype), p, e, case.arguments(), name)
+
+
+def _rounding_of_probabilities(case: Qk) -> float:
+    """Returns how much the rounding of A adds to a result, where it is larger than the change of A."""
+    (problem,) = case.arguments()
+    largest_score = problem._replace(sinks=None).largest_score()
+    capped_score = largest_score if case.softcap is None else min(largest_score, case.softcap)
+    change = 2.0**-24  # of an A near 1, by rounding
+    if case.numbers.kind == "equal":  # A of equal keys do not change, but the rounding of their scores does
+        change = ROUNDING * max(1.0, problem.largest_score())
+    elif ROUNDING * capped_score > 0.01:  # float32 has at most two digits of A
+        change = ROUNDING * capped_score
+    elif case.softcap is not None and case.sinks is not None:
+        # Changes that a cap has made equal change A only beside a sink, perhaps less than their rounding does.
+        change = ROUNDING * max(1.0, largest_score)
+    return case.batch * case.length * change**2
+
+
+def _rounding_of_changes(case: WholeNorm) -> float:
+    """Returns how much the rounding of t S and of its mean adds to a result, where all changes t S are about equal."""
+    q, k, q_rescale, k_rescale, *_ = _widened(case.arguments())
+    score = abs(case.scale) * float(q.nan_to_num().norm(dim=-1).max() * k.nan_to_num().norm(dim=-1).max())
+    score = score if case.softcap is None else min(score, case.softcap)
+    change = 2.0**-24 * max(1.0, score) * max(float(q_rescale.max()), float(k_rescale.max()))
+    return case.kv_heads * case.group * case.length * change**2
 
 
 def _size_of_terms(case: Case, result: str, exact: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value
+from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
 from tests.ops.fuzz.tensors import Numbers
 
 FOUND: list[Case] = [
@@ -145,4 +145,10 @@ FOUND: list[Case] = [
     ),
     # Beside a sink of -271 a single key has A = 1 up to 1e-118. C++ rounded A, whose square is 1e-23.
     Qk(batch=1, kv_heads=1, group=1, length=1, size=3, rotated=None, growth="both", sinks=200.0, numbers=Numbers(4782)),
+    # All changes of a query's scores are equal, so that float32 has rounding errors of 1e-38 and less of their effect.
+    *(
+        WholeNorm(kv_heads=1, length=17, size=1, group=2, rescale=1e-12, scale=scale, numbers=numbers)
+        for scale, numbers in ((0.5, Numbers(kind="equal")), (1e-30, Numbers()))
+    ),
+    WholeNorm(length=2, size=2, rescale=1e-12, numbers=Numbers(factor=2)),
 ]

@@ -284,3 +284,14 @@ def test_is_a_torch_operator_and_compiles():
         torch.library.opcheck(operator.default, arguments)
         compiled = torch.compile(lambda *a: operator(*a), fullgraph=True, backend="aot_eager")
         assert all(map(torch.equal, compiled(*arguments), operator(*arguments)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_key_of_no_probability_may_get_all_of_it(dtype):
+    """Scores of 200 and 100 become 400 and 500 without the neuron, so that A' = (0, 1) follows A = (1, 0)."""
+    q, k = torch.tensor([[1.0, 1], [0, 0]], dtype=dtype), torch.tensor([[200.0, 100], [0, 0]], dtype=dtype)
+    rescale = torch.tensor([[0.0, 1], [0, 4]], dtype=dtype)  # the second head's key neuron
+    q, k, rescale = q[None, ..., None], k[None, ..., None], rescale[None]
+    results = ops.whole_norm_importance(q, k, 0 * rescale, rescale, scale=1.0)
+    assert results[0].tolist() == [[0, 0]]
+    torch.testing.assert_close(results[1], torch.tensor([[0, 2]], dtype=dtype))

@@ -57,6 +57,8 @@ POWERS = (1, 2, 3, 5, 7, 11)  # the orders P that are tried, one after the other
 NODE_ERROR = {torch.float32: 1e-5, torch.float64: 1e-9}
 TRIED_ERROR = {torch.float32: 1e-4, torch.float64: 1e-7}
 ACCEPTED_ERROR = {torch.float32: 6e-4, torch.float64: 6e-7}
+# Bound of y - x up to which a series is tried. A larger change may lift a key whose A^2 is below the range of float32.
+LARGEST_CHANGE = 10.0
 
 # Called with the index of a query head, for a document with l valid tokens. Returns the head's attention scores before
 # the cap (l, l), 0 where a key is hidden, and log A (l, l), -inf where a key is hidden.
@@ -297,11 +299,15 @@ def _node_count(reach: float, tolerance: float) -> int:
 
 
 def _omitted_terms(document: _Document) -> tuple[Tensor, Tensor]:
-    """Returns upper bounds of the terms that the series omit, (len(POWERS), K d), and of their first term, (K d,)."""
+    """Returns upper bounds of the terms that the series omit, (len(POWERS), K d), and of their first term, (K d,).
+
+    All terms from order p on are at most exp(2 max(y - x)) times the term of order p. Infinite: no series is tried.
+    """
     t = document.k_rescale
-    moments = _score_moments(document.head_scores, document.heads, t, max(POWERS) + 2)
-    bounds = torch.stack([_omitted_bound(moments, t, powers + 2) for powers in POWERS])
-    return bounds, _omitted_bound(moments, t, 2)
+    moments, largest = _score_moments(document.head_scores, document.heads, t, max(POWERS) + 2)
+    change = 2 * (t * largest[:, None]).amax(0)
+    bounds = torch.stack([_omitted_bound(moments, t, powers + 2) for powers in POWERS]) * (2 * change).exp()
+    return bounds.masked_fill(change > LARGEST_CHANGE, torch.inf), _omitted_bound(moments, t, 2)
 
 
 def _key_importance(documents: Sequence[_Document], omitted: Sequence[Tensor], is_tried: Tensor) -> list[Tensor]:
@@ -338,10 +344,11 @@ def _key_importance(documents: Sequence[_Document], omitted: Sequence[Tensor], i
     return totals
 
 
-def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) -> Tensor:
-    """Returns sum_i A_ij^2 |S_ij|^p of every key j for p = 0 ... orders, (orders + 1, l), summed over the query heads.
+def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) -> tuple[Tensor, Tensor]:
+    """Returns sum_i A_ij^2 |S_ij|^p of every key j for p = 0 ... orders, (orders + 1, l), and the largest |S_ij|, (l,).
 
-    Where key j is the most probable key of query i, the sum of A^2 over the query's other keys replaces A_ij^2.
+    The sums are over the query heads too, and so is the maximum. Where key j is the most probable key of query i,
+    the sum of A^2 over the query's other keys replaces A_ij^2.
 
     Args:
         head_scores: returns the attention scores of a head.
@@ -349,16 +356,17 @@ def _score_moments(head_scores: HeadScores, heads: int, t: Tensor, orders: int) 
         t: (l, N), only for its length, dtype and device.
         orders: the largest p.
     """
-    moments = t.new_zeros(orders + 1, t.shape[0])
+    moments, largest = t.new_zeros(orders + 1, t.shape[0]), t.new_zeros(t.shape[0])
     for h in range(heads):
         scores, log_a = head_scores(h)
+        largest = torch.maximum(largest, scores.abs().amax(0))
         _, rest, top = _without_top(log_a)
         squares, top_squares = rest.square(), rest.square().sum(-1)
         top_scores = scores.gather(1, top).squeeze(1).abs()
         for moment in moments:
             moment.add_(squares.sum(0)).index_add_(0, top.squeeze(1), top_squares)
             squares, top_squares = squares * scores.abs(), top_squares * top_scores
-    return moments
+    return moments, largest
 
 
 def _omitted_bound(moments: Tensor, t: Tensor, order: int) -> Tensor:

@@ -151,4 +151,6 @@ FOUND: list[Case] = [
         for scale, numbers in ((0.5, Numbers(kind="equal")), (1e-30, Numbers()))
     ),
     WholeNorm(length=2, size=2, rescale=1e-12, numbers=Numbers(factor=2)),
+    # Plain PyTorch gave 0 where a key that has no probability gets all of it: its A was 0 in the power series.
+    WholeNorm(batch=2, group=1, length=2, size=1, rescale=30.0, numbers=Numbers(factor=2)),
 ]

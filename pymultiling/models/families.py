@@ -69,6 +69,18 @@ _GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
 
 _DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expert="shared_experts")
 
+# Layers as fairseq has them: the modules of the FFN are attributes of the layer.
+_FAIRSEQ = Family(
+    final=("layer_norm",),
+    rotation=None,
+    o="out_proj",
+    ffn="",
+    gate=None,
+    up="fc1",
+    down="fc2",
+    ffn_alone=False,
+)
+
 _GPT2 = Family(
     layers="h",
     final=("ln_f",),
@@ -520,17 +532,11 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     ),
     "mpt": _mpt,
     "bloom": _bloom,
-    "opt": Family(
+    "opt": replace(
+        _FAIRSEQ,
         layers="decoder.layers",
         final=("decoder.final_layer_norm", "decoder.project_out"),
         scaled_queries=True,
-        rotation=None,
-        o="out_proj",
-        ffn="",
-        gate=None,
-        up="fc1",
-        down="fc2",
-        ffn_alone=False,
     ),
     "falcon": _falcon,
     "phi": _phi,
@@ -562,34 +568,12 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmo2": _OLMO2,
     "olmo3": _OLMO2,
     "olmoe": _olmoe,
-    "biogpt": Family(
-        final=("layer_norm",),
-        rotation=None,
-        o="out_proj",
-        ffn="",
-        gate=None,
-        up="fc1",
-        down="fc2",
-        ffn_alone=False,
-    ),
+    "biogpt": _FAIRSEQ,
     "bert": _bert,
     "roberta": _roberta,
     "t5": _t5,
     "mt5": _t5,
-    "m2m_100": Family(
-        is_pair=True,
-        counts_padding=True,
-        final=("layer_norm",),
-        positions=False,
-        causal=False,
-        rotation=None,
-        o="out_proj",
-        ffn="",
-        gate=None,
-        up="fc1",
-        down="fc2",
-        ffn_alone=False,
-    ),
+    "m2m_100": replace(_FAIRSEQ, is_pair=True, counts_padding=True, positions=False, causal=False),
     "modernbert": Family(
         final=("final_norm",),
         attention="attn",
@@ -600,17 +584,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         down="Wo",
     ),
     "xlm-roberta": _roberta,
-    "xglm": Family(
-        final=("layer_norm",),
-        interface=False,
-        rotation=None,
-        o="out_proj",
-        ffn="",
-        gate=None,
-        up="fc1",
-        down="fc2",
-        ffn_alone=False,
-    ),
+    "xglm": replace(_FAIRSEQ, interface=False),
 }
 
 

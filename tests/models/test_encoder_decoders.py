@@ -12,16 +12,8 @@ from pymultiling.cli import main
 from pymultiling.models.decoder import Decoder
 from pymultiling.models.families import FAMILIES, family_of
 from pymultiling.models.loading import load_model
-from pymultiling.probes.verification.verify import verify
 from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import difference
-from tests.support.comparison import (
-    TOLERANCE,
-    brute_force_importance,
-    importance_in_float64,
-    largest_error,
-    set_attention,
-)
 from tests.support.tiny_models import PAIRS, hidden_of, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
@@ -30,26 +22,6 @@ def logits(model, batch: dict) -> torch.Tensor:
     """Returns the logits of the decoder for a target of four tokens."""
     target = torch.tensor([[3, 7, 11, 5]]).expand(len(batch["input_ids"]), -1)
     return model(**batch, decoder_input_ids=target).logits
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", PAIRS)
-def test_importance_is_brute_force(name, padding):
-    truth, batch = brute_force_importance(name, padding), tiny_batch(padding=padding)
-    for dtype in (torch.float64, torch.float32):
-        measure = importance_in_float64 if dtype == torch.float64 else pml.importance
-        result = measure(tiny_model(name, dtype), **batch)
-        errors = {site: largest_error(result[site], truth[site]) for site in truth}
-        assert set(result) == set(pml.SITES) and max(errors.values()) < TOLERANCE[dtype], errors
-    assert all((values > 0).any(-1).all() for values in truth.values())
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", PAIRS)
-def test_verification_finds_no_departure(name, dtype, attention):
-    model = set_attention(tiny_model(name, dtype), attention)
-    assert verify(Decoder(model)).departures == ()
 
 
 @pytest.mark.parametrize("name", PAIRS)

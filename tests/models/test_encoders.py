@@ -13,17 +13,13 @@ from pymultiling.models.families import FAMILIES, family_of
 from pymultiling.models.loading import load_model
 from pymultiling.models.positions import position_limit
 from pymultiling.probes.importance import ImportanceProbe
-from pymultiling.probes.verification.verify import verify
 from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import difference
 from tests.support.anatomy import attention_of, layers_of
 from tests.support.brute_force import brute_force
 from tests.support.comparison import (
     TOLERANCE,
-    brute_force_importance,
-    importance_in_float64,
     largest_error,
-    set_attention,
 )
 from tests.support.tiny_models import ENCODERS, hidden_of, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer, write_text
@@ -34,26 +30,6 @@ HEADS = {
     "a classifier of tokens": transformers.AutoModelForTokenClassification,
     "a finder of answers": transformers.AutoModelForQuestionAnswering,
 }
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", ENCODERS)
-def test_importance_is_brute_force(name, padding):
-    truth, batch = brute_force_importance(name, padding), tiny_batch(padding=padding)
-    for dtype in (torch.float64, torch.float32):
-        measure = importance_in_float64 if dtype == torch.float64 else pml.importance
-        result = measure(tiny_model(name, dtype), **batch)
-        errors = {site: largest_error(result[site], truth[site]) for site in truth}
-        assert set(result) == set(pml.SITES) and max(errors.values()) < TOLERANCE[dtype], errors
-    assert all((values > 0).any(-1).all() for values in truth.values())
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ENCODERS)
-def test_verification_finds_no_departure(name, dtype, attention):
-    model = set_attention(tiny_model(name, dtype), attention)
-    assert verify(Decoder(model)).departures == ()
 
 
 @pytest.mark.parametrize("name", ENCODERS)

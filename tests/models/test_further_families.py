@@ -21,11 +21,21 @@ from tests.support.comparison import (
     largest_error,
     set_attention,
 )
-from tests.support.tiny_models import FURTHER_MODELS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_models import (
+    ENCODERS,
+    FURTHER_MODELS,
+    PAIRS,
+    random_neurons,
+    tiny_batch,
+    tiny_model,
+    with_zeroed_neurons,
+)
+
+ALL = FURTHER_MODELS | ENCODERS | PAIRS
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", FURTHER_MODELS)
+@pytest.mark.parametrize("name", ALL)
 def test_importance_is_brute_force(name, padding):
     truth, batch = brute_force_importance(name, padding), tiny_batch(padding=padding)
     for dtype in (torch.float64, torch.float32):
@@ -54,7 +64,7 @@ def test_deactivated_neurons_act_as_zeroed_ones(name):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", FURTHER_MODELS)
+@pytest.mark.parametrize("name", ALL)
 def test_verification_finds_no_departure(name, dtype, attention):
     model = set_attention(tiny_model(name, dtype), attention)
     assert verify(Decoder(model)).departures == ()

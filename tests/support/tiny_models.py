@@ -417,8 +417,8 @@ FURTHER_MODELS = {
 OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
 if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
     del FURTHER_MODELS["internlm3"]
-# Encoders, with a head that predicts masked tokens. tests/models/test_encoders.py compares them with brute force. The
-# positions of roberta begin behind the number of its padding token, with which `tiny_batch` does not always pad.
+# Encoders, with a head that predicts masked tokens. The positions of roberta begin behind the number of its padding
+# token, with which `tiny_batch` does not always pad.
 ENCODERS = {
     "bert": ("Bert", dict(hidden_act="gelu_new")),
     "roberta": ("Roberta", dict(max_position_embeddings=80)),

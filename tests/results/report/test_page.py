@@ -304,6 +304,17 @@ def test_the_ablation_matrix_has_the_values_of_the_files(tmp_path):
         assert [value, least, most] == pytest.approx([drawn.mean(), drawn.min(), drawn.max()]) and owner == off
 
 
+def test_a_set_of_no_single_language_is_no_language(tmp_path):
+    folder = write_run(tmp_path / "run", "ablate", languages=("fr", "de"))
+    for name, values in (("log_change", "0.5,0.6"), ("perplexity", "9.0,8.0"), ("ablation", ",0.55,")):
+        path = folder / f"{name}.csv"
+        columns = path.read_text().splitlines()[0].count(",")
+        path.write_text(f"{path.read_text()}all specific,{values}{',' * (columns - values.count(',') - 1)}\n")
+    matrix, own = (figure["runs"][0]["rows"] for figure in Page(report(tmp_path, folder)).data[:2])
+    assert [row[-1] for row in matrix if row[0] == "all specific"] == [None, None]
+    assert {row[0] for row in own} == {"fr", "de"}
+
+
 def test_many_languages_are_rows_and_few_are_curves(tmp_path):
     """Curves have at most as many colours and shapes as Vega-Lite has."""
     for number, mark in ((8, "line"), (9, "rect")):

@@ -51,7 +51,8 @@ def _matrix(change: pandas.DataFrame, perplexity: pandas.DataFrame) -> Figure:
         spread = {name: getattr(change.loc[names], statistic)() for name, names in draws.items()}
         values = pandas.DataFrame(spread, index=change.columns, dtype=float).T.rename_axis("off")
         table = table.merge(_long(values, column), "left", on=["off", "language"])
-    table["owner"] = table["off"].str.removeprefix("random as ")
+    owner = table["off"].str.removeprefix("random as ")
+    table["owner"] = owner.where(owner.isin(change.columns), None)  # a set of no single language is always shown
     rows = rows_of(table[[column.name for column in MATRIX]])
     top = highest(rows, 2)
     alternative = "Heat map: a row for each set that is switched off, a column for each language of the text."
@@ -78,7 +79,7 @@ def _long(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
 
 
 def _own_effects(table: pandas.DataFrame) -> list[Figure]:
-    table = table[table["language"] != "mean"]
+    table = table[(table["language"] != "mean") & table["own"].notna()]
     rows: list[list[Cell]] = [
         [str(row["language"]), label, row[column]]
         for _, row in table.iterrows()

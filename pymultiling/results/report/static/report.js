@@ -42,7 +42,7 @@
     figure.columns.every(({ name, control }) => {
       if (!control || !chosen[control]) return true;
       if (control === "layer") return row[name] >= chosen.layer[0] && row[name] <= chosen.layer[1];
-      return chosen[control].has(row[name]);
+      return row[name] === null || chosen[control].has(row[name]);
     });
   const rowsOf = (figure) => figure.rows.filter((row) => isShown(figure, row));
 

@@ -2,18 +2,19 @@
 
     python -m benchmarks.whole_model.real_exactness --model DIR --texts FILE [--lengths 30 200 512 700] [--neurons 30]
 
-The model is a dense Llama, Qwen2, Qwen3 or Gemma 3. A document has the first tokens of the texts. Brute force sets the
-parameters of a neuron to zero and runs the module of its sublayer again, with the document alone, in float64. The
-neurons are spread evenly over the site, in the first, the middle and the last layer. Importance is measured in a batch
-with a document of twice the length, padded on either side, in float64 and in float32. An error is relative to the
-neuron's importance. Neurons below 1e-6 of the largest importance of their layer and site are left out.
+The model is a dense Llama, Qwen2, Qwen3 or Gemma 3. A document has the first tokens of the texts. Brute force sets
+the parameters of a neuron to zero and runs the module of its sublayer again, with the document alone, in float64,
+also where transformers computes in float32. The neurons are spread evenly over the site, in the first, the middle and
+the last layer. Importance is measured in a batch with a document of twice the length, padded on either side, in
+float64 and in float32. An error is relative to the neuron's importance. Neurons below 1e-6 of the largest importance
+of their layer and site are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 import pymultiling as pml
 from pymultiling.data.corpora import CorpusReport, read_texts
+from tests.support.brute_force import float64_throughout
 
 FLOOR = 1e-6  # of the largest importance of a layer and site
 
@@ -156,11 +158,13 @@ def main() -> None:
     ids = AutoTokenizer.from_pretrained(options.model)(text, return_tensors="pt")["input_ids"]
     for length in options.lengths:
         tokens, other = ids[:, :length], ids[:, : 2 * length]
-        exact = brute_force(models[torch.float64], layers, tokens, options.neurons)
+        with float64_throughout(models[torch.float64]):
+            exact = brute_force(models[torch.float64], layers, tokens, options.neurons)
         rows = {}
         for dtype, model in models.items():
             for side in ("right", "left"):
-                measured = in_a_batch(model, tokens, other, side)
+                with float64_throughout(model) if dtype == torch.float64 else nullcontext():
+                    measured = in_a_batch(model, tokens, other, side)
                 errors: dict[str, float] = dict.fromkeys(pml.SITES, 0.0)
                 for (site, index), truth in exact.items():
                     values = measured[site][index].double()

@@ -9,7 +9,7 @@ from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.ops.arguments import KernelBackend
 from pymultiling.ops.dispatch import _run, why_unsupported
 from pymultiling.ops.registry import OPERATORS
-from tests.ops.fuzz.cases import Case, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
+from tests.ops.fuzz.cases import Case, Centred, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
 from tests.support.distances import all_distances, rounding
 from tests.support.error_budget import assert_within_budget, floor_of
 from tests.support.normed_changes import by_definition
@@ -92,9 +92,12 @@ def compare(case: Case, backend: KernelBackend) -> None:
         except AssertionError:
             if isinstance(case, WholeNorm):
                 spread = _rounding_of_changes(case)
-            elif isinstance(case, Qk):
+            elif isinstance(case, Qk | Centred):
                 spread = torch.where(compared, _rounding_of_inputs(case)[operator.results.index(name)], 0)
-                spread += _rounding_of_probabilities(case)
+                if isinstance(case, Qk):
+                    spread += _rounding_of_probabilities(case)
+                else:
+                    spread *= 3  # a change is the sum of three terms: those of the deviation, mean and own dimension
             else:
                 raise
             a = e + (a - e).sign() * ((a - e).abs() - spread).clamp(min=0)
@@ -166,27 +169,32 @@ def _multiplies_infinities(case: Case, backend: KernelBackend) -> bool:
     return isinstance(case, Normed) and case.weight_kind == "infinite"
 
 
-def _rounding_of_inputs(case: Qk) -> tuple[Tensor, ...]:
+def _rounding_of_inputs(case: Qk | Centred) -> tuple[Tensor, ...]:
     """Returns by how much rounding of the inputs changes each number of the exact results.
 
     Where differences of almost equal changes are all that is left, as between keys that are equal, float32 has no
     digits of them, whatever computes them. This is the largest change of some inputs in which each number is rounded.
     """
-    problem = _widened(case.arguments())[0]
-    exact = _results(case, (problem,), "torch")
+    arguments = _widened(case.arguments())
+    exact = _results(case, arguments, "torch")
     generator = torch.Generator().manual_seed(0)
     largest = [torch.zeros_like(x) for x in exact]
     for _ in range(PERTURBATIONS):
-        rounded = problem._replace(
-            **{
-                name: x * (1 + ROUNDING * (2 * torch.rand(x.shape, dtype=x.dtype, generator=generator) - 1))
-                for name, x in problem._asdict().items()
-                if isinstance(x, Tensor) and x.is_floating_point()
-            }
-        )
-        for change, x, e in zip(largest, _results(case, (rounded,), "torch"), exact):
+        for change, x, e in zip(largest, _results(case, _rounded(arguments, generator), "torch"), exact):
             torch.maximum(change, (x - e).abs().nan_to_num(), out=change)
     return tuple(largest)
+
+
+def _rounded(arguments: tuple[object, ...], generator: torch.Generator) -> tuple[object, ...]:
+    """Returns the arguments with each floating-point number of their tensors rounded, up or down."""
+    if len(arguments) == 1 and isinstance(arguments[0], QKProblem):
+        return (QKProblem(*_rounded(tuple(arguments[0]), generator)),)
+    return tuple(
+        x * (1 + ROUNDING * (2 * torch.rand(x.shape, dtype=x.dtype, generator=generator) - 1))
+        if isinstance(x, Tensor) and x.is_floating_point()
+        else x
+        for x in arguments
+    )
 
 
 def _equally_far(case: Nearest, a: Tensor, b: Tensor) -> Tensor:

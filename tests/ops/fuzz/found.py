@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ops.fuzz.cases import Case, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
+from tests.ops.fuzz.cases import Case, Centred, Columns, Ffn, Gram, Mask, Nearest, Normed, Qk, Value, WholeNorm
 from tests.ops.fuzz.tensors import Numbers
 
 FOUND: list[Case] = [
@@ -153,4 +153,6 @@ FOUND: list[Case] = [
     WholeNorm(length=2, size=2, rescale=1e-12, numbers=Numbers(factor=2)),
     # Plain PyTorch gave 0 where a key that has no probability gets all of it: its A was 0 in the power series.
     WholeNorm(batch=2, group=1, length=2, size=1, rescale=30.0, numbers=Numbers(factor=2)),
+    # The changes of mean, deviation and own dimension almost cancel in a query's scores.
+    Centred(group=3, length=2, size=3, rotated=2, numbers=Numbers(1)),
 ]

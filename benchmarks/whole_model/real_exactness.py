@@ -13,8 +13,8 @@ of their layer and site are left out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 import pymultiling as pml
 from pymultiling.data.corpora import CorpusReport, read_texts
+from pymultiling.probes.verification.zeroing import zeroed
 from tests.support.brute_force import float64_throughout
 
 FLOOR = 1e-6  # of the largest importance of a layer and site
@@ -39,19 +40,6 @@ def attend(
     seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril() if mask is None else mask
     module.probabilities = (q @ k.mT * scaling).masked_fill(~seen, -torch.inf).softmax(-1)
     return (module.probabilities @ v).transpose(1, 2), None
-
-
-@contextmanager
-def zeroed(parameters: list[Tensor]) -> Iterator[None]:
-    """Inside the block the parameters, which are views of weights, are zero."""
-    values = [parameter.clone() for parameter in parameters]
-    for parameter in parameters:
-        parameter.zero_()
-    try:
-        yield
-    finally:
-        for parameter, value in zip(parameters, values):
-            parameter.copy_(value)
 
 
 def neuron_parameters(layer: nn.Module, site: str, n: int) -> list[Tensor]:

@@ -170,9 +170,7 @@ def _qk_floor_factor(problem: QKProblem) -> float:
 
 def _centred_floor_factor(query: Tensor, key: Tensor, *rest: Argument) -> float:
     """Returns the factor of qk_importance for the same heads."""
-    valid, scale, window, softcap = rest[8:12]
-    attention = (query, key, None, None, None, None, valid, None, None, scale, window, softcap, False, None)
-    return _qk_floor_factor(cast(Callable[..., QKProblem], QKProblem)(*attention))
+    return _heads_floor_factor(query, key, *rest[8:12])
 
 
 def _outlier_unsupported(query: Tensor, key: Tensor, q: Tensor, k: Tensor, *rest: Argument) -> str | None:
@@ -195,8 +193,14 @@ def _outlier_unsupported(query: Tensor, key: Tensor, q: Tensor, k: Tensor, *rest
 
 def _whole_norm_floor_factor(q: Tensor, k: Tensor, q_rescale: Tensor, k_rescale: Tensor, *rest: Argument) -> float:
     """Returns the factor of qk_importance: without a neuron the attention scores change by a part of themselves."""
-    valid, scale, window, softcap = rest[:4]
-    attention = (q, k, None, None, None, None, valid, None, None, scale, window, softcap, False, None)
+    return _heads_floor_factor(q, k, *rest[:4])
+
+
+def _heads_floor_factor(
+    query: Tensor, key: Tensor, valid: Argument, scale: Argument, window: Argument, softcap: Argument
+) -> float:
+    """Returns the factor of qk_importance for queries and keys as attention multiplies them."""
+    attention = (query, key, None, None, None, None, valid, None, None, scale, window, softcap, False, None)
     return _qk_floor_factor(cast(Callable[..., QKProblem], QKProblem)(*attention))
 
 

@@ -9,12 +9,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import pymultiling as pml
 from pymultiling.cli import main
-from pymultiling.models.decoder import Decoder
 from pymultiling.models.families import FAMILIES, family_of
 from pymultiling.models.loading import load_model
 from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import difference
-from tests.support.tiny_models import PAIRS, hidden_of, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_models import PAIRS, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 
@@ -36,16 +35,6 @@ def test_a_document_has_the_same_values_alone_and_beside_padding(name):
         values = pml.importance(model, *batch)
         for site in pml.SITES:
             torch.testing.assert_close(values[site][1:], expected[site], rtol=1e-6, atol=0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", PAIRS)
-def test_hidden_states_are_those_of_the_encoder(name, padding):
-    model, batch = tiny_model(name), tiny_batch((33, 17, 1), padding)
-    expected, states = hidden_of(model, batch), Decoder(model).forward(**batch)[0]
-    is_token = batch["attention_mask"].bool()
-    assert torch.equal(states[is_token], expected[is_token])
 
 
 @torch.no_grad()

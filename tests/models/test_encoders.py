@@ -21,7 +21,15 @@ from tests.support.comparison import (
     TOLERANCE,
     largest_error,
 )
-from tests.support.tiny_models import ENCODERS, hidden_of, random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_models import (
+    ENCODERS,
+    PAIRS,
+    hidden_of,
+    random_neurons,
+    tiny_batch,
+    tiny_model,
+    with_zeroed_neurons,
+)
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer, write_text
 
 HEADS = {
@@ -49,7 +57,7 @@ def test_a_document_has_the_same_values_alone_and_beside_padding(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS | PAIRS)
 def test_hidden_states_are_those_of_transformers_with_the_same_positions(name, padding):
     model, batch = tiny_model(name), tiny_batch((33, 17, 1), padding)
     expected, states = hidden_of(model, batch), Decoder(model).forward(**batch)[0]

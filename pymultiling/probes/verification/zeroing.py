@@ -8,7 +8,7 @@ for the second, and so on, the output is the probabilities. This works with any 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -115,7 +115,7 @@ def _largest_difference(layer: Layer, site: str, importance: Tensor, run: Callab
     floor = FLOOR * importance.max().clamp(min=1e-30)
     before, largest = run(), 0.0
     for n in {int(importance.argmax()), *evenly_spaced}:
-        with _zeroed(layer, site, n):
+        with zeroed(_neuron_parameters(layer, site, n)):
             truth = (run() - before).square().sum()
         difference = ((importance[n] - truth).abs() / torch.maximum(truth, floor)).item()
         largest = max(largest, float("inf") if math.isnan(difference) else difference)
@@ -273,9 +273,8 @@ def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.
 
 
 @contextmanager
-def _zeroed(layer: Layer, site: str, n: int) -> Iterator[None]:
-    """Inside the block, the parameters of neuron n are zero."""
-    parameters = _neuron_parameters(layer, site, n)
+def zeroed(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block, parameters, or views of parts of them, are zero."""
     values = [parameter.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.zero_()

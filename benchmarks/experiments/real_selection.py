@@ -4,15 +4,15 @@
 
 FOLDER has LANGUAGE.txt.gz (training texts) and LANGUAGE.heldout.txt.gz for each language. FILE.tsv has sentences in
 English and their translations, such as FLORES. A model knows a language if it needs at most KNOWN_BITS bits for the
-translations per byte of the English sentences, so that the script does not count. The --languages with the fewest
-bits are measured, known or not, since a set that is specific to a language needs others. Neurons are detected in the
-training texts, each text a document or packed into documents of PACK tokens, and selected by every rule of RULES. The
-neurons that are selected for one language only are deactivated, and the increase of the log-perplexity of the held-
-out texts is measured, in nats a token.
+translations per byte of the English sentences, so that the script does not count. Neurons are detected in the training
+texts of the --languages with the fewest bits, known or not, since a set that is specific to a language needs others.
+Each text is a document, or texts are packed into documents of a number of tokens (--packs). The neurons that a rule
+selects for one language only are deactivated, and the increase of the log-perplexity of the held-out texts is measured,
+in nats a token. The rules are `TopK` of every fraction and share, and `TopMean` of every fraction.
 
 A selection works for a language if the increase for the language itself is at least five times the mean increase for
 the other languages, and five times the mean increase by --draws sets of as many random neurons. The file has a row for
-each selection and language.
+each selection and known language.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pandas
@@ -34,14 +35,6 @@ from pymultiling.results.tables import compare_own_effects, log_change
 
 KNOWN_BITS = 2.0
 SENTENCES = 12  # translations that are measured
-PACK = 128
-PACKS = (None, PACK)
-FRACTIONS = (0.05, 0.1, 0.2)
-SHARES = (0.5, 0.7, 1.0)
-RULES: dict[str, pml.TopK | pml.TopMean] = {
-    **{f"top {f}, share {s}": pml.TopK(f, f, s) for f in FRACTIONS for s in SHARES},
-    **{f"mean {f}": pml.TopMean(f, f) for f in FRACTIONS},
-}
 
 
 def first_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[str]:
@@ -66,6 +59,12 @@ def bits_of_translations(
     return dict(sorted(bits.items(), key=lambda item: item[1]))
 
 
+def rules(fractions: list[float], shares: list[float]) -> dict[str, pml.TopK | pml.TopMean]:
+    """Returns {name: rule}, `TopK` of every fraction and share and `TopMean` of every fraction."""
+    top = {f"top {f}, share {s}": pml.TopK(f, f, s) for f in fractions for s in shares}
+    return {**top, **{f"mean {f}": pml.TopMean(f, f) for f in fractions}}
+
+
 def effects(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -73,10 +72,19 @@ def effects(
     texts: dict[str, list[str]],
     draws: int,
 ) -> pandas.DataFrame:
-    """Returns the table of `compare_own_effects`, without its means. Random sets are measured in one language each."""
+    """Returns the table of `compare_own_effects` for these sets, without its means.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        sets: {language: set}, of some of the languages of the texts.
+        texts: {language: held-out texts}.
+        draws: number of random sets for each set. They are measured in the set's language only.
+    """
     columns = []
     for language, lines in texts.items():
-        random = {f"random {draw} as {language}": sets[language].random_like(draw) for draw in range(1, draws + 1)}
+        own = {language: sets[language]} if language in sets else {}
+        random = {f"random {n} as {name}": one.random_like(n) for name, one in own.items() for n in range(1, draws + 1)}
         columns.append(pml.ablation_matrix(model, tokenizer, {**sets, **random}, {language: lines}, progress=False))
     return compare_own_effects(log_change(pandas.concat(columns, axis=1))).drop(index="mean")
 
@@ -86,31 +94,37 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     texts: dict[str, list[str]],
     heldout: dict[str, list[str]],
-    tokens: int,
-    draws: int,
-    chat_template: bool,
+    known: list[str],
+    options: argparse.Namespace,
 ) -> Iterator[dict[str, object]]:
-    """Yields a row for every selection and language.
+    """Yields a row for every selection and known language.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
         texts: {language: training texts}.
         heldout: {language: held-out texts}.
-        tokens: tokens of each language for detection.
-        draws: number of random sets for each set of neurons.
-        chat_template: as in `detect`, for detection only.
+        known: the languages whose sets are deactivated.
+        options: the command's.
     """
-    for pack in PACKS:
+    for tokens, pack in product(options.tokens, options.packs):
         measured = pml.detect(
-            model, tokenizer, texts, pack=pack, tokens=tokens, chat_template=chat_template, progress=False
+            model,
+            tokenizer,
+            texts,
+            pack=pack or None,
+            tokens=tokens,
+            chat_template=options.chat_template,
+            progress=False,
         )
-        for name, rule in RULES.items():
-            sets = measured.select(rule).specific()
-            table = effects(model, tokenizer, sets, heldout, draws)
-            for language, row in table.iterrows():
+        for name, rule in rules(options.fractions, options.shares).items():
+            specific = measured.select(rule).specific()
+            sets = {language: specific[language] for language in known}
+            for language, row in effects(model, tokenizer, sets, heldout, options.draws).iterrows():
                 yield {
-                    "packed": pack is not None,
+                    "chat": options.chat_template,
+                    "tokens": tokens,
+                    "pack": pack,
                     "rule": name,
                     "language": language,
                     "neurons": len(sets[str(language)]),
@@ -124,9 +138,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the texts of each language")
     parser.add_argument("--parallel", type=Path, required=True, help="sentences in all languages (.tsv)")
-    parser.add_argument("--languages", type=int, default=8, help="languages to measure (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=8000, help="tokens a language for detection (%(default)s)")
+    parser.add_argument("--languages", type=int, default=8, help="languages to detect (%(default)s)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8000], help="tokens a language for detection (8000)")
+    parser.add_argument("--packs", type=int, nargs="+", default=[0, 128], help="0: texts are not packed (0 128)")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.2], help="(0.05 0.1 0.2)")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.7, 1.0], help="(0.5 0.7 1.0)")
     parser.add_argument("--heldout", type=int, default=800, help="held-out tokens a language (%(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="held-out texts to leave out before (%(default)s)")
     parser.add_argument("--draws", type=int, default=2, help="random sets for each set (%(default)s)")
     parser.add_argument("--dtype", default="auto", help="as in from_pretrained (%(default)s)")
     parser.add_argument("--chat-template", action="store_true", help="detect in messages of the chat template")
@@ -137,21 +155,23 @@ def main() -> None:
     found = sorted(path.name.removesuffix(".heldout.txt.gz") for path in options.corpora.glob("*.heldout.txt.gz"))
     bits = bits_of_translations(model, tokenizer, options.parallel, found)
     print("bits:", ", ".join(f"{language} {value:.2f}" for language, value in bits.items()), flush=True)
-    languages = tuple(bits)[: options.languages]
+    languages = list(bits)[: options.languages]
+    known = [language for language in languages if bits[language] <= KNOWN_BITS]
     heldout = {
-        language: first_texts(lines, tokenizer, options.heldout)
-        for language, lines in load_texts(options.corpora, languages, heldout=True).items()
+        language: first_texts(lines[options.skip :], tokenizer, options.heldout)
+        for language, lines in load_texts(options.corpora, tuple(languages), heldout=True).items()
     }
-    texts = load_texts(options.corpora, languages, heldout=False)
+    texts = load_texts(options.corpora, tuple(languages), heldout=False)
     rows: list[dict[str, object]] = []
-    for row in measure(model, tokenizer, texts, heldout, options.tokens, options.draws, options.chat_template):
+    for row in measure(model, tokenizer, texts, heldout, known, options):
         rows.append({**row, "bits": round(bits[str(row["language"])], 2)})
-        if len(rows) % len(languages) == 0:
+        if len(rows) % len(known) == 0:
             table = pandas.DataFrame(rows)
             table.to_csv(options.out, index=False)
-            last = table.tail(len(languages))
+            last = table.tail(len(known))
             working = ", ".join(f"{row.language} {row.own:.2f}" for row in last[last.works].itertuples())
-            print(row["packed"], row["rule"], f"works for {int(last.works.sum())}: {working}", flush=True)
+            selection = f"{row['tokens']} tokens, pack {row['pack']}, {row['rule']}"
+            print(f"{selection}: works for {int(last.works.sum())} of {len(known)}: {working}", flush=True)
 
 
 if __name__ == "__main__":

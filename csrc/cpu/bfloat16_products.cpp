@@ -1,57 +1,49 @@
 #include "bfloat16_products.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/Context.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/BFloat16.h>
 
-#include <cstring>
+#include <algorithm>
 #include <string_view>
+#include <vector>
 
 #include "dispatch.h"
-
-#ifdef PYMULTILING_X86
-#include <immintrin.h>
-#define PYMULTILING_BFLOAT16 __attribute__((target("avx512f,avx512bf16")))
-#endif
 
 namespace pymultiling {
 namespace {
 
 constexpr int64_t LANES = 16;
+constexpr int64_t LARGEST_BLOCK = 256;  // rows
 
 #ifdef PYMULTILING_X86
 
-// Multiplies R rows with V vectors of columns, from column n on. The sums stay in registers.
-template <int R, int V>
-PYMULTILING_BFLOAT16 void multiply_block(
-    const uint16_t* factors, int64_t depth, const uint16_t* packed, int64_t stride, int64_t n, int64_t width,
-    float* products) {
-  __m512 sums[R][V] = {};
-  packed += 2 * n;
-  for (int64_t d = 0; d < depth; d += 2, packed += 2 * stride) {
-    __m512bh columns[V];
-    for (int v = 0; v < V; v++) columns[v] = (__m512bh)_mm512_loadu_si512(packed + 2 * LANES * v);
-    for (int r = 0; r < R; r++) {
-      int32_t pair;
-      std::memcpy(&pair, factors + r * depth + d, sizeof pair);
-      for (int v = 0; v < V; v++)
-        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)_mm512_set1_epi32(pair), columns[v]);
-    }
-  }
-  for (int v = 0; v < V; v++) {
-    const int64_t left = width - n - LANES * v;
-    const __mmask16 lanes = left < LANES ? (1u << left) - 1 : 0xffff;
-    for (int r = 0; r < R; r++) _mm512_mask_storeu_ps(products + r * width + n + LANES * v, lanes, sums[r][v]);
-  }
+// Multiplies rows of factors with all packed rows. Blocks of rows have a power of two of rows: oneDNN compiles a kernel
+// for each size, and keeps it.
+void multiply(
+    int64_t rows, int64_t columns, int64_t depth, const at::BFloat16* factors, const at::BFloat16* packed,
+    int64_t stride, float* products) {
+  for (int64_t block = LARGEST_BLOCK, first = 0; block > 0; block /= 2)
+    for (; rows - first >= block; first += block)
+      at::native::cpublas::brgemm(
+          block, columns, depth, depth, stride, columns, false, factors + first * depth, packed,
+          products + first * columns, true);
+  // Other code may set this thread's tile registers before the next call.
+  at::native::cpublas::brgemm_release(true);
 }
 
-// Multiplies R rows with all columns.
-template <int R>
-PYMULTILING_BFLOAT16 void multiply_rows(
-    const uint16_t* factors, int64_t depth, const uint16_t* packed, int64_t stride, int64_t width, float* products) {
-  int64_t n = 0;
-  for (; n + 4 * LANES <= stride; n += 4 * LANES)
-    multiply_block<R, 4>(factors, depth, packed, stride, n, width, products);
-  for (; n < stride; n += LANES) multiply_block<R, 1>(factors, depth, packed, stride, n, width, products);
+// Returns whether PyTorch's oneDNN multiplies pairs of bfloat16 on this machine.
+bool can_multiply() {
+  if (!__builtin_cpu_supports("avx512bf16")) return false;
+  const at::BFloat16 zeros[2 * LANES] = {};
+  float product[LANES];
+  try {
+    multiply(1, LANES, 2, zeros, zeros, LANES, product);
+  } catch (const c10::Error&) {
+    return false;
+  }
+  return true;
 }
 
 #endif
@@ -60,41 +52,45 @@ PYMULTILING_BFLOAT16 void multiply_rows(
 
 bool has_bfloat16_products() {
 #ifdef PYMULTILING_X86
-  return std::string_view(kernels().instruction_set) == "avx512" && __builtin_cpu_supports("avx512bf16");
+  if (std::string_view(kernels().instruction_set) != "avx512" || !at::globalContext().userEnabledMkldnn()) return false;
+  static const bool can = can_multiply();
+  return can;
 #else
   return false;
 #endif
 }
 
-at::Tensor pack_pairs(const at::Tensor& w) {
+at::Tensor pack_pairs(const at::Tensor& w, const at::Tensor& further) {
   const int64_t depth = w.size(0), columns = w.size(1), width = (columns + LANES - 1) / LANES * LANES;
-  const at::Tensor packed = at::zeros({depth / 2, width, 2}, at::kBFloat16);
+  const int64_t even = depth + depth % 2, count = further.numel(), pairs = (even + count + 1) / 2;
+  const at::Tensor packed = at::empty({pairs, width, 2}, at::kBFloat16);
   const auto* from = reinterpret_cast<const uint16_t*>(w.const_data_ptr<at::BFloat16>());
   auto* to = reinterpret_cast<uint32_t*>(packed.mutable_data_ptr<at::BFloat16>());
-  const int64_t row_stride = w.stride(0), stride = w.stride(1);
+  const int64_t row_stride = w.stride(0), stride = w.stride(1), *rows = further.const_data_ptr<int64_t>();
+  const std::vector<uint16_t> zeros((columns - 1) * stride + 1);
+  const auto row = [&](int64_t d) {
+    if (d < depth) return from + d * row_stride;
+    return d < even || d - even >= count ? zeros.data() : from + rows[d - even] * row_stride;
+  };
   const auto pack_row = [&](const uint16_t* first, const uint16_t* second, int64_t step) {
     for (int64_t n = 0; n < columns; n++) to[n] = first[n * step] | static_cast<uint32_t>(second[n * step]) << 16;
   };
-  for (int64_t d = 0; d < depth; d += 2, from += 2 * row_stride, to += width) {
+  for (int64_t pair = 0; pair < pairs; pair++, to += width) {
     if (stride == 1) {
-      pack_row(from, from + row_stride, 1);  // the compiler makes vectors of this loop
+      pack_row(row(2 * pair), row(2 * pair + 1), 1);  // the compiler makes vectors of this loop
     } else {
-      pack_row(from, from + row_stride, stride);
+      pack_row(row(2 * pair), row(2 * pair + 1), stride);
     }
+    std::fill(to + columns, to + width, 0);
   }
   return packed;
 }
 
 void bfloat16_products(const at::Tensor& products, const at::Tensor& factors, const at::Tensor& packed) {
 #ifdef PYMULTILING_X86
-  constexpr int64_t ROWS = 6;
-  const int64_t rows = factors.size(0), depth = factors.size(1), stride = packed.size(1), width = products.size(1);
-  const auto* f = reinterpret_cast<const uint16_t*>(factors.const_data_ptr<at::BFloat16>());
-  const auto* p = reinterpret_cast<const uint16_t*>(packed.const_data_ptr<at::BFloat16>());
-  auto* to = products.mutable_data_ptr<float>();
-  int64_t r = 0;
-  for (; r + ROWS <= rows; r += ROWS) multiply_rows<ROWS>(f + r * depth, depth, p, stride, width, to + r * width);
-  for (; r < rows; r++) multiply_rows<1>(f + r * depth, depth, p, stride, width, to + r * width);
+  multiply(
+      factors.size(0), products.size(1), factors.size(1), factors.const_data_ptr<at::BFloat16>(),
+      packed.const_data_ptr<at::BFloat16>(), packed.size(1), products.mutable_data_ptr<float>());
 #endif
 }
 

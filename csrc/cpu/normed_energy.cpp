@@ -49,18 +49,14 @@ std::vector<Chunk> split_tokens(const std::vector<Run>& runs) {
 // f and g^2 f, which are multiplied with W: (tokens, D) float32, or as bfloat16.
 //
 // In bfloat16 f is exact, and g^2 f is rounded. Behind its columns follow the rounding errors of `corrected` columns,
-// those with the largest errors. An odd D becomes even with a column of zeros.
+// those with the largest errors. An odd number of columns becomes even with a column of zeros.
 struct Factors {
   at::Tensor f, ggf, corrected;  // corrected: int64, undefined in float32
 
   bool narrow() const { return corrected.defined(); }
 
   // Returns columns of W, (D, columns), as `multiply` takes them.
-  at::Tensor arrange(const at::Tensor& w) const {
-    if (!narrow()) return w;
-    const at::Tensor even = at::constant_pad_nd(w, {0, 0, 0, w.size(0) % 2});
-    return pack_pairs(at::cat({even, even.index_select(0, corrected)}));
-  }
+  at::Tensor arrange(const at::Tensor& w) const { return narrow() ? pack_pairs(w, corrected) : w; }
 
   // Writes the products of f and of g^2 f with the columns, for the tokens of a chunk: (2, rows, columns) float32.
   void multiply(const at::Tensor& products, const Chunk& chunk, const at::Tensor& columns) const {
@@ -72,14 +68,16 @@ struct Factors {
   }
 };
 
-Factors bfloat16_factors(const at::Tensor& output, const at::Tensor& scaled) {
-  const at::Tensor ggf = at::constant_pad_nd(scaled, {0, scaled.size(1) % 2}), rounded = ggf.to(at::kBFloat16);
-  const at::Tensor errors = ggf - rounded;
-  const int64_t count = std::min(CORRECTED, ggf.size(1));
-  const at::Tensor corrected = std::get<1>(at::topk(errors.square().sum(0), count, 0, true, false));
+// Returns x (tokens, columns), with a column of zeros if the number of columns is odd.
+at::Tensor with_even_columns(const at::Tensor& x) { return at::constant_pad_nd(x, {0, x.size(1) % 2}).contiguous(); }
+
+Factors bfloat16_factors(const at::Tensor& output, const at::Tensor& ggf) {
+  const at::Tensor rounded = ggf.to(at::kBFloat16), errors = ggf - rounded;
+  const at::Tensor corrected =
+      std::get<1>(at::topk(errors.square().sum(0), std::min(CORRECTED, ggf.size(1)), 0, true, false));
+  const at::Tensor corrections = errors.index_select(1, corrected).to(at::kBFloat16);
   return {
-      at::constant_pad_nd(output, {0, output.size(1) % 2}).contiguous(),
-      at::cat({rounded, errors.index_select(1, corrected).to(at::kBFloat16)}, 1), corrected};
+      with_even_columns(output), with_even_columns(at::cat({with_even_columns(rounded), corrections}, 1)), corrected};
 }
 
 std::tuple<at::Tensor, at::Tensor> normed_energy(

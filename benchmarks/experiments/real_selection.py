@@ -59,20 +59,25 @@ def bits_of_translations(
     return dict(sorted(bits.items(), key=lambda item: item[1]))
 
 
+def languages_in(folder: Path) -> list[str]:
+    """Returns the languages of which the folder has held-out texts."""
+    return sorted(path.name.removesuffix(".heldout.txt.gz") for path in folder.glob("*.heldout.txt.gz"))
+
+
 def rules(fractions: list[float], shares: list[float]) -> dict[str, pml.TopK | pml.TopMean]:
     """Returns {name: rule}, `TopK` of every fraction and share and `TopMean` of every fraction."""
     top = {f"top {f}, share {s}": pml.TopK(f, f, s) for f in fractions for s in shares}
     return {**top, **{f"mean {f}": pml.TopMean(f, f) for f in fractions}}
 
 
-def effects(
+def changes(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     sets: dict[str, pml.NeuronSet],
     texts: dict[str, list[str]],
     draws: int,
 ) -> pandas.DataFrame:
-    """Returns the table of `compare_own_effects` for these sets, without its means.
+    """Returns the table of `log_change` for these sets and random ones, which are NaN in other languages.
 
     Args:
         model: the model.
@@ -86,7 +91,7 @@ def effects(
         own = {language: sets[language]} if language in sets else {}
         random = {f"random {n} as {name}": one.random_like(n) for name, one in own.items() for n in range(1, draws + 1)}
         columns.append(pml.ablation_matrix(model, tokenizer, {**sets, **random}, {language: lines}, progress=False))
-    return compare_own_effects(log_change(pandas.concat(columns, axis=1))).drop(index="mean")
+    return log_change(pandas.concat(columns, axis=1))
 
 
 def measure(
@@ -120,7 +125,8 @@ def measure(
         for name, rule in rules(options.fractions, options.shares).items():
             specific = measured.select(rule).specific()
             sets = {language: specific[language] for language in known}
-            for language, row in effects(model, tokenizer, sets, heldout, options.draws).iterrows():
+            effects = compare_own_effects(changes(model, tokenizer, sets, heldout, options.draws))
+            for language, row in effects.drop(index="mean").iterrows():
                 yield {
                     "chat": options.chat_template,
                     "tokens": tokens,
@@ -152,8 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    found = sorted(path.name.removesuffix(".heldout.txt.gz") for path in options.corpora.glob("*.heldout.txt.gz"))
-    bits = bits_of_translations(model, tokenizer, options.parallel, found)
+    bits = bits_of_translations(model, tokenizer, options.parallel, languages_in(options.corpora))
     print("bits:", ", ".join(f"{language} {value:.2f}" for language, value in bits.items()), flush=True)
     languages = list(bits)[: options.languages]
     known = [language for language in languages if bits[language] <= KNOWN_BITS]

@@ -85,6 +85,13 @@ def measure(folder: Path, dtype: str, length: int, rounds: int) -> dict[str, obj
     }
 
 
+def measure_in_process(folder: Path, dtype: str, length: int, rounds: int) -> dict[str, object]:
+    """Returns what `measure` returns, from a process of its own. Arguments are as in `measure`."""
+    command = [sys.executable, "-m", __spec__.name, "--worker", "--models", str(folder)]
+    command += ["--dtype", dtype, "--length", str(length), "--rounds", str(rounds)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of Hugging Face models")
@@ -97,11 +104,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(options.models[0], options.dtype, options.length, options.rounds)))
         return
-    rows = []
-    for folder in options.models:
-        command = [sys.executable, "-m", __spec__.name, "--worker", "--models", str(folder)]
-        command += ["--dtype", options.dtype, "--length", str(options.length), "--rounds", str(options.rounds)]
-        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+    rows = [measure_in_process(folder, options.dtype, options.length, options.rounds) for folder in options.models]
     print(pandas.DataFrame(rows).T.to_string(header=False))
     if options.out:
         options.out.write_text(json.dumps({"environment": describe(), "models": rows}, indent=1) + "\n")

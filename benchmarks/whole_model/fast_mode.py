@@ -9,13 +9,14 @@ together. The times are those of one layer, with both modes measured alternately
 
 import argparse
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
 import pandas
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.operators.attention import attention, rotate
 from benchmarks.operators.shapes import Shape
@@ -30,20 +31,34 @@ from pymultiling.runtime.alternating import alternate, ratio
 LENGTHS = (128, 256, 512)
 TOP = 0.05  # fraction of the neurons in the sets that are compared
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of qk_importance
+# How the columns of `compare` are printed; the others are text.
+FORMATS = {
+    **dict.fromkeys(("rank corr. min", "1%", "median"), "{:.5f}".format),
+    "error median": "{:.2%}".format,
+    "error 99%": "{:.1%}".format,
+    **dict.fromkeys(("within 2 spreads", "Jaccard"), "{:.3f}".format),
+}
 
 
-def demo_model_arguments(length: int, documents: int) -> Iterator[Arguments]:
-    """Yields the arguments that the probe passes to qk_importance for documents of the demo model's languages.
+def recorded_arguments(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, Iterable[str]],
+    length: int,
+    documents: int,
+) -> Iterator[Arguments]:
+    """Yields the arguments that the probe passes to qk_importance for packed documents of several languages.
 
     Args:
+        model: a model.
+        tokenizer: its tokenizer.
+        corpora: {language: texts}.
         length: tokens of a document.
         documents: number of documents of all languages together.
 
     Yields:
         The arguments of one layer for a batch of at most 8 documents.
     """
-    model, tokenizer = demo_model.load()
-    corpora = demo_model.corpora()
     per_language = -(-documents // len(corpora))
     texts = (tokenise(lines, tokenizer, length, CorpusReport(), pack=length) for lines in corpora.values())
     tokens = torch.tensor([document for packed in texts for document in islice(packed, per_language)][:documents])
@@ -116,7 +131,7 @@ def to_float64(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments)
 
 
-def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) -> Iterator[dict[str, str]]:
+def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) -> Iterator[dict[str, Any]]:
     """Compares the estimate with the exact importance, over all inputs together.
 
     Args:
@@ -125,7 +140,7 @@ def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) ->
         in_float64: whether the exact importance is computed in float64.
 
     Yields:
-        A row for q and a row for k.
+        A row for q and a row for k: the names, and numbers.
     """
     measured: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"q": [], "k": []}
     for arguments, settings in inputs:
@@ -141,13 +156,13 @@ def compare(name: str, inputs: Iterable[Arguments], in_float64: bool = False) ->
         yield {
             "input": name,
             "site": site,
-            "rank corr. min": f"{correlation.min():.5f}",
-            "1%": f"{correlation.quantile(0.01):.5f}",
-            "median": f"{correlation.median():.5f}",
-            "error median": f"{relative.median():.2%}",
-            "error 99%": f"{relative.quantile(0.99):.1%}",
-            "within 2 spreads": f"{((estimate - exact).abs() <= 2 * spread).double().mean():.3f}",
-            "Jaccard": f"{overlap(estimate, exact).mean():.3f}",
+            "rank corr. min": correlation.min().item(),
+            "1%": correlation.quantile(0.01).item(),
+            "median": correlation.median().item(),
+            "error median": relative.median().item(),
+            "error 99%": relative.quantile(0.99).item(),
+            "within 2 spreads": ((estimate - exact).abs() <= 2 * spread).double().mean().item(),
+            "Jaccard": overlap(estimate, exact).mean().item(),
         }
 
 
@@ -171,14 +186,16 @@ def main() -> None:
     )
     documents = parser.parse_args().documents
     print(pandas.DataFrame([measure_times(length) for length in (256, 512, 2048)]).to_string(index=False), flush=True)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
+    model, tokenizer = demo_model.load()
     for length in LENGTHS:
-        rows += compare(f"demo model, l = {length}", demo_model_arguments(length, documents))
+        inputs = recorded_arguments(model, tokenizer, demo_model.corpora(), length, documents)
+        rows += compare(f"demo model, l = {length}", inputs)
     for length, size in ((256, 64), (512, 64), (256, 128), (512, 128)):
         rows += compare(f"random, l = {length}, d = {size}", [rotated_arguments(*random_heads(length, size, 8))])
     for name, arguments in difficult_inputs(documents=2):
         rows += compare(name, [arguments], in_float64=True)
-    print("\n" + pandas.DataFrame(rows).to_string(index=False))
+    print("\n" + pandas.DataFrame(rows).to_string(index=False, formatters=FORMATS))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,52 @@ def in_a_batch(model: nn.Module, tokens: Tensor, other: Tensor, side: str) -> di
     return {site: values[0] for site, values in pml.importance(model, batch, mask).items()}
 
 
+def load_in_both_dtypes(folder: Path) -> dict[torch.dtype, nn.Module]:
+    """Returns {dtype: the model in a folder}, in float64 and in float32, ready for `brute_force`."""
+    AttentionInterface.register("benchmark", attend)
+    AttentionMaskInterface.register("benchmark", sdpa_mask)
+    return {
+        dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        for dtype in (torch.float64, torch.float32)
+    }
+
+
 @torch.no_grad()
+def largest_errors(
+    models: dict[torch.dtype, nn.Module], ids: Tensor, length: int, neurons: int
+) -> list[dict[str, object]]:
+    """Returns a row for each dtype and side of the padding, with the largest relative error at each site.
+
+    Column "compared" has the number of neurons of all layers and sites that are not left out.
+
+    Args:
+        models: as `load_in_both_dtypes` returns them.
+        ids: (1, tokens) int64, at least twice `length` of them, unless the longer document is to be shorter.
+        length: tokens of the document.
+        neurons: neurons of a site and layer.
+    """
+    count = models[torch.float64].config.num_hidden_layers
+    tokens, other = ids[:, :length], ids[:, : 2 * length]
+    with float64_throughout(models[torch.float64]):
+        exact = brute_force(models[torch.float64], [0, count // 2, count - 1], tokens, neurons)
+    rows = []
+    for dtype, model in models.items():
+        for side in ("right", "left"):
+            with float64_throughout(model) if dtype == torch.float64 else nullcontext():
+                measured = in_a_batch(model, tokens, other, side)
+            errors: dict[str, float] = dict.fromkeys(pml.SITES, 0.0)
+            compared = 0
+            for (site, index), truth in exact.items():
+                values = measured[site][index].double()
+                counted = truth >= FLOOR * values.max()
+                error = (values[evenly_spaced(len(values), neurons)] - truth).abs() / truth
+                errors[site] = max([errors[site], *error[counted].tolist()])
+                compared += int(counted.sum())
+            name = str(dtype).removeprefix("torch.")
+            rows.append({"tokens": length, "dtype": name, "padding": side, "compared": compared, **errors})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
@@ -134,33 +179,12 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[30, 200, 512, 700], help="tokens of a document")
     parser.add_argument("--neurons", type=int, default=30, help="neurons of a site and layer (%(default)s)")
     options = parser.parse_args()
-    AttentionInterface.register("benchmark", attend)
-    AttentionMaskInterface.register("benchmark", sdpa_mask)
-    models = {
-        dtype: AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
-        for dtype in (torch.float64, torch.float32)
-    }
-    count = models[torch.float64].config.num_hidden_layers
-    layers = [0, count // 2, count - 1]
+    models = load_in_both_dtypes(options.model)
     text = "\n".join(read_texts(options.texts, CorpusReport()))[: 20 * max(options.lengths)]
     ids = AutoTokenizer.from_pretrained(options.model)(text, return_tensors="pt")["input_ids"]
     for length in options.lengths:
-        tokens, other = ids[:, :length], ids[:, : 2 * length]
-        with float64_throughout(models[torch.float64]):
-            exact = brute_force(models[torch.float64], layers, tokens, options.neurons)
-        rows = {}
-        for dtype, model in models.items():
-            for side in ("right", "left"):
-                with float64_throughout(model) if dtype == torch.float64 else nullcontext():
-                    measured = in_a_batch(model, tokens, other, side)
-                errors: dict[str, float] = dict.fromkeys(pml.SITES, 0.0)
-                for (site, index), truth in exact.items():
-                    values = measured[site][index].double()
-                    counted = truth >= FLOOR * values.max()
-                    error = (values[evenly_spaced(len(values), options.neurons)] - truth).abs() / truth
-                    errors[site] = max(errors[site], error[counted].max().item())
-                rows[f"{length} tokens, {dtype}".replace("torch.", ""), side] = errors
-        print(pandas.DataFrame.from_dict(rows, orient="index").to_string(float_format="{:.1e}".format), flush=True)
+        rows = largest_errors(models, ids, length, options.neurons)
+        print(pandas.DataFrame(rows).to_string(index=False, float_format="{:.1e}".format), flush=True)
 
 
 if __name__ == "__main__":

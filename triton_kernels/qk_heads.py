@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.launching import ceil_div, is_interpreted, launch_kernel
-from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
+from pymultiling.triton_kernels.qk_sweep import LOG2_E, ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 # How often the programs that run at once on a multiprocessor are launched. The second time balances the work, because
@@ -80,6 +80,14 @@ def item_of(
     return tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last
 
 
+@triton.jit
+def log2_sink_of(Sinks, h, SINKS: tl.constexpr):
+    """Returns the score of query head h's sink times log2(e), 0 if not SINKS."""
+    if SINKS:
+        return tl.load(Sinks + h) * LOG2_E
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Heads:
     """An attention layer's tensors with their strides, in the order of the kernels' arguments.
@@ -92,9 +100,10 @@ class Heads:
         size: dimensions of a head.
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
-        tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
+        tensors: the first arguments of the kernels, from Query to Sinks: tensors and their strides. Sinks may be None.
         flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
             k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
+            SINKS: whether heads have sinks.
     """
 
     batch: int
@@ -104,7 +113,7 @@ class Heads:
     size: int
     turned: int
     warp: int
-    tensors: list[Tensor | int]
+    tensors: list[Tensor | int | None]
     flags: dict[str, bool]
 
     @classmethod
@@ -134,12 +143,14 @@ class Heads:
             cos.stride(0) if rotates and len(cos) > 1 else 0,
             turned,  # the stride of a token: cos and sin are contiguous
             valid.contiguous().view(torch.uint8),
+            None if problem.sinks is None else problem.sinks.float().contiguous(),
         ]
         flags = {
             "PLAIN": q_plain is not None,
             "FAR": rotates,
             "QUERY_GROWTH": q_growth is not None,
             "KEY_GROWTH": k_growth is not None,
+            "SINKS": problem.sinks is not None,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -250,7 +261,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
     """Yields variants of an operator's kernel for head sizes, dtypes and kinds of attention. warp: threads of a warp.
 
     Tensors have the strides of (B, l, heads, d), with 32 query heads and 8 key heads. The kinds are "pre" (neurons are
-    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head) and "cap" (a soft cap).
+    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap) and
+    "sinks".
     """
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
@@ -259,11 +271,13 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         *((torch.bfloat16, 128, kind) for kind in ("post", "no rotation", "norm")),
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
+        (torch.bfloat16, 64, "sinks"),
+        (torch.bfloat16, 128, "sinks"),
     ):
         constants, options = settings(operator, dtype, size, warp)
         normed = "norm" in kind
         plain = "*fp32" if normed else POINTERS[dtype]
-        rotates = kind not in ("post", "no rotation")
+        rotates, with_sinks = kind not in ("post", "no rotation"), "sinks" in kind
         yield Variant.of(
             operator,
             f"{short_name(dtype)}, d = {size}, {kind}",
@@ -274,6 +288,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 **dict.fromkeys(("QueryGrowth", "KeyGrowth", "Scratch", "Partial"), "*fp32"),
                 **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
+                **({"Sinks": "*fp32"} if with_sinks else {}),
                 "Counters": "*i32",
                 "scale": "fp32",
                 "softcap": "fp32",
@@ -288,6 +303,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "QUERY_GROWTH": normed,
                 "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
+                "SINKS": with_sinks,
+                **({} if with_sinks else {"Sinks": None}),
                 **constants,
             },
             divisible=(

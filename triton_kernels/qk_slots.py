@@ -10,7 +10,7 @@ certain keys.
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, score_tile
+from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, log2_add, score_tile
 
 SLOTS = tl.constexpr(16)
 MAX_CERTAIN = tl.constexpr(8)  # certain keys of a row, unless more keys pass the highest threshold
@@ -43,24 +43,37 @@ def square_sums(Slots):
 
 
 @triton.jit
+def sink_logs(Slots):
+    """Returns the pointer to log2 of the sink's probability in each row, (ROWS,). It is there only with sinks."""
+    return square_sums(Slots) + 2 * ROWS
+
+
+@triton.jit
+def scores_of(Slots, SINKS: tl.constexpr):
+    """Returns the pointer to the attention scores (ROWS, span), the last array of the scratch memory."""
+    return square_sums(Slots) + (3 if SINKS else 2) * ROWS
+
+
+@triton.jit
 def padded_span(length, window, KEYS: tl.constexpr):
     """Returns the largest number of keys that a tile of rows sees, rounded up to a multiple of KEYS."""
     return tl.cdiv(tl.minimum(window + ROWS, length), KEYS) * KEYS
 
 
 @triton.jit
-def scratch_size(span, CAPPED: tl.constexpr):
+def scratch_size(span, CAPPED: tl.constexpr, SINKS: tl.constexpr):
     """Returns the number of floats of a program's scratch memory.
 
-    It contains the arrays of slots, the square sums, and the attention scores, with a soft cap also those before it.
+    It contains the arrays of slots, the square sums, with sinks log2 of their probabilities, and the attention scores,
+    with a soft cap also those before it.
     """
-    return ARRAYS * CELL + 2 * ROWS + (2 if CAPPED else 1) * ROWS * span
+    return ARRAYS * CELL + (3 if SINKS else 2) * ROWS + (2 if CAPPED else 1) * ROWS * span
 
 
-def scratch_of(length: int, window: int, keys: int, capped: bool) -> int:
+def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool) -> int:
     """Returns what `scratch_size` returns, on the host. keys: KEYS. window: number of keys that a query sees."""
     span = triton.cdiv(min(window + ROWS.value, length), keys) * keys
-    return ARRAYS.value * CELL.value + (2 + (1 + capped) * span) * ROWS.value
+    return ARRAYS.value * CELL.value + (2 + sinks + (1 + capped) * span) * ROWS.value
 
 
 @triton.jit
@@ -107,10 +120,11 @@ def store_scores(
 
 
 @triton.jit
-def _softmax(at, key_count, KEYS: tl.constexpr):
+def _softmax(at, key_count, log2_sink, KEYS: tl.constexpr, SINKS: tl.constexpr):
     """Returns log2 of the softmax's denominator and the number of keys that the row sees, (ROWS,) each.
 
-    at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of keys.
+    at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of keys. log2_sink:
+    the sink's score times log2(e), used if SINKS.
     """
     row_max = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
     for column in tl.range(0, key_count, KEYS):
@@ -123,7 +137,10 @@ def _softmax(at, key_count, KEYS: tl.constexpr):
         scores = tl.load(at + column)
         total += tl.exp2(scores - base[:, None])
         counts += (scores != -float("inf")).to(tl.int32)
-    return base + tl.log2(tl.sum(total, 1)), tl.sum(counts, 1)
+    log2_sum = base + tl.log2(tl.sum(total, 1))
+    if SINKS:
+        log2_sum = log2_add(log2_sum, log2_sink)
+    return log2_sum, tl.sum(counts, 1)
 
 
 @triton.jit
@@ -153,7 +170,8 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 
 @triton.jit
 def choose(
-    Scores, Slots, span, rows, first, last, softcap, KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr
+    Scores, Slots, span, rows, first, last, softcap, log2_sink,
+    KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """Chooses the keys of each row and fills the arrays of Slots. Returns the largest number of keys that a row sees.
 
@@ -167,15 +185,17 @@ def choose(
         first: the first key that the rows see.
         last: the end of the keys that the rows see.
         softcap: soft cap of the attention scores, used if CAPPED.
+        log2_sink: the sink's score times log2(e), used if SINKS.
         KEYS: keys of a tile.
         WITH_SCORES: whether to fill the array of attention scores before the cap.
         CAPPED: whether there is a soft cap.
+        SINKS: whether there is a sink. `sink_logs` then points to log2 of its probabilities.
     """
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
     key_count = last - first
     row_of = Scores + r * span
     at = row_of[:, None] + tl.arange(0, KEYS)[None, :]
-    log2_sum, counts = _softmax(at, key_count, KEYS)
+    log2_sum, counts = _softmax(at, key_count, log2_sink, KEYS, SINKS)
     limit = tl.where(counts <= SLOTS, -float("inf"), _lowest_threshold(at, key_count, log2_sum, KEYS))
     certain_count = tl.zeros((ROWS, KEYS), tl.int32)
     mass = tl.zeros((ROWS, KEYS), tl.float32)
@@ -238,6 +258,8 @@ def choose(
     squares = square_sums(Slots) + r
     tl.store(squares, tl.sum(even * a, 1))
     tl.store(squares + ROWS, tl.sum(odd * a, 1))
+    if SINKS:
+        tl.store(sink_logs(Slots) + r, log2_sink - log2_sum)
     if WITH_SCORES or CAPPED:
         raw = scores
         if CAPPED:

@@ -68,6 +68,19 @@ def exp2_minus_1(t):
 
 
 @triton.jit
+def log2_add(a, b):
+    """Returns log2(2^a + 2^b). If a or b is NaN, it is NaN."""
+    return tl.maximum(a, b) + tl.log2(1.0 + tl.exp2(-tl.abs(a - b)))
+
+
+@triton.jit
+def change_of_weight(log2_a, t, exponent):
+    """Returns A 2^t - A for any t. exponent: log2 A + t, which may be computed in another order."""
+    a = tl.exp2(log2_a)
+    return tl.where(tl.abs(t) < 0.5, a * power_minus_1(t), tl.exp2(exponent) - a)
+
+
+@triton.jit
 def _limit(x, limit):
     """Limits x to +-limit; NaN stays."""
     keep: tl.constexpr = tl.PropagateNan.ALL

@@ -56,6 +56,7 @@ def variants(workload: Workload) -> dict[str, tuple[int, torch.dtype, Callable[[
         f"heads of {usual}, norm": (usual, DTYPE, _with_norm),
         f"heads of {usual}, soft cap": (usual, DTYPE, _with_softcap),
         f"heads of {usual}, float16": (usual, torch.float16, _unchanged),
+        f"heads of {usual}, sinks": (usual, DTYPE, _with_sinks),
     }
 
 
@@ -73,6 +74,10 @@ def _with_norm(problem: QKProblem) -> QKProblem:
 
 def _with_softcap(problem: QKProblem) -> QKProblem:
     return problem._replace(softcap=50.0)
+
+
+def _with_sinks(problem: QKProblem) -> QKProblem:
+    return problem._replace(sinks=torch.zeros_like(problem.q[0, :, 0, 0]))
 
 
 def _case(name: str, workload: Workload, documents: int, device: torch.device) -> Case:

@@ -97,7 +97,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
         widths["latent vectors"] = f"keys and values come from one of size {latent:,}; what gives it has no neurons"
     family = f"{model.config.model_type} ({type(model).__name__})"
-    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
+    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_without_kernel(decoder)}
     print(_table(rows, indent="  "))
     if len(decoder.attention_layers) < len(decoder.layers):
         print(_without_attention(decoder))
@@ -147,16 +147,14 @@ def _remarks(decoder: Decoder) -> list[str]:
     ]
 
 
-def _slow_backends(decoder: Decoder) -> dict[str, str]:
-    """Returns {what the attention has: the backends whose kernels do not take it}, or nothing where all take it."""
+def _without_kernel(decoder: Decoder) -> dict[str, str]:
+    """Returns {"attention": why no kernel for q and k runs on a GPU}, or nothing where the Triton kernel runs."""
     import torch
 
     from pymultiling.mathematics.qk_problem import QKProblem
     from pymultiling.ops.registry import OPERATORS
 
     family = decoder.family
-    if family.sinks is None and family.causal:
-        return {}
     layer = next(iter(decoder.attention_layers.values()))
     q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
     valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
@@ -165,12 +163,11 @@ def _slow_backends(decoder: Decoder) -> dict[str, str]:
     problem = QKProblem(
         q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal, bias
     )
-    kernels = OPERATORS["qk_importance"].kernels
-    reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
-    slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-    name, kind = ("sinks", "a score for each query head") if family.causal else ("attention", "to tokens on both sides")
-    kind = f"of the encoder, {kind}" if family.is_pair else kind
-    return {name: f"{kind}; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
+    reason = OPERATORS["qk_importance"].kernels["triton"].unsupported(problem)
+    if reason is None:
+        return {}
+    kind = "of the encoder, to tokens on both sides" if family.is_pair else "to tokens on both sides"
+    return {"attention": f"{kind}; q and k run on plain PyTorch on a GPU (triton: {reason})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:
